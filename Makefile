@@ -1,0 +1,41 @@
+# `make demo` and `make test` need Python 3.11+ and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ALL := cluster deployments consumers headrace tests bench examples
+
+.PHONY: test lint unit check demo bench constraints clean
+.DELETE_ON_ERROR:
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "==> making $(VENV) (first time: a few minutes, most of it torch)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check $(ALL)
+	$(BIN)/ruff format --check $(ALL)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest tests/unit -q
+
+test: lint
+	$(BIN)/python -m pytest tests -q --durations=15
+
+demo: $(STAMP)
+	$(BIN)/python -m examples.digits.demo $(if $(KEEP),--keep)
+
+bench: $(STAMP)
+	for b in online stream batch rollout build; do $(BIN)/python -m bench.$$b || exit 1; done
+
+# Pins without naming any registry host; run after changing pyproject.toml.
+constraints: $(STAMP)
+	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --no-header pyproject.toml -o constraints.txt
+
+clean:
+	rm -rf $(VENV) .headrace

@@ -1,0 +1,1 @@
+"""The brain: decides and remembers. Knows nothing of Ray, Kafka, HTTP or engines."""

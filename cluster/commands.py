@@ -1,0 +1,263 @@
+"""What can be asked of the controller: one request and one answer model a command.
+
+The same names serve the command line, `POST /control/{command}` and the controller actor's `call`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster.evidence import EvidenceBatch
+from cluster.rollout_plan import Plan
+from cluster.routes import RouteTable
+from cluster.serving import Serving
+from cluster.signature import Signature
+
+
+class Message(BaseModel):
+    """Base of all requests and answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RegisterVersion(Message):
+    """Makes a packaged artifact the next version of its model. The same digest again returns the version it has."""
+
+    model: str
+    artifact_uri: str
+    digest: str
+    engine: str
+    signature: Signature
+
+
+class VersionView(Message):
+    """One version as commands show it. `role` is stable, candidate, warm or idle."""
+
+    model: str
+    version: int
+    artifact_uri: str
+    digest: str
+    engine: str
+    signature: Signature
+    created_s: float
+    role: str = "idle"
+
+
+class ModelDocument(Message):
+    """A Model as applied (its build section stays with the builder)."""
+
+    name: str
+    serving: Serving = Serving()
+    rollout: Plan = Plan()
+
+
+class FeedDocument(Message):
+    """A Stream or Batch as applied; `spec` is what only its feed understands."""
+
+    kind: Literal["stream", "batch"]
+    name: str
+    model: str
+    spec: dict[str, Any]
+
+
+class Apply(Message):
+    """All documents of a project at once: all are taken, or none."""
+
+    models: tuple[ModelDocument, ...] = ()
+    feeds: tuple[FeedDocument, ...] = ()
+
+
+class Change(Message):
+    """What `apply` did to one document."""
+
+    kind: str
+    name: str
+    action: Literal["created", "updated", "unchanged"]
+
+
+class Applied(Message):
+    """The changes, in the documents' order."""
+
+    changes: tuple[Change, ...]
+
+
+class ModelName(Message):
+    """A command on one model. `actor` says who asks."""
+
+    model: str
+    actor: str = Field(default="", description="who asks, for the audit")
+
+
+class Resolve(Message):
+    """Asks for one version; without a number, for the stable one."""
+
+    model: str
+    version: int | None = None
+
+
+class StartRollout(ModelName):
+    """Starts a rollout of `version` (the newest where None), with the model's plan where `plan` is None."""
+
+    version: int | None = None
+    plan: Plan | None = None
+    supersede: bool = False
+
+
+class CheckView(Message):
+    """A check as it stands, in numbers and in plain words: the difference lies in [low, high] with confidence."""
+
+    name: str
+    low: float
+    high: float
+    margin: float
+    verdict: Literal["passed", "failed", "waiting"]
+    words: str
+
+
+class RolloutView(Message):
+    """A rollout as commands show it. `weight` and `shadow` are percent now; `steps` how many the plan has."""
+
+    id: int
+    model: str
+    candidate: int
+    stable: int | None
+    state: str
+    step: int
+    steps: int
+    weight: float
+    shadow: float
+    paused: bool
+    reason: str
+    started_s: float
+    ended_s: float | None
+    checks: tuple[CheckView, ...] = ()
+
+
+class AuditView(Message):
+    """One transition: who or which check made it, when, and from which evidence."""
+
+    at_s: float
+    model: str
+    rollout: int | None
+    event: str
+    actor: str
+    detail: dict[str, Any]
+
+
+class RolloutStatus(Message):
+    """The rollout under way, or the last one, of one model; None where there was none."""
+
+    rollout: RolloutView | None
+
+
+class RolloutHistory(Message):
+    """All rollouts of a model, newest first, and their audit, oldest first."""
+
+    rollouts: tuple[RolloutView, ...]
+    audit: tuple[AuditView, ...]
+
+
+class ScaleModel(Message):
+    """Sets the replicas of the versions of a model that is scaled by hand."""
+
+    model: str
+    replicas: int = Field(ge=0)
+
+
+class FeedName(Message):
+    """A command on one stream or batch."""
+
+    kind: Literal["stream", "batch"]
+    name: str
+
+
+class FeedView(Message):
+    """A feed as commands show it. `wanted` is what was asked for, `status` what is seen."""
+
+    kind: str
+    name: str
+    model: str
+    wanted: Literal["running", "paused"]
+    status: str
+    replicas: int
+    message: str
+    spec: dict[str, Any]
+
+
+class FeedList(Message):
+    """All feeds of the kind asked for."""
+
+    feeds: tuple[FeedView, ...]
+
+
+class AppView(Message):
+    """A version's replicas as seen."""
+
+    app: str
+    status: str
+    replicas: int
+    target_replicas: int
+    message: str
+
+
+class ModelView(Message):
+    """One model with its versions, replicas and rollout."""
+
+    name: str
+    stable: int | None
+    candidate: int | None
+    serving: Serving | None
+    plan: Plan | None
+    versions: tuple[VersionView, ...]
+    apps: tuple[AppView, ...]
+    rollout: RolloutView | None
+
+
+class Nothing(Message):
+    """No arguments, or no answer."""
+
+
+class StatusView(Message):
+    """Everything at a glance. `table` is the number of the route table; `tick_s` when the controller last looked."""
+
+    table: int
+    tick_s: float
+    models: tuple[ModelView, ...]
+    feeds: tuple[FeedView, ...]
+
+
+COMMANDS: dict[str, tuple[type[Message], type[Message]]] = {
+    "status": (Nothing, StatusView),
+    "apply": (Apply, Applied),
+    "version.register": (RegisterVersion, VersionView),
+    "version.resolve": (Resolve, VersionView),
+    "version.remove": (Resolve, Nothing),
+    "model.show": (ModelName, ModelView),
+    "model.scale": (ScaleModel, Nothing),
+    "rollout.start": (StartRollout, RolloutView),
+    "rollout.status": (ModelName, RolloutStatus),
+    "rollout.history": (ModelName, RolloutHistory),
+    "rollout.pause": (ModelName, RolloutView),
+    "rollout.resume": (ModelName, RolloutView),
+    "rollout.promote": (ModelName, RolloutView),
+    "rollout.abort": (ModelName, RolloutView),
+    "feed.list": (Nothing, FeedList),
+    "feed.show": (FeedName, FeedView),
+    "feed.pause": (FeedName, FeedView),
+    "feed.resume": (FeedName, FeedView),
+}
+
+
+class ControlPlane(Protocol):
+    """What scorers and the gateway need of the controller. The calls return quickly, or raise Unreachable while it is away."""
+
+    async def routes(self, after: int, timeout_s: float) -> RouteTable:
+        """The table as soon as its number is above `after`; the unchanged one once `timeout_s` is over."""
+
+    async def push(self, batch: EvidenceBatch) -> None:
+        """Hands evidence over. Safe to repeat: a batch that was seen is not counted again."""
+
+    async def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any]:
+        """Runs one of COMMANDS on plain JSON data. Raises NotFound for an unknown command and BadInput for a bad payload."""

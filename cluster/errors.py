@@ -1,0 +1,73 @@
+"""The one error tree.
+
+HeadraceError
+├── BadInput        a row, request or document is wrong: its sender must change it
+├── NotFound        a named thing does not exist
+├── Conflict        the thing exists or is busy, or the state does not allow this now
+│   └── Fenced      another controller has taken over; this one must stop writing
+├── NoCapacity      nothing is free to do it now: retry later
+├── Unreachable     a broker, cluster or store is away: retry later
+├── BadArtifact     a version's files are damaged or cannot be loaded
+└── EngineFailure   the version failed on input that met its signature
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class HeadraceError(Exception):
+    """Says what was wrong, where, and what to do.
+
+    `where` is a file, field, topic, model or address; `remedy` is an instruction.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text} ({self.remedy})" if self.remedy else text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keyword arguments do not survive BaseException's own pickling, and errors cross processes.
+        return (_rebuild, (type(self), self.what, self.where, self.remedy))
+
+
+def _rebuild(kind: type[HeadraceError], what: str, where: str, remedy: str) -> HeadraceError:
+    return kind(what, where=where, remedy=remedy)
+
+
+class BadInput(HeadraceError):
+    """A row, request or document is wrong: its sender must change it."""
+
+
+class NotFound(HeadraceError):
+    """A named thing does not exist."""
+
+
+class Conflict(HeadraceError):
+    """The thing exists or is busy, or the state does not allow this now."""
+
+
+class Fenced(Conflict):
+    """Another controller has taken over; this one must stop writing."""
+
+
+class NoCapacity(HeadraceError):
+    """Nothing is free to do it now: retry later."""
+
+
+class Unreachable(HeadraceError):
+    """A broker, cluster or store is away: retry later."""
+
+
+class BadArtifact(HeadraceError):
+    """A version's files are damaged or cannot be loaded."""
+
+
+class EngineFailure(HeadraceError):
+    """The version failed on input that met its signature."""

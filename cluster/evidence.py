@@ -1,0 +1,42 @@
+"""Evidence: what was observed of a version since a step began. Counts only, so that it adds up in any order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceKey:
+    """Whose evidence it is: `stage` is the route's stage at the time of scoring."""
+
+    model: str
+    stage: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Sums over what was scored. Rows judge answers, calls judge time.
+
+    `errors` are rows that the version failed (bad input is the sender's and is not counted). `slow` are calls above the
+    route's `slow_ms`. `compared` rows were scored in shadow, `disagreed` of them differed from the stable version.
+    """
+
+    rows: int = 0
+    errors: int = 0
+    calls: int = 0
+    slow: int = 0
+    compared: int = 0
+    disagreed: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceBatch:
+    """What one scorer has counted since its last batch. `scorer` and `sequence` make a resend harmless."""
+
+    scorer: str
+    sequence: int
+    counts: dict[EvidenceKey, Counts]

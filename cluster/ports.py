@@ -1,0 +1,100 @@
+"""The brain's way to the world. The rooms above implement these; `headrace/` puts them together.
+
+Every method may block for seconds, is called from one thread of the controller, is idempotent, and raises Unreachable where
+the world can't be asked. None waits for what it started: the controller looks again at its next tick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from cluster.serving import Serving
+from cluster.versions import Version
+
+
+class AppStatus(StrEnum):
+    """How a version's replicas, or a stream's, are doing."""
+
+    STARTING = "starting"
+    READY = "ready"
+    UNHEALTHY = "unhealthy"
+    FAILED = "failed"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class AppState:
+    """What is seen of one running app. `message` is the reason where it is not ready."""
+
+    name: str
+    status: AppStatus
+    replicas: int
+    target_replicas: int
+    message: str = ""
+
+
+class Fleet(Protocol):
+    """Runs versions. One app a version, named `version.id.app`, deployed once and never run again."""
+
+    def deploy(self, version: Version, serving: Serving, replicas: int) -> None:
+        """Starts the version's replicas, unless its app exists: then nothing happens.
+
+        `replicas` is how many to begin with: the last known number where the model is scaled by hand.
+        """
+
+    def state(self) -> Mapping[str, AppState]:
+        """Every version's app that exists, by app name."""
+
+    def scale(self, app: str, replicas: int) -> None:
+        """Sets the number of replicas of an app whose model is scaled by hand. Raises NotFound, or Conflict where it is not."""
+
+    def retire(self, app: str) -> None:
+        """Drains and removes the app; nothing happens where there is none."""
+
+
+class FeedKind(StrEnum):
+    """What a feed reads from."""
+
+    STREAM = "stream"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class FeedSpec:
+    """A stream or batch as applied. `document` is its spec as JSON, which only its feed understands."""
+
+    kind: FeedKind
+    name: str
+    model: str
+    document: str
+    digest: str
+
+    @property
+    def app(self) -> str:
+        """The name of the Serve app that runs it, e.g. `stream--digits`."""
+        return f"{self.kind}--{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class FeedState:
+    """What is seen of a running feed: the digest it was started with, and its app."""
+
+    name: str
+    digest: str
+    app: AppState
+
+
+class Feeds(Protocol):
+    """Runs streams."""
+
+    def start(self, feed: FeedSpec) -> None:
+        """Starts the feed; where it runs with another digest, moves it to this one without loss."""
+
+    def state(self) -> Mapping[str, FeedState]:
+        """Every feed that runs, by name."""
+
+    def stop(self, name: str) -> None:
+        """Drains and stops the feed: what it took is committed or left to the next start. Nothing happens where there is none."""

@@ -1,0 +1,103 @@
+"""How a model moves from stable to candidate: the `rollout` section of a Model document."""
+
+from __future__ import annotations
+
+import itertools
+from enum import StrEnum
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class OnDeadline(StrEnum):
+    """What to do with a step whose checks are neither passed nor failed in time."""
+
+    HOLD = "hold"
+    ROLLBACK = "rollback"
+
+
+class Start(StrEnum):
+    """Whether a new version starts its own rollout."""
+
+    AUTO = "auto"
+    MANUAL = "manual"
+
+
+class Step(BaseModel):
+    """One step. `weight` and `shadow` are percent of traffic; a shadow step has weight 0. It lasts `bake_s` at least."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weight: float = Field(default=0.0, ge=0, le=100)
+    shadow: float = Field(default=0.0, ge=0, le=100)
+    bake_s: float = Field(default=30.0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.weight > 0) == (self.shadow > 0):
+            raise ValueError("a step has either a weight or a shadow share above 0")
+        return self
+
+
+class Check(BaseModel):
+    """The candidate may be worse than stable by `margin` at most (a difference of shares, 0.01 is one point)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    margin: float = Field(gt=0, lt=1)
+
+
+class SlowCheck(Check):
+    """Share of calls slower than `bound_ms`."""
+
+    bound_ms: float = Field(gt=0)
+
+
+class DisagreementCheck(Check):
+    """Share of rows whose answer differs from stable's in shadow: by argmax, or by more than `tolerance`."""
+
+    tolerance: float | None = Field(default=None, gt=0)
+
+
+class Checks(BaseModel):
+    """What is judged. Leave one out and it is not judged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    error_rate: Check | None = Check(margin=0.01)
+    slow: SlowCheck | None = None
+    disagreement: DisagreementCheck | None = None
+
+
+class Plan(BaseModel):
+    """The `rollout` section of a Model document. `alpha` bounds the chance of a wrong rollback over the whole rollout."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: tuple[Step, ...] = (Step(weight=10), Step(weight=50), Step(weight=100))
+    checks: Checks = Checks()
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    deadline_s: float = Field(default=3600.0, gt=0, description="for each step, warming included")
+    on_deadline: OnDeadline = OnDeadline.HOLD
+    fallback: bool = True
+    start: Start = Start.AUTO
+    keep_warm_s: float = Field(default=600.0, ge=0, description="how long the former stable version stays deployed")
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if not self.steps:
+            raise ValueError("a plan has at least one step")
+        weights = [step.weight for step in self.steps if step.weight > 0]
+        if any(after <= before for before, after in itertools.pairwise(weights)):
+            raise ValueError(f"weights must rise from step to step; got {weights}")
+        if not weights or weights[-1] != 100:
+            raise ValueError("the last step must have weight 100")
+        first_weight = next(i for i, step in enumerate(self.steps) if step.weight > 0)
+        if any(step.shadow > 0 for step in self.steps[first_weight:]):
+            raise ValueError("shadow steps come before the first weight")
+        if self.checks.disagreement is not None and all(step.shadow == 0 for step in self.steps):
+            raise ValueError("a disagreement check needs a shadow step")
+        return self
+
+
+INSTANT = Plan(steps=(Step(weight=100, bake_s=0),))

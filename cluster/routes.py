@@ -1,0 +1,61 @@
+"""The route table: which versions of each model may be scored with, and how keys are split among them.
+
+The controller numbers and publishes it; every scorer keeps the newest it has seen, also while the controller is away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cluster.serving import Serving
+from cluster.signature import Signature
+
+WEIGHT_UNIT = 10_000  # weights are in basis points: 10_000 is all traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One READY version that a scorer may use."""
+
+    version: int
+    app: str
+    artifact_uri: str
+    digest: str
+    engine: str
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One model's split. `targets` holds stable, candidate and any version kept warm; only READY ones.
+
+    `weight` basis points of the keys go to the candidate. `shadow` basis points of the stable's rows are scored by the
+    candidate too, compared, and never returned. `stage` names the rollout and its step: evidence carries it, so that late
+    evidence of an earlier step is not counted. `salt` seeds the split and stays the same through one rollout.
+    `slow_ms` is the bound above which a call counts as slow, `tolerance` what outputs may differ by in shadow
+    (None: compare argmax on the last axis).
+    """
+
+    model: str
+    stable: int
+    serving: Serving
+    targets: dict[int, Target]
+    candidate: int | None = None
+    weight: int = 0
+    shadow: int = 0
+    stage: str = ""
+    salt: int = 0
+    fallback: bool = True
+    slow_ms: float | None = None
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """All routes at one moment. `number` only rises; 0 is the empty table before the first."""
+
+    number: int
+    routes: dict[str, Route]
+
+
+EMPTY = RouteTable(number=0, routes={})

@@ -1,0 +1,72 @@
+"""How a model's versions are served: resources, scaling, transport. A section of the Model document."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Transport(StrEnum):
+    """Where a scorer finds the engine."""
+
+    REMOTE = "remote"
+    EMBEDDED = "embedded"
+
+
+class ScalingMode(StrEnum):
+    """Who decides how many replicas run."""
+
+    AUTO = "auto"
+    MANUAL = "manual"
+
+
+class Resources(BaseModel):
+    """What one replica asks of a node. `node_labels` are matched exactly, e.g. `{"pool": "gpu"}`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpus: float = Field(default=1.0, ge=0)
+    gpus: float = Field(default=0.0, ge=0)
+    accelerator_type: str | None = None
+    node_labels: dict[str, str] = Field(default_factory=dict)
+
+
+class Scaling(BaseModel):
+    """`auto`: between `min` and `max` by requests under way a replica. `manual`: `replicas` until a person changes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: ScalingMode = ScalingMode.AUTO
+    min: int = Field(default=1, ge=0)
+    max: int = Field(default=4, ge=1)
+    target_ongoing: float = Field(default=2.0, gt=0)
+    replicas: int = Field(default=1, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word(cls, value: object) -> object:
+        """`scaling: manual` is short for `scaling: {mode: manual}`."""
+        return {"mode": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.max < self.min:
+            raise ValueError(f"max ({self.max}) is below min ({self.min})")
+        return self
+
+
+class Serving(BaseModel):
+    """The `serving` section of a Model document."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    transport: Transport = Transport.REMOTE
+    resources: Resources = Resources()
+    scaling: Scaling = Scaling()
+    max_batch_rows: int = Field(default=2048, ge=1)
+    max_ongoing: int = Field(default=16, ge=1, description="requests one replica takes at a time")
+    timeout_s: float = Field(default=10.0, gt=0, description="a request without its own deadline ends after this")
+    refuse_nan: bool = True
+    threads: int = Field(default=1, ge=1, description="engine threads a replica")

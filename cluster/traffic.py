@@ -1,0 +1,29 @@
+"""The split: which share of keys goes to which version. A pure function of the key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from cluster.routes import WEIGHT_UNIT
+
+
+def to_candidate(keys: Sequence[bytes | None], *, salt: int, weight: int, random: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Says for each key whether the candidate scores it; shape [len(keys)].
+
+    `xxh3_64(key, seed=salt) % 10000 < weight`: the same key meets the same version in every process, and raising the
+    weight never moves a key back. A key of None is drawn at random.
+    """
+    if weight <= 0:
+        return np.zeros(len(keys), dtype=np.bool_)
+    if weight >= WEIGHT_UNIT:
+        return np.ones(len(keys), dtype=np.bool_)
+    digest = xxhash.xxh3_64_intdigest
+    slots = np.fromiter((-1 if key is None else digest(key, salt) % WEIGHT_UNIT for key in keys), dtype=np.int64, count=len(keys))
+    missing = slots < 0
+    if missing.any():
+        slots[missing] = random.integers(0, WEIGHT_UNIT, size=int(missing.sum()))
+    return slots < weight

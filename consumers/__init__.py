@@ -1,0 +1,1 @@
+"""Feeds: Kafka streams and bulk runs over Parquet."""

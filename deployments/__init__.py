@@ -1,0 +1,1 @@
+"""A model's way from a trained file to running replicas."""

@@ -1,0 +1,28 @@
+"""An engine executes one version inside one process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from cluster.signature import Signature
+from deployments.datatypes import Array
+
+
+class Engine(Protocol):
+    """Loaded once from an artifact, then called from several threads at a time.
+
+    Loading verifies the digests and replays the sample rows; it raises BadArtifact where either is off.
+    """
+
+    @property
+    def signature(self) -> Signature:
+        """What the version takes and gives."""
+
+    def score(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """Scores one batch; blocks for as long as the model takes.
+
+        `tensors` holds every input of the signature with its exact dtype, batch axis first, the same number of rows n in
+        each; the answer holds every output with n rows. Does not change its input. Raises EngineFailure where the model fails:
+        then nothing is said about which row was to blame.
+        """

@@ -1,0 +1,1 @@
+"""The front door: command line, project files, starting and stopping things, wiring."""
