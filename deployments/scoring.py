@@ -44,7 +44,7 @@ class Scorer(Protocol):
 
         `version` pins, without split, shadow or evidence. `timeout_s` defaults to the model's own. A row with NaN, where the
         model refuses it, is that row's BadInput. Raises NotFound (no such model or version is served), BadInput (a missing,
-        unknown or wrongly shaped tensor: the whole call is wrong), NoCapacity (transient: no replica, a full queue, the deadline).
+        unknown or wrongly shaped tensor: the whole call is wrong), NoCapacity (transient: no replica, a full queue, deadline).
         """
 
     def signature(self, model: str, version: int | None = None) -> Signature:
