@@ -2,6 +2,7 @@
 
 HeadraceError
 ├── BadInput        a row, request or document is wrong: its sender must change it
+│   └── TooLarge    it is over a size limit
 ├── NotFound        a named thing does not exist
 ├── Conflict        the thing exists or is busy, or the state does not allow this now
 │   └── Fenced      another controller has taken over; this one must stop writing
@@ -43,6 +44,10 @@ def _rebuild(kind: type[HeadraceError], what: str, where: str, remedy: str) -> H
 
 class BadInput(HeadraceError):
     """A row, request or document is wrong: its sender must change it."""
+
+
+class TooLarge(BadInput):
+    """A request or document is over a size limit."""
 
 
 class NotFound(HeadraceError):
