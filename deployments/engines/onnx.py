@@ -1,0 +1,121 @@
+"""The onnx engine: onnxruntime on CPU, or on CUDA where the replica has a GPU and the provider is installed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from cluster.errors import BadArtifact, EngineFailure
+from cluster.signature import Datatype, Signature
+from deployments.datatypes import NUMPY, Array
+
+MODEL_FILE = "model.onnx"
+
+_log = logging.getLogger(__name__)
+
+# RuntimeError and ValueError are what the binding itself raises; the others are onnxruntime's own status codes.
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    state.EPFail,
+    state.Fail,
+    state.InvalidArgument,
+    state.InvalidGraph,
+    state.InvalidProtobuf,
+    state.NoModel,
+    state.NoSuchFile,
+    state.NotImplemented,
+    state.RuntimeException,
+    RuntimeError,
+    ValueError,
+    TypeError,
+)
+
+
+class OnnxEngine:
+    """Runs `model.onnx` of one artifact. An onnxruntime session may be called from several threads at a time."""
+
+    def __init__(self, path: Path, signature: Signature, *, threads: int, gpus: float) -> None:
+        """Loads the model file at `path`. Raises BadArtifact where onnxruntime refuses it."""
+        self._signature = signature
+        self._names = [spec.name for spec in signature.outputs]
+        self._datatypes = [spec.datatype for spec in signature.outputs]
+        self._bytes_inputs = [spec.name for spec in signature.inputs if spec.datatype is Datatype.BYTES]
+        try:
+            self._session = ort.InferenceSession(str(path), _options(threads), providers=_providers(gpus))
+        except ORT_ERRORS as error:
+            raise BadArtifact(
+                f"onnxruntime refuses the model: {_first_line(error)}", where=str(path), remedy="build it again"
+            ) from error
+        found = {item.name for item in self._session.get_inputs()}, {item.name for item in self._session.get_outputs()}
+        declared = {spec.name for spec in signature.inputs}, set(self._names)
+        if found[0] != declared[0] or not declared[1] <= found[1]:
+            raise BadArtifact(
+                f"the model's tensors {sorted(found[0] | found[1])} are not the signature's {sorted(declared[0] | declared[1])}",
+                where=str(path),
+                remedy="build it again",
+            )
+
+    @property
+    def signature(self) -> Signature:
+        """What the version takes and gives."""
+        return self._signature
+
+    def score(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """Scores one batch; see `Engine.score`."""
+        feed = dict(tensors)
+        try:
+            for name in self._bytes_inputs:
+                feed[name] = _decode(feed[name])
+            answers = self._session.run(self._names, feed)
+        except ORT_ERRORS as error:
+            raise EngineFailure(f"the model failed: {_first_line(error)}") from error
+        rows = len(next(iter(tensors.values())))
+        outputs: dict[str, Array] = {}
+        for name, datatype, answer in zip(self._names, self._datatypes, answers, strict=True):
+            value = _encode(answer) if datatype is Datatype.BYTES else answer
+            if value.ndim == 0 or len(value) != rows or value.dtype != NUMPY[datatype]:
+                raise EngineFailure(
+                    f"the model gave {name} as {value.dtype} {list(value.shape)} for {rows} rows, not as its signature says"
+                )
+            outputs[name] = value
+        return outputs
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Replicas share cores: spinning threads burn them, and the arena would keep its peak for ever.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 4
+    return options
+
+
+def _providers(gpus: float) -> list[str]:
+    if gpus > 0:
+        if "CUDAExecutionProvider" in ort.get_available_providers():
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        _log.warning("the replica has a GPU, but onnxruntime has no CUDA provider: install onnxruntime-gpu; scoring on the CPU")
+    return ["CPUExecutionProvider"]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
+
+
+def _decode(value: Array) -> Array:
+    """BYTES to onnxruntime's strings, which are UTF-8. Raises UnicodeDecodeError, a ValueError."""
+    text = np.empty(value.size, dtype=np.object_)
+    text[:] = [item.decode() for item in value.ravel().tolist()]
+    return text.reshape(value.shape)
+
+
+def _encode(value: Array) -> Array:
+    data = np.empty(value.size, dtype=np.object_)
+    data[:] = [item.encode() for item in value.ravel().tolist()]
+    return data.reshape(value.shape)

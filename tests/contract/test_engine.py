@@ -1,0 +1,113 @@
+"""The contract of every engine: the same answers, the same failures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.errors import BadArtifact, EngineFailure
+from deployments.artifact import SAMPLES, Manifest, read_samples
+from deployments.engines.load import load_engine
+from tests.models import INPUT, OUTPUT, SIGNATURE, failing_artifact, mlp_artifact, rows
+
+Make = Callable[[Path], tuple[str, str, Manifest]]
+
+ENGINES: dict[str, tuple[Make, Make]] = {"onnx": (mlp_artifact, failing_artifact)}
+
+
+@pytest.fixture(params=sorted(ENGINES))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def good(kind: str, tmp_path: Path) -> Path:
+    return Path(ENGINES[kind][0](tmp_path)[0])
+
+
+@pytest.fixture
+def failing(kind: str, tmp_path: Path) -> Path:
+    return Path(ENGINES[kind][1](tmp_path)[0])
+
+
+def test_tells_its_signature(good: Path) -> None:
+    assert load_engine(good).signature == SIGNATURE
+
+
+def test_answers_as_recorded(good: Path) -> None:
+    samples = read_samples(good)
+    answer = load_engine(good).score(samples.inputs)
+    np.testing.assert_allclose(answer[OUTPUT], samples.outputs[OUTPUT], atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 65])
+def test_each_row_is_scored_alone_in_its_place(good: Path, count: int) -> None:
+    engine = load_engine(good)
+    image = rows(count, seed=7)
+    whole = engine.score({INPUT: image})[OUTPUT]
+    assert whole.shape == (count, 10)
+    assert whole.dtype == np.float32
+    alone = np.concatenate([engine.score({INPUT: image[i : i + 1]})[OUTPUT] for i in range(count)])
+    np.testing.assert_allclose(whole, alone, atol=1e-5)
+
+
+def test_leaves_its_input_alone(good: Path) -> None:
+    image = rows(5)
+    before = image.copy()
+    load_engine(good).score({INPUT: image})
+    np.testing.assert_array_equal(image, before)
+
+
+def test_serves_several_threads(good: Path) -> None:
+    engine = load_engine(good)
+    images = [rows(17, seed=i) for i in range(8)]
+    expected = [engine.score({INPUT: image})[OUTPUT] for image in images]
+    answers: dict[int, np.ndarray] = {}
+
+    def work(i: int) -> None:
+        for _ in range(20):
+            answers[i] = engine.score({INPUT: images[i]})[OUTPUT]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(8):
+        np.testing.assert_allclose(answers[i], expected[i], atol=1e-5)
+
+
+def test_a_failing_model_is_an_engine_failure_and_the_next_batch_works(failing: Path) -> None:
+    engine = load_engine(failing)
+    image = rows(6)
+    image[3, 0] = 0.9
+    with pytest.raises(EngineFailure):
+        engine.score({INPUT: image})
+    assert engine.score({INPUT: rows(6)})[OUTPUT].shape == (6, 10)
+
+
+def test_a_damaged_file_never_loads(good: Path) -> None:
+    model = next(path for path in good.iterdir() if path.name.startswith("model."))
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    model.write_bytes(content)
+    with pytest.raises(BadArtifact, match=model.name):
+        load_engine(good)
+
+
+def test_a_missing_file_never_loads(good: Path) -> None:
+    (good / SAMPLES).unlink()
+    with pytest.raises(BadArtifact, match=SAMPLES):
+        load_engine(good)
+
+
+def test_other_answers_than_the_build_recorded_never_load(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = read_samples(good)
+    recorded.outputs[OUTPUT] = recorded.outputs[OUTPUT] + np.float32(0.01)
+    monkeypatch.setattr("deployments.engines.load.read_samples", lambda _: recorded)
+    with pytest.raises(BadArtifact, match=r"off by up to 0\.01"):
+        load_engine(good)
