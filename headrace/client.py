@@ -1,0 +1,198 @@
+"""Talks to the controller through the gateway: what the command line and scripts use. Needs no Ray."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from pydantic import ValidationError
+
+from cluster import commands as c
+from cluster import errors
+from cluster.rollout_plan import Plan
+from headrace.local.home import Settings, read_settings
+from headrace.local.run_state import load_run
+
+A = TypeVar("A", bound=c.Message)
+
+KINDS: dict[str, type[errors.HeadraceError]] = {
+    kind.__name__: kind
+    for kind in (
+        errors.HeadraceError,
+        errors.BadInput,
+        errors.NotFound,
+        errors.Conflict,
+        errors.Fenced,
+        errors.NoCapacity,
+        errors.Unreachable,
+        errors.BadArtifact,
+        errors.EngineFailure,
+    )
+}
+
+
+class ControlClient:
+    """The control API, `POST /control/{command}`, one method a command. Blocks; not for several threads at once.
+
+    Every method raises the HeadraceError that the controller raised, of the same class, or Unreachable where nothing
+    answers within `timeout_s`.
+    """
+
+    def __init__(self, base_url: str, *, timeout_s: float = 30.0, transport: httpx.BaseTransport | None = None) -> None:
+        self.base_url = base_url.rstrip("/")
+        # trust_env off: a proxy set for the web must not swallow calls to a local gateway.
+        self._http = httpx.Client(base_url=self.base_url, timeout=timeout_s, transport=transport, trust_env=False)
+
+    @classmethod
+    def from_environment(cls, settings: Settings | None = None) -> Self:
+        """Finds the gateway: HEADRACE_URL, else what `headrace up` wrote in run.json. Raises Unreachable where neither says."""
+        known = settings or read_settings()
+        if known.url:
+            return cls(known.url)
+        run = load_run(known.home)
+        if run is None or run.addresses.http is None:
+            raise errors.Unreachable(
+                "nothing is running",
+                where=str(known.home.root),
+                remedy="start it with `headrace up`, or set HEADRACE_URL to a gateway's address",
+            )
+        return cls(run.addresses.http)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection. Safe to repeat."""
+        self._http.close()
+
+    def call(self, command: str, request: c.Message, answer: type[A]) -> A:
+        """Runs one of `cluster.commands.COMMANDS` and returns its answer."""
+        try:
+            response = self._http.post(f"/control/{command}", json=request.model_dump(mode="json"))
+        except httpx.InvalidURL as error:
+            raise errors.BadInput(str(error), where=self.base_url, remedy="HEADRACE_URL is like http://127.0.0.1:8000") from error
+        except httpx.UnsupportedProtocol as error:
+            raise errors.BadInput(str(error), where=self.base_url, remedy="HEADRACE_URL is like http://127.0.0.1:8000") from error
+        except httpx.TimeoutException as error:
+            raise errors.Unreachable(
+                f"no answer to {command} in time", where=self.base_url, remedy="see `headrace status`, then try again"
+            ) from error
+        except httpx.TransportError as error:
+            raise errors.Unreachable(
+                f"the gateway does not answer: {error}", where=self.base_url, remedy="start it with `headrace up`"
+            ) from error
+        return self._read(command, response, answer)
+
+    def _read(self, command: str, response: httpx.Response, answer: type[A]) -> A:
+        where = f"{self.base_url}/control/{command}"
+        try:
+            data = response.json()
+        except ValueError:
+            data = None
+        if response.is_success and isinstance(data, dict):
+            try:
+                return answer.model_validate(data)
+            except ValidationError as error:
+                raise errors.HeadraceError(
+                    f"the answer is not what this version of headrace knows: {error.errors()[0]['msg']}",
+                    where=where,
+                    remedy="run the same version of headrace here and there",
+                ) from error
+        raise _error_in(data) or _error_of_status(response.status_code, where)
+
+    def status(self) -> c.StatusView:
+        """Everything at a glance."""
+        return self.call("status", c.Nothing(), c.StatusView)
+
+    def apply(self, documents: c.Apply) -> c.Applied:
+        """Makes the documents so: all of them, or none."""
+        return self.call("apply", documents, c.Applied)
+
+    def register_version(self, version: c.RegisterVersion) -> c.VersionView:
+        """Makes a packaged artifact the next version of its model; the same digest again returns the version it has."""
+        return self.call("version.register", version, c.VersionView)
+
+    def resolve_version(self, model: str, version: int | None = None) -> c.VersionView:
+        """One version; without a number, the stable one."""
+        return self.call("version.resolve", c.Resolve(model=model, version=version), c.VersionView)
+
+    def remove_version(self, model: str, version: int) -> None:
+        """Forgets a version that nothing uses."""
+        self.call("version.remove", c.Resolve(model=model, version=version), c.Nothing)
+
+    def model(self, model: str) -> c.ModelView:
+        """One model with its versions, replicas and rollout."""
+        return self.call("model.show", c.ModelName(model=model), c.ModelView)
+
+    def scale(self, model: str, replicas: int) -> None:
+        """Sets the replicas of a model that is scaled by hand."""
+        self.call("model.scale", c.ScaleModel(model=model, replicas=replicas), c.Nothing)
+
+    def start_rollout(
+        self, model: str, version: int | None = None, *, plan: Plan | None = None, supersede: bool = False, actor: str = ""
+    ) -> c.RolloutView:
+        """Starts a rollout of `version`, or of the newest."""
+        request = c.StartRollout(model=model, version=version, plan=plan, supersede=supersede, actor=actor)
+        return self.call("rollout.start", request, c.RolloutView)
+
+    def rollout(self, model: str) -> c.RolloutView | None:
+        """The rollout under way, or the last one; None where there was none."""
+        return self.call("rollout.status", c.ModelName(model=model), c.RolloutStatus).rollout
+
+    def rollout_history(self, model: str) -> c.RolloutHistory:
+        """All rollouts of a model and their audit."""
+        return self.call("rollout.history", c.ModelName(model=model), c.RolloutHistory)
+
+    def pause_rollout(self, model: str, *, actor: str = "") -> c.RolloutView:
+        """Stops the rollout where it is."""
+        return self.call("rollout.pause", c.ModelName(model=model, actor=actor), c.RolloutView)
+
+    def resume_rollout(self, model: str, *, actor: str = "") -> c.RolloutView:
+        """Lets a paused rollout go on."""
+        return self.call("rollout.resume", c.ModelName(model=model, actor=actor), c.RolloutView)
+
+    def promote(self, model: str, *, actor: str = "") -> c.RolloutView:
+        """Makes the candidate stable now, whatever its gates say."""
+        return self.call("rollout.promote", c.ModelName(model=model, actor=actor), c.RolloutView)
+
+    def abort(self, model: str, *, actor: str = "") -> c.RolloutView:
+        """Takes the candidate back now."""
+        return self.call("rollout.abort", c.ModelName(model=model, actor=actor), c.RolloutView)
+
+    def feeds(self) -> tuple[c.FeedView, ...]:
+        """All streams and batches."""
+        return self.call("feed.list", c.Nothing(), c.FeedList).feeds
+
+    def feed(self, name: c.FeedName) -> c.FeedView:
+        """One stream or batch."""
+        return self.call("feed.show", name, c.FeedView)
+
+    def pause_feed(self, name: c.FeedName) -> c.FeedView:
+        """Drains and stops a stream until it is resumed."""
+        return self.call("feed.pause", name, c.FeedView)
+
+    def resume_feed(self, name: c.FeedName) -> c.FeedView:
+        """Starts a paused stream where it stopped."""
+        return self.call("feed.resume", name, c.FeedView)
+
+
+def _error_in(data: Any) -> errors.HeadraceError | None:
+    """The error that the body holds, of its own class; None where it holds none."""
+    told = data.get("error") if isinstance(data, dict) else None
+    if not isinstance(told, dict) or not isinstance(told.get("what"), str):
+        return None
+    kind = KINDS.get(str(told.get("kind")), errors.HeadraceError)
+    return kind(told["what"], where=str(told.get("where") or ""), remedy=str(told.get("remedy") or ""))
+
+
+def _error_of_status(status: int, where: str) -> errors.HeadraceError:
+    """For an answer that no gateway of ours has written, such as one of a proxy in between."""
+    if status == httpx.codes.NOT_FOUND:
+        return errors.Unreachable("this is not a headrace gateway", where=where, remedy="check HEADRACE_URL and the port")
+    if status in (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT):
+        return errors.Unreachable(f"the gateway answers HTTP {status}", where=where, remedy="it may be starting: try again")
+    return errors.HeadraceError(f"HTTP {status} without a reason", where=where, remedy="look in the gateway's log")

@@ -1,0 +1,81 @@
+"""Headrace's folder and settings: the one place that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder that holds everything of one local Headrace: `.headrace/`, or HEADRACE_HOME."""
+
+    root: Path
+
+    @property
+    def store(self) -> Path:
+        """The SQLite file with versions, rollouts and feeds."""
+        return self.root / "store.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """Packaged versions, one folder a digest."""
+        return self.root / "artifacts"
+
+    @property
+    def logs(self) -> Path:
+        """What the processes that `up` started have printed."""
+        return self.root / "logs"
+
+    @property
+    def broker(self) -> Path:
+        """The local broker's program, settings and data."""
+        return self.root / "broker"
+
+    @property
+    def run_file(self) -> Path:
+        """What `up` started: see `headrace.local.run_state`."""
+        return self.root / "run.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held while `up` or `down` works, so that two never meet."""
+        return self.root / "run.lock"
+
+    def make(self) -> None:
+        """Makes the folders that are missing. Safe to repeat."""
+        for folder in (self.root, self.artifacts, self.logs, self.broker):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says. Options of a command come before these.
+
+    `url` is the gateway's address (HEADRACE_URL). `ray_address` is a running cluster to join (RAY_ADDRESS),
+    `bootstrap_servers` a running broker to use (KAFKA_BOOTSTRAP_SERVERS). `store_url` is any SQLAlchemy URL
+    (HEADRACE_STORE_URL) and defaults to the home's SQLite file. `debug` shows tracebacks (HEADRACE_DEBUG=1).
+    """
+
+    home: Home
+    url: str | None
+    ray_address: str | None
+    bootstrap_servers: str | None
+    store_url: str
+    debug: bool
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Reads the environment. An empty variable counts as one that is not set; touches no file."""
+    seen = os.environ if environment is None else environment
+    home = Home(Path(seen.get("HEADRACE_HOME") or ".headrace").expanduser().absolute())
+    return Settings(
+        home=home,
+        url=seen.get("HEADRACE_URL") or None,
+        ray_address=seen.get("RAY_ADDRESS") or None,
+        bootstrap_servers=seen.get("KAFKA_BOOTSTRAP_SERVERS") or None,
+        store_url=seen.get("HEADRACE_STORE_URL") or f"sqlite:///{home.store}",
+        debug=seen.get("HEADRACE_DEBUG", "") not in ("", "0"),
+    )

@@ -1,0 +1,113 @@
+"""run.json: what `headrace up` started and where it listens. Written before and after each step, so that a kill loses nothing."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cluster.errors import Conflict
+from headrace.local.home import Home
+
+# A process that we start carries the run's id in this variable, and so do all its children: none can hide.
+RUN_VARIABLE = "HEADRACE_RUN_ID"
+
+
+class Phase(StrEnum):
+    """How far `up` came."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+
+
+class StartedProcess(BaseModel):
+    """One process that we started. `created_s` tells it from a later process with the same pid."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: str
+    pid: int
+    created_s: float
+
+    def find(self) -> psutil.Process | None:
+        """The process where it still runs, else None; a zombie counts as ended."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.created_s) < 0.05
+            alive = same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return None
+        return process if alive else None
+
+
+def started(role: str, pid: int) -> StartedProcess:
+    """Notes a process that was started just now. Raises psutil.NoSuchProcess where it has ended."""
+    return StartedProcess(role=role, pid=pid, created_s=psutil.Process(pid).create_time())
+
+
+class Addresses(BaseModel):
+    """Where things listen: `http`, `dashboard` are URLs, the others host:port. None where there is none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    http: str | None = None
+    grpc: str | None = None
+    dashboard: str | None = None
+    ray: str | None = None
+    broker: str | None = None
+
+
+class RunState(BaseModel):
+    """The whole of run.json. `owns_ray` is False where we joined a running cluster: then nothing of it is ended."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    phase: Phase
+    started_s: float
+    owns_ray: bool
+    temp_dir: str | None = None
+    processes: tuple[StartedProcess, ...] = ()
+    addresses: Addresses = Addresses()
+
+    def process(self, role: str) -> StartedProcess | None:
+        """The process of that role, or None."""
+        return next((one for one in self.processes if one.role == role), None)
+
+
+def load_run(home: Home) -> RunState | None:
+    """Reads run.json; None where there is none. Raises Conflict where it can't be understood."""
+    try:
+        text = home.run_file.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return RunState.model_validate_json(text)
+    except ValidationError as error:
+        raise Conflict(
+            "this is not a run.json that this version of headrace has written",
+            where=str(home.run_file),
+            remedy="end what it names by hand, then delete the file",
+        ) from error
+
+
+def save_run(home: Home, state: RunState) -> None:
+    """Replaces run.json in one step: a reader sees the old one or the new one."""
+    _replace(home.run_file, state.model_dump_json(indent=2).encode() + b"\n")
+
+
+def clear_run(home: Home) -> None:
+    """Removes run.json; nothing happens where there is none."""
+    home.run_file.unlink(missing_ok=True)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with fresh.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
