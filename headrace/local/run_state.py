@@ -36,7 +36,7 @@ class StartedProcess(BaseModel):
         """The process where it still runs, else None; a zombie counts as ended."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created_s) < 0.05
+            same = abs(process.create_time() - self.created_s) < 1.0
             alive = same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return None

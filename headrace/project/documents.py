@@ -1,0 +1,196 @@
+"""Project files: YAML documents of kind Model, Stream and Batch, checked against what each kind may hold."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cluster.commands import Apply, FeedDocument, ModelDocument
+from cluster.errors import BadInput, HeadraceError, NotFound
+from cluster.rollout_plan import Plan
+from cluster.serving import Serving
+from cluster.versions import check_name
+from headrace.project.explain import did_you_mean, explain
+from headrace.project.paths import PATH_FIELDS, resolve_fields
+from headrace.project.yaml_source import Source, read_sources
+
+S = TypeVar("S", bound=BaseModel)
+
+KINDS = ("Model", "Stream", "Batch")
+SUFFIXES = (".yaml", ".yml")
+
+
+class _Model(BaseModel):
+    """A Model document, but for its build section, which the builder checks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    name: str
+    build: dict[str, Any] | None = None
+    serving: Serving = Serving()
+    rollout: Plan = Plan()
+
+
+class _Feed(BaseModel):
+    """What every Stream and Batch document holds beside its own fields."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    name: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A Model document. `build` is its checked build section, a `deployments.build.spec.BuildSpec`, where it has one."""
+
+    source: Source
+    document: ModelDocument
+    build: BaseModel | None
+
+
+@dataclass(frozen=True, slots=True)
+class FeedFile:
+    """A Stream or Batch document. `spec` is its checked `StreamSpec` or `BatchSpec`."""
+
+    source: Source
+    document: FeedDocument
+    spec: BaseModel
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """All documents of the files given, in their order."""
+
+    models: tuple[ModelFile, ...]
+    feeds: tuple[FeedFile, ...]
+
+    def apply(self) -> Apply:
+        """The request that makes these documents so."""
+        return Apply(models=tuple(m.document for m in self.models), feeds=tuple(f.document for f in self.feeds))
+
+    def feed(self, kind: str, name: str) -> FeedFile:
+        """The Stream or Batch (`stream`, `batch`) of that name. Raises NotFound."""
+        for one in self.feeds:
+            if (one.document.kind, one.document.name) == (kind, name):
+                return one
+        known = [one.document.name for one in self.feeds if one.document.kind == kind]
+        raise NotFound(f"no {kind} of this name in the project files", where=name, remedy=did_you_mean(name, known))
+
+    def model(self, name: str) -> ModelFile:
+        """The Model of that name. Raises NotFound."""
+        for one in self.models:
+            if one.document.name == name:
+                return one
+        known = [one.document.name for one in self.models]
+        raise NotFound("no Model of this name in the project files", where=name, remedy=did_you_mean(name, known))
+
+
+def load_project(paths: Sequence[Path]) -> Project:
+    """Reads files, and folders' *.yaml and *.yml. Raises NotFound or BadInput with file, line, field and remedy."""
+    models: list[ModelFile] = []
+    feeds: list[FeedFile] = []
+    seen: dict[tuple[str, str], Source] = {}
+    for source in (source for file in _files(paths) for source in read_sources(file)):
+        kind = _kind(source)
+        one = _model(source) if kind == "Model" else _feed(source, kind)
+        key = (kind, one.document.name)
+        if key in seen:
+            raise BadInput(
+                f"{kind} {one.document.name} is written twice; first at {seen[key].where(())}",
+                where=source.where(("name",)),
+                remedy="keep one of the two, or give it another name",
+            )
+        seen[key] = source
+        if isinstance(one, ModelFile):
+            models.append(one)
+        else:
+            feeds.append(one)
+    if not seen:
+        raise BadInput("no document found", where=", ".join(map(str, paths)), remedy="write one that begins with `kind: Model`")
+    return Project(tuple(models), tuple(feeds))
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
+        if not found:
+            raise NotFound("no *.yaml file in this folder", where=str(path), remedy="give a project file, or a folder with some")
+        files.extend(found)
+    return files
+
+
+def _kind(source: Source) -> str:
+    kind = source.data.get("kind")
+    if kind is None:
+        raise BadInput("missing", where=source.where(("kind",)), remedy=f"add one of: {', '.join(KINDS)}")
+    if kind not in KINDS:
+        raise BadInput(f"unknown kind {kind!r}", where=source.where(("kind",)), remedy=did_you_mean(str(kind), list(KINDS)))
+    return str(kind)
+
+
+def _model(source: Source) -> ModelFile:
+    document = _check(_Model, source.data, source)
+    build: BaseModel | None = None
+    if document.build is not None:
+        data = resolve_fields(document.build, PATH_FIELDS["Model"], source.file.parent)
+        build = _check(_shape("Model"), data, source, ("build",))
+    name = _name(document.name, "name", source)
+    return ModelFile(source, ModelDocument(name=name, serving=document.serving, rollout=document.rollout), build)
+
+
+def _feed(source: Source, kind: str) -> FeedFile:
+    feed = _check(_Feed, source.data, source)
+    shape = _shape(kind)
+    data = resolve_fields(source.data, PATH_FIELDS[kind], source.file.parent)
+    own = {key: value for key, value in data.items() if key in shape.model_fields or key not in _Feed.model_fields}
+    spec = _check(shape, own, source)
+    document = FeedDocument(
+        kind="stream" if kind == "Stream" else "batch",
+        name=_name(feed.name, "name", source),
+        model=_name(feed.model, "model", source),
+        spec=spec.model_dump(mode="json"),
+    )
+    return FeedFile(source, document, spec)
+
+
+class _Anything(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+def _shape(kind: str) -> type[BaseModel]:
+    module, name = {
+        "Model": ("deployments.build.spec", "BuildSpec"),
+        "Stream": ("consumers.stream.spec", "StreamSpec"),
+        "Batch": ("consumers.batch.spec", "BatchSpec"),
+    }[kind]
+    try:
+        shape: type[BaseModel] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError:
+        return _Anything
+    return shape
+
+
+def _check(shape: type[S], data: dict[str, Any], source: Source, under: tuple[str, ...] = ()) -> S:
+    try:
+        return shape.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, source, shape, under) from error
+
+
+def _name(name: str, field: str, source: Source) -> str:
+    try:
+        return check_name(name, what=str(source.data["kind"]).lower() if field == "name" else field)
+    except HeadraceError as error:
+        raise BadInput(error.what, where=source.where((field,)), remedy=error.remedy) from error
