@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,9 @@ from cluster.errors import BadInput, HeadraceError, NotFound
 from cluster.rollout_plan import Plan
 from cluster.serving import Serving
 from cluster.versions import check_name
+from consumers.batch.spec import BatchSpec
+from consumers.stream.spec import StreamSpec
+from deployments.build.spec import BuildSpec
 from headrace.project.explain import did_you_mean, explain
 from headrace.project.paths import PATH_FIELDS, resolve_fields
 from headrace.project.yaml_source import Source, read_sources
@@ -22,6 +24,7 @@ from headrace.project.yaml_source import Source, read_sources
 S = TypeVar("S", bound=BaseModel)
 
 KINDS = ("Model", "Stream", "Batch")
+SPECS: dict[str, type[BaseModel]] = {"Stream": StreamSpec, "Batch": BatchSpec}
 SUFFIXES = (".yaml", ".yml")
 
 
@@ -49,11 +52,11 @@ class _Feed(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A Model document. `build` is its checked build section, a `deployments.build.spec.BuildSpec`, where it has one."""
+    """A Model document. `build` is its checked build section, where it has one; its paths are relative to the file."""
 
     source: Source
     document: ModelDocument
-    build: BaseModel | None
+    build: BuildSpec | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +145,16 @@ def _kind(source: Source) -> str:
 
 def _model(source: Source) -> ModelFile:
     document = _check(_Model, source.data, source)
-    build: BaseModel | None = None
+    build: BuildSpec | None = None
     if document.build is not None:
-        data = resolve_fields(document.build, PATH_FIELDS["Model"], source.file.parent)
-        build = _check(_shape("Model"), data, source, ("build",))
+        build = _check(BuildSpec, document.build, source, ("build",))
     name = _name(document.name, "name", source)
     return ModelFile(source, ModelDocument(name=name, serving=document.serving, rollout=document.rollout), build)
 
 
 def _feed(source: Source, kind: str) -> FeedFile:
     feed = _check(_Feed, source.data, source)
-    shape = _shape(kind)
+    shape = SPECS[kind]
     data = resolve_fields(source.data, PATH_FIELDS[kind], source.file.parent)
     own = {key: value for key, value in data.items() if key in shape.model_fields or key not in _Feed.model_fields}
     spec = _check(shape, own, source)
@@ -163,23 +165,6 @@ def _feed(source: Source, kind: str) -> FeedFile:
         spec=spec.model_dump(mode="json"),
     )
     return FeedFile(source, document, spec)
-
-
-class _Anything(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-
-def _shape(kind: str) -> type[BaseModel]:
-    module, name = {
-        "Model": ("deployments.build.spec", "BuildSpec"),
-        "Stream": ("consumers.stream.spec", "StreamSpec"),
-        "Batch": ("consumers.batch.spec", "BatchSpec"),
-    }[kind]
-    try:
-        shape: type[BaseModel] = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError:
-        return _Anything
-    return shape
 
 
 def _check(shape: type[S], data: dict[str, Any], source: Source, under: tuple[str, ...] = ()) -> S:

@@ -9,8 +9,7 @@ from typing import Any
 # Which fields of each kind hold paths.
 PATH_FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "Batch": (("input", "path"), ("output", "path"), ("output", "quarantine")),
-    "Model": (),
-    "Stream": (),
+    "Stream": (("security", "ca_file"), ("security", "cert_file"), ("security", "key_file"), ("security", "password_file")),
 }
 
 

@@ -1,0 +1,51 @@
+"""Joins the running Ray from a command. The one place of the front door that calls `ray.init`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cluster.errors import Unreachable
+from headrace.local.home import Settings
+from headrace.local.ports import answers, split_address
+from headrace.local.ray_head import ray_environment
+from headrace.local.run_state import load_run
+
+NAMESPACE = "headrace"
+
+
+def ray_address(settings: Settings) -> str:
+    """RAY_ADDRESS, else what `headrace up` started. Raises Unreachable where neither is known or nothing answers."""
+    run = load_run(settings.home)
+    address = settings.ray_address or (run.addresses.ray if run else None)
+    if address is None:
+        raise Unreachable(
+            "no Ray is running", where=str(settings.home.root), remedy="start it with `headrace up`, or set RAY_ADDRESS"
+        )
+    if address != "auto" and "://" not in address and not answers(*split_address(address), timeout_s=5.0):
+        raise Unreachable("Ray does not answer", where=address, remedy="check RAY_ADDRESS, or `headrace down` and `headrace up`")
+    return address
+
+
+@contextmanager
+def joined_ray(settings: Settings) -> Iterator[str]:
+    """A Ray driver for as long as the block lasts, in our namespace; gives the address.
+
+    Sets Ray's variables in this process before Ray is imported: a local Ray listens on loopback, and a driver without
+    them would look for it on the machine's outer address.
+    """
+    address = ray_address(settings)
+    if settings.ray_address is None:
+        os.environ.update(ray_environment(os.environ))
+    import ray  # slow to import, and it reads its variables while it is
+
+    try:
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise Unreachable(f"Ray can't be joined: {error}", where=address, remedy="check RAY_ADDRESS and Ray's version") from error
+    try:
+        yield address
+    finally:
+        ray.shutdown()
