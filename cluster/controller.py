@@ -1,0 +1,232 @@
+"""The controller: observe -> decide -> persist -> publish -> act, so that it may be killed between any two lines.
+
+Nothing is acted on or published that was not saved before. Actions are derived afresh at every tick.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from pydantic import ValidationError
+
+from cluster.commands import COMMANDS
+from cluster.decide import Decision, Snapshot, decide
+from cluster.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed
+from cluster.errors import BadInput, Conflict, Fenced, HeadraceError, NotFound, Unreachable
+from cluster.evidence import Counts, EvidenceBatch, EvidenceKey
+from cluster.handlers import HANDLERS, Context
+from cluster.ports import AppState, Feeds, FeedState, Fleet
+from cluster.routes import EMPTY, RouteTable
+from cluster.state import AuditEvent, State
+from cluster.store.port import Store
+
+_log = logging.getLogger(__name__)
+
+
+class Point(StrEnum):
+    """Where a tick may be interrupted; a test's hook raises there."""
+
+    OBSERVED = "observed"
+    DECIDED = "decided"
+    PERSISTED = "persisted"
+    PUBLISHED = "published"
+    BEFORE_ACTION = "before action"
+    ACTED = "acted"
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The world at the last look."""
+
+    apps: Mapping[str, AppState]
+    feeds: Mapping[str, FeedState] | None
+    at_s: float
+
+
+def _no_hook(_: Point) -> None:
+    return
+
+
+class Controller:
+    """One controller over one store. `tick` is called from one thread; `call`, `push` and `table` from any.
+
+    `call` and `push` never ask the fleet or the feeds. Raises Unreachable where the store is away, from then on until it is back,
+    and Fenced for good once another controller has acquired the store.
+    """
+
+    def __init__(
+        self, store: Store, fleet: Fleet, feeds: Feeds, clock: Callable[[], float], hook: Callable[[Point], None] = _no_hook
+    ) -> None:
+        self._store, self._fleet, self._feeds, self._clock, self._hook = store, fleet, feeds, clock, hook
+        self._fence = store.acquire()
+        self._state = store.load()
+        self._lock = threading.Lock()  # the state and the store
+        self._evidence_lock = threading.Lock()  # only what is pushed: a push never waits for the store
+        self._pushed: list[EvidenceBatch] = []
+        self._must_load = False
+        self._seen = _Seen({}, None, 0.0)
+        self._refused: dict[str, str] = {}
+        self._unscalable: frozenset[str] = frozenset()
+        self._table = EMPTY
+        self._trouble = ""
+
+    @property
+    def table(self) -> RouteTable:
+        """The newest published table; the empty one before the first tick."""
+        return self._table
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has looked at the world and published since it began."""
+        return self._seen.at_s > 0
+
+    def tick(self) -> None:
+        """One round. A world or store that is away ends it early and without harm: the last table stands.
+
+        Raises Fenced.
+        """
+        try:
+            seen = self._observe()
+            self._hook(Point.OBSERVED)
+            decision = self._decide_and_persist(seen)
+        except Unreachable as trouble:
+            self._note(str(trouble))
+            return
+        self._hook(Point.PERSISTED)
+        self._table = decision.table
+        self._seen = seen
+        self._hook(Point.PUBLISHED)
+        self._act(decision.actions)
+        self._hook(Point.ACTED)
+        self._note("")
+
+    def push(self, batch: EvidenceBatch) -> None:
+        """Takes evidence; it is counted at the next tick. A batch that was seen is not counted again."""
+        with self._evidence_lock:
+            self._pushed.append(batch)
+
+    def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any]:
+        """Runs one of COMMANDS on plain JSON data; what it changes is saved before it answers.
+
+        Raises NotFound for an unknown command, BadInput for a bad payload, and what the command raises.
+        """
+        if command not in COMMANDS:
+            raise NotFound(f"there is no command {command!r}", where="command", remedy=f"commands: {', '.join(sorted(COMMANDS))}")
+        try:
+            request = COMMANDS[command][0].model_validate(payload)
+        except ValidationError as error:
+            raise _bad_payload(command, error) from error
+        with self._lock:
+            state = self._current()
+            seen = self._seen
+            at = Context(state, seen.apps, seen.feeds or {}, seen.at_s, self._clock(), self._store.audit)
+            outcome = HANDLERS[command](at, request)
+            self._persist(outcome.state, outcome.events)
+        return outcome.answer.model_dump(mode="json")
+
+    def _observe(self) -> _Seen:
+        apps = self._fleet.state()
+        try:
+            feeds = self._feeds.state()
+        except Unreachable as trouble:
+            self._note(str(trouble))
+            return _Seen(apps, None, self._clock())
+        return _Seen(apps, feeds, self._clock())
+
+    def _decide_and_persist(self, seen: _Seen) -> Decision:
+        with self._lock:
+            state = self._current()
+            with self._evidence_lock:
+                batches = list(self._pushed)
+            counted = count(state, batches)
+            snapshot = Snapshot(counted, seen.apps, seen.feeds, self._refused, self._unscalable)
+            decision = decide(snapshot, self._clock())
+            self._hook(Point.DECIDED)
+            self._persist(decision.state, decision.events)
+            with self._evidence_lock:
+                del self._pushed[: len(batches)]
+        self._unscalable = frozenset()
+        return decision
+
+    def _current(self) -> State:
+        if self._must_load:
+            self._state = self._store.load()
+            self._must_load = False
+        return self._state
+
+    def _persist(self, after: State, events: tuple[AuditEvent, ...]) -> None:
+        if after is self._state and not events:
+            return
+        try:
+            self._store.save(self._fence, self._state, after, events)
+        except Unreachable:
+            # It may have been saved all the same: what the store has is the truth.
+            self._must_load = True
+            raise
+        self._state = after
+
+    def _act(self, actions: tuple[Action, ...]) -> None:
+        refused: dict[str, str] = {}
+        for action in actions:
+            self._hook(Point.BEFORE_ACTION)
+            try:
+                self._do(action)
+            except Unreachable as trouble:
+                self._note(str(trouble))
+            except HeadraceError as refusal:
+                _log.warning("%s: %s", type(action).__name__, refusal)
+                if isinstance(action, Deploy):
+                    refused[action.version.id.app] = str(refusal)
+                elif isinstance(action, Scale) and isinstance(refusal, Conflict):
+                    self._unscalable |= {action.model}
+        self._refused = refused
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Deploy(version, serving, replicas):
+                self._fleet.deploy(version, serving, replicas)
+            case Retire(app):
+                self._fleet.retire(app)
+            case Scale(app, _, replicas):
+                self._fleet.scale(app, replicas)
+            case StartFeed(feed):
+                self._feeds.start(feed)
+            case StopFeed(name):
+                self._feeds.stop(name)
+
+    def _note(self, trouble: str) -> None:
+        """Logs trouble when it begins, changes and ends, not at every tick."""
+        if trouble != self._trouble:
+            _log.warning("%s", trouble or "all is reachable again")
+        self._trouble = trouble
+
+
+def count(state: State, batches: list[EvidenceBatch]) -> State:
+    """The state with the batches' evidence of the steps under way; the rest, and what was seen before, is left out."""
+    stages = {name: rollout.stage for name in state.models if (rollout := state.active(name)) is not None}
+    evidence, scorers = dict(state.evidence), dict(state.scorers)
+    for batch in batches:
+        fresh: dict[EvidenceKey, Counts] = {key: n for key, n in batch.counts.items() if stages.get(key.model) == key.stage}
+        if not fresh or batch.sequence <= scorers.get(batch.scorer, -1):
+            continue
+        scorers[batch.scorer] = batch.sequence
+        for key, counts in fresh.items():
+            evidence[key] = evidence.get(key, Counts()) + counts
+    if scorers == state.scorers and not (scorers and not stages):
+        return state
+    # Marks of resends matter only while evidence is gathered.
+    return replace(state, evidence=evidence, scorers=scorers if stages else {})
+
+
+def _bad_payload(command: str, error: ValidationError) -> BadInput:
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return BadInput(str(first["msg"]), where=f"{command}: {field}" if field else command, remedy="correct this field")
+
+
+__all__ = ["Controller", "Fenced", "Point", "count"]

@@ -1,0 +1,178 @@
+"""All policy: from what is remembered and what is seen to what shall be remembered and done. Pure, level-triggered, idempotent.
+
+`decide` may be called again at any time with what its last call returned: it then changes only what time and the world changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from cluster.desired import Action, feed_actions, fleet_actions, forget_cold, learn_scale
+from cluster.errors import Conflict, NotFound
+from cluster.gate import Judged, Verdict, judge
+from cluster.opening import open_rollout
+from cluster.ports import AppState, AppStatus, FeedState
+from cluster.rollout import Rollout, RolloutState
+from cluster.rollout_plan import OnDeadline, Start
+from cluster.routes import RouteTable
+from cluster.state import AuditEvent, Model, State
+from cluster.table import build_routes, digest_of, is_ready
+from cluster.versions import VersionId
+
+CONTROLLER = "controller"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is remembered and what is seen. `feeds` is None where they could not be asked.
+
+    `refused` has, by app, why the fleet would not run it at the last try; `unscalable` the models that it would not scale.
+    """
+
+    state: State
+    apps: Mapping[str, AppState]
+    feeds: Mapping[str, FeedState] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+    unscalable: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to save, then publish, then do. Actions are idempotent and come again until the world is as it should be."""
+
+    state: State
+    table: RouteTable
+    actions: tuple[Action, ...]
+    events: tuple[AuditEvent, ...]
+
+
+def decide(snapshot: Snapshot, now_s: float) -> Decision:
+    """The next state, the route table that goes with it, the actions and the audit of what changed."""
+    state, events = snapshot.state, list[AuditEvent]()
+    for name in sorted(state.models):
+        state = _advance_model(state, name, snapshot, now_s, events)
+    routes = build_routes(state, snapshot.apps, now_s)
+    digest = digest_of(routes)
+    if digest != state.table_digest:
+        state = replace(state, table=state.table + 1, table_digest=digest)
+    actions = fleet_actions(state, snapshot.apps, now_s)
+    if snapshot.feeds is not None:
+        actions += feed_actions(state, snapshot.feeds)
+    return Decision(state, RouteTable(state.table, routes), tuple(actions), tuple(events))
+
+
+def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, events: list[AuditEvent]) -> State:
+    state = forget_cold(state, name, now_s)
+    state = learn_scale(state, name, snapshot.apps, gave_up=name in snapshot.unscalable)
+    state = _start_newest(state, name, now_s, events)
+    while (rollout := state.active(name)) is not None:
+        judged = judge(rollout, state.evidence)
+        after = _next(rollout, _candidate(rollout, snapshot), judged, now_s)
+        if after == rollout:
+            break
+        events.append(transition(rollout, after, judged, now_s))
+        state = settle(state, after, now_s)
+    return state
+
+
+def _start_newest(state: State, name: str, now_s: float, events: list[AuditEvent]) -> State:
+    """Starts a rollout of a newer version where the plan says so, or where the model has no stable version yet."""
+    model = state.models[name]
+    newest = max((v.id.number for v in state.versions_of(name)), default=0)
+    if model.plan is None or newest <= max(model.considered, model.stable or 0) or state.active(name) is not None:
+        return state
+    if model.stable is not None and model.plan.start is not Start.AUTO:
+        return state
+    try:
+        state, started = open_rollout(state, name, newest, model.plan, CONTROLLER, now_s)
+    except (Conflict, NotFound) as refusal:
+        events.append(AuditEvent(now_s, name, None, "refused", CONTROLLER, {"version": newest, "reason": str(refusal)}))
+        return state.with_model(replace(model, considered=newest))
+    events.extend(started)
+    return state
+
+
+def _candidate(rollout: Rollout, snapshot: Snapshot) -> AppState | None:
+    """The candidate's app as seen; as failed where the fleet would not even begin to run it."""
+    app = VersionId(rollout.model, rollout.candidate).app
+    if app in snapshot.refused:
+        return AppState(app, AppStatus.FAILED, 0, 0, snapshot.refused[app])
+    return snapshot.apps.get(app)
+
+
+def _next(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float) -> Rollout:
+    """One step of the rollout, or the rollout itself where nothing is due. The order of the rules is their weight."""
+    if rollout.phase is RolloutState.PENDING:
+        # What an earlier try of the version left behind goes first; until then it says nothing about this one.
+        gone = app is None or app.status is not AppStatus.FAILED
+        return rollout.to(RolloutState.WARMING, now_s) if gone and rollout.state is RolloutState.PENDING else rollout
+    if app is not None and app.status in (AppStatus.FAILED, AppStatus.UNHEALTHY):
+        why = f"the candidate is {app.status}: {app.message or 'no reason given'}"
+        return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
+    harm = next((check for check in judged if check.verdict is Verdict.FAILED), None)
+    if harm is not None:
+        return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=harm.words)
+    if rollout.state is RolloutState.PAUSED:
+        return rollout
+    late = now_s - rollout.step_started_s >= rollout.plan.deadline_s
+    if rollout.state is RolloutState.WARMING:
+        if is_ready(app):
+            return _enter(rollout, 0, now_s) if rollout.stable is not None else rollout.to(RolloutState.PROMOTED, now_s)
+        if late:
+            seen = f"{app.status}, {app.message or 'no message'}" if app is not None else "not started"
+            why = f"not ready within {rollout.plan.deadline_s:g} s (last seen: {seen})"
+            return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
+        return rollout
+    return _judge_step(rollout, app, judged, now_s, late=late)
+
+
+def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, late: bool) -> Rollout:
+    step = rollout.plan.steps[rollout.step]
+    # A step of 0 s asks for no proof: blue/green and going back at once are such plans.
+    proven = step.bake_s == 0 or all(check.verdict is Verdict.PASSED for check in judged if check.needed)
+    if proven and is_ready(app) and now_s - rollout.step_started_s >= step.bake_s:
+        return _enter(rollout, rollout.step + 1, now_s)
+    if not late or rollout.held:
+        return rollout
+    waiting = "; ".join(check.words for check in judged if check.verdict is Verdict.WAITING) or "the candidate is not ready"
+    why = f"neither proven good nor bad within {rollout.plan.deadline_s:g} s: {waiting}"
+    if rollout.plan.on_deadline is OnDeadline.ROLLBACK:
+        return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
+    return replace(rollout, held=True, reason=why)
+
+
+def _enter(rollout: Rollout, step: int, now_s: float) -> Rollout:
+    if step == len(rollout.plan.steps):
+        return rollout.to(RolloutState.PROMOTED, now_s, reason="every step passed")
+    state = RolloutState.CANARY if rollout.plan.steps[step].weight > 0 else RolloutState.SHADOW
+    return rollout.to(state, now_s, step=step)
+
+
+def settle(state: State, rollout: Rollout, now_s: float) -> State:
+    """The state with the rollout, and what its end means for the model: who is stable, who stays warm and until when."""
+    state = state.with_rollout(rollout)
+    model: Model = state.models[rollout.model]
+    if rollout.state is RolloutState.PROMOTED:
+        warm = {number: until for number, until in model.warm.items() if number != rollout.candidate}
+        if model.stable is not None and model.stable != rollout.candidate:
+            warm[model.stable] = now_s + rollout.plan.keep_warm_s
+        return state.with_model(replace(model, stable=rollout.candidate, warm=warm))
+    if rollout.ended:
+        # Out of the table now; its app goes once every scorer has had the time to see that.
+        until_s = max(model.warm.get(rollout.candidate, now_s), now_s)
+        return state.with_model(replace(model, warm={**model.warm, rollout.candidate: until_s}))
+    return state
+
+
+def transition(before: Rollout, after: Rollout, judged: tuple[Judged, ...], now_s: float, actor: str = "") -> AuditEvent:
+    """The audit of one transition: who or which check, when, from which evidence."""
+    failed = next((check.name for check in judged if check.verdict is Verdict.FAILED), None)
+    by = actor or (f"check {failed}" if failed is not None and after.state is RolloutState.ROLLED_BACK else CONTROLLER)
+    detail: dict[str, object] = {"from": before.state.value, "stage": before.stage, "candidate": after.candidate}
+    if after.reason:
+        detail["reason"] = after.reason
+    if judged:
+        detail["checks"] = [check.words for check in judged]
+    event = "held" if after.held and not before.held else after.state.value
+    return AuditEvent(now_s, after.model, after.id, event, by, detail)

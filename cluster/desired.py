@@ -1,0 +1,149 @@
+"""Which versions and feeds should run, and the actions that bring the world there. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from cluster.ports import AppState, AppStatus, FeedKind, FeedSpec, FeedState
+from cluster.rollout import RolloutState
+from cluster.serving import ScalingMode, Serving
+from cluster.state import Model, State, Wanted
+from cluster.versions import Version, VersionId
+
+RETIRE_GRACE_S = 10.0  # from leaving the table to retiring: scorers' long polls and requests under way end well within it
+
+
+@dataclass(frozen=True, slots=True)
+class Deploy:
+    """Start a version's replicas."""
+
+    version: Version
+    serving: Serving
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Drain and remove a version's app."""
+
+    app: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Set the replicas of an app scaled by hand."""
+
+    app: str
+    model: str
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartFeed:
+    """Start a stream, or move it to its new document."""
+
+    feed: FeedSpec
+
+
+@dataclass(frozen=True, slots=True)
+class StopFeed:
+    """Drain and stop a stream."""
+
+    name: str
+
+
+Action = Deploy | Retire | Scale | StartFeed | StopFeed
+
+
+def needed(state: State, model: Model, now_s: float, *, grace_s: float = RETIRE_GRACE_S) -> set[int]:
+    """The versions of a model whose replicas should exist: stable, candidate, and those warm or just out of the table."""
+    numbers = {number for number, until_s in model.warm.items() if until_s + grace_s > now_s}
+    if model.stable is not None:
+        numbers.add(model.stable)
+    rollout = state.active(model.name)
+    if rollout is not None:
+        numbers.add(rollout.candidate)
+    return numbers
+
+
+def fleet_actions(state: State, apps: Mapping[str, AppState], now_s: float) -> list[Action]:
+    """Deploys what is missing, scales what was asked for, retires what is no longer needed. Apps unknown to it are left alone."""
+    actions: list[Action] = []
+    for version in sorted(state.versions.values(), key=lambda v: v.id):
+        model = state.models[version.id.model]
+        app = apps.get(version.id.app)
+        if model.serving is None:
+            continue
+        if _starts_over(state, version, app):
+            actions.append(Retire(version.id.app))
+        elif version.id.number in needed(state, model, now_s):
+            # What has left the table and is gone, after the loss of a whole cluster, need not come back.
+            if app is None and version.id.number in needed(state, model, now_s, grace_s=0.0):
+                actions.append(Deploy(version, model.serving, initial_replicas(model, model.serving)))
+            elif app is not None and model.scale_to is not None and app.target_replicas != model.scale_to and _by_hand(model):
+                actions.append(Scale(app.name, model.name, model.scale_to))
+        elif app is not None and app.status is not AppStatus.STOPPING:
+            actions.append(Retire(app.name))
+    return actions
+
+
+def _starts_over(state: State, version: Version, app: AppState | None) -> bool:
+    """Whether what is left of a failed try has to go: before the next try of the version, or where no one needs it."""
+    if app is None or app.status is not AppStatus.FAILED:
+        return False
+    rollout = state.active(version.id.model)
+    if rollout is not None and rollout.candidate == version.id.number:
+        return rollout.state is RolloutState.PENDING
+    return state.models[version.id.model].stable != version.id.number
+
+
+def initial_replicas(model: Model, serving: Serving) -> int:
+    """How many replicas a deployment begins with."""
+    if serving.scaling.mode is ScalingMode.AUTO:
+        return serving.scaling.min
+    for known in (model.scale_to, model.replicas):
+        if known is not None:
+            return known
+    return serving.scaling.replicas
+
+
+def forget_cold(state: State, name: str, now_s: float) -> State:
+    """Drops the versions that are no longer warm, not even for the grace."""
+    model = state.models[name]
+    warm = {number: until_s for number, until_s in model.warm.items() if until_s + RETIRE_GRACE_S > now_s}
+    return state if len(warm) == len(model.warm) else state.with_model(replace(model, warm=warm))
+
+
+def learn_scale(state: State, name: str, apps: Mapping[str, AppState], *, gave_up: bool) -> State:
+    """Remembers how many replicas a person wants of a model scaled by hand, whether told here or through Ray's own interface."""
+    model = state.models[name]
+    if not _by_hand(model) or model.stable is None or gave_up:
+        return state if model.scale_to is None else state.with_model(replace(model, scale_to=None))
+    app = apps.get(VersionId(name, model.stable).app)
+    if app is None or app.status not in (AppStatus.READY, AppStatus.UNHEALTHY):
+        return state
+    if model.scale_to is not None and app.target_replicas != model.scale_to:
+        return state
+    if (model.replicas, model.scale_to) == (app.target_replicas, None):
+        return state
+    return state.with_model(replace(model, replicas=app.target_replicas, scale_to=None))
+
+
+def feed_actions(state: State, seen: Mapping[str, FeedState]) -> list[Action]:
+    """Starts and stops streams. A stream starts once its model has a stable version; batches are not run here."""
+    actions: list[Action] = []
+    for feed in state.feeds.values():
+        if feed.spec.kind is not FeedKind.STREAM:
+            continue
+        running = seen.get(feed.spec.name)
+        if feed.wanted is Wanted.PAUSED:
+            if running is not None and running.app.status is not AppStatus.STOPPING:
+                actions.append(StopFeed(feed.spec.name))
+        elif state.models[feed.spec.model].stable is not None and (running is None or running.digest != feed.spec.digest):
+            actions.append(StartFeed(feed.spec))
+    return actions
+
+
+def _by_hand(model: Model) -> bool:
+    return model.serving is not None and model.serving.scaling.mode is ScalingMode.MANUAL

@@ -1,0 +1,117 @@
+"""All that the controller remembers: one immutable value, saved whole by the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from cluster.evidence import Counts, EvidenceKey
+from cluster.ports import FeedSpec
+from cluster.rollout import Rollout
+from cluster.rollout_plan import Plan
+from cluster.serving import Serving
+from cluster.versions import Version, VersionId
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model. `serving` and `plan` are None until its document is applied; until then nothing of it runs.
+
+    `last_number` is the newest version number given out, `considered` the newest version for which a rollout was started or
+    refused. `rollout` is the id of the one under way, or of the last. `warm` maps former versions to the Unix time until which
+    they stay in the route table. `replicas` is the last number seen of a model scaled by hand, `scale_to` a number asked for
+    and not seen yet.
+    """
+
+    name: str
+    serving: Serving | None = None
+    plan: Plan | None = None
+    stable: int | None = None
+    last_number: int = 0
+    considered: int = 0
+    rollout: int | None = None
+    warm: Mapping[int, float] = field(default_factory=dict)
+    replicas: int | None = None
+    scale_to: int | None = None
+
+
+class Wanted(StrEnum):
+    """What a person wants of a feed."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """A stream or batch as applied, and whether it should run."""
+
+    spec: FeedSpec
+    wanted: Wanted = Wanted.RUNNING
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One thing that happened: who or which check made it, when, from which evidence. `detail` is plain JSON data."""
+
+    at_s: float
+    model: str
+    rollout: int | None
+    event: str
+    actor: str
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything. `evidence` holds all stages of the rollouts under way; `scorers` the last sequence counted of each scorer.
+
+    `table` numbers the route table and `table_digest` tells whether its contents changed.
+    """
+
+    versions: Mapping[VersionId, Version] = field(default_factory=dict)
+    models: Mapping[str, Model] = field(default_factory=dict)
+    rollouts: Mapping[int, Rollout] = field(default_factory=dict)
+    feeds: Mapping[str, Feed] = field(default_factory=dict)
+    evidence: Mapping[EvidenceKey, Counts] = field(default_factory=dict)
+    scorers: Mapping[str, int] = field(default_factory=dict)
+    last_rollout: int = 0
+    table: int = 0
+    table_digest: str = ""
+
+    def with_model(self, model: Model) -> State:
+        """The state with this model in place of the one of its name."""
+        return replace(self, models={**self.models, model.name: model})
+
+    def with_rollout(self, rollout: Rollout) -> State:
+        """The state with this rollout in place of the one of its id. Ended ones drop their evidence: the audit has it."""
+        evidence = self.evidence
+        if rollout.ended:
+            evidence = {key: counts for key, counts in evidence.items() if not of_rollout(key, rollout)}
+        return replace(self, rollouts={**self.rollouts, rollout.id: rollout}, evidence=evidence)
+
+    def rollout_of(self, model: str) -> Rollout | None:
+        """The rollout under way, or the last one."""
+        known = self.models.get(model)
+        return self.rollouts[known.rollout] if known is not None and known.rollout is not None else None
+
+    def active(self, model: str) -> Rollout | None:
+        """The rollout under way."""
+        rollout = self.rollout_of(model)
+        return rollout if rollout is not None and not rollout.ended else None
+
+    def versions_of(self, model: str) -> list[Version]:
+        """The versions of a model, oldest first."""
+        return sorted((v for v in self.versions.values() if v.id.model == model), key=lambda v: v.id)
+
+
+def of_rollout(key: EvidenceKey, rollout: Rollout) -> bool:
+    """Whether the evidence was gathered in some step of this rollout."""
+    return key.model == rollout.model and key.stage.startswith(f"r{rollout.id}.")
+
+
+def feed_key(kind: str, name: str) -> str:
+    """The name of a feed in `State.feeds`; also its app's."""
+    return f"{kind}--{name}"

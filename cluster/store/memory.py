@@ -1,0 +1,48 @@
+"""A store that forgets at the end of the process: for tests, held to the same contract as the real one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from cluster.errors import Fenced
+from cluster.state import AuditEvent, State
+from cluster.store.rows import from_rows, to_rows
+
+
+class MemoryStore:
+    """A Store in memory. Keeps rows, not objects, so that what does not survive the real store does not survive this one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._fence = 0
+        self._rows = to_rows(State())
+        self._audit: list[AuditEvent] = []
+
+    def acquire(self) -> int:
+        with self._lock:
+            self._fence += 1
+            return self._fence
+
+    def load(self) -> State:
+        with self._lock:
+            return from_rows(self._rows)
+
+    def save(self, fence: int, before: State, after: State, events: Sequence[AuditEvent]) -> None:  # noqa: ARG002 - the port's
+        with self._lock:
+            if fence != self._fence:
+                raise fenced()
+            self._rows = to_rows(after)
+            self._audit.extend(events)
+
+    def audit(self, model: str, limit: int = 1000) -> list[AuditEvent]:
+        with self._lock:
+            return [event for event in self._audit if event.model == model][-limit:]
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def fenced() -> Fenced:
+    """What a controller meets that has been replaced."""
+    return Fenced("another controller has taken over this store", where="controller", remedy="this one stops; ask again")

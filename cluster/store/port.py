@@ -1,0 +1,34 @@
+"""The durable memory of the controller."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from cluster.state import AuditEvent, State
+
+
+class Store(Protocol):
+    """Keeps one State and its audit. Every method blocks, and is safe from any thread.
+
+    Raises Unreachable where the store is away or locked. A failed `save` may have been taken after all (the answer got lost):
+    load again before going on.
+    """
+
+    def acquire(self) -> int:
+        """Raises the fence and returns it: from now on only writes under this number are taken. Each call raises it again."""
+
+    def load(self) -> State:
+        """The state as last saved; the empty one in a new store."""
+
+    def save(self, fence: int, before: State, after: State, events: Sequence[AuditEvent]) -> None:
+        """Saves what differs between the two and appends the events, in one transaction: all of it or nothing.
+
+        `before` is what was last loaded or saved. Raises Fenced, and writes nothing, where the fence has been raised since.
+        """
+
+    def audit(self, model: str, limit: int = 1000) -> list[AuditEvent]:
+        """The newest events of a model, oldest first."""
+
+    def close(self) -> None:
+        """Gives connections back. Safe to repeat."""

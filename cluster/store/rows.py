@@ -1,0 +1,109 @@
+"""The state as rows: one table a kind, a key and a JSON document a row. Fields added later have defaults, so old rows open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from cluster.evidence import Counts, EvidenceKey
+from cluster.rollout import Rollout
+from cluster.state import Feed, Model, State
+from cluster.versions import Version
+
+Rows = dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One row of evidence."""
+
+    key: EvidenceKey
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The state's single values, in one row."""
+
+    last_rollout: int = 0
+    table: int = 0
+    table_digest: str = ""
+
+
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {
+    "versions": TypeAdapter(Version),
+    "models": TypeAdapter(Model),
+    "rollouts": TypeAdapter(Rollout),
+    "feeds": TypeAdapter(Feed),
+    "evidence": TypeAdapter(Observed),
+    "scorers": TypeAdapter(int),
+    "control": TypeAdapter(Control),
+}
+TABLES = tuple(_ADAPTERS)
+
+
+def _values(state: State) -> dict[str, tuple[Mapping[Any, Any], Callable[[Any], str]]]:
+    """By table: the entries and how their keys are written."""
+    return {
+        "versions": (state.versions, lambda key: key.app),
+        "models": (state.models, str),
+        "rollouts": (state.rollouts, str),
+        "feeds": (state.feeds, str),
+        "evidence": (state.evidence, lambda key: f"{key.model}/{key.stage}/{key.version}"),
+        "scorers": (state.scorers, str),
+        "control": ({"state": Control(state.last_rollout, state.table, state.table_digest)}, str),
+    }
+
+
+def _document(table: str, key: Any, value: Any) -> str:
+    entry = Observed(key, value) if table == "evidence" else value
+    return _ADAPTERS[table].dump_json(entry).decode()
+
+
+def to_rows(state: State) -> Rows:
+    """Every row of the state."""
+    return {
+        table: {name(key): _document(table, key, value) for key, value in entries.items()}
+        for table, (entries, name) in _values(state).items()
+    }
+
+
+def changes(before: State, after: State) -> tuple[Rows, dict[str, list[str]]]:
+    """The rows to write and the keys to delete, by table. What is the same object or equal is left out."""
+    written: Rows = {}
+    deleted: dict[str, list[str]] = {}
+    old_values = _values(before)
+    for table, (new, name) in _values(after).items():
+        old = old_values[table][0]
+        if old is new:
+            continue
+        rows = {name(key): _document(table, key, value) for key, value in new.items() if key not in old or old[key] != value}
+        gone = [name(key) for key in old if key not in new]
+        if rows:
+            written[table] = rows
+        if gone:
+            deleted[table] = gone
+    return written, deleted
+
+
+def from_rows(rows: Mapping[str, Mapping[str, str]]) -> State:
+    """The state that these rows were made from."""
+    read = {
+        table: {key: adapter.validate_json(document) for key, document in rows.get(table, {}).items()}
+        for table, adapter in _ADAPTERS.items()
+    }
+    control: Control = read["control"].get("state", Control())
+    return State(
+        versions={version.id: version for version in read["versions"].values()},
+        models=read["models"],
+        rollouts={rollout.id: rollout for rollout in read["rollouts"].values()},
+        feeds=read["feeds"],
+        evidence={row.key: row.counts for row in read["evidence"].values()},
+        scorers=read["scorers"],
+        last_rollout=control.last_rollout,
+        table=control.table,
+        table_digest=control.table_digest,
+    )

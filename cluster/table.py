@@ -1,0 +1,102 @@
+"""The route table as it follows from the state and what is seen of the fleet. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+from pydantic import TypeAdapter
+
+from cluster.ports import AppState, AppStatus
+from cluster.rollout import Rollout
+from cluster.routes import WEIGHT_UNIT, Route, Target
+from cluster.serving import Serving
+from cluster.state import Model, State
+from cluster.versions import VersionId
+
+_Accept = Callable[[AppState | None], bool]
+_ROUTES = TypeAdapter(dict[str, Route])
+
+
+def build_routes(state: State, apps: Mapping[str, AppState], now_s: float) -> dict[str, Route]:
+    """One route for each model that has a stable version. Its targets are versions that may be scored with now.
+
+    Where stable itself has no ready replica it is missing from the targets: callers are to wait for it.
+    """
+    routes: dict[str, Route] = {}
+    for model in state.models.values():
+        if model.stable is not None and model.serving is not None:
+            routes[model.name] = _route(state, model, model.stable, model.serving, apps, now_s)
+    return routes
+
+
+def digest_of(routes: Mapping[str, Route]) -> str:
+    """Equal for equal contents, in every process."""
+    ordered = {name: routes[name] for name in sorted(routes)}
+    return hashlib.sha256(_ROUTES.dump_json(ordered)).hexdigest()
+
+
+def is_ready(app: AppState | None) -> bool:
+    """Whether a version may begin to get traffic."""
+    return app is not None and app.status is AppStatus.READY
+
+
+def serves_on(app: AppState | None) -> bool:
+    """Whether stable may keep its traffic: also where some of its replicas are unwell, since nothing else could answer."""
+    return app is not None and (app.status is AppStatus.READY or (app.status is AppStatus.UNHEALTHY and app.replicas > 0))
+
+
+def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapping[str, AppState], now_s: float) -> Route:
+    numbers = {number for number, until_s in model.warm.items() if until_s > now_s and _seen(apps, model, number, is_ready)}
+    if _seen(apps, model, stable, serves_on):
+        numbers.add(stable)
+    rollout = state.active(model.name)
+    plan = model.plan
+    candidate, weight, shadow, stage, salt, slow_ms, tolerance = None, 0, 0, "", 0, None, None
+    if rollout is not None and rollout.stable is not None:
+        plan, stage, salt = rollout.plan, rollout.stage, rollout.salt
+        slow_ms = plan.checks.slow.bound_ms if plan.checks.slow else None
+        tolerance = plan.checks.disagreement.tolerance if plan.checks.disagreement else None
+        if rollout.current is not None and _seen(apps, model, rollout.candidate, is_ready):
+            candidate = rollout.candidate
+            numbers.add(candidate)
+            weight, shadow = shares(rollout)
+    targets = {number: _target(state, model, number) for number in sorted(numbers)}
+    return Route(
+        model=model.name,
+        stable=stable,
+        serving=serving,
+        targets=targets,
+        candidate=candidate,
+        weight=weight,
+        shadow=shadow,
+        stage=stage,
+        salt=salt,
+        fallback=plan.fallback if plan is not None else True,
+        slow_ms=slow_ms,
+        tolerance=tolerance,
+    )
+
+
+def shares(rollout: Rollout) -> tuple[int, int]:
+    """Weight and shadow of the step under way, in basis points."""
+    step = rollout.current
+    if step is None:
+        return 0, 0
+    return round(step.weight * WEIGHT_UNIT / 100), round(step.shadow * WEIGHT_UNIT / 100)
+
+
+def _seen(apps: Mapping[str, AppState], model: Model, number: int, accept: _Accept) -> bool:
+    return accept(apps.get(VersionId(model.name, number).app))
+
+
+def _target(state: State, model: Model, number: int) -> Target:
+    version = state.versions[VersionId(model.name, number)]
+    return Target(
+        version=number,
+        app=version.id.app,
+        artifact_uri=version.artifact_uri,
+        digest=version.digest,
+        engine=version.engine,
+        signature=version.signature,
+    )

@@ -1,0 +1,280 @@
+"""The controller over a fake fleet: what it does with versions, rollouts, scale and streams."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.errors import BadInput, Conflict, Fenced, NotFound
+from tests.unit.brain import SIGNATURE, SURE, Brain
+
+
+@pytest.fixture
+def brain() -> Brain:
+    return Brain()
+
+
+def test_the_first_version_goes_straight_to_stable_once_ready(brain: Brain) -> None:
+    brain.build(1)
+    brain.tick()
+    assert brain.fleet.deployed == []  # nothing runs before its document is applied
+    brain.apply()
+    brain.tick()
+    assert brain.fleet.deployed == ["digits--v1"]
+    assert brain.controller.table.routes == {}
+    brain.tick(3)
+    route = brain.controller.table.routes["digits"]
+    assert (route.stable, route.candidate, set(route.targets)) == (1, None, {1})
+
+
+def test_a_good_version_goes_through_its_steps_and_the_former_stays_warm_then_goes(brain: Brain) -> None:
+    brain.serve_first()
+    brain.build(2)
+    brain.tick(4)
+    route = brain.controller.table.routes["digits"]
+    assert (route.candidate, route.weight, route.stage) == (2, 1000, "r2.1")
+    brain.score(1, rows=9000)
+    brain.score(2, rows=1000)
+    brain.tick(11)
+    assert brain.controller.table.routes["digits"].weight == 10_000
+    brain.score(2, rows=1000)
+    brain.tick(11)
+    route = brain.controller.table.routes["digits"]
+    assert (route.stable, route.candidate, set(route.targets)) == (2, None, {1, 2})
+    assert brain.rollout()["state"] == "promoted"
+    brain.tick(each_s=61)
+    assert set(brain.controller.table.routes["digits"].targets) == {2}
+    assert brain.fleet.retired == []  # out of the table first, retired after the grace
+    brain.tick(each_s=11)
+    assert brain.fleet.retired == ["digits--v1"]
+
+
+def test_proven_harm_rolls_back_at_once(brain: Brain) -> None:
+    brain.serve_first()
+    brain.build(2)
+    brain.tick(4)
+    brain.score(1, rows=9000)
+    brain.score(2, rows=1000, errors=60)
+    brain.tick()
+    rollout = brain.rollout()
+    assert rollout["state"] == "rolled_back"
+    assert "error rate: candidate" in rollout["reason"]
+    route = brain.controller.table.routes["digits"]
+    assert (route.stable, route.candidate, route.weight) == (1, None, 0)
+    brain.tick(each_s=11)
+    assert brain.fleet.retired == ["digits--v2"]
+    brain.tick(20)
+    assert brain.fleet.deployed == ["digits--v1", "digits--v2"]  # it is not tried again by itself
+
+
+def test_a_candidate_that_cannot_load_is_rolled_back_with_its_message(brain: Brain) -> None:
+    brain.serve_first()
+    brain.fleet.doom("digits--v2", "no such operator")
+    brain.build(2)
+    brain.tick(3)
+    assert brain.rollout()["state"] == "rolled_back"
+    assert "no such operator" in brain.rollout()["reason"]
+
+
+def test_no_traffic_is_held_after_the_deadline_and_goes_on_when_evidence_comes(brain: Brain) -> None:
+    brain.serve_first()
+    brain.build(2)
+    brain.tick(4)
+    brain.tick(3, each_s=60)
+    rollout = brain.rollout()
+    assert (rollout["state"], rollout["step"]) == ("canary", 1)
+    assert "neither proven good nor bad within 100 s: error rate: nothing observed" in rollout["reason"]
+    brain.score(1, rows=9000)
+    brain.score(2, rows=1000)
+    brain.tick()
+    assert brain.rollout()["step"] == 2
+
+
+def test_the_deadline_may_roll_back(brain: Brain) -> None:
+    brain.serve_first({**SURE, "on_deadline": "rollback"})
+    brain.build(2)
+    brain.tick(4)
+    brain.tick(2, each_s=60)
+    assert brain.rollout()["state"] == "rolled_back"
+
+
+def test_a_person_pauses_resumes_promotes(brain: Brain) -> None:
+    brain.serve_first()
+    brain.build(2)
+    with pytest.raises(Conflict):
+        brain.call("rollout.promote", model="digits")
+    brain.tick(4)
+    brain.call("rollout.pause", model="digits", actor="ann")
+    brain.tick(3, each_s=60)
+    assert brain.controller.table.routes["digits"].weight == 1000
+    assert brain.rollout()["paused"] is True
+    brain.call("rollout.resume", model="digits")
+    brain.tick()
+    assert (brain.rollout()["state"], brain.rollout()["reason"]) == ("canary", "")  # the pause did not use up the deadline
+    brain.call("rollout.promote", model="digits", actor="ann")
+    brain.tick()
+    assert brain.controller.table.routes["digits"].stable == 2
+    with pytest.raises(Conflict, match="no rollout is under way"):
+        brain.call("rollout.abort", model="digits")
+    audit = brain.call("rollout.history", model="digits")["audit"]
+    assert [(event["event"], event["actor"]) for event in audit if event["rollout"] == 2] == [
+        ("started", "controller"),
+        ("warming", "controller"),
+        ("canary", "controller"),
+        ("paused", "ann"),
+        ("canary", "a person"),
+        ("promoted", "ann"),
+    ]
+
+
+def test_supersede_and_going_back_to_a_warm_version_in_one_table_change(brain: Brain) -> None:
+    brain.serve_first()
+    brain.build(2)
+    brain.tick(4)
+    with pytest.raises(Conflict, match="under way"):
+        brain.call("rollout.start", model="digits", version=2)
+    brain.call("rollout.promote", model="digits")
+    brain.tick()
+    number = brain.controller.table.number
+    brain.call("rollout.start", model="digits", version=1, plan={"steps": [{"weight": 100, "bake_s": 0}]})
+    brain.tick()
+    assert brain.controller.table.routes["digits"].stable == 1
+    assert brain.controller.table.number == number + 1
+    brain.build(3)
+    brain.tick()
+    brain.build(4)
+    brain.call("rollout.start", model="digits", version=4, supersede=True)
+    history = brain.call("rollout.history", model="digits")["rollouts"]
+    assert [rollout["state"] for rollout in history] == ["pending", "superseded", "promoted", "promoted", "promoted"]
+
+
+def test_another_signature_is_refused(brain: Brain) -> None:
+    brain.serve_first()
+    other = {**SIGNATURE, "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, 5]}]}
+    brain.build(2, **other)
+    brain.tick(3)
+    assert brain.rollout()["candidate"] == 1  # the automatic start was refused, once
+    audit = brain.call("rollout.history", model="digits")["audit"]
+    assert [event["event"] for event in audit].count("refused") == 1
+    with pytest.raises(Conflict, match=r"input 'input' is FP32 \[-1, 5\], not FP32 \[-1, 4\]"):
+        brain.call("rollout.start", model="digits", version=2)
+
+
+def test_scale_by_hand_is_remembered_through_the_loss_of_the_cluster_and_never_undone(brain: Brain) -> None:
+    brain.serve_first(serving={"scaling": {"mode": "manual", "replicas": 2}})
+    brain.fleet.scale_by_hand("digits--v1", 5)
+    brain.tick(2)
+    assert brain.fleet.state()["digits--v1"].target_replicas == 5
+    brain.fleet.vanish("digits--v1")
+    brain.revive()
+    brain.tick(4)
+    assert brain.fleet.state()["digits--v1"].target_replicas == 5
+    brain.call("model.scale", model="digits", replicas=3)
+    brain.tick(2)
+    assert brain.fleet.state()["digits--v1"].target_replicas == 3
+    brain.fleet.scale_by_hand("digits--v1", 4)
+    brain.tick(3)
+    assert brain.fleet.state()["digits--v1"].target_replicas == 4
+
+
+def test_scale_of_an_automatic_model_is_refused(brain: Brain) -> None:
+    brain.serve_first()
+    with pytest.raises(Conflict, match="not scaled by hand"):
+        brain.call("model.scale", model="digits", replicas=3)
+
+
+def test_streams_follow_what_is_wanted(brain: Brain) -> None:
+    feed = {"kind": "stream", "name": "scores", "model": "digits", "spec": {"topic": "in"}}
+    brain.build(1)
+    brain.apply(feeds=[feed])
+    brain.tick()
+    assert brain.streams.running == {}  # its model does not serve yet
+    brain.tick(3)
+    digest = brain.streams.running["scores"].digest
+    assert brain.call("feed.show", kind="stream", name="scores")["status"] == "ready"
+    brain.apply(feeds=[{**feed, "spec": {"topic": "other"}}])
+    brain.tick()
+    assert brain.streams.running["scores"].digest != digest
+    brain.call("feed.pause", kind="stream", name="scores")
+    brain.tick()
+    assert brain.streams.running == {}
+    brain.call("feed.resume", kind="stream", name="scores")
+    brain.tick()
+    assert set(brain.streams.running) == {"scores"}
+
+
+def test_apply_is_idempotent_and_all_or_nothing(brain: Brain) -> None:
+    assert brain.apply()["changes"][0]["action"] == "created"
+    assert brain.apply()["changes"][0]["action"] == "unchanged"
+    assert brain.apply({**SURE, "alpha": 0.1})["changes"][0]["action"] == "updated"
+    with pytest.raises(BadInput, match="there is no model 'other'"):
+        brain.call("apply", models=[{"name": "fresh"}], feeds=[{"kind": "stream", "name": "s", "model": "other", "spec": {}}])
+    assert [model["name"] for model in brain.call("status")["models"]] == ["digits"]
+
+
+def test_versions_are_registered_once_and_removed_only_when_idle(brain: Brain) -> None:
+    brain.serve_first()
+    assert brain.build(1)["role"] == "stable"
+    with pytest.raises(Conflict, match="it is stable"):
+        brain.call("version.remove", model="digits", version=1)
+    brain.fleet.doom("digits--v2", "broken")
+    brain.build(2)
+    brain.tick(3)
+    brain.tick(4, each_s=11)
+    brain.call("version.remove", model="digits", version=2)
+    with pytest.raises(NotFound, match="there is no version 2"):
+        brain.call("version.resolve", model="digits", version=2)
+    brain.build(3)  # numbers are never given out twice
+    assert brain.call("version.resolve", model="digits")["version"] == 1
+
+
+def test_bad_calls_name_the_field(brain: Brain) -> None:
+    with pytest.raises(NotFound, match=r"no command 'rollout\.begin'"):
+        brain.call("rollout.begin")
+    with pytest.raises(BadInput, match="weights must rise"):
+        brain.apply({"steps": [{"weight": 50}, {"weight": 10}, {"weight": 100}]})
+    with pytest.raises(BadInput, match=r"model\.scale: replicas"):
+        brain.call("model.scale", model="digits", replicas=-1)
+    with pytest.raises(NotFound, match="no model 'nope'"):
+        brain.call("model.show", model="nope")
+
+
+def test_a_resent_batch_counts_once_and_evidence_of_an_earlier_step_not_at_all(brain: Brain) -> None:
+    brain.serve_first()
+    brain.build(2)
+    brain.tick(4)
+    brain.score(2, rows=10)
+    brain.tick()
+    brain.sequence -= 1
+    brain.score(2, rows=10)  # the same sequence again
+    brain.tick()
+    before = brain.rollout()["checks"][0]["high"]
+    brain.revive()
+    brain.tick()
+    brain.sequence -= 1
+    brain.score(2, rows=10)  # and again, to the next controller
+    brain.tick()
+    assert brain.rollout()["checks"][0]["high"] == before
+    counts = list(brain.store.load().evidence.values())
+    assert [count.rows for count in counts] == [10]
+
+
+def test_the_fleet_away_leaves_the_table_and_everything_comes_back(brain: Brain) -> None:
+    brain.serve_first()
+    table = brain.controller.table
+    brain.fleet.away = True
+    brain.tick(3)
+    assert brain.controller.table is table
+    brain.build(2)  # commands go on
+    brain.fleet.away = False
+    brain.tick(4)
+    assert brain.controller.table.routes["digits"].candidate == 2
+
+
+def test_two_controllers_the_fenced_one_cannot_write(brain: Brain) -> None:
+    brain.serve_first()
+    old = brain.controller
+    brain.revive()
+    with pytest.raises(Fenced):
+        old.call("apply", {"models": [{"name": "other"}]})
+    brain.tick()
+    assert [model["name"] for model in brain.call("status")["models"]] == ["digits"]
