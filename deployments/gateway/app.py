@@ -1,0 +1,188 @@
+"""The gateway's ASGI application: Open Inference Protocol v2, V1 predict, the control API, a page. The work is elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from cluster.commands import COMMANDS, ControlPlane
+from cluster.errors import BadInput, HeadraceError, NotFound
+from deployments.gateway.compression import deflate
+from deployments.gateway.dataplane import EXTENSIONS, SERVER_NAME, Call, DataPlane
+from deployments.gateway.http_io import (
+    Disconnected,
+    Receive,
+    Reply,
+    Request,
+    Scope,
+    Send,
+    control_error_reply,
+    error_reply,
+    json_reply,
+)
+from deployments.gateway.page import render_page
+from deployments.gateway.request import InferRequest, parse_raw_request, parse_request
+from deployments.gateway.response import encode_response
+from deployments.gateway.v1 import encode_v1, parse_v1
+
+log = logging.getLogger(__name__)
+
+HEADER_LENGTH = b"inference-header-content-length"
+
+
+class _WrongMethod(Exception):
+    """The path exists, but not for this method."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayApp:
+    """One ASGI application. `startup` and `shutdown` run with the server's lifespan."""
+
+    dataplane: DataPlane
+    control: ControlPlane
+    server_version: str
+    max_body_bytes: int
+    startup: Callable[[], Awaitable[None]]
+    shutdown: Callable[[], Awaitable[None]]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one connection event, as ASGI asks."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(Request(scope, receive, self.max_body_bytes), send)
+        else:
+            raise NotImplementedError(f"ASGI {scope['type']} is not served")
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self.startup()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.shutdown()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _http(self, request: Request, send: Send) -> None:
+        try:
+            reply = await self._route(request)
+        except Disconnected:
+            return
+        except _WrongMethod:
+            reply = json_reply({"error": f"{request.method} is not possible here"}, 405)
+        except HeadraceError as error:
+            reply = error_reply(error)
+            if reply.status == 500:
+                log.error("%s %s: %s", request.method, request.path, error)
+        except Exception:
+            log.exception("%s %s", request.method, request.path)
+            reply = json_reply({"error": "a fault of the gateway, not of the request (the gateway's log has it)"}, 500)
+        await reply.send(send)
+
+    async def _route(self, request: Request) -> Reply:
+        segments = [segment for segment in request.path.split("/") if segment]
+        match segments:
+            case ["v2", "models", model, "infer"]:
+                return await self._infer(request, model, None)
+            case ["v2", "models", model, "versions", version, "infer"]:
+                return await self._infer(request, model, version)
+            case ["v1", "models", model] if model.endswith(":predict"):
+                return await self._predict(request, model.removesuffix(":predict"))
+            case ["control", command]:
+                return await self._command(request, command)
+        reply = await self._describe(segments)
+        if reply is None:
+            raise NotFound(f"nothing at {request.path[:200]}", where="path", remedy="see / for what is served")
+        if request.method not in ("GET", "HEAD"):
+            raise _WrongMethod
+        return reply
+
+    async def _describe(self, segments: list[str]) -> Reply | None:
+        """What only tells; None where there is no such path."""
+        plane = self.dataplane
+        match segments:
+            case []:
+                return Reply(200, render_page(plane.models(), self.server_version), b"text/html; charset=utf-8")
+            case ["v2"]:
+                return json_reply({"name": SERVER_NAME, "version": self.server_version, "extensions": EXTENSIONS})
+            case ["v2", "health", "live"]:
+                return json_reply({"live": True})
+            case ["v2", "health", "ready"]:
+                ready = await plane.ready()
+                return json_reply({"ready": ready}, 200 if ready else 503)
+            case ["v2", "models", model] | ["v2", "models", model, "versions", _] if len(segments) != 4:
+                return json_reply(plane.model_metadata(model, segments[4] if len(segments) == 5 else None))
+            case ["v2", "models", model, "ready"]:
+                return json_reply({"name": model, "ready": plane.model_ready(model)})
+            case ["v2", "models", model, "versions", version, "ready"]:
+                return json_reply({"name": model, "ready": plane.model_ready(model, version)})
+            case ["v1", "models"]:
+                return json_reply({"models": [route.model for route in plane.models()]})
+            case ["v1", "models", model]:
+                return json_reply({"name": model, "ready": plane.model_ready(model)})
+        return None
+
+    async def _infer(self, request: Request, model: str, version: str | None) -> Reply:
+        _only_post(request)
+        wanted = self._parse(await request.body(), request, model, version)
+        answer = await self.dataplane.infer(_call(request, model, version), wanted)
+        body, header_bytes = encode_response(answer)
+        body, encoding = deflate(body, request.header(b"accept-encoding") or "")
+        headers: list[tuple[bytes, bytes]] = [(b"content-encoding", encoding.encode())] if encoding else []
+        if header_bytes is None:
+            return Reply(200, body, headers=tuple(headers))
+        headers.append((HEADER_LENGTH, b"%d" % header_bytes))
+        return Reply(200, body, b"application/octet-stream", tuple(headers))
+
+    def _parse(self, body: bytes, request: Request, model: str, version: str | None) -> InferRequest:
+        text = request.header(HEADER_LENGTH)
+        if text is None:
+            return parse_request(body)
+        if not text.isascii() or not text.isdigit() or len(text) > 18:
+            raise BadInput(f"it must be a number of bytes; got {text[:80]!r}", where="Inference-Header-Content-Length")
+        if int(text) == 0:
+            return parse_raw_request(body, self.dataplane.signature(model, version))
+        return parse_request(body, int(text))
+
+    async def _predict(self, request: Request, model: str) -> Reply:
+        _only_post(request)
+        wanted = parse_v1(await request.body(), self.dataplane.signature(model))
+        return Reply(200, encode_v1(await self.dataplane.infer(_call(request, model, None), wanted)))
+
+    async def _command(self, request: Request, command: str) -> Reply:
+        _only_post(request)
+        try:
+            return json_reply(await self.control.call(command, await _payload(request, command)))
+        except HeadraceError as error:
+            return control_error_reply(error)
+
+
+async def _payload(request: Request, command: str) -> dict[str, Any]:
+    # A page on another site can post a form to this address, but not JSON: so no browser is made to run a command.
+    if (request.header(b"content-type") or "").partition(";")[0].strip().lower() != "application/json":
+        raise BadInput("commands are JSON", where="Content-Type", remedy="send Content-Type: application/json")
+    if command not in COMMANDS:
+        raise NotFound(f"no command {command[:80]!r}", where="command", remedy=f"commands: {', '.join(COMMANDS)}")
+    body = await request.body()
+    try:
+        payload = orjson.loads(body) if body else {}
+    except orjson.JSONDecodeError as error:
+        raise BadInput(f"not valid JSON: {error}", where=command) from None
+    if not isinstance(payload, dict):
+        raise BadInput("the JSON must be an object", where=command)
+    return payload
+
+
+def _only_post(request: Request) -> None:
+    if request.method != "POST":
+        raise _WrongMethod
+
+
+def _call(request: Request, model: str, version: str | None) -> Call:
+    timeout = request.header(b"x-timeout-ms")
+    if timeout is not None and (not timeout.isascii() or not timeout.isdigit() or not 0 < len(timeout) <= 9 or int(timeout) == 0):
+        raise BadInput(f"it must be a whole number of milliseconds above 0; got {timeout[:80]!r}", where="x-timeout-ms")
+    return Call(model, version, request.headers.get(b"x-routing-key") or None, None if timeout is None else int(timeout) / 1000)

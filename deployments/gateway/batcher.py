@@ -1,0 +1,226 @@
+"""Requests that arrive together are scored together.
+
+A lane holds what may share a call: one model, one version pin, one form of tensors. An idle lane starts at once; while its
+calls are under way, arrivals gather, and the next call takes them all, up to `max_batch_rows`. So the batch grows with the
+load and nobody waits for company.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cluster.errors import BadInput, HeadraceError, NoCapacity
+from deployments.datatypes import Array
+from deployments.scoring import Scored, Scorer
+
+SMOOTHING = 0.2  # weight of the newest call in the running mean of a call's time
+
+
+@dataclass(frozen=True, slots=True)
+class LaneKey:
+    """What may be scored in one call. `form` is each input's name, dtype and shape behind the batch axis."""
+
+    model: str
+    version: int | None
+    form: tuple[tuple[str, str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """Bounds of a lane. A queue that is empty takes any one request, however large."""
+
+    calls: int = 2
+    queued_rows: int = 32_768
+    queued_bytes: int = 256 << 20
+
+
+@dataclass(eq=False, slots=True)
+class _Ask:
+    tensors: Mapping[str, Array]
+    rows: int
+    size_bytes: int
+    key: bytes
+    deadline_s: float
+    answer: asyncio.Future[Scored]
+
+
+class Batcher:
+    """Gathers the requests of one event loop into calls of a scorer."""
+
+    def __init__(self, scorer: Scorer, limits: BatchLimits) -> None:
+        self._scorer = scorer
+        self._limits = limits
+        self._lanes: dict[LaneKey, _Lane] = {}
+
+    async def score(
+        self, model: str, version: int | None, tensors: Mapping[str, Array], key: bytes, *, max_batch_rows: int, timeout_s: float
+    ) -> Scored:
+        """Scores one request, whose tensors met the signature and have the same n rows; all rows carry `key`.
+
+        Raises what Scorer.score raises; NoCapacity at once where the queue is full or would take longer than `timeout_s`.
+        """
+        names = sorted(tensors)
+        lane_key = LaneKey(model, version, tuple((name, tensors[name].dtype.char, tensors[name].shape[1:]) for name in names))
+        lane = self._lanes.get(lane_key)
+        if lane is None:
+            lane = self._lanes[lane_key] = _Lane(lane_key, self._scorer, self._limits, max_batch_rows)
+        lane.max_batch_rows = max_batch_rows
+        try:
+            return await lane.score(tensors, len(tensors[names[0]]), key, timeout_s)
+        finally:
+            if lane.idle:
+                self._lanes.pop(lane_key, None)
+
+
+@dataclass(eq=False, slots=True)
+class _Lane:
+    key: LaneKey
+    scorer: Scorer
+    limits: BatchLimits
+    max_batch_rows: int
+    queue: deque[_Ask] = field(default_factory=deque)
+    queued_rows: int = 0
+    queued_bytes: int = 0
+    calls: set[asyncio.Task[list[Scored]]] = field(default_factory=set)
+    waking: bool = False
+    call_s: float = 0.0
+
+    @property
+    def idle(self) -> bool:
+        return not self.queue and not self.calls and not self.waking
+
+    async def score(self, tensors: Mapping[str, Array], rows: int, key: bytes, timeout_s: float) -> Scored:
+        loop = asyncio.get_running_loop()
+        size_bytes = sum(array.nbytes for array in tensors.values())
+        self._admit(rows, size_bytes, timeout_s)
+        ask = _Ask(tensors, rows, size_bytes, key, loop.time() + timeout_s, loop.create_future())
+        self.queue.append(ask)
+        self.queued_rows += rows
+        self.queued_bytes += size_bytes
+        self._wake()
+        try:
+            async with asyncio.timeout_at(ask.deadline_s):
+                return await ask.answer
+        except TimeoutError:
+            raise NoCapacity(
+                f"no answer within {timeout_s:g} s", where=self.key.model, remedy="retry, or allow more time with x-timeout-ms"
+            ) from None
+
+    def _admit(self, rows: int, size_bytes: int, timeout_s: float) -> None:
+        if not self.queue:
+            return
+        if self.queued_rows + rows > self.limits.queued_rows or self.queued_bytes + size_bytes > self.limits.queued_bytes:
+            raise NoCapacity("too many requests are waiting", where=self.key.model, remedy="retry later, or scale the model")
+        calls_before = 1 + self.queued_rows / self.max_batch_rows
+        if calls_before * self.call_s / self.limits.calls > timeout_s:
+            raise NoCapacity(
+                f"requests wait longer than {timeout_s:g} s now", where=self.key.model, remedy="retry later, or scale the model"
+            )
+
+    def _wake(self) -> None:
+        if self.queue and not self.waking and len(self.calls) < self.limits.calls:
+            self.waking = True
+            # One turn of the loop later, so that requests that are already in its sockets join.
+            asyncio.get_running_loop().call_soon(self._start)
+
+    def _start(self) -> None:
+        self.waking = False
+        if batch := self._take():
+            self._begin(batch)
+        self._wake()
+
+    def _begin(self, batch: Sequence[_Ask]) -> None:
+        call = asyncio.get_running_loop().create_task(self._call(batch))
+        self.calls.add(call)
+        call.add_done_callback(lambda done: self._deliver(batch, done))
+
+    def _take(self) -> list[_Ask]:
+        """The next batch, without those who gave up or whose time is over."""
+        now_s = asyncio.get_running_loop().time()
+        batch: list[_Ask] = []
+        rows = 0
+        while self.queue and (not batch or rows + self.queue[0].rows <= self.max_batch_rows):
+            ask = self.queue.popleft()
+            self.queued_rows -= ask.rows
+            self.queued_bytes -= ask.size_bytes
+            if not ask.answer.done() and ask.deadline_s > now_s:
+                batch.append(ask)
+                rows += ask.rows
+        return batch
+
+    async def _call(self, batch: Sequence[_Ask]) -> list[Scored]:
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        if len(batch) == 1:
+            answers = [await self._alone(batch[0])]
+        else:
+            tensors = {name: np.concatenate([ask.tensors[name] for ask in batch]) for name, *_ in self.key.form}
+            keys = [key for ask in batch for key in (ask.key,) * ask.rows]
+            answers = split(await self._score(tensors, keys, max(ask.deadline_s for ask in batch)), [ask.rows for ask in batch])
+        took_s = loop.time() - started_s
+        self.call_s = took_s if self.call_s == 0 else self.call_s + SMOOTHING * (took_s - self.call_s)
+        return answers
+
+    async def _alone(self, ask: _Ask) -> Scored:
+        """One request; a giant one in parts."""
+        parts = []
+        for start in range(0, ask.rows, self.max_batch_rows):
+            part = {name: array[start : start + self.max_batch_rows] for name, array in ask.tensors.items()}
+            rows = min(self.max_batch_rows, ask.rows - start)
+            parts.append(await self._score(part, [ask.key] * rows, ask.deadline_s))
+        return join(parts)
+
+    async def _score(self, tensors: Mapping[str, Array], keys: list[bytes], deadline_s: float) -> Scored:
+        timeout_s = max(deadline_s - asyncio.get_running_loop().time(), 0.001)
+        return await self.scorer.score(self.key.model, tensors, keys, version=self.key.version, timeout_s=timeout_s)
+
+    def _deliver(self, batch: Sequence[_Ask], call: asyncio.Task[list[Scored]]) -> None:
+        self.calls.discard(call)
+        error = None if call.cancelled() else call.exception()
+        if isinstance(error, BadInput) and len(batch) > 1:
+            # Whoever is to blame, the others are not: each is asked again alone.
+            for ask in batch:
+                self._begin([ask])
+            return
+        for index, ask in enumerate(batch):
+            if ask.answer.done():
+                continue
+            if call.cancelled():
+                ask.answer.cancel()
+            elif error is not None:
+                ask.answer.set_exception(error)
+            else:
+                ask.answer.set_result(call.result()[index])
+        self._wake()
+
+
+def split(scored: Scored, rows: Sequence[int]) -> list[Scored]:
+    """Cuts an answer into consecutive ones of so many rows each."""
+    parts = []
+    start = 0
+    for count in rows:
+        end = start + count
+        errors = {row - start: error for row, error in scored.errors.items() if start <= row < end} if scored.errors else {}
+        parts.append(
+            Scored({name: array[start:end] for name, array in scored.outputs.items()}, scored.versions[start:end], errors)
+        )
+        start = end
+    return parts
+
+
+def join(parts: Sequence[Scored]) -> Scored:
+    """Puts consecutive answers back together."""
+    if len(parts) == 1:
+        return parts[0]
+    errors: dict[int, HeadraceError] = {}
+    start = 0
+    for part in parts:
+        errors |= {row + start: error for row, error in part.errors.items()}
+        start += len(part.versions)
+    outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in parts[0].outputs}
+    return Scored(outputs, np.concatenate([part.versions for part in parts]), errors)

@@ -1,0 +1,196 @@
+"""What the gateway does, whatever brought the request: score, describe, say what is ready. Errors are those of cluster.errors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cluster.commands import ControlPlane
+from cluster.errors import BadInput, HeadraceError, NotFound, Unreachable
+from cluster.routes import Route
+from cluster.signature import Signature, TensorSpec
+from deployments.gateway.batcher import Batcher, BatchLimits
+from deployments.gateway.request import InferRequest
+from deployments.gateway.response import InferResponse, OutputTensor
+from deployments.gateway.route_watch import RouteWatch
+from deployments.scoring import Scored, Scorer
+
+SERVER_NAME = "headrace"
+EXTENSIONS = ("binary_tensor_data",)
+STATUS_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Who is asked and how: a pinned version or the split, the key that steers it, and the time allowed (None: the model's)."""
+
+    model: str
+    version: str | None = None
+    routing_key: bytes | None = None
+    timeout_s: float | None = None
+
+
+class DataPlane:
+    """Transport-free. Used from one event loop."""
+
+    def __init__(self, scorer: Scorer, control: ControlPlane, routes: RouteWatch, limits: BatchLimits) -> None:
+        self._scorer = scorer
+        self._control = control
+        self._routes = routes
+        self._batcher = Batcher(scorer, limits)
+
+    async def infer(self, call: Call, request: InferRequest) -> InferResponse:
+        """Scores a request by one version. Raises BadInput, NotFound, NoCapacity or EngineFailure."""
+        version = parse_version(call.version)
+        route = self._routes.route(call.model)
+        signature = self._scorer.signature(call.model, version)
+        check_inputs(request, signature)
+        wanted = _wanted(request, signature)
+        scored = await self._batcher.score(
+            call.model,
+            version,
+            request.inputs,
+            # One key a request, drawn where none is given: so one version answers all its rows.
+            call.routing_key or _key(request) or os.urandom(16),
+            max_batch_rows=route.serving.max_batch_rows,
+            timeout_s=call.timeout_s or _timeout_s(request) or route.serving.timeout_s,
+        )
+        _raise_first(call.model, scored)
+        version_name, parameters = _versions(scored)
+        outputs = tuple(OutputTensor(spec.name, spec.datatype, scored.outputs[spec.name], binary) for spec, binary in wanted)
+        return InferResponse(call.model, version_name, outputs, request.id, parameters)
+
+    def signature(self, model: str, version: str | None = None) -> Signature:
+        """The signature of the stable version or of the one named. Raises NotFound or BadInput."""
+        self._routes.route(model)
+        return self._scorer.signature(model, parse_version(version))
+
+    def model_metadata(self, model: str, version: str | None = None) -> dict[str, Any]:
+        """The protocol's model metadata. Raises NotFound."""
+        route = self._routes.route(model)
+        number = _served(route, parse_version(version))
+        signature = route.targets[number].signature
+        return {
+            "name": model,
+            "versions": [str(served) for served in sorted(route.targets)],
+            "platform": f"{SERVER_NAME}_{route.targets[number].engine}",
+            "inputs": [_tensor_metadata(spec) for spec in signature.inputs],
+            "outputs": [_tensor_metadata(spec) for spec in signature.outputs],
+        }
+
+    def model_ready(self, model: str, version: str | None = None) -> bool:
+        """Whether a READY version can score it. Raises NotFound where the model or version is not served at all."""
+        _served(self._routes.route(model), parse_version(version))
+        return True
+
+    def models(self) -> list[Route]:
+        """What is served, by name."""
+        return [route for _, route in sorted(self._routes.table.routes.items())]
+
+    async def ready(self) -> bool:
+        """Whether every model that has a version is served. While the controller is away, whether anything is."""
+        table = self._routes.table
+        if table.number == 0:
+            return False
+        try:
+            async with asyncio.timeout(STATUS_TIMEOUT_S):
+                status = await self._control.call("status", {})
+        except (Unreachable, TimeoutError):
+            return bool(table.routes)
+        return all(model["name"] in table.routes for model in status["models"] if model["versions"])
+
+
+def parse_version(version: str | None) -> int | None:
+    """The number of a version; None and "" leave it to the split. Raises NotFound: other names are never served."""
+    if not version:
+        return None
+    if not version.isascii() or not version.isdigit() or len(version) > 9:
+        raise NotFound(f"no version {version[:80]!r}", where="version", remedy="versions are numbers")
+    return int(version)
+
+
+def check_inputs(request: InferRequest, signature: Signature) -> None:
+    """Checks names, datatypes, shapes and equal rows, so that a bad request never joins others. Raises BadInput."""
+    for name in request.inputs:
+        if signature.input(name) is None:
+            known = ", ".join(spec.name for spec in signature.inputs)
+            raise BadInput("the model has no such input", where=f"tensor {name!r}", remedy=f"its inputs: {known}")
+    rows: int | None = None
+    for spec in signature.inputs:
+        where = f"tensor {spec.name!r}"
+        array = request.inputs.get(spec.name)
+        if array is None:
+            raise BadInput("the input is missing", where=where)
+        if request.datatypes[spec.name] is not spec.datatype:
+            raise BadInput(f"its datatype must be {spec.datatype}; got {request.datatypes[spec.name]}", where=where)
+        if not _fits(array.shape, spec.shape):
+            raise BadInput(f"its shape must be {list(spec.shape)}; got {list(array.shape)}", where=where)
+        if rows is not None and rows != array.shape[0]:
+            raise BadInput(f"it has {array.shape[0]} rows, but other inputs have {rows}", where=where)
+        rows = array.shape[0]
+    if rows == 0:
+        raise BadInput("the request has no rows", where="request")
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(shape) == len(wanted) and all(want in (-1, axis) for axis, want in zip(shape, wanted, strict=True))
+
+
+def _wanted(request: InferRequest, signature: Signature) -> list[tuple[TensorSpec, bool]]:
+    if request.outputs is None:
+        return [(spec, request.binary) for spec in signature.outputs]
+    wanted = []
+    for output in request.outputs:
+        spec = signature.output(output.name)
+        if spec is None:
+            known = ", ".join(known.name for known in signature.outputs)
+            raise BadInput("the model has no such output", where=f"output {output.name!r}", remedy=f"its outputs: {known}")
+        wanted.append((spec, request.binary if output.binary is None else output.binary))
+    return wanted
+
+
+def _key(request: InferRequest) -> bytes | None:
+    key = request.parameters.get("routing_key")
+    return None if key is None else str(key).encode()
+
+
+def _timeout_s(request: InferRequest) -> float | None:
+    """Triton's `timeout` parameter, in microseconds; 0 leaves it to the model."""
+    timeout = request.parameters.get("timeout")
+    if timeout is None or timeout == 0:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
+        raise BadInput(f"timeout must be a whole number of microseconds; got {timeout!r}", where="request")
+    return timeout / 1e6
+
+
+def _raise_first(model: str, scored: Scored) -> None:
+    if scored.errors:
+        row, error = min(scored.errors.items())
+        more = f" (and {len(scored.errors) - 1} more rows)" if len(scored.errors) > 1 else ""
+        kind: type[HeadraceError] = type(error)
+        raise kind(f"{error.what}{more}", where=f"model {model}, row {row}", remedy=error.remedy)
+
+
+def _versions(scored: Scored) -> tuple[str, dict[str, Any]]:
+    """The version that answered. Where a fallback made it several: the one of most rows, with a list row by row."""
+    numbers, counts = np.unique(scored.versions, return_counts=True)
+    if len(numbers) == 1:
+        return str(numbers[0]), {}
+    return str(numbers[counts.argmax()]), {"row_versions": ",".join(map(str, scored.versions.tolist()))}
+
+
+def _served(route: Route, version: int | None) -> int:
+    number = route.stable if version is None else version
+    if number not in route.targets:
+        served = ", ".join(map(str, sorted(route.targets)))
+        raise NotFound(f"version {number} of {route.model} is not served", where="version", remedy=f"served now: {served}")
+    return number
+
+
+def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype.value, "shape": list(spec.shape)}

@@ -1,0 +1,128 @@
+"""HTTP in and out over bare ASGI: headers, a bounded body, an answer, and the status of each error."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from cluster.errors import (
+    BadArtifact,
+    BadInput,
+    Conflict,
+    EngineFailure,
+    HeadraceError,
+    NoCapacity,
+    NotFound,
+    TooLarge,
+    Unreachable,
+)
+from deployments.gateway.compression import inflate
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+RETRY_AFTER_S = b"1"
+
+STATUS: dict[type[HeadraceError], int] = {
+    BadInput: 400,
+    TooLarge: 413,
+    NotFound: 404,
+    Conflict: 409,
+    BadArtifact: 422,
+    EngineFailure: 500,
+    NoCapacity: 503,
+    Unreachable: 503,
+}
+
+
+class Disconnected(Exception):
+    """The client went away before its request was whole: there is nobody to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer."""
+
+    status: int
+    body: bytes
+    content_type: bytes = b"application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    async def send(self, send: Send) -> None:
+        """Writes it out."""
+        headers = [(b"content-type", self.content_type), (b"content-length", b"%d" % len(self.body)), *self.headers]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+class Request:
+    """One request: its headers by lower-case name, and its body on demand."""
+
+    __slots__ = ("_limit_bytes", "_receive", "headers", "method", "path")
+
+    def __init__(self, scope: Scope, receive: Receive, limit_bytes: int) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._receive = receive
+        self._limit_bytes = limit_bytes
+
+    def header(self, name: bytes) -> str | None:
+        """A header's text, or None."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1").strip()
+
+    async def body(self) -> bytes:
+        """The whole body, inflated. Raises TooLarge, BadInput for a broken encoding, and Disconnected."""
+        declared = self.header(b"content-length")
+        if declared is not None and declared.isdigit() and int(declared) > self._limit_bytes:
+            raise self._too_large()
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > self._limit_bytes:
+                raise self._too_large()
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                break
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return inflate(body, (self.header(b"content-encoding") or "").lower(), self._limit_bytes)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the body is over {self._limit_bytes} bytes", where="request", remedy="send fewer rows a request")
+
+
+def json_reply(document: Any, status: int = 200) -> Reply:
+    """An answer in JSON."""
+    return Reply(status, orjson.dumps(document))
+
+
+def status_of(error: HeadraceError) -> int:
+    """The HTTP status of an error's kind."""
+    return next(STATUS[kind] for kind in (*type(error).__mro__, EngineFailure) if kind in STATUS)
+
+
+def error_reply(error: HeadraceError) -> Reply:
+    """The protocol's error: one string."""
+    return _with_retry(json_reply({"error": str(error)}, status_of(error)))
+
+
+def control_error_reply(error: HeadraceError) -> Reply:
+    """A control command's error, from which its client builds the same error again."""
+    document = {"kind": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
+    return _with_retry(json_reply({"error": document}, status_of(error)))
+
+
+def _with_retry(reply: Reply) -> Reply:
+    if reply.status != 503:
+        return reply
+    return Reply(reply.status, reply.body, reply.content_type, ((b"retry-after", RETRY_AFTER_S),))

@@ -1,0 +1,207 @@
+"""An inference request from its bytes: JSON, binary tensors after it, a mix of both, or one raw tensor."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import simdjson
+
+from cluster.errors import BadInput
+from cluster.signature import Datatype, Signature
+from deployments.datatypes import NUMPY, Array
+from deployments.gateway.tensors import from_json, from_raw, parse_datatype, parse_shape
+
+KEEP_PARSER_BYTES = 1 << 20  # a parser keeps room for its largest document: one that has seen more is dropped
+MAX_TENSORS = 1024
+MAX_NAME = 1024
+
+Parameter = str | int | float | bool
+T = TypeVar("T")
+_thread = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """An output asked for by name. `binary` None: as the request says for all."""
+
+    name: str
+    binary: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """What was asked. `inputs` are numpy arrays, read-only where they share the body's memory; `datatypes` as they were sent.
+
+    `outputs` is None where none were named: then all are wanted. `binary` is the request's wish for outputs that name none.
+    """
+
+    inputs: dict[str, Array]
+    datatypes: dict[str, Datatype]
+    id: str = ""
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    outputs: tuple[RequestedOutput, ...] | None = None
+    binary: bool = False
+
+
+def parse_request(body: bytes | memoryview, header_bytes: int | None = None) -> InferRequest:
+    """Reads a request whose JSON takes `header_bytes` (None: all of the body). Raises BadInput."""
+    view = memoryview(body)
+    length = view.nbytes if header_bytes is None else header_bytes
+    if not 0 < length <= view.nbytes:
+        raise BadInput(
+            f"Inference-Header-Content-Length is {length}, but the body has {view.nbytes} bytes",
+            where="Inference-Header-Content-Length",
+        )
+    return with_document(view[:length], lambda document: _request(document, view[length:]))
+
+
+def parse_raw_request(body: bytes | memoryview, signature: Signature) -> InferRequest:
+    """Reads a body that is one tensor and nothing else (header length 0), for a version with a single input. Raises BadInput."""
+    if len(signature.inputs) != 1:
+        raise BadInput(f"a raw request takes a version with one input; this one has {len(signature.inputs)}", where="request")
+    spec = signature.inputs[0]
+    view = memoryview(body)
+    where = f"tensor {spec.name!r}"
+    if any(axis < 0 for axis in spec.shape[1:]):
+        raise BadInput(f"its shape {list(spec.shape)} can't be told from raw bytes", where=where, remedy="send the shape")
+    if spec.datatype is Datatype.BYTES:
+        array = from_raw(spec.name, spec.datatype, (1, *spec.shape[1:]), _one_element(view))
+    else:
+        row_bytes = math.prod(spec.shape[1:]) * NUMPY[spec.datatype].itemsize
+        if row_bytes == 0 or view.nbytes == 0 or view.nbytes % row_bytes:
+            raise BadInput(f"a row takes {row_bytes} bytes; got {view.nbytes}", where=where)
+        array = from_raw(spec.name, spec.datatype, (view.nbytes // row_bytes, *spec.shape[1:]), view)
+    return InferRequest({spec.name: array}, {spec.name: spec.datatype}, binary=True)
+
+
+def with_document(data: bytes | memoryview, read: Callable[[simdjson.Object], T]) -> T:
+    """Parses a JSON object with this thread's parser and returns `read(object)`, which must keep nothing of the object.
+
+    Raises BadInput where the data is no JSON object.
+    """
+    parser = getattr(_thread, "parser", None) or simdjson.Parser()
+    # A parser refuses to be used while anything of its last document lives, as in a traceback: only a clean end gives it back.
+    _thread.parser = None
+    try:
+        document = parser.parse(data)
+    except (ValueError, RuntimeError, TypeError) as error:
+        fault = str(error).partition(":")[2].strip() or str(error)
+        raise BadInput(f"not valid JSON: {fault}", where="request", remedy="mind that JSON has no NaN and no Infinity") from None
+    if not isinstance(document, simdjson.Object):
+        raise BadInput("the JSON must be an object", where="request")
+    try:
+        result = read(document)
+    finally:
+        del document
+    if len(data) <= KEEP_PARSER_BYTES:
+        _thread.parser = parser
+    return result
+
+
+def _request(document: simdjson.Object, tail: memoryview) -> InferRequest:
+    identity = document.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise BadInput("id must be a string", where="request")
+    parameters = _parameters(document.get("parameters"), "request")
+    inputs, datatypes = _inputs(document.get("inputs"), tail)
+    return InferRequest(
+        inputs,
+        datatypes,
+        identity or "",
+        parameters,
+        _outputs(document.get("outputs")),
+        _flag(parameters, "binary_data_output", "request"),
+    )
+
+
+def _inputs(tensors: object, tail: memoryview) -> tuple[dict[str, Array], dict[str, Datatype]]:
+    arrays: dict[str, Array] = {}
+    datatypes: dict[str, Datatype] = {}
+    at = 0
+    for tensor in _list(tensors, "inputs"):
+        name = _name(tensor, "input")
+        where = f"tensor {name!r}"
+        if name in arrays:
+            raise BadInput("the input is given twice", where=where)
+        datatype = parse_datatype(tensor.get("datatype"), name)
+        shape = tensor.get("shape")
+        axes = parse_shape(shape.as_list() if isinstance(shape, simdjson.Array) else shape, name)
+        parameters = _parameters(tensor.get("parameters"), where)
+        size, data = parameters.get("binary_data_size"), tensor.get("data")
+        if size is not None:
+            if data is not None:
+                raise BadInput("it has both data and binary_data_size", where=where)
+            if type(size) is not int or not 0 <= size <= tail.nbytes - at:
+                raise BadInput(f"binary_data_size is {size!r}, but {tail.nbytes - at} bytes are left in the body", where=where)
+            arrays[name] = from_raw(name, datatype, axes, tail[at : at + size])
+            at += size
+        elif isinstance(data, simdjson.Array):
+            arrays[name] = from_json(name, datatype, axes, data)
+        else:
+            raise BadInput("data must be a list", where=where, remedy="give data or binary_data_size (not shared memory)")
+        datatypes[name] = datatype
+    if at != tail.nbytes:
+        raise BadInput(f"{tail.nbytes - at} bytes follow the last tensor", where="request")
+    return arrays, datatypes
+
+
+def _outputs(outputs: object) -> tuple[RequestedOutput, ...] | None:
+    if outputs is None or (isinstance(outputs, simdjson.Array) and len(outputs) == 0):
+        return None
+    wanted: dict[str, RequestedOutput] = {}
+    for output in _list(outputs, "outputs"):
+        name = _name(output, "output")
+        where = f"output {name!r}"
+        if name in wanted:
+            raise BadInput("the output is asked for twice", where=where)
+        parameters = _parameters(output.get("parameters"), where)
+        for unsupported in ("classification", "shared_memory_region"):
+            if parameters.get(unsupported):
+                raise BadInput(f"{unsupported} is not supported", where=where)
+        wanted[name] = RequestedOutput(name, _flag(parameters, "binary_data", where) if "binary_data" in parameters else None)
+    return tuple(wanted.values())
+
+
+def _list(value: object, what: str) -> list[simdjson.Object]:
+    if not isinstance(value, simdjson.Array) or not 0 < len(value) <= MAX_TENSORS:
+        raise BadInput(f"{what} must be a list of 1 to {MAX_TENSORS} tensors", where="request")
+    tensors = [tensor for tensor in value if isinstance(tensor, simdjson.Object)]
+    if len(tensors) != len(value):
+        raise BadInput(f"each of {what} must be an object", where="request")
+    return tensors
+
+
+def _name(tensor: simdjson.Object, what: str) -> str:
+    name = tensor.get("name")
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
+        raise BadInput(f"each {what} needs a name of 1 to {MAX_NAME} characters", where="request")
+    return name
+
+
+def _parameters(value: object, where: str) -> dict[str, Parameter]:
+    if value is None:
+        return {}
+    if not isinstance(value, simdjson.Object):
+        raise BadInput("parameters must be an object", where=where)
+    parameters: dict[str, Parameter] = {}
+    for name, parameter in value.as_dict().items():
+        if not isinstance(parameter, str | int | float | bool):
+            raise BadInput(f"parameter {name[:80]!r} must be a string, a number or true or false", where=where)
+        parameters[name] = parameter
+    return parameters
+
+
+def _flag(parameters: dict[str, Parameter], name: str, where: str) -> bool:
+    value = parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise BadInput(f"{name} must be true or false", where=where)
+    return value
+
+
+def _one_element(view: memoryview) -> memoryview:
+    """A raw BYTES request is the element itself: gives it the length that the wire form has."""
+    return memoryview(view.nbytes.to_bytes(4, "little") + bytes(view))

@@ -1,0 +1,63 @@
+"""An answer to its bytes: JSON, with binary tensors after it where they were asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from cluster.signature import Datatype
+from deployments.datatypes import Array
+from deployments.gateway.request import Parameter
+from deployments.gateway.tensors import to_json, to_raw
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """One output, and whether it goes as binary."""
+
+    name: str
+    datatype: Datatype
+    array: Array
+    binary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """What is answered. `version` is the one that scored it."""
+
+    model: str
+    version: str
+    outputs: tuple[OutputTensor, ...]
+    id: str = ""
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+
+
+def encode_response(response: InferResponse) -> tuple[bytes, int | None]:
+    """The body, and the length of its JSON where tensors follow (else None). NaN and infinities become null in JSON.
+
+    Raises BadInput where an output can't be sent as JSON.
+    """
+    document: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
+    if response.id:
+        document["id"] = response.id
+    if response.parameters:
+        document["parameters"] = response.parameters
+    tail: list[bytes] = []
+    document["outputs"] = [_output(output, tail) for output in response.outputs]
+    header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not tail:
+        return header, None
+    return b"".join((header, *tail)), len(header)
+
+
+def _output(output: OutputTensor, tail: list[bytes]) -> dict[str, Any]:
+    tensor: dict[str, Any] = {"name": output.name, "datatype": output.datatype.value, "shape": list(output.array.shape)}
+    if output.binary:
+        data = to_raw(output.datatype, output.array)
+        tensor["parameters"] = {"binary_data_size": len(data)}
+        tail.append(data)
+    else:
+        tensor["data"] = to_json(output.name, output.datatype, output.array)
+    return tensor
