@@ -1,0 +1,115 @@
+"""The `build` section of a Model document: where the version comes from, and what it must prove."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cluster.signature import TensorSpec
+
+
+class Section(BaseModel):
+    """Base of all parts. Paths are relative to the file that holds them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class CodeRef(Section):
+    """A `module:Name` and the folder where the module is looked for (the document's own by default)."""
+
+    code: str = "."
+
+    @staticmethod
+    def check(value: str) -> str:
+        """Returns `value` where it is like `module:Name`."""
+        module, colon, name = value.partition(":")
+        if not colon or not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+            raise ValueError(f"must be like module:Name; got {value!r}")
+        return value
+
+
+class PytorchSource(CodeRef):
+    """A state_dict and the `module:Class` that it fills, made with `args`."""
+
+    state_dict: str
+    class_: str = Field(alias="class")
+    args: dict[str, Any] = Field(default_factory=dict)
+
+    _module_and_class = field_validator("class_")(CodeRef.check)
+
+
+class Source(Section):
+    """Exactly one of: a PyTorch state_dict, a torch.export program, a Keras file, a TensorFlow SavedModel, an ONNX file."""
+
+    pytorch: PytorchSource | None = None
+    pt2: str | None = None
+    keras: str | None = None
+    saved_model: str | None = None
+    onnx: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        kinds = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(kinds) != 1:
+            raise ValueError(f"name exactly one of {', '.join(type(self).model_fields)}; got {', '.join(kinds) or 'none'}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which of the kinds it is."""
+        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
+
+    @property
+    def file(self) -> str:
+        """The file, or SavedModel folder, that holds the trained numbers."""
+        return self.pytorch.state_dict if self.pytorch else str(getattr(self, self.kind))
+
+
+class Evaluate(Section):
+    """The user's labelled rows: `.npz` or Parquet, with an array or column for each input and one for `label`.
+
+    Parquet columns of inputs are numbers or lists of numbers. `rows` is how many are read, from the start.
+    """
+
+    data: str
+    label: str | None = None
+    task: Literal["classification", "regression"] = "classification"
+    rows: int = Field(default=10_000, ge=1)
+
+
+class Gate(Section):
+    """What a version must keep to be registered; None is not looked at. Compared with the imported model on the same rows.
+
+    Agreement is the share of rows with the same argmax (classification), or within `tolerance` of the spread of the imported
+    model's answers (regression). Drops are shares (0.01 is one point); `max_mse_rise` is relative.
+    """
+
+    min_agreement: float | None = Field(default=0.98, ge=0, le=1)
+    max_accuracy_drop: float | None = Field(default=0.01, ge=0, le=1)
+    max_mse_rise: float | None = Field(default=0.05, ge=0)
+    min_accuracy: float | None = Field(default=None, ge=0, le=1)
+    max_cross_entropy: float | None = Field(default=None, gt=0)
+    max_mse: float | None = Field(default=None, gt=0)
+    max_difference: float | None = Field(default=None, gt=0)
+    max_size_bytes: int | None = Field(default=None, gt=0)
+    max_p99_ms: float | None = Field(default=None, gt=0, description="at batch 1, one thread")
+    max_memory_bytes: int | None = Field(default=None, gt=0)
+
+
+class BuildSpec(Section):
+    """The `build` section. `parity` is the largest difference from the source framework's own answers, before compression."""
+
+    source: Source
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[str, ...] = ()
+    evaluate: Evaluate | None = None
+    gate: Gate = Gate()
+    parity: float = Field(default=1e-5, gt=0)
+    engine: Literal["onnx"] = "onnx"
+
+    @model_validator(mode="after")
+    def _inputs_known(self) -> Self:
+        if self.source.pytorch and not self.inputs:
+            raise ValueError("inputs: a state_dict says nothing of its inputs: list name, datatype and shape of each")
+        return self
