@@ -102,9 +102,10 @@ def headrace_json(*arguments: str) -> Any:
     return json.loads(headrace(*arguments, "--json", show=False))
 
 
-def train(version: int) -> None:
+def train(version: int, *options: str) -> None:
     """Trains one version's network and leaves its file where the project's documents look for it."""
-    subprocess.run([sys.executable, "-m", "examples.digits.train", "--version", str(version), "--out", str(OUT)], check=True)
+    command = [sys.executable, "-m", "examples.digits.train", "--out", str(OUT / f"v{version}"), *options]
+    subprocess.run(command, check=True)
 
 
 def wait_for_rollout(candidate: int, *, timeout_s: float) -> dict[str, Any]:
@@ -141,7 +142,7 @@ def write_dataset(digits: Digits, path: Path) -> int:
         {
             "id": pa.array(np.arange(len(pixels))),
             "label": pa.array(np.tile(digits.labels, BATCH_COPIES)),
-            "pixels": pa.compute.if_else(nulls, pa.scalar(None, values.type), values),
+            "image": pa.compute.if_else(nulls, pa.scalar(None, values.type), values),
         }
     )
     share = -(-len(table) // 4)
@@ -195,7 +196,7 @@ def batch_part(ledger: Ledger, digits: Digits) -> None:
 
 def http_part(ledger: Ledger, url: str, digits: Digits) -> None:
     """One call with curl, one with an unchanged tritonclient."""
-    body = {"inputs": [{"name": "input", "shape": [1, 784], "datatype": "FP32", "data": digits.rows[0].tolist()}]}
+    body = {"inputs": [{"name": "image", "shape": [1, 784], "datatype": "FP32", "data": digits.rows[0].tolist()}]}
     (OUT / "request.json").write_text(json.dumps(body))
     target = f"{url}/v2/models/digits/infer"
     console.print(f"[dim]$ curl -d @request.json {target}[/]", highlight=False)
@@ -210,9 +211,9 @@ def http_part(ledger: Ledger, url: str, digits: Digits) -> None:
     ledger.expect("curl: digit", int(np.argmax(answer["outputs"][0]["data"])), int(digits.labels[0]))
 
     client = triton.InferenceServerClient(url.removeprefix("http://"))
-    many = triton.InferInput("input", list(digits.rows.shape), "FP32")
+    many = triton.InferInput("image", list(digits.rows.shape), "FP32")
     many.set_data_from_numpy(digits.rows)
-    outputs = client.infer("digits", [many]).as_numpy("output")
+    outputs = client.infer("digits", [many]).as_numpy("probabilities")
     client.close()
     right = float(np.mean(np.argmax(outputs, axis=1) == digits.labels))
     ledger.require(f"tritonclient: accuracy on {len(digits.rows)} rows", f"{right:.3f}", "> 0.85", right > 0.85)
@@ -221,10 +222,10 @@ def http_part(ledger: Ledger, url: str, digits: Digits) -> None:
 def rollout_part(ledger: Ledger, url: str, digits: Digits, publisher: Publisher) -> None:
     """Replaces version 1 by version 2 and sees the broken version 3 off, under load from a stream and an HTTP client."""
     with HttpCaller(url, "digits", digits) as caller, SteadyProducer(publisher, EVENTS_PER_S):
-        train(2)
+        train(2, "--epochs", "20")
         headrace("build", str(PROJECT / "model-v2.yaml"))
         ledger.expect("rollout of version 2", wait_for_rollout(2, timeout_s=240)["state"], "promoted")
-        train(3)
+        train(3, "--network", "calibrated")
         headrace("build", str(PROJECT / "model-v3.yaml"))
         ledger.expect("rollout of version 3 (broken)", wait_for_rollout(3, timeout_s=240)["state"], "rolled_back")
     ledger.expect("HTTP calls that failed", sum(caller.failures.values()), 0)
@@ -250,9 +251,9 @@ def run(brokers_given: str | None, *, keep: bool) -> bool:
     """All steps, in order. Returns whether every count was right."""
     ledger = Ledger()
     step(1, "Train version 1 on real handwritten digits")
-    train(1)
+    train(1, "--epochs", "3")
     with np.load(OUT / "test.npz") as data:
-        digits = Digits(rows=data["input"], labels=data["label"])
+        digits = Digits(rows=data["image"], labels=data["label"])
 
     step(2, "Start everything")
     ports = {"--http-port": free_port(8000), "--grpc-port": free_port(9000), "--dashboard-port": free_port(8265)}

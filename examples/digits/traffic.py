@@ -17,15 +17,15 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 # What real pipelines send by mistake. Each must end as one dead letter and hurt no neighbour.
 MALFORMED: tuple[bytes, ...] = (
     b"not json at all",
-    b'{"input": [0.1, 0.2, 0.3]}',
+    b'{"image": [0.1, 0.2, 0.3]}',
     b'{"pixels": [0.0]}',
-    b'{"input": "seven"}',
-    b'{"input": null}',
-    b'{"input": [[[[',
+    b'{"image": "seven"}',
+    b'{"image": null}',
+    b'{"image": [[[[',
     b"",
     b"\xff\xfe\x00",
-    orjson.dumps({"input": [0.5] * 783 + ["x"]}),
-    b'{"input": [' + b"NaN," * 783 + b"NaN]}",
+    orjson.dumps({"image": [0.5] * 783 + ["x"]}),
+    b'{"image": [' + b"NaN," * 783 + b"NaN]}",
 )
 
 
@@ -38,7 +38,7 @@ class Digits:
 
     def events(self) -> list[bytes]:
         """Each digit as a JSON event."""
-        return [orjson.dumps({"input": [round(float(pixel), 4) for pixel in row]}) for row in self.rows]
+        return [orjson.dumps({"image": [round(float(pixel), 4) for pixel in row]}) for row in self.rows]
 
 
 class Publisher:
@@ -142,7 +142,7 @@ class Reader:
     def _count_scored(self, key: str, headers: dict[str, str], value: bytes) -> None:
         self.tally.scored[key] += 1
         version = headers["headrace.version"]
-        scores = orjson.loads(value)["output"]
+        scores = orjson.loads(value)["probabilities"]
         self.tally.rows_by_version[version] += 1
         self.tally.right_by_version[version] += int(np.argmax(scores) == self._labels[int(key.rsplit("-", 1)[1])])
 
@@ -175,7 +175,7 @@ class HttpCaller:
         with httpx.Client(timeout=30) as client:
             while not self._stop.wait(0.02):
                 row = self._digits.rows[self.calls % len(self._digits.rows)]
-                body = {"inputs": [{"name": "input", "shape": [1, 784], "datatype": "FP32", "data": row.tolist()}]}
+                body = {"inputs": [{"name": "image", "shape": [1, 784], "datatype": "FP32", "data": row.tolist()}]}
                 self.calls += 1
                 try:
                     answer = client.post(self._url, json=body, headers={"x-routing-key": f"caller-{self.calls}"})
