@@ -130,7 +130,7 @@ def _next(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], no
 def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, late: bool) -> Rollout:
     step = rollout.plan.steps[rollout.step]
     # A step of 0 s asks for no proof: blue/green and going back at once are such plans.
-    proven = step.bake_s == 0 or all(check.verdict is Verdict.PASSED for check in judged if check.needed)
+    proven = step.bake_s == 0 or all(check.verdict is Verdict.PASSED for check in judged)
     if proven and is_ready(app) and now_s - rollout.step_started_s >= step.bake_s:
         return _enter(rollout, rollout.step + 1, now_s)
     if not late or rollout.held:

@@ -27,13 +27,12 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One check: how much worse the candidate is, what is allowed, and whether the step needs it to pass."""
+    """One check: how much worse the candidate is, and what is allowed."""
 
     name: str
     interval: Interval
     margin: float
     verdict: Verdict
-    needed: bool
     observed: int
     against: str
 
@@ -64,20 +63,19 @@ def judge(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> tuple[Jud
     count = sum(check is not None for check in (checks.error_rate, checks.slow, checks.disagreement))
     alpha = rollout.plan.alpha
     alpha_low = alpha / (max(count, 1) * len(rollout.plan.steps))
-    in_canary = rollout.phase is RolloutState.CANARY
     judged: list[Judged] = []
-    levels = _Levels(alpha_low, alpha, alone, needed=in_canary)
+    levels = _Levels(alpha_low, alpha, alone)
     if checks.error_rate is not None:
         ours, base = (candidate.rows, candidate.errors), (stable.rows, stable.errors)
         judged.append(_against_stable("error_rate", checks.error_rate.margin, ours, base, levels))
     if checks.slow is not None:
         ours, base = (candidate.calls, candidate.slow), (stable.calls, stable.slow)
         judged.append(_against_stable("slow", checks.slow.margin, ours, base, levels))
-    if checks.disagreement is not None and not in_canary:
+    if checks.disagreement is not None and rollout.phase is RolloutState.SHADOW:
         n, differed, margin = candidate.compared, candidate.disagreed, checks.disagreement.margin
         interval = Interval(mean(n, differed, alpha_low).low, mean(n, differed, alpha).high)
         verdict = _verdict(interval, margin)
-        judged.append(Judged("disagreement", interval, margin, verdict, needed=True, observed=n, against="unlike stable"))
+        judged.append(Judged("disagreement", interval, margin, verdict, observed=n, against="unlike stable"))
     return tuple(judged)
 
 
@@ -99,12 +97,11 @@ def _earlier_stable(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) ->
 
 @dataclass(frozen=True, slots=True)
 class _Levels:
-    """How alpha is spent on either bound, and how a check stands to its step."""
+    """How alpha is spent on either bound, and whether the candidate serves alone."""
 
     low: float
     high: float
     alone: bool
-    needed: bool
 
 
 def _against_stable(name: str, margin: float, ours: tuple[int, int], base: tuple[int, int], levels: _Levels) -> Judged:
@@ -115,7 +112,7 @@ def _against_stable(name: str, margin: float, ours: tuple[int, int], base: tuple
     else:
         interval = excess(*ours, *base, alpha_low=levels.low, alpha_high=levels.high)
         against = "worse than stable"
-    return Judged(name, interval, margin, _verdict(interval, margin), levels.needed, ours[0], against)
+    return Judged(name, interval, margin, _verdict(interval, margin), ours[0], against)
 
 
 def _verdict(interval: Interval, margin: float) -> Verdict:

@@ -19,13 +19,12 @@ _ROUTES = TypeAdapter(dict[str, Route])
 
 
 def build_routes(state: State, apps: Mapping[str, AppState], now_s: float) -> dict[str, Route]:
-    """One route for each model that has a stable version. Its targets are versions that may be scored with now.
-
-    Where stable itself has no ready replica it is missing from the targets: callers are to wait for it.
-    """
+    """One route for each model whose stable version serves. Its targets are versions that may be scored with now."""
     routes: dict[str, Route] = {}
     for model in state.models.values():
-        if model.stable is not None and model.serving is not None:
+        if model.stable is None or model.serving is None:
+            continue
+        if serves_on(apps.get(VersionId(model.name, model.stable).app)):
             routes[model.name] = _route(state, model, model.stable, model.serving, apps, now_s)
     return routes
 
@@ -42,14 +41,13 @@ def is_ready(app: AppState | None) -> bool:
 
 
 def serves_on(app: AppState | None) -> bool:
-    """Whether stable may keep its traffic: also where some of its replicas are unwell, since nothing else could answer."""
-    return app is not None and (app.status is AppStatus.READY or (app.status is AppStatus.UNHEALTHY and app.replicas > 0))
+    """Whether stable keeps its traffic: also while it is unwell, for nothing else could answer."""
+    return app is not None and app.status in (AppStatus.READY, AppStatus.UNHEALTHY)
 
 
 def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapping[str, AppState], now_s: float) -> Route:
     numbers = {number for number, until_s in model.warm.items() if until_s > now_s and _seen(apps, model, number, is_ready)}
-    if _seen(apps, model, stable, serves_on):
-        numbers.add(stable)
+    numbers.add(stable)
     rollout = state.active(model.name)
     plan = model.plan
     candidate, weight, shadow, stage, salt, slow_ms, tolerance = None, 0, 0, "", 0, None, None

