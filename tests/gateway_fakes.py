@@ -17,7 +17,6 @@ from deployments.datatypes import Array
 from deployments.gateway.app import GatewayApp
 from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.dataplane import DataPlane
-from deployments.gateway.route_watch import RouteWatch
 from deployments.scoring import Scored
 
 PAIR = Signature(
@@ -47,14 +46,15 @@ def double(tensors: Mapping[str, Array]) -> dict[str, Array]:
 
 
 class FakeScorer:
-    """Implements `Scorer` by a function. `calls` holds the rows of each call; while `gate` is unset calls wait."""
+    """Implements `TableScorer` by a function. `calls` holds the rows of each call; while `gate` is unset calls wait."""
 
     def __init__(self, routes: RouteTable, answer: Callable[[Mapping[str, Array]], dict[str, Array]] = double) -> None:
-        self.routes = routes
+        self.table = routes
         self.answer = answer
         self.calls: list[int] = []
         self.keys: list[bytes | None] = []
-        self.row_error: Callable[[Array], HeadraceError | None] = lambda row: None
+        self.timeouts_s: list[float | None] = []
+        self.row_error: Callable[[Array], HeadraceError | None] = lambda _: None
         self.failure: HeadraceError | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -71,17 +71,23 @@ class FakeScorer:
         self.signature(model, version)
         first = next(iter(tensors.values()))
         self.calls.append(len(first))
+        self.timeouts_s.append(timeout_s)
         self.keys.extend(keys or ())
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
         errors = {i: error for i, row in enumerate(first) if (error := self.row_error(row)) is not None}
-        number = version or self.routes.routes[model].stable
+        number = version or self.route(model).stable
         return Scored(self.answer(tensors), np.full(len(first), number, np.int32), errors)
 
+    def route(self, model: str) -> Route:
+        if model not in self.table.routes:
+            raise NotFound("not served", where=model)
+        return self.table.routes[model]
+
     def signature(self, model: str, version: int | None = None) -> Signature:
-        route = self.routes.routes.get(model)
-        if route is None or (version or route.stable) not in route.targets:
+        route = self.route(model)
+        if (version or route.stable) not in route.targets:
             raise NotFound("not served", where=model)
         return route.targets[version or route.stable].signature
 
@@ -115,10 +121,13 @@ class FakeControl:
         return {"models": self.models} if command == "status" else {"done": command}
 
 
+async def nothing() -> None:
+    """Where there is nothing to start."""
+
+
 def gateway(
     scorer: FakeScorer, control: FakeControl, limits: BatchLimits | None = None, max_body_bytes: int = 1 << 20
 ) -> GatewayApp:
-    """An application over the fakes; its lifespan follows the routes."""
-    watch = RouteWatch(control)
-    dataplane = DataPlane(scorer, control, watch, limits or BatchLimits())
-    return GatewayApp(dataplane, control, "0.0.0", max_body_bytes, watch.start, watch.stop)
+    """An application over the fakes."""
+    dataplane = DataPlane(scorer, control, limits or BatchLimits())
+    return GatewayApp(dataplane, control, "0.0.0", max_body_bytes, nothing, nothing)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cluster.errors import BadInput, HeadraceError, NoCapacity
+from cluster.errors import BadInput, NoCapacity
 from deployments.datatypes import Array
 from deployments.scoring import Scored, Scorer
 
@@ -156,8 +156,9 @@ class _Lane:
     async def _call(self, batch: Sequence[_Ask]) -> list[Scored]:
         loop = asyncio.get_running_loop()
         started_s = loop.time()
-        if len(batch) == 1:
-            answers = [await self._alone(batch[0])]
+        if len(batch) == 1:  # passed on as it is: one giant request is split by the scorer
+            ask = batch[0]
+            answers = [await self._score(ask.tensors, [ask.key] * ask.rows, ask.deadline_s)]
         else:
             tensors = {name: np.concatenate([ask.tensors[name] for ask in batch]) for name, *_ in self.key.form}
             keys = [key for ask in batch for key in (ask.key,) * ask.rows]
@@ -165,15 +166,6 @@ class _Lane:
         took_s = loop.time() - started_s
         self.call_s = took_s if self.call_s == 0 else self.call_s + SMOOTHING * (took_s - self.call_s)
         return answers
-
-    async def _alone(self, ask: _Ask) -> Scored:
-        """One request; a giant one in parts."""
-        parts = []
-        for start in range(0, ask.rows, self.max_batch_rows):
-            part = {name: array[start : start + self.max_batch_rows] for name, array in ask.tensors.items()}
-            rows = min(self.max_batch_rows, ask.rows - start)
-            parts.append(await self._score(part, [ask.key] * rows, ask.deadline_s))
-        return join(parts)
 
     async def _score(self, tensors: Mapping[str, Array], keys: list[bytes], deadline_s: float) -> Scored:
         timeout_s = max(deadline_s - asyncio.get_running_loop().time(), 0.001)
@@ -211,16 +203,3 @@ def split(scored: Scored, rows: Sequence[int]) -> list[Scored]:
         )
         start = end
     return parts
-
-
-def join(parts: Sequence[Scored]) -> Scored:
-    """Puts consecutive answers back together."""
-    if len(parts) == 1:
-        return parts[0]
-    errors: dict[int, HeadraceError] = {}
-    start = 0
-    for part in parts:
-        errors |= {row + start: error for row, error in part.errors.items()}
-        start += len(part.versions)
-    outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in parts[0].outputs}
-    return Scored(outputs, np.concatenate([part.versions for part in parts]), errors)

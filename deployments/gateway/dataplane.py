@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from cluster.commands import ControlPlane
 from cluster.errors import BadInput, HeadraceError, NotFound, Unreachable
-from cluster.routes import Route
+from cluster.routes import Route, RouteTable
 from cluster.signature import Signature, TensorSpec
 from deployments.gateway.batcher import Batcher, BatchLimits
 from deployments.gateway.request import InferRequest
 from deployments.gateway.response import InferResponse, OutputTensor
-from deployments.gateway.route_watch import RouteWatch
 from deployments.scoring import Scored, Scorer
 
 SERVER_NAME = "headrace"
@@ -34,19 +33,29 @@ class Call:
     timeout_s: float | None = None
 
 
+class TableScorer(Scorer, Protocol):
+    """A scorer that tells which routes it follows; it keeps them while the controller is away."""
+
+    @property
+    def table(self) -> RouteTable:
+        """The newest table it has seen."""
+
+    def route(self, model: str) -> Route:
+        """The model's route. Raises NotFound."""
+
+
 class DataPlane:
     """Transport-free. Used from one event loop."""
 
-    def __init__(self, scorer: Scorer, control: ControlPlane, routes: RouteWatch, limits: BatchLimits) -> None:
+    def __init__(self, scorer: TableScorer, control: ControlPlane, limits: BatchLimits) -> None:
         self._scorer = scorer
         self._control = control
-        self._routes = routes
         self._batcher = Batcher(scorer, limits)
 
     async def infer(self, call: Call, request: InferRequest) -> InferResponse:
         """Scores a request by one version. Raises BadInput, NotFound, NoCapacity or EngineFailure."""
         version = parse_version(call.version)
-        route = self._routes.route(call.model)
+        route = self._scorer.route(call.model)
         signature = self._scorer.signature(call.model, version)
         check_inputs(request, signature)
         wanted = _wanted(request, signature)
@@ -66,12 +75,11 @@ class DataPlane:
 
     def signature(self, model: str, version: str | None = None) -> Signature:
         """The signature of the stable version or of the one named. Raises NotFound or BadInput."""
-        self._routes.route(model)
         return self._scorer.signature(model, parse_version(version))
 
     def model_metadata(self, model: str, version: str | None = None) -> dict[str, Any]:
         """The protocol's model metadata. Raises NotFound."""
-        route = self._routes.route(model)
+        route = self._scorer.route(model)
         number = _served(route, parse_version(version))
         signature = route.targets[number].signature
         return {
@@ -84,16 +92,16 @@ class DataPlane:
 
     def model_ready(self, model: str, version: str | None = None) -> bool:
         """Whether a READY version can score it. Raises NotFound where the model or version is not served at all."""
-        _served(self._routes.route(model), parse_version(version))
+        _served(self._scorer.route(model), parse_version(version))
         return True
 
     def models(self) -> list[Route]:
         """What is served, by name."""
-        return [route for _, route in sorted(self._routes.table.routes.items())]
+        return [route for _, route in sorted(self._scorer.table.routes.items())]
 
     async def ready(self) -> bool:
         """Whether every model that has a version is served. While the controller is away, whether anything is."""
-        table = self._routes.table
+        table = self._scorer.table
         if table.number == 0:
             return False
         try:

@@ -79,7 +79,7 @@ def start_gateway(settings: GatewaySettings | None = None) -> None:
     """Runs the gateway at `/`; returns when it is ready. Run again, it is replaced: only call it where none runs.
 
     Needs a connected Ray, the controller (deployments.control_client.connect finds it), and Serve with its HTTP options set:
-    `serve.start(http_options=...)` decides address and port, and is the front door's. Works behind Serve's proxy and behind HAProxy
-    with direct ingress alike. Raises RuntimeError where Serve can't start the replicas.
+    `serve.start(http_options=...)` decides address and port, and is the front door's. Works behind Serve's proxy and behind
+    HAProxy with direct ingress alike. Raises RuntimeError where Serve can't start the replicas.
     """
     serve.run(gateway_application(settings or GatewaySettings()), name=APP, route_prefix="/")

@@ -1,0 +1,364 @@
+"""The application over a scorer in memory, asked through ASGI as a server would."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from cluster.errors import BadInput, Conflict, EngineFailure, HeadraceError, NoCapacity, Unreachable
+from cluster.routes import EMPTY
+from cluster.serving import Serving
+from deployments.gateway.batcher import BatchLimits
+from tests.gateway_fakes import FakeControl, FakeScorer, gateway, table
+
+BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
+INFER = "/v2/models/pair/infer"
+
+Client = httpx.AsyncClient
+
+
+def run(scene: Callable[[Client, FakeScorer, FakeControl], Awaitable[None]], **options: Any) -> None:
+    """Plays a scene with a client of a gateway over fakes."""
+
+    async def play() -> None:
+        routes = options.pop("routes", None) or table()
+        scorer, control = FakeScorer(routes), FakeControl(routes)
+        transport = httpx.ASGITransport(gateway(scorer, control, **options), raise_app_exceptions=False)
+        async with Client(transport=transport, base_url="http://gateway") as client:
+            await scene(client, scorer, control)
+
+    asyncio.run(play())
+
+
+def body_of(values: list[list[float]]) -> dict[str, Any]:
+    return {"inputs": [{"name": "x", "shape": [len(values), 2], "datatype": "FP32", "data": values}]}
+
+
+def test_infer_answers_in_json_with_id_and_version() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        answer = await client.post(INFER, json=BODY | {"id": "a"})
+        assert answer.status_code == 200
+        assert answer.json() == {
+            "model_name": "pair",
+            "model_version": "3",
+            "id": "a",
+            "outputs": [
+                {"name": "double", "datatype": "FP32", "shape": [1, 2], "data": [2.0, 4.0]},
+                {"name": "sum", "datatype": "FP64", "shape": [1], "data": [3.0]},
+            ],
+        }
+        pinned = await client.post("/v2/models/pair/versions/2/infer", json=BODY | {"outputs": [{"name": "sum"}]})
+        assert pinned.json()["model_version"] == "2"
+        assert [output["name"] for output in pinned.json()["outputs"]] == ["sum"]
+
+    run(scene)
+
+
+def test_infer_answers_in_binary_and_compressed() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        x = np.arange(20_000, dtype=np.float32).reshape(-1, 2)
+        tensor = {"name": "x", "shape": x.shape, "datatype": "FP32", "parameters": {"binary_data_size": x.nbytes}}
+        outputs = [{"name": "double", "parameters": {"binary_data": True}}]
+        header = json.dumps({"inputs": [tensor], "outputs": outputs}).encode()
+        headers = {"inference-header-content-length": str(len(header)), "content-encoding": "gzip", "accept-encoding": "gzip"}
+        answer = await client.post(INFER, content=gzip.compress(header + x.tobytes()), headers=headers)
+        assert answer.status_code == 200
+        assert answer.headers["content-encoding"] == "gzip"
+        length = int(answer.headers["inference-header-content-length"])
+        assert np.array_equal(np.frombuffer(answer.content[length:], np.float32).reshape(-1, 2), 2 * x)
+
+    run(scene)
+
+
+def test_a_raw_request_needs_no_json() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        x = np.array([[1, 2]], np.float32)
+        answer = await client.post(INFER, content=x.tobytes(), headers={"inference-header-content-length": "0"})
+        assert answer.status_code == 200
+        assert int(answer.headers["inference-header-content-length"]) < len(answer.content)
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "document"),
+    [
+        ("/v2", 200, {"name": "headrace", "version": "0.0.0", "extensions": ["binary_tensor_data"]}),
+        ("/v2/", 200, {"name": "headrace", "version": "0.0.0", "extensions": ["binary_tensor_data"]}),
+        ("/v2/health/live", 200, {"live": True}),
+        ("/v2/health/ready", 200, {"ready": True}),
+        ("/v2/models/pair/ready", 200, {"name": "pair", "ready": True}),
+        ("/v2/models/pair/versions/2/ready", 200, {"name": "pair", "ready": True}),
+        ("/v1/models", 200, {"models": ["pair"]}),
+        ("/v1/models/pair", 200, {"name": "pair", "ready": True}),
+    ],
+)
+def test_what_only_tells(path: str, status: int, document: dict[str, Any]) -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        answer = await client.get(path)
+        assert (answer.status_code, answer.json()) == (status, document)
+
+    run(scene)
+
+
+def test_metadata_comes_from_the_signature() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        for path in ("/v2/models/pair", "/v2/models/pair/versions/2"):
+            document = (await client.get(path)).json()
+            assert document["versions"] == ["2", "3"]
+            assert document["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
+
+    run(scene)
+
+
+def test_ready_only_when_every_model_with_a_version_is_served() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        control.models.append({"name": "documented", "versions": []})
+        assert (await client.get("/v2/health/ready")).status_code == 200
+        control.models.append({"name": "warming", "versions": [1]})
+        answer = await client.get("/v2/health/ready")
+        assert (answer.status_code, answer.json()) == (503, {"ready": False})
+        control.away = True
+        assert (await client.get("/v2/health/ready")).status_code == 200
+        scorer.table = EMPTY
+        assert (await client.get("/v2/health/ready")).status_code == 503
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "headers", "status", "message"),
+    [
+        ("GET", "/nothing", b"", {}, 404, "nothing at /nothing"),
+        ("GET", INFER, b"", {}, 405, "GET"),
+        ("DELETE", "/v2", b"", {}, 405, "DELETE"),
+        ("GET", "/v2/models/none", b"", {}, 404, "none"),
+        ("GET", "/v2/models/pair/versions/9", b"", {}, 404, "version 9"),
+        ("GET", "/v2/models/pair/versions/latest", b"", {}, 404, "latest"),
+        ("POST", "/v2/models/none/infer", json.dumps(BODY).encode(), {}, 404, "none"),
+        ("POST", INFER, b"{", {}, 400, "not valid JSON"),
+        ("POST", INFER, json.dumps(BODY).encode(), {"inference-header-content-length": "x"}, 400, "number of bytes"),
+        ("POST", INFER, json.dumps(BODY).encode(), {"inference-header-content-length": "9" * 18}, 400, "999"),
+        ("POST", INFER, json.dumps(BODY).encode(), {"content-encoding": "gzip"}, 400, "not valid gzip"),
+        ("POST", INFER, json.dumps(BODY).encode(), {"x-timeout-ms": "-1"}, 400, "x-timeout-ms"),
+        ("POST", INFER, b"x" * 2_000, {}, 413, "over 1000 bytes"),
+        ("POST", INFER, gzip.compress(b"x" * 2_000), {"content-encoding": "gzip"}, 413, "more than 1000 bytes"),
+        ("POST", INFER, json.dumps(BODY | {"outputs": [{"name": "y"}]}).encode(), {}, 400, "output 'y'.*double, sum"),
+        ("POST", INFER, json.dumps(BODY | {"parameters": {"timeout": -1}}).encode(), {}, 400, "microseconds"),
+        ("POST", INFER, json.dumps(BODY).replace('"x"', '"z"').encode(), {}, 400, "tensor 'z'.*inputs: x"),
+        ("POST", INFER, json.dumps(BODY).replace("FP32", "FP64").encode(), {}, 400, "tensor 'x'.*must be FP32"),
+        ("POST", INFER, json.dumps(BODY).replace("[1, 2]", "[2, 1]", 1).encode(), {}, 400, r"tensor 'x'.*\[-1, 2\]"),
+        ("POST", INFER, json.dumps(body_of([])).encode(), {}, 400, "no rows"),
+        ("POST", "/v1/models/pair:predict", b'{"instances": []}', {}, 400, "at least one row"),
+    ],
+)
+def test_errors_have_the_right_status(
+    method: str, path: str, content: bytes, headers: dict[str, str], status: int, message: str
+) -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        answer = await client.request(method, path, content=content, headers=headers)
+        assert answer.status_code == status
+        assert re.search(message, answer.json()["error"])
+        assert scorer.calls == []
+
+    run(scene, max_body_bytes=1_000)
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"), [(NoCapacity("full"), 503), (EngineFailure("broken"), 500), (BadInput("bad"), 400)]
+)
+def test_what_the_scorer_raises_is_told(failure: HeadraceError, status: int) -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.failure = failure
+        answer = await client.post(INFER, json=BODY)
+        assert (answer.status_code, answer.json()) == (status, {"error": failure.what})
+        assert ("retry-after" in answer.headers) == (status == 503)
+
+    run(scene)
+
+
+def test_v1_predict() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        answer = await client.post("/v1/models/pair:predict", json={"instances": [[1, 2], [3, 4]]})
+        assert answer.json()["predictions"] == [{"double": [2, 4], "sum": 3}, {"double": [6, 8], "sum": 7}]
+        assert answer.json()["model_version"] == "3"
+
+    run(scene)
+
+
+def test_the_routing_key_comes_from_the_header_or_the_parameter() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        await client.post(INFER, json=body_of([[1, 2], [3, 4]]), headers={"x-routing-key": "ann"})
+        await client.post(INFER, json=BODY | {"parameters": {"routing_key": "bob"}})
+        await client.post(INFER, json=body_of([[1, 2], [3, 4]]))
+        assert scorer.keys[:3] == [b"ann", b"ann", b"bob"]
+        drawn = scorer.keys[3:]
+        assert drawn[0] == drawn[1]
+        assert drawn[0] is not None
+
+    run(scene)
+
+
+def test_the_deadline_comes_from_the_header_the_parameter_or_the_model() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        await client.post(INFER, json=BODY, headers={"x-timeout-ms": "60000"})
+        await client.post(INFER, json=BODY | {"parameters": {"timeout": 30_000_000}})
+        await client.post(INFER, json=BODY)
+        bounds_s = [(30, 60), (20, 30), (0, 20)]
+        assert all(low < (timeout or 0) <= high for timeout, (low, high) in zip(scorer.timeouts_s, bounds_s, strict=True))
+
+    run(scene, routes=table(serving=Serving(timeout_s=20)))
+
+
+def test_a_deadline_that_passes_is_answered() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.gate.clear()
+        answer = await client.post(INFER, json=BODY, headers={"x-timeout-ms": "20"})
+        assert answer.status_code == 503
+        assert "no answer within 0.02 s" in answer.json()["error"]
+
+    run(scene)
+
+
+async def parked(scorer: FakeScorer, client: Client, count: int, start: int = 0) -> list[asyncio.Task[httpx.Response]]:
+    """Sends requests one by one while the scorer's gate is shut, each until it is under way or queued."""
+    tasks = []
+    for value in range(start, start + count):
+        tasks.append(asyncio.create_task(client.post(INFER, json=body_of([[value, 0]]))))
+        for _ in range(20):
+            await asyncio.sleep(0)
+    return tasks
+
+
+def test_requests_that_wait_are_scored_together_and_each_gets_its_own() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.gate.clear()
+        tasks = await parked(scorer, client, 12)
+        assert scorer.calls == [1, 1]
+        scorer.gate.set()
+        answers = [await task for task in tasks]
+        assert [answer.json()["outputs"][0]["data"][0] for answer in answers] == [2.0 * value for value in range(12)]
+        assert scorer.calls == [1, 1, 4, 4, 2]
+
+    run(scene, routes=table(serving=Serving(max_batch_rows=4)))
+
+
+def test_a_bad_request_never_spoils_its_neighbours() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.row_error = lambda row: BadInput("holds 3", where="pair") if row[0] == 3 else None
+        scorer.gate.clear()
+        tasks = await parked(scorer, client, 6)
+        scorer.gate.set()
+        answers = [await task for task in tasks]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 400, 200, 200]
+        assert answers[3].json() == {"error": "model pair, row 0: holds 3"}
+        assert scorer.calls == [1, 1, 4]
+
+    run(scene)
+
+
+def test_neighbours_are_asked_alone_where_a_whole_call_is_refused() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        def refuse(tensors: Any) -> Any:
+            if (tensors["x"] == 3).any():
+                raise BadInput("not 3")
+            return {"double": 2 * tensors["x"], "sum": tensors["x"].sum(axis=1, dtype=np.float64)}
+
+        scorer.answer = refuse
+        scorer.gate.clear()
+        tasks = await parked(scorer, client, 6)
+        scorer.gate.set()
+        assert [(await task).status_code for task in tasks] == [200, 200, 200, 400, 200, 200]
+
+    run(scene)
+
+
+def test_a_full_queue_answers_at_once() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.gate.clear()
+        tasks = await parked(scorer, client, 5)
+        refused = await client.post(INFER, json=BODY)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert "too many requests" in refused.json()["error"]
+        scorer.gate.set()
+        assert [(await task).status_code for task in tasks] == [200] * 5
+
+    run(scene, limits=BatchLimits(calls=2, queued_rows=3))
+
+
+def test_a_client_that_hangs_up_frees_its_work() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.gate.clear()
+        tasks = await parked(scorer, client, 5)
+        tasks[3].cancel()
+        await asyncio.gather(tasks[3], return_exceptions=True)
+        scorer.gate.set()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [isinstance(one, httpx.Response) for one in done] == [True, True, True, False, True]
+        assert scorer.calls == [1, 1, 2]
+
+    run(scene)
+
+
+def test_control_commands_pass_through() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        answer = await client.post("/control/rollout.pause", json={"model": "pair"})
+        assert answer.json() == {"done": "rollout.pause"}
+        assert control.called == [("rollout.pause", {"model": "pair"})]
+        control.failure = Conflict("busy", where="pair", remedy="wait")
+        answer = await client.post("/control/rollout.pause", json={"model": "pair"})
+        assert (answer.status_code, answer.json()) == (
+            409,
+            {"error": {"kind": "Conflict", "what": "busy", "where": "pair", "remedy": "wait"}},
+        )
+        control.failure = Unreachable("away")
+        assert (await client.post("/control/status", json={})).status_code == 503
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "content_type", "status", "kind"),
+    [
+        ("/control/status", b"{}", "text/plain", 400, "BadInput"),
+        ("/control/status", b"{", "application/json", 400, "BadInput"),
+        ("/control/status", b"[]", "application/json", 400, "BadInput"),
+        ("/control/reboot", b"{}", "application/json", 404, "NotFound"),
+    ],
+)
+def test_control_refuses_what_is_no_command(path: str, content: bytes, content_type: str, status: int, kind: str) -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        answer = await client.post(path, content=content, headers={"content-type": content_type})
+        assert (answer.status_code, answer.json()["error"]["kind"]) == (status, kind)
+        assert control.called == []
+
+    run(scene)
+
+
+def test_the_page_shows_what_is_loaded() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        page = await client.get("/")
+        assert page.headers["content-type"].startswith("text/html")
+        assert "Version 3 is stable" in page.text
+        assert "/v2/models/pair/infer" in page.text
+
+    run(scene)
+
+
+def test_a_bug_is_a_500_without_its_insides(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.answer = lambda tensors: {"double": tensors["secret"]}
+        answer = await client.post(INFER, json=BODY)
+        assert answer.status_code == 500
+        assert "secret" not in answer.text
+
+    run(scene)
+    assert "KeyError: 'secret'" in caplog.text
