@@ -1,0 +1,118 @@
+"""From scored rows to the records that leave: outputs and dead letters with their headers. Pure."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.errors import HeadraceError
+from consumers.stream.log import Header, Outgoing, Records
+
+MODEL_HEADER = "headrace-model"
+VERSION_HEADER = "headrace-version"
+PREDICTION_HEADER = "headrace-prediction-id"
+CONNECT = "__connect.errors."
+
+
+class Stage(StrEnum):
+    """Where a record failed, in Kafka Connect's words."""
+
+    DECODING = "VALUE_CONVERTER"
+    SCORING = "TASK_PUT"
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """Why a record can't be scored."""
+
+    stage: Stage
+    error: HeadraceError
+
+
+def prediction_ids(records: Records) -> list[bytes]:
+    """`topic/partition/offset` of each input record: the same after any replay, and where to find the record."""
+    prefix = f"{records.partition.topic}/{records.partition.number}/"
+    return [f"{prefix}{offset}".encode() for offset in records.offsets]
+
+
+def split_keys(records: Records) -> list[bytes | None]:
+    """What steers the split: the record's key, or its prediction id where it has none."""
+    if None not in records.keys:
+        return list(records.keys)
+    return [own if own is not None else by_id for own, by_id in zip(records.keys, prediction_ids(records), strict=True)]
+
+
+def output_records(
+    records: Records,
+    rows: Sequence[int],
+    bodies: Sequence[bytes | None],
+    versions: npt.NDArray[np.int32],
+    *,
+    model: str,
+    topic: str,
+    partitions: int,
+) -> Outgoing:
+    """The answers to the rows of `records` that were scored; `bodies` and `versions` are as long as `rows`.
+
+    Key, headers and timestamp travel on; ours come last, so a reader that keeps the last of a name sees ours.
+    """
+    model_header = (MODEL_HEADER, model.encode())
+    version_headers = {int(version): (VERSION_HEADER, str(version).encode()) for version in np.unique(versions)}
+    ids = prediction_ids(records)
+    headers = [
+        [*_sendable(records.headers[row]), model_header, version_headers[version], (PREDICTION_HEADER, ids[row])]
+        for row, version in zip(rows, versions.tolist(), strict=True)
+    ]
+    return Outgoing(
+        topic,
+        records.partition.number % partitions,
+        [records.keys[row] for row in rows],
+        bodies,
+        headers,
+        [records.timestamps_ms[row] for row in rows],
+    )
+
+
+def dead_records(records: Records, dead: Mapping[int, Dead], *, stream: str, topic: str, partitions: int) -> Outgoing:
+    """The rows of `records` that can't be scored, untouched, with the headers that Kafka Connect writes."""
+    rows = sorted(dead)
+    where = [
+        (f"{CONNECT}topic", records.partition.topic.encode()),
+        (f"{CONNECT}partition", str(records.partition.number).encode()),
+        (f"{CONNECT}connector.name", stream.encode()),
+        (f"{CONNECT}task.id", str(records.partition.number).encode()),
+    ]
+    headers = [
+        [*_sendable(records.headers[row]), *where, (f"{CONNECT}offset", str(records.offsets[row]).encode()), *_reason(dead[row])]
+        for row in rows
+    ]
+    return Outgoing(
+        topic,
+        records.partition.number % partitions,
+        [records.keys[row] for row in rows],
+        [records.values[row] for row in rows],
+        headers,
+        [records.timestamps_ms[row] for row in rows],
+    )
+
+
+def _reason(dead: Dead) -> list[Header]:
+    error = dead.error
+    kind = f"{type(error).__module__}.{type(error).__qualname__}"
+    return [
+        (f"{CONNECT}stage", dead.stage.value.encode()),
+        (f"{CONNECT}class.name", b"consumers.stream.loop.Loop"),
+        (f"{CONNECT}exception.class.name", kind.encode()),
+        (f"{CONNECT}exception.message", str(error).encode()),
+        (f"{CONNECT}exception.stacktrace", "".join(traceback.format_exception(error)).encode()),
+    ]
+
+
+def _sendable(headers: Sequence[Header]) -> list[Header]:
+    """Null header values are legal to receive and not to send with every client: they leave empty."""
+    return [(name, b"" if value is None else value) for name, value in headers] if headers else []

@@ -1,0 +1,77 @@
+"""What a stream's worker has done and is doing, as commands and the dashboard show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Phase(StrEnum):
+    """How the worker is doing."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    HOLDING = "holding"  # transient trouble or an open breaker: the same micro-batch is tried again
+    RECOVERING = "recovering"  # the log failed: back to the committed offsets
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class WorkerStatus(BaseModel):
+    """One worker at one moment. `rows_s` is the rate of committed input records over the last seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    replica: str
+    client: Literal["kafka-python", "memory"]
+    phase: Phase
+    message: str
+    partitions: tuple[int, ...]
+    lag: dict[int, int]
+    rows_in: int
+    rows_out: int
+    rows_dead: int
+    rows_s: float
+    in_flight_rows: int
+    in_flight_bytes: int
+    commits: int
+    commit_ms: float
+    recoveries: int
+    retries: int
+    breaker_open: bool
+
+
+@dataclass
+class Counters:
+    """Sums since the worker started; written by its thread alone."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+    rows_dead: int = 0
+    commits: int = 0
+    recoveries: int = 0
+    retries: int = 0
+    commit_ms: float = 0.0
+    rows_s: float = 0.0
+    _window_rows: int = 0
+    _window_began_s: float = 0.0
+
+    def committed(self, *, rows_in: int, rows_out: int, rows_dead: int, took_s: float) -> None:
+        """Counts one commit."""
+        self.rows_in += rows_in
+        self.rows_out += rows_out
+        self.rows_dead += rows_dead
+        self.commits += 1
+        self.commit_ms = took_s * 1000
+        self._window_rows += rows_in
+
+    def look(self, now_s: float) -> None:
+        """Renews the rate every two seconds; called once a turn."""
+        elapsed_s = now_s - self._window_began_s
+        if elapsed_s >= 2:
+            self.rows_s = self._window_rows / elapsed_s if self._window_began_s else 0.0
+            self._window_rows, self._window_began_s = 0, now_s

@@ -1,0 +1,67 @@
+"""Kafka's addresses and credentials as kafka-python wants them, and topics made where they are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from kafka.admin import KafkaAdminClient  # type: ignore[import-untyped]
+from kafka.errors import KafkaError, TopicAlreadyExistsError  # type: ignore[import-untyped]
+
+from cluster.errors import Unreachable
+from consumers.stream.spec import Security, StreamSpec, Topic
+
+
+def client_config(brokers: str, security: Security) -> dict[str, Any]:
+    """Keyword arguments that every kafka-python client takes. Raises BadInput where a secret can't be read."""
+    config: dict[str, Any] = {
+        "bootstrap_servers": [address.strip() for address in brokers.split(",")],
+        "security_protocol": security.protocol.value,
+    }
+    given = {
+        "ssl_cafile": security.ca_file,
+        "ssl_certfile": security.cert_file,
+        "ssl_keyfile": security.key_file,
+        "sasl_mechanism": security.mechanism,
+        "sasl_plain_username": security.username,
+        "sasl_plain_password": security.password(),
+    }
+    return config | {name: value for name, value in given.items() if value is not None}
+
+
+def unreachable(brokers: str, error: Exception) -> Unreachable:
+    """What a failed call to the broker becomes."""
+    return Unreachable(
+        f"{type(error).__name__}: {error}", where=brokers, remedy="check that the broker runs and spec.brokers names it"
+    )
+
+
+def ensure_topics(spec: StreamSpec, brokers: str) -> None:
+    """Makes the stream's topics that are missing, with their declared partitions. Raises Unreachable."""
+    _create(brokers, spec.security, (spec.input, spec.output, spec.dead_letters), spec.max_record_bytes)
+
+
+def _create(brokers: str, security: Security, topics: Iterable[Topic], max_record_bytes: int) -> None:
+    # A dead letter is its input record with more headers, so it must be allowed to be larger.
+    configs = {"max.message.bytes": str(max_record_bytes + 64 * 1024)}
+    wanted = {topic.topic: {"num_partitions": topic.partitions, "configs": configs} for topic in topics}
+    try:
+        admin = KafkaAdminClient(**client_config(brokers, security), bootstrap_timeout_ms=10_000)
+    except KafkaError as error:
+        raise unreachable(brokers, error) from error
+    try:
+        present = set(admin.list_topics())
+        for name, options in wanted.items():
+            if name not in present:
+                _create_one(admin, name, options)
+    except KafkaError as error:
+        raise unreachable(brokers, error) from error
+    finally:
+        admin.close()
+
+
+def _create_one(admin: KafkaAdminClient, name: str, options: dict[str, Any]) -> None:
+    try:
+        admin.create_topics({name: options}, wait_for_metadata=True)
+    except TopicAlreadyExistsError:
+        return  # another member made it a moment ago

@@ -1,0 +1,323 @@
+"""The log on Apache Kafka, through kafka-python.
+
+No deserialisers are set: one that raises makes the client spin for ever. A consumer is not thread-safe, a producer is: so the
+caller's thread polls, and one thread of our own writes and commits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor  # type: ignore[import-untyped]
+from kafka.errors import FencedInstanceIdError, KafkaError  # type: ignore[import-untyped]
+from kafka.producer.future import FutureRecordMetadata  # type: ignore[import-untyped]
+from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
+
+from cluster.errors import Conflict, NotFound, Unreachable
+from consumers.stream.kafka_client import client_config, unreachable
+from consumers.stream.log import Outgoing, Partition, Records
+from consumers.stream.spec import Begin, Guarantee, StreamSpec
+
+CALL_TIMEOUT_S = 20.0
+EARLY_MAX_ROWS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Who a consumer is. The same `instance` and `transactional_id` after a restart means no rebalance and a fenced zombie."""
+
+    group: str
+    transactional_id: str
+    instance: str | None = None
+
+
+class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python is untyped
+    """Which partitions are ours, and since when. Called on the client's I/O thread, so it only notes."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.epochs: dict[TopicPartition, int] = {}
+        self.latest = 0
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        with self.lock:
+            self.latest += 1
+            for partition in assigned:
+                self.epochs.setdefault(partition, self.latest)
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        with self.lock:
+            for partition in revoked:
+                self.epochs.pop(partition, None)
+
+    def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        self.on_partitions_revoked(lost)
+
+    def renew(self) -> None:
+        with self.lock:
+            self.latest += 1
+            self.epochs = dict.fromkeys(self.epochs, self.latest)
+
+
+class KafkaLog:
+    """See Log. Made in the thread that polls. Raises Unreachable where the broker does not answer."""
+
+    def __init__(self, spec: StreamSpec, brokers: str, member: Member) -> None:
+        self._spec, self._brokers, self._member = spec, brokers, member
+        self._config = client_config(brokers, spec.security)
+        self._ownership = _Ownership()
+        self._first: dict[TopicPartition, int] = {}  # where each partition began, for those that have committed nothing yet
+        self._taken: dict[TopicPartition, int] = {}
+        self._done: dict[TopicPartition, int] = {}
+        self._lag: dict[Partition, int] = {}
+        self._early: list[Records] = []
+        self._offsets_to_commit: dict[TopicPartition, OffsetAndMetadata] = {}
+        self._executor = self._new_executor()
+        self._commit: Future[None] | None = None
+        self._producer: KafkaProducer | None = None
+        try:
+            self._consumer = KafkaConsumer(
+                **self._config,
+                group_id=member.group,
+                group_instance_id=member.instance,
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+                auto_offset_reset="earliest" if spec.input.begin is Begin.EARLIEST else "latest",
+                partition_assignment_strategy=[CooperativeStickyAssignor],
+                session_timeout_ms=int(spec.session_timeout_s * 1000),
+                heartbeat_interval_ms=int(spec.session_timeout_s * 1000 / 5),
+                max_poll_records=spec.max_batch_rows,
+                fetch_max_bytes=max(spec.max_in_flight_bytes // 4, 1024 * 1024),
+                max_partition_fetch_bytes=max(min(spec.max_in_flight_bytes // 16, 4 * 1024 * 1024), 64 * 1024),
+                allow_auto_create_topics=False,
+                bootstrap_timeout_ms=int(CALL_TIMEOUT_S * 1000),
+                metrics_enabled=False,
+            )
+            self._consumer.subscribe([spec.input.topic], listener=self._ownership)
+        except KafkaError as error:
+            raise unreachable(brokers, error) from error
+        try:
+            self._producer = self._new_producer()
+        except BaseException:
+            self._consumer.close(timeout_ms=1000)
+            raise
+
+    def poll(self, *, max_rows: int, timeout_s: float) -> list[Records]:
+        """See Log."""
+        self._flush_offsets()
+        if self._early:
+            early, self._early = self._early, []
+            return [records for records in early if records.epoch == self.epoch(records.partition)]
+        taken = self._poll(max_rows, timeout_s)
+        self._look_at_lag()
+        return taken
+
+    def keep_alive(self) -> None:
+        """See Log."""
+        self._flush_offsets()
+        with self._reaching():
+            self._consumer.pause(*self._consumer.assignment())
+            # A partition that arrives in this very poll is not paused yet: what it brings waits for the next poll.
+            self._early += self._poll(EARLY_MAX_ROWS, 0)
+            self._consumer.resume(*(self._consumer.paused() & self._consumer.assignment()))
+
+    def _poll(self, max_rows: int, timeout_s: float) -> list[Records]:
+        with self._reaching():
+            polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_rows)
+        with self._ownership.lock:
+            epochs = dict(self._ownership.epochs)
+        taken: list[Records] = []
+        for partition, records in polled.items():
+            epoch = epochs.get(partition)
+            if epoch is None:  # revoked while the poll was under way
+                continue
+            offsets = [record.offset for record in records]
+            self._first.setdefault(partition, offsets[0])
+            self._taken[partition] = offsets[-1] + 1
+            taken.append(
+                Records(
+                    Partition(partition.topic, partition.partition),
+                    epoch,
+                    offsets,
+                    [record.key for record in records],
+                    [record.value for record in records],
+                    [record.headers for record in records],
+                    [record.timestamp for record in records],
+                )
+            )
+        return taken
+
+    def commit(self, outgoing: Sequence[Outgoing], upto: Mapping[Partition, int]) -> Future[None]:
+        """See Log."""
+        if self._commit is not None and not self._commit.done():
+            raise RuntimeError("a commit is under way")
+        offsets = {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in upto.items()}
+        if self._spec.guarantee is Guarantee.EXACTLY_ONCE:
+            work = self._executor.submit(self._transaction, outgoing, offsets, self._consumer.group_metadata())
+        else:
+            work = self._executor.submit(self._write, outgoing, offsets)
+        self._commit = work
+        return work
+
+    def recover(self) -> None:
+        """See Log."""
+        self._drop_producer()
+        self._producer = self._new_producer()
+        self._ownership.renew()
+        self._offsets_to_commit.clear()
+        self._taken.clear()
+        self._early.clear()
+        with self._reaching():
+            for partition in self._consumer.assignment():
+                committed = self._consumer.committed(partition, timeout_ms=int(CALL_TIMEOUT_S * 1000))
+                start = self._first.get(partition) if committed is None else committed
+                if start is not None and partition in self._consumer.assignment():
+                    self._consumer.seek(partition, start)
+
+    def epoch(self, partition: Partition) -> int | None:
+        """See Log."""
+        with self._ownership.lock:
+            return self._ownership.epochs.get(TopicPartition(*partition))
+
+    def partitions_of(self, topic: str) -> int:
+        """See Log."""
+        assert self._producer is not None  # noqa: S101  # made with self
+        with self._reaching():
+            found = self._producer.partitions_for(topic)
+        if not found:
+            raise NotFound("no such topic", where=topic, remedy="create it, or check the stream's document")
+        return len(found)
+
+    def lag(self) -> dict[Partition, int]:
+        """See Log."""
+        return dict(self._lag)
+
+    def close(self) -> None:
+        """See Log."""
+        self._drop_producer()
+        with contextlib.suppress(Unreachable):  # at-least-once offsets: the next member reads the records again
+            self._flush_offsets(wait=True)
+        self._consumer.close(timeout_ms=5000)
+
+    # --- the committing thread
+
+    def _transaction(self, outgoing: Sequence[Outgoing], offsets: dict[TopicPartition, OffsetAndMetadata], group: object) -> None:
+        producer = self._producer
+        assert producer is not None  # noqa: S101  # a commit follows a recover that succeeded
+        with self._reaching():
+            producer.begin_transaction()
+            sent = _send(producer, outgoing)
+            producer.send_offsets_to_transaction(offsets, group)
+            producer.commit_transaction()
+            for future in sent:
+                future.get(0)  # the commit has awaited them all: this only raises what went wrong
+        self._done.update({partition: to.offset for partition, to in offsets.items()})
+
+    def _write(self, outgoing: Sequence[Outgoing], offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+        producer = self._producer
+        assert producer is not None  # noqa: S101  # a commit follows a recover that succeeded
+        with self._reaching():
+            sent = _send(producer, outgoing)
+            producer.flush(timeout=self._spec.transaction_timeout_s)
+            for future in sent:
+                future.get(0)
+        self._offsets_to_commit.update(offsets)  # by the polling thread: the consumer belongs to it
+
+    # --- inside
+
+    def _flush_offsets(self, *, wait: bool = False) -> None:
+        if not self._offsets_to_commit or (self._commit is not None and not self._commit.done()):
+            return
+        with self._ownership.lock:
+            offsets = {p: to for p, to in self._offsets_to_commit.items() if p in self._ownership.epochs}
+        self._offsets_to_commit = {}
+        if not offsets:
+            return
+        with self._reaching():
+            if wait:
+                self._consumer.commit(offsets, timeout_ms=5000)
+            else:
+                self._consumer.commit_async(offsets)
+        self._done.update({partition: to.offset for partition, to in offsets.items()})
+
+    def _look_at_lag(self) -> None:
+        lag: dict[Partition, int] = {}
+        for partition in self._consumer.assignment():
+            end = self._consumer.highwater(partition)
+            done = self._done.get(partition, self._first.get(partition))
+            if end is None or done is None or self._taken.get(partition, done) <= done:
+                # Nothing in flight: what counts is the position, which also steps over the marks of transactions.
+                position = self._consumer.position(partition, timeout_ms=0)
+                done = end if position is None else position
+            lag[Partition(partition.topic, partition.partition)] = max((end or 0) - (done or 0), 0)
+        self._lag = lag
+
+    def _new_producer(self) -> KafkaProducer:
+        exactly_once = self._spec.guarantee is Guarantee.EXACTLY_ONCE
+        transactions = (
+            {
+                "transactional_id": self._member.transactional_id,
+                "transaction_timeout_ms": int(self._spec.transaction_timeout_s * 1000),
+            }
+            if exactly_once
+            else {}
+        )
+        with self._reaching():
+            producer = KafkaProducer(
+                **self._config,
+                **transactions,
+                linger_ms=2,
+                batch_size=256 * 1024,
+                max_request_size=self._spec.max_record_bytes + 128 * 1024,
+                buffer_memory=max(self._spec.max_in_flight_bytes, 2 * self._spec.max_record_bytes),
+                max_block_ms=int(CALL_TIMEOUT_S * 1000),
+                bootstrap_timeout_ms=int(CALL_TIMEOUT_S * 1000),
+                metrics_enabled=False,
+            )
+            if exactly_once:
+                try:
+                    producer.init_transactions()
+                except BaseException:
+                    producer.close(timeout=0)
+                    raise
+        return producer
+
+    def _drop_producer(self) -> None:
+        """Throws the producer away; a commit that hangs in it is left behind with its thread."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.close(timeout=0)
+        if self._commit is not None and not self._commit.done():
+            self._executor.shutdown(wait=False)
+            self._executor = self._new_executor()
+        self._commit = None
+
+    @staticmethod
+    def _new_executor() -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, thread_name_prefix="stream-commit")
+
+    @contextlib.contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except FencedInstanceIdError as error:
+            raise Conflict(
+                "another member of this name took over", where=str(self._member.instance), remedy="end this one"
+            ) from error
+        except KafkaError as error:
+            raise unreachable(self._brokers, error) from error
+
+
+def _send(producer: KafkaProducer, outgoing: Sequence[Outgoing]) -> list[FutureRecordMetadata]:
+    send = producer.send
+    return [
+        # The client refuses a record with neither key nor value, though Kafka does not.
+        send(out.topic, b"" if value is None and key is None else value, key, list(headers), out.partition, timestamp_ms)
+        for out in outgoing
+        for key, value, headers, timestamp_ms in zip(out.keys, out.values, out.headers, out.timestamps_ms, strict=True)
+    ]

@@ -1,0 +1,99 @@
+"""The log that a stream reads from and writes to, behind a port: Kafka, or memory in unit tests.
+
+Everything is by column, because a call or an object a record is what streams spend their time on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+Header = tuple[str, bytes | None]
+
+
+class Partition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Records of one partition in the order of their offsets, by column; all columns have the same length.
+
+    `epoch` numbers the time for which this member owns the partition: results of an older epoch must not be committed.
+    """
+
+    partition: Partition
+    epoch: int
+    offsets: Sequence[int]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    headers: Sequence[Sequence[Header]]
+    timestamps_ms: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of the values."""
+        return sum(len(value) for value in self.values if value is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """Records to write to one partition, in order, by column."""
+
+    topic: str
+    partition: int
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    headers: Sequence[Sequence[Header]]
+    timestamps_ms: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class Log(Protocol):
+    """One member of a consumer group together with its producer.
+
+    All methods are called from one thread; only `epoch` and `lag` may be called from any. Every failure of the log, a
+    lost partition's among them, is Unreachable: after one, `recover` is the only way on. Conflict means that another member of
+    the same name took over: this one must end.
+    """
+
+    def poll(self, *, max_rows: int, timeout_s: float) -> list[Records]:
+        """Records not handed out yet, `max_rows` at most; blocks for up to `timeout_s` where there are none."""
+
+    def keep_alive(self) -> None:
+        """Stays in the group without taking records. Called instead of `poll`, at least every few seconds."""
+
+    def commit(self, outgoing: Sequence[Outgoing], upto: Mapping[Partition, int]) -> Future[None]:
+        """Writes, and commits that the partitions are done below these offsets: all or nothing where exactly once is promised.
+
+        Returns at once. At most one commit is under way. The future fails where nothing, or not certainly all, was committed;
+        then call `recover`.
+        """
+
+    def recover(self) -> None:
+        """Drops what was handed out and not committed, ends any half-done commit, and goes back to the committed offsets.
+
+        Blocks for seconds. Epochs rise. Safe to repeat; raises as `poll` does while the log is away.
+        """
+
+    def epoch(self, partition: Partition) -> int | None:
+        """The epoch in which this member owns the partition, or None."""
+
+    def partitions_of(self, topic: str) -> int:
+        """How many partitions the topic has. Raises NotFound."""
+
+    def lag(self) -> dict[Partition, int]:
+        """For each partition owned, how many records are not committed yet, as last seen."""
+
+    def close(self) -> None:
+        """Leaves the group and frees everything; what is not committed is left to the next member."""

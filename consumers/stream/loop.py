@@ -1,0 +1,402 @@
+"""The worker of a stream: poll, decode, score, encode, commit; scoring of the next micro-batch overlaps the commit of the last.
+
+One thread runs it. The order of each partition is kept, because micro-batches are committed in the order in which they were
+taken. A bad record goes to the dead letters; transient trouble holds the same micro-batch and tries again; a log that fails is
+recovered to its committed offsets, so nothing is lost, and nothing doubled where exactly once is promised.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from cluster.errors import BadInput, EngineFailure, HeadraceError, NoCapacity, NotFound, Unreachable
+from cluster.signature import Signature
+from consumers.stream.answers import Dead, Stage, dead_records, output_records, split_keys
+from consumers.stream.breaker import Breaker, backoff_s
+from consumers.stream.codec import Decoded, Decoder, Encoder
+from consumers.stream.counters import Counters, Phase
+from consumers.stream.formats import make_decoder, make_encoder
+from consumers.stream.log import Log, Outgoing, Partition, Records
+from consumers.stream.spec import OnEmpty, StreamSpec
+from deployments.datatypes import Array
+from deployments.scoring import Scored
+
+logger = logging.getLogger(__name__)
+
+MOST_IN_FLIGHT = 3  # one being committed, one being scored, one waiting: more only adds latency
+IDLE_POLL_S = 0.2
+BUSY_WAIT_S = 0.005
+DRAIN_S = 20.0
+
+
+class Scoring(Protocol):
+    """What the loop needs of a scorer; `deployments.scorer_thread.ScorerThread` is one. Safe to call from any thread."""
+
+    def submit(self, model: str, tensors: Mapping[str, Array], keys: Sequence[bytes | None] | None = None) -> Future[Scored]:
+        """Starts scoring n rows and returns at once; the future raises what `Scorer.score` raises."""
+
+    def signature(self, model: str, version: int | None = None) -> Signature:
+        """The signature of the stable version. Raises NotFound while no version is served."""
+
+
+@dataclass
+class MicroBatch:
+    """Records on their way. `attempt` counts retries; none is made before `not_before_s` (monotonic)."""
+
+    slices: list[Records]
+    values: list[bytes | None]
+    size_bytes: int
+    decoded: Decoded | None = None
+    encoder: Encoder | None = None
+    scored: Future[Scored] | None = None
+    attempt: int = 0
+    not_before_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit under way, and what it will have done."""
+
+    future: Future[None]
+    began_s: float
+    rows_in: int
+    rows_out: int
+    rows_dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Codec:
+    signature: Signature
+    decoder: Decoder
+    encoder: Encoder
+
+
+@dataclass
+class Loop:
+    """One stream's worker. `run` blocks its thread until `stop`; everything else may be called from any thread.
+
+    `make_log` opens the log inside the worker's thread. `run` raises Conflict where another member of its name took over; all
+    else that it raises is a fault of ours.
+    """
+
+    name: str
+    spec: StreamSpec
+    scoring: Scoring
+    make_log: Callable[[], Log]
+    counters: Counters = field(default_factory=Counters)
+    phase: Phase = Phase.STARTING
+    message: str = ""
+    breaker: Breaker = field(init=False)
+    turned_s: float = field(default_factory=time.monotonic)
+    _log: Log | None = None
+    _in_flight: deque[MicroBatch] = field(default_factory=deque)
+    _commit: Commit | None = None
+    _codec: _Codec | None = None
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _partitions: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.breaker = Breaker(self.spec.breaker_rows)
+
+    def stop(self) -> None:
+        """Asks the worker to commit what it has taken and end."""
+        self._stop.set()
+
+    @property
+    def in_flight_rows(self) -> int:
+        """Rows taken and not committed."""
+        return sum(len(batch.values) for batch in list(self._in_flight))
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Bytes of the values taken and not committed."""
+        return sum(batch.size_bytes for batch in list(self._in_flight))
+
+    def lag(self) -> dict[Partition, int]:
+        """Records not committed, by partition owned; empty before the log is open."""
+        return self._log.lag() if self._log is not None else {}
+
+    def run(self) -> None:
+        """Works until `stop`, then drains."""
+        try:
+            if self._open():
+                self._work()
+        except BaseException as error:
+            self.phase, self.message = Phase.FAILED, f"{type(error).__name__}: {error}"
+            logger.exception("stream %s failed", self.name)
+            raise
+        else:
+            self.phase = Phase.STOPPED
+        finally:
+            if self._log is not None:
+                self._log.close()
+
+    def _open(self) -> bool:
+        attempt = 0
+        while not self._stop.is_set():
+            try:
+                self._log = self.make_log()
+                topics = (self.spec.output.topic, self.spec.dead_letters.topic)
+                self._partitions = {topic: self._log.partitions_of(topic) for topic in topics}
+            except (Unreachable, NotFound) as error:
+                if self._log is not None:
+                    self._log.close()
+                    self._log = None
+                attempt += 1
+                self.message = str(error)
+                self.turned_s = time.monotonic()
+                self._stop.wait(backoff_s(attempt))
+            else:
+                self.phase, self.message = Phase.RUNNING, ""
+                return True
+        return False
+
+    def _work(self) -> None:
+        deadline_s = float("inf")
+        while True:
+            self.turned_s = now_s = time.monotonic()
+            self.counters.look(now_s)
+            if self._stop.is_set() and deadline_s == float("inf"):
+                self.phase, deadline_s = Phase.DRAINING, now_s + DRAIN_S
+            if self._stop.is_set() and (now_s > deadline_s or not (self._in_flight or self._commit)):
+                return
+            try:
+                self._turn(now_s)
+            except Unreachable as error:
+                if not self._recover(error):
+                    return
+
+    def _turn(self, now_s: float) -> None:
+        self._reap_commit(now_s)
+        self._commit_head(now_s)
+        log = self._open_log
+        if self._has_room():
+            batch = self._take(0.0 if self._in_flight or self._commit else IDLE_POLL_S)
+            if batch is not None:
+                self._in_flight.append(batch)
+                self._score(batch)
+                return
+        else:
+            log.keep_alive()
+        self._await_something()
+
+    @property
+    def _open_log(self) -> Log:
+        if self._log is None:
+            raise RuntimeError("the log is not open")
+        return self._log
+
+    def _has_room(self) -> bool:
+        taking = not self._stop.is_set() and not any(batch.attempt for batch in self._in_flight)
+        return taking and len(self._in_flight) < MOST_IN_FLIGHT and self.in_flight_bytes < self.spec.max_in_flight_bytes
+
+    def _take(self, timeout_s: float) -> MicroBatch | None:
+        """One micro-batch: closed by its size, or `linger_ms` after its first record."""
+        log, most = self._open_log, self.spec.max_batch_rows
+        slices = log.poll(max_rows=most, timeout_s=timeout_s)
+        rows = sum(map(len, slices))
+        closes_s = time.monotonic() + self.spec.linger_ms / 1000
+        while 0 < rows < most and (left_s := closes_s - time.monotonic()) > 0:
+            more = log.poll(max_rows=most - rows, timeout_s=left_s)
+            slices += more
+            rows += sum(map(len, more))
+        if not rows:
+            return None
+        return MicroBatch(slices, [value for s in slices for value in s.values], sum(s.size_bytes for s in slices))
+
+    def _score(self, batch: MicroBatch) -> None:
+        """Decodes and submits. What can't be done now is tried again by `_commit_head`, which sees no future."""
+        try:
+            codec = self._codec_now()
+        except (NotFound, BadInput, Unreachable) as error:
+            self._hold(batch, error)
+            return
+        batch.decoded, batch.encoder = codec.decoder.decode(batch.values), codec.encoder
+        if batch.decoded.rows:
+            keys = [key for s in batch.slices for key in split_keys(s)]
+            if len(batch.decoded.rows) != len(keys):
+                keys = [keys[row] for row in batch.decoded.rows]
+            batch.scored = self.scoring.submit(self.spec.model, batch.decoded.tensors, keys)
+        else:
+            nothing = Scored({}, np.empty(0, dtype=np.int32), {})
+            batch.scored = Future()
+            batch.scored.set_result(nothing)
+
+    def _codec_now(self) -> _Codec:
+        signature = self.scoring.signature(self.spec.model)
+        if self._codec is None or (self._codec.signature is not signature and self._codec.signature != signature):
+            decoder = make_decoder(signature, self.spec.input)
+            self._codec = _Codec(signature, decoder, make_encoder(signature, self.spec.output.format))
+        return self._codec
+
+    def _commit_head(self, now_s: float) -> None:
+        if self._commit is not None or not self._in_flight:
+            return
+        head = self._in_flight[0]
+        if head.scored is None:
+            if now_s >= head.not_before_s:
+                self._score(head)
+            return
+        if not head.scored.done():
+            return
+        try:
+            scored = head.scored.result()
+        except (NoCapacity, Unreachable, NotFound, BadInput, EngineFailure) as error:
+            # BadInput here blames the whole call: the signature moved on between decoding and scoring.
+            self._hold(head, error)
+            return
+        failed = sum(isinstance(error, EngineFailure) for error in scored.errors.values())
+        answered = len(scored.versions) - len(scored.errors)
+        self.breaker = self.breaker.after(answered_rows=answered, failed_rows=failed)
+        if self.breaker.open and failed:
+            worst = next(error for error in scored.errors.values() if isinstance(error, EngineFailure))
+            self._hold(
+                head, EngineFailure(f"circuit open, every row fails: {worst.what}", where=worst.where, remedy=worst.remedy)
+            )
+            return
+        if self.phase is Phase.HOLDING:
+            self.phase, self.message = Phase.RUNNING, ""
+        self._begin_commit(head, scored, now_s)
+
+    def _hold(self, batch: MicroBatch, error: HeadraceError) -> None:
+        batch.attempt += 1
+        batch.scored = None
+        batch.not_before_s = time.monotonic() + backoff_s(batch.attempt)
+        self.counters.retries += 1
+        if self.phase is not Phase.DRAINING:
+            self.phase = Phase.HOLDING
+        self.message = str(error)
+
+    def _begin_commit(self, head: MicroBatch, scored: Scored, now_s: float) -> None:
+        outgoing, upto, rows_in = self._answers(head, scored)
+        if not upto:  # every partition of it was taken from us
+            self._in_flight.popleft()
+            return
+        dead = sum(len(out) for out in outgoing if out.topic == self.spec.dead_letters.topic)
+        rows_out = sum(map(len, outgoing)) - dead
+        self._commit = Commit(self._open_log.commit(outgoing, upto), now_s, rows_in, rows_out, dead)
+
+    def _answers(self, head: MicroBatch, scored: Scored) -> tuple[list[Outgoing], dict[Partition, int], int]:
+        decoded, encoder, log = head.decoded, head.encoder, self._open_log
+        if decoded is None or encoder is None:
+            raise RuntimeError("scored before it was decoded")
+        bodies: list[bytes] = encoder.encode(scored.outputs) if len(scored.versions) else []
+        positions = np.asarray(decoded.rows, dtype=np.int64)
+        answered = np.ones(len(positions), dtype=np.bool_)
+        answered[list(scored.errors)] = False
+        dead = {row: Dead(Stage.DECODING, error) for row, error in decoded.errors.items()}
+        dead |= {int(positions[j]): Dead(Stage.SCORING, error) for j, error in scored.errors.items()}
+        passed = self._passed(head, dead)
+        outgoing: list[Outgoing] = []
+        upto: dict[Partition, int] = {}
+        begin = rows_in = 0
+        for records in head.slices:
+            end = begin + len(records)
+            if log.epoch(records.partition) == records.epoch:
+                first, last = np.searchsorted(positions, (begin, end))
+                chosen = first + np.flatnonzero(answered[first:last])
+                outgoing += self._of_slice(records, begin, chosen, positions, bodies, scored, dead, passed)
+                upto[records.partition] = records.offsets[-1] + 1
+                rows_in += len(records)
+            begin = end
+        return outgoing, upto, rows_in
+
+    def _of_slice(
+        self,
+        records: Records,
+        begin: int,
+        chosen: np.ndarray[tuple[int], np.dtype[np.int64]],
+        positions: np.ndarray[tuple[int], np.dtype[np.int64]],
+        bodies: list[bytes],
+        scored: Scored,
+        dead: Mapping[int, Dead],
+        passed: Sequence[int],
+    ) -> list[Outgoing]:
+        spec, made = self.spec, []
+        if len(chosen):
+            rows = (positions[chosen] - begin).tolist()
+            answers = [bodies[j] for j in chosen.tolist()]
+            to = spec.output.topic
+            made.append(
+                output_records(
+                    records, rows, answers, scored.versions[chosen], model=spec.model, topic=to, partitions=self._partitions[to]
+                )
+            )
+        here = {row - begin: why for row, why in dead.items() if begin <= row < begin + len(records)} if dead else {}
+        if here:
+            to = spec.dead_letters.topic
+            made.append(dead_records(records, here, stream=self.name, topic=to, partitions=self._partitions[to]))
+        tombs = [row - begin for row in passed if begin <= row < begin + len(records)]
+        if tombs:
+            to = spec.output.topic
+            none: list[bytes | None] = [None] * len(tombs)
+            versions = np.zeros(len(tombs), dtype=np.int32)
+            made.append(
+                output_records(records, tombs, none, versions, model=spec.model, topic=to, partitions=self._partitions[to])
+            )
+        return made
+
+    def _passed(self, head: MicroBatch, dead: dict[int, Dead]) -> list[int]:
+        """Rows without a value that the document lets through; they are taken out of `dead`."""
+        if self.spec.input.on_empty is not OnEmpty.PASS:
+            return []
+        passed = [row for row in dead if head.values[row] is None]
+        for row in passed:
+            del dead[row]
+        return passed
+
+    def _reap_commit(self, now_s: float) -> None:
+        commit = self._commit
+        if commit is None:
+            return
+        took_s = now_s - commit.began_s
+        if not commit.future.done():
+            if took_s > self.spec.transaction_timeout_s:
+                raise Unreachable(f"a commit took more than {took_s:.0f} s", where="stream", remedy="look at the broker")
+            return
+        commit.future.result()
+        self._commit = None
+        self._in_flight.popleft()
+        self.counters.committed(rows_in=commit.rows_in, rows_out=commit.rows_out, rows_dead=commit.rows_dead, took_s=took_s)
+
+    def _await_something(self) -> None:
+        """Sleeps until the commit or the head's scoring ends, briefly: new records may arrive meanwhile."""
+        wait_s = BUSY_WAIT_S if self._has_room() else 10 * BUSY_WAIT_S
+        if self._commit is not None:
+            wait([self._commit.future], timeout=wait_s)
+        elif self._in_flight and (scored := self._in_flight[0].scored) is not None:
+            wait([scored], timeout=wait_s)
+        elif self._in_flight:  # held: nothing to do before its next attempt
+            self._stop.wait(min(max(self._in_flight[0].not_before_s - time.monotonic(), 0), 0.25) or BUSY_WAIT_S)
+
+    def _recover(self, error: HeadraceError) -> bool:
+        """Back to the committed offsets. False where the stop came first: then the next member does it."""
+        attempt = 0
+        while True:
+            attempt += 1
+            self.counters.recoveries += 1
+            self._in_flight.clear()
+            self._commit = None
+            self.message = str(error)
+            if self._stop.is_set():
+                return False
+            self.phase = Phase.RECOVERING
+            logger.warning("stream %s goes back to its committed offsets: %s", self.name, error)
+            self.turned_s = time.monotonic()
+            try:
+                self._open_log.recover()
+            except Unreachable as again:
+                error = again
+                self._stop.wait(backoff_s(attempt))
+            else:
+                self.phase, self.message = Phase.RUNNING, ""
+                return True

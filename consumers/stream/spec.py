@@ -1,0 +1,168 @@
+"""The `spec` section of a Stream document."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cluster.errors import BadInput
+from cluster.serving import Resources
+
+TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
+
+
+class Section(BaseModel):
+    """Base of the sections."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Format(StrEnum):
+    """How a record's value holds tensors."""
+
+    JSON = "json"
+    RAW = "raw"
+
+
+class OnEmpty(StrEnum):
+    """What becomes of a record without a value (a tombstone)."""
+
+    DEAD_LETTER = "dead_letter"
+    PASS = "pass"  # noqa: S105  # not a password
+
+
+class Begin(StrEnum):
+    """Where a group that has committed nothing yet begins."""
+
+    EARLIEST = "earliest"
+    LATEST = "latest"
+
+
+class Guarantee(StrEnum):
+    """What is promised of each input record."""
+
+    EXACTLY_ONCE = "exactly_once"
+    AT_LEAST_ONCE = "at_least_once"
+
+
+class Protocol(StrEnum):
+    """How clients talk to the broker."""
+
+    PLAINTEXT = "PLAINTEXT"
+    SSL = "SSL"
+    SASL_PLAINTEXT = "SASL_PLAINTEXT"
+    SASL_SSL = "SASL_SSL"
+
+
+class Topic(Section):
+    """A topic; made with `partitions` where it is missing."""
+
+    topic: str = Field(pattern=TOPIC_PATTERN)
+    partitions: int = Field(default=4, ge=1)
+
+
+class Input(Topic):
+    """What to read. `fields` maps an input of the model to its JSON field, where the names differ; `/a/b` is a path."""
+
+    format: Format = Format.JSON
+    fields: dict[str, str] = Field(default_factory=dict)
+    on_empty: OnEmpty = OnEmpty.DEAD_LETTER
+    begin: Begin = Begin.EARLIEST
+
+
+class Output(Topic):
+    """What to write. Input partition p goes to output partition p modulo the output's partitions, so order is kept."""
+
+    format: Format = Format.JSON
+
+
+class Scaling(Section):
+    """How many consumers run: the lag divided by `lag_per_replica`, never more than the input's partitions."""
+
+    min: int = Field(default=1, ge=0)
+    max: int = Field(default=4, ge=1)
+    lag_per_replica: int = Field(default=10_000, ge=1, description="records")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.max < self.min:
+            raise ValueError(f"max ({self.max}) is below min ({self.min})")
+        return self
+
+
+class Security(Section):
+    """TLS and SASL. The password lies in an environment variable or a file on the consumer's node, never in the document."""
+
+    protocol: Protocol = Protocol.PLAINTEXT
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    mechanism: str | None = Field(default=None, description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
+    username: str | None = None
+    password_env: str | None = None
+    password_file: str | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.password_env and self.password_file:
+            raise ValueError("give password_env or password_file, not both")
+        if self.protocol.startswith("SASL") and (self.mechanism is None or self.username is None):
+            raise ValueError("SASL needs mechanism and username")
+        return self
+
+    def password(self) -> str | None:
+        """The secret itself. Raises BadInput where it can't be read."""
+        if self.password_env:
+            value = os.environ.get(self.password_env)
+            if value is None:
+                raise BadInput(
+                    f"{self.password_env} is not set", where="spec.security.password_env", remedy="set it on the nodes"
+                )
+            return value
+        if self.password_file:
+            try:
+                return Path(self.password_file).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise BadInput(str(error), where="security.password_file", remedy="make it readable on the nodes") from error
+        return None
+
+
+class StreamSpec(Section):
+    """A running binding: input topic -> model -> output topic, with dead letters.
+
+    `brokers` is `host:port[,host:port]`; left out, the project's own broker. A micro-batch closes at `max_batch_rows`, or
+    `linger_ms` after its first record. `group` is the consumer group, `headrace-NAME` where left out.
+    """
+
+    model: str
+    brokers: str | None = None
+    input: Input
+    output: Output
+    dead_letters: Topic
+    guarantee: Guarantee = Guarantee.EXACTLY_ONCE
+    group: str | None = Field(default=None, pattern=TOPIC_PATTERN)
+    max_batch_rows: int = Field(default=2000, ge=1, le=100_000)
+    linger_ms: float = Field(default=5.0, ge=0, le=10_000)
+    max_in_flight_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
+    max_record_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
+    session_timeout_s: float = Field(default=10.0, ge=6, le=300)
+    transaction_timeout_s: float = Field(default=30.0, ge=5, le=900)
+    breaker_rows: int = Field(default=500, ge=1, description="rows in a row that the version may fail before the stream holds")
+    resources: Resources = Resources()
+    scaling: Scaling = Scaling()
+    security: Security = Security()
+
+    @model_validator(mode="after")
+    def _topics_differ(self) -> Self:
+        names = [self.input.topic, self.output.topic, self.dead_letters.topic]
+        if len(set(names)) != len(names):
+            raise ValueError(f"input, output and dead_letters must be three topics; got {names}")
+        return self
+
+    def group_of(self, name: str) -> str:
+        """The consumer group of the stream called `name`."""
+        return self.group or f"headrace-{name}"

@@ -1,0 +1,277 @@
+"""What every log promises, on memory and on a real Kafka."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from cluster.errors import NotFound, Unreachable
+from consumers.stream.kafka_client import ensure_topics
+from consumers.stream.kafka_log import KafkaLog, Member
+from consumers.stream.log import Log, Outgoing, Partition, Records
+from consumers.stream.memory_log import MemoryBroker, MemoryLog, Stored
+from consumers.stream.spec import Guarantee, Input, Output, StreamSpec, Topic
+
+WAIT_S = 40.0
+
+
+class World(Protocol):
+    """A broker with the topics in (2 partitions), out (2) and dead (1), as a test sees it."""
+
+    spec: StreamSpec
+
+    def member(self, name: str) -> Log: ...
+    def put(self, partition: int, key: bytes | None, value: bytes | None) -> None: ...
+    def committed_values(self, topic: str) -> list[bytes | None]: ...
+    def close(self) -> None: ...
+
+
+def spec_of(guarantee: Guarantee) -> StreamSpec:
+    tag = uuid.uuid4().hex[:8]
+    return StreamSpec(
+        model="m",
+        input=Input(topic=f"in-{tag}", partitions=2),
+        output=Output(topic=f"out-{tag}", partitions=2),
+        dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
+        guarantee=guarantee,
+        session_timeout_s=6,
+    )
+
+
+@dataclass
+class MemoryWorld:
+    spec: StreamSpec = field(default_factory=lambda: spec_of(Guarantee.EXACTLY_ONCE))
+    broker: MemoryBroker = field(default_factory=MemoryBroker)
+
+    def __post_init__(self) -> None:
+        for topic in (self.spec.input, self.spec.output, self.spec.dead_letters):
+            self.broker.create(topic.topic, topic.partitions)
+
+    def member(self, name: str) -> Log:
+        return MemoryLog(self.broker, self.spec.input.topic, "group")
+
+    def put(self, partition: int, key: bytes | None, value: bytes | None) -> None:
+        self.broker.append(self.spec.input.topic, partition, Stored(key, value, (("h", b"1"),), 1_700_000_000_000))
+
+    def committed_values(self, topic: str) -> list[bytes | None]:
+        return [record.value for partition in self.broker.topics[topic] for record in partition]
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class KafkaWorld:
+    def __init__(self, brokers: str, guarantee: Guarantee) -> None:
+        self.brokers = brokers
+        self.spec = spec_of(guarantee)
+        ensure_topics(self.spec, brokers)
+        self.producer = KafkaProducer(bootstrap_servers=brokers)
+        self.members: list[Log] = []
+
+    def member(self, name: str) -> Log:
+        tag = self.spec.input.topic
+        log = KafkaLog(self.spec, self.brokers, Member(f"group-{tag}", f"{tag}-{name}", f"{tag}-{name}"))
+        self.members.append(log)
+        return log
+
+    def put(self, partition: int, key: bytes | None, value: bytes | None) -> None:
+        headers = [("h", b"1")]
+        self.producer.send(self.spec.input.topic, value, key, headers, partition, 1_700_000_000_000).get(20)
+
+    def committed_values(self, topic: str) -> list[bytes | None]:
+        consumer = KafkaConsumer(bootstrap_servers=self.brokers, isolation_level="read_committed", auto_offset_reset="earliest")
+        try:
+            partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
+            consumer.assign(partitions)
+            ends = consumer.end_offsets(partitions)
+            values: dict[TopicPartition, list[bytes | None]] = {partition: [] for partition in partitions}
+            while any(consumer.position(partition) < ends[partition] for partition in partitions):
+                for partition, records in consumer.poll(timeout_ms=200).items():
+                    values[partition] += [record.value for record in records]
+            return [value for partition in sorted(values) for value in values[partition]]
+        finally:
+            consumer.close()
+
+    def close(self) -> None:
+        for member in self.members:
+            member.close()
+        self.producer.close()
+
+
+@pytest.fixture(params=["memory", "kafka", "kafka-at-least-once"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    made: World
+    if request.param == "memory":
+        made = MemoryWorld()
+    else:
+        guarantee = Guarantee.EXACTLY_ONCE if request.param == "kafka" else Guarantee.AT_LEAST_ONCE
+        made = KafkaWorld(request.getfixturevalue("broker"), guarantee)
+    yield made
+    made.close()
+
+
+def take(log: Log, rows: int) -> list[Records]:
+    taken: list[Records] = []
+    deadline = time.monotonic() + WAIT_S
+    while sum(map(len, taken)) < rows and time.monotonic() < deadline:
+        taken += log.poll(max_rows=100, timeout_s=0.2)
+    assert sum(map(len, taken)) == rows
+    return taken
+
+
+def until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not what():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.01)
+
+
+def values(taken: list[Records]) -> dict[int, list[bytes | None]]:
+    found: dict[int, list[bytes | None]] = {}
+    for records in taken:
+        found.setdefault(records.partition.number, []).extend(records.values)
+    return found
+
+
+def answer(world: World, taken: list[Records]) -> tuple[list[Outgoing], dict[Partition, int]]:
+    out = [
+        Outgoing(
+            world.spec.output.topic,
+            r.partition.number,
+            r.keys,
+            [b"re:" + (v or b"") for v in r.values],
+            r.headers,
+            r.timestamps_ms,
+        )
+        for r in taken
+    ]
+    return out, {r.partition: r.offsets[-1] + 1 for r in taken}
+
+
+def test_records_arrive_whole_and_in_order(world: World) -> None:
+    for i in range(10):
+        world.put(i % 2, f"k{i}".encode(), f"v{i}".encode())
+    log = world.member("a")
+    taken = take(log, 10)
+    assert values(taken) == {0: [b"v0", b"v2", b"v4", b"v6", b"v8"], 1: [b"v1", b"v3", b"v5", b"v7", b"v9"]}
+    first = next(r for r in taken if r.partition.number == 0)
+    assert first.partition.topic == world.spec.input.topic
+    assert list(first.offsets)[:1] == [0]
+    assert first.keys[0] == b"k0"
+    assert list(first.headers[0]) == [("h", b"1")]
+    assert first.timestamps_ms[0] == 1_700_000_000_000
+    assert log.epoch(first.partition) == first.epoch
+
+
+def test_a_poll_takes_no_more_than_asked_and_loses_nothing(world: World) -> None:
+    for i in range(7):
+        world.put(0, None, str(i).encode())
+    log = world.member("a")
+    seen: list[bytes | None] = []
+    deadline = time.monotonic() + WAIT_S
+    while len(seen) < 7 and time.monotonic() < deadline:
+        polled = log.poll(max_rows=3, timeout_s=0.2)
+        assert sum(map(len, polled)) <= 3
+        seen += [value for records in polled for value in records.values]
+        log.keep_alive()
+    assert seen == [str(i).encode() for i in range(7)]
+
+
+def test_a_commit_shows_the_answers_and_outlives_the_member(world: World) -> None:
+    for i in range(4):
+        world.put(0, b"k", str(i).encode())
+    log = world.member("a")
+    log.commit(*answer(world, take(log, 4))).result(WAIT_S)
+    assert world.committed_values(world.spec.output.topic) == [b"re:0", b"re:1", b"re:2", b"re:3"]
+    until(lambda: not log.poll(max_rows=10, timeout_s=0.05) and sum(log.lag().values()) == 0)
+    log.close()
+    world.put(0, b"k", b"4")
+    assert values(take(world.member("a"), 1)) == {0: [b"4"]}
+
+
+def test_recovering_goes_back_to_what_is_committed(world: World) -> None:
+    for i in range(3):
+        world.put(0, b"k", str(i).encode())
+    log = world.member("a")
+    before = take(log, 3)
+    log.recover()
+    again = take(log, 3)
+    assert values(again) == {0: [b"0", b"1", b"2"]}
+    assert before[0].epoch != log.epoch(before[0].partition) == again[0].epoch
+    log.commit(*answer(world, again)).result(WAIT_S)
+    world.put(0, b"k", b"3")
+    rest = take(log, 1)
+    assert values(rest) == {0: [b"3"]}
+    log.recover()
+    assert values(take(log, 1))[0][-1:] == [b"3"]
+
+
+def test_a_record_without_key_and_value_can_be_written(world: World) -> None:
+    world.put(0, b"k", None)
+    log = world.member("a")
+    taken = take(log, 1)
+    assert values(taken) == {0: [None]}
+    out = Outgoing(world.spec.dead_letters.topic, 0, [None], [None], [[]], [1])
+    log.commit([out], {taken[0].partition: 1}).result(WAIT_S)
+    assert world.committed_values(world.spec.dead_letters.topic) in ([b""], [None])
+
+
+def test_lag_counts_what_is_not_committed(world: World) -> None:
+    for i in range(5):
+        world.put(1, b"k", str(i).encode())
+    log = world.member("a")
+    taken = take(log, 5)
+    partition = taken[0].partition
+    log.poll(max_rows=1, timeout_s=0)
+    assert log.lag()[partition] == 5
+
+
+def test_two_members_share_and_the_one_that_is_left_takes_over(world: World) -> None:
+    first = world.member("a")
+    first.poll(max_rows=1, timeout_s=0.2)
+    second = world.member("b")
+
+    def owned(log: Log) -> set[int]:
+        log.poll(max_rows=1, timeout_s=0.05)
+        return {n for n in range(2) if log.epoch(Partition(world.spec.input.topic, n)) is not None}
+
+    until(lambda: [len(owned(first)), len(owned(second))] == [1, 1] and owned(first) != owned(second))
+    second.close()
+    until(lambda: owned(first) == {0, 1})
+
+
+def test_a_lost_partition_can_not_be_committed(world: World) -> None:
+    if world.spec.guarantee is Guarantee.AT_LEAST_ONCE:
+        pytest.skip("at least once does not promise it")
+    world.put(0, b"k", b"0")
+    world.put(1, b"k", b"1")
+    first = world.member("a")
+    taken = take(first, 2)
+    second = world.member("b")
+
+    def both_own_one() -> bool:
+        first.keep_alive()
+        second.keep_alive()
+        mine = [p for p in range(2) if first.epoch(Partition(world.spec.input.topic, p)) is not None]
+        theirs = [p for p in range(2) if second.epoch(Partition(world.spec.input.topic, p)) is not None]
+        return len(mine) == len(theirs) == 1
+
+    until(both_own_one)
+    lost = [r for r in taken if first.epoch(r.partition) is None]
+    assert lost
+
+
+def test_a_missing_topic_is_named(world: World) -> None:
+    with pytest.raises(NotFound, match="nowhere-at-all"):
+        world.member("a").partitions_of("nowhere-at-all")
+
+
+def test_a_broker_that_is_away_is_said_so() -> None:
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1"):
+        ensure_topics(spec_of(Guarantee.EXACTLY_ONCE), "127.0.0.1:1")
