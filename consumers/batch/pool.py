@@ -1,0 +1,161 @@
+"""Runs units on a Ray cluster: Ray Data moves unit descriptions and receipts, never a row."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import ray
+import ray.actor
+import ray.data
+from pydantic import TypeAdapter
+from ray.exceptions import RayError
+
+from cluster.errors import BadInput, HeadraceError, NoCapacity, Unreachable
+from consumers.batch.ledger import Ledger, Receipt, RunRecord, read_receipt, receipt_bytes
+from consumers.batch.lock import under_way
+from consumers.batch.places import Place, locate
+from consumers.batch.plan import Unit
+from consumers.batch.rowscorer import EmbeddedScorer
+from consumers.batch.run import Workforce
+from consumers.batch.spec import BatchSpec
+from consumers.batch.unit import UnitRunner
+from deployments.artifact import localize
+from deployments.engines.load import load_engine
+
+_UNIT = TypeAdapter(Unit)
+_NAMESPACE = "headrace"
+
+
+class UnitActor:
+    """A worker of the pool: loads the version once, then runs one unit a call."""
+
+    def __init__(self, output_uri: str, run_path: str) -> None:
+        place = locate(output_uri)
+        ledger = Ledger(Place(place.filesystem, run_path))
+        record = ledger.record()
+        spec, pinned = record.spec, record.pinned
+        engine = load_engine(
+            localize(pinned.artifact_uri, pinned.digest), threads=spec.workers.threads, gpus=spec.workers.resources.gpus
+        )
+        scorer = EmbeddedScorer(engine, rows_per_call=spec.rows_per_call)
+        self._runner = UnitRunner(ledger, record, locate(spec.input.paths[0]).filesystem, scorer)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """From a unit to its receipt, or to why there is none."""
+        try:
+            return {"receipt": receipt_bytes(self._runner.run(_UNIT.validate_json(row["unit"]))), "failure": ""}
+        except HeadraceError as error:
+            kind = type(error).__name__
+            return {"receipt": b"", "failure": json.dumps([kind, error.what, error.where, error.remedy])}
+
+
+def count_workers(spec: BatchSpec) -> int:
+    """How many workers the pool may have. Raises BadInput where the cluster could never hold one."""
+    workers, wanted = spec.workers, spec.workers.resources
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for resource, each in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):
+        if each > total.get(resource, 0):
+            raise BadInput(
+                f"a worker asks for {each:g} {resource}, and the cluster has {total.get(resource, 0):g} in all",
+                where="spec.workers.resources",
+                remedy="ask for less, or add nodes",
+            )
+    if workers.max is not None:
+        return workers.max
+    rooms = [int(total.get(name, 0) / each) for name, each in (("CPU", wanted.cpus), ("GPU", wanted.gpus)) if each > 0]
+    return max(workers.min, min(rooms, default=1))
+
+
+def ray_workforce() -> Workforce:
+    """Workers on the Ray cluster that this process is connected to."""
+    return Workforce(workers=count_workers, score=score_units, hold=actor_lock)
+
+
+class _Owner:
+    """Lives as long as the driver that made it."""
+
+
+@contextmanager
+def actor_lock(home: Place, name: str) -> Iterator[None]:
+    """Holds an output of any filesystem within one cluster: a named actor, which ends with its driver. Raises Conflict."""
+    key = f"headrace-batch-{home.path}"
+    try:
+        owner = ray.remote(num_cpus=0)(_Owner).options(name=key, namespace=_NAMESPACE).remote()
+    except ValueError as error:
+        raise under_way(name, "") from error
+    try:
+        yield
+    finally:
+        ray.kill(cast("ray.actor.ActorHandle[_Owner]", owner))
+
+
+def score_units(ledger: Ledger, record: RunRecord, units: Sequence[Unit], workers: int) -> Iterator[Receipt]:
+    """Yields receipts as units finish, in no order. Raises the first failure of a worker; the others' work is kept."""
+    spec = record.spec
+    _quieten()
+    rows = ray.data.from_items([{"unit": _UNIT.dump_json(unit)} for unit in units], override_num_blocks=len(units))
+    most = min(workers, len(units))
+    answers = rows.map(
+        UnitActor,  # type: ignore[arg-type]
+        fn_constructor_args=(spec.output.path, ledger.place.path),
+        compute=ray.data.ActorPoolStrategy(min_size=min(spec.workers.min, most), max_size=most, initial_size=_ready(spec, most)),
+        num_cpus=spec.workers.resources.cpus,
+        **_remote_args(spec),
+    )
+    try:
+        for answer in answers.iter_rows():
+            if answer["failure"]:
+                raise _failure(answer["failure"])
+            yield read_receipt(answer["receipt"])
+    except RayError as error:
+        raise _of_ray(error) from error
+
+
+def _ready(spec: BatchSpec, most: int) -> int:
+    """As many workers at once as there is room for now: growing one by one takes seconds."""
+    free = ray.available_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
+    each = spec.workers.resources.cpus
+    room = int(free / each) if each > 0 else most
+    return max(min(spec.workers.min, most), min(most, room))
+
+
+def _remote_args(spec: BatchSpec) -> dict[str, Any]:
+    wanted = spec.workers.resources
+    args: dict[str, Any] = {}
+    if wanted.gpus:
+        args["num_gpus"] = wanted.gpus
+    if wanted.accelerator_type:
+        args["accelerator_type"] = wanted.accelerator_type
+    if wanted.node_labels:
+        args["label_selector"] = wanted.node_labels
+    return args
+
+
+def _quieten() -> None:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def _failure(content: str) -> HeadraceError:
+    kinds = {kind.__name__: kind for kind in (BadInput, NoCapacity, Unreachable)}
+    kind, what, where, remedy = json.loads(content)
+    return kinds.get(kind, HeadraceError)(what, where=where, remedy=remedy)
+
+
+def _of_ray(error: RayError) -> HeadraceError:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, HeadraceError):
+            return cause
+        cause = cause.__cause__ or getattr(cause, "cause", None)
+    return Unreachable(
+        f"the workers failed: {str(error).strip().splitlines()[-1]}",
+        where="the Ray cluster",
+        remedy="look at the dashboard's Jobs page; `headrace batch resume` goes on from here",
+    )

@@ -1,0 +1,202 @@
+"""A batch run from beginning to end: plan, score what is not done yet, publish."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from cluster.errors import BadInput, Conflict, NotFound
+from consumers.batch.answers import output_columns
+from consumers.batch.columns import bind
+from consumers.batch.dataset import Dataset, covers, discover, with_date
+from consumers.batch.ledger import Ledger, Pinned, Receipt, RunPhase, RunRecord, Runs, Totals, remaining, totals
+from consumers.batch.lock import file_lock
+from consumers.batch.places import Place, explaining, locate
+from consumers.batch.plan import Unit, plan
+from consumers.batch.publish import RunManifest, manifest_of, publish, read_manifest, retire_old
+from consumers.batch.spec import BatchSpec, OnRunning
+from consumers.batch.unit import empty_output, schema_text, too_many_bad
+
+ScoreUnits = Callable[[Ledger, RunRecord, Sequence[Unit], int], Iterable[Receipt]]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is. `rows_per_s` and `left_s` are of this attempt; None before the first unit ends."""
+
+    units: int
+    units_done: int
+    rows: int
+    rows_done: int
+    quarantined: int
+    rows_per_s: float | None
+    left_s: float | None
+
+
+Watcher = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Workforce:
+    """What runs units: how many at a time, how, and what else keeps a second run out where files can't be locked.
+
+    `pool.ray_workforce` is the one on a cluster; `inline.inline_workforce` needs none.
+    """
+
+    workers: Callable[[BatchSpec], int]
+    score: ScoreUnits
+    hold: Callable[[Place, str], AbstractContextManager[None]]
+
+
+def begin(
+    name: str, spec: BatchSpec, pinned: Pinned, workforce: Workforce, *, as_of: date | None, fresh: bool, watch: Watcher
+) -> RunManifest:
+    """Runs the batch anew and returns its published manifest. Blocks until it is done.
+
+    `fresh` gives up a run that was left unfinished. Raises Conflict where one is there or another process runs the batch,
+    BadInput for everything about the input or output that can be known beforehand, and whatever stopped the work: then
+    `resume` goes on.
+    """
+    runs = Runs(locate(spec.output.path))
+    with explaining(runs.home.path), _only_run(runs.home, name, workforce, wait=spec.on_running is OnRunning.QUEUE):
+        left = runs.unfinished()
+        if left is not None and not fresh:
+            raise Conflict(
+                f"run {left.run_id} is unfinished: {left.done()} of {len(left.units())} units are done",
+                where=name,
+                remedy="go on with `headrace batch resume`, or give it up with --fresh",
+            )
+        if left is not None:
+            left.place.remove()
+        ledger, record, units = _prepare(name, spec, pinned, runs, workforce, as_of=as_of)
+        return _work(ledger, record, units, runs, workforce, watch)
+
+
+def resume(name: str, output_uri: str, workforce: Workforce, *, watch: Watcher) -> RunManifest:
+    """Goes on with the unfinished run of this output, with the version and the plan it began with.
+
+    Raises NotFound where no run is unfinished, and otherwise as `begin`.
+    """
+    runs = Runs(locate(output_uri))
+    with explaining(runs.home.path), _only_run(runs.home, name, workforce, wait=False):
+        ledger = runs.unfinished()
+        if ledger is None:
+            raise NotFound("no run is unfinished", where=name, remedy="begin one with `headrace batch run`")
+        return _work(ledger, ledger.record(), ledger.units(), runs, workforce, watch)
+
+
+def _only_run(home: Place, name: str, workforce: Workforce, *, wait: bool) -> AbstractContextManager[None]:
+    return file_lock(home, name, wait=wait) if home.is_local else workforce.hold(home, name)
+
+
+def _prepare(
+    name: str, spec: BatchSpec, pinned: Pinned, runs: Runs, workforce: Workforce, *, as_of: date | None
+) -> tuple[Ledger, RunRecord, tuple[Unit, ...]]:
+    dated = spec.model_copy(update={"input": with_date(spec.input, as_of)})
+    _check_apart(dated)
+    dataset = discover(dated.input, skip=_scored_before(runs) if dated.input.only_new else frozenset())
+    if not dataset.rows:
+        what = "no file is new" if dated.input.only_new else "the dataset has no rows"
+        raise BadInput(what, where=", ".join(dated.input.paths), remedy="there is nothing to score")
+    _check_columns(dataset, dated, pinned)
+    units = plan(
+        dataset.files,
+        max_rows=min(dated.units.max_rows, dated.output.max_file_rows),
+        max_bytes=dated.units.max_bytes,
+        workers=workforce.workers(dated),
+    )
+    now = time.time()
+    run_id = f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    record = RunRecord(
+        run_id=run_id,
+        name=name,
+        spec=dated,
+        pinned=pinned,
+        as_of=as_of.isoformat() if as_of else None,
+        started_s=now,
+        schema_ipc=schema_text(dataset.schema),
+        files=len(dataset.files),
+        rows=dataset.rows,
+        damaged=tuple((bad.path, bad.size_bytes, bad.reason) for bad in dataset.damaged),
+    )
+    ledger = runs.new(run_id)
+    ledger.begin(record, units)
+    return ledger, record, units
+
+
+def _check_apart(spec: BatchSpec) -> None:
+    output = locate(spec.output.path)
+    if covers(spec.input, output):
+        raise BadInput(
+            f"the output {output.path} lies inside the input, or holds it: a run would read or replace its own files",
+            where="spec.output.path",
+            remedy="write to a directory of its own",
+        )
+
+
+def _check_columns(dataset: Dataset, spec: BatchSpec, pinned: Pinned) -> None:
+    bind(dataset.schema, pinned.signature, spec.input, where=dataset.files[0].path)
+    columns = output_columns(spec.output, pinned.signature)
+    clash = sorted(set(columns) & set(spec.input.passthrough))
+    if clash:
+        raise BadInput(
+            f"columns {', '.join(clash)} are both passed through and written",
+            where="spec.output.columns",
+            remedy="name the written ones otherwise in spec.output.columns",
+        )
+
+
+def _scored_before(runs: Runs) -> frozenset[tuple[str, int]]:
+    published = [run for run in runs.all() if run.phase() is RunPhase.PUBLISHED]
+    return frozenset(source for run in published for source in read_manifest(run).inputs)
+
+
+def _work(
+    ledger: Ledger, record: RunRecord, units: Sequence[Unit], runs: Runs, workforce: Workforce, watch: Watcher
+) -> RunManifest:
+    if ledger.phase() is RunPhase.SCORING:
+        receipts = ledger.receipts()
+        left = remaining(units, receipts)
+        finished = list(receipts)
+        if left:
+            ledger.scratch.make()
+            finished += _score(ledger, record, units, totals(receipts), workforce, watch, left)
+        if not any(receipt.files for receipt in finished):
+            empty_output(ledger, record)
+        finished.sort(key=lambda receipt: receipt.unit)
+        manifest = manifest_of(ledger, record, finished, ended_s=time.time())
+    else:
+        manifest = read_manifest(ledger)
+    publish(ledger, record, manifest)
+    retire_old(runs, record.spec.output.keep)
+    return manifest
+
+
+def _score(
+    ledger: Ledger,
+    record: RunRecord,
+    units: Sequence[Unit],
+    before: Totals,
+    workforce: Workforce,
+    watch: Watcher,
+    left: Sequence[Unit],
+) -> Iterator[Receipt]:
+    begun = time.monotonic()
+    sums = before
+    watch(_progress(units, record.rows, sums, 0, 0.0))
+    for receipt in workforce.score(ledger, record, left, workforce.workers(record.spec)):
+        sums = sums.plus(receipt)
+        watch(_progress(units, record.rows, sums, sums.rows - before.rows, time.monotonic() - begun))
+        if sums.quarantined > record.spec.max_quarantined:
+            raise too_many_bad(sums.quarantined, record.spec.max_quarantined, ledger.quarantine.path)
+        yield receipt
+
+
+def _progress(units: Sequence[Unit], rows: int, sums: Totals, here: int, seconds: float) -> Progress:
+    rate = here / seconds if here and seconds > 0 else None
+    left_s = max(rows - sums.rows, 0) / rate if rate else None
+    return Progress(len(units), sums.units, rows, sums.rows, sums.quarantined, rate, left_s)

@@ -1,0 +1,170 @@
+"""The `spec` section of a Batch document."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cluster.serving import Resources
+
+_CALL = re.compile(r"^(argmax|max)\(([^()]+)\)$")
+
+
+class Section(BaseModel):
+    """Base of the sections."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Mode(StrEnum):
+    """What a run does to what earlier runs published."""
+
+    REPLACE = "replace"
+    APPEND = "append"
+
+
+class Scoring(StrEnum):
+    """Where the engine runs: in each worker, or in the replicas that also serve online."""
+
+    EMBEDDED = "embedded"
+    REMOTE = "remote"
+
+
+class OnRunning(StrEnum):
+    """What a run does while another run of the same output is under way."""
+
+    REFUSE = "refuse"
+    QUEUE = "queue"
+
+
+class OnDamage(StrEnum):
+    """What to do with a file whose footer or pages can't be read."""
+
+    FAIL = "fail"
+    QUARANTINE = "quarantine"
+
+
+class Source(StrEnum):
+    """What an output column holds."""
+
+    OUTPUT = "output"
+    ARGMAX = "argmax"
+    MAX = "max"
+    VERSION = "version"
+    MODEL = "model"
+
+
+class Input(Section):
+    """What to read.
+
+    `path` is a Parquet file, a directory (hive partitions are recognised), a glob, or a list of these; any of them may be a
+    pyarrow filesystem URI, and may hold `{as_of}`. `columns` maps each input of the model to one column (a number, text, list,
+    fixed-size list or fixed-shape tensor), or to a list of columns, one a feature; an input that is not named here reads the
+    column of its own name. `filter` is a pyarrow filter in disjunctive normal form, e.g. `[[amount, ">", 10]]`; it is pushed
+    down to row groups. `ranges` are the bounds [low, high] that an input's values must keep.
+    """
+
+    path: str | tuple[str, ...]
+    columns: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
+    filter: tuple[Any, ...] = ()
+    passthrough: tuple[str, ...] = ()
+    narrow: bool = Field(default=False, description="allow conversions that may lose precision, such as double to float")
+    refuse_nan: bool = True
+    ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    only_new: bool = Field(default=False, description="score only the files that no earlier published run has scored")
+    on_damage: OnDamage = OnDamage.FAIL
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths, also where only one is given."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+class OutputColumn(Section):
+    """One column of the output: `NAME` (an output of the model), `argmax(NAME)`, `max(NAME)`, `version()` or `model()`."""
+
+    source: Source
+    output: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value in ("version()", "model()"):
+            return {"source": value.removesuffix("()")}
+        call = _CALL.match(value)
+        return {"source": call[1], "output": call[2].strip()} if call else {"source": Source.OUTPUT, "output": value}
+
+
+class Output(Section):
+    """What to write. `columns` maps column names to what they hold; left out, every output and the version.
+
+    `partition_by` names pass-through columns that become hive directories. `keep` is how many replaced runs stay on disk.
+    """
+
+    path: str
+    columns: dict[str, OutputColumn] = Field(default_factory=dict)
+    mode: Mode = Mode.REPLACE
+    compression: str = "zstd"
+    partition_by: tuple[str, ...] = ()
+    max_file_rows: int = Field(default=10_000_000, ge=1, description="no output file holds more rows than this")
+    keep: int = Field(default=1, ge=0)
+    quarantine: str | None = Field(default=None, description="where quarantined rows go; PATH.quarantine where left out")
+
+    @field_validator("compression")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in ("zstd", "snappy", "gzip", "lz4", "brotli", "none"):
+            raise ValueError(f"{value!r} is not one of zstd, snappy, gzip, lz4, brotli, none")
+        return value
+
+
+class Workers(Section):
+    """How many workers score at a time, and what each asks of a node. No `max`: as many as there are CPUs."""
+
+    min: int = Field(default=1, ge=1)
+    max: int | None = Field(default=None, ge=1)
+    resources: Resources = Resources()
+    threads: int = Field(default=1, ge=1, description="engine threads a worker")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max ({self.max}) is below min ({self.min})")
+        return self
+
+
+class UnitBounds(Section):
+    """How large a unit may be. A row group is never split, so one that is larger is a unit of its own."""
+
+    max_rows: int = Field(default=2_000_000, ge=1)
+    max_bytes: int = Field(default=128 * 1024 * 1024, ge=1, description="uncompressed")
+
+
+class BatchSpec(Section):
+    """One bulk scoring, as applied. `version` pins one; None: the stable version when the run starts."""
+
+    model: str
+    version: int | None = Field(default=None, ge=1)
+    input: Input
+    output: Output
+    max_quarantined: int = Field(default=1000, ge=0, description="more bad rows than this stop the run")
+    scoring: Scoring = Scoring.EMBEDDED
+    rows_per_call: int = Field(default=2048, ge=1, description="rows an engine is given at a time")
+    workers: Workers = Workers()
+    units: UnitBounds = UnitBounds()
+    on_running: OnRunning = OnRunning.REFUSE
+
+    @model_validator(mode="after")
+    def _partitioned_by_what_is_written(self) -> Self:
+        missing = [name for name in self.output.partition_by if name not in self.input.passthrough]
+        if missing:
+            raise ValueError(f"output.partition_by {missing} must also be in input.passthrough")
+        clash = [name for name in self.input.passthrough if name in self.output.columns]
+        if clash:
+            raise ValueError(f"output.columns {clash} are pass-through columns too: rename one of them")
+        return self

@@ -1,0 +1,267 @@
+"""Scores one unit: reads its row groups, writes its output and its quarantine, and says so in a receipt."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from cluster.errors import BadInput
+from consumers.batch.answers import output_columns, to_columns
+from consumers.batch.columns import bind, to_tensors
+from consumers.batch.dataset import filter_of, fragment_of
+from consumers.batch.ledger import Ledger, OutputFile, Receipt, RunRecord
+from consumers.batch.places import DigestSink, explaining
+from consumers.batch.plan import Slice, Unit
+from consumers.batch.rowscorer import RowScorer
+from deployments.datatypes import NUMPY, Array
+
+REASON = "_reason"
+FILE = "_file"
+_READ_BYTES = 8 * 1024 * 1024  # of one batch: enough for few calls, small enough to stay near the cache
+_ROW_GROUP_ROWS = 128 * 1024
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a unit has met so far. `bad` are rows by slice and by their place among the rows that pass the filter."""
+
+    rows: int = 0
+    bad: dict[Slice, dict[int, str]] = field(default_factory=dict)
+
+    @property
+    def quarantined(self) -> int:
+        return sum(len(rows) for rows in self.bad.values())
+
+
+class UnitRunner:
+    """Runs units of one run, one at a time. Made once in each worker."""
+
+    def __init__(self, ledger: Ledger, record: RunRecord, filesystem: pafs.FileSystem, scorer: RowScorer) -> None:
+        self._ledger = ledger
+        self._record = record
+        self._filesystem = filesystem
+        self._scorer = scorer
+        spec = record.spec
+        self._schema = schema_of(record)
+        self._bindings = bind(self._schema, record.pinned.signature, spec.input, where=spec.input.paths[0])
+        self._columns = output_columns(spec.output, record.pinned.signature)
+        self._filter = filter_of(spec.input)
+        names = [*(name for binding in self._bindings for name in binding.columns), *spec.input.passthrough]
+        self._needed = list(dict.fromkeys(names))
+
+    def run(self, unit: Unit) -> Receipt:
+        """Scores the unit, from its first row, whatever was done before.
+
+        Raises BadInput where a file has changed or can't be read, or where more rows are bad than the spec allows; then there
+        is no receipt and no output, and the bad rows found so far are in the run's quarantine.
+        """
+        begun = time.monotonic()
+        found = _Found()
+        limit = self._record.spec.max_quarantined
+        with explaining(self._ledger.place.path), _Writer(self._ledger, unit.id, self._record) as writer:
+            for piece in unit.slices:
+                self._score(piece, writer, found)
+                if found.quarantined > limit:
+                    break
+            else:
+                files = writer.finish()
+        quarantine = self._quarantine(unit, found)
+        if found.quarantined > limit:
+            raise too_many_bad(found.quarantined, limit, (self._ledger.quarantine / self._ledger.part(unit.id)).path)
+        receipt = Receipt(unit.id, found.rows, found.quarantined, files, quarantine, round(time.monotonic() - begun, 3))
+        with explaining(self._ledger.place.path):
+            self._ledger.write(receipt)
+        return receipt
+
+    def _score(self, piece: Slice, writer: _Writer, found: _Found) -> None:
+        refuse_nan = self._record.spec.input.refuse_nan
+        limit = self._record.spec.max_quarantined
+        start = 0
+        for batch in self._batches(piece, self._needed):
+            rows = to_tensors(batch, self._bindings, refuse_nan=refuse_nan)
+            bad = rows.bad
+            good = rows.good
+            count = batch.num_rows if good is None else len(good)
+            if count:
+                outputs, rejected = self._scorer.score(rows.tensors, count)
+                if rejected:
+                    places = np.arange(count) if good is None else good
+                    bad |= {int(places[at]): reason for at, reason in rejected.items()}
+                    good = np.delete(places, list(rejected))
+                    count = len(good)
+            if count:
+                writer.write(self._table(batch if good is None else batch.take(pa.array(good)), outputs))
+            if bad:
+                found.bad.setdefault(piece, {}).update({start + at: reason for at, reason in bad.items()})
+            start += batch.num_rows
+            found.rows += batch.num_rows
+            if found.quarantined > limit:
+                return
+
+    def _table(self, batch: pa.RecordBatch, outputs: Mapping[str, Array]) -> pa.Table:
+        pinned = self._record.pinned
+        arrays = {name: batch.column(name) for name in self._record.spec.input.passthrough}
+        arrays |= to_columns(self._columns, outputs, batch.num_rows, model=pinned.model, version=pinned.version)
+        return pa.table(arrays)
+
+    def _batches(self, piece: Slice, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+        """The rows of a slice that pass the filter, in the file's order; with `columns` None, all its columns."""
+        info = self._filesystem.get_file_info(piece.path)
+        if info.size != piece.file_bytes:
+            raise BadInput(
+                "the file has changed since this run was planned",
+                where=piece.path,
+                remedy="begin again with `headrace batch run NAME --fresh`",
+            )
+        fragment = fragment_of(self._filesystem, piece.path, piece.row_groups, piece.partition, list(self._schema))
+        schema = self._schema
+        if columns is None:
+            own = fragment.physical_schema
+            schema = pa.schema([*own, *(self._schema.field(name) for name, _ in piece.partition if name not in set(own.names))])
+        row_bytes = max(1, piece_bytes(schema, columns))
+        scanner = fragment.scanner(
+            schema=schema,
+            columns=columns,
+            filter=self._filter,
+            batch_size=max(1024, min(65_536, _READ_BYTES // row_bytes)),
+            use_threads=False,
+            batch_readahead=1,
+            fragment_readahead=1,
+        )
+        try:
+            yield from (batch for batch in scanner.to_batches() if batch.num_rows)
+        except (OSError, pa.ArrowException) as error:
+            raise BadInput(
+                f"can't be read: {str(error).splitlines()[0]}",
+                where=piece.path,
+                remedy="mend the file, then `headrace batch resume`; or set it aside and begin again with --fresh",
+            ) from error
+
+    def _quarantine(self, unit: Unit, found: _Found) -> OutputFile | None:
+        """Reads the bad rows again, now with all their columns: they are few."""
+        if not found.bad:
+            return None
+        tables = []
+        for piece, bad in found.bad.items():
+            start = 0
+            for batch in self._batches(piece, None):
+                here = sorted(at for at in bad if start <= at < start + batch.num_rows)
+                if here:
+                    table = pa.Table.from_batches([batch.take(pa.array([at - start for at in here], pa.int64()))])
+                    table = table.append_column(REASON, pa.array([bad[at] for at in here], pa.string()))
+                    tables.append(table.append_column(FILE, pa.array([piece.path] * len(here), pa.string())))
+                start += batch.num_rows
+        whole = pa.concat_tables(tables, promote_options="permissive")
+        target = self._ledger.quarantine / self._ledger.part(unit.id)
+        with explaining(target.path), target.writing(self._ledger.scratch) as sink:
+            pq.write_table(whole, sink.as_file())
+        return OutputFile(target.name, whole.num_rows, sink.size_bytes, sink.sha256)
+
+
+class _Writer:
+    """One unit's output file, or one for each value of the partition columns. Nothing appears unless `finish` is reached."""
+
+    def __init__(self, ledger: Ledger, unit: str, record: RunRecord) -> None:
+        self._ledger = ledger
+        self._unit = unit
+        self._record = record
+        self._stack = ExitStack()  # holds the sink of the open file
+        self._waiting: list[pa.Table] = []
+        self._rows = 0
+        self._open: tuple[pq.ParquetWriter, DigestSink] | None = None
+        self._written = 0
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def write(self, table: pa.Table) -> None:
+        """Takes scored rows; row groups are written as they fill."""
+        self._waiting.append(table)
+        self._rows += table.num_rows
+        if self._rows >= _ROW_GROUP_ROWS:
+            self._flush()
+
+    def finish(self) -> tuple[OutputFile, ...]:
+        """Completes the file, if any row was written."""
+        if self._waiting:
+            self._flush()
+        if self._open is None:
+            return ()
+        writer, sink = self._open
+        writer.close()
+        self._stack.close()
+        return (OutputFile(self._name, self._written, sink.size_bytes, sink.sha256),)
+
+    @property
+    def _name(self) -> str:
+        return self._ledger.part(self._unit)
+
+    def _flush(self) -> None:
+        table = pa.concat_tables(self._waiting).combine_chunks()
+        if self._open is None:
+            sink = self._stack.enter_context((self._ledger.data / self._name).writing(self._ledger.scratch))
+            compression = self._record.spec.output.compression
+            self._open = (pq.ParquetWriter(sink.as_file(), table.schema, compression=compression), sink)
+        self._open[0].write_table(table)
+        self._waiting, self._rows = [], 0
+        self._written += table.num_rows
+
+
+def empty_output(ledger: Ledger, record: RunRecord) -> None:
+    """Writes a file without rows, where every row was bad, so that readers still find the columns."""
+    pinned, schema = record.pinned, schema_of(record)
+    outputs = {
+        spec.name: np.empty((0, *(abs(axis) for axis in spec.shape[1:])), NUMPY[spec.datatype])
+        for spec in pinned.signature.outputs
+    }
+    columns = output_columns(record.spec.output, pinned.signature)
+    arrays = {name: pa.array([], schema.field(name).type) for name in record.spec.input.passthrough}
+    arrays |= to_columns(columns, outputs, 0, model=pinned.model, version=pinned.version)
+    with (ledger.data / ledger.part("empty")).writing(ledger.scratch) as sink:
+        pq.write_table(pa.table(arrays), sink.as_file())
+
+
+def schema_of(record: RunRecord) -> pa.Schema:
+    """The dataset's schema, as the run was planned with."""
+    return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(record.schema_ipc)))
+
+
+def schema_text(schema: pa.Schema) -> str:
+    """For the record. Metadata is left out: pandas keeps kilobytes there."""
+    return base64.b64encode(schema.remove_metadata().serialize().to_pybytes()).decode()
+
+
+def piece_bytes(schema: pa.Schema, columns: list[str] | None) -> int:
+    """Roughly what a row takes in memory."""
+    return sum(_width(schema.field(name).type) for name in (columns if columns is not None else schema.names))
+
+
+def _width(kind: pa.DataType) -> int:
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return _width(kind.storage_type)
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size) * _width(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return 512 * _width(kind.value_type)
+    return int(kind.bit_width) // 8 if pa.types.is_primitive(kind) else 64
+
+
+def too_many_bad(found: int, limit: int, where: str) -> BadInput:
+    """The run stops: its input is not what it should be."""
+    return BadInput(
+        f"{found:,} rows can't be scored, more than max_quarantined ({limit:,})",
+        where=where,
+        remedy="look at the reasons there; then mend the input, or raise spec.max_quarantined, and begin again with --fresh",
+    )

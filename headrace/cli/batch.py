@@ -1,0 +1,220 @@
+"""`headrace batch`: scores Parquet datasets in bulk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+from cluster.commands import FeedName
+from cluster.errors import BadInput
+from consumers.batch.ledger import Ledger, Pinned, RunPhase, Runs, totals
+from consumers.batch.lock import is_held
+from consumers.batch.places import locate
+from consumers.batch.publish import RunManifest, read_manifest
+from consumers.batch.run import Progress as RunProgress
+from consumers.batch.run import Watcher, Workforce, begin, resume
+from consumers.batch.spec import BatchSpec
+from headrace.cli.screen import AsJson, age, answers, notes, print_json
+from headrace.client import ControlClient
+from headrace.local.home import read_settings
+from headrace.local.ray_connection import joined_ray
+from headrace.project.documents import load_project
+
+app = typer.Typer(help="Score Parquet datasets in bulk.", no_args_is_help=True)
+
+Target = Annotated[str, typer.Argument(help="An applied Batch, or a project file that holds one.")]
+
+
+@app.command("run")
+def run_command(
+    target: Target,
+    version: Annotated[int | None, typer.Option(help="Pin this version; else the document's, else the stable one.")] = None,
+    as_of: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The date that {as_of} in the input stands for.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Give up a run that was left unfinished.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score the whole dataset once and publish the result.
+
+    The version is pinned for the whole run. Readers of the output see the earlier run until this one is complete. Killed at any
+    point, `headrace batch resume` goes on with what is not done.
+    """
+    with ControlClient.from_environment() as control:
+        name, spec = _find(target, control)
+        found = control.resolve_version(spec.model, version or spec.version)
+    pinned = Pinned(
+        model=found.model,
+        version=found.version,
+        artifact_uri=found.artifact_uri,
+        digest=found.digest,
+        signature=found.signature,
+    )
+    day: date | None = as_of.date() if as_of else None
+    with _watching(name, as_json=as_json) as watch, _on_ray() as workforce:
+        manifest = begin(name, spec, pinned, workforce, as_of=day, fresh=fresh, watch=watch)
+    _print_done(manifest, as_json=as_json)
+
+
+@app.command("resume")
+def resume_command(target: Target, as_json: AsJson = False) -> None:
+    """Go on with a run that was stopped: finished units are kept, the version stays the one it began with."""
+    with ControlClient.from_environment() as control:
+        name, spec = _find(target, control)
+    with _watching(name, as_json=as_json) as watch, _on_ray() as workforce:
+        manifest = resume(name, spec.output.path, workforce, watch=watch)
+    _print_done(manifest, as_json=as_json)
+
+
+@app.command("status")
+def status_command(target: Target, as_json: AsJson = False) -> None:
+    """Show the runs of a batch: how far the last one is, and what the earlier ones published."""
+    with ControlClient.from_environment() as control:
+        name, spec = _find(target, control)
+    runs = Runs(locate(spec.output.path))
+    ledgers = runs.all()
+    held = bool(is_held(runs.home))
+    told = [_told(run, held=held and run is ledgers[-1]) for run in ledgers]
+    if as_json:
+        print_json({"name": name, "output": spec.output.path, **(told[-1] if told else {"state": "never run"}), "runs": told})
+        return
+    table = Table(title=f"{name}: {spec.output.path}", title_justify="left")
+    for column in ("run", "version", "state", "units", "rows", "quarantined", "began", "took"):
+        table.add_column(column, justify="left" if column in ("run", "state") else "right")
+    for run in told:
+        table.add_row(
+            run["run_id"],
+            str(run["version"]),
+            run["state"],
+            f"{run['units_done']}/{run['units']}",
+            f"{run['rows']:,}",
+            f"{run['rows_quarantined']:,}",
+            f"{datetime.fromtimestamp(run['started_s'], UTC):%Y-%m-%d %H:%M:%S}",
+            age(run["seconds"]) if run["seconds"] is not None else "-",
+        )
+    answers().print(table if told else f"{name}: no run yet; begin one with `headrace batch run {name}`")
+
+
+@app.command("ls")
+def list_command(as_json: AsJson = False) -> None:
+    """List the applied batches and their last runs."""
+    with ControlClient.from_environment() as control:
+        feeds = [feed for feed in control.feeds() if feed.kind == "batch"]
+    told: list[dict[str, Any]] = []
+    table = Table()
+    for column in ("batch", "model", "output", "last run", "state"):
+        table.add_column(column)
+    for feed in feeds:
+        spec = BatchSpec.model_validate(feed.spec)
+        runs = Runs(locate(spec.output.path))
+        newest = runs.all()[-1:]
+        last = _told(newest[0], held=bool(is_held(runs.home))) if newest else None
+        told.append({"name": feed.name, "model": feed.model, "output": spec.output.path, "last": last})
+        table.add_row(feed.name, feed.model, spec.output.path, *((last["run_id"], last["state"]) if last else ("-", "never run")))
+    if as_json:
+        print_json({"batches": told})
+        return
+    answers().print(table if told else "no batch is applied")
+
+
+def _find(target: str, control: ControlClient) -> tuple[str, BatchSpec]:
+    path = Path(target)
+    if path.suffix not in (".yaml", ".yml") and not path.is_dir():
+        return target, BatchSpec.model_validate(control.feed(FeedName(kind="batch", name=target)).spec)
+    batches = [feed for feed in load_project([path]).feeds if feed.document.kind == "batch"]
+    if len(batches) != 1 or not isinstance(batches[0].spec, BatchSpec):
+        names = ", ".join(one.document.name for one in batches) or "none"
+        raise BadInput(
+            f"needs exactly one Batch, holds: {names}", where=target, remedy="apply it, then run the batch by its name"
+        )
+    return batches[0].document.name, batches[0].spec
+
+
+@contextmanager
+def _on_ray() -> Iterator[Workforce]:
+    with joined_ray(read_settings()):
+        # Ray reads its variables when it is imported, and the block above has just set them.
+        from consumers.batch.pool import ray_workforce
+
+        yield ray_workforce()
+
+
+@contextmanager
+def _watching(name: str, *, as_json: bool) -> Iterator[Watcher]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )
+    with Progress(*columns, console=notes(), disable=as_json) as bar:
+        task = bar.add_task(name, total=None, detail="starting workers")
+
+        def watch(seen: RunProgress) -> None:
+            bar.update(task, total=seen.rows, completed=seen.rows_done, detail=_detail(seen))
+
+        yield watch
+
+
+def _detail(seen: RunProgress) -> str:
+    parts = [f"{seen.rows_done:,} of {seen.rows:,} rows"]
+    if seen.rows_per_s is not None:
+        parts.append(f"{seen.rows_per_s:,.0f} rows/s")
+    if seen.left_s is not None:
+        parts.append(f"{age(seen.left_s)} left")
+    if seen.quarantined:
+        parts.append(f"{seen.quarantined:,} quarantined")
+    return ", ".join(parts)
+
+
+def _told(run: Ledger, *, held: bool) -> dict[str, Any]:
+    record = run.record()
+    phase = run.phase()
+    told: dict[str, Any] = {
+        "run_id": record.run_id,
+        "version": record.pinned.version,
+        "started_s": record.started_s,
+        "as_of": record.as_of,
+    }
+    if phase is not RunPhase.SCORING:
+        manifest = read_manifest(run)
+        return told | {
+            "state": phase.value,
+            "units": manifest.units,
+            "units_done": manifest.units,
+            "rows": manifest.rows,
+            "rows_quarantined": manifest.quarantined,
+            "seconds": manifest.ended_s - manifest.started_s,
+            "rows_per_s": manifest.rows / max(manifest.ended_s - manifest.started_s, 1e-3),
+        }
+    sums = totals(run.receipts())
+    return told | {
+        "state": "running" if held else "stopped: resume it",
+        "units": len(run.units()),
+        "units_done": sums.units,
+        "rows": sums.rows,
+        "rows_quarantined": sums.quarantined,
+        "seconds": time.time() - record.started_s if held else None,
+    }
+
+
+def _print_done(manifest: RunManifest, *, as_json: bool) -> None:
+    if as_json:
+        print_json(manifest)
+        return
+    screen = answers()
+    screen.print(
+        f"{manifest.name}: {manifest.written:,} rows scored by {manifest.model} version {manifest.version}"
+        f" in {age(manifest.ended_s - manifest.started_s)}, in {len(manifest.files)} files: {manifest.output}",
+        soft_wrap=True,
+    )
+    if manifest.quarantine:
+        screen.print(f"{manifest.quarantined:,} rows quarantined, with their reasons: {manifest.quarantine}", soft_wrap=True)
