@@ -14,7 +14,8 @@ from cluster.versions import Version
 class FakeFleet:
     """Implements `Fleet`. An app is READY after `ready_after` calls of `state`, or at `make_ready`; `fail` breaks it.
 
-    `deployed` and `retired` list what was really done, in order: a repeated call adds nothing. `away` makes every call raise Unreachable.
+    `deployed` and `retired` list what was really done, in order: a repeated call adds nothing.
+    `away` makes every call raise Unreachable.
     """
 
     def __init__(self, ready_after: int | None = 1) -> None:

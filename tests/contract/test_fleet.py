@@ -49,7 +49,9 @@ def version(tmp_path: Path, numbers: Iterator[int]) -> Version:
     return Version(VersionId(MODEL, next(numbers)), uri, digest, "onnx", SIGNATURE, created_s=0.0)
 
 
-def await_state(fleet: Fleet, wanted: Callable[[Mapping[str, AppState]], bool], timeout_s: float = 90.0) -> Mapping[str, AppState]:
+def await_state(
+    fleet: Fleet, wanted: Callable[[Mapping[str, AppState]], bool], timeout_s: float = 90.0
+) -> Mapping[str, AppState]:
     end = time.monotonic() + timeout_s
     while not wanted(seen := fleet.state()):
         assert time.monotonic() < end, f"never seen; last: {seen}"

@@ -1,0 +1,146 @@
+"""The fleet on Ray Serve: one route-less app a version, deployed once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve._private.common import DeploymentID
+from ray.serve.config import AutoscalingConfig
+from ray.serve.context import _get_global_client
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationDetails, ServeInstanceDetails
+
+from cluster.errors import Conflict, NotFound, Unreachable
+from cluster.ports import AppState
+from cluster.serving import Resources, Scaling, ScalingMode, Serving
+from cluster.versions import Version
+from deployments.remote import DEPLOYMENT
+from deployments.replica import Replica
+from deployments.serve_state import app_state
+
+# A start that failed is tried once more: the store of artifacts may have been away. Serve's own default is to go on for minutes.
+STARTS_AT_MOST = 2
+HEALTH_EVERY_S = 5.0
+_VERSION_APP = re.compile(r"--v\d+$")
+
+
+class ServeFleet:
+    """Implements `Fleet`. Ray must be connected; may be used from any thread, an actor's too."""
+
+    def deploy(self, version: Version, serving: Serving, replicas: int) -> None:
+        """See `Fleet.deploy`."""
+        if version.id.app in self._details():
+            return
+        deployment = serve.deployment(name=DEPLOYMENT, **deployment_options(serving, replicas))(Replica)
+        bound = deployment.bind(
+            version.artifact_uri,
+            version.digest,
+            threads=serving.threads,
+            gpus=serving.resources.gpus,
+            stuck_after_s=_stuck_after_s(serving),
+        )
+        target = serve.RunTarget(
+            target=bound,
+            name=version.id.app,
+            route_prefix=None,
+            external_scaler_enabled=serving.scaling.mode is ScalingMode.MANUAL,
+        )
+        try:
+            serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        except (RayError, RayServeException) as error:
+            raise _away(error) from error
+
+    def state(self) -> Mapping[str, AppState]:
+        """See `Fleet.state`."""
+        seen = {}
+        for name, app in self._details().items():
+            if _VERSION_APP.search(name) and set(app.deployments) <= {DEPLOYMENT}:
+                seen[name] = app_state(name, app, DEPLOYMENT)
+        return seen
+
+    def scale(self, app: str, replicas: int) -> None:
+        """See `Fleet.scale`."""
+        details = self._details().get(app)
+        if details is None:
+            raise NotFound("no such app", where=app, remedy="name a version that is deployed")
+        if not details.external_scaler_enabled:
+            raise Conflict("it scales on its own", where=app, remedy="set `scaling: manual` in the Model document")
+        deployment = details.deployments.get(DEPLOYMENT)
+        if deployment is not None and deployment.target_num_replicas == replicas:
+            return
+        self._ask("update_deployment_replicas", DeploymentID(name=DEPLOYMENT, app_name=app), replicas)
+
+    def retire(self, app: str) -> None:
+        """See `Fleet.retire`."""
+        if app in self._details():
+            try:
+                serve.delete(app, _blocking=False)
+            except (RayError, RayServeException) as error:
+                raise _away(error) from error
+
+    def _details(self) -> dict[str, ApplicationDetails]:
+        return ServeInstanceDetails(**self._ask("get_serve_instance_details")).applications
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        try:
+            # Serve's public status leaves out target replicas, and nothing public scales but the dashboard's REST door, which
+            # asks the same controller in the same words.
+            client: Any = _get_global_client()
+            return ray.get(getattr(client._controller, method).remote(*args), timeout=30)
+        except (RayError, RayServeException) as error:
+            raise _away(error) from error
+
+
+def deployment_options(serving: Serving, replicas: int) -> dict[str, Any]:
+    """Serve's options for one version. Pure.
+
+    A stopping replica may finish the longest call, so retiring loses none. Serve begins no app with 0 replicas: it gets one then.
+    """
+    options: dict[str, Any] = {
+        "max_ongoing_requests": serving.max_ongoing,
+        "max_queued_requests": 4 * serving.max_ongoing,
+        "max_constructor_retry_count": STARTS_AT_MOST,
+        "graceful_shutdown_timeout_s": serving.timeout_s + 5,
+        "graceful_shutdown_wait_loop_s": 0.1,
+        "health_check_period_s": HEALTH_EVERY_S,
+        "health_check_timeout_s": _stuck_after_s(serving),
+        "ray_actor_options": _actor_options(serving.resources),
+    }
+    if serving.scaling.mode is ScalingMode.MANUAL:
+        return options | {"num_replicas": max(replicas, 1)}
+    return options | {"autoscaling_config": _autoscaling(serving.scaling, replicas)}
+
+
+def _actor_options(resources: Resources) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
+    if resources.accelerator_type is not None:
+        options["accelerator_type"] = resources.accelerator_type
+    if resources.node_labels:
+        options["label_selector"] = dict(resources.node_labels)
+    return options
+
+
+def _autoscaling(scaling: Scaling, replicas: int) -> AutoscalingConfig:
+    return AutoscalingConfig(
+        min_replicas=scaling.min,
+        initial_replicas=min(max(replicas, scaling.min), scaling.max),
+        max_replicas=scaling.max,
+        target_ongoing_requests=scaling.target_ongoing,
+        upscale_delay_s=5,
+        downscale_delay_s=60,
+        metrics_interval_s=1,
+        look_back_period_s=5,
+    )
+
+
+def _stuck_after_s(serving: Serving) -> float:
+    return max(3 * serving.timeout_s, 30.0)
+
+
+def _away(error: Exception) -> Unreachable:
+    return Unreachable(f"Serve can't be asked: {error}", where="ray serve", remedy="start the cluster, or wait for its head")

@@ -1,0 +1,68 @@
+"""One replica of a version: a Serve actor that holds an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from cluster.errors import NoCapacity
+from deployments.artifact import localize, read_samples
+from deployments.datatypes import Array
+from deployments.engines.load import load_engine
+from deployments.isolate import score_isolating
+from deployments.rows import Answer, take
+
+Reply = tuple[dict[str, Array], list[int], list[str]]
+
+
+class Replica:
+    """Loads one artifact, proves it on its sample rows, and scores batches. Run by Serve; see `deployments.fleet`.
+
+    Only modules that scoring needs are imported here: torch is loaded by a torch engine alone.
+    """
+
+    def __init__(self, uri: str, digest: str, *, threads: int, gpus: float, stuck_after_s: float) -> None:
+        """Blocks until the engine is warm. `stuck_after_s` is how long calls may wait with none finished before the replica
+        calls itself ill. Raises BadArtifact, Unreachable or NoCapacity, which Serve shows as the app's message."""
+        path = localize(uri, digest)
+        self._engine = load_engine(path, threads=threads, gpus=gpus)
+        self._probe = take(read_samples(path).inputs, slice(0, 1))
+        self._stuck_after_s = stuck_after_s
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="engine")
+        self._waiting = 0
+        self._progress_s = time.monotonic()
+
+    async def score(self, tensors: dict[str, Array], timeout_s: float) -> Reply:
+        """Scores n rows: the outputs, the indices of rows that the engine failed (zeros in the outputs), and why, for each.
+
+        Raises NoCapacity where the call waited for `timeout_s` before its turn came.
+        """
+        end_s = time.monotonic() + timeout_s
+        answer = await self._run(tensors, end_s)
+        rows = sorted(answer.failed)
+        return answer.outputs, rows, [answer.failed[row].what for row in rows]
+
+    async def check_health(self) -> None:
+        """Called by Serve. An idle replica scores a sample row; a busy one must have finished a call not long ago."""
+        if self._waiting == 0:
+            answer = await self._run(self._probe, time.monotonic() + self._stuck_after_s)
+            if answer.failed:
+                raise answer.failed[0]
+        elif time.monotonic() - self._progress_s > self._stuck_after_s:
+            raise NoCapacity(f"no call has finished for {self._stuck_after_s:g} s", remedy="Serve replaces the replica")
+
+    async def _run(self, tensors: dict[str, Array], end_s: float) -> Answer:
+        if self._waiting == 0:
+            self._progress_s = time.monotonic()
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._in_turn, tensors, end_s)
+        finally:
+            self._waiting -= 1
+            self._progress_s = time.monotonic()
+
+    def _in_turn(self, tensors: dict[str, Array], end_s: float) -> Answer:
+        if time.monotonic() > end_s:
+            raise NoCapacity("its turn came after the deadline", remedy="retry, or add replicas")
+        return score_isolating(self._engine, tensors)

@@ -1,0 +1,89 @@
+"""Taking rows apart and putting them back in order. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.errors import EngineFailure, HeadraceError
+from cluster.signature import Datatype, Signature, TensorSpec
+from deployments.datatypes import NUMPY, Array
+
+Rows = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one version said to one batch of n rows. `outputs` have n rows each; those in `failed` hold zeros."""
+
+    outputs: dict[str, Array]
+    failed: dict[int, HeadraceError] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The answer of `version` for the rows of a call at `rows`, in the order of the answer."""
+
+    version: int
+    rows: Rows
+    answer: Answer
+
+
+def take(tensors: Mapping[str, Array], rows: Rows | slice) -> dict[str, Array]:
+    """The named rows of every tensor; a copy, unless `rows` is a slice."""
+    return {name: tensor[rows] for name, tensor in tensors.items()}
+
+
+def blank(spec: TensorSpec, rows: int, inner: tuple[int, ...] | None = None) -> Array:
+    """An output of `rows` rows of zeros, empty bytes for BYTES. `inner` are the axes after the first where they vary."""
+    shape = (rows, *(inner if inner is not None else tuple(max(axis, 0) for axis in spec.shape[1:])))
+    if spec.datatype is Datatype.BYTES:
+        return np.full(shape, b"", dtype=np.object_)
+    return np.zeros(shape, dtype=NUMPY[spec.datatype])
+
+
+def joined(signature: Signature, answers: Sequence[Answer], sizes: Sequence[int]) -> Answer:
+    """Answers to the pieces of a batch as one. A piece whose outputs have other inner axes than the first's has failed."""
+    if len(answers) == 1:
+        return answers[0]
+    starts = np.cumsum([0, *sizes]).tolist()
+    parts = [
+        Part(0, np.arange(start, start + size), answer) for start, size, answer in zip(starts[:-1], sizes, answers, strict=True)
+    ]
+    outputs, failed = assembled(signature, parts, starts[-1])
+    return Answer(outputs, failed)
+
+
+def assembled(signature: Signature, parts: Sequence[Part], rows: int) -> tuple[dict[str, Array], dict[int, HeadraceError]]:
+    """Every part's rows put where they came from, and the errors by row. Rows in no part hold zeros."""
+    if len(parts) == 1 and len(parts[0].rows) == rows and _is_whole(parts[0].rows, rows):
+        return parts[0].answer.outputs, dict(parts[0].answer.failed)
+    errors: dict[int, HeadraceError] = {}
+    for part in parts:
+        for index, error in part.answer.failed.items():
+            errors[int(part.rows[index])] = error
+    outputs: dict[str, Array] = {}
+    for spec in signature.outputs:
+        inner = next((p.answer.outputs[spec.name].shape[1:] for p in parts if len(p.answer.failed) < len(p.rows)), None)
+        whole = blank(spec, rows, inner)
+        for part in parts:
+            if len(part.answer.failed) == len(part.rows):
+                continue
+            piece = part.answer.outputs[spec.name]
+            if piece.shape[1:] == whole.shape[1:]:
+                whole[part.rows] = piece
+            else:
+                # One array can't hold both: these rows go the way of any other answer that can't be given.
+                for row in part.rows.tolist():
+                    errors.setdefault(
+                        row, EngineFailure(f"{spec.name} has shape {list(piece.shape[1:])} a row, others {list(whole.shape[1:])}")
+                    )
+        outputs[spec.name] = whole
+    return outputs, errors
+
+
+def _is_whole(rows: Rows, count: int) -> bool:
+    return bool(count == 0 or (rows[0] == 0 and rows[-1] == count - 1 and np.all(rows[1:] > rows[:-1])))

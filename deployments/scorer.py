@@ -1,0 +1,317 @@
+"""The routed scorer: split, call, fall back, put back in order, shadow, count. Every caller of a version goes through it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+import uuid
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.commands import ControlPlane
+from cluster.errors import BadInput, EngineFailure, HeadraceError, NoCapacity, NotFound
+from cluster.evidence import Counts, EvidenceKey
+from cluster.routes import Route, RouteTable, Target
+from cluster.serving import Serving
+from cluster.serving import Transport as TransportName
+from cluster.signature import Signature
+from cluster.traffic import to_candidate
+from deployments.call_check import check_call, nan_rows
+from deployments.compare import disagreements
+from deployments.datatypes import Array
+from deployments.evidence_log import EvidenceLog
+from deployments.metering import Meter, NoMeter
+from deployments.remote import RemoteTransport
+from deployments.rows import Answer, Part, Rows, assembled, blank, joined, take
+from deployments.scoring import Scored
+from deployments.table_watch import EvidencePush, TableWatch
+from deployments.transports import EmbeddedTransport, Transport
+
+T = TypeVar("T")
+
+SHADOWS_AT_ONCE = 2
+FIRST_TABLE_S = 10.0
+# A candidate gets this share of the time that is left, so that the stable version can still answer what it fails.
+CANDIDATE_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call under way: `route` and the transports' state may change while it runs, this does not."""
+
+    route: Route
+    tensors: Mapping[str, Array]
+    rows: int
+    keys: Sequence[bytes | None]
+    end_s: float
+
+    def left_s(self) -> float:
+        return self.end_s - time.monotonic()
+
+
+class RoutedScorer:
+    """Implements `deployments.scoring.Scorer` over the controller's route table. Used from one event loop.
+
+    `remote` reaches replicas; `embedded` is used for the models that ask for it, as soon as it is ready.
+    """
+
+    def __init__(
+        self,
+        control: ControlPlane,
+        remote: Transport | None = None,
+        embedded: Transport | None = None,
+        *,
+        meter: Meter | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Without others given, `remote` asks Serve's replicas, and `embedded` loads engines in this process."""
+        self._remote = remote or RemoteTransport()
+        self._embedded = embedded or EmbeddedTransport()
+        self._meter = meter or NoMeter()
+        self._random = np.random.default_rng(seed)
+        self._log = EvidenceLog(f"scorer-{uuid.uuid4().hex}")
+        self._watch = TableWatch(control, self._changed)
+        self._push = EvidencePush(control, self._log)
+        self._background: list[asyncio.Task[None]] = []
+        self._shadows: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begins to follow the route table; returns when the first one is here, or after a while without."""
+        self._background = [asyncio.create_task(self._watch.run()), asyncio.create_task(self._push.run())]
+        await self._watch.first(FIRST_TABLE_S)
+
+    async def close(self) -> None:
+        """Hands the last evidence over if the controller is there, and lets everything go."""
+        tasks = [*self._background, *self._shadows]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._push.flush()
+        await self._embedded.close()
+        await self._remote.close()
+
+    @property
+    def table(self) -> RouteTable:
+        """The route table in use."""
+        return self._watch.table
+
+    def route(self, model: str) -> Route:
+        """The model's route. Raises NotFound."""
+        table = self._watch.table
+        found = table.routes.get(model)
+        if found is None:
+            raise NotFound("no version of this model is served", where=model, remedy=_remedy(table))
+        return found
+
+    def signature(self, model: str, version: int | None = None) -> Signature:
+        """See `Scorer.signature`."""
+        route = self.route(model)
+        return _target(route, route.stable if version is None else version).signature
+
+    async def score(
+        self,
+        model: str,
+        tensors: Mapping[str, Array],
+        keys: Sequence[bytes | None] | None = None,
+        *,
+        version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Scored:
+        """See `Scorer.score`."""
+        route = self.route(model)
+        target = _target(route, route.stable if version is None else version)
+        rows = check_call(target.signature, tensors, where=model)
+        if keys is not None and len(keys) != rows:
+            raise BadInput(f"{len(keys)} keys for {rows} rows", where=model, remedy="send one key a row, or none")
+        bad = nan_rows(tensors, rows) if route.serving.refuse_nan else None
+        end_s = time.monotonic() + (route.serving.timeout_s if timeout_s is None else timeout_s)
+        call = _Call(route, tensors, rows, keys if keys is not None else [None] * rows, end_s)
+        good = np.arange(rows) if bad is None else np.flatnonzero(~bad)
+        if version is not None:
+            parts = [await self._pinned(call, target, good)] if len(good) else []
+        else:
+            parts = await self._split(call, good)
+        outputs, errors = assembled(target.signature, parts, rows)
+        versions = np.full(rows, target.version, dtype=np.int32)
+        for part in parts:
+            versions[part.rows] = part.version
+        if bad is not None:
+            refusal = BadInput(
+                "the row holds NaN", where=model, remedy="send numbers, or set `refuse_nan: false` in the Model document"
+            )
+            errors.update(dict.fromkeys(np.flatnonzero(bad).tolist(), refusal))
+        return Scored(outputs, versions, errors)
+
+    async def _pinned(self, call: _Call, target: Target, rows: Rows) -> Part:
+        answer, seconds = await self._ask(call, target, _rows_of(call, rows), call.left_s())
+        self._meter.scored(call.route.model, target.version, len(rows), len(answer.failed), seconds)
+        return Part(target.version, rows, answer)
+
+    async def _split(self, call: _Call, good: Rows) -> list[Part]:
+        route = call.route
+        candidate = route.targets.get(route.candidate) if route.candidate is not None else None
+        if candidate is None or len(good) == 0:
+            return [await self._stable(call, good, counted=True)] if len(good) else []
+        keys = call.keys if len(good) == call.rows else [call.keys[i] for i in good.tolist()]
+        theirs = to_candidate(keys, salt=route.salt, weight=route.weight, random=self._random)
+        tasks: list[Coroutine[Any, Any, list[Part]]] = []
+        if theirs.any():
+            tasks.append(self._candidate(call, candidate, good[theirs]))
+        if not theirs.all():
+            tasks.append(
+                self._stable_shadowed(
+                    call, candidate, good[~theirs], [k for k, t in zip(keys, theirs.tolist(), strict=True) if not t]
+                )
+            )
+        return [part for parts in await _all(tasks) for part in parts]
+
+    async def _stable(self, call: _Call, rows: Rows, *, counted: bool) -> Part:
+        """`counted` is False for rows that the candidate failed: they are no fair sample of what stable is given."""
+        target = _target(call.route, call.route.stable)
+        answer, seconds = await self._ask(call, target, _rows_of(call, rows), call.left_s())
+        self._meter.scored(call.route.model, target.version, len(rows), len(answer.failed), seconds)
+        if counted:
+            self._count(call.route, target.version, len(rows), len(answer.failed), seconds)
+        return Part(target.version, rows, answer)
+
+    async def _candidate(self, call: _Call, target: Target, rows: Rows) -> list[Part]:
+        route = call.route
+        begin = time.monotonic()
+        share = CANDIDATE_SHARE if route.fallback else 1.0
+        try:
+            answer, seconds = await self._ask(call, target, _rows_of(call, rows), share * call.left_s())
+        except (NoCapacity, EngineFailure) as error:
+            answer, seconds = _nothing(target.signature, len(rows), error), time.monotonic() - begin
+            if not route.fallback and isinstance(error, NoCapacity):
+                self._count(route, target.version, len(rows), len(rows), seconds)
+                raise
+        self._count(route, target.version, len(rows), len(answer.failed), seconds)
+        self._meter.scored(route.model, target.version, len(rows), len(answer.failed), seconds)
+        own = Part(target.version, rows, answer)
+        if not answer.failed or not route.fallback:
+            return [own]
+        lost = np.fromiter(sorted(answer.failed), dtype=np.intp, count=len(answer.failed))
+        self._meter.fell_back(route.model, target.version, len(lost))
+        saved = await self._stable(call, rows[lost], counted=False)
+        if len(lost) == len(rows):
+            return [saved]
+        kept = np.delete(np.arange(len(rows)), lost)
+        return [Part(target.version, rows[kept], Answer(take(answer.outputs, kept))), saved]
+
+    async def _stable_shadowed(self, call: _Call, candidate: Target, rows: Rows, keys: Sequence[bytes | None]) -> list[Part]:
+        route = call.route
+        copied: tuple[Rows, dict[str, Array]] | None = None
+        if route.shadow > 0 and len(self._shadows) < SHADOWS_AT_ONCE:
+            chosen = np.flatnonzero(to_candidate(keys, salt=route.salt, weight=route.shadow, random=self._random))
+            if len(chosen):
+                # Copied before the answer is out: callers may use their arrays again after that.
+                copied = chosen, take(call.tensors, rows[chosen])
+        part = await self._stable(call, rows, counted=True)
+        if copied is not None:
+            task = asyncio.create_task(self._shadow(route, candidate, copied[1], _only(part.answer, copied[0])))
+            self._shadows.add(task)
+            task.add_done_callback(self._shadows.discard)
+        return [part]
+
+    async def _shadow(self, route: Route, candidate: Target, tensors: dict[str, Array], stable: Answer) -> None:
+        rows = len(next(iter(tensors.values())))
+        begin = time.monotonic()
+        call = _Call(route, tensors, rows, (), begin + route.serving.timeout_s)
+        try:
+            answer, seconds = await self._ask(call, candidate, tensors, route.serving.timeout_s)
+        except HeadraceError as error:
+            answer, seconds = _nothing(candidate.signature, rows, error), time.monotonic() - begin
+        self._meter.scored(route.model, candidate.version, rows, len(answer.failed), seconds)
+        both = np.ones(rows, dtype=np.bool_)
+        both[list(answer.failed | stable.failed)] = False
+        compared = int(both.sum())
+        differ = int(_disagreed(stable, answer, both, route.tolerance).sum()) if compared else 0
+        self._count(route, candidate.version, rows, len(answer.failed), seconds, compared=compared, disagreed=differ)
+
+    async def _ask(self, call: _Call, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> tuple[Answer, float]:
+        """One call to a version, in pieces of at most the model's `max_batch_rows`; the answer, and how many seconds it took."""
+        serving = call.route.serving
+        begin = time.monotonic()
+        if timeout_s <= 0:
+            raise NoCapacity("the deadline is over", where=target.app, remedy="retry, or allow more time")
+        transport = self._transport(target, serving)
+        rows = len(next(iter(tensors.values())))
+        if rows <= serving.max_batch_rows:
+            return await transport.score(target, tensors, timeout_s), time.monotonic() - begin
+        size = math.ceil(rows / math.ceil(rows / serving.max_batch_rows))
+        starts = range(0, rows, size)
+        pieces = [transport.score(target, take(tensors, slice(start, start + size)), timeout_s) for start in starts]
+        answers = await _all(pieces)
+        return joined(target.signature, answers, [min(size, rows - start) for start in starts]), time.monotonic() - begin
+
+    def _transport(self, target: Target, serving: Serving) -> Transport:
+        wants = serving.transport is TransportName.EMBEDDED
+        return self._embedded if wants and self._embedded.ready(target) else self._remote
+
+    def _count(
+        self, route: Route, version: int, rows: int, errors: int, seconds: float, *, compared: int = 0, disagreed: int = 0
+    ) -> None:
+        if not route.stage:
+            return
+        slow = route.slow_ms is not None and 1000 * seconds > route.slow_ms
+        self._log.add(EvidenceKey(route.model, route.stage, version), Counts(rows, errors, 1, int(slow), compared, disagreed))
+
+    def _changed(self, table: RouteTable) -> None:
+        everything = [(target, route.serving) for route in table.routes.values() for target in route.targets.values()]
+        self._remote.keep({target.app: (target, serving) for target, serving in everything})
+        here = [(target, serving) for target, serving in everything if serving.transport is TransportName.EMBEDDED]
+        self._embedded.keep({target.app: (target, serving) for target, serving in here})
+        self._log.keep_only({(route.model, route.stage) for route in table.routes.values()})
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Runs everything at once; where one raises, the others end first: nothing works on the caller's arrays afterwards."""
+    if len(work) == 1:
+        return [await work[0]]
+    done = await asyncio.gather(*work, return_exceptions=True)
+    good: list[T] = []
+    for one in done:
+        if isinstance(one, BaseException):
+            raise one
+        good.append(one)
+    return good
+
+
+def _target(route: Route, version: int) -> Target:
+    target = route.targets.get(version)
+    if target is None:
+        served = ", ".join(str(number) for number in sorted(route.targets))
+        raise NotFound(f"version {version} is not served", where=route.model, remedy=f"served now: {served}")
+    return target
+
+
+def _remedy(table: RouteTable) -> str:
+    if not table.routes:
+        return "apply a Model document and build a version; none is ready yet"
+    return f"served now: {', '.join(sorted(table.routes))}"
+
+
+def _rows_of(call: _Call, rows: Rows) -> Mapping[str, Array]:
+    return call.tensors if len(rows) == call.rows else take(call.tensors, rows)
+
+
+def _nothing(signature: Signature, rows: int, error: HeadraceError) -> Answer:
+    failure = error if isinstance(error, EngineFailure) else EngineFailure(error.what, where=error.where, remedy=error.remedy)
+    return Answer({spec.name: blank(spec, rows) for spec in signature.outputs}, dict.fromkeys(range(rows), failure))
+
+
+def _only(answer: Answer, rows: Rows) -> Answer:
+    """The answer for some of its rows."""
+    places = {row: place for place, row in enumerate(rows.tolist())}
+    failed = {places[row]: error for row, error in answer.failed.items() if row in places}
+    return Answer(take(answer.outputs, rows), failed)
+
+
+def _disagreed(stable: Answer, candidate: Answer, both: npt.NDArray[np.bool_], tolerance: float | None) -> npt.NDArray[np.bool_]:
+    rows = np.flatnonzero(both)
+    return disagreements(take(stable.outputs, rows), take(candidate.outputs, rows), tolerance)

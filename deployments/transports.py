@@ -1,0 +1,118 @@
+"""How a scorer reaches an engine: the port, and the transport that holds engines in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from cluster.errors import HeadraceError, NoCapacity
+from cluster.routes import Target
+from cluster.serving import Serving
+from deployments.artifact import localize
+from deployments.datatypes import Array
+from deployments.engines.load import load_engine
+from deployments.engines.port import Engine
+from deployments.isolate import score_isolating
+from deployments.rows import Answer
+
+_log = logging.getLogger(__name__)
+
+
+class Transport(Protocol):
+    """Brings a batch to one version and its answer back. Used from one event loop; never blocks it."""
+
+    def keep(self, wanted: Mapping[str, tuple[Target, Serving]]) -> None:
+        """Tells which targets, by app, calls may name from now on: others are let go, new ones made ready. Returns at once."""
+
+    def ready(self, target: Target) -> bool:
+        """Whether a call to this target may be made here now."""
+
+    async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
+        """Scores n rows, n at least 1. Safe to repeat. Rows that the version failed are in the answer; raises NoCapacity where it
+        could not be asked or did not answer within `timeout_s`, EngineFailure where asking it breaks its process."""
+
+    async def close(self) -> None:
+        """Lets everything go. Safe to repeat."""
+
+
+class _Loaded:
+    """One engine and the threads that run it."""
+
+    def __init__(self, engine: Engine, threads: int, name: str) -> None:
+        self.engine = engine
+        self.executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    def close(self) -> None:
+        self.executor.shutdown(wait=False, cancel_futures=True)
+
+
+class EmbeddedTransport:
+    """Engines in this process: no hop. An engine loads in the background as soon as `keep` names it; a failed load is tried again
+    when the table next changes, and remote is used meanwhile."""
+
+    def __init__(self, load: Callable[[Target, Serving], Engine] | None = None) -> None:
+        """`load` blocks and is called in a thread."""
+        self._load = load or load_target
+        self._loaded: dict[str, _Loaded] = {}
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="engine-loader")
+
+    def keep(self, wanted: Mapping[str, tuple[Target, Serving]]) -> None:
+        """See `Transport.keep`."""
+        for app in [app for app in self._loaded if app not in wanted]:
+            self._loaded.pop(app).close()
+        for app in [app for app in self._loading if app not in wanted]:
+            self._loading.pop(app).cancel()
+        for app, (target, serving) in wanted.items():
+            if app not in self._loaded and app not in self._loading:
+                self._loading[app] = asyncio.create_task(self._bring(target, serving))
+
+    async def settled(self, apps: Iterable[str]) -> None:
+        """Waits until the loads under way of these apps are done, well or badly."""
+        tasks = [self._loading[app] for app in apps if app in self._loading]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def ready(self, target: Target) -> bool:
+        """See `Transport.ready`."""
+        return target.app in self._loaded
+
+    async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
+        """See `Transport.score`."""
+        loaded = self._loaded.get(target.app)
+        if loaded is None:
+            raise NoCapacity("its engine is not loaded", where=target.app, remedy="retry")
+        run = asyncio.get_running_loop().run_in_executor(loaded.executor, score_isolating, loaded.engine, tensors)
+        try:
+            return await asyncio.wait_for(run, timeout_s)
+        except TimeoutError:
+            raise NoCapacity(f"no answer within {timeout_s:g} s", where=target.app, remedy="retry, or allow more time") from None
+        except RuntimeError as error:
+            if "shutdown" in str(error):
+                raise NoCapacity("the version is being let go", where=target.app, remedy="retry") from error
+            raise
+
+    async def close(self) -> None:
+        """See `Transport.close`."""
+        self.keep({})
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    async def _bring(self, target: Target, serving: Serving) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            engine = await loop.run_in_executor(self._loader, functools.partial(self._load, target, serving))
+        except HeadraceError as error:
+            _log.warning("%s is scored remotely: %s", target.app, error)
+        else:
+            self._loaded[target.app] = _Loaded(engine, serving.threads, target.app)
+        finally:
+            if self._loading.get(target.app) is asyncio.current_task():
+                del self._loading[target.app]
+
+
+def load_target(target: Target, serving: Serving) -> Engine:
+    """Fetches and loads a version for this process, on the CPU. Blocks; raises BadArtifact, Unreachable, NoCapacity."""
+    return load_engine(localize(target.artifact_uri, target.digest), threads=serving.threads)

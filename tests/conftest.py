@@ -1,0 +1,97 @@
+"""What all tests share: one real Ray with Serve for the whole run, started only where a test asks for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psutil
+import pytest
+
+from tests.broker import broker as broker
+from tests.broker import free_port
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Asynchronous tests run on asyncio."""
+    return "asyncio"
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """Where the run's cluster is. This process is connected to it, in the namespace "headrace"."""
+
+    address: str
+    dashboard_url: str
+    http_url: str
+
+
+# Read by Ray when it is imported, or by its processes when they start.
+_SETTINGS = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.02",
+    "RAY_DEDUP_LOGS": "0",
+}
+os.environ.update(_SETTINGS)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[RayCluster]:
+    """One node with 8 declared CPUs, Serve on a free port of 127.0.0.1, the dashboard on. Ended by pid, whatever happens."""
+    import ray
+    from ray import serve
+
+    # Ray's sockets must fit into 107 bytes: pytest's own directories are too long.
+    folder = tempfile.mkdtemp(prefix="hr-")
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    dashboard_port, http_port = free_port(), free_port()
+    try:
+        context = ray.init(
+            address="local",
+            namespace="headrace",
+            num_cpus=8,
+            object_store_memory=256 * 1024 * 1024,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            dashboard_port=dashboard_port,
+            _temp_dir=folder,
+            _node_ip_address="127.0.0.1",
+            log_to_driver=False,
+            logging_level="WARNING",
+        )
+        serve.start(http_options={"host": "127.0.0.1", "port": http_port})
+        yield RayCluster(
+            address=str(context.address_info["gcs_address"]),
+            dashboard_url=f"http://127.0.0.1:{dashboard_port}",
+            http_url=f"http://127.0.0.1:{http_port}",
+        )
+    finally:
+        started = [child for child in psutil.Process().children(recursive=True) if child.pid not in before and _is_rays(child)]
+        ray.shutdown()
+        _end(started)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_rays(process: psutil.Process) -> bool:
+    """Only what the fixture started: a test's broker, say, is a child too, and others end it."""
+    try:
+        line = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    return "ray" in line and "java" not in line
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    for process in alive:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(alive, timeout=10)

@@ -1,0 +1,278 @@
+"""The routed scorer over engines in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.errors import BadInput, EngineFailure, NoCapacity, NotFound
+from cluster.evidence import Counts
+from cluster.routes import Target
+from cluster.serving import Serving
+from cluster.traffic import to_candidate
+from deployments.artifact import Manifest
+from deployments.datatypes import Array
+from deployments.engines.load import load_engine
+from deployments.rows import Answer
+from deployments.scorer import RoutedScorer
+from deployments.transports import EmbeddedTransport
+from tests.models import INPUT, OUTPUT, failing_artifact, mlp_artifact, rows
+from tests.routing import TableControl, route, target
+
+pytestmark = pytest.mark.anyio
+
+Artifact = tuple[str, str, Manifest]
+KEYS = [f"key {i}".encode() for i in range(400)]
+EMBEDDED = Serving(transport="embedded", max_batch_rows=128)
+
+
+class Nowhere:
+    """A transport without replicas; it counts who asks."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def keep(self, wanted: Mapping[str, tuple[Target, Serving]]) -> None:
+        """Nothing to keep."""
+
+    def ready(self, target: Target) -> bool:
+        return True
+
+    async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
+        self.asked.append(target.app)
+        raise NoCapacity("no replica", where=target.app)
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return mlp_artifact(tmp_path_factory.mktemp("good"))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return mlp_artifact(tmp_path_factory.mktemp("other"), seed=1)
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return failing_artifact(tmp_path_factory.mktemp("failing"))
+
+
+@asynccontextmanager
+async def scoring(control: TableControl, remote: Nowhere | None = None) -> AsyncIterator[RoutedScorer]:
+    embedded = EmbeddedTransport()
+    scorer = RoutedScorer(control, remote or Nowhere(), embedded, seed=0)
+    await scorer.start()
+    await embedded.settled([t.app for r in scorer.table.routes.values() for t in r.targets.values()])
+    try:
+        yield scorer
+    finally:
+        await scorer.close()
+
+
+def expected(artifact: Artifact, image: Array) -> Array:
+    return load_engine(Path(artifact[0])).score({INPUT: image})[OUTPUT]
+
+
+async def test_one_version_scores_everything_in_order(good: Artifact) -> None:
+    async with scoring(TableControl(route(target(1, good), serving=EMBEDDED))) as scorer:
+        image = rows(300)
+        scored = await scorer.score("digits", {INPUT: image})
+    np.testing.assert_allclose(scored.outputs[OUTPUT], expected(good, image), atol=1e-5)
+    assert scored.versions.tolist() == [1] * 300
+    assert scored.versions.dtype == np.int32
+    assert scored.errors == {}
+
+
+async def test_keys_are_split_and_rows_come_back_in_order(good: Artifact, other: Artifact) -> None:
+    split = route(target(1, good), target(2, other), candidate=2, weight=3000, stage="r1.1", salt=7)
+    control = TableControl(split)
+    async with scoring(control) as scorer:
+        image = rows(400)
+        scored = await scorer.score("digits", {INPUT: image}, KEYS)
+    theirs = to_candidate(KEYS, salt=7, weight=3000, random=np.random.default_rng())
+    assert scored.versions.tolist() == np.where(theirs, 2, 1).tolist()
+    want = np.where(theirs[:, None], expected(other, image), expected(good, image))
+    np.testing.assert_allclose(scored.outputs[OUTPUT], want, atol=1e-5)
+    assert control.counts(2) == Counts(rows=int(theirs.sum()), calls=1)
+    assert control.counts(1) == Counts(rows=int((~theirs).sum()), calls=1)
+
+
+async def test_stable_answers_what_the_candidate_fails(good: Artifact, failing: Artifact) -> None:
+    control = TableControl(route(target(1, good), target(2, failing), candidate=2, weight=5000, stage="r1.1", salt=7))
+    async with scoring(control) as scorer:
+        image = rows(400)
+        image[::10, 0] = 0.9
+        scored = await scorer.score("digits", {INPUT: image}, KEYS)
+    assert scored.errors == {}
+    theirs = to_candidate(KEYS, salt=7, weight=5000, random=np.random.default_rng())
+    dark = np.zeros(400, dtype=bool)
+    dark[::10] = True
+    assert scored.versions.tolist() == np.where(theirs & ~dark, 2, 1).tolist()
+    np.testing.assert_allclose(scored.outputs[OUTPUT], expected(good, image), atol=1e-5)
+    assert control.counts(2) == Counts(rows=int(theirs.sum()), errors=int((theirs & dark).sum()), calls=1)
+    assert control.counts(1) == Counts(rows=int((~theirs).sum()), calls=1)
+
+
+async def test_without_fallback_the_candidates_failures_are_told(good: Artifact, failing: Artifact) -> None:
+    control = TableControl(route(target(1, good), target(2, failing), candidate=2, weight=10_000, stage="r1.1", fallback=False))
+    async with scoring(control) as scorer:
+        image = rows(40)
+        image[3, 0] = 0.9
+        scored = await scorer.score("digits", {INPUT: image})
+    assert list(scored.errors) == [3]
+    assert isinstance(scored.errors[3], EngineFailure)
+    assert scored.versions.tolist() == [2] * 40
+
+
+async def test_a_candidate_that_cannot_be_asked_costs_users_nothing(good: Artifact, tmp_path: Path) -> None:
+    broken = target(2, (str(tmp_path / "nowhere"), "0" * 64, None))
+    remote = Nowhere()
+    control = TableControl(route(target(1, good), broken, candidate=2, weight=10_000, stage="r1.1"))
+    async with scoring(control, remote) as scorer:
+        scored = await scorer.score("digits", {INPUT: rows(40)})
+    assert remote.asked == ["digits--v2"]
+    assert scored.errors == {}
+    assert scored.versions.tolist() == [1] * 40
+    assert control.counts(2) == Counts(rows=40, errors=40, calls=1)
+    assert control.counts(1) == Counts()
+
+
+async def test_only_the_rows_at_fault_carry_an_error(failing: Artifact) -> None:
+    async with scoring(TableControl(route(target(1, failing), serving=EMBEDDED))) as scorer:
+        image = rows(300)
+        image[[5, 6, 299], 0] = 0.9
+        scored = await scorer.score("digits", {INPUT: image})
+    assert sorted(scored.errors) == [5, 6, 299]
+    assert all(isinstance(error, EngineFailure) for error in scored.errors.values())
+    assert not scored.outputs[OUTPUT][[5, 6, 299]].any()
+    kept = np.delete(np.arange(300), [5, 6, 299])
+    np.testing.assert_allclose(scored.outputs[OUTPUT][kept], expected(failing, image[kept]), atol=1e-5)
+
+
+async def test_rows_with_nan_are_refused_alone(good: Artifact) -> None:
+    control = TableControl(route(target(1, good), stage="r1.1"))
+    async with scoring(control) as scorer:
+        image = rows(8)
+        image[2, 700] = np.nan
+        scored = await scorer.score("digits", {INPUT: image})
+        nothing = await scorer.score("digits", {INPUT: image[2:3]})
+        empty = await scorer.score("digits", {INPUT: image[:0]})
+    assert list(scored.errors) == [2]
+    assert isinstance(scored.errors[2], BadInput)
+    assert not scored.outputs[OUTPUT][2].any()
+    np.testing.assert_allclose(scored.outputs[OUTPUT][3:], expected(good, image[3:]), atol=1e-5)
+    assert list(nothing.errors) == [0]
+    assert nothing.outputs[OUTPUT].shape == (1, 10)
+    assert empty.outputs[OUTPUT].shape == (0, 10)
+    assert control.counts(1) == Counts(rows=7, calls=1)
+
+
+async def test_a_model_may_take_nan(good: Artifact) -> None:
+    control = TableControl(route(target(1, good), serving=Serving(transport="embedded", refuse_nan=False)))
+    async with scoring(control) as scorer:
+        scored = await scorer.score("digits", {INPUT: np.full((1, 784), np.nan, np.float32)})
+    assert scored.errors == {}
+
+
+async def test_pins_a_version_without_evidence(good: Artifact, other: Artifact) -> None:
+    control = TableControl(route(target(1, good), target(2, other), candidate=2, weight=0, shadow=10_000, stage="r1.1"))
+    async with scoring(control) as scorer:
+        image = rows(20)
+        scored = await scorer.score("digits", {INPUT: image}, version=2)
+        with pytest.raises(NotFound, match="version 9"):
+            await scorer.score("digits", {INPUT: image}, version=9)
+    np.testing.assert_allclose(scored.outputs[OUTPUT], expected(other, image), atol=1e-5)
+    assert scored.versions.tolist() == [2] * 20
+    assert control.batches == {}
+
+
+async def test_shadow_compares_and_never_answers(good: Artifact, other: Artifact) -> None:
+    control = TableControl(route(target(1, good), target(2, other), candidate=2, shadow=5000, stage="r1.1", salt=7))
+    image = rows(400)
+    async with scoring(control) as scorer:
+        image_sent = image.copy()
+        scored = await scorer.score("digits", {INPUT: image_sent}, KEYS)
+        image_sent[:] = 0  # a caller may use its arrays again
+        while control.counts(2).compared == 0:
+            await scorer._push.flush()
+            await asyncio.sleep(0.01)
+    assert scored.versions.tolist() == [1] * 400
+    shadowed = to_candidate(KEYS, salt=7, weight=5000, random=np.random.default_rng())
+    differ = expected(good, image).argmax(axis=1) != expected(other, image).argmax(axis=1)
+    told = control.counts(2)
+    assert (told.rows, told.compared, told.disagreed) == (shadowed.sum(), shadowed.sum(), (shadowed & differ).sum())
+    assert told.disagreed > 0
+    assert control.counts(1) == Counts(rows=400, calls=1)
+
+
+async def test_slow_calls_are_counted(good: Artifact) -> None:
+    control = TableControl(route(target(1, good), stage="r1.1", slow_ms=0.0))
+    async with scoring(control) as scorer:
+        await scorer.score("digits", {INPUT: rows(4)})
+    assert control.counts(1) == Counts(rows=4, calls=1, slow=1)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({}, "'image' is missing"),
+        ({"picture": rows(2)}, "unknown input 'picture'"),
+        ({INPUT: rows(2).astype(np.float64)}, "float64, not FP32"),
+        ({INPUT: rows(2)[:, :9]}, r"shape \[2, 9\], not \[-1, 784\]"),
+        ({INPUT: rows(2)[0]}, r"shape \[784\]"),
+    ],
+)
+async def test_a_wrong_tensor_is_the_whole_calls_error(good: Artifact, tensors: dict[str, Array], words: str) -> None:
+    async with scoring(TableControl(route(target(1, good)))) as scorer:
+        with pytest.raises(BadInput, match=words):
+            await scorer.score("digits", tensors)
+
+
+async def test_an_unknown_model_and_a_wrong_number_of_keys(good: Artifact) -> None:
+    async with scoring(TableControl(route(target(1, good)))) as scorer:
+        with pytest.raises(NotFound, match="served now: digits"):
+            await scorer.score("letters", {INPUT: rows(1)})
+        with pytest.raises(BadInput, match="1 keys for 2 rows"):
+            await scorer.score("digits", {INPUT: rows(2)}, [b"one"])
+
+
+async def test_scores_with_the_last_table_and_keeps_evidence_while_the_controller_is_away(good: Artifact) -> None:
+    control = TableControl(route(target(1, good), stage="r1.1"))
+    async with scoring(control) as scorer:
+        control.away = True
+        await scorer.score("digits", {INPUT: rows(3)})
+        await scorer._push.flush()
+        await scorer.score("digits", {INPUT: rows(4)})
+        await scorer._push.flush()
+        assert control.batches == {}
+        control.away = False
+        await scorer._push.flush()
+        assert control.counts(1) == Counts(rows=3, calls=1)
+    assert control.counts(1) == Counts(rows=7, calls=2)
+
+
+async def test_follows_the_table(good: Artifact, other: Artifact) -> None:
+    control = TableControl(route(target(1, good)))
+    async with scoring(control) as scorer:
+        control.publish(route(target(2, other)))
+        while scorer.table.number < 2:
+            await asyncio.sleep(0)
+        await scorer._embedded.settled(["digits--v2"])
+        scored = await scorer.score("digits", {INPUT: rows(2)})
+        assert scored.versions.tolist() == [2, 2]
+        assert not scorer._embedded.ready(target(1, good))
+
+
+async def test_stable_without_replicas_is_no_capacity(tmp_path: Path) -> None:
+    async with scoring(TableControl(route(target(1, (str(tmp_path / "nowhere"), "0" * 64, None))))) as scorer:
+        with pytest.raises(NoCapacity):
+            await scorer.score("digits", {INPUT: rows(1)})

@@ -1,0 +1,63 @@
+"""The scorer for callers without an event loop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.errors import NoCapacity, NotFound
+from cluster.routes import Target
+from deployments.datatypes import Array
+from deployments.rows import Answer
+from deployments.scorer import RoutedScorer
+from deployments.scorer_thread import ScorerThread
+from deployments.transports import EmbeddedTransport
+from tests.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
+from tests.routing import TableControl, route, target
+
+
+class LoadsAtOnce(EmbeddedTransport):
+    """Ready as soon as it is asked: waits for the load under way."""
+
+    def ready(self, target: Target) -> bool:
+        return True
+
+    async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
+        await self.settled([target.app])
+        return await super().score(target, tensors, timeout_s)
+
+
+def test_scores_for_threads_and_ends(tmp_path: Path) -> None:
+    control = TableControl(route(target(1, mlp_artifact(tmp_path)), stage="r1.1"))
+    before = threading.active_count()
+
+    def make() -> RoutedScorer:
+        return RoutedScorer(control, embedded=LoadsAtOnce())
+
+    with ScorerThread(make) as scorer:
+        assert scorer.signature("digits") == SIGNATURE
+        with pytest.raises(NotFound):
+            scorer.score("letters", {INPUT: rows(1)})
+        scored = scorer.score("digits", {INPUT: rows(5)}, version=1)
+        futures = [scorer.submit("digits", {INPUT: rows(5)}) for _ in range(8)]
+        for future in futures:
+            np.testing.assert_array_equal(future.result().outputs[OUTPUT], scored.outputs[OUTPUT])
+    assert control.counts(1).rows == 40
+    assert threading.active_count() <= before + 1
+    with pytest.raises(NoCapacity, match="not running"):
+        scorer.submit("digits", {INPUT: rows(1)})
+    scorer.close()
+
+
+def test_a_scorer_that_cannot_be_made_leaves_no_thread() -> None:
+    def make() -> RoutedScorer:
+        raise RuntimeError("no")
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="no"):
+        ScorerThread(make).start()
+    assert threading.active_count() == before
