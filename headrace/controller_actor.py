@@ -1,0 +1,166 @@
+"""The controller's process: a detached Ray actor that ticks, and answers while it does."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from cluster.controller import Controller, Point
+from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable
+from cluster.evidence import EvidenceBatch
+from cluster.routes import RouteTable
+from cluster.store.sql import SqlStore
+from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE
+from headrace.local.home import Settings
+
+TICK_S = 0.5
+START_TIMEOUT_S = 60.0
+LONG_POLLS = 5_000  # calls at a time; each scorer has one long poll under way
+FLEET = "deployments.fleet:ServeFleet"
+FEEDS = "consumers.stream.feed:ServeStreams"
+
+_log = logging.getLogger(__name__)
+
+
+class ControllerActor:
+    """Runs one Controller. Methods answer errors of ours as values: the client raises them.
+
+    It never fails to start, since Ray would not restart it then: it opens its store in the loop, again and again.
+    """
+
+    def __init__(self, store_url: str, fleet: str = FLEET, feeds: str = FEEDS) -> None:
+        """`fleet` and `feeds` are named `module:class`, made here without arguments."""
+        self._store_url = store_url
+        self._fleet, self._feeds = _made(fleet), _made(feeds)
+        self._controller: Controller | None = None
+        self._trouble: HeadraceError = Unreachable("it is starting", where="controller", remedy="try again in a few seconds")
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        # A thread: the fleet and the feeds may block for seconds, and answers must not wait for them.
+        threading.Thread(target=self._run, name="controller", daemon=True).start()
+
+    async def about(self) -> dict[str, Any]:
+        """Which store it keeps and which process it is."""
+        return {"store": self._store_url, "pid": os.getpid()}
+
+    async def routes(self, after: int, timeout_s: float) -> RouteTable | HeadraceError:
+        """See `ControlPlane.routes`."""
+        changed = (asyncio.get_running_loop(), asyncio.Event())
+        with self._lock:
+            self._waiting.add(changed)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._controller is None or not self._controller.ready or self._controller.table.number <= after:
+                    await changed[1].wait()
+                    changed[1].clear()
+        except TimeoutError:
+            pass  # the unchanged table is the answer, where there is one
+        finally:
+            with self._lock:
+                self._waiting.discard(changed)
+        if self._controller is None or not self._controller.ready:
+            return self._trouble
+        return self._controller.table
+
+    async def push(self, batch: EvidenceBatch) -> HeadraceError | None:
+        """See `ControlPlane.push`."""
+        if self._controller is None:
+            return self._trouble
+        self._controller.push(batch)
+        return None
+
+    async def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any] | HeadraceError:
+        """See `ControlPlane.call`."""
+        if self._controller is None:
+            return self._trouble
+        try:
+            answer = await asyncio.to_thread(self._controller.call, command, payload)
+        except HeadraceError as error:
+            return error
+        self._wake.set()
+        return answer
+
+    def _run(self) -> None:
+        while True:
+            try:
+                if self._controller is None:
+                    store = SqlStore(self._store_url)
+                    self._controller = Controller(store, self._fleet, self._feeds, time.time, self._at)
+                self._controller.tick()
+            except Fenced as error:
+                _log.error("%s", error)
+                self._trouble, self._controller = error, None
+                return
+            except HeadraceError as error:
+                _log.warning("%s", error)
+                self._trouble = error
+            except Exception:  # noqa: BLE001 - a thread that ends here would end the controller without a word
+                # A mistake of ours in one tick: scorers keep their table, the next tick begins afresh from what is saved.
+                _log.exception("the controller's tick failed")
+            self._wake.wait(TICK_S)
+            self._wake.clear()
+
+    def _at(self, point: Point) -> None:
+        if point is not Point.PUBLISHED:
+            return
+        with self._lock:
+            for loop, event in self._waiting:
+                loop.call_soon_threadsafe(event.set)
+
+
+def start_controller(settings: Settings, *, fleet: str = FLEET, feeds: str = FEEDS, timeout_s: float = START_TIMEOUT_S) -> None:
+    """Starts the controller on the head node, unless it runs, and waits until it answers. Ray must be connected.
+
+    Raises Conflict where one runs over another store, Unreachable where it does not answer in time, and BadInput for a store that
+    can't be used.
+    """
+    actor = _actor(settings.store_url, fleet, feeds)
+    until = time.monotonic() + timeout_s
+    try:
+        about = ray.get(actor.about.remote(), timeout=timeout_s)
+        if about["store"] != settings.store_url:
+            raise Conflict(
+                f"the controller of this Ray keeps another store, {about['store']}",
+                where=settings.store_url,
+                remedy="use that one's HEADRACE_HOME or HEADRACE_STORE_URL, or another Ray",
+            )
+        answer = ray.get(actor.call.remote("status", {}), timeout=timeout_s)
+        while isinstance(answer, Unreachable) and time.monotonic() < until:
+            answer = ray.get(actor.routes.remote(-1, TICK_S), timeout=timeout_s)
+            answer = ray.get(actor.call.remote("status", {}), timeout=timeout_s)
+    except RayError as error:
+        raise Unreachable(
+            f"the controller does not answer: {type(error).__name__}", where=CONTROLLER_ACTOR, remedy="look into Ray's logs"
+        ) from error
+    if isinstance(answer, HeadraceError):
+        # One that never began must not stay behind and begin later, by itself.
+        ray.kill(actor)
+        raise answer
+
+
+def _actor(store_url: str, fleet: str, feeds: str) -> Any:
+    remote = ray.remote(ControllerActor).options(
+        name=CONTROLLER_ACTOR,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        max_restarts=-1,
+        max_concurrency=LONG_POLLS,
+        resources={"node:__internal_head__": 0.001},
+    )
+    return remote.remote(store_url, fleet, feeds)
+
+
+def _made(named: str) -> Any:
+    module, _, attribute = named.partition(":")
+    return getattr(importlib.import_module(module), attribute)()
