@@ -26,9 +26,7 @@ def check_free(host: str, port: int, *, option: str) -> None:
                 raise Conflict(
                     f"port {port} is in use", where=f"{host}:{port}", remedy=f"free it, or choose another with {option}"
                 ) from error
-            raise BadInput(
-                "no such address here", where=f"--host {host}", remedy="use 127.0.0.1 or 0.0.0.0"
-            ) from error
+            raise BadInput("no such address here", where=f"--host {host}", remedy="use 127.0.0.1 or 0.0.0.0") from error
 
 
 def answers(host: str, port: int, *, timeout_s: float = 1.0) -> bool:

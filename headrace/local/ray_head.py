@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.errors import Conflict, Unreachable
@@ -35,14 +35,6 @@ RAY_ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class RayHead:
-    """A head that has come up: its supervisor's pid, and its address for `ray.init`."""
-
-    pid: int
-    address: str
-
-
 def temp_dir(home: Home) -> Path:
     """Ray's folder for this home: short, and another one for each home."""
     default = Path(tempfile.gettempdir())
@@ -62,8 +54,16 @@ def prepare_temp_dir(home: Home) -> Path:
     return folder
 
 
-def spawn_ray(home: Home, folder: Path, *, run_id: str, dashboard_port: int, num_cpus: int | None) -> subprocess.Popen[bytes]:
-    """Starts the head's supervisor, which ends all of Ray when it ends. Does not wait."""
+def spawn_ray(
+    home: Home,
+    folder: Path,
+    *,
+    run_id: str,
+    dashboard_port: int,
+    num_cpus: int | None,
+    environment: Mapping[str, str],
+) -> subprocess.Popen[bytes]:
+    """Starts the head's supervisor, which ends all of Ray when it ends. Does not wait. All its processes see `environment`."""
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
         *(f"--node-ip-address={LOOPBACK}", "--port=0", f"--ray-client-server-port={free_port()}"),
@@ -80,13 +80,13 @@ def spawn_ray(home: Home, folder: Path, *, run_id: str, dashboard_port: int, num
             stdout=log,
             stderr=log,
             cwd=home.root,
-            env={**os.environ, **ray_environment(os.environ), RUN_VARIABLE: run_id},
+            env={**os.environ, **ray_environment(os.environ), **environment, RUN_VARIABLE: run_id},
             start_new_session=True,  # Ctrl-C at the terminal is for the command line, not for Ray
         )
 
 
-def await_ray(home: Home, folder: Path, process: subprocess.Popen[bytes]) -> RayHead:
-    """Returns once the head takes work. Raises Unreachable where it ends or is not up in time."""
+def await_ray(home: Home, folder: Path, process: subprocess.Popen[bytes]) -> str:
+    """Returns its address, for `ray.init`, once the head takes work. Raises Unreachable where it ends or is not up in time."""
     noted = folder / "ray_current_cluster"
     deadline = time.monotonic() + START_TIMEOUT_S
     while not (noted.exists() and noted.stat().st_size):
@@ -98,9 +98,9 @@ def await_ray(home: Home, folder: Path, process: subprocess.Popen[bytes]) -> Ray
             raise Unreachable(f"{what}:\n{tail}\n", where=str(log), remedy="read the log")
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.05)
-    return RayHead(process.pid, noted.read_text(encoding="utf-8").strip())
+    return noted.read_text(encoding="utf-8").strip()
 
 
-def ray_environment(environment: os._Environ[str]) -> dict[str, str]:
+def ray_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Ray's variables for a local cluster; what the user has set stays."""
     return {name: environment.get(name, value) for name, value in RAY_ENVIRONMENT.items()}

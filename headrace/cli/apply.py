@@ -1,0 +1,111 @@
+"""`headrace apply -f FILE`: makes what the project files say so, and waits until it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.commands import Applied, Apply, FeedView, ModelView, StatusView
+from cluster.errors import EngineFailure, NoCapacity
+from cluster.ports import AppStatus
+from headrace.cli.screen import AsJson, answers, notes, print_json
+from headrace.client import ControlClient
+from headrace.project.documents import load_project
+
+app = typer.Typer()
+
+POLL_S = 0.3
+
+
+@app.command()
+def apply(
+    files: Annotated[list[Path], typer.Option("--file", "-f", help="A project file, or a folder of them; may be given again.")],
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is ready.")] = True,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=1, help="How long to wait, in seconds.")] = 180.0,
+    check: Annotated[bool, typer.Option("--check", help="Only check the files; needs nothing running.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make Models, Streams and Batches as the files say: all of them, or none. Applying again changes nothing.
+
+    A Model's newest version is served, or rolled out by the plan in its `rollout` section; a Stream starts; a Batch waits for
+    `headrace batch run`.
+
+    Example: `headrace apply -f model.yaml -f stream.yaml`
+    """
+    documents = load_project(files).apply()
+    if check:
+        found = [*((("model", m.name)) for m in documents.models), *((f.kind, f.name) for f in documents.feeds)]
+        _report(as_json, Applied(changes=()), [f"{kind} {name}: correct" for kind, name in found])
+        return
+    with ControlClient.from_environment() as client:
+        applied = client.apply(documents)
+        _report(as_json, applied, [f"{change.kind} {change.name}: {change.action}" for change in applied.changes])
+        if wait:
+            _wait(client, documents, timeout_s)
+
+
+def _report(as_json: bool, applied: Applied, lines: Iterable[str]) -> None:
+    if as_json:
+        print_json(applied)
+    else:
+        for line in lines:
+            answers().print(line)
+
+
+def _wait(client: ControlClient, documents: Apply, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    with notes().status("waiting") as spinner:
+        while waiting := _unready(client.status(), documents):
+            if time.monotonic() > deadline:
+                raise NoCapacity(
+                    f"not ready after {timeout_s:g} s: {'; '.join(waiting)}",
+                    where="apply",
+                    remedy="it goes on without you: follow it with `headrace status --watch`",
+                )
+            spinner.update("waiting: " + "; ".join(waiting))
+            time.sleep(POLL_S)  # the gateway has no call that waits for a change
+
+
+def _unready(status: StatusView, documents: Apply) -> list[str]:
+    """What is still to come, in words. Raises EngineFailure where it will not come by itself."""
+    models = {view.name: view for view in status.models}
+    feeds = {(view.kind, view.name): view for view in status.feeds}
+    waiting = [_model(models.get(document.name), document.name) for document in documents.models]
+    waiting += [_feed(feeds.get((one.kind, one.name)), one.name) for one in documents.feeds if one.kind == "stream"]
+    return [words for words in waiting if words]
+
+
+def _model(view: ModelView | None, name: str) -> str:
+    if view is None:
+        return f"model {name} is not known yet"
+    if not view.versions:
+        return ""  # nothing to serve until its first `headrace build`
+    for app_view in view.apps:
+        if app_view.status == AppStatus.FAILED:
+            raise EngineFailure(
+                f"does not start: {app_view.message or 'no reason given'}",
+                where=app_view.app,
+                remedy="look at its replica in the Ray dashboard; the stable version goes on serving",
+            )
+    if view.stable is None:
+        return f"model {name}: first version is starting"
+    starting = [app_view for app_view in view.apps if app_view.status == AppStatus.STARTING]
+    return "; ".join(f"{one.app}: {one.replicas} of {one.target_replicas} replicas" for one in starting)
+
+
+def _feed(view: FeedView | None, name: str) -> str:
+    if view is None:
+        return f"stream {name} is not known yet"
+    if view.status == AppStatus.FAILED:
+        raise EngineFailure(
+            f"does not start: {view.message or 'no reason given'}",
+            where=f"stream {name}",
+            remedy="look at its replica in the Ray dashboard",
+        )
+    if view.wanted == "paused" or view.status == AppStatus.READY:
+        return ""
+    return f"stream {name}: {view.message or view.status}"

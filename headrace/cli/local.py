@@ -1,0 +1,105 @@
+"""`headrace up`, `down` and `status`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from headrace.cli.screen import AsJson, answers, notes, print_json, watch
+from headrace.local.home import read_settings
+
+app = typer.Typer()
+
+PORTS = {"min": 1, "max": 65535}
+
+
+@app.command()
+def up(
+    broker: Annotated[bool, typer.Option("--broker", help="Start a local Kafka too (needs headrace[broker]).")] = False,
+    host: Annotated[str, typer.Option(help="Where the gateway listens; 0.0.0.0 opens it to the network.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(**PORTS, help="The gateway's HTTP port.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(**PORTS, help="The gateway's gRPC port.")] = 9000,
+    dashboard_port: Annotated[int, typer.Option(**PORTS, help="The Ray dashboard's port.")] = 8265,
+    broker_port: Annotated[int, typer.Option(**PORTS, help="The local Kafka's port.")] = 9092,
+    num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs that Ray hands out to replicas; the machine's own.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a local Ray with its dashboard, the controller, the gateway and, with --broker, Apache Kafka.
+
+    Started again, it says what runs; where a part was killed, it ends the rest and starts afresh. Versions, rollouts and
+    topics stay. With RAY_ADDRESS set, it joins that cluster instead of starting one; with KAFKA_BOOTSTRAP_SERVERS set, it
+    uses that broker.
+
+    Example: `headrace up --broker --http-port 8001`
+    """
+    from headrace.local.up import UpOptions, bring_up
+
+    begun = time.monotonic()
+    options = UpOptions(
+        host=host,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        dashboard_port=dashboard_port,
+        broker=broker,
+        broker_port=broker_port,
+        num_cpus=num_cpus,
+    )
+    state, fresh = bring_up(options, read_settings(), _progress)
+    if as_json:
+        print_json({"started": fresh, "addresses": state.addresses.model_dump()})
+        return
+    seconds = f"up after {time.monotonic() - begun:.1f} s" if fresh else "already up"
+    answers().print(f"{seconds}; `headrace status` shows what runs, `headrace down` ends it")
+    for name, address in state.addresses.model_dump().items():
+        if address:
+            answers().print(f"  {name:<10}{address}")
+
+
+@app.command()
+def down(
+    drain_timeout_s: Annotated[
+        float, typer.Option("--drain-timeout", min=0, help="How long streams and calls may take to finish, in seconds.")
+    ] = 40.0,
+    as_json: AsJson = False,
+) -> None:
+    """Drain streams and gateway, then end everything that `headrace up` started. Safe to repeat, and after any kill.
+
+    Models, versions, rollouts and topics stay on disk for the next `headrace up`. A Ray or broker that was joined is left
+    running.
+
+    Example: `headrace down`
+    """
+    from headrace.local.down import take_down
+
+    ended = take_down(read_settings(), _progress, drain_timeout_s=drain_timeout_s)
+    if as_json:
+        print_json({"was_running": ended.was_running, "drained": ended.drained})
+    else:
+        answers().print("down" if ended.was_running else "nothing was running")
+
+
+@app.command()
+def status(
+    follow: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew every second, until Ctrl-C.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show addresses, nodes, models with their versions, replicas and rollout, and streams.
+
+    Example: `headrace status --watch`
+    """
+    from headrace.cli.status_screen import shown
+    from headrace.local.status import look
+
+    settings = read_settings()
+    if as_json:
+        print_json(look(settings))
+    elif follow:
+        watch(lambda: (shown(look(settings)), False), every_s=1.0)
+    else:
+        answers().print(shown(look(settings)))
+
+
+def _progress(step: str, detail: str, seconds: float) -> None:
+    notes().print(f"  {step:<11}{detail}  [dim]{seconds:.1f} s[/]", soft_wrap=True)

@@ -1,0 +1,128 @@
+"""The command line, put together. Imports only the module of the command that is asked for: `headrace` starts quickly."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Annotated
+
+import orjson
+import typer
+
+from cluster.errors import HeadraceError
+from headrace.cli.exits import MEANING, ExitCode, code_of
+from headrace.cli.screen import notes
+from headrace.local.home import read_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One word at the top of the command line. Its module may be slow to import, so its one-line help stands here too."""
+
+    module: str
+    summary: str
+    group: bool = False
+
+
+ENTRIES: dict[str, Entry] = {
+    "up": Entry("local", "Start Ray, the controller, the gateway and, with --broker, Apache Kafka."),
+    "down": Entry("local", "Drain and end everything that `headrace up` started."),
+    "status": Entry("local", "Show addresses, nodes, models, versions, replicas, rollouts and streams."),
+    "build": Entry("build", "Make a version from a trained model."),
+    "apply": Entry("apply", "Make Models, Streams and Batches as the project files say."),
+    "rollout": Entry("rollout", "Replace a model's version live, on evidence.", group=True),
+    "scale": Entry("scale", "Set the replicas of a model that is scaled by hand."),
+    "batch": Entry("batch", "Score Parquet datasets in bulk.", group=True),
+}
+
+HELP = """Score one model version online, on a Kafka stream and in bulk, and replace it live.
+
+A first round:
+
+- `headrace up --broker` starts Ray, a local Kafka, the controller and the gateway
+- `headrace build model.yaml` makes version 1 of a model from its build section
+- `headrace apply -f model.yaml` serves it; streams and batches are applied the same way
+- `headrace status` shows addresses, models, versions, replicas and streams
+- `headrace down` ends all that `up` started
+
+Every command takes --json, for scripts. HEADRACE_HOME names the folder that holds everything (.headrace by default),
+HEADRACE_URL a gateway elsewhere; HEADRACE_DEBUG=1 shows tracebacks.
+"""
+EXIT_CODES = "Exit codes: " + "; ".join(f"{code:d} {meaning}" for code, meaning in MEANING.items())
+
+
+def run() -> None:
+    """The entry point `headrace`."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code; every failure is one message on standard error."""
+    as_json = "--json" in arguments
+    try:
+        command_line(arguments)(list(arguments), prog_name="headrace")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else ExitCode.OK
+    except HeadraceError as error:
+        if read_settings().debug:
+            raise
+        _tell(error, as_json=as_json)
+        return code_of(error)
+    except Exception as error:  # the last resort of a command line: a sentence, not a traceback
+        if read_settings().debug:
+            raise
+        unforeseen = HeadraceError(f"unexpected {type(error).__name__}: {error}", remedy="see more with HEADRACE_DEBUG=1")
+        _tell(unforeseen, as_json=as_json)
+        return ExitCode.FAILED
+    return ExitCode.OK
+
+
+def command_line(arguments: Sequence[str]) -> typer.Typer:
+    """The commands that these arguments need: one module's where the first word names it, else their names only."""
+    app = typer.Typer(
+        help=HELP, epilog=EXIT_CODES, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False
+    )
+    app.callback(help=HELP, epilog=EXIT_CODES)(_root)
+    word = next((word for word in arguments if not word.startswith("-")), "")
+    if word in ENTRIES:
+        _add(app, word, ENTRIES[word])
+    else:
+        for name, entry in ENTRIES.items():
+            app.command(name, help=entry.summary)(_root)
+    return app
+
+
+def _add(app: typer.Typer, word: str, entry: Entry) -> None:
+    part: typer.Typer = importlib.import_module(f"headrace.cli.{entry.module}").app
+    if entry.group:
+        app.add_typer(part, name=word, no_args_is_help=True)
+    else:
+        # typer makes a group of an app with commands, and the words up, down and build are none.
+        app.registered_commands.extend(part.registered_commands)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"headrace {version('headrace')}\n")
+        raise typer.Exit
+
+
+def _root(
+    _version: Annotated[bool, typer.Option("--version", help="Print it.", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Nothing to do before a command."""
+
+
+def _tell(error: HeadraceError, *, as_json: bool) -> None:
+    if as_json:
+        told = {"kind": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
+        sys.stderr.write(orjson.dumps({"error": told}).decode() + "\n")
+        return
+    screen = notes()
+    screen.print("error: ", style="bold red", end="")
+    screen.print(f"{error.where}: {error.what}" if error.where else error.what, markup=False, soft_wrap=True)
+    if error.remedy:
+        screen.print(f"  try: {error.remedy}", markup=False, soft_wrap=True)

@@ -1,0 +1,170 @@
+"""`headrace rollout ...`: moving a model from its stable version to a candidate."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cluster.commands import CheckView, RolloutHistory, RolloutStatus, RolloutView
+from cluster.rollout_plan import Plan
+from headrace.cli.screen import AsJson, age, answers, print_json, watch
+from headrace.client import ControlClient
+from headrace.project.documents import load_project
+
+app = typer.Typer(
+    help="""Replace a model's version live, on evidence.
+
+A rollout sends a rising share of traffic to the candidate, compares it with the stable version, and promotes it or takes it
+back by itself. The Model document's `rollout` section holds the plan.
+
+Example: `headrace rollout start digits --version 3`, then `headrace rollout status digits --watch`"""
+)
+
+Model = Annotated[str, typer.Argument(help="The model's name.")]
+STYLES = {"promoted": "green", "rolled_back": "red", "paused": "yellow", "superseded": "dim"}
+VERDICTS = {"passed": "green", "failed": "red", "waiting": "yellow"}
+
+
+@app.command()
+def start(
+    model: Model,
+    version: Annotated[int | None, typer.Option(min=1, help="Which version; the newest where left out.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Take the plan from this file's Model, this once.")] = None,
+    supersede: Annotated[bool, typer.Option("--supersede", help="End a rollout that is under way.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start a rollout of a registered version.
+
+    Example: `headrace rollout start digits --version 2 --supersede`
+    """
+    plan: Plan | None = load_project([file]).model(model).document.rollout if file else None
+    with ControlClient.from_environment() as client:
+        _print(client.start_rollout(model, version, plan=plan, supersede=supersede, actor=getpass.getuser()), as_json)
+
+
+@app.command()
+def status(
+    model: Model,
+    follow: Annotated[bool, typer.Option("--watch", "-w", help="Follow it until it ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the rollout under way, or the last one, with its checks in plain words.
+
+    Example: `headrace rollout status digits --watch`
+    """
+    with ControlClient.from_environment() as client:
+        if follow and not as_json:
+            watch(lambda: _look(client, model))
+            return
+        rollout = client.rollout(model)
+    if as_json:
+        print_json(RolloutStatus(rollout=rollout))
+    else:
+        answers().print(shown(rollout) if rollout else f"{model}: no rollout so far")
+
+
+@app.command()
+def pause(model: Model, as_json: AsJson = False) -> None:
+    """Hold the rollout at its step: traffic stays split as it is.
+
+    Example: `headrace rollout pause digits`
+    """
+    with ControlClient.from_environment() as client:
+        _print(client.pause_rollout(model, actor=getpass.getuser()), as_json)
+
+
+@app.command()
+def resume(model: Model, as_json: AsJson = False) -> None:
+    """Let a paused rollout go on from where it stood.
+
+    Example: `headrace rollout resume digits`
+    """
+    with ControlClient.from_environment() as client:
+        _print(client.resume_rollout(model, actor=getpass.getuser()), as_json)
+
+
+@app.command()
+def promote(model: Model, as_json: AsJson = False) -> None:
+    """Make the candidate stable now, whatever its checks say.
+
+    Example: `headrace rollout promote digits`
+    """
+    with ControlClient.from_environment() as client:
+        _print(client.promote(model, actor=getpass.getuser()), as_json)
+
+
+@app.command()
+def abort(model: Model, as_json: AsJson = False) -> None:
+    """Take the candidate back now: all traffic returns to the stable version.
+
+    Example: `headrace rollout abort digits`
+    """
+    with ControlClient.from_environment() as client:
+        _print(client.abort(model, actor=getpass.getuser()), as_json)
+
+
+@app.command()
+def history(model: Model, as_json: AsJson = False) -> None:
+    """List the model's rollouts and every transition: when, who or which check, and why.
+
+    Example: `headrace rollout history digits`
+    """
+    with ControlClient.from_environment() as client:
+        told = client.rollout_history(model)
+    if as_json:
+        print_json(told)
+    else:
+        answers().print(_history(told))
+
+
+def shown(rollout: RolloutView) -> RenderableType:
+    """One rollout as a person reads it."""
+    head = Text.assemble(
+        f"{rollout.model}: version {rollout.stable or '-'} -> {rollout.candidate}  ",
+        (rollout.state, STYLES.get(rollout.state, "cyan")),
+        f"  step {rollout.step} of {rollout.steps}, {rollout.weight:g} % of traffic",
+        f", {rollout.shadow:g} % in shadow" if rollout.shadow else "",
+        f"  {age((rollout.ended_s or time.time()) - rollout.started_s)}",
+    )
+    parts: list[RenderableType] = [head]
+    if rollout.reason:
+        parts.append(Text(f"  {rollout.reason}"))
+    parts.extend(_check(check) for check in rollout.checks)
+    return Group(*parts)
+
+
+def _check(check: CheckView) -> Text:
+    interval = f"  [{check.low:+.4f}, {check.high:+.4f}] against {check.margin:g}"
+    return Text.assemble(f"  {check.name}: ", (check.verdict, VERDICTS[check.verdict]), f"  {check.words}", (interval, "dim"))
+
+
+def _look(client: ControlClient, model: str) -> tuple[RenderableType, bool]:
+    rollout = client.rollout(model)
+    if rollout is None:
+        return f"{model}: no rollout so far", True
+    return shown(rollout), rollout.ended_s is not None
+
+
+def _print(rollout: RolloutView, as_json: bool) -> None:
+    if as_json:
+        print_json(rollout)
+    else:
+        answers().print(shown(rollout))
+
+
+def _history(told: RolloutHistory) -> RenderableType:
+    table = Table(box=None, pad_edge=False)
+    for column in ("when", "rollout", "event", "by", "why"):
+        table.add_column(column)
+    for event in told.audit:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at_s))
+        why = ", ".join(f"{key} {value}" for key, value in event.detail.items())
+        table.add_row(when, str(event.rollout or "-"), event.event, event.actor or "-", Text(why))
+    return Group(*(shown(rollout) for rollout in told.rollouts), Text(), table)

@@ -1,0 +1,32 @@
+"""`headrace scale MODEL N`: replicas by hand."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from headrace.cli.screen import AsJson, notes, print_json
+from headrace.client import ControlClient
+
+app = typer.Typer()
+
+
+@app.command()
+def scale(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    replicas: Annotated[int, typer.Argument(min=0, help="How many replicas each of its serving versions shall have.")],
+    as_json: AsJson = False,
+) -> None:
+    """Set the replicas of a model whose document says `scaling: manual`.
+
+    The number stays until somebody changes it, here or in the Ray dashboard; the controller never undoes it.
+
+    Example: `headrace scale digits 4`
+    """
+    with ControlClient.from_environment() as client:
+        client.scale(model, replicas)
+    if as_json:
+        print_json({"model": model, "replicas": replicas})
+    else:
+        notes().print(f"{model}: {replicas} replicas; follow it with `headrace status --watch`")

@@ -1,0 +1,56 @@
+"""What commands print: answers on standard output (tables, or JSON for scripts), progress and errors on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console, RenderableType
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
+
+
+def answers() -> Console:
+    """Where answers go."""
+    return Console(highlight=False)
+
+
+def notes() -> Console:
+    """Where progress and remarks go."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(answer: BaseModel | dict[str, Any]) -> None:
+    """One JSON object in one line."""
+    data = answer if isinstance(answer, dict) else answer.model_dump(mode="json")
+    sys.stdout.write(orjson.dumps(data).decode() + "\n")
+    sys.stdout.flush()
+
+
+def age(seconds: float) -> str:
+    """A duration in the two units that matter, e.g. `3 m 20 s`."""
+    whole = max(0, int(seconds))
+    for name, size, lower, step in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {name} {whole % size // step} {lower}"
+    return f"{whole} s"
+
+
+def watch(look: Callable[[], tuple[RenderableType, bool]], *, every_s: float = 0.5) -> None:
+    """Shows what `look` returns, anew every so often, until it says that this was the last. In place on a terminal."""
+    from rich.live import Live  # slow to import, and few commands watch
+
+    screen = answers()
+    shown, last = look()
+    with Live(shown, console=screen, auto_refresh=False) as live:
+        while not last:
+            time.sleep(every_s)  # the gateway has no call that waits for a change
+            shown, last = look()
+            live.update(shown, refresh=True)

@@ -1,0 +1,103 @@
+"""`headrace down`: drains what runs, ends what `up` started, by pid, and looks that nothing is left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import psutil
+
+from cluster.errors import HeadraceError
+from headrace.local.broker import stop_broker
+from headrace.local.home import Home, Settings
+from headrace.local.lock import only_one
+from headrace.local.ports import answers, split_address
+from headrace.local.processes import end, of_run
+from headrace.local.run_state import Phase, RunState, clear_run, load_run
+
+RAY = "ray"
+BROKER = "broker"
+RAY_STOP_S = 15.0
+
+
+class Progress(Protocol):
+    """Told of each step as it ends."""
+
+    def __call__(self, step: str, detail: str, seconds: float) -> None:
+        """`detail` is what came of it; `seconds` how long it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What `down` did. `drained` is False where there was nothing to drain, or it took too long."""
+
+    was_running: bool
+    drained: bool
+
+
+def take_down(settings: Settings, progress: Progress, *, drain_timeout_s: float) -> Ended:
+    """Ends everything of the home; safe to repeat, and after any kill. Raises HeadraceError where a process can't be ended."""
+    home = settings.home
+    with only_one(home):
+        state = load_run(home)
+        if state is None:
+            stray = stop_broker(home.broker)
+            return Ended(was_running=stray, drained=False)
+        drained = False
+        if state.phase is Phase.RUNNING and _ray_answers(state):
+            begun = time.monotonic()
+            drained = _drain(settings, drain_timeout_s)
+            progress("drain", "streams and gateway" if drained else "took too long or failed", time.monotonic() - begun)
+        end_run(home, state, progress)
+        return Ended(was_running=True, drained=drained)
+
+
+def end_run(home: Home, state: RunState, progress: Progress) -> None:
+    """Ends the run's processes without draining, and forgets it. Safe to repeat. Raises HeadraceError where one lives on."""
+    begun = time.monotonic()
+    broker = state.process(BROKER)
+    others = [process for process in of_run(state, home.root) if broker is None or process.pid != broker.pid]
+    supervisor = state.process(RAY)
+    # Ray's supervisor ends its own in the right order; whatever is left then had lost it.
+    left = end([process for process in others if supervisor and process.pid == supervisor.pid], timeout_s=RAY_STOP_S)
+    left += end(_again(state, home, broker.pid if broker else None), timeout_s=3.0)
+    if others:
+        progress(RAY, "ended", time.monotonic() - begun)
+    begun = time.monotonic()
+    if stop_broker(home.broker):
+        progress(BROKER, "ended", time.monotonic() - begun)
+    if left or of_run(state, home.root):
+        pids = sorted({process.pid for process in [*left, *of_run(state, home.root)]})
+        raise HeadraceError(f"processes {pids} can't be ended", where=str(home.run_file), remedy="look at them with ps")
+    clear_run(home)
+
+
+def _again(state: RunState, home: Home, besides: int | None) -> list[psutil.Process]:
+    return [process for process in of_run(state, home.root) if process.pid != besides]
+
+
+def _ray_answers(state: RunState) -> bool:
+    address = state.addresses.ray
+    return address is not None and (":" not in address or answers(*split_address(address)))
+
+
+def _drain(settings: Settings, timeout_s: float) -> bool:
+    """In a process of its own: a driver whose cluster dies under it takes its process along."""
+    with (settings.home.logs / "drain.log").open("wb") as log:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "headrace.local.drain"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "HEADRACE_HOME": str(settings.home.root)},
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return False
+    return done.returncode == 0

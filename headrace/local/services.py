@@ -1,0 +1,51 @@
+"""What runs inside Ray: Serve, the controller, the gateway. Imports Ray: import it inside `joined_ray` only."""
+
+from __future__ import annotations
+
+import contextlib
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
+from ray.serve.schema import ApplicationStatus
+
+from cluster.errors import Unreachable
+from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE
+from deployments.gateway.deployment import APP, start_gateway
+
+
+def start_serve(host: str, http_port: int) -> None:
+    """Starts Serve on the cluster, its proxy on the head node; nothing happens where Serve runs."""
+    serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=http_port))
+
+
+def dashboard() -> str | None:
+    """The joined cluster's dashboard, or None."""
+    node = ray.worker.global_worker.node
+    return f"http://{node.webui_url}" if node is not None and node.webui_url else None
+
+
+def ensure_gateway() -> None:
+    """Runs the gateway, unless it runs. Returns when it is ready. Raises Unreachable where it does not start."""
+    found = serve.status().applications.get(APP)
+    if found is not None and found.status is ApplicationStatus.RUNNING:
+        return
+    try:
+        start_gateway()
+    except RuntimeError as error:
+        raise Unreachable(
+            f"the gateway does not start: {error}", where="gateway", remedy="read its log in the Ray dashboard"
+        ) from error
+
+
+def stop_services() -> None:
+    """Ends the controller, then drains and removes our apps; shuts Serve down where no other app is left."""
+    with contextlib.suppress(ValueError):  # no such actor
+        ray.kill(ray.get_actor(CONTROLLER_ACTOR, namespace=NAMESPACE), no_restart=True)
+    apps = list(serve.status().applications)
+    ours = [app for app in apps if app == APP or "--" in app]
+    # Streams first: while they drain they still score with the versions.
+    for app in sorted(ours, key=lambda app: not app.startswith("stream--")):
+        serve.delete(app)
+    if len(ours) == len(apps):
+        serve.shutdown()  # type: ignore[no-untyped-call]

@@ -1,0 +1,66 @@
+"""What runs, as `headrace status` tells it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, ConfigDict
+
+from cluster.commands import FeedView, ModelView
+from headrace.client import ControlClient
+from headrace.local.home import Settings
+from headrace.local.run_state import Addresses, load_run
+
+
+class NodeView(BaseModel):
+    """One machine of the Ray cluster. `resources` are what it has in all, e.g. CPU 8, GPU 1."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    address: str
+    state: str
+    is_head: bool
+    resources: dict[str, float]
+
+
+class Overview(BaseModel):
+    """Everything at a glance. `nodes` is None where no dashboard can be asked; `tick_s` is when the controller last looked."""
+
+    model_config = ConfigDict(frozen=True)
+
+    addresses: Addresses
+    nodes: tuple[NodeView, ...] | None
+    table: int
+    tick_s: float
+    models: tuple[ModelView, ...]
+    feeds: tuple[FeedView, ...]
+
+
+def look(settings: Settings) -> Overview:
+    """Asks the gateway and the dashboard. Raises Unreachable where the gateway does not answer."""
+    run = load_run(settings.home)
+    with ControlClient.from_environment(settings) as client:
+        seen = client.status()
+        addresses = run.addresses if run and run.addresses.http == client.base_url else Addresses(http=client.base_url)
+    nodes = _nodes(addresses.dashboard) if addresses.dashboard else None
+    return Overview(addresses=addresses, nodes=nodes, table=seen.table, tick_s=seen.tick_s, models=seen.models, feeds=seen.feeds)
+
+
+def _nodes(dashboard: str) -> tuple[NodeView, ...] | None:
+    try:
+        answer = httpx.get(f"{dashboard}/api/v0/nodes", params={"detail": "false"}, timeout=5.0, trust_env=False)
+        rows: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]["result"]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return None  # the dashboard may be off; what is served does not depend on it
+    return tuple(
+        NodeView(
+            id=str(row["node_id"]),
+            address=str(row["node_ip"]),
+            state=str(row["state"]).lower(),
+            is_head=bool(row["is_head_node"]),
+            resources={k: v for k, v in (row.get("resources_total") or {}).items() if not k.startswith("node:")},
+        )
+        for row in rows
+    )
