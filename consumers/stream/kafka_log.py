@@ -156,6 +156,11 @@ class KafkaLog:
         """See Log."""
         if self._commit is not None and not self._commit.done():
             raise RuntimeError("a commit is under way")
+        if any(self.epoch(partition) is None for partition in upto):
+            # The broker checks who commits, not for which partitions.
+            lost: Future[None] = Future()
+            lost.set_exception(Unreachable("the partitions are another member's now", where=self._member.group, remedy="recover"))
+            return lost
         offsets = {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in upto.items()}
         if self._spec.guarantee is Guarantee.EXACTLY_ONCE:
             work = self._executor.submit(self._transaction, outgoing, offsets, self._consumer.group_metadata())
@@ -186,9 +191,8 @@ class KafkaLog:
 
     def partitions_of(self, topic: str) -> int:
         """See Log."""
-        assert self._producer is not None  # noqa: S101  # made with self
         with self._reaching():
-            found = self._producer.partitions_for(topic)
+            found = self._consumer.partitions_for_topic(topic)
         if not found:
             raise NotFound("no such topic", where=topic, remedy="create it, or check the stream's document")
         return len(found)
@@ -274,7 +278,6 @@ class KafkaLog:
                 linger_ms=2,
                 batch_size=256 * 1024,
                 max_request_size=self._spec.max_record_bytes + 128 * 1024,
-                buffer_memory=max(self._spec.max_in_flight_bytes, 2 * self._spec.max_record_bytes),
                 max_block_ms=int(CALL_TIMEOUT_S * 1000),
                 bootstrap_timeout_ms=int(CALL_TIMEOUT_S * 1000),
                 metrics_enabled=False,

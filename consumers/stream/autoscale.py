@@ -1,0 +1,53 @@
+"""How many consumers a stream needs. The policy runs inside Serve's controller, so it never blocks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ray.serve.config import AutoscalingContext
+
+LAG = "lag"
+CALM_S = 60.0  # fewer are needed for this long before any is stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What limits the number of consumers."""
+
+    least: int
+    most: int
+    lag_per_replica: int
+
+
+def replicas_for(lag: float, bounds: Bounds) -> int:
+    """One consumer for every `lag_per_replica` records that wait, within the bounds."""
+    return min(max(math.ceil(lag / bounds.lag_per_replica), bounds.least), bounds.most)
+
+
+def decide(wanted: int, current: int, now_s: float, calm_since_s: float | None) -> tuple[int, float | None]:
+    """Up at once, down after CALM_S: the target, and since when fewer would do (None: they would not)."""
+    if wanted >= current:
+        return wanted, None
+    since_s = now_s if calm_since_s is None else calm_since_s
+    return (wanted, None) if now_s - since_s >= CALM_S else (current, since_s)
+
+
+class FollowLag:
+    """Serve's policy object, made from the deployment's `policy_kwargs`."""
+
+    def __init__(self, least: int, most: int, lag_per_replica: int) -> None:
+        self._bounds = Bounds(least, most, lag_per_replica)
+
+    def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
+        """The target number of replicas, and what to remember."""
+        lags = (context.aggregated_metrics or {}).get(LAG)
+        if not lags:
+            return context.target_num_replicas, context.policy_state
+        # One slow replica must not be hidden by idle ones: the sum is what waits in the topic.
+        wanted = replicas_for(sum(lags.values()), self._bounds)
+        target, since_s = decide(
+            wanted, context.target_num_replicas, context.current_time or 0.0, context.policy_state.get("calm")
+        )
+        return target, {"calm": since_s}

@@ -1,0 +1,135 @@
+"""Streams on Ray Serve: one route-less app a stream, whose replicas are the consumers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from pydantic import ValidationError
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from ray.serve.context import _get_global_client
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationDetails, ServeInstanceDetails
+
+from cluster.errors import BadInput, Unreachable
+from cluster.ports import FeedKind, FeedSpec, FeedState
+from consumers.stream.replica import STOP_S, StreamReplica
+from consumers.stream.spec import StreamSpec
+from deployments.serve_state import app_state
+
+DEPLOYMENT = "consumer"
+PREFIX = f"{FeedKind.STREAM}--"
+DEFAULT_BROKERS = "127.0.0.1:9092"
+HEALTH_EVERY_S = 5.0
+
+
+class ServeStreams:
+    """Implements `Feeds` for streams. Ray must be connected. `brokers` is for documents that name none.
+
+    Where it is None, KAFKA_BOOTSTRAP_SERVERS of this process is used, else a broker on this machine.
+    """
+
+    def __init__(self, brokers: str | None = None) -> None:
+        self._brokers = brokers or os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or DEFAULT_BROKERS
+
+    def start(self, feed: FeedSpec) -> None:
+        """See `Feeds.start`. Raises BadInput where the document is no StreamSpec.
+
+        A stream of another digest is drained first, and started by the call that finds it gone: its group keeps its offsets, so
+        nothing is lost. A change of input topic or group begins where that group left off.
+        """
+        spec = _parse(feed)
+        running = self._apps().get(feed.app)
+        if running is not None:
+            if _digest(running) not in (feed.digest, None):
+                self.stop(feed.name)
+            return
+        deployment = serve.deployment(name=DEPLOYMENT, **deployment_options(spec, feed.digest))(StreamReplica)
+        bound = deployment.bind(feed.name, feed.document, spec.brokers or self._brokers)
+        target = serve.RunTarget(target=bound, name=feed.app, route_prefix=None)
+        try:
+            serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        except (RayError, RayServeException) as error:
+            raise _away(error) from error
+
+    def state(self) -> Mapping[str, FeedState]:
+        """See `Feeds.state`."""
+        seen = {}
+        for app, details in self._apps().items():
+            name = app.removeprefix(PREFIX)
+            seen[name] = FeedState(name, _digest(details) or "", app_state(app, details, DEPLOYMENT))
+        return seen
+
+    def stop(self, name: str) -> None:
+        """See `Feeds.stop`."""
+        app = PREFIX + name
+        if app in self._apps():
+            try:
+                serve.delete(app, _blocking=False)
+            except (RayError, RayServeException) as error:
+                raise _away(error) from error
+
+    def _apps(self) -> dict[str, ApplicationDetails]:
+        try:
+            client: Any = _get_global_client()
+            details = ray.get(client._controller.get_serve_instance_details.remote(), timeout=30)
+        except (RayError, RayServeException) as error:
+            raise _away(error) from error
+        apps: dict[str, ApplicationDetails] = ServeInstanceDetails(**details).applications
+        return {name: app for name, app in apps.items() if name.startswith(PREFIX)}
+
+
+def deployment_options(spec: StreamSpec, digest: str) -> dict[str, Any]:
+    """Serve's options for a stream. Pure. The digest travels as user_config, so that Serve itself remembers what runs."""
+    most = min(spec.scaling.max, spec.input.partitions)
+    # Without any consumer nobody would see the lag that calls for one.
+    least = min(max(spec.scaling.min, 1), most)
+    actor: dict[str, Any] = {"num_cpus": spec.resources.cpus, "num_gpus": spec.resources.gpus}
+    if spec.resources.accelerator_type is not None:
+        actor["accelerator_type"] = spec.resources.accelerator_type
+    if spec.resources.node_labels:
+        actor["label_selector"] = dict(spec.resources.node_labels)
+    policy = {"least": least, "most": most, "lag_per_replica": spec.scaling.lag_per_replica}
+    return {
+        "user_config": {"digest": digest},
+        "max_ongoing_requests": 8,
+        "graceful_shutdown_timeout_s": STOP_S + 5,
+        "graceful_shutdown_wait_loop_s": 0.1,
+        "health_check_period_s": HEALTH_EVERY_S,
+        "health_check_timeout_s": 30.0,
+        "ray_actor_options": actor,
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=least,
+            initial_replicas=least,
+            max_replicas=most,
+            metrics_interval_s=1,
+            look_back_period_s=3,
+            upscale_delay_s=0,
+            downscale_delay_s=0,
+            policy=AutoscalingPolicy(policy_function="consumers.stream.autoscale:FollowLag", policy_kwargs=policy),
+        ),
+    }
+
+
+def _digest(app: ApplicationDetails) -> str | None:
+    """The digest that the app runs; None while Serve has not built its deployment yet."""
+    details = app.deployments.get(DEPLOYMENT)
+    config = details.deployment_config.user_config if details is not None else None
+    return str(config["digest"]) if isinstance(config, dict) and "digest" in config else None
+
+
+def _parse(feed: FeedSpec) -> StreamSpec:
+    try:
+        return StreamSpec.model_validate_json(feed.document)
+    except ValidationError as error:
+        raise BadInput(
+            str(error), where=f"stream {feed.name}", remedy="correct the Stream document and apply it again"
+        ) from error
+
+
+def _away(error: Exception) -> Unreachable:
+    return Unreachable(f"Serve can't be asked: {error}", where="ray serve", remedy="start the cluster, or wait for its head")
