@@ -13,13 +13,3 @@ class Meter(Protocol):
 
     def fell_back(self, model: str, version: int, rows: int) -> None:
         """`rows` that `version` failed were answered by the stable version instead."""
-
-
-class NoMeter:
-    """Reports nothing."""
-
-    def scored(self, model: str, version: int, rows: int, failed: int, seconds: float) -> None:
-        """See `Meter.scored`."""
-
-    def fell_back(self, model: str, version: int, rows: int) -> None:
-        """See `Meter.fell_back`."""

@@ -25,7 +25,8 @@ from deployments.call_check import check_call, nan_rows
 from deployments.compare import disagreements
 from deployments.datatypes import Array
 from deployments.evidence_log import EvidenceLog
-from deployments.metering import Meter, NoMeter
+from deployments.metering import Meter
+from deployments.ray_meter import RayMeter
 from deployments.remote import RemoteTransport
 from deployments.rows import Answer, Part, Rows, assembled, blank, joined, take
 from deployments.scoring import Scored
@@ -72,7 +73,7 @@ class RoutedScorer:
         """Without others given, `remote` asks Serve's replicas, and `embedded` loads engines in this process."""
         self._remote = remote or RemoteTransport()
         self._embedded = embedded or EmbeddedTransport()
-        self._meter = meter or NoMeter()
+        self._meter = meter or RayMeter()
         self._random = np.random.default_rng(seed)
         self._log = EvidenceLog(f"scorer-{uuid.uuid4().hex}")
         self._watch = TableWatch(control, self._changed)

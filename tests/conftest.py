@@ -37,6 +37,8 @@ _SETTINGS = {
     "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.02",
     "RAY_DEDUP_LOGS": "0",
+    # A machine with many tests on few cores is no reason to give up on a proxy.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
 }
 os.environ.update(_SETTINGS)
 
@@ -52,22 +54,10 @@ def ray_cluster() -> Iterator[RayCluster]:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     dashboard_port, http_port = free_port(), free_port()
     try:
-        context = ray.init(
-            address="local",
-            namespace="headrace",
-            num_cpus=8,
-            object_store_memory=256 * 1024 * 1024,
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            dashboard_port=dashboard_port,
-            _temp_dir=folder,
-            _node_ip_address="127.0.0.1",
-            log_to_driver=False,
-            logging_level="WARNING",
-        )
+        gcs_address = _start_ray(folder, dashboard_port)
         serve.start(http_options={"host": "127.0.0.1", "port": http_port})
         yield RayCluster(
-            address=str(context.address_info["gcs_address"]),
+            address=gcs_address,
             dashboard_url=f"http://127.0.0.1:{dashboard_port}",
             http_url=f"http://127.0.0.1:{http_port}",
         )
@@ -76,6 +66,34 @@ def ray_cluster() -> Iterator[RayCluster]:
         ray.shutdown()
         _end(started)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_ray(folder: str, dashboard_port: int) -> str:
+    """Connects this process to a new Ray; its GCS address. Ray gives a node 30 s to start, which a busy machine may exceed."""
+    import ray
+
+    for attempt in range(3):
+        try:
+            context = ray.init(
+                address="local",
+                namespace="headrace",
+                num_cpus=8,
+                object_store_memory=256 * 1024 * 1024,
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                dashboard_port=dashboard_port,
+                _temp_dir=folder,
+                _node_ip_address="127.0.0.1",
+                log_to_driver=False,
+                logging_level="WARNING",
+            )
+        except Exception as error:
+            ray.shutdown()
+            if attempt == 2 or "timed out during startup" not in str(error):
+                raise
+        else:
+            return str(context.address_info["gcs_address"])
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _is_rays(process: psutil.Process) -> bool:
