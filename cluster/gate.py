@@ -73,7 +73,7 @@ def judge(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> tuple[Jud
         judged.append(_against_stable("slow", checks.slow.margin, ours, base, levels))
     if checks.disagreement is not None and rollout.phase is RolloutState.SHADOW:
         n, differed, margin = candidate.compared, candidate.disagreed, checks.disagreement.margin
-        interval = Interval(mean(n, differed, alpha_low).low, mean(n, differed, alpha).high)
+        interval = mean(n, differed, alpha_low, alpha)
         verdict = _verdict(interval, margin)
         judged.append(Judged("disagreement", interval, margin, verdict, observed=n, against="unlike stable"))
     return tuple(judged)
@@ -107,7 +107,7 @@ class _Levels:
 def _against_stable(name: str, margin: float, ours: tuple[int, int], base: tuple[int, int], levels: _Levels) -> Judged:
     if levels.alone and base[0] == 0:
         # Stable was never observed: it is taken to be flawless, so that a candidate must keep the margin on its own.
-        interval = Interval(mean(*ours, levels.low).low, mean(*ours, levels.high).high)
+        interval = mean(*ours, levels.low, levels.high)
         against = "(stable was not observed)"
     else:
         interval = excess(*ours, *base, alpha_low=levels.low, alpha_high=levels.high)

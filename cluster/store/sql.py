@@ -45,7 +45,8 @@ class SqlStore:
     """A Store over SQLAlchemy. Opening it brings its schema up to date.
 
     `url` is an SQLAlchemy URL, e.g. `sqlite:////var/lib/headrace/store.db` or `postgresql+psycopg://user@host/database`; an
-    SQLite file's folder is made. Raises BadInput for a bad URL or a store of a newer Headrace, Unreachable where it can't be opened.
+    SQLite file's folder is made. Raises BadInput for a bad URL or a store of a newer Headrace, Unreachable where it can't be
+    opened.
     """
 
     def __init__(self, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:

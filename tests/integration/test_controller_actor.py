@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,9 @@ def settings(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[Settings]:
 
 
 @pytest.fixture
-async def control(settings: Settings) -> AsyncIterator[ControlPlane]:
+async def control(settings: Settings) -> ControlPlane:
     _start(settings)
-    yield connect()
+    return connect()
 
 
 def _start(settings: Settings) -> None:
