@@ -93,7 +93,10 @@ def deployment_options(spec: StreamSpec, digest: str) -> dict[str, Any]:
         actor["accelerator_type"] = spec.resources.accelerator_type
     if spec.resources.node_labels:
         actor["label_selector"] = dict(spec.resources.node_labels)
-    policy = {"least": least, "most": most, "lag_per_replica": spec.scaling.lag_per_replica}
+    policy = {
+        "policy_function": "consumers.stream.autoscale:FollowLag",
+        "policy_kwargs": {"least": least, "most": most, "lag_per_replica": spec.scaling.lag_per_replica},
+    }
     return {
         "user_config": {"digest": digest},
         "max_ongoing_requests": 8,
@@ -110,7 +113,7 @@ def deployment_options(spec: StreamSpec, digest: str) -> dict[str, Any]:
             look_back_period_s=3,
             upscale_delay_s=0,
             downscale_delay_s=0,
-            policy=AutoscalingPolicy(policy_function="consumers.stream.autoscale:FollowLag", policy_kwargs=policy),
+            policy=AutoscalingPolicy.model_validate(policy),
         ),
     }
 

@@ -1,0 +1,74 @@
+"""What all feeds promise, on the fake and on real streams in Ray Serve."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from cluster.ports import AppStatus, FeedKind, Feeds, FeedSpec, FeedState
+from consumers.stream.fake_feeds import FakeFeeds
+from consumers.stream.feed import ServeStreams
+from consumers.stream.spec import Input, Output, StreamSpec, Topic
+
+WAIT_S = 90.0
+
+
+@pytest.fixture(params=["fake", "serve"])
+def feeds(request: pytest.FixtureRequest) -> Iterator[Feeds]:
+    if request.param == "fake":
+        yield FakeFeeds()
+        return
+    request.getfixturevalue("ray_cluster")
+    made = ServeStreams(request.getfixturevalue("broker"))
+    yield made
+    for name in made.state():
+        made.stop(name)
+    until(lambda: not made.state())
+
+
+def feed_spec(name: str, *, linger_ms: float = 5) -> FeedSpec:
+    spec = StreamSpec(
+        model="nobody",
+        input=Input(topic=f"{name}-in"),
+        output=Output(topic=f"{name}-out"),
+        dead_letters=Topic(topic=f"{name}-dead"),
+        linger_ms=linger_ms,
+    )
+    document = spec.model_dump_json()
+    return FeedSpec(FeedKind.STREAM, name, "nobody", document, hashlib.sha256(document.encode()).hexdigest())
+
+
+def until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not what():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.05)
+
+
+def ready(feeds: Feeds, spec: FeedSpec) -> Callable[[], bool]:
+    def look() -> bool:
+        feeds.start(spec)  # as the controller does at every tick
+        seen: FeedState | None = feeds.state().get(spec.name)
+        return seen is not None and seen.digest == spec.digest and seen.app.status is AppStatus.READY
+
+    return look
+
+
+def test_a_stream_starts_moves_to_another_document_and_stops(feeds: Feeds) -> None:
+    first = feed_spec(f"s{uuid.uuid4().hex[:6]}")
+    until(ready(feeds, first))
+    state = feeds.state()[first.name]
+    assert (state.name, state.app.name, state.app.replicas) == (first.name, first.app, 1)
+
+    second = feed_spec(first.name, linger_ms=7)
+    assert second.digest != first.digest
+    until(ready(feeds, second))
+
+    feeds.stop(first.name)
+    feeds.stop(first.name)
+    until(lambda: first.name not in feeds.state())
+    feeds.stop("never-was")

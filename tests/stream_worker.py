@@ -1,0 +1,27 @@
+"""A stream's worker as a process of its own, so that tests can kill it: `python -m tests.stream_worker SPEC BROKERS RANK`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+
+from consumers.stream.kafka_log import KafkaLog, Member
+from consumers.stream.loop import Loop
+from consumers.stream.spec import StreamSpec
+from tests.stream_parts import SumScoring
+
+
+def main(document: str, brokers: str, rank: str) -> None:
+    """Works until SIGTERM."""
+    spec = StreamSpec.model_validate_json(document)
+    group = spec.group_of("test")
+    scoring = SumScoring(fail=lambda: time.sleep(0.02))  # slow enough to be killed in the middle
+    loop = Loop("test", spec, scoring, lambda: KafkaLog(spec, brokers, Member(group, f"{group}-{rank}", f"{group}-{rank}")))
+    signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+    loop.run()
+    scoring.executor.shutdown()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
