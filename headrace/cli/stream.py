@@ -1,0 +1,92 @@
+"""`headrace stream ...`: the streams that run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cluster.commands import FeedList, FeedName, FeedView
+from headrace.cli.screen import AsJson, answers, print_json
+from headrace.client import ControlClient
+
+app = typer.Typer(
+    help="""Look at streams, pause them and resume them.
+
+A stream reads an input topic, scores each record, and writes answers and dead letters. Its Stream document is applied with
+`headrace apply -f stream.yaml`.
+
+Example: `headrace stream status digits`"""
+)
+
+Name = Annotated[str, typer.Argument(help="The stream's name.")]
+
+
+@app.command("ls")
+def list_streams(as_json: AsJson = False) -> None:
+    """List all streams.
+
+    Example: `headrace stream ls --json`
+    """
+    with ControlClient.from_environment() as client:
+        streams = tuple(feed for feed in client.feeds() if feed.kind == "stream")
+    if as_json:
+        print_json(FeedList(feeds=streams))
+    elif streams:
+        answers().print(_table(streams))
+    else:
+        answers().print("no streams; apply a document of kind Stream with `headrace apply -f FILE`")
+
+
+@app.command()
+def status(name: Name, as_json: AsJson = False) -> None:
+    """Show one stream: what is wanted, what is seen, its topics.
+
+    Example: `headrace stream status digits`
+    """
+    with ControlClient.from_environment() as client:
+        _print(client.feed(_stream(name)), as_json)
+
+
+@app.command()
+def pause(name: Name, as_json: AsJson = False) -> None:
+    """Drain a stream and stop it; what it has not taken waits in the topic.
+
+    Example: `headrace stream pause digits`
+    """
+    with ControlClient.from_environment() as client:
+        _print(client.pause_feed(_stream(name)), as_json)
+
+
+@app.command()
+def resume(name: Name, as_json: AsJson = False) -> None:
+    """Start a paused stream again, from where it left off.
+
+    Example: `headrace stream resume digits`
+    """
+    with ControlClient.from_environment() as client:
+        _print(client.resume_feed(_stream(name)), as_json)
+
+
+def _stream(name: str) -> FeedName:
+    return FeedName(kind="stream", name=name)
+
+
+def _print(stream: FeedView, as_json: bool) -> None:
+    if as_json:
+        print_json(stream)
+        return
+    answers().print(_table((stream,)))
+    for label in ("input", "output", "dead_letters"):
+        answers().print(f"{label}: {stream.spec.get(label, {}).get('topic', '')}")
+    if stream.message:
+        answers().print(f"message: {stream.message}")
+
+
+def _table(streams: tuple[FeedView, ...]) -> Table:
+    table = Table("stream", "model", "wanted", "status", "replicas", "message")
+    for stream in streams:
+        message = stream.message.splitlines()[0] if stream.message else ""
+        table.add_row(stream.name, stream.model, stream.wanted, stream.status, str(stream.replicas), message)
+    return table
