@@ -11,15 +11,15 @@ from ray import serve
 from ray.exceptions import RayActorError, RayTaskError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException, ReplicaUnavailableError
 
-from cluster.errors import EngineFailure, HeadraceError, NoCapacity
+from cluster.errors import EngineFailure, NoCapacity
 from cluster.routes import Target
 from cluster.serving import Serving
 from deployments.datatypes import Array
-from deployments.rows import Answer
+from deployments.rows import Answer, all_failed
 
 # The deployment's name in every version's app: the last part of the dashboard's scale address.
 DEPLOYMENT = "replicas"
-# A batch that outlives this many replicas is what kills them.
+# After so many, the batch itself may be what kills them: no more replicas are spent on it.
 DEATHS_AT_MOST = 3
 
 
@@ -48,8 +48,8 @@ class RemoteTransport:
             except (RayActorError, ReplicaUnavailableError) as error:
                 deaths += 1
                 if deaths >= DEATHS_AT_MOST:
-                    raise EngineFailure(
-                        f"{deaths} replicas in turn died of this batch", where=target.app, remedy="look at the replicas' logs"
+                    raise NoCapacity(
+                        f"{deaths} replicas in turn died under this call", where=target.app, remedy="look at the replicas' logs"
                     ) from error
 
     async def close(self) -> None:
@@ -77,10 +77,11 @@ class RemoteTransport:
         except (TaskCancelledError, RayServeException) as error:
             raise NoCapacity(f"Serve dropped the call: {error}", where=target.app, remedy="retry") from error
         except RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, HeadraceError) else None
-            if cause is not None:
-                raise cause from error
-            raise EngineFailure(f"the replica failed: {error.cause}", where=target.app, remedy="look at its log") from error
+            if isinstance(error.cause, NoCapacity):
+                raise error.cause from error
+            rows = len(next(iter(tensors.values())))
+            failure = EngineFailure(f"the replica failed: {error.cause!r}", where=target.app, remedy="look at its log")
+            return all_failed(target.signature, rows, failure)
         return Answer(outputs, {row: EngineFailure(what, where=target.app) for row, what in zip(failed, refused, strict=True)})
 
     def _handle(self, app: str) -> Any:

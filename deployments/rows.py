@@ -45,6 +45,12 @@ def blank(spec: TensorSpec, rows: int, inner: tuple[int, ...] | None = None) -> 
     return np.zeros(shape, dtype=NUMPY[spec.datatype])
 
 
+def all_failed(signature: Signature, rows: int, error: HeadraceError) -> Answer:
+    """The answer of a version that could say nothing: every row carries the error, as an EngineFailure."""
+    failure = error if isinstance(error, EngineFailure) else EngineFailure(error.what, where=error.where, remedy=error.remedy)
+    return Answer({spec.name: blank(spec, rows) for spec in signature.outputs}, dict.fromkeys(range(rows), failure))
+
+
 def joined(signature: Signature, answers: Sequence[Answer], sizes: Sequence[int]) -> Answer:
     """Answers to the pieces of a batch as one. A piece whose outputs have other inner axes than the first's has failed."""
     if len(answers) == 1:

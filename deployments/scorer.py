@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 import uuid
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.commands import ControlPlane
-from cluster.errors import BadInput, EngineFailure, HeadraceError, NoCapacity, NotFound
+from cluster.errors import BadInput, NoCapacity, NotFound
 from cluster.evidence import Counts, EvidenceKey
 from cluster.routes import Route, RouteTable, Target
 from cluster.serving import Serving
@@ -28,12 +29,14 @@ from deployments.evidence_log import EvidenceLog
 from deployments.metering import Meter
 from deployments.ray_meter import RayMeter
 from deployments.remote import RemoteTransport
-from deployments.rows import Answer, Part, Rows, assembled, blank, joined, take
+from deployments.rows import Answer, Part, Rows, all_failed, assembled, joined, take
 from deployments.scoring import Scored
 from deployments.table_watch import EvidencePush, TableWatch
 from deployments.transports import EmbeddedTransport, Transport
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 SHADOWS_AT_ONCE = 2
 FIRST_TABLE_S = 10.0
@@ -84,6 +87,8 @@ class RoutedScorer:
     async def start(self) -> None:
         """Begins to follow the route table; returns when the first one is here, or after a while without."""
         self._background = [asyncio.create_task(self._watch.run()), asyncio.create_task(self._push.run())]
+        for task in self._background:
+            task.add_done_callback(_tell)
         await self._watch.first(FIRST_TABLE_S)
 
     async def close(self) -> None:
@@ -174,7 +179,14 @@ class RoutedScorer:
     async def _stable(self, call: _Call, rows: Rows, *, counted: bool) -> Part:
         """`counted` is False for rows that the candidate failed: they are no fair sample of what stable is given."""
         target = _target(call.route, call.route.stable)
-        answer, seconds = await self._ask(call, target, _rows_of(call, rows), call.left_s())
+        begin = time.monotonic()
+        try:
+            answer, seconds = await self._ask(call, target, _rows_of(call, rows), call.left_s())
+        except NoCapacity:
+            # Counted as the candidate's are: an overload that hits both must not look like the candidate's fault.
+            if counted:
+                self._count(call.route, target.version, len(rows), len(rows), time.monotonic() - begin)
+            raise
         self._meter.scored(call.route.model, target.version, len(rows), len(answer.failed), seconds)
         if counted:
             self._count(call.route, target.version, len(rows), len(answer.failed), seconds)
@@ -186,9 +198,9 @@ class RoutedScorer:
         share = CANDIDATE_SHARE if route.fallback else 1.0
         try:
             answer, seconds = await self._ask(call, target, _rows_of(call, rows), share * call.left_s())
-        except (NoCapacity, EngineFailure) as error:
-            answer, seconds = _nothing(target.signature, len(rows), error), time.monotonic() - begin
-            if not route.fallback and isinstance(error, NoCapacity):
+        except NoCapacity as error:
+            answer, seconds = all_failed(target.signature, len(rows), error), time.monotonic() - begin
+            if not route.fallback:
                 self._count(route, target.version, len(rows), len(rows), seconds)
                 raise
         self._count(route, target.version, len(rows), len(answer.failed), seconds)
@@ -225,8 +237,8 @@ class RoutedScorer:
         call = _Call(route, tensors, rows, (), begin + route.serving.timeout_s)
         try:
             answer, seconds = await self._ask(call, candidate, tensors, route.serving.timeout_s)
-        except HeadraceError as error:
-            answer, seconds = _nothing(candidate.signature, rows, error), time.monotonic() - begin
+        except NoCapacity as error:
+            answer, seconds = all_failed(candidate.signature, rows, error), time.monotonic() - begin
         self._meter.scored(route.model, candidate.version, rows, len(answer.failed), seconds)
         both = np.ones(rows, dtype=np.bool_)
         both[list(answer.failed | stable.failed)] = False
@@ -270,6 +282,12 @@ class RoutedScorer:
         self._log.keep_only({(route.model, route.stage) for route in table.routes.values()})
 
 
+def _tell(task: asyncio.Task[None]) -> None:
+    """These tasks end only when cancelled; anything else is a defect that must be seen."""
+    if not task.cancelled() and task.exception() is not None:
+        _logger.error("a background task of the scorer ended", exc_info=task.exception())
+
+
 async def _all(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """Runs everything at once; where one raises, the others end first: nothing works on the caller's arrays afterwards."""
     if len(work) == 1:
@@ -299,11 +317,6 @@ def _remedy(table: RouteTable) -> str:
 
 def _rows_of(call: _Call, rows: Rows) -> Mapping[str, Array]:
     return call.tensors if len(rows) == call.rows else take(call.tensors, rows)
-
-
-def _nothing(signature: Signature, rows: int, error: HeadraceError) -> Answer:
-    failure = error if isinstance(error, EngineFailure) else EngineFailure(error.what, where=error.where, remedy=error.remedy)
-    return Answer({spec.name: blank(spec, rows) for spec in signature.outputs}, dict.fromkeys(range(rows), failure))
 
 
 def _only(answer: Answer, rows: Rows) -> Answer:

@@ -39,15 +39,17 @@ class TableWatch:
     async def run(self) -> None:
         """Goes on until cancelled."""
         pause_s = AWAY_PAUSE_S
+        after = -1  # the first answer is the table as it is, also where nothing is served yet
         while True:
             try:
-                table = await self._control.routes(self.table.number, POLL_S)
+                table = await self._control.routes(after, POLL_S)
             except HeadraceError as error:
                 _log.warning("the controller is away, table %d stays: %s", self.table.number, error)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, AWAY_PAUSE_MAX_S)
                 continue
             pause_s = AWAY_PAUSE_S
+            after = max(after, table.number)
             if table.number > self.table.number:
                 self.table = table
                 self._changed(table)

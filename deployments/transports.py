@@ -32,8 +32,8 @@ class Transport(Protocol):
         """Whether a call to this target may be made here now."""
 
     async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
-        """Scores n rows, n at least 1. Safe to repeat. Rows that the version failed are in the answer; raises NoCapacity where it
-        could not be asked or did not answer within `timeout_s`, EngineFailure where asking it breaks its process."""
+        """Scores n rows, n at least 1. Safe to repeat. Rows that the version failed are in the answer; raises NoCapacity where
+        it could not be asked, lost its processes, or did not answer within `timeout_s`."""
 
     async def close(self) -> None:
         """Lets everything go. Safe to repeat."""

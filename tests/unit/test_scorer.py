@@ -12,7 +12,7 @@ import pytest
 
 from cluster.errors import BadInput, EngineFailure, NoCapacity, NotFound
 from cluster.evidence import Counts
-from cluster.routes import Target
+from cluster.routes import RouteTable, Target
 from cluster.serving import Serving
 from cluster.traffic import to_candidate
 from deployments.artifact import Manifest
@@ -273,6 +273,27 @@ async def test_follows_the_table(good: Artifact, other: Artifact) -> None:
 
 
 async def test_stable_without_replicas_is_no_capacity(tmp_path: Path) -> None:
-    async with scoring(TableControl(route(target(1, (str(tmp_path / "nowhere"), "0" * 64, None))))) as scorer:
+    control = TableControl(route(target(1, (str(tmp_path / "nowhere"), "0" * 64, None)), stage="r1.1"))
+    async with scoring(control) as scorer:
         with pytest.raises(NoCapacity):
             await scorer.score("digits", {INPUT: rows(1)})
+    assert control.counts(1) == Counts(rows=1, errors=1, calls=1)
+
+
+async def test_starts_at_once_where_nothing_is_served_yet() -> None:
+    async with scoring(TableControl()) as scorer:
+        with pytest.raises(NotFound, match="apply a Model document"):
+            await scorer.score("digits", {INPUT: rows(1)})
+
+
+async def test_a_defect_in_the_background_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(TableControl):
+        async def routes(self, after: int, timeout_s: float) -> RouteTable:
+            if after >= 0:
+                raise ZeroDivisionError
+            return await super().routes(after, timeout_s)
+
+    async with scoring(Broken()):
+        while "background task" not in caplog.text:
+            await asyncio.sleep(0)
+    assert "ZeroDivisionError" in caplog.text
