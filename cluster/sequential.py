@@ -14,11 +14,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-Floats = npt.NDArray[np.float64]
-
 _BISECTIONS = 40  # halves [0, 1] to below 1e-12
 
 
@@ -30,39 +25,37 @@ class Interval:
     high: float
 
 
-def bounds(n: npt.ArrayLike, total: npt.ArrayLike, alpha: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """The confidence sequence at `n` observations in [0, 1] that sum up to `total`, elementwise over arrays of one shape.
+def lowest(n: int, total: float, alpha: float) -> float:
+    """The lower end of the two-sided confidence sequence at `n` observations in [0, 1] that sum up to `total`; 0 at n = 0.
 
-    Two-sided: the chance that it ever misses the mean is at most `alpha`. It is [0, 1] at n = 0. The mixture is Jeffreys' prior,
-    Beta(1/2, 1/2), which is near the best at small rates and at large ones.
+    The mixture is Jeffreys' prior, Beta(1/2, 1/2), which does well at small rates and at large ones.
     """
-    count = np.asarray(n, dtype=np.float64)
-    ones = np.asarray(total, dtype=np.float64)
-    zeros = count - ones
-    mixed = _log_gamma(ones + 0.5) + _log_gamma(zeros + 0.5) - _log_gamma(count + 1.0) - math.log(math.pi)
-    # A mean p is kept while log(mixed likelihood) - log(likelihood at p) < log(1/alpha); the likelihood is unimodal in p.
-    least = mixed + np.log(alpha)
-    center = np.divide(ones, count, out=np.full_like(count, 0.5), where=count > 0)
-    # Both edges at once: each lies between a point outside the interval, which is the answer's side to err on, and the mean.
-    inside = np.stack([center, center])
-    outside = np.stack([np.zeros_like(center), np.ones_like(center)])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (outside + inside)
-            kept = ones * np.log(middle) + zeros * np.log1p(-middle) > least
-            inside = np.where(kept, middle, inside)
-            outside = np.where(kept, outside, middle)
-    return np.where(ones > 0, outside[0], 0.0), np.where(zeros > 0, outside[1], 1.0)
+    if total <= 0:
+        return 0.0
+    rest = n - total
+    mixed = math.lgamma(total + 0.5) + math.lgamma(rest + 0.5) - math.lgamma(n + 1.0) - math.log(math.pi)
+    # A mean p is kept while log(mixed likelihood) - log(likelihood at p) < log(1/alpha); the likelihood rises up to total / n.
+    least = mixed + math.log(alpha)
+    outside, inside = 0.0, total / n
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (outside + inside)
+        if middle > 0 and total * math.log(middle) + rest * math.log1p(-middle) > least:
+            inside = middle
+        else:
+            outside = middle
+    return outside  # errs to the outside
 
 
-def _log_gamma(x: Floats) -> Floats:
-    return np.fromiter(map(math.lgamma, x.ravel().tolist()), dtype=np.float64, count=x.size).reshape(x.shape)
+def highest(n: int, total: float, alpha: float) -> float:
+    """The upper end of the same sequence; 1 at n = 0."""
+    return 1.0 - lowest(n, n - total, alpha)
 
 
-def mean(n: int, total: float, alpha_low: float, alpha_high: float | None = None) -> Interval:
-    """The confidence sequence of one arm: `low` and `high` of the two levels' intervals, or of the one given."""
-    low, high = bounds([n, n], [total, total], [alpha_low, alpha_low if alpha_high is None else alpha_high])
-    return Interval(float(low[0]), float(high[1]))
+def mean(n: int, total: float, alpha_low: float, alpha_high: float) -> Interval:
+    """The confidence sequence of one arm: `low` is ever above the mean with a chance of at most `alpha_low`, `high` below it of
+    `alpha_high`.
+    """
+    return Interval(lowest(n, total, alpha_low), highest(n, total, alpha_high))
 
 
 def excess(n: int, total: float, base_n: int, base_total: float, *, alpha_low: float, alpha_high: float) -> Interval:
@@ -71,6 +64,6 @@ def excess(n: int, total: float, base_n: int, base_total: float, *, alpha_low: f
     Each side takes half its alpha for either arm (a union bound), so the two arms may be observed in any order and number, and
     may depend on each other.
     """
-    half = [alpha_low / 2, alpha_low / 2, alpha_high / 2, alpha_high / 2]
-    low, high = bounds([n, base_n, n, base_n], [total, base_total, total, base_total], half)
-    return Interval(float(low[0] - high[1]), float(high[2] - low[3]))
+    low = lowest(n, total, alpha_low / 2) - highest(base_n, base_total, alpha_low / 2)
+    high = highest(n, total, alpha_high / 2) - lowest(base_n, base_total, alpha_high / 2)
+    return Interval(low, high)

@@ -42,6 +42,7 @@ class ControllerActor:
         self._fleet, self._feeds = _made(fleet), _made(feeds)
         self._controller: Controller | None = None
         self._trouble: HeadraceError = Unreachable("it is starting", where="controller", remedy="try again in a few seconds")
+        self._announced = -1  # the last table that the long polls were woken for
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
@@ -110,8 +111,9 @@ class ControllerActor:
             self._wake.clear()
 
     def _at(self, point: Point) -> None:
-        if point is not Point.PUBLISHED:
+        if point is not Point.PUBLISHED or self._controller is None or self._controller.table.number == self._announced:
             return
+        self._announced = self._controller.table.number
         with self._lock:
             for loop, event in self._waiting:
                 loop.call_soon_threadsafe(event.set)

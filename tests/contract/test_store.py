@@ -166,3 +166,15 @@ def test_a_damaged_file_is_unreachable_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="not a database"):
         SqlStore(f"sqlite:///{path}")
     assert path.read_bytes() == b"this is no database" * 100
+
+
+def test_rows_of_an_older_headrace_open(tmp_path: Path) -> None:
+    """What a row lacks has its default; what it has and we no longer know is left out."""
+    path = tmp_path / "store.db"
+    SqlStore(f"sqlite:///{path}").close()
+    with sqlite3.connect(path) as other:
+        other.execute('INSERT INTO models VALUES (\'digits\', \'{"name": "digits", "stable": 3, "old": 1}\')')
+    other.close()
+    store = SqlStore(f"sqlite:///{path}")
+    assert store.load() == State(models={"digits": Model("digits", stable=3)})
+    store.close()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
-from cluster.errors import BadInput, Conflict, Fenced, NotFound
+from cluster.errors import BadInput, Conflict, Fenced, NotFound, Unreachable
+from cluster.state import AuditEvent, State
+from cluster.store.memory import MemoryStore
 from tests.unit.brain import SIGNATURE, SURE, Brain
 
 
@@ -278,3 +282,61 @@ def test_two_controllers_the_fenced_one_cannot_write(brain: Brain) -> None:
         old.call("apply", {"models": [{"name": "other"}]})
     brain.tick()
     assert [model["name"] for model in brain.call("status")["models"]] == ["digits"]
+
+
+class ShakyStore(MemoryStore):
+    """A store that can be away, or take a write and lose the answer."""
+
+    away = False
+    mute = False
+
+    def save(self, fence: int, before: State, after: State, events: Sequence[AuditEvent]) -> None:
+        if not self.away:
+            super().save(fence, before, after, events)
+        if self.away or self.mute:
+            raise Unreachable("database is locked", where="store", remedy="wait")
+
+    def load(self) -> State:
+        if self.away:
+            raise Unreachable("database is locked", where="store", remedy="wait")
+        return super().load()
+
+
+def test_while_the_store_is_away_the_table_stands_and_nothing_is_done_or_lost() -> None:
+    store = ShakyStore()
+    brain = Brain(store)
+    brain.serve_first()
+    brain.build(2)
+    brain.tick(4)
+    table = brain.controller.table
+    brain.score(1, rows=9000)
+    brain.score(2, rows=1000, errors=60)
+    store.away = True
+    brain.tick(3)
+    assert brain.controller.table is table  # the harm is proven, but what is not saved is not published
+    with pytest.raises(Unreachable):
+        brain.call("rollout.pause", model="digits")
+    store.away = False
+    brain.tick()
+    assert brain.rollout()["state"] == "rolled_back"
+    assert brain.controller.table.routes["digits"].candidate is None
+
+
+def test_a_write_whose_answer_got_lost_is_not_made_twice() -> None:
+    store = ShakyStore()
+    brain = Brain(store)
+    brain.serve_first()
+    store.mute = True
+    with pytest.raises(Unreachable):
+        brain.build(2)
+    store.mute = False
+    brain.build(2)
+    brain.tick(4)
+    assert brain.controller.table.routes["digits"].candidate == 2
+    store.mute = True
+    brain.score(1, rows=10)
+    brain.score(2, rows=10)
+    brain.tick()
+    store.mute = False
+    brain.tick()
+    assert sorted(counts.rows for counts in store.load().evidence.values()) == [10, 10]
