@@ -17,18 +17,7 @@ from headrace.local.run_state import load_run
 A = TypeVar("A", bound=c.Message)
 
 KINDS: dict[str, type[errors.HeadraceError]] = {
-    kind.__name__: kind
-    for kind in (
-        errors.HeadraceError,
-        errors.BadInput,
-        errors.NotFound,
-        errors.Conflict,
-        errors.Fenced,
-        errors.NoCapacity,
-        errors.Unreachable,
-        errors.BadArtifact,
-        errors.EngineFailure,
-    )
+    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.HeadraceError)
 }
 
 

@@ -39,6 +39,8 @@ def joined_ray(settings: Settings) -> Iterator[str]:
     address = ray_address(settings)
     if settings.ray_address is None:
         os.environ.update(ray_environment(os.environ))
+    logging.getLogger("ray").setLevel(logging.ERROR)  # what a command has to say it says itself
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     import ray  # slow to import, and it reads its variables while it is
 
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import ray
 from ray import serve
@@ -12,6 +13,8 @@ from ray.serve.schema import ApplicationStatus
 from cluster.errors import Unreachable
 from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE
 from deployments.gateway.deployment import APP, start_gateway
+
+POLL_S = 0.1
 
 
 def start_serve(host: str, http_port: int) -> None:
@@ -43,9 +46,12 @@ def stop_services() -> None:
     with contextlib.suppress(ValueError):  # no such actor
         ray.kill(ray.get_actor(CONTROLLER_ACTOR, namespace=NAMESPACE), no_restart=True)
     apps = list(serve.status().applications)
-    ours = [app for app in apps if app == APP or "--" in app]
+    streams = [app for app in apps if app.startswith("stream--")]
     # Streams first: while they drain they still score with the versions.
-    for app in sorted(ours, key=lambda app: not app.startswith("stream--")):
-        serve.delete(app)
-    if len(ours) == len(apps):
+    for ours in (streams, [app for app in apps if (app == APP or "--v" in app) and app not in streams]):
+        for app in ours:
+            serve.delete(app, _blocking=False)
+        while set(ours) & set(serve.status().applications):
+            time.sleep(POLL_S)  # bounded by whoever started this process
+    if not serve.status().applications:
         serve.shutdown()  # type: ignore[no-untyped-call]

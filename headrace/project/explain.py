@@ -18,7 +18,8 @@ SHOWN = 10
 
 def explain(error: ValidationError, source: Source, shape: type[BaseModel], under: FieldPath = ()) -> BadInput:
     """All findings, the first one as the error itself. `shape` is what was validated, `under` where it stands in the document."""
-    findings = error.errors(include_url=False)
+    # A misspelt field is often the cause of a missing one, so it is told first.
+    findings = sorted(error.errors(include_url=False), key=lambda finding: finding["type"] == "missing")
     first, *others = [_sentence(finding, source, shape, under) for finding in findings]
     where, what, remedy = first
     if not others:

@@ -1,0 +1,99 @@
+"""run.json: atomic, and never a wrong process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.errors import Conflict
+from headrace.local.home import Home, read_settings
+from headrace.local.lock import only_one
+from headrace.local.processes import end, of_run
+from headrace.local.run_state import (
+    RUN_VARIABLE,
+    Phase,
+    RunState,
+    StartedProcess,
+    clear_run,
+    load_run,
+    save_run,
+    started,
+)
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(120)"]
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {**os.environ, RUN_VARIABLE: "mine"}
+    process = subprocess.Popen(SLEEP, env=environment, cwd=tmp_path, start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def run(*processes: StartedProcess, run_id: str = "other") -> RunState:
+    return RunState(run_id=run_id, phase=Phase.RUNNING, started_s=1.0, owns_ray=True, processes=processes)
+
+
+def test_what_is_saved_is_read_back_and_nothing_else_lies_around(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    assert load_run(home) is None
+    state = run(StartedProcess(role="ray", pid=7, created_s=3.5))
+    save_run(home, state)
+    assert load_run(home) == state
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+    clear_run(home)
+    clear_run(home)
+    assert load_run(home) is None
+
+
+def test_a_file_of_something_else_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(Conflict, match=r"run\.json"):
+        load_run(Home(tmp_path))
+
+
+def test_a_reused_pid_is_not_the_process(sleeper: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    mine = started("ray", sleeper.pid)
+    assert mine.find() is not None
+    former = mine.model_copy(update={"created_s": mine.created_s - 60})
+    assert former.find() is None
+    assert of_run(run(former), tmp_path / "elsewhere") == []
+
+
+def test_a_run_is_known_by_pid_by_its_id_and_by_its_session(sleeper: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    assert [p.pid for p in of_run(run(started("ray", sleeper.pid)), tmp_path)] == [sleeper.pid]
+    assert [p.pid for p in of_run(run(run_id="mine"), tmp_path)] == [sleeper.pid]
+    assert of_run(run(), tmp_path) == []
+
+
+def test_end_ends_and_is_safe_to_repeat(sleeper: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    found = of_run(run(run_id="mine"), tmp_path)
+    assert end(found, timeout_s=5) == []
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in found)
+    assert end(found, timeout_s=5) == []
+
+
+def test_two_commands_never_meet_on_one_home(tmp_path: Path) -> None:
+    with only_one(Home(tmp_path)), pytest.raises(Conflict, match="at work"), only_one(Home(tmp_path)):
+        pass
+    with only_one(Home(tmp_path)):
+        pass
+
+
+def test_settings_come_from_the_environment_alone(tmp_path: Path) -> None:
+    settings = read_settings({"HEADRACE_HOME": str(tmp_path), "HEADRACE_URL": "", "HEADRACE_DEBUG": "0"})
+    assert settings.store_url == f"sqlite:///{tmp_path}/store.db"
+    assert settings.url is None
+    assert not settings.debug
+    other = read_settings({"HEADRACE_STORE_URL": "postgresql://db/headrace", "HEADRACE_DEBUG": "1"})
+    assert other.store_url == "postgresql://db/headrace"
+    assert other.debug
+    assert other.home.root == Path.cwd() / ".headrace"
