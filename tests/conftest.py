@@ -52,9 +52,9 @@ def ray_cluster() -> Iterator[RayCluster]:
     # Ray's sockets must fit into 107 bytes: pytest's own directories are too long.
     folder = tempfile.mkdtemp(prefix="hr-")
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    dashboard_port, http_port = free_port(), free_port()
+    http_port = free_port()
     try:
-        gcs_address = _start_ray(folder, dashboard_port)
+        gcs_address, dashboard_port = _start_ray(folder)
         serve.start(http_options={"host": "127.0.0.1", "port": http_port})
         yield RayCluster(
             address=gcs_address,
@@ -68,11 +68,12 @@ def ray_cluster() -> Iterator[RayCluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start_ray(folder: str, dashboard_port: int) -> str:
-    """Connects this process to a new Ray; its GCS address. Ray gives a node 30 s to start, which a busy machine may exceed."""
+def _start_ray(folder: str) -> tuple[str, int]:
+    """Connects this process to a new Ray; its GCS address and dashboard port. Ray gives a node 30 s to start, which a busy machine may exceed."""
     import ray
 
     for attempt in range(3):
+        dashboard_port = free_port()  # the one of a failed attempt may still be held
         try:
             context = ray.init(
                 address="local",
@@ -92,7 +93,7 @@ def _start_ray(folder: str, dashboard_port: int) -> str:
             if attempt == 2 or "timed out during startup" not in str(error):
                 raise
         else:
-            return str(context.address_info["gcs_address"])
+            return str(context.address_info["gcs_address"]), dashboard_port
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
