@@ -12,22 +12,25 @@ from deployments.control_client import connect
 from deployments.gateway.app import GatewayApp
 from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.dataplane import DataPlane
-from deployments.gateway.route_watch import RouteWatch
+from deployments.remote import RemoteTransport
 from deployments.scorer import RoutedScorer
+from deployments.transports import EmbeddedTransport
 
 APP = "gateway"
 DRAIN_S = 30.0
-MAX_BODY_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """One gateway's size. `max_ongoing` requests are held by one replica at a time; `cpus` are reserved for each."""
+    """One gateway. `max_ongoing` requests are in one replica at a time, as many more wait before it, the rest is refused.
+
+    `cpus` only reserve a place for each replica: little, so that a full cluster still has a door.
+    """
 
     replicas: int = 1
-    cpus: float = 1.0
+    cpus: float = 0.1
     max_ongoing: int = 1024
-    max_body_bytes: int = MAX_BODY_BYTES
+    max_body_bytes: int = 256 << 20
 
 
 class Gateway:
@@ -38,41 +41,24 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> GatewayApp:
         """Called by Serve once, after the constructor, in the replica."""
-        control = connect()
-        scorer = RoutedScorer(control)
-        watch = RouteWatch(control)
-
-        async def startup() -> None:
-            await scorer.start()
-            await watch.start()
-
-        async def shutdown() -> None:
-            await watch.stop()
-            await scorer.close()
-
-        return GatewayApp(
-            dataplane=DataPlane(scorer, control, watch, BatchLimits()),
-            control=control,
-            server_version=importlib.metadata.version("headrace"),
-            max_body_bytes=self._settings.max_body_bytes,
-            startup=startup,
-            shutdown=shutdown,
-        )
+        settings, control = self._settings, connect()
+        version = importlib.metadata.version("headrace")
+        scorer = RoutedScorer(control, RemoteTransport(), EmbeddedTransport())
+        dataplane = DataPlane(scorer, control, BatchLimits())
+        return GatewayApp(dataplane, control, version, settings.max_body_bytes, scorer.start, scorer.close)
 
 
 def gateway_application(settings: GatewaySettings) -> Any:
     """The Serve application, ready for `serve.run`."""
-    return (
-        serve.deployment(serve.ingress()(Gateway))  # type: ignore[no-untyped-call]
-        .options(
-            name="Gateway",
-            num_replicas=settings.replicas,
-            max_ongoing_requests=settings.max_ongoing,
-            graceful_shutdown_timeout_s=DRAIN_S,
-            ray_actor_options={"num_cpus": settings.cpus},
-        )
-        .bind(settings)
-    )
+    deployment: Any = serve.deployment(
+        name="Gateway",
+        num_replicas=settings.replicas,
+        max_ongoing_requests=settings.max_ongoing,
+        max_queued_requests=settings.max_ongoing,
+        graceful_shutdown_timeout_s=DRAIN_S,
+        ray_actor_options={"num_cpus": settings.cpus},
+    )(serve.ingress()(Gateway))
+    return deployment.bind(settings)
 
 
 def start_gateway(settings: GatewaySettings | None = None) -> None:
