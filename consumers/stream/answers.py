@@ -13,9 +13,9 @@ import numpy.typing as npt
 from cluster.errors import HeadraceError
 from consumers.stream.log import Header, Outgoing, Records
 
-MODEL_HEADER = "headrace-model"
-VERSION_HEADER = "headrace-version"
-PREDICTION_HEADER = "headrace-prediction-id"
+MODEL_HEADER = "headrace.model"
+VERSION_HEADER = "headrace.version"
+PREDICTION_HEADER = "headrace.prediction_id"
 CONNECT = "__connect.errors."
 
 

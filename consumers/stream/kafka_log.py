@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from consumers.stream.spec import Begin, Guarantee, StreamSpec
 
 CALL_TIMEOUT_S = 20.0
 EARLY_MAX_ROWS = 100
+# A poll that waits for nothing may never finish joining the group, and all of it waits for us then.
+KEEP_ALIVE_POLL_S = 0.03
+KEEP_ALIVE_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class KafkaLog:
         self._done: dict[TopicPartition, int] = {}
         self._lag: dict[Partition, int] = {}
         self._early: list[Records] = []
+        self._polled_s = 0.0
         self._offsets_to_commit: dict[TopicPartition, OffsetAndMetadata] = {}
         self._executor = self._new_executor()
         self._commit: Future[None] | None = None
@@ -120,13 +125,16 @@ class KafkaLog:
     def keep_alive(self) -> None:
         """See Log."""
         self._flush_offsets()
+        if time.monotonic() - self._polled_s < KEEP_ALIVE_EVERY_S:
+            return
         with self._reaching():
             self._consumer.pause(*self._consumer.assignment())
             # A partition that arrives in this very poll is not paused yet: what it brings waits for the next poll.
-            self._early += self._poll(EARLY_MAX_ROWS, 0)
+            self._early += self._poll(EARLY_MAX_ROWS, KEEP_ALIVE_POLL_S)
             self._consumer.resume(*(self._consumer.paused() & self._consumer.assignment()))
 
     def _poll(self, max_rows: int, timeout_s: float) -> list[Records]:
+        self._polled_s = time.monotonic()
         with self._reaching():
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_rows)
         with self._ownership.lock:

@@ -80,9 +80,9 @@ def test_each_record_comes_out_once_in_order_with_its_origin() -> None:
     assert (record.key, record.timestamp_ms) == (b"k", 1007)
     assert dict(record.headers) == {
         "trace": b"t",
-        "headrace-model": b"m",
-        "headrace-version": b"1",
-        "headrace-prediction-id": b"in/1/3",
+        "headrace.model": b"m",
+        "headrace.version": b"1",
+        "headrace.prediction_id": b"in/1/3",
     }
     assert set(scoring.keys) == {b"k"}
 
