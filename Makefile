@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PROTO := deployments/gateway/proto
 ALL := cluster deployments consumers headrace tests bench examples
 
-.PHONY: test lint unit check demo bench constraints clean
+.PHONY: test lint unit check demo bench proto constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -32,6 +33,12 @@ demo: $(STAMP)
 
 bench: $(STAMP)
 	for b in online stream batch rollout build; do $(BIN)/python -m bench.$$b || exit 1; done
+
+# The private pool: a client library in the same process may register messages of the same names.
+proto: $(STAMP)
+	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --python_out=$(PROTO) --pyi_out=$(PROTO) $(PROTO)/inference.proto
+	$(BIN)/python -c "import pathlib; file = pathlib.Path('$(PROTO)/inference_pb2.py'); \
+	  file.write_text(file.read_text().replace('_descriptor_pool.Default()', '_descriptor_pool.DescriptorPool()'))"
 
 # Pins without naming any registry host; run after changing pyproject.toml.
 constraints: $(STAMP)

@@ -12,6 +12,8 @@ from deployments.control_client import connect
 from deployments.gateway.app import GatewayApp
 from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.dataplane import DataPlane
+from deployments.gateway.grpc_server import GrpcServer
+from deployments.gateway.repository import Repository
 from deployments.remote import RemoteTransport
 from deployments.scorer import RoutedScorer
 from deployments.transports import EmbeddedTransport
@@ -24,13 +26,17 @@ DRAIN_S = 30.0
 class GatewaySettings:
     """One gateway. `max_ongoing` requests are in one replica at a time, as many more wait before it, the rest is refused.
 
-    `cpus` only reserve a place for each replica: little, so that a full cluster still has a door.
+    `cpus` only reserve a place for each replica: little, so that a full cluster still has a door. With a `grpc_port`, each node
+    that has a replica listens there; without, there is no gRPC. The two byte limits bound one message each.
     """
 
     replicas: int = 1
     cpus: float = 0.1
     max_ongoing: int = 1024
     max_body_bytes: int = 256 << 20
+    grpc_host: str = "127.0.0.1"
+    grpc_port: int | None = None
+    max_grpc_message_bytes: int = 256 << 20
 
 
 class Gateway:
@@ -45,7 +51,18 @@ class Gateway:
         version = importlib.metadata.version("headrace")
         scorer = RoutedScorer(control, RemoteTransport(), EmbeddedTransport())
         dataplane = DataPlane(scorer, control, BatchLimits())
-        return GatewayApp(dataplane, control, version, settings.max_body_bytes, scorer.start, scorer.close)
+        grpc_server = GrpcServer(dataplane, Repository(scorer, control), version, settings.max_grpc_message_bytes)
+
+        async def startup() -> None:
+            await scorer.start()
+            if settings.grpc_port is not None:
+                await grpc_server.start(settings.grpc_host, settings.grpc_port)
+
+        async def shutdown() -> None:
+            await grpc_server.stop(DRAIN_S / 2)
+            await scorer.close()
+
+        return GatewayApp(dataplane, control, version, settings.max_body_bytes, startup, shutdown)
 
 
 def gateway_application(settings: GatewaySettings) -> Any:

@@ -1,0 +1,55 @@
+"""The gRPC door of one gateway replica: the protocol, health and reflection on one port, which a node's replicas share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from cluster.errors import BadInput
+from deployments.gateway.dataplane import DataPlane
+from deployments.gateway.grpc_health import HEALTH_SERVICE, Health
+from deployments.gateway.grpc_service import SERVICE, InferenceService
+from deployments.gateway.proto import inference_pb2 as pb
+from deployments.gateway.repository import Repository
+
+MAX_MESSAGE_BYTES = (2 << 30) - 1  # gRPC counts a message's bytes in 32 bits with a sign
+
+
+class GrpcServer:
+    """One server. Call `start` once, on the loop that the dataplane is used from, and `stop` at the end."""
+
+    def __init__(self, dataplane: DataPlane, repository: Repository, server_version: str, max_message_bytes: int) -> None:
+        """Raises BadInput for a limit that gRPC does not have."""
+        if not 0 < max_message_bytes <= MAX_MESSAGE_BYTES:
+            raise BadInput(f"must be 1 to {MAX_MESSAGE_BYTES} bytes; got {max_message_bytes}", where="max_grpc_message_bytes")
+        self._service = InferenceService(dataplane, repository, server_version)
+        self._health = Health(dataplane, SERVICE)
+        self._max_message_bytes = max_message_bytes
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listens; returns the port, which is a free one where 0 was asked for. Raises RuntimeError where it can't be had."""
+        limits = [(f"grpc.max_{way}_message_length", self._max_message_bytes) for way in ("receive", "send")]
+        server = grpc.aio.server(options=[*limits, ("grpc.so_reuseport", 1)])
+        server.add_generic_rpc_handlers((self._service.handlers(), self._health.handlers()))
+        reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server, pool=_reflected())
+        bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        await server.start()
+        self._server = server
+        return bound
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes no new calls, and lets those under way end within `grace_s`. Safe where it was never started."""
+        if self._server is not None:
+            await self._server.stop(grace_s)
+
+
+def _reflected() -> Any:
+    """The pool that reflection reads: our messages' own, with the other services on the port added."""
+    pool: Any = pb.DESCRIPTOR.pool
+    for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+        pool.AddSerializedFile(file.serialized_pb)
+    return pool
