@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
-from cluster.commands import ControlPlane
 from cluster.errors import NoCapacity
 from cluster.signature import Signature
 from deployments.datatypes import Array
@@ -97,8 +96,3 @@ class ScorerThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-def scorer_thread(control: ControlPlane) -> ScorerThread:
-    """A running scorer in its own thread over this control plane. The caller closes it."""
-    return ScorerThread(lambda: RoutedScorer(control)).start()

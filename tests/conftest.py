@@ -69,7 +69,10 @@ def ray_cluster() -> Iterator[RayCluster]:
 
 
 def _start_ray(folder: str) -> tuple[str, int]:
-    """Connects this process to a new Ray; its GCS address and dashboard port. Ray gives a node 30 s to start, which a busy machine may exceed."""
+    """Connects this process to a new Ray; its GCS address and dashboard port.
+
+    Ray gives a node 30 s to start, which a busy machine may exceed.
+    """
     import ray
 
     for attempt in range(3):
