@@ -35,6 +35,7 @@ ENTRIES: dict[str, Entry] = {
     "apply": Entry("apply", "Make Models, Streams and Batches as the project files say."),
     "rollout": Entry("rollout", "Replace a model's version live, on evidence.", group=True),
     "scale": Entry("scale", "Set the replicas of a model that is scaled by hand."),
+    "stream": Entry("stream", "Watch, pause and resume streams.", group=True),
     "batch": Entry("batch", "Score Parquet datasets in bulk.", group=True),
 }
 

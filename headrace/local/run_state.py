@@ -69,7 +69,6 @@ class RunState(BaseModel):
     phase: Phase
     started_s: float
     owns_ray: bool
-    temp_dir: str | None = None
     processes: tuple[StartedProcess, ...] = ()
     addresses: Addresses = Addresses()
 

@@ -12,7 +12,7 @@ from ray.serve.schema import ApplicationStatus
 
 from cluster.errors import Unreachable
 from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE
-from deployments.gateway.deployment import APP, start_gateway
+from deployments.gateway.deployment import APP, GatewaySettings, start_gateway
 
 POLL_S = 0.1
 
@@ -28,13 +28,13 @@ def dashboard() -> str | None:
     return f"http://{node.webui_url}" if node is not None and node.webui_url else None
 
 
-def ensure_gateway() -> None:
-    """Runs the gateway, unless it runs. Returns when it is ready. Raises Unreachable where it does not start."""
+def ensure_gateway(host: str, grpc_port: int) -> None:
+    """Runs the gateway, with gRPC on that port, unless it runs; returns when it is ready. Raises Unreachable where it fails."""
     found = serve.status().applications.get(APP)
     if found is not None and found.status is ApplicationStatus.RUNNING:
         return
     try:
-        start_gateway()
+        start_gateway(GatewaySettings(grpc_host=host, grpc_port=grpc_port))
     except RuntimeError as error:
         raise Unreachable(
             f"the gateway does not start: {error}", where="gateway", remedy="read its log in the Ray dashboard"

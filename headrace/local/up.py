@@ -79,6 +79,7 @@ def is_whole(state: RunState) -> bool:
 def _check_ports(options: UpOptions, settings: Settings) -> None:
     if settings.ray_address is None:
         check_free(options.host, options.http_port, option="--http-port")
+        check_free(options.host, options.grpc_port, option="--grpc-port")
         check_free(LOOPBACK, options.dashboard_port, option="--dashboard-port")
     if options.broker and settings.bootstrap_servers is None:
         check_free(LOOPBACK, options.broker_port, option="--broker-port")
@@ -101,7 +102,7 @@ class _Run:
         with ThreadPoolExecutor(max_workers=1) as aside:
             # The broker takes as long as Ray does, and neither needs the other.
             broker = aside.submit(self._start_broker) if self._wants_broker else None
-            self._note(addresses=Addresses(http=self._url, broker=self._brokers))
+            self._note(addresses=Addresses(http=self._url, grpc=self._grpc, broker=self._brokers))
             if self.state.owns_ray:
                 self._start_ray()
             self._start_services(broker)
@@ -117,9 +118,16 @@ class _Run:
         return self._settings.bootstrap_servers or (f"{LOOPBACK}:{self._options.broker_port}" if self._options.broker else None)
 
     @property
+    def _host(self) -> str:
+        return LOOPBACK if self._options.host == "0.0.0.0" else self._options.host  # noqa: S104 (compared, not bound)
+
+    @property
     def _url(self) -> str:
-        host = LOOPBACK if self._options.host == "0.0.0.0" else self._options.host  # noqa: S104 (compared, not bound)
-        return f"http://{host}:{self._options.http_port}"
+        return f"http://{self._host}:{self._options.http_port}"
+
+    @property
+    def _grpc(self) -> str:
+        return f"{self._host}:{self._options.grpc_port}"
 
     def _start_broker(self) -> tuple[StartedProcess, float]:
         begun = time.monotonic()
@@ -164,7 +172,7 @@ class _Run:
                 self._note(processes=(*self.state.processes, process))
                 self._progress("broker", str(self._brokers), seconds)
             with self._step("gateway") as told:
-                services.ensure_gateway()
+                services.ensure_gateway(self._options.host, self._options.grpc_port)
                 await_gateway(self._url)
                 told.append(self._url)
 
