@@ -144,7 +144,7 @@ class Controller:
             with self._evidence_lock:
                 batches = list(self._pushed)
             counted = count(state, batches)
-            snapshot = Snapshot(counted, seen.apps, seen.feeds, self._refused, self._unscalable)
+            snapshot = Snapshot(counted, seen.apps, seen.feeds, self._refused, self._unscalable, self._table.routes)
             decision = decide(snapshot, self._clock())
             self._hook(Point.DECIDED)
             self._persist(decision.state, decision.events)

@@ -15,7 +15,7 @@ from cluster.opening import open_rollout
 from cluster.ports import AppState, AppStatus, FeedState
 from cluster.rollout import Rollout, RolloutState
 from cluster.rollout_plan import OnDeadline, Start
-from cluster.routes import RouteTable
+from cluster.routes import Route, RouteTable
 from cluster.state import AuditEvent, Model, State
 from cluster.table import build_routes, digest_of, is_ready
 from cluster.versions import VersionId
@@ -28,6 +28,7 @@ class Snapshot:
     """What is remembered and what is seen. `feeds` is None where they could not be asked.
 
     `refused` has, by app, why the fleet would not run it at the last try; `unscalable` the models that it would not scale.
+    `published` are the routes of the last table, if this controller has published one.
     """
 
     state: State
@@ -35,6 +36,7 @@ class Snapshot:
     feeds: Mapping[str, FeedState] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     unscalable: frozenset[str] = frozenset()
+    published: Mapping[str, Route] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
     state, events = snapshot.state, list[AuditEvent]()
     for name in sorted(state.models):
         state = _advance_model(state, name, snapshot, now_s, events)
-    routes = build_routes(state, snapshot.apps, now_s)
+    routes = build_routes(state, snapshot.apps, now_s, snapshot.published)
     digest = digest_of(routes)
     if digest != state.table_digest:
         state = replace(state, table=state.table + 1, table_digest=digest)
@@ -68,7 +70,7 @@ def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, ev
     state = _start_newest(state, name, now_s, events)
     while (rollout := state.active(name)) is not None:
         judged = judge(rollout, state.evidence)
-        after = _next(rollout, _candidate(rollout, snapshot), judged, now_s)
+        after = _next(rollout, _candidate(rollout, snapshot), judged, now_s, outage=_outage(rollout, snapshot))
         if after == rollout:
             break
         events.append(transition(rollout, after, judged, now_s))
@@ -101,7 +103,12 @@ def _candidate(rollout: Rollout, snapshot: Snapshot) -> AppState | None:
     return snapshot.apps.get(app)
 
 
-def _next(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float) -> Rollout:
+def _outage(rollout: Rollout, snapshot: Snapshot) -> bool:
+    """Whether stable is away as well, as after the loss of the cluster: that says nothing about the candidate."""
+    return rollout.stable is not None and not is_ready(snapshot.apps.get(VersionId(rollout.model, rollout.stable).app))
+
+
+def _next(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, outage: bool) -> Rollout:
     """One step of the rollout, or the rollout itself where nothing is due. The order of the rules is their weight."""
     if rollout.phase is RolloutState.PENDING:
         # What an earlier try of the version left behind goes first; until then it says nothing about this one.
@@ -124,7 +131,7 @@ def _next(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], no
             why = f"not ready within {rollout.plan.deadline_s:g} s (last seen: {seen})"
             return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
         return rollout
-    return _judge_step(rollout, app, judged, now_s, late=late)
+    return _judge_step(rollout, app, judged, now_s, late=late and not outage)
 
 
 def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, late: bool) -> Rollout:
@@ -133,9 +140,12 @@ def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ..
     proven = step.bake_s == 0 or all(check.verdict is Verdict.PASSED for check in judged)
     if proven and is_ready(app) and now_s - rollout.step_started_s >= step.bake_s:
         return _enter(rollout, rollout.step + 1, now_s)
+    if late and not is_ready(app):
+        why = f"not ready, and the step's {rollout.plan.deadline_s:g} s are over"
+        return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
     if not late or rollout.held:
         return rollout
-    waiting = "; ".join(check.words for check in judged if check.verdict is Verdict.WAITING) or "the candidate is not ready"
+    waiting = "; ".join(check.words for check in judged if check.verdict is Verdict.WAITING)
     why = f"neither proven good nor bad within {rollout.plan.deadline_s:g} s: {waiting}"
     if rollout.plan.on_deadline is OnDeadline.ROLLBACK:
         return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)

@@ -57,8 +57,8 @@ class IllegalTransition(Conflict):
 class Rollout:
     """One rollout. `stable` is None for a model's first version, which is promoted as soon as it is ready.
 
-    `step` indexes `plan.steps` and means something in SHADOW, CANARY and a PAUSED that came from them. `held` says that the
-    step's deadline has passed and the plan waits on. Times are Unix seconds.
+    `step` indexes `plan.steps` and means something in SHADOW, CANARY and a PAUSED that came from them. `reached` is the
+    last step begun, the first being 1. `held` says that the step's deadline has passed and the plan waits on. Times are Unix seconds.
     """
 
     id: int
@@ -70,6 +70,7 @@ class Rollout:
     step_started_s: float
     state: RolloutState = RolloutState.PENDING
     step: int = 0
+    reached: int = 0
     held: bool = False
     reason: str = ""
     paused_from: RolloutState | None = None
@@ -117,10 +118,12 @@ class Rollout:
             began_s = self.step_started_s + (now_s - self.paused_s)
             return replace(self, state=state, paused_from=None, paused_s=None, step_started_s=began_s, reason=reason)
         ended_s = now_s if state in ENDED else None
+        at = self.step if step is None else step
         return replace(
             self,
             state=state,
-            step=self.step if step is None else step,
+            step=at,
+            reached=at + 1 if state in (RolloutState.SHADOW, RolloutState.CANARY) else self.reached,
             step_started_s=now_s,
             held=False,
             paused_from=None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from pydantic import TypeAdapter
 
@@ -14,17 +14,23 @@ from cluster.serving import Serving
 from cluster.state import Model, State
 from cluster.versions import VersionId
 
-_Accept = Callable[[AppState | None], bool]
 _ROUTES = TypeAdapter(dict[str, Route])
 
 
-def build_routes(state: State, apps: Mapping[str, AppState], now_s: float) -> dict[str, Route]:
-    """One route for each model whose stable version serves. Its targets are versions that may be scored with now."""
+def build_routes(
+    state: State, apps: Mapping[str, AppState], now_s: float, before: Mapping[str, Route] | None = None
+) -> dict[str, Route]:
+    """One route for each model whose stable version serves. Its targets are versions that may be scored with now.
+
+    A version gets into the table when it is READY. The stable one, once in the table (`before` is the last), stays while its
+    replicas are away: nothing else could answer, and its callers are then told to retry, not that there is no such model.
+    """
     routes: dict[str, Route] = {}
     for model in state.models.values():
         if model.stable is None or model.serving is None:
             continue
-        if serves_on(apps.get(VersionId(model.name, model.stable).app)):
+        last = before.get(model.name) if before is not None else None
+        if (last is not None and model.stable in last.targets) or _seen(apps, model, model.stable):
             routes[model.name] = _route(state, model, model.stable, model.serving, apps, now_s)
     return routes
 
@@ -40,13 +46,8 @@ def is_ready(app: AppState | None) -> bool:
     return app is not None and app.status is AppStatus.READY
 
 
-def serves_on(app: AppState | None) -> bool:
-    """Whether stable keeps its traffic: also while it is unwell, for nothing else could answer."""
-    return app is not None and app.status in (AppStatus.READY, AppStatus.UNHEALTHY)
-
-
 def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapping[str, AppState], now_s: float) -> Route:
-    numbers = {number for number, until_s in model.warm.items() if until_s > now_s and _seen(apps, model, number, is_ready)}
+    numbers = {number for number, until_s in model.warm.items() if until_s > now_s and _seen(apps, model, number)}
     numbers.add(stable)
     rollout = state.active(model.name)
     plan = model.plan
@@ -55,7 +56,7 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
         plan, stage, salt = rollout.plan, rollout.stage, rollout.salt
         slow_ms = plan.checks.slow.bound_ms if plan.checks.slow else None
         tolerance = plan.checks.disagreement.tolerance if plan.checks.disagreement else None
-        if rollout.current is not None and _seen(apps, model, rollout.candidate, is_ready):
+        if rollout.current is not None and _seen(apps, model, rollout.candidate):
             candidate = rollout.candidate
             numbers.add(candidate)
             weight, shadow = shares(rollout)
@@ -84,8 +85,8 @@ def shares(rollout: Rollout) -> tuple[int, int]:
     return round(step.weight * WEIGHT_UNIT / 100), round(step.shadow * WEIGHT_UNIT / 100)
 
 
-def _seen(apps: Mapping[str, AppState], model: Model, number: int, accept: _Accept) -> bool:
-    return accept(apps.get(VersionId(model.name, number).app))
+def _seen(apps: Mapping[str, AppState], model: Model, number: int) -> bool:
+    return is_ready(apps.get(VersionId(model.name, number).app))
 
 
 def _target(state: State, model: Model, number: int) -> Target:

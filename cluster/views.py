@@ -44,14 +44,13 @@ def rollout_view(state: State, rollout: Rollout) -> RolloutView:
     if rollout.state is RolloutState.PROMOTED:
         weight = 10_000
     judged = judge(rollout, state.evidence) if not rollout.ended else ()
-    begun = rollout.current is not None or rollout.state is RolloutState.PROMOTED
     return RolloutView(
         id=rollout.id,
         model=rollout.model,
         candidate=rollout.candidate,
         stable=rollout.stable,
         state=rollout.state.value,
-        step=rollout.step + 1 if begun else 0,
+        step=rollout.reached,
         steps=len(rollout.plan.steps),
         weight=weight / 100,
         shadow=shadow / 100,

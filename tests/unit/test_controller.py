@@ -62,6 +62,7 @@ def test_proven_harm_rolls_back_at_once(brain: Brain) -> None:
     rollout = brain.rollout()
     assert rollout["state"] == "rolled_back"
     assert "error rate: candidate" in rollout["reason"]
+    assert (rollout["step"], rollout["steps"]) == (1, 2)
     route = brain.controller.table.routes["digits"]
     assert (route.stable, route.candidate, route.weight) == (1, None, 0)
     brain.tick(each_s=11)
@@ -340,3 +341,31 @@ def test_a_write_whose_answer_got_lost_is_not_made_twice() -> None:
     store.mute = False
     brain.tick()
     assert sorted(counts.rows for counts in store.load().evidence.values()) == [10, 10]
+
+
+def test_stable_keeps_its_route_while_its_replicas_are_away_and_needs_to_be_ready_to_get_one(brain: Brain) -> None:
+    brain.serve_first()
+    brain.fleet.vanish("digits--v1")
+    brain.tick()
+    assert set(brain.controller.table.routes["digits"].targets) == {1}  # callers are told to retry, not that it is unknown
+    brain.fleet.vanish("digits--v1")
+    brain.revive()
+    brain.tick()
+    assert brain.controller.table.routes == {}
+    brain.tick(3)
+    assert set(brain.controller.table.routes["digits"].targets) == {1}
+
+
+def test_the_loss_of_the_cluster_in_the_middle_of_a_rollout_is_no_fault_of_the_candidate(brain: Brain) -> None:
+    brain.serve_first()
+    brain.build(2)
+    brain.tick(4)
+    brain.fleet.vanish("digits--v1")
+    brain.fleet.vanish("digits--v2")
+    brain.tick(each_s=200)  # past the deadline
+    brain.tick(4)
+    assert (brain.rollout()["state"], brain.rollout()["step"]) == ("canary", 1)
+    assert brain.controller.table.routes["digits"].weight == 1000
+    brain.fleet.vanish("digits--v2")
+    brain.tick()
+    assert brain.rollout()["state"] == "rolled_back"
