@@ -58,7 +58,8 @@ class Rollout:
     """One rollout. `stable` is None for a model's first version, which is promoted as soon as it is ready.
 
     `step` indexes `plan.steps` and means something in SHADOW, CANARY and a PAUSED that came from them. `reached` is the
-    last step begun, the first being 1. `held` says that the step's deadline has passed and the plan waits on. Times are Unix seconds.
+    last step begun, the first being 1. `held` says that the step's deadline has passed and the plan waits on. Times are Unix
+    seconds.
     """
 
     id: int
