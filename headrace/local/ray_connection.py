@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from cluster.errors import Unreachable
 from headrace.local.home import Settings
@@ -29,9 +30,17 @@ def ray_address(settings: Settings) -> str:
     return address
 
 
+@dataclass(frozen=True, slots=True)
+class JoinedRay:
+    """A Ray that this process is a driver of. `dashboard` is its URL, or None."""
+
+    address: str
+    dashboard: str | None
+
+
 @contextmanager
-def joined_ray(settings: Settings) -> Iterator[str]:
-    """A Ray driver for as long as the block lasts, in our namespace; gives the address.
+def joined_ray(settings: Settings) -> Iterator[JoinedRay]:
+    """A Ray driver for as long as the block lasts, in our namespace.
 
     Sets Ray's variables in this process before Ray is imported: a local Ray listens on loopback, and a driver without
     them would look for it on the machine's outer address.
@@ -44,10 +53,12 @@ def joined_ray(settings: Settings) -> Iterator[str]:
     import ray  # slow to import, and it reads its variables while it is
 
     try:
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+        joined = ray.init(
+            address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise Unreachable(f"Ray can't be joined: {error}", where=address, remedy="check RAY_ADDRESS and Ray's version") from error
     try:
-        yield address
+        yield JoinedRay(address, f"http://{joined.dashboard_url}" if joined.dashboard_url else None)
     finally:
         ray.shutdown()

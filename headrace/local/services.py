@@ -22,12 +22,6 @@ def start_serve(host: str, http_port: int) -> None:
     serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=http_port))
 
 
-def dashboard() -> str | None:
-    """The joined cluster's dashboard, or None."""
-    node = ray.worker.global_worker.node
-    return f"http://{node.webui_url}" if node is not None and node.webui_url else None
-
-
 def ensure_gateway(host: str, grpc_port: int) -> None:
     """Runs the gateway, with gRPC on that port, unless it runs; returns when it is ready. Raises Unreachable where it fails."""
     found = serve.status().applications.get(APP)

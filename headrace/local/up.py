@@ -155,12 +155,13 @@ class _Run:
             told.append(f"{address}, dashboard {dashboard}")
 
     def _start_services(self, broker: Future[tuple[StartedProcess, float]] | None) -> None:
-        with joined_ray(self._settings) as address:
+        with joined_ray(self._settings) as joined:
             from headrace.controller_actor import start_controller  # both import Ray, whose variables are set by now
             from headrace.local import services
 
             if not self.state.owns_ray:
-                self._note(addresses=self.state.addresses.model_copy(update={"ray": address, "dashboard": services.dashboard()}))
+                found = {"ray": joined.address, "dashboard": joined.dashboard}
+                self._note(addresses=self.state.addresses.model_copy(update=found))
             with self._step("Serve") as told:
                 services.start_serve(self._options.host, self._options.http_port)
                 told.append(self._url)
