@@ -301,8 +301,11 @@ def _find_out_of_bounds(tensor: Array, binding: Binding, bad: dict[int, str], *,
     """NaN, values outside the declared range, and values that the input's datatype can't hold."""
     if tensor.dtype == np.object_ or tensor.dtype == np.bool_ or tensor.size == 0:
         return
-    if refuse_nan and tensor.dtype.kind == "f" and np.isnan(tensor.sum()):  # one pass; infinities only make it look closer
-        _note(bad, _any(np.isnan(tensor)), f"input {binding.name} holds NaN")
+    if refuse_nan and tensor.dtype.kind == "f":
+        with np.errstate(invalid="ignore", over="ignore"):
+            suspect = np.isnan(tensor.sum())  # one fast pass; infinities only make it look closer
+        if suspect:
+            _note(bad, _any(np.isnan(tensor)), f"input {binding.name} holds NaN")
     if binding.low is not None and binding.high is not None:
         inside = np.greater_equal(tensor, binding.low) & np.less_equal(tensor, binding.high)
         if not inside.all():

@@ -28,7 +28,10 @@ class FileReceipt(BaseModel):
 
 
 class RunManifest(BaseModel):
-    """manifest.json: the whole run in numbers. `inputs` are the (path, size) of the files that were scored."""
+    """manifest.json: the whole run in numbers.
+
+    `inputs` are the (path, size) of the files that were scored, `damaged` those that could not be read, with the reason.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,6 +51,7 @@ class RunManifest(BaseModel):
     quarantine: str | None
     files: tuple[FileReceipt, ...]
     inputs: tuple[tuple[str, int], ...]
+    damaged: tuple[tuple[str, int, str], ...] = ()
 
 
 def manifest_of(ledger: Ledger, record: RunRecord, receipts: Sequence[Receipt], *, ended_s: float) -> RunManifest:
@@ -75,6 +79,7 @@ def manifest_of(ledger: Ledger, record: RunRecord, receipts: Sequence[Receipt], 
             for file in receipt.files
         ),
         inputs=tuple(sorted(inputs)),
+        damaged=record.damaged,
     )
 
 

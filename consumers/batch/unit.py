@@ -11,6 +11,7 @@ from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -136,6 +137,7 @@ class UnitRunner:
             use_threads=False,
             batch_readahead=1,
             fragment_readahead=1,
+            fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
         )
         try:
             yield from (batch for batch in scanner.to_batches() if batch.num_rows)
@@ -213,7 +215,7 @@ class _Writer:
         if self._open is None:
             sink = self._stack.enter_context((self._ledger.data / self._name).writing(self._ledger.scratch))
             compression = self._record.spec.output.compression
-            self._open = (pq.ParquetWriter(sink.as_file(), table.schema, compression=compression), sink)
+            self._open = (pq.ParquetWriter(sink.as_file(), table.schema, compression=compression, write_page_checksum=True), sink)
         self._open[0].write_table(table)
         self._waiting, self._rows = [], 0
         self._written += table.num_rows

@@ -1,0 +1,183 @@
+"""Batch runs on a real Ray, killed for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from cluster.errors import Conflict, HeadraceError
+from consumers.batch.ledger import Pinned, Runs
+from consumers.batch.lock import is_held
+from consumers.batch.places import locate
+from consumers.batch.run import begin, resume
+from consumers.batch.spec import BatchSpec
+from tests.batch_parts import digits_pin, images, published, quarantined, spec_of, write_dataset, write_file
+from tests.conftest import RayCluster
+
+DRIVER = """
+import sys, json
+import ray
+from consumers.batch.ledger import Pinned
+from consumers.batch.pool import ray_workforce
+from consumers.batch.run import begin, resume
+from consumers.batch.spec import BatchSpec
+
+address, what, spec, pin = sys.argv[1:]
+ray.init(address=address, namespace="headrace", log_to_driver=False, logging_level="ERROR")
+watch = lambda progress: print(json.dumps(progress.units_done), flush=True)
+if what == "begin":
+    pinned = Pinned.model_validate_json(pin)
+    begin("digits", BatchSpec.model_validate_json(spec), pinned, ray_workforce(), as_of=None, fresh=False, watch=watch)
+else:
+    resume("digits", BatchSpec.model_validate_json(spec).output.path, ray_workforce(), watch=watch)
+"""
+
+
+def driver(cluster: RayCluster, what: str, spec: BatchSpec, pin: Pinned) -> subprocess.Popen[str]:
+    """Another process that runs the batch; prints how many units are done as they end."""
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, cluster.address, what, spec.model_dump_json(), pin.model_dump_json()],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+def test_a_whole_run_on_a_pool_of_workers(ray_cluster: RayCluster, tmp_path: Path) -> None:
+    from consumers.batch.pool import ray_workforce
+
+    pin = digits_pin(tmp_path)
+    total = write_dataset(tmp_path / "in")
+    image = images(100)
+    image[40] = None
+    write_file(tmp_path / "in/bad.parquet", range(total, total + 100), image)
+    spec = spec_of(tmp_path / "in", tmp_path / "out", workers={"max": 2})
+    manifest = begin("digits", spec, pin, ray_workforce(), as_of=None, fresh=False, watch=lambda _progress: None)
+    assert manifest.written == total + 99
+    assert published(tmp_path / "out")["id"].to_pylist() == [at for at in range(total + 100) if at != total + 40]
+    assert quarantined(tmp_path / "out") == {total + 40: "column image is null"}
+
+
+def test_a_worker_that_cannot_go_on_ends_the_run_with_its_own_error(ray_cluster: RayCluster, tmp_path: Path) -> None:
+    from consumers.batch.pool import ray_workforce
+
+    pin = digits_pin(tmp_path)
+    write_dataset(tmp_path / "in", files=1)
+    gone = pin.model_copy(update={"artifact_uri": str(tmp_path / "nowhere")})
+    with pytest.raises(HeadraceError, match="nowhere"):
+        begin(
+            "digits",
+            spec_of(tmp_path / "in", tmp_path / "out", workers={"max": 1}),
+            gone,
+            ray_workforce(),
+            as_of=None,
+            fresh=False,
+            watch=lambda _progress: None,
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_than_the_cluster_has_is_refused(ray_cluster: RayCluster, tmp_path: Path) -> None:
+    from consumers.batch.pool import ray_workforce
+
+    write_dataset(tmp_path / "in", files=1)
+    spec = spec_of(tmp_path / "in", tmp_path / "out", workers={"resources": {"gpus": 64}})
+    with pytest.raises(HeadraceError, match="asks for 64 GPU"):
+        begin("digits", spec, digits_pin(tmp_path), ray_workforce(), as_of=None, fresh=False, watch=lambda _progress: None)
+
+
+def test_killed_at_random_it_publishes_what_an_undisturbed_run_does(ray_cluster: RayCluster, tmp_path: Path) -> None:
+    from consumers.batch.pool import ray_workforce
+
+    seed = int(os.environ.get("HEADRACE_TEST_SEED", time.time_ns() % 10**6))
+    print(f"HEADRACE_TEST_SEED={seed}")  # noqa: T201
+    dice = random.Random(seed)
+    pin = digits_pin(tmp_path)
+    total = write_dataset(tmp_path / "in", files=10)
+    write_file(tmp_path / "in/bad.parquet", [total], [None])
+    settings = {"workers": {"max": 2}, "units": {"max_rows": 100}}
+    calm = begin(
+        "calm",
+        spec_of(tmp_path / "in", tmp_path / "calm", **settings),
+        pin,
+        ray_workforce(),
+        as_of=None,
+        fresh=False,
+        watch=print,
+    )
+    spec = spec_of(tmp_path / "in", tmp_path / "out", **settings)
+    runs = Runs(locate(spec.output.path))
+    what = "begin"
+    for _ in range(2):
+        process = driver(ray_cluster, what, spec, pin)
+        try:
+            assert process.stdout is not None
+            at = dice.randrange(0, 20)
+            for line in process.stdout:
+                if json.loads(line) >= at:
+                    break
+            if what == "begin" or process.poll() is None:
+                assert is_held(runs.home)
+                with pytest.raises(Conflict, match="under way"):
+                    resume("digits", spec.output.path, ray_workforce(), watch=lambda _progress: None)
+                assert not (tmp_path / "out").exists()
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        what = "resume"
+    manifest = resume("digits", spec.output.path, ray_workforce(), watch=lambda _progress: None)
+    assert (manifest.rows, manifest.written, manifest.quarantined) == (total + 1, total, 1)
+    assert [file.sha256 for file in manifest.files] == [file.sha256 for file in calm.files]
+    assert published(tmp_path / "out").equals(published(tmp_path / "calm"))
+    assert quarantined(tmp_path / "out") == quarantined(tmp_path / "calm")
+    assert len(list((tmp_path / "out").iterdir())) == len(manifest.files)
+
+
+def test_a_second_run_is_refused_and_a_dead_one_resumed(ray_cluster: RayCluster, tmp_path: Path) -> None:
+    from consumers.batch.pool import actor_lock
+
+    home = locate(str(tmp_path / "out"))
+    with actor_lock(home, "digits"), pytest.raises(Conflict, match="under way"), actor_lock(home, "digits"):
+        pass
+
+
+def test_readers_never_see_half_of_a_replacement(tmp_path: Path) -> None:
+    """A reader that lists the output again and again meets one run or the other, whole."""
+    from consumers.batch.inline import inline_workforce
+    from tests.batch_parts import engine_scorer
+
+    write_dataset(tmp_path / "in", files=2)
+    spec = spec_of(tmp_path / "in", tmp_path / "out")
+    reader = (
+        "import os, sys\nseen = set()\n"
+        "print('ready', flush=True)\n"
+        "while not os.path.exists(sys.argv[2]):\n"
+        "    names = os.listdir(sys.argv[1])\n"
+        "    seen.add((len(names), len({n.split('-', 2)[2] for n in names})))\n"
+        "print(sorted(seen), flush=True)\n"
+    )
+    workforce = inline_workforce(engine_scorer)
+    first = begin("digits", spec, digits_pin(tmp_path), workforce, as_of=None, fresh=False, watch=lambda _progress: None)
+    process = subprocess.Popen(
+        [sys.executable, "-c", reader, str(tmp_path / "out"), str(tmp_path / "stop")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        for version in (2, 3, 4):
+            begin("digits", spec, digits_pin(tmp_path, version), workforce, as_of=None, fresh=False, watch=lambda _progress: None)
+        (tmp_path / "stop").touch()
+        assert process.stdout.readline() == f"[({len(first.files)}, 1)]\n"
+    finally:
+        process.kill()
+        process.wait()
+    assert pa.compute.unique(published(tmp_path / "out")["v"]).to_pylist() == [4]

@@ -1,0 +1,94 @@
+"""Units and the ledger's arithmetic, over values only."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumers.batch.ledger import Receipt, remaining, totals
+from consumers.batch.plan import SMALLEST_BYTES, InputFile, RowGroup, Unit, plan
+
+MB = 1024 * 1024
+
+groups = st.lists(st.tuples(st.integers(1, 5_000_000), st.integers(1, 300 * MB)), max_size=6)
+datasets = st.lists(groups, max_size=12).map(
+    lambda files: tuple(
+        InputFile(f"in/{at:03d}.parquet", 1000 + at, 0, tuple(RowGroup(i, rows, size) for i, (rows, size) in enumerate(file)))
+        for at, file in enumerate(files)
+    )
+)
+
+
+def pieces(units: tuple[Unit, ...]) -> list[tuple[str, int]]:
+    return [(piece.path, group) for unit in units for piece in unit.slices for group in piece.row_groups]
+
+
+@settings(deadline=None)
+@given(datasets, st.integers(1, 3_000_000), st.integers(1, 200 * MB), st.integers(1, 64))
+def test_every_row_group_is_in_exactly_one_unit_in_order(
+    files: tuple[InputFile, ...], max_rows: int, max_bytes: int, workers: int
+) -> None:
+    units = plan(files, max_rows=max_rows, max_bytes=max_bytes, workers=workers)
+    assert pieces(units) == [(file.path, group.index) for file in files for group in file.row_groups]
+    assert sum(unit.rows for unit in units) == sum(file.rows for file in files)
+    assert len({unit.id for unit in units}) == len(units)
+    assert [unit.id for unit in units] == sorted(unit.id for unit in units)
+
+
+@settings(deadline=None)
+@given(datasets, st.integers(1, 3_000_000), st.integers(1, 200 * MB), st.integers(1, 64))
+def test_a_unit_keeps_its_bounds_unless_it_is_one_row_group(
+    files: tuple[InputFile, ...], max_rows: int, max_bytes: int, workers: int
+) -> None:
+    for unit in plan(files, max_rows=max_rows, max_bytes=max_bytes, workers=workers):
+        alone = sum(len(piece.row_groups) for piece in unit.slices) == 1
+        assert alone or (unit.rows <= max_rows and unit.size_bytes <= max_bytes)
+
+
+@settings(deadline=None)
+@given(datasets)
+def test_the_same_files_give_the_same_units(files: tuple[InputFile, ...]) -> None:
+    assert plan(files, max_rows=10**6, max_bytes=64 * MB, workers=2) == plan(files, max_rows=10**6, max_bytes=64 * MB, workers=2)
+
+
+def file_of(name: str, *sizes: int, size_bytes: int = 1) -> InputFile:
+    return InputFile(name, size_bytes, 0, tuple(RowGroup(at, 100, size) for at, size in enumerate(sizes)))
+
+
+def test_a_changed_file_changes_the_ids_of_its_units_only() -> None:
+    before = plan([file_of("a", 100 * MB), file_of("b", 100 * MB)], max_rows=10**9, max_bytes=128 * MB, workers=1)
+    after = plan([file_of("a", 100 * MB), file_of("b", 100 * MB, size_bytes=2)], max_rows=10**9, max_bytes=128 * MB, workers=1)
+    assert before[0].id == after[0].id
+    assert before[1].id != after[1].id
+
+
+def test_small_files_share_a_unit() -> None:
+    files = [file_of(f"{at:05d}", 4096) for at in range(20_000)]
+    units = plan(files, max_rows=10**9, max_bytes=128 * MB, workers=2)
+    assert len(units) == -(-20_000 * 4096 // (20_000 * 4096 // 8))
+    assert min(unit.size_bytes for unit in units[:-1]) >= SMALLEST_BYTES
+
+
+def test_a_file_of_many_row_groups_is_spread_over_workers() -> None:
+    units = plan([file_of("big", *[16 * MB] * 64)], max_rows=10**9, max_bytes=1024 * MB, workers=4)
+    assert len(units) == 16
+    assert {len(unit.slices[0].row_groups) for unit in units} == {4}
+
+
+def receipt(unit: Unit, quarantined: int) -> Receipt:
+    return Receipt(unit.id, unit.rows, min(quarantined, unit.rows), (), None, 0.1)
+
+
+@settings(deadline=None)
+@given(datasets, st.data())
+def test_what_remains_and_what_is_done_make_the_whole(files: tuple[InputFile, ...], data: st.DataObject) -> None:
+    units = plan(files, max_rows=10**6, max_bytes=64 * MB, workers=2)
+    done = data.draw(st.lists(st.sampled_from(units), unique=True) if units else st.just([]))
+    receipts = [receipt(unit, data.draw(st.integers(0, 9))) for unit in done]
+    left = remaining(units, receipts)
+    assert sorted([*left, *done], key=lambda unit: unit.id) == list(units)
+    assert list(left) == [unit for unit in units if unit not in done]
+    sums = totals(receipts)
+    assert sums.units == len(done)
+    assert sums.rows == sum(unit.rows for unit in done)
+    assert sums.quarantined == sum(one.quarantined for one in receipts)
