@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PROTO := deployments/gateway/proto
 ALL := cluster deployments consumers headrace tests bench examples
 
-.PHONY: test lint unit check demo bench proto constraints clean
+.PHONY: test lint unit demo bench proto reference constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -39,6 +39,10 @@ proto: $(STAMP)
 	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --python_out=$(PROTO) --pyi_out=$(PROTO) $(PROTO)/inference.proto
 	$(BIN)/python -c "import pathlib; file = pathlib.Path('$(PROTO)/inference_pb2.py'); \
 	  file.write_text(file.read_text().replace('_descriptor_pool.Default()', '_descriptor_pool.DescriptorPool()'))"
+
+# The project file reference, written from the code; a test fails when it is out of date.
+reference: $(STAMP)
+	$(BIN)/python -m headrace.project.reference > docs/project-files.md
 
 # Pins without naming any registry host; run after changing pyproject.toml.
 constraints: $(STAMP)
