@@ -46,7 +46,8 @@ def joined_ray(settings: Settings) -> Iterator[JoinedRay]:
     them would look for it on the machine's outer address.
     """
     address = ray_address(settings)
-    if settings.ray_address is None:
+    run = load_run(settings.home)
+    if run is not None and run.owns_ray and run.addresses.ray == address:
         os.environ.update(ray_environment(os.environ))
     logging.getLogger("ray").setLevel(logging.ERROR)  # what a command has to say it says itself
     logging.getLogger("ray.serve").setLevel(logging.ERROR)

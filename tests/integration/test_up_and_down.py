@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -31,16 +32,23 @@ class Machine:
     home: Home
     ports: tuple[str, ...]
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def start(self, *words: str) -> subprocess.Popen[str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "HEADRACE_", "KAFKA_"))}
-        return subprocess.run(
+        return subprocess.Popen(
             [str(Path(sys.executable).with_name("headrace")), *words],
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env={**environment, "HEADRACE_HOME": str(self.home.root)},
-            timeout=LIMIT_S,
-            check=False,
         )
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        with self.start(*words) as process:
+            try:
+                out, err = process.communicate(timeout=LIMIT_S)
+            finally:
+                process.kill()
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def answer(self, *words: str) -> Any:
         done = self.run(*words, "--json")
@@ -118,19 +126,11 @@ def test_up_status_kill_up_down(machine: Machine, tmp_path: Path) -> None:
 
 
 def test_a_kill_of_up_itself_leaves_nothing_that_down_does_not_find(machine: Machine) -> None:
-    environment = {**os.environ, "HEADRACE_HOME": str(machine.home.root)}
-    up = subprocess.Popen(
-        [str(Path(sys.executable).with_name("headrace")), "up", *machine.ports],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
-    try:
+    with machine.start("up", *machine.ports) as up:
         while up.poll() is None and not ((state := load_run(machine.home)) and state.processes):
-            pass
-    finally:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                up.wait(0.05)
         up.kill()
-        up.wait()
     left = family(machine)
     assert left
     assert machine.run("down").returncode == 0
