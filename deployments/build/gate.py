@@ -1,19 +1,29 @@
-"""The gate of a build: which of the document's limits a variant breaks."""
+"""The gate of a build: which of the document's limits a variant breaks, and which variant to keep."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from deployments.build.quality import Quality
+from deployments.build.report import Variant
 from deployments.build.spec import Gate
 
 
-def broken(gate: Gate, found: Quality, imported: Quality, *, size_bytes: int) -> tuple[str, ...]:
+def broken(gate: Gate, found: Variant, imported: Variant) -> tuple[str, ...]:
     """One sentence for each limit that the variant breaks; empty where it passes. `imported` is the model before compression."""
-    return tuple(_broken(gate, found, imported, size_bytes))
+    sentences: list[str] = []
+    if found.quality and imported.quality:
+        sentences += _quality(gate, found.quality, imported.quality)
+    return (*sentences, *_cost(gate, found))
 
 
-def _broken(gate: Gate, found: Quality, imported: Quality, size_bytes: int) -> Iterator[str]:
+def choose(wanted: str | None, variants: Sequence[Variant]) -> Variant | None:
+    """The variant of the name wanted, or for None the fastest; None where it breaks the gate or could not be made."""
+    passed = [one for one in variants if not one.broken and not one.skipped and wanted in (None, one.name)]
+    return max(passed, key=lambda one: one.speedup, default=None)
+
+
+def _quality(gate: Gate, found: Quality, imported: Quality) -> Iterator[str]:
     if gate.min_agreement is not None and found.agreement < gate.min_agreement:
         yield f"agreement {found.agreement:.4f} is below min_agreement {gate.min_agreement}"
     if gate.max_difference is not None and found.max_difference > gate.max_difference:
@@ -31,5 +41,13 @@ def _broken(gate: Gate, found: Quality, imported: Quality, size_bytes: int) -> I
             yield f"squared error rises from {imported.mse:.4g} to {found.mse:.4g}, more than max_mse_rise {gate.max_mse_rise}"
         if gate.max_mse is not None and found.mse > gate.max_mse:
             yield f"squared error {found.mse:.4g} is above max_mse {gate.max_mse}"
-    if gate.max_size_bytes is not None and size_bytes > gate.max_size_bytes:
-        yield f"{size_bytes} bytes are more than max_size_bytes {gate.max_size_bytes}"
+
+
+def _cost(gate: Gate, found: Variant) -> Iterator[str]:
+    if gate.max_size_bytes is not None and found.size_bytes > gate.max_size_bytes:
+        yield f"{found.size_bytes} bytes are more than max_size_bytes {gate.max_size_bytes}"
+    alone = found.speed.get("1")
+    if gate.max_p99_ms is not None and alone is not None and alone.p99_ms > gate.max_p99_ms:
+        yield f"p99 of {alone.p99_ms:.3f} ms at batch 1 is above max_p99_ms {gate.max_p99_ms}"
+    if gate.max_memory_bytes is not None and found.peak_bytes is not None and found.peak_bytes > gate.max_memory_bytes:
+        yield f"{found.peak_bytes} bytes of memory are more than max_memory_bytes {gate.max_memory_bytes}"

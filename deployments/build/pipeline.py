@@ -1,30 +1,33 @@
-"""The road of one version: import, prove it the same, evaluate, gate, package."""
+"""The road of one version: import, prove it the same, compress, evaluate, gate, package."""
 
 from __future__ import annotations
 
+import os
+import platform
 import tempfile
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import onnxruntime as ort
 
 from cluster.errors import BadInput, EngineFailure
-from cluster.signature import Signature
 from deployments.artifact import Artifact, Samples, file_digest, write_artifact
 from deployments.build import gate as gates
-from deployments.build.graph import check_inputs, read_signature, run_rows
-from deployments.build.quality import Quality, classes, max_difference, quality
-from deployments.build.rows import Rows, check_classes, random_rows, read_rows
+from deployments.build.graph import run_rows
+from deployments.build.importing import Imported, Progress, import_source
+from deployments.build.quality import classes
+from deployments.build.report import IMPORTED, Report, Variant
+from deployments.build.rows import Rows, check_classes, read_rows
 from deployments.build.spec import BuildSpec
-from deployments.build.worker import run_worker
+from deployments.build.variants import Workshop
 from deployments.datatypes import Array
 from deployments.engines.onnx import MODEL_FILE, OnnxEngine
 
 SAMPLE_ROWS = 8
-PARITY_ROWS = 512
-Progress = Callable[[str], None]
+# How far the same file's answers may lie apart on another CPU: int8 kernels round differently.
+TOLERANCES = {"int8": 1e-2, "fp16": 5e-3}
+TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +35,8 @@ class Built:
     """What a build made: the artifact (None where the gate refused it), its report, and what the gate found broken."""
 
     artifact: Artifact | None
-    report: dict[str, Any]
+    report: Report
     broken: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """The source as ONNX: its file, signature, the rows it is judged on, and what the framework said of it."""
-
-    file: Path
-    signature: Signature
-    rows: Rows
-    source: dict[str, Any]
-    parity: float
 
 
 def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Path, progress: Progress) -> Built:
@@ -53,115 +45,92 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
     Blocks for seconds to minutes. What frameworks print goes to `log`; `progress` is told each step. Raises BadInput or NotFound
     (the document or a file of it), NoCapacity (full disk); then nothing is left behind.
     """
+    started_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="headrace-build-") as folder:
-        imported = _import(spec, base, Path(folder), log, progress)
-        progress("evaluate")
-        engine = OnnxEngine(imported.file, imported.signature, threads=1, gpus=0)
-        answers = _answers(engine, imported.rows, imported.file)
-        found = _judge(spec, answers, imported.rows, base)
-        size_bytes = imported.file.stat().st_size
-        broken = gates.broken(spec.gate, found, found, size_bytes=size_bytes)
-        report = {
-            "model": model,
-            "source": imported.source,
-            "parity": imported.parity,
-            "variants": [{"name": "imported", "size_bytes": size_bytes, "quality": found.model_dump()}],
-            "chosen": "imported",
-            "broken": list(broken),
-        }
-        if broken:
-            return Built(None, report, broken)
+        work = Path(folder)
+        imported = import_source(spec, base, work, log, progress)
+        learn = _rows_to_learn_from(spec, imported, base)
+        _check_labels(spec, imported, learn, base)
+        workshop = Workshop(spec, imported, learn, work, log, progress)
+        drafts = workshop.drafts()
+        variants, answers = workshop.judge(drafts)
+        kept = gates.choose(workshop.wanted(), variants)
+        report = Report(
+            model=model,
+            task=spec.evaluate.task if spec.evaluate else "classification",
+            source=imported.source,
+            parity=imported.parity,
+            data=_data(spec, imported, base),
+            variants=tuple(variants),
+            chosen=kept.name if kept else None,
+            machine=_machine(),
+            took_s=round(time.monotonic() - started_s, 1),
+        )
+        if kept is None:
+            return Built(None, report, _why(workshop.wanted(), variants))
         progress("package")
+        file = next(draft.file for draft in drafts if draft.name == kept.name)
         artifact = write_artifact(
             root,
             model=model,
             engine=spec.engine,
             signature=imported.signature,
-            files={MODEL_FILE: imported.file},
-            samples=_samples(imported.rows, answers),
-            report=report,
+            files={MODEL_FILE: file},
+            samples=_samples(imported.rows, answers[kept.name]),
+            report=report.model_dump(mode="json"),
             source=imported.source,
-            steps=({"step": "import", "parity": imported.parity},),
+            steps=({"step": "import", "parity": imported.parity}, *kept.steps),
+            sample_tolerance=next((value for word, value in TOLERANCES.items() if word in kept.name), TOLERANCE),
         )
     return Built(artifact, report, ())
 
 
-def _import(spec: BuildSpec, base: Path, work: Path, log: Path, progress: Progress) -> Imported:
-    file = base / spec.source.file
-    if not file.exists():
-        raise BadInput("no such file", where=str(file), remedy=f"train the model first, or correct source.{spec.source.kind}")
-    label = spec.evaluate.label if spec.evaluate else None
-    if spec.evaluate:
-        rows = read_rows(base / spec.evaluate.data, spec.inputs, label=label, limit=spec.evaluate.rows)
-    else:
-        rows = random_rows(spec.inputs, 64)
-    progress(f"import {file.name} ({spec.source.kind})")
-    checked = rows.take(slice(PARITY_ROWS))
-    np.savez(work / "rows.npz", allow_pickle=False, **checked.inputs)
-    source = spec.source.pytorch
-    if source is None:
-        raise BadInput(f"source {spec.source.kind} is not built yet", where="source", remedy="use pytorch")
-    onnx, expected = work / MODEL_FILE, work / "expected.npz"
-    told = run_worker(
-        "from_torch",
-        {
-            "state_dict": str(file),
-            "class": source.class_,
-            "args": source.args,
-            "code": str((base / source.code).resolve()),
-            "inputs": [item.model_dump(mode="json") for item in spec.inputs],
-            "outputs": list(spec.outputs),
-            "rows": str(work / "rows.npz"),
-            "onnx": str(onnx),
-            "expected": str(expected),
-        },
-        what=f"importing {file.name}",
-        log=log,
-    )
-    signature = read_signature(onnx)
-    check_inputs(spec.inputs, signature, "inputs")
-    progress("compare with the source")
-    with np.load(expected, allow_pickle=False) as archive:
-        parity = _parity(
-            OnnxEngine(onnx, signature, threads=1, gpus=0), checked, {name: archive[name] for name in archive.files}, file
-        )
-    if parity > spec.parity:
-        raise BadInput(
-            f"the ONNX model differs from the source by up to {parity:.3g}, more than {spec.parity:g}",
-            where=str(file),
-            remedy="set parity higher only where you know why",
-        )
-    about = {"kind": spec.source.kind, "file": file.name, "sha256": file_digest(file), **told}
-    return Imported(onnx, signature, rows, about, parity)
+def _rows_to_learn_from(spec: BuildSpec, imported: Imported, base: Path) -> Rows | None:
+    if spec.compress.data is None:
+        return None
+    return read_rows(base / spec.compress.data, imported.signature.inputs, label=spec.compress.label, limit=spec.compress.rows)
 
 
-def _parity(engine: OnnxEngine, rows: Rows, expected: dict[str, Array], file: Path) -> float:
-    """The largest difference from the framework's own answers, at batch 1 and at many."""
+def _check_labels(spec: BuildSpec, imported: Imported, learn: Rows | None, base: Path) -> None:
+    """Raises BadInput where a label is none of the model's classes, or the model fails on the rows it is judged on."""
+    engine = OnnxEngine(imported.file, imported.signature, threads=1, gpus=0)
     try:
-        many = run_rows(engine, rows.inputs)
-        few = rows.take(slice(SAMPLE_ROWS)).inputs
-        alone = run_rows(engine, few, batch=1)
-    except EngineFailure as error:
-        raise BadInput(f"the ONNX model fails on the rows: {error.what}", where=str(file), remedy="check the export") from error
-    return max(
-        max_difference(many, expected), max_difference(alone, {name: value[:SAMPLE_ROWS] for name, value in expected.items()})
-    )
-
-
-def _answers(engine: OnnxEngine, rows: Rows, file: Path) -> dict[str, Array]:
-    try:
-        return run_rows(engine, rows.inputs)
+        first = run_rows(engine, imported.rows.take(slice(1)).inputs)
     except EngineFailure as error:
         raise BadInput(
-            f"the model fails on the rows: {error.what}", where=str(file), remedy="see which rows evaluate.data holds"
+            f"the model fails on the rows: {error.what}", where="evaluate.data", remedy="see which rows it holds"
         ) from error
+    if spec.evaluate is None or spec.evaluate.task != "classification":
+        return
+    count = classes(first)
+    if imported.rows.labels is not None:
+        check_classes(imported.rows.labels, count, f"{base / spec.evaluate.data} column {spec.evaluate.label}")
+    if learn is not None and learn.labels is not None:
+        check_classes(learn.labels, count, f"{base / str(spec.compress.data)} column {spec.compress.label}")
 
 
-def _judge(spec: BuildSpec, answers: dict[str, Array], rows: Rows, base: Path) -> Quality:
-    task = spec.evaluate.task if spec.evaluate else "classification"
-    if spec.evaluate and rows.labels is not None and task == "classification":
-        check_classes(rows.labels, classes(answers), f"{base / spec.evaluate.data} column {spec.evaluate.label}")
-    return quality(answers, answers, rows.labels, task)
+def _why(wanted: str | None, variants: list[Variant]) -> tuple[str, ...]:
+    """Why nothing was kept: what the wanted variant breaks, or for `auto` what the imported model itself breaks."""
+    asked = next((one for one in variants if one.name == (wanted or IMPORTED)), None)
+    if asked is None:
+        return (f"{wanted} could not be made: its pruning was refused",)
+    return (f"{asked.name} could not be made: {asked.skipped}",) if asked.skipped else asked.broken
+
+
+def _data(spec: BuildSpec, imported: Imported, base: Path) -> dict[str, object]:
+    found: dict[str, object] = {"rows": len(imported.rows)}
+    if spec.evaluate:
+        found |= {"file": spec.evaluate.data, "sha256": file_digest(base / spec.evaluate.data), "label": spec.evaluate.label}
+    return found
+
+
+def _machine() -> dict[str, object]:
+    return {
+        "processor": platform.machine(),
+        "cores": os.cpu_count() or 0,
+        "onnxruntime": ort.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _samples(rows: Rows, answers: dict[str, Array]) -> Samples:

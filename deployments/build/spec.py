@@ -97,6 +97,47 @@ class Gate(Section):
     max_memory_bytes: int | None = Field(default=None, gt=0)
 
 
+class Finetune(Section):
+    """Gradient descent after pruning: stochastic, with momentum 0.9 and a learning rate that falls from `rate` to 0."""
+
+    epochs: int = Field(default=20, ge=1)
+    rate: float = Field(default=0.02, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    seed: int = 0
+
+
+class Prune(Section):
+    """Removes `share` of the neurons and channels of each layer, the weakest first. `finetune: null` leaves it at that."""
+
+    share: float = Field(default=0.5, gt=0, lt=1)
+    finetune: Finetune | None = Finetune()
+
+
+class Compress(Section):
+    """How the model is made smaller. `auto` tries what makes sense and keeps the fastest that passes the gate.
+
+    `data` and `label` are rows that compression may learn from (calibration, fine-tuning): like `evaluate`'s, but other rows.
+    """
+
+    method: Literal["none", "auto", "int8-dynamic", "int8-static", "fp16"] = "none"
+    prune: Prune | None = None
+    data: str | None = None
+    label: str | None = None
+    rows: int = Field(default=10_000, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word(cls, value: object) -> object:
+        """`compress: auto` is short for `compress: {method: auto}`."""
+        return {"method": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _rows_to_learn_from(self) -> Self:
+        if self.prune and self.prune.finetune and not (self.data and self.label):
+            raise ValueError("fine-tuning needs data and label; or set prune.finetune to null")
+        return self
+
+
 class BuildSpec(Section):
     """The `build` section. `parity` is the largest difference from the source framework's own answers, before compression."""
 
@@ -104,6 +145,8 @@ class BuildSpec(Section):
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[str, ...] = ()
     evaluate: Evaluate | None = None
+    compress: Compress = Compress()
+    optimise: bool = True
     gate: Gate = Gate()
     parity: float = Field(default=1e-5, gt=0)
     engine: Literal["onnx"] = "onnx"

@@ -48,14 +48,15 @@ def main() -> None:
     options = parser.parse_args()
 
     training, test = data.load()
-    if options.network == "calibrated":
-        training, _ = dim_and_bright(training)
+    rows = dim_and_bright(training)[0] if options.network == "calibrated" else training
     torch.manual_seed(options.seed)
+    torch.set_num_threads(1)  # so small a network only waits for more
     network = NETWORKS[options.network]()
-    train(network, training, epochs=options.epochs, seed=options.seed)
+    train(network, rows, epochs=options.epochs, seed=options.seed)
 
     options.out.mkdir(parents=True, exist_ok=True)
     torch.save(network.state_dict(), options.out / "model.pth")
+    data.write(training, options.out.parent, "train")
     data.write(test, options.out.parent, "test")
     dim, _ = dim_and_bright(test)
     data.write(dim, options.out.parent, "dim")

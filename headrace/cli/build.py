@@ -13,10 +13,19 @@ from rich.table import Table
 from cluster.commands import RegisterVersion
 from cluster.errors import BadInput, HeadraceError
 from deployments.build.pipeline import Built, build
+from deployments.build.report import Report
 from deployments.build.spec import BuildSpec
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
 from headrace.project.documents import ModelFile, load_project
+
+QUALITY = {
+    "accuracy": "accuracy",
+    "cross_entropy": "cross-entropy",
+    "mse": "MSE",
+    "agreement": "agreement",
+    "max_difference": "max diff",
+}
 
 app = typer.Typer(help="Make a version from a trained model.")
 
@@ -56,16 +65,16 @@ def build_command(
             log=log,
             progress=progress,
         )
-    answer: dict[str, Any] = {"model": found.document.name, **built.report}
+    answer: dict[str, Any] = built.report.model_dump(mode="json")
     if built.artifact:
         answer |= {"artifact_uri": built.artifact.uri, "digest": built.artifact.digest}
         if client:
             with client:
                 answer["version"] = _register(client, built, found.document.name)
     if as_json:
-        typer.echo(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY).decode())
+        typer.echo(orjson.dumps(answer).decode())
     else:
-        _print(Console(), built, answer)
+        _print(Console(), built.report, answer)
     if built.broken:
         raise HeadraceError(
             "the version breaks its gate: " + "; ".join(built.broken),
@@ -99,21 +108,27 @@ def _register(client: ControlClient, built: Built, model: str) -> int:
     return client.register_version(request).version
 
 
-def _print(screen: Console, built: Built, answer: dict[str, Any]) -> None:
-    table = Table(title=f"{answer['model']}: parity with the source {built.report['parity']:.2g}")
-    for column in ("variant", "size", "accuracy", "cross-entropy", "MSE", "agreement", "max diff"):
-        table.add_column(column, justify="left" if column == "variant" else "right")
-    for variant in built.report["variants"]:
-        quality = variant["quality"]
+def _print(screen: Console, report: Report, answer: dict[str, Any]) -> None:
+    table = Table(
+        title=f"{report.model}: parity with the source {report.parity:.2g}, {report.data['rows']} rows, {report.took_s:.0f} s"
+    )
+    for column in ("variant", "size", "speed at 1 / 64 / 1024", "p99 at 1", "memory", *QUALITY.values(), ""):
+        table.add_column(column, justify="left" if column in ("variant", "") else "right")
+    for one in report.variants:
+        if one.skipped or one.quality is None:
+            table.add_row(one.name, *[""] * (4 + len(QUALITY)), f"skipped: {one.skipped}")
+            continue
+        numbers = [getattr(one.quality, name) for name in QUALITY]
         table.add_row(
-            variant["name"],
-            f"{variant['size_bytes'] / 1000:.0f} kB",
-            *(
-                "-" if quality[name] is None else f"{quality[name]:.4g}"
-                for name in ("accuracy", "cross_entropy", "mse", "agreement", "max_difference")
-            ),
+            one.name,
+            f"{one.size_bytes / 1000:.0f} kB",
+            " / ".join(f"{speed.speedup:.1f}x" for speed in one.speed.values()),
+            f"{one.speed['1'].p99_ms:.3f} ms",
+            f"{(one.peak_bytes or 0) / 1e6:.0f} MB",
+            *("-" if number is None else f"{number:.4g}" for number in numbers),
+            "chosen" if one.name == report.chosen else "; ".join(one.broken),
         )
     screen.print(table)
-    if built.artifact:
+    if "artifact_uri" in answer:
         made = f"version {answer['version']}" if "version" in answer else "not registered"
-        screen.print(f"{answer['model']}: {made}, {built.artifact.uri}", soft_wrap=True)
+        screen.print(f"{report.model}: {made}, {answer['artifact_uri']}", soft_wrap=True)

@@ -23,9 +23,9 @@ REMEDY = "save it with torch.save(model.state_dict(), path)"
 
 
 def step(job: dict[str, Any]) -> dict[str, Any]:
-    """Job: state_dict, class, args, code, inputs, outputs, rows (.npz), onnx and expected (files to write)."""
+    """Job: file, class, args, code, inputs, outputs, rows (.npz), onnx and expected (files to write)."""
     inputs = [TensorSpec.model_validate(item) for item in job["inputs"]]
-    file = Path(job["state_dict"])
+    file = Path(job["file"])
     module = make_module(job["class"], job["args"], Path(job["code"]))
     fill(module, read_weights(file), file, job["class"])
     module.eval()
