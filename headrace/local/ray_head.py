@@ -20,7 +20,7 @@ from headrace.local.ports import free_port
 from headrace.local.run_state import RUN_VARIABLE
 
 LOOPBACK = "127.0.0.1"
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 180.0
 OBJECT_STORE_BYTES = 512 * 1024 * 1024
 LOG_TAIL_BYTES = 2000
 # Socket paths end at 107 bytes, and Ray adds about 80 to its folder.

@@ -21,7 +21,7 @@ from headrace.local.ray_connection import joined_ray
 from headrace.local.ray_head import LOOPBACK, await_ray, prepare_temp_dir, spawn_ray
 from headrace.local.run_state import Addresses, Phase, RunState, StartedProcess, load_run, save_run, started
 
-GATEWAY_TIMEOUT_S = 60.0
+GATEWAY_TIMEOUT_S = 120.0
 POLL_S = 0.1
 
 
