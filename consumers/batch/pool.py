@@ -12,19 +12,24 @@ import ray
 import ray.actor
 import ray.data
 from pydantic import TypeAdapter
+from ray._private.log import PlainRayHandler
 from ray.exceptions import RayError
 
-from cluster.errors import BadInput, HeadraceError, NoCapacity, Unreachable
+from cluster.errors import BadArtifact, BadInput, HeadraceError, NoCapacity, NotFound, Unreachable
 from consumers.batch.ledger import Ledger, Receipt, RunRecord, read_receipt, receipt_bytes
 from consumers.batch.lock import under_way
 from consumers.batch.places import Place, locate
 from consumers.batch.plan import Unit
-from consumers.batch.rowscorer import EmbeddedScorer
+from consumers.batch.remote_rows import RemoteScorer
+from consumers.batch.rowscorer import EmbeddedScorer, RowScorer
 from consumers.batch.run import Workforce
-from consumers.batch.spec import BatchSpec
+from consumers.batch.spec import BatchSpec, Scoring
 from consumers.batch.unit import UnitRunner
 from deployments.artifact import localize
+from deployments.control_client import ActorControlPlane
 from deployments.engines.load import load_engine
+from deployments.scorer import RoutedScorer
+from deployments.scorer_thread import ScorerThread
 
 _UNIT = TypeAdapter(Unit)
 _NAMESPACE = "headrace"
@@ -37,20 +42,33 @@ class UnitActor:
         place = locate(output_uri)
         ledger = Ledger(Place(place.filesystem, run_path))
         record = ledger.record()
-        spec, pinned = record.spec, record.pinned
-        engine = load_engine(
-            localize(pinned.artifact_uri, pinned.digest), threads=spec.workers.threads, gpus=spec.workers.resources.gpus
-        )
-        scorer = EmbeddedScorer(engine, rows_per_call=spec.rows_per_call)
-        self._runner = UnitRunner(ledger, record, locate(spec.input.paths[0]).filesystem, scorer)
+        self._failure: HeadraceError | None = None
+        try:
+            filesystem = locate(record.spec.input.paths[0]).filesystem
+            self._runner = UnitRunner(ledger, record, filesystem, _scorer(record))
+        except HeadraceError as error:
+            # Told with the first unit: raised here, Ray would start the worker again and again.
+            self._failure = error
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """From a unit to its receipt, or to why there is none."""
         try:
+            if self._failure is not None:
+                raise self._failure
             return {"receipt": receipt_bytes(self._runner.run(_UNIT.validate_json(row["unit"]))), "failure": ""}
         except HeadraceError as error:
             kind = type(error).__name__
             return {"receipt": b"", "failure": json.dumps([kind, error.what, error.where, error.remedy])}
+
+
+def _scorer(record: RunRecord) -> RowScorer:
+    spec, pinned = record.spec, record.pinned
+    if spec.scoring is Scoring.REMOTE:
+        thread = ScorerThread(lambda: RoutedScorer(ActorControlPlane())).start()
+        return RemoteScorer(thread, pinned.model, pinned.version, rows_per_call=spec.rows_per_call)
+    artifact = localize(pinned.artifact_uri, pinned.digest)
+    engine = load_engine(artifact, threads=spec.workers.threads, gpus=spec.workers.resources.gpus)
+    return EmbeddedScorer(engine, rows_per_call=spec.rows_per_call)
 
 
 def count_workers(spec: BatchSpec) -> int:
@@ -139,11 +157,14 @@ def _quieten() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # What matters of its log comes back as errors; the file keeps the rest.
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, PlainRayHandler):
+            handler.setLevel(logging.CRITICAL)
 
 
 def _failure(content: str) -> HeadraceError:
-    kinds = {kind.__name__: kind for kind in (BadInput, NoCapacity, Unreachable)}
+    kinds = {kind.__name__: kind for kind in (BadArtifact, BadInput, NoCapacity, NotFound, Unreachable)}
     kind, what, where, remedy = json.loads(content)
     return kinds.get(kind, HeadraceError)(what, where=where, remedy=remedy)
 

@@ -186,11 +186,13 @@ def _score(
     watch: Watcher,
     left: Sequence[Unit],
 ) -> Iterator[Receipt]:
-    begun = time.monotonic()
+    begun: float | None = None
     sums = before
     watch(_progress(units, record.rows, sums, 0, 0.0))
     for receipt in workforce.score(ledger, record, left, workforce.workers(record.spec)):
         sums = sums.plus(receipt)
+        if begun is None:  # the start of workers is not the rate of scoring
+            begun = time.monotonic() - receipt.seconds
         watch(_progress(units, record.rows, sums, sums.rows - before.rows, time.monotonic() - begun))
         if sums.quarantined > record.spec.max_quarantined:
             raise too_many_bad(sums.quarantined, record.spec.max_quarantined, ledger.quarantine.path)

@@ -41,7 +41,7 @@ class OnRunning(StrEnum):
 
 
 class OnDamage(StrEnum):
-    """What to do with a file whose footer or pages can't be read."""
+    """What to do with a file whose footer can't be read. A damaged page stops the run until it is mended."""
 
     FAIL = "fail"
     QUARANTINE = "quarantine"

@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from cluster.errors import BadInput
-from consumers.batch.answers import output_columns, to_columns
+from consumers.batch.answers import by_partition, output_columns, to_columns
 from consumers.batch.columns import bind, to_tensors
 from consumers.batch.dataset import filter_of, fragment_of
 from consumers.batch.ledger import Ledger, OutputFile, Receipt, RunRecord
@@ -169,6 +169,13 @@ class UnitRunner:
         return OutputFile(target.name, whole.num_rows, sink.size_bytes, sink.sha256)
 
 
+@dataclass(slots=True)
+class _OpenFile:
+    writer: pq.ParquetWriter
+    sink: DigestSink
+    rows: int = 0
+
+
 class _Writer:
     """One unit's output file, or one for each value of the partition columns. Nothing appears unless `finish` is reached."""
 
@@ -179,8 +186,7 @@ class _Writer:
         self._stack = ExitStack()  # holds the sink of the open file
         self._waiting: list[pa.Table] = []
         self._rows = 0
-        self._open: tuple[pq.ParquetWriter, DigestSink] | None = None
-        self._written = 0
+        self._open: dict[str, _OpenFile] = {}
 
     def __enter__(self) -> _Writer:
         return self
@@ -199,26 +205,28 @@ class _Writer:
         """Completes the file, if any row was written."""
         if self._waiting:
             self._flush()
-        if self._open is None:
-            return ()
-        writer, sink = self._open
-        writer.close()
+        for file in self._open.values():
+            file.writer.close()
         self._stack.close()
-        return (OutputFile(self._name, self._written, sink.size_bytes, sink.sha256),)
-
-    @property
-    def _name(self) -> str:
-        return self._ledger.part(self._unit)
+        return tuple(OutputFile(path, file.rows, file.sink.size_bytes, file.sink.sha256) for path, file in self._open.items())
 
     def _flush(self) -> None:
         table = pa.concat_tables(self._waiting).combine_chunks()
-        if self._open is None:
-            sink = self._stack.enter_context((self._ledger.data / self._name).writing(self._ledger.scratch))
-            compression = self._record.spec.output.compression
-            self._open = (pq.ParquetWriter(sink.as_file(), table.schema, compression=compression, write_page_checksum=True), sink)
-        self._open[0].write_table(table)
         self._waiting, self._rows = [], 0
-        self._written += table.num_rows
+        for folder, part in by_partition(table, self._record.spec.output.partition_by):
+            file = self._file(f"{folder}{self._ledger.part(self._unit)}", part.schema)
+            file.writer.write_table(part)
+            file.rows += part.num_rows
+
+    def _file(self, path: str, schema: pa.Schema) -> _OpenFile:
+        if path not in self._open:
+            target = self._ledger.data / path
+            target.parent.make()
+            sink = self._stack.enter_context(target.writing(self._ledger.scratch))
+            compression = self._record.spec.output.compression
+            writer = pq.ParquetWriter(sink.as_file(), schema, compression=compression, write_page_checksum=True)
+            self._open[path] = _OpenFile(writer, sink)
+        return self._open[path]
 
 
 def empty_output(ledger: Ledger, record: RunRecord) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,6 +141,8 @@ def _find(target: str, control: ControlClient) -> tuple[str, BatchSpec]:
 
 @contextmanager
 def _on_ray() -> Iterator[Workforce]:
+    # Ray's C++ core prints a note about each worker pool, whatever Python's logging says.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with joined_ray(read_settings()):
         # Ray reads its variables when it is imported, and the block above has just set them.
         from consumers.batch.pool import ray_workforce

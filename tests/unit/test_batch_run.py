@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
@@ -173,6 +174,23 @@ def test_hive_partitions_are_columns(tmp_path: Path, pin: Pinned) -> None:
     assert set(table["day"].to_pylist()) == {2}
     assert table.num_rows == 99
     assert pq.read_table(tmp_path / "out.quarantine")["day"].to_pylist() == [2]
+
+
+def test_output_partitions_are_hive_folders(tmp_path: Path, pin: Pinned) -> None:
+    countries = [("de", "f r", None)[at % 3] for at in range(300)]
+    write_file(tmp_path / "in/a.parquet", range(300), images(300), country=countries)
+    spec = spec_of(
+        tmp_path / "in", tmp_path / "out", input={"passthrough": ["id", "country"]}, output={"partition_by": ["country"]}
+    )
+    manifest = run(spec, pin)
+    table = ds.dataset(tmp_path / "out", format="parquet", partitioning="hive").to_table().sort_by("id")
+    assert table["country"].to_pylist() == countries
+    assert sum(file.rows for file in manifest.files) == 300
+    assert sorted({Path(file.path).parent.name for file in manifest.files}) == [
+        "country=__HIVE_DEFAULT_PARTITION__",
+        "country=de",
+        "country=f r",
+    ]
 
 
 def test_a_glob_and_a_date_choose_the_files(tmp_path: Path, pin: Pinned) -> None:
