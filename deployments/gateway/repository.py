@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from cluster.commands import ControlPlane, ModelView, StatusView
+from cluster.commands import ControlPlane, ModelView
 from cluster.errors import BadInput, Conflict, NotFound
 from cluster.routes import Route
 from cluster.signature import Datatype, TensorSpec
@@ -43,7 +43,7 @@ class Repository:
 
     async def index(self, *, ready_only: bool = False) -> list[IndexEntry]:
         """All versions, by model and number. Raises Unreachable while the controller is away."""
-        entries = [entry for model in (await self._status()).models for entry in self._entries(model)]
+        entries = [entry for model in await self._models() for entry in self._entries(model)]
         return [entry for entry in entries if entry.state is ModelState.READY or not ready_only]
 
     async def load(self, model: str, parameters: Collection[str] = ()) -> None:
@@ -83,11 +83,12 @@ class Repository:
             "output": [_tensor(spec) for spec in target.signature.outputs],
         }
 
-    async def _status(self) -> StatusView:
-        return StatusView.model_validate(await self._control.call("status", {}))
+    async def _models(self) -> list[ModelView]:
+        status = await self._control.call("status", {})
+        return [ModelView.model_validate(model) for model in status["models"]]
 
     async def _model(self, name: str) -> ModelView:
-        for model in (await self._status()).models:
+        for model in await self._models():
             if model.name == name:
                 return model
         raise NotFound("there is no such model", where=f"model {name[:80]!r}")
