@@ -153,6 +153,7 @@ class Loop:
                     self._log = None
                 attempt += 1
                 self.message = str(error)
+                logger.warning("stream %s can't open its log: %s", self.name, error)
                 self.turned_s = time.monotonic()
                 self._stop.wait(backoff_s(attempt))
             else:
