@@ -51,7 +51,8 @@ class Gateway:
         version = importlib.metadata.version("headrace")
         scorer = RoutedScorer(control, RemoteTransport(), EmbeddedTransport())
         dataplane = DataPlane(scorer, control, BatchLimits())
-        grpc_server = GrpcServer(dataplane, Repository(scorer, control), version, settings.max_grpc_message_bytes)
+        repository = Repository(scorer, control)
+        grpc_server = GrpcServer(dataplane, repository, version, settings.max_grpc_message_bytes, settings.max_ongoing)
 
         async def startup() -> None:
             await scorer.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import grpc
@@ -23,9 +24,11 @@ Status = health_pb2.HealthCheckResponse
 class Health:
     """Tells what the dataplane says; keeps no state of its own that could go stale."""
 
-    def __init__(self, dataplane: DataPlane, service: str) -> None:
+    def __init__(self, dataplane: DataPlane, service: str, ending: asyncio.Event) -> None:
+        """`ending` is set when the server begins to stop."""
         self._dataplane = dataplane
         self._service = service
+        self._ending = ending
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What a grpc.aio server is given."""
@@ -49,7 +52,7 @@ class Health:
         except HeadraceError as error:
             await abort(context, error)
         told: int | None = None
-        while True:
+        while not self._ending.is_set():
             try:
                 status = await self._status(request.service)
             except NotFound:
@@ -58,7 +61,10 @@ class Health:
                 told = status
                 await context.write(Status(status=status).SerializeToString())
             # Readiness is asked of the controller each time: nothing tells of its changes.
-            await asyncio.sleep(LOOK_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._ending.wait()
+        await context.write(Status(status=Status.NOT_SERVING).SerializeToString())
 
     async def _status(self, service: str) -> Any:
         """Raises NotFound."""

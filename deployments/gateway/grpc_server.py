@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -21,19 +22,23 @@ MAX_MESSAGE_BYTES = (2 << 30) - 1  # gRPC counts a message's bytes in 32 bits wi
 class GrpcServer:
     """One server. Call `start` once, on the loop that the dataplane is used from, and `stop` at the end."""
 
-    def __init__(self, dataplane: DataPlane, repository: Repository, server_version: str, max_message_bytes: int) -> None:
-        """Raises BadInput for a limit that gRPC does not have."""
+    def __init__(
+        self, dataplane: DataPlane, repository: Repository, server_version: str, max_message_bytes: int, max_calls: int
+    ) -> None:
+        """`max_calls` are taken at a time, the rest is refused at once. Raises BadInput for a limit that gRPC does not have."""
         if not 0 < max_message_bytes <= MAX_MESSAGE_BYTES:
             raise BadInput(f"must be 1 to {MAX_MESSAGE_BYTES} bytes; got {max_message_bytes}", where="max_grpc_message_bytes")
-        self._service = InferenceService(dataplane, repository, server_version)
-        self._health = Health(dataplane, SERVICE)
+        self._ending = asyncio.Event()
+        self._service = InferenceService(dataplane, repository, server_version, self._ending)
+        self._health = Health(dataplane, SERVICE, self._ending)
+        self._max_calls = max_calls
         self._max_message_bytes = max_message_bytes
         self._server: grpc.aio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Listens; returns the port, which is a free one where 0 was asked for. Raises RuntimeError where it can't be had."""
         limits = [(f"grpc.max_{way}_message_length", self._max_message_bytes) for way in ("receive", "send")]
-        server = grpc.aio.server(options=[*limits, ("grpc.so_reuseport", 1)])
+        server = grpc.aio.server(options=[*limits, ("grpc.so_reuseport", 1)], maximum_concurrent_rpcs=self._max_calls)
         server.add_generic_rpc_handlers((self._service.handlers(), self._health.handlers()))
         reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server, pool=_reflected())
         bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
@@ -43,6 +48,7 @@ class GrpcServer:
 
     async def stop(self, grace_s: float) -> None:
         """Takes no new calls, and lets those under way end within `grace_s`. Safe where it was never started."""
+        self._ending.set()
         if self._server is not None:
             await self._server.stop(grace_s)
 

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from cluster.errors import BadInput, EngineFailure, HeadraceError, NotFound
+from cluster.errors import BadInput, EngineFailure, HeadraceError, NotFound, Unreachable
 from deployments.gateway.dataplane import EXTENSIONS, SERVER_NAME, Call, DataPlane
 from deployments.gateway.grpc_codec import parse, parse_infer, request_from, response_to, stream_response
 from deployments.gateway.grpc_errors import abort, code_of, text_of
@@ -33,10 +33,12 @@ Handler = Callable[[bytes, Context], Awaitable[Message | bytes]]
 class InferenceService:
     """All calls of the service. Takes and gives bytes, since what is not a message at all is the caller's fault too."""
 
-    def __init__(self, dataplane: DataPlane, repository: Repository, server_version: str) -> None:
+    def __init__(self, dataplane: DataPlane, repository: Repository, server_version: str, ending: asyncio.Event) -> None:
+        """`ending` is set when the server begins to stop."""
         self._dataplane = dataplane
         self._repository = repository
         self._server_version = server_version
+        self._ending = ending
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What a grpc.aio server is given."""
@@ -87,18 +89,33 @@ class InferenceService:
         return response_to(await self._dataplane.infer(_call(proto, context), request_from(proto, raw)))
 
     async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
-        """Answers in the order asked, scoring up to STREAM_WINDOW at a time. A bad request is answered; the stream goes on."""
-        answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(STREAM_WINDOW)
+        """Answers in the order asked, scoring up to STREAM_WINDOW at a time. A bad request is answered; the stream goes on.
+
+        When the server ends, what was read is answered, and the stream fails with UNAVAILABLE, had the client more or not.
+        """
+        answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+        window = asyncio.Semaphore(STREAM_WINDOW)
         async with asyncio.TaskGroup() as group:
 
             async def read() -> None:
-                async for data in requests:
-                    await answers.put(group.create_task(self._stream_answer(data, context)))
-                await answers.put(None)
+                try:
+                    while await window.acquire():  # before the next is read: what was read is always answered
+                        data = await anext(requests, None)
+                        if data is None:
+                            break
+                        answers.put_nowait(group.create_task(self._stream_answer(data, context)))
+                finally:
+                    answers.put_nowait(None)
 
-            group.create_task(read())
+            reader = group.create_task(read())
+            watch = group.create_task(self._ending.wait())
+            watch.add_done_callback(lambda _: reader.cancel())
+            reader.add_done_callback(lambda _: watch.cancel())
             while (answer := await answers.get()) is not None:
                 await context.write(await answer)
+                window.release()
+        if self._ending.is_set():
+            await abort(context, Unreachable("it is ending", where="gateway", remedy="open the stream again"))
 
     async def _stream_answer(self, data: bytes, context: Context) -> bytes:
         answer = pb.ModelStreamInferResponse()

@@ -49,6 +49,7 @@ class Door:
     address: str
     scorer: FakeScorer
     control: FakeControl
+    server: GrpcServer
 
 
 def play(scene: Callable[[Door], Awaitable[None]], serving: Serving | None = None, max_message_bytes: int = 1 << 20) -> None:
@@ -57,11 +58,13 @@ def play(scene: Callable[[Door], Awaitable[None]], serving: Serving | None = Non
     async def run() -> None:
         routes = table(serving=serving)
         scorer, control = FakeScorer(routes), FakeControl(routes)
-        server = GrpcServer(DataPlane(scorer, control, BatchLimits()), Repository(scorer, control), "0.0.0", max_message_bytes)
+        server = GrpcServer(
+            DataPlane(scorer, control, BatchLimits()), Repository(scorer, control), "0.0.0", max_message_bytes, 100
+        )
         address = f"127.0.0.1:{await server.start('127.0.0.1', 0)}"
         try:
             async with Client(address) as client, grpc.aio.insecure_channel(address) as channel:
-                await scene(Door(client, channel, address, scorer, control))
+                await scene(Door(client, channel, address, scorer, control, server))
         finally:
             await server.stop(0)
 
@@ -290,7 +293,7 @@ def test_limits_that_grpc_lacks_are_refused() -> None:
     routes = table()
     scorer, control = FakeScorer(routes), FakeControl(routes)
     with pytest.raises(BadInput, match="max_grpc_message_bytes"):
-        GrpcServer(DataPlane(scorer, control, BatchLimits()), Repository(scorer, control), "0", 2 << 30)
+        GrpcServer(DataPlane(scorer, control, BatchLimits()), Repository(scorer, control), "0", 2 << 30, 100)
 
 
 def test_health_of_the_server_and_of_a_model() -> None:
@@ -310,6 +313,49 @@ def test_health_of_the_server_and_of_a_model() -> None:
         watch.cancel()
 
     play(scene)
+
+
+def test_the_end_waits_for_no_open_stream() -> None:
+    async def scene(door: Door) -> None:
+        watch = health_pb2_grpc.HealthStub(door.channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        stream = service_pb2_grpc.GRPCInferenceServiceStub(door.channel).ModelStreamInfer()
+        await stream.write(ask())
+        assert (await stream.read()).infer_response.model_version == "3"
+        ending = asyncio.create_task(door.server.stop(3600))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await watch.code() is grpc.StatusCode.OK
+        assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+        await ending
+
+    play(scene)
+
+
+def test_calls_beyond_the_bound_are_refused_at_once() -> None:
+    async def scene(door: Door) -> None:
+        door.scorer.gate.clear()
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(door.channel)
+        calls = [stub.ModelInfer(ask()) for _ in range(110)]
+        refused = {done async for done in _first(calls, 10)}
+        assert {await call.code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        door.scorer.gate.set()
+        answers = [await call for call in calls if call not in refused]
+        assert len(answers) == 100
+
+    play(scene)
+
+
+async def _first(calls: list[Any], count: int) -> AsyncIterator[Any]:
+    """The calls that end first."""
+    codes = {asyncio.create_task(call.code()): call for call in calls}
+    waiting = set(codes)
+    while count > 0:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            count -= 1
+            yield codes[task]
+    for task in waiting:
+        task.cancel()
 
 
 def test_reflection_shows_every_service_with_its_messages() -> None:
