@@ -108,14 +108,19 @@ class Reader:
             auto_offset_reset="earliest",
             max_poll_records=5000,
         )
-        partitions = [
-            TopicPartition(topic, partition)
-            for topic in (output_topic, dead_topic)
-            for partition in sorted(self._consumer.partitions_for_topic(topic) or ())
-        ]
+        partitions = [TopicPartition(topic, p) for topic in (output_topic, dead_topic) for p in self._partitions(topic)]
         self._consumer.assign(partitions)
         self._consumer.seek_to_beginning(*partitions)
         self.tally = Tally()
+
+    def _partitions(self, topic: str, timeout_s: float = 60) -> list[int]:
+        """The stream makes its topics when it first runs, which may be a moment from now."""
+        deadline = time.monotonic() + timeout_s
+        while not (found := self._consumer.partitions_for_topic(topic)):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"topic {topic} did not appear within {timeout_s:g} s")
+            time.sleep(0.2)
+        return sorted(found)
 
     def read_until(self, good: int, bad: int, *, timeout_s: float) -> Iterator[int]:
         """Reads on until that many distinct events are there or the time is over; yields how many have been read."""
