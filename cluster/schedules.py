@@ -1,0 +1,255 @@
+"""When a scheduled batch runs. Pure: the clock, the past fires and the jobs seen are given; new fires and actions come out.
+
+A fire is one moment at which the cron line says "run". It is run at most once whatever dies: its job's id is made from its
+time, and the cluster refuses an id that it has seen.
+
+    WAITING -> SUBMITTED -> RUNNING -> SUCCEEDED
+       |           ^            |
+       |           +- WAITING <-+-> FAILED     (attempts are left: again, after a pause)
+       +-> SKIPPED                             (missed, or the one before it still runs)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+MOST_AT_ONCE = 1000  # fires made up for at one look; the rest are made up for at the next
+
+
+class Missed(StrEnum):
+    """What to do with fires that passed while nobody looked."""
+
+    RUN_LATEST = "run_latest"
+    RUN_ALL = "run_all"
+    SKIP = "skip"
+
+
+class Overlap(StrEnum):
+    """What to do with a fire that comes while an earlier one runs."""
+
+    SKIP = "skip"
+    QUEUE = "queue"
+
+
+class Schedule(BaseModel):
+    """The `schedule` section of a Batch document.
+
+    `cron` is a line of five fields in the time of `timezone` (an IANA name). Where clocks go forward, a fire in the missing hour
+    comes right after it; where they go back, a fire at a fixed hour comes once. A fire seen within `grace_s` is not missed.
+    A failed or timed-out run is tried `retries` times more, after `backoff_s`, then twice that, and so on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cron: str
+    timezone: str = "UTC"
+    missed: Missed = Missed.RUN_LATEST
+    overlap: Overlap = Overlap.SKIP
+    grace_s: float = Field(default=60.0, ge=0)
+    timeout_s: float | None = Field(default=None, gt=0)
+    retries: int = Field(default=2, ge=0, le=20)
+    backoff_s: float = Field(default=60.0, ge=0)
+    keep: int = Field(default=50, ge=1, description="how many past fires the history holds")
+
+    @field_validator("cron")
+    @classmethod
+    def _is_cron(cls, cron: str) -> str:
+        try:
+            next(CronSim(cron, datetime(2024, 1, 1, tzinfo=UTC)))
+        except CronSimError as error:
+            raise ValueError(f"{cron!r} is not a cron line: {error}; five fields, e.g. '30 2 * * *' for half past two") from error
+        return cron
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"{name!r} is not a time zone; use an IANA name, e.g. Europe/Berlin") from error
+        return name
+
+
+class FireState(StrEnum):
+    """Where a fire stands."""
+
+    WAITING = "waiting"
+    SUBMITTED = "submitted"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+_ACTIVE = (FireState.SUBMITTED, FireState.RUNNING)
+_OPEN = (*_ACTIVE, FireState.WAITING)
+
+
+@dataclass(frozen=True, slots=True)
+class Fire:
+    """One moment of the schedule. `attempt` counts from 0; `not_before_s` holds a retry back; `reason` is for people."""
+
+    at_s: float
+    state: FireState
+    attempt: int = 0
+    not_before_s: float = 0.0
+    submitted_s: float = 0.0
+    ended_s: float | None = None
+    reason: str = ""
+
+
+class JobState(StrEnum):
+    """A job as the cluster shows it."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Start the fire's job. Idempotent: the cluster refuses an id that exists. `resume` where an attempt was made before."""
+
+    job: str
+    at_s: float
+    resume: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End a job that takes too long. Idempotent."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at a schedule comes to: the fires to save, then the actions, safe to repeat."""
+
+    fires: tuple[Fire, ...]
+    actions: tuple[Submit | Stop, ...]
+
+
+def job_id(name: str, at_s: float, attempt: int = 0) -> str:
+    """The id of a fire's job: the same for the same fire, whoever submits it, e.g. `sched-digits-20261123T023000Z`."""
+    text = f"sched-{name}-{datetime.fromtimestamp(at_s, UTC):%Y%m%dT%H%M%SZ}"
+    return f"{text}-r{attempt}" if attempt else text
+
+
+def fires_between(schedule: Schedule, after_s: float, until_s: float) -> list[float]:
+    """Fire times in (after_s, until_s], oldest first, at most MOST_AT_ONCE."""
+    times = itertools.takewhile(lambda at_s: at_s <= until_s, _fires(schedule, after_s))
+    return list(itertools.islice(times, MOST_AT_ONCE))
+
+
+def next_fires(schedule: Schedule, after_s: float, count: int) -> list[float]:
+    """The next `count` fire times after `after_s`."""
+    return list(itertools.islice(_fires(schedule, after_s), count))
+
+
+def look(
+    name: str, schedule: Schedule, fires: Sequence[Fire], seen: Mapping[str, JobState], *, since_s: float, now_s: float
+) -> Look:
+    """One look at the schedule `name`.
+
+    `fires` is what the last look returned, `seen` the cluster's jobs by id, `since_s` when the schedule was applied: nothing
+    fires before it. An id that is not in `seen` was never submitted, or its submission was lost: it is submitted again.
+    """
+    known = [_follow(name, schedule, fire, seen, now_s) for fire in fires]
+    stops = tuple(
+        Stop(job_id(name, before.at_s, before.attempt))
+        for before, after in zip(fires, known, strict=True)
+        if _timed_out(schedule, before, now_s) and after.state is not FireState.SUCCEEDED
+    )
+    known += _new_fires(schedule, known, since_s=since_s, now_s=now_s)
+    known = _start_next(known, now_s)
+    submits = tuple(
+        Submit(job_id(name, fire.at_s, fire.attempt), fire.at_s, resume=fire.attempt > 0)
+        for fire in known
+        if fire.state is FireState.SUBMITTED and job_id(name, fire.at_s, fire.attempt) not in seen
+    )
+    return Look(_trimmed(known, schedule.keep), (*stops, *submits))
+
+
+def _fires(schedule: Schedule, after_s: float) -> Iterator[float]:
+    start = datetime.fromtimestamp(after_s, ZoneInfo(schedule.timezone))
+    last_s = after_s
+    for moment in CronSim(schedule.cron, start):
+        at_s = moment.timestamp()
+        if at_s > last_s:  # where clocks go back, a local time comes twice
+            yield at_s
+            last_s = at_s
+
+
+def _follow(name: str, schedule: Schedule, fire: Fire, seen: Mapping[str, JobState], now_s: float) -> Fire:
+    if fire.state not in _ACTIVE:
+        return fire
+    state = seen.get(job_id(name, fire.at_s, fire.attempt))
+    if state is JobState.SUCCEEDED:
+        return replace(fire, state=FireState.SUCCEEDED, ended_s=now_s, reason="")
+    if state is JobState.FAILED:
+        return _failed(schedule, fire, now_s, "the job failed")
+    if _timed_out(schedule, fire, now_s):
+        return _failed(schedule, fire, now_s, f"it took longer than {schedule.timeout_s:g} s")
+    return replace(fire, state=FireState.RUNNING) if state is JobState.RUNNING else fire
+
+
+def _timed_out(schedule: Schedule, fire: Fire, now_s: float) -> bool:
+    return fire.state in _ACTIVE and schedule.timeout_s is not None and now_s - fire.submitted_s > schedule.timeout_s
+
+
+def _failed(schedule: Schedule, fire: Fire, now_s: float, reason: str) -> Fire:
+    if fire.attempt >= schedule.retries:
+        return replace(fire, state=FireState.FAILED, ended_s=now_s, reason=reason)
+    pause_s = schedule.backoff_s * 2**fire.attempt
+    return replace(fire, state=FireState.WAITING, attempt=fire.attempt + 1, not_before_s=now_s + pause_s, reason=reason)
+
+
+def _new_fires(schedule: Schedule, known: Sequence[Fire], *, since_s: float, now_s: float) -> list[Fire]:
+    after_s = max([since_s, *(fire.at_s for fire in known)])
+    times = fires_between(schedule, after_s, now_s)
+    missed = [at_s for at_s in times if at_s < now_s - schedule.grace_s]
+    run = set(times) - set(missed)
+    if schedule.missed is Missed.RUN_ALL:
+        run |= set(missed)
+    elif schedule.missed is Missed.RUN_LATEST and not run:
+        run |= set(missed[-1:])
+    # Whatever is still open when a fire comes overlaps it. `run_all` asks for every missed one, so those queue up.
+    busy = any(fire.state in _OPEN for fire in known)
+    made = []
+    for at_s in times:
+        if at_s not in run:
+            made.append(Fire(at_s, FireState.SKIPPED, reason="missed while nobody looked"))
+        elif busy and schedule.overlap is Overlap.SKIP and not (at_s in missed and schedule.missed is Missed.RUN_ALL):
+            made.append(Fire(at_s, FireState.SKIPPED, reason="the run before it was not over"))
+        else:
+            made.append(Fire(at_s, FireState.WAITING))
+            busy = True
+    return made
+
+
+def _start_next(known: list[Fire], now_s: float) -> list[Fire]:
+    """One at a time, oldest first: runs of one batch write one output."""
+    if any(fire.state in _ACTIVE for fire in known):
+        return known
+    for place, fire in enumerate(known):
+        if fire.state is FireState.WAITING:
+            if fire.not_before_s > now_s:
+                return known
+            started = replace(fire, state=FireState.SUBMITTED, submitted_s=now_s)
+            return [*known[:place], started, *known[place + 1 :]]
+    return known
+
+
+def _trimmed(known: Sequence[Fire], keep: int) -> tuple[Fire, ...]:
+    """The newest `keep`, and every older one that is not over."""
+    recent = known[-keep:]
+    return (*(fire for fire in known[: len(known) - len(recent)] if fire.state in _OPEN), *recent)
