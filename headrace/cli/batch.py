@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from headrace.cli.screen import AsJson, age, answers, notes, print_json
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
 from headrace.local.ray_connection import joined_ray
+from headrace.local.ray_job import submit_command
 from headrace.project.documents import load_project
 
 app = typer.Typer(help="Score Parquet datasets in bulk.", no_args_is_help=True)
@@ -42,15 +43,29 @@ def run_command(
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The date that {as_of} in the input stands for.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Give up a run that was left unfinished.")] = False,
+    or_resume: Annotated[bool, typer.Option("--or-resume", help="Go on with a run that was left unfinished.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Let the cluster run it; return at once.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Score the whole dataset once and publish the result.
 
     The version is pinned for the whole run. Readers of the output see the earlier run until this one is complete. Killed at any
     point, `headrace batch resume` goes on with what is not done.
+
+    Example: `headrace batch run digits --as-of 2026-11-23`
     """
+    if fresh and or_resume:
+        raise BadInput("--fresh and --or-resume exclude each other", remedy="give one of them")
     with ControlClient.from_environment() as control:
         name, spec = _find(target, control)
+        if detach:
+            options = [*(["--version", str(version)] if version else []), *(["--as-of", f"{as_of:%Y-%m-%d}"] if as_of else [])]
+            options += [*(["--fresh"] if fresh else []), *(["--or-resume"] if or_resume else [])]
+            _detach(str(Path(target).absolute()) if _is_file(target) else name, name, options, as_json=as_json)
+            return
+        if or_resume and Runs(locate(spec.output.path)).unfinished():
+            _resume(name, spec, as_json=as_json)
+            return
         found = control.resolve_version(spec.model, version or spec.version)
     pinned = Pinned(
         model=found.model,
@@ -70,9 +85,7 @@ def resume_command(target: Target, as_json: AsJson = False) -> None:
     """Go on with a run that was stopped: finished units are kept, the version stays the one it began with."""
     with ControlClient.from_environment() as control:
         name, spec = _find(target, control)
-    with _watching(name, as_json=as_json) as watch, _on_ray() as workforce:
-        manifest = resume(name, spec.output.path, workforce, watch=watch)
-    _print_done(manifest, as_json=as_json)
+    _resume(name, spec, as_json=as_json)
 
 
 @app.command("status")
@@ -126,17 +139,37 @@ def list_command(as_json: AsJson = False) -> None:
     answers().print(table if told else "no batch is applied")
 
 
+def _resume(name: str, spec: BatchSpec, *, as_json: bool) -> None:
+    with _watching(name, as_json=as_json) as watch, _on_ray() as workforce:
+        manifest = resume(name, spec.output.path, workforce, watch=watch)
+    _print_done(manifest, as_json=as_json)
+
+
+def _detach(target: str, name: str, options: Sequence[str], *, as_json: bool) -> None:
+    job = f"batch-{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    where = submit_command(read_settings(), ["batch", "run", target, *options, "--json"], job=job)
+    if as_json:
+        print_json({"name": name, "job": job, "dashboard": where})
+    else:
+        answers().print(
+            f"{name}: running as job {job}; follow it with `headrace batch status {name}` or at {where}", soft_wrap=True
+        )
+
+
 def _find(target: str, control: ControlClient) -> tuple[str, BatchSpec]:
-    path = Path(target)
-    if path.suffix not in (".yaml", ".yml") and not path.is_dir():
+    if not _is_file(target):
         return target, BatchSpec.model_validate(control.feed(FeedName(kind="batch", name=target)).spec)
-    batches = [feed for feed in load_project([path]).feeds if feed.document.kind == "batch"]
+    batches = [feed for feed in load_project([Path(target)]).feeds if feed.document.kind == "batch"]
     if len(batches) != 1 or not isinstance(batches[0].spec, BatchSpec):
         names = ", ".join(one.document.name for one in batches) or "none"
         raise BadInput(
             f"needs exactly one Batch, holds: {names}", where=target, remedy="apply it, then run the batch by its name"
         )
     return batches[0].document.name, batches[0].spec
+
+
+def _is_file(target: str) -> bool:
+    return Path(target).suffix in (".yaml", ".yml") or Path(target).is_dir()
 
 
 @contextmanager

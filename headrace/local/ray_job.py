@@ -1,0 +1,54 @@
+"""Hands a command of ours to the cluster as a Ray Job, so that it goes on when this terminal is closed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.errors import Conflict, Unreachable
+from headrace.local.home import Settings
+from headrace.local.ray_connection import ray_address
+from headrace.local.ray_head import ray_environment
+from headrace.local.run_state import load_run
+
+
+def submit_command(settings: Settings, arguments: Sequence[str], *, job: str) -> str:
+    """Runs `headrace ARGUMENTS` on the cluster under the id `job`, and returns where to follow it.
+
+    Returns as soon as the cluster has taken it. Raises Conflict where a job of this id exists, Unreachable where the dashboard
+    does not answer.
+    """
+    run = load_run(settings.home)
+    address = ray_address(settings)
+    dashboard = run.addresses.dashboard if run and settings.ray_address is None else None
+    if settings.ray_address is None:
+        os.environ.update(ray_environment(os.environ))
+    from ray.job_submission import JobSubmissionClient  # Ray reads its variables when it is imported
+
+    # On a local cluster the job uses this very installation; elsewhere what the node has.
+    local = settings.ray_address is None
+    program = str(Path(sys.executable).with_name("headrace")) if local else "headrace"
+    variables = {"HEADRACE_HOME": str(settings.home.root)} if local else {}
+    url = settings.url or (run.addresses.http if run else None)
+    if url:
+        variables["HEADRACE_URL"] = url
+    try:
+        client = JobSubmissionClient(dashboard or address)
+        client.submit_job(
+            entrypoint=shlex.join([program, *arguments]),
+            submission_id=job,
+            runtime_env={"env_vars": variables},
+            entrypoint_num_cpus=0,
+        )
+    except (ConnectionError, RuntimeError) as error:
+        if "already exists" in str(error):
+            raise Conflict("a job of this id exists", where=job, remedy="see it in the Ray dashboard") from error
+        raise Unreachable(
+            f"the job can't be submitted: {str(error).splitlines()[0]}",
+            where=dashboard or address,
+            remedy="jobs go through the Ray dashboard: see that it runs",
+        ) from error
+    return dashboard or address
