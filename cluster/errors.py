@@ -29,6 +29,11 @@ class HeadraceError(Exception):
         self.where = where
         self.remedy = remedy
 
+    @property
+    def kind(self) -> str:
+        """Its name in the tree above, by which other processes know it; a class declared elsewhere is what it extends."""
+        return next(kind.__name__ for kind in type(self).__mro__ if kind.__module__ == __name__)
+
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text} ({self.remedy})" if self.remedy else text

@@ -9,10 +9,14 @@ from cluster.errors import BadInput
 from cluster.signature import Signature
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+# With these a version's app would be called like a stream's, say `stream--v1`, or like the gateway's.
+TAKEN = frozenset({"stream", "batch", "gateway"})
 
 
 def check_name(name: str, *, what: str) -> str:
     """Returns `name` where it may name a model, stream or batch; raises BadInput elsewhere."""
+    if what == "model" and name in TAKEN:
+        raise BadInput(f"{name!r} can't name a model: headrace calls its own apps so", where="name", remedy=f"say {name}-model")
     if not re.fullmatch(NAME_PATTERN, name) or "--" in name:
         raise BadInput(
             f"{name!r} can't name a {what}",

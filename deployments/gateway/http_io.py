@@ -118,7 +118,7 @@ def error_reply(error: HeadraceError) -> Reply:
 
 def control_error_reply(error: HeadraceError) -> Reply:
     """A control command's error, from which its client builds the same error again."""
-    document = {"kind": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
+    document = {"kind": error.kind, "what": error.what, "where": error.where, "remedy": error.remedy}
     return _with_retry(json_reply({"error": document}, status_of(error)))
 
 

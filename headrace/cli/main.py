@@ -119,7 +119,7 @@ def _root(
 
 def _tell(error: HeadraceError, *, as_json: bool) -> None:
     if as_json:
-        told = {"kind": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
+        told = {"kind": error.kind, "what": error.what, "where": error.where, "remedy": error.remedy}
         sys.stderr.write(orjson.dumps({"error": told}).decode() + "\n")
         return
     screen = notes()

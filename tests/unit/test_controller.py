@@ -243,6 +243,15 @@ def test_bad_calls_name_the_field(brain: Brain) -> None:
         brain.call("model.show", model="nope")
 
 
+@pytest.mark.parametrize("name", ["stream", "batch", "gateway"])
+def test_a_model_cannot_have_the_name_of_other_apps(brain: Brain, name: str) -> None:
+    with pytest.raises(BadInput, match=f"say {name}-model"):
+        brain.call("apply", models=[{"name": name}])
+    brain.serve_first()
+    stream = {"kind": "stream", "name": name, "model": "digits", "spec": {}}
+    assert brain.call("apply", feeds=[stream])["changes"][0]["action"] == "created"
+
+
 def test_a_resent_batch_counts_once_and_evidence_of_an_earlier_step_not_at_all(brain: Brain) -> None:
     brain.serve_first()
     brain.build(2)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from cluster.errors import BadInput, Conflict, EngineFailure, HeadraceError, NoCapacity, Unreachable
+from cluster.rollout import IllegalTransition
 from cluster.routes import EMPTY
 from cluster.serving import Serving
 from deployments.gateway.batcher import BatchLimits
@@ -319,6 +320,9 @@ def test_control_commands_pass_through() -> None:
             409,
             {"error": {"kind": "Conflict", "what": "busy", "where": "pair", "remedy": "wait"}},
         )
+        control.failure = IllegalTransition("ended")
+        answer = await client.post("/control/rollout.pause", json={"model": "pair"})
+        assert (answer.status_code, answer.json()["error"]["kind"]) == (409, "Conflict")  # the name that clients know
         control.failure = Unreachable("away")
         assert (await client.post("/control/status", json={})).status_code == 503
 
