@@ -14,7 +14,8 @@ import torch
 
 from cluster.errors import BadInput
 from cluster.signature import TensorSpec
-from deployments.build.torch_export import answers, export
+from deployments.build.rows import rows_to_check
+from deployments.build.torch_export import answers, export, export_program, output_names, signature_json
 from deployments.build.worker import serve
 
 # How training frameworks wrap the weights in a checkpoint.
@@ -23,19 +24,27 @@ REMEDY = "save it with torch.save(model.state_dict(), path)"
 
 
 def step(job: dict[str, Any]) -> dict[str, Any]:
-    """Job: file, class, args, code, inputs, outputs, rows (.npz), onnx and expected (files to write)."""
+    """Job: file, engine, class, args, code, inputs, outputs, evaluate, target and expected (files to write)."""
     inputs = [TensorSpec.model_validate(item) for item in job["inputs"]]
     file = Path(job["file"])
     module = make_module(job["class"], job["args"], Path(job["code"]))
     fill(module, read_weights(file), file, job["class"])
     module.eval()
-    with np.load(job["rows"], allow_pickle=False) as rows:
-        feed = [torch.from_numpy(rows[spec.name]) for spec in inputs]
+    rows = rows_to_check(job["evaluate"], inputs)
+    feed = [torch.from_numpy(rows[spec.name]) for spec in inputs]
     expected = answers(module, feed, where=job["class"])
-    names = export(module, feed, inputs, job["outputs"], Path(job["onnx"]), where=job["class"])
+    names = output_names(job["outputs"], len(expected))
+    told: dict[str, Any] = {
+        "framework": f"torch {torch.__version__}",
+        "parameters": sum(item.numel() for item in module.parameters()),
+    }
+    if job["engine"] == "torch":
+        export_program(module, feed, inputs, Path(job["target"]), where=job["class"])
+        told["signature"] = signature_json(inputs, dict(zip(names, expected, strict=True)), job["class"])
+    else:
+        export(module, feed, inputs, names, Path(job["target"]), where=job["class"])
     np.savez(job["expected"], allow_pickle=False, **dict(zip(names, expected, strict=True)))
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    return {"outputs": names, "framework": f"torch {torch.__version__}", "parameters": parameters}
+    return told
 
 
 def make_module(reference: str, args: Mapping[str, Any], code: Path) -> torch.nn.Module:

@@ -11,7 +11,8 @@ import onnxruntime as ort
 from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.datatypes import Array
-from deployments.engines.onnx import ORT_ERRORS, OnnxEngine
+from deployments.engines.onnx import ORT_ERRORS
+from deployments.engines.port import Engine
 
 DATATYPES = {
     "tensor(bool)": Datatype.BOOL,
@@ -63,7 +64,7 @@ def _spec(item: ort.NodeArg, file: Path) -> TensorSpec:
     )
 
 
-def run_rows(engine: OnnxEngine, inputs: Mapping[str, Array], batch: int = BATCH) -> dict[str, Array]:
+def run_rows(engine: Engine, inputs: Mapping[str, Array], batch: int = BATCH) -> dict[str, Array]:
     """Scores all rows, `batch` at a time. Raises EngineFailure."""
     count = len(next(iter(inputs.values())))
     parts = [engine.score({name: value[i : i + batch] for name, value in inputs.items()}) for i in range(0, count, batch)]

@@ -14,20 +14,23 @@ from cluster.signature import Signature
 from deployments.artifact import file_digest
 from deployments.build.graph import check_inputs, read_signature, run_rows
 from deployments.build.quality import max_difference
-from deployments.build.rows import Rows, random_rows, read_rows
+from deployments.build.rows import PARITY_ROWS, UNSEEN_ROWS, Rows, random_rows, read_rows
 from deployments.build.spec import BuildSpec
 from deployments.build.worker import run_worker
-from deployments.engines.onnx import MODEL_FILE, OnnxEngine
+from deployments.engines.load import MODEL_FILES, open_engine
+from deployments.engines.port import Engine
 
-PARITY_ROWS = 512
 ALONE_ROWS = 8
-UNSEEN_ROWS = 64
+# Keras runs on torch, so that its files need no TensorFlow.
+ENVIRONMENT = {"KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "2"}
+# Which of Headrace's extras each kind of source needs.
+EXTRAS = {"pytorch": "torch", "pt2": "torch", "keras": "keras", "saved_model": "tensorflow", "onnx": "torch"}
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """The source as ONNX: its file, its signature, the rows it is judged on, what is known of the source, and the parity."""
+    """The source as its engine reads it: file, signature, the rows it is judged on, what is known of it, and its parity."""
 
     file: Path
     signature: Signature
@@ -45,48 +48,58 @@ def import_source(spec: BuildSpec, base: Path, work: Path, log: Path, progress: 
     if not file.exists():
         raise NotFound("no such file", where=str(file), remedy=f"train the model first, or correct source.{spec.source.kind}")
     progress(f"import {file.name} ({spec.source.kind})")
-    rows = _rows(spec, base)
-    checked = rows.take(slice(PARITY_ROWS))
-    np.savez(work / "rows.npz", allow_pickle=False, **checked.inputs)
-    onnx, expected = work / MODEL_FILE, work / "expected.npz"
+    target, expected = work / MODEL_FILES[spec.engine], work / "expected.npz"
+    evaluate = spec.evaluate
     job: dict[str, Any] = {
         "file": str(file),
+        "engine": spec.engine,
         "inputs": [item.model_dump(mode="json") for item in spec.inputs],
         "outputs": list(spec.outputs),
-        "rows": str(work / "rows.npz"),
-        "onnx": str(onnx),
+        "evaluate": {"data": str(base / evaluate.data), "rows": evaluate.rows} if evaluate else None,
+        "target": str(target),
         "expected": str(expected),
     }
     if spec.source.pytorch:
         source = spec.source.pytorch
         job |= {"class": source.class_, "args": source.args, "code": str((base / source.code).resolve())}
-    told = run_worker(f"from_{spec.source.kind}", job, what=f"importing {file.name}", log=log)
-    signature = read_signature(onnx)
+    told = run_worker(
+        f"from_{spec.source.kind}",
+        job,
+        what=f"importing {file.name}",
+        log=log,
+        environment=ENVIRONMENT,
+        extra=EXTRAS[spec.source.kind],
+    )
+    signature = Signature.model_validate(told.pop("signature")) if spec.engine == "torch" else read_signature(target)
     check_inputs(spec.inputs, signature, "inputs")
+    rows = _rows(spec, base, signature)
+    checked = rows.take(slice(PARITY_ROWS if evaluate else UNSEEN_ROWS))
     progress("compare with the source")
-    parity = _parity(OnnxEngine(onnx, signature, threads=1, gpus=0), checked, expected, file)
+    parity = _parity(open_engine(spec.engine, target, signature), checked, expected, file)
     if not parity <= spec.parity:
         raise BadInput(
-            f"the ONNX model differs from the source by up to {parity:.3g}, more than {spec.parity:g}",
+            f"the imported model differs from the source by up to {parity:.3g}, more than {spec.parity:g}",
             where=str(file),
             remedy="set parity higher only where you know why",
         )
     about = {"kind": spec.source.kind, "file": file.name, "sha256": file_digest(file) if file.is_file() else "", **told}
-    return Imported(onnx, signature, rows, about, parity)
+    return Imported(target, signature, rows, about, parity)
 
 
-def _rows(spec: BuildSpec, base: Path) -> Rows:
+def _rows(spec: BuildSpec, base: Path, signature: Signature) -> Rows:
     if spec.evaluate is None:
-        return random_rows(spec.inputs, UNSEEN_ROWS)
-    return read_rows(base / spec.evaluate.data, spec.inputs, label=spec.evaluate.label, limit=spec.evaluate.rows)
+        return random_rows(signature.inputs, UNSEEN_ROWS)
+    return read_rows(base / spec.evaluate.data, signature.inputs, label=spec.evaluate.label, limit=spec.evaluate.rows)
 
 
-def _parity(engine: OnnxEngine, rows: Rows, expected: Path, file: Path) -> float:
+def _parity(engine: Engine, rows: Rows, expected: Path, file: Path) -> float:
     with np.load(expected, allow_pickle=False) as archive:
         theirs = {name: archive[name] for name in archive.files}
     try:
         many = run_rows(engine, rows.inputs)
         alone = run_rows(engine, rows.take(slice(ALONE_ROWS)).inputs, batch=1)
     except EngineFailure as error:
-        raise BadInput(f"the ONNX model fails on the rows: {error.what}", where=str(file), remedy="check the export") from error
+        raise BadInput(
+            f"the imported model fails on the rows: {error.what}", where=str(file), remedy="check the export"
+        ) from error
     return max(max_difference(many, theirs), max_difference(alone, {name: value[:ALONE_ROWS] for name, value in theirs.items()}))

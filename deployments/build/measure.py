@@ -13,7 +13,8 @@ import numpy as np
 from cluster.signature import Signature
 from deployments.build.worker import serve
 from deployments.datatypes import Array
-from deployments.engines.onnx import OnnxEngine
+from deployments.engines.load import open_engine
+from deployments.engines.port import Engine
 
 BATCHES = (1, 64, 1024)
 ROUNDS = 25
@@ -21,21 +22,21 @@ MIN_ROUND_S = 0.002
 
 
 def step(job: dict[str, Any]) -> dict[str, Any]:
-    """Job: files by variant, signature, rows (.npz). One thread. Answers by variant: speed by batch, and peak_bytes."""
+    """Job: engine, files by variant, signature, rows (.npz). One thread. Answers by variant: speed by batch, and peak_bytes."""
     signature = Signature.model_validate(job["signature"])
     with np.load(job["rows"], allow_pickle=False) as archive:
         rows = {name: archive[name] for name in archive.files}
     files = {name: Path(file) for name, file in job["files"].items()}
     # Forked before this process has threads, one child a variant, so that no variant inherits another's memory.
-    peaks = {name: _in_child(file, signature, rows) for name, file in files.items()}
-    engines = {name: OnnxEngine(file, signature, threads=1, gpus=0) for name, file in files.items()}
+    peaks = {name: _in_child(job["engine"], file, signature, rows) for name, file in files.items()}
+    engines = {name: open_engine(job["engine"], file, signature) for name, file in files.items()}
     return {"speed": _speed(engines, rows), "peak_bytes": peaks}
 
 
-def _in_child(file: Path, signature: Signature, rows: dict[str, Array]) -> int:
+def _in_child(kind: str, file: Path, signature: Signature, rows: dict[str, Array]) -> int:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=lambda: theirs.send(_memory(file, signature, rows)))
+    child = context.Process(target=lambda: theirs.send(_memory(kind, file, signature, rows)))
     child.start()
     theirs.close()
     try:
@@ -44,7 +45,7 @@ def _in_child(file: Path, signature: Signature, rows: dict[str, Array]) -> int:
         child.join()
 
 
-def _speed(engines: dict[str, OnnxEngine], rows: dict[str, Array]) -> dict[str, dict[str, Any]]:
+def _speed(engines: dict[str, Engine], rows: dict[str, Array]) -> dict[str, dict[str, Any]]:
     """By variant and batch: rows/s, p50 and p99 of a call in ms, and the time ratio to the first variant, round by round."""
     found: dict[str, dict[str, Any]] = {name: {} for name in engines}
     for batch in BATCHES:
@@ -68,12 +69,12 @@ def _speed(engines: dict[str, OnnxEngine], rows: dict[str, Array]) -> dict[str, 
     return found
 
 
-def _calls_in_a_round(engine: OnnxEngine, feed: dict[str, Array]) -> int:
+def _calls_in_a_round(engine: Engine, feed: dict[str, Array]) -> int:
     engine.score(feed)
     return max(1, min(200, int(MIN_ROUND_S / max(1e-7, float(_timed(engine, feed, 3).min())))))
 
 
-def _timed(engine: OnnxEngine, feed: dict[str, Array], calls: int) -> Any:
+def _timed(engine: Engine, feed: dict[str, Array], calls: int) -> Any:
     """Seconds of each call, after one that warms the caches; float64 [calls]."""
     engine.score(feed)
     times = np.empty(calls)
@@ -89,11 +90,11 @@ def _tiled(rows: dict[str, Array], count: int) -> dict[str, Array]:
     return {name: np.ascontiguousarray(value[np.arange(count) % have]) for name, value in rows.items()}
 
 
-def _memory(file: Path, signature: Signature, rows: dict[str, Array]) -> int:
+def _memory(kind: str, file: Path, signature: Signature, rows: dict[str, Array]) -> int:
     """What loading the model and scoring batches adds to this process's peak."""
     feeds = [_tiled(rows, batch) for batch in BATCHES]
     before = _peak_bytes()
-    engine = OnnxEngine(file, signature, threads=1, gpus=0)
+    engine = open_engine(kind, file, signature)
     for feed in feeds:
         engine.score(feed)
     return max(0, _peak_bytes() - before)

@@ -22,7 +22,7 @@ from deployments.build.rows import Rows, check_classes, read_rows
 from deployments.build.spec import BuildSpec
 from deployments.build.variants import Workshop
 from deployments.datatypes import Array
-from deployments.engines.onnx import MODEL_FILE, OnnxEngine
+from deployments.engines.load import MODEL_FILES, open_engine
 
 SAMPLE_ROWS = 8
 # How far the same file's answers may lie apart on another CPU: int8 kernels round differently.
@@ -75,7 +75,7 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
             model=model,
             engine=spec.engine,
             signature=imported.signature,
-            files={MODEL_FILE: file},
+            files={MODEL_FILES[spec.engine]: file},
             samples=_samples(imported.rows, answers[kept.name]),
             report=report.model_dump(mode="json"),
             source=imported.source,
@@ -93,7 +93,7 @@ def _rows_to_learn_from(spec: BuildSpec, imported: Imported, base: Path) -> Rows
 
 def _check_labels(spec: BuildSpec, imported: Imported, learn: Rows | None, base: Path) -> None:
     """Raises BadInput where a label is none of the model's classes, or the model fails on the rows it is judged on."""
-    engine = OnnxEngine(imported.file, imported.signature, threads=1, gpus=0)
+    engine = open_engine(spec.engine, imported.file, imported.signature)
     try:
         first = run_rows(engine, imported.rows.take(slice(1)).inputs)
     except EngineFailure as error:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,9 @@ import pyarrow.parquet as pq
 from cluster.errors import BadInput, NotFound
 from cluster.signature import Datatype, TensorSpec
 from deployments.datatypes import NUMPY, Array
+
+PARITY_ROWS = 512
+UNSEEN_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,13 @@ def read_rows(file: Path, inputs: Sequence[TensorSpec], *, label: str | None = N
     if labels is not None:
         labels = _check_labels(labels, file, str(label))
     return Rows(values, labels)
+
+
+def rows_to_check(evaluate: Mapping[str, Any] | None, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """The rows that a source and its import are compared on: the first of `evaluate`'s {data, rows}, or random ones."""
+    if evaluate is None:
+        return random_rows(inputs, UNSEEN_ROWS).inputs
+    return read_rows(Path(evaluate["data"]), inputs, limit=min(PARITY_ROWS, evaluate["rows"])).inputs
 
 
 def random_rows(inputs: Sequence[TensorSpec], count: int, seed: int = 0) -> Rows:

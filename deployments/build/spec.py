@@ -149,10 +149,14 @@ class BuildSpec(Section):
     optimise: bool = True
     gate: Gate = Gate()
     parity: float = Field(default=1e-5, gt=0)
-    engine: Literal["onnx"] = "onnx"
+    engine: Literal["onnx", "torch"] = "onnx"
 
     @model_validator(mode="after")
     def _inputs_known(self) -> Self:
         if self.source.pytorch and not self.inputs:
             raise ValueError("inputs: a state_dict says nothing of its inputs: list name, datatype and shape of each")
+        if self.engine == "torch" and self.source.kind not in ("pytorch", "pt2"):
+            raise ValueError("engine: torch serves pytorch and pt2 sources")
+        if self.engine == "torch" and (self.compress.method not in ("none", "auto") or self.compress.prune):
+            raise ValueError("compress: only engine: onnx can be compressed")
         return self

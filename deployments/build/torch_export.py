@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from cluster.errors import BadInput
 from cluster.signature import TensorSpec
+from deployments.datatypes import NUMPY
 
 BATCH = 256
 
@@ -40,6 +42,14 @@ def as_list(out: Any, where: str) -> list[torch.Tensor]:
     return found
 
 
+def output_names(wanted: Sequence[str], count: int) -> list[str]:
+    """The outputs' names: those wanted, or `output`, or `output_0`, `output_1`... Raises BadInput where their number is wrong."""
+    names = list(wanted) or (["output"] if count == 1 else [f"output_{i}" for i in range(count)])
+    if len(names) != count:
+        raise BadInput(f"the network has {count} outputs, {len(names)} are named", where="outputs", remedy="name each, in order")
+    return names
+
+
 def export(
     module: torch.nn.Module,
     feed: Sequence[torch.Tensor],
@@ -48,27 +58,17 @@ def export(
     file: Path,
     *,
     where: str,
-) -> list[str]:
-    """Writes `file` with a free batch axis; returns its outputs' names. Raises BadInput that names what can't be exported."""
-    with torch.no_grad():
-        count = len(as_list(module(*(tensor[:2] for tensor in feed)), where))
-    names = list(outputs) or (["output"] if count == 1 else [f"output_{i}" for i in range(count)])
-    if len(names) != count:
-        raise BadInput(f"the network has {count} outputs, {len(names)} are named", where="outputs", remedy="name each, in order")
-    # An example batch of 1 would be taken for a constant.
-    example = tuple(tensor[:2] if len(tensor) > 1 else torch.cat([tensor, tensor]) for tensor in feed)
-    free = tuple(
-        {axis: f"{spec.name}_{axis}" if axis else "batch" for axis, size in enumerate(spec.shape) if size < 0} for spec in inputs
-    )
+) -> None:
+    """Writes the module as one ONNX file with a free batch axis. Raises BadInput that names what can't be exported."""
     try:
         program = torch.onnx.export(
             module,
-            example,
+            _example(feed),
             dynamo=True,
             verbose=False,
             input_names=[spec.name for spec in inputs],
-            output_names=names,
-            dynamic_shapes=free,
+            output_names=list(outputs),
+            dynamic_shapes=_free_axes(module, inputs, _axis_name),
         )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise BadInput(
@@ -77,7 +77,50 @@ def export(
     if program is None:
         raise BadInput("can't be exported to ONNX", where=where, remedy="see the log")
     program.save(str(file))
-    return names
+
+
+def export_program(
+    module: torch.nn.Module, feed: Sequence[torch.Tensor], inputs: Sequence[TensorSpec], file: Path, *, where: str
+) -> None:
+    """Writes the module as a torch.export program with a free batch axis. Raises BadInput that names what can't be exported."""
+    try:
+        program = torch.export.export(
+            module, _example(feed), dynamic_shapes=_free_axes(module, inputs, lambda *_: torch.export.Dim.DYNAMIC)
+        )
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise BadInput(
+            f"can't be exported: {reason(error)}", where=where, remedy="use operators that torch.export knows"
+        ) from error
+    torch.export.save(program, file)
+
+
+def signature_json(inputs: Sequence[TensorSpec], outputs: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The signature of a program, as plain data; `outputs` are its answers by name, numpy arrays."""
+    specs = []
+    for name, value in outputs.items():
+        datatype = next((known for known, dtype in NUMPY.items() if dtype == value.dtype), None)
+        if datatype is None:
+            raise BadInput(f"output {name} is {value.dtype}", where=where, remedy="return plain numbers")
+        specs.append(TensorSpec(name=name, datatype=datatype, shape=(-1, *value.shape[1:])))
+    return {
+        "inputs": [spec.model_dump(mode="json") for spec in inputs],
+        "outputs": [spec.model_dump(mode="json") for spec in specs],
+    }
+
+
+def _example(feed: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Two rows: a batch of 1 would be taken for a constant."""
+    return tuple(tensor[:2] if len(tensor) > 1 else torch.cat([tensor, tensor]) for tensor in feed)
+
+
+def _axis_name(spec: TensorSpec, axis: int) -> str:
+    return f"{spec.name}_{axis}" if axis else "batch"
+
+
+def _free_axes(module: torch.nn.Module, inputs: Sequence[TensorSpec], name: Callable[[TensorSpec, int], Any]) -> tuple[Any, ...]:
+    free: tuple[Any, ...] = tuple({axis: name(spec, axis) for axis, size in enumerate(spec.shape) if size < 0} for spec in inputs)
+    starred = any(item.kind is item.VAR_POSITIONAL for item in inspect.signature(module.forward).parameters.values())
+    return (free,) if starred else free
 
 
 def reason(error: BaseException) -> str:

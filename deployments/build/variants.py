@@ -19,7 +19,7 @@ from deployments.build.rows import Rows
 from deployments.build.spec import BuildSpec, Prune
 from deployments.build.worker import run_worker
 from deployments.datatypes import Array
-from deployments.engines.onnx import OnnxEngine
+from deployments.engines.load import open_engine
 
 CALIBRATION_ROWS = 256
 AUTO_SHARES = (0.5, 0.75)
@@ -88,6 +88,8 @@ class Workshop:
     def _plan(self) -> dict[str, Way]:
         """How each variant is made, by name, the one wanted last; a pruned float variant stands before its int8."""
         compress = self._spec.compress
+        if self._spec.engine == "torch":
+            return {}
         plan: dict[str, Way] = {OPTIMISED: Way()} if self._spec.optimise else {}
         if compress.method != "auto":
             if compress.prune:
@@ -118,7 +120,7 @@ class Workshop:
             "finetune": first.finetune.model_dump() if first.finetune else None,
             "variants": [{"share": prune.share, "target": str(self._file(name))} for name, prune in wanted.items()],
         }
-        told = run_worker("prune", job, what="pruning", log=self._log)["made"]
+        told = run_worker("prune", job, what="pruning", log=self._log, extra="torch")["made"]
         made: dict[str, Draft] = {}
         for name, prune in wanted.items():
             answer = told[str(self._file(name))]
@@ -138,7 +140,7 @@ class Workshop:
                 {"methods": methods, "source": str(source), "target": str(draft.file)} for draft, source, methods in jobs
             ],
         }
-        made: dict[str, str] = run_worker("quantize", job, what="compressing", log=self._log)["made"]
+        made: dict[str, str] = run_worker("quantize", job, what="compressing", log=self._log, extra="torch")["made"]
         return made
 
     def judge(self, drafts: list[Draft]) -> tuple[list[Variant], dict[str, dict[str, Array]]]:
@@ -150,7 +152,7 @@ class Workshop:
         for draft in drafts:
             if not draft.skipped:
                 try:
-                    answers[draft.name] = run_rows(OnnxEngine(draft.file, signature, threads=1, gpus=0), rows.inputs)
+                    answers[draft.name] = run_rows(open_engine(self._spec.engine, draft.file, signature), rows.inputs)
                 except (BadArtifact, EngineFailure) as error:
                     skipped[draft.name] = error.what
         good = [draft for draft in drafts if draft.name in answers]
@@ -174,6 +176,7 @@ class Workshop:
 
     def _measure(self, drafts: list[Draft], signature: Signature) -> tuple[dict[str, dict[str, Speed]], dict[str, int]]:
         job = {
+            "engine": self._spec.engine,
             "files": {draft.name: str(draft.file) for draft in drafts},
             "signature": signature.model_dump(mode="json"),
             "rows": self._save("measure", self._imported.rows.take(slice(1024)).inputs),

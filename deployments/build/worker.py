@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,10 +32,12 @@ def run_worker(
     log: Path,
     python: str = sys.executable,
     environment: Mapping[str, str] | None = None,
+    extra: str = "",
 ) -> dict[str, Any]:
     """Runs the worker `deployments.build.STEP` on `job`; blocks until it ends. `what` names the step in errors.
 
-    Its output is appended to `log`. Raises the error that the worker answered, or BadInput with its last lines where it died.
+    Its output is appended to `log`; `extra` is the one of Headrace's extras that it needs. Raises the error that the worker
+    answered, or BadInput with its last lines where it died.
     """
     with tempfile.TemporaryDirectory(prefix="headrace-step-") as folder:
         question, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
@@ -56,6 +59,13 @@ def run_worker(
                     process.kill()
                     process.wait()
         if not answer.exists():
+            missing = re.search(r"^ModuleNotFoundError: No module named '([^']+)'", _tail(log, start), re.MULTILINE)
+            if missing and extra:
+                raise errors.BadInput(
+                    f"{what} needs {missing.group(1)}, which is not installed",
+                    where=python,
+                    remedy=f"pip install 'headrace[{extra}]'",
+                )
             raise errors.BadInput(
                 f"{what} {_ending(code)}{_last_lines(log, start)}", where=str(log), remedy="see the whole log there"
             )
@@ -91,8 +101,12 @@ def _ending(code: int) -> str:
     return f"failed with exit code {code}"
 
 
-def _last_lines(log: Path, start: int) -> str:
+def _tail(log: Path, start: int) -> str:
     with log.open("rb") as file:
         file.seek(start)
-        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()][-LOG_LINES:]
+        return file.read().decode(errors="replace")
+
+
+def _last_lines(log: Path, start: int) -> str:
+    lines = [line for line in _tail(log, start).splitlines() if line.strip()][-LOG_LINES:]
     return ":\n  " + "\n  ".join(lines) if lines else ""

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from cluster.errors import BadArtifact, EngineFailure
-from deployments.artifact import SAMPLES, Manifest, read_samples, verify
+from cluster.signature import Signature
+from deployments.artifact import SAMPLES, read_samples, verify
 from deployments.datatypes import Array
-from deployments.engines.onnx import MODEL_FILE, OnnxEngine
+from deployments.engines.onnx import OnnxEngine
 from deployments.engines.port import Engine
+
+MODEL_FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
 
 
 def load_engine(artifact_dir: Path, *, threads: int = 1, gpus: float = 0) -> Engine:
@@ -21,15 +24,31 @@ def load_engine(artifact_dir: Path, *, threads: int = 1, gpus: float = 0) -> Eng
     where a file is damaged, the model can't be loaded, or the answers are not those that the build recorded.
     """
     manifest = verify(artifact_dir)
-    engine = _open(artifact_dir, manifest, threads=threads, gpus=gpus)
+    file = artifact_dir / model_file(manifest.engine, str(artifact_dir))
+    engine = open_engine(manifest.engine, file, manifest.signature, threads=threads, gpus=gpus)
     _replay(engine, artifact_dir, manifest.sample_tolerance)
     return engine
 
 
-def _open(artifact_dir: Path, manifest: Manifest, *, threads: int, gpus: float) -> Engine:
-    if manifest.engine == "onnx":
-        return OnnxEngine(artifact_dir / MODEL_FILE, manifest.signature, threads=threads, gpus=gpus)
-    raise BadArtifact(f"engine {manifest.engine!r} is unknown", where=str(artifact_dir), remedy="use onnx")
+def model_file(engine: str, where: str) -> str:
+    """The name of the model file that an engine reads. Raises BadArtifact for an unknown engine."""
+    if engine not in MODEL_FILES:
+        raise BadArtifact(f"engine {engine!r} is unknown", where=where, remedy=f"use {' or '.join(MODEL_FILES)}")
+    return MODEL_FILES[engine]
+
+
+def open_engine(engine: str, file: Path, signature: Signature, *, threads: int = 1, gpus: float = 0) -> Engine:
+    """Loads a model file without the checks of an artifact. Raises BadArtifact."""
+    if engine == "onnx":
+        return OnnxEngine(file, signature, threads=threads, gpus=gpus)
+    try:
+        # Most replicas need no torch, and many have none.
+        from deployments.engines.torch import TorchEngine
+    except ModuleNotFoundError as error:
+        raise BadArtifact(
+            f"engine torch needs {error.name}", where=str(file), remedy="pip install 'headrace[torch]' there"
+        ) from error
+    return TorchEngine(file, signature, threads=threads, gpus=gpus)
 
 
 def _replay(engine: Engine, artifact_dir: Path, tolerance: float) -> None:

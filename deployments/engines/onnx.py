@@ -14,8 +14,6 @@ from cluster.errors import BadArtifact, EngineFailure
 from cluster.signature import Datatype, Signature
 from deployments.datatypes import NUMPY, Array
 
-MODEL_FILE = "model.onnx"
-
 _log = logging.getLogger(__name__)
 
 # RuntimeError and ValueError are what the binding itself raises; the others are onnxruntime's own status codes.

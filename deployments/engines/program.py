@@ -1,0 +1,68 @@
+"""Reads a torch.export program (.pt2) without running code that it holds.
+
+`torch.export.load` unpickles some members without asking. So each member that is not text or plain numbers must first pass
+torch's weights-only reader; a file that would run code is refused before torch.export sees it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+from cluster.errors import BadArtifact
+
+REMEDY = "save it again with torch.export.save"
+# Members that torch reads as text.
+TEXTS = {"version", "archive_format", "archive_version", "byteorder", "serialization_id"}
+
+
+def load_program(file: Path) -> torch.export.ExportedProgram:
+    """Checks and reads the program. Raises BadArtifact."""
+    check(file)
+    try:
+        return torch.export.load(file)
+    except (RuntimeError, ValueError, KeyError, OSError, AssertionError) as error:
+        first = str(error).strip().split("\n", 1)[0]
+        raise BadArtifact(f"is no torch.export program: {first}", where=str(file), remedy=REMEDY) from error
+
+
+def check(file: Path) -> None:
+    """Raises BadArtifact where the file is no whole archive, or a member of it would run code when loaded."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+            if damaged:
+                raise BadArtifact(f"is damaged: {damaged}", where=str(file), remedy=REMEDY)
+            members = [(name, archive.read(name)) for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise BadArtifact("is truncated, or no torch.export program", where=str(file), remedy=REMEDY) from error
+    raw = _raw_tensors(members, file)
+    for name, content in members:
+        if name.endswith(".json") or name.rpartition("/")[2] in {*raw, *TEXTS}:
+            continue
+        try:
+            torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+            raise BadArtifact(f"{name} holds more than tensors; it was not run", where=str(file), remedy=REMEDY) from error
+
+
+def _raw_tensors(members: list[tuple[str, bytes]], file: Path) -> set[str]:
+    """The members that torch reads as plain numbers, by the archive's own lists, which torch follows too."""
+    raw: set[str] = set()
+    pickled: set[str] = set()
+    try:
+        for name, content in members:
+            if name.endswith("_config.json"):
+                for item in json.loads(content)["config"].values():
+                    (pickled if item["use_pickle"] else raw).add(str(item["path_name"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadArtifact("its list of weights makes no sense", where=str(file), remedy=REMEDY) from error
+    strange = [name for name in raw | pickled if not name.startswith(("weight_", "tensor_")) or "/" in name]
+    if strange:
+        raise BadArtifact(f"{strange[0]} is an object, not a tensor; it was not run", where=str(file), remedy=REMEDY)
+    return raw - pickled
