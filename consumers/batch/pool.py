@@ -20,7 +20,6 @@ from consumers.batch.ledger import Ledger, Receipt, RunRecord, read_receipt, rec
 from consumers.batch.lock import under_way
 from consumers.batch.places import Place, locate
 from consumers.batch.plan import Unit
-from consumers.batch.remote_rows import RemoteScorer
 from consumers.batch.rowscorer import EmbeddedScorer, RowScorer
 from consumers.batch.run import Workforce
 from consumers.batch.spec import BatchSpec, Scoring
@@ -28,8 +27,6 @@ from consumers.batch.unit import UnitRunner
 from deployments.artifact import localize
 from deployments.control_client import ActorControlPlane
 from deployments.engines.load import load_engine
-from deployments.scorer import RoutedScorer
-from deployments.scorer_thread import ScorerThread
 
 _UNIT = TypeAdapter(Unit)
 _NAMESPACE = "headrace"
@@ -64,6 +61,11 @@ class UnitActor:
 def _scorer(record: RunRecord) -> RowScorer:
     spec, pinned = record.spec, record.pinned
     if spec.scoring is Scoring.REMOTE:
+        # Ray Serve takes seconds to import: a worker with its own engine starts without it.
+        from consumers.batch.remote_rows import RemoteScorer
+        from deployments.scorer import RoutedScorer
+        from deployments.scorer_thread import ScorerThread
+
         thread = ScorerThread(lambda: RoutedScorer(ActorControlPlane())).start()
         return RemoteScorer(thread, pinned.model, pinned.version, rows_per_call=spec.rows_per_call)
     artifact = localize(pinned.artifact_uri, pinned.digest)
