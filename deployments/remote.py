@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException, ReplicaUnavailableError
@@ -15,12 +18,17 @@ from cluster.errors import EngineFailure, NoCapacity
 from cluster.routes import Target
 from cluster.serving import Serving
 from deployments.datatypes import Array
-from deployments.rows import Answer, all_failed
+from deployments.rows import Answer, Part, all_failed, assembled, take
+from deployments.suspects import Suspects, marks_of
 
 # The deployment's name in every version's app: the last part of the dashboard's scale address.
 DEPLOYMENT = "replicas"
-# After so many, the batch itself may be what kills them: no more replicas are spent on it.
+# After so many, the batch itself may be what kills them.
 DEATHS_AT_MOST = 3
+FORGET_AFTER_S = 300.0  # without a death, a version's rows are above suspicion again
+_DEATHS = (RayActorError, ReplicaUnavailableError)
+
+_log = logging.getLogger(__name__)
 
 
 class RemoteTransport:
@@ -28,33 +36,70 @@ class RemoteTransport:
 
     def __init__(self) -> None:
         self._handles: dict[str, Any] = {}
+        self._suspects: dict[str, Suspects] = {}
 
     def keep(self, wanted: Mapping[str, tuple[Target, Serving]]) -> None:
         """See `Transport.keep`."""
-        for app in [app for app in self._handles if app not in wanted]:
-            del self._handles[app]
+        for known in (self._handles, self._suspects):
+            for app in [app for app in known if app not in wanted]:
+                del known[app]
 
     def ready(self, target: Target) -> bool:  # noqa: ARG002
         """Always: a handle waits for replicas by itself."""
         return True
 
     async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
-        """See `Transport.score`. Where a replica dies under a call, another one is asked: scoring is idempotent."""
-        end_s = time.monotonic() + timeout_s
+        """See `Transport.score`. Where a replica dies under a call, another one is asked: scoring is idempotent.
+
+        Rows that kill replicas are told apart from their neighbours, over several calls where the time is short: they fail,
+        the others are scored.
+        """
+        begin_s = time.monotonic()
+        end_s = begin_s + timeout_s
         deaths = 0
-        while True:
+        known = self._suspects.get(target.app)
+        if known is not None and begin_s - known.last_death_s > FORGET_AFTER_S:
+            del self._suspects[target.app]
+        while target.app not in self._suspects:
             try:
                 return await self._once(target, tensors, end_s)
-            except (RayActorError, ReplicaUnavailableError) as error:
+            except _DEATHS:
                 deaths += 1
                 if deaths >= DEATHS_AT_MOST:
-                    raise NoCapacity(
-                        f"{deaths} replicas in turn died under this call", where=target.app, remedy="look at the replicas' logs"
-                    ) from error
+                    self._suspects.setdefault(target.app, Suspects()).died(marks_of(tensors), time.monotonic())
+        return await self._warily(target, tensors, end_s, self._suspects[target.app])
+
+    async def _warily(self, target: Target, tensors: Mapping[str, Array], end_s: float, suspects: Suspects) -> Answer:
+        """One group at a time, so that a death has one cause. When the time is over, what was learnt stays for the next try."""
+        marks = marks_of(tensors)
+        rows = len(marks)
+        parts: list[Part] = []
+        todo = deque(suspects.groups(marks))
+        while todo:
+            group = todo.popleft()
+            theirs = [marks[row] for row in group.tolist()]
+            try:
+                answer = await self._once(target, take(tensors, group), end_s)
+            except _DEATHS:
+                suspects.died(theirs, time.monotonic())
+                todo.extend(group[again] for again in suspects.groups(theirs))
+            else:
+                suspects.survived(theirs)
+                parts.append(Part(target.version, group, answer))
+        convicted = suspects.convicted(marks)
+        if convicted:
+            _log.error("%s: replicas die when they score %d of %d rows", target.app, len(convicted), rows)
+            failure = EngineFailure(
+                "replicas die when they score this row", where=target.app, remedy="look at the replicas' logs"
+            )
+            answer = all_failed(target.signature, len(convicted), failure)
+            parts.append(Part(target.version, np.array(convicted, np.intp), answer))
+        outputs, failed = assembled(target.signature, parts, rows)
+        return Answer(outputs, failed)
 
     async def close(self) -> None:
         """See `Transport.close`."""
-        self._handles.clear()
+        self.keep({})
 
     async def _once(self, target: Target, tensors: Mapping[str, Array], end_s: float) -> Answer:
         left_s = end_s - time.monotonic()
@@ -72,7 +117,10 @@ class RemoteTransport:
             raise NoCapacity("the replicas' queue is full", where=target.app, remedy="retry, or add replicas") from error
         except DeploymentUnavailableError as error:
             raise NoCapacity("its replicas failed to start", where=target.app, remedy="look at the app's status") from error
-        except (RayActorError, ReplicaUnavailableError):
+        except asyncio.CancelledError:
+            response.cancel()  # nobody waits any more: the replica need not begin
+            raise
+        except _DEATHS:
             raise
         except (TaskCancelledError, RayServeException) as error:
             raise NoCapacity(f"Serve dropped the call: {error}", where=target.app, remedy="retry") from error
