@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 
 import ray
@@ -19,6 +20,7 @@ POLL_S = 0.1
 
 def start_serve(host: str, http_port: int) -> None:
     """Starts Serve on the cluster, its proxy on the head node; nothing happens where Serve runs."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # importing Serve has set it to INFO
     serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=http_port))
 
 
