@@ -110,8 +110,8 @@ def _prepare(
         workers=workforce.workers(dated),
     )
     now = time.time()
-    # Ids sort by time: to the microsecond, since runs of small datasets follow each other within a second.
-    run_id = f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S.%f}-{secrets.token_hex(2)}"
+    # Ids sort by time, to the microsecond; the letter keeps readers from taking the folder `run=ID` for a date.
+    run_id = f"r{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S.%f}-{secrets.token_hex(2)}"
     record = RunRecord(
         run_id=run_id,
         name=name,

@@ -8,8 +8,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -76,11 +78,18 @@ def test_every_row_is_scored_once_with_what_the_engine_answers(tmp_path: Path, p
     assert not (tmp_path / "out.quarantine").exists()
 
 
-def test_other_readers_see_plain_parquet(tmp_path: Path, pin: Pinned) -> None:
+@pytest.mark.parametrize("mode", ["replace", "append"])
+def test_readers_that_know_nothing_of_us(tmp_path: Path, pin: Pinned, mode: str) -> None:
     total = write_dataset(tmp_path / "in", files=1)
-    run(spec_of(tmp_path / "in", tmp_path / "out"), pin)
-    assert sorted(pd.read_parquet(tmp_path / "out")["id"]) == list(range(total))
-    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".parquet"}
+    spec = spec_of(tmp_path / "in", tmp_path / "out", output={"mode": mode})
+    run(spec, pin)
+    run(spec, pin)
+    rows = total if mode == "replace" else 2 * total
+    assert published(tmp_path / "out").num_rows == rows
+    assert len(pd.read_parquet(tmp_path / "out")) == rows
+    assert len(pl.read_parquet(tmp_path / "out")) == rows
+    counted = duckdb.sql(f"select count(*), sum(len(p)) from '{tmp_path}/out/**/*.parquet'").fetchall()  # noqa: S608
+    assert counted == [(rows, 10 * rows)]
 
 
 def test_bad_rows_are_quarantined_with_all_their_columns(tmp_path: Path, pin: Pinned) -> None:
