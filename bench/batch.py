@@ -96,6 +96,7 @@ def measure(case: Case, folder: Path, address: str, cores: int, rounds: int, scr
         answer = subprocess.run(
             [sys.executable, "-m", "bench.batch_driver", address, spec.model_dump_json(), pinned.model_dump_json()],
             check=True,
+            env={**os.environ, "RAY_BACKEND_LOG_LEVEL": "fatal"},
             stdout=subprocess.PIPE,
         )
         run = json.loads(answer.stdout.splitlines()[-1])

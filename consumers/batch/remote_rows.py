@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -15,7 +15,7 @@ from deployments.datatypes import Array
 from deployments.scorer_thread import ScorerThread
 from deployments.scoring import Scored
 
-_PAUSES_S = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+PAUSES_S = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
 class RemoteScorer:
@@ -24,12 +24,23 @@ class RemoteScorer:
     A call that finds no capacity is repeated with growing pauses, so that online traffic goes first.
     """
 
-    def __init__(self, thread: ScorerThread, model: str, version: int, *, rows_per_call: int, calls: int = 4) -> None:
+    def __init__(
+        self,
+        thread: ScorerThread,
+        model: str,
+        version: int,
+        *,
+        rows_per_call: int,
+        calls: int = 4,
+        pauses_s: Sequence[float] = PAUSES_S,
+    ) -> None:
+        """`calls` are under way at a time; `pauses_s` lie between the tries of one call."""
         self._thread = thread
         self._model = model
         self._version = version
         self._rows_per_call = rows_per_call
         self._calls = calls
+        self._pauses_s = pauses_s
 
     def score(self, tensors: Mapping[str, Array], rows: int) -> tuple[dict[str, Array], dict[int, str]]:
         """See RowScorer. Raises NotFound where the version is not served."""
@@ -55,7 +66,7 @@ class RemoteScorer:
         return self._thread.submit(self._model, part, version=self._version)
 
     def _wait(self, answer: Future[Scored], tensors: Mapping[str, Array], start: int, end: int) -> Scored:
-        for pause_s in _PAUSES_S:
+        for pause_s in self._pauses_s:
             try:
                 return answer.result()
             except (NoCapacity, Unreachable):
