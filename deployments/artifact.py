@@ -4,6 +4,7 @@
     model.onnx      (engine onnx) or model.pt2 (engine torch), with any external data beside it
     samples.npz     sample rows: `in.NAME` and `out.NAME` arrays, replayed at load
     report.json     how it was evaluated
+    report.html     the same, to read
 
 Content-addressed: its digest is the SHA-256 of manifest.json's bytes, and its folder is named by it.
 """
@@ -34,6 +35,7 @@ from deployments.datatypes import Array
 MANIFEST = "manifest.json"
 SAMPLES = "samples.npz"
 REPORT = "report.json"
+PAGE = "report.html"
 
 _REMEDY = "build the version again, or restore its files"
 
@@ -98,6 +100,7 @@ def write_artifact(
     files: Mapping[str, Path],
     samples: Samples,
     report: Mapping[str, Any],
+    page: str = "",
     source: Mapping[str, Any],
     steps: tuple[dict[str, Any], ...] = (),
     sample_tolerance: float = 1e-4,
@@ -115,6 +118,8 @@ def write_artifact(
             shutil.copyfile(path, target)
         _save_samples(staging / SAMPLES, samples)
         (staging / REPORT).write_bytes(orjson.dumps(dict(report), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+        if page:
+            (staging / PAGE).write_text(page)
         manifest = Manifest(
             model=model,
             engine=engine,

@@ -16,6 +16,7 @@ from deployments.artifact import Artifact, Samples, file_digest, write_artifact
 from deployments.build import gate as gates
 from deployments.build.graph import run_rows
 from deployments.build.importing import Imported, Progress, import_source
+from deployments.build.page import page
 from deployments.build.quality import classes
 from deployments.build.report import IMPORTED, Report, Variant
 from deployments.build.rows import Rows, check_classes, read_rows
@@ -78,6 +79,7 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
             files={MODEL_FILES[spec.engine]: file},
             samples=_samples(imported.rows, answers[kept.name]),
             report=report.model_dump(mode="json"),
+            page=page(report),
             source=imported.source,
             steps=({"step": "import", "parity": imported.parity}, *kept.steps),
             sample_tolerance=next((value for word, value in TOLERANCES.items() if word in kept.name), TOLERANCE),

@@ -5,27 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from cluster.commands import RegisterVersion
 from cluster.errors import BadInput, HeadraceError
+from deployments.build.page import page
 from deployments.build.pipeline import Built, build
 from deployments.build.report import Report
 from deployments.build.spec import BuildSpec
+from headrace.cli.report_screen import report_table
+from headrace.cli.screen import AsJson, answers, print_json
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
 from headrace.project.documents import ModelFile, load_project
-
-QUALITY = {
-    "accuracy": "accuracy",
-    "cross_entropy": "cross-entropy",
-    "mse": "MSE",
-    "agreement": "agreement",
-    "max_difference": "max diff",
-}
 
 app = typer.Typer(help="Make a version from a trained model.")
 
@@ -35,7 +28,7 @@ def build_command(
     file: Annotated[Path, typer.Argument(help="A project file with a Model that has a build section.")],
     model: Annotated[str | None, typer.Option(help="Which Model, where the file has several.")] = None,
     output: Annotated[str | None, typer.Option(help="Only package, into this folder or URI; register nothing.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Import, check, evaluate and package a trained model, and register it as the next version.
 
@@ -66,15 +59,17 @@ def build_command(
             progress=progress,
         )
     answer: dict[str, Any] = built.report.model_dump(mode="json")
+    answer["page"] = str(home.logs / f"build-{found.document.name}.html")
+    Path(answer["page"]).write_text(page(built.report))
     if built.artifact:
         answer |= {"artifact_uri": built.artifact.uri, "digest": built.artifact.digest}
         if client:
             with client:
                 answer["version"] = _register(client, built, found.document.name)
     if as_json:
-        typer.echo(orjson.dumps(answer).decode())
+        print_json(answer)
     else:
-        _print(Console(), built.report, answer)
+        _print(answers(), built.report, answer)
     if built.broken:
         raise HeadraceError(
             "the version breaks its gate: " + "; ".join(built.broken),
@@ -109,26 +104,8 @@ def _register(client: ControlClient, built: Built, model: str) -> int:
 
 
 def _print(screen: Console, report: Report, answer: dict[str, Any]) -> None:
-    table = Table(
-        title=f"{report.model}: parity with the source {report.parity:.2g}, {report.data['rows']} rows, {report.took_s:.0f} s"
-    )
-    for column in ("variant", "size", "speed at 1 / 64 / 1024", "p99 at 1", "memory", *QUALITY.values(), ""):
-        table.add_column(column, justify="left" if column in ("variant", "") else "right")
-    for one in report.variants:
-        if one.skipped or one.quality is None:
-            table.add_row(one.name, *[""] * (4 + len(QUALITY)), f"skipped: {one.skipped}")
-            continue
-        numbers = [getattr(one.quality, name) for name in QUALITY]
-        table.add_row(
-            one.name,
-            f"{one.size_bytes / 1000:.0f} kB",
-            " / ".join(f"{speed.speedup:.1f}x" for speed in one.speed.values()),
-            f"{one.speed['1'].p99_ms:.3f} ms",
-            f"{(one.peak_bytes or 0) / 1e6:.0f} MB",
-            *("-" if number is None else f"{number:.4g}" for number in numbers),
-            "chosen" if one.name == report.chosen else "; ".join(one.broken),
-        )
-    screen.print(table)
+    screen.print(report_table(report))
     if "artifact_uri" in answer:
         made = f"version {answer['version']}" if "version" in answer else "not registered"
         screen.print(f"{report.model}: {made}, {answer['artifact_uri']}", soft_wrap=True)
+    screen.print(f"report: {answer['page']}", soft_wrap=True)

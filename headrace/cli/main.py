@@ -32,6 +32,8 @@ ENTRIES: dict[str, Entry] = {
     "down": Entry("local", "Drain and end everything that `headrace up` started."),
     "status": Entry("local", "Show addresses, nodes, models, versions, replicas, rollouts and streams."),
     "build": Entry("build", "Make a version from a trained model."),
+    "models": Entry("models", "List the models and their versions."),
+    "model": Entry("model", "Show, compare and remove versions.", group=True),
     "apply": Entry("apply", "Make Models, Streams and Batches as the project files say."),
     "rollout": Entry("rollout", "Replace a model's version live, on evidence.", group=True),
     "scale": Entry("scale", "Set the replicas of a model that is scaled by hand."),

@@ -1,0 +1,143 @@
+"""`headrace model show|diff|rm`: a version and its report, what differs between two, and removal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.table import Table
+
+from cluster.commands import ModelView, VersionView
+from cluster.errors import BadArtifact, NotFound
+from deployments.artifact import REPORT, localize, read_manifest, remove
+from deployments.build.report import Report
+from headrace.cli.models import day
+from headrace.cli.report_screen import report_table
+from headrace.cli.screen import AsJson, answers, notes, print_json
+from headrace.client import ControlClient
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command("show")
+def show(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    version: Annotated[int | None, typer.Argument(help="The version; the newest where left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a version: its signature, source, steps and report. Checks its files on the way.
+
+    Example: `headrace model show digits 2`
+    """
+    with ControlClient.from_environment() as client:
+        one = _version(client.model(model), version)
+    folder = localize(one.artifact_uri, one.digest)
+    report = _report(folder)
+    if as_json:
+        print_json({**one.model_dump(mode="json"), "report": report.model_dump(mode="json") if report else None})
+        return
+    screen = answers()
+    screen.print(f"{one.model} version {one.version} ({one.role}), engine {one.engine}, made {day(one.created_s)}")
+    for side, specs in (("input", one.signature.inputs), ("output", one.signature.outputs)):
+        for spec in specs:
+            screen.print(f"  {side} {spec.name}: {spec.datatype} {list(spec.shape)}", markup=False)
+    screen.print(f"  {one.artifact_uri}", soft_wrap=True)
+    screen.print("  steps: " + ", ".join(str(step["step"]) for step in read_manifest(folder).steps))
+    if report:
+        screen.print(report_table(report))
+
+
+@app.command("diff")
+def diff(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    before: Annotated[int, typer.Argument(help="One version.")],
+    after: Annotated[int, typer.Argument(help="The other.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what differs between two versions: source, signature, size, quality, speed.
+
+    Example: `headrace model diff digits 1 2`
+    """
+    with ControlClient.from_environment() as client:
+        view = client.model(model)
+    facts = [_facts(_version(view, number)) for number in (before, after)]
+    different = {
+        key: (facts[0].get(key), facts[1].get(key)) for key in facts[0] | facts[1] if facts[0].get(key) != facts[1].get(key)
+    }
+    if as_json:
+        print_json(
+            {"model": model, "before": before, "after": after, "different": {key: list(two) for key, two in different.items()}}
+        )
+        return
+    table = Table("", f"version {before}", f"version {after}")
+    for key, (left, right) in different.items():
+        table.add_row(key, _shown(left), _shown(right))
+    answers().print(table)
+
+
+@app.command("rm")
+def rm(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    version: Annotated[int, typer.Argument(help="The version to remove.")],
+    as_json: AsJson = False,
+) -> None:
+    """Remove a version and its files. Refused while it serves, is a candidate or is pinned.
+
+    Example: `headrace model rm digits 1`
+    """
+    with ControlClient.from_environment() as client:
+        one = _version(client.model(model), version)
+        # The controller decides whether it may go; only then its files go too.
+        client.remove_version(model, version)
+    remove(one.artifact_uri)
+    if as_json:
+        print_json({"model": model, "version": version, "removed": one.artifact_uri})
+    else:
+        notes().print(f"{model} version {version} is removed, {one.artifact_uri} too", soft_wrap=True)
+
+
+def _version(view: ModelView, number: int | None) -> VersionView:
+    """The version of that number, or the newest. Raises NotFound."""
+    found = [one for one in view.versions if number in (None, one.version)]
+    if not found:
+        known = ", ".join(str(one.version) for one in view.versions) or "none"
+        raise NotFound(f"no version {number or ''}", where=view.name, remedy=f"its versions: {known}")
+    return max(found, key=lambda one: one.version)
+
+
+def _report(folder: Path) -> Report | None:
+    """The version's report; None where it was not built by `headrace build`."""
+    content = (folder / REPORT).read_bytes()
+    if content.strip() in (b"", b"{}"):
+        return None
+    try:
+        return Report.model_validate_json(content)
+    except ValueError as error:
+        raise BadArtifact("its report makes no sense", where=str(folder / REPORT), remedy="build the version again") from error
+
+
+def _facts(version: VersionView) -> dict[str, Any]:
+    """What can differ between two versions, flat."""
+    folder = localize(version.artifact_uri, version.digest)
+    manifest, report = read_manifest(folder), _report(folder)
+    facts: dict[str, Any] = {f"source {key}": value for key, value in manifest.source.items()}
+    facts |= {
+        "engine": version.engine,
+        "inputs": [spec.model_dump(mode="json") for spec in version.signature.inputs],
+        "outputs": [spec.model_dump(mode="json") for spec in version.signature.outputs],
+        "steps": [step["step"] for step in manifest.steps],
+    }
+    if report and report.chosen:
+        kept = report.variant(report.chosen)
+        facts |= {"variant": kept.name, "size_bytes": kept.size_bytes, "memory_bytes": kept.peak_bytes}
+        facts |= kept.quality.model_dump() if kept.quality else {}
+        facts |= {f"rows/s at {batch}": round(speed.rows_per_s) for batch, speed in kept.speed.items()}
+    return facts
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

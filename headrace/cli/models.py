@@ -1,0 +1,38 @@
+"""`headrace models`: the versions there are."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import typer
+from rich.table import Table
+
+from headrace.cli.screen import AsJson, answers, print_json
+from headrace.client import ControlClient
+
+app = typer.Typer()
+
+
+@app.command("models")
+def models(as_json: AsJson = False) -> None:
+    """List the models and their versions.
+
+    Example: `headrace models`
+    """
+    with ControlClient.from_environment() as client:
+        found = client.status().models
+    if as_json:
+        print_json({"models": [model.model_dump(mode="json") for model in found]})
+        return
+    table = Table("model", "version", "role", "engine", "made", "artifact")
+    for model in found:
+        for version in model.versions:
+            table.add_row(
+                model.name, str(version.version), version.role, version.engine, day(version.created_s), version.artifact_uri
+            )
+    answers().print(table)
+
+
+def day(at_s: float) -> str:
+    """A moment as people write it."""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
