@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from cluster.desired import Action, feed_actions, fleet_actions, forget_cold, learn_scale
+from cluster.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale
 from cluster.errors import Conflict, NotFound
 from cluster.gate import Judged, Verdict, judge
 from cluster.opening import open_rollout
@@ -167,7 +167,9 @@ def settle(state: State, rollout: Rollout, now_s: float) -> State:
         warm = {number: until for number, until in model.warm.items() if number != rollout.candidate}
         if model.stable is not None and model.stable != rollout.candidate:
             warm[model.stable] = now_s + rollout.plan.keep_warm_s
-        return state.with_model(replace(model, stable=rollout.candidate, warm=warm))
+        # A person may have scaled the former stable version since the candidate was deployed: that number is the model's.
+        scale_to = model.replicas if by_hand(model) and model.scale_to is None else model.scale_to
+        return state.with_model(replace(model, stable=rollout.candidate, warm=warm, scale_to=scale_to))
     if rollout.ended:
         # Out of the table now; its app goes once every scorer has had the time to see that.
         until_s = max(model.warm.get(rollout.candidate, now_s), now_s)

@@ -81,7 +81,7 @@ def fleet_actions(state: State, apps: Mapping[str, AppState], now_s: float) -> l
             # What has left the table and is gone, after the loss of a whole cluster, need not come back.
             if app is None and version.id.number in needed(state, model, now_s, grace_s=0.0):
                 actions.append(Deploy(version, model.serving, initial_replicas(model, model.serving)))
-            elif app is not None and model.scale_to is not None and app.target_replicas != model.scale_to and _by_hand(model):
+            elif app is not None and model.scale_to is not None and app.target_replicas != model.scale_to and by_hand(model):
                 actions.append(Scale(app.name, model.name, model.scale_to))
         elif app is not None and app.status is not AppStatus.STOPPING:
             actions.append(Retire(app.name))
@@ -118,9 +118,13 @@ def forget_cold(state: State, name: str, now_s: float) -> State:
 def learn_scale(state: State, name: str, apps: Mapping[str, AppState], *, gave_up: bool) -> State:
     """Remembers how many replicas a person wants of a model scaled by hand, whether told here or through Ray's own interface."""
     model = state.models[name]
-    if not _by_hand(model) or model.stable is None or gave_up:
+    if not by_hand(model) or model.stable is None or gave_up:
         return state if model.scale_to is None else state.with_model(replace(model, scale_to=None))
     app = apps.get(VersionId(name, model.stable).app)
+    none_wanted = model.serving is not None and initial_replicas(model, model.serving) == 0
+    if none_wanted and model.scale_to is None and (app is None or model.replicas is None):
+        # No app begins with 0 replicas: it is scaled down once it is there.
+        return state.with_model(replace(model, scale_to=0))
     if app is None or app.status not in (AppStatus.READY, AppStatus.UNHEALTHY):
         return state
     if model.scale_to is not None and app.target_replicas != model.scale_to:
@@ -145,5 +149,6 @@ def feed_actions(state: State, seen: Mapping[str, FeedState]) -> list[Action]:
     return actions
 
 
-def _by_hand(model: Model) -> bool:
+def by_hand(model: Model) -> bool:
+    """Whether a person decides how many replicas the model has."""
     return model.serving is not None and model.serving.scaling.mode is ScalingMode.MANUAL

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from cluster.serving import Serving
 from cluster.versions import Version
@@ -42,7 +42,7 @@ class Fleet(Protocol):
     def deploy(self, version: Version, serving: Serving, replicas: int) -> None:
         """Starts the version's replicas, unless its app exists: then nothing happens.
 
-        `replicas` is how many to begin with: the last known number where the model is scaled by hand.
+        `replicas` is how many to begin with, at least one: the last known number where the model is scaled by hand.
         """
 
     def state(self) -> Mapping[str, AppState]:
@@ -80,11 +80,15 @@ class FeedSpec:
 
 @dataclass(frozen=True, slots=True)
 class FeedState:
-    """What is seen of a running feed: the digest it was started with, and its app."""
+    """What is seen of a running feed: the digest it was started with, its app, and what each of its workers says of itself.
+
+    `workers` is plain data that only its feed understands, a few seconds old at most.
+    """
 
     name: str
     digest: str
     app: AppState
+    workers: tuple[dict[str, Any], ...] = ()
 
 
 class Feeds(Protocol):

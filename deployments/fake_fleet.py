@@ -39,7 +39,7 @@ class FakeFleet:
         self._looks[app] = 0
         if serving.scaling.mode is ScalingMode.MANUAL:
             self._manual.add(app)
-        self._apps[app] = AppState(app, AppStatus.STARTING, 0, replicas)
+        self._apps[app] = AppState(app, AppStatus.STARTING, 0, max(replicas, 1))
 
     def state(self) -> Mapping[str, AppState]:
         """See `Fleet.state`. An app that was retired is gone at the second look."""

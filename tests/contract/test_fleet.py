@@ -50,7 +50,7 @@ def version(tmp_path: Path, numbers: Iterator[int]) -> Version:
 
 
 def await_state(
-    fleet: Fleet, wanted: Callable[[Mapping[str, AppState]], bool], timeout_s: float = 90.0
+    fleet: Fleet, wanted: Callable[[Mapping[str, AppState]], bool], timeout_s: float = 240.0
 ) -> Mapping[str, AppState]:
     end = time.monotonic() + timeout_s
     while not wanted(seen := fleet.state()):
@@ -86,6 +86,15 @@ def test_scales_by_hand_and_stays_ready(fleet: Fleet, version: Version) -> None:
     fleet.scale(app, 1)
     seen = await_state(fleet, lambda seen: seen[app].replicas == 1)
     assert (seen[app].status, seen[app].target_replicas) == (AppStatus.READY, 1)
+
+
+def test_begins_with_one_replica_at_least_and_may_then_have_none(fleet: Fleet, version: Version) -> None:
+    app = version.id.app
+    fleet.deploy(version, MANUAL, 0)
+    assert await_state(fleet, is_ready(app))[app].target_replicas == 1
+    fleet.scale(app, 0)
+    seen = await_state(fleet, lambda seen: seen[app].replicas == 0)
+    assert (seen[app].status, seen[app].target_replicas) == (AppStatus.READY, 0)
 
 
 def test_refuses_to_scale_what_scales_on_its_own_and_what_does_not_exist(fleet: Fleet, version: Version) -> None:

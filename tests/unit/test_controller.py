@@ -181,6 +181,35 @@ def test_scale_by_hand_is_remembered_through_the_loss_of_the_cluster_and_never_u
     assert brain.fleet.state()["digits--v1"].target_replicas == 4
 
 
+def test_no_replicas_are_a_number_too(brain: Brain) -> None:
+    brain.serve_first(serving={"scaling": {"mode": "manual", "replicas": 0}})
+    brain.tick(3)
+    assert brain.fleet.state()["digits--v1"].target_replicas == 0
+    brain.call("model.scale", model="digits", replicas=2)
+    brain.tick(3)
+    assert brain.fleet.state()["digits--v1"].target_replicas == 2
+    brain.fleet.scale_by_hand("digits--v1", 0)
+    brain.tick(3)
+    brain.fleet.vanish("digits--v1")
+    brain.revive()
+    brain.tick(6)
+    assert brain.fleet.state()["digits--v1"].target_replicas == 0
+
+
+def test_a_promoted_version_takes_the_number_that_a_person_gave_meanwhile(brain: Brain) -> None:
+    brain.serve_first(serving={"scaling": {"mode": "manual", "replicas": 2}})
+    brain.build(2)
+    brain.tick(4)
+    brain.fleet.scale_by_hand("digits--v1", 5)
+    brain.tick(2)
+    brain.call("rollout.promote", model="digits")
+    brain.tick(3)
+    assert brain.fleet.state()["digits--v2"].target_replicas == 5
+    brain.fleet.scale_by_hand("digits--v2", 3)
+    brain.tick(3)
+    assert brain.fleet.state()["digits--v2"].target_replicas == 3
+
+
 def test_scale_of_an_automatic_model_is_refused(brain: Brain) -> None:
     brain.serve_first()
     with pytest.raises(Conflict, match="not scaled by hand"):
