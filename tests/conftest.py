@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import httpx
 import psutil
 import pytest
 
@@ -29,18 +30,32 @@ class RayCluster:
     dashboard_url: str
     http_url: str
 
+    def replica_pids(self, app: str) -> set[int]:
+        """The processes of an app's running replicas, as the dashboard's REST API tells them."""
+        answer = httpx.get(f"{self.dashboard_url}/api/serve/applications/", timeout=60).json()
+        deployments = answer["applications"].get(app, {"deployments": {}})["deployments"].values()
+        return {replica["pid"] for one in deployments for replica in one["replicas"] if replica["state"] == "RUNNING"}
+
 
 # Read by Ray when it is imported, or by its processes when they start.
 _SETTINGS = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.02",
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.05",
+    # Otherwise Ray starts a process for each declared CPU at once.
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_DEDUP_LOGS": "0",
-    # A machine with many tests on few cores is no reason to give up on a proxy.
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    # A machine with many tests on few cores is no reason to give up on a process.
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
 }
 os.environ.update(_SETTINGS)
+
+
+# What Ray says where it gave up waiting for a part of itself.
+_TOO_SLOW = ("timed out during startup", "Timed out", "Failed to start")
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +108,7 @@ def _start_ray(folder: str) -> tuple[str, int]:
             )
         except Exception as error:
             ray.shutdown()
-            if attempt == 2 or "timed out during startup" not in str(error):
+            if attempt == 2 or not any(words in str(error) for words in _TOO_SLOW):
                 raise
         else:
             return str(context.address_info["gcs_address"]), dashboard_port

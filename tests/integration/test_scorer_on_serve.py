@@ -13,7 +13,6 @@ import numpy as np
 import psutil
 import pytest
 import ray
-from ray.util.state import list_actors
 
 from cluster.errors import EngineFailure, NoCapacity
 from cluster.evidence import Counts
@@ -52,12 +51,12 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Artifact]:
 
 @pytest.fixture(scope="module")
 def fleet(ray_cluster: RayCluster, artifacts: dict[int, Artifact]) -> Iterator[ServeFleet]:
-    """The three versions on two replicas each."""
+    """Version 1 on two replicas, the others on one."""
     fleet = ServeFleet()
     versions = [version(number, artifact) for number, artifact in artifacts.items()]
     try:
         for one in versions:
-            fleet.deploy(one, SERVING, 2)
+            fleet.deploy(one, SERVING, 2 if one.id.number == 1 else 1)
         for one in versions:
             await_state(fleet, is_ready(one.id.app))
         yield fleet
@@ -85,11 +84,6 @@ def control(artifacts: dict[int, Artifact], *numbers: int, **split: object) -> T
 
 def expected(artifact: Artifact, image: np.ndarray) -> np.ndarray:
     return load_engine(Path(artifact[0])).score({INPUT: image})[OUTPUT]
-
-
-def replica_pids(app: str) -> set[int]:
-    found = list_actors(filters=[("state", "=", "ALIVE"), ("class_name", "=", f"ServeReplica:{app}:{DEPLOYMENT}")], detail=True)
-    return {actor.pid for actor in found}
 
 
 async def test_two_versions_share_the_keys(fleet: ServeFleet, artifacts: dict[int, Artifact]) -> None:
@@ -132,12 +126,12 @@ async def test_only_the_rows_that_stable_fails_carry_an_error(fleet: ServeFleet,
     assert all(isinstance(error, EngineFailure) for error in scored.errors.values())
 
 
-async def test_a_killed_replica_loses_no_call(fleet: ServeFleet, artifacts: dict[int, Artifact]) -> None:
+async def test_a_killed_replica_loses_no_call(fleet: ServeFleet, ray_cluster: RayCluster, artifacts: dict[int, Artifact]) -> None:
     app = f"{MODEL}--v1"
     scorer = await opened(control(artifacts, 1))
     image = rows(64)
     want = expected(artifacts[1], image)
-    pids = replica_pids(app)
+    pids = ray_cluster.replica_pids(app)
     assert len(pids) == 2
     stop = asyncio.Event()
     done = 0
@@ -164,7 +158,7 @@ async def test_a_killed_replica_loses_no_call(fleet: ServeFleet, artifacts: dict
     await scorer.close()
     assert not psutil.pid_exists(min(pids)) or psutil.Process(min(pids)).status() == psutil.STATUS_ZOMBIE
     # Serve brings the lost one back, and the app is READY all along.
-    state = await asyncio.to_thread(await_state, fleet, lambda _: len(replica_pids(app) - {min(pids)}) == 2)
+    state = await asyncio.to_thread(await_state, fleet, lambda _: len(ray_cluster.replica_pids(app) - {min(pids)}) == 2)
     assert state[app].status is AppStatus.READY
 
 
@@ -179,12 +173,12 @@ async def test_a_version_without_an_app_is_no_capacity_in_time(ray_cluster: RayC
 def test_scales_by_hand_in_both_ways(fleet: ServeFleet, ray_cluster: RayCluster) -> None:
     app = f"{MODEL}--v2"
     address = f"{ray_cluster.dashboard_url}/api/v1/applications/{app}/deployments/{DEPLOYMENT}/scale"
-    answer = httpx.post(address, json={"target_num_replicas": 1}, timeout=30)
+    answer = httpx.post(address, json={"target_num_replicas": 2}, timeout=30)
     assert answer.status_code == 200, answer.text
-    seen = await_state(fleet, wants(app, 1))
-    assert seen[app].status is AppStatus.READY
-    fleet.scale(app, 2)
     seen = await_state(fleet, wants(app, 2))
+    assert seen[app].status is AppStatus.READY
+    fleet.scale(app, 1)
+    seen = await_state(fleet, wants(app, 1))
     assert seen[app].status is AppStatus.READY
 
 
@@ -197,9 +191,9 @@ def test_a_broken_artifact_ends_as_failed_with_its_reason(ray_cluster: RayCluste
     (Path(uri) / "model.onnx").write_bytes(b"broken")
     fleet = ServeFleet()
     broken = version(99, (uri, digest, None))  # type: ignore[arg-type]
-    fleet.deploy(broken, SERVING, 2)
+    fleet.deploy(broken, SERVING, 1)
     try:
-        seen = await_state(fleet, lambda s: s[broken.id.app].status is AppStatus.FAILED, timeout_s=60)
+        seen = await_state(fleet, lambda s: s[broken.id.app].status is AppStatus.FAILED)
         assert "model.onnx is damaged" in seen[broken.id.app].message
         assert "\n" not in seen[broken.id.app].message
         assert ray.is_initialized()
@@ -208,7 +202,10 @@ def test_a_broken_artifact_ends_as_failed_with_its_reason(ray_cluster: RayCluste
         await_state(fleet, lambda s: broken.id.app not in s)
 
 
-async def test_replicas_of_onnx_versions_never_load_torch(fleet: ServeFleet) -> None:
-    for pid in replica_pids(f"{MODEL}--v1"):
+async def test_replicas_of_onnx_versions_never_load_torch(fleet: ServeFleet, ray_cluster: RayCluster) -> None:
+    pids = ray_cluster.replica_pids(f"{MODEL}--v1")
+    assert pids
+    for pid in pids:
         mapped = {entry.path for entry in psutil.Process(pid).memory_maps()}
+        assert any("onnxruntime" in path for path in mapped)
         assert not any("libtorch" in path for path in mapped)
