@@ -32,8 +32,9 @@ class Route:
     `weight` basis points of the keys go to the candidate. `shadow` basis points of the stable's rows are scored by the
     candidate too, compared, and never returned. `stage` names the rollout and its step: evidence carries it, so that late
     evidence of an earlier step is not counted. `salt` seeds the split and stays the same through one rollout.
-    `slow_ms` is the bound above which a call counts as slow, `tolerance` what outputs may differ by in shadow
-    (None: compare argmax on the last axis).
+    While `trial`, the candidate has not passed its first step: it is scored by its replicas only, so that one that crashes
+    takes none of its callers along. `slow_ms` is the bound above which a call counts as slow, `tolerance` what outputs may
+    differ by in shadow (None: compare argmax on the last axis).
     """
 
     model: str
@@ -46,6 +47,7 @@ class Route:
     stage: str = ""
     salt: int = 0
     fallback: bool = True
+    trial: bool = False
     slow_ms: float | None = None
     tolerance: float | None = None
 

@@ -51,7 +51,7 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
     numbers.add(stable)
     rollout = state.active(model.name)
     plan = model.plan
-    candidate, weight, shadow, stage, salt, slow_ms, tolerance = None, 0, 0, "", 0, None, None
+    candidate, weight, shadow, stage, salt, trial, slow_ms, tolerance = None, 0, 0, "", 0, False, None, None
     if rollout is not None and rollout.stable is not None:
         plan, stage, salt = rollout.plan, rollout.stage, rollout.salt
         slow_ms = plan.checks.slow.bound_ms if plan.checks.slow else None
@@ -60,6 +60,7 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
             candidate = rollout.candidate
             numbers.add(candidate)
             weight, shadow = shares(rollout)
+            trial = rollout.reached <= 1
     targets = {number: _target(state, model, number) for number in sorted(numbers)}
     return Route(
         model=model.name,
@@ -72,6 +73,7 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
         stage=stage,
         salt=salt,
         fallback=plan.fallback if plan is not None else True,
+        trial=trial,
         slow_ms=slow_ms,
         tolerance=tolerance,
     )

@@ -18,7 +18,6 @@ from cluster.commands import ControlPlane
 from cluster.errors import BadInput, NoCapacity, NotFound
 from cluster.evidence import Counts, EvidenceKey
 from cluster.routes import Route, RouteTable, Target
-from cluster.serving import Serving
 from cluster.serving import Transport as TransportName
 from cluster.signature import Signature
 from cluster.traffic import to_candidate
@@ -252,7 +251,7 @@ class RoutedScorer:
         begin = time.monotonic()
         if timeout_s <= 0:
             raise NoCapacity("the deadline is over", where=target.app, remedy="retry, or allow more time")
-        transport = self._transport(target, serving)
+        transport = self._transport(call.route, target)
         rows = len(next(iter(tensors.values())))
         if rows <= serving.max_batch_rows:
             return await transport.score(target, tensors, timeout_s), time.monotonic() - begin
@@ -262,9 +261,8 @@ class RoutedScorer:
         answers = await _all(pieces)
         return joined(target.signature, answers, [min(size, rows - start) for start in starts]), time.monotonic() - begin
 
-    def _transport(self, target: Target, serving: Serving) -> Transport:
-        wants = serving.transport is TransportName.EMBEDDED
-        return self._embedded if wants and self._embedded.ready(target) else self._remote
+    def _transport(self, route: Route, target: Target) -> Transport:
+        return self._embedded if _may_embed(route, target) and self._embedded.ready(target) else self._remote
 
     def _count(
         self, route: Route, version: int, rows: int, errors: int, seconds: float, *, compared: int = 0, disagreed: int = 0
@@ -275,11 +273,16 @@ class RoutedScorer:
         self._log.add(EvidenceKey(route.model, route.stage, version), Counts(rows, errors, 1, int(slow), compared, disagreed))
 
     def _changed(self, table: RouteTable) -> None:
-        everything = [(target, route.serving) for route in table.routes.values() for target in route.targets.values()]
-        self._remote.keep({target.app: (target, serving) for target, serving in everything})
-        here = [(target, serving) for target, serving in everything if serving.transport is TransportName.EMBEDDED]
-        self._embedded.keep({target.app: (target, serving) for target, serving in here})
+        everything = [(route, target) for route in table.routes.values() for target in route.targets.values()]
+        self._remote.keep({target.app: (target, route.serving) for route, target in everything})
+        self._embedded.keep({target.app: (target, route.serving) for route, target in everything if _may_embed(route, target)})
         self._log.keep_only({(route.model, route.stage) for route in table.routes.values()})
+
+
+def _may_embed(route: Route, target: Target) -> bool:
+    """Whether the version may be loaded in this process: it could take it along, so a candidate must have passed a step."""
+    wanted = route.serving.transport is TransportName.EMBEDDED
+    return wanted and not (route.trial and target.version == route.candidate)
 
 
 def _tell(task: asyncio.Task[None]) -> None:

@@ -33,7 +33,8 @@ _log = logging.getLogger(__name__)
 class ControllerActor:
     """Runs one Controller. Methods answer errors of ours as values: the client raises them.
 
-    It never fails to start, since Ray would not restart it then: it opens its store in the loop, again and again.
+    It never fails to start, since Ray would not restart it then: it opens its store in the loop, again and again. Once another
+    controller has taken over its store it ends for good; `start_controller` makes a new one.
     """
 
     def __init__(self, store_url: str, fleet: str = FLEET, feeds: str = FEEDS) -> None:
@@ -42,6 +43,7 @@ class ControllerActor:
         self._fleet, self._feeds = _made(fleet), _made(feeds)
         self._controller: Controller | None = None
         self._trouble: HeadraceError = Unreachable("it is starting", where="controller", remedy="try again in a few seconds")
+        self._fenced = False
         self._announced = -1  # the last table that the long polls were woken for
         self._wake = threading.Event()
         self._lock = threading.Lock()
@@ -86,21 +88,20 @@ class ControllerActor:
         try:
             answer = await asyncio.to_thread(self._controller.call, command, payload)
         except HeadraceError as error:
+            self._fenced |= isinstance(error, Fenced)
             return error
         self._wake.set()
         return answer
 
     def _run(self) -> None:
-        while True:
+        while not self._fenced:
             try:
                 if self._controller is None:
                     store = SqlStore(self._store_url)
                     self._controller = Controller(store, self._fleet, self._feeds, time.time, self._at)
                 self._controller.tick()
             except Fenced as error:
-                _log.error("%s", error)
-                self._trouble, self._controller = error, None
-                return
+                self._trouble, self._fenced = error, True
             except HeadraceError as error:
                 _log.warning("%s", error)
                 self._trouble = error
@@ -109,6 +110,8 @@ class ControllerActor:
                 _log.exception("the controller's tick failed")
             self._wake.wait(TICK_S)
             self._wake.clear()
+        _log.error("another controller has taken over the store: this one ends")
+        ray.kill(ray.get_runtime_context().current_actor)  # not exit(): Ray would start it again, to fence the other one
 
     def _at(self, point: Point) -> None:
         if point is not Point.PUBLISHED or self._controller is None or self._controller.table.number == self._announced:

@@ -20,6 +20,7 @@ from cluster.commands import ControlPlane
 from cluster.errors import BadInput, Conflict, NotFound, Unreachable
 from cluster.evidence import Counts, EvidenceBatch, EvidenceKey
 from cluster.routes import Route, RouteTable
+from cluster.store.sql import SqlStore
 from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE, connect
 from headrace.controller_actor import start_controller
 from headrace.local.home import Settings, read_settings
@@ -140,6 +141,20 @@ async def test_starting_again_is_harmless_and_another_store_is_refused(
     with pytest.raises(Conflict, match="keeps another store"):
         _start(read_settings({"HEADRACE_HOME": str(tmp_path / "other")}))
     assert _about()["pid"] == pid
+
+
+async def test_one_that_was_replaced_ends_and_one_start_brings_a_new_one(control: ControlPlane, settings: Settings) -> None:
+    pid = _about()["pid"]
+    process = psutil.Process(pid)
+    other = SqlStore(settings.store_url)
+    other.acquire()
+    other.close()
+    with pytest.raises(Conflict, match="another controller has taken over"):
+        await control.call("apply", {"models": [{"name": "digits"}]})
+    await asyncio.to_thread(process.wait, 60)
+    await asyncio.to_thread(_start, settings)
+    assert (await _patiently(lambda: control.call("status", {})))["models"] == []
+    assert _about()["pid"] != pid
 
 
 async def test_errors_arrive_as_what_they_are(control: ControlPlane) -> None:

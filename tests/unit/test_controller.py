@@ -35,11 +35,12 @@ def test_a_good_version_goes_through_its_steps_and_the_former_stays_warm_then_go
     brain.build(2)
     brain.tick(4)
     route = brain.controller.table.routes["digits"]
-    assert (route.candidate, route.weight, route.stage) == (2, 1000, "r2.1")
+    assert (route.candidate, route.weight, route.stage, route.trial) == (2, 1000, "r2.1", True)
     brain.score(1, rows=9000)
     brain.score(2, rows=1000)
     brain.tick(11)
-    assert brain.controller.table.routes["digits"].weight == 10_000
+    route = brain.controller.table.routes["digits"]
+    assert (route.weight, route.trial) == (10_000, False)
     brain.score(2, rows=1000)
     brain.tick(11)
     route = brain.controller.table.routes["digits"]

@@ -260,6 +260,19 @@ async def test_scores_with_the_last_table_and_keeps_evidence_while_the_controlle
     assert control.counts(1) == Counts(rows=7, calls=2)
 
 
+async def test_a_candidate_on_trial_is_not_loaded_in_this_process(good: Artifact, other: Artifact) -> None:
+    targets = target(1, good), target(2, other)
+    control = TableControl(route(*targets, serving=EMBEDDED, candidate=2, weight=5000, stage="r1.1", salt=7, trial=True))
+    remote = Nowhere()
+    async with scoring(control, remote) as scorer:
+        scored = await scorer.score("digits", {INPUT: rows(400)}, KEYS)
+        assert remote.asked[0] == "digits--v2"  # as the replicas there are
+        assert set(scored.versions.tolist()) == {1}  # all of them answered by stable, here
+        control.publish(route(*targets, serving=EMBEDDED, candidate=2, weight=5000, stage="r1.2", salt=7))
+        while set((await scorer.score("digits", {INPUT: rows(400)}, KEYS)).versions.tolist()) != {1, 2}:
+            await asyncio.sleep(0.01)
+
+
 async def test_follows_the_table(good: Artifact, other: Artifact) -> None:
     control = TableControl(route(target(1, good)))
     async with scoring(control) as scorer:
