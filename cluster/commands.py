@@ -174,7 +174,7 @@ class FeedName(Message):
 
 
 class FeedView(Message):
-    """A feed as commands show it. `wanted` is what was asked for, `status` what is seen."""
+    """A feed as commands show it. `wanted` is what was asked for, `status` what is seen, `workers` what each says of itself."""
 
     kind: str
     name: str
@@ -184,6 +184,7 @@ class FeedView(Message):
     replicas: int
     message: str
     spec: dict[str, Any]
+    workers: tuple[dict[str, Any], ...] = ()
 
 
 class FeedList(Message):

@@ -125,6 +125,7 @@ def feed_view(feed: Feed, seen: Mapping[str, FeedState]) -> FeedView:
         replicas=replicas,
         message=message,
         spec=json.loads(spec.document),
+        workers=running.workers if running is not None else (),
     )
 
 

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict
 class Phase(StrEnum):
     """How the worker is doing."""
 
-    STARTING = "starting"
+    STARTING = "starting"  # opening the log, joining the group
     RUNNING = "running"
+    CUT_OFF = "cut_off"  # the broker does not answer: nothing comes, nothing is lost
     HOLDING = "holding"  # transient trouble or an open breaker: the same micro-batch is tried again
     RECOVERING = "recovering"  # the log failed: back to the committed offsets
     DRAINING = "draining"
@@ -27,6 +28,7 @@ class WorkerStatus(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     replica: str
+    rank: int
     client: Literal["kafka-python", "memory"]
     phase: Phase
     message: str

@@ -17,8 +17,10 @@ from ray.serve.schema import ApplicationDetails, ServeInstanceDetails
 
 from cluster.errors import BadInput, Unreachable
 from cluster.ports import FeedKind, FeedSpec, FeedState
+from consumers.stream.health import stream_state
 from consumers.stream.replica import STOP_S, StreamReplica
 from consumers.stream.spec import StreamSpec
+from consumers.stream.watch import Replicas, Watch
 from deployments.serve_state import app_state
 
 DEPLOYMENT = "consumer"
@@ -35,6 +37,7 @@ class ServeStreams:
 
     def __init__(self, brokers: str | None = None) -> None:
         self._brokers = brokers or os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or DEFAULT_BROKERS
+        self._watch = Watch(Replicas(DEPLOYMENT))
 
     def start(self, feed: FeedSpec) -> None:
         """See `Feeds.start`. Raises BadInput where the document is no StreamSpec.
@@ -57,11 +60,14 @@ class ServeStreams:
             raise _away(error) from error
 
     def state(self) -> Mapping[str, FeedState]:
-        """See `Feeds.state`."""
-        seen = {}
-        for app, details in self._apps().items():
-            name = app.removeprefix(PREFIX)
-            seen[name] = FeedState(name, _digest(details) or "", app_state(app, details, DEPLOYMENT))
+        """See `Feeds.state`. READY means that every worker polls its topic, as it said a second ago or so."""
+        apps = self._apps()
+        reports, seen = self._watch.workers(apps), {}
+        for app, details in apps.items():
+            name, workers = app.removeprefix(PREFIX), reports.get(app, ())
+            state = stream_state(app_state(app, details, DEPLOYMENT), workers)
+            told = tuple(worker.model_dump(mode="json") for worker in workers)
+            seen[name] = FeedState(name, _digest(details) or "", state, told)
         return seen
 
     def stop(self, name: str) -> None:
@@ -105,6 +111,7 @@ def deployment_options(spec: StreamSpec, digest: str) -> dict[str, Any]:
         "health_check_period_s": HEALTH_EVERY_S,
         "health_check_timeout_s": 30.0,
         "ray_actor_options": actor,
+        "logging_config": {"enable_access_log": False},  # its only calls ask how it is doing, once a second
         "autoscaling_config": AutoscalingConfig(
             min_replicas=least,
             initial_replicas=least,

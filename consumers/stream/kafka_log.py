@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor  # type: ignore[import-untyped]
+from kafka.coordinator.base import MemberState  # type: ignore[import-untyped]
 from kafka.errors import FencedInstanceIdError, KafkaError  # type: ignore[import-untyped]
 from kafka.producer.future import FutureRecordMetadata  # type: ignore[import-untyped]
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
@@ -136,6 +137,8 @@ class KafkaLog:
     def _poll(self, max_rows: int, timeout_s: float) -> list[Records]:
         self._polled_s = time.monotonic()
         with self._reaching():
+            if self._consumer.group_metadata().state is not MemberState.STABLE:
+                timeout_s = max(timeout_s, KEEP_ALIVE_POLL_S)
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_rows)
         with self._ownership.lock:
             epochs = dict(self._ownership.epochs)
@@ -191,6 +194,17 @@ class KafkaLog:
                 start = self._first.get(partition) if committed is None else committed
                 if start is not None and partition in self._consumer.assignment():
                     self._consumer.seek(partition, start)
+
+    def trouble(self) -> str:
+        """See Log."""
+        if self._consumer.group_metadata().generation_id < 0:
+            return f"joining the group {self._member.group}"
+        # The client tells nobody that its broker is away: it polls in vain. So its heartbeats are watched, which it keeps inside.
+        heartbeat = self._consumer._coordinator.heartbeat
+        silent_s = time.monotonic() - max(heartbeat.last_receive, heartbeat.last_reset)
+        if silent_s > self._spec.session_timeout_s / 2:
+            return f"{self._brokers} has not answered the group's heartbeat for {silent_s:.0f} s"
+        return ""
 
     def epoch(self, partition: Partition) -> int | None:
         """See Log."""

@@ -86,6 +86,9 @@ class Log(Protocol):
         Blocks for seconds. Epochs rise. Safe to repeat; raises as `poll` does while the log is away.
         """
 
+    def trouble(self) -> str:
+        """Why no records can come now, e.g. that the group has not taken this member in; empty where all is well. Cheap."""
+
     def epoch(self, partition: Partition) -> int | None:
         """The epoch in which this member owns the partition, or None."""
 

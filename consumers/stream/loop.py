@@ -157,7 +157,7 @@ class Loop:
                 self.turned_s = time.monotonic()
                 self._stop.wait(backoff_s(attempt))
             else:
-                self.phase, self.message = Phase.RUNNING, ""
+                self.message = ""
                 return True
         return False
 
@@ -180,6 +180,7 @@ class Loop:
         self._reap_commit(now_s)
         self._commit_head(now_s)
         log = self._open_log
+        self._look_at(log)
         if self._has_room():
             batch = self._take(0.0 if self._in_flight or self._commit else IDLE_POLL_S)
             if batch is not None:
@@ -189,6 +190,15 @@ class Loop:
         else:
             log.keep_alive()
         self._await_something()
+
+    def _look_at(self, log: Log) -> None:
+        """A client polls in vain where its broker is away, so the worker must look for itself."""
+        trouble = log.trouble()
+        if trouble and self.phase in (Phase.STARTING, Phase.RUNNING, Phase.CUT_OFF):
+            self.phase = Phase.STARTING if self.phase is Phase.STARTING else Phase.CUT_OFF
+            self.message = trouble
+        elif not trouble and self.phase in (Phase.STARTING, Phase.CUT_OFF):
+            self.phase, self.message = Phase.RUNNING, ""
 
     @property
     def _open_log(self) -> Log:

@@ -143,6 +143,11 @@ class MemoryLog:
             self._next = {p: self._committed(p) for p in self._next}
             self._epochs = dict.fromkeys(self._next, self._epoch)
 
+    def trouble(self) -> str:
+        """See Log."""
+        with self.broker.lock:
+            return "" if self in self.broker.members[self.group, self.topic] else "not in the group"
+
     def epoch(self, partition: Partition) -> int | None:
         """See Log."""
         return self._epochs.get(partition)

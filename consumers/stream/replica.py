@@ -80,6 +80,7 @@ class StreamReplica:
         lag, counters = loop.lag(), loop.counters
         return WorkerStatus(
             replica=serve.get_replica_context().replica_tag,
+            rank=self._rank or 0,
             client="kafka-python",
             phase=loop.phase,
             message=loop.message,

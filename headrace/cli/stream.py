@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from cluster.commands import FeedList, FeedName, FeedView
+from consumers.stream.counters import WorkerStatus
 from headrace.cli.screen import AsJson, answers, print_json
 from headrace.client import ControlClient
 
@@ -41,7 +42,7 @@ def list_streams(as_json: AsJson = False) -> None:
 
 @app.command()
 def status(name: Name, as_json: AsJson = False) -> None:
-    """Show one stream: what is wanted, what is seen, its topics.
+    """Show one stream: what is wanted, what is seen, its topics, and each worker with its partitions, lag and rate.
 
     Example: `headrace stream status digits`
     """
@@ -82,6 +83,8 @@ def _print(stream: FeedView, as_json: bool) -> None:
         answers().print(f"{label}: {stream.spec.get(label, {}).get('topic', '')}")
     if stream.message:
         answers().print(f"message: {stream.message}")
+    if stream.workers:
+        answers().print(_workers(tuple(WorkerStatus.model_validate(worker) for worker in stream.workers)))
 
 
 def _table(streams: tuple[FeedView, ...]) -> Table:
@@ -89,4 +92,38 @@ def _table(streams: tuple[FeedView, ...]) -> Table:
     for stream in streams:
         message = stream.message.splitlines()[0] if stream.message else ""
         table.add_row(stream.name, stream.model, stream.wanted, stream.status, str(stream.replicas), message)
+    return table
+
+
+def _workers(workers: tuple[WorkerStatus, ...]) -> Table:
+    columns = (
+        "worker",
+        "phase",
+        "partitions",
+        "lag",
+        "rows/s",
+        "in flight",
+        "commit ms",
+        "in",
+        "out",
+        "dead",
+        "breaker",
+        "client",
+    )
+    table = Table(*columns)
+    for worker in sorted(workers, key=lambda worker: worker.rank):
+        table.add_row(
+            str(worker.rank),
+            worker.phase,
+            " ".join(map(str, worker.partitions)) or "-",
+            str(sum(worker.lag.values())),
+            f"{worker.rows_s:.0f}",
+            f"{worker.in_flight_rows} rows, {worker.in_flight_bytes / 1024:.0f} KiB",
+            f"{worker.commit_ms:.0f}",
+            str(worker.rows_in),
+            str(worker.rows_out),
+            str(worker.rows_dead),
+            "open" if worker.breaker_open else "closed",
+            worker.client,
+        )
     return table

@@ -19,6 +19,7 @@ from consumers.stream.memory_log import MemoryBroker, MemoryLog, Stored
 from consumers.stream.spec import Guarantee, Input, Output, StreamSpec, Topic
 
 WAIT_S = 40.0
+NOW_MS = int(time.time() * 1000)  # of today: a real broker's retention deletes what is old, within minutes
 
 
 class World(Protocol):
@@ -57,7 +58,7 @@ class MemoryWorld:
         return MemoryLog(self.broker, self.spec.input.topic, "group")
 
     def put(self, partition: int, key: bytes | None, value: bytes | None) -> None:
-        self.broker.append(self.spec.input.topic, partition, Stored(key, value, (("h", b"1"),), 1_700_000_000_000))
+        self.broker.append(self.spec.input.topic, partition, Stored(key, value, (("h", b"1"),), NOW_MS))
 
     def committed_values(self, topic: str) -> list[bytes | None]:
         return [record.value for partition in self.broker.topics[topic] for record in partition]
@@ -82,7 +83,7 @@ class KafkaWorld:
 
     def put(self, partition: int, key: bytes | None, value: bytes | None) -> None:
         headers = [("h", b"1")]
-        self.producer.send(self.spec.input.topic, value, key, headers, partition, 1_700_000_000_000).get(20)
+        self.producer.send(self.spec.input.topic, value, key, headers, partition, NOW_MS).get(20)
 
     def committed_values(self, topic: str) -> list[bytes | None]:
         consumer = KafkaConsumer(bootstrap_servers=self.brokers, isolation_level="read_committed", auto_offset_reset="earliest")
@@ -165,7 +166,7 @@ def test_records_arrive_whole_and_in_order(world: World) -> None:
     assert list(first.offsets)[:1] == [0]
     assert first.keys[0] == b"k0"
     assert list(first.headers[0]) == [("h", b"1")]
-    assert first.timestamps_ms[0] == 1_700_000_000_000
+    assert first.timestamps_ms[0] == NOW_MS
     assert log.epoch(first.partition) == first.epoch
 
 
@@ -188,7 +189,8 @@ def test_a_commit_shows_the_answers_and_outlives_the_member(world: World) -> Non
         world.put(0, b"k", str(i).encode())
     log = world.member("a")
     log.commit(*answer(world, take(log, 4))).result(WAIT_S)
-    assert world.committed_values(world.spec.output.topic) == [b"re:0", b"re:1", b"re:2", b"re:3"]
+    # A broker marks a transaction as committed in its topics a moment after it says that it is.
+    until(lambda: world.committed_values(world.spec.output.topic) == [b"re:0", b"re:1", b"re:2", b"re:3"])
     until(lambda: not log.poll(max_rows=10, timeout_s=0.05) and sum(log.lag().values()) == 0)
     log.close()
     world.put(0, b"k", b"4")
@@ -217,9 +219,9 @@ def test_a_record_without_key_and_value_can_be_written(world: World) -> None:
     log = world.member("a")
     taken = take(log, 1)
     assert values(taken) == {0: [None]}
-    out = Outgoing(world.spec.dead_letters.topic, 0, [None], [None], [[]], [1])
+    out = Outgoing(world.spec.dead_letters.topic, 0, [None], [None], [[]], [NOW_MS])
     log.commit([out], {taken[0].partition: 1}).result(WAIT_S)
-    assert world.committed_values(world.spec.dead_letters.topic) in ([b""], [None])
+    until(lambda: world.committed_values(world.spec.dead_letters.topic) in ([b""], [None]))
 
 
 def test_lag_counts_what_is_not_committed(world: World) -> None:
@@ -265,6 +267,16 @@ def test_a_lost_partition_can_not_be_committed(world: World) -> None:
     with pytest.raises(Unreachable, match="another member"):
         first.commit(*answer(world, lost)).result(WAIT_S)
     assert world.committed_values(world.spec.output.topic) == []
+
+
+def test_a_member_is_in_trouble_until_the_group_has_it(world: World) -> None:
+    log = world.member("a")
+
+    def no_trouble() -> bool:
+        log.poll(max_rows=1, timeout_s=0)  # even a caller that never waits gets in
+        return log.trouble() == ""
+
+    until(no_trouble)
 
 
 def test_a_missing_topic_is_named(world: World) -> None:
