@@ -1,0 +1,36 @@
+"""Whether a stream works, from what Serve says of its replicas and what its workers say of themselves. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cluster.ports import AppState, AppStatus
+from consumers.stream.counters import Phase, WorkerStatus
+
+_STATUS = {
+    Phase.STARTING: AppStatus.STARTING,
+    Phase.RUNNING: AppStatus.READY,
+    Phase.CUT_OFF: AppStatus.UNHEALTHY,
+    Phase.HOLDING: AppStatus.UNHEALTHY,
+    Phase.RECOVERING: AppStatus.UNHEALTHY,
+    Phase.DRAINING: AppStatus.STARTING,  # it starts over under another rank
+    Phase.STOPPED: AppStatus.STARTING,
+    Phase.FAILED: AppStatus.UNHEALTHY,  # Serve starts another
+}
+_WORST_FIRST = (AppStatus.UNHEALTHY, AppStatus.STARTING)
+
+
+def stream_state(app: AppState, workers: Sequence[WorkerStatus]) -> AppState:
+    """READY only where Serve says so and every replica's worker polls its topic; else the worst worker's status and reason."""
+    if app.status is not AppStatus.READY:
+        return app
+    for status in _WORST_FIRST:
+        for worker in workers:
+            if _STATUS[worker.phase] is status:
+                return replace(
+                    app, status=status, message=f"{worker.phase}: {worker.message}" if worker.message else worker.phase
+                )
+    if len(workers) < max(app.replicas, 1):
+        return replace(app, status=AppStatus.STARTING, message=f"{len(workers)} of {app.replicas} workers have reported")
+    return app
