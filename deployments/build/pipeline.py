@@ -8,20 +8,22 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 
-from cluster.errors import BadInput, EngineFailure
+from cluster.errors import BadInput, EngineFailure, NotFound
 from deployments.artifact import Artifact, Samples, file_digest, write_artifact
 from deployments.build import gate as gates
 from deployments.build.graph import run_rows
-from deployments.build.importing import Imported, Progress, import_source
+from deployments.build.importing import ENVIRONMENT, Imported, Progress, import_source
 from deployments.build.page import page
 from deployments.build.quality import classes
 from deployments.build.report import IMPORTED, Report, Variant
 from deployments.build.rows import Rows, check_classes, read_rows
 from deployments.build.spec import BuildSpec
 from deployments.build.variants import Workshop
+from deployments.build.worker import run_worker
 from deployments.datatypes import Array
 from deployments.engines.load import MODEL_FILES, open_engine
 
@@ -49,6 +51,7 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="headrace-build-") as folder:
         work = Path(folder)
+        training = _train(spec, base, log, progress)
         imported = import_source(spec, base, work, log, progress)
         learn = _rows_to_learn_from(spec, imported, base)
         _check_labels(spec, imported, learn, base)
@@ -60,6 +63,7 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
             model=model,
             task=spec.evaluate.task if spec.evaluate else "classification",
             source=imported.source,
+            training=training,
             parity=imported.parity,
             data=_data(spec, imported, base),
             variants=tuple(variants),
@@ -85,6 +89,20 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
             sample_tolerance=next((value for word, value in TOLERANCES.items() if word in kept.name), TOLERANCE),
         )
     return Built(artifact, report, ())
+
+
+def _train(spec: BuildSpec, base: Path, log: Path, progress: Progress) -> dict[str, Any] | None:
+    """Runs the user's training and records what it was made from. Raises BadInput, or NotFound for a data file."""
+    if spec.train is None:
+        return None
+    progress(f"train ({spec.train.function})")
+    missing = [name for name in spec.train.data if not (base / name).exists()]
+    if missing:
+        raise NotFound("no such file", where=str(base / missing[0]), remedy="correct train.data")
+    digests = {name: file_digest(base / name) for name in spec.train.data}
+    job = {**spec.train.model_dump(include={"function", "args", "seed"}), "code": str((base / spec.train.code).resolve())}
+    told = run_worker("train", job, what="training", log=log, environment=ENVIRONMENT, folder=base, show=progress)
+    return {**job, "code": spec.train.code, "data": digests, **told}
 
 
 def _rows_to_learn_from(spec: BuildSpec, imported: Imported, base: Path) -> Rows | None:

@@ -132,7 +132,7 @@ def _fit(value: Array, spec: TensorSpec, file: Path) -> Array:
             f"rows have shape {list(shape)}, the input has {list(wanted)}", where=where, remedy="give rows of that shape"
         )
     if np.issubdtype(value.dtype, np.floating):
-        bad = np.flatnonzero(~np.isfinite(value.reshape(len(value), -1)).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(value).all(axis=tuple(range(1, value.ndim))))
         if bad.size:
             raise BadInput(
                 f"{bad.size} rows hold NaN or infinity, the first is row {bad[0]}", where=where, remedy="fill or drop them"

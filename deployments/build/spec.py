@@ -66,6 +66,26 @@ class Source(Section):
         return self.pytorch.state_dict if self.pytorch else str(getattr(self, self.kind))
 
 
+class Train(CodeRef):
+    """The user's own training, run first: `function(**args)`, with `seed` where it takes one, in the document's folder.
+
+    It writes the source's file, and returns the loss of each epoch. `data` are files whose digests are kept with the version.
+    """
+
+    function: str
+    args: dict[str, Any] = Field(default_factory=dict)
+    seed: int = 0
+    data: tuple[str, ...] = ()
+
+    _module_and_function = field_validator("function")(CodeRef.check)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word(cls, value: object) -> object:
+        """`train: module:function` is short for `train: {function: module:function}`."""
+        return {"function": value} if isinstance(value, str) else value
+
+
 class Evaluate(Section):
     """The user's labelled rows: `.npz` or Parquet, with an array or column for each input and one for `label`.
 
@@ -141,6 +161,7 @@ class Compress(Section):
 class BuildSpec(Section):
     """The `build` section. `parity` is the largest difference from the source framework's own answers, before compression."""
 
+    train: Train | None = None
     source: Source
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[str, ...] = ()

@@ -33,31 +33,42 @@ def run_worker(
     python: str = sys.executable,
     environment: Mapping[str, str] | None = None,
     extra: str = "",
+    folder: Path | None = None,
+    show: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Runs the worker `deployments.build.STEP` on `job`; blocks until it ends. `what` names the step in errors.
+    """Runs the worker `deployments.build.STEP` on `job`, in `folder`; blocks until it ends. `what` names the step in errors.
+
+    `show` is told each line that it prints.
 
     Its output is appended to `log`; `extra` is the one of Headrace's extras that it needs. Raises the error that the worker
     answered, or BadInput with its last lines where it died.
     """
-    with tempfile.TemporaryDirectory(prefix="headrace-step-") as folder:
-        question, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
+    with tempfile.TemporaryDirectory(prefix="headrace-step-") as scratch:
+        question, answer = Path(scratch) / "job.json", Path(scratch) / "answer.json"
         question.write_text(json.dumps(dict(job)))
         variables = dict(os.environ) | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": _import_path()} | dict(environment or {})
         with log.open("ab") as output:
             start = output.tell()
             process = subprocess.Popen(
-                [python, "-m", f"deployments.build.{step}", str(question), str(answer)],
+                [python, "-P", "-m", f"deployments.build.{step}", str(question), str(answer)],
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=variables,
+                cwd=folder,
             )
             try:
+                for line in process.stdout or ():
+                    output.write(line)
+                    if show:
+                        show(line.decode(errors="replace").rstrip())
                 code = process.wait()
             finally:
                 if process.poll() is None:
                     process.kill()
                     process.wait()
+                if process.stdout:
+                    process.stdout.close()
         if not answer.exists():
             missing = re.search(r"^ModuleNotFoundError: No module named '([^']+)'", _tail(log, start), re.MULTILINE)
             if missing and extra:

@@ -47,22 +47,29 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    training, test = data.load()
-    rows = dim_and_bright(training)[0] if options.network == "calibrated" else training
-    torch.manual_seed(options.seed)
-    torch.set_num_threads(1)  # so small a network only waits for more
-    network = NETWORKS[options.network]()
-    train(network, rows, epochs=options.epochs, seed=options.seed)
+    fit(options.out, options.network, options.epochs, options.seed)
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    torch.save(network.state_dict(), options.out / "model.pth")
-    data.write(training, options.out.parent, "train")
-    data.write(test, options.out.parent, "test")
+
+def fit(out: str | Path, network: str = "digits", epochs: int = 20, seed: int = 0) -> list[float]:
+    """Trains one of NETWORKS and writes the files; returns the loss of each epoch. `train:` of a Model document may name it."""
+    folder = Path(out)
+    training, test = data.load()
+    rows = dim_and_bright(training)[0] if network == "calibrated" else training
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)  # so small a network only waits for more
+    module = NETWORKS[network]()
+    losses = train(module, rows, epochs=epochs, seed=seed)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(module.state_dict(), folder / "model.pth")
+    data.write(training, folder.parent, "train")
+    data.write(test, folder.parent, "test")
     dim, _ = dim_and_bright(test)
-    data.write(dim, options.out.parent, "dim")
+    data.write(dim, folder.parent, "dim")
     with torch.no_grad():
-        right = (network(torch.from_numpy(dim.image)).argmax(1).numpy() == dim.label).mean()
-    print(f"{options.out / 'model.pth'}: {right:.1%} of {len(dim.label)} dim test rows right")
+        right = (module(torch.from_numpy(dim.image)).argmax(1).numpy() == dim.label).mean()
+    print(f"{folder / 'model.pth'}: {right:.1%} of {len(dim.label)} dim test rows right")
+    return losses
 
 
 def dim_and_bright(rows: data.Rows, limit: float = 93 / 256) -> tuple[data.Rows, data.Rows]:
