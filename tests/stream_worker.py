@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
 
 from consumers.stream.kafka_log import KafkaLog, Member
@@ -13,13 +14,19 @@ from tests.stream_parts import SumScoring
 
 
 def main(document: str, brokers: str, rank: str) -> None:
-    """Works until SIGTERM."""
+    """Works until SIGTERM. Says `owns` on its standard output once it has partitions."""
     spec = StreamSpec.model_validate_json(document)
     group = spec.group_of("test")
     scoring = SumScoring(fail=lambda: time.sleep(0.02))  # slow enough to be killed in the middle
     loop = Loop("test", spec, scoring, lambda: KafkaLog(spec, brokers, Member(group, f"{group}-{rank}", f"{group}-{rank}")))
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
-    loop.run()
+    worker = threading.Thread(target=loop.run)
+    worker.start()
+    while worker.is_alive() and not loop.lag():
+        worker.join(0.02)
+    sys.stdout.write("owns\n")
+    sys.stdout.flush()
+    worker.join()
     scoring.executor.shutdown()
 
 

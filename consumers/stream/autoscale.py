@@ -9,7 +9,6 @@ from typing import Any
 from ray.serve.config import AutoscalingContext
 
 LAG = "lag"
-CALM_S = 60.0  # fewer are needed for this long before any is stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +18,7 @@ class Bounds:
     least: int
     most: int
     lag_per_replica: int
+    calm_s: float
 
 
 def replicas_for(lag: float, bounds: Bounds) -> int:
@@ -26,19 +26,19 @@ def replicas_for(lag: float, bounds: Bounds) -> int:
     return min(max(math.ceil(lag / bounds.lag_per_replica), bounds.least), bounds.most)
 
 
-def decide(wanted: int, current: int, now_s: float, calm_since_s: float | None) -> tuple[int, float | None]:
-    """Up at once, down after CALM_S: the target, and since when fewer would do (None: they would not)."""
+def decide(wanted: int, current: int, now_s: float, calm_since_s: float | None, calm_s: float) -> tuple[int, float | None]:
+    """Up at once, down after `calm_s`: the target, and since when fewer would do (None: they would not)."""
     if wanted >= current:
         return wanted, None
     since_s = now_s if calm_since_s is None else calm_since_s
-    return (wanted, None) if now_s - since_s >= CALM_S else (current, since_s)
+    return (wanted, None) if now_s - since_s >= calm_s else (current, since_s)
 
 
 class FollowLag:
     """Serve's policy object, made from the deployment's `policy_kwargs`."""
 
-    def __init__(self, least: int, most: int, lag_per_replica: int) -> None:
-        self._bounds = Bounds(least, most, lag_per_replica)
+    def __init__(self, least: int, most: int, lag_per_replica: int, calm_s: float) -> None:
+        self._bounds = Bounds(least, most, lag_per_replica, calm_s)
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         """The target number of replicas, and what to remember."""
@@ -48,6 +48,10 @@ class FollowLag:
         # One slow replica must not be hidden by idle ones: the sum is what waits in the topic.
         wanted = replicas_for(sum(lags.values()), self._bounds)
         target, since_s = decide(
-            wanted, context.target_num_replicas, context.current_time or 0.0, context.policy_state.get("calm")
+            wanted,
+            context.target_num_replicas,
+            context.current_time or 0.0,
+            context.policy_state.get("calm"),
+            self._bounds.calm_s,
         )
         return target, {"calm": since_s}

@@ -29,6 +29,7 @@ class WorkerStatus(BaseModel):
 
     replica: str
     rank: int
+    pid: int
     client: Literal["kafka-python", "memory"]
     phase: Phase
     message: str

@@ -101,7 +101,12 @@ def deployment_options(spec: StreamSpec, digest: str) -> dict[str, Any]:
         actor["label_selector"] = dict(spec.resources.node_labels)
     policy = {
         "policy_function": "consumers.stream.autoscale:FollowLag",
-        "policy_kwargs": {"least": least, "most": most, "lag_per_replica": spec.scaling.lag_per_replica},
+        "policy_kwargs": {
+            "least": least,
+            "most": most,
+            "lag_per_replica": spec.scaling.lag_per_replica,
+            "calm_s": spec.scaling.calm_s,
+        },
     }
     return {
         "user_config": {"digest": digest},

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor  # type: ignore[import-untyped]
-from kafka.coordinator.base import MemberState  # type: ignore[import-untyped]
 from kafka.errors import FencedInstanceIdError, KafkaError  # type: ignore[import-untyped]
 from kafka.producer.future import FutureRecordMetadata  # type: ignore[import-untyped]
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict, NotFound, Unreachable
 from consumers.stream.kafka_client import client_config, unreachable
+from consumers.stream.kafka_membership import Membership
 from consumers.stream.log import Outgoing, Partition, Records
 from consumers.stream.spec import Begin, Guarantee, StreamSpec
 
@@ -107,6 +107,8 @@ class KafkaLog:
             self._consumer.subscribe([spec.input.topic], listener=self._ownership)
         except KafkaError as error:
             raise unreachable(brokers, error) from error
+        # Before the broker counts this member out, its worker should say that it is cut off.
+        self._membership = Membership(self._consumer, spec.session_timeout_s / 2)
         try:
             self._producer = self._new_producer()
         except BaseException:
@@ -137,7 +139,8 @@ class KafkaLog:
     def _poll(self, max_rows: int, timeout_s: float) -> list[Records]:
         self._polled_s = time.monotonic()
         with self._reaching():
-            if self._consumer.group_metadata().state is not MemberState.STABLE:
+            self._membership.look()
+            if not self._membership.settled:
                 timeout_s = max(timeout_s, KEEP_ALIVE_POLL_S)
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_rows)
         with self._ownership.lock:
@@ -183,6 +186,8 @@ class KafkaLog:
     def recover(self) -> None:
         """See Log."""
         self._drop_producer()
+        with self._reaching():
+            self._membership.check_name()  # a new producer would fence the member that took over
         self._producer = self._new_producer()
         self._ownership.renew()
         self._offsets_to_commit.clear()
@@ -197,14 +202,7 @@ class KafkaLog:
 
     def trouble(self) -> str:
         """See Log."""
-        if self._consumer.group_metadata().generation_id < 0:
-            return f"joining the group {self._member.group}"
-        # The client tells nobody that its broker is away: it polls in vain. So its heartbeats are watched, which it keeps inside.
-        heartbeat = self._consumer._coordinator.heartbeat
-        silent_s = time.monotonic() - max(heartbeat.last_receive, heartbeat.last_reset)
-        if silent_s > self._spec.session_timeout_s / 2:
-            return f"{self._brokers} has not answered the group's heartbeat for {silent_s:.0f} s"
-        return ""
+        return self._membership.trouble()
 
     def epoch(self, partition: Partition) -> int | None:
         """See Log."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import Any
@@ -81,6 +82,7 @@ class StreamReplica:
         return WorkerStatus(
             replica=serve.get_replica_context().replica_tag,
             rank=self._rank or 0,
+            pid=os.getpid(),
             client="kafka-python",
             phase=loop.phase,
             message=loop.message,

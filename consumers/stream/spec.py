@@ -86,6 +86,7 @@ class Scaling(Section):
     min: int = Field(default=1, ge=0)
     max: int = Field(default=4, ge=1)
     lag_per_replica: int = Field(default=10_000, ge=1, description="records")
+    calm_s: float = Field(default=60.0, ge=0, description="fewer must be enough for this long before any is stopped")
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:

@@ -19,6 +19,7 @@ def worker(phase: Phase, message: str = "", rank: int = 0) -> WorkerStatus:
     return WorkerStatus(
         replica="r",
         rank=rank,
+        pid=1,
         client="memory",
         phase=phase,
         message=message,

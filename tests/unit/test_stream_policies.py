@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cluster.errors import BadInput
-from consumers.stream.autoscale import CALM_S, Bounds, decide, replicas_for
+from consumers.stream.autoscale import Bounds, decide, replicas_for
 from consumers.stream.breaker import Breaker, backoff_s
 from consumers.stream.feed import deployment_options
 from consumers.stream.spec import Protocol, Security, StreamSpec
@@ -23,15 +23,15 @@ DOCUMENT = {
 
 @pytest.mark.parametrize(("lag", "replicas"), [(0, 1), (1, 1), (1000, 1), (1001, 2), (2500, 3), (1e9, 3)])
 def test_one_consumer_for_so_many_records_never_above_the_bound(lag: float, replicas: int) -> None:
-    assert replicas_for(lag, Bounds(least=1, most=3, lag_per_replica=1000)) == replicas
+    assert replicas_for(lag, Bounds(least=1, most=3, lag_per_replica=1000, calm_s=60)) == replicas
 
 
 def test_up_at_once_and_down_only_after_a_calm() -> None:
-    assert decide(3, 1, now_s=100, calm_since_s=None) == (3, None)
-    assert decide(1, 3, now_s=100, calm_since_s=None) == (3, 100)
-    assert decide(1, 3, now_s=100 + CALM_S - 1, calm_since_s=100) == (3, 100)
-    assert decide(1, 3, now_s=100 + CALM_S, calm_since_s=100) == (1, None)
-    assert decide(3, 3, now_s=100 + CALM_S, calm_since_s=100) == (3, None)
+    assert decide(3, 1, now_s=100, calm_since_s=None, calm_s=60) == (3, None)
+    assert decide(1, 3, now_s=100, calm_since_s=None, calm_s=60) == (3, 100)
+    assert decide(1, 3, now_s=159, calm_since_s=100, calm_s=60) == (3, 100)
+    assert decide(1, 3, now_s=160, calm_since_s=100, calm_s=60) == (1, None)
+    assert decide(3, 3, now_s=160, calm_since_s=100, calm_s=60) == (3, None)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 50)), max_size=30))
@@ -55,7 +55,7 @@ def test_more_consumers_than_partitions_are_never_asked_for() -> None:
     options = deployment_options(spec, "d1")
     scaling = options["autoscaling_config"]
     assert (scaling.min_replicas, scaling.max_replicas) == (1, 3)
-    assert scaling.policy.policy_kwargs == {"least": 1, "most": 3, "lag_per_replica": 7}
+    assert scaling.policy.policy_kwargs == {"least": 1, "most": 3, "lag_per_replica": 7, "calm_s": 60.0}
     assert options["user_config"] == {"digest": "d1"}
 
 

@@ -1,0 +1,71 @@
+"""Whether the group still has this member. kafka-python knows and does not say, so its coordinator is asked: the only place.
+
+It polls in vain where its broker is away, and where another member took its name it only stops its heartbeats.
+"""
+
+from __future__ import annotations
+
+import time
+
+from kafka import KafkaConsumer  # type: ignore[import-untyped]
+from kafka.coordinator.base import MemberState  # type: ignore[import-untyped]
+from kafka.errors import (  # type: ignore[import-untyped]
+    FencedInstanceIdError,
+    IllegalGenerationError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
+
+from cluster.errors import Conflict
+
+ASK_EVERY_S = 1.0
+
+
+class Membership:
+    """One consumer's place in its group. `limit_s` is how long the broker may leave heartbeats unanswered. Not thread-safe."""
+
+    def __init__(self, consumer: KafkaConsumer, limit_s: float) -> None:
+        self._consumer = consumer
+        self._coordinator = consumer._coordinator
+        self._limit_s = limit_s
+        self._asked_s = 0.0
+
+    @property
+    def settled(self) -> bool:
+        """Whether no rebalance is under way, as far as this member knows."""
+        return bool(self._consumer.group_metadata().state is MemberState.STABLE)
+
+    @property
+    def silent_s(self) -> float:
+        """For how long the group's broker has not answered."""
+        heartbeat = self._coordinator.heartbeat
+        return float(time.monotonic() - max(heartbeat.last_receive, heartbeat.last_reset))
+
+    def trouble(self) -> str:
+        """Why no records can come; empty where all is well. Asks nobody."""
+        metadata = self._consumer.group_metadata()
+        if metadata.generation_id < 0:
+            return f"joining the group {metadata.group_id}"
+        silent_s = self.silent_s
+        return f"the broker has not answered the group's heartbeat for {silent_s:.0f} s" if silent_s > self._limit_s else ""
+
+    def look(self) -> None:
+        """Asks whether the name is still ours, but only in trouble, and once a second at most. Raises as `check_name`."""
+        now_s = time.monotonic()
+        if self.silent_s > self._limit_s and now_s - self._asked_s > ASK_EVERY_S:
+            self._asked_s = now_s
+            self.check_name()
+
+    def check_name(self) -> None:
+        """Asks the broker. Raises Conflict where another member took this one's name, and KafkaError where it can't be asked."""
+        coordinator = self._coordinator
+        if not self.settled or coordinator.coordinator_id is None:
+            return  # the next poll joins, which is refused where the name is taken
+        try:
+            coordinator._net.run(coordinator._send_heartbeat_request)
+        except FencedInstanceIdError as error:
+            raise Conflict(
+                "another member of this name took over", where=coordinator.group_instance_id, remedy="end this one"
+            ) from error
+        except (RebalanceInProgressError, IllegalGenerationError, UnknownMemberIdError):
+            return  # the next poll joins again

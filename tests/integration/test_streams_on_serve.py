@@ -1,0 +1,181 @@
+"""Streams as they run in production: controller, Serve replicas, a real broker; killed, scaled, changed and paused on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray import serve
+
+from cluster.ports import AppStatus, FeedKind, FeedSpec
+from consumers.stream.counters import Phase, WorkerStatus
+from consumers.stream.feed import ServeStreams
+from consumers.stream.spec import Format, Input, Output, Scaling, StreamSpec, Topic
+from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE, connect
+from headrace.controller_actor import start_controller
+from headrace.local.home import read_settings
+from tests.conftest import RayCluster
+from tests.models import SIGNATURE, rows, slow_artifact
+from tests.stream_topics import Topics, until
+
+MODEL = "streamed"
+SMALL = {"cpus": 0.1}
+
+
+@dataclass
+class Running:
+    """A stream under a controller."""
+
+    topics: Topics
+    name: str
+
+    def ask(self, command: str, **payload: Any) -> dict[str, Any]:
+        return asyncio.run(connect().call(command, payload))
+
+    def apply(self, spec: StreamSpec) -> None:
+        document = {"kind": "stream", "name": self.name, "model": MODEL, "spec": spec.model_dump(mode="json")}
+        model = {"name": MODEL, "serving": {"transport": "embedded", "scaling": "manual", "resources": SMALL}}
+        self.ask("apply", models=[model], feeds=[document])
+
+    def view(self) -> dict[str, Any]:
+        return self.ask("feed.show", kind="stream", name=self.name)
+
+    def workers(self) -> list[WorkerStatus]:
+        return [WorkerStatus.model_validate(worker) for worker in self.view()["workers"]]
+
+    def await_status(self, status: str) -> None:
+        until(lambda: self.view()["status"] == status)
+
+    def await_workers(self, wanted: Callable[[list[WorkerStatus]], bool]) -> list[WorkerStatus]:
+        found: list[WorkerStatus] = []
+
+        def look() -> bool:
+            found[:] = self.workers()
+            return wanted(found)
+
+        until(look)
+        return found
+
+
+def share(count: int) -> Callable[[list[WorkerStatus]], bool]:
+    """Whether so many workers run, and all partitions are theirs, each once."""
+
+    def look(workers: list[WorkerStatus]) -> bool:
+        owned = [partition for worker in workers for partition in worker.partitions]
+        return len(workers) == count and sorted(owned) == [0, 1, 2, 3] and all(w.phase is Phase.RUNNING for w in workers)
+
+    return look
+
+
+@pytest.fixture(scope="module")
+def running(ray_cluster: RayCluster, broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    home = tmp_path_factory.mktemp("home")
+    tag = uuid.uuid4().hex[:6]
+    image = rows(1)[0]
+
+    def value(i: int) -> bytes:
+        row = image.copy()
+        row[0] = i % 7 / 7
+        return bytes(row.astype("<f4").tobytes())
+
+    spec = StreamSpec(
+        model=MODEL,
+        brokers=broker,
+        input=Input(topic=f"in-{tag}", format=Format.RAW),
+        output=Output(topic=f"out-{tag}", format=Format.RAW),
+        dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
+        max_batch_rows=20,
+        session_timeout_s=6,
+        transaction_timeout_s=10,
+        resources=SMALL,  # type: ignore[arg-type]  # as a document would say it
+        scaling=Scaling(min=1, max=2, lag_per_replica=400, calm_s=1),
+    )
+    start_controller(read_settings({"HEADRACE_HOME": str(home)}))
+    made = Running(Topics(broker, spec, value), f"s{tag}")
+    try:
+        _register(made, home)
+        made.apply(spec)
+        made.await_status("ready")
+        yield made
+    finally:
+        ray.kill(ray.get_actor(CONTROLLER_ACTOR, NAMESPACE))
+        made.topics.close()
+        for app in list(serve.status().applications):
+            if app in (f"stream--{made.name}", f"{MODEL}--v1"):
+                serve.delete(app)
+
+
+def _register(made: Running, home: Path) -> None:
+    uri, digest, _ = slow_artifact(home / "artifacts", model=MODEL)
+    signature = SIGNATURE.model_dump(mode="json")
+    made.ask("version.register", model=MODEL, artifact_uri=uri, digest=digest, engine="onnx", signature=signature)
+
+
+def test_ready_means_that_its_workers_poll(running: Running) -> None:
+    (worker,) = running.workers()
+    assert worker.phase is Phase.RUNNING
+    running.topics.publish(300)
+    running.topics.check()
+    (worker,) = running.await_workers(lambda workers: workers[0].rows_in == 300 and sum(workers[0].lag.values()) == 0)
+    assert worker.partitions == (0, 1, 2, 3)
+    assert (worker.rows_out, worker.rows_dead) == (294, 6)
+
+
+def test_a_replica_that_is_killed_is_replaced_and_nothing_is_lost_or_doubled(running: Running) -> None:
+    (worker,) = running.workers()
+    before = running.topics.outputs()
+    running.topics.publish(1500)
+    running.topics.wait_for(before + 100)
+    os.kill(worker.pid, signal.SIGKILL)
+    running.topics.check()
+    running.await_workers(lambda workers: worker.pid not in {other.pid for other in workers} and len(workers) > 0)
+
+
+def test_a_paused_stream_drains_and_a_resumed_one_scales_with_its_lag(running: Running) -> None:
+    running.ask("feed.pause", kind="stream", name=running.name)
+    running.await_status("stopped")
+    running.topics.publish(5000)
+    before = running.topics.outputs()
+    running.ask("feed.resume", kind="stream", name=running.name)
+    running.await_workers(share(2))
+    assert running.topics.outputs() < before + 5000
+    running.topics.check()
+    running.await_workers(share(1))
+    running.await_status("ready")
+
+
+def test_a_document_may_change_while_the_stream_works(running: Running) -> None:
+    before = running.topics.outputs()
+    running.topics.publish(1000)
+    running.topics.wait_for(before + 50)
+    running.apply(running.topics.spec.model_copy(update={"linger_ms": 1.0}))
+    running.topics.check()
+    running.await_status("ready")
+    assert running.view()["spec"]["linger_ms"] == 1.0
+
+
+def test_a_stream_whose_broker_is_away_says_so(ray_cluster: RayCluster) -> None:
+    streams = ServeStreams("127.0.0.1:1")
+    spec = StreamSpec(
+        model="m",
+        input=Input(topic="a"),
+        output=Output(topic="b"),
+        dead_letters=Topic(topic="c"),
+        resources=SMALL,  # type: ignore[arg-type]  # as a document would say it
+    )
+    feed = FeedSpec(FeedKind.STREAM, f"away{uuid.uuid4().hex[:4]}", "m", spec.model_dump_json(), "d1")
+    streams.start(feed)
+    try:
+        until(lambda: "127.0.0.1:1" in streams.state()[feed.name].app.message)
+        assert streams.state()[feed.name].app.status is AppStatus.STARTING
+    finally:
+        streams.stop(feed.name)
+        until(lambda: feed.name not in streams.state())

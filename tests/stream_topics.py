@@ -1,0 +1,88 @@
+"""Numbered records into a stream's topics, and what a read_committed reader counts at the other end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from consumers.stream.spec import StreamSpec
+
+WAIT_S = 120.0
+KEYS = 40
+BAD_EVERY = 50
+
+
+def until(what: Callable[[], bool], wait_s: float = WAIT_S) -> None:
+    """Returns once `what` is true; looks often."""
+    deadline = time.monotonic() + wait_s
+    while not what():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.05)
+
+
+@dataclass
+class Topics:
+    """The topics of one stream. `good` and `bad` make the values: every 50th record is bad. The key is the number modulo 40."""
+
+    brokers: str
+    spec: StreamSpec
+    good: Callable[[int], bytes]
+    bad: Callable[[int], bytes] = lambda i: b"{broken %d" % i
+    published: int = 0
+    readers: dict[str, KafkaConsumer] = field(default_factory=dict)
+    seen: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
+
+    def publish(self, count: int) -> None:
+        """The next `count` records."""
+        producer = KafkaProducer(bootstrap_servers=self.brokers, linger_ms=5)
+        now_ms = int(time.time() * 1000)  # of today: the broker's retention deletes what is old, within minutes
+        for i in range(self.published, self.published + count):
+            value = self.good(i) if i % BAD_EVERY else self.bad(i)
+            key = i % KEYS
+            partition = key % self.spec.input.partitions
+            producer.send(self.spec.input.topic, value, b"%d" % key, [("n", b"%d" % i)], partition, now_ms)
+        producer.close()
+        self.published += count
+
+    def read(self, topic: str) -> list[tuple[int, int, int]]:
+        """(partition, offset, number) of every record committed so far; goes on where the last call ended."""
+        consumer = self.readers.get(topic)
+        if consumer is None:
+            consumer = self.readers[topic] = KafkaConsumer(
+                bootstrap_servers=self.brokers, isolation_level="read_committed", auto_offset_reset="earliest"
+            )
+            consumer.assign([TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))])
+        seen = self.seen.setdefault(topic, [])
+        while polled := consumer.poll(timeout_ms=200):
+            seen += [(r.partition, r.offset, int(dict(r.headers)["n"])) for records in polled.values() for r in records]
+        return sorted(seen)
+
+    def outputs(self) -> int:
+        """How many answers came out so far."""
+        return len(self.read(self.spec.output.topic))
+
+    def wait_for(self, outputs: int) -> None:
+        """Returns once so many answers came out."""
+        until(lambda: self.outputs() >= outputs)
+
+    def check(self) -> None:
+        """Waits for all, then: the set of inputs is outputs plus dead letters; nothing twice; the order of each key is kept."""
+        until(lambda: self.outputs() + len(self.read(self.spec.dead_letters.topic)) >= self.published)
+        out = self.read(self.spec.output.topic)
+        dead = self.read(self.spec.dead_letters.topic)
+        assert sorted(number for _, _, number in dead) == [i for i in range(self.published) if i % BAD_EVERY == 0]
+        counts = Counter(number for _, _, number in out)
+        assert {number: n for number, n in counts.items() if n > 1} == {}
+        assert sorted(counts) == [i for i in range(self.published) if i % BAD_EVERY]
+        for key in range(KEYS):
+            numbers = [number for _, _, number in out if number % KEYS == key]
+            assert numbers == sorted(numbers)
+
+    def close(self) -> None:
+        """Frees the readers."""
+        for reader in self.readers.values():
+            reader.close()
