@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -43,6 +45,8 @@ _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.05",
+    # Ray's workers are nice (15) by default: beside anything else that computes, replicas stand still.
+    "RAY_worker_niceness": "0",
     # Otherwise Ray starts a process for each declared CPU at once.
     "RAY_prestart_worker_first_driver": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -70,7 +74,9 @@ def ray_cluster() -> Iterator[RayCluster]:
     http_port = free_port()
     try:
         gcs_address, dashboard_port = _start_ray(folder)
-        serve.start(http_options={"host": "127.0.0.1", "port": http_port})
+        with contextlib.suppress(TimeoutError):  # Serve's own patience is a minute
+            serve.start(http_options={"host": "127.0.0.1", "port": http_port})
+        _await_proxies()
         yield RayCluster(
             address=gcs_address,
             dashboard_url=f"http://127.0.0.1:{dashboard_port}",
@@ -113,6 +119,15 @@ def _start_ray(folder: str) -> tuple[str, int]:
         else:
             return str(context.address_info["gcs_address"]), dashboard_port
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _await_proxies() -> None:
+    from ray import serve
+
+    end = time.monotonic() + 300
+    while not (proxies := serve.status().proxies) or any(status != "HEALTHY" for status in proxies.values()):
+        assert time.monotonic() < end, f"Serve's proxy never came up: {proxies}"
+        time.sleep(0.05)
 
 
 def _is_rays(process: psutil.Process) -> bool:

@@ -26,9 +26,11 @@ def rows(count: int, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).random((count, 784)) / 2).astype(np.float32)
 
 
-def mlp_artifact(root: Path, model: str = "digits", seed: int = 0) -> tuple[str, str, Manifest]:
-    """A 784-128-10 network with softmax; returns (uri, digest, manifest)."""
-    return _package(root, model, *_mlp(seed, INPUT))
+def mlp_artifact(root: Path, model: str = "digits", seed: int = 0, nudge: float = 0.0) -> tuple[str, str, Manifest]:
+    """A 784-128-10 network with softmax; returns (uri, digest, manifest). A `nudge` makes another file with the same answers."""
+    nodes, constants = _mlp(seed, INPUT)
+    constants["b2"] += np.float32(nudge)  # on every class: softmax takes it out again
+    return _package(root, model, nodes, constants)
 
 
 def failing_artifact(root: Path, model: str = "digits", seed: int = 0) -> tuple[str, str, Manifest]:
@@ -45,6 +47,32 @@ def failing_artifact(root: Path, model: str = "digits", seed: int = 0) -> tuple[
         helper.make_node("Cast", ["bright"], ["index"], to=TensorProto.INT64),
         helper.make_node("Gather", ["table", "index"], ["offset"], axis=0),
         helper.make_node("Add", [INPUT, "offset"], ["calibrated"]),
+    ]
+    return _package(root, model, before + nodes, constants)
+
+
+def crashing_artifact(root: Path, model: str = "digits", seed: int = 0) -> tuple[str, str, Manifest]:
+    """Like `mlp_artifact`, but its process dies (SIGFPE) of a batch with a row whose first feature is above 0.5."""
+    nodes, constants = _mlp(seed, "calibrated")
+    constants |= {
+        "first": np.array([0], np.int64),
+        "half": np.array(0.5, np.float32),
+        "one": np.array(1, np.int64),
+        "two": np.array(2, np.int64),
+        "least": np.array(np.iinfo(np.int64).min, np.int64),
+        "nothing": np.array(0, np.float32),
+    }
+    before = [
+        helper.make_node("Gather", [INPUT, "first"], ["head"], axis=1),
+        helper.make_node("Greater", ["head", "half"], ["bright"]),
+        helper.make_node("Cast", ["bright"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["index", "two"], ["doubled"]),
+        helper.make_node("Sub", ["one", "doubled"], ["sign"]),
+        # The least 64-bit number divided by -1 has no 64-bit answer; onnxruntime guards against 0 only.
+        helper.make_node("Div", ["least", "sign"], ["quotient"]),
+        helper.make_node("Cast", ["quotient"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["number", "nothing"], ["zero"]),
+        helper.make_node("Add", [INPUT, "zero"], ["calibrated"]),
     ]
     return _package(root, model, before + nodes, constants)
 
