@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,25 +14,32 @@ from cluster.errors import BadArtifact, EngineFailure
 from deployments.artifact import SAMPLES, Manifest, read_samples
 from deployments.engines.load import load_engine
 from tests.models import INPUT, OUTPUT, SIGNATURE, failing_artifact, mlp_artifact, rows
+from tests.torch_models import failing_program, mlp_program
 
 Make = Callable[[Path], tuple[str, str, Manifest]]
 
-ENGINES: dict[str, tuple[Make, Make]] = {"onnx": (mlp_artifact, failing_artifact)}
+ENGINES: dict[str, tuple[Make, Make]] = {
+    "onnx": (mlp_artifact, failing_artifact),
+    "torch": (mlp_program, failing_program),
+}
 
 
-@pytest.fixture(params=sorted(ENGINES))
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(scope="module", params=sorted(ENGINES))
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A good and a failing artifact of each engine; exporting a program takes a second."""
+    good, failing = ENGINES[str(request.param)]
+    root = tmp_path_factory.mktemp("artifacts")
+    return Path(good(root)[0]), Path(failing(root)[0])
 
 
 @pytest.fixture
-def good(kind: str, tmp_path: Path) -> Path:
-    return Path(ENGINES[kind][0](tmp_path)[0])
+def good(made: tuple[Path, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made[0], tmp_path / "good"))
 
 
 @pytest.fixture
-def failing(kind: str, tmp_path: Path) -> Path:
-    return Path(ENGINES[kind][1](tmp_path)[0])
+def failing(made: tuple[Path, Path]) -> Path:
+    return made[1]
 
 
 def test_tells_its_signature(good: Path) -> None:
