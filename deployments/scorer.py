@@ -181,6 +181,10 @@ class RoutedScorer:
         begin = time.monotonic()
         try:
             answer, seconds = await self._ask(call, target, _rows_of(call, rows), call.left_s())
+        except asyncio.CancelledError:
+            if counted:
+                self._count_given_up(call.route, target.version, time.monotonic() - begin)
+            raise
         except NoCapacity:
             # Counted as the candidate's are: an overload that hits both must not look like the candidate's fault.
             if counted:
@@ -197,6 +201,9 @@ class RoutedScorer:
         share = CANDIDATE_SHARE if route.fallback else 1.0
         try:
             answer, seconds = await self._ask(call, target, _rows_of(call, rows), share * call.left_s())
+        except asyncio.CancelledError:
+            self._count_given_up(route, target.version, time.monotonic() - begin)
+            raise
         except NoCapacity as error:
             answer, seconds = all_failed(target.signature, len(rows), error), time.monotonic() - begin
             if not route.fallback:
@@ -271,6 +278,11 @@ class RoutedScorer:
             return
         slow = route.slow_ms is not None and 1000 * seconds > route.slow_ms
         self._log.add(EvidenceKey(route.model, route.stage, version), Counts(rows, errors, 1, int(slow), compared, disagreed))
+
+    def _count_given_up(self, route: Route, version: int, seconds: float) -> None:
+        """Callers gave up: nothing is known of the rows, but that it was slow may be."""
+        if route.slow_ms is not None and 1000 * seconds > route.slow_ms:
+            self._count(route, version, 0, 0, seconds)
 
     def _changed(self, table: RouteTable) -> None:
         everything = [(route, target) for route in table.routes.values() for target in route.targets.values()]

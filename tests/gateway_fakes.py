@@ -46,12 +46,16 @@ def double(tensors: Mapping[str, Array]) -> dict[str, Array]:
 
 
 class FakeScorer:
-    """Implements `TableScorer` by a function. `calls` holds the rows of each call; while `gate` is unset calls wait."""
+    """Implements `TableScorer` by a function. `calls` holds the rows of each call; while `gate` is unset calls wait.
+
+    `ended` counts the calls that were cancelled.
+    """
 
     def __init__(self, routes: RouteTable, answer: Callable[[Mapping[str, Array]], dict[str, Array]] = double) -> None:
         self.table = routes
         self.answer = answer
         self.calls: list[int] = []
+        self.ended = 0
         self.keys: list[bytes | None] = []
         self.timeouts_s: list[float | None] = []
         self.row_error: Callable[[Array], HeadraceError | None] = lambda _: None
@@ -73,7 +77,11 @@ class FakeScorer:
         self.calls.append(len(first))
         self.timeouts_s.append(timeout_s)
         self.keys.extend(keys or ())
-        await self.gate.wait()
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.ended += 1
+            raise
         if self.failure is not None:
             raise self.failure
         errors = {i: error for i, row in enumerate(first) if (error := self.row_error(row)) is not None}

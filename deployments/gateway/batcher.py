@@ -47,6 +47,13 @@ class _Ask:
     key: bytes
     deadline_s: float
     answer: asyncio.Future[Scored]
+    batch: Sequence[_Ask] = ()
+    call: asyncio.Task[list[Scored]] | None = None
+
+    def gone(self) -> None:
+        """Its caller waits no longer. A call for which nobody waits is ended."""
+        if self.call is not None and all(ask.answer.done() for ask in self.batch):
+            self.call.cancel()
 
 
 class Batcher:
@@ -110,6 +117,9 @@ class _Lane:
             raise NoCapacity(
                 f"no answer within {timeout_s:g} s", where=self.key.model, remedy="retry, or allow more time with x-timeout-ms"
             ) from None
+        finally:
+            if ask.answer.cancelled():
+                ask.gone()
 
     def _admit(self, rows: int, size_bytes: int, timeout_s: float) -> None:
         if not self.queue:
@@ -137,6 +147,8 @@ class _Lane:
     def _begin(self, batch: Sequence[_Ask]) -> None:
         call = asyncio.get_running_loop().create_task(self._call(batch))
         self.calls.add(call)
+        for ask in batch:
+            ask.batch, ask.call = batch, call
         call.add_done_callback(lambda done: self._deliver(batch, done))
 
     def _take(self) -> list[_Ask]:

@@ -309,6 +309,25 @@ def test_a_client_that_hangs_up_frees_its_work() -> None:
     run(scene)
 
 
+def test_a_call_ends_once_nobody_waits_for_it() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.gate.clear()
+        tasks = await parked(scorer, client, 5)  # two calls of one request, three requests wait
+        for task in tasks[:2]:
+            task.cancel()
+        await asyncio.gather(*tasks[:2], return_exceptions=True)
+        while scorer.calls != [1, 1, 3]:
+            await asyncio.sleep(0)
+        assert scorer.ended == 2
+        tasks[2].cancel()
+        await asyncio.gather(tasks[2], return_exceptions=True)
+        assert scorer.ended == 2  # two others wait for that one
+        scorer.gate.set()
+        assert [(await task).status_code for task in tasks[3:]] == [200, 200]
+
+    run(scene)
+
+
 def test_control_commands_pass_through() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
         answer = await client.post("/control/rollout.pause", json={"model": "pair"})

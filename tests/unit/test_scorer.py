@@ -221,6 +221,20 @@ async def test_slow_calls_are_counted(good: Artifact) -> None:
     assert control.counts(1) == Counts(rows=4, calls=1, slow=1)
 
 
+async def test_a_slow_call_counts_as_slow_also_where_its_caller_gave_up(good: Artifact) -> None:
+    class Never(Nowhere):
+        async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
+            self.asked.append(target.app)
+            await asyncio.sleep(timeout_s)
+            raise NoCapacity("too late")
+
+    remote, control = Never(), TableControl(route(target(1, good), serving=Serving(), stage="r1.1", slow_ms=1.0))
+    async with scoring(control, remote) as scorer:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(scorer.score("digits", {INPUT: rows(3)}), 0.05)
+    assert control.counts(1) == Counts(rows=0, calls=1, slow=1)
+
+
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
