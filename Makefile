@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PROTO := deployments/gateway/proto
 ALL := cluster deployments consumers headrace tests bench examples
 
-.PHONY: test lint unit demo bench proto reference constraints clean
+.PHONY: test lint unit soak demo bench proto reference constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -27,6 +27,10 @@ unit: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest tests -q --durations=15
+
+# Many minutes: not a part of `test`.
+soak: $(STAMP)
+	$(BIN)/python -m pytest tests/faults -q -m soak -s
 
 demo: $(STAMP)
 	$(BIN)/python -m examples.digits.demo $(if $(KEEP),--keep)
