@@ -5,12 +5,17 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from cluster.errors import Conflict
 from consumers.batch.places import Place
+
+_TRIES = 5
+_GLANCE_S = 0.02
 
 
 @contextmanager
@@ -22,16 +27,28 @@ def file_lock(home: Place, name: str, *, wait: bool) -> Iterator[None]:
     home.make()
     path = Path(home.path) / "lock"
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _locked(file, wait=wait):
             file.seek(0)
-            raise under_way(name, file.read().strip()) from error
+            raise under_way(name, file.read().strip())
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def _locked(file: TextIO, *, wait: bool) -> bool:
+    if wait:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return True
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_GLANCE_S)  # `is_held` takes the lock for an instant, and that must not refuse a run
+        else:
+            return True
+    return False
 
 
 def is_held(home: Place) -> bool | None:
