@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+from consumers.stream.counters import Phase
 from consumers.stream.kafka_log import KafkaLog, Member
 from consumers.stream.loop import Loop
 from consumers.stream.spec import StreamSpec
@@ -14,7 +15,7 @@ from tests.stream_parts import SumScoring
 
 
 def main(document: str, brokers: str, rank: str) -> None:
-    """Works until SIGTERM. Says `owns` on its standard output once it has partitions."""
+    """Works until SIGTERM, exits with 1 where it failed. Says `owns` on its standard output once it has partitions."""
     spec = StreamSpec.model_validate_json(document)
     group = spec.group_of("test")
     scoring = SumScoring(fail=lambda: time.sleep(0.02))  # slow enough to be killed in the middle
@@ -28,6 +29,8 @@ def main(document: str, brokers: str, rank: str) -> None:
     sys.stdout.flush()
     worker.join()
     scoring.executor.shutdown()
+    if loop.phase is Phase.FAILED:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
-from cluster.errors import HeadraceError
+from cluster.errors import BadInput, HeadraceError
 from consumers.stream.log import Header, Outgoing, Records
 
 MODEL_HEADER = "headrace.model"
 VERSION_HEADER = "headrace.version"
 PREDICTION_HEADER = "headrace.prediction_id"
+VALUE_BYTES_HEADER = "headrace.value_bytes"
 CONNECT = "__connect.errors."
+MESSAGE_MAX_BYTES = 4096
+STACK_MAX_BYTES = 16_384
+FIXED_BYTES = 40  # of a record: lengths, offset, time
+HEADER_BYTES = 10  # of a header: two lengths
 
 
 class Stage(StrEnum):
@@ -24,6 +29,7 @@ class Stage(StrEnum):
 
     DECODING = "VALUE_CONVERTER"
     SCORING = "TASK_PUT"
+    WRITING = "KAFKA_PRODUCE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,34 @@ def dead_records(records: Records, dead: Mapping[int, Dead], *, stream: str, top
     )
 
 
+def oversized(outgoing: Outgoing, largest_bytes: int) -> list[int]:
+    """Which records take more than so many bytes. Looks at each only where all together do."""
+    fixed = FIXED_BYTES * len(outgoing)
+    bodies = sum(len(value) for value in outgoing.values if value) + sum(len(key) for key in outgoing.keys if key)
+    headers = [sum(len(name) + len(value or b"") + HEADER_BYTES for name, value in each) for each in outgoing.headers]
+    if fixed + bodies + sum(headers) <= largest_bytes:
+        return []
+    columns = zip(outgoing.keys, outgoing.values, headers, strict=True)
+    sizes = (len(key or b"") + len(value or b"") + header for key, value, header in columns)
+    return [row for row, size in enumerate(sizes) if size + FIXED_BYTES > largest_bytes]
+
+
+def too_large(largest_bytes: int) -> Dead:
+    """Why an answer does not go out."""
+    what = f"the answer with its headers is larger than the {largest_bytes} bytes that its topic takes"
+    return Dead(Stage.WRITING, BadInput(what, where="output", remedy="raise the topic's max.message.bytes, or send less headers"))
+
+
+def cut(dead: Outgoing, rows: Sequence[int]) -> Outgoing:
+    """The dead letters without the value, and all headers but Kafka Connect's, of those rows: they say where the record lies."""
+    values, headers = list(dead.values), list(dead.headers)
+    for row in rows:
+        size = str(len(values[row] or b"")).encode()
+        values[row] = None
+        headers[row] = [*(h for h in headers[row] if h[0].startswith(CONNECT)), (VALUE_BYTES_HEADER, size)]
+    return replace(dead, values=values, headers=headers)
+
+
 def _reason(dead: Dead) -> list[Header]:
     error = dead.error
     kind = f"{type(error).__module__}.{type(error).__qualname__}"
@@ -108,8 +142,8 @@ def _reason(dead: Dead) -> list[Header]:
         (f"{CONNECT}stage", dead.stage.value.encode()),
         (f"{CONNECT}class.name", b"consumers.stream.loop.Loop"),
         (f"{CONNECT}exception.class.name", kind.encode()),
-        (f"{CONNECT}exception.message", str(error).encode()),
-        (f"{CONNECT}exception.stacktrace", "".join(traceback.format_exception(error)).encode()),
+        (f"{CONNECT}exception.message", str(error).encode()[:MESSAGE_MAX_BYTES]),
+        (f"{CONNECT}exception.stacktrace", "".join(traceback.format_exception(error)).encode()[-STACK_MAX_BYTES:]),
     ]
 
 

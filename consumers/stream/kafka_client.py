@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from kafka.admin import KafkaAdminClient  # type: ignore[import-untyped]
+from kafka.admin import ConfigResource, KafkaAdminClient  # type: ignore[import-untyped]
 from kafka.errors import KafkaError, TopicAlreadyExistsError  # type: ignore[import-untyped]
 
 from cluster.errors import Unreachable
 from consumers.stream.spec import Security, StreamSpec, Topic
+
+LIMIT = "max.message.bytes"
+BATCH_BYTES = 100
+ROOM_BYTES = 64 * 1024  # for the headers that a record gains on its way
 
 
 def client_config(brokers: str, security: Security) -> dict[str, Any]:
@@ -43,7 +47,7 @@ def ensure_topics(spec: StreamSpec, brokers: str) -> None:
 
 def _create(brokers: str, security: Security, topics: Iterable[Topic], max_record_bytes: int) -> None:
     # A dead letter is its input record with more headers, so it must be allowed to be larger.
-    configs = {"max.message.bytes": str(max_record_bytes + 64 * 1024)}
+    configs = {LIMIT: str(max_record_bytes + ROOM_BYTES)}
     wanted = {topic.topic: {"num_partitions": topic.partitions, "configs": configs} for topic in topics}
     try:
         admin = KafkaAdminClient(**client_config(brokers, security), bootstrap_timeout_ms=10_000)
@@ -65,3 +69,25 @@ def _create_one(admin: KafkaAdminClient, name: str, options: dict[str, Any]) -> 
         admin.create_topics({name: options}, wait_for_metadata=True)
     except TopicAlreadyExistsError:
         return  # another member made it a moment ago
+
+
+def record_limits(spec: StreamSpec, brokers: str, *, default: int) -> dict[str, int]:
+    """What one record of the output and of the dead letters may take, in bytes, by topic. `default` where the broker won't say.
+
+    Raises Unreachable.
+    """
+    topics = (spec.output.topic, spec.dead_letters.topic)
+    try:
+        admin = KafkaAdminClient(**client_config(brokers, spec.security), bootstrap_timeout_ms=10_000)
+    except KafkaError as error:
+        raise unreachable(brokers, error) from error
+    try:
+        asked = [ConfigResource("topic", topic, [LIMIT]) for topic in topics]
+        told = admin.describe_configs(asked, config_filter="all").get("topic", {})
+    except KafkaError as error:
+        raise unreachable(brokers, error) from error
+    finally:
+        admin.close()
+    limits = {topic: told.get(topic, {}).get(LIMIT, {}).get("value") for topic in topics}
+    # The broker counts the batch that a record travels in, with its own header.
+    return {topic: default if limit is None else int(limit) - BATCH_BYTES for topic, limit in limits.items()}

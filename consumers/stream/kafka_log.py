@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor  # type: ignore[import-untyped]
-from kafka.errors import FencedInstanceIdError, KafkaError  # type: ignore[import-untyped]
+from kafka.errors import CorruptRecordError, FencedInstanceIdError, KafkaError  # type: ignore[import-untyped]
 from kafka.producer.future import FutureRecordMetadata  # type: ignore[import-untyped]
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict, NotFound, Unreachable
-from consumers.stream.kafka_client import client_config, unreachable
-from consumers.stream.kafka_membership import Membership
+from consumers.stream.kafka_client import ROOM_BYTES, client_config, record_limits, unreachable
+from consumers.stream.kafka_inside import Membership, stuck_at
 from consumers.stream.log import Outgoing, Partition, Records
 from consumers.stream.spec import Begin, Guarantee, StreamSpec
 
@@ -107,6 +107,9 @@ class KafkaLog:
             self._consumer.subscribe([spec.input.topic], listener=self._ownership)
         except KafkaError as error:
             raise unreachable(brokers, error) from error
+        # Ours is what the producer lets through; a topic may take less.
+        ours = spec.max_record_bytes + ROOM_BYTES
+        self._largest = {topic: min(limit, ours) for topic, limit in record_limits(spec, brokers, default=ours).items()}
         # Before the broker counts this member out, its worker should say that it is cut off.
         self._membership = Membership(self._consumer, spec.session_timeout_s / 2)
         try:
@@ -142,7 +145,10 @@ class KafkaLog:
             self._membership.look()
             if not self._membership.settled:
                 timeout_s = max(timeout_s, KEEP_ALIVE_POLL_S)
-            polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_rows)
+            try:
+                polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_rows)
+            except CorruptRecordError as error:
+                return self._step_over(error)
         with self._ownership.lock:
             epochs = dict(self._ownership.epochs)
         taken: list[Records] = []
@@ -165,6 +171,20 @@ class KafkaLog:
                 )
             )
         return taken
+
+    def _step_over(self, error: CorruptRecordError) -> list[Records]:
+        """The record that can't be read, as a row that says so. Left to itself the client would stay at it for ever."""
+        partition, offset = stuck_at(self._consumer)
+        self._consumer.seek(partition, offset + 1)
+        with self._ownership.lock:
+            epoch = self._ownership.epochs.get(partition)
+        if epoch is None:
+            return []
+        self._first.setdefault(partition, offset)
+        self._taken[partition] = offset + 1
+        now_ms = int(time.time() * 1000)
+        where = Partition(partition.topic, partition.partition)
+        return [Records(where, epoch, [offset], [None], [None], [()], [now_ms], {0: f"{type(error).__name__}: {error}"})]
 
     def commit(self, outgoing: Sequence[Outgoing], upto: Mapping[Partition, int]) -> Future[None]:
         """See Log."""
@@ -216,6 +236,10 @@ class KafkaLog:
         if not found:
             raise NotFound("no such topic", where=topic, remedy="create it, or check the stream's document")
         return len(found)
+
+    def largest_bytes(self, topic: str) -> int:
+        """See Log."""
+        return self._largest[topic]
 
     def lag(self) -> dict[Partition, int]:
         """See Log."""
@@ -296,8 +320,9 @@ class KafkaLog:
                 **self._config,
                 **transactions,
                 linger_ms=2,
-                batch_size=256 * 1024,
-                max_request_size=self._spec.max_record_bytes + 128 * 1024,
+                # A batch must fit too, not only a record.
+                batch_size=min(256 * 1024, *self._largest.values()),
+                max_request_size=self._spec.max_record_bytes + 2 * ROOM_BYTES,
                 max_block_ms=int(CALL_TIMEOUT_S * 1000),
                 bootstrap_timeout_ms=int(CALL_TIMEOUT_S * 1000),
                 metrics_enabled=False,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 Header = tuple[str, bytes | None]
@@ -25,6 +25,7 @@ class Records:
     """Records of one partition in the order of their offsets, by column; all columns have the same length.
 
     `epoch` numbers the time for which this member owns the partition: results of an older epoch must not be committed.
+    `unreadable` says of rows that the log itself could not read why; their columns are empty.
     """
 
     partition: Partition
@@ -34,6 +35,7 @@ class Records:
     values: Sequence[bytes | None]
     headers: Sequence[Sequence[Header]]
     timestamps_ms: Sequence[int]
+    unreadable: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -94,6 +96,9 @@ class Log(Protocol):
 
     def partitions_of(self, topic: str) -> int:
         """How many partitions the topic has. Raises NotFound."""
+
+    def largest_bytes(self, topic: str) -> int:
+        """The largest record (key, value and headers) that can be written to the topic, one of those that the stream writes."""
 
     def lag(self) -> dict[Partition, int]:
         """For each partition owned, how many records are not committed yet, as last seen."""

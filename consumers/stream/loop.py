@@ -20,7 +20,7 @@ import numpy as np
 
 from cluster.errors import BadInput, EngineFailure, HeadraceError, NoCapacity, NotFound, Unreachable
 from cluster.signature import Signature
-from consumers.stream.answers import Dead, Stage, dead_records, output_records, split_keys
+from consumers.stream.answers import Dead, Stage, cut, dead_records, output_records, oversized, split_keys, too_large
 from consumers.stream.breaker import Breaker, backoff_s
 from consumers.stream.codec import Decoded, Decoder, Encoder
 from consumers.stream.counters import Counters, Phase
@@ -29,6 +29,8 @@ from consumers.stream.log import Log, Outgoing, Partition, Records
 from consumers.stream.spec import OnEmpty, StreamSpec
 from deployments.datatypes import Array
 from deployments.scoring import Scored
+
+Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 logger = logging.getLogger(__name__)
 
@@ -307,6 +309,7 @@ class Loop:
         dead = {row: Dead(Stage.DECODING, error) for row, error in decoded.errors.items()}
         dead |= {int(positions[j]): Dead(Stage.SCORING, error) for j, error in scored.errors.items()}
         passed = self._passed(head, dead)
+        dead |= self._unreadable(head)
         outgoing: list[Outgoing] = []
         upto: dict[Partition, int] = {}
         begin = rows_in = 0
@@ -325,27 +328,34 @@ class Loop:
         self,
         records: Records,
         begin: int,
-        chosen: np.ndarray[tuple[int], np.dtype[np.int64]],
-        positions: np.ndarray[tuple[int], np.dtype[np.int64]],
+        chosen: Rows,
+        positions: Rows,
         bodies: list[bytes],
         scored: Scored,
         dead: Mapping[int, Dead],
         passed: Sequence[int],
     ) -> list[Outgoing]:
         spec, made = self.spec, []
-        if len(chosen):
-            rows = (positions[chosen] - begin).tolist()
-            answers = [bodies[j] for j in chosen.tolist()]
-            to = spec.output.topic
-            made.append(
-                output_records(
-                    records, rows, answers, scored.versions[chosen], model=spec.model, topic=to, partitions=self._partitions[to]
-                )
-            )
         here = {row - begin: why for row, why in dead.items() if begin <= row < begin + len(records)} if dead else {}
+        if len(chosen):
+            to = spec.output.topic
+
+            def outputs(chosen: Rows) -> Outgoing:
+                rows = (positions[chosen] - begin).tolist()
+                answers = [bodies[j] for j in chosen.tolist()]
+                model, count = spec.model, self._partitions[to]
+                return output_records(records, rows, answers, scored.versions[chosen], model=model, topic=to, partitions=count)
+
+            out, largest = outputs(chosen), self._open_log.largest_bytes(to)
+            if refused := oversized(out, largest):
+                here |= {int(positions[chosen[j]]) - begin: too_large(largest) for j in refused}
+                out = outputs(np.delete(chosen, refused))
+            if len(out):
+                made.append(out)
         if here:
             to = spec.dead_letters.topic
-            made.append(dead_records(records, here, stream=self.name, topic=to, partitions=self._partitions[to]))
+            letters = dead_records(records, here, stream=self.name, topic=to, partitions=self._partitions[to])
+            made.append(cut(letters, oversized(letters, self._open_log.largest_bytes(to))))
         tombs = [row - begin for row in passed if begin <= row < begin + len(records)]
         if tombs:
             to = spec.output.topic
@@ -356,11 +366,22 @@ class Loop:
             )
         return made
 
+    @staticmethod
+    def _unreadable(head: MicroBatch) -> dict[int, Dead]:
+        found, begin = {}, 0
+        for records in head.slices:
+            for row, why in records.unreadable.items():
+                error = BadInput(why, where="record", remedy="look at it with the broker's own tools; it can't be read")
+                found[begin + row] = Dead(Stage.DECODING, error)
+            begin += len(records)
+        return found
+
     def _passed(self, head: MicroBatch, dead: dict[int, Dead]) -> list[int]:
         """Rows without a value that the document lets through; they are taken out of `dead`."""
         if self.spec.input.on_empty is not OnEmpty.PASS:
             return []
-        passed = [row for row in dead if head.values[row] is None]
+        unreadable = self._unreadable(head)
+        passed = [row for row in dead if head.values[row] is None and row not in unreadable]
         for row in passed:
             del dead[row]
         return passed

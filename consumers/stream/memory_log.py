@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from cluster.errors import HeadraceError, NotFound, Unreachable
 from consumers.stream.log import Header, Outgoing, Partition, Records
 
+NO_LIMIT_BYTES = 2**31
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -24,12 +26,16 @@ class Stored:
 
 @dataclass
 class MemoryBroker:
-    """Topics, groups and their committed offsets. `fail_next` commits fail with that error, once each."""
+    """Topics, groups and their committed offsets. `fail_next` commits fail with that error, once each.
+
+    `largest_bytes` limits the records of a topic.
+    """
 
     topics: dict[str, list[list[Stored]]] = field(default_factory=dict)
     committed: dict[tuple[str, Partition], int] = field(default_factory=dict)
     members: dict[tuple[str, str], list[MemoryLog]] = field(default_factory=dict)
     fail_next: list[HeadraceError] = field(default_factory=list)
+    largest_bytes: dict[str, int] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def create(self, topic: str, partitions: int) -> None:
@@ -158,6 +164,10 @@ class MemoryLog:
             return len(self.broker.topics[topic])
         except KeyError:
             raise NotFound("no such topic", where=topic, remedy="create it") from None
+
+    def largest_bytes(self, topic: str) -> int:
+        """See Log."""
+        return self.broker.largest_bytes.get(topic, NO_LIMIT_BYTES)
 
     def lag(self) -> dict[Partition, int]:
         """See Log."""

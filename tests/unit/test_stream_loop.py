@@ -195,3 +195,24 @@ def test_two_workers_share_and_a_worker_that_comes_late_doubles_nothing() -> Non
             until(lambda: count(broker, "out") >= 300)
     assert first.phase is Phase.STOPPED
     assert [sums(broker, 0), sums(broker, 1)] == [list(range(0, 300, 2)), list(range(1, 300, 2))]
+
+
+def test_what_a_topic_will_not_take_dies_and_a_letter_too_large_is_cut() -> None:
+    broker = make_broker()
+    broker.largest_bytes = {"out": 600, "dead": 2500}
+    put(broker, 0)
+    body = orjson.dumps({"x": [2, 0, 0]})
+    broker.append("in", 0, Stored(b"k", body, (("trace", b"t" * 500),), 5))
+    broker.append("in", 0, Stored(b"k", b"{" * 3000, (("trace", b"t"),), 6))
+    put(broker, 4)
+    with running(broker, SumScoring()):
+        until(lambda: count(broker, "out") == 2 and count(broker, "dead") == 2)
+    assert sums(broker, 0) == [0.0, 4.0]
+    whole, shortened = broker.topics["dead"][0]
+    assert whole.value == body
+    assert dict(whole.headers)["__connect.errors.stage"] == b"KAFKA_PRODUCE"
+    assert b"600 bytes" in (dict(whole.headers)["__connect.errors.exception.message"] or b"")
+    assert shortened.value is None
+    assert dict(shortened.headers)["headrace.value_bytes"] == b"3000"
+    assert "trace" not in dict(shortened.headers)
+    assert dict(shortened.headers)["__connect.errors.offset"] == b"2"

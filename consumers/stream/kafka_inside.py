@@ -1,13 +1,14 @@
-"""Whether the group still has this member. kafka-python knows and does not say, so its coordinator is asked: the only place.
+"""What kafka-python knows and does not say: the only place that looks inside it (pinned below 3.1).
 
-It polls in vain where its broker is away, and where another member took its name it only stops its heartbeats.
+It polls in vain where its broker is away; where another member took its name, it only stops its heartbeats; where a record
+can't be read, it does not tell which.
 """
 
 from __future__ import annotations
 
 import time
 
-from kafka import KafkaConsumer  # type: ignore[import-untyped]
+from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 from kafka.coordinator.base import MemberState  # type: ignore[import-untyped]
 from kafka.errors import (  # type: ignore[import-untyped]
     FencedInstanceIdError,
@@ -69,3 +70,9 @@ class Membership:
             ) from error
         except (RebalanceInProgressError, IllegalGenerationError, UnknownMemberIdError):
             return  # the next poll joins again
+
+
+def stuck_at(consumer: KafkaConsumer) -> tuple[TopicPartition, int]:
+    """The record that the poll which raised CorruptRecordError could not read."""
+    part = consumer._fetcher._next_partition_records
+    return part.topic_partition, part.next_fetch_offset
