@@ -1,0 +1,85 @@
+"""`python -m bench.online [--quick] [--json]`: the gateway against an echo behind the same proxy, with a canary under way.
+
+The limit reads the same body and answers as many bytes, and does nothing else. Both take turns; figures are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+
+from rich.console import Console
+
+from bench.batch import Figure, show
+from bench.http_load import Measured, measure, request
+from bench.service import Service, binary_body, json_body, running
+
+CANARY = {"steps": [{"weight": 10, "bake_s": 86_400}, {"weight": 100}], "deadline_s": 86_400}
+TRANSPORTS = ("embedded", "remote")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: under five minutes")
+    parser.add_argument("--json", action="store_true", help="one JSON line a figure")
+    parser.add_argument("--connections", type=int, default=32)
+    options = parser.parse_args()
+    rounds, seconds = (3, 4.0) if options.quick else (7, 15.0)
+    screen = Console(stderr=True)
+    figures: list[Figure] = []
+    with running() as service:
+        for transport in TRANSPORTS:
+            model = f"bench-{transport}"
+            begin_canary(service, model, transport)
+            paths = {"json": (json_body(), {"content-type": "application/json"}), "binary": binary_body()}
+            for form, (body, headers) in paths.items():
+                message = request(f"/v2/models/{model}/infer", body, headers)
+                ours, limit = turns(service.port, message, body, rounds, seconds, options.connections)
+                screen.print(f"{form} {transport}: {_rates(ours)}; echo: {_rates(limit)}")
+                figures += compared(f"online.{form}.{transport}", ours, limit)
+    show(figures, as_json=options.json)
+
+
+def begin_canary(service: Service, model: str, transport: str) -> None:
+    """Version 1 is stable, version 2 has 10 % of the keys."""
+    serving = {"transport": transport, "resources": {"cpus": 0.1}, "scaling": {"min": 1, "max": 1}}
+    service.apply(model, serving, CANARY)
+    service.rollout_at(model, service.register(model, 128), "promoted")
+    service.rollout_at(model, service.register(model, 136), "canary")
+
+
+def turns(
+    port: int, message: bytes, body: bytes, rounds: int, seconds: float, connections: int
+) -> tuple[list[Measured], list[Measured]]:
+    """Ours and the echo in turn, after one round that does not count."""
+    ours, limit = [], []
+    size = measure(port, message, connections=connections, seconds=seconds / 2).answer_bytes
+    echo = request("/echo", body, {"answer-bytes": str(size)})
+    measure(port, echo, connections=connections, seconds=seconds / 2)
+    for _ in range(rounds):
+        ours.append(measure(port, message, connections=connections, seconds=seconds))
+        limit.append(measure(port, echo, connections=connections, seconds=seconds))
+    failed = sum(one.failed for one in (*ours, *limit))
+    if failed:
+        raise SystemExit(f"{failed} requests failed: the figures would mean nothing")
+    return ours, limit
+
+
+def compared(name: str, ours: list[Measured], limit: list[Measured]) -> list[Figure]:
+    """Requests per second and p99, ours against the limit."""
+    return [
+        Figure(name, _median(ours, "requests_per_s"), _median(limit, "requests_per_s"), "requests/s"),
+        Figure(f"{name}.p99", _median(ours, "p99_ms"), _median(limit, "p99_ms"), "ms (lower is better)"),
+    ]
+
+
+def _median(measured: list[Measured], field: str) -> float:
+    return statistics.median(getattr(one, field) for one in measured)
+
+
+def _rates(measured: list[Measured]) -> str:
+    return ", ".join(f"{one.requests_per_s:,.0f}" for one in measured) + " requests/s"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""`python -m bench.rollout [--quick] [--json]`: what a rollout under way costs, and how fast a new table reaches all scorers.
+
+The same load with and without a rollout, in turn; figures are medians. The table's way is timed from the command that starts a
+rollout with the single step 100 until the last of eight scorers uses it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from typing import Any
+
+from rich.console import Console
+
+from bench.batch import Figure, show
+from bench.http_load import Measured, measure, request
+from bench.online import compared
+from bench.service import Service, awaited, binary_body, running
+from cluster.rollout_plan import INSTANT, Plan
+from deployments.control_client import connect
+from deployments.scorer import RoutedScorer
+
+MODEL = "bench-rollout"
+SERVING = {"resources": {"cpus": 0.1}, "scaling": {"min": 1, "max": 1}}
+STILL = {"bake_s": 86_400}
+CANARY = Plan.model_validate({"steps": [{"weight": 10, **STILL}, {"weight": 100}], "deadline_s": 86_400, "keep_warm_s": 3600})
+SHADOW = Plan.model_validate({"steps": [{"shadow": 100, **STILL}, {"weight": 100}], "deadline_s": 86_400, "keep_warm_s": 3600})
+SCORERS = 8
+PROPAGATION_BOUND_S = 1.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: under five minutes")
+    parser.add_argument("--json", action="store_true", help="one JSON line a figure")
+    options = parser.parse_args()
+    rounds, seconds, changes = (3, 4.0, 20) if options.quick else (7, 15.0, 100)
+    screen = Console(stderr=True)
+    figures: list[Figure] = []
+    with running() as service:
+        service.apply(MODEL, SERVING, {"start": "manual", "keep_warm_s": 3600})
+        service.rollout_at(MODEL, service.register(MODEL, 128), "promoted")
+        service.register(MODEL, 136)
+        body, headers = binary_body()
+        message = request(f"/v2/models/{MODEL}/infer", body, headers)
+        for name, plan in (("canary", CANARY), ("shadow", SHADOW)):
+            under_way, without = turns(service, message, plan, rounds, seconds)
+            screen.print(
+                f"{name}: {[round(m.requests_per_s) for m in under_way]} against {[round(m.requests_per_s) for m in without]}"
+            )
+            figures += compared(f"rollout.{name}.gateway", under_way, without)
+        service.control.start_rollout(MODEL, 2, plan=_warm())
+        service.rollout_at(MODEL, 2, "promoted")
+        took = asyncio.run(propagation(service, changes))
+        screen.print(f"table to {SCORERS} scorers: median {took[len(took) // 2]:.3f} s, worst {took[-1]:.3f} s")
+        figures.append(
+            Figure("rollout.table.p99", took[int(0.99 * (len(took) - 1))], PROPAGATION_BOUND_S, "s (lower is better, bound)")
+        )
+    show(figures, as_json=options.json)
+
+
+def turns(service: Service, message: bytes, plan: Plan, rounds: int, seconds: float) -> tuple[list[Measured], list[Measured]]:
+    """The load with a rollout under way, and without, in turn; the first of each does not count."""
+    under_way, without = [], []
+    for _ in range(rounds + 1):
+        without.append(measure(service.port, message, connections=32, seconds=seconds))
+        service.control.start_rollout(MODEL, 2, plan=plan)
+        awaited(lambda: _under_way(service))
+        under_way.append(measure(service.port, message, connections=32, seconds=seconds))
+        service.control.abort(MODEL)
+    return under_way[1:], without[1:]
+
+
+def _under_way(service: Service) -> bool | None:
+    rollout = service.control.rollout(MODEL)
+    return True if rollout is not None and rollout.state in ("canary", "shadow") else None
+
+
+async def propagation(service: Service, changes: int) -> list[float]:
+    """Seconds from each command until all scorers use the new table, in rising order. Both versions are warm."""
+    scorers = [RoutedScorer(connect()) for _ in range(SCORERS)]
+    for scorer in scorers:
+        await scorer.start()
+    took = []
+    for change in range(changes):
+        version = 1 if change % 2 == 0 else 2
+        begin = time.perf_counter()
+        await asyncio.to_thread(service.control.start_rollout, MODEL, version, plan=_warm())
+        while not all(_serves(scorer, version) for scorer in scorers):
+            await asyncio.sleep(0.002)
+        took.append(time.perf_counter() - begin)
+        await asyncio.to_thread(service.rollout_at, MODEL, version, "promoted")
+    for scorer in scorers:
+        await scorer.close()
+    return sorted(took)
+
+
+def _serves(scorer: RoutedScorer, version: int) -> bool:
+    route: Any = scorer.route(MODEL)
+    return bool(route.stable == version or (route.candidate == version and route.weight == 10_000))
+
+
+def _warm() -> Plan:
+    return INSTANT.model_copy(update={"keep_warm_s": 3600.0})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""A whole service for the benches of the online way: Ray, Serve, controller, gateway, and an echo app behind the same proxy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+
+from bench.batch_data import Case, write_model
+from cluster.commands import Apply, ModelDocument, RegisterVersion, RolloutView
+from cluster.errors import HeadraceError
+from headrace.client import ControlClient
+from headrace.local.home import read_settings
+from headrace.local.ports import free_port
+
+# Read by Ray when it is imported and by its processes.
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+}
+T = TypeVar("T")
+WIDTH, CLASSES = 784, 10
+PATIENCE_S = 240.0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Where it answers, and how to steer it."""
+
+    port: int
+    control: ControlClient
+    folder: Path
+
+    def register(self, model: str, hidden: int) -> int:
+        """Registers a network 784-`hidden`-10 as the model's next version."""
+        case = Case("online", files=0, rows_a_file=0, width=WIDTH, layers=(hidden, CLASSES))
+        pinned = write_model(case, self.folder / f"{model}-{hidden}")
+        request = RegisterVersion(
+            model=model, artifact_uri=pinned.artifact_uri, digest=pinned.digest, engine="onnx", signature=pinned.signature
+        )
+        return self.control.register_version(request).version
+
+    def apply(self, model: str, serving: dict[str, Any], plan: dict[str, Any]) -> None:
+        """Applies the model's document."""
+        self.control.apply(Apply(models=(ModelDocument.model_validate({"name": model, "serving": serving, "rollout": plan}),)))
+
+    def rollout_at(self, model: str, candidate: int, state: str) -> RolloutView:
+        """Returns once the rollout of the candidate is in that state."""
+        return awaited(lambda: _at(self.control.rollout(model), candidate, state))
+
+
+def json_body() -> bytes:
+    """One row as the protocol's JSON, 784 numbers of about ten characters."""
+    row = np.random.default_rng(0).random((1, WIDTH), np.float32)
+    tensor = {"name": "x", "shape": [1, WIDTH], "datatype": "FP32", "data": row.ravel()}
+    return orjson.dumps({"inputs": [tensor]}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def binary_body() -> tuple[bytes, dict[str, str]]:
+    """One row as binary, answered as binary; and the headers that go with it."""
+    row = np.random.default_rng(0).random((1, WIDTH), np.float32)
+    tensor = {"name": "x", "shape": [1, WIDTH], "datatype": "FP32", "parameters": {"binary_data_size": row.nbytes}}
+    header = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    return header + row.tobytes(), {"inference-header-content-length": str(len(header))}
+
+
+def _at(rollout: RolloutView | None, candidate: int, state: str) -> RolloutView | None:
+    return rollout if rollout is not None and (rollout.candidate, rollout.state) == (candidate, state) else None
+
+
+def awaited(look: Callable[[], T | None]) -> T:
+    """The first thing that `look` finds; trouble on the way is waited out."""
+    end = time.monotonic() + PATIENCE_S
+    trouble: HeadraceError | None = None
+    while time.monotonic() < end:
+        try:
+            if (found := look()) is not None:
+                return found
+        except HeadraceError as error:
+            trouble = error
+        time.sleep(0.05)
+    raise TimeoutError(f"not seen within {PATIENCE_S:g} s; last trouble: {trouble}")
+
+
+@contextmanager
+def running() -> Iterator[Service]:
+    """Everything on free ports in a folder of its own; ended at the end."""
+    os.environ.update(ENVIRONMENT)
+    import ray
+    from ray import serve
+
+    from deployments.gateway.deployment import start_gateway
+    from headrace.controller_actor import start_controller
+
+    folder, port = Path(tempfile.mkdtemp(prefix="ho-")), free_port()
+    try:
+        ray.init(
+            address="local",
+            namespace="headrace",
+            num_cpus=8,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder / "r"),
+            object_store_memory=512 * 1024 * 1024,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        start_controller(read_settings({"HEADRACE_HOME": str(folder / "home")}), timeout_s=PATIENCE_S)
+        start_gateway()
+        echo = serve.deployment(name="Echo", max_ongoing_requests=1024, ray_actor_options={"num_cpus": 0.1})
+        serve.run(echo(serve.ingress(echo_app)(_Nothing)).bind(), name="echo", route_prefix="/echo")
+        with ControlClient(f"http://127.0.0.1:{port}", timeout_s=60.0) as control:
+            awaited(control.status)
+            yield Service(port, control, folder)
+    finally:
+        if ray.is_initialized():
+            serve.shutdown()
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Nothing:
+    """The echo's deployment holds nothing."""
+
+
+async def echo_app(
+    scope: MutableMapping[str, Any],
+    receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+    send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+) -> None:
+    """Reads the body and answers as many zero bytes as the header `answer-bytes` says: the least that any gateway can do."""
+    while (await receive()).get("more_body"):
+        continue
+    size = int(dict(scope["headers"])[b"answer-bytes"])
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+    await send({"type": "http.response.body", "body": bytes(size)})
