@@ -42,7 +42,6 @@ MODELS: dict[str, dict[str, Any]] = {
         "train": {"function": "examples.diabetes.train:fit", "args": {"out": "out", "epochs": 60}},
         "source": {"pytorch": {"state_dict": "out/model.pth", "class": "examples.diabetes.train:Progression"}},
         "inputs": [{"name": "patient", "datatype": "FP32", "shape": [-1, 10]}],
-        "parity": 1e-3,
         "evaluate": {"data": "out/test.npz", "label": "progression", "task": "regression"},
         "compress": {"method": "auto", "data": "out/train.npz", "label": "progression"},
     },

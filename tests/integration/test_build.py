@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import importlib.util
 import io
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,6 +92,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 PYTORCH = {"pytorch": {"state_dict": "model.pth", "class": "net:Net"}}
 INPUTS = [{"name": "image", "datatype": "FP32", "shape": [-1, 64]}]
 EVALUATE = {"data": "test.npz", "label": "label"}
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imports the source in this process, where torch is loaded already: which process refuses it does not matter."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(
+        "deployments.build.importing.run_worker",
+        lambda step, job, **_: importlib.import_module(f"deployments.build.{step}").step(job),
+    )
 
 
 def run(project: Path, root: Path, section: Mapping[str, Any]) -> Built:
@@ -216,6 +228,7 @@ class Planted:
         return (Path.touch, (self.mark,))
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_pickle_that_would_run_code_is_refused_unrun(project: Path, tmp_path: Path) -> None:
     mark, file = tmp_path / "ran", tmp_path / "bad.pth"
     torch.save({"first.weight": Planted(mark)}, file)
@@ -225,6 +238,7 @@ def test_a_pickle_that_would_run_code_is_refused_unrun(project: Path, tmp_path: 
     assert not mark.exists()
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("member", ["data/sample_inputs/model.pt", "data/weights/weight_0"])
 def test_a_program_that_would_run_code_is_refused_unrun(project: Path, tmp_path: Path, member: str) -> None:
     mark, file, planted = tmp_path / "ran", tmp_path / "bad.pt2", io.BytesIO()
@@ -244,6 +258,7 @@ def test_a_program_that_would_run_code_is_refused_unrun(project: Path, tmp_path:
     assert not mark.exists()
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("name", ["model.pth", "model.pt2", "model.onnx"])
 def test_truncated_files_are_refused(project: Path, tmp_path: Path, name: str) -> None:
     short = project / f"short-{name}"
@@ -261,20 +276,24 @@ def test_a_truncated_keras_file_is_refused(tmp_path: Path) -> None:
     refuse(short.parent, tmp_path / "root", {"source": {"keras": short.name}}, "truncated")
 
 
+@pytest.mark.usefixtures("in_process")
 def test_names_and_shapes_that_do_not_match_are_listed(project: Path, tmp_path: Path) -> None:
     section = {"source": {"pytorch": {"state_dict": "model.pth", "class": "net:Net", "args": {"hidden": 32}}}, "inputs": INPUTS}
     refuse(project, tmp_path, section, r"first\.weight is \[64, 64\] in the file, \[32, 64\] in the class")
 
 
+@pytest.mark.usefixtures("in_process")
 def test_an_operator_that_cannot_be_exported_is_named(project: Path, tmp_path: Path) -> None:
     section = {"source": {"pytorch": {"state_dict": "model.pth", "class": "net:Odd"}}, "inputs": INPUTS}
     refuse(project, tmp_path, section, "airy_ai")
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_fixed_batch_is_refused(project: Path, tmp_path: Path) -> None:
     refuse(project, tmp_path, {"source": {"pt2": "fixed.pt2"}}, "fixed batch of 2")
 
 
+@pytest.mark.usefixtures("in_process")
 def test_calibration_rows_must_fit(project: Path, tmp_path: Path) -> None:
     section = {"source": {"onnx": "model.onnx"}, "evaluate": EVALUATE}
     np.savez(project / "wide.npz", image=np.zeros((9, 65), np.float32))
@@ -283,6 +302,7 @@ def test_calibration_rows_must_fit(project: Path, tmp_path: Path) -> None:
     refuse(project, tmp_path, {**section, "compress": {"method": "int8-static", "data": "nan.npz"}}, "NaN")
 
 
+@pytest.mark.usefixtures("in_process")
 def test_labels_must_be_classes(project: Path, tmp_path: Path) -> None:
     np.savez(project / "labels.npz", image=np.zeros((3, 64), np.float32), label=np.array([0, 10, 3]))
     section = {"source": {"onnx": "model.onnx"}, "evaluate": {"data": "labels.npz", "label": "label"}}
