@@ -20,7 +20,7 @@ from cluster.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed
 from cluster.errors import BadInput, Conflict, Fenced, HeadraceError, NotFound, Unreachable
 from cluster.evidence import Counts, EvidenceBatch, EvidenceKey
 from cluster.handlers import HANDLERS, Context
-from cluster.ports import AppState, Feeds, FeedState, Fleet
+from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet
 from cluster.routes import EMPTY, RouteTable
 from cluster.state import AuditEvent, State
 from cluster.store.port import Store
@@ -74,11 +74,17 @@ class Controller:
         self._unscalable: frozenset[str] = frozenset()
         self._table = EMPTY
         self._trouble = ""
+        self._settled = False
 
     @property
     def table(self) -> RouteTable:
         """The newest published table; the empty one before the first tick."""
         return self._table
+
+    @property
+    def settled(self) -> bool:
+        """Whether all was as it should be at the last look, and no rollout is under way: then the next look has time."""
+        return self._settled
 
     @property
     def ready(self) -> bool:
@@ -90,6 +96,7 @@ class Controller:
 
         Raises Fenced.
         """
+        self._settled = False
         try:
             seen = self._observe()
             self._hook(Point.OBSERVED)
@@ -103,6 +110,7 @@ class Controller:
         self._hook(Point.PUBLISHED)
         self._act(decision.actions)
         self._hook(Point.ACTED)
+        self._settled = not decision.actions and _is_calm(decision.state, seen.apps)
         self._note("")
 
     def push(self, batch: EvidenceBatch) -> None:
@@ -204,6 +212,11 @@ class Controller:
         if trouble != self._trouble:
             _log.warning("%s", trouble or "all is reachable again")
         self._trouble = trouble
+
+
+def _is_calm(state: State, apps: Mapping[str, AppState]) -> bool:
+    rolling = any(state.active(name) is not None for name in state.models)
+    return not rolling and all(app.status is AppStatus.READY and app.replicas == app.target_replicas for app in apps.values())
 
 
 def count(state: State, batches: list[EvidenceBatch]) -> State:

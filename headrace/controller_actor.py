@@ -22,6 +22,7 @@ from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE
 from headrace.local.home import Settings
 
 TICK_S = 0.5
+CALM_TICK_S = 2.0  # a look at the world costs Serve and us some 10 ms: not more often where nothing happens
 START_TIMEOUT_S = 60.0
 LONG_POLLS = 5_000  # calls at a time; each scorer has one long poll under way
 FLEET = "deployments.fleet:ServeFleet"
@@ -108,7 +109,8 @@ class ControllerActor:
             except Exception:  # noqa: BLE001 - a thread that ends here would end the controller without a word
                 # A mistake of ours in one tick: scorers keep their table, the next tick begins afresh from what is saved.
                 _log.exception("the controller's tick failed")
-            self._wake.wait(TICK_S)
+            calm = self._controller is not None and self._controller.settled
+            self._wake.wait(CALM_TICK_S if calm else TICK_S)
             self._wake.clear()
         _log.error("another controller has taken over the store: this one ends")
         ray.kill(ray.get_runtime_context().current_actor)  # not exit(): Ray would start it again, to fence the other one

@@ -53,6 +53,28 @@ def test_a_good_version_goes_through_its_steps_and_the_former_stays_warm_then_go
     assert brain.fleet.retired == ["digits--v1"]
 
 
+def test_it_is_settled_while_nothing_happens_and_nothing_is_wrong(brain: Brain) -> None:
+    brain.build(1)
+    brain.apply()
+    brain.tick()
+    assert not brain.controller.settled
+    brain.tick(4)
+    assert brain.controller.settled
+    brain.fleet.sicken("digits--v1", "gone")
+    brain.tick()
+    assert not brain.controller.settled
+    brain.fleet.make_ready("digits--v1")
+    brain.tick(2)
+    assert brain.controller.settled
+    brain.fleet.away = True
+    brain.tick()
+    assert not brain.controller.settled
+    brain.fleet.away = False
+    brain.build(2)
+    brain.tick(4)
+    assert not brain.controller.settled  # a rollout is under way
+
+
 def test_proven_harm_rolls_back_at_once(brain: Brain) -> None:
     brain.serve_first()
     brain.build(2)
