@@ -159,7 +159,7 @@ class Compress(Section):
 
 
 class BuildSpec(Section):
-    """The `build` section. `parity`: how far the import may be from the source's own answers, relative where those are above 1."""
+    """The `build` section. `parity`: how far the import may be from the source's own answers, relative where they exceed 1."""
 
     train: Train | None = None
     source: Source
