@@ -21,7 +21,7 @@ from cluster.errors import HeadraceError, Unreachable
 from deployments.artifact import Manifest
 from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE, connect
 from deployments.engines.load import load_engine
-from deployments.gateway.deployment import APP, start_gateway
+from deployments.gateway.deployment import APP, GatewaySettings, start_gateway
 from deployments.scorer import RoutedScorer
 from deployments.scorer_thread import ScorerThread
 from headrace.client import ControlClient
@@ -76,16 +76,16 @@ class Service:
 
 
 @contextmanager
-def running(cluster: RayCluster, settings: Settings, name: str) -> Iterator[Service]:
-    """Controller and gateway, ended at the end with all that runs of the model."""
-    start_controller(settings)
-    start_gateway()
+def running(cluster: RayCluster, settings: Settings, name: str, gateway: GatewaySettings | None = None) -> Iterator[Service]:
+    """Controller and gateway, ended at the end with all that runs of the model and of others whose names begin so."""
+    start_controller(settings, timeout_s=240)
+    start_gateway(gateway)
     try:
         with ControlClient(cluster.http_url, timeout_s=60.0) as control:
             yield Service(name, cluster.http_url, control)
     finally:
         end_controller()
-        for app in [APP, *(app for app in serve.status().applications if app.startswith(f"{name}--v"))]:
+        for app in [APP, *(app for app in serve.status().applications if app.startswith(f"{name}-"))]:
             serve.delete(app)
 
 
