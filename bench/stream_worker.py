@@ -1,0 +1,128 @@
+"""One process that drains a topic, as ours does or as barely as it can be done: `python -m bench.stream_worker WAY JOB`.
+
+WAY is `ours` (the product's worker: transactions, dead letters, order, the scorer with a canary under way) or `limit` (the same
+client and codecs in a loop without any safety). Prints one JSON line when every record is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kafka import KafkaConsumer, KafkaProducer
+
+from cluster.errors import NotFound
+from cluster.evidence import EvidenceBatch
+from cluster.routes import Route, RouteTable, Target
+from cluster.serving import Serving, Transport
+from cluster.signature import Signature
+from consumers.stream.formats import make_decoder, make_encoder
+from consumers.stream.kafka_log import KafkaLog, Member
+from consumers.stream.loop import Loop
+from consumers.stream.spec import StreamSpec
+from deployments.artifact import localize
+from deployments.engines.load import load_engine
+from deployments.scorer import RoutedScorer
+from deployments.scorer_thread import ScorerThread
+
+CANARY_WEIGHT = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to drain. `artifact_uri` is scored as two versions, of which the second gets a tenth of the keys."""
+
+    document: str
+    brokers: str
+    rows: int
+    artifact_uri: str
+    digest: str
+    signature: str
+
+    def dump(self) -> str:
+        return json.dumps(asdict(self))
+
+
+class HeldTable:
+    """A control plane whose table never changes: a canary at ten percent."""
+
+    def __init__(self, job: Job, model: str) -> None:
+        signature = Signature.model_validate_json(job.signature)
+        targets = {v: Target(v, f"{model}--v{v}", job.artifact_uri, job.digest, "onnx", signature) for v in (1, 2)}
+        serving = Serving(transport=Transport.EMBEDDED)
+        route = Route(model, 1, serving, targets, candidate=2, weight=CANARY_WEIGHT, stage="1/0", salt=7)
+        self._table = RouteTable(1, {model: route})
+
+    async def routes(self, after: int, timeout_s: float) -> RouteTable:
+        if after >= self._table.number:
+            await asyncio.sleep(timeout_s)
+        return self._table
+
+    async def push(self, batch: EvidenceBatch) -> None:
+        """Evidence is made and handed over, as in production; nobody counts it here."""
+
+    async def call(self, command: str, payload: dict[str, object]) -> dict[str, object]:
+        raise NotFound(f"no commands here: {command} {payload}", where="bench", remedy="use a controller")
+
+
+def ours(job: Job) -> None:
+    """The product's worker."""
+    spec = StreamSpec.model_validate_json(job.document)
+    group = spec.group_of("bench")
+    with ScorerThread(lambda: RoutedScorer(HeldTable(job, spec.model))) as scoring:
+        loop = Loop("bench", spec, scoring, lambda: KafkaLog(spec, job.brokers, Member(group, f"{group}-0", f"{group}-0")))
+        worker = threading.Thread(target=loop.run)
+        worker.start()
+        while worker.is_alive() and loop.counters.rows_in < job.rows:
+            worker.join(0.05)
+        loop.stop()
+        worker.join()
+
+
+def limit(job: Job) -> None:
+    """Poll, decode, score, encode, send: at least once, no headers, no dead letters, no split."""
+    spec = StreamSpec.model_validate_json(job.document)
+    signature = Signature.model_validate_json(job.signature)
+    engine = load_engine(Path(localize(job.artifact_uri, job.digest)))
+    decoder, encoder = make_decoder(signature, spec.input), make_encoder(signature, spec.output.format)
+    consumer = KafkaConsumer(
+        spec.input.topic,
+        bootstrap_servers=job.brokers,
+        group_id=spec.group_of("bench"),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_poll_records=spec.max_batch_rows,
+        fetch_max_bytes=16 * 1024 * 1024,
+        max_partition_fetch_bytes=4 * 1024 * 1024,
+    )
+    producer = KafkaProducer(bootstrap_servers=job.brokers, linger_ms=2, batch_size=256 * 1024)
+    done = 0
+    while done < job.rows:
+        polled = consumer.poll(timeout_ms=200)
+        records = [record for each in polled.values() for record in each]
+        if not records:
+            continue
+        decoded = decoder.decode([record.value for record in records])
+        answers = encoder.encode(engine.run(decoded.tensors))
+        for record, answer in zip(records, answers, strict=True):
+            producer.send(spec.output.topic, answer, record.key, None, record.partition)
+        consumer.commit_async()
+        done += len(records)
+    producer.flush()
+    consumer.commit()
+
+
+def main() -> None:
+    way, job = sys.argv[1], Job(**json.loads(sys.argv[2]))
+    began_s = time.monotonic()
+    {"ours": ours, "limit": limit}[way](job)
+    print(json.dumps({"wall_s": time.monotonic() - began_s, "cpu_s": time.process_time()}))
+
+
+if __name__ == "__main__":
+    main()
