@@ -65,13 +65,19 @@ class OnnxEngine:
     def score(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Scores one batch; see `Engine.score`."""
         feed = dict(tensors)
+        rows = len(next(iter(feed.values())))
+        if rows == 0:
+            # Some kernels divide by the number of rows, which ends the process.
+            return {
+                spec.name: np.empty((0, *(max(0, axis) for axis in spec.shape[1:])), NUMPY[spec.datatype])
+                for spec in self._signature.outputs
+            }
         try:
             for name in self._bytes_inputs:
                 feed[name] = _decode(feed[name])
             answers = self._session.run(self._names, feed)
         except ORT_ERRORS as error:
             raise EngineFailure(f"the model failed: {_first_line(error)}") from error
-        rows = len(next(iter(tensors.values())))
         outputs: dict[str, Array] = {}
         for name, datatype, answer in zip(self._names, self._datatypes, answers, strict=True):
             value = _encode(answer) if datatype is Datatype.BYTES else answer

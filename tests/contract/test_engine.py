@@ -63,6 +63,12 @@ def test_each_row_is_scored_alone_in_its_place(good: Path, count: int) -> None:
     np.testing.assert_allclose(whole, alone, atol=1e-5)
 
 
+def test_no_rows_give_no_answers(good: Path) -> None:
+    answer = load_engine(good).score({INPUT: rows(0)})[OUTPUT]
+    assert answer.shape == (0, 10)
+    assert answer.dtype == np.float32
+
+
 def test_leaves_its_input_alone(good: Path) -> None:
     image = rows(5)
     before = image.copy()
