@@ -140,7 +140,7 @@ def make_topics(brokers: str, *names: str) -> None:
 def fill(brokers: str, topic: str, events: int, value: Callable[[np.ndarray], bytes]) -> None:
     """The events, keyed, evenly over the partitions."""
     values = [value(row) for row in np.random.default_rng(0).random((256, WIDTH), dtype=np.float32)]
-    producer = KafkaProducer(bootstrap_servers=brokers, linger_ms=20, batch_size=512 * 1024, buffer_memory=256 * 1024 * 1024)
+    producer = KafkaProducer(bootstrap_servers=brokers, linger_ms=20, batch_size=512 * 1024)
     for i in range(events):
         producer.send(topic, values[i % len(values)], b"key %d" % (i % 1000), None, i % PARTITIONS)
     producer.close()
