@@ -21,7 +21,8 @@ def app_state(name: str, app: ApplicationDetails, deployment: str) -> AppState:
     An app is READY as long as any replica serves: one that lost some replicas, or is being scaled, must not lose its traffic.
     """
     details = app.deployments.get(deployment)
-    message = app.message or (details.message if details is not None else "")
+    # Either may have the reason; the app's may only say that the deployment failed.
+    message = "\n".join(told for told in (app.message, details.message if details is not None else "") if told)
     if details is None:
         return AppState(name, _WITHOUT_REPLICAS[app.status], 0, 0, reason(message))
     running = sum(replica.state is ReplicaState.RUNNING for replica in details.replicas)

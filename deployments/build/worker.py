@@ -47,6 +47,7 @@ def run_worker(
         question, answer = Path(scratch) / "job.json", Path(scratch) / "answer.json"
         question.write_text(json.dumps(dict(job)))
         variables = dict(os.environ) | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": _import_path()} | dict(environment or {})
+        log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             start = output.tell()
             process = subprocess.Popen(

@@ -35,6 +35,9 @@ def check(file: Path) -> None:
     """Raises BadArtifact where the file is no whole archive, or a member of it would run code when loaded."""
     try:
         with zipfile.ZipFile(file) as archive:
+            # A member may be an archive too: where the file's end is cut off, zipfile finds that one's end instead.
+            if min((member.header_offset for member in archive.infolist()), default=0) != 0:
+                raise BadArtifact("is truncated", where=str(file), remedy=REMEDY)
             damaged = archive.testzip()
             if damaged:
                 raise BadArtifact(f"is damaged: {damaged}", where=str(file), remedy=REMEDY)

@@ -9,19 +9,16 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-import psutil
-
 from cluster.errors import HeadraceError
 from headrace.local.broker import stop_broker
 from headrace.local.home import Home, Settings
 from headrace.local.lock import only_one
 from headrace.local.ports import answers, split_address
 from headrace.local.processes import end, of_run
-from headrace.local.run_state import Phase, RunState, clear_run, load_run
+from headrace.local.run_state import BROKER, RAY, Phase, RunState, clear_run, load_run
 
-RAY = "ray"
-BROKER = "broker"
 RAY_STOP_S = 15.0
+ENDINGS = 5
 
 
 class Progress(Protocol):
@@ -63,21 +60,21 @@ def end_run(home: Home, state: RunState, progress: Progress) -> None:
     others = [process for process in of_run(state, home.root) if broker is None or process.pid != broker.pid]
     supervisor = state.process(RAY)
     # Ray's supervisor ends its own in the right order; whatever is left then had lost it.
-    left = end([process for process in others if supervisor and process.pid == supervisor.pid], timeout_s=RAY_STOP_S)
-    left += end(_again(state, home, broker.pid if broker else None), timeout_s=3.0)
+    end([process for process in others if supervisor and process.pid == supervisor.pid], timeout_s=RAY_STOP_S)
+    for _ in range(ENDINGS):  # one that is ending may start another
+        rest = [process for process in of_run(state, home.root) if broker is None or process.pid != broker.pid]
+        if not rest:
+            break
+        end(rest, timeout_s=3.0)
     if others:
         progress(RAY, "ended", time.monotonic() - begun)
     begun = time.monotonic()
     if stop_broker(home.broker):
         progress(BROKER, "ended", time.monotonic() - begun)
-    if left or of_run(state, home.root):
-        pids = sorted({process.pid for process in [*left, *of_run(state, home.root)]})
-        raise HeadraceError(f"processes {pids} can't be ended", where=str(home.run_file), remedy="look at them with ps")
+    left = sorted(process.pid for process in of_run(state, home.root))
+    if left:
+        raise HeadraceError(f"processes {left} can't be ended", where=str(home.run_file), remedy="look at them with ps")
     clear_run(home)
-
-
-def _again(state: RunState, home: Home, besides: int | None) -> list[psutil.Process]:
-    return [process for process in of_run(state, home.root) if process.pid != besides]
 
 
 def _ray_answers(state: RunState) -> bool:

@@ -18,7 +18,7 @@ def of_run(state: RunState, home: Path) -> list[psutil.Process]:
     started them, together with the folder they work in. So neither a reused pid nor another's Ray is ever among them.
     """
     named = {one.pid: process for one in state.processes if (process := one.find()) is not None}
-    sessions = {one.pid for one in state.processes if one.pid in named or not psutil.pid_exists(one.pid)}
+    sessions = {one.pid for one in state.processes if not one.is_replaced()}
     found = dict(named)
     for process in psutil.process_iter():
         if process.pid not in found and process.pid != os.getpid() and _belongs(process, state.run_id, sessions, home):
@@ -37,13 +37,12 @@ def _belongs(process: psutil.Process, run_id: str, sessions: set[int], home: Pat
         return False  # it ended while we looked, or it is another user's
 
 
-def end(processes: Iterable[psutil.Process], *, timeout_s: float) -> list[psutil.Process]:
-    """SIGTERM, then SIGKILL after `timeout_s`. Returns those that live on, which only the kernel can explain."""
+def end(processes: Iterable[psutil.Process], *, timeout_s: float) -> None:
+    """SIGTERM, then SIGKILL after `timeout_s`. What lives on after that, only the kernel can explain."""
     asked = [process for process in processes if _signal(process, kill=False)]
     _, alive = psutil.wait_procs(asked, timeout=timeout_s)
     killed = [process for process in alive if _signal(process, kill=True)]
-    _, left = psutil.wait_procs(killed, timeout=5.0)
-    return [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    psutil.wait_procs(killed, timeout=5.0)
 
 
 def _signal(process: psutil.Process, *, kill: bool) -> bool:

@@ -15,6 +15,10 @@ from headrace.local.home import Home
 # A process that we start carries the run's id in this variable, and so do all its children: none can hide.
 RUN_VARIABLE = "HEADRACE_RUN_ID"
 
+# The roles of processes.
+RAY = "ray"
+BROKER = "broker"
+
 
 class Phase(StrEnum):
     """How far `up` came."""
@@ -41,6 +45,13 @@ class StartedProcess(BaseModel):
         except psutil.NoSuchProcess:
             return None
         return process if alive else None
+
+    def is_replaced(self) -> bool:
+        """Whether its pid is another process's by now. A zombie that nobody has reaped yet is still itself."""
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.created_s) >= 1.0
+        except psutil.NoSuchProcess:
+            return False
 
 
 def started(role: str, pid: int) -> StartedProcess:

@@ -8,9 +8,10 @@ import httpx
 from pydantic import BaseModel, ConfigDict
 
 from cluster.commands import FeedView, ModelView
+from cluster.errors import Unreachable
 from headrace.client import ControlClient
 from headrace.local.home import Settings
-from headrace.local.run_state import Addresses, load_run
+from headrace.local.run_state import RAY, Addresses, RunState, load_run
 
 
 class NodeView(BaseModel):
@@ -39,13 +40,22 @@ class Overview(BaseModel):
 
 
 def look(settings: Settings) -> Overview:
-    """Asks the gateway and the dashboard. Raises Unreachable where the gateway does not answer."""
+    """Asks the gateway and the dashboard. Raises Unreachable where the gateway does not answer, or its Ray is dying."""
     run = load_run(settings.home)
     with ControlClient.from_environment(settings) as client:
+        if run and run.addresses.http == client.base_url:
+            _check_alive(run, settings)
         seen = client.status()
         addresses = run.addresses if run and run.addresses.http == client.base_url else Addresses(http=client.base_url)
     nodes = _nodes(addresses.dashboard) if addresses.dashboard else None
     return Overview(addresses=addresses, nodes=nodes, table=seen.table, tick_s=seen.tick_s, models=seen.models, feeds=seen.feeds)
+
+
+def _check_alive(run: RunState, settings: Settings) -> None:
+    """What its supervisor left behind may answer for a while, but not for long."""
+    ray = run.process(RAY)
+    if ray is not None and ray.find() is None:
+        raise Unreachable("Ray has ended", where=str(settings.home.run_file), remedy="`headrace up` finds the way back")
 
 
 def _nodes(dashboard: str) -> tuple[NodeView, ...] | None:

@@ -13,13 +13,13 @@ from typing import Any
 from cluster.errors import HeadraceError, Unreachable
 from headrace.client import ControlClient
 from headrace.local.broker import start_broker
-from headrace.local.down import BROKER, RAY, Progress, end_run
+from headrace.local.down import Progress, end_run
 from headrace.local.home import Settings
 from headrace.local.lock import only_one
 from headrace.local.ports import answers, check_free, split_address
 from headrace.local.ray_connection import joined_ray
 from headrace.local.ray_head import LOOPBACK, await_ray, prepare_temp_dir, spawn_ray
-from headrace.local.run_state import Addresses, Phase, RunState, StartedProcess, load_run, save_run, started
+from headrace.local.run_state import BROKER, RAY, Addresses, Phase, RunState, StartedProcess, load_run, save_run, started
 
 GATEWAY_TIMEOUT_S = 120.0
 POLL_S = 0.1

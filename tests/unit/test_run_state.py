@@ -74,11 +74,31 @@ def test_a_run_is_known_by_pid_by_its_id_and_by_its_session(sleeper: subprocess.
     assert of_run(run(), tmp_path) == []
 
 
+def test_a_zombie_still_has_its_session(tmp_path: Path) -> None:
+    code = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'input()'], stdin=0).pid, flush=True); input()"
+    leader = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path, start_new_session=True
+    )
+    assert leader.stdin is not None
+    assert leader.stdout is not None
+    try:
+        state = run(started("ray", leader.pid))
+        child = int(leader.stdout.readline())
+        leader.kill()
+        os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has reaped it
+        assert state.processes[0].find() is None
+        assert [process.pid for process in of_run(state, tmp_path)] == [child]
+    finally:
+        leader.stdin.close()
+        leader.wait()
+        leader.stdout.close()
+
+
 def test_end_ends_and_is_safe_to_repeat(sleeper: subprocess.Popen[bytes], tmp_path: Path) -> None:
     found = of_run(run(run_id="mine"), tmp_path)
-    assert end(found, timeout_s=5) == []
+    end(found, timeout_s=5)
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in found)
-    assert end(found, timeout_s=5) == []
+    end(found, timeout_s=5)
 
 
 def test_two_commands_never_meet_on_one_home(tmp_path: Path) -> None:
