@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from typing import Any
 
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
-from ray.serve.schema import ApplicationStatus
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ApplicationStatus, ServeInstanceDetails
 
-from cluster.errors import Unreachable
+from cluster.errors import Conflict, Unreachable
 from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE
 from deployments.gateway.deployment import APP, GatewaySettings, start_gateway
 
@@ -19,9 +21,21 @@ POLL_S = 0.1
 
 
 def start_serve(host: str, http_port: int) -> None:
-    """Starts Serve on the cluster, its proxy on the head node; nothing happens where Serve runs."""
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # importing Serve has set it to INFO
+    """Starts Serve on the cluster, its proxy on the head node; nothing happens where Serve runs.
+
+    Raises Conflict where it runs and listens on another port.
+    """
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # importing Serve has set it to INFO
     serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=http_port))
+    # Nothing public tells the port of a Serve that somebody else has started.
+    client: Any = _get_global_client()
+    found = ServeInstanceDetails(**ray.get(client._controller.get_serve_instance_details.remote())).http_options
+    if found is not None and found.port != http_port:
+        raise Conflict(
+            f"Serve runs on this cluster already, on port {found.port}",
+            where=f"--http-port {http_port}",
+            remedy=f"give `--http-port {found.port}`, or shut that Serve down",
+        )
 
 
 def ensure_gateway(host: str, grpc_port: int) -> None:
