@@ -35,7 +35,7 @@ def apply(state: State, request: Apply, now_s: float) -> tuple[State, Applied, l
                 where=f"{feed.kind} {feed.name}: model",
                 remedy=f"apply its Model document too; known models: {known}",
             )
-        state, action = _apply_feed(state, feed)
+        state, action = _apply_feed(state, feed, now_s)
         changes.append(Change(kind=feed.kind, name=feed.name, action=action))
     model_of = {feed_key(feed.kind, feed.name): feed.model for feed in request.feeds}
     events = [
@@ -73,13 +73,15 @@ def _apply_model(state: State, document: ModelDocument) -> tuple[State, Did]:
     return state.with_model(changed), "created" if created else "updated"
 
 
-def _apply_feed(state: State, document: FeedDocument) -> tuple[State, Did]:
+def _apply_feed(state: State, document: FeedDocument, now_s: float) -> tuple[State, Did]:
     text = json.dumps(document.spec, sort_keys=True, separators=(",", ":"))
     # The model belongs to the digest: a stream that moves to another model has to be started anew.
     digest = hashlib.sha256(f"{document.model}\n{text}".encode()).hexdigest()
-    spec = FeedSpec(kind=FeedKind(document.kind), name=document.name, model=document.model, document=text, digest=digest)
+    spec = FeedSpec(FeedKind(document.kind), document.name, document.model, text, digest, document.schedule)
     known = state.feeds.get(spec.app)
     if known is not None and known.spec == spec:
         return state, "unchanged"
-    feed = Feed(spec) if known is None else replace(known, spec=spec)
+    feed = Feed(spec, since_s=now_s) if known is None else replace(known, spec=spec)
+    if known is not None and known.spec.schedule != spec.schedule:
+        feed = replace(feed, since_s=now_s, fires=feed.fires if spec.schedule is not None else ())
     return replace(state, feeds={**state.feeds, spec.app: feed}), "created" if known is None else "updated"

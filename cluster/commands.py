@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cluster.evidence import EvidenceBatch
 from cluster.rollout_plan import Plan
 from cluster.routes import RouteTable
+from cluster.schedules import Schedule
 from cluster.serving import Serving
 from cluster.signature import Signature
 
@@ -54,12 +55,13 @@ class ModelDocument(Message):
 
 
 class FeedDocument(Message):
-    """A Stream or Batch as applied; `spec` is what only its feed understands."""
+    """A Stream or Batch as applied; `spec` is what only its feed understands. Only a Batch has a `schedule`."""
 
     kind: Literal["stream", "batch"]
     name: str
     model: str
     spec: dict[str, Any]
+    schedule: Schedule | None = None
 
 
 class Apply(Message):
@@ -173,6 +175,26 @@ class FeedName(Message):
     name: str
 
 
+class FireView(Message):
+    """One fire of a schedule: when it was due, how it went, under which job. `attempt` counts from 0."""
+
+    at_s: float
+    state: str
+    job: str
+    attempt: int
+    ended_s: float | None
+    reason: str
+
+
+class ScheduleView(Message):
+    """A batch's schedule: when it runs next (nothing while paused), and its history, oldest first."""
+
+    cron: str
+    timezone: str
+    next_s: tuple[float, ...]
+    fires: tuple[FireView, ...]
+
+
 class FeedView(Message):
     """A feed as commands show it. `wanted` is what was asked for, `status` what is seen, `workers` what each says of itself."""
 
@@ -185,6 +207,7 @@ class FeedView(Message):
     message: str
     spec: dict[str, Any]
     workers: tuple[dict[str, Any], ...] = ()
+    schedule: ScheduleView | None = None
 
 
 class FeedList(Message):

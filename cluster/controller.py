@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,11 +19,15 @@ from cluster.decide import Decision, Snapshot, decide
 from cluster.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed
 from cluster.errors import BadInput, Conflict, Fenced, HeadraceError, NotFound, Unreachable
 from cluster.evidence import Counts, EvidenceBatch, EvidenceKey
+from cluster.firing import jobs_to_ask
 from cluster.handlers import HANDLERS, Context
-from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet
+from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
 from cluster.routes import EMPTY, RouteTable
+from cluster.schedules import JobSeen, StopJob, SubmitJob
 from cluster.state import AuditEvent, State
 from cluster.store.port import Store
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +49,7 @@ class _Seen:
 
     apps: Mapping[str, AppState]
     feeds: Mapping[str, FeedState] | None
+    jobs: Mapping[str, JobSeen] | None
     at_s: float
 
 
@@ -55,21 +60,28 @@ def _no_hook(_: Point) -> None:
 class Controller:
     """One controller over one store. `tick` is called from one thread; `call`, `push` and `table` from any.
 
-    `call` and `push` never ask the fleet or the feeds. Raises Unreachable where the store is away, from then on until it is back,
-    and Fenced for good once another controller has acquired the store.
+    `call` and `push` never ask the fleet, the feeds or the jobs. Raises Unreachable where the store is away, from then on until
+    it is back, and Fenced for good once another controller has acquired the store.
     """
 
     def __init__(
-        self, store: Store, fleet: Fleet, feeds: Feeds, clock: Callable[[], float], hook: Callable[[Point], None] = _no_hook
+        self,
+        store: Store,
+        fleet: Fleet,
+        feeds: Feeds,
+        jobs: Jobs,
+        clock: Callable[[], float],
+        hook: Callable[[Point], None] = _no_hook,
     ) -> None:
-        self._store, self._fleet, self._feeds, self._clock, self._hook = store, fleet, feeds, clock, hook
+        self._store, self._clock, self._hook = store, clock, hook
+        self._fleet, self._feeds, self._jobs = fleet, feeds, jobs
         self._fence = store.acquire()
         self._state = store.load()
         self._lock = threading.Lock()  # the state and the store
         self._evidence_lock = threading.Lock()  # only what is pushed: a push never waits for the store
         self._pushed: list[EvidenceBatch] = []
         self._must_load = False
-        self._seen = _Seen({}, None, 0.0)
+        self._seen = _Seen({}, None, None, 0.0)
         self._refused: dict[str, str] = {}
         self._unscalable: frozenset[str] = frozenset()
         self._table = EMPTY
@@ -139,12 +151,19 @@ class Controller:
 
     def _observe(self) -> _Seen:
         apps = self._fleet.state()
+        with self._lock:
+            asked = jobs_to_ask(self._current(), self._clock())
+        feeds = self._patiently(self._feeds.state)
+        jobs = self._patiently(lambda: self._jobs.state(asked)) if asked else {}
+        return _Seen(apps, feeds, jobs, self._clock())
+
+    def _patiently(self, ask: Callable[[], T]) -> T | None:
+        """None where it is away: the rest of the world is looked after all the same."""
         try:
-            feeds = self._feeds.state()
+            return ask()
         except Unreachable as trouble:
             self._note(str(trouble))
-            return _Seen(apps, None, self._clock())
-        return _Seen(apps, feeds, self._clock())
+            return None
 
     def _decide_and_persist(self, seen: _Seen) -> Decision:
         with self._lock:
@@ -152,7 +171,7 @@ class Controller:
             with self._evidence_lock:
                 batches = list(self._pushed)
             counted = count(state, batches)
-            snapshot = Snapshot(counted, seen.apps, seen.feeds, self._refused, self._unscalable, self._table.routes)
+            snapshot = Snapshot(counted, seen.apps, seen.feeds, self._refused, self._unscalable, self._table.routes, seen.jobs)
             decision = decide(snapshot, self._clock())
             self._hook(Point.DECIDED)
             self._persist(decision.state, decision.events)
@@ -206,6 +225,10 @@ class Controller:
                 self._feeds.start(feed)
             case StopFeed(name):
                 self._feeds.stop(name)
+            case SubmitJob():
+                self._jobs.submit(action)
+            case StopJob(job):
+                self._jobs.stop(job)
 
     def _note(self, trouble: str) -> None:
         """Logs trouble when it begins, changes and ends, not at every tick."""

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field, replace
 
 from cluster.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale
 from cluster.errors import Conflict, NotFound
+from cluster.firing import fire_batches
 from cluster.gate import Judged, Verdict, judge
 from cluster.opening import open_rollout
 from cluster.ports import AppState, AppStatus, FeedState
 from cluster.rollout import Rollout, RolloutState
 from cluster.rollout_plan import OnDeadline, Start
 from cluster.routes import Route, RouteTable
+from cluster.schedules import JobSeen
 from cluster.state import AuditEvent, Model, State
 from cluster.table import build_routes, digest_of, is_ready
 from cluster.versions import VersionId
@@ -25,7 +27,7 @@ CONTROLLER = "controller"
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What is remembered and what is seen. `feeds` is None where they could not be asked.
+    """What is remembered and what is seen. `feeds` and `jobs` are None where they could not be asked.
 
     `refused` has, by app, why the fleet would not run it at the last try; `unscalable` the models that it would not scale.
     `published` are the routes of the last table, if this controller has published one.
@@ -37,6 +39,7 @@ class Snapshot:
     refused: Mapping[str, str] = field(default_factory=dict)
     unscalable: frozenset[str] = frozenset()
     published: Mapping[str, Route] = field(default_factory=dict)
+    jobs: Mapping[str, JobSeen] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,8 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
     actions = fleet_actions(state, snapshot.apps, now_s)
     if snapshot.feeds is not None:
         actions += feed_actions(state, snapshot.feeds)
+    state, jobs = fire_batches(state, snapshot.jobs, now_s, events)
+    actions += jobs
     return Decision(state, RouteTable(state.table, routes), tuple(actions), tuple(events))
 
 

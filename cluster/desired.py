@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from cluster.ports import AppState, AppStatus, FeedKind, FeedSpec, FeedState
 from cluster.rollout import RolloutState
+from cluster.schedules import StopJob, SubmitJob
 from cluster.serving import ScalingMode, Serving
 from cluster.state import Model, State, Wanted
 from cluster.versions import Version, VersionId
@@ -53,7 +54,7 @@ class StopFeed:
     name: str
 
 
-Action = Deploy | Retire | Scale | StartFeed | StopFeed
+Action = Deploy | Retire | Scale | StartFeed | StopFeed | SubmitJob | StopJob
 
 
 def needed(state: State, model: Model, now_s: float, *, grace_s: float = RETIRE_GRACE_S) -> set[int]:
@@ -135,7 +136,7 @@ def learn_scale(state: State, name: str, apps: Mapping[str, AppState], *, gave_u
 
 
 def feed_actions(state: State, seen: Mapping[str, FeedState]) -> list[Action]:
-    """Starts and stops streams. A stream starts once its model has a stable version; batches are not run here."""
+    """Starts and stops streams. A stream starts once its model has a stable version; batches run by their schedules."""
     actions: list[Action] = []
     for feed in state.feeds.values():
         if feed.spec.kind is not FeedKind.STREAM:

@@ -46,7 +46,7 @@ Handler = Callable[[Context, Any], Outcome]
 
 
 def _status(at: Context, _: c.Nothing) -> Outcome:
-    return Outcome(at.state, views.status_view(at.state, at.apps, at.feeds, at.tick_s))
+    return Outcome(at.state, views.status_view(at.state, at.apps, at.feeds, at.tick_s, at.now_s))
 
 
 def _register(at: Context, request: c.RegisterVersion) -> Outcome:
@@ -190,11 +190,11 @@ def _abort(at: Context, request: c.ModelName) -> Outcome:
 
 def _list_feeds(at: Context, _: c.Nothing) -> Outcome:
     feeds = (at.state.feeds[name] for name in sorted(at.state.feeds))
-    return Outcome(at.state, c.FeedList(feeds=tuple(views.feed_view(feed, at.feeds) for feed in feeds)))
+    return Outcome(at.state, c.FeedList(feeds=tuple(views.feed_view(feed, at.feeds, at.now_s) for feed in feeds)))
 
 
 def _show_feed(at: Context, request: c.FeedName) -> Outcome:
-    return Outcome(at.state, views.feed_view(_feed(at.state, request), at.feeds))
+    return Outcome(at.state, views.feed_view(_feed(at.state, request), at.feeds, at.now_s))
 
 
 def _pause_feed(at: Context, request: c.FeedName) -> Outcome:
@@ -233,9 +233,12 @@ HANDLERS: dict[str, Handler] = {
 
 
 def _want(at: Context, request: c.FeedName, wanted: Wanted) -> Outcome:
-    feed = replace(_feed(at.state, request), wanted=wanted)
+    feed = _feed(at.state, request)
+    if feed.wanted is not wanted:
+        # What a schedule would have fired while paused is not missed.
+        feed = replace(feed, wanted=wanted, since_s=at.now_s)
     state = replace(at.state, feeds={**at.state.feeds, feed.spec.app: feed})
-    return Outcome(state, views.feed_view(feed, at.feeds))
+    return Outcome(state, views.feed_view(feed, at.feeds, at.now_s))
 
 
 def _move(at: Context, before: Rollout, after: Rollout, actor: str) -> Outcome:

@@ -6,11 +6,12 @@ the world can't be asked. None waits for what it started: the controller looks a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from cluster.schedules import JobSeen, Schedule, SubmitJob
 from cluster.serving import Serving
 from cluster.versions import Version
 
@@ -64,13 +65,14 @@ class FeedKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FeedSpec:
-    """A stream or batch as applied. `document` is its spec as JSON, which only its feed understands."""
+    """A stream or batch as applied. `document` is its spec as JSON, which only its feed understands; `schedule` is a batch's."""
 
     kind: FeedKind
     name: str
     model: str
     document: str
     digest: str
+    schedule: Schedule | None = None
 
     @property
     def app(self) -> str:
@@ -102,3 +104,16 @@ class Feeds(Protocol):
 
     def stop(self, name: str) -> None:
         """Drains and stops the feed: what it took is committed or left to the next start. Nothing happens where there is none."""
+
+
+class Jobs(Protocol):
+    """Runs batches on the cluster, each in a job of its own that outlives the controller."""
+
+    def submit(self, wanted: SubmitJob) -> None:
+        """Starts the job, unless one of its id was ever submitted: then nothing happens."""
+
+    def state(self, jobs: Collection[str]) -> Mapping[str, JobSeen]:
+        """Those of these ids that the cluster knows. A job that waits for its turn counts as running."""
+
+    def stop(self, job: str) -> None:
+        """Ends the job, which is then seen as failed. Nothing happens where it is over, or was never submitted."""

@@ -22,6 +22,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 MOST_AT_ONCE = 1000  # fires made up for at one look; the rest are made up for at the next
+_STOPPING_S = 600.0  # a job that was given up is watched for this long, and ended again should it still run
 
 
 class Missed(StrEnum):
@@ -44,7 +45,9 @@ class Schedule(BaseModel):
 
     `cron` is a line of five fields in the time of `timezone` (an IANA name). Where clocks go forward, a fire in the missing hour
     comes right after it; where they go back, a fire at a fixed hour comes once. A fire seen within `grace_s` is not missed.
-    A failed or timed-out run is tried `retries` times more, after `backoff_s`, then twice that, and so on.
+    A failed or timed-out run is tried `retries` times more, after `backoff_s`, then twice that, and so on; a try goes on where
+    the last one stopped. `{as_of}` in the input stands for the fire's date in `timezone`. A run that was left unfinished by
+    others is given up when a fire comes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,16 +118,29 @@ class JobState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Submit:
-    """Start the fire's job. Idempotent: the cluster refuses an id that exists. `resume` where an attempt was made before."""
+class JobSeen:
+    """A job as the cluster shows it; `message` is why it failed."""
 
-    job: str
-    at_s: float
-    resume: bool
+    state: JobState
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class SubmitJob:
+    """Start a fire's job. Idempotent: the cluster refuses an id that exists.
+
+    `fire` is the same for all tries of one fire, so a later try goes on where an earlier one ended; `as_of` is the fire's date
+    in the schedule's time zone.
+    """
+
+    job: str
+    batch: str
+    fire: str
+    as_of: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopJob:
     """End a job that takes too long. Idempotent."""
 
     job: str
@@ -135,7 +151,7 @@ class Look:
     """What a look at a schedule comes to: the fires to save, then the actions, safe to repeat."""
 
     fires: tuple[Fire, ...]
-    actions: tuple[Submit | Stop, ...]
+    actions: tuple[SubmitJob | StopJob, ...]
 
 
 def job_id(name: str, at_s: float, attempt: int = 0) -> str:
@@ -155,28 +171,48 @@ def next_fires(schedule: Schedule, after_s: float, count: int) -> list[float]:
     return list(itertools.islice(_fires(schedule, after_s), count))
 
 
+def jobs_of(name: str, fires: Sequence[Fire], now_s: float) -> set[str]:
+    """The jobs to ask the cluster for before a look: those that may run."""
+    recent = [f for f in fires if f.state in _OPEN or (f.ended_s is not None and now_s - f.ended_s < _STOPPING_S)]
+    return {job_id(name, fire.at_s, attempt) for fire in recent for attempt in (fire.attempt - 1, fire.attempt) if attempt >= 0}
+
+
 def look(
-    name: str, schedule: Schedule, fires: Sequence[Fire], seen: Mapping[str, JobState], *, since_s: float, now_s: float
+    name: str, schedule: Schedule, fires: Sequence[Fire], seen: Mapping[str, JobSeen] | None, *, since_s: float, now_s: float
 ) -> Look:
-    """One look at the schedule `name`.
+    """One look at the schedule of the batch `name`.
 
     `fires` is what the last look returned, `seen` the cluster's jobs by id, `since_s` when the schedule was applied: nothing
-    fires before it. An id that is not in `seen` was never submitted, or its submission was lost: it is submitted again.
+    fires before it. An id that is not in `seen` was never submitted, or its submission was lost: it is submitted again. Where
+    the cluster can't be asked (None) new fires are noted, and nothing is done.
     """
+    if seen is None:
+        return Look(_trimmed([*fires, *_new_fires(schedule, fires, since_s=since_s, now_s=now_s)], schedule.keep), ())
     known = [_follow(name, schedule, fire, seen, now_s) for fire in fires]
-    stops = tuple(
-        Stop(job_id(name, before.at_s, before.attempt))
-        for before, after in zip(fires, known, strict=True)
-        if _timed_out(schedule, before, now_s) and after.state is not FireState.SUCCEEDED
-    )
+    stale = tuple(StopJob(job) for fire in known for job in _stale_jobs(name, fire, seen))
     known += _new_fires(schedule, known, since_s=since_s, now_s=now_s)
-    known = _start_next(known, now_s)
+    if not stale:  # the next try waits for the end of the one that it replaces
+        known = _start_next(known, now_s)
     submits = tuple(
-        Submit(job_id(name, fire.at_s, fire.attempt), fire.at_s, resume=fire.attempt > 0)
+        _submission(name, schedule, fire)
         for fire in known
         if fire.state is FireState.SUBMITTED and job_id(name, fire.at_s, fire.attempt) not in seen
     )
-    return Look(_trimmed(known, schedule.keep), (*stops, *submits))
+    return Look(_trimmed(known, schedule.keep), (*stale, *submits))
+
+
+def _submission(name: str, schedule: Schedule, fire: Fire) -> SubmitJob:
+    as_of = datetime.fromtimestamp(fire.at_s, ZoneInfo(schedule.timezone)).date().isoformat()
+    return SubmitJob(job_id(name, fire.at_s, fire.attempt), name, job_id(name, fire.at_s), as_of)
+
+
+def _stale_jobs(name: str, fire: Fire, seen: Mapping[str, JobSeen]) -> Iterator[str]:
+    """Jobs that run though their try was given up."""
+    for attempt in (fire.attempt - 1, fire.attempt):
+        job = job_id(name, fire.at_s, max(attempt, 0))
+        wanted = attempt == fire.attempt and fire.state in _ACTIVE
+        if attempt >= 0 and not wanted and job in seen and seen[job].state is JobState.RUNNING:
+            yield job
 
 
 def _fires(schedule: Schedule, after_s: float) -> Iterator[float]:
@@ -189,21 +225,17 @@ def _fires(schedule: Schedule, after_s: float) -> Iterator[float]:
             last_s = at_s
 
 
-def _follow(name: str, schedule: Schedule, fire: Fire, seen: Mapping[str, JobState], now_s: float) -> Fire:
+def _follow(name: str, schedule: Schedule, fire: Fire, seen: Mapping[str, JobSeen], now_s: float) -> Fire:
     if fire.state not in _ACTIVE:
         return fire
-    state = seen.get(job_id(name, fire.at_s, fire.attempt))
-    if state is JobState.SUCCEEDED:
+    job = seen.get(job_id(name, fire.at_s, fire.attempt))
+    if job is not None and job.state is JobState.SUCCEEDED:
         return replace(fire, state=FireState.SUCCEEDED, ended_s=now_s, reason="")
-    if state is JobState.FAILED:
-        return _failed(schedule, fire, now_s, "the job failed")
-    if _timed_out(schedule, fire, now_s):
+    if job is not None and job.state is JobState.FAILED:
+        return _failed(schedule, fire, now_s, job.message or "the job failed")
+    if schedule.timeout_s is not None and now_s - fire.submitted_s > schedule.timeout_s:
         return _failed(schedule, fire, now_s, f"it took longer than {schedule.timeout_s:g} s")
-    return replace(fire, state=FireState.RUNNING) if state is JobState.RUNNING else fire
-
-
-def _timed_out(schedule: Schedule, fire: Fire, now_s: float) -> bool:
-    return fire.state in _ACTIVE and schedule.timeout_s is not None and now_s - fire.submitted_s > schedule.timeout_s
+    return replace(fire, state=FireState.RUNNING) if job is not None else fire
 
 
 def _failed(schedule: Schedule, fire: Fire, now_s: float, reason: str) -> Fire:

@@ -11,6 +11,7 @@ from cluster.evidence import Counts, EvidenceKey
 from cluster.ports import FeedSpec
 from cluster.rollout import Rollout
 from cluster.rollout_plan import Plan
+from cluster.schedules import Fire
 from cluster.serving import Serving
 from cluster.versions import Version, VersionId
 
@@ -46,10 +47,15 @@ class Wanted(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """A stream or batch as applied, and whether it should run."""
+    """A stream or batch as applied, and whether it should run.
+
+    `fires` is the history of a batch's schedule, and what of it is under way; nothing fires before `since_s`.
+    """
 
     spec: FeedSpec
     wanted: Wanted = Wanted.RUNNING
+    since_s: float = 0.0
+    fires: tuple[Fire, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from cluster.commands import AppView, AuditView, CheckView, FeedView, ModelView, RolloutView, StatusView, VersionView
+from cluster.commands import (
+    AppView,
+    AuditView,
+    CheckView,
+    FeedView,
+    FireView,
+    ModelView,
+    RolloutView,
+    ScheduleView,
+    StatusView,
+    VersionView,
+)
 from cluster.gate import Judged, judge
 from cluster.ports import AppState, FeedKind, FeedState
 from cluster.rollout import Rollout, RolloutState
-from cluster.state import AuditEvent, Feed, Model, State
+from cluster.schedules import job_id, next_fires
+from cluster.state import AuditEvent, Feed, Model, State, Wanted
 from cluster.table import shares
 from cluster.versions import Version
+
+NEXT_FIRES = 3
 
 
 def version_role(state: State, model: Model, number: int) -> str:
@@ -108,7 +122,30 @@ def model_view(state: State, model: Model, apps: Mapping[str, AppState]) -> Mode
     )
 
 
-def feed_view(feed: Feed, seen: Mapping[str, FeedState]) -> FeedView:
+def schedule_view(feed: Feed, now_s: float) -> ScheduleView | None:
+    """When a batch runs; None where it has no schedule."""
+    schedule, name = feed.spec.schedule, feed.spec.name
+    if schedule is None:
+        return None
+    return ScheduleView(
+        cron=schedule.cron,
+        timezone=schedule.timezone,
+        next_s=tuple(next_fires(schedule, max(now_s, feed.since_s), NEXT_FIRES)) if feed.wanted is Wanted.RUNNING else (),
+        fires=tuple(
+            FireView(
+                at_s=fire.at_s,
+                state=fire.state.value,
+                job=job_id(name, fire.at_s, fire.attempt),
+                attempt=fire.attempt,
+                ended_s=fire.ended_s,
+                reason=fire.reason,
+            )
+            for fire in feed.fires
+        ),
+    )
+
+
+def feed_view(feed: Feed, seen: Mapping[str, FeedState], now_s: float) -> FeedView:
     """One feed: what is wanted, and what is seen."""
     spec = feed.spec
     running = seen.get(spec.name) if spec.kind is FeedKind.STREAM else None
@@ -126,14 +163,17 @@ def feed_view(feed: Feed, seen: Mapping[str, FeedState]) -> FeedView:
         message=message,
         spec=json.loads(spec.document),
         workers=running.workers if running is not None else (),
+        schedule=schedule_view(feed, now_s),
     )
 
 
-def status_view(state: State, apps: Mapping[str, AppState], feeds: Mapping[str, FeedState], tick_s: float) -> StatusView:
+def status_view(
+    state: State, apps: Mapping[str, AppState], feeds: Mapping[str, FeedState], tick_s: float, now_s: float
+) -> StatusView:
     """Everything at a glance."""
     return StatusView(
         table=state.table,
         tick_s=tick_s,
         models=tuple(model_view(state, state.models[name], apps) for name in sorted(state.models)),
-        feeds=tuple(feed_view(state.feeds[name], feeds) for name in sorted(state.feeds)),
+        feeds=tuple(feed_view(state.feeds[name], feeds, now_s) for name in sorted(state.feeds)),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from cluster.controller import Controller
@@ -12,6 +12,7 @@ from cluster.errors import Unreachable
 from cluster.evidence import EvidenceBatch
 from cluster.ports import Feeds, FeedSpec, FeedState, Fleet
 from cluster.routes import RouteTable
+from cluster.schedules import JobSeen, SubmitJob
 from cluster.store.memory import MemoryStore
 
 _LOOK_S = 0.01
@@ -30,6 +31,19 @@ class NoFeeds:
         """Nothing runs."""
 
 
+class NoJobs:
+    """Jobs where there are none."""
+
+    def submit(self, wanted: SubmitJob) -> None:
+        raise Unreachable("no jobs run here", where=wanted.job, remedy="use a real controller")
+
+    def state(self, jobs: Collection[str]) -> Mapping[str, JobSeen]:  # noqa: ARG002 - the port's
+        return {}
+
+    def stop(self, job: str) -> None:
+        """Nothing runs."""
+
+
 class FakeControlPlane:
     """A ControlPlane around a Controller that is ticked by hand (`tick()`), or as often as `routes` looks.
 
@@ -37,7 +51,7 @@ class FakeControlPlane:
     """
 
     def __init__(self, fleet: Fleet, feeds: Feeds | None = None, clock: Callable[[], float] = time.time) -> None:
-        self.controller = Controller(MemoryStore(), fleet, feeds if feeds is not None else NoFeeds(), clock)
+        self.controller = Controller(MemoryStore(), fleet, feeds if feeds is not None else NoFeeds(), NoJobs(), clock)
         self.away = False
         self.pushed: list[EvidenceBatch] = []
 

@@ -27,6 +27,7 @@ START_TIMEOUT_S = 60.0
 LONG_POLLS = 5_000  # calls at a time; each scorer has one long poll under way
 FLEET = "deployments.fleet:ServeFleet"
 FEEDS = "consumers.stream.feed:ServeStreams"
+JOBS = "consumers.batch.jobs:RayJobs"
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +39,10 @@ class ControllerActor:
     controller has taken over its store it ends for good; `start_controller` makes a new one.
     """
 
-    def __init__(self, store_url: str, fleet: str = FLEET, feeds: str = FEEDS) -> None:
-        """`fleet` and `feeds` are named `module:class`, made here without arguments."""
+    def __init__(self, store_url: str, fleet: str = FLEET, feeds: str = FEEDS, jobs: str = JOBS) -> None:
+        """`fleet`, `feeds` and `jobs` are named `module:class`, made here without arguments."""
         self._store_url = store_url
-        self._fleet, self._feeds = _made(fleet), _made(feeds)
+        self._fleet, self._feeds, self._jobs = _made(fleet), _made(feeds), _made(jobs)
         self._controller: Controller | None = None
         self._trouble: HeadraceError = Unreachable("it is starting", where="controller", remedy="try again in a few seconds")
         self._fenced = False
@@ -99,7 +100,7 @@ class ControllerActor:
             try:
                 if self._controller is None:
                     store = SqlStore(self._store_url)
-                    self._controller = Controller(store, self._fleet, self._feeds, time.time, self._at)
+                    self._controller = Controller(store, self._fleet, self._feeds, self._jobs, time.time, self._at)
                 self._controller.tick()
             except Fenced as error:
                 self._trouble, self._fenced = error, True
@@ -124,13 +125,15 @@ class ControllerActor:
                 loop.call_soon_threadsafe(event.set)
 
 
-def start_controller(settings: Settings, *, fleet: str = FLEET, feeds: str = FEEDS, timeout_s: float = START_TIMEOUT_S) -> None:
+def start_controller(
+    settings: Settings, *, fleet: str = FLEET, feeds: str = FEEDS, jobs: str = JOBS, timeout_s: float = START_TIMEOUT_S
+) -> None:
     """Starts the controller on the head node, unless it runs, and waits until it answers. Ray must be connected.
 
     Raises Conflict where one runs over another store, Unreachable where it does not answer in time, and BadInput for a store that
     can't be used.
     """
-    actor = _actor(settings.store_url, fleet, feeds)
+    actor = _actor(settings.store_url, fleet, feeds, jobs)
     until = time.monotonic() + timeout_s
     try:
         about = ray.get(actor.about.remote(), timeout=timeout_s)
@@ -154,7 +157,7 @@ def start_controller(settings: Settings, *, fleet: str = FLEET, feeds: str = FEE
         raise answer
 
 
-def _actor(store_url: str, fleet: str, feeds: str) -> Any:
+def _actor(store_url: str, fleet: str, feeds: str, jobs: str) -> Any:
     remote = ray.remote(ControllerActor).options(
         name=CONTROLLER_ACTOR,
         namespace=NAMESPACE,
@@ -165,7 +168,7 @@ def _actor(store_url: str, fleet: str, feeds: str) -> Any:
         max_concurrency=LONG_POLLS,
         resources={"node:__internal_head__": 0.001},
     )
-    return remote.remote(store_url, fleet, feeds)
+    return remote.remote(store_url, fleet, feeds, jobs)
 
 
 def _made(named: str) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from consumers.batch.ledger import Pinned, RunRecord
+from cluster.errors import NoCapacity
+from consumers.batch.ledger import Ledger, Pinned, Receipt, RunRecord
+from consumers.batch.plan import Unit
 from consumers.batch.rowscorer import EmbeddedScorer, RowScorer
+from consumers.batch.run import Workforce
 from consumers.batch.spec import BatchSpec
 from deployments.artifact import localize
 from deployments.engines.load import load_engine
@@ -80,3 +84,13 @@ def scores(artifact: Pinned, image: np.ndarray) -> np.ndarray:
     """The probabilities that the engine gives for float32 rows [n, 784]."""
     engine = load_engine(localize(artifact.artifact_uri, artifact.digest))
     return np.asarray(engine.score({"image": image})["probabilities"])
+
+
+def stopping_after(workforce: Workforce, count: int) -> Workforce:
+    """Fails once `count` units are done, as a full disk would."""
+
+    def score(ledger: Ledger, record: RunRecord, units: Sequence[Unit], workers: int) -> Iterator[Receipt]:
+        yield from list(workforce.score(ledger, record, units[:count], workers))
+        raise NoCapacity("the disk is full", where="somewhere")
+
+    return replace(workforce, score=score)

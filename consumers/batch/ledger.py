@@ -29,6 +29,7 @@ from consumers.batch.spec import BatchSpec
 
 _UNITS = TypeAdapter(tuple[Unit, ...])
 _READERS = 16
+_TRIES_BACK = 50
 
 
 class Pinned(BaseModel):
@@ -44,7 +45,10 @@ class Pinned(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """run.json. `schema_ipc` is the dataset's Arrow schema, base64 of its IPC form; `spec` has its dates filled in."""
+    """run.json. `schema_ipc` is the dataset's Arrow schema, base64 of its IPC form; `spec` has its dates filled in.
+
+    `fire` is the moment of the schedule that it is the run of; empty where a person began it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,6 +62,7 @@ class RunRecord(BaseModel):
     files: int
     rows: int
     damaged: tuple[tuple[str, int, str], ...] = ()
+    fire: str = ""
 
 
 class RunPhase(StrEnum):
@@ -233,3 +238,7 @@ class Runs:
         """The newest run, where readers don't see it yet."""
         runs = self.all()
         return runs[-1] if runs and runs[-1].phase() is not RunPhase.PUBLISHED else None
+
+    def of_fire(self, fire: str) -> Ledger | None:
+        """The run of this moment of the schedule, however far it came. Looks at the newest runs only: tries follow closely."""
+        return next((run for run in reversed(self.all()[-_TRIES_BACK:]) if run.record().fire == fire), None)

@@ -40,6 +40,10 @@ class Progress:
 Watcher = Callable[[Progress], None]
 
 
+class NothingNew(BadInput):
+    """`only_new` leaves no file over: not a failure to a schedule."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workforce:
     """What runs units: how many at a time, how, and what else keeps a second run out where files can't be locked.
@@ -53,9 +57,20 @@ class Workforce:
 
 
 def begin(
-    name: str, spec: BatchSpec, pinned: Pinned, workforce: Workforce, *, as_of: date | None, fresh: bool, watch: Watcher
+    name: str,
+    spec: BatchSpec,
+    pinned: Pinned,
+    workforce: Workforce,
+    *,
+    as_of: date | None,
+    fresh: bool,
+    watch: Watcher,
+    fire: str = "",
 ) -> RunManifest:
     """Runs the batch anew and returns its published manifest. Blocks until it is done.
+
+    `fire` names the moment of a schedule: its run is made once, however often it is asked for. An unfinished one goes on with
+    the version that it began with, a published one is only told of.
 
     `fresh` gives up a run that was left unfinished. Raises Conflict where one is there or another process runs the batch,
     BadInput for everything about the input or output that can be known beforehand, and whatever stopped the work: then
@@ -63,6 +78,10 @@ def begin(
     """
     runs = Runs(locate(spec.output.path))
     with explaining(runs.home.path), _only_run(runs.home, name, workforce, wait=spec.on_running is OnRunning.QUEUE):
+        earlier = runs.of_fire(fire) if fire else None
+        if earlier is not None:
+            published = earlier.phase() is RunPhase.PUBLISHED
+            return read_manifest(earlier) if published else _continue(earlier, runs, workforce, watch)
         left = runs.unfinished()
         if left is not None and not fresh:
             raise Conflict(
@@ -72,7 +91,7 @@ def begin(
             )
         if left is not None:
             left.place.remove()
-        ledger, record, units = _prepare(name, spec, pinned, runs, workforce, as_of=as_of)
+        ledger, record, units = _prepare(name, spec, pinned, runs, workforce, as_of=as_of, fire=fire)
         return _work(ledger, record, units, runs, workforce, watch)
 
 
@@ -86,7 +105,11 @@ def resume(name: str, output_uri: str, workforce: Workforce, *, watch: Watcher) 
         ledger = runs.unfinished()
         if ledger is None:
             raise NotFound("no run is unfinished", where=name, remedy="begin one with `headrace batch run`")
-        return _work(ledger, ledger.record(), ledger.units(), runs, workforce, watch)
+        return _continue(ledger, runs, workforce, watch)
+
+
+def _continue(ledger: Ledger, runs: Runs, workforce: Workforce, watch: Watcher) -> RunManifest:
+    return _work(ledger, ledger.record(), ledger.units(), runs, workforce, watch)
 
 
 def _only_run(home: Place, name: str, workforce: Workforce, *, wait: bool) -> AbstractContextManager[None]:
@@ -94,14 +117,16 @@ def _only_run(home: Place, name: str, workforce: Workforce, *, wait: bool) -> Ab
 
 
 def _prepare(
-    name: str, spec: BatchSpec, pinned: Pinned, runs: Runs, workforce: Workforce, *, as_of: date | None
+    name: str, spec: BatchSpec, pinned: Pinned, runs: Runs, workforce: Workforce, *, as_of: date | None, fire: str
 ) -> tuple[Ledger, RunRecord, tuple[Unit, ...]]:
     dated = spec.model_copy(update={"input": with_date(spec.input, as_of)})
     _check_apart(dated)
     dataset = discover(dated.input, skip=_scored_before(runs) if dated.input.only_new else frozenset())
     if not dataset.rows:
-        what = "no file is new" if dated.input.only_new else "the dataset has no rows"
-        raise BadInput(what, where=", ".join(dated.input.paths), remedy="there is nothing to score")
+        where = ", ".join(dated.input.paths)
+        if dated.input.only_new:
+            raise NothingNew("no file is new", where=where, remedy="there is nothing to score")
+        raise BadInput("the dataset has no rows", where=where, remedy="there is nothing to score")
     _check_columns(dataset, dated, pinned)
     units = plan(
         dataset.files,
@@ -123,6 +148,7 @@ def _prepare(
         files=len(dataset.files),
         rows=dataset.rows,
         damaged=tuple((bad.path, bad.size_bytes, bad.reason) for bad in dataset.damaged),
+        fire=fire,
     )
     ledger = runs.new(run_id)
     ledger.begin(record, units)

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from cluster.schedules import Schedule
 from cluster.serving import Resources
 
 _CALL = re.compile(r"^(argmax|max)\(([^()]+)\)$")
@@ -158,6 +159,7 @@ class BatchSpec(Section):
     workers: Workers = Workers()
     units: UnitBounds = UnitBounds()
     on_running: OnRunning = OnRunning.REFUSE
+    schedule: Schedule | None = Field(default=None, description="when the cluster runs it by itself")
 
     @model_validator(mode="after")
     def _partitioned_by_what_is_written(self) -> Self:

@@ -163,6 +163,7 @@ def _feed(source: Source, kind: str) -> FeedFile:
         name=_name(feed.name, "name", source),
         model=_name(feed.model, "model", source),
         spec=spec.model_dump(mode="json"),
+        schedule=spec.schedule if isinstance(spec, BatchSpec) else None,
     )
     return FeedFile(source, document, spec)
 

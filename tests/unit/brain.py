@@ -10,6 +10,7 @@ from cluster.evidence import Counts, EvidenceBatch, EvidenceKey
 from cluster.ports import AppState, AppStatus, FeedSpec, FeedState
 from cluster.store.memory import MemoryStore
 from cluster.store.port import Store
+from consumers.batch.fake_jobs import FakeJobs
 from deployments.fake_fleet import FakeFleet
 
 SIGNATURE: dict[str, Any] = {
@@ -59,11 +60,12 @@ class Brain:
         self.store: Store = store if store is not None else MemoryStore()
         self.fleet = fleet if fleet is not None else FakeFleet()
         self.streams = FakeStreams()
+        self.jobs = FakeJobs()
         self.sequence = 0
         self.revive()
 
     def revive(self, hook: Callable[[Point], None] = lambda _: None) -> None:
-        self.controller = Controller(self.store, self.fleet, self.streams, self.clock, hook)
+        self.controller = Controller(self.store, self.fleet, self.streams, self.jobs, self.clock, hook)
 
     def call(self, command: str, **payload: Any) -> dict[str, Any]:
         return self.controller.call(command, payload)

@@ -34,6 +34,7 @@ from tests.batch_parts import (
     quarantined,
     scores,
     spec_of,
+    stopping_after,
     write_dataset,
     write_file,
 )
@@ -280,21 +281,11 @@ def test_a_damaged_page_stops_the_run_until_it_is_mended(tmp_path: Path, pin: Pi
     assert published(tmp_path / "out")["id"].to_pylist() == list(range(total))
 
 
-def stopping_after(count: int) -> Workforce:
-    """Fails once `count` units are done, as a full disk would."""
-
-    def score(ledger: Ledger, record: RunRecord, units: Sequence[Unit], workers: int) -> Iterator[Receipt]:
-        yield from list(INLINE.score(ledger, record, units[:count], workers))
-        raise NoCapacity("the disk is full", where="somewhere")
-
-    return replace(INLINE, score=score)
-
-
 def test_a_stopped_run_goes_on_with_its_version_and_skips_what_is_done(tmp_path: Path, pin: Pinned) -> None:
     total = write_dataset(tmp_path / "in")
     spec = spec_of(tmp_path / "in", tmp_path / "out")
     with pytest.raises(NoCapacity):
-        run(spec, pin, stopping_after(5))
+        run(spec, pin, stopping_after(INLINE, 5))
     assert not (tmp_path / "out").exists()
     with pytest.raises(Conflict, match="5 of 12 units are done"):
         run(spec, pin)
@@ -316,7 +307,7 @@ def test_fresh_gives_an_unfinished_run_up(tmp_path: Path, pin: Pinned) -> None:
     write_dataset(tmp_path / "in")
     spec = spec_of(tmp_path / "in", tmp_path / "out")
     with pytest.raises(NoCapacity):
-        run(spec, pin, stopping_after(5))
+        run(spec, pin, stopping_after(INLINE, 5))
     manifest = run(spec, pin, fresh=True)
     assert manifest.units == 12
     assert len(Runs(locate(spec.output.path)).all()) == 1

@@ -13,12 +13,14 @@ from pydantic import ValidationError
 from cluster.schedules import (
     Fire,
     FireState,
+    JobSeen,
     JobState,
     Schedule,
-    Stop,
-    Submit,
+    StopJob,
+    SubmitJob,
     fires_between,
     job_id,
+    jobs_of,
     look,
     next_fires,
 )
@@ -98,7 +100,7 @@ def states(fires: tuple[Fire, ...]) -> list[FireState]:
 
 def test_a_fire_is_submitted_under_an_id_made_of_its_time() -> None:
     seen = look("digits", hourly(), (), {}, since_s=NOON - 60, now_s=NOON + 1)
-    assert seen.actions == (Submit("sched-digits-20261123T120000Z", NOON, resume=False),)
+    assert seen.actions == (SubmitJob("sched-digits-20261123T120000Z", "digits", "sched-digits-20261123T120000Z", "2026-11-23"),)
     assert states(seen.fires) == [FireState.SUBMITTED]
 
 
@@ -106,7 +108,9 @@ def test_a_lost_submission_is_repeated_and_a_seen_one_is_not() -> None:
     first = look("digits", hourly(), (), {}, since_s=NOON - 60, now_s=NOON + 1)
     again = look("digits", hourly(), first.fires, {}, since_s=NOON - 60, now_s=NOON + 2)
     assert again.actions == first.actions
-    running = look("digits", hourly(), first.fires, {job_id("digits", NOON): JobState.RUNNING}, since_s=NOON - 60, now_s=NOON + 3)
+    running = look(
+        "digits", hourly(), first.fires, {job_id("digits", NOON): JobSeen(JobState.RUNNING)}, since_s=NOON - 60, now_s=NOON + 3
+    )
     assert running.actions == ()
     assert states(running.fires) == [FireState.RUNNING]
 
@@ -137,42 +141,76 @@ def test_nothing_fires_before_it_was_applied() -> None:
 def test_overlap(overlap: str, state: FireState) -> None:
     schedule = hourly(overlap=overlap)
     first = look("digits", schedule, (), {}, since_s=NOON - 60, now_s=NOON + 1)
-    jobs = {job_id("digits", NOON): JobState.RUNNING}
+    jobs = {job_id("digits", NOON): JobSeen(JobState.RUNNING)}
     second = look("digits", schedule, first.fires, jobs, since_s=NOON - 60, now_s=NOON + HOUR + 1)
     assert states(second.fires) == [FireState.RUNNING, state]
-    jobs = {job_id("digits", NOON): JobState.SUCCEEDED}
+    jobs = {job_id("digits", NOON): JobSeen(JobState.SUCCEEDED)}
     third = look("digits", schedule, second.fires, jobs, since_s=NOON - 60, now_s=NOON + HOUR + 60)
     assert states(third.fires) == [FireState.SUCCEEDED, FireState.SUBMITTED if overlap == "queue" else FireState.SKIPPED]
 
 
 def test_a_failed_run_is_retried_with_growing_pauses_and_then_given_up() -> None:
     schedule = hourly(retries=2, backoff_s=10)
-    jobs: dict[str, JobState] = {}
+    jobs: dict[str, JobSeen] = {}
     now_s, fires, pauses = NOON + 1, (), []
     submitted_at: list[float] = []
     while now_s < NOON + 120:
         seen = look("digits", schedule, fires, jobs, since_s=NOON - 60, now_s=now_s)
         fires = seen.fires
         for action in seen.actions:
-            assert isinstance(action, Submit)
-            jobs[action.job] = JobState.FAILED
+            assert isinstance(action, SubmitJob)
+            jobs[action.job] = JobSeen(JobState.FAILED, "no disk")
             submitted_at.append(now_s)
-            assert action.resume == (len(submitted_at) > 1)
+            assert action.fire == job_id("digits", NOON)
         now_s += 1
     pauses = [later - sooner for sooner, later in itertools.pairwise(submitted_at)]
     assert pauses == [11, 21]
     assert states(fires) == [FireState.FAILED]
-    assert fires[0].reason == "the job failed"
+    assert fires[0].reason == "no disk"
     assert sorted(jobs) == [f"sched-digits-20261123T120000Z{suffix}" for suffix in ("", "-r1", "-r2")]
 
 
 def test_a_run_that_takes_too_long_is_stopped_and_retried() -> None:
     schedule = hourly(timeout_s=100, backoff_s=0, retries=1)
     first = look("digits", schedule, (), {}, since_s=NOON - 60, now_s=NOON)
-    jobs = {job_id("digits", NOON): JobState.RUNNING}
+    jobs = {job_id("digits", NOON): JobSeen(JobState.RUNNING)}
     late = look("digits", schedule, first.fires, jobs, since_s=NOON - 60, now_s=NOON + 101)
-    assert late.actions == (Stop(job_id("digits", NOON)), Submit(job_id("digits", NOON, 1), NOON, resume=True))
+    assert late.actions == (StopJob(job_id("digits", NOON)),)
     assert "longer than 100 s" in late.fires[0].reason
+    assert job_id("digits", NOON) in jobs_of("digits", late.fires, NOON + 102)
+    lost = look("digits", schedule, late.fires, jobs, since_s=NOON - 60, now_s=NOON + 102)
+    assert lost.actions == late.actions
+    jobs = {job_id("digits", NOON): JobSeen(JobState.FAILED)}
+    again = look("digits", schedule, lost.fires, jobs, since_s=NOON - 60, now_s=NOON + 103)
+    assert [action.job for action in again.actions] == [job_id("digits", NOON, 1)]
+
+
+def test_a_last_try_that_is_given_up_is_ended_until_it_is_over() -> None:
+    schedule = hourly(timeout_s=100, retries=0)
+    fires = (Fire(NOON, FireState.RUNNING, submitted_s=NOON),)
+    jobs = {job_id("digits", NOON): JobSeen(JobState.RUNNING)}
+    for at_s in (NOON + 101, NOON + 102):
+        seen = look("digits", schedule, fires, jobs, since_s=NOON - 60, now_s=at_s)
+        fires = seen.fires
+        assert states(fires) == [FireState.FAILED]
+        assert seen.actions == (StopJob(job_id("digits", NOON)),)
+        assert jobs_of("digits", fires, at_s) == set(jobs)
+    assert jobs_of("digits", fires, NOON + 3600) == set()
+
+
+def test_while_the_cluster_cannot_be_asked_fires_are_noted_and_nothing_is_done() -> None:
+    away = look("digits", hourly(), (), None, since_s=NOON - 60, now_s=NOON + 1)
+    assert (states(away.fires), away.actions) == ([FireState.WAITING], ())
+    back = look("digits", hourly(), away.fires, {}, since_s=NOON - 60, now_s=NOON + HOUR / 2)
+    assert [action.job for action in back.actions] == [job_id("digits", NOON)]
+
+
+def test_the_date_of_a_fire_is_that_of_its_zone() -> None:
+    schedule = Schedule(cron="30 23 * * *", timezone="America/New_York")
+    due = next_fires(schedule, NOON, 1)[0]
+    (action,) = look("digits", schedule, (), {}, since_s=NOON, now_s=due).actions
+    assert isinstance(action, SubmitJob)
+    assert (action.as_of, action.job) == ("2026-11-23", "sched-digits-20261124T043000Z")
 
 
 def test_the_history_keeps_the_newest_and_whatever_is_open() -> None:
@@ -189,7 +227,7 @@ def test_every_fire_runs_exactly_once_whatever_is_forgotten(data: st.DataObject)
     """Crashes lose actions (before or after they were done) but never what was saved; the cluster refuses ids it has seen."""
     schedule = hourly(missed="run_all", overlap="queue", backoff_s=0, retries=20)
     fires: tuple[Fire, ...] = ()
-    jobs: dict[str, JobState] = {}
+    jobs: dict[str, JobSeen] = {}
     succeeded: list[float] = []
     now_s = NOON - 60
     for _ in range(data.draw(st.integers(5, 40))):
@@ -201,15 +239,15 @@ def test_every_fire_runs_exactly_once_whatever_is_forgotten(data: st.DataObject)
         if data.draw(st.booleans()):
             continue  # killed after it was saved, before it acted
         for action in seen.actions:
-            assert isinstance(action, Submit)
+            assert isinstance(action, SubmitJob)
             if action.job in jobs:
                 continue
-            jobs[action.job] = data.draw(st.sampled_from(JobState))
-            if jobs[action.job] is JobState.SUCCEEDED:
-                succeeded.append(action.at_s)
+            jobs[action.job] = JobSeen(data.draw(st.sampled_from(JobState)))
+            if jobs[action.job].state is JobState.SUCCEEDED:
+                succeeded.append(action.fire)
         for job, state in jobs.items():
-            if state is JobState.RUNNING and data.draw(st.booleans()):
-                jobs[job] = JobState.FAILED
+            if state.state is JobState.RUNNING and data.draw(st.booleans()):
+                jobs[job] = JobSeen(JobState.FAILED)
     assert len(succeeded) == len(set(succeeded))
     assert succeeded == sorted(succeeded)
     assert sum(fire.state in (FireState.SUBMITTED, FireState.RUNNING) for fire in fires) <= 1

@@ -1,0 +1,98 @@
+"""What jobs promise, on the fake and on real Ray Jobs."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from cluster.errors import Unreachable
+from cluster.ports import Jobs
+from cluster.schedules import JobSeen, JobState, SubmitJob
+from consumers.batch.fake_jobs import FakeJobs
+
+WAIT_S = 120.0
+
+
+class FinishedByThemselves(FakeJobs):
+    """As the program of the real ones does: ends at once, well or badly, or waits to be stopped."""
+
+    def submit(self, wanted: SubmitJob) -> None:
+        known = len(self.submitted)
+        super().submit(wanted)
+        if len(self.submitted) > known and wanted.batch == "fails":
+            self.end(wanted.job, JobState.FAILED, "the last words")
+        elif len(self.submitted) > known and wanted.batch == "ends":
+            self.end(wanted.job, JobState.SUCCEEDED)
+
+
+@pytest.fixture(params=["fake", "ray"])
+def jobs(request: pytest.FixtureRequest) -> Iterator[Jobs]:
+    if request.param == "fake":
+        yield FinishedByThemselves()
+        return
+    request.getfixturevalue("ray_cluster")
+    from consumers.batch.jobs import RayJobs
+
+    yield RayJobs(program="tests.contract.job_program")
+
+
+def wanted(batch: str) -> SubmitJob:
+    fire = f"sched-{batch}-{uuid.uuid4().hex[:8]}"
+    return SubmitJob(fire, batch, fire, "2026-11-23")
+
+
+def submit(jobs: Jobs, one: SubmitJob) -> None:
+    """As the controller does: again at every tick, for as long as the cluster is too busy to answer."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            jobs.submit(one)
+        except Unreachable:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
+
+
+def until(jobs: Jobs, job: str, told: Callable[[JobSeen], bool]) -> JobSeen:
+    deadline = time.monotonic() + WAIT_S
+    while not told(seen := jobs.state([job])[job]):
+        assert time.monotonic() < deadline, f"did not come true in time: {seen}"
+        time.sleep(0.1)
+    return seen
+
+
+def test_jobs_are_submitted_once_followed_and_stopped(jobs: Jobs) -> None:
+    ends, fails, waits = wanted("ends"), wanted("fails"), wanted("waits")
+    for one in (waits, ends, fails, waits):
+        submit(jobs, one)
+    assert until(jobs, ends.job, lambda seen: seen.state is not JobState.RUNNING) == JobSeen(JobState.SUCCEEDED)
+    failed = until(jobs, fails.job, lambda seen: seen.state is not JobState.RUNNING)
+    assert failed == JobSeen(JobState.FAILED, "the last words")
+    assert jobs.state([ends.job, "never-was"]) == {ends.job: JobSeen(JobState.SUCCEEDED)}
+    jobs.submit(ends)  # over is over
+    assert jobs.state([ends.job])[ends.job].state is JobState.SUCCEEDED
+    assert until(jobs, waits.job, lambda seen: seen.state is JobState.RUNNING).message == ""
+    jobs.stop(waits.job)
+    jobs.stop(waits.job)
+    assert until(jobs, waits.job, lambda seen: seen.state is not JobState.RUNNING).state is JobState.FAILED
+    jobs.stop(ends.job)
+    jobs.stop("never-was")
+
+
+def test_without_a_dashboard_they_are_unreachable(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(jobs, FakeJobs):
+        jobs.away = True
+    else:
+        from consumers.batch import jobs as real
+
+        monkeypatch.setattr(real, "_Client", lambda _address: real.JobSubmissionClient("http://127.0.0.1:9"))
+    with pytest.raises(Unreachable):
+        jobs.submit(wanted("ends"))
+    with pytest.raises(Unreachable):
+        jobs.state(["a"])
+    with pytest.raises(Unreachable):
+        jobs.stop("a")
