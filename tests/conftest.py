@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from unittest import mock
 
 import httpx
 import psutil
@@ -95,23 +97,27 @@ def _start_ray(folder: str) -> tuple[str, int]:
     Ray gives a node 30 s to start, which a busy machine may exceed.
     """
     import ray
+    from ray._private import parameter
 
+    # Jobs go through the node's agent, which takes a fixed port unless told otherwise: two clusters on a machine would collide.
+    parameters = functools.partial(parameter.RayParams, dashboard_agent_listen_port=0)
     for attempt in range(3):
         dashboard_port = free_port()  # the one of a failed attempt may still be held
         try:
-            context = ray.init(
-                address="local",
-                namespace="headrace",
-                num_cpus=8,
-                object_store_memory=256 * 1024 * 1024,
-                include_dashboard=True,
-                dashboard_host="127.0.0.1",
-                dashboard_port=dashboard_port,
-                _temp_dir=folder,
-                _node_ip_address="127.0.0.1",
-                log_to_driver=False,
-                logging_level="WARNING",
-            )
+            with mock.patch.object(parameter, "RayParams", parameters):
+                context = ray.init(
+                    address="local",
+                    namespace="headrace",
+                    num_cpus=8,
+                    object_store_memory=256 * 1024 * 1024,
+                    include_dashboard=True,
+                    dashboard_host="127.0.0.1",
+                    dashboard_port=dashboard_port,
+                    _temp_dir=folder,
+                    _node_ip_address="127.0.0.1",
+                    log_to_driver=False,
+                    logging_level="WARNING",
+                )
         except Exception as error:
             ray.shutdown()
             if attempt == 2 or not any(words in str(error) for words in _TOO_SLOW):

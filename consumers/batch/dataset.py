@@ -16,20 +16,11 @@ import pyarrow.parquet as pq
 
 from cluster.errors import BadInput
 from consumers.batch.places import Place, explaining, locate
-from consumers.batch.plan import InputFile, RowGroup
-from consumers.batch.spec import Input
+from consumers.batch.plan import Damaged, InputFile, RowGroup
+from consumers.batch.spec import Input, OnDamage
 
 _READERS = 16  # footers are small reads: waiting, not computing
 _GLOB = re.compile(r"[*?\[]")
-
-
-@dataclass(frozen=True, slots=True)
-class Damaged:
-    """A file that can't be read, and why."""
-
-    path: str
-    size_bytes: int
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +163,7 @@ def _read(base: Place, infos: Sequence[pafs.FileInfo], spec: Input) -> Dataset:
         read = list(pool.map(lambda info: _footer(base.filesystem, info, expression, partitions[info.path], fields), infos))
     damaged = tuple(one for one in read if isinstance(one, Damaged))
     whole = [one for one in read if not isinstance(one, Damaged)]
-    if damaged and (spec.on_damage == "fail" or not whole):
+    if damaged and (spec.on_damage is OnDamage.FAIL or not whole):
         raise BadInput(
             f"can't be read: {damaged[0].reason}" + (f" (and {len(damaged) - 1} more files)" if len(damaged) > 1 else ""),
             where=damaged[0].path,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import orjson
@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from cluster.errors import Conflict
 from cluster.signature import Signature
 from consumers.batch.places import Place
-from consumers.batch.plan import Unit
+from consumers.batch.plan import Damaged, Unit
 from consumers.batch.spec import BatchSpec
 
 _UNITS = TypeAdapter(tuple[Unit, ...])
@@ -85,7 +85,7 @@ class OutputFile:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One finished unit. `rows` were read and passed the filter; each was written or quarantined."""
+    """One finished unit. `rows` were read and passed the filter; each was written or quarantined. `damaged` files are left out."""
 
     unit: str
     rows: int
@@ -93,6 +93,7 @@ class Receipt:
     files: tuple[OutputFile, ...]
     quarantine: OutputFile | None
     seconds: float
+    damaged: tuple[Damaged, ...] = ()
 
     @property
     def written(self) -> int:
@@ -132,6 +133,22 @@ def remaining(units: Sequence[Unit], receipts: Iterable[Receipt]) -> tuple[Unit,
     """The units that have no receipt, in the plan's order."""
     done = {receipt.unit for receipt in receipts}
     return tuple(unit for unit in units if unit.id not in done)
+
+
+def to_repeat(units: Sequence[Unit], receipts: Iterable[Receipt]) -> tuple[tuple[Unit, Receipt], ...]:
+    """The units that scored a part of a file that another unit could not read, with the receipts that no longer hold.
+
+    A damaged file is left out whole, so these are done again without it.
+    """
+    known = {receipt.unit: receipt for receipt in receipts}
+    damaged = {one.path: one for receipt in known.values() for one in receipt.damaged}
+    again = []
+    for unit in units if damaged else ():
+        found = {piece.path: damaged[piece.path] for piece in unit.slices if piece.path in damaged}
+        receipt = known.get(unit.id)
+        if receipt is not None and found.keys() - {one.path for one in receipt.damaged}:
+            again.append((replace(unit, damaged=tuple(found.values())), receipt))
+    return tuple(again)
 
 
 class Ledger:
@@ -189,6 +206,13 @@ class Ledger:
     def write(self, receipt: Receipt) -> None:
         """Marks a unit as done. Called by the worker once the unit's files are whole."""
         (self.place / "receipts" / f"{receipt.unit}.json").write(_RECEIPT.dump_json(receipt))
+
+    def forget_files(self, receipt: Receipt) -> None:
+        """Removes what a unit has written, which is done again. Its receipt stays until the new one replaces it."""
+        for file in receipt.files:
+            (self.data / file.path).remove_file()
+        if receipt.quarantine is not None:
+            (self.quarantine / receipt.quarantine.path).remove_file()
 
     def receipts(self) -> tuple[Receipt, ...]:
         """The receipts so far, in the plan's order."""

@@ -81,6 +81,11 @@ class Place:
         if self.exists():
             self.filesystem.delete_dir(self.path)
 
+    def remove_file(self) -> None:
+        """Removes the file. Nothing happens where there is none."""
+        if self.exists():
+            self.filesystem.delete_file(self.path)
+
     def read(self) -> bytes:
         """The whole content. Raises FileNotFoundError where there is none."""
         with self.filesystem.open_input_stream(self.path) as stream:

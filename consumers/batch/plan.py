@@ -37,6 +37,15 @@ class InputFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Damaged:
+    """A file that can't be read, and why."""
+
+    path: str
+    size_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Slice:
     """Row groups of one file. The file's size tells whether it is still the file that was planned."""
 
@@ -50,12 +59,16 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is scored, written and recorded as one. The id is the unit's place in the plan and a digest of what it reads."""
+    """What is scored, written and recorded as one. The id is the unit's place in the plan and a digest of what it reads.
+
+    `damaged` are files among its slices that another unit could not read: they are left out here too.
+    """
 
     id: str
     slices: tuple[Slice, ...]
     rows: int
     size_bytes: int
+    damaged: tuple[Damaged, ...] = ()
 
 
 def plan(files: Sequence[InputFile], *, max_rows: int, max_bytes: int, workers: int) -> tuple[Unit, ...]:

@@ -30,6 +30,7 @@ from deployments.engines.load import load_engine
 
 _UNIT = TypeAdapter(Unit)
 _NAMESPACE = "headrace"
+_KINDS = (BadArtifact, BadInput, NoCapacity, NotFound, Unreachable)  # what a worker's failure may be
 
 
 class UnitActor:
@@ -54,7 +55,7 @@ class UnitActor:
                 raise self._failure
             return {"receipt": receipt_bytes(self._runner.run(_UNIT.validate_json(row["unit"]))), "failure": ""}
         except HeadraceError as error:
-            kind = type(error).__name__
+            kind = next((kind.__name__ for kind in _KINDS if isinstance(error, kind)), "")
             return {"receipt": b"", "failure": json.dumps([kind, error.what, error.where, error.remedy])}
 
 
@@ -166,7 +167,7 @@ def _quieten() -> None:
 
 
 def _failure(content: str) -> HeadraceError:
-    kinds = {kind.__name__: kind for kind in (BadArtifact, BadInput, NoCapacity, NotFound, Unreachable)}
+    kinds = {kind.__name__: kind for kind in _KINDS}
     kind, what, where, remedy = json.loads(content)
     return kinds.get(kind, HeadraceError)(what, where=where, remedy=remedy)
 

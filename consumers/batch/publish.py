@@ -56,7 +56,8 @@ class RunManifest(BaseModel):
 
 def manifest_of(ledger: Ledger, record: RunRecord, receipts: Sequence[Receipt], *, ended_s: float) -> RunManifest:
     """From the receipts of all units."""
-    inputs = {(piece.path, piece.file_bytes) for unit in ledger.units() for piece in unit.slices}
+    damaged = {one.path: (one.path, one.size_bytes, one.reason) for receipt in receipts for one in receipt.damaged}
+    read = [piece for unit in ledger.units() for piece in unit.slices if piece.path not in damaged]
     quarantined = sum(receipt.quarantined for receipt in receipts)
     return RunManifest(
         run_id=record.run_id,
@@ -78,8 +79,8 @@ def manifest_of(ledger: Ledger, record: RunRecord, receipts: Sequence[Receipt], 
             for receipt in receipts
             for file in receipt.files
         ),
-        inputs=tuple(sorted(inputs)),
-        damaged=record.damaged,
+        inputs=tuple(sorted({(piece.path, piece.file_bytes) for piece in read})),
+        damaged=(*record.damaged, *(damaged[path] for path in sorted(damaged))),
     )
 
 

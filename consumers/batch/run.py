@@ -13,7 +13,7 @@ from cluster.errors import BadInput, Conflict, NotFound
 from consumers.batch.answers import output_columns
 from consumers.batch.columns import bind
 from consumers.batch.dataset import Dataset, covers, discover, with_date
-from consumers.batch.ledger import Ledger, Pinned, Receipt, RunPhase, RunRecord, Runs, Totals, remaining, totals
+from consumers.batch.ledger import Ledger, Pinned, Receipt, RunPhase, RunRecord, Runs, Totals, remaining, to_repeat, totals
 from consumers.batch.lock import file_lock
 from consumers.batch.places import Place, explaining, locate
 from consumers.batch.plan import Unit, plan
@@ -192,6 +192,8 @@ def _work(
         if left:
             ledger.scratch.make()
             finished += _score(ledger, record, units, totals(receipts), workforce, watch, left)
+        while again := to_repeat(units, finished):
+            finished = _repeat(ledger, record, units, workforce, watch, finished, again)
         if not any(receipt.files for receipt in finished):
             empty_output(ledger, record)
         finished.sort(key=lambda receipt: receipt.unit)
@@ -201,6 +203,23 @@ def _work(
     publish(ledger, record, manifest)
     retire_old(runs, record.spec.output.keep)
     return manifest
+
+
+def _repeat(
+    ledger: Ledger,
+    record: RunRecord,
+    units: Sequence[Unit],
+    workforce: Workforce,
+    watch: Watcher,
+    finished: Sequence[Receipt],
+    again: Sequence[tuple[Unit, Receipt]],
+) -> list[Receipt]:
+    """Does the units again that scored a part of a damaged file; all receipts after that."""
+    for _, receipt in again:
+        ledger.forget_files(receipt)
+    repeated = {unit.id for unit, _ in again}
+    kept = [receipt for receipt in finished if receipt.unit not in repeated]
+    return kept + list(_score(ledger, record, units, totals(kept), workforce, watch, [unit for unit, _ in again]))
 
 
 def _score(

@@ -42,7 +42,7 @@ class OnRunning(StrEnum):
 
 
 class OnDamage(StrEnum):
-    """What to do with a file whose footer can't be read. A damaged page stops the run until it is mended."""
+    """What to do with a file of which a part can't be read: stop the run until it is mended, or leave all of the file out."""
 
     FAIL = "fail"
     QUARANTINE = "quarantine"

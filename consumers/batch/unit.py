@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -21,14 +21,24 @@ from consumers.batch.columns import bind, to_tensors
 from consumers.batch.dataset import filter_of, fragment_of
 from consumers.batch.ledger import Ledger, OutputFile, Receipt, RunRecord
 from consumers.batch.places import DigestSink, explaining
-from consumers.batch.plan import Slice, Unit
+from consumers.batch.plan import Damaged, Slice, Unit
 from consumers.batch.rowscorer import RowScorer
+from consumers.batch.spec import OnDamage
 from deployments.datatypes import NUMPY, Array
 
 REASON = "_reason"
 FILE = "_file"
 _READ_BYTES = 8 * 1024 * 1024  # of one batch: enough for few calls, small enough to stay near the cache
 _ROW_GROUP_ROWS = 128 * 1024
+
+
+class Unreadable(BadInput):
+    """A part of a file can't be read."""
+
+    def __init__(self, damaged: Damaged) -> None:
+        remedy = "mend the file, then `headrace batch resume`; or set it aside and begin again with --fresh"
+        super().__init__(f"can't be read: {damaged.reason}", where=damaged.path, remedy=remedy)
+        self.damaged = damaged
 
 
 @dataclass(slots=True)
@@ -62,26 +72,40 @@ class UnitRunner:
     def run(self, unit: Unit) -> Receipt:
         """Scores the unit, from its first row, whatever was done before.
 
-        Raises BadInput where a file has changed or can't be read, or where more rows are bad than the spec allows; then there
-        is no receipt and no output, and the bad rows found so far are in the run's quarantine.
+        A file of which a part can't be read is left out whole, where the spec says so. Raises BadInput where it does not, where
+        a file has changed, or where more rows are bad than the spec allows; then there is no receipt and no output, and the bad
+        rows found so far are in the run's quarantine.
         """
         begun = time.monotonic()
-        found = _Found()
         limit = self._record.spec.max_quarantined
-        with explaining(self._ledger.place.path), _Writer(self._ledger, unit.id, self._record) as writer:
-            for piece in unit.slices:
-                self._score(piece, writer, found)
-                if found.quarantined > limit:
-                    break
+        damaged = {one.path: one for one in unit.damaged}
+        while True:
+            found = _Found()
+            try:
+                files = self._write(unit, damaged, found, limit)
+                quarantine = self._quarantine(unit, found)
+            except Unreadable as error:
+                if self._record.spec.input.on_damage is OnDamage.FAIL:
+                    raise
+                damaged[error.damaged.path] = error.damaged
             else:
-                files = writer.finish()
-        quarantine = self._quarantine(unit, found)
+                break
         if found.quarantined > limit:
             raise too_many_bad(found.quarantined, limit, (self._ledger.quarantine / self._ledger.part(unit.id)).path)
-        receipt = Receipt(unit.id, found.rows, found.quarantined, files, quarantine, round(time.monotonic() - begun, 3))
+        seconds = round(time.monotonic() - begun, 3)
+        receipt = Receipt(unit.id, found.rows, found.quarantined, files, quarantine, seconds, tuple(damaged.values()))
         with explaining(self._ledger.place.path):
             self._ledger.write(receipt)
         return receipt
+
+    def _write(self, unit: Unit, damaged: Collection[str], found: _Found, limit: int) -> tuple[OutputFile, ...]:
+        with explaining(self._ledger.place.path), _Writer(self._ledger, unit.id, self._record) as writer:
+            for piece in unit.slices:
+                if piece.path not in damaged:
+                    self._score(piece, writer, found)
+                if found.quarantined > limit:
+                    return ()
+            return writer.finish()
 
     def _score(self, piece: Slice, writer: _Writer, found: _Found) -> None:
         refuse_nan = self._record.spec.input.refuse_nan
@@ -142,11 +166,7 @@ class UnitRunner:
         try:
             yield from (batch for batch in scanner.to_batches() if batch.num_rows)
         except (OSError, pa.ArrowException) as error:
-            raise BadInput(
-                f"can't be read: {str(error).splitlines()[0]}",
-                where=piece.path,
-                remedy="mend the file, then `headrace batch resume`; or set it aside and begin again with --fresh",
-            ) from error
+            raise Unreadable(Damaged(piece.path, piece.file_bytes, str(error).splitlines()[0])) from error
 
     def _quarantine(self, unit: Unit, found: _Found) -> OutputFile | None:
         """Reads the bad rows again, now with all their columns: they are few."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from cluster.commands import FeedName
+from cluster.commands import FeedName, FeedView, ScheduleView
 from cluster.errors import BadInput
 from consumers.batch.ledger import Ledger, Pinned, RunPhase, Runs, totals
 from consumers.batch.lock import is_held
@@ -90,15 +91,19 @@ def resume_command(target: Target, as_json: AsJson = False) -> None:
 
 @app.command("status")
 def status_command(target: Target, as_json: AsJson = False) -> None:
-    """Show the runs of a batch: how far the last one is, and what the earlier ones published."""
+    """Show the runs of a batch: how far the last one is, what the earlier ones published, and how its schedule went."""
     with ControlClient.from_environment() as control:
         name, spec = _find(target, control)
+        schedule = None if _is_file(target) else control.feed(FeedName(kind="batch", name=name)).schedule
     runs = Runs(locate(spec.output.path))
     ledgers = runs.all()
     held = bool(is_held(runs.home))
     told = [_told(run, held=held and run is ledgers[-1]) for run in ledgers]
     if as_json:
-        print_json({"name": name, "output": spec.output.path, **(told[-1] if told else {"state": "never run"}), "runs": told})
+        print_json(
+            {"name": name, "output": spec.output.path, **(told[-1] if told else {"state": "never run"}), "runs": told}
+            | _as_json(schedule)
+        )
         return
     table = Table(title=f"{name}: {spec.output.path}", title_justify="left")
     for column in ("run", "version", "state", "units", "rows", "quarantined", "began", "took"):
@@ -115,28 +120,87 @@ def status_command(target: Target, as_json: AsJson = False) -> None:
             age(run["seconds"]) if run["seconds"] is not None else "-",
         )
     answers().print(table if told else f"{name}: no run yet; begin one with `headrace batch run {name}`")
+    if schedule is not None:
+        answers().print(_fires_table(schedule))
 
 
 @app.command("ls")
 def list_command(as_json: AsJson = False) -> None:
-    """List the applied batches and their last runs."""
+    """List the applied batches, their last runs, and when they run next."""
     with ControlClient.from_environment() as control:
         feeds = [feed for feed in control.feeds() if feed.kind == "batch"]
     told: list[dict[str, Any]] = []
     table = Table()
-    for column in ("batch", "model", "output", "last run", "state"):
+    for column in ("batch", "model", "output", "last run", "state", "next runs"):
         table.add_column(column)
     for feed in feeds:
         spec = BatchSpec.model_validate(feed.spec)
         runs = Runs(locate(spec.output.path))
         newest = runs.all()[-1:]
         last = _told(newest[0], held=bool(is_held(runs.home))) if newest else None
-        told.append({"name": feed.name, "model": feed.model, "output": spec.output.path, "last": last})
-        table.add_row(feed.name, feed.model, spec.output.path, *((last["run_id"], last["state"]) if last else ("-", "never run")))
+        told.append(
+            {"name": feed.name, "model": feed.model, "output": spec.output.path, "wanted": feed.wanted, "last": last}
+            | _as_json(feed.schedule)
+        )
+        shown = (last["run_id"], last["state"]) if last else ("-", "never run")
+        table.add_row(feed.name, feed.model, spec.output.path, *shown, _next(feed))
     if as_json:
         print_json({"batches": told})
         return
     answers().print(table if told else "no batch is applied")
+
+
+@app.command("pause")
+def pause_command(name: Annotated[str, typer.Argument(help="An applied Batch.")], as_json: AsJson = False) -> None:
+    """Let the schedule of a batch rest. A run that is under way goes on.
+
+    Example: `headrace batch pause digits`
+    """
+    _want(name, ControlClient.pause_feed, as_json=as_json)
+
+
+@app.command("unpause")
+def unpause_command(name: Annotated[str, typer.Argument(help="An applied Batch.")], as_json: AsJson = False) -> None:
+    """Let the schedule of a batch go on from now; what it left out meanwhile is not made up for."""
+    _want(name, ControlClient.resume_feed, as_json=as_json)
+
+
+def _want(name: str, tell: Callable[[ControlClient, FeedName], FeedView], *, as_json: bool) -> None:
+    with ControlClient.from_environment() as control:
+        feed = tell(control, FeedName(kind="batch", name=name))
+    if as_json:
+        print_json({"name": name, "wanted": feed.wanted} | _as_json(feed.schedule))
+    else:
+        answers().print(f"{name}: {_next(feed)}")
+
+
+def _next(feed: FeedView) -> str:
+    if feed.schedule is None:
+        return "no schedule"
+    if feed.wanted == "paused":
+        return "paused"
+    return "\n".join(_local(at_s, feed.schedule.timezone) for at_s in feed.schedule.next_s)
+
+
+def _local(at_s: float, timezone: str) -> str:
+    return f"{datetime.fromtimestamp(at_s, ZoneInfo(timezone)):%Y-%m-%d %H:%M %Z}"
+
+
+def _as_json(schedule: ScheduleView | None) -> dict[str, Any]:
+    return {"schedule": schedule.model_dump(mode="json") if schedule is not None else None}
+
+
+def _fires_table(schedule: ScheduleView) -> Table:
+    table = Table(title=f"schedule: {schedule.cron} ({schedule.timezone})", title_justify="left")
+    for column in ("fire", "state", "tries", "took", "job", "reason"):
+        table.add_column(column, justify="right" if column in ("tries", "took") else "left")
+    for fire in schedule.fires:
+        took = age(fire.ended_s - fire.at_s) if fire.ended_s is not None else "-"
+        row = (_local(fire.at_s, schedule.timezone), fire.state, str(fire.attempt + 1), took, fire.job, fire.reason)
+        table.add_row(*row)
+    for at_s in schedule.next_s:
+        table.add_row(_local(at_s, schedule.timezone), "to come", "-", "-", "-", "")
+    return table
 
 
 def _resume(name: str, spec: BatchSpec, *, as_json: bool) -> None:
@@ -254,3 +318,7 @@ def _print_done(manifest: RunManifest, *, as_json: bool) -> None:
     )
     if manifest.quarantine:
         screen.print(f"{manifest.quarantined:,} rows quarantined, with their reasons: {manifest.quarantine}", soft_wrap=True)
+    if manifest.damaged:
+        path, _, reason = manifest.damaged[0]
+        more = f", and {len(manifest.damaged) - 1} more files" if len(manifest.damaged) > 1 else ""
+        screen.print(f"left out, since it can't be read: {path} ({reason}){more}; all are in the manifest", soft_wrap=True)

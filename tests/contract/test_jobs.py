@@ -13,7 +13,7 @@ from cluster.ports import Jobs
 from cluster.schedules import JobSeen, JobState, SubmitJob
 from consumers.batch.fake_jobs import FakeJobs
 
-WAIT_S = 120.0
+WAIT_S = 120.0  # of a machine that is busy with other things
 
 
 class FinishedByThemselves(FakeJobs):

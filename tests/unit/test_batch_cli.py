@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
 
 import headrace.cli.batch as cli
-from cluster.commands import FeedList, FeedView, VersionView
+from cluster.commands import FeedList, FeedView, FireView, ScheduleView, VersionView
 from consumers.batch.inline import inline_workforce
 from consumers.batch.run import Workforce
 from consumers.batch.spec import BatchSpec
@@ -39,6 +39,10 @@ def _control(tmp_path: Path, spec: BatchSpec, monkeypatch: pytest.MonkeyPatch) -
         match request.url.path.removeprefix("/control/"), asked:
             case "feed.show", {"name": "digits"}:
                 return httpx.Response(200, text=view().model_dump_json())
+            case "feed.pause", {"kind": "batch", "name": "digits"}:
+                return httpx.Response(200, text=view("paused").model_dump_json())
+            case "feed.resume", {"kind": "batch", "name": "digits"}:
+                return httpx.Response(200, text=view().model_dump_json())
             case "feed.list", _:
                 return httpx.Response(200, text=FeedList(feeds=(view(),)).model_dump_json())
             case "version.resolve", {"version": None | 1}:
@@ -56,12 +60,15 @@ def _control(tmp_path: Path, spec: BatchSpec, monkeypatch: pytest.MonkeyPatch) -
             404, json={"error": {"kind": "NotFound", "what": "no such thing", "where": str(asked), "remedy": ""}}
         )
 
-    def view() -> FeedView:
+    def view(wanted: Literal["running", "paused"] = "running") -> FeedView:
+        fire = FireView(at_s=0.0, state="failed", job="sched-digits-1", attempt=2, ended_s=60.0, reason="the disk is full")
+        schedule = ScheduleView(cron="0 1 * * *", timezone="Europe/Berlin", next_s=(3600.0,), fires=(fire,))
         return FeedView(
+            schedule=schedule if wanted == "running" else schedule.model_copy(update={"next_s": ()}),
             kind="batch",
             name="digits",
             model="digits",
-            wanted="running",
+            wanted=wanted,
             status="",
             replicas=0,
             message="",
@@ -104,6 +111,22 @@ def test_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "published" in capsys.readouterr().out
     assert main(["batch", "ls"]) == 0
     assert "published" in capsys.readouterr().out
+
+
+def test_the_schedule_is_shown_in_its_own_time(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["batch", "ls"]) == 0
+    assert "1970-01-01 02:00 CET" in capsys.readouterr().out
+    assert main(["batch", "status", "digits"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("0 1 * * * (Europe/Berlin)", "failed", "the disk is full", "sched-digits-1", "to come"):
+        assert words in shown
+    assert main(["batch", "ls", "--json"]) == 0
+    assert told(capsys)["batches"][0]["schedule"]["next_s"] == [3600.0]
+    assert main(["batch", "pause", "digits"]) == 0
+    assert capsys.readouterr().out == "digits: paused\n"
+    assert main(["batch", "unpause", "digits", "--json"]) == 0
+    assert told(capsys)["schedule"]["next_s"] == [3600.0]
 
 
 @pytest.mark.parametrize(

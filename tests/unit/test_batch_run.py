@@ -281,6 +281,51 @@ def test_a_damaged_page_stops_the_run_until_it_is_mended(tmp_path: Path, pin: Pi
     assert published(tmp_path / "out")["id"].to_pylist() == list(range(total))
 
 
+def damage_a_page(victim: Path, *, at: float) -> None:
+    """Zeroes some bytes at this share of a file that carries checksums of its pages."""
+    pq.write_table(pq.read_table(victim), victim, write_page_checksum=True, row_group_size=100)
+    content = bytearray(victim.read_bytes())
+    start = int(len(content) * at)
+    content[start : start + 2000] = bytes(2000)
+    victim.write_bytes(content)
+
+
+@pytest.mark.parametrize("at", [0.1, 0.8])
+def test_a_file_with_a_damaged_page_may_be_left_out_whole(tmp_path: Path, pin: Pinned, at: float) -> None:
+    write_dataset(tmp_path / "in", files=3)
+    damage_a_page(tmp_path / "in/1.parquet", at=at)
+    spec = spec_of(
+        tmp_path / "in", tmp_path / "out", input={"on_damage": "quarantine", "only_new": True}, units={"max_rows": 250}
+    )
+    manifest = run(spec, pin)
+    # The file lies in three units: what the others scored of it is taken back.
+    assert published(tmp_path / "out")["id"].to_pylist() == [*range(300), *range(600, 900)]
+    assert [damaged[0] for damaged in manifest.damaged] == [str(tmp_path / "in/1.parquet")]
+    assert (manifest.rows, manifest.written) == (600, 600)
+    assert sorted(pq.read_table(tmp_path / "out").column("id").to_pylist()) == [*range(300), *range(600, 900)]
+    assert len(manifest.inputs) == 2  # mended, it counts as new
+
+
+def test_a_run_stopped_while_it_takes_a_damaged_file_back_ends_the_same(tmp_path: Path, pin: Pinned) -> None:
+    write_dataset(tmp_path / "in", files=3)
+    damage_a_page(tmp_path / "in/1.parquet", at=0.8)
+    spec = spec_of(tmp_path / "in", tmp_path / "out", input={"on_damage": "quarantine"})
+    calls = 0
+
+    def score(ledger: Ledger, record: RunRecord, units: Sequence[Unit], workers: int) -> Iterator[Receipt]:
+        nonlocal calls
+        calls += 1
+        yield from INLINE.score(ledger, record, units if calls == 1 else units[:1], workers)
+        if calls == 2:
+            raise NoCapacity("the disk is full", where="somewhere")
+
+    with pytest.raises(NoCapacity):
+        run(spec, pin, replace(INLINE, score=score))
+    manifest = resume("digits", spec.output.path, INLINE, watch=lambda _progress: None)
+    assert published(tmp_path / "out")["id"].to_pylist() == [*range(300), *range(600, 900)]
+    assert len(manifest.damaged) == 1
+
+
 def test_a_stopped_run_goes_on_with_its_version_and_skips_what_is_done(tmp_path: Path, pin: Pinned) -> None:
     total = write_dataset(tmp_path / "in")
     spec = spec_of(tmp_path / "in", tmp_path / "out")
