@@ -85,7 +85,7 @@ class OutputFile:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One finished unit. `rows` were read and passed the filter; each was written or quarantined. `damaged` files are left out."""
+    """A finished unit. `rows` were read and passed the filter; each was written or quarantined. `damaged` files are left out."""
 
     unit: str
     rows: int
