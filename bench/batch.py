@@ -8,6 +8,7 @@ comes before is the start-up, from the command's first instruction on a running 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -15,28 +16,43 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import psutil
 import ray
+import ray.data
+from ray.cluster_utils import Cluster
 from rich.console import Console
 from rich.table import Table
 
 from bench.batch_data import Case, spec_of, write_dataset, write_model
 from bench.batch_rivals import bare_seconds, ray_data_seconds, spark_seconds
+from consumers.batch.ledger import Pinned
+from consumers.batch.spec import BatchSpec
 
 FEATURES = Case("features", files=16, rows_a_file=125_000, width=64, layers=(256, 128, 2))
 FULL = (
     FEATURES,
     Case("wide", files=8, rows_a_file=50_000, width=784, layers=(128, 10), as_list=True),
-    Case("tiny_files", files=20_000, rows_a_file=100, width=64, layers=(256, 128, 2)),
-    Case("one_file", files=1, rows_a_file=5_500_000, width=64, layers=(256, 128, 2)),
+    Case("texts", files=8, rows_a_file=125_000, width=12, layers=(256, 128, 2), texts=True),
+    Case("tiny_files", files=1000, links=20, rows_a_file=100, width=64, layers=(256, 128, 2)),
+    Case("one_file", files=1, rows_a_file=8_000_000, width=64, layers=(256, 128, 2)),
 )
 QUICK = (
     FEATURES,
     Case("wide", files=4, rows_a_file=25_000, width=784, layers=(128, 10), as_list=True),
+    Case("texts", files=4, rows_a_file=125_000, width=12, layers=(256, 128, 2), texts=True),
+    Case("tiny_files", files=200, links=20, rows_a_file=100, width=64, layers=(256, 128, 2)),
+    Case("one_file", files=1, rows_a_file=1_500_000, width=64, layers=(256, 128, 2)),
 )
+GROWN, QUICK_GROWN = replace(FEATURES, name="grown", links=10), replace(FEATURES, name="grown", files=4, links=20)
+NODES = (1, 2, 4)
+LOWER = "lower is better"
+_GLANCE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +90,33 @@ def main() -> None:
             log_to_driver=False,
             logging_level="ERROR",
         )
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        address = str(context.address_info["gcs_address"])
         for case in QUICK if options.quick else FULL:
-            screen.print(f"{case.name}: {case.rows:,} rows x {case.width}, {case.files} files")
-            figures += measure(case, folder, str(context.address_info["gcs_address"]), cores, rounds, screen)
+            screen.print(f"{case.name}: {case.rows:,} rows x {case.width}, {case.files * case.links} files")
+            figures += measure(case, folder, address, cores, rounds if case is FEATURES else max(1, rounds - 1), screen)
             shutil.rmtree(folder / case.name)
+        figures += grow(QUICK_GROWN if options.quick else GROWN, folder, address, cores, screen)
+        ray.shutdown()
+        figures += spread(folder, 1.0, 32 if options.quick else 96, screen)
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
     show(figures, as_json=options.json)
+
+
+def drive(address: str, spec: BatchSpec, pinned: Pinned, *pause: str) -> dict[str, Any]:
+    """One run by a driver of its own; what it tells, and `start_s`: from its first instruction to the first row."""
+    launched = time.time()
+    answer = subprocess.run(
+        [sys.executable, "-m", "bench.batch_driver", address, spec.model_dump_json(), pinned.model_dump_json(), *pause],
+        check=True,
+        env={**os.environ, "RAY_BACKEND_LOG_LEVEL": "fatal"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    told: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    return told | {"start_s": told["first_s"] - launched, "seconds": told["published_s"] - told["first_s"]}
 
 
 def measure(case: Case, folder: Path, address: str, cores: int, rounds: int, screen: Console) -> list[Figure]:
@@ -92,17 +127,10 @@ def measure(case: Case, folder: Path, address: str, cores: int, rounds: int, scr
     spec = spec_of(case, source, folder / case.name / "out", cores)
     ours, bare, starts = [], [], []
     for turn in range(rounds):
-        launched = time.time()
-        answer = subprocess.run(
-            [sys.executable, "-m", "bench.batch_driver", address, spec.model_dump_json(), pinned.model_dump_json()],
-            check=True,
-            env={**os.environ, "RAY_BACKEND_LOG_LEVEL": "fatal"},
-            stdout=subprocess.PIPE,
-        )
-        run = json.loads(answer.stdout.splitlines()[-1])
+        run = drive(address, spec, pinned)
         assert run["written"] == case.rows
-        starts.append(run["first_s"] - launched)
-        ours.append(case.rows / (run["published_s"] - run["first_s"]))
+        starts.append(run["start_s"])
+        ours.append(case.rows / run["seconds"])
         target = folder / case.name / f"bare-{turn}"
         bare.append(case.rows / bare_seconds(case, source, target, model / "model.onnx", cores))
         shutil.rmtree(target)
@@ -110,7 +138,7 @@ def measure(case: Case, folder: Path, address: str, cores: int, rounds: int, scr
     rate = statistics.median(ours)
     figures = [
         Figure(f"batch.{case.name}.embedded", rate, statistics.median(bare), "rows/s"),
-        Figure(f"batch.{case.name}.start_up", statistics.median(starts), 6.0, "s (lower is better; the reference is the bound)"),
+        Figure(f"batch.{case.name}.start_up", statistics.median(starts), 6.0, f"s ({LOWER}; the reference is the bound)"),
     ]
     if case is FEATURES:
         theirs = case.rows / ray_data_seconds(case, source, folder / case.name / "ray-data", model / "model.onnx", cores)
@@ -121,6 +149,78 @@ def measure(case: Case, folder: Path, address: str, cores: int, rounds: int, scr
         else:
             figures.append(Figure("batch.features.against_spark", rate, case.rows / spark_s, "rows/s"))
     return figures
+
+
+def grow(case: Case, folder: Path, address: str, cores: int, screen: Console) -> list[Figure]:
+    """The time and the memory of `case` against those of a tenth of its rows."""
+    told = []
+    for some in (replace(case, name="seed", links=case.links // 10), case):
+        source, model = folder / some.name / "in", folder / some.name / "model"
+        write_dataset(some, source)
+        pinned = write_model(some, model)
+        spec = spec_of(some, source, folder / some.name / "out", cores)
+        with Peak() as peak:
+            run = drive(address, spec, pinned)
+        told.append((run["seconds"], peak.most_bytes / 2**20))
+        screen.print(f"{some.rows:,} rows: {told[-1][0]:.1f} s, peak {told[-1][1]:,.0f} MiB")
+        shutil.rmtree(folder / some.name)
+    (few_s, few_mib), (many_s, many_mib) = told
+    return [
+        Figure("batch.growth.embedded", many_s, 10 * few_s, f"s for ten times the rows ({LOWER}; the reference is ten times)"),
+        Figure("batch.memory.embedded", many_mib, few_mib, f"MiB at most, for ten times the rows ({LOWER})"),
+    ]
+
+
+def spread(folder: Path, pause_s: float, units: int, screen: Console) -> list[Figure]:
+    """Runs of units that only sleep, on clusters of 1, 2 and 4 nodes of two CPUs; the reference is linear growth."""
+    case = Case("nodes", files=units, rows_a_file=100, width=64, layers=(8, 2))
+    source, model = folder / "nodes" / "in", folder / "nodes" / "model"
+    write_dataset(case, source)
+    pinned = write_model(case, model)
+    rates: list[float] = []
+    for nodes in NODES:
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        try:
+            for _ in range(nodes - 1):
+                cluster.add_node(num_cpus=2)
+            output = folder / "nodes" / f"out-{nodes}"
+            spec = spec_of(case, source, output, 2 * nodes, units={"max_rows": 100})
+            run = drive(cluster.address, spec, pinned, str(pause_s))
+        finally:
+            cluster.shutdown()
+        rates.append(units / run["seconds"])
+        screen.print(f"{nodes} nodes: {rates[-1]:.1f} units/s, linear {nodes * rates[0]:.1f}")
+    return [
+        Figure(f"batch.nodes_{nodes}.sleeping", rate, nodes * rates[0], "units/s (the reference is linear)")
+        for nodes, rate in zip(NODES, rates, strict=True)
+    ]
+
+
+class Peak:
+    """The most memory that this job's processes held at a time: the driver and Ray's workers, looked at again and again."""
+
+    def __init__(self) -> None:
+        self.most_bytes = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(_GLANCE_S):
+            held = 0
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    command = process.cmdline()
+                    if command and (command[0].startswith("ray::") or "bench.batch_driver" in command):
+                        held += process.memory_info().rss
+            self.most_bytes = max(self.most_bytes, held)
 
 
 def show(figures: list[Figure], *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,16 @@ from consumers.batch.ledger import Pinned
 from consumers.batch.spec import BatchSpec
 from deployments.artifact import Samples, write_artifact
 
+TEXTS, WORDS, EMBEDDING = 4, 1000, 8
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One dataset shape. `width` values a row: a column each, or one list column where `as_list`."""
+    """One dataset shape. `width` values a row: a column each, or one list column where `as_list`.
+
+    Where `texts`, the first TEXTS columns are strings and the others are int64. Each file is there `links` times,
+    so that growth costs no disk.
+    """
 
     name: str
     files: int
@@ -30,10 +37,12 @@ class Case:
     width: int
     layers: tuple[int, ...]
     as_list: bool = False
+    texts: bool = False
+    links: int = 1
 
     @property
     def rows(self) -> int:
-        return self.files * self.rows_a_file
+        return self.files * self.links * self.rows_a_file
 
     @property
     def columns(self) -> list[str]:
@@ -44,6 +53,9 @@ def write_dataset(case: Case, folder: Path) -> None:
     """Random float32 values; every file differs in its first value only, so that making them is quick."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
+    if case.texts:
+        _write_texts(case, folder, random)
+        return
     values = random.normal(size=(case.rows_a_file, case.width)).astype(np.float32)
     columns = [np.ascontiguousarray(values[:, at]) for at in range(case.width)]
     for at in range(case.files):
@@ -53,13 +65,33 @@ def write_dataset(case: Case, folder: Path) -> None:
             columns[0][0] = at
             table = pa.table(dict(zip(case.columns, columns, strict=True)))
         pq.write_table(table, folder / f"{at:05d}.parquet", row_group_size=131_072)
+        for again in range(1, case.links):
+            os.link(folder / f"{at:05d}.parquet", folder / f"{again:02d}-{at:05d}.parquet")
+
+
+def _write_texts(case: Case, folder: Path, random: np.random.Generator) -> None:
+    words = np.array([f"word {at}" for at in range(WORDS)])
+    columns: dict[str, Any] = {name: words[random.integers(0, WORDS, case.rows_a_file)] for name in case.columns[:TEXTS]}
+    columns |= {name: random.integers(0, 100, case.rows_a_file) for name in case.columns[TEXTS:]}
+    for at in range(case.files):
+        pq.write_table(pa.table(columns), folder / f"{at:05d}.parquet", row_group_size=131_072)
 
 
 def write_model(case: Case, folder: Path) -> Pinned:
-    """A network of `case.layers` with softmax: input x [n, width], output p [n, classes]."""
-    sizes = (case.width, *case.layers)
+    """A network of `case.layers` with softmax: input x [n, width] (or s and k, see `_embedding`), output p [n, classes]."""
     random = np.random.default_rng(1)
-    nodes, constants, source = [], [], "x"
+    nodes: list[Any] = []
+    constants: list[Any] = []
+    if case.texts:
+        inputs = (
+            TensorSpec(name="s", datatype=Datatype.BYTES, shape=(-1, TEXTS)),
+            TensorSpec(name="k", datatype=Datatype.INT64, shape=(-1, case.width - TEXTS)),
+        )
+        width = _embedding(case, random, nodes, constants)
+    else:
+        inputs = (TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, case.width)),)
+        width = case.width
+    sizes, source = (width, *case.layers), "x"
     for at, (before, after) in enumerate(itertools.pairwise(sizes)):
         last = at == len(sizes) - 2
         constants.append(numpy_helper.from_array(random.normal(0, 0.1, (before, after)).astype(np.float32), f"w{at}"))
@@ -67,42 +99,75 @@ def write_model(case: Case, folder: Path) -> Pinned:
         nodes.append(helper.make_node("Gemm", [source, f"w{at}", f"b{at}"], [f"h{at}"]))
         nodes.append(helper.make_node("Softmax" if last else "Relu", [f"h{at}"], ["p" if last else f"a{at}"]))
         source = f"a{at}"
+    kinds = {Datatype.FP32: TensorProto.FLOAT, Datatype.BYTES: TensorProto.STRING, Datatype.INT64: TensorProto.INT64}
     graph = helper.make_graph(
         nodes,
         "mlp",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", case.width])],
+        [helper.make_tensor_value_info(spec.name, kinds[spec.datatype], ["batch", spec.shape[1]]) for spec in inputs],
         [helper.make_tensor_value_info("p", TensorProto.FLOAT, ["batch", sizes[-1]])],
         constants,
     )
-    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
+    content = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(content)
     onnx.checker.check_model(onnx.load_from_string(content))
-    sample = random.normal(size=(4, case.width)).astype(np.float32)
-    (answer,) = ort.InferenceSession(content, providers=["CPUExecutionProvider"]).run(["p"], {"x": sample})
-    signature = Signature(
-        inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, case.width)),),
-        outputs=(TensorSpec(name="p", datatype=Datatype.FP32, shape=(-1, sizes[-1])),),
-    )
+    sample: dict[str, Any] = {
+        "s": np.full((4, TEXTS), b"word 7", np.object_),
+        "k": np.ones((4, case.width - TEXTS), np.int64),
+        "x": random.normal(size=(4, case.width)).astype(np.float32),
+    }
+    sample = {spec.name: sample[spec.name] for spec in inputs}
+    feed = sample | ({"s": np.full((4, TEXTS), "word 7", np.object_)} if case.texts else {})
+    (answer,) = ort.InferenceSession(content, providers=["CPUExecutionProvider"]).run(["p"], feed)
+    signature = Signature(inputs=inputs, outputs=(TensorSpec(name="p", datatype=Datatype.FP32, shape=(-1, sizes[-1])),))
     artifact = write_artifact(
         folder / "artifacts",
         model="bench",
         engine="onnx",
         signature=signature,
         files={"model.onnx": folder / "model.onnx"},
-        samples=Samples(inputs={"x": sample}, outputs={"p": answer}),
+        samples=Samples(inputs=sample, outputs={"p": answer}),
         report={},
         source={"kind": "bench"},
     )
     return Pinned(model="bench", version=1, artifact_uri=artifact.uri, digest=artifact.digest, signature=signature)
 
 
-def spec_of(case: Case, source: Path, output: Path, workers: int) -> BatchSpec:
+def _embedding(case: Case, random: np.random.Generator, nodes: list[Any], constants: list[Any]) -> int:
+    """Strings s are looked up and embedded, integers k taken as they are; both make x, whose width is returned."""
+    width = TEXTS * EMBEDDING
+    constants += [
+        numpy_helper.from_array(random.normal(0, 0.1, (WORDS + 1, EMBEDDING)).astype(np.float32), "table"),
+        numpy_helper.from_array(np.array([-1, width]), "flat"),
+    ]
+    nodes += [
+        helper.make_node(
+            "LabelEncoder",
+            ["s"],
+            ["ids"],
+            domain="ai.onnx.ml",
+            keys_strings=[f"word {at}" for at in range(WORDS)],
+            values_int64s=list(range(WORDS)),
+            default_int64=WORDS,
+        ),
+        helper.make_node("Gather", ["table", "ids"], ["embedded"]),
+        helper.make_node("Reshape", ["embedded", "flat"], ["texts"]),
+        helper.make_node("Cast", ["k"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Concat", ["texts", "numbers"], ["x"], axis=1),
+    ]
+    return width + case.width - TEXTS
+
+
+def spec_of(case: Case, source: Path, output: Path, workers: int, **more: Any) -> BatchSpec:
     """Writes the answers and their argmax."""
+    columns: dict[str, list[str]] = {} if case.as_list else {"x": case.columns}
+    if case.texts:
+        columns = {"s": case.columns[:TEXTS], "k": case.columns[TEXTS:]}
     document: dict[str, Any] = {
         "model": "bench",
-        "input": {"path": str(source), "columns": {} if case.as_list else {"x": case.columns}},
+        "input": {"path": str(source), "columns": columns},
         "output": {"path": str(output), "columns": {"p": "p", "label": "argmax(p)"}, "keep": 0},
         "workers": {"min": workers, "max": workers},
     }
-    return BatchSpec.model_validate(document)
+    return BatchSpec.model_validate(document | more)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.batch_data import Case
+from bench.batch_data import TEXTS, Case
 
 CALL_ROWS = 2048
 Piece = tuple[str, int]
@@ -47,17 +47,27 @@ def _bare(case: Case, pieces: Sequence[Piece], output: str, model: str, number: 
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    session.run(["p"], {"x": np.zeros((CALL_ROWS, case.width), np.float32)})
+    if pieces:
+        first = pq.ParquetFile(pieces[0][0]).read_row_group(pieces[0][1], columns=case.columns, use_threads=False)
+        session.run(["p"], _feed(first.slice(0, CALL_ROWS).combine_chunks().to_batches()[0], case))
     barrier.wait()
     for at, (path, group) in enumerate(pieces):
         table = pq.ParquetFile(path).read_row_group(group, columns=case.columns, use_threads=False)
-        answers = [session.run(["p"], {"x": _rows(batch, case)})[0] for batch in table.to_batches(max_chunksize=CALL_ROWS)]
+        answers = [session.run(["p"], _feed(batch, case))[0] for batch in table.to_batches(max_chunksize=CALL_ROWS)]
         p = np.concatenate(answers)
         written = {
             "p": pa.FixedSizeListArray.from_arrays(pa.array(p.reshape(-1)), p.shape[1]),
             "label": pa.array(p.argmax(axis=1).astype(np.int32)),
         }
         pq.write_table(pa.table(written), f"{output}/{number}-{at}.parquet", compression="zstd")
+
+
+def _feed(batch: pa.RecordBatch, case: Case) -> dict[str, np.ndarray]:
+    if not case.texts:
+        return {"x": _rows(batch, case)}
+    texts = [batch.column(name).to_numpy(zero_copy_only=False) for name in case.columns[:TEXTS]]
+    numbers = batch.select(case.columns[TEXTS:]).to_tensor(row_major=True).to_numpy()
+    return {"s": np.stack(texts, axis=1), "k": np.asarray(numbers)}
 
 
 def _rows(batch: pa.RecordBatch, case: Case) -> np.ndarray:

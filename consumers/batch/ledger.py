@@ -93,6 +93,7 @@ class Receipt:
     files: tuple[OutputFile, ...]
     quarantine: OutputFile | None
     seconds: float
+    started_s: float
     damaged: tuple[Damaged, ...] = ()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -43,7 +44,7 @@ class UnitActor:
         self._failure: HeadraceError | None = None
         try:
             filesystem = locate(record.spec.input.paths[0]).filesystem
-            self._runner = UnitRunner(ledger, record, filesystem, _scorer(record))
+            self._runner = UnitRunner(ledger, record, filesystem, self.scorer(record))
         except HeadraceError as error:
             # Told with the first unit: raised here, Ray would start the worker again and again.
             self._failure = error
@@ -58,20 +59,21 @@ class UnitActor:
             kind = next((kind.__name__ for kind in _KINDS if isinstance(error, kind)), "")
             return {"receipt": b"", "failure": json.dumps([kind, error.what, error.where, error.remedy])}
 
+    @staticmethod
+    def scorer(record: RunRecord) -> RowScorer:
+        """The engine in this process, or the way to the replicas that serve online."""
+        spec, pinned = record.spec, record.pinned
+        if spec.scoring is Scoring.REMOTE:
+            # Ray Serve takes seconds to import: a worker with its own engine starts without it.
+            from consumers.batch.remote_rows import RemoteScorer
+            from deployments.scorer import RoutedScorer
+            from deployments.scorer_thread import ScorerThread
 
-def _scorer(record: RunRecord) -> RowScorer:
-    spec, pinned = record.spec, record.pinned
-    if spec.scoring is Scoring.REMOTE:
-        # Ray Serve takes seconds to import: a worker with its own engine starts without it.
-        from consumers.batch.remote_rows import RemoteScorer
-        from deployments.scorer import RoutedScorer
-        from deployments.scorer_thread import ScorerThread
-
-        thread = ScorerThread(lambda: RoutedScorer(ActorControlPlane())).start()
-        return RemoteScorer(thread, pinned.model, pinned.version, rows_per_call=spec.rows_per_call)
-    artifact = localize(pinned.artifact_uri, pinned.digest)
-    engine = load_engine(artifact, threads=spec.workers.threads, gpus=spec.workers.resources.gpus)
-    return EmbeddedScorer(engine, rows_per_call=spec.rows_per_call)
+            thread = ScorerThread(lambda: RoutedScorer(ActorControlPlane())).start()
+            return RemoteScorer(thread, pinned.model, pinned.version, rows_per_call=spec.rows_per_call)
+        artifact = localize(pinned.artifact_uri, pinned.digest)
+        engine = load_engine(artifact, threads=spec.workers.threads, gpus=spec.workers.resources.gpus)
+        return EmbeddedScorer(engine, rows_per_call=spec.rows_per_call)
 
 
 def count_workers(spec: BatchSpec) -> int:
@@ -91,9 +93,9 @@ def count_workers(spec: BatchSpec) -> int:
     return max(workers.min, min(rooms, default=1))
 
 
-def ray_workforce() -> Workforce:
-    """Workers on the Ray cluster that this process is connected to."""
-    return Workforce(workers=count_workers, score=score_units, hold=actor_lock)
+def ray_workforce(worker: type[UnitActor] = UnitActor) -> Workforce:
+    """Workers on the Ray cluster that this process is connected to. `worker` is what runs in each of them."""
+    return Workforce(workers=count_workers, score=functools.partial(score_units, worker), hold=actor_lock)
 
 
 class _Owner:
@@ -114,14 +116,16 @@ def actor_lock(home: Place, name: str) -> Iterator[None]:
         ray.kill(cast("ray.actor.ActorHandle[_Owner]", owner))
 
 
-def score_units(ledger: Ledger, record: RunRecord, units: Sequence[Unit], workers: int) -> Iterator[Receipt]:
+def score_units(
+    worker: type[UnitActor], ledger: Ledger, record: RunRecord, units: Sequence[Unit], workers: int
+) -> Iterator[Receipt]:
     """Yields receipts as units finish, in no order. Raises the first failure of a worker; the others' work is kept."""
     spec = record.spec
     _quieten()
     rows = ray.data.from_items([{"unit": _UNIT.dump_json(unit)} for unit in units], override_num_blocks=len(units))
     most = min(workers, len(units))
     answers = rows.map(
-        UnitActor,  # type: ignore[arg-type]
+        worker,  # type: ignore[arg-type]
         fn_constructor_args=(spec.output.path, ledger.place.path),
         compute=ray.data.ActorPoolStrategy(min_size=min(spec.workers.min, most), max_size=most, initial_size=_ready(spec, most)),
         num_cpus=spec.workers.resources.cpus,

@@ -76,7 +76,7 @@ class UnitRunner:
         a file has changed, or where more rows are bad than the spec allows; then there is no receipt and no output, and the bad
         rows found so far are in the run's quarantine.
         """
-        begun = time.monotonic()
+        started_s, begun = time.time(), time.monotonic()
         limit = self._record.spec.max_quarantined
         damaged = {one.path: one for one in unit.damaged}
         while True:
@@ -93,7 +93,7 @@ class UnitRunner:
         if found.quarantined > limit:
             raise too_many_bad(found.quarantined, limit, (self._ledger.quarantine / self._ledger.part(unit.id)).path)
         seconds = round(time.monotonic() - begun, 3)
-        receipt = Receipt(unit.id, found.rows, found.quarantined, files, quarantine, seconds, tuple(damaged.values()))
+        receipt = Receipt(unit.id, found.rows, found.quarantined, files, quarantine, seconds, started_s, tuple(damaged.values()))
         with explaining(self._ledger.place.path):
             self._ledger.write(receipt)
         return receipt

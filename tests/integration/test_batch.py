@@ -15,41 +15,15 @@ import pyarrow as pa
 import pytest
 
 from cluster.errors import Conflict, HeadraceError
-from consumers.batch.ledger import Pinned, Runs
+from consumers.batch.ledger import Runs
 from consumers.batch.lock import is_held
 from consumers.batch.places import locate
 from consumers.batch.run import begin, resume
-from consumers.batch.spec import BatchSpec
+from tests.batch_driver import driver, workers
 from tests.batch_parts import digits_pin, images, published, quarantined, spec_of, write_dataset, write_file
 from tests.conftest import RayCluster
 
-DRIVER = """
-import sys, json
-import ray
-from consumers.batch.ledger import Pinned
-from consumers.batch.pool import ray_workforce
-from consumers.batch.run import begin, resume
-from consumers.batch.spec import BatchSpec
-
-address, what, spec, pin = sys.argv[1:]
-ray.init(address=address, namespace="headrace", log_to_driver=False, logging_level="ERROR")
-watch = lambda progress: print(json.dumps(progress.units_done), flush=True)
-if what == "begin":
-    pinned = Pinned.model_validate_json(pin)
-    begin("digits", BatchSpec.model_validate_json(spec), pinned, ray_workforce(), as_of=None, fresh=False, watch=watch)
-else:
-    resume("digits", BatchSpec.model_validate_json(spec).output.path, ray_workforce(), watch=watch)
-"""
-
-
-def driver(cluster: RayCluster, what: str, spec: BatchSpec, pin: Pinned) -> subprocess.Popen[str]:
-    """Another process that runs the batch; prints how many units are done as they end."""
-    return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, cluster.address, what, spec.model_dump_json(), pin.model_dump_json()],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
+WAIT_S = 120.0
 
 
 def test_a_whole_run_on_a_pool_of_workers(ray_cluster: RayCluster, tmp_path: Path) -> None:
@@ -118,7 +92,7 @@ def test_killed_at_random_it_publishes_what_an_undisturbed_run_does(ray_cluster:
     runs = Runs(locate(spec.output.path))
     what = "begin"
     for _ in range(2):
-        process = driver(ray_cluster, what, spec, pin)
+        process = driver(ray_cluster.address, what, spec, pin)
         try:
             assert process.stdout is not None
             at = dice.randrange(0, 20)
@@ -140,6 +114,26 @@ def test_killed_at_random_it_publishes_what_an_undisturbed_run_does(ray_cluster:
     assert published(tmp_path / "out").equals(published(tmp_path / "calm"))
     assert quarantined(tmp_path / "out") == quarantined(tmp_path / "calm")
     assert len(list((tmp_path / "out").iterdir())) == len(manifest.files)
+
+
+def test_a_killed_worker_costs_nothing_but_time(ray_cluster: RayCluster, tmp_path: Path) -> None:
+    pin = digits_pin(tmp_path)
+    total = write_dataset(tmp_path / "in", files=10)
+    before = set(workers())
+    process = driver(ray_cluster.address, "begin", spec_of(tmp_path / "in", tmp_path / "out", workers={"max": 2}), pin)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if json.loads(line) >= 3:
+                break
+        ours = set(workers()) - before
+        assert ours
+        ours.pop().kill()
+        assert process.wait(WAIT_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert published(tmp_path / "out")["id"].to_pylist() == list(range(total))
 
 
 def test_a_second_run_is_refused_and_a_dead_one_resumed(ray_cluster: RayCluster, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_file_of_many_row_groups_is_spread_over_workers() -> None:
 
 
 def receipt(unit: Unit, quarantined: int) -> Receipt:
-    return Receipt(unit.id, unit.rows, min(quarantined, unit.rows), (), None, 0.1)
+    return Receipt(unit.id, unit.rows, min(quarantined, unit.rows), (), None, 0.1, 0.0)
 
 
 @settings(deadline=None)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
@@ -17,7 +20,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.errors import BadInput, Conflict, NoCapacity, NotFound
+from cluster.errors import BadInput, Conflict, HeadraceError, NoCapacity, NotFound
 from consumers.batch.inline import inline_workforce
 from consumers.batch.ledger import Ledger, Pinned, Receipt, RunRecord, Runs
 from consumers.batch.places import locate
@@ -279,6 +282,48 @@ def test_a_damaged_page_stops_the_run_until_it_is_mended(tmp_path: Path, pin: Pi
     again = resume("digits", spec.output.path, INLINE, watch=lambda _progress: None)
     assert again.written == total
     assert published(tmp_path / "out")["id"].to_pylist() == list(range(total))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 1 MiB."""
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mounted)], check=False, capture_output=True)
+    if made.returncode:
+        pytest.skip("only root can mount a small file system")
+    yield mounted
+    subprocess.run(["umount", str(mounted)], check=True)
+
+
+def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(small_disk: Path, tmp_path: Path, pin: Pinned) -> None:
+    total = write_dataset(tmp_path / "in")
+    spec = spec_of(tmp_path / "in", small_disk / "out")
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 80_000))
+    with pytest.raises(NoCapacity, match="the disk is full"):
+        run(spec, pin)
+    assert not Path(spec.output.path).exists()
+    ballast.unlink()
+    done = Runs(locate(spec.output.path)).all()[0].done()
+    manifest = resume("digits", spec.output.path, INLINE, watch=lambda _progress: None)
+    assert 0 < done < manifest.units
+    assert published(small_disk / "out")["id"].to_pylist() == list(range(total))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission_is_told_before_any_work(tmp_path: Path, pin: Pinned) -> None:
+    write_dataset(tmp_path / "in", files=1)
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(BadInput, match="permission denied"):
+        run(spec_of(tmp_path / "in", tmp_path / "locked/out"), pin)
+
+
+def test_a_read_only_place_is_told_before_any_work(tmp_path: Path, pin: Pinned) -> None:
+    write_dataset(tmp_path / "in", files=1)
+    with pytest.raises(HeadraceError) as caught:
+        run(spec_of(tmp_path / "in", Path("/proc/headrace/out")), pin)
+    assert "/proc" in caught.value.where
 
 
 def damage_a_page(victim: Path, *, at: float) -> None:
