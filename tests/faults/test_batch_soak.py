@@ -57,7 +57,7 @@ def test_whatever_dies_the_result_is_that_of_an_undisturbed_run(cluster: Cluster
         runs, lost = Runs(locate(spec.output.path)), list[str]()
         while not runs.all() or runs.all()[-1].phase() is not RunPhase.PUBLISHED:
             process = driver(cluster.address, "begin" if not runs.all() else "resume", spec, pin)
-            victim = dice.choice(["driver", "worker", "node", "nothing"] if len(lost) < 4 else ["nothing"])
+            victim = dice.choice(["driver", "worker", "node"]) if len(lost) < 4 else "nothing"
             try:
                 _await_units(process, dice.randrange(0, 55))
                 lost.append(_kill(victim, process, cluster, dice))
