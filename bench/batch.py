@@ -98,7 +98,7 @@ def main() -> None:
             shutil.rmtree(folder / case.name)
         figures += grow(QUICK_GROWN if options.quick else GROWN, folder, address, cores, screen)
         ray.shutdown()
-        figures += spread(folder, 0.5, 24 if options.quick else 96, screen)
+        figures += spread(folder, 0.5, 40 if options.quick else 96, screen)
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
