@@ -271,7 +271,8 @@ def test_the_calls_deadline_reaches_the_scorer_and_drops_its_work() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as told:
             await stub.ModelInfer(ask(), timeout=2.0)
         assert told.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert 0 < (door.scorer.timeouts_s[0] or 0) <= 2.0
+        # Not the 60 s of the model. gRPC rounds what is left up, by some milliseconds.
+        assert 0 < (door.scorer.timeouts_s[0] or 0) < 3.0
 
     play(scene, Serving(timeout_s=60))
 
