@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.commands import AppView, ModelView, VersionView
 from cluster.errors import HeadraceError, NotFound, Unreachable
 from cluster.evidence import EvidenceBatch
 from cluster.routes import Route, RouteTable, Target
@@ -17,6 +18,7 @@ from deployments.datatypes import Array
 from deployments.gateway.app import GatewayApp
 from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.dataplane import DataPlane
+from deployments.gateway.repository import Repository
 from deployments.scoring import Scored
 
 PAIR = Signature(
@@ -129,6 +131,29 @@ class FakeControl:
         return {"models": self.models} if command == "status" else {"done": command}
 
 
+def model_view() -> dict[str, Any]:
+    """Model `pair` as the controller tells of it: 1 is idle, 2 warm, 3 stable, 4 a candidate that starts."""
+
+    def version(number: int, role: str) -> VersionView:
+        return VersionView(
+            model="pair",
+            version=number,
+            artifact_uri="memory:",
+            digest="0" * 64,
+            engine="onnx",
+            signature=PAIR,
+            created_s=0,
+            role=role,
+        )
+
+    versions = (version(1, "idle"), version(2, "warm"), version(3, "stable"), version(4, "candidate"))
+    app = AppView(app="pair--v4", status="starting", replicas=0, target_replicas=1, message="no GPU is free")
+    view = ModelView(
+        name="pair", stable=3, candidate=4, serving=Serving(), plan=None, versions=versions, apps=(app,), rollout=None
+    )
+    return view.model_dump(mode="json")
+
+
 async def nothing() -> None:
     """Where there is nothing to start."""
 
@@ -138,4 +163,4 @@ def gateway(
 ) -> GatewayApp:
     """An application over the fakes."""
     dataplane = DataPlane(scorer, control, limits or BatchLimits())
-    return GatewayApp(dataplane, control, "0.0.0", max_body_bytes, nothing, nothing)
+    return GatewayApp(dataplane, Repository(scorer, control), control, "0.0.0", max_body_bytes, nothing, nothing)

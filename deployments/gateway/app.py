@@ -24,7 +24,10 @@ from deployments.gateway.http_io import (
     error_reply,
     json_reply,
 )
+from deployments.gateway.openapi import openapi_document
 from deployments.gateway.page import render_page
+from deployments.gateway.repository import Repository
+from deployments.gateway.repository_http import answer_repository_call, is_repository_call
 from deployments.gateway.request import InferRequest, parse_raw_request, parse_request
 from deployments.gateway.response import encode_response
 from deployments.gateway.v1 import encode_v1, parse_v1
@@ -43,6 +46,7 @@ class GatewayApp:
     """One ASGI application. `startup` and `shutdown` run with the server's lifespan."""
 
     dataplane: DataPlane
+    repository: Repository
     control: ControlPlane
     server_version: str
     max_body_bytes: int
@@ -93,6 +97,9 @@ class GatewayApp:
                 return await self._predict(request, model.removesuffix(":predict"))
             case ["control", command]:
                 return await self._command(request, command)
+        if is_repository_call(segments):
+            _only_post(request)
+            return await answer_repository_call(self.repository, segments, request)
         reply = await self._describe(segments)
         if reply is None:
             raise NotFound(f"nothing at {request.path[:200]}", where="path", remedy="see / for what is served")
@@ -108,6 +115,8 @@ class GatewayApp:
                 return Reply(200, render_page(plane.models(), self.server_version), b"text/html; charset=utf-8")
             case ["v2"]:
                 return json_reply({"name": SERVER_NAME, "version": self.server_version, "extensions": EXTENSIONS})
+            case ["openapi.json"]:
+                return json_reply(openapi_document(self.server_version))
             case ["v2", "health", "live"]:
                 return json_reply({"live": True})
             case ["v2", "health", "ready"]:
@@ -119,6 +128,10 @@ class GatewayApp:
                 return json_reply({"name": model, "ready": plane.model_ready(model)})
             case ["v2", "models", model, "versions", version, "ready"]:
                 return json_reply({"name": model, "ready": plane.model_ready(model, version)})
+            case ["v2", "models", model, "config"]:
+                return json_reply(self.repository.config(model))
+            case ["v2", "models", model, "versions", version, "config"]:
+                return json_reply(self.repository.config(model, version))
             case ["v1", "models"]:
                 return json_reply({"models": [route.model for route in plane.models()]})
             case ["v1", "models", model]:

@@ -19,7 +19,7 @@ from deployments.gateway.response import InferResponse, OutputTensor
 from deployments.scoring import Scored, Scorer
 
 SERVER_NAME = "headrace"
-EXTENSIONS = ("binary_tensor_data",)
+EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration")
 STATUS_TIMEOUT_S = 2.0
 
 

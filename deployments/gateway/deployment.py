@@ -63,7 +63,7 @@ class Gateway:
             await grpc_server.stop(DRAIN_S / 2)
             await scorer.close()
 
-        return GatewayApp(dataplane, control, version, settings.max_body_bytes, startup, shutdown)
+        return GatewayApp(dataplane, repository, control, version, settings.max_body_bytes, startup, shutdown)
 
 
 def gateway_application(settings: GatewaySettings) -> Any:

@@ -23,7 +23,6 @@ SERVICE: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 ROUTING_KEY = "x-routing-key"
 NO_DEADLINE_S = 1e9  # gRPC says that so much, or more, is left of a call without a deadline
 STREAM_WINDOW = 32  # requests of one stream that are scored at a time
-REPOSITORY_EXTENSIONS = ("model_repository", "model_configuration")
 OUR_FAULT = "a fault of the gateway, not of the request (the gateway's log has it)"
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -77,8 +76,7 @@ class InferenceService:
 
     async def _server_metadata(self, data: bytes, context: Context) -> Message:  # noqa: ARG002
         parse(pb.ServerMetadataRequest, data)
-        extensions = (*EXTENSIONS, *(name for name in REPOSITORY_EXTENSIONS if name not in EXTENSIONS))
-        return pb.ServerMetadataResponse(name=SERVER_NAME, version=self._server_version, extensions=extensions)
+        return pb.ServerMetadataResponse(name=SERVER_NAME, version=self._server_version, extensions=EXTENSIONS)
 
     async def _model_metadata(self, data: bytes, context: Context) -> Message:  # noqa: ARG002
         request = parse(pb.ModelMetadataRequest, data)

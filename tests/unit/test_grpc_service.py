@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as theirs
 from tritonclient.grpc import service_pb2_grpc
 
-from cluster.commands import AppView, ModelView, VersionView
 from cluster.errors import BadInput, EngineFailure, HeadraceError, NoCapacity, Unreachable
 from cluster.routes import EMPTY
 from cluster.serving import Serving
@@ -29,7 +28,7 @@ from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.grpc_server import GrpcServer
 from deployments.gateway.grpc_service import SERVICE
 from deployments.gateway.repository import Repository
-from tests.gateway_fakes import PAIR, FakeControl, FakeScorer, table
+from tests.gateway_fakes import FakeControl, FakeScorer, model_view, table
 
 Client = triton.InferenceServerClient
 ALLOWED = {
@@ -157,29 +156,6 @@ def test_the_server_tells_of_itself_and_its_models() -> None:
         assert (config["max_batch_size"], config["backend"]) == (2048, "onnx")
 
     play(scene)
-
-
-def model_view() -> dict[str, Any]:
-    """Model `pair` as the controller tells of it: 1 is idle, 2 warm, 3 stable, 4 a candidate that starts."""
-
-    def version(number: int, role: str) -> VersionView:
-        return VersionView(
-            model="pair",
-            version=number,
-            artifact_uri="memory:",
-            digest="0" * 64,
-            engine="onnx",
-            signature=PAIR,
-            created_s=0,
-            role=role,
-        )
-
-    versions = (version(1, "idle"), version(2, "warm"), version(3, "stable"), version(4, "candidate"))
-    app = AppView(app="pair--v4", status="starting", replicas=0, target_replicas=1, message="no GPU is free")
-    view = ModelView(
-        name="pair", stable=3, candidate=4, serving=Serving(), plan=None, versions=versions, apps=(app,), rollout=None
-    )
-    return view.model_dump(mode="json")
 
 
 def test_the_repository_is_what_the_controller_knows() -> None:
