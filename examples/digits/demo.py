@@ -103,9 +103,9 @@ def headrace_json(*arguments: str) -> Any:
     return json.loads(headrace(*arguments, "--json", show=False))
 
 
-def train(version: int, *options: str) -> None:
+def train(version: int, *options: str, module: str = "train") -> None:
     """Trains one version's network and leaves its file where the project's documents look for it."""
-    command = [sys.executable, "-m", "examples.digits.train", "--out", str(OUT / f"v{version}"), *options]
+    command = [sys.executable, "-m", f"examples.digits.{module}", "--out", str(OUT / f"v{version}"), *options]
     subprocess.run(command, check=True)
 
 
@@ -225,9 +225,9 @@ def http_part(ledger: Ledger, url: str, digits: Digits) -> None:
 
 
 def rollout_part(ledger: Ledger, url: str, digits: Digits, publisher: Publisher) -> None:
-    """Replaces version 1 by version 2 and sees the broken version 3 off, under load from a stream and an HTTP client."""
+    """Replaces version 1 (PyTorch) by 2 (Keras, compressed) and sees the broken 3 off, under load from a stream and over HTTP."""
     with HttpCaller(url, "digits", digits) as caller, SteadyProducer(publisher, EVENTS_PER_S):
-        train(2, "--epochs", "20")
+        train(2, "--epochs", "8", module="train_keras")
         headrace("build", str(PROJECT / "model-v2.yaml"))
         ledger.expect("rollout of version 2", wait_for_rollout(2, timeout_s=240)["state"], "promoted")
         train(3, "--network", "calibrated")
@@ -286,7 +286,7 @@ def run(brokers_given: str | None, *, keep: bool) -> bool:
     step(6, "Ask over HTTP")
     http_part(ledger, url, digits)
 
-    step(7, "Roll out version 2, then a broken version 3, while events and calls keep coming")
+    step(7, "Roll out version 2, from Keras and compressed, then a broken version 3, while events and calls keep coming")
     rollout_part(ledger, url, digits, publisher)
     count_stream(ledger, publisher, read_until(reader, publisher, timeout_s=120))
     publisher.close()

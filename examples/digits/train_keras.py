@@ -1,4 +1,4 @@
-"""Trains the same network in Keras, by gradient descent: `python -m examples.digits.train_keras --out examples/digits/out/keras`.
+"""Trains the same network in Keras, by gradient descent: `python -m examples.digits.train_keras --out examples/digits/out/v2`.
 
 Writes OUT/model.h5, as TensorFlow does. Runs on TensorFlow where it is installed, else on torch; the file is the same.
 """
