@@ -89,7 +89,7 @@ def limit(job: Job) -> None:
     spec = StreamSpec.model_validate_json(job.document)
     signature = Signature.model_validate_json(job.signature)
     engine = load_engine(Path(localize(job.artifact_uri, job.digest)))
-    decoder, encoder = make_decoder(signature, spec.input), make_encoder(signature, spec.output.format)
+    decoder, encoder = make_decoder(signature, spec.input), make_encoder(signature, spec.output)
     consumer = KafkaConsumer(
         spec.input.topic,
         bootstrap_servers=job.brokers,

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.errors import BadInput, HeadraceError
+from consumers.stream.cloudevents import Envelope, about_event
 from consumers.stream.log import Header, Outgoing, Records
+from consumers.stream.spec import InputEnvelope, OutputEnvelope, StreamSpec
 
 MODEL_HEADER = "headrace.model"
 VERSION_HEADER = "headrace.version"
@@ -40,6 +42,28 @@ class Dead:
     error: HeadraceError
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What all answers of a stream have in common. `unwrapped`: the input was an event, whose headers end here.
+
+    `marks` are headers that say how they came about.
+    """
+
+    model: str
+    topic: str
+    envelope: Envelope | None = None
+    unwrapped: bool = False
+    marks: tuple[Header, ...] = ()
+
+
+def form_of(spec: StreamSpec) -> Form:
+    """The form that a stream's document declares."""
+    output = spec.output
+    envelope = None if output.envelope is OutputEnvelope.NONE else Envelope(output.envelope, output.format, spec.model)
+    unwrapped = spec.input.envelope is not InputEnvelope.NONE or envelope is not None
+    return Form(spec.model, output.topic, envelope, unwrapped)
+
+
 def prediction_ids(records: Records) -> list[bytes]:
     """`topic/partition/offset` of each input record: the same after any replay, and where to find the record."""
     prefix = f"{records.partition.topic}/{records.partition.number}/"
@@ -59,23 +83,28 @@ def output_records(
     bodies: Sequence[bytes | None],
     versions: npt.NDArray[np.int32],
     *,
-    model: str,
-    topic: str,
+    form: Form,
     partitions: int,
 ) -> Outgoing:
     """The answers to the rows of `records` that were scored; `bodies` and `versions` are as long as `rows`.
 
     Key, headers and timestamp travel on; ours come last, so a reader that keeps the last of a name sees ours.
     """
-    model_header = (MODEL_HEADER, model.encode())
+    envelope = form.envelope
+    fixed = [(MODEL_HEADER, form.model.encode()), *form.marks]
     version_headers = {int(version): (VERSION_HEADER, str(version).encode()) for version in np.unique(versions)}
     ids = prediction_ids(records)
     headers = [
-        [*_sendable(records.headers[row]), model_header, version_headers[version], (PREDICTION_HEADER, ids[row])]
+        [*_sendable(records.headers[row]), *fixed, version_headers[version], (PREDICTION_HEADER, ids[row])]
         for row, version in zip(rows, versions.tolist(), strict=True)
     ]
+    if form.unwrapped:
+        headers = [about_event(each) for each in headers]
+    if envelope is not None:
+        headers = [[*each, *envelope.headers(ids[row])] for each, row in zip(headers, rows, strict=True)]
+        bodies = [envelope.wrap(body, ids[row]) for body, row in zip(bodies, rows, strict=True)]
     return Outgoing(
-        topic,
+        form.topic,
         records.partition.number % partitions,
         [records.keys[row] for row in rows],
         bodies,

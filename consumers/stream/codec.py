@@ -10,6 +10,7 @@ import numpy as np
 
 from cluster.errors import BadInput
 from cluster.signature import Datatype, TensorSpec
+from consumers.stream.log import Header
 from deployments.datatypes import Array
 
 
@@ -25,15 +26,19 @@ class Decoded:
 class Decoder(Protocol):
     """Called once a micro-batch, from one thread."""
 
-    def decode(self, values: Sequence[bytes | None]) -> Decoded:
-        """Decodes n values; never raises for what a value holds. A value of None is an error too."""
+    def decode(self, values: Sequence[bytes | None], headers: Sequence[Sequence[Header]] = ()) -> Decoded:
+        """Decodes n values; never raises for what a value holds. A value of None is an error too.
+
+        `headers` are the records' own, in the same order, for formats that look at them. May block and raise Unreachable where
+        the format asks a registry.
+        """
 
 
 class Encoder(Protocol):
     """Called once a micro-batch, from one thread."""
 
     def encode(self, outputs: Mapping[str, Array]) -> list[bytes]:
-        """One value a row."""
+        """One value a row. May block and raise Unreachable where the format asks a registry."""
 
 
 def row_bytes(specs: Sequence[TensorSpec], dtypes: Mapping[Datatype, np.dtype[np.generic]]) -> np.dtype[np.void]:

@@ -9,6 +9,7 @@ import numpy as np
 from cluster.errors import BadInput
 from cluster.signature import TensorSpec
 from consumers.stream.codec import Decoded, row_bytes
+from consumers.stream.log import Header
 from deployments.datatypes import NUMPY, Array
 
 
@@ -18,7 +19,7 @@ class RawDecoder:
     def __init__(self, inputs: Sequence[TensorSpec]) -> None:
         self._row = row_bytes(inputs, NUMPY)
 
-    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+    def decode(self, values: Sequence[bytes | None], headers: Sequence[Sequence[Header]] = ()) -> Decoded:  # noqa: ARG002
         """See Decoder."""
         size = self._row.itemsize
         rows = [i for i, value in enumerate(values) if value is not None and len(value) == size]

@@ -23,7 +23,10 @@ class Phase(StrEnum):
 
 
 class WorkerStatus(BaseModel):
-    """One worker at one moment. `rows_s` is the rate of committed input records over the last seconds."""
+    """One worker at one moment. `rows_s` is the rate of committed input records over the last seconds.
+
+    Partitions are numbers, or `topic/number` where there are several topics.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,8 +36,8 @@ class WorkerStatus(BaseModel):
     client: Literal["kafka-python", "memory"]
     phase: Phase
     message: str
-    partitions: tuple[int, ...]
-    lag: dict[int, int]
+    partitions: tuple[int | str, ...]
+    lag: dict[str, int]
     rows_in: int
     rows_out: int
     rows_dead: int

@@ -91,7 +91,7 @@ class ServeStreams:
 
 def deployment_options(spec: StreamSpec, digest: str) -> dict[str, Any]:
     """Serve's options for a stream. Pure. The digest travels as user_config, so that Serve itself remembers what runs."""
-    most = min(spec.scaling.max, spec.input.partitions)
+    most = min(spec.scaling.max, spec.input.most_consumers or spec.scaling.max)
     # Without any consumer nobody would see the lag that calls for one.
     least = min(max(spec.scaling.min, 1), most)
     actor: dict[str, Any] = {"num_cpus": spec.resources.cpus, "num_gpus": spec.resources.gpus}

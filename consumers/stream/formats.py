@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from cluster.errors import BadInput
 from cluster.signature import Signature
+from consumers.stream.cloudevents import REQUIRED, CloudEventsDecoder, EnvelopeDecoder
 from consumers.stream.codec import Decoder, Encoder
+from consumers.stream.codec_arrow import ArrowDecoder, ArrowEncoder
 from consumers.stream.codec_json import JsonDecoder, JsonEncoder
 from consumers.stream.codec_raw import RawDecoder, RawEncoder
-from consumers.stream.spec import Format, Input
+from consumers.stream.codec_registry import AvroDecoder, AvroEncoder, FramedJsonDecoder, FramedJsonEncoder
+from consumers.stream.registry import Schemas
+from consumers.stream.spec import Format, Input, InputEnvelope, Output
 
 
-def make_decoder(signature: Signature, given: Input) -> Decoder:
+def make_decoder(signature: Signature, given: Input, schemas: Schemas | None = None) -> Decoder:
     """The decoder for these inputs. Raises BadInput where the format can't carry them."""
     unknown = sorted(set(given.fields) - {spec.name for spec in signature.inputs})
     if unknown:
@@ -21,17 +25,45 @@ def make_decoder(signature: Signature, given: Input) -> Decoder:
             raise BadInput(
                 f"input {spec.name} has an open axis {list(spec.shape)}", where="input", remedy="streams need fixed shapes"
             )
+    bare = _decoder(signature, given, schemas)
+    if given.envelope is InputEnvelope.NONE:
+        return bare
+    if given.format is Format.JSON:
+        return CloudEventsDecoder(bare, JsonDecoder(signature.inputs, given.fields, under="/data", texts=REQUIRED))
+    return CloudEventsDecoder(bare, EnvelopeDecoder(bare))
+
+
+def _decoder(signature: Signature, given: Input, schemas: Schemas | None) -> Decoder:
     match given.format:
         case Format.JSON:
             return JsonDecoder(signature.inputs, given.fields)
         case Format.RAW:
             return RawDecoder(signature.inputs)
+        case Format.ARROW:
+            return ArrowDecoder(signature, given.fields)
+        case Format.AVRO:
+            return AvroDecoder(signature.inputs, given.fields, _registry(schemas))
+        case Format.JSON_SCHEMA:
+            return FramedJsonDecoder(signature.inputs, given.fields, _registry(schemas))
 
 
-def make_encoder(signature: Signature, format_: Format) -> Encoder:
-    """The encoder for these outputs. Raises BadInput where the format can't carry them."""
-    match format_:
+def make_encoder(signature: Signature, given: Output, schemas: Schemas | None = None) -> Encoder:
+    """The encoder for these outputs. Raises BadInput where the format can't carry them, Unreachable where a registry is away."""
+    subject = f"{given.topic}-value"
+    match given.format:
         case Format.JSON:
             return JsonEncoder(signature.outputs)
         case Format.RAW:
             return RawEncoder(signature.outputs)
+        case Format.ARROW:
+            return ArrowEncoder(signature.outputs)
+        case Format.AVRO:
+            return AvroEncoder(signature.outputs, subject, _registry(schemas))
+        case Format.JSON_SCHEMA:
+            return FramedJsonEncoder(signature.outputs, subject, _registry(schemas))
+
+
+def _registry(schemas: Schemas | None) -> Schemas:
+    if schemas is None:
+        raise BadInput("the format needs a schema registry", where="spec.registry", remedy="give its url")
+    return schemas

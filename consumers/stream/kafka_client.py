@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from kafka.admin import ConfigResource, KafkaAdminClient  # type: ignore[import-untyped]
 from kafka.errors import KafkaError, TopicAlreadyExistsError  # type: ignore[import-untyped]
 
-from cluster.errors import Unreachable
-from consumers.stream.spec import Security, StreamSpec, Topic
+from cluster.errors import BadInput, Unreachable
+from consumers.stream.spec import Security, StreamSpec
 
 LIMIT = "max.message.bytes"
 BATCH_BYTES = 100
@@ -41,27 +41,40 @@ def unreachable(brokers: str, error: Exception) -> Unreachable:
 
 
 def ensure_topics(spec: StreamSpec, brokers: str) -> None:
-    """Makes the stream's topics that are missing, with their declared partitions. Raises Unreachable."""
-    _create(brokers, spec.security, (spec.input, spec.output, spec.dead_letters), spec.max_record_bytes)
+    """Makes the stream's topics that are missing, with their declared partitions.
+
+    Raises Unreachable, and BadInput where a topic has another number of them than declared: keys would go astray.
+    """
+    written = (spec.output, spec.dead_letters)
+    wanted = dict.fromkeys(spec.input.names, spec.input.partitions) | {topic.topic: topic.partitions for topic in written}
+    _create(brokers, spec.security, wanted, spec.max_record_bytes)
 
 
-def _create(brokers: str, security: Security, topics: Iterable[Topic], max_record_bytes: int) -> None:
+def _create(brokers: str, security: Security, wanted: Mapping[str, int], max_record_bytes: int) -> None:
     # A dead letter is its input record with more headers, so it must be allowed to be larger.
     configs = {LIMIT: str(max_record_bytes + ROOM_BYTES)}
-    wanted = {topic.topic: {"num_partitions": topic.partitions, "configs": configs} for topic in topics}
     try:
         admin = KafkaAdminClient(**client_config(brokers, security), bootstrap_timeout_ms=10_000)
     except KafkaError as error:
         raise unreachable(brokers, error) from error
     try:
         present = set(admin.list_topics())
-        for name, options in wanted.items():
+        for name, count in wanted.items():
             if name not in present:
-                _create_one(admin, name, options)
+                _create_one(admin, name, {"num_partitions": count, "configs": configs})
+        for told in admin.describe_topics([name for name in wanted if name in present]):
+            _check_partitions(told["name"], len(told["partitions"]), wanted[told["name"]])
     except KafkaError as error:
         raise unreachable(brokers, error) from error
     finally:
         admin.close()
+
+
+def _check_partitions(name: str, found: int, declared: int) -> None:
+    if found != declared:
+        raise BadInput(
+            f"the topic has {found} partitions, {declared} are declared", where=name, remedy=f"declare partitions: {found}"
+        )
 
 
 def _create_one(admin: KafkaAdminClient, name: str, options: dict[str, Any]) -> None:

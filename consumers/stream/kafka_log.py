@@ -104,7 +104,10 @@ class KafkaLog:
                 bootstrap_timeout_ms=int(CALL_TIMEOUT_S * 1000),
                 metrics_enabled=False,
             )
-            self._consumer.subscribe([spec.input.topic], listener=self._ownership)
+            if spec.input.pattern:
+                self._consumer.subscribe(pattern=f"^(?:{spec.input.pattern})$", listener=self._ownership)
+            else:
+                self._consumer.subscribe(list(spec.input.names), listener=self._ownership)
         except KafkaError as error:
             raise unreachable(brokers, error) from error
         # Ours is what the producer lets through; a topic may take less.

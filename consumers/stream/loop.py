@@ -20,12 +20,24 @@ import numpy as np
 
 from cluster.errors import BadInput, EngineFailure, HeadraceError, NoCapacity, NotFound, Unreachable
 from cluster.signature import Signature
-from consumers.stream.answers import Dead, Stage, cut, dead_records, output_records, oversized, split_keys, too_large
+from consumers.stream.answers import (
+    Dead,
+    Form,
+    Stage,
+    cut,
+    dead_records,
+    form_of,
+    output_records,
+    oversized,
+    split_keys,
+    too_large,
+)
 from consumers.stream.breaker import Breaker, backoff_s
 from consumers.stream.codec import Decoded, Decoder, Encoder
 from consumers.stream.counters import Counters, Phase
 from consumers.stream.formats import make_decoder, make_encoder
 from consumers.stream.log import Log, Outgoing, Partition, Records
+from consumers.stream.registry import Schemas
 from consumers.stream.spec import OnEmpty, StreamSpec
 from deployments.datatypes import Array
 from deployments.scoring import Scored
@@ -106,7 +118,11 @@ class Loop:
     _stop: threading.Event = field(default_factory=threading.Event)
     _partitions: dict[str, int] = field(default_factory=dict)
 
+    _schemas: Schemas | None = None
+    _form: Form = field(init=False)
+
     def __post_init__(self) -> None:
+        self._form = form_of(self.spec)
         self.breaker = Breaker(self.spec.breaker_rows)
 
     def stop(self) -> None:
@@ -139,6 +155,8 @@ class Loop:
         else:
             self.phase = Phase.STOPPED
         finally:
+            if self._schemas is not None:
+                self._schemas.close()
             if self._log is not None:
                 self._log.close()
 
@@ -149,7 +167,7 @@ class Loop:
                 self._log = self.make_log()
                 topics = (self.spec.output.topic, self.spec.dead_letters.topic)
                 self._partitions = {topic: self._log.partitions_of(topic) for topic in topics}
-            except (Unreachable, NotFound) as error:
+            except (Unreachable, NotFound, BadInput) as error:
                 if self._log is not None:
                     self._log.close()
                     self._log = None
@@ -230,10 +248,11 @@ class Loop:
         """Decodes and submits. What can't be done now is tried again by `_commit_head`, which sees no future."""
         try:
             codec = self._codec_now()
+            headers = [each for s in batch.slices for each in s.headers]
+            batch.decoded, batch.encoder = codec.decoder.decode(batch.values, headers), codec.encoder
         except (NotFound, BadInput, Unreachable) as error:
             self._hold(batch, error)
             return
-        batch.decoded, batch.encoder = codec.decoder.decode(batch.values), codec.encoder
         if batch.decoded.rows:
             keys = [key for s in batch.slices for key in split_keys(s)]
             if len(batch.decoded.rows) != len(keys):
@@ -247,8 +266,10 @@ class Loop:
     def _codec_now(self) -> _Codec:
         signature = self.scoring.signature(self.spec.model)
         if self._codec is None or (self._codec.signature is not signature and self._codec.signature != signature):
-            decoder = make_decoder(signature, self.spec.input)
-            self._codec = _Codec(signature, decoder, make_encoder(signature, self.spec.output.format))
+            if self._schemas is None and self.spec.registry is not None:
+                self._schemas = Schemas(self.spec.registry)
+            decoder = make_decoder(signature, self.spec.input, self._schemas)
+            self._codec = _Codec(signature, decoder, make_encoder(signature, self.spec.output, self._schemas))
         return self._codec
 
     def _commit_head(self, now_s: float) -> None:
@@ -343,8 +364,9 @@ class Loop:
             def outputs(chosen: Rows) -> Outgoing:
                 rows = (positions[chosen] - begin).tolist()
                 answers = [bodies[j] for j in chosen.tolist()]
-                model, count = spec.model, self._partitions[to]
-                return output_records(records, rows, answers, scored.versions[chosen], model=model, topic=to, partitions=count)
+                return output_records(
+                    records, rows, answers, scored.versions[chosen], form=self._form, partitions=self._partitions[to]
+                )
 
             out, largest = outputs(chosen), self._open_log.largest_bytes(to)
             if refused := oversized(out, largest):
@@ -361,9 +383,7 @@ class Loop:
             to = spec.output.topic
             none: list[bytes | None] = [None] * len(tombs)
             versions = np.zeros(len(tombs), dtype=np.int32)
-            made.append(
-                output_records(records, tombs, none, versions, model=spec.model, topic=to, partitions=self._partitions[to])
-            )
+            made.append(output_records(records, tombs, none, versions, form=self._form, partitions=self._partitions[to]))
         return made
 
     @staticmethod

@@ -15,7 +15,7 @@ from consumers.stream.autoscale import LAG
 from consumers.stream.counters import Phase, WorkerStatus
 from consumers.stream.kafka_client import ensure_topics
 from consumers.stream.kafka_log import KafkaLog, Member
-from consumers.stream.log import Log
+from consumers.stream.log import Log, Partition
 from consumers.stream.loop import Loop
 from consumers.stream.spec import StreamSpec
 from deployments.control_client import connect
@@ -86,8 +86,8 @@ class StreamReplica:
             client="kafka-python",
             phase=loop.phase,
             message=loop.message,
-            partitions=tuple(sorted(partition.number for partition in lag)),
-            lag={partition.number: behind for partition, behind in lag.items()},
+            partitions=tuple(self._label(partition) for partition in sorted(lag)),
+            lag={str(self._label(partition)): behind for partition, behind in lag.items()},
             rows_in=counters.rows_in,
             rows_out=counters.rows_out,
             rows_dead=counters.rows_dead,
@@ -107,6 +107,9 @@ class StreamReplica:
         if loop is not None and thread is not None:
             loop.stop()
             thread.join(STOP_S)
+
+    def _label(self, partition: Partition) -> int | str:
+        return partition.number if self._spec.input.topic else f"{partition.topic}/{partition.number}"
 
     def _open(self, rank: int) -> Log:
         ensure_topics(self._spec, self._brokers)

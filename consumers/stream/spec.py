@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
@@ -13,6 +14,7 @@ from cluster.errors import BadInput
 from cluster.serving import Resources
 
 TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
+OPTIONAL_TOPIC_PATTERN = r"^[A-Za-z0-9._-]{0,249}$"
 
 
 class Section(BaseModel):
@@ -22,10 +24,31 @@ class Section(BaseModel):
 
 
 class Format(StrEnum):
-    """How a record's value holds tensors."""
+    """How a record's value holds tensors. The last two are framed as a schema registry's clients do."""
 
     JSON = "json"
     RAW = "raw"
+    ARROW = "arrow"
+    AVRO = "avro"
+    JSON_SCHEMA = "json_schema"
+
+
+FRAMED = (Format.AVRO, Format.JSON_SCHEMA)
+
+
+class InputEnvelope(StrEnum):
+    """What is around an input value. CloudEvents are taken in both modes, binary and structured."""
+
+    NONE = "none"
+    CLOUDEVENTS = "cloudevents"
+
+
+class OutputEnvelope(StrEnum):
+    """What is put around an answer."""
+
+    NONE = "none"
+    BINARY = "cloudevents_binary"
+    STRUCTURED = "cloudevents_structured"
 
 
 class OnEmpty(StrEnum):
@@ -65,19 +88,56 @@ class Topic(Section):
     partitions: int = Field(default=4, ge=1)
 
 
-class Input(Topic):
-    """What to read. `fields` maps an input of the model to its JSON field, where the names differ; `/a/b` is a path."""
+class Input(Section):
+    """What to read: one of `topic`, `topics` and `pattern` (a regular expression that a topic's whole name matches).
 
+    Topics that are named and missing are made with `partitions`; one that has another number of them is refused. `fields` maps an
+    input of the model to its field (a column, with Arrow), where the names differ; `/a/b` is a path into a nested document.
+    """
+
+    topic: str = Field(default="", pattern=OPTIONAL_TOPIC_PATTERN)
+    topics: tuple[str, ...] = ()
+    pattern: str = ""
+    partitions: int = Field(default=4, ge=1)
     format: Format = Format.JSON
+    envelope: InputEnvelope = InputEnvelope.NONE
     fields: dict[str, str] = Field(default_factory=dict)
     on_empty: OnEmpty = OnEmpty.DEAD_LETTER
     begin: Begin = Begin.EARLIEST
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if sum(map(bool, (self.topic, self.topics, self.pattern))) != 1:
+            raise ValueError("give one of topic, topics and pattern")
+        for name in self.topics:
+            if not re.match(TOPIC_PATTERN, name):
+                raise ValueError(f"{name!r} can't be a topic's name")
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(f"pattern is no regular expression: {error}") from error
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The topics that are named; none where there is a pattern."""
+        return (self.topic,) if self.topic else self.topics
+
+    @property
+    def most_consumers(self) -> int | None:
+        """More would have nothing to read. None where a pattern decides."""
+        return len(self.names) * self.partitions or None
+
+    def reads(self, topic: str) -> bool:
+        """Whether records of this topic are input."""
+        return topic in self.names or bool(self.pattern and re.fullmatch(self.pattern, topic))
 
 
 class Output(Topic):
     """What to write. Input partition p goes to output partition p modulo the output's partitions, so order is kept."""
 
     format: Format = Format.JSON
+    envelope: OutputEnvelope = OutputEnvelope.NONE
 
 
 class Scaling(Section):
@@ -95,24 +155,17 @@ class Scaling(Section):
         return self
 
 
-class Security(Section):
-    """TLS and SASL. The password lies in an environment variable or a file on the consumer's node, never in the document."""
+class Secret(Section):
+    """A user whose password lies in an environment variable or a file on the consumer's node, never in the document."""
 
-    protocol: Protocol = Protocol.PLAINTEXT
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-    mechanism: str | None = Field(default=None, description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
     username: str | None = None
     password_env: str | None = None
     password_file: str | None = None
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _one_place(self) -> Self:
         if self.password_env and self.password_file:
             raise ValueError("give password_env or password_file, not both")
-        if self.protocol.startswith("SASL") and (self.mechanism is None or self.username is None):
-            raise ValueError("SASL needs mechanism and username")
         return self
 
     def password(self) -> str | None:
@@ -120,16 +173,37 @@ class Security(Section):
         if self.password_env:
             value = os.environ.get(self.password_env)
             if value is None:
-                raise BadInput(
-                    f"{self.password_env} is not set", where="spec.security.password_env", remedy="set it on the nodes"
-                )
+                raise BadInput(f"{self.password_env} is not set", where="password_env", remedy="set it on the consumers' nodes")
             return value
         if self.password_file:
             try:
                 return Path(self.password_file).read_text(encoding="utf-8").strip()
             except OSError as error:
-                raise BadInput(str(error), where="security.password_file", remedy="make it readable on the nodes") from error
+                raise BadInput(str(error), where="password_file", remedy="make it readable on the consumers' nodes") from error
         return None
+
+
+class Security(Secret):
+    """TLS and SASL. Files lie on the consumers' nodes."""
+
+    protocol: Protocol = Protocol.PLAINTEXT
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    mechanism: str | None = Field(default=None, description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.protocol.startswith("SASL") and (self.mechanism is None or self.username is None):
+            raise ValueError("SASL needs mechanism and username")
+        return self
+
+
+class Registry(Secret):
+    """A schema registry, for the formats `avro` and `json_schema`. An answer's schema is registered as `TOPIC-value`."""
+
+    url: str = Field(pattern=r"^https?://")
+    ca_file: str | None = None
 
 
 class StreamSpec(Section):
@@ -156,12 +230,22 @@ class StreamSpec(Section):
     resources: Resources = Resources()
     scaling: Scaling = Scaling()
     security: Security = Security()
+    registry: Registry | None = None
 
     @model_validator(mode="after")
     def _topics_differ(self) -> Self:
-        names = [self.input.topic, self.output.topic, self.dead_letters.topic]
+        names = [*self.input.names, self.output.topic, self.dead_letters.topic]
         if len(set(names)) != len(names):
             raise ValueError(f"input, output and dead_letters must be three topics; got {names}")
+        for written in (self.output.topic, self.dead_letters.topic):
+            if self.input.reads(written):
+                raise ValueError(f"the input's pattern takes in {written}, which the stream writes")
+        return self
+
+    @model_validator(mode="after")
+    def _registry_given(self) -> Self:
+        if self.registry is None and (self.input.format in FRAMED or self.output.format in FRAMED):
+            raise ValueError(f"the formats {', '.join(FRAMED)} need a registry")
         return self
 
     def group_of(self, name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -80,11 +80,15 @@ def _print(stream: FeedView, as_json: bool) -> None:
         return
     answers().print(_table((stream,)))
     for label in ("input", "output", "dead_letters"):
-        answers().print(f"{label}: {stream.spec.get(label, {}).get('topic', '')}")
+        answers().print(f"{label}: {_topics(stream.spec.get(label, {}))}")
     if stream.message:
         answers().print(f"message: {stream.message}")
     if stream.workers:
         answers().print(_workers(tuple(WorkerStatus.model_validate(worker) for worker in stream.workers)))
+
+
+def _topics(section: dict[str, Any]) -> str:
+    return section.get("topic") or ", ".join(section.get("topics", ())) or section.get("pattern", "")
 
 
 def _table(streams: tuple[FeedView, ...]) -> Table:

@@ -9,7 +9,10 @@ from typing import Any
 # Which fields of each kind hold paths.
 PATH_FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "Batch": (("input", "path"), ("output", "path"), ("output", "quarantine")),
-    "Stream": (("security", "ca_file"), ("security", "cert_file"), ("security", "key_file"), ("security", "password_file")),
+    "Stream": (
+        *(("security", name) for name in ("ca_file", "cert_file", "key_file", "password_file")),
+        *(("registry", name) for name in ("ca_file", "password_file")),
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from cluster.errors import NotFound, Unreachable
+from cluster.errors import BadInput, NotFound, Unreachable
 from consumers.stream.kafka_client import ensure_topics
 from consumers.stream.kafka_log import KafkaLog, Member
 from consumers.stream.log import Log, Outgoing, Partition, Records
@@ -287,3 +287,30 @@ def test_a_missing_topic_is_named(world: World) -> None:
 def test_a_broker_that_is_away_is_said_so() -> None:
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1"):
         ensure_topics(spec_of(Guarantee.EXACTLY_ONCE), "127.0.0.1:1")
+
+
+def test_a_topic_with_another_number_of_partitions_is_refused(broker: str) -> None:
+    spec = spec_of(Guarantee.EXACTLY_ONCE)
+    ensure_topics(spec, broker)
+    ensure_topics(spec, broker)
+    wrong = spec.model_copy(update={"output": spec.output.model_copy(update={"partitions": 3})})
+    with pytest.raises(BadInput, match="has 2 partitions, 3 are declared"):
+        ensure_topics(wrong, broker)
+
+
+@pytest.mark.parametrize("by_pattern", [False, True])
+def test_several_topics_are_one_input(broker: str, by_pattern: bool) -> None:
+    world = KafkaWorld(broker, Guarantee.EXACTLY_ONCE)
+    names = (f"{world.spec.input.topic}.a", f"{world.spec.input.topic}.b")
+    ensure_topics(world.spec.model_copy(update={"input": Input(topics=names, partitions=2)}), broker)
+    chosen = Input(pattern=rf"{world.spec.input.topic}\..") if by_pattern else Input(topics=names, partitions=2)
+    world.spec = world.spec.model_copy(update={"input": chosen})
+    try:
+        for name in names:
+            world.producer.send(name, name.encode(), b"k", partition=1).get(20)
+        log = KafkaLog(world.spec, broker, Member(f"group-{names[0]}", names[0], names[0]))
+        world.members.append(log)
+        taken = take(log, 2)
+        assert {(r.partition.topic, r.partition.number, r.values[0]) for r in taken} == {(n, 1, n.encode()) for n in names}
+    finally:
+        world.close()

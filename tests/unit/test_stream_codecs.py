@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature, TensorSpec
 from consumers.stream.formats import make_decoder, make_encoder
-from consumers.stream.spec import Format, Input
+from consumers.stream.spec import Format, Input, Output
 
 IMAGE = TensorSpec(name="image", datatype=Datatype.FP32, shape=(-1, 2, 2))
 AGE = TensorSpec(name="age", datatype=Datatype.INT8, shape=(-1,))
@@ -81,7 +81,7 @@ def test_json_never_raises_for_what_a_value_holds(values: list[bytes]) -> None:
 def test_raw_goes_through_both_ways() -> None:
     spec = signature(IMAGE, AGE)
     tensors = {"image": np.arange(8, dtype=np.float32).reshape(2, 2, 2), "age": np.array([1, -2], dtype=np.int8)}
-    values = make_encoder(spec, Format.RAW).encode(tensors)
+    values = make_encoder(spec, Output(topic="o", format=Format.RAW)).encode(tensors)
     assert [len(value) for value in values] == [17, 17]
     decoded = make_decoder(spec, Input(topic="t", format=Format.RAW)).decode([values[0], b"short", None, values[1]])
     assert list(decoded.rows) == [0, 3]
@@ -97,7 +97,7 @@ def test_json_answers_can_be_read_again() -> None:
         "age": np.array([5], dtype=np.int8),
         "name": np.array([b"x"], dtype=np.object_),
     }
-    (value,) = make_encoder(spec, Format.JSON).encode(tensors)
+    (value,) = make_encoder(spec, Output(topic="o")).encode(tensors)
     assert orjson.loads(value) == {"image": [[1.0, 1.0], [1.0, 1.0]], "age": 5, "name": "x"}
 
 

@@ -14,7 +14,18 @@ from cluster.errors import BadInput, EngineFailure, NoCapacity, Unreachable
 from consumers.stream.counters import Phase
 from consumers.stream.loop import Loop
 from consumers.stream.memory_log import MemoryBroker, MemoryLog, Stored
-from consumers.stream.spec import Input, OnEmpty, Output, StreamSpec, Topic
+from consumers.stream.spec import (
+    Format,
+    Input,
+    InputEnvelope,
+    OnEmpty,
+    Output,
+    OutputEnvelope,
+    Registry,
+    StreamSpec,
+    Topic,
+)
+from tests.schema_registry import schema_registry
 from tests.stream_parts import SumScoring
 
 SPEC = StreamSpec(
@@ -216,3 +227,48 @@ def test_what_a_topic_will_not_take_dies_and_a_letter_too_large_is_cut() -> None
     assert dict(shortened.headers)["headrace.value_bytes"] == b"3000"
     assert "trace" not in dict(shortened.headers)
     assert dict(shortened.headers)["__connect.errors.offset"] == b"2"
+
+
+def test_events_come_in_and_go_out_as_cloudevents() -> None:
+    broker = make_broker()
+    about = [(f"ce_{name}", b"given") for name in ("specversion", "id", "source", "type")]
+    broker.append("in", 0, Stored(b"k", orjson.dumps({"x": [1, 2, 3]}), (*about, ("trace", b"t")), 5))
+    broker.append("in", 0, Stored(b"k", orjson.dumps({"x": [1, 2, 3]}), (("trace", b"t"),), 6))
+    spec = SPEC.model_copy(
+        update={
+            "input": SPEC.input.model_copy(update={"envelope": InputEnvelope.CLOUDEVENTS}),
+            "output": SPEC.output.model_copy(update={"envelope": OutputEnvelope.STRUCTURED}),
+        }
+    )
+    with running(broker, SumScoring(), spec):
+        until(lambda: count(broker, "out") == 1 and count(broker, "dead") == 1)
+    (answer,) = broker.topics["out"][0]
+    event = orjson.loads(answer.value or b"")
+    assert (event["id"], event["data"]) == ("in/0/0", {"sum": [6.0]})
+    names = [name for name, _ in answer.headers]
+    assert "ce_id" not in names
+    assert dict(answer.headers)["trace"] == b"t"
+    assert dict(answer.headers)["content-type"] == b"application/cloudevents+json; charset=utf-8"
+    assert b"ce_specversion" in (dict(broker.topics["dead"][0][0].headers)["__connect.errors.exception.message"] or b"")
+
+
+def test_a_registry_that_is_away_holds_the_stream_and_nothing_dies() -> None:
+    broker = make_broker()
+    with schema_registry() as registry:
+        registry.away = True
+        number = registry.register("in-value", {"type": "object"}, "JSON")
+        for i in range(10):
+            put(broker, i, b"\x00" + number.to_bytes(4, "big") + orjson.dumps({"x": [i, 0, 0]}))
+        spec = SPEC.model_copy(
+            update={
+                "input": SPEC.input.model_copy(update={"format": Format.JSON_SCHEMA}),
+                "registry": Registry(url=registry.url),
+            }
+        )
+        with running(broker, SumScoring(), spec) as loop:
+            until(lambda: loop.counters.retries > 1)
+            assert loop.phase is Phase.HOLDING
+            assert "503" in loop.message
+            registry.away = False
+            until(lambda: count(broker, "out") == 10)
+    assert count(broker, "dead") == 0

@@ -1,0 +1,134 @@
+"""One input of the model as producers send it: where it lies in a document, and how it becomes a row of the batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cluster.errors import BadInput
+from cluster.signature import Datatype, TensorSpec
+from deployments.datatypes import NUMPY, Array
+
+_FLOATS = {Datatype.FP16, Datatype.FP32, Datatype.FP64}
+_SIGNED = {Datatype.INT8, Datatype.INT16, Datatype.INT32, Datatype.INT64}
+_UNSIGNED = {Datatype.UINT8, Datatype.UINT16, Datatype.UINT32, Datatype.UINT64}
+# What numpy and the parsers raise for a value that does not fit; anything else is a fault of ours.
+REFUSED = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError, IndexError)
+
+
+class Field:
+    """One input. `path` is a name at the document's top, or `/a/b`; `under` is the path of what it starts from."""
+
+    def __init__(self, spec: TensorSpec, path: str, *, under: str = "") -> None:
+        if spec.datatype is Datatype.BF16:
+            raise BadInput(f"{spec.name} is BF16, which this format can't carry", where="input.format", remedy="use format raw")
+        self.name = spec.name
+        self.where = f"{under}{path if path.startswith('/') or not under else _escaped(path)}"
+        self.steps = _steps(self.where)
+        self.dtype = NUMPY[spec.datatype]
+        self.inner = tuple(spec.shape[1:])
+        self.size = math.prod(self.inner)
+        self.datatype = kind = spec.datatype
+        self.kind = "d" if kind in _FLOATS else "i" if kind in _SIGNED else "u" if kind in _UNSIGNED else None
+        self.wire = np.dtype({"d": "f8", "i": "i8", "u": "u8"}[self.kind]) if self.kind else None
+        self.narrow = self.kind in ("i", "u") and self.wire != self.dtype
+
+    def find(self, document: Any) -> Any:
+        """The field's value in a document of mappings and lists. Raises one of REFUSED."""
+        for step in self.steps:
+            document = document[int(step)] if isinstance(document, list) else document[step]
+        return document
+
+    def fill(self, value: Any, row: Array) -> None:
+        """Fills `row` (flat, `size` values) from a value of Python's own kinds, or raises one of REFUSED."""
+        flat = _flatten(value, self.inner) if isinstance(value, list) else [value]
+        if len(flat) != self.size:
+            raise ValueError(f"the shape must be {list(self.inner)}, got {len(flat)} items")
+        if self.datatype is Datatype.BYTES:
+            row[:] = [_as_bytes(item) for item in flat]
+            return
+        self._check_kinds(flat)
+        if self.narrow:
+            self.check_range(np.array(flat, dtype=self.wire))
+        row[:] = flat
+
+    def _check_kinds(self, flat: Sequence[Any]) -> None:
+        wanted = {bool} if self.kind is None else {int, float} if self.kind == "d" else {int}
+        if not set(map(type, flat)) <= wanted:
+            raise TypeError(f"expected {self.datatype} values")
+
+    def check_range(self, flat: Array) -> None:
+        """Raises OverflowError where the input's own datatype can't hold a number."""
+        bounds = np.iinfo(self.dtype)  # type: ignore[type-var]  # only asked for integers
+        if flat.size and (flat.min() < bounds.min or flat.max() > bounds.max):
+            raise OverflowError(f"a number lies outside {bounds.min}..{bounds.max}")
+
+    def refusal(self, error: Exception) -> BadInput:
+        """What one of REFUSED, met at this field, means to the sender."""
+        if isinstance(error, KeyError | IndexError):
+            return BadInput("missing", where=self.where, remedy=f"send it with {self.size} values")
+        return BadInput(first_line(error), where=self.where, remedy=f"send {self.dtype} values of shape {list(self.inner)}")
+
+
+def make_fields(inputs: Sequence[TensorSpec], names: Mapping[str, str]) -> list[Field]:
+    """A field an input; `names` says where those lie that are called otherwise than the input."""
+    return [Field(spec, names.get(spec.name, spec.name)) for spec in inputs]
+
+
+def read_documents(
+    fields: Sequence[Field], documents: Mapping[int, Any]
+) -> tuple[dict[str, Array], list[int], dict[int, BadInput]]:
+    """Documents of mappings and lists, by row, as tensors, with the rows that they hold and those that don't fit."""
+    arrays = [np.empty((len(documents), field.size), dtype=field.dtype) for field in fields]
+    rows: list[int] = []
+    errors: dict[int, BadInput] = {}
+    with np.errstate(over="ignore", invalid="ignore"):
+        for row, document in documents.items():
+            field = None
+            try:
+                for field, array in zip(fields, arrays, strict=True):
+                    field.fill(field.find(document), array[len(rows)])
+            except REFUSED as error:
+                errors[row] = field.refusal(error) if field is not None else BadInput(first_line(error), where="value")
+            else:
+                rows.append(row)
+    count = len(rows)
+    return (
+        {field.name: array[:count].reshape(count, *field.inner) for field, array in zip(fields, arrays, strict=True)},
+        rows,
+        errors,
+    )
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of a parser says, short."""
+    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+
+
+def _escaped(name: str) -> str:
+    return "/" + name.replace("~", "~0").replace("/", "~1")
+
+
+def _steps(path: str) -> tuple[str, ...]:
+    if not path.startswith("/"):
+        return (path,)
+    return tuple(step.replace("~1", "/").replace("~0", "~") for step in path.split("/")[1:])
+
+
+def _as_bytes(item: object) -> bytes:
+    if isinstance(item, bytes):
+        return item
+    if not isinstance(item, str):
+        raise TypeError("expected text")
+    return item.encode()
+
+
+def _flatten(value: list[Any], shape: tuple[int, ...]) -> list[Any]:
+    if len(shape) <= 1 or not value or not isinstance(value[0], list):
+        return value
+    if len(value) != shape[0] or any(not isinstance(item, list) for item in value):
+        raise ValueError(f"the shape must be {list(shape)}")
+    return [leaf for item in value for leaf in _flatten(item, shape[1:])]
