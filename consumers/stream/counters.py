@@ -37,7 +37,7 @@ class WorkerStatus(BaseModel):
     phase: Phase
     message: str
     partitions: tuple[int | str, ...]
-    lag: dict[str, int]
+    lag: dict[int | str, int]
     rows_in: int
     rows_out: int
     rows_dead: int

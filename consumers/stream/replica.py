@@ -87,7 +87,7 @@ class StreamReplica:
             phase=loop.phase,
             message=loop.message,
             partitions=tuple(self._label(partition) for partition in sorted(lag)),
-            lag={str(self._label(partition)): behind for partition, behind in lag.items()},
+            lag={self._label(partition): behind for partition, behind in lag.items()},
             rows_in=counters.rows_in,
             rows_out=counters.rows_out,
             rows_dead=counters.rows_dead,
