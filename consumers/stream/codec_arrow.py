@@ -12,7 +12,7 @@ from cluster.signature import Datatype, Signature, TensorSpec
 from consumers.batch.columns import ARROW, Binding, bind, to_tensors
 from consumers.batch.spec import Input as Columns
 from consumers.stream.codec import Decoded
-from consumers.stream.fields import first_line
+from consumers.stream.fields import REFUSED, first_line
 from consumers.stream.log import Header
 from deployments.datatypes import NUMPY, Array
 
@@ -56,7 +56,7 @@ class ArrowDecoder:
         try:
             whole = pa.Table.from_batches(list(batches.values())).combine_chunks().to_batches()[0]
             found = to_tensors(whole, bindings, refuse_nan=False)
-        except (pa.ArrowException, ValueError, TypeError) as error:
+        except (pa.ArrowException, *REFUSED) as error:
             if len(owners) > 1:  # buffers of another size than their schema says: one row can spoil the others
                 parts = [part for row in owners if (part := self._decode_group(schema, {row: batches[row]}, errors))]
                 rows = [row for part in parts for row in part[0]]
@@ -75,6 +75,8 @@ class ArrowDecoder:
                 known = bind(schema, self._signature, self._columns, where="value")
             except BadInput as error:
                 known = BadInput(error.what, where=error.where, remedy="send a column per input")
+            except (pa.ArrowException, *REFUSED) as error:  # e.g. a column's name that is no text
+                known = BadInput(f"not Arrow: {first_line(error)}", where="value", remedy=REMEDY)
             if len(self._bindings) >= SCHEMAS_KEPT:  # producers decide how many there are
                 self._bindings.clear()
             self._bindings[schema] = known
