@@ -22,7 +22,8 @@ from cluster.routes import Route, RouteTable, Target
 from cluster.serving import Serving, Transport
 from cluster.signature import Signature
 from consumers.stream.formats import make_decoder, make_encoder
-from consumers.stream.kafka_log import KafkaLog, Member
+from consumers.stream.kafka_log import KafkaLog
+from consumers.stream.log import Member
 from consumers.stream.loop import Loop
 from consumers.stream.spec import StreamSpec
 from deployments.artifact import localize

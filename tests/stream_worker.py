@@ -7,8 +7,9 @@ import sys
 import threading
 import time
 
+from consumers.stream.clients import open_log
 from consumers.stream.counters import Phase
-from consumers.stream.kafka_log import KafkaLog, Member
+from consumers.stream.log import Member
 from consumers.stream.loop import Loop
 from consumers.stream.spec import StreamSpec
 from tests.stream_parts import SumScoring
@@ -19,7 +20,7 @@ def main(document: str, brokers: str, rank: str) -> None:
     spec = StreamSpec.model_validate_json(document)
     group = spec.group_of("test")
     scoring = SumScoring(fail=lambda: time.sleep(0.02))  # slow enough to be killed in the middle
-    loop = Loop("test", spec, scoring, lambda: KafkaLog(spec, brokers, Member(group, f"{group}-{rank}", f"{group}-{rank}")))
+    loop = Loop("test", spec, scoring, lambda: open_log(spec, brokers, Member(group, f"{group}-{rank}", f"{group}-{rank}")))
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     worker = threading.Thread(target=loop.run)
     worker.start()

@@ -33,7 +33,7 @@ class WorkerStatus(BaseModel):
     replica: str
     rank: int
     pid: int
-    client: Literal["kafka-python", "memory"]
+    client: Literal["kafka-python", "librdkafka"]
     phase: Phase
     message: str
     partitions: tuple[int | str, ...]

@@ -7,11 +7,9 @@ caller's thread polls, and one thread of our own writes and commits.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor  # type: ignore[import-untyped]
@@ -20,9 +18,10 @@ from kafka.producer.future import FutureRecordMetadata  # type: ignore[import-un
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict, NotFound, Unreachable
+from consumers.stream.epochs import Epochs
 from consumers.stream.kafka_client import ROOM_BYTES, client_config, record_limits, unreachable
 from consumers.stream.kafka_inside import Membership, stuck_at
-from consumers.stream.log import Outgoing, Partition, Records
+from consumers.stream.log import Member, Outgoing, Partition, Records
 from consumers.stream.spec import Begin, Guarantee, StreamSpec
 
 CALL_TIMEOUT_S = 20.0
@@ -32,41 +31,24 @@ KEEP_ALIVE_POLL_S = 0.03
 KEEP_ALIVE_EVERY_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """Who a consumer is. The same `instance` and `transactional_id` after a restart means no rebalance and a fenced zombie."""
-
-    group: str
-    transactional_id: str
-    instance: str | None = None
-
-
 class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python is untyped
-    """Which partitions are ours, and since when. Called on the client's I/O thread, so it only notes."""
+    """Called on the client's I/O thread, so it only notes."""
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.epochs: dict[TopicPartition, int] = {}
-        self.latest = 0
+    def __init__(self, epochs: Epochs) -> None:
+        self._epochs = epochs
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        with self.lock:
-            self.latest += 1
-            for partition in assigned:
-                self.epochs.setdefault(partition, self.latest)
+        self._epochs.gain(_ours(assigned))
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        with self.lock:
-            for partition in revoked:
-                self.epochs.pop(partition, None)
+        self._epochs.lose(_ours(revoked))
 
     def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
-        self.on_partitions_revoked(lost)
+        self._epochs.lose(_ours(lost))
 
-    def renew(self) -> None:
-        with self.lock:
-            self.latest += 1
-            self.epochs = dict.fromkeys(self.epochs, self.latest)
+
+def _ours(partitions: Iterable[TopicPartition]) -> list[Partition]:
+    return [Partition(each.topic, each.partition) for each in partitions]
 
 
 class KafkaLog:
@@ -75,7 +57,8 @@ class KafkaLog:
     def __init__(self, spec: StreamSpec, brokers: str, member: Member) -> None:
         self._spec, self._brokers, self._member = spec, brokers, member
         self._config = client_config(brokers, spec.security)
-        self._ownership = _Ownership()
+        self._epochs = Epochs()
+        ownership = _Ownership(self._epochs)
         self._first: dict[TopicPartition, int] = {}  # where each partition began, for those that have committed nothing yet
         self._taken: dict[TopicPartition, int] = {}
         self._done: dict[TopicPartition, int] = {}
@@ -105,9 +88,9 @@ class KafkaLog:
                 metrics_enabled=False,
             )
             if spec.input.pattern:
-                self._consumer.subscribe(pattern=f"^(?:{spec.input.pattern})$", listener=self._ownership)
+                self._consumer.subscribe(pattern=f"^(?:{spec.input.pattern})$", listener=ownership)
             else:
-                self._consumer.subscribe(list(spec.input.names), listener=self._ownership)
+                self._consumer.subscribe(list(spec.input.names), listener=ownership)
         except KafkaError as error:
             raise unreachable(brokers, error) from error
         # Ours is what the producer lets through; a topic may take less.
@@ -152,11 +135,11 @@ class KafkaLog:
                 polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_rows)
             except CorruptRecordError as error:
                 return self._step_over(error)
-        with self._ownership.lock:
-            epochs = dict(self._ownership.epochs)
+        epochs = self._epochs.now()
         taken: list[Records] = []
         for partition, records in polled.items():
-            epoch = epochs.get(partition)
+            where = Partition(partition.topic, partition.partition)
+            epoch = epochs.get(where)
             if epoch is None:  # revoked while the poll was under way
                 continue
             offsets = [record.offset for record in records]
@@ -164,7 +147,7 @@ class KafkaLog:
             self._taken[partition] = offsets[-1] + 1
             taken.append(
                 Records(
-                    Partition(partition.topic, partition.partition),
+                    where,
                     epoch,
                     offsets,
                     [record.key for record in records],
@@ -179,14 +162,13 @@ class KafkaLog:
         """The record that can't be read, as a row that says so. Left to itself the client would stay at it for ever."""
         partition, offset = stuck_at(self._consumer)
         self._consumer.seek(partition, offset + 1)
-        with self._ownership.lock:
-            epoch = self._ownership.epochs.get(partition)
+        where = Partition(partition.topic, partition.partition)
+        epoch = self._epochs.of(where)
         if epoch is None:
             return []
         self._first.setdefault(partition, offset)
         self._taken[partition] = offset + 1
         now_ms = int(time.time() * 1000)
-        where = Partition(partition.topic, partition.partition)
         return [Records(where, epoch, [offset], [None], [None], [()], [now_ms], {0: f"{type(error).__name__}: {error}"})]
 
     def commit(self, outgoing: Sequence[Outgoing], upto: Mapping[Partition, int]) -> Future[None]:
@@ -212,7 +194,7 @@ class KafkaLog:
         with self._reaching():
             self._membership.check_name()  # a new producer would fence the member that took over
         self._producer = self._new_producer()
-        self._ownership.renew()
+        self._epochs.renew()
         self._offsets_to_commit.clear()
         self._taken.clear()
         self._early.clear()
@@ -229,8 +211,7 @@ class KafkaLog:
 
     def epoch(self, partition: Partition) -> int | None:
         """See Log."""
-        with self._ownership.lock:
-            return self._ownership.epochs.get(TopicPartition(*partition))
+        return self._epochs.of(partition)
 
     def partitions_of(self, topic: str) -> int:
         """See Log."""
@@ -284,8 +265,8 @@ class KafkaLog:
     def _flush_offsets(self, *, wait: bool = False) -> None:
         if not self._offsets_to_commit or (self._commit is not None and not self._commit.done()):
             return
-        with self._ownership.lock:
-            offsets = {p: to for p, to in self._offsets_to_commit.items() if p in self._ownership.epochs}
+        owned = self._epochs.now()
+        offsets = {p: to for p, to in self._offsets_to_commit.items() if Partition(p.topic, p.partition) in owned}
         self._offsets_to_commit = {}
         if not offsets:
             return

@@ -21,11 +21,20 @@ class Partition(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """Who a consumer is. The same `instance` and `transactional_id` after a restart means no rebalance and a fenced zombie."""
+
+    group: str
+    transactional_id: str
+    instance: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Records:
     """Records of one partition in the order of their offsets, by column; all columns have the same length.
 
     `epoch` numbers the time for which this member owns the partition: results of an older epoch must not be committed.
-    `unreadable` says of rows that the log itself could not read why; their columns are empty.
+    `unreadable` says of rows that the log itself could not read why; what it could not read of them is empty.
     """
 
     partition: Partition

@@ -330,7 +330,9 @@ class Loop:
         dead = {row: Dead(Stage.DECODING, error) for row, error in decoded.errors.items()}
         dead |= {int(positions[j]): Dead(Stage.SCORING, error) for j, error in scored.errors.items()}
         passed = self._passed(head, dead)
-        dead |= self._unreadable(head)
+        if unreadable := self._unreadable(head):
+            answered &= ~np.isin(positions, list(unreadable))
+            dead |= unreadable
         outgoing: list[Outgoing] = []
         upto: dict[Partition, int] = {}
         begin = rows_in = 0

@@ -12,12 +12,12 @@ from ray.serve.schema import ReplicaRank
 
 from cluster.errors import Unreachable
 from consumers.stream.autoscale import LAG
+from consumers.stream.clients import chosen_client, open_log
 from consumers.stream.counters import Phase, WorkerStatus
 from consumers.stream.kafka_client import ensure_topics
-from consumers.stream.kafka_log import KafkaLog, Member
-from consumers.stream.log import Log, Partition
+from consumers.stream.log import Log, Member, Partition
 from consumers.stream.loop import Loop
-from consumers.stream.spec import StreamSpec
+from consumers.stream.spec import Client, StreamSpec
 from deployments.control_client import connect
 from deployments.scorer import RoutedScorer
 from deployments.scorer_thread import ScorerThread
@@ -83,7 +83,7 @@ class StreamReplica:
             replica=serve.get_replica_context().replica_tag,
             rank=self._rank or 0,
             pid=os.getpid(),
-            client="kafka-python",
+            client="librdkafka" if chosen_client(self._spec.client) is Client.LIBRDKAFKA else "kafka-python",
             phase=loop.phase,
             message=loop.message,
             partitions=tuple(self._label(partition) for partition in sorted(lag)),
@@ -114,7 +114,7 @@ class StreamReplica:
     def _open(self, rank: int) -> Log:
         ensure_topics(self._spec, self._brokers)
         group = self._spec.group_of(self._name)
-        return KafkaLog(self._spec, self._brokers, Member(group, f"{group}-{rank}", f"{group}-{rank}"))
+        return open_log(self._spec, self._brokers, Member(group, f"{group}-{rank}", f"{group}-{rank}"))
 
     def _work(self, loop: Loop, scoring: ScorerThread, before: threading.Thread | None) -> None:
         if before is not None:

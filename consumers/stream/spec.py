@@ -72,6 +72,14 @@ class Guarantee(StrEnum):
     AT_LEAST_ONCE = "at_least_once"
 
 
+class Client(StrEnum):
+    """The Kafka client. `auto`: librdkafka where the extra of that name is installed, else kafka-python."""
+
+    AUTO = "auto"
+    KAFKA_PYTHON = "kafka-python"
+    LIBRDKAFKA = "librdkafka"
+
+
 class Protocol(StrEnum):
     """How clients talk to the broker."""
 
@@ -219,6 +227,7 @@ class StreamSpec(Section):
     output: Output
     dead_letters: Topic
     guarantee: Guarantee = Guarantee.EXACTLY_ONCE
+    client: Client = Client.AUTO
     group: str | None = Field(default=None, pattern=TOPIC_PATTERN)
     max_batch_rows: int = Field(default=2000, ge=1, le=100_000)
     linger_ms: float = Field(default=5.0, ge=0, le=10_000)

@@ -12,11 +12,11 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from cluster.errors import BadInput, NotFound, Unreachable
+from consumers.stream.clients import open_log
 from consumers.stream.kafka_client import ensure_topics
-from consumers.stream.kafka_log import KafkaLog, Member
-from consumers.stream.log import Log, Outgoing, Partition, Records
+from consumers.stream.log import Log, Member, Outgoing, Partition, Records
 from consumers.stream.memory_log import MemoryBroker, MemoryLog, Stored
-from consumers.stream.spec import Guarantee, Input, Output, StreamSpec, Topic
+from consumers.stream.spec import Client, Guarantee, Input, Output, StreamSpec, Topic
 
 WAIT_S = 120.0  # a rebalance on a busy machine
 NOW_MS = int(time.time() * 1000)  # of today: a real broker's retention deletes what is old, within minutes
@@ -68,16 +68,16 @@ class MemoryWorld:
 
 
 class KafkaWorld:
-    def __init__(self, brokers: str, guarantee: Guarantee) -> None:
+    def __init__(self, brokers: str, guarantee: Guarantee, client: Client) -> None:
         self.brokers = brokers
-        self.spec = spec_of(guarantee)
+        self.spec = spec_of(guarantee).model_copy(update={"client": client})
         ensure_topics(self.spec, brokers)
         self.producer = KafkaProducer(bootstrap_servers=brokers)
         self.members: list[Log] = []
 
     def member(self, name: str) -> Log:
         tag = self.spec.input.topic
-        log = KafkaLog(self.spec, self.brokers, Member(f"group-{tag}", f"{tag}-{name}", f"{tag}-{name}"))
+        log = open_log(self.spec, self.brokers, Member(f"group-{tag}", f"{tag}-{name}", f"{tag}-{name}"))
         self.members.append(log)
         return log
 
@@ -105,14 +105,21 @@ class KafkaWorld:
         self.producer.close()
 
 
-@pytest.fixture(params=["memory", "kafka", "kafka-at-least-once"])
+KAFKAS = {
+    f"{client}-{guarantee}": (client, guarantee)
+    for client in (Client.KAFKA_PYTHON, Client.LIBRDKAFKA)
+    for guarantee in (Guarantee.EXACTLY_ONCE, Guarantee.AT_LEAST_ONCE)
+}
+
+
+@pytest.fixture(params=["memory", *KAFKAS])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     made: World
     if request.param == "memory":
         made = MemoryWorld()
     else:
-        guarantee = Guarantee.EXACTLY_ONCE if request.param == "kafka" else Guarantee.AT_LEAST_ONCE
-        made = KafkaWorld(request.getfixturevalue("broker"), guarantee)
+        client, guarantee = KAFKAS[request.param]
+        made = KafkaWorld(request.getfixturevalue("broker"), guarantee, client)
     yield made
     made.close()
 
@@ -298,9 +305,10 @@ def test_a_topic_with_another_number_of_partitions_is_refused(broker: str) -> No
         ensure_topics(wrong, broker)
 
 
+@pytest.mark.parametrize("client", [Client.KAFKA_PYTHON, Client.LIBRDKAFKA])
 @pytest.mark.parametrize("by_pattern", [False, True])
-def test_several_topics_are_one_input(broker: str, by_pattern: bool) -> None:
-    world = KafkaWorld(broker, Guarantee.EXACTLY_ONCE)
+def test_several_topics_are_one_input(broker: str, by_pattern: bool, client: Client) -> None:
+    world = KafkaWorld(broker, Guarantee.EXACTLY_ONCE, client)
     names = (f"{world.spec.input.topic}.a", f"{world.spec.input.topic}.b")
     ensure_topics(world.spec.model_copy(update={"input": Input(topics=names, partitions=2)}), broker)
     chosen = Input(pattern=rf"{world.spec.input.topic}\..") if by_pattern else Input(topics=names, partitions=2)
@@ -308,7 +316,7 @@ def test_several_topics_are_one_input(broker: str, by_pattern: bool) -> None:
     try:
         for name in names:
             world.producer.send(name, name.encode(), b"k", partition=1).get(20)
-        log = KafkaLog(world.spec, broker, Member(f"group-{names[0]}", names[0], names[0]))
+        log = open_log(world.spec, broker, Member(f"group-{names[0]}", names[0], names[0]))
         world.members.append(log)
         taken = take(log, 2)
         assert {(r.partition.topic, r.partition.number, r.values[0]) for r in taken} == {(n, 1, n.encode()) for n in names}

@@ -14,10 +14,11 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, KafkaAdminClient
 from kafka.consumer.fetcher import ConsumerRecord
 
+from consumers.stream.clients import open_log
 from consumers.stream.kafka_client import ensure_topics
-from consumers.stream.kafka_log import KafkaLog, Member
+from consumers.stream.log import Member
 from consumers.stream.loop import Loop
-from consumers.stream.spec import Input, Output, StreamSpec, Topic
+from consumers.stream.spec import Client, Input, Output, StreamSpec, Topic
 from tests.stream_parts import SumScoring
 from tests.stream_topics import until
 
@@ -29,8 +30,8 @@ class HostileName(str):
         return b"\xff\xfe"
 
 
-@pytest.fixture
-def spec(broker: str) -> StreamSpec:
+@pytest.fixture(params=[Client.KAFKA_PYTHON, Client.LIBRDKAFKA])
+def spec(broker: str, request: pytest.FixtureRequest) -> StreamSpec:
     tag = uuid.uuid4().hex[:8]
     spec = StreamSpec(
         model="m",
@@ -38,6 +39,7 @@ def spec(broker: str) -> StreamSpec:
         output=Output(topic=f"out-{tag}", partitions=1),
         dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
         group=f"group-{tag}",
+        client=request.param,
         session_timeout_s=6,
     )
     ensure_topics(spec, broker)
@@ -47,7 +49,7 @@ def spec(broker: str) -> StreamSpec:
 @contextmanager
 def working(spec: StreamSpec, broker: str) -> Iterator[Loop]:
     group, scoring = spec.group_of("s"), SumScoring()
-    loop = Loop("s", spec, scoring, lambda: KafkaLog(spec, broker, Member(group, f"{group}-0", f"{group}-0")))
+    loop = Loop("s", spec, scoring, lambda: open_log(spec, broker, Member(group, f"{group}-0", f"{group}-0")))
     thread = threading.Thread(target=loop.run)
     thread.start()
     try:
@@ -118,7 +120,13 @@ def test_what_can_not_be_read_is_a_dead_letter_and_its_neighbours_are_scored(spe
         assert loop.counters.recoveries == 0
     assert [orjson.loads(record.value)["sum"] for record in answers] == [[11.0], [33.0], [55.0]]
     assert [dict(record.headers)["__connect.errors.offset"] for record in dead] == [b"1", b"3"]
-    assert all(b"CorruptRecord" in dict(record.headers)["__connect.errors.exception.message"] for record in dead)
+    messages = [dict(record.headers)["__connect.errors.exception.message"] for record in dead]
+    if spec.client is Client.KAFKA_PYTHON:
+        assert all(b"CorruptRecord" in message for message in messages)
+    else:
+        assert b"UTF-8" in messages[0]
+        assert dead[0].value == orjson.dumps({"x": [22, 0, 0]})  # only its header can't be read
+        assert b"CRC" in messages[1]
 
 
 def test_an_answer_that_its_topic_will_not_take_is_a_dead_letter(spec: StreamSpec, broker: str) -> None:

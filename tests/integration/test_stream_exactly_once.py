@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from consumers.stream.kafka_client import ensure_topics
-from consumers.stream.spec import Guarantee, Input, Output, StreamSpec, Topic
+from consumers.stream.spec import Client, Guarantee, Input, Output, StreamSpec, Topic
 from tests.stream_topics import Topics
 
 PARTITIONS = 4
@@ -53,8 +53,8 @@ class Pipeline:
         return int(worker.returncode)
 
 
-@pytest.fixture
-def pipeline(broker: str) -> Iterator[Pipeline]:
+@pytest.fixture(params=[Client.KAFKA_PYTHON, Client.LIBRDKAFKA])
+def pipeline(broker: str, request: pytest.FixtureRequest) -> Iterator[Pipeline]:
     tag = uuid.uuid4().hex[:8]
     spec = StreamSpec(
         model="m",
@@ -62,6 +62,7 @@ def pipeline(broker: str) -> Iterator[Pipeline]:
         output=Output(topic=f"out-{tag}", partitions=PARTITIONS),
         dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
         guarantee=Guarantee.EXACTLY_ONCE,
+        client=request.param,
         group=f"group-{tag}",
         max_batch_rows=50,
         session_timeout_s=6,

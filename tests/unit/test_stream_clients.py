@@ -1,0 +1,69 @@
+"""Which Kafka client is used, and what it is told of TLS and SASL: secrets go to it and nowhere else."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import BadInput
+from consumers.stream.clients import chosen_client
+from consumers.stream.kafka_client import client_config
+from consumers.stream.rdkafka_log import rdkafka_config
+from consumers.stream.spec import Client, Protocol, Security
+
+
+def test_librdkafka_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chosen_client(Client.AUTO) is Client.LIBRDKAFKA
+    assert chosen_client(Client.KAFKA_PYTHON) is Client.KAFKA_PYTHON
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert chosen_client(Client.AUTO) is Client.KAFKA_PYTHON
+    with pytest.raises(BadInput, match=r"headrace\[librdkafka\]"):
+        chosen_client(Client.LIBRDKAFKA)
+
+
+def security(folder: Path) -> Security:
+    secret = folder / "secret"
+    secret.write_text("hush-hush\n")
+    return Security(
+        protocol=Protocol.SASL_SSL,
+        ca_file="/ca.pem",
+        cert_file="/cert.pem",
+        key_file="/key.pem",
+        mechanism="SCRAM-SHA-512",
+        username="u",
+        password_file=str(secret),
+    )
+
+
+def test_each_client_gets_tls_and_sasl_in_its_own_words(tmp_path: Path) -> None:
+    given = security(tmp_path)
+    assert client_config("a:1, b:2", given) == {
+        "bootstrap_servers": ["a:1", "b:2"],
+        "security_protocol": "SASL_SSL",
+        "ssl_cafile": "/ca.pem",
+        "ssl_certfile": "/cert.pem",
+        "ssl_keyfile": "/key.pem",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": "u",
+        "sasl_plain_password": "hush-hush",
+    }
+    assert rdkafka_config("a:1,b:2", given) == {
+        "bootstrap.servers": "a:1,b:2",
+        "security.protocol": "SASL_SSL",
+        "ssl.ca.location": "/ca.pem",
+        "ssl.certificate.location": "/cert.pem",
+        "ssl.key.location": "/key.pem",
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": "u",
+        "sasl.password": "hush-hush",
+    }
+
+
+def test_a_secret_that_is_missing_is_named_and_none_is_in_the_document(tmp_path: Path) -> None:
+    given = security(tmp_path)
+    assert "hush" not in given.model_dump_json()
+    for missing in (given.model_copy(update={"password_file": "/nowhere"}), Security(password_env="NOT_SET")):  # noqa: S106
+        with pytest.raises(BadInput, match="password_"):
+            client_config("a:1", missing)
