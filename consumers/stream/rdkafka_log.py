@@ -447,15 +447,17 @@ def _ours(partitions: Sequence[TopicPartition]) -> list[Partition]:
 def _headers(messages: Sequence[Message]) -> tuple[list[Sequence[Header]], dict[int, str]]:
     """The headers of each, and why those rows have none whose headers are no text.
 
-    A message is asked once only: after such headers the client keeps a list with holes in it, and the next look ends the process.
+    At such headers the client sets an error and returns a list with holes in it, which must never be looked at: `map` sees the
+    error, where the interpreter's own calls of methods may not. And a message must not be asked twice.
     """
     unreadable: dict[int, str] = {}
     found: list[Sequence[Header]] = []
-    for row, message in enumerate(messages):
+    ask = map(Message.headers, messages)
+    while len(found) < len(messages):
         try:
-            found.append(message.headers() or ())  # type: ignore[arg-type]  # values are bytes
-        except (SystemError, UnicodeDecodeError):
-            unreadable[row] = "a header's name is no UTF-8"
+            found += (headers or () for headers in ask)  # type: ignore[misc]  # values are bytes
+        except SystemError:
+            unreadable[len(found)] = "a header's name is no UTF-8"
             found.append(())
     return found, unreadable
 

@@ -20,7 +20,7 @@ def worker(phase: Phase, message: str = "", rank: int = 0) -> WorkerStatus:
         replica="r",
         rank=rank,
         pid=1,
-        client="memory",
+        client="kafka-python",
         phase=phase,
         message=message,
         partitions=(0,),
