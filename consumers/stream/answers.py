@@ -56,18 +56,19 @@ class Form:
     marks: tuple[Header, ...] = ()
 
 
-def form_of(spec: StreamSpec) -> Form:
+def form_of(spec: StreamSpec, marks: Sequence[Header] = ()) -> Form:
     """The form that a stream's document declares."""
     output = spec.output
     envelope = None if output.envelope is OutputEnvelope.NONE else Envelope(output.envelope, output.format, spec.model)
     unwrapped = spec.input.envelope is not InputEnvelope.NONE or envelope is not None
-    return Form(spec.model, output.topic, envelope, unwrapped)
+    return Form(spec.model, output.topic, envelope, unwrapped, tuple(marks))
 
 
 def prediction_ids(records: Records) -> list[bytes]:
     """`topic/partition/offset` of each input record: the same after any replay, and where to find the record."""
-    prefix = f"{records.partition.topic}/{records.partition.number}/"
-    return [f"{prefix}{offset}".encode() for offset in records.offsets]
+    (topic, number), offsets = records.origin
+    prefix = f"{topic}/{number}/"
+    return [f"{prefix}{offset}".encode() for offset in offsets]
 
 
 def split_keys(records: Records) -> list[bytes | None]:
@@ -105,7 +106,7 @@ def output_records(
         bodies = [envelope.wrap(body, ids[row]) for body, row in zip(bodies, rows, strict=True)]
     return Outgoing(
         form.topic,
-        records.partition.number % partitions,
+        records.origin.partition.number % partitions,
         [records.keys[row] for row in rows],
         bodies,
         headers,
@@ -113,22 +114,26 @@ def output_records(
     )
 
 
-def dead_records(records: Records, dead: Mapping[int, Dead], *, stream: str, topic: str, partitions: int) -> Outgoing:
+def dead_records(
+    records: Records, dead: Mapping[int, Dead], *, stream: str, topic: str, partitions: int, marks: Sequence[Header] = ()
+) -> Outgoing:
     """The rows of `records` that can't be scored, untouched, with the headers that Kafka Connect writes."""
     rows = sorted(dead)
+    origin, offsets = records.origin
     where = [
-        (f"{CONNECT}topic", records.partition.topic.encode()),
-        (f"{CONNECT}partition", str(records.partition.number).encode()),
+        *marks,
+        (f"{CONNECT}topic", origin.topic.encode()),
+        (f"{CONNECT}partition", str(origin.number).encode()),
         (f"{CONNECT}connector.name", stream.encode()),
-        (f"{CONNECT}task.id", str(records.partition.number).encode()),
+        (f"{CONNECT}task.id", str(origin.number).encode()),
     ]
     headers = [
-        [*_sendable(records.headers[row]), *where, (f"{CONNECT}offset", str(records.offsets[row]).encode()), *_reason(dead[row])]
+        [*_sendable(records.headers[row]), *where, (f"{CONNECT}offset", str(offsets[row]).encode()), *_reason(dead[row])]
         for row in rows
     ]
     return Outgoing(
         topic,
-        records.partition.number % partitions,
+        origin.number % partitions,
         [records.keys[row] for row in rows],
         [records.values[row] for row in rows],
         headers,

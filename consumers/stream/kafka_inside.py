@@ -1,18 +1,20 @@
 """What kafka-python knows and does not say: the only place that looks inside it (pinned below 3.1).
 
 It polls in vain where its broker is away; where another member took its name, it only stops its heartbeats; where a record
-can't be read, it does not tell which.
+can't be read, it does not tell which; a producer with unsent records can't be thrown away.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 
-from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from kafka.coordinator.base import MemberState  # type: ignore[import-untyped]
 from kafka.errors import (  # type: ignore[import-untyped]
     FencedInstanceIdError,
     IllegalGenerationError,
+    KafkaTimeoutError,
     RebalanceInProgressError,
     UnknownMemberIdError,
 )
@@ -70,6 +72,16 @@ class Membership:
             ) from error
         except (RebalanceInProgressError, IllegalGenerationError, UnknownMemberIdError):
             return  # the next poll joins again
+
+
+def abandon(producer: KafkaProducer) -> None:
+    """Ends a producer without what is still in it.
+
+    Its own close waits for that first, and where the broker is away raises and leaves its thread running.
+    """
+    producer._sender.force_close()
+    with contextlib.suppress(KafkaTimeoutError):
+        producer.close(timeout=0)
 
 
 def stuck_at(consumer: KafkaConsumer) -> tuple[TopicPartition, int]:

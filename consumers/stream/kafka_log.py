@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor  # type: ignore[import-untyped]
@@ -18,9 +19,10 @@ from kafka.producer.future import FutureRecordMetadata  # type: ignore[import-un
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict, NotFound, Unreachable
+from consumers.stream.commit_thread import CommitThread
 from consumers.stream.epochs import Epochs
 from consumers.stream.kafka_client import ROOM_BYTES, client_config, record_limits, unreachable
-from consumers.stream.kafka_inside import Membership, stuck_at
+from consumers.stream.kafka_inside import Membership, abandon, stuck_at
 from consumers.stream.log import Member, Outgoing, Partition, Records
 from consumers.stream.spec import Begin, Guarantee, StreamSpec
 
@@ -66,7 +68,7 @@ class KafkaLog:
         self._early: list[Records] = []
         self._polled_s = 0.0
         self._offsets_to_commit: dict[TopicPartition, OffsetAndMetadata] = {}
-        self._executor = self._new_executor()
+        self._thread = CommitThread()
         self._commit: Future[None] | None = None
         self._producer: KafkaProducer | None = None
         try:
@@ -182,9 +184,9 @@ class KafkaLog:
             return lost
         offsets = {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in upto.items()}
         if self._spec.guarantee is Guarantee.EXACTLY_ONCE:
-            work = self._executor.submit(self._transaction, outgoing, offsets, self._consumer.group_metadata())
+            work = self._thread.submit(partial(self._transaction, outgoing, offsets, self._consumer.group_metadata()))
         else:
-            work = self._executor.submit(self._write, outgoing, offsets)
+            work = self._thread.submit(partial(self._write, outgoing, offsets))
         self._commit = work
         return work
 
@@ -213,6 +215,14 @@ class KafkaLog:
         """See Log."""
         return self._epochs.of(partition)
 
+    def position(self, partition: Partition) -> int | None:
+        """See Log."""
+        if self.epoch(partition) is None:
+            return None
+        with self._reaching():
+            found = self._consumer.position(TopicPartition(*partition), timeout_ms=0)
+        return None if found is None else int(found)
+
     def partitions_of(self, topic: str) -> int:
         """See Log."""
         with self._reaching():
@@ -232,6 +242,7 @@ class KafkaLog:
     def close(self) -> None:
         """See Log."""
         self._drop_producer()
+        self._thread.end()
         with contextlib.suppress(Unreachable):  # at-least-once offsets: the next member reads the records again
             self._flush_offsets(wait=True)
         self._consumer.close(timeout_ms=5000)
@@ -241,7 +252,7 @@ class KafkaLog:
     def _transaction(self, outgoing: Sequence[Outgoing], offsets: dict[TopicPartition, OffsetAndMetadata], group: object) -> None:
         producer = self._producer
         assert producer is not None  # noqa: S101  # a commit follows a recover that succeeded
-        with self._reaching():
+        with self._reaching(committing=True):
             producer.begin_transaction()
             sent = _send(producer, outgoing)
             producer.send_offsets_to_transaction(offsets, group)
@@ -315,7 +326,7 @@ class KafkaLog:
                 try:
                     producer.init_transactions()
                 except BaseException:
-                    producer.close(timeout=0)
+                    abandon(producer)
                     raise
         return producer
 
@@ -323,21 +334,19 @@ class KafkaLog:
         """Throws the producer away; a commit that hangs in it is left behind with its thread."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            producer.close(timeout=0)
+            abandon(producer)
         if self._commit is not None and not self._commit.done():
-            self._executor.shutdown(wait=False)
-            self._executor = self._new_executor()
+            self._thread.end()
+            self._thread = CommitThread()
         self._commit = None
 
-    @staticmethod
-    def _new_executor() -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(1, thread_name_prefix="stream-commit")
-
     @contextlib.contextmanager
-    def _reaching(self) -> Iterator[None]:
+    def _reaching(self, *, committing: bool = False) -> Iterator[None]:
         try:
             yield
         except FencedInstanceIdError as error:
+            if committing:  # perhaps it was this member itself that joined anew meanwhile: `recover` asks
+                raise unreachable(self._brokers, error) from error
             raise Conflict(
                 "another member of this name took over", where=str(self._member.instance), remedy="end this one"
             ) from error

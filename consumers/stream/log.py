@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 Header = tuple[str, bytes | None]
@@ -29,6 +29,13 @@ class Member:
     instance: str | None = None
 
 
+class Origins(NamedTuple):
+    """Where records lay when they were first read, for those that are read again from elsewhere; as long as the records."""
+
+    partition: Partition
+    offsets: Sequence[int]
+
+
 @dataclass(frozen=True, slots=True)
 class Records:
     """Records of one partition in the order of their offsets, by column; all columns have the same length.
@@ -45,6 +52,12 @@ class Records:
     headers: Sequence[Sequence[Header]]
     timestamps_ms: Sequence[int]
     unreadable: Mapping[int, str] = field(default_factory=dict)
+    origins: Origins | None = None
+
+    @property
+    def origin(self) -> Origins:
+        """Where they were first read: answers and dead letters name it, and keep its order."""
+        return self.origins or Origins(self.partition, self.offsets)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -53,6 +66,20 @@ class Records:
     def size_bytes(self) -> int:
         """The bytes of the values."""
         return sum(len(value) for value in self.values if value is not None)
+
+
+def subset(records: Records, rows: Sequence[int]) -> Records:
+    """Those rows of the records, in this order."""
+    return replace(
+        records,
+        offsets=[records.offsets[row] for row in rows],
+        keys=[records.keys[row] for row in rows],
+        values=[records.values[row] for row in rows],
+        headers=[records.headers[row] for row in rows],
+        timestamps_ms=[records.timestamps_ms[row] for row in rows],
+        unreadable={at: records.unreadable[row] for at, row in enumerate(rows) if row in records.unreadable},
+        origins=Origins(records.origins.partition, [records.origins.offsets[row] for row in rows]) if records.origins else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +129,9 @@ class Log(Protocol):
 
     def epoch(self, partition: Partition) -> int | None:
         """The epoch in which this member owns the partition, or None."""
+
+    def position(self, partition: Partition) -> int | None:
+        """Where reading goes on, past the marks of transactions too; None where the partition is not owned, or not known yet."""
 
     def partitions_of(self, topic: str) -> int:
         """How many partitions the topic has. Raises NotFound."""

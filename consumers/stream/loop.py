@@ -36,7 +36,7 @@ from consumers.stream.breaker import Breaker, backoff_s
 from consumers.stream.codec import Decoded, Decoder, Encoder
 from consumers.stream.counters import Counters, Phase
 from consumers.stream.formats import make_decoder, make_encoder
-from consumers.stream.log import Log, Outgoing, Partition, Records
+from consumers.stream.log import Header, Log, Outgoing, Partition, Records
 from consumers.stream.registry import Schemas
 from consumers.stream.spec import OnEmpty, StreamSpec
 from deployments.datatypes import Array
@@ -98,14 +98,15 @@ class _Codec:
 class Loop:
     """One stream's worker. `run` blocks its thread until `stop`; everything else may be called from any thread.
 
-    `make_log` opens the log inside the worker's thread. `run` raises Conflict where another member of its name took over; all
-    else that it raises is a fault of ours.
+    `make_log` opens the log inside the worker's thread; `marks` are headers that everything it writes gets. `run` raises Conflict
+    where another member of its name took over; all else that it raises is a fault of ours.
     """
 
     name: str
     spec: StreamSpec
     scoring: Scoring
     make_log: Callable[[], Log]
+    marks: tuple[Header, ...] = ()
     counters: Counters = field(default_factory=Counters)
     phase: Phase = Phase.STARTING
     message: str = ""
@@ -122,7 +123,7 @@ class Loop:
     _form: Form = field(init=False)
 
     def __post_init__(self) -> None:
-        self._form = form_of(self.spec)
+        self._form = form_of(self.spec, self.marks)
         self.breaker = Breaker(self.spec.breaker_rows)
 
     def stop(self) -> None:
@@ -342,7 +343,7 @@ class Loop:
                 first, last = np.searchsorted(positions, (begin, end))
                 chosen = first + np.flatnonzero(answered[first:last])
                 outgoing += self._of_slice(records, begin, chosen, positions, bodies, scored, dead, passed)
-                upto[records.partition] = records.offsets[-1] + 1
+                upto[records.partition] = max(upto.get(records.partition, 0), records.offsets[-1] + 1)
                 rows_in += len(records)
             begin = end
         return outgoing, upto, rows_in
@@ -378,7 +379,8 @@ class Loop:
                 made.append(out)
         if here:
             to = spec.dead_letters.topic
-            letters = dead_records(records, here, stream=self.name, topic=to, partitions=self._partitions[to])
+            count = self._partitions[to]
+            letters = dead_records(records, here, stream=self.name, topic=to, partitions=count, marks=self.marks)
             made.append(cut(letters, oversized(letters, self._open_log.largest_bytes(to))))
         tombs = [row - begin for row in passed if begin <= row < begin + len(records)]
         if tombs:

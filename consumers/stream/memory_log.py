@@ -158,6 +158,10 @@ class MemoryLog:
         """See Log."""
         return self._epochs.get(partition)
 
+    def position(self, partition: Partition) -> int | None:
+        """See Log."""
+        return self._next.get(partition)
+
     def partitions_of(self, topic: str) -> int:
         """See Log."""
         try:

@@ -10,12 +10,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from cluster.errors import Conflict, NotFound, Unreachable
+from consumers.stream.commit_thread import CommitThread
 from consumers.stream.epochs import Epochs
 from consumers.stream.kafka_client import ROOM_BYTES, record_limits
 from consumers.stream.log import Header, Member, Outgoing, Partition, Records
@@ -64,7 +66,7 @@ class RdKafkaLog:
         self._polled_s = time.monotonic()
         self._fenced = False
         self._offsets_to_commit: dict[Partition, int] = {}
-        self._executor = _new_executor()
+        self._thread = CommitThread()
         self._commit: Future[None] | None = None
         self._producer: Producer | None = None
         # Ours is what the producer lets through; a topic may take less. It also tells whether the broker is there.
@@ -111,9 +113,9 @@ class RdKafkaLog:
             lost.set_exception(Unreachable("the partitions are another member's now", where=self._member.group, remedy="recover"))
             return lost
         if self._spec.guarantee is Guarantee.EXACTLY_ONCE:
-            work = self._executor.submit(self._transaction, outgoing, dict(upto), self._consumer.consumer_group_metadata())
+            work = self._thread.submit(partial(self._transaction, outgoing, dict(upto), self._consumer.consumer_group_metadata()))
         else:
-            work = self._executor.submit(self._write, outgoing, dict(upto))
+            work = self._thread.submit(partial(self._write, outgoing, dict(upto)))
         self._commit = work
         return work
 
@@ -142,6 +144,11 @@ class RdKafkaLog:
         """See Log."""
         return self._epochs.of(partition)
 
+    def position(self, partition: Partition) -> int | None:
+        """See Log."""
+        known = [at[partition] for at in (self._taken, self._ends) if partition in at]
+        return max(known) if known and self.epoch(partition) is not None else None
+
     def partitions_of(self, topic: str) -> int:
         """See Log."""
         with self._reaching():
@@ -163,7 +170,7 @@ class RdKafkaLog:
         self._drop_producer()
         with contextlib.suppress(Unreachable):  # at-least-once offsets: the next member reads the records again
             self._flush_offsets(wait=True)
-        self._executor.shutdown(wait=False)
+        self._thread.end()
         self._consumer.close()
 
     # --- reading
@@ -414,8 +421,8 @@ class RdKafkaLog:
             with contextlib.suppress(KafkaException):
                 producer.purge()
         if self._commit is not None and not self._commit.done():
-            self._executor.shutdown(wait=False)
-            self._executor = _new_executor()
+            self._thread.end()
+            self._thread = CommitThread()
         self._commit = None
 
     @contextlib.contextmanager
@@ -434,10 +441,6 @@ class RdKafkaLog:
             raise Unreachable(
                 f"{told.name()}: {told.str()}", where=self._brokers, remedy="check that the broker runs and spec.brokers names it"
             ) from error
-
-
-def _new_executor() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="stream-commit")
 
 
 def _ours(partitions: Sequence[TopicPartition]) -> list[Partition]:

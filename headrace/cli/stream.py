@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from cluster.commands import FeedList, FeedName, FeedView
-from consumers.stream.counters import WorkerStatus
-from headrace.cli.screen import AsJson, answers, print_json
+from cluster.errors import BadInput
+from consumers.stream.counters import Counters, WorkerStatus
+from headrace.cli.screen import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
+from headrace.local.home import read_settings
 
 app = typer.Typer(
-    help="""Look at streams, pause them and resume them.
+    help="""Look at streams, pause and resume them, move them, and score records again.
 
 A stream reads an input topic, scores each record, and writes answers and dead letters. Its Stream document is applied with
 `headrace apply -f stream.yaml`.
@@ -22,6 +26,7 @@ Example: `headrace stream status digits`"""
 )
 
 Name = Annotated[str, typer.Argument(help="The stream's name.")]
+Timeout = Annotated[float, typer.Option(help="How many seconds to wait at most.", min=0)]
 
 
 @app.command("ls")
@@ -68,6 +73,88 @@ def resume(name: Name, as_json: AsJson = False) -> None:
     """
     with ControlClient.from_environment() as client:
         _print(client.resume_feed(_stream(name)), as_json)
+
+
+@app.command()
+def drain(name: Name, timeout_s: Timeout = 600.0, as_json: AsJson = False) -> None:
+    """Wait until all that lies in the input is scored, then stop the stream.
+
+    Example: `headrace stream drain digits`
+    """
+    from headrace.cli import stream_moves as moves  # brings Kafka's client, which other commands need not wait for
+
+    with ControlClient.from_environment() as client:
+        _print(moves.drain(client, _stream(name), timeout_s=timeout_s), as_json)
+
+
+@app.command()
+def seek(
+    name: Name,
+    to: Annotated[str, typer.Option(help="earliest, latest, or a time such as 2026-11-24T08:00:00.")],
+    timeout_s: Timeout = 120.0,
+    as_json: AsJson = False,
+) -> None:
+    """Move a stream to another place of its input: it is stopped, moved, and started again where it ran.
+
+    What it has scored already is scored again where it goes back, and answered again.
+
+    Example: `headrace stream seek digits --to 2026-11-24T08:00:00`
+    """
+    from headrace.cli import stream_moves as moves  # brings Kafka's client, which other commands need not wait for
+
+    with ControlClient.from_environment() as client:
+        _print(moves.seek(client, _stream(name), to, read_settings(), timeout_s=timeout_s), as_json)
+
+
+@app.command()
+def replay(
+    name: Name,
+    dead_letters: Annotated[bool, typer.Option("--dead-letters", help="Score the dead letters again.")] = False,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Only dead letters of which FIELD=TEXT, FIELD!=TEXT or FIELD~REGEX holds; may be given again."),
+    ] = None,
+    begin: Annotated[str | None, typer.Option("--from", help="Only what was published at this time or later.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Only what was published before this time.")] = None,
+    to_topic: Annotated[str | None, typer.Option(help="Answers go to this topic; else to the stream's output.")] = None,
+    replay_id: Annotated[str | None, typer.Option("--id", help="Go on with the replay of this id.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score records again, with the versions that serve now: the dead letters, or the input between two times.
+
+    The stream goes on undisturbed: a replay reads in a group of its own, each record once, and marks what it writes with the
+    header headrace.replay. Fields of --where: topic, partition, stage, exception, message.
+
+    Example: `headrace stream replay digits --dead-letters --where message~NaN`
+    """
+    if dead_letters == (begin is not None or end is not None):
+        raise BadInput("say what to replay", where="replay", remedy="give --dead-letters, or --from and --to")
+    if where and not dead_letters:
+        raise BadInput("only dead letters have what --where asks for", where="--where", remedy="leave it out")
+    from consumers.stream.replay import Condition
+    from headrace.cli import stream_moves as moves  # brings Kafka's client, which other commands need not wait for
+
+    asked = moves.Asked(
+        dead_letters=dead_letters,
+        conditions=tuple(Condition.parse(each) for each in where or ()),
+        from_ms=moves.milliseconds(begin, "--from"),
+        to_ms=moves.milliseconds(end, "--to"),
+        to_topic=to_topic,
+        replay=replay_id or f"{datetime.now(UTC):%Y%m%dT%H%M%S}",
+    )
+    with ControlClient.from_environment() as client:
+        stream = client.feed(_stream(name))
+    with notes().status(f"replay {asked.replay}") as shown:
+
+        def look(counters: Counters, message: str) -> None:
+            shown.update(f"replay {asked.replay}: {counters.rows_in} records {message}".rstrip())
+
+        done = moves.replay(stream, asked, read_settings(), look)
+    if as_json:
+        print_json({"id": asked.replay} | asdict(done))
+    else:
+        told = f"{done.rows_out} scored, {done.rows_dead} dead letters, {done.rows_skipped} left out"
+        answers().print(f"{name}: replay {asked.replay}: {told}")
 
 
 def _stream(name: str) -> FeedName:

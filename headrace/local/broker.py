@@ -33,7 +33,7 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{host}:{controller_port}
 listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
-advertised.listeners=PLAINTEXT://{host}:{port}
+advertised.listeners=PLAINTEXT://{host}:{advertised_port}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={data}
@@ -79,13 +79,15 @@ def start_broker(
     home: Path,
     *,
     port: int = DEFAULT_PORT,
+    advertised_port: int | None = None,
     cache: Path | None = None,
     timeout_s: float = 90.0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> LocalBroker:
     """Starts the broker whose data lies in `home` and returns once it takes connections; a running one is returned as it is.
 
-    `cache` holds the jars (default: `home/jars`). Raises Conflict where the port is taken, BadInput where the extra is missing,
+    `advertised_port` is where clients are told to come to, e.g. that of a relay; `cache` holds the jars (default: `home/jars`).
+    Raises Conflict where the port is taken, BadInput where the extra is missing,
     Unreachable where the jars can't be fetched or the broker does not come up in `timeout_s`; then nothing is left running.
     """
     running = running_broker(home)
@@ -98,7 +100,7 @@ def start_broker(
     _check_port_free(port)
     home.mkdir(parents=True, exist_ok=True)
     java, jars = _java(), class_path(cache or home / "jars", progress=progress)
-    config = _write_config(home, port)
+    config = _write_config(home, port, advertised_port or port)
     log = home / "broker.log"
     if not (home / "data" / "meta.properties").exists():
         progress("formatting the broker's storage")
@@ -208,10 +210,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _write_config(home: Path, port: int) -> Path:
+def _write_config(home: Path, port: int, advertised_port: int) -> Path:
     config = home / "server.properties"
     # The controller's port is nobody else's business: with static voters it may differ at every start.
-    text = PROPERTIES.format(host=HOST, port=port, controller_port=_free_port(), data=home / "data")
+    ports = {"port": port, "advertised_port": advertised_port, "controller_port": _free_port()}
+    text = PROPERTIES.format(host=HOST, data=home / "data", **ports)
     config.write_text(text, encoding="utf-8")
     (home / "log4j2.properties").write_text(LOGGING, encoding="utf-8")
     return config

@@ -2,78 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
-import orjson
 import pytest
 
-from consumers.stream.kafka_client import ensure_topics
-from consumers.stream.spec import Client, Guarantee, Input, Output, StreamSpec, Topic
-from tests.stream_topics import Topics
-
-PARTITIONS = 4
-
-
-@dataclass
-class Pipeline:
-    """Topics of their own, and workers as processes."""
-
-    topics: Topics
-    workers: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    def start(self, rank: int) -> None:
-        document = self.topics.spec.model_dump_json()
-        command = [sys.executable, "-m", "tests.stream_worker", document, self.topics.brokers, str(rank)]
-        self.workers[rank] = subprocess.Popen(command, stdout=subprocess.PIPE)
-
-    def await_owner(self, rank: int) -> None:
-        """Returns once the worker has partitions."""
-        out = self.workers[rank].stdout
-        assert out is not None
-        assert out.readline() == b"owns\n"
-
-    def signal(self, rank: int, number: int) -> None:
-        os.kill(self.workers[rank].pid, number)
-
-    def kill(self, rank: int) -> None:
-        worker = self.workers.pop(rank)
-        worker.kill()
-        worker.communicate()
-
-    def stop(self, rank: int) -> int:
-        worker = self.workers.pop(rank)
-        worker.terminate()
-        worker.communicate(timeout=60)
-        return int(worker.returncode)
+from consumers.stream.spec import Client
+from tests.stream_workers import Pipeline, pipeline_on
 
 
 @pytest.fixture(params=[Client.KAFKA_PYTHON, Client.LIBRDKAFKA])
 def pipeline(broker: str, request: pytest.FixtureRequest) -> Iterator[Pipeline]:
-    tag = uuid.uuid4().hex[:8]
-    spec = StreamSpec(
-        model="m",
-        input=Input(topic=f"in-{tag}", partitions=PARTITIONS),
-        output=Output(topic=f"out-{tag}", partitions=PARTITIONS),
-        dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
-        guarantee=Guarantee.EXACTLY_ONCE,
-        client=request.param,
-        group=f"group-{tag}",
-        max_batch_rows=50,
-        session_timeout_s=6,
-        transaction_timeout_s=10,
-    )
-    ensure_topics(spec, broker)
-    made = Pipeline(Topics(broker, spec, lambda i: orjson.dumps({"x": [i, 0, 0]})))
-    yield made
-    for rank in list(made.workers):
-        made.kill(rank)
-    made.topics.close()
+    with pipeline_on(broker, request.param) as made:
+        yield made
 
 
 def test_a_worker_that_is_killed_loses_and_doubles_nothing(pipeline: Pipeline) -> None:

@@ -1,0 +1,117 @@
+"""What `headrace stream replay | seek | drain` do: each waits until it is done, or says why it is not."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cluster.commands import FeedName, FeedView
+from cluster.errors import BadInput, Conflict
+from consumers.stream.counters import Counters, WorkerStatus
+from consumers.stream.offsets import set_group, stretch_of
+from consumers.stream.replay import Condition, dead_letters, everything, spec_of_replay
+from consumers.stream.replay_run import Replayed, run_replay
+from consumers.stream.spec import StreamSpec
+from headrace.client import ControlClient
+from headrace.local.home import Settings
+from headrace.local.ray_connection import joined_ray
+from headrace.local.run_state import load_run
+
+DEFAULT_BROKERS = "127.0.0.1:9092"
+LOOK_EVERY_S = 0.5
+Look = Callable[[Counters, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What to score again: the dead letters, or the input between two times (Unix, milliseconds)."""
+
+    dead_letters: bool
+    conditions: tuple[Condition, ...]
+    from_ms: int | None
+    to_ms: int | None
+    to_topic: str | None
+    replay: str
+
+
+def brokers_of(spec: StreamSpec, settings: Settings) -> str:
+    """The brokers of a stream, as its consumers find them."""
+    run = load_run(settings.home)
+    return spec.brokers or settings.bootstrap_servers or (run.addresses.broker if run else None) or DEFAULT_BROKERS
+
+
+def milliseconds(written: str | None, option: str) -> int | None:
+    """An ISO time (UTC where it says no zone) as Unix milliseconds. Raises BadInput."""
+    if written is None:
+        return None
+    try:
+        when = datetime.fromisoformat(written)
+    except ValueError as error:
+        raise BadInput(str(error), where=option, remedy="write a time like 2026-11-24T08:00:00+00:00") from error
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def replay(stream: FeedView, asked: Asked, settings: Settings, look: Look) -> Replayed:
+    """Scores in this process, as a driver of the running Ray, with the versions that serve now."""
+    spec = StreamSpec.model_validate(stream.spec)
+    brokers = brokers_of(spec, settings)
+    again = spec_of_replay(spec, stream.name, asked.replay, of_dead_letters=asked.dead_letters, to_topic=asked.to_topic)
+    stretch = stretch_of(again, brokers, from_ms=asked.from_ms, to_ms=asked.to_ms)
+    choose = dead_letters(asked.conditions) if asked.dead_letters else everything
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    with joined_ray(settings):
+        # Ray reads its variables when it is imported, and the block above has just set them.
+        from deployments.control_client import connect
+        from deployments.scorer import RoutedScorer
+        from deployments.scorer_thread import ScorerThread
+
+        with ScorerThread(lambda: RoutedScorer(connect())) as scoring:
+            return run_replay(stream.name, again, brokers, scoring, stretch, choose, replay=asked.replay, look=look)
+
+
+def seek(control: ControlClient, name: FeedName, to: str, settings: Settings, *, timeout_s: float) -> FeedView:
+    """Stops the stream, sets its group to `earliest`, `latest` or a time, and starts it again where it ran."""
+    before = control.feed(name)
+    spec = StreamSpec.model_validate(before.spec)
+    brokers = brokers_of(spec, settings)
+    when_ms = None if to in ("earliest", "latest") else milliseconds(to, "--to")
+    control.pause_feed(name)
+    stopped(control, name, timeout_s)
+    stretch = stretch_of(spec, brokers, from_ms=when_ms)
+    set_group(spec.group_of(name.name), stretch.ends if to == "latest" else stretch.starts, brokers, spec.security)
+    return control.resume_feed(name) if before.wanted == "running" else control.feed(name)
+
+
+def drain(control: ControlClient, name: FeedName, *, timeout_s: float) -> FeedView:
+    """Waits until nothing waits in the input, then stops the stream. Raises Conflict where that does not come about in time."""
+    until_s = time.monotonic() + timeout_s
+    while (left := _lag(control.feed(name))) != 0:
+        if time.monotonic() > until_s:
+            waits = "its workers have not reported" if left is None else f"{left} records wait"
+            raise Conflict(f"not drained: {waits}", where=name.name, remedy="look at `headrace stream status`, or wait longer")
+        time.sleep(LOOK_EVERY_S)
+    control.pause_feed(name)
+    return stopped(control, name, timeout_s)
+
+
+def stopped(control: ControlClient, name: FeedName, timeout_s: float) -> FeedView:
+    """Returns once nothing of the stream runs. Raises Conflict."""
+    until_s = time.monotonic() + timeout_s
+    while (stream := control.feed(name)).status != "stopped":
+        if time.monotonic() > until_s:
+            raise Conflict(f"still {stream.status}: {stream.message}", where=name.name, remedy="look at `headrace stream status`")
+        time.sleep(LOOK_EVERY_S)
+    return stream
+
+
+def _lag(stream: FeedView) -> int | None:
+    """What waits in the input; None where that is not known yet. A stream that is stopped takes nothing, whatever waits."""
+    if stream.wanted != "running":
+        raise Conflict("the stream is paused", where=stream.name, remedy="resume it first: what waits is not taken")
+    workers = [WorkerStatus.model_validate(worker) for worker in stream.workers]
+    if stream.status != "ready" or not workers:
+        return None
+    return sum(sum(worker.lag.values()) for worker in workers)
