@@ -122,7 +122,7 @@ def running() -> Iterator[Service]:
         start_controller(read_settings({"HEADRACE_HOME": str(folder / "home")}), timeout_s=PATIENCE_S)
         start_gateway()
         echo = serve.deployment(name="Echo", max_ongoing_requests=1024, ray_actor_options={"num_cpus": 0.1})
-        serve.run(echo(serve.ingress(echo_app)(_Nothing)).bind(), name="echo", route_prefix="/echo")
+        serve.run(echo(serve.ingress(EchoApp())(_Nothing)).bind(), name="echo", route_prefix="/echo")
         with ControlClient(f"http://127.0.0.1:{port}", timeout_s=60.0) as control:
             awaited(control.status)
             yield Service(port, control, folder)
@@ -137,14 +137,25 @@ class _Nothing:
     """The echo's deployment holds nothing."""
 
 
-async def echo_app(
-    scope: MutableMapping[str, Any],
-    receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
-    send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
-) -> None:
-    """Reads the body and answers as many zero bytes as the header `answer-bytes` says: the least that any gateway can do."""
-    while (await receive()).get("more_body"):
-        continue
-    size = int(dict(scope["headers"])[b"answer-bytes"])
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
-    await send({"type": "http.response.body", "body": bytes(size)})
+class EchoApp:
+    """Reads the body and answers as many zero bytes as the header `answer-bytes` says: the least that any gateway can do.
+
+    An object, since Serve takes a function for one that makes an app.
+    """
+
+    async def __call__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ) -> None:
+        if scope["type"] == "lifespan":
+            for word in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{word}.complete"})
+            return
+        while (await receive()).get("more_body"):
+            continue
+        size = int(dict(scope["headers"])[b"answer-bytes"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        await send({"type": "http.response.body", "body": bytes(size)})

@@ -1,7 +1,8 @@
 """One process that drains a topic, as ours does or as barely as it can be done: `python -m bench.stream_worker WAY JOB`.
 
-WAY is `ours` (the product's worker: transactions, dead letters, order, the scorer with a canary under way) or `limit` (the same
-client and codecs in a loop without any safety). Prints one JSON line when every record is done.
+WAY is `ours` (the product's worker: transactions, dead letters, order, the scorer with a canary under way), `remote` (the same,
+with the engines behind Serve handles) or `limit` (the same client and codecs in a loop without any safety). Ends when every
+record is done, or when its standard input ends.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from confluent_kafka import Consumer, Producer
 from kafka import KafkaConsumer, KafkaProducer
 
 from cluster.errors import NotFound
@@ -21,11 +24,11 @@ from cluster.evidence import EvidenceBatch
 from cluster.routes import Route, RouteTable, Target
 from cluster.serving import Serving, Transport
 from cluster.signature import Signature
+from consumers.stream.clients import chosen_client, open_log
 from consumers.stream.formats import make_decoder, make_encoder
-from consumers.stream.kafka_log import KafkaLog
 from consumers.stream.log import Member
 from consumers.stream.loop import Loop
-from consumers.stream.spec import StreamSpec
+from consumers.stream.spec import Client, StreamSpec
 from deployments.artifact import localize
 from deployments.engines.load import load_engine
 from deployments.scorer import RoutedScorer
@@ -44,6 +47,8 @@ class Job:
     artifact_uri: str
     digest: str
     signature: str
+    rank: int = 0
+    ray: str = ""
 
     def dump(self) -> str:
         return json.dumps(asdict(self))
@@ -74,12 +79,29 @@ class HeldTable:
 def ours(job: Job) -> None:
     """The product's worker."""
     spec = StreamSpec.model_validate_json(job.document)
-    group = spec.group_of("bench")
-    with ScorerThread(lambda: RoutedScorer(HeldTable(job, spec.model))) as scoring:
-        loop = Loop("bench", spec, scoring, lambda: KafkaLog(spec, job.brokers, Member(group, f"{group}-0", f"{group}-0")))
+    work(job, spec, lambda: RoutedScorer(HeldTable(job, spec.model)))
+
+
+def remote(job: Job) -> None:
+    """The product's worker as a Ray driver, with the versions that the controller serves."""
+    import ray
+
+    from deployments.control_client import connect
+
+    ray.init(address=job.ray, namespace="headrace", log_to_driver=False, logging_level="ERROR", _node_ip_address="127.0.0.1")
+    work(job, StreamSpec.model_validate_json(job.document), lambda: RoutedScorer(connect()))
+
+
+def work(job: Job, spec: StreamSpec, make_scorer: Callable[[], RoutedScorer]) -> None:
+    """Until all rows are in, or standard input ends."""
+    group, ended = spec.group_of("bench"), threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    with ScorerThread(make_scorer) as scoring:
+        member = Member(group, f"{group}-{job.rank}", f"{group}-{job.rank}")
+        loop = Loop("bench", spec, scoring, lambda: open_log(spec, job.brokers, member))
         worker = threading.Thread(target=loop.run)
         worker.start()
-        while worker.is_alive() and loop.counters.rows_in < job.rows:
+        while worker.is_alive() and loop.counters.rows_in < job.rows and not ended.is_set():
             worker.join(0.05)
         loop.stop()
         worker.join()
@@ -91,6 +113,46 @@ def limit(job: Job) -> None:
     signature = Signature.model_validate_json(job.signature)
     engine = load_engine(Path(localize(job.artifact_uri, job.digest)))
     decoder, encoder = make_decoder(signature, spec.input), make_encoder(signature, spec.output)
+
+    def answer(values: list[bytes]) -> list[bytes]:
+        return encoder.encode(engine.score(decoder.decode(values).tensors))
+
+    with_client = limit_rdkafka if chosen_client(spec.client) is Client.LIBRDKAFKA else limit_kafka_python
+    with_client(job, spec, answer)
+
+
+def limit_rdkafka(job: Job, spec: StreamSpec, answer: Callable[[list[bytes]], list[bytes]]) -> None:
+    """With the same settings as the product's."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": job.brokers,
+            "group.id": spec.group_of("bench"),
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "fetch.max.bytes": 16 * 1024 * 1024,
+            "max.partition.fetch.bytes": 4 * 1024 * 1024,
+            "check.crcs": True,
+        }
+    )
+    consumer.subscribe([spec.input.topic])
+    producer = Producer({"bootstrap.servers": job.brokers, "linger.ms": 2, "batch.size": 256 * 1024})
+    done, topic = 0, spec.output.topic
+    while done < job.rows:
+        messages = consumer.consume(spec.max_batch_rows, 0.0) or consumer.consume(1, 0.2)
+        messages = [message for message in messages if message.error() is None]
+        if not messages:
+            continue
+        for message, value in zip(messages, answer([message.value() for message in messages]), strict=True):
+            producer.produce(topic, value, message.key(), message.partition())
+        consumer.commit(asynchronous=True)
+        producer.poll(0)
+        done += len(messages)
+    producer.flush(60)
+    consumer.close()
+
+
+def limit_kafka_python(job: Job, spec: StreamSpec, answer: Callable[[list[bytes]], list[bytes]]) -> None:
+    """With the same settings as the product's."""
     consumer = KafkaConsumer(
         spec.input.topic,
         bootstrap_servers=job.brokers,
@@ -108,10 +170,8 @@ def limit(job: Job) -> None:
         records = [record for each in polled.values() for record in each]
         if not records:
             continue
-        decoded = decoder.decode([record.value for record in records])
-        answers = encoder.encode(engine.run(decoded.tensors))
-        for record, answer in zip(records, answers, strict=True):
-            producer.send(spec.output.topic, answer, record.key, None, record.partition)
+        for record, value in zip(records, answer([record.value for record in records]), strict=True):
+            producer.send(spec.output.topic, value, record.key, None, record.partition)
         consumer.commit_async()
         done += len(records)
     producer.flush()
@@ -121,7 +181,7 @@ def limit(job: Job) -> None:
 def main() -> None:
     way, job = sys.argv[1], Job(**json.loads(sys.argv[2]))
     began_s = time.monotonic()
-    {"ours": ours, "limit": limit}[way](job)
+    {"ours": ours, "limit": limit, "remote": remote}[way](job)
     print(json.dumps({"wall_s": time.monotonic() - began_s, "cpu_s": time.process_time()}))
 
 
