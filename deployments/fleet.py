@@ -6,21 +6,19 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve._private.common import DeploymentID
 from ray.serve.config import AutoscalingConfig
-from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ApplicationDetails, ServeInstanceDetails
 
-from cluster.errors import Conflict, NotFound, Unreachable
+from cluster.errors import Conflict, NotFound
 from cluster.ports import AppState
 from cluster.serving import Resources, Scaling, ScalingMode, Serving
 from cluster.versions import Version
 from deployments.remote import DEPLOYMENT
 from deployments.replica import Replica
+from deployments.serve_controller import ask, away, serve_details
 from deployments.serve_state import app_state
 
 # A start that failed is tried once more: the store of artifacts may have been away. Serve's own default is to go on for minutes.
@@ -34,7 +32,7 @@ class ServeFleet:
 
     def deploy(self, version: Version, serving: Serving, replicas: int) -> None:
         """See `Fleet.deploy`."""
-        if version.id.app in self._details():
+        if version.id.app in serve_details().applications:
             return
         deployment = serve.deployment(name=DEPLOYMENT, **deployment_options(serving, replicas))(Replica)
         bound = deployment.bind(
@@ -53,47 +51,35 @@ class ServeFleet:
         try:
             serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         except (RayError, RayServeException) as error:
-            raise _away(error) from error
+            raise away(error) from error
 
     def state(self) -> Mapping[str, AppState]:
         """See `Fleet.state`."""
         seen = {}
-        for name, app in self._details().items():
+        for name, app in serve_details().applications.items():
             if _VERSION_APP.search(name) and set(app.deployments) <= {DEPLOYMENT}:
                 seen[name] = app_state(name, app, DEPLOYMENT)
         return seen
 
     def scale(self, app: str, replicas: int) -> None:
         """See `Fleet.scale`."""
-        details = self._details().get(app)
-        if details is None:
+        found = serve_details().applications.get(app)
+        if found is None:
             raise NotFound("no such app", where=app, remedy="name a version that is deployed")
-        if not details.external_scaler_enabled:
+        if not found.external_scaler_enabled:
             raise Conflict("it scales on its own", where=app, remedy="set `scaling: manual` in the Model document")
-        deployment = details.deployments.get(DEPLOYMENT)
+        deployment = found.deployments.get(DEPLOYMENT)
         if deployment is not None and deployment.target_num_replicas == replicas:
             return
-        self._ask("update_deployment_replicas", DeploymentID(name=DEPLOYMENT, app_name=app), replicas)
+        ask("update_deployment_replicas", DeploymentID(name=DEPLOYMENT, app_name=app), replicas)
 
     def retire(self, app: str) -> None:
         """See `Fleet.retire`."""
-        if app in self._details():
+        if app in serve_details().applications:
             try:
                 serve.delete(app, _blocking=False)
             except (RayError, RayServeException) as error:
-                raise _away(error) from error
-
-    def _details(self) -> dict[str, ApplicationDetails]:
-        return ServeInstanceDetails(**self._ask("get_serve_instance_details")).applications
-
-    def _ask(self, method: str, *args: Any) -> Any:
-        try:
-            # Serve's public status leaves out target replicas, and nothing public scales but the dashboard's REST door, which
-            # asks the same controller in the same words.
-            client: Any = _get_global_client()
-            return ray.get(getattr(client._controller, method).remote(*args), timeout=30)
-        except (RayError, RayServeException) as error:
-            raise _away(error) from error
+                raise away(error) from error
 
 
 def deployment_options(serving: Serving, replicas: int) -> dict[str, Any]:
@@ -140,7 +126,3 @@ def _autoscaling(scaling: Scaling, replicas: int) -> AutoscalingConfig:
 
 def _stuck_after_s(serving: Serving) -> float:
     return max(3 * serving.timeout_s, 30.0)
-
-
-def _away(error: Exception) -> Unreachable:
-    return Unreachable(f"Serve can't be asked: {error}", where="ray serve", remedy="start the cluster, or wait for its head")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from consumers.stream.spec import StreamSpec
+from consumers.stream.kafka_client import ensure_topics
+from consumers.stream.spec import Client, Input, Output, StreamSpec, Topic
 
 WAIT_S = 120.0
 KEYS = 40
@@ -22,6 +24,22 @@ def until(what: Callable[[], bool], wait_s: float = WAIT_S) -> None:
     while not what():
         assert time.monotonic() < deadline, "did not come true in time"
         time.sleep(0.05)
+
+
+def small_stream(brokers: str, client: Client, partitions: int) -> StreamSpec:
+    """A stream of its own, with its topics made."""
+    tag = uuid.uuid4().hex[:8]
+    spec = StreamSpec(
+        model="m",
+        input=Input(topic=f"in-{tag}", partitions=partitions),
+        output=Output(topic=f"out-{tag}", partitions=partitions),
+        dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
+        group=f"group-{tag}",
+        client=client,
+        session_timeout_s=6,
+    )
+    ensure_topics(spec, brokers)
+    return spec
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""One commit after the other, on a thread of their own."""
+"""One commit at a time, on a thread of its own."""
 
 from __future__ import annotations
 
@@ -7,34 +7,69 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+_Work = tuple[Future[None], Callable[[], None]]
+
 
 class CommitThread:
-    """A client may hang in a commit for ever, so the thread is a daemon: one left behind keeps no process from ending.
+    """Used from one thread. A client may hang in a commit for ever: `leave_behind` goes on without it.
 
-    (`concurrent.futures` waits for its threads at exit.)
+    The thread is a daemon, so one that was left behind keeps no process from ending. (`concurrent.futures` waits for its threads
+    at exit.)
     """
 
     def __init__(self) -> None:
-        self._work: queue.SimpleQueue[tuple[Future[None], Callable[[], None]] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="stream-commit", daemon=True).start()
+        self._last: Future[None] | None = None
+        self._work = _begin()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a commit is under way."""
+        return self._last is not None and not self._last.done()
+
+    def expect_free(self) -> None:
+        """Raises RuntimeError where a commit is under way."""
+        if self.busy:
+            raise RuntimeError("a commit is under way")
 
     def submit(self, work: Callable[[], None]) -> Future[None]:
-        """Starts it once all earlier ones are done."""
-        future: Future[None] = Future()
-        self._work.put((future, work))
-        return future
+        """Starts it. Raises RuntimeError where one is under way."""
+        self.expect_free()
+        self._last = Future()
+        self._work.put((self._last, work))
+        return self._last
+
+    def leave_behind(self) -> None:
+        """Forgets the commit under way, if there is one: its thread ends after it, and another takes its place."""
+        if self.busy:
+            self.end()
+            self._work = _begin()
+        self._last = None
 
     def end(self) -> None:
         """Ends the thread after what it does now. Does not wait."""
         self._work.put(None)
 
-    def _run(self) -> None:
-        while (item := self._work.get()) is not None:
-            future, work = item
-            try:
-                work()
-            except BaseException as error:  # noqa: BLE001  # the future carries it to who waits
-                future.set_exception(error)
-            else:
-                future.set_result(None)
-            del item, future, work  # they hold the records
+
+def refused(error: Exception) -> Future[None]:
+    """A commit that fails before it begins."""
+    future: Future[None] = Future()
+    future.set_exception(error)
+    return future
+
+
+def _begin() -> queue.SimpleQueue[_Work | None]:
+    work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+    threading.Thread(target=_run, args=(work,), name="stream-commit", daemon=True).start()
+    return work
+
+
+def _run(todo: queue.SimpleQueue[_Work | None]) -> None:
+    while (item := todo.get()) is not None:
+        future, work = item
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  # the future carries it to who waits
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+        del item, future, work  # they hold the records

@@ -6,26 +6,25 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import ray
 from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
-from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ApplicationDetails, ServeInstanceDetails
+from ray.serve.schema import ApplicationDetails
 
-from cluster.errors import BadInput, Unreachable
+from cluster.errors import BadInput
 from cluster.ports import FeedKind, FeedSpec, FeedState
 from consumers.stream.health import stream_state
+from consumers.stream.kafka_client import DEFAULT_BROKERS
 from consumers.stream.replica import STOP_S, StreamReplica
 from consumers.stream.spec import StreamSpec
 from consumers.stream.watch import Replicas, Watch
+from deployments.serve_controller import away, serve_details
 from deployments.serve_state import app_state
 
 DEPLOYMENT = "consumer"
 PREFIX = f"{FeedKind.STREAM}--"
-DEFAULT_BROKERS = "127.0.0.1:9092"
 HEALTH_EVERY_S = 5.0
 
 
@@ -57,7 +56,7 @@ class ServeStreams:
         try:
             serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         except (RayError, RayServeException) as error:
-            raise _away(error) from error
+            raise away(error) from error
 
     def state(self) -> Mapping[str, FeedState]:
         """See `Feeds.state`. READY means that every worker polls its topic, as it said a second ago or so."""
@@ -77,16 +76,10 @@ class ServeStreams:
             try:
                 serve.delete(app, _blocking=False)
             except (RayError, RayServeException) as error:
-                raise _away(error) from error
+                raise away(error) from error
 
     def _apps(self) -> dict[str, ApplicationDetails]:
-        try:
-            client: Any = _get_global_client()
-            details = ray.get(client._controller.get_serve_instance_details.remote(), timeout=30)
-        except (RayError, RayServeException) as error:
-            raise _away(error) from error
-        apps: dict[str, ApplicationDetails] = ServeInstanceDetails(**details).applications
-        return {name: app for name, app in apps.items() if name.startswith(PREFIX)}
+        return {name: app for name, app in serve_details().applications.items() if name.startswith(PREFIX)}
 
 
 def deployment_options(spec: StreamSpec, digest: str) -> dict[str, Any]:
@@ -144,7 +137,3 @@ def _parse(feed: FeedSpec) -> StreamSpec:
         raise BadInput(
             str(error), where=f"stream {feed.name}", remedy="correct the Stream document and apply it again"
         ) from error
-
-
-def _away(error: Exception) -> Unreachable:
-    return Unreachable(f"Serve can't be asked: {error}", where="ray serve", remedy="start the cluster, or wait for its head")

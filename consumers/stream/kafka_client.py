@@ -12,6 +12,7 @@ from cluster.errors import BadInput, Unreachable
 from consumers.stream.spec import Security, StreamSpec
 
 LIMIT = "max.message.bytes"
+DEFAULT_BROKERS = "127.0.0.1:9092"  # where neither the document nor the environment names any
 BATCH_BYTES = 100
 ROOM_BYTES = 64 * 1024  # for the headers that a record gains on its way
 

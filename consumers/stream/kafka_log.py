@@ -19,7 +19,7 @@ from kafka.producer.future import FutureRecordMetadata  # type: ignore[import-un
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict, NotFound, Unreachable
-from consumers.stream.commit_thread import CommitThread
+from consumers.stream.commit_thread import CommitThread, refused
 from consumers.stream.epochs import Epochs
 from consumers.stream.kafka_client import ROOM_BYTES, client_config, record_limits, unreachable
 from consumers.stream.kafka_inside import Membership, abandon, stuck_at
@@ -69,7 +69,6 @@ class KafkaLog:
         self._polled_s = 0.0
         self._offsets_to_commit: dict[TopicPartition, OffsetAndMetadata] = {}
         self._thread = CommitThread()
-        self._commit: Future[None] | None = None
         self._producer: KafkaProducer | None = None
         try:
             self._consumer = KafkaConsumer(
@@ -175,20 +174,14 @@ class KafkaLog:
 
     def commit(self, outgoing: Sequence[Outgoing], upto: Mapping[Partition, int]) -> Future[None]:
         """See Log."""
-        if self._commit is not None and not self._commit.done():
-            raise RuntimeError("a commit is under way")
+        self._thread.expect_free()
         if any(self.epoch(partition) is None for partition in upto):
             # The broker checks who commits, not for which partitions.
-            lost: Future[None] = Future()
-            lost.set_exception(Unreachable("the partitions are another member's now", where=self._member.group, remedy="recover"))
-            return lost
+            return refused(Unreachable("the partitions are another member's now", where=self._member.group, remedy="recover"))
         offsets = {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in upto.items()}
         if self._spec.guarantee is Guarantee.EXACTLY_ONCE:
-            work = self._thread.submit(partial(self._transaction, outgoing, offsets, self._consumer.group_metadata()))
-        else:
-            work = self._thread.submit(partial(self._write, outgoing, offsets))
-        self._commit = work
-        return work
+            return self._thread.submit(partial(self._transaction, outgoing, offsets, self._consumer.group_metadata()))
+        return self._thread.submit(partial(self._write, outgoing, offsets))
 
     def recover(self) -> None:
         """See Log."""
@@ -274,7 +267,7 @@ class KafkaLog:
     # --- inside
 
     def _flush_offsets(self, *, wait: bool = False) -> None:
-        if not self._offsets_to_commit or (self._commit is not None and not self._commit.done()):
+        if not self._offsets_to_commit or self._thread.busy:
             return
         owned = self._epochs.now()
         offsets = {p: to for p, to in self._offsets_to_commit.items() if Partition(p.topic, p.partition) in owned}
@@ -335,10 +328,7 @@ class KafkaLog:
         producer, self._producer = self._producer, None
         if producer is not None:
             abandon(producer)
-        if self._commit is not None and not self._commit.done():
-            self._thread.end()
-            self._thread = CommitThread()
-        self._commit = None
+        self._thread.leave_behind()
 
     @contextlib.contextmanager
     def _reaching(self, *, committing: bool = False) -> Iterator[None]:

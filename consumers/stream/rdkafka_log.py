@@ -17,7 +17,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from cluster.errors import Conflict, NotFound, Unreachable
-from consumers.stream.commit_thread import CommitThread
+from consumers.stream.commit_thread import CommitThread, refused
 from consumers.stream.epochs import Epochs
 from consumers.stream.kafka_client import ROOM_BYTES, record_limits
 from consumers.stream.log import Header, Member, Outgoing, Partition, Records
@@ -65,9 +65,9 @@ class RdKafkaLog:
         self._paused = False
         self._polled_s = time.monotonic()
         self._fenced = False
+        self._failed_sends: list[KafkaError] = []
         self._offsets_to_commit: dict[Partition, int] = {}
         self._thread = CommitThread()
-        self._commit: Future[None] | None = None
         self._producer: Producer | None = None
         # Ours is what the producer lets through; a topic may take less. It also tells whether the broker is there.
         ours = spec.max_record_bytes + ROOM_BYTES
@@ -105,19 +105,13 @@ class RdKafkaLog:
 
     def commit(self, outgoing: Sequence[Outgoing], upto: Mapping[Partition, int]) -> Future[None]:
         """See Log."""
-        if self._commit is not None and not self._commit.done():
-            raise RuntimeError("a commit is under way")
+        self._thread.expect_free()
         if any(self.epoch(partition) is None for partition in upto):
             # The broker checks who commits, not for which partitions.
-            lost: Future[None] = Future()
-            lost.set_exception(Unreachable("the partitions are another member's now", where=self._member.group, remedy="recover"))
-            return lost
+            return refused(Unreachable("the partitions are another member's now", where=self._member.group, remedy="recover"))
         if self._spec.guarantee is Guarantee.EXACTLY_ONCE:
-            work = self._thread.submit(partial(self._transaction, outgoing, dict(upto), self._consumer.consumer_group_metadata()))
-        else:
-            work = self._thread.submit(partial(self._write, outgoing, dict(upto)))
-        self._commit = work
-        return work
+            return self._thread.submit(partial(self._transaction, outgoing, dict(upto), self._consumer.consumer_group_metadata()))
+        return self._thread.submit(partial(self._write, outgoing, dict(upto)))
 
     def recover(self) -> None:
         """See Log."""
@@ -335,7 +329,7 @@ class RdKafkaLog:
         producer = self._producer
         assert producer is not None  # noqa: S101  # a commit follows a recover that succeeded
         with self._reaching():
-            self._failed_sends: list[KafkaError] = []
+            self._failed_sends.clear()
             _send(producer, outgoing)
             left = producer.flush(self._spec.transaction_timeout_s)
             if self._failed_sends:
@@ -351,7 +345,7 @@ class RdKafkaLog:
     # --- inside
 
     def _flush_offsets(self, *, wait: bool = False) -> None:
-        if not self._offsets_to_commit or (self._commit is not None and not self._commit.done()):
+        if not self._offsets_to_commit or self._thread.busy:
             return
         upto = {partition: offset for partition, offset in self._offsets_to_commit.items() if self.epoch(partition) is not None}
         self._offsets_to_commit = {}
@@ -420,10 +414,7 @@ class RdKafkaLog:
         if producer is not None:
             with contextlib.suppress(KafkaException):
                 producer.purge()
-        if self._commit is not None and not self._commit.done():
-            self._thread.end()
-            self._thread = CommitThread()
-        self._commit = None
+        self._thread.leave_behind()
 
     @contextlib.contextmanager
     def _reaching(self) -> Iterator[None]:

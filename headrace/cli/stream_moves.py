@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from cluster.commands import FeedName, FeedView
 from cluster.errors import BadInput, Conflict
 from consumers.stream.counters import Counters, WorkerStatus
+from consumers.stream.kafka_client import DEFAULT_BROKERS
 from consumers.stream.offsets import set_group, stretch_of
 from consumers.stream.replay import Condition, dead_letters, everything, spec_of_replay
 from consumers.stream.replay_run import Replayed, run_replay
@@ -20,7 +21,6 @@ from headrace.local.home import Settings
 from headrace.local.ray_connection import joined_ray
 from headrace.local.run_state import load_run
 
-DEFAULT_BROKERS = "127.0.0.1:9092"
 LOOK_EVERY_S = 0.5
 Look = Callable[[Counters, str], None]
 

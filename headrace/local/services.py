@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from typing import Any
 
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
-from ray.serve.context import _get_global_client
-from ray.serve.schema import ApplicationStatus, ServeInstanceDetails
+from ray.serve.schema import ApplicationStatus
 
 from cluster.errors import Conflict, Unreachable
 from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE
 from deployments.gateway.deployment import APP, GatewaySettings, start_gateway
+from deployments.serve_controller import serve_details
 
 POLL_S = 0.1
 
@@ -27,9 +26,7 @@ def start_serve(host: str, http_port: int) -> None:
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # importing Serve has set it to INFO
     serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=http_port))
-    # Nothing public tells the port of a Serve that somebody else has started.
-    client: Any = _get_global_client()
-    found = ServeInstanceDetails(**ray.get(client._controller.get_serve_instance_details.remote())).http_options
+    found = serve_details().http_options
     if found is not None and found.port != http_port:
         raise Conflict(
             f"Serve runs on this cluster already, on port {found.port}",

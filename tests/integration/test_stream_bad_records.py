@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +14,11 @@ from kafka.admin import ConfigResource, KafkaAdminClient
 from kafka.consumer.fetcher import ConsumerRecord
 
 from consumers.stream.clients import open_log
-from consumers.stream.kafka_client import ensure_topics
 from consumers.stream.log import Member
 from consumers.stream.loop import Loop
-from consumers.stream.spec import Client, Input, Output, StreamSpec, Topic
+from consumers.stream.spec import Client, StreamSpec
 from tests.stream_parts import SumScoring
-from tests.stream_topics import until
+from tests.stream_topics import small_stream, until
 
 
 class HostileName(str):
@@ -32,18 +30,7 @@ class HostileName(str):
 
 @pytest.fixture(params=[Client.KAFKA_PYTHON, Client.LIBRDKAFKA])
 def spec(broker: str, request: pytest.FixtureRequest) -> StreamSpec:
-    tag = uuid.uuid4().hex[:8]
-    spec = StreamSpec(
-        model="m",
-        input=Input(topic=f"in-{tag}", partitions=1),
-        output=Output(topic=f"out-{tag}", partitions=1),
-        dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
-        group=f"group-{tag}",
-        client=request.param,
-        session_timeout_s=6,
-    )
-    ensure_topics(spec, broker)
-    return spec
+    return small_stream(broker, request.param, partitions=1)
 
 
 @contextmanager

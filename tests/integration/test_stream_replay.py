@@ -11,32 +11,20 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from cluster.errors import Conflict
 from consumers.stream.clients import open_log
-from consumers.stream.kafka_client import ensure_topics
 from consumers.stream.log import Member
 from consumers.stream.offsets import set_group, stretch_of
 from consumers.stream.replay import dead_letters, everything, spec_of_replay
 from consumers.stream.replay_run import run_replay
-from consumers.stream.spec import Client, Input, Output, StreamSpec, Topic
+from consumers.stream.spec import Client, StreamSpec
 from tests.stream_parts import SumScoring
-from tests.stream_topics import until
+from tests.stream_topics import small_stream, until
 
 CONNECT = "__connect.errors."
 
 
 @pytest.fixture(params=[Client.KAFKA_PYTHON, Client.LIBRDKAFKA])
 def spec(broker: str, request: pytest.FixtureRequest) -> StreamSpec:
-    tag = uuid.uuid4().hex[:8]
-    spec = StreamSpec(
-        model="m",
-        input=Input(topic=f"in-{tag}", partitions=2),
-        output=Output(topic=f"out-{tag}", partitions=2),
-        dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
-        group=f"group-{tag}",
-        client=request.param,
-        session_timeout_s=6,
-    )
-    ensure_topics(spec, broker)
-    return spec
+    return small_stream(broker, request.param, partitions=2)
 
 
 def publish(broker: str, topic: str, rows: list[tuple[int, int, list[tuple[str, bytes]], int]]) -> None:
