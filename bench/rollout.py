@@ -17,7 +17,7 @@ from bench.batch import Figure, show
 from bench.http_load import Measured, measure, request
 from bench.online import compared
 from bench.service import Service, awaited, binary_body, running
-from cluster.rollout_plan import INSTANT, Plan
+from cluster.rollout_plan import NamedPlan, Plan
 from deployments.control_client import connect
 from deployments.scorer import RoutedScorer
 
@@ -50,7 +50,7 @@ def main() -> None:
                 f"{name}: {[round(m.requests_per_s) for m in under_way]} against {[round(m.requests_per_s) for m in without]}"
             )
             figures += compared(f"rollout.{name}.gateway", under_way, without)
-        service.control.start_rollout(MODEL, 2, plan=_warm())
+        service.control.start_rollout(MODEL, 2, plan=NamedPlan.INSTANT)
         service.rollout_at(MODEL, 2, "promoted")
         took = asyncio.run(propagation(service, changes))
         screen.print(f"table to {SCORERS} scorers: median {took[len(took) // 2]:.3f} s, worst {took[-1]:.3f} s")
@@ -86,7 +86,7 @@ async def propagation(service: Service, changes: int) -> list[float]:
     for change in range(changes):
         version = 1 if change % 2 == 0 else 2
         begin = time.perf_counter()
-        await asyncio.to_thread(service.control.start_rollout, MODEL, version, plan=_warm())
+        await asyncio.to_thread(service.control.start_rollout, MODEL, version, plan=NamedPlan.INSTANT)
         while not all(_serves(scorer, version) for scorer in scorers):
             await asyncio.sleep(0.002)
         took.append(time.perf_counter() - begin)
@@ -99,10 +99,6 @@ async def propagation(service: Service, changes: int) -> list[float]:
 def _serves(scorer: RoutedScorer, version: int) -> bool:
     route: Any = scorer.route(MODEL)
     return bool(route.stable == version or (route.candidate == version and route.weight == 10_000))
-
-
-def _warm() -> Plan:
-    return INSTANT.model_copy(update={"keep_warm_s": 3600.0})
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ The same names serve the command line, `POST /control/{command}` and the control
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from cluster.evidence import EvidenceBatch
-from cluster.rollout_plan import Plan
+from cluster.rollout_plan import NamedPlan, Plan
 from cluster.routes import RouteTable
 from cluster.schedules import Schedule
 from cluster.serving import Serving
@@ -99,12 +99,20 @@ class Resolve(Message):
     version: int | None = None
 
 
+# Told apart by kind, so that what is wrong with one is not told as what it lacks of the other.
+AnyPlan = Annotated[
+    Annotated[Plan, Tag("own")] | Annotated[NamedPlan, Tag("named")],
+    Discriminator(lambda value: "named" if isinstance(value, str) else "own"),
+]
+
+
 class StartRollout(ModelName):
     """Starts a rollout of `version` (the newest where None), with the model's plan where `plan` is None."""
 
     version: int | None = None
-    plan: Plan | None = None
+    plan: AnyPlan | None = None
     supersede: bool = False
+    compatible: bool = Field(default=False, description="callers bear that its signature is wider than stable's")
 
 
 class CheckView(Message):

@@ -15,6 +15,7 @@ from cluster.gate import judge
 from cluster.opening import open_rollout
 from cluster.ports import AppState, FeedState
 from cluster.rollout import IllegalTransition, Rollout, RolloutState
+from cluster.rollout_plan import NamedPlan, named_plan
 from cluster.serving import ScalingMode
 from cluster.state import AuditEvent, Feed, Model, State, Wanted, feed_key
 from cluster.table import is_ready
@@ -115,9 +116,9 @@ def _scale(at: Context, request: c.ScaleModel) -> Outcome:
 
 def _start_rollout(at: Context, request: c.StartRollout) -> Outcome:
     model = _model(at.state, request.model)
-    plan = request.plan if request.plan is not None else model.plan
-    if model.serving is None or plan is None:
+    if model.serving is None or model.plan is None:
         raise Conflict("only its versions are known", where=f"model {model.name}", remedy="`headrace apply` its document first")
+    plan = named_plan(request.plan, model.plan) if isinstance(request.plan, NamedPlan) else request.plan or model.plan
     if request.version is None and not at.state.versions_of(model.name):
         raise NotFound("it has no versions", where=f"model {model.name}", remedy="`headrace build` one first")
     version = request.version if request.version is not None else at.state.versions_of(model.name)[-1].id.number
@@ -132,7 +133,8 @@ def _start_rollout(at: Context, request: c.StartRollout) -> Outcome:
         ended = active.to(RolloutState.SUPERSEDED, at.now_s, reason=f"a rollout to version {version} took its place")
         events.append(transition(active, ended, judge(active, state.evidence), at.now_s, _who(request.actor)))
         state = settle(state, ended, at.now_s)
-    state, started = open_rollout(state, model.name, version, plan, _who(request.actor), at.now_s)
+    who = _who(request.actor)
+    state, started = open_rollout(state, model.name, version, plan, who, at.now_s, compatible=request.compatible)
     return _rollout_outcome(state, model.name, events + started)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from enum import StrEnum
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -53,10 +53,16 @@ class SlowCheck(Check):
     bound_ms: float = Field(gt=0)
 
 
-class DisagreementCheck(Check):
-    """Share of rows whose answer differs from stable's in shadow: by argmax, or by more than `tolerance`."""
+Tolerance = Annotated[float, Field(gt=0)]
 
-    tolerance: float | None = Field(default=None, gt=0)
+
+class DisagreementCheck(Check):
+    """Share of rows whose answer differs from stable's in shadow, in any output.
+
+    By more than `tolerance`: a number for all outputs, or one by output. Outputs without one differ by their argmax.
+    """
+
+    tolerance: Tolerance | dict[str, Tolerance] | None = None
 
 
 class Checks(BaseModel):
@@ -100,4 +106,27 @@ class Plan(BaseModel):
         return self
 
 
-INSTANT = Plan(steps=(Step(weight=100, bake_s=0),))
+class NamedPlan(StrEnum):
+    """Plans that need no document. All else (fallback, deadline, how long the former stays warm) is as in the model's own."""
+
+    INSTANT = "instant"
+    """All traffic as soon as the candidate is ready, nothing judged: the way back to a version that is still warm."""
+    BLUE_GREEN = "blue_green"
+    """All traffic as soon as the candidate is ready, and back at once if it proves worse while it bakes."""
+
+
+NAMED_STEPS: dict[NamedPlan, tuple[Step, ...]] = {
+    NamedPlan.INSTANT: (Step(weight=100, bake_s=0),),
+    NamedPlan.BLUE_GREEN: (Step(weight=100),),
+}
+
+
+def named_plan(name: NamedPlan, own: Plan) -> Plan:
+    """The named plan for a model whose own plan is `own`. Only checks that need a step which it lacks are left out."""
+    data = {field: getattr(own, field) for field in Plan.model_fields}
+    return Plan(**{**data, "steps": NAMED_STEPS[name], "checks": own.checks.model_copy(update={"disagreement": None})})
+
+
+def is_instant(plan: Plan) -> bool:
+    """Whether traffic moves in one table change: never are there two versions under one split."""
+    return len(plan.steps) == 1 and plan.steps[0].bake_s == 0

@@ -34,7 +34,7 @@ class Route:
     evidence of an earlier step is not counted. `salt` seeds the split and stays the same through one rollout.
     While `trial`, the candidate has not passed its first step: it is scored by its replicas only, so that one that crashes
     takes none of its callers along. `slow_ms` is the bound above which a call counts as slow, `tolerance` what outputs may
-    differ by in shadow (None: compare argmax on the last axis).
+    differ by in shadow: all, or by name (None, or not named: compare argmax on the last axis).
     """
 
     model: str
@@ -49,7 +49,7 @@ class Route:
     fallback: bool = True
     trial: bool = False
     slow_ms: float | None = None
-    tolerance: float | None = None
+    tolerance: float | dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

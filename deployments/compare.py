@@ -9,12 +9,14 @@ import numpy.typing as npt
 
 from deployments.datatypes import Array
 
+Tolerance = float | Mapping[str, float] | None
 
-def disagreements(stable: Mapping[str, Array], candidate: Mapping[str, Array], tolerance: float | None) -> npt.NDArray[np.bool_]:
+
+def disagreements(stable: Mapping[str, Array], candidate: Mapping[str, Array], tolerance: Tolerance) -> npt.NDArray[np.bool_]:
     """Which rows differ in any output, bool [n].
 
-    Floating-point outputs differ by more than `tolerance` in any place; without one, by the argmax on the last axis (of a single
-    number: by its rounding to the nearest whole). Other datatypes differ where they are not equal.
+    Floating-point outputs differ by more than `tolerance` (one for all, or by name) in any place; without one, by the argmax on
+    the last axis (of a single number: by its rounding to the nearest whole). Other datatypes differ where they are not equal.
     """
     rows = len(next(iter(stable.values())))
     differ = np.zeros(rows, dtype=np.bool_)
@@ -22,7 +24,8 @@ def disagreements(stable: Mapping[str, Array], candidate: Mapping[str, Array], t
         other = candidate.get(name)
         if other is None or other.shape != one.shape:
             return np.ones(rows, dtype=np.bool_)
-        differ |= _differ(one, other, tolerance).reshape(rows, -1).any(axis=1)
+        allowed = tolerance.get(name) if isinstance(tolerance, Mapping) else tolerance
+        differ |= _differ(one, other, allowed).reshape(rows, -1).any(axis=1)
     return differ
 
 

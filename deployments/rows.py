@@ -66,7 +66,9 @@ def joined(signature: Signature, answers: Sequence[Answer], sizes: Sequence[int]
 def assembled(signature: Signature, parts: Sequence[Part], rows: int) -> tuple[dict[str, Array], dict[int, HeadraceError]]:
     """Every part's rows put where they came from, and the errors by row. Rows in no part hold zeros."""
     if len(parts) == 1 and len(parts[0].rows) == rows and _is_whole(parts[0].rows, rows):
-        return parts[0].answer.outputs, dict(parts[0].answer.failed)
+        # Only what the signature names: a candidate may give more, and would do so for some of a caller's batches.
+        whole_outputs = {spec.name: parts[0].answer.outputs[spec.name] for spec in signature.outputs}
+        return whole_outputs, dict(parts[0].answer.failed)
     errors: dict[int, HeadraceError] = {}
     for part in parts:
         for index, error in part.answer.failed.items():

@@ -22,7 +22,7 @@ from cluster.serving import Transport as TransportName
 from cluster.signature import Signature
 from cluster.traffic import to_candidate
 from deployments.call_check import check_call, nan_rows
-from deployments.compare import disagreements
+from deployments.compare import Tolerance, disagreements
 from deployments.datatypes import Array
 from deployments.evidence_log import EvidenceLog
 from deployments.metering import Meter
@@ -341,6 +341,6 @@ def _only(answer: Answer, rows: Rows) -> Answer:
     return Answer(take(answer.outputs, rows), failed)
 
 
-def _disagreed(stable: Answer, candidate: Answer, both: npt.NDArray[np.bool_], tolerance: float | None) -> npt.NDArray[np.bool_]:
+def _disagreed(stable: Answer, candidate: Answer, both: npt.NDArray[np.bool_], tolerance: Tolerance) -> npt.NDArray[np.bool_]:
     rows = np.flatnonzero(both)
     return disagreements(take(stable.outputs, rows), take(candidate.outputs, rows), tolerance)

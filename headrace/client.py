@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from cluster import commands as c
 from cluster import errors
-from cluster.rollout_plan import Plan
+from cluster.rollout_plan import NamedPlan, Plan
 from headrace.local.home import Settings, read_settings
 from headrace.local.run_state import load_run
 
@@ -122,10 +122,17 @@ class ControlClient:
         self.call("model.scale", c.ScaleModel(model=model, replicas=replicas), c.Nothing)
 
     def start_rollout(
-        self, model: str, version: int | None = None, *, plan: Plan | None = None, supersede: bool = False, actor: str = ""
+        self,
+        model: str,
+        version: int | None = None,
+        *,
+        plan: Plan | NamedPlan | None = None,
+        supersede: bool = False,
+        compatible: bool = False,
+        actor: str = "",
     ) -> c.RolloutView:
         """Starts a rollout of `version`, or of the newest."""
-        request = c.StartRollout(model=model, version=version, plan=plan, supersede=supersede, actor=actor)
+        request = c.StartRollout(model=model, version=version, plan=plan, supersede=supersede, compatible=compatible, actor=actor)
         return self.call("rollout.start", request, c.RolloutView)
 
     def rollout(self, model: str) -> c.RolloutView | None:

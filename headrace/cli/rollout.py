@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.commands import CheckView, RolloutHistory, RolloutStatus, RolloutView
-from cluster.rollout_plan import Plan
+from cluster.errors import BadInput
+from cluster.rollout_plan import NamedPlan, Plan
 from headrace.cli.screen import AsJson, age, answers, print_json, watch
 from headrace.client import ControlClient
 from headrace.project.documents import load_project
@@ -37,16 +38,25 @@ def start(
     model: Model,
     version: Annotated[int | None, typer.Option(min=1, help="Which version; the newest where left out.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Take the plan from this file's Model, this once.")] = None,
+    named: Annotated[
+        NamedPlan | None,
+        typer.Option("--plan", help="All traffic at once: instant judges nothing, blue_green bakes and may still go back."),
+    ] = None,
     supersede: Annotated[bool, typer.Option("--supersede", help="End a rollout that is under way.")] = False,
+    compatible: Annotated[bool, typer.Option("--compatible", help="Callers bear another signature: more outputs, say.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start a rollout of a registered version.
 
-    Example: `headrace rollout start digits --version 2 --supersede`
+    Example: `headrace rollout start digits --version 2 --supersede`; back at once: `... --version 1 --plan instant`
     """
-    plan: Plan | None = load_project([file]).model(model).document.rollout if file else None
+    if file and named:
+        raise BadInput("both --file and --plan give a plan", where="rollout start", remedy="leave one of them out")
+    plan: Plan | NamedPlan | None = load_project([file]).model(model).document.rollout if file else named
+    actor = getpass.getuser()
     with ControlClient.from_environment() as client:
-        _print(client.start_rollout(model, version, plan=plan, supersede=supersede, actor=getpass.getuser()), as_json)
+        started = client.start_rollout(model, version, plan=plan, supersede=supersede, compatible=compatible, actor=actor)
+        _print(started, as_json)
 
 
 @app.command()

@@ -54,7 +54,20 @@ def test_with_json_the_error_is_json_too(capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(capsys.readouterr().err)["error"]["kind"] == "Unreachable"
 
 
-@pytest.mark.parametrize("words", [["statsu"], ["scale", "digits", "many"], ["rollout", "start"], ["up", "--http-port", "99999"]])
+START = ["rollout", "start", "digits"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["statsu"],
+        ["scale", "digits", "many"],
+        ["rollout", "start"],
+        [*START, "--plan", "overnight"],
+        [*START, "--plan", "instant", "--file", "model.yaml"],
+        ["up", "--http-port", "99999"],
+    ],
+)
 def test_bad_usage_is_2(words: list[str]) -> None:
     assert main(words) == ExitCode.BAD_INPUT
 

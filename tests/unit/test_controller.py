@@ -187,6 +187,87 @@ def test_another_signature_is_refused(brain: Brain) -> None:
         brain.call("rollout.start", model="digits", version=2)
 
 
+def test_a_wider_signature_needs_somebodys_word_and_the_way_back_is_one_change(brain: Brain) -> None:
+    """More outputs, and any length where stable takes one: a split can bear that, the way back only at once."""
+    brain.serve_first()
+    wider = {
+        "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, -1]}],
+        "outputs": [*SIGNATURE["outputs"], {"name": "why", "datatype": "FP32", "shape": [-1, 3]}],
+    }
+    brain.build(2, **wider)
+    brain.tick(3)
+    with pytest.raises(Conflict, match="headrace rollout start --compatible"):
+        brain.call("rollout.start", model="digits", version=2)
+    brain.call("rollout.start", model="digits", version=2, compatible=True)
+    brain.tick(3)
+    assert brain.controller.table.routes["digits"].candidate == 2
+    started = [e for e in brain.call("rollout.history", model="digits")["audit"] if e["event"] == "started"][-1]
+    assert started["detail"]["compatible"] is True
+    brain.call("rollout.promote", model="digits")
+    brain.tick()
+    with pytest.raises(Conflict, match="--plan instant --compatible"):
+        brain.call("rollout.start", model="digits", version=1, plan="instant")
+    with pytest.raises(Conflict, match="--plan instant --compatible"):
+        brain.call("rollout.start", model="digits", version=1, compatible=True)
+    brain.call("rollout.start", model="digits", version=1, plan="instant", compatible=True)
+    brain.tick()
+    assert brain.controller.table.routes["digits"].stable == 1
+
+
+def test_nobodys_word_makes_another_datatype_compatible(brain: Brain) -> None:
+    brain.serve_first()
+    brain.build(2, **{**SIGNATURE, "inputs": [{"name": "input", "datatype": "FP64", "shape": [-1, 4]}]})
+    brain.tick(3)
+    for plan in (None, "instant"):
+        with pytest.raises(Conflict, match="a model name of its own"):
+            brain.call("rollout.start", model="digits", version=2, plan=plan, compatible=True)
+
+
+def test_a_tolerance_for_an_output_that_there_is_not_is_refused(brain: Brain) -> None:
+    checks = {"disagreement": {"margin": 0.1, "tolerance": {"outputs": 0.5}}}
+    plan = {"steps": [{"shadow": 10}, {"weight": 100}], "checks": checks, "start": "manual"}
+    brain.serve_first()
+    brain.apply(plan)
+    brain.build(2)
+    with pytest.raises(Conflict, match=r"no output 'outputs' .its outputs: output"):
+        brain.call("rollout.start", model="digits", version=2)
+    checks["disagreement"]["tolerance"] = {"output": 0.5}
+    brain.apply(plan)
+    brain.call("rollout.start", model="digits", version=2)
+    brain.tick(3)
+    assert brain.controller.table.routes["digits"].tolerance == {"output": 0.5}
+
+
+def test_blue_green_goes_all_at_once_and_back_when_it_proves_worse(brain: Brain) -> None:
+    brain.serve_first()
+    brain.build(2)
+    brain.call("rollout.start", model="digits", version=2, plan="blue_green", supersede=True)
+    brain.tick(3)
+    route = brain.controller.table.routes["digits"]
+    assert (route.stable, route.candidate, route.weight) == (1, 2, 10_000)
+    brain.score(2, rows=500, errors=100)
+    brain.tick()
+    assert brain.rollout()["state"] == "rolled_back"
+    assert brain.controller.table.routes["digits"].stable == 1
+
+
+def test_instant_is_one_table_change_between_warm_versions_and_keeps_the_former_warm(brain: Brain) -> None:
+    brain.serve_first()
+    brain.build(2)
+    brain.tick()
+    brain.call("rollout.start", model="digits", version=2, plan="instant", supersede=True)
+    brain.tick(3)
+    for version in (1, 2, 1):
+        number = brain.controller.table.number
+        brain.call("rollout.start", model="digits", version=version, plan="instant")
+        brain.tick()
+        route = brain.controller.table.routes["digits"]
+        assert (route.stable, route.candidate, brain.controller.table.number) == (version, None, number + 1)
+        assert set(route.targets) == {1, 2}  # SURE keeps the former warm for a minute
+    with pytest.raises(BadInput, match="'instant' or 'blue_green'"):
+        brain.call("rollout.start", model="digits", version=2, plan="overnight")
+
+
 def test_scale_by_hand_is_remembered_through_the_loss_of_the_cluster_and_never_undone(brain: Brain) -> None:
     brain.serve_first(serving={"scaling": {"mode": "manual", "replicas": 2}})
     brain.fleet.scale_by_hand("digits--v1", 5)

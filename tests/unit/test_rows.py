@@ -73,6 +73,24 @@ def test_versions_are_compared(other: list[list[float]], tolerance: float | None
     assert disagreements(one, {"y": np.array(other, np.float32)}, tolerance).tolist() == differ
 
 
+def test_each_output_may_have_a_tolerance_of_its_own() -> None:
+    """Those without one are compared by their argmax."""
+    one = {"y": np.array([[0.1, 0.9]] * 4, np.float32), "width": np.array([[10.0]] * 4, np.float32)}
+    other = {
+        "y": np.array([[0.2, 0.8], [0.9, 0.1], [0.1, 0.9], [0.1, 0.9]], np.float32),
+        "width": np.array([[10.0], [10.0], [12.5], [11.5]], np.float32),
+    }
+    assert disagreements(one, other, {"width": 2.0}).tolist() == [False, True, True, False]
+    assert disagreements(one, other, {"width": 2.0, "y": 0.05}).tolist() == [True, True, True, False]
+
+
+def test_a_candidates_extra_outputs_stay_inside() -> None:
+    extra = Answer({"y": np.array([[1.0], [2.0]], np.float32), "why": np.array([[0.5], [0.5]], np.float32)})
+    for parts in ([Part(2, np.arange(2), extra)], [Part(2, np.array([1, 0]), extra)]):
+        outputs, _ = assembled(SIGNATURE, parts, 2)
+        assert list(outputs) == ["y"]
+
+
 def test_labels_are_compared_as_they_are() -> None:
     one, other = np.array([b"cat", b"dog"], object), np.array([b"cat", b"cow"], object)
     assert disagreements({"y": one}, {"y": other}, None).tolist() == [False, True]
