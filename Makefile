@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROTO := deployments/gateway/proto
+# The commands, workers and replicas are many short processes: without compiled modules each would compile torch and Ray anew.
+unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace tests bench examples
 
 .PHONY: test lint unit soak demo bench proto reference constraints clean
