@@ -115,6 +115,30 @@ class StartRollout(ModelName):
     compatible: bool = Field(default=False, description="callers bear that its signature is wider than stable's")
 
 
+class Label(Message):
+    """What was true: `key` is the label key that came with the answer, `label` the class's number, or the number itself."""
+
+    key: str
+    label: float
+
+
+class TellLabels(ModelName):
+    """Labels of answers given in the rollout under way. With a `source` and a `sequence` that rises, a resend counts nothing."""
+
+    labels: tuple[Label, ...] = Field(min_length=1, max_length=10_000)
+    source: str = ""
+    sequence: int = Field(default=0, ge=0)
+
+
+class LabelsTold(Message):
+    """How many labels counted, how many belong to another rollout or were told before, and why others were refused."""
+
+    counted: int
+    elsewhere: int
+    refused: int
+    reasons: tuple[str, ...] = ()
+
+
 class CheckView(Message):
     """A check as it stands, in numbers and in plain words: the difference lies in [low, high] with confidence."""
 
@@ -275,6 +299,7 @@ COMMANDS: dict[str, tuple[type[Message], type[Message]]] = {
     "rollout.resume": (ModelName, RolloutView),
     "rollout.promote": (ModelName, RolloutView),
     "rollout.abort": (ModelName, RolloutView),
+    "rollout.label": (TellLabels, LabelsTold),
     "feed.list": (Nothing, FeedList),
     "feed.show": (FeedName, FeedView),
     "feed.pause": (FeedName, FeedView),

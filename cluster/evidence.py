@@ -19,7 +19,8 @@ class Counts:
     """Sums over what was scored. Rows judge answers, calls judge time.
 
     `errors` are rows that the version failed (bad input is the sender's and is not counted). `slow` are calls above the
-    route's `slow_ms`. `compared` rows were scored in shadow, `disagreed` of them differed from the stable version.
+    route's `slow_ms`. `compared` rows were scored in shadow, `disagreed` of them differed from the stable version. `labelled`
+    answers have met their label, and `loss` is the sum of what they lost, 0 to 1 each.
     """
 
     rows: int = 0
@@ -28,6 +29,8 @@ class Counts:
     slow: int = 0
     compared: int = 0
     disagreed: int = 0
+    labelled: int = 0
+    loss: float = 0.0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from cluster.evidence import Counts, EvidenceKey
+from cluster.labels import stage_of
 from cluster.rollout import Rollout, RolloutState
 from cluster.sequential import Interval, excess, mean
 from cluster.state import of_rollout
@@ -60,7 +61,7 @@ def judge(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> tuple[Jud
     candidate = evidence.get(_key(rollout, rollout.candidate), Counts())
     alone = step.weight >= 100
     stable = _earlier_stable(rollout, evidence) if alone else evidence.get(_key(rollout, rollout.stable), Counts())
-    count = sum(check is not None for check in (checks.error_rate, checks.slow, checks.disagreement))
+    count = sum(check is not None for check in (checks.error_rate, checks.slow, checks.disagreement, checks.labels))
     alpha = rollout.plan.alpha
     alpha_low = alpha / (max(count, 1) * len(rollout.plan.steps))
     judged: list[Judged] = []
@@ -76,6 +77,15 @@ def judge(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> tuple[Jud
         interval = mean(n, differed, alpha_low, alpha)
         verdict = _verdict(interval, margin)
         judged.append(Judged("disagreement", interval, margin, verdict, observed=n, against="unlike stable"))
+    if checks.labels is not None and rollout.phase is RolloutState.CANARY:
+        # Those of every step, so that stable has its own even where the candidate serves alone.
+        told, known = (
+            evidence.get(EvidenceKey(rollout.model, stage_of(rollout), version), Counts())
+            for version in (rollout.candidate, rollout.stable)
+        )
+        ours_lost, base_lost = (told.labelled, told.loss), (known.labelled, known.loss)
+        split = _Levels(alpha_low, alpha, alone=False)
+        judged.append(_against_stable("label_loss", checks.labels.margin, ours_lost, base_lost, split))
     return tuple(judged)
 
 
@@ -104,7 +114,7 @@ class _Levels:
     alone: bool
 
 
-def _against_stable(name: str, margin: float, ours: tuple[int, int], base: tuple[int, int], levels: _Levels) -> Judged:
+def _against_stable(name: str, margin: float, ours: tuple[int, float], base: tuple[int, float], levels: _Levels) -> Judged:
     if levels.alone and base[0] == 0:
         # Stable was never observed: it is taken to be flawless, so that a candidate must keep the margin on its own.
         interval = mean(*ours, levels.low, levels.high)

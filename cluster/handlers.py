@@ -11,7 +11,9 @@ from cluster import views
 from cluster.applying import apply
 from cluster.decide import settle, transition
 from cluster.errors import Conflict, NotFound
+from cluster.evidence import Counts, EvidenceKey
 from cluster.gate import judge
+from cluster.labels import judge_labels, stage_of
 from cluster.opening import open_rollout
 from cluster.ports import AppState, FeedState
 from cluster.rollout import IllegalTransition, Rollout, RolloutState
@@ -44,6 +46,8 @@ class Outcome:
 
 
 Handler = Callable[[Context, Any], Outcome]
+
+REASONS_AT_MOST = 10
 
 
 def _status(at: Context, _: c.Nothing) -> Outcome:
@@ -190,6 +194,34 @@ def _abort(at: Context, request: c.ModelName) -> Outcome:
     )
 
 
+def _label(at: Context, request: c.TellLabels) -> Outcome:
+    active = _active(at.state, request.model)
+    check = active.plan.checks.labels
+    if check is None:
+        raise Conflict(
+            "its plan has no labels check",
+            where=f"rollout {active.id} of {active.model}",
+            remedy="add `checks: {labels: ...}` to the Model's rollout section, and start it again",
+        )
+    state, scorer = at.state, f"labels/{request.model}/{request.source}"
+    if request.source and request.sequence <= state.scorers.get(scorer, -1):
+        return Outcome(state, c.LabelsTold(counted=0, elsewhere=len(request.labels), refused=0))
+    told = judge_labels(active, check, ((one.key, one.label) for one in request.labels))
+    evidence = dict(state.evidence)
+    for version, counts in told.counts.items():
+        key = EvidenceKey(active.model, stage_of(active), version)
+        evidence[key] = evidence.get(key, Counts()) + counts
+    scorers = {**state.scorers, scorer: request.sequence} if request.source else state.scorers
+    counted = sum(counts.labelled for counts in told.counts.values())
+    answer = c.LabelsTold(
+        counted=counted,
+        elsewhere=len(request.labels) - counted - len(told.refused),
+        refused=len(told.refused),
+        reasons=told.refused[:REASONS_AT_MOST],
+    )
+    return Outcome(replace(state, evidence=evidence, scorers=scorers), answer)
+
+
 def _list_feeds(at: Context, _: c.Nothing) -> Outcome:
     feeds = (at.state.feeds[name] for name in sorted(at.state.feeds))
     return Outcome(at.state, c.FeedList(feeds=tuple(views.feed_view(feed, at.feeds, at.now_s) for feed in feeds)))
@@ -227,6 +259,7 @@ HANDLERS: dict[str, Handler] = {
     "rollout.resume": _resume,
     "rollout.promote": _promote,
     "rollout.abort": _abort,
+    "rollout.label": _label,
     "feed.list": _list_feeds,
     "feed.show": _show_feed,
     "feed.pause": _pause_feed,

@@ -65,6 +65,35 @@ class DisagreementCheck(Check):
     tolerance: Tolerance | dict[str, Tolerance] | None = None
 
 
+class Loss(StrEnum):
+    """How far an answer is from its label, between 0 and 1."""
+
+    WRONG = "wrong"
+    """1 where the class (the argmax) is not the label; so the margin is in points of accuracy."""
+    ABSOLUTE = "absolute"
+    """The difference as a share of `scale`, 1 at most."""
+    SQUARED = "squared"
+    """The square of that share."""
+
+
+class LabelCheck(Check):
+    """Mean loss of `output` on late labels (`headrace rollout label`), judged on all weighted steps at once.
+
+    `wrong` counts answers of another class than the label, so the margin is in points of accuracy; `absolute` and `squared` judge
+    numbers, as a share of `scale`, the error that counts as 1.
+    """
+
+    output: str
+    loss: Loss = Loss.WRONG
+    scale: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if (self.loss is Loss.WRONG) != (self.scale is None):
+            raise ValueError("loss absolute and loss squared need a scale (the error that counts as 1), loss wrong has none")
+        return self
+
+
 class Checks(BaseModel):
     """What is judged. Leave one out and it is not judged."""
 
@@ -73,6 +102,7 @@ class Checks(BaseModel):
     error_rate: Check | None = Check(margin=0.01)
     slow: SlowCheck | None = None
     disagreement: DisagreementCheck | None = None
+    labels: LabelCheck | None = None
 
 
 class Plan(BaseModel):
@@ -103,6 +133,8 @@ class Plan(BaseModel):
             raise ValueError("shadow steps come before the first weight")
         if self.checks.disagreement is not None and all(step.shadow == 0 for step in self.steps):
             raise ValueError("a disagreement check needs a shadow step")
+        if self.checks.labels is not None and all(weight == 100 for weight in weights):
+            raise ValueError("a labels check needs a step with a weight below 100: only then do both versions answer")
         return self
 
 
@@ -124,7 +156,9 @@ NAMED_STEPS: dict[NamedPlan, tuple[Step, ...]] = {
 def named_plan(name: NamedPlan, own: Plan) -> Plan:
     """The named plan for a model whose own plan is `own`. Only checks that need a step which it lacks are left out."""
     data = {field: getattr(own, field) for field in Plan.model_fields}
-    return Plan(**{**data, "steps": NAMED_STEPS[name], "checks": own.checks.model_copy(update={"disagreement": None})})
+    return Plan(
+        **{**data, "steps": NAMED_STEPS[name], "checks": own.checks.model_copy(update={"disagreement": None, "labels": None})}
+    )
 
 
 def is_instant(plan: Plan) -> bool:

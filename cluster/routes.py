@@ -26,6 +26,15 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelledOutput:
+    """The output that the labels of `rollout` judge: by its class (the argmax), or by its number."""
+
+    rollout: int
+    name: str
+    by_class: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One model's split. `targets` holds stable, candidate and any version kept warm; only READY ones.
 
@@ -34,7 +43,8 @@ class Route:
     evidence of an earlier step is not counted. `salt` seeds the split and stays the same through one rollout.
     While `trial`, the candidate has not passed its first step: it is scored by its replicas only, so that one that crashes
     takes none of its callers along. `slow_ms` is the bound above which a call counts as slow, `tolerance` what outputs may
-    differ by in shadow: all, or by name (None, or not named: compare argmax on the last axis).
+    differ by in shadow: all, or by name (None, or not named: compare argmax on the last axis). While labels are wanted,
+    `labels` says of which output.
     """
 
     model: str
@@ -50,6 +60,7 @@ class Route:
     trial: bool = False
     slow_ms: float | None = None
     tolerance: float | dict[str, float] | None = None
+    labels: LabelledOutput | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from pydantic import TypeAdapter
 
 from cluster.ports import AppState, AppStatus
 from cluster.rollout import Rollout
-from cluster.routes import WEIGHT_UNIT, Route, Target
+from cluster.rollout_plan import Loss
+from cluster.routes import WEIGHT_UNIT, LabelledOutput, Route, Target
 from cluster.serving import Serving
 from cluster.state import Model, State
 from cluster.versions import VersionId
@@ -51,7 +52,7 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
     numbers.add(stable)
     rollout = state.active(model.name)
     plan = model.plan
-    candidate, weight, shadow, stage, salt, trial, slow_ms, tolerance = None, 0, 0, "", 0, False, None, None
+    candidate, weight, shadow, stage, salt, trial, slow_ms, tolerance, labels = None, 0, 0, "", 0, False, None, None, None
     if rollout is not None and rollout.stable is not None:
         plan, stage, salt = rollout.plan, rollout.stage, rollout.salt
         slow_ms = plan.checks.slow.bound_ms if plan.checks.slow else None
@@ -61,6 +62,9 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
             numbers.add(candidate)
             weight, shadow = shares(rollout)
             trial = rollout.reached <= 1
+            check = plan.checks.labels
+            if check is not None and 0 < weight < WEIGHT_UNIT:
+                labels = LabelledOutput(rollout.id, check.output, check.loss is Loss.WRONG)
     targets = {number: _target(state, model, number) for number in sorted(numbers)}
     return Route(
         model=model.name,
@@ -76,6 +80,7 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
         trial=trial,
         slow_ms=slow_ms,
         tolerance=tolerance,
+        labels=labels,
     )
 
 

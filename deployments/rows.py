@@ -25,11 +25,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The answer of `version` for the rows of a call at `rows`, in the order of the answer."""
+    """The answer of `version` for the rows of a call at `rows`, in the order of the answer.
+
+    `fair` is False for rows that the version was given because another failed them.
+    """
 
     version: int
     rows: Rows
     answer: Answer
+    fair: bool = True
 
 
 def take(tensors: Mapping[str, Array], rows: Rows | slice) -> dict[str, Array]:

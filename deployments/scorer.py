@@ -25,6 +25,7 @@ from deployments.call_check import check_call, nan_rows
 from deployments.compare import Tolerance, disagreements
 from deployments.datatypes import Array
 from deployments.evidence_log import EvidenceLog
+from deployments.label_keys import label_keys
 from deployments.metering import Meter
 from deployments.ray_meter import RayMeter
 from deployments.remote import RemoteTransport
@@ -150,7 +151,8 @@ class RoutedScorer:
                 "the row holds NaN", where=model, remedy="send numbers, or set `refuse_nan: false` in the Model document"
             )
             errors.update(dict.fromkeys(np.flatnonzero(bad).tolist(), refusal))
-        return Scored(outputs, versions, errors)
+        wanted = route.labels if version is None else None
+        return Scored(outputs, versions, errors, label_keys(wanted, outputs, parts, rows) if wanted is not None else None)
 
     async def _pinned(self, call: _Call, target: Target, rows: Rows) -> Part:
         answer, seconds = await self._ask(call, target, _rows_of(call, rows), call.left_s())
@@ -193,7 +195,7 @@ class RoutedScorer:
         self._meter.scored(call.route.model, target.version, len(rows), len(answer.failed), seconds)
         if counted:
             self._count(call.route, target.version, len(rows), len(answer.failed), seconds)
-        return Part(target.version, rows, answer)
+        return Part(target.version, rows, answer, fair=counted)
 
     async def _candidate(self, call: _Call, target: Target, rows: Rows) -> list[Part]:
         route = call.route

@@ -159,6 +159,10 @@ class ControlClient:
         """Takes the candidate back now."""
         return self.call("rollout.abort", c.ModelName(model=model, actor=actor), c.RolloutView)
 
+    def tell_labels(self, labels: c.TellLabels) -> c.LabelsTold:
+        """Labels of answers given in the rollout under way."""
+        return self.call("rollout.label", labels, c.LabelsTold)
+
     def feeds(self) -> tuple[c.FeedView, ...]:
         """All streams and batches."""
         return self.call("feed.list", c.Nothing(), c.FeedList).feeds

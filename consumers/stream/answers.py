@@ -18,6 +18,7 @@ from consumers.stream.spec import InputEnvelope, OutputEnvelope, StreamSpec
 MODEL_HEADER = "headrace.model"
 VERSION_HEADER = "headrace.version"
 PREDICTION_HEADER = "headrace.prediction_id"
+LABEL_KEY_HEADER = "headrace.label_key"
 VALUE_BYTES_HEADER = "headrace.value_bytes"
 CONNECT = "__connect.errors."
 MESSAGE_MAX_BYTES = 4096
@@ -86,8 +87,9 @@ def output_records(
     *,
     form: Form,
     partitions: int,
+    label_keys: Sequence[str] | None = None,
 ) -> Outgoing:
-    """The answers to the rows of `records` that were scored; `bodies` and `versions` are as long as `rows`.
+    """The answers to the rows of `records` that were scored; `bodies`, `versions` and `label_keys` are as long as `rows`.
 
     Key, headers and timestamp travel on; ours come last, so a reader that keeps the last of a name sees ours.
     """
@@ -99,6 +101,10 @@ def output_records(
         [*_sendable(records.headers[row]), *fixed, version_headers[version], (PREDICTION_HEADER, ids[row])]
         for row, version in zip(rows, versions.tolist(), strict=True)
     ]
+    if label_keys is not None:
+        for own, key, row in zip(headers, label_keys, rows, strict=True):
+            if key:
+                own.append((LABEL_KEY_HEADER, f"{key}/".encode() + ids[row]))
     if form.unwrapped:
         headers = [about_event(each) for each in headers]
     if envelope is not None:

@@ -367,9 +367,10 @@ class Loop:
             def outputs(chosen: Rows) -> Outgoing:
                 rows = (positions[chosen] - begin).tolist()
                 answers = [bodies[j] for j in chosen.tolist()]
-                return output_records(
-                    records, rows, answers, scored.versions[chosen], form=self._form, partitions=self._partitions[to]
-                )
+                told, count = scored.label_keys, self._partitions[to]
+                keys = [told[j] for j in chosen.tolist()] if told is not None else None
+                versions = scored.versions[chosen]
+                return output_records(records, rows, answers, versions, form=self._form, partitions=count, label_keys=keys)
 
             out, largest = outputs(chosen), self._open_log.largest_bytes(to)
             if refused := oversized(out, largest):

@@ -210,8 +210,8 @@ def split(scored: Scored, rows: Sequence[int]) -> list[Scored]:
     for count in rows:
         end = start + count
         errors = {row - start: error for row, error in scored.errors.items() if start <= row < end} if scored.errors else {}
-        parts.append(
-            Scored({name: array[start:end] for name, array in scored.outputs.items()}, scored.versions[start:end], errors)
-        )
+        outputs = {name: array[start:end] for name, array in scored.outputs.items()}
+        keys = scored.label_keys[start:end] if scored.label_keys is not None else None
+        parts.append(Scored(outputs, scored.versions[start:end], errors, keys))
         start = end
     return parts

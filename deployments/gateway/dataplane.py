@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,6 +71,8 @@ class DataPlane:
         )
         _raise_first(call.model, scored)
         version_name, parameters = _versions(scored)
+        if scored.label_keys is not None:
+            parameters["label_keys"] = _label_keys(scored.label_keys)
         outputs = tuple(OutputTensor(spec.name, spec.datatype, scored.outputs[spec.name], binary) for spec, binary in wanted)
         return InferResponse(call.model, version_name, outputs, request.id, parameters)
 
@@ -190,6 +193,12 @@ def _versions(scored: Scored) -> tuple[str, dict[str, Any]]:
     if len(numbers) == 1:
         return str(numbers[0]), {}
     return str(numbers[counts.argmax()]), {"row_versions": ",".join(map(str, scored.versions.tolist()))}
+
+
+def _label_keys(keys: Sequence[str]) -> str:
+    """One for each row, by commas; nothing for a row that must not be judged."""
+    prediction = os.urandom(8).hex()
+    return ",".join(f"{key}/{prediction}.{row}" if key else "" for row, key in enumerate(keys))
 
 
 def _served(route: Route, version: int | None) -> int:

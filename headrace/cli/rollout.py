@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.commands import CheckView, RolloutHistory, RolloutStatus, RolloutView
-from cluster.errors import BadInput
+from cluster.errors import BadInput, NotFound
 from cluster.rollout_plan import NamedPlan, Plan
 from headrace.cli.screen import AsJson, age, answers, print_json, watch
 from headrace.client import ControlClient
+from headrace.label_lines import tell
 from headrace.project.documents import load_project
 
 app = typer.Typer(
@@ -118,6 +120,31 @@ def abort(model: Model, as_json: AsJson = False) -> None:
     """
     with ControlClient.from_environment() as client:
         _print(client.abort(model, actor=getpass.getuser()), as_json)
+
+
+@app.command()
+def label(
+    model: Model,
+    file: Annotated[Path, typer.Argument(help="Lines of JSON with a key and a label each; - for standard input.")],
+    as_json: AsJson = False,
+) -> None:
+    """Tell what was true of answers given in the rollout under way, for its labels check.
+
+    The key came with the answer: in the header headrace.label_key of a stream's record, in the parameter label_keys over HTTP.
+
+    Example: `headrace rollout label digits labels.jsonl`, of lines like `{"key": "4/2/7/orders/0/1234", "label": 7}`
+    """
+    try:
+        lines = sys.stdin.buffer if str(file) == "-" else file.open("rb")
+    except OSError as error:
+        raise NotFound(f"can't be read: {error.strerror}", where=str(file), remedy="name a file of labels") from error
+    with ControlClient.from_environment() as client, lines:
+        told = tell(model, lines, client.tell_labels, actor=getpass.getuser())
+    if as_json:
+        print_json(told)
+    else:
+        counts = f"{told.counted} labels counted, {told.elsewhere} of other rollouts or told before, {told.refused} refused"
+        answers().print(counts, *told.reasons, sep="\n  ", markup=False)
 
 
 @app.command()

@@ -1,0 +1,49 @@
+"""Labels as lines of JSON: `{"key": "4/2/7/orders/0/1234", "label": 7}`. What `headrace rollout label` reads and sends."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+
+from pydantic import ValidationError
+
+from cluster.commands import Label, LabelsTold, TellLabels
+
+LABELS_AT_ONCE = 5_000
+REASONS_AT_MOST = 10
+
+
+def tell(model: str, lines: Iterable[bytes], send: Callable[[TellLabels], LabelsTold], *, actor: str = "") -> LabelsTold:
+    """Sends every line that is a label, some thousands at a time; what came of all. A bad line never takes others along.
+
+    The same lines again count nothing while the rollout is under way: each request is named by what it holds.
+    """
+    told = LabelsTold(counted=0, elsewhere=0, refused=0)
+    batch: list[Label] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            batch.append(Label.model_validate_json(line))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            told = _sum(told, LabelsTold(counted=0, elsewhere=0, refused=1, reasons=(f"line {number}: {field} {first['msg']}",)))
+        if len(batch) == LABELS_AT_ONCE:
+            told = _sum(told, send(_request(model, batch, actor)))
+            batch = []
+    return _sum(told, send(_request(model, batch, actor))) if batch else told
+
+
+def _request(model: str, labels: list[Label], actor: str) -> TellLabels:
+    digest = hashlib.sha256("\n".join(f"{one.key} {one.label!r}" for one in labels).encode()).hexdigest()
+    return TellLabels(model=model, actor=actor, labels=tuple(labels), source=f"lines-{digest[:24]}")
+
+
+def _sum(one: LabelsTold, other: LabelsTold) -> LabelsTold:
+    return LabelsTold(
+        counted=one.counted + other.counted,
+        elsewhere=one.elsewhere + other.elsewhere,
+        refused=one.refused + other.refused,
+        reasons=(*one.reasons, *other.reasons)[:REASONS_AT_MOST],
+    )
