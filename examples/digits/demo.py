@@ -12,8 +12,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,7 @@ HERE = Path(__file__).parent
 PROJECT = HERE / "project"
 OUT = HERE / "out"
 HOME = OUT / "home"
+HEADRACE = Path(sys.executable).with_name("headrace")
 
 EVENTS = 30_000
 MALFORMED_EVENTS = 200
@@ -40,6 +44,13 @@ BATCH_BAD_ROWS = 7
 EVENTS_PER_S = 300
 FEW_EVENTS = 500  # of fewer, the share of right ones says little: version 3 is stopped after a few dozen
 HTTP_CALLS = 20
+
+# One for each version; the third evens out brightness by a table that is too short.
+TRAININGS = (
+    ("examples.digits.train", "--out", str(OUT / "v1"), "--epochs", "3"),
+    ("examples.digits.train_keras", "--out", str(OUT / "v2"), "--epochs", "8"),
+    ("examples.digits.train", "--out", str(OUT / "v3"), "--network", "calibrated"),
+)
 
 console = Console()
 
@@ -92,8 +103,7 @@ def headrace(*arguments: str, show: bool = True) -> str:
     """Runs the command line as its user would; returns what it printed, and stops the demo where it fails."""
     if show:
         console.print(f"[dim]$ headrace {' '.join(arguments)}[/]", highlight=False)
-    command = [str(Path(sys.executable).with_name("headrace")), *arguments]
-    done = subprocess.run(command, stdout=None if show else subprocess.PIPE, text=True, check=False)
+    done = subprocess.run([str(HEADRACE), *arguments], stdout=None if show else subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"headrace {' '.join(arguments)} ended with exit code {done.returncode}")
     return done.stdout or ""
@@ -104,29 +114,46 @@ def headrace_json(*arguments: str) -> Any:
     return json.loads(headrace(*arguments, "--json", show=False))
 
 
-def train(version: int, *options: str, module: str = "train") -> None:
-    """Trains one version's network and leaves its file where the project's documents look for it."""
-    command = [sys.executable, "-m", f"examples.digits.{module}", "--out", str(OUT / f"v{version}"), *options]
-    subprocess.run(command, check=True)
+@contextmanager
+def training(*trainings: tuple[str, ...]) -> Iterator[None]:
+    """Trains the networks, one after the other, beside the block; tells afterwards what they printed."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    steps = [[sys.executable, "-m", *words] for words in trainings]
+    with ThreadPoolExecutor(max_workers=1) as aside:
+        printed = [aside.submit(subprocess.run, one, capture_output=True, text=True, check=False) for one in steps]
+        yield
+        with console.status("training"):
+            done = [one.result() for one in printed]
+    for one in done:
+        console.print(one.stdout.strip(), style="dim", highlight=False, soft_wrap=True)
+        if one.returncode:
+            raise SystemExit(f"{' '.join(one.args)} ended with exit code {one.returncode}:\n{one.stderr}")
 
 
-def wait_for_rollout(candidate: int, *, timeout_s: float) -> dict[str, Any]:
+def follow_rollout(candidate: int, *, timeout_s: float) -> dict[str, Any]:
     """Follows the rollout of that version to its end, and tells each change of state."""
-    deadline = time.monotonic() + timeout_s
+    command = [str(HEADRACE), "rollout", "status", "digits", "--version", str(candidate), "--watch", "--json"]
+    rollout: dict[str, Any] | None = None
     shown = ""
-    while time.monotonic() < deadline:
-        rollout = headrace_json("rollout", "status", "digits")["rollout"]
-        if rollout is not None and rollout["candidate"] == candidate:
-            line = f"version {candidate}: {rollout['state']}, {rollout['weight']:g} % of traffic"
-            words = "; ".join(check["words"] for check in rollout["checks"])
-            if line != shown:
-                console.print(f"  {line}" + (f" ({words})" if words else ""), highlight=False)
-                shown = line
-            if rollout["ended_s"] is not None:
-                console.print(f"  {rollout['reason']}", highlight=False)
-                return dict(rollout)
-        time.sleep(0.3)
-    raise SystemExit(f"the rollout of version {candidate} did not end within {timeout_s:g} s")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        late = threading.Timer(timeout_s, watching.kill)
+        late.start()
+        try:
+            for line in watching.stdout or ():
+                rollout = json.loads(line)["rollout"]
+                if rollout is None:
+                    continue  # it begins with the controller's next look
+                told = f"version {candidate}: {rollout['state']}, {rollout['weight']:g} % of traffic"
+                if told != shown:
+                    words = "; ".join(check["words"] for check in rollout["checks"])
+                    console.print(f"  {told}" + (f" ({words})" if words else ""), highlight=False, soft_wrap=True)
+                    shown = told
+        finally:
+            late.cancel()
+    if watching.returncode or rollout is None:
+        raise SystemExit(f"the rollout of version {candidate} did not end within {timeout_s:g} s")
+    console.print(f"  {rollout['reason']}", highlight=False, soft_wrap=True)
+    return rollout
 
 
 def write_dataset(digits: Digits, path: Path) -> int:
@@ -228,12 +255,10 @@ def http_part(ledger: Ledger, url: str, digits: Digits) -> None:
 def rollout_part(ledger: Ledger, url: str, digits: Digits, publisher: Publisher) -> None:
     """Replaces version 1 (PyTorch) by 2 (Keras, compressed) and sees the broken 3 off, under load from a stream and over HTTP."""
     with HttpCaller(url, "digits", digits) as caller, SteadyProducer(publisher, EVENTS_PER_S):
-        train(2, "--epochs", "8", module="train_keras")
         headrace("build", str(PROJECT / "model-v2.yaml"))
-        ledger.expect("rollout of version 2", wait_for_rollout(2, timeout_s=240)["state"], "promoted")
-        train(3, "--network", "calibrated")
+        ledger.expect("rollout of version 2", follow_rollout(2, timeout_s=240)["state"], "promoted")
         headrace("build", str(PROJECT / "model-v3.yaml"))
-        ledger.expect("rollout of version 3 (broken)", wait_for_rollout(3, timeout_s=240)["state"], "rolled_back")
+        ledger.expect("rollout of version 3 (broken)", follow_rollout(3, timeout_s=240)["state"], "rolled_back")
     ledger.expect("HTTP calls that failed", sum(caller.failures.values()), 0)
     ledger.tell("HTTP calls answered", f"{sum(caller.versions.values())} ({dict(sorted(caller.versions.items()))} by version)")
     for failure, count in caller.failures.most_common(5):
@@ -261,37 +286,35 @@ def count_stream(ledger: Ledger, publisher: Publisher, tally: Tally) -> None:
 def run(brokers_given: str | None, *, keep: bool) -> bool:
     """All steps, in order. Returns whether every count was right."""
     ledger = Ledger()
-    step(1, "Train version 1 on real handwritten digits")
-    train(1, "--epochs", "3")
-    with np.load(OUT / "test.npz") as data:
-        digits = Digits(rows=data["image"], labels=data["label"])
-
-    step(2, "Start everything")
+    step(1, "Start everything, and meanwhile train three networks on real handwritten digits")
     ports = {"--http-port": free_port(8000), "--grpc-port": free_port(9000), "--dashboard-port": free_port(8265)}
     if not brokers_given:
         ports["--broker-port"] = free_port(9092)
     options = [word for name, port in ports.items() for word in (name, str(port))]
-    headrace("up", *([] if brokers_given else ["--broker"]), *options)
+    with training(*TRAININGS):
+        headrace("up", *([] if brokers_given else ["--broker"]), *options)
+    with np.load(OUT / "test.npz") as data:
+        digits = Digits(rows=data["image"], labels=data["label"])
     status = headrace_json("status")
     url, brokers = status["addresses"]["http"], brokers_given or status["addresses"]["broker"]
 
-    step(3, "Build version 1 and apply the project")
+    step(2, "Build version 1 and apply the project")
     headrace("build", str(PROJECT / "model.yaml"))
     headrace("apply", "-f", str(PROJECT / "model.yaml"), "-f", str(PROJECT / "stream.yaml"), "-f", str(PROJECT / "batch.yaml"))
 
-    step(4, f"Publish {EVENTS} events and {MALFORMED_EVENTS} malformed ones, and read what comes out")
+    step(3, f"Publish {EVENTS} events and {MALFORMED_EVENTS} malformed ones, and read what comes out")
     name = f"{time.time_ns():x}"  # tells this run's events from those of an earlier one on the same broker
     publisher = Publisher(brokers, "digits-in", digits, name)
     reader = Reader(brokers, "digits-out", "digits-dead", digits.labels, name)
     stream_part(ledger, publisher, reader)
 
-    step(5, "Score a Parquet dataset")
+    step(4, "Score a Parquet dataset")
     batch_part(ledger, digits)
 
-    step(6, "Ask over HTTP")
+    step(5, "Ask over HTTP")
     http_part(ledger, url, digits)
 
-    step(7, "Roll out version 2, from Keras and compressed, then a broken version 3, while events and calls keep coming")
+    step(6, "Roll out version 2, from Keras and compressed, then a broken version 3, while events and calls keep coming")
     rollout_part(ledger, url, digits, publisher)
     count_stream(ledger, publisher, read_until(reader, publisher, timeout_s=120))
     publisher.close()

@@ -16,7 +16,7 @@ from rich.text import Text
 from cluster.commands import CheckView, RolloutHistory, RolloutStatus, RolloutView
 from cluster.errors import BadInput, NotFound
 from cluster.rollout_plan import NamedPlan, Plan
-from headrace.cli.screen import AsJson, age, answers, print_json, watch
+from headrace.cli.screen import AsJson, age, answers, print_json, watch, watch_json
 from headrace.client import ControlClient
 from headrace.label_lines import tell
 from headrace.project.documents import load_project
@@ -64,22 +64,39 @@ def start(
 @app.command()
 def status(
     model: Model,
-    follow: Annotated[bool, typer.Option("--watch", "-w", help="Follow it until it ends.")] = False,
+    version: Annotated[int | None, typer.Option(min=1, help="That candidate's rollout; --watch waits for it to begin.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--watch", "-w", help="Follow it until it ends; with --json, a line for each change.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the rollout under way, or the last one, with its checks in plain words.
 
-    Example: `headrace rollout status digits --watch`
+    Example: `headrace rollout status digits --watch`; for a script: `... --version 3 --watch --json`
     """
+
+    def look() -> tuple[RolloutStatus, bool]:
+        rollout = client.rollout(model) if version is None else _rollout_of(client, model, version)
+        return RolloutStatus(rollout=rollout), rollout.ended_s is not None if rollout else version is None
+
+    def words(seen: RolloutStatus) -> RenderableType:
+        return shown(seen.rollout) if seen.rollout else f"{model}: no rollout so far"
+
+    def look_in_words() -> tuple[RenderableType, bool]:
+        seen, last = look()
+        return words(seen), last
+
     with ControlClient.from_environment() as client:
-        if follow and not as_json:
-            watch(lambda: _look(client, model))
-            return
-        rollout = client.rollout(model)
-    if as_json:
-        print_json(RolloutStatus(rollout=rollout))
-    else:
-        answers().print(shown(rollout) if rollout else f"{model}: no rollout so far")
+        if not follow:
+            seen, _ = look()
+            if as_json:
+                print_json(seen)
+            else:
+                answers().print(words(seen))
+        elif as_json:
+            watch_json(look)
+        else:
+            watch(look_in_words)
 
 
 @app.command()
@@ -182,11 +199,10 @@ def _check(check: CheckView) -> Text:
     return Text.assemble(f"  {check.name}: ", (check.verdict, VERDICTS[check.verdict]), f"  {check.words}", (interval, "dim"))
 
 
-def _look(client: ControlClient, model: str) -> tuple[RenderableType, bool]:
-    rollout = client.rollout(model)
-    if rollout is None:
-        return f"{model}: no rollout so far", True
-    return shown(rollout), rollout.ended_s is not None
+def _rollout_of(client: ControlClient, model: str, version: int) -> RolloutView | None:
+    """The newest rollout of that candidate."""
+    rollouts = client.rollout_history(model).rollouts
+    return next((rollout for rollout in rollouts if rollout.candidate == version), None)
 
 
 def _print(rollout: RolloutView, as_json: bool) -> None:

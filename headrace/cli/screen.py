@@ -43,6 +43,19 @@ def age(seconds: float) -> str:
     return f"{whole} s"
 
 
+def watch_json(look: Callable[[], tuple[BaseModel, bool]], *, every_s: float = 0.5) -> None:
+    """Prints what `look` returns as one JSON object a line, a line for each change, until it says that this was the last."""
+    printed: BaseModel | None = None
+    while True:
+        seen, last = look()
+        if seen != printed:
+            print_json(seen)
+            printed = seen
+        if last:
+            return
+        time.sleep(every_s)  # the gateway has no call that waits for a change
+
+
 def watch(look: Callable[[], tuple[RenderableType, bool]], *, every_s: float = 0.5) -> None:
     """Shows what `look` returns, anew every so often, until it says that this was the last. In place on a terminal."""
     from rich.live import Live  # slow to import, and few commands watch

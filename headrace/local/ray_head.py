@@ -31,6 +31,7 @@ TEMP_ROOT_CHARS = 12
 RAY_ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # `down` has drained; Ray would wait up to 30 s for workers that wait for it
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # on a busy machine a proxy needs more than Serve's 5 s
 }
