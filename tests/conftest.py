@@ -15,9 +15,14 @@ from unittest import mock
 import httpx
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.broker import broker as broker
 from tests.broker import free_port
+
+# How fast an example runs says more about what else the machine does than about our code.
+settings.register_profile("headrace", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("headrace")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.batch.ledger import Receipt, remaining, totals
@@ -23,7 +23,6 @@ def pieces(units: tuple[Unit, ...]) -> list[tuple[str, int]]:
     return [(piece.path, group) for unit in units for piece in unit.slices for group in piece.row_groups]
 
 
-@settings(deadline=None)
 @given(datasets, st.integers(1, 3_000_000), st.integers(1, 200 * MB), st.integers(1, 64))
 def test_every_row_group_is_in_exactly_one_unit_in_order(
     files: tuple[InputFile, ...], max_rows: int, max_bytes: int, workers: int
@@ -35,7 +34,6 @@ def test_every_row_group_is_in_exactly_one_unit_in_order(
     assert [unit.id for unit in units] == sorted(unit.id for unit in units)
 
 
-@settings(deadline=None)
 @given(datasets, st.integers(1, 3_000_000), st.integers(1, 200 * MB), st.integers(1, 64))
 def test_a_unit_keeps_its_bounds_unless_it_is_one_row_group(
     files: tuple[InputFile, ...], max_rows: int, max_bytes: int, workers: int
@@ -45,7 +43,6 @@ def test_a_unit_keeps_its_bounds_unless_it_is_one_row_group(
         assert alone or (unit.rows <= max_rows and unit.size_bytes <= max_bytes)
 
 
-@settings(deadline=None)
 @given(datasets)
 def test_the_same_files_give_the_same_units(files: tuple[InputFile, ...]) -> None:
     assert plan(files, max_rows=10**6, max_bytes=64 * MB, workers=2) == plan(files, max_rows=10**6, max_bytes=64 * MB, workers=2)
@@ -79,7 +76,6 @@ def receipt(unit: Unit, quarantined: int) -> Receipt:
     return Receipt(unit.id, unit.rows, min(quarantined, unit.rows), (), None, 0.1, 0.0)
 
 
-@settings(deadline=None)
 @given(datasets, st.data())
 def test_what_remains_and_what_is_done_make_the_whole(files: tuple[InputFile, ...], data: st.DataObject) -> None:
     units = plan(files, max_rows=10**6, max_bytes=64 * MB, workers=2)

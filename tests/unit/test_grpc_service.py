@@ -352,7 +352,7 @@ def test_reflection_shows_every_service_with_its_messages() -> None:
     play(scene)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.sampled_from(["noise", "cut", "flip"]), st.binary(max_size=40), st.integers(0, 60)), max_size=20))
 def test_fuzzed_bytes_are_only_ever_the_callers_fault(cases: list[tuple[str, bytes, int]]) -> None:
     async def scene(door: Door) -> None:

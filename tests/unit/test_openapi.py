@@ -141,7 +141,7 @@ def spoiled(document: Any, field: str, value: Any) -> Any:
     return document | {"inputs": [TENSOR | {field.removeprefix("tensor."): value}]}
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.sampled_from(
         [

@@ -140,7 +140,7 @@ class Life(RuleBasedStateMachine):
             self.steps[rollout.id] = (rollout.step, rollout.salt)
 
 
-Life.TestCase.settings = settings(max_examples=30, stateful_step_count=40, deadline=None, derandomize=True)
+Life.TestCase.settings = settings(max_examples=30, stateful_step_count=40)
 TestLife = Life.TestCase
 
 

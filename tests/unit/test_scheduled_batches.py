@@ -106,7 +106,7 @@ def test_jobs_that_cannot_be_asked_hold_nothing_else_up(brain: Brain) -> None:
     assert [job.job for job in brain.jobs.submitted] == ["sched-nightly-20261123T120000Z"]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 40), max_size=6), st.sampled_from(["run_all", "run_latest"]))
 def test_killed_anywhere_every_fire_is_submitted_once(kills: list[int], missed: str) -> None:
     brain = Brain()

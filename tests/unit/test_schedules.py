@@ -6,7 +6,7 @@ import itertools
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -83,7 +83,6 @@ def test_a_wrong_schedule_says_why(fields: dict[str, str], words: str) -> None:
         Schedule.model_validate(fields)
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "America/Santiago"]), st.integers(0, 400 * 24)
 )
@@ -221,7 +220,6 @@ def test_the_history_keeps_the_newest_and_whatever_is_open() -> None:
     assert len(look("digits", schedule, done, {}, since_s=NOON - 60, now_s=NOON + 5 * HOUR + 1).fires) == 2
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_every_fire_runs_exactly_once_whatever_is_forgotten(data: st.DataObject) -> None:
     """Crashes lose actions (before or after they were done) but never what was saved; the cluster refuses ids it has seen."""
