@@ -19,6 +19,7 @@ from bench.batch_data import Case, write_model
 from cluster.commands import Apply, ModelDocument, RegisterVersion, RolloutView
 from cluster.errors import HeadraceError
 from headrace.client import ControlClient
+from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment
 from headrace.local.home import read_settings
 from headrace.local.ports import free_port
 
@@ -30,6 +31,7 @@ ENVIRONMENT = {
     "RAY_prestart_worker_first_driver": "0",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+    **SERVE_ENVIRONMENT,
 }
 T = TypeVar("T")
 WIDTH, CLASSES = 784, 10
@@ -106,6 +108,7 @@ def running() -> Iterator[Service]:
     from headrace.controller_actor import start_controller
 
     folder, port = Path(tempfile.mkdtemp(prefix="ho-")), free_port()
+    os.environ.update(haproxy_environment(folder))
     try:
         ray.init(
             address="local",

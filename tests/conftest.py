@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from unittest import mock
 
 import httpx
@@ -17,6 +18,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
+from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment
 from tests.broker import broker as broker
 from tests.broker import free_port
 
@@ -61,6 +63,9 @@ _SETTINGS = {
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "120",
+    # The doors that `headrace up` opens.
+    **SERVE_ENVIRONMENT,
 }
 os.environ.update(_SETTINGS)
 
@@ -79,8 +84,9 @@ def ray_cluster() -> Iterator[RayCluster]:
     folder = tempfile.mkdtemp(prefix="hr-")
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     http_port = free_port()
+    os.environ.update(haproxy_environment(Path(folder)))
     try:
-        gcs_address, dashboard_port = _start_ray(folder)
+        gcs_address, dashboard_port = _start_ray(f"{folder}/r")  # Ray opens its folder to every user
         with contextlib.suppress(TimeoutError):  # Serve's own patience is a minute
             serve.start(http_options={"host": "127.0.0.1", "port": http_port})
         _await_proxies()

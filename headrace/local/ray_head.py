@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.errors import Conflict, Unreachable
+from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment
 from headrace.local.home import Home
 from headrace.local.ports import free_port
 from headrace.local.run_state import RUN_VARIABLE
@@ -34,11 +35,12 @@ RAY_ENVIRONMENT = {
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # `down` has drained; Ray would wait up to 30 s for workers that wait for it
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # on a busy machine a proxy needs more than Serve's 5 s
+    **SERVE_ENVIRONMENT,
 }
 
 
 def temp_dir(home: Home) -> Path:
-    """Ray's folder for this home: short, and another one for each home."""
+    """The folder for this home's sockets and logs of Ray and HAProxy: short, and another one for each home."""
     default = Path(tempfile.gettempdir())
     root = default if len(str(default)) <= TEMP_ROOT_CHARS else Path("/tmp")  # noqa: S108 (made with mode 700, owner checked)
     return root / f"headrace-{hashlib.sha256(str(home.root).encode()).hexdigest()[:8]}"
@@ -56,6 +58,11 @@ def prepare_temp_dir(home: Home) -> Path:
     return folder
 
 
+def ray_folder(folder: Path) -> Path:
+    """Where in it Ray works. Ray opens its own folder to every user, so it must not be the outermost."""
+    return folder / "r"
+
+
 def spawn_ray(
     home: Home,
     folder: Path,
@@ -71,7 +78,7 @@ def spawn_ray(
         *(f"--node-ip-address={LOOPBACK}", "--port=0", f"--ray-client-server-port={free_port()}"),
         *("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
         *(f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard_port}", "--include-log-monitor=false"),
-        *(f"--temp-dir={folder}", f"--object-store-memory={OBJECT_STORE_BYTES}"),
+        *(f"--temp-dir={ray_folder(folder)}", f"--object-store-memory={OBJECT_STORE_BYTES}"),
     ]
     if num_cpus is not None:
         command.append(f"--num-cpus={num_cpus}")
@@ -82,14 +89,14 @@ def spawn_ray(
             stdout=log,
             stderr=log,
             cwd=home.root,
-            env={**os.environ, **ray_environment(os.environ), **environment, RUN_VARIABLE: run_id},
+            env={**haproxy_environment(folder), **os.environ, **ray_environment(os.environ), **environment, RUN_VARIABLE: run_id},
             start_new_session=True,  # Ctrl-C at the terminal is for the command line, not for Ray
         )
 
 
 def await_ray(home: Home, folder: Path, process: subprocess.Popen[bytes]) -> str:
     """Returns its address, for `ray.init`, once the head takes work. Raises Unreachable where it ends or is not up in time."""
-    noted = folder / "ray_current_cluster"
+    noted = ray_folder(folder) / "ray_current_cluster"
     deadline = time.monotonic() + START_TIMEOUT_S
     while not (noted.exists() and noted.stat().st_size):
         ended = process.poll() is not None

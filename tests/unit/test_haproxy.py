@@ -1,0 +1,51 @@
+"""What of HAProxy listens where, and whether two homes stay out of each other's way."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
+
+from headrace.local.haproxy import haproxy_environment, launcher_script, replica_ports
+
+
+def launched(folder: Path, config: str) -> str:
+    """The configuration that HAProxy would read."""
+    file, launcher = folder / "haproxy.cfg", folder / "launcher"
+    file.write_text(config, encoding="utf-8")
+    launcher.write_text(launcher_script(Path("/bin/echo")), encoding="utf-8")
+    launcher.chmod(0o700)
+    done = subprocess.run([str(launcher), "-db", "-f", str(file), "-dR"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"-db -f {file} -dR\n"
+    return file.read_text(encoding="utf-8")
+
+
+def test_only_the_front_door_may_listen_beyond_loopback(tmp_path: Path) -> None:
+    config = launched(tmp_path, HAPROXY_CONFIG_TEMPLATE)
+    binds = re.findall(r"^ *bind (.*)$", config, re.MULTILINE)
+    assert len(binds) == 4
+    assert [bind for bind in binds if not bind.startswith("127.0.0.1:")] == [
+        "{{ config.frontend_host }}:{{ config.frontend_port }}",
+        "{{ config.grpc_frontend_host }}:{{ config.grpc_frontend_port }} proto h2",
+    ]
+    assert "mode 600 level admin" in config
+    assert "666" not in config
+    assert launched(tmp_path, config) == config
+
+
+def test_two_homes_share_no_file(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    one, two = (haproxy_environment(folder) for folder in folders)
+    assert one.keys() == two.keys()
+    assert all(value.isdigit() or Path(value).is_relative_to(folders[0]) for value in one.values())
+    assert all(value.isdigit() or Path(value).is_relative_to(folders[1]) for value in two.values())
+
+
+def test_replicas_of_two_homes_take_other_ports_below_those_of_the_kernel() -> None:
+    one, two = replica_ports(Path("/headrace-1")), replica_ports(Path("/headrace-2"))
+    assert not set(one) & set(two)
+    assert 20_000 <= min(*one, *two) <= max(*one, *two) < 32_768
