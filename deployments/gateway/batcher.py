@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -145,7 +146,8 @@ class _Lane:
         self._wake()
 
     def _begin(self, batch: Sequence[_Ask]) -> None:
-        call = asyncio.get_running_loop().create_task(self._call(batch))
+        # In a context of its own: in a caller's, Serve would cancel the batch's handle calls with that caller's request.
+        call = asyncio.get_running_loop().create_task(self._call(batch), context=Context())
         self.calls.add(call)
         for ask in batch:
             ask.batch, ask.call = batch, call

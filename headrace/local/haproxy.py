@@ -15,6 +15,8 @@ from headrace.local.ports import free_port
 SERVE_ENVIRONMENT = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # That would tie a handle to the event loop that first used it, and scorers come and go with theirs.
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
     # Serve's gRPC takes 4 MiB unless told; a call may hold any batch that a model's `max_batch_rows` allows.
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
     # How long a gateway replica that stops goes on to take requests, until HAProxy knows: it does within a second.

@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import httpx
@@ -18,7 +19,7 @@ from cluster.rollout import IllegalTransition
 from cluster.routes import EMPTY
 from cluster.serving import Serving
 from deployments.gateway.batcher import BatchLimits
-from tests.gateway_fakes import FakeControl, FakeScorer, gateway, table
+from tests.gateway_fakes import FakeControl, FakeScorer, double, gateway, table
 
 BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
 INFER = "/v2/models/pair/infer"
@@ -294,6 +295,24 @@ def test_a_full_queue_answers_at_once() -> None:
         assert [(await task).status_code for task in tasks] == [200] * 5
 
     run(scene, limits=BatchLimits(calls=2, queued_rows=3))
+
+
+def test_a_call_is_made_in_no_callers_context() -> None:
+    # Serve cancels the handle calls made in a request's context when that request ends early; a batch has many callers.
+    request: ContextVar[str] = ContextVar("request")
+    seen: list[str | None] = []
+
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        def answer(tensors: Any) -> Any:
+            seen.append(request.get(None))
+            return double(tensors)
+
+        scorer.answer = answer
+        request.set("one of them")
+        assert (await client.post(INFER, json=BODY)).status_code == 200
+
+    run(scene)
+    assert seen == [None]
 
 
 def test_a_client_that_hangs_up_frees_its_work() -> None:
