@@ -8,7 +8,7 @@ PROTO := deployments/gateway/proto
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace tests bench examples
 
-.PHONY: test lint unit soak demo bench proto reference constraints clean
+.PHONY: test lint unit tensorflow soak demo bench proto reference constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -29,6 +29,12 @@ unit: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest tests -q --durations=15
+
+# What needs TensorFlow, in a venv of its own: it is large, and nothing else needs it.
+tensorflow: $(STAMP)
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)-tensorflow
+	$(BIN)/uv pip install --python $(VENV)-tensorflow/bin/python -c constraints.txt -e '.[tensorflow]' pytest pytest-timeout
+	$(VENV)-tensorflow/bin/python -m pytest tests/integration/test_build_tensorflow.py -q
 
 # Many minutes: not a part of `test`.
 soak: $(STAMP)

@@ -11,6 +11,7 @@ Content-addressed: its digest is the SHA-256 of manifest.json's bytes, and its f
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -172,12 +173,17 @@ def _publish(staging: Path, root: str | Path, model: str, digest: str) -> str:
     if local is None:
         filesystem, base = _remote(str(root))
         target = f"{base}/{model}/{digest}"
-        filesystem.create_dir(target, recursive=True)
-        for path in sorted(staging.rglob("*"), key=lambda p: p.name == MANIFEST):
-            if path.is_file():
-                relative = path.relative_to(staging).as_posix()
-                filesystem.create_dir(f"{target}/{PurePosixPath(relative).parent}", recursive=True)
-                pafs.copy_files(str(path), f"{target}/{relative}", pafs.LocalFileSystem(), filesystem)
+        try:
+            filesystem.create_dir(target, recursive=True)
+            for path in sorted(staging.rglob("*"), key=lambda p: p.name == MANIFEST):
+                if path.is_file():
+                    relative = path.relative_to(staging).as_posix()
+                    filesystem.create_dir(f"{target}/{PurePosixPath(relative).parent}", recursive=True)
+                    pafs.copy_files(str(path), f"{target}/{relative}", pafs.LocalFileSystem(), filesystem)
+        except OSError:
+            with contextlib.suppress(OSError):  # the first failure is the one to tell
+                filesystem.delete_dir(target)
+            raise
         return f"{str(root).rstrip('/')}/{model}/{digest}"
     target_path = local / model / digest
     target_path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +209,10 @@ def _entry(base: Path, path: Path) -> FileEntry:
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
+    """The SHA-256 of a file's bytes, in hex; for a folder that of its files' paths and digests."""
+    if path.is_dir():
+        files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+        return hashlib.sha256("".join(f"{file_digest(path / name)} {name}\n" for name in files).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -57,7 +57,7 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
 def _load(folder: str) -> Any:
     try:
         function = tf.saved_model.load(folder).signatures.get(SIGNATURE)
-    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError) as error:
         first = str(error).strip().split("\n", 1)[0]
         raise BadInput(f"is no whole SavedModel: {first}", where=folder, remedy="save it with model.export(folder)") from error
     if function is None:

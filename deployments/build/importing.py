@@ -82,7 +82,7 @@ def import_source(spec: BuildSpec, base: Path, work: Path, log: Path, progress: 
             where=str(file),
             remedy="set parity higher only where you know why",
         )
-    about = {"kind": spec.source.kind, "file": file.name, "sha256": file_digest(file) if file.is_file() else "", **told}
+    about = {"kind": spec.source.kind, "file": file.name, "sha256": file_digest(file), **told}
     return Imported(target, signature, rows, about, parity)
 
 

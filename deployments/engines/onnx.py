@@ -100,10 +100,11 @@ def _options(threads: int) -> ort.SessionOptions:
     return options
 
 
-def _providers(gpus: float) -> list[str]:
+def _providers(gpus: float) -> list[str | tuple[str, dict[str, str]]]:
     if gpus > 0:
         if "CUDAExecutionProvider" in ort.get_available_providers():
-            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+            # TF32 has 10 bits of fraction: with it a replica would answer otherwise than the build, and never become ready.
+            return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
         _log.warning("the replica has a GPU, but onnxruntime has no CUDA provider: install onnxruntime-gpu; scoring on the CPU")
     return ["CPUExecutionProvider"]
 

@@ -23,6 +23,8 @@ class TorchEngine:
         """Loads the program. Raises BadArtifact where it is damaged or would run code. `threads` holds for the whole process."""
         torch.set_num_threads(threads)
         self._signature = signature
+        # TF32 has 10 bits of fraction: with it a replica would answer otherwise than the build, and never become ready.
+        torch.backends.cudnn.allow_tf32 = False
         self._device = _device(gpus)
         self._module = load_program(path).module().to(self._device)
 

@@ -1,4 +1,4 @@
-"""The contract of every engine: the same answers, the same failures."""
+"""The contract of every engine, on the CPU and on CUDA: the same answers, the same failures."""
 
 from __future__ import annotations
 
@@ -8,26 +8,51 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
+import torch
 
 from cluster.errors import BadArtifact, EngineFailure
 from deployments.artifact import SAMPLES, Manifest, read_samples
-from deployments.engines.load import load_engine
+from deployments.engines import load
+from deployments.engines.port import Engine
 from tests.models import INPUT, OUTPUT, SIGNATURE, failing_artifact, mlp_artifact, rows
 from tests.torch_models import failing_program, mlp_program
 
 Make = Callable[[Path], tuple[str, str, Manifest]]
+Load = Callable[[Path], Engine]
 
 ENGINES: dict[str, tuple[Make, Make]] = {
     "onnx": (mlp_artifact, failing_artifact),
     "torch": (mlp_program, failing_program),
 }
 
+CUDA = {"onnx": "CUDAExecutionProvider" in ort.get_available_providers(), "torch": torch.cuda.is_available()}
+NO_CUDA = "needs CUDA; no device was at hand when this was written, so that it has never been run on one"
+ON_CUDA = [
+    pytest.param((name, 1), marks=[pytest.mark.gpu, pytest.mark.skipif(not CUDA[name], reason=NO_CUDA)], id=f"{name} on cuda")
+    for name in sorted(ENGINES)
+]
+ON_CPU = [pytest.param((name, 0), id=name) for name in sorted(ENGINES)]
 
-@pytest.fixture(scope="module", params=sorted(ENGINES))
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+
+@pytest.fixture(params=[*ON_CPU, *ON_CUDA], scope="module")
+def kind(request: pytest.FixtureRequest) -> tuple[str, int]:
+    """The engine, and how many GPUs it gets."""
+    name, gpus = request.param
+    return str(name), int(gpus)
+
+
+@pytest.fixture
+def load_engine(kind: tuple[str, int]) -> Load:
+    """Loads an artifact as a replica with that share of a GPU does."""
+    return lambda artifact: load.load_engine(artifact, gpus=kind[1])
+
+
+@pytest.fixture(scope="module")
+def made(kind: tuple[str, int], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A good and a failing artifact of each engine; exporting a program takes a second."""
-    good, failing = ENGINES[str(request.param)]
+    good, failing = ENGINES[kind[0]]
     root = tmp_path_factory.mktemp("artifacts")
     return Path(good(root)[0]), Path(failing(root)[0])
 
@@ -38,22 +63,24 @@ def good(made: tuple[Path, Path], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def failing(made: tuple[Path, Path]) -> Path:
+def failing(made: tuple[Path, Path], kind: tuple[str, int]) -> Path:
+    if kind[1]:
+        pytest.skip("an index out of range goes unnoticed on CUDA (onnxruntime), or ends the process's use of it (torch)")
     return made[1]
 
 
-def test_tells_its_signature(good: Path) -> None:
+def test_tells_its_signature(good: Path, load_engine: Load) -> None:
     assert load_engine(good).signature == SIGNATURE
 
 
-def test_answers_as_recorded(good: Path) -> None:
+def test_answers_as_recorded(good: Path, load_engine: Load) -> None:
     samples = read_samples(good)
     answer = load_engine(good).score(samples.inputs)
     np.testing.assert_allclose(answer[OUTPUT], samples.outputs[OUTPUT], atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 65])
-def test_each_row_is_scored_alone_in_its_place(good: Path, count: int) -> None:
+def test_each_row_is_scored_alone_in_its_place(good: Path, count: int, load_engine: Load) -> None:
     engine = load_engine(good)
     image = rows(count, seed=7)
     whole = engine.score({INPUT: image})[OUTPUT]
@@ -63,20 +90,20 @@ def test_each_row_is_scored_alone_in_its_place(good: Path, count: int) -> None:
     np.testing.assert_allclose(whole, alone, atol=1e-5)
 
 
-def test_no_rows_give_no_answers(good: Path) -> None:
+def test_no_rows_give_no_answers(good: Path, load_engine: Load) -> None:
     answer = load_engine(good).score({INPUT: rows(0)})[OUTPUT]
     assert answer.shape == (0, 10)
     assert answer.dtype == np.float32
 
 
-def test_leaves_its_input_alone(good: Path) -> None:
+def test_leaves_its_input_alone(good: Path, load_engine: Load) -> None:
     image = rows(5)
     before = image.copy()
     load_engine(good).score({INPUT: image})
     np.testing.assert_array_equal(image, before)
 
 
-def test_serves_several_threads(good: Path) -> None:
+def test_serves_several_threads(good: Path, load_engine: Load) -> None:
     engine = load_engine(good)
     images = [rows(17, seed=i) for i in range(8)]
     expected = [engine.score({INPUT: image})[OUTPUT] for image in images]
@@ -95,7 +122,7 @@ def test_serves_several_threads(good: Path) -> None:
         np.testing.assert_allclose(answers[i], expected[i], atol=1e-5)
 
 
-def test_a_failing_model_is_an_engine_failure_and_the_next_batch_works(failing: Path) -> None:
+def test_a_failing_model_is_an_engine_failure_and_the_next_batch_works(failing: Path, load_engine: Load) -> None:
     engine = load_engine(failing)
     image = rows(6)
     image[3, 0] = 0.9
@@ -104,7 +131,7 @@ def test_a_failing_model_is_an_engine_failure_and_the_next_batch_works(failing: 
     assert engine.score({INPUT: rows(6)})[OUTPUT].shape == (6, 10)
 
 
-def test_a_damaged_file_never_loads(good: Path) -> None:
+def test_a_damaged_file_never_loads(good: Path, load_engine: Load) -> None:
     model = next(path for path in good.iterdir() if path.name.startswith("model."))
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 0xFF
@@ -113,13 +140,13 @@ def test_a_damaged_file_never_loads(good: Path) -> None:
         load_engine(good)
 
 
-def test_a_missing_file_never_loads(good: Path) -> None:
+def test_a_missing_file_never_loads(good: Path, load_engine: Load) -> None:
     (good / SAMPLES).unlink()
     with pytest.raises(BadArtifact, match=SAMPLES):
         load_engine(good)
 
 
-def test_other_answers_than_the_build_recorded_never_load(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_answers_than_the_build_recorded_never_load(good: Path, monkeypatch: pytest.MonkeyPatch, load_engine: Load) -> None:
     recorded = read_samples(good)
     recorded.outputs[OUTPUT] = recorded.outputs[OUTPUT] + np.float32(0.01)
     monkeypatch.setattr("deployments.engines.load.read_samples", lambda _: recorded)

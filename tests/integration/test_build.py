@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import importlib.util
 import io
+import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,7 @@ EVALUATE = {"data": "test.npz", "label": "label"}
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Imports the source in this process, where torch is loaded already: which process refuses it does not matter."""
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("KERAS_BACKEND", "torch")  # read when keras is first imported
     monkeypatch.setattr(
         "deployments.build.importing.run_worker",
         lambda step, job, **_: importlib.import_module(f"deployments.build.{step}").step(job),
@@ -161,8 +162,17 @@ def test_other_sources_answer_as_their_own_framework(project: Path, tmp_path: Pa
     assert load_engine(Path(built.artifact.uri)).signature.inputs[0].name == "image"
 
 
-@pytest.mark.parametrize("name", ["mlp.h5", "mlp.keras", "cnn.h5"])
-def test_files_of_real_tensorflow_answer_as_tensorflow_did(tmp_path: Path, name: str) -> None:
+def test_a_file_of_real_tensorflow_answers_as_tensorflow_did(tmp_path: Path) -> None:
+    answers_as_tensorflow_did("mlp.h5", tmp_path)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("name", ["mlp.keras", "cnn.h5", "cnn.keras"])
+def test_other_files_of_real_tensorflow_do_so_too(tmp_path: Path, name: str) -> None:
+    answers_as_tensorflow_did(name, tmp_path)
+
+
+def answers_as_tensorflow_did(name: str, tmp_path: Path) -> None:
     section = {"source": {"keras": name}, "outputs": ["probabilities"], "evaluate": {"data": "expected.npz", "label": "label"}}
     built = run(TENSORFLOW, tmp_path, section)
     assert built.artifact is not None
@@ -171,20 +181,24 @@ def test_files_of_real_tensorflow_answer_as_tensorflow_did(tmp_path: Path, name:
         np.testing.assert_allclose(answer, expected[name.partition(".")[0]], atol=1e-5)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs the extra tensorflow")
-def test_a_saved_model_answers_as_tensorflow(tmp_path: Path) -> None:
-    built = run(
-        TENSORFLOW, tmp_path, {"source": {"saved_model": "saved_model"}, "evaluate": {"data": "expected.npz", "label": "label"}}
-    )
-    assert built.artifact is not None
-    assert built.report.parity < 1e-5
-
-
 def test_without_tensorflow_a_saved_model_names_the_extra(tmp_path: Path) -> None:
     if importlib.util.find_spec("tensorflow") is not None:
         pytest.skip("tensorflow is installed")
     error = refuse(TENSORFLOW, tmp_path, {"source": {"saved_model": "saved_model"}}, "needs tensorflow")
     assert "headrace[tensorflow]" in error.remedy
+
+
+def test_fp16_halves_the_size_and_keeps_inputs_and_outputs(project: Path, tmp_path: Path) -> None:
+    built = run(project, tmp_path, {"source": {"onnx": "model.onnx"}, "evaluate": EVALUATE, "compress": "fp16"})
+    assert built.artifact is not None
+    assert built.report.chosen == "fp16"
+    imported, half = built.report.variant(IMPORTED), built.report.variant("fp16")
+    assert half.size_bytes < 0.6 * imported.size_bytes
+    assert half.quality is not None
+    assert half.quality.agreement >= 0.98
+    assert 0 < half.quality.max_difference < 0.01
+    signature = load_engine(Path(built.artifact.uri)).signature
+    assert {spec.datatype.value for spec in (*signature.inputs, *signature.outputs)} == {"FP32"}
 
 
 def test_the_torch_engine_gives_the_same_answers(project: Path, tmp_path: Path) -> None:
@@ -269,6 +283,7 @@ def test_truncated_files_are_refused(project: Path, tmp_path: Path, name: str) -
     assert short.name in error.where
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_truncated_keras_file_is_refused(tmp_path: Path) -> None:
     short = tmp_path / "in" / "short.h5"
     short.parent.mkdir()
@@ -313,9 +328,21 @@ def test_a_missing_file_is_named(project: Path, tmp_path: Path) -> None:
     refuse(project, tmp_path, {"source": {"onnx": "none.onnx"}}, "no such file", NotFound)
 
 
-def test_a_full_disk_leaves_no_artifact(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system with room for less than the network's weights."""
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(mounted)], check=False, capture_output=True)
+    if made.returncode:
+        pytest.skip("only root can mount a small file system")
+    yield mounted
+    subprocess.run(["umount", str(mounted)], check=True)
 
-    monkeypatch.setattr("deployments.artifact.shutil.copyfile", full)
-    refuse(project, tmp_path, {"source": {"onnx": "model.onnx"}, "evaluate": EVALUATE}, "no space left", NoCapacity)
+
+@pytest.mark.usefixtures("in_process")
+def test_a_full_disk_during_packaging_leaves_no_artifact(project: Path, tmp_path: Path, small_disk: Path) -> None:
+    spec = BuildSpec.model_validate({"source": {"onnx": "model.onnx"}, "evaluate": EVALUATE})
+    with pytest.raises(NoCapacity, match="no space left"):
+        build(spec, model="digits", base=project, root=small_disk / "artifacts", log=tmp_path / "log", progress=lambda _: None)
+    assert [path for path in small_disk.rglob("*") if path.is_file()] == []
