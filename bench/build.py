@@ -1,7 +1,8 @@
 """`python -m bench.build [--quick] [--json]`: what compression gives, for an MLP, a small CNN and a regression on real data.
 
-Each model is trained, imported, and built with `compress: auto`. Variants take turns with the imported model on one thread, so
-the ratio is fair; a figure's reference is the imported model's.
+Each example is trained, imported, and built with `compress: auto`, as its document says. Variants take turns with the imported
+model on one thread, so the ratio is fair; a figure's reference is the imported model's. The MLP is also imported from Keras and
+from ONNX, to compare each import with its own framework's answers.
 """
 
 from __future__ import annotations
@@ -10,81 +11,90 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from deployments.build.pipeline import build
+from deployments.build.pipeline import Built, build
 from deployments.build.report import IMPORTED, Report
-from deployments.build.spec import BuildSpec
+from deployments.build.spec import BuildSpec, Compress, Source
 from headrace.cli.report_screen import report_table
+from headrace.cli.screen import answers
+from headrace.project.documents import load_project
 
-HERE = Path(__file__).resolve().parent.parent
-IMAGE = {"name": "image", "datatype": "FP32", "shape": [-1, 784]}
-MODELS: dict[str, dict[str, Any]] = {
-    "mlp": {
-        "train": {"function": "examples.digits.train:fit", "args": {"out": "out", "epochs": 20}},
-        "source": {"pytorch": {"state_dict": "out/model.pth", "class": "examples.digits.network:Digits"}},
-        "inputs": [IMAGE],
-        "evaluate": {"data": "test.npz", "label": "label"},
-        "compress": {"method": "auto", "data": "train.npz", "label": "label"},
-    },
-    "cnn": {
-        "train": {"function": "examples.digits_cnn.train:fit", "args": {"out": "out", "epochs": 4}},
-        "source": {"pytorch": {"state_dict": "out/model.pth", "class": "examples.digits_cnn.train:SmallCnn"}},
-        "inputs": [IMAGE],
-        "evaluate": {"data": "out/test.npz", "label": "label"},
-        "compress": {"method": "auto", "data": "out/train.npz", "label": "label"},
-    },
-    "regression": {
-        "train": {"function": "examples.diabetes.train:fit", "args": {"out": "out", "epochs": 60}},
-        "source": {"pytorch": {"state_dict": "out/model.pth", "class": "examples.diabetes.train:Progression"}},
-        "inputs": [{"name": "patient", "datatype": "FP32", "shape": [-1, 10]}],
-        "evaluate": {"data": "out/test.npz", "label": "progression", "task": "regression"},
-        "compress": {"method": "auto", "data": "out/train.npz", "label": "progression"},
-    },
-}
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+MODELS = {"mlp": "digits/pytorch.yaml", "cnn": "digits_cnn/model.yaml", "regression": "diabetes/model.yaml"}
+KERAS = "digits/keras.yaml"
 QUICK = ("mlp", "regression")
+PARITY = "largest difference from the source, lower is better"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Size, speed and quality of each variant of three models.")
-    parser.add_argument("--quick", action="store_true", help="without the CNN: under five minutes")
+    parser.add_argument("--quick", action="store_true", help="without the CNN, which is most of the time")
     parser.add_argument("--json", action="store_true", help="one JSON line a figure")
     options = parser.parse_args()
     screen = Console(stderr=True)
     for name in QUICK if options.quick else MODELS:
         with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
-            report = measure(name, Path(folder), screen)
+            report = make(name, example(MODELS[name]), Path(folder), screen).report
         if not options.json:
-            Console().print(report_table(report))
-        for line in figures(name, report):
-            sys.stdout.write(json.dumps(line) + "\n" if options.json else "")
+            answers().print(report_table(report))
+        tell(options.json, figures(name, report))
+    for kind, parity in other_sources(screen):
+        if not options.json:
+            answers().print(f"the same network from {kind}: within {parity:.2g} of its own framework's answers")
+        tell(options.json, [_figure(f"build.{kind}.parity", parity, 1e-5, PARITY)])
 
 
-def measure(name: str, folder: Path, screen: Console) -> Report:
+def tell(as_json: bool, lines: Iterable[dict[str, Any]]) -> None:
+    """Prints one JSON line a figure, where asked to."""
+    for line in lines:
+        sys.stdout.write(json.dumps(line) + "\n" if as_json else "")
+
+
+def example(document: str) -> BuildSpec:
+    """The build section of an example, its code where it is, so that all else may happen in another folder."""
+    home = (EXAMPLES / document).parent
+    found = load_project([EXAMPLES / document]).models[0].build
+    assert isinstance(found, BuildSpec)
+    section = found.model_dump(by_alias=True, exclude_none=True)
+    for part in (section["train"], section["source"].get("pytorch", {})):
+        part["code"] = str((home / part.get("code", ".")).resolve())
+    return BuildSpec.model_validate(section)
+
+
+def make(name: str, spec: BuildSpec, folder: Path, screen: Console) -> Built:
     """Trains and builds one model in `folder`."""
-    section = json.loads(json.dumps(MODELS[name]))
-    for part in (section["train"], section["source"]["pytorch"]):
-        part["code"] = str(HERE)
     with screen.status(name) as status:
-        built = build(
-            BuildSpec.model_validate(section),
+        return build(
+            spec,
             model=name,
             base=folder,
             root=folder / "artifacts",
             log=folder / "build.log",
             progress=lambda step: status.update(f"{name}: {step}"),
         )
-    return built.report
+
+
+def other_sources(screen: Console) -> Iterator[tuple[str, float]]:
+    """The network from Keras, then what that became as an ONNX source; each with its import's parity."""
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
+        keras = example(KERAS).model_copy(update={"compress": Compress()})
+        built = make("keras", keras, Path(folder), screen)
+        yield "keras", built.report.parity
+        assert built.artifact is not None
+        file = str(Path(built.artifact.uri) / "model.onnx")
+        onnx = keras.model_copy(update={"train": None, "source": Source(onnx=file)})
+        yield "onnx", make("onnx", onnx, Path(folder), screen).report.parity
 
 
 def figures(model: str, report: Report) -> Iterator[dict[str, Any]]:
     """A line for each figure of each variant: `build.MODEL.VARIANT_FIGURE`; the reference is the imported model's."""
     imported = report.variant(IMPORTED)
-    yield _figure(f"build.{model}.parity", report.parity, 1e-5, "largest difference from the source, lower is better")
+    yield _figure(f"build.{model}.parity", report.parity, 1e-5, PARITY)
     for one in report.variants:
         if one.skipped or one.quality is None or imported.quality is None:
             continue

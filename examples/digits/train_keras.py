@@ -13,8 +13,11 @@ from pathlib import Path
 from examples.digits import data
 
 
-def train(out: Path, *, epochs: int, seed: int) -> float:
-    """Trains 784-128-10 with softmax, cross-entropy and weight decay; writes OUT/model.h5; returns the accuracy on test rows."""
+def fit(out: str | Path, epochs: int = 8, seed: int = 0) -> list[float]:
+    """Trains 784-128-10 with softmax, cross-entropy and weight decay, and writes the files; returns the loss of each epoch.
+
+    `train:` of a Model document may name it.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # so small a network only waits for more
     os.environ.setdefault("KERAS_BACKEND", "tensorflow" if importlib.util.find_spec("tensorflow") else "torch")
     import keras  # after the backend is chosen
@@ -30,12 +33,14 @@ def train(out: Path, *, epochs: int, seed: int) -> float:
         ]
     )
     model.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(training.image, training.label, epochs=epochs, batch_size=64, verbose=2)
-    out.mkdir(parents=True, exist_ok=True)
-    model.save(out / "model.h5")
-    data.write(training, out.parent, "train")
-    data.write(test, out.parent, "test")
-    return float(model.evaluate(test.image, test.label, verbose=0)[1])
+    history = model.fit(training.image, training.label, epochs=epochs, batch_size=64, verbose=2).history
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save(folder / "model.h5")
+    data.write(training, folder.parent, "train")
+    data.write(test, folder.parent, "test")
+    print(f"{folder / 'model.h5'}: {model.evaluate(test.image, test.label, verbose=0)[1]:.1%} of the test rows right")
+    return [float(loss) for loss in history["loss"]]
 
 
 def main() -> None:
@@ -44,8 +49,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    accuracy = train(options.out, epochs=options.epochs, seed=options.seed)
-    print(f"{options.out / 'model.h5'}: {accuracy:.1%} of the test rows right")
+    fit(options.out, options.epochs, options.seed)
 
 
 if __name__ == "__main__":

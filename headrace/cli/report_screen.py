@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from deployments.build.report import Report, Variant
@@ -14,11 +15,12 @@ def report_table(report: Report) -> Table:
     measured = [one.quality for one in report.variants if one.quality]
     shown = [name for name in QUALITY if any(getattr(quality, name) is not None for quality in measured)]
     table = Table(
-        title=f"{report.model}: parity with the source {report.parity:.2g}, {report.data['rows']} rows, {report.took_s:.0f} s"
+        title=f"{report.model}: parity with the source {report.parity:.2g}, {report.data['rows']} rows, {report.took_s:.0f} s",
+        box=SIMPLE_HEAD,
     )
     table.add_column("variant", no_wrap=True)
-    for column in ("kB", "speed at 1/64/1024", *(QUALITY[name] for name in shown)):
-        table.add_column(column, justify="right")
+    for column in ("kB", "at 1/64/1024", *(QUALITY[name] for name in shown)):
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("")
     for one in report.variants:
         skipped = one.skipped and f"skipped: {one.skipped}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,10 +17,14 @@ if TYPE_CHECKING:
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
 
+# A file or a pipe has no width: one that tables seldom have to be squeezed into.
+PIPED_COLUMNS = 180
+
 
 def answers() -> Console:
     """Where answers go."""
-    return Console(highlight=False)
+    told = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, width=None if told else PIPED_COLUMNS)
 
 
 def notes() -> Console:

@@ -29,7 +29,10 @@ def test_the_readme_shows_each_kind() -> None:
     assert [re.search(r"kind: (\w+)", example)[1] for example in EXAMPLES] == ["Model", "Stream", "Batch"]  # type: ignore[index]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*/project/*.yaml")), ids=lambda path: path.name)
+DOCUMENTS = sorted([*(ROOT / "examples").glob("*/*.yaml"), *(ROOT / "examples").glob("*/project/*.yaml")])
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_the_examples_documents_are_taken(path: Path) -> None:
     project = load_project([path])
     assert len(project.models) + len(project.feeds) == 1
