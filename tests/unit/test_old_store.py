@@ -1,0 +1,57 @@
+"""A store as the first Headrace (a83c0a2) wrote it in the middle of a rollout, of schema 0001: it opens, and the rollout goes on."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.evidence import Counts, EvidenceKey
+from cluster.rollout import RolloutState
+from cluster.store.sql import SqlStore
+from tests.unit.brain import Brain
+
+FIXTURE = Path(__file__).parent.parent / "fixtures" / "store-0001.sql"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Iterator[SqlStore]:
+    path = tmp_path / "store.db"
+    with sqlite3.connect(path) as written:
+        written.executescript(FIXTURE.read_text())
+    written.close()
+    store = SqlStore(f"sqlite:///{path}")
+    yield store
+    store.close()
+
+
+def test_what_it_remembers_is_all_there(old: SqlStore) -> None:
+    state = old.load()
+    assert [rollout.state for rollout in state.rollouts.values()] == [
+        RolloutState.PROMOTED,
+        RolloutState.ROLLED_BACK,
+        RolloutState.CANARY,
+    ]
+    assert state.evidence[EvidenceKey("digits", "r3.1", 3)] == Counts(rows=100, errors=1, calls=10)
+    assert [rollout.reached for rollout in state.rollouts.values()] == [0, 1, 1]  # which it did not know by itself
+    assert (state.models["digits"].stable, state.models["digits"].replicas, state.table) == (1, 2, 7)
+    assert list(state.feeds) == ["stream--scores"]
+    assert [event.actor for event in old.audit("digits") if event.event == "rolled_back"] == ["check error_rate"]
+
+
+def test_its_rollout_goes_on_where_it_was(old: SqlStore) -> None:
+    brain = Brain(old)
+    brain.clock.now_s = 1010.0
+    brain.tick(3)
+    before = brain.rollout()
+    assert (before["state"], before["candidate"], before["step"]) == ("canary", 3, 1)
+    assert before["checks"][0]["words"] == "error rate: candidate -1 % to 9.12 % worse than stable, limit 2 %: waiting"
+    assert brain.call("rollout.history", model="digits")["rollouts"][1]["state"] == "rolled_back"
+    for _ in range(2):
+        brain.score(1, rows=9000, calls=900, scorer="s2")
+        brain.score(3, rows=9000, calls=900, scorer="s2")
+        brain.tick(12)
+    assert brain.controller.table.routes["digits"].stable == 3
+    assert brain.rollout()["state"] == "promoted"
