@@ -7,6 +7,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+LEAST_MEMORY_BYTES = 100_000_000  # what a replica holds before it loads anything
+
 
 class Transport(StrEnum):
     """Where a scorer finds the engine."""
@@ -70,3 +72,6 @@ class Serving(BaseModel):
     timeout_s: float = Field(default=10.0, gt=0, description="a request without its own deadline ends after this")
     refuse_nan: bool = True
     threads: int = Field(default=1, ge=1, description="engine threads a replica")
+    memory_bytes: int | None = Field(
+        default=None, ge=LEAST_MEMORY_BYTES, description="what one replica may hold; one that holds more is ended and replaced"
+    )

@@ -14,7 +14,7 @@ from ray.serve.exceptions import RayServeException
 
 from cluster.errors import Conflict, NotFound
 from cluster.ports import AppState
-from cluster.serving import Resources, Scaling, ScalingMode, Serving
+from cluster.serving import Scaling, ScalingMode, Serving
 from cluster.versions import Version
 from deployments.remote import DEPLOYMENT
 from deployments.replica import Replica
@@ -30,17 +30,20 @@ _VERSION_APP = re.compile(r"--v\d+$")
 class ServeFleet:
     """Implements `Fleet`. Ray must be connected; may be used from any thread, an actor's too."""
 
+    replica: type[Replica] = Replica
+
     def deploy(self, version: Version, serving: Serving, replicas: int) -> None:
         """See `Fleet.deploy`."""
         if version.id.app in serve_details().applications:
             return
-        deployment = serve.deployment(name=DEPLOYMENT, **deployment_options(serving, replicas))(Replica)
+        deployment = serve.deployment(name=DEPLOYMENT, **deployment_options(serving, replicas))(self.replica)
         bound = deployment.bind(
             version.artifact_uri,
             version.digest,
             threads=serving.threads,
             gpus=serving.resources.gpus,
             stuck_after_s=_stuck_after_s(serving),
+            memory_bytes=serving.memory_bytes,
         )
         target = serve.RunTarget(
             target=bound,
@@ -95,19 +98,22 @@ def deployment_options(serving: Serving, replicas: int) -> dict[str, Any]:
         "graceful_shutdown_wait_loop_s": 0.1,
         "health_check_period_s": HEALTH_EVERY_S,
         "health_check_timeout_s": _stuck_after_s(serving),
-        "ray_actor_options": _actor_options(serving.resources),
+        "ray_actor_options": _actor_options(serving),
     }
     if serving.scaling.mode is ScalingMode.MANUAL:
         return options | {"num_replicas": max(replicas, 1)}
     return options | {"autoscaling_config": _autoscaling(serving.scaling, replicas)}
 
 
-def _actor_options(resources: Resources) -> dict[str, Any]:
+def _actor_options(serving: Serving) -> dict[str, Any]:
+    resources = serving.resources
     options: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
     if resources.accelerator_type is not None:
         options["accelerator_type"] = resources.accelerator_type
     if resources.node_labels:
         options["label_selector"] = dict(resources.node_labels)
+    if serving.memory_bytes is not None:
+        options["memory"] = serving.memory_bytes
     return options
 
 

@@ -11,6 +11,7 @@ from deployments.artifact import localize, read_samples
 from deployments.datatypes import Array
 from deployments.engines.load import load_engine
 from deployments.isolate import score_isolating
+from deployments.memory_limit import end_above
 from deployments.rows import Answer, take
 
 Reply = tuple[dict[str, Array], list[int], list[str]]
@@ -22,9 +23,14 @@ class Replica:
     Only modules that scoring needs are imported here: torch is loaded by a torch engine alone.
     """
 
-    def __init__(self, uri: str, digest: str, *, threads: int, gpus: float, stuck_after_s: float) -> None:
+    def __init__(
+        self, uri: str, digest: str, *, threads: int, gpus: float, stuck_after_s: float, memory_bytes: int | None = None
+    ) -> None:
         """Blocks until the engine is warm. `stuck_after_s` is how long calls may wait with none finished before the replica
-        calls itself ill. Raises BadArtifact, Unreachable or NoCapacity, which Serve shows as the app's message."""
+        calls itself ill; above `memory_bytes` its process ends. Raises BadArtifact, Unreachable or NoCapacity, which Serve shows
+        as the app's message."""
+        if memory_bytes is not None:
+            end_above(memory_bytes)
         path = localize(uri, digest)
         self._engine = load_engine(path, threads=threads, gpus=gpus)
         self._probe = take(read_samples(path).inputs, slice(0, 1))

@@ -18,6 +18,7 @@ def test_resources_become_actor_options() -> None:
         "label_selector": {"pool": "gpu"},
     }
     assert deployment_options(Serving(), 1)["ray_actor_options"] == {"num_cpus": 1.0, "num_gpus": 0.0}
+    assert deployment_options(Serving(memory_bytes=2_000_000_000), 1)["ray_actor_options"]["memory"] == 2_000_000_000
 
 
 @pytest.mark.parametrize(("known", "initial"), [(0, 2), (3, 3), (9, 5)])
