@@ -31,6 +31,7 @@ from deployments.ray_meter import RayMeter
 from deployments.remote import RemoteTransport
 from deployments.rows import Answer, Part, Rows, all_failed, assembled, joined, take
 from deployments.scoring import Scored
+from deployments.scratch import Scratch
 from deployments.table_watch import EvidencePush, TableWatch
 from deployments.transports import EmbeddedTransport, Transport
 
@@ -83,6 +84,7 @@ class RoutedScorer:
         self._push = EvidencePush(control, self._log)
         self._background: list[asyncio.Task[None]] = []
         self._shadows: set[asyncio.Task[None]] = set()
+        self._scratch = Scratch()
 
     async def start(self) -> None:
         """Begins to follow the route table; returns when the first one is here, or after a while without."""
@@ -155,7 +157,7 @@ class RoutedScorer:
         return Scored(outputs, versions, errors, label_keys(wanted, outputs, parts, rows) if wanted is not None else None)
 
     async def _pinned(self, call: _Call, target: Target, rows: Rows) -> Part:
-        answer, seconds = await self._ask(call, target, _rows_of(call, rows), call.left_s())
+        answer, seconds = await self._ask_rows(call, target, rows, call.left_s())
         self._meter.scored(call.route.model, target.version, len(rows), len(answer.failed), seconds)
         return Part(target.version, rows, answer)
 
@@ -170,11 +172,10 @@ class RoutedScorer:
         if theirs.any():
             tasks.append(self._candidate(call, candidate, good[theirs]))
         if not theirs.all():
-            tasks.append(
-                self._stable_shadowed(
-                    call, candidate, good[~theirs], [k for k, t in zip(keys, theirs.tolist(), strict=True) if not t]
-                )
-            )
+            others = good[~theirs]
+            # Who is to be shadowed is a matter of the keys; without a shadow nobody asks for them.
+            left = [k for k, t in zip(keys, theirs.tolist(), strict=True) if not t] if route.shadow > 0 else ()
+            tasks.append(self._stable_shadowed(call, candidate, others, left))
         return [part for parts in await _all(tasks) for part in parts]
 
     async def _stable(self, call: _Call, rows: Rows, *, counted: bool) -> Part:
@@ -182,7 +183,7 @@ class RoutedScorer:
         target = _target(call.route, call.route.stable)
         begin = time.monotonic()
         try:
-            answer, seconds = await self._ask(call, target, _rows_of(call, rows), call.left_s())
+            answer, seconds = await self._ask_rows(call, target, rows, call.left_s())
         except asyncio.CancelledError:
             if counted:
                 self._count_given_up(call.route, target.version, time.monotonic() - begin)
@@ -202,7 +203,7 @@ class RoutedScorer:
         begin = time.monotonic()
         share = CANDIDATE_SHARE if route.fallback else 1.0
         try:
-            answer, seconds = await self._ask(call, target, _rows_of(call, rows), share * call.left_s())
+            answer, seconds = await self._ask_rows(call, target, rows, share * call.left_s())
         except asyncio.CancelledError:
             self._count_given_up(route, target.version, time.monotonic() - begin)
             raise
@@ -253,6 +254,16 @@ class RoutedScorer:
         compared = int(both.sum())
         differ = int(_disagreed(stable, answer, both, route.tolerance).sum()) if compared else 0
         self._count(route, candidate.version, rows, len(answer.failed), seconds, compared=compared, disagreed=differ)
+
+    async def _ask_rows(self, call: _Call, target: Target, rows: Rows, timeout_s: float) -> tuple[Answer, float]:
+        """`_ask` with these rows of the call."""
+        if len(rows) == call.rows:
+            return await self._ask(call, target, call.tensors, timeout_s)
+        lent = self._scratch.take(call.tensors, rows)
+        told = await self._ask(call, target, lent, timeout_s)
+        # Not where it failed: whoever was given up may still read.
+        self._scratch.give_back(lent)
+        return told
 
     async def _ask(self, call: _Call, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> tuple[Answer, float]:
         """One call to a version, in pieces of at most the model's `max_batch_rows`; the answer, and how many seconds it took."""
@@ -330,10 +341,6 @@ def _remedy(table: RouteTable) -> str:
     if not table.routes:
         return "apply a Model document and build a version; none is ready yet"
     return f"served now: {', '.join(sorted(table.routes))}"
-
-
-def _rows_of(call: _Call, rows: Rows) -> Mapping[str, Array]:
-    return call.tensors if len(rows) == call.rows else take(call.tensors, rows)
 
 
 def _only(answer: Answer, rows: Rows) -> Answer:

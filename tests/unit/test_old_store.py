@@ -1,4 +1,4 @@
-"""A store as the first Headrace (a83c0a2) wrote it in the middle of a rollout, of schema 0001: it opens, and the rollout goes on."""
+"""A store as the first Headrace (a83c0a2) wrote it, of schema 0001, in the middle of a rollout: it opens, and that goes on."""
 
 from __future__ import annotations
 
