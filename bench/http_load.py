@@ -30,23 +30,30 @@ def request(path: str, body: bytes, headers: dict[str, str] | None = None) -> by
     return "".join((f"POST {path} HTTP/1.1\r\n", *(f"{k}: {v}\r\n" for k, v in lines.items()), "\r\n")).encode() + body
 
 
-def measure(port: int, message: bytes, *, connections: int, seconds: float) -> Measured:
-    """Runs the load in a process of its own."""
-    command = [sys.executable, "-m", "bench.http_load", str(port), str(connections), str(seconds)]
+def measure(port: int, message: bytes, *, connections: int, seconds: float, requests_per_s: float = 0.0) -> Measured:
+    """Runs the load in a process of its own: as fast as answers come, or `requests_per_s` whatever the answers do."""
+    command = [sys.executable, "-m", "bench.http_load", str(port), str(connections), str(seconds), str(requests_per_s)]
     answer = subprocess.run(command, input=message, stdout=subprocess.PIPE, check=True).stdout
     return Measured(**orjson.loads(answer))
 
 
-async def load(port: int, message: bytes, connections: int, seconds: float) -> Measured:
-    """Every connection sends its next request when the last is answered."""
+async def load(port: int, message: bytes, connections: int, seconds: float, requests_per_s: float) -> Measured:
+    """Every connection sends its next request when the last is answered, and not before its turn.
+
+    With a rate, what a request took counts from its turn on: one that had to wait for the last one's answer waited all the same.
+    """
     took: list[float] = []
     failed, answer_bytes = 0, 0
     end = time.perf_counter() + seconds
 
-    async def one() -> None:
+    async def one(number: int) -> None:
         nonlocal failed, answer_bytes
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while (begin := time.perf_counter()) < end:
+        every_s = connections / requests_per_s if requests_per_s else 0.0
+        turn = time.perf_counter() + every_s * number / connections
+        while (begin := turn if every_s else time.perf_counter()) < end:
+            await asyncio.sleep(max(begin - time.perf_counter(), 0) if every_s else 0)
+            turn += every_s
             writer.write(message)
             head = await reader.readuntil(b"\r\n\r\n")
             answer_bytes = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
@@ -56,14 +63,14 @@ async def load(port: int, message: bytes, connections: int, seconds: float) -> M
         writer.close()
 
     begin = time.perf_counter()
-    await asyncio.gather(*(one() for _ in range(connections)))
+    await asyncio.gather(*(one(number) for number in range(connections)))
     rate = len(took) / (time.perf_counter() - begin)
     return Measured(rate, 1000 * sorted(took)[int(0.99 * (len(took) - 1))], failed, answer_bytes)
 
 
 def main() -> None:
-    port, connections, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    measured = asyncio.run(load(port, sys.stdin.buffer.read(), connections, seconds))
+    port, connections, seconds, rate = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
+    measured = asyncio.run(load(port, sys.stdin.buffer.read(), connections, seconds, rate))
     sys.stdout.buffer.write(orjson.dumps(measured))
 
 

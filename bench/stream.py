@@ -145,10 +145,22 @@ def main() -> None:
     options = parser.parse_args()
     events = options.events or (20_000 if options.quick else 60_000)
     rounds = options.rounds or (1 if options.quick else 5)
+    with prepared(events, rounds, Console(stderr=True), options.client) as bench:
+        show(list(measured(bench, options.only, 12.0 if options.quick else 30.0)), as_json=options.json)
+
+
+@contextmanager
+def prepared(events: int, rounds: int, screen: Console, client: Client = Client.AUTO) -> Iterator[Bench]:
+    """A broker and a model."""
     with tempfile.TemporaryDirectory() as folder, broker_in(Path(folder)) as brokers:
         pinned = write_model(Case("stream", files=0, rows_a_file=0, width=WIDTH, layers=(128, 10)), Path(folder) / "model")
-        bench = Bench(brokers, pinned, events, rounds, options.client, Console(stderr=True))
-        show(list(measured(bench, options.only, 12.0 if options.quick else 30.0)), as_json=options.json)
+        yield Bench(brokers, pinned, events, rounds, client, screen)
+
+
+def canary(events: int, rounds: int, screen: Console) -> Figure:
+    """A worker with a canary under way against one without a rollout: a figure of `bench.rollout`."""
+    with prepared(events, rounds, screen) as bench:
+        return bench.turns("rollout.canary.stream", "ours", "stable", topic_of(bench, {}, Format.JSON), Format.JSON)
 
 
 def measured(bench: Bench, only: str, latency_s: float) -> Iterator[Figure]:

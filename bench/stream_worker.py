@@ -1,8 +1,8 @@
 """One process that drains a topic, as ours does or as barely as it can be done: `python -m bench.stream_worker WAY JOB`.
 
-WAY is `ours` (the product's worker: transactions, dead letters, order, the scorer with a canary under way), `remote` (the same,
-with the engines behind Serve handles) or `limit` (the same client and codecs in a loop without any safety). Ends when every
-record is done, or when its standard input ends.
+WAY is `ours` (the product's worker: transactions, dead letters, order, the scorer with a canary under way), `stable` (the same
+without a rollout), `remote` (with the engines behind Serve handles) or `limit` (the same client and codecs in a loop without any
+safety). Ends when every record is done, or when its standard input ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from confluent_kafka import Consumer, Producer
@@ -55,13 +55,15 @@ class Job:
 
 
 class HeldTable:
-    """A control plane whose table never changes: a canary at ten percent."""
+    """A control plane whose table never changes: a canary at ten percent, or stable alone."""
 
-    def __init__(self, job: Job, model: str) -> None:
+    def __init__(self, job: Job, model: str, *, canary: bool = True) -> None:
         signature = Signature.model_validate_json(job.signature)
         targets = {v: Target(v, f"{model}--v{v}", job.artifact_uri, job.digest, "onnx", signature) for v in (1, 2)}
         serving = Serving(transport=Transport.EMBEDDED)
-        route = Route(model, 1, serving, targets, candidate=2, weight=CANARY_WEIGHT, stage="1/0", salt=7)
+        route = Route(model, 1, serving, targets)
+        if canary:
+            route = replace(route, candidate=2, weight=CANARY_WEIGHT, stage="r1.1", salt=7)
         self._table = RouteTable(1, {model: route})
 
     async def routes(self, after: int, timeout_s: float) -> RouteTable:
@@ -80,6 +82,12 @@ def ours(job: Job) -> None:
     """The product's worker."""
     spec = StreamSpec.model_validate_json(job.document)
     work(job, spec, lambda: RoutedScorer(HeldTable(job, spec.model)))
+
+
+def stable(job: Job) -> None:
+    """The product's worker while no rollout is under way."""
+    spec = StreamSpec.model_validate_json(job.document)
+    work(job, spec, lambda: RoutedScorer(HeldTable(job, spec.model, canary=False)))
 
 
 def remote(job: Job) -> None:
@@ -181,7 +189,7 @@ def limit_kafka_python(job: Job, spec: StreamSpec, answer: Callable[[list[bytes]
 def main() -> None:
     way, job = sys.argv[1], Job(**json.loads(sys.argv[2]))
     began_s = time.monotonic()
-    {"ours": ours, "limit": limit, "remote": remote}[way](job)
+    {"ours": ours, "stable": stable, "limit": limit, "remote": remote}[way](job)
     print(json.dumps({"wall_s": time.monotonic() - began_s, "cpu_s": time.process_time()}))
 
 
