@@ -140,7 +140,10 @@ class LabelsTold(Message):
 
 
 class CheckView(Message):
-    """A check as it stands, in numbers and in plain words: the difference lies in [low, high] with confidence."""
+    """A check as it stands, in numbers and in plain words: the difference lies in [low, high] with confidence.
+
+    `observed` is how much of the candidate it rests on: rows, calls or labels.
+    """
 
     name: str
     low: float
@@ -148,6 +151,7 @@ class CheckView(Message):
     margin: float
     verdict: Literal["passed", "failed", "waiting"]
     words: str
+    observed: int = 0
 
 
 class RolloutView(Message):

@@ -85,6 +85,7 @@ def check_view(check: Judged) -> CheckView:
         margin=check.margin,
         verdict=check.verdict.value,
         words=check.words,
+        observed=check.observed,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from deployments.gateway.deployment import APP, GatewaySettings, start_gateway
 from deployments.scorer import RoutedScorer
 from deployments.scorer_thread import ScorerThread
 from headrace.client import ControlClient
-from headrace.controller_actor import start_controller
+from headrace.controller_actor import FLEET, start_controller
 from headrace.local.home import Settings
 from tests.conftest import RayCluster
 from tests.models import INPUT, OUTPUT, rows
@@ -56,6 +56,18 @@ class Service:
             Apply(models=(ModelDocument.model_validate({"name": self.name, "serving": serving, "rollout": plan}),))
         )
 
+    def version_of(self, keys: Iterable[bytes]) -> dict[bytes, int]:
+        """Which version answers a caller of the gateway, by routing key."""
+        tensor = {"name": INPUT, "shape": [1, 784], "datatype": "FP32", "data": rows(1, seed=7).ravel().tolist()}
+        with httpx.Client(base_url=self.url, timeout=120, trust_env=False) as client:
+            answers = {
+                key: client.post(
+                    f"/v2/models/{self.name}/infer", json={"inputs": [tensor], "parameters": {"routing_key": key.decode()}}
+                ).json()
+                for key in keys
+            }
+        return {key: int(answer["model_version"]) for key, answer in answers.items()}
+
     def seen(self, wanted: Callable[[RolloutView], bool], timeout_s: float = 240.0) -> RolloutView:
         """The rollout as soon as it is as wanted; the controller may be away meanwhile."""
         last: RolloutView | HeadraceError | None = None
@@ -70,15 +82,21 @@ class Service:
             pause.wait(0.1)
         raise AssertionError(f"never seen; last: {last}")
 
+    def ended_last(self) -> RolloutView:
+        """The last rollout, at its end."""
+        return self.seen(lambda rollout: rollout.ended_s is not None)
+
     def ended(self, candidate: int) -> RolloutView:
         """The rollout of the candidate, at its end."""
         return self.seen(lambda rollout: rollout.candidate == candidate and rollout.ended_s is not None)
 
 
 @contextmanager
-def running(cluster: RayCluster, settings: Settings, name: str, gateway: GatewaySettings | None = None) -> Iterator[Service]:
+def running(
+    cluster: RayCluster, settings: Settings, name: str, gateway: GatewaySettings | None = None, *, fleet: str = FLEET
+) -> Iterator[Service]:
     """Controller and gateway, ended at the end with all that runs of the model and of others whose names begin so."""
-    start_controller(settings, timeout_s=240)
+    start_controller(settings, fleet=fleet, timeout_s=240)
     start_gateway(gateway)
     try:
         with ControlClient(cluster.http_url, timeout_s=60.0) as control:
@@ -125,7 +143,7 @@ class Load:
 
 @contextmanager
 def loaded(service: Service, artifact: Artifact, *, bright: float = 0.05, gateway: int = 2, scorers: int = 1) -> Iterator[Load]:
-    """Callers of the gateway and of scorers of their own, without a pause. Every answer must be that of `artifact`.
+    """Callers of the gateway and of scorers of their own, at it all the time. Every answer must be that of `artifact`.
 
     `bright` is the share of rows whose first feature is above 0.5: some versions in tests.models can't bear them.
     """
@@ -146,12 +164,16 @@ def loaded(service: Service, artifact: Artifact, *, bright: float = 0.05, gatewa
             thread.join()
 
 
+# Between two calls of one caller: what is under test needs the cores too.
+PAUSE_S = 0.02
+
+
 def _by_gateway(service: Service, image: np.ndarray, want: np.ndarray, load: Load, stop: threading.Event) -> None:
     tensor = {"name": INPUT, "shape": list(image.shape), "datatype": "FP32", "parameters": {"binary_data_size": image.nbytes}}
     header = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
     url = f"{service.url}/v2/models/{service.name}/infer"
     with httpx.Client(timeout=120, trust_env=False) as client:
-        while not stop.is_set():
+        while not stop.wait(PAUSE_S):
             try:
                 answer = client.post(
                     url, content=header + image.tobytes(), headers={"Inference-Header-Content-Length": str(len(header))}
@@ -169,7 +191,7 @@ def _by_gateway(service: Service, image: np.ndarray, want: np.ndarray, load: Loa
 def _by_scorer(service: Service, image: np.ndarray, want: np.ndarray, load: Load, stop: threading.Event) -> None:
     random = np.random.default_rng(1)
     with ScorerThread(lambda: RoutedScorer(connect())) as scorer:
-        while not stop.is_set():
+        while not stop.wait(PAUSE_S):
             try:
                 scored = scorer.score(service.name, {INPUT: image}, [random.bytes(8) for _ in range(len(image))])
             except HeadraceError as error:

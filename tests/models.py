@@ -51,6 +51,25 @@ def failing_artifact(root: Path, model: str = "digits", seed: int = 0) -> tuple[
     return _package(root, model, before + nodes, constants)
 
 
+def mistaken_artifact(root: Path, model: str = "digits", seed: int = 0) -> tuple[str, str, Manifest]:
+    """Like `mlp_artifact`, but it says class 0 of every row whose second feature is above 0.5."""
+    nodes, constants = _mlp(seed, INPUT)
+    constants |= {
+        "second": np.array([1], np.int64),
+        "half": np.array(0.5, np.float32),
+        "zeroth": np.array([1000.0] + [0.0] * 9, np.float32),
+    }
+    nodes[-1] = helper.make_node("Softmax", ["mistaken"], [OUTPUT], axis=1)
+    between = [
+        helper.make_node("Gather", [INPUT, "second"], ["mark"], axis=1),
+        helper.make_node("Greater", ["mark", "half"], ["marked"]),
+        helper.make_node("Cast", ["marked"], ["weight"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["weight", "zeroth"], ["offset"]),
+        helper.make_node("Add", ["logits", "offset"], ["mistaken"]),
+    ]
+    return _package(root, model, [*nodes[:-1], *between, nodes[-1]], constants)
+
+
 def crashing_artifact(root: Path, model: str = "digits", seed: int = 0) -> tuple[str, str, Manifest]:
     """Like `mlp_artifact`, but its process dies (SIGFPE) of a batch with a row whose first feature is above 0.5."""
     nodes, constants = _mlp(seed, "calibrated")

@@ -195,7 +195,7 @@ def shown(rollout: RolloutView) -> RenderableType:
 
 
 def _check(check: CheckView) -> Text:
-    interval = f"  [{check.low:+.4f}, {check.high:+.4f}] against {check.margin:g}"
+    interval = f"  [{check.low:+.4f}, {check.high:+.4f}] against {check.margin:g}, of {check.observed}"
     return Text.assemble(f"  {check.name}: ", (check.verdict, VERDICTS[check.verdict]), f"  {check.words}", (interval, "dim"))
 
 

@@ -1,23 +1,30 @@
-"""Rollouts on the real cluster, with real versions, under load by HTTP and by scorers: users never notice a bad one."""
+"""Rollouts on the real cluster, with real versions, under load by HTTP, by a stream and by scorers: nobody notices a bad one."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from headrace.local.home import read_settings
+from cluster.errors import Unreachable
+from cluster.rollout_plan import NamedPlan
+from headrace.local.home import Settings, read_settings
 from tests.conftest import RayCluster
+from tests.leaky_fleet import LEAKS
 from tests.live import Artifact, Load, Service, controller_process, loaded, running
-from tests.models import crashing_artifact, failing_artifact, mlp_artifact, slow_artifact
+from tests.live_stream import Events, streaming
+from tests.models import OUTPUT, crashing_artifact, failing_artifact, mistaken_artifact, mlp_artifact, slow_artifact
+from tests.stream_topics import KEYS, until
 
 pytestmark = pytest.mark.timeout(600)
 MODEL = "live"
 SERVING: dict[str, Any] = {"resources": {"cpus": 0.1}, "scaling": {"min": 1, "max": 1}}
+LIMITED = SERVING | {"memory_bytes": 1_000_000_000}
 PLAN: dict[str, Any] = {
     "steps": [{"weight": 30, "bake_s": 0.5}, {"weight": 100, "bake_s": 0.5}],
     "checks": {"error_rate": {"margin": 0.02}},
@@ -27,6 +34,9 @@ SHADOWED = PLAN | {
     "steps": [{"shadow": 100, "bake_s": 0.5}, {"weight": 100, "bake_s": 0.5}],
     "checks": {"disagreement": {"margin": 0.1}},
 }
+LABELLED = PLAN | {"checks": {"labels": {"margin": 0.1, "output": OUTPUT}}}
+# A step that it can't pass before it is killed.
+LONG = PLAN | {"steps": [{"weight": 30, "bake_s": 120}, {"weight": 100, "bake_s": 0.5}]}
 TIMED = PLAN | {"checks": {"slow": {"bound_ms": 250, "margin": 0.3}}}
 
 
@@ -41,9 +51,14 @@ def stable(folder: Path) -> Artifact:
 
 
 @pytest.fixture(scope="module")
-def service(ray_cluster: RayCluster, folder: Path, stable: Artifact) -> Iterator[Service]:
+def settings(folder: Path) -> Settings:
+    return read_settings({"HEADRACE_HOME": str(folder / "home")})
+
+
+@pytest.fixture(scope="module")
+def service(ray_cluster: RayCluster, settings: Settings, stable: Artifact) -> Iterator[Service]:
     """Version 1 is stable."""
-    with running(ray_cluster, read_settings({"HEADRACE_HOME": str(folder / "home")}), MODEL) as service:
+    with running(ray_cluster, settings, MODEL, fleet="tests.leaky_fleet:LeakyFleet") as service:
         service.register(stable)
         service.apply(SERVING, PLAN)
         assert service.ended(1).state == "promoted"
@@ -51,9 +66,24 @@ def service(ray_cluster: RayCluster, folder: Path, stable: Artifact) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def load(service: Service, stable: Artifact) -> Iterator[Load]:
+def events(service: Service, broker: str, stable: Artifact) -> Iterator[Events]:
+    with streaming(service, broker, stable) as events:
+        yield events
+
+
+@pytest.fixture(scope="module")
+def calls(service: Service, events: Events, stable: Artifact) -> Iterator[Load]:
     with loaded(service, stable) as load:
         yield load
+
+
+@pytest.fixture
+def load(calls: Load, events: Events) -> Iterator[Load]:
+    """After each test, no caller has met a failure, and every record of the stream has its one answer."""
+    yield calls
+    calls.await_calls(20)
+    assert calls.failures == []
+    events.settle()
 
 
 def test_a_good_version_is_promoted(service: Service, load: Load, folder: Path) -> None:
@@ -61,8 +91,6 @@ def test_a_good_version_is_promoted(service: Service, load: Load, folder: Path) 
     load.await_calls(20)
     ended = service.ended(service.register(mlp_artifact(folder, MODEL, nudge=0.1)))
     assert (ended.state, ended.weight) == ("promoted", 100)
-    load.await_calls(20)
-    assert load.failures == []
 
 
 def broken_artifact(folder: Path, model: str) -> Artifact:
@@ -73,6 +101,10 @@ def broken_artifact(folder: Path, model: str) -> Artifact:
 
 def wrong_artifact(folder: Path, model: str) -> Artifact:
     return mlp_artifact(folder, model, seed=1)
+
+
+def leaking_artifact(folder: Path, model: str) -> Artifact:
+    return mlp_artifact(folder / LEAKS, model, nudge=0.7)
 
 
 def slow(folder: Path, model: str) -> Artifact:
@@ -86,21 +118,21 @@ def slow(folder: Path, model: str) -> Artifact:
         (slow, TIMED, "slow: candidate"),
         (wrong_artifact, SHADOWED, "disagreement: candidate"),
         (broken_artifact, PLAN, "model.onnx is damaged"),
-        (crashing_artifact, PLAN, ""),  # seen in the answers or in the replicas' state, whichever is first
+        # Seen in the answers or in the replicas' state, whichever is first.
+        (crashing_artifact, PLAN, "candidate"),
+        (leaking_artifact, LONG, "candidate"),
     ],
-    ids=["fails some inputs", "is slow", "answers wrongly", "fails to load", "crashes its process"],
+    ids=["fails some inputs", "is slow", "answers wrongly", "fails to load", "crashes its process", "leaks until it is killed"],
 )
 def test_a_bad_version_is_rolled_back_and_users_never_notice(
     service: Service, load: Load, folder: Path, make: Callable[[Path, str], Artifact], plan: dict[str, Any], why: str
 ) -> None:
-    service.apply(SERVING, plan)
+    service.apply(LIMITED if make is leaking_artifact else SERVING, plan)
     stable = service.control.model(MODEL).stable
     candidate = service.register(make(folder, MODEL))
     ended = service.ended(candidate)
     assert ended.state == "rolled_back"
     assert why in ended.reason
-    load.await_calls(20)
-    assert load.failures == []
     assert service.control.model(MODEL).stable == stable
     last = service.control.rollout_history(MODEL).audit[-1]
     assert (last.event, last.detail["candidate"]) == ("rolled_back", candidate)
@@ -117,5 +149,60 @@ def test_the_controller_is_killed_in_the_middle(service: Service, load: Load, fo
     ended = service.ended(candidate)
     assert ended.state == "promoted"
     assert controller_process().pid != killed.pid
-    load.await_calls(20)
-    assert load.failures == []
+
+
+def test_while_the_store_is_locked_all_is_scored_and_then_the_rollout_goes_on(
+    service: Service, load: Load, events: Events, settings: Settings, folder: Path
+) -> None:
+    service.apply(SERVING, PLAN | {"steps": [{"weight": 30, "bake_s": 4}, {"weight": 100, "bake_s": 0.5}]})
+    candidate = service.register(mlp_artifact(folder, MODEL, nudge=0.4))
+    service.seen(lambda rollout: rollout.candidate == candidate and rollout.state == "canary")
+    other = sqlite3.connect(settings.store_url.removeprefix("sqlite:///"), timeout=60, isolation_level=None)
+    try:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Unreachable):
+            service.control.promote(MODEL)
+        load.await_calls(20)
+        events.settle()
+        # The table stands still: each key meets its version, whether it comes by HTTP or in a record.
+        by_gateway = service.version_of(b"%d" % key for key in range(KEYS))
+        assert len(set(by_gateway.values())) == 2
+        until(lambda: events.versions() == by_gateway)
+    finally:
+        other.close()  # which gives the lock back
+    assert service.ended(candidate).state == "promoted"
+
+
+@pytest.mark.parametrize(
+    ("make", "state"), [(mistaken_artifact, "rolled_back"), (mlp_artifact, "promoted")], ids=["less right", "as right"]
+)
+def test_late_labels_decide(
+    service: Service, load: Load, events: Events, folder: Path, make: Callable[..., Artifact], state: str
+) -> None:
+    """The records' labels come back by the key that came with each answer; no check but theirs is in force."""
+    service.apply(SERVING, LABELLED | {"checks": {**LABELLED["checks"], "error_rate": None}})
+    more = {"nudge": 0.5} if make is mlp_artifact else {}
+    candidate = service.register(make(folder, MODEL, **more))
+    ended = events.label_until_ended(candidate)
+    assert ended.state == state, ended.reason
+    if state == "rolled_back":
+        assert "label loss: candidate" in ended.reason
+
+
+def test_twenty_rollouts_and_rollbacks_in_a_row(service: Service, load: Load, folder: Path) -> None:
+    """Between two warm versions: there at once, and there by a canary that a person takes back."""
+    service.apply(
+        SERVING, PLAN | {"start": "manual", "keep_warm_s": 600, "steps": [{"weight": 30, "bake_s": 600}, {"weight": 100}]}
+    )
+    versions = [service.control.model(MODEL).stable, service.register(mlp_artifact(folder, MODEL, nudge=0.6))]
+    before = len(service.control.rollout_history(MODEL).rollouts)
+    for _ in range(10):
+        versions.reverse()
+        service.control.start_rollout(MODEL, versions[0], plan=NamedPlan.INSTANT)
+        assert service.ended_last().state == "promoted"
+        service.control.start_rollout(MODEL, versions[1])
+        service.seen(lambda rollout: rollout.state == "canary")
+        service.control.abort(MODEL)
+        assert service.control.model(MODEL).stable == versions[0]
+        load.await_calls(5)
+    assert len(service.control.rollout_history(MODEL).rollouts) == before + 20

@@ -77,6 +77,13 @@ def test_a_missing_project_file_is_3(capsys: pytest.CaptureFixture[str]) -> None
     assert "absent.yaml: there is no such file" in capsys.readouterr().err
 
 
+def test_labels_come_from_a_file_that_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rollout", "label", "digits", str(tmp_path / "labels.jsonl")]) == ExitCode.NOT_FOUND
+    assert "name a file of labels" in capsys.readouterr().err
+    (tmp_path / "labels.jsonl").write_text('{"key": "1/2/3/in/0/4", "label": 3}')
+    assert main(["rollout", "label", "digits", str(tmp_path / "labels.jsonl")]) == ExitCode.UNAVAILABLE
+
+
 def test_a_wrong_project_file_is_2_with_line_and_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "model.yaml"
     file.write_text("kind: Model\nname: digits\nservng: {}\n")
