@@ -24,7 +24,7 @@ from tests.stream_topics import KEYS, until
 pytestmark = pytest.mark.timeout(600)
 MODEL = "live"
 SERVING: dict[str, Any] = {"resources": {"cpus": 0.1}, "scaling": {"min": 1, "max": 1}}
-LIMITED = SERVING | {"memory_bytes": 1_000_000_000}
+LIMITED = SERVING | {"memory_bytes": 700_000_000}
 PLAN: dict[str, Any] = {
     "steps": [{"weight": 30, "bake_s": 0.5}, {"weight": 100, "bake_s": 0.5}],
     "checks": {"error_rate": {"margin": 0.02}},
