@@ -11,6 +11,11 @@ import xxhash
 from cluster.routes import WEIGHT_UNIT
 
 
+def goes_to_candidate(key: bytes, *, salt: int, weight: int) -> bool:
+    """What `to_candidate` says of a single key."""
+    return xxhash.xxh3_64_intdigest(key, salt) % WEIGHT_UNIT < weight
+
+
 def to_candidate(keys: Sequence[bytes | None], *, salt: int, weight: int, random: np.random.Generator) -> npt.NDArray[np.bool_]:
     """Says for each key whether the candidate scores it; shape [len(keys)].
 

@@ -122,6 +122,12 @@ class GatewayApp:
             case ["v2", "health", "ready"]:
                 ready = await plane.ready()
                 return json_reply({"ready": ready}, 200 if ready else 503)
+            case ["v2", "models", "stats"]:
+                return json_reply(plane.statistics())
+            case ["v2", "models", model, "stats"]:
+                return json_reply(plane.statistics(model))
+            case ["v2", "models", model, "versions", version, "stats"]:
+                return json_reply(plane.statistics(model, version))
             case ["v2", "models", model] | ["v2", "models", model, "versions", _] if len(segments) != 4:
                 return json_reply(plane.model_metadata(model, segments[4] if len(segments) == 5 else None))
             case ["v2", "models", model, "ready"]:

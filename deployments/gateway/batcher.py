@@ -1,6 +1,7 @@
 """Requests that arrive together are scored together.
 
-A lane holds what may share a call: one model, one version pin, one form of tensors. An idle lane starts at once; while its
+A lane holds what may share a call: one model, one version, one form of tensors. During a rollout the split comes first, so that
+nobody whom the stable version answers waits for the candidate. An idle lane starts at once; while its
 calls are under way, arrivals gather, and the next call takes them all, up to `max_batch_rows`. So the batch grows with the
 load and nobody waits for company.
 """
@@ -8,26 +9,34 @@ load and nobody waits for company.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from cluster.errors import BadInput, NoCapacity
+from cluster.routes import Route
+from cluster.traffic import goes_to_candidate
 from deployments.datatypes import Array
+from deployments.gateway.statistics import Statistics
 from deployments.scoring import Scored, Scorer
 
 SMOOTHING = 0.2  # weight of the newest call in the running mean of a call's time
 
 
-@dataclass(frozen=True, slots=True)
-class LaneKey:
-    """What may be scored in one call. `form` is each input's name, dtype and shape behind the batch axis."""
+class LaneKey(NamedTuple):
+    """What may be scored in one call. `version` is the one that is pinned; without, `candidate` tells whose keys these are.
+
+    `form` is each input's name, dtype and shape behind the batch axis.
+    """
 
     model: str
     version: int | None
+    candidate: bool
     form: tuple[tuple[str, str, tuple[int, ...]], ...]
 
 
@@ -46,10 +55,18 @@ class _Ask:
     rows: int
     size_bytes: int
     key: bytes
+    begin_s: float
     deadline_s: float
     answer: asyncio.Future[Scored]
     batch: Sequence[_Ask] = ()
     call: asyncio.Task[list[Scored]] | None = None
+
+    def expire(self, model: str, timeout_s: float) -> None:
+        """Its time is over."""
+        if not self.answer.done():
+            remedy = "retry, or allow more time with x-timeout-ms"
+            self.answer.set_exception(NoCapacity(f"no answer within {timeout_s:g} s", where=model, remedy=remedy))
+            self.gone()
 
     def gone(self) -> None:
         """Its caller waits no longer. A call for which nobody waits is ended."""
@@ -58,25 +75,32 @@ class _Ask:
 
 
 class Batcher:
-    """Gathers the requests of one event loop into calls of a scorer."""
+    """Gathers the requests of one event loop into calls of a scorer, and counts those that were answered in `statistics`."""
 
-    def __init__(self, scorer: Scorer, limits: BatchLimits) -> None:
+    def __init__(self, scorer: Scorer, limits: BatchLimits, statistics: Statistics) -> None:
         self._scorer = scorer
         self._limits = limits
+        self._statistics = statistics
         self._lanes: dict[LaneKey, _Lane] = {}
 
     async def score(
-        self, model: str, version: int | None, tensors: Mapping[str, Array], key: bytes, *, max_batch_rows: int, timeout_s: float
+        self, route: Route, version: int | None, tensors: Mapping[str, Array], key: bytes, *, timeout_s: float
     ) -> Scored:
         """Scores one request, whose tensors met the signature and have the same n rows; all rows carry `key`.
 
         Raises what Scorer.score raises; NoCapacity at once where the queue is full or would take longer than `timeout_s`.
         """
         names = sorted(tensors)
-        lane_key = LaneKey(model, version, tuple((name, tensors[name].dtype.char, tensors[name].shape[1:]) for name in names))
+        candidate = (
+            version is None and route.candidate is not None and goes_to_candidate(key, salt=route.salt, weight=route.weight)
+        )
+        max_batch_rows = route.serving.max_batch_rows
+        lane_key = LaneKey(
+            route.model, version, candidate, tuple((name, tensors[name].dtype.char, tensors[name].shape[1:]) for name in names)
+        )
         lane = self._lanes.get(lane_key)
         if lane is None:
-            lane = self._lanes[lane_key] = _Lane(lane_key, self._scorer, self._limits, max_batch_rows)
+            lane = self._lanes[lane_key] = _Lane(lane_key, self._scorer, self._limits, self._statistics, max_batch_rows)
         lane.max_batch_rows = max_batch_rows
         try:
             return await lane.score(tensors, len(tensors[names[0]]), key, timeout_s)
@@ -90,6 +114,7 @@ class _Lane:
     key: LaneKey
     scorer: Scorer
     limits: BatchLimits
+    statistics: Statistics
     max_batch_rows: int
     queue: deque[_Ask] = field(default_factory=deque)
     queued_rows: int = 0
@@ -106,19 +131,16 @@ class _Lane:
         loop = asyncio.get_running_loop()
         size_bytes = sum(array.nbytes for array in tensors.values())
         self._admit(rows, size_bytes, timeout_s)
-        ask = _Ask(tensors, rows, size_bytes, key, loop.time() + timeout_s, loop.create_future())
+        ask = _Ask(tensors, rows, size_bytes, key, time.monotonic(), loop.time() + timeout_s, loop.create_future())
         self.queue.append(ask)
         self.queued_rows += rows
         self.queued_bytes += size_bytes
         self._wake()
+        timer = loop.call_at(ask.deadline_s, ask.expire, self.key.model, timeout_s)
         try:
-            async with asyncio.timeout_at(ask.deadline_s):
-                return await ask.answer
-        except TimeoutError:
-            raise NoCapacity(
-                f"no answer within {timeout_s:g} s", where=self.key.model, remedy="retry, or allow more time with x-timeout-ms"
-            ) from None
+            return await ask.answer
         finally:
+            timer.cancel()
             if ask.answer.cancelled():
                 ask.gone()
 
@@ -151,7 +173,8 @@ class _Lane:
         self.calls.add(call)
         for ask in batch:
             ask.batch, ask.call = batch, call
-        call.add_done_callback(lambda done: self._deliver(batch, done))
+        begin_s = time.monotonic()
+        call.add_done_callback(lambda done: self._deliver(batch, begin_s, done))
 
     def _take(self) -> list[_Ask]:
         """The next batch, without those who gave up or whose time is over."""
@@ -168,8 +191,7 @@ class _Lane:
         return batch
 
     async def _call(self, batch: Sequence[_Ask]) -> list[Scored]:
-        loop = asyncio.get_running_loop()
-        started_s = loop.time()
+        started_s = time.monotonic()  # uvloop's clock moves once a turn, by milliseconds
         if len(batch) == 1:  # passed on as it is: one giant request is split by the scorer
             ask = batch[0]
             answers = [await self._score(ask.tensors, [ask.key] * ask.rows, ask.deadline_s)]
@@ -177,7 +199,7 @@ class _Lane:
             tensors = {name: np.concatenate([ask.tensors[name] for ask in batch]) for name, *_ in self.key.form}
             keys = [key for ask in batch for key in (ask.key,) * ask.rows]
             answers = split(await self._score(tensors, keys, max(ask.deadline_s for ask in batch)), [ask.rows for ask in batch])
-        took_s = loop.time() - started_s
+        took_s = time.monotonic() - started_s
         self.call_s = took_s if self.call_s == 0 else self.call_s + SMOOTHING * (took_s - self.call_s)
         return answers
 
@@ -185,7 +207,7 @@ class _Lane:
         timeout_s = max(deadline_s - asyncio.get_running_loop().time(), 0.001)
         return await self.scorer.score(self.key.model, tensors, keys, version=self.key.version, timeout_s=timeout_s)
 
-    def _deliver(self, batch: Sequence[_Ask], call: asyncio.Task[list[Scored]]) -> None:
+    def _deliver(self, batch: Sequence[_Ask], begin_s: float, call: asyncio.Task[list[Scored]]) -> None:
         self.calls.discard(call)
         error = None if call.cancelled() else call.exception()
         if isinstance(error, BadInput) and len(batch) > 1:
@@ -202,7 +224,25 @@ class _Lane:
                 ask.answer.set_exception(error)
             else:
                 ask.answer.set_result(call.result()[index])
+        if error is None and not call.cancelled():
+            self._count(batch, begin_s, call.result())
         self._wake()
+
+    def _count(self, batch: Sequence[_Ask], begin_s: float, answers: Sequence[Scored]) -> None:
+        call_s = time.monotonic() - begin_s
+        by_version: dict[int, list[_Ask]] = {}
+        for ask, answer in zip(batch, answers, strict=True):
+            if not answer.errors:
+                by_version.setdefault(int(answer.versions[0]), []).append(ask)
+        for version, asks in by_version.items():
+            self.statistics.scored(
+                self.key.model,
+                version,
+                requests=len(asks),
+                rows=sum(ask.rows for ask in asks),
+                wait_s=sum(begin_s - ask.begin_s for ask in asks),
+                call_s=call_s,
+            )
 
 
 def split(scored: Scored, rows: Sequence[int]) -> list[Scored]:

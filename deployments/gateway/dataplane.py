@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,10 +18,11 @@ from cluster.signature import Signature, TensorSpec
 from deployments.gateway.batcher import Batcher, BatchLimits
 from deployments.gateway.request import InferRequest
 from deployments.gateway.response import InferResponse, OutputTensor
+from deployments.gateway.statistics import Statistics
 from deployments.scoring import Scored, Scorer
 
 SERVER_NAME = "headrace"
-EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration")
+EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 STATUS_TIMEOUT_S = 2.0
 
 
@@ -51,7 +53,8 @@ class DataPlane:
     def __init__(self, scorer: TableScorer, control: ControlPlane, limits: BatchLimits) -> None:
         self._scorer = scorer
         self._control = control
-        self._batcher = Batcher(scorer, limits)
+        self._statistics = Statistics()
+        self._batcher = Batcher(scorer, limits, self._statistics)
 
     async def infer(self, call: Call, request: InferRequest) -> InferResponse:
         """Scores a request by one version. Raises BadInput, NotFound, NoCapacity or EngineFailure."""
@@ -60,16 +63,20 @@ class DataPlane:
         signature = self._scorer.signature(call.model, version)
         check_inputs(request, signature)
         wanted = _wanted(request, signature)
-        scored = await self._batcher.score(
-            call.model,
-            version,
-            request.inputs,
-            # One key a request, drawn where none is given: so one version answers all its rows.
-            call.routing_key or _key(request) or os.urandom(16),
-            max_batch_rows=route.serving.max_batch_rows,
-            timeout_s=call.timeout_s or _timeout_s(request) or route.serving.timeout_s,
-        )
-        _raise_first(call.model, scored)
+        begin_s = time.monotonic()
+        try:
+            scored = await self._batcher.score(
+                route,
+                version,
+                request.inputs,
+                # One key a request, drawn where none is given: so one version answers all its rows.
+                call.routing_key or _key(request) or os.urandom(16),
+                timeout_s=call.timeout_s or _timeout_s(request) or route.serving.timeout_s,
+            )
+            _raise_first(call.model, scored)
+        except HeadraceError:
+            self._statistics.failed(call.model, version or route.stable, time.monotonic() - begin_s)
+            raise
         version_name, parameters = _versions(scored)
         if scored.label_keys is not None:
             parameters["label_keys"] = _label_keys(scored.label_keys)
@@ -97,6 +104,15 @@ class DataPlane:
         """Whether a READY version can score it. Raises NotFound where the model or version is not served at all."""
         _served(self._scorer.route(model), parse_version(version))
         return True
+
+    def statistics(self, model: str = "", version: str | None = None) -> dict[str, Any]:
+        """The protocol's statistics: of one version, of all that the model serves, or of everything. Raises NotFound."""
+        if not model:
+            pairs = [(route.model, number) for route in self.models() for number in sorted(route.targets)]
+        else:
+            route, wanted = self._scorer.route(model), parse_version(version)
+            pairs = [(model, number) for number in (sorted(route.targets) if wanted is None else [_served(route, wanted)])]
+        return {"model_stats": [self._statistics.describe(*pair) for pair in pairs]}
 
     def models(self) -> list[Route]:
         """What is served, by name."""
@@ -189,9 +205,10 @@ def _raise_first(model: str, scored: Scored) -> None:
 
 def _versions(scored: Scored) -> tuple[str, dict[str, Any]]:
     """The version that answered. Where a fallback made it several: the one of most rows, with a list row by row."""
+    first = int(scored.versions[0])
+    if len(scored.versions) == 1 or (scored.versions == first).all():
+        return str(first), {}
     numbers, counts = np.unique(scored.versions, return_counts=True)
-    if len(numbers) == 1:
-        return str(numbers[0]), {}
     return str(numbers[counts.argmax()]), {"row_versions": ",".join(map(str, scored.versions.tolist()))}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray import serve
+from ray.serve.schema import LoggingConfig
 
 from deployments.control_client import connect
 from deployments.gateway.app import GatewayApp
@@ -75,6 +76,8 @@ def gateway_application(settings: GatewaySettings) -> Any:
         max_queued_requests=settings.max_ongoing,
         graceful_shutdown_timeout_s=DRAIN_S,
         ray_actor_options={"num_cpus": settings.cpus},
+        # No line a request: Serve's metrics count them.
+        logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )(serve.ingress()(Gateway))
     return deployment.bind(settings)
 

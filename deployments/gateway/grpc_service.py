@@ -132,11 +132,9 @@ class InferenceService:
         request = parse(pb.ModelConfigRequest, data)
         return pb.ModelConfigResponse(config=pb.ModelConfig(**self._repository.config(request.name, request.version)))
 
-    async def _model_statistics(self, data: bytes, context: Context) -> Message:
-        parse(pb.ModelStatisticsRequest, data)
-        await context.abort(
-            grpc.StatusCode.UNIMPLEMENTED, "statistics are not kept per gateway; read Ray's metrics, or POST /control/status"
-        )
+    async def _model_statistics(self, data: bytes, context: Context) -> Message:  # noqa: ARG002
+        request = parse(pb.ModelStatisticsRequest, data)
+        return pb.ModelStatisticsResponse(**self._dataplane.statistics(request.name, request.version))
 
     async def _index(self, data: bytes, context: Context) -> Message:  # noqa: ARG002
         request = parse(pb.RepositoryIndexRequest, data)

@@ -31,6 +31,7 @@ def _paths() -> dict[str, Any]:
         "/v1/models": {"get": _operation("What is served", "V1Models")},
         "/v1/models/{model}": {"get": _operation("Whether the model is served", "ModelReady", model=True)},
         "/v1/models/{model}:predict": {"post": _scoring("Scores rows", "V1Request", "V1Response")},
+        "/v2/models/stats": {"get": _operation("What this gateway has scored since it started", "Statistics")},
         "/v2/repository/index": {"post": _operation("All versions that the controller knows", "Index", body="IndexRequest")},
     }
     for call, what in (("load", "Makes sure that a model is served"), ("unload", "Makes sure that a model is not served")):
@@ -41,6 +42,7 @@ def _paths() -> dict[str, Any]:
         paths[stem] = {"get": _operation("The model's inputs and outputs", "ModelMetadata", model=True, version=pinned)}
         paths[f"{stem}/ready"] = {"get": _operation("Whether it can be scored", "ModelReady", model=True, version=pinned)}
         paths[f"{stem}/config"] = {"get": _operation("Triton's ModelConfig", "ModelConfig", model=True, version=pinned)}
+        paths[f"{stem}/stats"] = {"get": _operation("What it has scored", "Statistics", model=True, version=pinned)}
         paths[f"{stem}/infer"] = {
             "post": _scoring("Scores tensors", "InferRequest", "InferResponse", version=pinned, binary=True)
         }
@@ -110,6 +112,17 @@ def _schemas() -> dict[str, Any]:
         {"name": _NAME, "shape": _SHAPE, "datatype": _DATATYPE, "parameters": _PARAMETERS, "data": data}, "parameters", "data"
     )
     wanted = {"type": "array", "items": _open({"name": _NAME, "parameters": _PARAMETERS}, 1)}
+    count = {"type": "integer", "minimum": 0}
+    duration = _object({"count": count, "ns": count})
+    durations = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+    version = {
+        "name": text,
+        "version": text,
+        "last_inference": count,
+        "inference_count": count,
+        "execution_count": count,
+        "inference_stats": _object(dict.fromkeys(durations, duration)),
+    }
     state = {"enum": ["READY", "LOADING", "UNAVAILABLE"]}
     inputs = {"type": "array", "items": sent, "minItems": 1}
     return {
@@ -132,6 +145,7 @@ def _schemas() -> dict[str, Any]:
             }
         ),
         "Index": {"type": "array", "items": _object({"name": text, "version": text, "state": state, "reason": text})},
+        "Statistics": _object({"model_stats": {"type": "array", "items": _object(version)}}),
         "IndexRequest": _open({"ready": flag}, 0),
         "RepositoryRequest": _open({"parameters": {"type": "object"}}, 0),
         "InferRequest": _open({"inputs": inputs, "id": text, "parameters": _PARAMETERS, "outputs": wanted}, 1),

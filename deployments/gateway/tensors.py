@@ -103,9 +103,10 @@ def _numbers(where: str, datatype: Datatype, shape: tuple[int, ...], count: int,
     if wide.dtype == dtype:
         return wide.reshape(shape)
     if letter == "d":
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             narrow = wide.astype(dtype)
-        inside = bool(np.isfinite(narrow).all())  # JSON has no infinity, so one here is an overflow
+            # JSON has no infinity, so one here is an overflow. A sum is quicker than a mask, and infinite wherever an item is.
+            inside = math.isfinite(narrow.sum()) or bool(np.isfinite(narrow).all())
     else:
         narrow = wide.astype(dtype)
         inside = np.array_equal(narrow, wide)

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from itertools import islice
 from typing import Any
 
 import httpx
@@ -16,14 +17,15 @@ import pytest
 
 from cluster.errors import BadInput, Conflict, EngineFailure, HeadraceError, NoCapacity, Unreachable
 from cluster.rollout import IllegalTransition
-from cluster.routes import EMPTY
+from cluster.routes import EMPTY, Route, RouteTable
 from cluster.serving import Serving
+from cluster.traffic import goes_to_candidate, to_candidate
 from deployments.gateway.batcher import BatchLimits
-from tests.gateway_fakes import FakeControl, FakeScorer, double, gateway, table
+from tests.gateway_fakes import FakeControl, FakeScorer, double, gateway, table, target
 
 BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
 INFER = "/v2/models/pair/infer"
-EXTENSIONS_TOLD = ["binary_tensor_data", "model_repository", "model_configuration"]
+EXTENSIONS_TOLD = ["binary_tensor_data", "model_repository", "model_configuration", "statistics"]
 
 Client = httpx.AsyncClient
 
@@ -188,6 +190,25 @@ def test_what_the_scorer_raises_is_told(failure: HeadraceError, status: int) -> 
     run(scene)
 
 
+def test_statistics_count_requests_rows_calls_and_failures() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.gate.clear()
+        tasks = await parked(scorer, client, 5)  # two calls of one request; three requests wait, and share a call
+        scorer.gate.set()
+        assert [(await task).status_code for task in tasks] == [200] * 5
+        scorer.failure = EngineFailure("broken")
+        assert (await client.post(f"{INFER}", json=body_of([[1, 2], [3, 4]]))).status_code == 500
+        for path in ("/v2/models/stats", "/v2/models/pair/stats", "/v2/models/pair/versions/3/stats"):
+            of_three = (await client.get(path)).json()["model_stats"][-1]
+            assert (of_three["name"], of_three["version"]) == ("pair", "3")
+            assert (of_three["inference_count"], of_three["execution_count"]) == (5, 3)
+            counts = {name: duration["count"] for name, duration in of_three["inference_stats"].items()}
+            assert counts == {name: 1 if name == "fail" else 5 for name in counts}
+        assert (await client.get("/v2/models/pair/versions/9/stats")).status_code == 404
+
+    run(scene)
+
+
 def test_v1_predict() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
         answer = await client.post("/v1/models/pair:predict", json={"instances": [[1, 2], [3, 4]]})
@@ -252,6 +273,24 @@ def test_requests_that_wait_are_scored_together_and_each_gets_its_own() -> None:
         assert scorer.calls == [1, 1, 4, 4, 2]
 
     run(scene, routes=table(serving=Serving(max_batch_rows=4)))
+
+
+def test_whoever_stable_answers_shares_no_call_with_the_candidates() -> None:
+    keys = [b"key %d" % number for number in range(40)]
+    theirs = to_candidate(keys, salt=7, weight=3000, random=np.random.default_rng())
+    assert [goes_to_candidate(key, salt=7, weight=3000) for key in keys] == theirs.tolist()
+    side = dict(zip(keys, theirs.tolist(), strict=True))
+    route = Route("pair", 3, Serving(), {2: target(2), 3: target(3)}, candidate=2, weight=3000, salt=7)
+
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        asked = [client.post(INFER, json=BODY, headers={"x-routing-key": key.decode()}) for key in keys]
+        assert [answer.status_code for answer in await asyncio.gather(*asked)] == [200] * len(keys)
+        assert sum(scorer.calls) == len(keys) > len(scorer.calls)
+        left = iter(scorer.keys)
+        for rows in scorer.calls:
+            assert len({side[key] for key in islice(left, rows) if key is not None}) == 1
+
+    run(scene, routes=RouteTable(1, {"pair": route}))
 
 
 def test_a_bad_request_never_spoils_its_neighbours() -> None:

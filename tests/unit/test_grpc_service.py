@@ -158,6 +158,32 @@ def test_the_server_tells_of_itself_and_its_models() -> None:
     play(scene)
 
 
+def test_statistics_are_what_was_scored() -> None:
+    async def scene(door: Door) -> None:
+        one, none = await statistics(door, "pair", "2"), await statistics(door, "pair", "3")
+        assert [(each.inference_count, each.execution_count, each.inference_stats.success.count) for each in (*one, *none)] == [
+            (0, 0, 0),
+            (0, 0, 0),
+        ]
+        for rows in (1, 3):
+            tensor = triton.InferInput("x", [rows, 2], "FP32")
+            tensor.set_data_from_numpy(np.ones((rows, 2), np.float32))
+            await door.client.infer("pair", [tensor], model_version="2")
+        (two, three) = await statistics(door)
+        assert (two.name, two.version, two.inference_count, two.execution_count) == ("pair", "2", 4, 2)
+        assert (two.inference_stats.success.count, two.inference_stats.fail.count) == (2, 0)
+        assert 0 < two.inference_stats.compute_infer.ns <= two.inference_stats.success.ns
+        assert (three.version, three.inference_count, three.last_inference) == ("3", 0, 0)
+        with pytest.raises(triton.InferenceServerException, match="NOT_FOUND"):
+            await door.client.get_inference_statistics("none")
+
+    play(scene)
+
+
+async def statistics(door: Door, model: str = "", version: str = "") -> list[Any]:
+    return list((await door.client.get_inference_statistics(model, version)).model_stats)
+
+
 def test_the_repository_is_what_the_controller_knows() -> None:
     async def scene(door: Door) -> None:
         door.control.models = [model_view()]
@@ -183,8 +209,6 @@ def test_the_repository_is_what_the_controller_knows() -> None:
         await door.client.unload_model("pair")
         with pytest.raises(triton.InferenceServerException, match=r"FAILED_PRECONDITION.*no GPU is free"):
             await door.client.load_model("pair")
-        with pytest.raises(triton.InferenceServerException, match=r"UNIMPLEMENTED.*metrics"):
-            await door.client.get_inference_statistics()
         door.control.away = True
         with pytest.raises(triton.InferenceServerException, match=r"UNAVAILABLE.*away"):
             await door.client.get_model_repository_index()
