@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import orjson
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from rich.console import Console
 
@@ -242,22 +242,44 @@ def make_topics(brokers: str, *names: str) -> None:
 def fill(brokers: str, topic: str, events: int, value: Callable[[np.ndarray], bytes]) -> None:
     """The events, keyed, evenly over the partitions."""
     values = [value(row) for row in np.random.default_rng(0).random((256, WIDTH), dtype=np.float32)]
-    producer = KafkaProducer(bootstrap_servers=brokers, linger_ms=20, batch_size=512 * 1024)
+    producer = Producer({"bootstrap.servers": brokers, "linger.ms": 20, "batch.size": 512 * 1024})
     for i in range(events):
-        producer.send(topic, values[i % len(values)], b"key %d" % (i % 1000), None, i % PARTITIONS)
-    producer.close()
+        while True:
+            try:
+                producer.produce(topic, values[i % len(values)], b"key %d" % (i % 1000), i % PARTITIONS)
+                break
+            except BufferError:
+                producer.poll(0.1)
+    producer.flush()
 
 
 def output_rate(brokers: str, topic: str, events: int, running: Sequence[subprocess.Popen[bytes]]) -> float:
-    """Answers a second, over the middle eight tenths. Raises where they are not as many as the events, or a process failed."""
-    consumer = KafkaConsumer(bootstrap_servers=brokers, isolation_level="read_committed", auto_offset_reset="earliest")
+    """Answers a second, over the middle eight tenths. Raises where they are not as many as the events, or a process failed.
+
+    They are read once they are out: a reader beside the work would take the cores that are measured.
+    """
+    consumer = Consumer(
+        {
+            "bootstrap.servers": brokers,
+            "group.id": f"reads-{topic}",
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+        }
+    )
+    partitions = [TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(PARTITIONS)]
     try:
-        consumer.assign([TopicPartition(topic, number) for number in range(PARTITIONS)])
+        written, quiet_s = 0, time.monotonic() + 60
+        while written < events and time.monotonic() < quiet_s and not any(process.poll() for process in running):
+            time.sleep(0.2)
+            ends = sum(consumer.get_watermark_offsets(each, timeout=10)[1] for each in partitions)
+            if ends > written:
+                written, quiet_s = ends, time.monotonic() + 30
+        consumer.assign(partitions)
         times_ms: list[int] = []
-        quiet_s = time.monotonic() + 60
+        quiet_s = time.monotonic() + 10
         while len(times_ms) < events and time.monotonic() < quiet_s and not any(process.poll() for process in running):
-            for records in consumer.poll(timeout_ms=500).values():
-                times_ms += [record.timestamp for record in records]
+            if messages := consumer.consume(10_000, 0.2):
+                times_ms += [message.timestamp()[1] for message in messages]
                 quiet_s = time.monotonic() + 10
     finally:
         consumer.close()

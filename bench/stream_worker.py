@@ -25,6 +25,7 @@ from cluster.routes import Route, RouteTable, Target
 from cluster.serving import Serving, Transport
 from cluster.signature import Signature
 from consumers.stream.clients import chosen_client, open_log
+from consumers.stream.collector import spare_collections
 from consumers.stream.formats import make_decoder, make_encoder
 from consumers.stream.log import Member
 from consumers.stream.loop import Loop
@@ -103,6 +104,7 @@ def remote(job: Job) -> None:
 def work(job: Job, spec: StreamSpec, make_scorer: Callable[[], RoutedScorer]) -> None:
     """Until all rows are in, or standard input ends."""
     group, ended = spec.group_of("bench"), threading.Event()
+    spare_collections()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     with ScorerThread(make_scorer) as scoring:
         member = Member(group, f"{group}-{job.rank}", f"{group}-{job.rank}")

@@ -65,7 +65,7 @@ class Records:
     @property
     def size_bytes(self) -> int:
         """The bytes of the values."""
-        return sum(len(value) for value in self.values if value is not None)
+        return sum(map(len, filter(None, self.values)))
 
 
 def subset(records: Records, rows: Sequence[int]) -> Records:

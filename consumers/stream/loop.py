@@ -12,41 +12,30 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from cluster.errors import BadInput, EngineFailure, HeadraceError, NoCapacity, NotFound, Unreachable
 from cluster.signature import Signature
-from consumers.stream.answers import (
-    Dead,
-    Form,
-    Stage,
-    cut,
-    dead_records,
-    form_of,
-    output_records,
-    oversized,
-    split_keys,
-    too_large,
-)
+from consumers.stream.answers import Form, form_of, split_keys
 from consumers.stream.breaker import Breaker, backoff_s
-from consumers.stream.codec import Decoded, Decoder, Encoder
+from consumers.stream.codec import Decoder, Encoder
 from consumers.stream.counters import Counters, Phase
 from consumers.stream.formats import make_decoder, make_encoder
-from consumers.stream.log import Header, Log, Outgoing, Partition, Records
+from consumers.stream.log import Header, Log, Outgoing, Partition
+from consumers.stream.micro_batch import MicroBatch, Outcome
+from consumers.stream.outcomes import Outcomes
 from consumers.stream.registry import Schemas
-from consumers.stream.spec import OnEmpty, StreamSpec
+from consumers.stream.spec import StreamSpec
 from deployments.datatypes import Array
 from deployments.scoring import Scored
 
-Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
-
 logger = logging.getLogger(__name__)
 
-MOST_IN_FLIGHT = 3  # one being committed, one being scored, one waiting: more only adds latency
+MOST_IN_FLIGHT = 8  # while one commit runs, as many as get ready wait for the next; `max_in_flight_bytes` is the real bound
 IDLE_POLL_S = 0.2
 BUSY_WAIT_S = 0.005
 DRAIN_S = 20.0
@@ -62,29 +51,14 @@ class Scoring(Protocol):
         """The signature of the stable version. Raises NotFound while no version is served."""
 
 
-@dataclass
-class MicroBatch:
-    """Records on their way. `attempt` counts retries; none is made before `not_before_s` (monotonic)."""
-
-    slices: list[Records]
-    values: list[bytes | None]
-    size_bytes: int
-    decoded: Decoded | None = None
-    encoder: Encoder | None = None
-    scored: Future[Scored] | None = None
-    attempt: int = 0
-    not_before_s: float = 0.0
-
-
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A commit under way, and what it will have done."""
+    """A commit under way of the oldest `batches`, and what it will have done."""
 
     future: Future[None]
     began_s: float
-    rows_in: int
-    rows_out: int
-    rows_dead: int
+    batches: int
+    outcomes: Sequence[Outcome]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +91,7 @@ class Loop:
     _commit: Commit | None = None
     _codec: _Codec | None = None
     _stop: threading.Event = field(default_factory=threading.Event)
-    _partitions: dict[str, int] = field(default_factory=dict)
-
+    _outcomes: Outcomes | None = None
     _schemas: Schemas | None = None
     _form: Form = field(init=False)
 
@@ -167,7 +140,8 @@ class Loop:
             try:
                 self._log = self.make_log()
                 topics = (self.spec.output.topic, self.spec.dead_letters.topic)
-                self._partitions = {topic: self._log.partitions_of(topic) for topic in topics}
+                partitions = {topic: self._log.partitions_of(topic) for topic in topics}
+                self._outcomes = Outcomes(self.name, self.spec, self._form, partitions, self._log.largest_bytes)
             except (Unreachable, NotFound, BadInput) as error:
                 if self._log is not None:
                     self._log.close()
@@ -199,7 +173,9 @@ class Loop:
 
     def _turn(self, now_s: float) -> None:
         self._reap_commit(now_s)
-        self._commit_head(now_s)
+        self._begin_commit(now_s)
+        self._conclude(now_s)
+        self._begin_commit(now_s)
         log = self._open_log
         self._look_at(log)
         if self._has_room():
@@ -227,6 +203,12 @@ class Loop:
             raise RuntimeError("the log is not open")
         return self._log
 
+    @property
+    def _open_outcomes(self) -> Outcomes:
+        if self._outcomes is None:
+            raise RuntimeError("the log is not open")
+        return self._outcomes
+
     def _has_room(self) -> bool:
         taking = not self._stop.is_set() and not any(batch.attempt for batch in self._in_flight)
         return taking and len(self._in_flight) < MOST_IN_FLIGHT and self.in_flight_bytes < self.spec.max_in_flight_bytes
@@ -246,7 +228,7 @@ class Loop:
         return MicroBatch(slices, [value for s in slices for value in s.values], sum(s.size_bytes for s in slices))
 
     def _score(self, batch: MicroBatch) -> None:
-        """Decodes and submits. What can't be done now is tried again by `_commit_head`, which sees no future."""
+        """Decodes and submits. What can't be done now is tried again by `_conclude`, which sees no future."""
         try:
             codec = self._codec_now()
             headers = [each for s in batch.slices for each in s.headers]
@@ -273,34 +255,37 @@ class Loop:
             self._codec = _Codec(signature, decoder, make_encoder(signature, self.spec.output, self._schemas))
         return self._codec
 
-    def _commit_head(self, now_s: float) -> None:
-        if self._commit is not None or not self._in_flight:
-            return
-        head = self._in_flight[0]
-        if head.scored is None:
-            if now_s >= head.not_before_s:
-                self._score(head)
-            return
-        if not head.scored.done():
-            return
+    def _conclude(self, now_s: float) -> None:
+        """Makes what leaves of all that is scored, in order: the next commit takes as much as is ready when the last one ends."""
+        for batch in self._in_flight:
+            if batch.outcomes is None and not self._has_outcomes(batch, now_s):
+                return
+
+    def _has_outcomes(self, batch: MicroBatch, now_s: float) -> bool:
+        if batch.scored is None:
+            if now_s >= batch.not_before_s:
+                self._score(batch)
+            return False
+        if not batch.scored.done():
+            return False
         try:
-            scored = head.scored.result()
+            scored = batch.scored.result()
         except (NoCapacity, Unreachable, NotFound, BadInput, EngineFailure) as error:
             # BadInput here blames the whole call: the signature moved on between decoding and scoring.
-            self._hold(head, error)
-            return
+            self._hold(batch, error)
+            return False
         failed = sum(isinstance(error, EngineFailure) for error in scored.errors.values())
         answered = len(scored.versions) - len(scored.errors)
         self.breaker = self.breaker.after(answered_rows=answered, failed_rows=failed)
         if self.breaker.open and failed:
             worst = next(error for error in scored.errors.values() if isinstance(error, EngineFailure))
-            self._hold(
-                head, EngineFailure(f"circuit open, every row fails: {worst.what}", where=worst.where, remedy=worst.remedy)
-            )
-            return
+            what = f"circuit open, every row fails: {worst.what}"
+            self._hold(batch, EngineFailure(what, where=worst.where, remedy=worst.remedy))
+            return False
         if self.phase is Phase.HOLDING:
             self.phase, self.message = Phase.RUNNING, ""
-        self._begin_commit(head, scored, now_s)
+        batch.outcomes = self._open_outcomes.of(batch, scored)
+        return True
 
     def _hold(self, batch: MicroBatch, error: HeadraceError) -> None:
         batch.attempt += 1
@@ -311,105 +296,27 @@ class Loop:
             self.phase = Phase.HOLDING
         self.message = str(error)
 
-    def _begin_commit(self, head: MicroBatch, scored: Scored, now_s: float) -> None:
-        outgoing, upto, rows_in = self._answers(head, scored)
-        if not upto:  # every partition of it was taken from us
-            self._in_flight.popleft()
+    def _begin_commit(self, now_s: float) -> None:
+        """All that is ready, in one commit; what was taken in an epoch that is over is left out."""
+        if self._commit is not None:
             return
-        dead = sum(len(out) for out in outgoing if out.topic == self.spec.dead_letters.topic)
-        rows_out = sum(map(len, outgoing)) - dead
-        self._commit = Commit(self._open_log.commit(outgoing, upto), now_s, rows_in, rows_out, dead)
-
-    def _answers(self, head: MicroBatch, scored: Scored) -> tuple[list[Outgoing], dict[Partition, int], int]:
-        decoded, encoder, log = head.decoded, head.encoder, self._open_log
-        if decoded is None or encoder is None:
-            raise RuntimeError("scored before it was decoded")
-        bodies: list[bytes] = encoder.encode(scored.outputs) if len(scored.versions) else []
-        positions = np.asarray(decoded.rows, dtype=np.int64)
-        answered = np.ones(len(positions), dtype=np.bool_)
-        answered[list(scored.errors)] = False
-        dead = {row: Dead(Stage.DECODING, error) for row, error in decoded.errors.items()}
-        dead |= {int(positions[j]): Dead(Stage.SCORING, error) for j, error in scored.errors.items()}
-        passed = self._passed(head, dead)
-        if unreadable := self._unreadable(head):
-            answered &= ~np.isin(positions, list(unreadable))
-            dead |= unreadable
+        log, upto, batches = self._open_log, dict[Partition, int](), 0
+        outcomes: list[Outcome] = []
         outgoing: list[Outgoing] = []
-        upto: dict[Partition, int] = {}
-        begin = rows_in = 0
-        for records in head.slices:
-            end = begin + len(records)
-            if log.epoch(records.partition) == records.epoch:
-                first, last = np.searchsorted(positions, (begin, end))
-                chosen = first + np.flatnonzero(answered[first:last])
-                outgoing += self._of_slice(records, begin, chosen, positions, bodies, scored, dead, passed)
-                upto[records.partition] = max(upto.get(records.partition, 0), records.offsets[-1] + 1)
-                rows_in += len(records)
-            begin = end
-        return outgoing, upto, rows_in
-
-    def _of_slice(
-        self,
-        records: Records,
-        begin: int,
-        chosen: Rows,
-        positions: Rows,
-        bodies: list[bytes],
-        scored: Scored,
-        dead: Mapping[int, Dead],
-        passed: Sequence[int],
-    ) -> list[Outgoing]:
-        spec, made = self.spec, []
-        here = {row - begin: why for row, why in dead.items() if begin <= row < begin + len(records)} if dead else {}
-        if len(chosen):
-            to = spec.output.topic
-
-            def outputs(chosen: Rows) -> Outgoing:
-                rows = (positions[chosen] - begin).tolist()
-                answers = [bodies[j] for j in chosen.tolist()]
-                told, count = scored.label_keys, self._partitions[to]
-                keys = [told[j] for j in chosen.tolist()] if told is not None else None
-                versions = scored.versions[chosen]
-                return output_records(records, rows, answers, versions, form=self._form, partitions=count, label_keys=keys)
-
-            out, largest = outputs(chosen), self._open_log.largest_bytes(to)
-            if refused := oversized(out, largest):
-                here |= {int(positions[chosen[j]]) - begin: too_large(largest) for j in refused}
-                out = outputs(np.delete(chosen, refused))
-            if len(out):
-                made.append(out)
-        if here:
-            to = spec.dead_letters.topic
-            count = self._partitions[to]
-            letters = dead_records(records, here, stream=self.name, topic=to, partitions=count, marks=self.marks)
-            made.append(cut(letters, oversized(letters, self._open_log.largest_bytes(to))))
-        tombs = [row - begin for row in passed if begin <= row < begin + len(records)]
-        if tombs:
-            to = spec.output.topic
-            none: list[bytes | None] = [None] * len(tombs)
-            versions = np.zeros(len(tombs), dtype=np.int32)
-            made.append(output_records(records, tombs, none, versions, form=self._form, partitions=self._partitions[to]))
-        return made
-
-    @staticmethod
-    def _unreadable(head: MicroBatch) -> dict[int, Dead]:
-        found, begin = {}, 0
-        for records in head.slices:
-            for row, why in records.unreadable.items():
-                error = BadInput(why, where="record", remedy="look at it with the broker's own tools; it can't be read")
-                found[begin + row] = Dead(Stage.DECODING, error)
-            begin += len(records)
-        return found
-
-    def _passed(self, head: MicroBatch, dead: dict[int, Dead]) -> list[int]:
-        """Rows without a value that the document lets through; they are taken out of `dead`."""
-        if self.spec.input.on_empty is not OnEmpty.PASS:
-            return []
-        unreadable = self._unreadable(head)
-        passed = [row for row in dead if head.values[row] is None and row not in unreadable]
-        for row in passed:
-            del dead[row]
-        return passed
+        for batch in self._in_flight:
+            if batch.outcomes is None:
+                break
+            batches += 1
+            for outcome in batch.outcomes:
+                if log.epoch(outcome.partition) == outcome.epoch:
+                    outcomes.append(outcome)
+                    outgoing += outcome.outgoing
+                    upto[outcome.partition] = outcome.upto
+        if upto:
+            self._commit = Commit(log.commit(outgoing, upto), now_s, batches, outcomes)
+        else:  # every partition of them was taken from us
+            for _ in range(batches):
+                self._in_flight.popleft()
 
     def _reap_commit(self, now_s: float) -> None:
         commit = self._commit
@@ -422,18 +329,24 @@ class Loop:
             return
         commit.future.result()
         self._commit = None
-        self._in_flight.popleft()
-        self.counters.committed(rows_in=commit.rows_in, rows_out=commit.rows_out, rows_dead=commit.rows_dead, took_s=took_s)
+        for _ in range(commit.batches):
+            self._in_flight.popleft()
+        done = commit.outcomes
+        rows_in, rows_out, rows_dead = (
+            sum(column) for column in zip(*((o.rows_in, o.rows_out, o.rows_dead) for o in done), strict=True)
+        )
+        self.counters.committed(rows_in=rows_in, rows_out=rows_out, rows_dead=rows_dead, took_s=took_s)
 
     def _await_something(self) -> None:
-        """Sleeps until the commit or the head's scoring ends, briefly: new records may arrive meanwhile."""
-        wait_s = BUSY_WAIT_S if self._has_room() else 10 * BUSY_WAIT_S
-        if self._commit is not None:
-            wait([self._commit.future], timeout=wait_s)
-        elif self._in_flight and (scored := self._in_flight[0].scored) is not None:
-            wait([scored], timeout=wait_s)
-        elif self._in_flight:  # held: nothing to do before its next attempt
-            self._stop.wait(min(max(self._in_flight[0].not_before_s - time.monotonic(), 0), 0.25) or BUSY_WAIT_S)
+        """Sleeps until the commit or a scoring ends, briefly: new records may arrive meanwhile."""
+        next_up = next((batch for batch in self._in_flight if batch.outcomes is None), None)
+        awaited: list[Future[Any]] = [self._commit.future] if self._commit is not None else []
+        if next_up is not None and next_up.scored is not None:
+            awaited.append(next_up.scored)
+        if awaited:
+            wait(awaited, timeout=BUSY_WAIT_S if self._has_room() else 10 * BUSY_WAIT_S, return_when=FIRST_COMPLETED)
+        elif next_up is not None:  # held: nothing to do before its next attempt
+            self._stop.wait(min(max(next_up.not_before_s - time.monotonic(), 0), 0.25) or BUSY_WAIT_S)
 
     def _recover(self, error: HeadraceError) -> bool:
         """Back to the committed offsets. False where the stop came first: then the next member does it."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
+from itertools import chain, pairwise
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -193,19 +194,18 @@ class RdKafkaLog:
             return self._by_partition(messages)
 
     def _by_partition(self, messages: list[Message]) -> list[Records]:
+        if not messages:
+            return []
+        errors = list(map(Message.error, messages))
+        stuck = [(message, error) for message, error in zip(messages, errors, strict=True) if error is not None]
+        if stuck:
+            messages = [message for message, error in zip(messages, errors, strict=True) if error is None]
         groups: dict[Partition, list[Message]] = {}
-        stuck: list[tuple[Message, KafkaError]] = []
-        last: tuple[str | None, int | None] | None = None
-        group: list[Message] = []
-        keys = zip(map(Message.topic, messages), map(Message.partition, messages), strict=True)
-        for message, error, where in zip(messages, map(Message.error, messages), keys, strict=True):
-            if error is not None:
-                stuck.append((message, error))
-                continue
-            if where != last:
-                last = where
-                group = groups.setdefault(Partition(str(where[0]), int(where[1] or 0)), [])
-            group.append(message)
+        where = list(zip(map(Message.topic, messages), map(Message.partition, messages), strict=True))
+        starts = [i for i, (last, now) in enumerate(pairwise(chain((None,), where))) if now != last]
+        for start, end in pairwise([*starts, len(where)]):
+            topic, number = where[start]
+            groups.setdefault(Partition(str(topic), int(number or 0)), []).extend(messages[start:end])
         epochs = self._epochs.now()
         read = [self._records(partition, epochs[partition], group) for partition, group in groups.items() if partition in epochs]
         stepped: set[Partition] = set()
@@ -460,10 +460,11 @@ def _send(producer: Producer, outgoing: Sequence[Outgoing]) -> None:
     produce = producer.produce
     for out in outgoing:
         topic, partition = out.topic, out.partition
-        for key, value, headers, timestamp_ms in zip(out.keys, out.values, out.headers, out.timestamps_ms, strict=True):
+        headers: Any = (each if type(each) is list else list(each) for each in out.headers)
+        for key, value, named, timestamp_ms in zip(out.keys, out.values, headers, out.timestamps_ms, strict=True):
             while True:
                 try:
-                    produce(topic, value, key, partition, timestamp=timestamp_ms, headers=list(headers))
+                    produce(topic, value, key, partition, None, None, timestamp_ms, named)
                     break
                 except BufferError:  # the queue is full: what is in it goes out meanwhile
                     producer.poll(0.05)

@@ -13,6 +13,7 @@ from ray.serve.schema import ReplicaRank
 from cluster.errors import Unreachable
 from consumers.stream.autoscale import LAG
 from consumers.stream.clients import chosen_client, open_log
+from consumers.stream.collector import spare_collections
 from consumers.stream.counters import Phase, WorkerStatus
 from consumers.stream.kafka_client import ensure_topics
 from consumers.stream.log import Log, Member, Partition
@@ -120,4 +121,5 @@ class StreamReplica:
         if before is not None:
             before.join()
         with scoring:
+            spare_collections()
             loop.run()

@@ -1,0 +1,39 @@
+"""Records on their way through a worker, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from consumers.stream.codec import Decoded, Encoder
+from consumers.stream.log import Outgoing, Partition, Records
+from deployments.scoring import Scored
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What leaves for the records of one slice, and how far that brings their partition. `epoch`: when they were taken."""
+
+    partition: Partition
+    epoch: int
+    upto: int
+    outgoing: Sequence[Outgoing]
+    rows_in: int
+    rows_out: int
+    rows_dead: int
+
+
+@dataclass
+class MicroBatch:
+    """`outcomes` are there once it is scored. `attempt` counts retries; none is made before `not_before_s` (monotonic)."""
+
+    slices: list[Records]
+    values: list[bytes | None]
+    size_bytes: int
+    decoded: Decoded | None = None
+    encoder: Encoder | None = None
+    scored: Future[Scored] | None = None
+    outcomes: list[Outcome] | None = None
+    attempt: int = 0
+    not_before_s: float = 0.0
