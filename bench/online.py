@@ -1,6 +1,7 @@
 """`python -m bench.online [--quick] [--json]`: the gateway against an echo behind the same proxy, with a canary under way.
 
-The limit reads the same body and answers as many bytes, and does nothing else. Both take turns; figures are medians.
+The limit reads the same body and answers as many bytes, and does nothing else; for gRPC it is a bare grpc.aio server. Both take
+turns; figures are medians.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import statistics
 
 from rich.console import Console
 
+from bench import grpc_load
 from bench.batch import Figure, show
 from bench.http_load import Measured, measure, request
-from bench.service import Service, binary_body, json_body, running
+from bench.service import Service, binary_body, grpc_message, json_body, running
+from headrace.local.ports import free_port
 
 CANARY = {"steps": [{"weight": 10, "bake_s": 86_400}, {"weight": 100}], "deadline_s": 86_400}
+GRPC_METHOD = "/inference.GRPCInferenceService/ModelInfer"
 TRANSPORTS = ("embedded", "remote")
 
 
@@ -37,6 +41,9 @@ def main() -> None:
                 ours, limit = turns(service.port, message, body, rounds, seconds, options.connections)
                 screen.print(f"{form} {transport}: {_rates(ours)}; echo: {_rates(limit)}")
                 figures += compared(f"online.{form}.{transport}", ours, limit)
+            ours, limit = grpc_turns(service.grpc_port, model, rounds, seconds, options.connections)
+            screen.print(f"grpc {transport}: {_rates(ours)}; echo: {_rates(limit)}")
+            figures += compared(f"online.grpc.{transport}", ours, limit)
     show(figures, as_json=options.json)
 
 
@@ -59,10 +66,28 @@ def turns(
     for _ in range(rounds):
         ours.append(measure(port, message, connections=connections, seconds=seconds))
         limit.append(measure(port, echo, connections=connections, seconds=seconds))
+    _refuse_failures(ours, limit)
+    return ours, limit
+
+
+def grpc_turns(port: int, model: str, rounds: int, seconds: float, calls: int) -> tuple[list[Measured], list[Measured]]:
+    """As `turns`, for gRPC with raw tensors."""
+    address, message = f"127.0.0.1:{port}", grpc_message(model)
+    size = grpc_load.measure(address, GRPC_METHOD, message, calls=calls, seconds=seconds / 2).answer_bytes
+    ours, limit = [], []
+    with grpc_load.echoing(free_port(), size) as echo:
+        grpc_load.measure(echo, GRPC_METHOD, message, calls=calls, seconds=seconds / 2)
+        for _ in range(rounds):
+            ours.append(grpc_load.measure(address, GRPC_METHOD, message, calls=calls, seconds=seconds))
+            limit.append(grpc_load.measure(echo, GRPC_METHOD, message, calls=calls, seconds=seconds))
+    _refuse_failures(ours, limit)
+    return ours, limit
+
+
+def _refuse_failures(ours: list[Measured], limit: list[Measured]) -> None:
     failed = sum(one.failed for one in (*ours, *limit))
     if failed:
         raise SystemExit(f"{failed} requests failed: the figures would mean nothing")
-    return ours, limit
 
 
 def compared(name: str, ours: list[Measured], limit: list[Measured]) -> list[Figure]:

@@ -43,6 +43,7 @@ class Service:
     """Where it answers, and how to steer it."""
 
     port: int
+    grpc_port: int
     control: ControlClient
     folder: Path
 
@@ -79,6 +80,15 @@ def binary_body() -> tuple[bytes, dict[str, str]]:
     return header + row.tobytes(), {"inference-header-content-length": str(len(header))}
 
 
+def grpc_message(model: str) -> bytes:
+    """One row as a gRPC request with raw contents."""
+    from deployments.gateway.proto import inference_pb2 as pb
+
+    row = np.random.default_rng(0).random((1, WIDTH), np.float32)
+    tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, WIDTH])
+    return pb.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[row.tobytes()]).SerializeToString()
+
+
 def _at(rollout: RolloutView | None, candidate: int, state: str) -> RolloutView | None:
     return rollout if rollout is not None and (rollout.candidate, rollout.state) == (candidate, state) else None
 
@@ -104,10 +114,10 @@ def running() -> Iterator[Service]:
     import ray
     from ray import serve
 
-    from deployments.gateway.deployment import start_gateway
+    from deployments.gateway.deployment import GatewaySettings, start_gateway
     from headrace.controller_actor import start_controller
 
-    folder, port = Path(tempfile.mkdtemp(prefix="ho-")), free_port()
+    folder, port, grpc_port = Path(tempfile.mkdtemp(prefix="ho-")), free_port(), free_port()
     os.environ.update(haproxy_environment(folder))
     try:
         ray.init(
@@ -123,12 +133,12 @@ def running() -> Iterator[Service]:
         )
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         start_controller(read_settings({"HEADRACE_HOME": str(folder / "home")}), timeout_s=PATIENCE_S)
-        start_gateway()
+        start_gateway(GatewaySettings(grpc_port=grpc_port))
         echo = serve.deployment(name="Echo", max_ongoing_requests=1024, ray_actor_options={"num_cpus": 0.1})
         serve.run(echo(serve.ingress(EchoApp())(_Nothing)).bind(), name="echo", route_prefix="/echo")
         with ControlClient(f"http://127.0.0.1:{port}", timeout_s=60.0) as control:
             awaited(control.status)
-            yield Service(port, control, folder)
+            yield Service(port, grpc_port, control, folder)
     finally:
         if ray.is_initialized():
             serve.shutdown()
