@@ -82,6 +82,8 @@ class Batcher:
         self._limits = limits
         self._statistics = statistics
         self._lanes: dict[LaneKey, _Lane] = {}
+        # How long a call took, by model and version: lanes come and go.
+        self._call_s: dict[tuple[str, int | None, bool], float] = {}
 
     async def score(
         self, route: Route, version: int | None, tensors: Mapping[str, Array], key: bytes, *, timeout_s: float
@@ -101,12 +103,14 @@ class Batcher:
         lane = self._lanes.get(lane_key)
         if lane is None:
             lane = self._lanes[lane_key] = _Lane(lane_key, self._scorer, self._limits, self._statistics, max_batch_rows)
+            lane.call_s = self._call_s.get(lane_key[:3], 0.0)
         lane.max_batch_rows = max_batch_rows
         try:
             return await lane.score(tensors, len(tensors[names[0]]), key, timeout_s)
         finally:
             if lane.idle:
                 self._lanes.pop(lane_key, None)
+                self._call_s[lane_key[:3]] = lane.call_s
 
 
 @dataclass(eq=False, slots=True)

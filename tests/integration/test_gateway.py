@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,7 +21,7 @@ from deployments.gateway.deployment import GatewaySettings
 from headrace.local.home import read_settings
 from tests.broker import free_port
 from tests.conftest import RayCluster
-from tests.live import Service, loaded
+from tests.live import Service
 from tests.live import running as running_service
 from tests.models import INPUT, OUTPUT, mlp_artifact, rows
 
@@ -133,32 +131,3 @@ def test_the_page_is_served(running: Running) -> None:
     page = httpx.get(f"{running.http}/").text
     assert running.model in page
     assert "Version 1 is stable" in page
-
-
-def test_a_replica_killed_under_load_costs_no_caller_its_answer(
-    service: tuple[Service, GatewaySettings], ray_cluster: RayCluster, tmp_path: Path
-) -> None:
-    model = replace(service[0], name="online-killed")
-    artifact = mlp_artifact(tmp_path, model.name)
-    model.apply({"resources": {"cpus": 0.1}, "scaling": {"min": 2, "max": 2}, "timeout_s": 120}, {})
-    model.register(artifact)
-    assert model.ended(1).state == "promoted"
-    before = replicas(ray_cluster, "online-killed--v1", set())
-    with loaded(model, artifact, gateway=4, scorers=0) as load:
-        load.await_calls(50)
-        killed = min(before)
-        os.kill(killed, signal.SIGKILL)
-        begin, calls = time.monotonic(), load.calls
-        load.await_calls(100)
-        replicas(ray_cluster, "online-killed--v1", {killed})
-        took_s = time.monotonic() - begin
-        load.await_calls(100)
-    assert load.failures == []
-    print(f"a killed replica was replaced after {took_s:.1f} s; no call of {load.calls - calls} failed")  # noqa: T201
-
-
-def replicas(cluster: RayCluster, app: str, without: set[int]) -> set[int]:
-    """Two running replicas of the app, as soon as there are; the test's own limit ends the wait."""
-    while len(found := cluster.replica_pids(app) - without) < 2:
-        time.sleep(0.05)
-    return found

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import re
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from itertools import islice
@@ -19,6 +20,7 @@ from cluster.errors import BadInput, Conflict, EngineFailure, HeadraceError, NoC
 from cluster.rollout import IllegalTransition
 from cluster.routes import EMPTY, Route, RouteTable
 from cluster.serving import Serving
+from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.traffic import goes_to_candidate, to_candidate
 from deployments.gateway.batcher import BatchLimits
 from tests.gateway_fakes import FakeControl, FakeScorer, double, gateway, table, target
@@ -81,6 +83,42 @@ def test_infer_answers_in_binary_and_compressed() -> None:
         assert np.array_equal(np.frombuffer(answer.content[length:], np.float32).reshape(-1, 2), 2 * x)
 
     run(scene)
+
+
+def test_a_large_request_takes_at_most_two_copies_of_itself() -> None:
+    rows, width, chunk_bytes = 16_384, 1024, 65_536
+    size_bytes = rows * width * 4
+    wide = Signature(
+        inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, width)),),
+        outputs=(TensorSpec(name="sum", datatype=Datatype.FP64, shape=(-1,)),),
+    )
+    tensor = {"name": "x", "shape": [rows, width], "datatype": "FP32", "parameters": {"binary_data_size": size_bytes}}
+    header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    header += b" " * (1 - len(header) % 4)  # what follows is not aligned, which costs a copy
+    scorer = FakeScorer(table(wide), lambda tensors: {"sum": tensors["x"][:, 0].astype(np.float64)})
+    app = gateway(scorer, FakeControl(scorer.table), max_body_bytes=2 * size_bytes)
+    left = size_bytes
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        nonlocal left
+        left -= chunk_bytes
+        first = left + chunk_bytes == size_bytes
+        return {"type": "http.request", "body": (header if first else b"") + bytes(chunk_bytes), "more_body": left > 0}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    headers = [(b"inference-header-content-length", b"%d" % len(header))]
+    tracemalloc.start()
+    try:
+        asyncio.run(app({"type": "http", "method": "POST", "path": INFER, "headers": headers}, receive, send))
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert statuses == [200]
+    assert peak_bytes < 2.1 * size_bytes
 
 
 def test_a_raw_request_needs_no_json() -> None:
@@ -334,6 +372,24 @@ def test_a_full_queue_answers_at_once() -> None:
         assert [(await task).status_code for task in tasks] == [200] * 5
 
     run(scene, limits=BatchLimits(calls=2, queued_rows=3))
+
+
+def test_whoever_would_wait_past_his_deadline_is_told_at_once() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.gate.clear()
+        (first,) = await parked(scorer, client, 1)
+        await asyncio.sleep(0.1)  # so long does a call take, then
+        scorer.gate.set()
+        assert (await first).status_code == 200
+        scorer.gate.clear()
+        tasks = await parked(scorer, client, 3)  # two calls, and one request that waits
+        refused = await client.post(INFER, json=BODY, headers={"x-timeout-ms": "10"})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert "requests wait longer than 0.01 s now" in refused.json()["error"]
+        scorer.gate.set()
+        assert [(await task).status_code for task in tasks] == [200] * 3
+
+    run(scene)
 
 
 def test_a_call_is_made_in_no_callers_context() -> None:
