@@ -50,7 +50,7 @@ QUICK = (
     Case("tiny_files", files=200, links=20, rows_a_file=100, width=64, layers=(256, 128, 2)),
     Case("one_file", files=1, rows_a_file=1_500_000, width=64, layers=(256, 128, 2)),
 )
-GROWN, QUICK_GROWN = replace(FEATURES, name="grown", links=10), replace(FEATURES, name="grown", files=4, links=20)
+GROWN, QUICK_GROWN = replace(FEATURES, name="grown", links=10), replace(FEATURES, name="grown", files=4, links=10)
 NODES = (1, 2, 4)
 LOWER = "lower is better"
 _GLANCE_S = 0.2
@@ -72,7 +72,7 @@ class Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer cases and rounds: under five minutes")
+    parser.add_argument("--quick", action="store_true", help="smaller cases and fewer rounds: about three minutes")
     parser.add_argument("--json", action="store_true", help="one JSON line a figure")
     parser.add_argument("--rounds", type=int, help="how often ours and the limit take turns")
     options = parser.parse_args()
@@ -82,6 +82,8 @@ def main() -> None:
     figures: list[Figure] = []
     # Ray's workers are nice by default: beside anything else that computes they would stand still, and the limit would not.
     os.environ.update(ENVIRONMENT)
+    # Compiling Ray anew in each process would be most of the start-up; an installation that is used has it compiled.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     folder = Path(tempfile.mkdtemp(prefix="hb-"))
     try:
         context = ray.init(
@@ -101,7 +103,7 @@ def main() -> None:
             shutil.rmtree(folder / case.name)
         figures += grow(QUICK_GROWN if options.quick else GROWN, folder, address, cores, screen)
         ray.shutdown()
-        figures += spread(folder, 0.5, 40 if options.quick else 96, screen)
+        figures += spread(folder, 0.5, 32 if options.quick else 96, screen)
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from consumers.batch.spec import BatchSpec
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
 from headrace.client import ControlClient
+from headrace.local.home import Settings
 from tests.batch_parts import digits_pin, engine_scorer, images, published, spec_of, write_dataset, write_file
 
 Answer = Callable[[str, dict[str, Any]], Any]
@@ -150,6 +151,24 @@ def test_a_file_instead_of_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["batch", "run", str(file), "--json"]) == 0
     assert told(capsys)["output"] == str(tmp_path / "out2")
     assert published(tmp_path / "out2").column_names == ["id", "probabilities", "model_version"]
+
+
+def test_detached_the_cluster_gets_the_same_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed: list[tuple[Sequence[str], str]] = []
+
+    def submit(_settings: Settings, arguments: Sequence[str], *, job: str) -> str:
+        handed.append((arguments, job))
+        return "http://dashboard"
+
+    monkeypatch.setattr(cli, "submit_command", submit)
+    words = ["batch", "run", "digits", "--version", "1", "--as-of", "2026-11-23", "--or-resume"]
+    assert main([*words, "--detach", "--json"]) == ExitCode.OK
+    assert handed[0][0] == [*words, "--json"]
+    assert told(capsys) == {"name": "digits", "job": handed[0][1], "dashboard": "http://dashboard"}
+    assert handed[0][1].startswith("batch-digits-")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_torn_file_is_named_and_leaves_what_was_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,14 +62,14 @@ def test_a_changed_file_changes_the_ids_of_its_units_only() -> None:
 def test_small_files_share_a_unit() -> None:
     files = [file_of(f"{at:05d}", 4096) for at in range(20_000)]
     units = plan(files, max_rows=10**9, max_bytes=128 * MB, workers=2)
-    assert len(units) == -(-20_000 * 4096 // (20_000 * 4096 // 8))
+    assert len(units) == -(-20_000 * 4096 // SMALLEST_BYTES)
     assert min(unit.size_bytes for unit in units[:-1]) >= SMALLEST_BYTES
 
 
 def test_a_file_of_many_row_groups_is_spread_over_workers() -> None:
     units = plan([file_of("big", *[16 * MB] * 64)], max_rows=10**9, max_bytes=1024 * MB, workers=4)
-    assert len(units) == 16
-    assert {len(unit.slices[0].row_groups) for unit in units} == {4}
+    assert len(units) == 32
+    assert {len(unit.slices[0].row_groups) for unit in units} == {2}
 
 
 def receipt(unit: Unit, quarantined: int) -> Receipt:
