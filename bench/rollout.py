@@ -66,7 +66,7 @@ def main() -> None:
         figures.append(
             Figure("rollout.table.p99", took[int(0.99 * (len(took) - 1))], PROPAGATION_BOUND_S, "s (lower is better, bound)")
         )
-    figures.append(canary(events, rounds, screen))
+    figures.append(canary(events, rounds + 2, screen))
     show(figures, as_json=options.json)
 
 

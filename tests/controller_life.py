@@ -192,7 +192,9 @@ def main() -> None:
     for scenario in SCENARIOS:
         begun = root / scenario
         begun.mkdir()
-        Life(begun, scenario).begin()
+        first = Life(begun, scenario)
+        first.begin()
+        first.store.close()
         undisturbed = shutil.copytree(begun, root / f"{scenario}-undisturbed")
         died = fork(undisturbed, scenario, "")
         told = json.loads((undisturbed / "end").read_text())
