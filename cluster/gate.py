@@ -69,7 +69,7 @@ def judge(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> tuple[Jud
     if checks.error_rate is not None:
         ours, base = (candidate.rows, candidate.errors), (stable.rows, stable.errors)
         judged.append(_against_stable("error_rate", checks.error_rate.margin, ours, base, levels))
-    if checks.slow is not None:
+    if checks.slow is not None and rollout.phase is RolloutState.CANARY:
         ours, base = (candidate.calls, candidate.slow), (stable.calls, stable.slow)
         judged.append(_against_stable("slow", checks.slow.margin, ours, base, levels))
     if checks.disagreement is not None and rollout.phase is RolloutState.SHADOW:

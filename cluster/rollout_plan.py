@@ -48,7 +48,7 @@ class Check(BaseModel):
 
 
 class SlowCheck(Check):
-    """Share of calls slower than `bound_ms`."""
+    """Share of users' calls slower than `bound_ms`: judged on the steps with a weight."""
 
     bound_ms: float = Field(gt=0)
 

@@ -32,6 +32,7 @@ from deployments.remote import RemoteTransport
 from deployments.rows import Answer, Part, Rows, all_failed, assembled, joined, take
 from deployments.scoring import Scored
 from deployments.scratch import Scratch
+from deployments.shadows import Shadowed, Shadows
 from deployments.table_watch import EvidencePush, TableWatch
 from deployments.transports import EmbeddedTransport, Transport
 
@@ -39,7 +40,6 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
-SHADOWS_AT_ONCE = 2
 FIRST_TABLE_S = 10.0
 # A candidate gets this share of the time that is left, so that the stable version can still answer what it fails.
 CANDIDATE_SHARE = 0.5
@@ -83,7 +83,7 @@ class RoutedScorer:
         self._watch = TableWatch(control, self._changed)
         self._push = EvidencePush(control, self._log)
         self._background: list[asyncio.Task[None]] = []
-        self._shadows: set[asyncio.Task[None]] = set()
+        self._shadows = Shadows(self._shadow)
         self._scratch = Scratch()
 
     async def start(self) -> None:
@@ -95,7 +95,7 @@ class RoutedScorer:
 
     async def close(self) -> None:
         """Hands the last evidence over if the controller is there, and lets everything go."""
-        tasks = [*self._background, *self._shadows]
+        tasks = [*self._background, *([self._shadows.task] if self._shadows.task is not None else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -228,24 +228,25 @@ class RoutedScorer:
     async def _stable_shadowed(self, call: _Call, candidate: Target, rows: Rows, keys: Sequence[bytes | None]) -> list[Part]:
         route = call.route
         copied: tuple[Rows, dict[str, Array]] | None = None
-        if route.shadow > 0 and len(self._shadows) < SHADOWS_AT_ONCE:
+        if route.shadow > 0 and self._shadows.room:
             chosen = np.flatnonzero(to_candidate(keys, salt=route.salt, weight=route.shadow, random=self._random))
             if len(chosen):
                 # Copied before the answer is out: callers may use their arrays again after that.
                 copied = chosen, take(call.tensors, rows[chosen])
         part = await self._stable(call, rows, counted=True)
         if copied is not None:
-            task = asyncio.create_task(self._shadow(route, candidate, copied[1], _only(part.answer, copied[0])))
-            self._shadows.add(task)
-            task.add_done_callback(self._shadows.discard)
+            self._shadows.add(Shadowed(route, candidate, copied[1], _only(part.answer, copied[0])))
         return [part]
 
-    async def _shadow(self, route: Route, candidate: Target, tensors: dict[str, Array], stable: Answer) -> None:
-        rows = len(next(iter(tensors.values())))
+    async def _shadow(self, shadowed: Shadowed) -> None:
+        route, candidate, rows, stable = shadowed.route, shadowed.candidate, shadowed.rows, shadowed.stable
+        now = self._watch.table.routes.get(route.model)
+        if now is None or now.stage != route.stage:
+            return  # the step is over: the candidate may be gone, and nobody counts this any more
         begin = time.monotonic()
-        call = _Call(route, tensors, rows, (), begin + route.serving.timeout_s)
+        call = _Call(route, shadowed.tensors, rows, (), begin + route.serving.timeout_s)
         try:
-            answer, seconds = await self._ask(call, candidate, tensors, route.serving.timeout_s)
+            answer, seconds = await self._ask(call, candidate, shadowed.tensors, route.serving.timeout_s)
         except NoCapacity as error:
             answer, seconds = all_failed(candidate.signature, rows, error), time.monotonic() - begin
         self._meter.scored(route.model, candidate.version, rows, len(answer.failed), seconds)
@@ -253,7 +254,10 @@ class RoutedScorer:
         both[list(answer.failed | stable.failed)] = False
         compared = int(both.sum())
         differ = int(_disagreed(stable, answer, both, route.tolerance).sum()) if compared else 0
-        self._count(route, candidate.version, rows, len(answer.failed), seconds, compared=compared, disagreed=differ)
+        if route.stage:
+            # Gathered calls say nothing about how long a user's would take.
+            counts = Counts(rows=rows, errors=len(answer.failed), compared=compared, disagreed=differ)
+            self._log.add(EvidenceKey(route.model, route.stage, candidate.version), counts)
 
     async def _ask_rows(self, call: _Call, target: Target, rows: Rows, timeout_s: float) -> tuple[Answer, float]:
         """`_ask` with these rows of the call."""
@@ -284,13 +288,11 @@ class RoutedScorer:
     def _transport(self, route: Route, target: Target) -> Transport:
         return self._embedded if _may_embed(route, target) and self._embedded.ready(target) else self._remote
 
-    def _count(
-        self, route: Route, version: int, rows: int, errors: int, seconds: float, *, compared: int = 0, disagreed: int = 0
-    ) -> None:
+    def _count(self, route: Route, version: int, rows: int, errors: int, seconds: float) -> None:
         if not route.stage:
             return
         slow = route.slow_ms is not None and 1000 * seconds > route.slow_ms
-        self._log.add(EvidenceKey(route.model, route.stage, version), Counts(rows, errors, 1, int(slow), compared, disagreed))
+        self._log.add(EvidenceKey(route.model, route.stage, version), Counts(rows, errors, 1, int(slow)))
 
     def _count_given_up(self, route: Route, version: int, seconds: float) -> None:
         """Callers gave up: nothing is known of the rows, but that it was slow may be."""
