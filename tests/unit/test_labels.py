@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,18 @@ from cluster.labels import LabelKey, judge_labels, loss
 from cluster.rollout import Rollout
 from cluster.rollout_plan import LabelCheck, Loss, Plan
 from cluster.routes import LabelledOutput
+from cluster.signature import Datatype
 from consumers.stream.answers import LABEL_KEY_HEADER, PREDICTION_HEADER, Form, output_records
 from consumers.stream.log import Partition, Records
 from deployments.datatypes import Array
-from deployments.gateway.batcher import split
+from deployments.gateway.batcher import BatchLimits, split
+from deployments.gateway.dataplane import Call, DataPlane
+from deployments.gateway.request import InferRequest
 from deployments.label_keys import label_keys
 from deployments.rows import Answer, Part
 from deployments.scoring import Scored
 from headrace.label_lines import LABELS_AT_ONCE, tell
+from tests.gateway_fakes import FakeControl, FakeScorer, table
 from tests.unit.brain import Brain
 
 WRONG = LabelCheck(margin=0.05, output="output")
@@ -239,6 +244,27 @@ def test_on_a_stream_the_key_ends_in_the_prediction_id() -> None:
     assert first[LABEL_KEY_HEADER] == b"4/2/7/in/3/10"
     assert LABEL_KEY_HEADER not in second
     assert LabelKey.parse("4/2/7/in/3/10") == LabelKey(4, 2, 7.0, "in/3/10")
+
+
+class LabellingScorer(FakeScorer):
+    """As while a rollout wants labels; the second row of a call must not be judged."""
+
+    async def score(self, *arguments: Any, **more: Any) -> Scored:
+        scored = await super().score(*arguments, **more)
+        return replace(scored, label_keys=["" if row == 1 else "4/2/7" for row in range(len(scored.versions))])
+
+
+@pytest.mark.anyio
+async def test_over_http_each_row_has_a_key_of_its_own_or_nothing() -> None:
+    scorer = LabellingScorer(table())
+    plane = DataPlane(scorer, FakeControl(scorer.table), BatchLimits())
+    request = InferRequest({"x": np.zeros((3, 2), np.float32)}, {"x": Datatype.FP32})
+    answers = [await plane.infer(Call("pair"), request) for _ in range(2)]
+    first, empty, third = str(answers[0].parameters["label_keys"]).split(",")
+    assert empty == ""
+    assert LabelKey.parse(first).prediction.endswith(".0")
+    assert (LabelKey.parse(third).version, LabelKey.parse(third).answer) == (2, 7.0)
+    assert answers[0].parameters != answers[1].parameters
 
 
 def test_lines_are_sent_in_requests_that_name_themselves() -> None:
