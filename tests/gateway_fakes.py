@@ -47,6 +47,10 @@ def double(tensors: Mapping[str, Array]) -> dict[str, Array]:
     return {"double": x * 2, "sum": x.sum(axis=1).astype(np.float64)}
 
 
+# What is scored together must not depend on how fast the machine is.
+PATIENT = BatchLimits(patience_s=3600.0)
+
+
 class FakeScorer:
     """Implements `TableScorer` by a function. `calls` holds the rows of each call; while `gate` is unset calls wait.
 
@@ -162,5 +166,5 @@ def gateway(
     scorer: FakeScorer, control: FakeControl, limits: BatchLimits | None = None, max_body_bytes: int = 1 << 20
 ) -> GatewayApp:
     """An application over the fakes."""
-    dataplane = DataPlane(scorer, control, limits or BatchLimits())
+    dataplane = DataPlane(scorer, control, limits or PATIENT)
     return GatewayApp(dataplane, Repository(scorer, control), control, "0.0.0", max_body_bytes, nothing, nothing)

@@ -1,14 +1,18 @@
 """Requests that arrive together are scored together.
 
-A lane holds what may share a call: one model, one version, one form of tensors. During a rollout the split comes first, so that
-nobody whom the stable version answers waits for the candidate. An idle lane starts at once; while its
-calls are under way, arrivals gather, and the next call takes them all, up to `max_batch_rows`. So the batch grows with the
-load and nobody waits for company.
+A lane holds what may share a call: one model, one version, one form of tensors. During a rollout the split comes first, so
+that nobody whom the stable version answers waits for the candidate. An idle lane starts at once; while its calls are under way,
+arrivals gather, and the next call takes them all, up to `max_batch_rows`. So the batch grows with the load and nobody waits for
+company.
+
+Few calls under way make large batches. Where somebody waits long all the same, more are made, up to what the model's replicas
+bear: that is also how Serve sees that it should start another.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -20,6 +24,7 @@ import numpy as np
 
 from cluster.errors import BadInput, NoCapacity
 from cluster.routes import Route
+from cluster.serving import ScalingMode, Serving, Transport
 from cluster.traffic import goes_to_candidate
 from deployments.datatypes import Array
 from deployments.gateway.statistics import Statistics
@@ -42,9 +47,13 @@ class LaneKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Bounds of a lane. A queue that is empty takes any one request, however large."""
+    """Bounds of a lane. `calls` are under way at a time, and more where a request has waited for `patience_s`.
+
+    A queue that is empty takes any one request, however large.
+    """
 
     calls: int = 2
+    patience_s: float = 0.05
     queued_rows: int = 32_768
     queued_bytes: int = 256 << 20
 
@@ -104,7 +113,7 @@ class Batcher:
         if lane is None:
             lane = self._lanes[lane_key] = _Lane(lane_key, self._scorer, self._limits, self._statistics, max_batch_rows)
             lane.call_s = self._call_s.get(lane_key[:3], 0.0)
-        lane.max_batch_rows = max_batch_rows
+        lane.max_batch_rows, lane.most_calls = max_batch_rows, max(self._limits.calls, _bearable_calls(route.serving))
         try:
             return await lane.score(tensors, len(tensors[names[0]]), key, timeout_s)
         finally:
@@ -120,6 +129,7 @@ class _Lane:
     limits: BatchLimits
     statistics: Statistics
     max_batch_rows: int
+    most_calls: int = 0
     queue: deque[_Ask] = field(default_factory=deque)
     queued_rows: int = 0
     queued_bytes: int = 0
@@ -160,7 +170,10 @@ class _Lane:
             )
 
     def _wake(self) -> None:
-        if self.queue and not self.waking and len(self.calls) < self.limits.calls:
+        if not self.queue or self.waking:
+            return
+        waited = time.monotonic() - self.queue[0].begin_s >= self.limits.patience_s
+        if len(self.calls) < (self.most_calls if waited else self.limits.calls):
             self.waking = True
             # One turn of the loop later, so that requests that are already in its sockets join.
             asyncio.get_running_loop().call_soon(self._start)
@@ -247,6 +260,14 @@ class _Lane:
                 wait_s=sum(begin_s - ask.begin_s for ask in asks),
                 call_s=call_s,
             )
+
+
+def _bearable_calls(serving: Serving) -> int:
+    """How many calls at a time the replicas may have: as many as make Serve start the last of them."""
+    if serving.transport is Transport.EMBEDDED:
+        return serving.threads
+    scaling = serving.scaling
+    return math.ceil(scaling.target_ongoing * (scaling.max if scaling.mode is ScalingMode.AUTO else scaling.replicas))
 
 
 def split(scored: Scored, rows: Sequence[int]) -> list[Scored]:

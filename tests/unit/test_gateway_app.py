@@ -9,6 +9,7 @@ import re
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -23,7 +24,7 @@ from cluster.serving import Serving
 from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.traffic import goes_to_candidate, to_candidate
 from deployments.gateway.batcher import BatchLimits
-from tests.gateway_fakes import FakeControl, FakeScorer, double, gateway, table, target
+from tests.gateway_fakes import PATIENT, FakeControl, FakeScorer, double, gateway, table, target
 
 BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
 INFER = "/v2/models/pair/infer"
@@ -371,7 +372,7 @@ def test_a_full_queue_answers_at_once() -> None:
         scorer.gate.set()
         assert [(await task).status_code for task in tasks] == [200] * 5
 
-    run(scene, limits=BatchLimits(calls=2, queued_rows=3))
+    run(scene, limits=replace(PATIENT, queued_rows=3))
 
 
 def test_whoever_would_wait_past_his_deadline_is_told_at_once() -> None:
@@ -390,6 +391,18 @@ def test_whoever_would_wait_past_his_deadline_is_told_at_once() -> None:
         assert [(await task).status_code for task in tasks] == [200] * 3
 
     run(scene)
+
+
+@pytest.mark.parametrize(("scaling", "calls"), [({"max": 3}, 6), ({"mode": "manual", "replicas": 2}, 4), ({"max": 1}, 2)])
+def test_more_calls_are_made_where_somebody_waits_long_up_to_what_replicas_bear(scaling: dict[str, Any], calls: int) -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.gate.clear()
+        tasks = await parked(scorer, client, 10)
+        assert scorer.calls == [1] * calls
+        scorer.gate.set()
+        assert [(await task).status_code for task in tasks] == [200] * 10
+
+    run(scene, routes=table(serving=Serving(scaling=scaling)), limits=BatchLimits(patience_s=0.0))
 
 
 def test_a_call_is_made_in_no_callers_context() -> None:
