@@ -34,6 +34,7 @@ from bench.batch_rivals import bare_seconds, ray_data_seconds, spark_seconds
 from bench.service import ENVIRONMENT
 from consumers.batch.ledger import Pinned
 from consumers.batch.spec import BatchSpec
+from headrace.cli.screen import answers
 
 FEATURES = Case("features", files=16, rows_a_file=125_000, width=64, layers=(256, 128, 2))
 FULL = (
@@ -151,7 +152,7 @@ def measure(case: Case, folder: Path, address: str, cores: int, rounds: int, scr
         figures.append(Figure("batch.features.against_ray_data_rows", rate, theirs, "rows/s"))
         spark_s = spark_seconds(case, source, folder / case.name / "spark", model / "model.onnx", cores)
         if spark_s is None:
-            screen.print("  pyspark is not installed: no comparison with Spark (pip install 'headrace[bench]')")
+            screen.print("  pyspark is not installed: no comparison with Spark (pip install 'headrace[bench]')", markup=False)
         else:
             figures.append(Figure("batch.features.against_spark", rate, case.rows / spark_s, "rows/s"))
     return figures
@@ -241,7 +242,7 @@ def show(figures: list[Figure], *, as_json: bool) -> None:
         table.add_column(column, justify="left" if column in ("figure", "unit") else "right")
     for figure in figures:
         table.add_row(figure.name, f"{figure.value:,.1f}", f"{figure.reference:,.1f}", f"{figure.ratio:.2f}", figure.unit)
-    Console().print(table)
+    answers().print(table)
 
 
 if __name__ == "__main__":
