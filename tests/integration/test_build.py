@@ -337,7 +337,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if made.returncode:
         pytest.skip("only root can mount a small file system")
     yield mounted
-    subprocess.run(["umount", str(mounted)], check=True)
+    subprocess.run(["umount", "-l", str(mounted)], check=True)
 
 
 @pytest.mark.usefixtures("in_process")

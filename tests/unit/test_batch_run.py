@@ -293,7 +293,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if made.returncode:
         pytest.skip("only root can mount a small file system")
     yield mounted
-    subprocess.run(["umount", str(mounted)], check=True)
+    subprocess.run(["umount", "-l", str(mounted)], check=True)
 
 
 def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(small_disk: Path, tmp_path: Path, pin: Pinned) -> None:
