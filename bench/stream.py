@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--client", type=Client, default=Client.AUTO, help="auto, kafka-python or librdkafka")
     parser.add_argument("--only", default="", help="only figures whose name holds this")
     options = parser.parse_args()
-    events = options.events or (20_000 if options.quick else 60_000)
+    events = options.events or (50_000 if options.quick else 120_000)
     rounds = options.rounds or (1 if options.quick else 5)
     with prepared(events, rounds, Console(stderr=True), options.client) as bench:
         show(list(measured(bench, options.only, 12.0 if options.quick else 30.0)), as_json=options.json)

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
@@ -85,8 +86,8 @@ class Pipeline:
 
 
 @contextmanager
-def pipeline_on(brokers: str, client: Client) -> Iterator[Pipeline]:
-    """A pipeline without workers yet; those that are left at the end are killed."""
+def pipeline_on(brokers: str, client: Client, **settings: Any) -> Iterator[Pipeline]:
+    """A pipeline without workers yet; those left at the end are killed. `settings` of the spec replace the usual ones."""
     tag = uuid.uuid4().hex[:8]
     spec = StreamSpec(
         model="m",
@@ -95,9 +96,7 @@ def pipeline_on(brokers: str, client: Client) -> Iterator[Pipeline]:
         dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
         client=client,
         group=f"group-{tag}",
-        max_batch_rows=50,
-        session_timeout_s=6,
-        transaction_timeout_s=10,
+        **{"max_batch_rows": 50, "session_timeout_s": 6, "transaction_timeout_s": 10, **settings},
     )
     ensure_topics(spec, brokers)
     made = Pipeline(Topics(brokers, spec, lambda i: orjson.dumps({"x": [i, 0, 0]})))

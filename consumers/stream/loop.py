@@ -214,18 +214,19 @@ class Loop:
         return taking and len(self._in_flight) < MOST_IN_FLIGHT and self.in_flight_bytes < self.spec.max_in_flight_bytes
 
     def _take(self, timeout_s: float) -> MicroBatch | None:
-        """One micro-batch: closed by its size, or `linger_ms` after its first record."""
+        """One micro-batch: closed by its rows or bytes, or `linger_ms` after its first record."""
         log, most = self._open_log, self.spec.max_batch_rows
         slices = log.poll(max_rows=most, timeout_s=timeout_s)
-        rows = sum(map(len, slices))
+        rows, size_bytes = sum(map(len, slices)), sum(s.size_bytes for s in slices)
         closes_s = time.monotonic() + self.spec.linger_ms / 1000
-        while 0 < rows < most and (left_s := closes_s - time.monotonic()) > 0:
+        while 0 < rows < most and size_bytes < self.spec.max_in_flight_bytes and (left_s := closes_s - time.monotonic()) > 0:
             more = log.poll(max_rows=most - rows, timeout_s=left_s)
             slices += more
             rows += sum(map(len, more))
+            size_bytes += sum(s.size_bytes for s in more)
         if not rows:
             return None
-        return MicroBatch(slices, [value for s in slices for value in s.values], sum(s.size_bytes for s in slices))
+        return MicroBatch(slices, [value for s in slices for value in s.values], size_bytes)
 
     def _score(self, batch: MicroBatch) -> None:
         """Decodes and submits. What can't be done now is tried again by `_conclude`, which sees no future."""

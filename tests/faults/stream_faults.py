@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import psutil
 from kafka import KafkaConsumer, TopicPartition
 
 from consumers.stream.spec import Client
@@ -61,6 +62,15 @@ class Site:
         until(lambda: not stop_broker(self.home) and is_free(self.port))  # its threads still hold it for a moment
         self.restart()
 
+    def fill_disk(self, _: Pipeline) -> None:
+        """No file of the broker may grow, so every write fails as on a full disk. It gives up; then there is room again."""
+        process = psutil.Process(self.broker.pid)
+        _, most = process.rlimit(psutil.RLIMIT_FSIZE)
+        process.rlimit(psutil.RLIMIT_FSIZE, (0, most))
+        until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+        until(lambda: not stop_broker(self.home) and is_free(self.port))
+        self.restart()
+
     def freeze_broker(self, _: Pipeline) -> None:
         os.kill(self.broker.pid, signal.SIGSTOP)
         _pass(FROZEN_S)
@@ -97,6 +107,7 @@ class Site:
             self.kill_worker,
             self.freeze_worker,
             self.kill_broker,
+            self.fill_disk,
             self.freeze_broker,
             self.cut,
             self.refuse,
