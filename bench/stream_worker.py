@@ -29,6 +29,7 @@ from consumers.stream.collector import spare_collections
 from consumers.stream.formats import make_decoder, make_encoder
 from consumers.stream.log import Member
 from consumers.stream.loop import Loop
+from consumers.stream.rdkafka_log import FULL_QUEUE_WAIT_MS
 from consumers.stream.spec import Client, StreamSpec
 from deployments.artifact import localize
 from deployments.engines.load import load_engine
@@ -141,6 +142,7 @@ def limit_rdkafka(job: Job, spec: StreamSpec, answer: Callable[[list[bytes]], li
             "auto.offset.reset": "earliest",
             "fetch.max.bytes": 16 * 1024 * 1024,
             "max.partition.fetch.bytes": 4 * 1024 * 1024,
+            "fetch.queue.backoff.ms": FULL_QUEUE_WAIT_MS,
             "check.crcs": True,
         }
     )

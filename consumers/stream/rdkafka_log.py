@@ -27,6 +27,7 @@ from consumers.stream.spec import Begin, Guarantee, Security, StreamSpec
 
 CALL_TIMEOUT_S = 20.0
 STATS_EVERY_MS = 500
+FULL_QUEUE_WAIT_MS = 10
 EARLY_MAX_ROWS = 100
 KEEP_ALIVE_EVERY_S = 0.5
 # The client's lowest; a record may be larger than a fetch, which then holds it alone.
@@ -289,6 +290,8 @@ class RdKafkaLog:
                 "queued.max.messages.kbytes": max(spec.max_in_flight_bytes // 1024, 1024),
                 "check.crcs": True,
                 "fetch.error.backoff.ms": 50,
+                # A partition whose queue was full is asked again after this long: by default a second, which a fast worker idles.
+                "fetch.queue.backoff.ms": FULL_QUEUE_WAIT_MS,
                 "enable.partition.eof": True,
                 "topic.metadata.refresh.interval.ms": 30_000,
                 "statistics.interval.ms": STATS_EVERY_MS,
