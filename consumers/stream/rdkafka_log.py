@@ -28,6 +28,7 @@ from consumers.stream.spec import Begin, Guarantee, Security, StreamSpec
 CALL_TIMEOUT_S = 20.0
 STATS_EVERY_MS = 500
 FULL_QUEUE_WAIT_MS = 10
+BUSY_COORDINATOR_WAIT_MS = 5
 EARLY_MAX_ROWS = 100
 KEEP_ALIVE_EVERY_S = 0.5
 # The client's lowest; a record may be larger than a fetch, which then holds it alone.
@@ -401,6 +402,9 @@ class RdKafkaLog:
                     "batch.size": min(256 * 1024, *self._largest.values()),
                     "message.max.bytes": spec.max_record_bytes + 2 * ROOM_BYTES,
                     "delivery.timeout.ms": timeout_ms,
+                    # While the marks of the last transaction are being written the broker refuses the next one's offsets: this is
+                    # how long the client then waits, and by default it is a tenth of a second.
+                    "retry.backoff.ms": BUSY_COORDINATOR_WAIT_MS,
                     "queue.buffering.max.messages": max(10 * spec.max_batch_rows, 100_000),
                     "queue.buffering.max.kbytes": max(4 * (spec.max_in_flight_bytes + spec.max_record_bytes) // 1024, 64 * 1024),
                     "log_level": 3,
