@@ -152,7 +152,9 @@ def measure(case: Case, folder: Path, address: str, cores: int, rounds: int, scr
         figures.append(Figure("batch.features.against_ray_data_rows", rate, theirs, "rows/s"))
         spark_s = spark_seconds(case, source, folder / case.name / "spark", model / "model.onnx", cores)
         if spark_s is None:
-            screen.print("  pyspark is not installed: no comparison with Spark (pip install 'headrace[bench]')", markup=False)
+            screen.print(
+                "  no comparison with Spark: it needs pyspark (pip install 'headrace[bench]') and a whole JDK", markup=False
+            )
         else:
             figures.append(Figure("batch.features.against_spark", rate, case.rows / spark_s, "rows/s"))
     return figures

@@ -111,8 +111,9 @@ class _Rows:
 
 
 def spark_seconds(case: Case, source: Path, output: Path, model: Path, cores: int) -> float | None:
-    """`predict_batch_udf` on a warm local Spark; None where pyspark is not installed (it is an extra of the bench)."""
+    """`predict_batch_udf` on a warm local Spark; None where pyspark (an extra of the bench) or a Java for it is missing."""
     try:
+        from pyspark.errors import PySparkRuntimeError
         from pyspark.ml.functions import predict_batch_udf
         from pyspark.sql import SparkSession
         from pyspark.sql.functions import array, col
@@ -128,7 +129,10 @@ def spark_seconds(case: Case, source: Path, output: Path, model: Path, cores: in
         session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         return lambda inputs: session.run(["p"], {"x": np.ascontiguousarray(inputs, dtype=np.float32)})[0]
 
-    spark = SparkSession.builder.master(f"local[{cores}]").config("spark.ui.enabled", "false").getOrCreate()
+    try:
+        spark = SparkSession.builder.master(f"local[{cores}]").config("spark.ui.enabled", "false").getOrCreate()
+    except PySparkRuntimeError:
+        return None
     try:
         score = predict_batch_udf(make, return_type=ArrayType(FloatType()), batch_size=8192, input_tensor_shapes=[[case.width]])
         frame = spark.read.parquet(str(source))
