@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ class SumScoring:
 
     fail: Callable[[], None] = lambda: None
     row_errors: Callable[[Array], Mapping[int, HeadraceError]] = lambda _: {}
-    keys: list[bytes | None] = field(default_factory=list)
+    keys: list[bytes | None] | deque[bytes | None] = field(default_factory=list)
     executor: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
