@@ -26,6 +26,7 @@ from consumers.stream.rdkafka_watch import Watch
 from consumers.stream.spec import Begin, Guarantee, Security, StreamSpec
 
 CALL_TIMEOUT_S = 20.0
+CLOSE_TIMEOUT_S = 30.0
 STATS_EVERY_MS = 500
 FULL_QUEUE_WAIT_MS = 10
 BUSY_COORDINATOR_WAIT_MS = 5
@@ -67,7 +68,7 @@ class RdKafkaLog:
         self._early: list[Records] = []
         self._paused = False
         self._polled_s = time.monotonic()
-        self._fenced = False
+        self._fenced = self._closed = False
         self._failed_sends: list[KafkaError] = []
         self._offsets_to_commit: dict[Partition, int] = {}
         self._thread = CommitThread()
@@ -164,11 +165,19 @@ class RdKafkaLog:
 
     def close(self) -> None:
         """See Log."""
+        if self._closed:
+            return
+        self._closed = True
         self._drop_producer()
         with contextlib.suppress(Unreachable):  # at-least-once offsets: the next member reads the records again
             self._flush_offsets(wait=True)
+        # The client may wait for ever for its own thread, which has given the group up already (librdkafka 2.x, seen once).
+        closed = self._thread.submit(self._consumer.close)
         self._thread.end()
-        self._consumer.close()
+        try:
+            closed.result(CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            logger.warning("the consumer of %s does not close and is left behind", self._member.group)
 
     # --- reading
 
