@@ -1,12 +1,13 @@
 """Requests that arrive together are scored together.
 
 A lane holds what may share a call: one model, one version, one form of tensors. During a rollout the split comes first, so
-that nobody whom the stable version answers waits for the candidate. An idle lane starts at once; while its calls are under way,
+that nobody whom the stable version answers waits for the candidate. An idle lane starts at once; while its call is under way,
 arrivals gather, and the next call takes them all, up to `max_batch_rows`. So the batch grows with the load and nobody waits for
 company.
 
-Few calls under way make large batches. Where somebody waits long all the same, more are made, up to what the model's replicas
-bear: that is also how Serve sees that it should start another.
+A call costs about the same for one row as for many, so few calls make the most of the machine: a second is made beside the first
+only for who has waited `gather_s`, the latency target. Where somebody waits long all the same, more are made, up to what the
+model's replicas bear: that is also how Serve sees that it should start another.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from deployments.gateway.statistics import Statistics
 from deployments.scoring import Scored, Scorer
 
 SMOOTHING = 0.2  # weight of the newest call in the running mean of a call's time
+TIMER_S = 0.001  # uvloop's timers know whole milliseconds
 
 
 class LaneKey(NamedTuple):
@@ -47,12 +49,13 @@ class LaneKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Bounds of a lane. `calls` are under way at a time, and more where a request has waited for `patience_s`.
+    """Bounds of a lane. One call is under way; up to `calls` once a request has waited `gather_s`; more after `patience_s`.
 
     A queue that is empty takes any one request, however large.
     """
 
     calls: int = 2
+    gather_s: float = 0.004
     patience_s: float = 0.05
     queued_rows: int = 32_768
     queued_bytes: int = 256 << 20
@@ -135,6 +138,7 @@ class _Lane:
     queued_bytes: int = 0
     calls: set[asyncio.Task[list[Scored]]] = field(default_factory=set)
     waking: bool = False
+    timer: asyncio.TimerHandle | None = None
     call_s: float = 0.0
 
     @property
@@ -172,11 +176,26 @@ class _Lane:
     def _wake(self) -> None:
         if not self.queue or self.waking:
             return
-        waited = time.monotonic() - self.queue[0].begin_s >= self.limits.patience_s
-        if len(self.calls) < (self.most_calls if waited else self.limits.calls):
+        waited_s = time.monotonic() - self.queue[0].begin_s
+        if len(self.calls) < self._most_after(waited_s):
             self.waking = True
             # One turn of the loop later, so that requests that are already in its sockets join.
             asyncio.get_running_loop().call_soon(self._start)
+        elif self.timer is None:
+            steps_s = [step_s for step_s in (self.limits.gather_s, self.limits.patience_s) if step_s > waited_s]
+            if steps_s:
+                wait_s = max(steps_s[0] - waited_s, TIMER_S)
+                self.timer = asyncio.get_running_loop().call_later(wait_s, self._look_again)
+
+    def _most_after(self, waited_s: float) -> int:
+        """How many calls may be under way while the first in the queue has waited so long."""
+        if waited_s >= self.limits.patience_s:
+            return self.most_calls
+        return self.limits.calls if waited_s >= self.limits.gather_s else 1
+
+    def _look_again(self) -> None:
+        self.timer = None
+        self._wake()
 
     def _start(self) -> None:
         self.waking = False

@@ -405,6 +405,30 @@ def test_more_calls_are_made_where_somebody_waits_long_up_to_what_replicas_bear(
     run(scene, routes=table(serving=Serving(scaling=scaling)), limits=BatchLimits(patience_s=0.0))
 
 
+def test_beside_a_call_under_way_requests_gather() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.gate.clear()
+        tasks = await parked(scorer, client, 6)
+        assert scorer.calls == [1]
+        scorer.gate.set()
+        assert [(await task).status_code for task in tasks] == [200] * 6
+        assert scorer.calls == [1, 5]
+
+    run(scene, limits=BatchLimits(gather_s=3600.0, patience_s=3600.0))
+
+
+def test_who_has_gathered_long_enough_is_scored_beside_a_call_that_hangs_though_nobody_else_comes() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.gate.clear()
+        tasks = await parked(scorer, client, 2)
+        while scorer.calls != [1, 1]:
+            await asyncio.sleep(0.001)
+        scorer.gate.set()
+        assert [(await task).status_code for task in tasks] == [200] * 2
+
+    run(scene, limits=BatchLimits(gather_s=0.02, patience_s=3600.0))
+
+
 def test_a_call_is_made_in_no_callers_context() -> None:
     # Serve cancels the handle calls made in a request's context when that request ends early; a batch has many callers.
     request: ContextVar[str] = ContextVar("request")
