@@ -130,8 +130,14 @@ class TellLabels(ModelName):
     sequence: int = Field(default=0, ge=0)
 
 
+REASONS_AT_MOST = 10
+
+
 class LabelsTold(Message):
-    """How many labels counted, how many belong to another rollout or were told before, and why others were refused."""
+    """How many labels counted, how many belong to another rollout or were told before, and why others were refused.
+
+    `reasons` holds the first REASONS_AT_MOST.
+    """
 
     counted: int
     elsewhere: int

@@ -47,8 +47,6 @@ class Outcome:
 
 Handler = Callable[[Context, Any], Outcome]
 
-REASONS_AT_MOST = 10
-
 
 def _status(at: Context, _: c.Nothing) -> Outcome:
     return Outcome(at.state, views.status_view(at.state, at.apps, at.feeds, at.tick_s, at.now_s))
@@ -217,7 +215,7 @@ def _label(at: Context, request: c.TellLabels) -> Outcome:
         counted=counted,
         elsewhere=len(request.labels) - counted - len(told.refused),
         refused=len(told.refused),
-        reasons=told.refused[:REASONS_AT_MOST],
+        reasons=told.refused[: c.REASONS_AT_MOST],
     )
     return Outcome(replace(state, evidence=evidence, scorers=scorers), answer)
 

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable
 
 from pydantic import ValidationError
 
-from cluster.commands import Label, LabelsTold, TellLabels
+from cluster.commands import REASONS_AT_MOST, Label, LabelsTold, TellLabels
 
 LABELS_AT_ONCE = 5_000
-REASONS_AT_MOST = 10
 
 
 def tell(model: str, lines: Iterable[bytes], send: Callable[[TellLabels], LabelsTold], *, actor: str = "") -> LabelsTold:

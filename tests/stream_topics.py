@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
@@ -26,8 +27,8 @@ def until(what: Callable[[], bool], wait_s: float = WAIT_S) -> None:
         time.sleep(0.05)
 
 
-def small_stream(brokers: str, client: Client, partitions: int) -> StreamSpec:
-    """A stream of its own, with its topics made."""
+def small_stream(brokers: str, client: Client, partitions: int, **settings: Any) -> StreamSpec:
+    """A stream of its own, with its topics made. `settings` of the spec replace the usual ones."""
     tag = uuid.uuid4().hex[:8]
     spec = StreamSpec(
         model="m",
@@ -36,7 +37,7 @@ def small_stream(brokers: str, client: Client, partitions: int) -> StreamSpec:
         dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
         group=f"group-{tag}",
         client=client,
-        session_timeout_s=6,
+        **{"session_timeout_s": 6, **settings},
     )
     ensure_topics(spec, brokers)
     return spec

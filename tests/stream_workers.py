@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,9 +13,8 @@ from typing import Any
 
 import orjson
 
-from consumers.stream.kafka_client import ensure_topics
-from consumers.stream.spec import Client, Input, Output, StreamSpec, Topic
-from tests.stream_topics import Topics
+from consumers.stream.spec import Client
+from tests.stream_topics import Topics, small_stream
 
 PARTITIONS = 4
 
@@ -88,17 +86,7 @@ class Pipeline:
 @contextmanager
 def pipeline_on(brokers: str, client: Client, **settings: Any) -> Iterator[Pipeline]:
     """A pipeline without workers yet; those left at the end are killed. `settings` of the spec replace the usual ones."""
-    tag = uuid.uuid4().hex[:8]
-    spec = StreamSpec(
-        model="m",
-        input=Input(topic=f"in-{tag}", partitions=PARTITIONS),
-        output=Output(topic=f"out-{tag}", partitions=PARTITIONS),
-        dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
-        client=client,
-        group=f"group-{tag}",
-        **{"max_batch_rows": 50, "session_timeout_s": 6, "transaction_timeout_s": 10, **settings},
-    )
-    ensure_topics(spec, brokers)
+    spec = small_stream(brokers, client, PARTITIONS, **{"max_batch_rows": 50, "transaction_timeout_s": 10, **settings})
     made = Pipeline(Topics(brokers, spec, lambda i: orjson.dumps({"x": [i, 0, 0]})))
     try:
         yield made

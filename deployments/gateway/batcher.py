@@ -181,11 +181,9 @@ class _Lane:
             self.waking = True
             # One turn of the loop later, so that requests that are already in its sockets join.
             asyncio.get_running_loop().call_soon(self._start)
-        elif self.timer is None:
-            steps_s = [step_s for step_s in (self.limits.gather_s, self.limits.patience_s) if step_s > waited_s]
-            if steps_s:
-                wait_s = max(steps_s[0] - waited_s, TIMER_S)
-                self.timer = asyncio.get_running_loop().call_later(wait_s, self._look_again)
+        elif self.timer is None and waited_s < self.limits.patience_s:
+            next_s = self.limits.gather_s if waited_s < self.limits.gather_s else self.limits.patience_s
+            self.timer = asyncio.get_running_loop().call_later(max(next_s - waited_s, TIMER_S), self._look_again)
 
     def _most_after(self, waited_s: float) -> int:
         """How many calls may be under way while the first in the queue has waited so long."""

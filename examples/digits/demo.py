@@ -117,7 +117,6 @@ def headrace_json(*arguments: str) -> Any:
 @contextmanager
 def training(*trainings: tuple[str, ...]) -> Iterator[None]:
     """Trains the networks, one after the other, beside the block; tells afterwards what they printed."""
-    OUT.mkdir(parents=True, exist_ok=True)
     steps = [[sys.executable, "-m", *words] for words in trainings]
     with ThreadPoolExecutor(max_workers=1) as aside:
         printed = [aside.submit(subprocess.run, one, capture_output=True, text=True, check=False) for one in steps]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
-import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from deployments.build.pipeline import Built, build
 from deployments.build.report import IMPORTED
 from deployments.build.spec import BuildSpec
 from deployments.engines.load import load_engine
+from tests.small_disk import mounted
 
 TENSORFLOW = Path(__file__).parent.parent / "fixtures" / "tensorflow"
 NETWORK = """
@@ -331,13 +331,8 @@ def test_a_missing_file_is_named(project: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system with room for less than the network's weights."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(mounted)], check=False, capture_output=True)
-    if made.returncode:
-        pytest.skip("only root can mount a small file system")
-    yield mounted
-    subprocess.run(["umount", "-l", str(mounted)], check=True)
+    with mounted(tmp_path, "16k") as disk:
+        yield disk
 
 
 @pytest.mark.usefixtures("in_process")

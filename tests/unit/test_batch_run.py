@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
@@ -42,6 +41,7 @@ from tests.batch_parts import (
     write_file,
 )
 from tests.models import failing_artifact, rows
+from tests.small_disk import mounted
 
 INLINE = inline_workforce(engine_scorer)
 
@@ -287,13 +287,8 @@ def test_a_damaged_page_stops_the_run_until_it_is_mended(tmp_path: Path, pin: Pi
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 1 MiB."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mounted)], check=False, capture_output=True)
-    if made.returncode:
-        pytest.skip("only root can mount a small file system")
-    yield mounted
-    subprocess.run(["umount", "-l", str(mounted)], check=True)
+    with mounted(tmp_path, "1m") as disk:
+        yield disk
 
 
 def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(small_disk: Path, tmp_path: Path, pin: Pinned) -> None:
