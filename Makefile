@@ -8,7 +8,7 @@ PROTO := deployments/gateway/proto
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace tests bench examples
 
-.PHONY: test lint unit tensorflow soak demo bench proto reference constraints clean
+.PHONY: test lint unit tensorflow kserve soak demo bench proto reference constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -27,7 +27,7 @@ lint: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest tests/unit -q
 
-test: lint
+test: lint kserve
 	$(BIN)/python -m pytest tests -q --durations=15
 
 # What needs TensorFlow, in a venv of its own: it is large, and nothing else needs it.
@@ -35,6 +35,14 @@ tensorflow: $(STAMP)
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)-tensorflow
 	$(BIN)/uv pip install --python $(VENV)-tensorflow/bin/python -c constraints.txt -e '.[tensorflow]' pytest pytest-timeout
 	$(VENV)-tensorflow/bin/python -m pytest tests/integration/test_build_tensorflow.py -q
+
+# KServe's own clients, in a venv of their own: their pins are not ours. Where they can't be had, the test of them is skipped.
+kserve: $(VENV)-kserve/.installed
+
+$(VENV)-kserve/.installed: tests/kserve-constraints.txt | $(STAMP)
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(@D) && \
+	  $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r $< && touch $@ || \
+	  { echo "==> KServe's clients could not be installed"; rm -rf $(@D); }
 
 # Many minutes: not a part of `test`.
 soak: $(STAMP)
@@ -61,4 +69,4 @@ constraints: $(STAMP)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --no-header pyproject.toml -o constraints.txt
 
 clean:
-	rm -rf $(VENV) .headrace
+	rm -rf $(VENV) $(VENV)-kserve $(VENV)-tensorflow .headrace

@@ -25,7 +25,7 @@ from deployments.gateway.http_io import (
     json_reply,
 )
 from deployments.gateway.openapi import openapi_document
-from deployments.gateway.page import render_page
+from deployments.gateway.page import render_page, summary
 from deployments.gateway.repository import Repository
 from deployments.gateway.repository_http import answer_repository_call, is_repository_call
 from deployments.gateway.request import InferRequest, parse_raw_request, parse_request
@@ -100,19 +100,19 @@ class GatewayApp:
         if is_repository_call(segments):
             _only_post(request)
             return await answer_repository_call(self.repository, segments, request)
-        reply = await self._describe(segments)
+        reply = await self._describe(segments, request)
         if reply is None:
             raise NotFound(f"nothing at {request.path[:200]}", where="path", remedy="see / for what is served")
         if request.method not in ("GET", "HEAD"):
             raise _WrongMethod
         return reply
 
-    async def _describe(self, segments: list[str]) -> Reply | None:
+    async def _describe(self, segments: list[str], request: Request) -> Reply | None:
         """What only tells; None where there is no such path."""
         plane = self.dataplane
         match segments:
             case []:
-                return Reply(200, render_page(plane.models(), self.server_version), b"text/html; charset=utf-8")
+                return self._front_page(request)
             case ["v2"]:
                 return json_reply({"name": SERVER_NAME, "version": self.server_version, "extensions": EXTENSIONS})
             case ["openapi.json"]:
@@ -143,6 +143,12 @@ class GatewayApp:
             case ["v1", "models", model]:
                 return json_reply({"name": model, "ready": plane.model_ready(model)})
         return None
+
+    def _front_page(self, request: Request) -> Reply:
+        models, host = self.dataplane.models(), request.header(b"host") or "127.0.0.1:8000"
+        if "text/html" not in (request.header(b"accept") or ""):
+            return json_reply(summary(models, host))
+        return Reply(200, render_page(models, self.server_version, host), b"text/html; charset=utf-8")
 
     async def _infer(self, request: Request, model: str, version: str | None) -> Reply:
         _only_post(request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -128,6 +129,52 @@ def test_bad_rows_are_named_and_neighbours_are_not_touched(running: Running) -> 
 
 
 def test_the_page_is_served(running: Running) -> None:
-    page = httpx.get(f"{running.http}/").text
+    page = httpx.get(f"{running.http}/", headers={"accept": "text/html"}).text
     assert running.model in page
     assert "Version 1 is stable" in page
+
+
+def test_kserves_own_clients(service: tuple[Service, GatewaySettings], tmp_path: Path) -> None:
+    """Its REST client in V1 and V2 and its gRPC client, out of the real package, while two versions serve half the keys each."""
+    kserve = Path(sys.prefix).with_name(f"{Path(sys.prefix).name}-kserve") / "bin" / "python"
+    if not kserve.exists():
+        pytest.skip("needs KServe's package in a venv of its own: `make kserve`")
+    model = replace(service[0], name="online-kserve")
+    half = {"steps": [{"weight": 50, "bake_s": 86_400}, {"weight": 100}], "deadline_s": 86_400}
+    model.apply({"transport": "embedded", "resources": {"cpus": 0.1}, "scaling": {"min": 1, "max": 1}}, half)
+    artifacts = [mlp_artifact(tmp_path, model.name, seed=seed) for seed in (0, 1)]
+    model.register(artifacts[0])
+    assert model.ended(1).state == "promoted"
+    model.register(artifacts[1])
+    model.seen(lambda rollout: (rollout.candidate, rollout.state) == (2, "canary"))
+    key = next(key for key, version in model.version_of(b"key-%d" % number for number in range(20)).items() if version == 2)
+    x = rows(2)
+    np.save(tmp_path / "x.npy", x)
+    command = [str(kserve), str(Path(__file__).parent.parent / "kserve_calls.py"), model.url]
+    command += [f"127.0.0.1:{service[1].grpc_port}", model.name, key.decode(), str(tmp_path / "x.npy")]
+    calls = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=120).stdout)
+
+    scored = [load_engine(Path(artifact[0])).score({INPUT: x})[OUTPUT] for artifact in artifacts]
+    v1, v2, grpc = calls["v1"], calls["v2"], calls["grpc"]
+    for told in (v1, v2, grpc):
+        assert told["live"] is True
+        assert told["model ready"] is True
+        assert "is served" in told["other"]
+    assert v2["ready"] is grpc["ready"] is True
+    assert v2["other ready"] is grpc["other ready"] is False
+    assert "404" in v1["other ready"]
+    assert (grpc["server"], grpc["inputs"]) == ("headrace", [[INPUT, "FP32", [-1, 784]]])
+    np.testing.assert_allclose(v1["infer"]["predictions"], scored[int(v1["infer"]["model_version"]) - 1], atol=1e-5)
+    for name in ("json", "binary", "binary both ways", "binary output"):
+        assert (v2[name]["model"], v2[name]["id"]) == (model.name, "7")
+        assert any(np.allclose(v2[name]["rows"], each, atol=1e-5) for each in scored)
+    for name in ("raw", "typed"):
+        np.testing.assert_allclose(grpc[name]["rows"], scored[int(grpc[name]["version"]) - 1], atol=1e-5)
+    for told, names in ((v2, ("key in a header", "key as a parameter")), (grpc, ("key in the metadata", "key as a parameter"))):
+        for name in names:
+            np.testing.assert_allclose(told[name]["rows"], scored[1], atol=1e-5)
+        for version in (1, 2):
+            np.testing.assert_allclose(told[f"version {version}"]["rows"], scored[version - 1], atol=1e-5)
+        assert "version 9 is not served" in told["version 9"]
+        assert "must be FP32; got FP64" in told["wrong"]
+    assert "its shape must be [-1, 784]" in v1["wrong"]

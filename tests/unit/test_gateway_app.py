@@ -520,10 +520,21 @@ def test_control_refuses_what_is_no_command(path: str, content: bytes, content_t
 
 def test_the_page_shows_what_is_loaded() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
-        page = await client.get("/")
+        page = await client.get("/", headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
         assert page.headers["content-type"].startswith("text/html")
         assert "Version 3 is stable" in page.text
-        assert "/v2/models/pair/infer" in page.text
+        assert "http://gateway/v2/models/pair/infer" in page.text
+
+    run(scene)
+
+
+def test_programs_are_told_in_json_what_is_loaded_and_that_the_server_is_alive() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        told = (await client.get("/")).json()
+        assert told["status"] == "alive"
+        (model,) = told["models"]
+        assert (model["name"], model["versions"]) == ("pair", "Version 3 is stable")
+        assert "http://gateway/v2/models/pair/infer" in model["call"]
 
     run(scene)
 
