@@ -1,6 +1,8 @@
 """JSON with a field per input: `{"image": [0.0, ...]}`, nested as the shape is or flat.
 
-Numbers go from the parser's own buffer into a preallocated array: no Python float is ever made.
+Numbers go from the parser's own buffer into an array, some hundred kB at a time: no Python float is ever made, and numpy, which
+lets go of the interpreter's lock at each conversion of more than 500 items, converts seldom. To take the lock back from the
+threads that score and send cost more than the conversions.
 """
 
 from __future__ import annotations
@@ -19,28 +21,40 @@ from consumers.stream.fields import REFUSED, Field, first_line
 from consumers.stream.log import Header
 from deployments.datatypes import Array
 
+STAGE_BYTES = 256 * 1024
+
 
 class _Field(Field):
     """A field of a document that the parser holds."""
 
-    def read(self, document: Any, row: Array) -> None:
-        """Fills `row` (flat, `size` values) from the document, or raises one of REFUSED."""
+    def read(self, document: Any, stage: _Stage, at: int) -> None:
+        """Fills row `at` of the stage from the document, or raises one of REFUSED."""
         value = document.at_pointer(self.where) if self.where.startswith("/") else document[self.where]
         if self.kind is None or not hasattr(value, "as_buffer"):
-            self.fill(value.as_list() if hasattr(value, "as_list") else value, row)
+            self.fill(value.as_list() if hasattr(value, "as_list") else value, stage.rows[at])
             return
-        flat = np.frombuffer(value.as_buffer(of_type=self.kind), dtype=self.wire)
-        length = len(value)
-        if flat.size != self.size or (length != self.size and not self._nested(value, self.inner)):
-            raise ValueError(f"the shape must be {list(self.inner)}, got {length} items and {flat.size} numbers")
+        numbers = value.as_buffer(of_type=self.kind)
+        size, length = memoryview(numbers).nbytes // stage.rows.itemsize, len(value)
+        if size != self.size or (length != self.size and not self._nested(value, self.inner)):
+            raise ValueError(f"the shape must be {list(self.inner)}, got {length} items and {size} numbers")
         if self.narrow:
-            self.check_range(flat)
-        row[:] = flat
+            self.check_range(np.frombuffer(numbers, dtype=self.wire))
+        stage.bytes[at * stage.row_bytes : (at + 1) * stage.row_bytes] = numbers
 
     def _nested(self, value: Any, shape: tuple[int, ...]) -> bool:
         if not hasattr(value, "as_buffer") or len(value) != shape[0]:
             return False
         return len(shape) == 1 or all(self._nested(item, shape[1:]) for item in value)
+
+
+class _Stage:
+    """Rows of one field as the parser gives them, before they are converted."""
+
+    def __init__(self, field: Field, rows: int) -> None:
+        dtype = field.wire if field.wire is not None else field.dtype
+        self.rows: Array = np.empty((rows, field.size), dtype=dtype)
+        self.row_bytes = field.size * dtype.itemsize
+        self.bytes = self.rows.reshape(-1).view(np.uint8).data if field.wire is not None else memoryview(bytearray())
 
 
 class JsonDecoder:
@@ -55,34 +69,46 @@ class JsonDecoder:
         self._fields = [_Field(spec, fields.get(spec.name, spec.name), under=under) for spec in inputs]
         self._texts = tuple(texts)
         self._parser = simdjson.Parser()
+        widest = max((field.size * 8 for field in self._fields), default=0)
+        self._step = max(1, STAGE_BYTES // max(widest, 1024))
+        self._stages = [_Stage(field, self._step) for field in self._fields]
 
     def decode(self, values: Sequence[bytes | None], headers: Sequence[Sequence[Header]] = ()) -> Decoded:  # noqa: ARG002
         """See Decoder."""
         arrays = [np.empty((len(values), field.size), dtype=field.dtype) for field in self._fields]
         rows: list[int] = []
         errors: dict[int, BadInput] = {}
-        targets = list(zip(self._fields, arrays, strict=True))
-        parse = self._parser.parse
         at = 0
         with np.errstate(over="ignore", invalid="ignore"):
-            for i, value in enumerate(values):
-                field = None
-                try:
-                    if value is None:
-                        raise ValueError("no value")
-                    document = parse(value)
-                    if self._texts:
-                        _check_texts(document, self._texts)
-                    for field, array in targets:
-                        field.read(document, array[at])
-                except REFUSED as error:
-                    errors[i] = _refusal(value, field, error)
-                else:
-                    rows.append(i)
-                    at += 1
-                document = None  # the parser refuses to go on while one of its proxies lives
-        tensors = {field.name: array[:at].reshape(at, *field.inner) for field, array in targets}
+            for start in range(0, len(values), self._step):
+                staged = self._stage(values, start, rows, errors)
+                for array, stage in zip(arrays, self._stages, strict=True):
+                    array[at : at + staged] = stage.rows[:staged]
+                at += staged
+        tensors = {field.name: array[:at].reshape(at, *field.inner) for field, array in zip(self._fields, arrays, strict=True)}
         return Decoded(tensors, rows, errors)
+
+    def _stage(self, values: Sequence[bytes | None], start: int, rows: list[int], errors: dict[int, BadInput]) -> int:
+        """Reads the values from `start` on, as many as the stages take; returns how many of them hold rows."""
+        parse, targets = self._parser.parse, list(zip(self._fields, self._stages, strict=True))
+        at = 0
+        for i, value in enumerate(values[start : start + self._step], start):
+            field = None
+            try:
+                if value is None:
+                    raise ValueError("no value")
+                document = parse(value)
+                if self._texts:
+                    _check_texts(document, self._texts)
+                for field, stage in targets:
+                    field.read(document, stage, at)
+            except REFUSED as error:
+                errors[i] = _refusal(value, field, error)
+            else:
+                rows.append(i)
+                at += 1
+            document = None  # the parser refuses to go on while one of its proxies lives
+        return at
 
 
 def _check_texts(document: Any, names: Sequence[str]) -> None:
