@@ -13,6 +13,7 @@ from deployments.control_client import connect
 from deployments.gateway.app import GatewayApp
 from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.dataplane import DataPlane
+from deployments.gateway.direct_lane import DirectLane
 from deployments.gateway.grpc_server import GrpcServer
 from deployments.gateway.repository import Repository
 from deployments.remote import RemoteTransport
@@ -57,14 +58,18 @@ class Gateway:
 
         async def startup() -> None:
             await scorer.start()
+            await lane.open()
             if settings.grpc_port is not None:
                 await grpc_server.start(settings.grpc_host, settings.grpc_port)
 
         async def shutdown() -> None:
             await grpc_server.stop(DRAIN_S / 2)
+            await lane.close()
             await scorer.close()
 
-        return GatewayApp(dataplane, repository, control, version, settings.max_body_bytes, startup, shutdown)
+        app = GatewayApp(dataplane, repository, control, version, settings.max_body_bytes, startup, shutdown)
+        lane = DirectLane(app, 2 * settings.max_ongoing)
+        return app
 
 
 def gateway_application(settings: GatewaySettings) -> Any:

@@ -21,6 +21,8 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
     # How long a gateway replica that stops goes on to take requests, until HAProxy knows: it does within a second.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
+    # The gateway's replicas take requests past Serve's own handling of them (docs/decisions/0016-direct-lane.md).
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.gateway.direct_lane.middlewares",
 }
 
 # The ports that replicas take lie below those that the kernel hands out, in a window for each folder: a proxy that outlived

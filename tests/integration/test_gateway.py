@@ -128,6 +128,12 @@ def test_bad_rows_are_named_and_neighbours_are_not_touched(running: Running) -> 
     assert "row 3" in answer.json()["error"]
 
 
+def test_requests_reach_the_gateway_past_serve(running: Running) -> None:
+    answer = httpx.get(f"{running.http}/v2")
+    assert answer.status_code == 200
+    assert "x-request-id" not in answer.headers  # Serve would have put one in
+
+
 def test_the_page_is_served(running: Running) -> None:
     page = httpx.get(f"{running.http}/", headers={"accept": "text/html"}).text
     assert running.model in page

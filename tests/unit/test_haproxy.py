@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 from pathlib import Path
 
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
-from headrace.local.haproxy import haproxy_environment, launcher_script, replica_ports
+from deployments.gateway.direct_lane import middlewares
+from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment, launcher_script, replica_ports
 
 
 def launched(folder: Path, config: str) -> str:
@@ -49,3 +51,8 @@ def test_replicas_of_two_homes_take_other_ports_below_those_of_the_kernel() -> N
     one, two = replica_ports(Path("/headrace-1")), replica_ports(Path("/headrace-2"))
     assert not set(one) & set(two)
     assert 20_000 <= min(*one, *two) <= max(*one, *two) < 32_768
+
+
+def test_serve_finds_the_way_past_itself_by_name() -> None:
+    module, name = SERVE_ENVIRONMENT["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"].rsplit(".", 1)
+    assert getattr(importlib.import_module(module), name) is middlewares
