@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Sequence
+from multiprocessing.connection import wait
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from bench.batch_data import TEXTS, Case
 
 CALL_ROWS = 2048
+_GLANCE_S = 0.01
 Piece = tuple[str, int]
 
 
@@ -31,6 +33,10 @@ def bare_seconds(case: Case, source: Path, output: Path, model: Path, processes:
     ]
     for worker in workers:
         worker.start()
+    while barrier.n_waiting < processes:
+        if wait([worker.sentinel for worker in workers], timeout=_GLANCE_S):
+            barrier.abort()  # else the others would wait for the dead one, and this process with them
+            raise RuntimeError("a bare process ended before it began to score; its last words are above")
     barrier.wait()
     started = time.monotonic()
     for worker in workers:

@@ -20,7 +20,7 @@ from consumers.batch.answers import by_partition, output_columns, to_columns
 from consumers.batch.columns import bind, to_tensors
 from consumers.batch.dataset import filter_of, fragment_of
 from consumers.batch.ledger import Ledger, OutputFile, Receipt, RunRecord
-from consumers.batch.places import DigestSink, explaining
+from consumers.batch.places import DigestSink, Place, explaining
 from consumers.batch.plan import Damaged, Slice, Unit
 from consumers.batch.rowscorer import RowScorer
 from consumers.batch.spec import OnDamage
@@ -28,7 +28,8 @@ from deployments.datatypes import NUMPY, Array
 
 REASON = "_reason"
 FILE = "_file"
-_READ_BYTES = 8 * 1024 * 1024  # of one batch: enough for few calls, small enough to stay near the cache
+_READ_BYTES = 2 * 1024 * 1024  # of one batch: enough for few calls, small enough to stay in the cache
+_BUFFER_BYTES = 64 * 1024  # of one column
 _ROW_GROUP_ROWS = 128 * 1024
 
 
@@ -68,6 +69,11 @@ class UnitRunner:
         self._filter = filter_of(spec.input)
         names = [*(name for binding in self._bindings for name in binding.columns), *spec.input.passthrough]
         self._needed = list(dict.fromkeys(names))
+        # A local column is read piece by piece, which touches a fraction of the memory. Elsewhere each read is a request.
+        local = Place(filesystem, "").is_local
+        self._scan_options = ds.ParquetFragmentScanOptions(
+            page_checksum_verification=True, pre_buffer=not local, use_buffered_stream=local, buffer_size=_BUFFER_BYTES
+        )
 
     def run(self, unit: Unit) -> Receipt:
         """Scores the unit, from its first row, whatever was done before.
@@ -161,7 +167,7 @@ class UnitRunner:
             use_threads=False,
             batch_readahead=1,
             fragment_readahead=1,
-            fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
+            fragment_scan_options=self._scan_options,
         )
         try:
             yield from (batch for batch in scanner.to_batches() if batch.num_rows)
@@ -244,9 +250,27 @@ class _Writer:
             target.parent.make()
             sink = self._stack.enter_context(target.writing(self._ledger.scratch))
             compression = self._record.spec.output.compression
-            writer = pq.ParquetWriter(sink.as_file(), schema, compression=compression, write_page_checksum=True)
+            writer = pq.ParquetWriter(
+                sink.as_file(),
+                schema,
+                compression=compression,
+                write_page_checksum=True,
+                use_dictionary=_repeating(schema, self._record.spec.input.passthrough),
+            )
             self._open[path] = _OpenFile(writer, sink)
         return self._open[path]
+
+
+def _repeating(schema: pa.Schema, passed_through: Collection[str]) -> list[str]:
+    """The leaves that are worth a dictionary: all but the model's floats, of which hardly two are alike."""
+    sink = pa.BufferOutputStream()
+    pq.write_metadata(schema, sink)
+    leaves = pq.read_metadata(pa.BufferReader(sink.getvalue())).schema
+    return [
+        leaf.path
+        for leaf in map(leaves.column, range(len(leaves)))
+        if leaf.physical_type not in ("FLOAT", "DOUBLE") or leaf.path.split(".")[0] in passed_through
+    ]
 
 
 def empty_output(ledger: Ledger, record: RunRecord) -> None:

@@ -396,3 +396,14 @@ def test_fresh_gives_an_unfinished_run_up(tmp_path: Path, pin: Pinned) -> None:
     manifest = run(spec, pin, fresh=True)
     assert manifest.units == 12
     assert len(Runs(locate(spec.output.path)).all()) == 1
+
+
+def test_the_models_floats_have_no_dictionary_and_what_repeats_has_one(tmp_path: Path, pin: Pinned) -> None:
+    write_file(tmp_path / "in" / "a.parquet", range(100), images(100), price=pa.array([0.5] * 100))
+    spec = spec_of(tmp_path / "in", tmp_path / "out", input={"passthrough": ["id", "price"]})
+    run(spec, pin)
+    (written,) = (tmp_path / "out").glob("*.parquet")
+    group = pq.ParquetFile(written).metadata.row_group(0)
+    columns = [group.column(at) for at in range(group.num_columns)]
+    told = {column.path_in_schema.split(".")[0]: "RLE_DICTIONARY" in column.encodings for column in columns}
+    assert told == {"id": True, "price": True, "digit": True, "p": False, "v": True}
