@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -42,6 +42,15 @@ class Unreadable(BadInput):
         self.damaged = damaged
 
 
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Rows of a batch that follow each other in a slice: from its row `start` among those that pass the filter."""
+
+    piece: Slice
+    start: int
+    rows: int
+
+
 @dataclass(slots=True)
 class _Found:
     """What a unit has met so far. `bad` are rows by slice and by their place among the rows that pass the filter."""
@@ -52,6 +61,15 @@ class _Found:
     @property
     def quarantined(self) -> int:
         return sum(len(rows) for rows in self.bad.values())
+
+    def blame(self, stretches: Iterable[_Stretch], bad: Mapping[int, str]) -> None:
+        """Notes the bad rows of a batch that is made of these stretches."""
+        end = 0
+        for stretch in stretches:
+            begin, end = end, end + stretch.rows
+            here = {stretch.start + at - begin: reason for at, reason in bad.items() if begin <= at < end}
+            if here:
+                self.bad.setdefault(stretch.piece, {}).update(here)
 
 
 class UnitRunner:
@@ -69,6 +87,7 @@ class UnitRunner:
         self._filter = filter_of(spec.input)
         names = [*(name for binding in self._bindings for name in binding.columns), *spec.input.passthrough]
         self._needed = list(dict.fromkeys(names))
+        self._batch_rows = _batch_rows(self._schema, self._needed)
         # A local column is read piece by piece, which touches a fraction of the memory. Elsewhere each read is a request.
         local = Place(filesystem, "").is_local
         self._scan_options = ds.ParquetFragmentScanOptions(
@@ -106,37 +125,47 @@ class UnitRunner:
 
     def _write(self, unit: Unit, damaged: Collection[str], found: _Found, limit: int) -> tuple[OutputFile, ...]:
         with explaining(self._ledger.place.path), _Writer(self._ledger, unit.id, self._record) as writer:
-            for piece in unit.slices:
-                if piece.path not in damaged:
-                    self._score(piece, writer, found)
+            for batch, stretches in self._gathered(piece for piece in unit.slices if piece.path not in damaged):
+                self._score(batch, stretches, writer, found)
                 if found.quarantined > limit:
                     return ()
             return writer.finish()
 
-    def _score(self, piece: Slice, writer: _Writer, found: _Found) -> None:
-        refuse_nan = self._record.spec.input.refuse_nan
-        limit = self._record.spec.max_quarantined
-        start = 0
-        for batch in self._batches(piece, self._needed):
-            rows = to_tensors(batch, self._bindings, refuse_nan=refuse_nan)
-            bad = rows.bad
-            good = rows.good
-            count = batch.num_rows if good is None else len(good)
-            if count:
-                outputs, rejected = self._scorer.score(rows.tensors, count)
-                if rejected:
-                    places = np.arange(count) if good is None else good
-                    bad |= {int(places[at]): reason for at, reason in rejected.items()}
-                    good = np.delete(places, list(rejected))
-                    count = len(good)
-            if count:
-                writer.write(self._table(batch if good is None else batch.take(pa.array(good)), outputs))
-            if bad:
-                found.bad.setdefault(piece, {}).update({start + at: reason for at, reason in bad.items()})
-            start += batch.num_rows
-            found.rows += batch.num_rows
-            if found.quarantined > limit:
-                return
+    def _score(self, batch: pa.RecordBatch, stretches: Sequence[_Stretch], writer: _Writer, found: _Found) -> None:
+        rows = to_tensors(batch, self._bindings, refuse_nan=self._record.spec.input.refuse_nan)
+        bad = rows.bad
+        good = rows.good
+        count = batch.num_rows if good is None else len(good)
+        if count:
+            outputs, rejected = self._scorer.score(rows.tensors, count)
+            if rejected:
+                places = np.arange(count) if good is None else good
+                bad |= {int(places[at]): reason for at, reason in rejected.items()}
+                good = np.delete(places, list(rejected))
+                count = len(good)
+        if count:
+            writer.write(self._table(batch if good is None else batch.take(pa.array(good)), outputs))
+        if bad:
+            found.blame(stretches, bad)
+        found.rows += batch.num_rows
+
+    def _gathered(self, pieces: Iterable[Slice]) -> Iterator[tuple[pa.RecordBatch, list[_Stretch]]]:
+        """Batches in order, with where their rows are from. What small files hold is scored as one."""
+        batches: list[pa.RecordBatch] = []
+        stretches: list[_Stretch] = []
+        rows = 0
+        for piece in pieces:
+            start = 0
+            for batch in self._batches(piece, self._needed):
+                batches.append(batch)
+                stretches.append(_Stretch(piece, start, batch.num_rows))
+                start += batch.num_rows
+                rows += batch.num_rows
+                if rows >= self._batch_rows:
+                    yield _joined(batches), stretches
+                    batches, stretches, rows = [], [], 0
+        if batches:
+            yield _joined(batches), stretches
 
     def _table(self, batch: pa.RecordBatch, outputs: Mapping[str, Array]) -> pa.Table:
         pinned = self._record.pinned
@@ -154,16 +183,16 @@ class UnitRunner:
                 remedy="begin again with `headrace batch run NAME --fresh`",
             )
         fragment = fragment_of(self._filesystem, piece.path, piece.row_groups, piece.partition, list(self._schema))
-        schema = self._schema
+        schema, batch_rows = self._schema, self._batch_rows
         if columns is None:
             own = fragment.physical_schema
             schema = pa.schema([*own, *(self._schema.field(name) for name, _ in piece.partition if name not in set(own.names))])
-        row_bytes = max(1, piece_bytes(schema, columns))
+            batch_rows = _batch_rows(schema, schema.names)
         scanner = fragment.scanner(
             schema=schema,
             columns=columns,
             filter=self._filter,
-            batch_size=max(1024, min(65_536, _READ_BYTES // row_bytes)),
+            batch_size=batch_rows,
             use_threads=False,
             batch_readahead=1,
             fragment_readahead=1,
@@ -297,9 +326,13 @@ def schema_text(schema: pa.Schema) -> str:
     return base64.b64encode(schema.remove_metadata().serialize().to_pybytes()).decode()
 
 
-def piece_bytes(schema: pa.Schema, columns: list[str] | None) -> int:
-    """Roughly what a row takes in memory."""
-    return sum(_width(schema.field(name).type) for name in (columns if columns is not None else schema.names))
+def _batch_rows(schema: pa.Schema, columns: Iterable[str]) -> int:
+    row_bytes = sum(_width(schema.field(name).type) for name in columns)
+    return max(1024, min(65_536, _READ_BYTES // max(1, row_bytes)))
+
+
+def _joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
 def _width(kind: pa.DataType) -> int:

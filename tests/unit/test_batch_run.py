@@ -407,3 +407,18 @@ def test_the_models_floats_have_no_dictionary_and_what_repeats_has_one(tmp_path:
     columns = [group.column(at) for at in range(group.num_columns)]
     told = {column.path_in_schema.split(".")[0]: "RLE_DICTIONARY" in column.encodings for column in columns}
     assert told == {"id": True, "price": True, "digit": True, "p": False, "v": True}
+
+
+def test_bad_rows_of_small_files_that_are_scored_as_one_are_told_with_their_own_file(tmp_path: Path, pin: Pinned) -> None:
+    bad = {3: 0, 19: 1, 20: 2, 29: 2}
+    for at in range(3):
+        values = images(10, seed=at)
+        ids = range(10 * at, 10 * at + 10)
+        write_file(tmp_path / "in" / f"{at}.parquet", ids, [None if key in bad else values[key % 10] for key in ids])
+    spec = spec_of(tmp_path / "in", tmp_path / "out", input={"filter": [["id", "!=", 0]]}, units={"max_rows": 1000})
+    manifest = run(spec, pin)
+    assert (manifest.units, manifest.rows, manifest.quarantined) == (1, 29, 4)
+    assert published(tmp_path / "out")["id"].to_pylist() == [key for key in range(1, 30) if key not in bad]
+    table = ds.dataset(f"{tmp_path / 'out'}.quarantine", format="parquet").to_table()
+    told = {key: Path(file).name for key, file in zip(table["id"].to_pylist(), table["_file"].to_pylist(), strict=True)}
+    assert told == {key: f"{at}.parquet" for key, at in bad.items()}
