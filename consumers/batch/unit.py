@@ -183,6 +183,9 @@ class UnitRunner:
                 remedy="begin again with `headrace batch run NAME --fresh`",
             )
         fragment = fragment_of(self._filesystem, piece.path, piece.row_groups, piece.partition, list(self._schema))
+        if columns is not None and piece.rows <= self._batch_rows and self._filter is None and not piece.partition:
+            yield from self._whole(piece, columns)
+            return
         schema, batch_rows = self._schema, self._batch_rows
         if columns is None:
             own = fragment.physical_schema
@@ -201,7 +204,19 @@ class UnitRunner:
         try:
             yield from (batch for batch in scanner.to_batches() if batch.num_rows)
         except (OSError, pa.ArrowException) as error:
-            raise Unreadable(Damaged(piece.path, piece.file_bytes, str(error).splitlines()[0])) from error
+            raise _unreadable(piece, error) from error
+
+    def _whole(self, piece: Slice, columns: list[str]) -> list[pa.RecordBatch]:
+        """A small slice in one read: to make a scanner costs more than to read what it scans."""
+        try:
+            with self._filesystem.open_input_file(piece.path) as file:
+                source = pq.ParquetFile(file, page_checksum_verification=True)
+                table = source.read_row_groups(list(piece.row_groups), columns=columns, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(piece, error) from error
+        schema = pa.schema([self._schema.field(name) for name in columns])  # files differ in what they say of nulls
+        whole = table.select(columns).combine_chunks().to_batches()
+        return [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in whole]
 
     def _quarantine(self, unit: Unit, found: _Found) -> OutputFile | None:
         """Reads the bad rows again, now with all their columns: they are few."""
@@ -300,6 +315,10 @@ def _repeating(schema: pa.Schema, passed_through: Collection[str]) -> list[str]:
         for leaf in map(leaves.column, range(len(leaves)))
         if leaf.physical_type not in ("FLOAT", "DOUBLE") or leaf.path.split(".")[0] in passed_through
     ]
+
+
+def _unreadable(piece: Slice, error: Exception) -> Unreadable:
+    return Unreadable(Damaged(piece.path, piece.file_bytes, str(error).splitlines()[0]))
 
 
 def empty_output(ledger: Ledger, record: RunRecord) -> None:

@@ -422,3 +422,16 @@ def test_bad_rows_of_small_files_that_are_scored_as_one_are_told_with_their_own_
     table = ds.dataset(f"{tmp_path / 'out'}.quarantine", format="parquet").to_table()
     told = {key: Path(file).name for key, file in zip(table["id"].to_pylist(), table["_file"].to_pylist(), strict=True)}
     assert told == {key: f"{at}.parquet" for key, at in bad.items()}
+
+
+def test_small_files_may_differ_in_the_order_of_columns_and_in_what_they_say_of_nulls(tmp_path: Path, pin: Pinned) -> None:
+    (tmp_path / "in").mkdir()
+    id_type, image_type = pa.int64(), pa.list_(pa.float32())
+    for at, nulls in enumerate((True, False)):
+        fields = [pa.field("id", id_type, nullable=nulls), pa.field("image", image_type, nullable=nulls)]
+        schema = pa.schema(fields if nulls else fields[::-1])
+        columns = {"id": range(10 * at, 10 * at + 10), "image": images(10, seed=at)}
+        arrays = [pa.array(columns[field.name], field.type) for field in schema]
+        pq.write_table(pa.table(arrays, schema=schema), tmp_path / "in" / f"{at}.parquet")
+    assert run(spec_of(tmp_path / "in", tmp_path / "out", units={"max_rows": 1000}), pin).written == 20
+    assert published(tmp_path / "out")["id"].to_pylist() == list(range(20))
