@@ -24,6 +24,7 @@ from cluster.traffic import to_candidate
 from deployments.call_check import check_call, nan_rows
 from deployments.compare import Tolerance, disagreements
 from deployments.datatypes import Array
+from deployments.engine_process import EngineGone, start_engine_process
 from deployments.evidence_log import EvidenceLog
 from deployments.label_keys import label_keys
 from deployments.metering import Meter
@@ -62,7 +63,8 @@ class _Call:
 class RoutedScorer:
     """Implements `deployments.scoring.Scorer` over the controller's route table. Used from one event loop.
 
-    `remote` reaches replicas; `embedded` is used for the models that ask for it, as soon as it is ready.
+    `remote` reaches replicas; `embedded` is used for the models that ask for it, as soon as it is ready, and `trial` for such a
+    model's candidate that has not passed a step yet.
     """
 
     def __init__(
@@ -70,13 +72,16 @@ class RoutedScorer:
         control: ControlPlane,
         remote: Transport | None = None,
         embedded: Transport | None = None,
+        trial: Transport | None = None,
         *,
         meter: Meter | None = None,
         seed: int | None = None,
     ) -> None:
-        """Without others given, `remote` asks Serve's replicas, and `embedded` loads engines in this process."""
+        """Without others given, `remote` asks Serve's replicas, `embedded` loads engines in this process, and `trial` each in a
+        process of its own."""
         self._remote = remote or RemoteTransport()
         self._embedded = embedded or EmbeddedTransport()
+        self._trial = trial or EmbeddedTransport(start_engine_process)
         self._meter = meter or RayMeter()
         self._random = np.random.default_rng(seed)
         self._log = EvidenceLog(f"scorer-{uuid.uuid4().hex}")
@@ -100,6 +105,7 @@ class RoutedScorer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._push.flush()
+        await self._trial.close()
         await self._embedded.close()
         await self._remote.close()
 
@@ -278,15 +284,26 @@ class RoutedScorer:
         transport = self._transport(call.route, target)
         rows = len(next(iter(tensors.values())))
         if rows <= serving.max_batch_rows:
-            return await transport.score(target, tensors, timeout_s), time.monotonic() - begin
+            return await self._piece(transport, target, tensors, begin + timeout_s), time.monotonic() - begin
         size = math.ceil(rows / math.ceil(rows / serving.max_batch_rows))
         starts = range(0, rows, size)
-        pieces = [transport.score(target, take(tensors, slice(start, start + size)), timeout_s) for start in starts]
+        end_s = begin + timeout_s
+        pieces = [self._piece(transport, target, take(tensors, slice(start, start + size)), end_s) for start in starts]
         answers = await _all(pieces)
         return joined(target.signature, answers, [min(size, rows - start) for start in starts]), time.monotonic() - begin
 
+    async def _piece(self, transport: Transport, target: Target, tensors: Mapping[str, Array], end_s: float) -> Answer:
+        try:
+            return await transport.score(target, tensors, end_s - time.monotonic())
+        except EngineGone:
+            # Was it one of these rows? The replicas find that out.
+            return await self._remote.score(target, tensors, end_s - time.monotonic())
+
     def _transport(self, route: Route, target: Target) -> Transport:
-        return self._embedded if _may_embed(route, target) and self._embedded.ready(target) else self._remote
+        if route.serving.transport is TransportName.REMOTE:
+            return self._remote
+        here = self._trial if _on_trial(route, target) else self._embedded
+        return here if here.ready(target) else self._remote
 
     def _count(self, route: Route, version: int, rows: int, errors: int, seconds: float) -> None:
         if not route.stage:
@@ -302,14 +319,15 @@ class RoutedScorer:
     def _changed(self, table: RouteTable) -> None:
         everything = [(route, target) for route in table.routes.values() for target in route.targets.values()]
         self._remote.keep({target.app: (target, route.serving) for route, target in everything})
-        self._embedded.keep({target.app: (target, route.serving) for route, target in everything if _may_embed(route, target)})
+        here = [(route, target) for route, target in everything if route.serving.transport is TransportName.EMBEDDED]
+        self._embedded.keep({target.app: (target, route.serving) for route, target in here if not _on_trial(route, target)})
+        self._trial.keep({target.app: (target, route.serving) for route, target in here if _on_trial(route, target)})
         self._log.keep_only({(route.model, route.stage) for route in table.routes.values()})
 
 
-def _may_embed(route: Route, target: Target) -> bool:
-    """Whether the version may be loaded in this process: it could take it along, so a candidate must have passed a step."""
-    wanted = route.serving.transport is TransportName.EMBEDDED
-    return wanted and not (route.trial and target.version == route.candidate)
+def _on_trial(route: Route, target: Target) -> bool:
+    """Whether the version must not be loaded in this process: it could take it along, so a candidate must have passed a step."""
+    return route.trial and target.version == route.candidate
 
 
 def _tell(task: asyncio.Task[None]) -> None:

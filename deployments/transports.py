@@ -1,4 +1,4 @@
-"""How a scorer reaches an engine: the port, and the transport that holds engines in this process."""
+"""How a scorer reaches an engine: the port, and the transport that holds engines in this process, or in processes beside it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cluster.routes import Target
 from cluster.serving import Serving
 from deployments.artifact import localize
 from deployments.datatypes import Array
+from deployments.engine_process import EngineGone, EngineProcess
 from deployments.engines.load import load_engine
 from deployments.engines.port import Engine
 from deployments.isolate import score_isolating
@@ -47,7 +48,9 @@ class _Loaded:
         self.executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     def close(self) -> None:
-        self.executor.shutdown(wait=False, cancel_futures=True)
+        self.executor.shutdown(wait=False)  # who waits in its queue is answered all the same
+        if isinstance(self.engine, EngineProcess):
+            self.engine.close()
 
 
 class EmbeddedTransport:
@@ -55,7 +58,8 @@ class EmbeddedTransport:
     when the table next changes, and remote is used meanwhile."""
 
     def __init__(self, load: Callable[[Target, Serving], Engine] | None = None) -> None:
-        """`load` blocks and is called in a thread."""
+        """`load` blocks and is called in a thread. With `start_engine_process`, each engine has a process of its own; once that
+        ends, the engine is not ready until the table next changes."""
         self._load = load or load_target
         self._loaded: dict[str, _Loaded] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
@@ -88,6 +92,11 @@ class EmbeddedTransport:
         run = asyncio.get_running_loop().run_in_executor(loaded.executor, score_isolating, loaded.engine, tensors)
         try:
             return await asyncio.wait_for(run, timeout_s)
+        except EngineGone:
+            if self._loaded.get(target.app) is loaded:
+                _log.warning("%s: its process ended under a call", target.app)
+                self._loaded.pop(target.app).close()
+            raise
         except TimeoutError:
             raise NoCapacity(f"no answer within {timeout_s:g} s", where=target.app, remedy="retry, or allow more time") from None
         except RuntimeError as error:

@@ -1,10 +1,11 @@
-"""The contract of every engine, on the CPU and on CUDA: the same answers, the same failures."""
+"""The contract of every engine, on the CPU, on CUDA, and in a process of its own: the same answers, the same failures."""
 
 from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 from cluster.errors import BadArtifact, EngineFailure
 from deployments.artifact import SAMPLES, Manifest, read_samples
+from deployments.engine_process import EngineProcess
 from deployments.engines import load
 from deployments.engines.port import Engine
 from tests.models import INPUT, OUTPUT, SIGNATURE, failing_artifact, mlp_artifact, rows
@@ -34,19 +36,25 @@ ON_CUDA = [
     for name in sorted(ENGINES)
 ]
 ON_CPU = [pytest.param((name, 0), id=name) for name in sorted(ENGINES)]
+OWN_PROCESS = -1
+APART = [pytest.param(("onnx", OWN_PROCESS), id="onnx in a process of its own")]
 
 
-@pytest.fixture(params=[*ON_CPU, *ON_CUDA], scope="module")
+@pytest.fixture(params=[*ON_CPU, *ON_CUDA, *APART], scope="module")
 def kind(request: pytest.FixtureRequest) -> tuple[str, int]:
-    """The engine, and how many GPUs it gets."""
+    """The engine, and how many GPUs it gets, or OWN_PROCESS."""
     name, gpus = request.param
     return str(name), int(gpus)
 
 
 @pytest.fixture
-def load_engine(kind: tuple[str, int]) -> Load:
-    """Loads an artifact as a replica with that share of a GPU does."""
-    return lambda artifact: load.load_engine(artifact, gpus=kind[1])
+def load_engine(kind: tuple[str, int]) -> Iterator[Load]:
+    """Loads an artifact as a replica with that share of a GPU does, or as a caller of a candidate on trial."""
+    if kind[1] != OWN_PROCESS:
+        yield lambda artifact: load.load_engine(artifact, gpus=kind[1])
+        return
+    with ExitStack() as started:
+        yield lambda artifact: started.enter_context(closing(EngineProcess(artifact, SIGNATURE, threads=2)))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +72,7 @@ def good(made: tuple[Path, Path], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def failing(made: tuple[Path, Path], kind: tuple[str, int]) -> Path:
-    if kind[1]:
+    if kind[1] > 0:
         pytest.skip("an index out of range goes unnoticed on CUDA (onnxruntime), or ends the process's use of it (torch)")
     return made[1]
 
@@ -146,7 +154,11 @@ def test_a_missing_file_never_loads(good: Path, load_engine: Load) -> None:
         load_engine(good)
 
 
-def test_other_answers_than_the_build_recorded_never_load(good: Path, monkeypatch: pytest.MonkeyPatch, load_engine: Load) -> None:
+def test_other_answers_than_the_build_recorded_never_load(
+    good: Path, monkeypatch: pytest.MonkeyPatch, kind: tuple[str, int], load_engine: Load
+) -> None:
+    if kind[1] == OWN_PROCESS:
+        pytest.skip("a patch does not reach the other process, which loads by the same function")
     recorded = read_samples(good)
     recorded.outputs[OUTPUT] = recorded.outputs[OUTPUT] + np.float32(0.01)
     monkeypatch.setattr("deployments.engines.load.read_samples", lambda _: recorded)

@@ -17,10 +17,11 @@ from cluster.serving import Serving
 from cluster.traffic import to_candidate
 from deployments.artifact import Manifest
 from deployments.datatypes import Array
+from deployments.engine_process import EngineGone, start_engine_process
 from deployments.engines.load import load_engine
 from deployments.rows import Answer
 from deployments.scorer import RoutedScorer
-from deployments.transports import EmbeddedTransport
+from deployments.transports import EmbeddedTransport, Transport
 from tests.models import INPUT, OUTPUT, failing_artifact, mlp_artifact, rows
 from tests.routing import TableControl, route, target
 
@@ -51,6 +52,21 @@ class Nowhere:
         """Nothing to close."""
 
 
+class NotReady(Nowhere):
+    """One whose process has not started."""
+
+    def ready(self, target: Target) -> bool:
+        return False
+
+
+class Gone(Nowhere):
+    """One whose process ends under every call."""
+
+    async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
+        self.asked.append(target.app)
+        raise EngineGone("the engine's process ended")
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return mlp_artifact(tmp_path_factory.mktemp("good"))
@@ -67,9 +83,11 @@ def failing(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 @asynccontextmanager
-async def scoring(control: TableControl, remote: Nowhere | None = None) -> AsyncIterator[RoutedScorer]:
+async def scoring(
+    control: TableControl, remote: Nowhere | None = None, trial: Transport | None = None
+) -> AsyncIterator[RoutedScorer]:
     embedded = EmbeddedTransport()
-    scorer = RoutedScorer(control, remote or Nowhere(), embedded, seed=0)
+    scorer = RoutedScorer(control, remote or Nowhere(), embedded, trial or NotReady(), seed=0)
     await scorer.start()
     await embedded.settled([t.app for r in scorer.table.routes.values() for t in r.targets.values()])
     try:
@@ -285,6 +303,36 @@ async def test_a_candidate_on_trial_is_not_loaded_in_this_process(good: Artifact
         control.publish(route(*targets, serving=EMBEDDED, candidate=2, weight=5000, stage="r1.2", salt=7))
         while set((await scorer.score("digits", {INPUT: rows(400)}, KEYS)).versions.tolist()) != {1, 2}:
             await asyncio.sleep(0.01)
+
+
+async def test_a_candidate_on_trial_is_scored_in_a_process_of_its_own(good: Artifact, other: Artifact) -> None:
+    targets = target(1, good), target(2, other)
+    control = TableControl(route(*targets, serving=EMBEDDED, candidate=2, weight=5000, stage="r1.1", salt=7, trial=True))
+    trial, remote = EmbeddedTransport(start_engine_process), Nowhere()
+    async with scoring(control, remote, trial) as scorer:
+        await trial.settled(["digits--v2"])
+        assert trial.ready(targets[1])
+        image = rows(400)
+        scored = await scorer.score("digits", {INPUT: image}, KEYS)
+        theirs = scored.versions == 2
+        assert 0 < theirs.sum() < 400
+        np.testing.assert_allclose(scored.outputs[OUTPUT][theirs], expected(other, image)[theirs], atol=1e-5)
+        assert remote.asked == []
+        assert not scorer._embedded.ready(targets[1])
+        control.publish(route(*targets, serving=EMBEDDED, candidate=2, weight=5000, stage="r1.2", salt=7))
+        while trial.ready(targets[1]):
+            await asyncio.sleep(0.01)
+
+
+async def test_where_the_process_of_a_trial_ends_the_replicas_are_asked(good: Artifact, other: Artifact) -> None:
+    targets = target(1, good), target(2, other)
+    control = TableControl(route(*targets, serving=EMBEDDED, candidate=2, weight=5000, stage="r1.1", salt=7, trial=True))
+    trial, remote = Gone(), Nowhere()
+    async with scoring(control, remote, trial) as scorer:
+        scored = await scorer.score("digits", {INPUT: rows(400)}, KEYS)
+        assert set(trial.asked) == set(remote.asked) == {"digits--v2"}
+        assert set(scored.versions.tolist()) == {1}
+        assert scored.errors == {}
 
 
 async def test_follows_the_table(good: Artifact, other: Artifact) -> None:
