@@ -1,6 +1,6 @@
 """JSON with a field per input: `{"image": [0.0, ...]}`, nested as the shape is or flat.
 
-Numbers go from the parser's own buffer into an array, some hundred kB at a time: no Python float is ever made, and numpy, which
+Numbers go from the parser's own buffer into an array, a megabyte at a time: no Python float is ever made, and numpy, which
 lets go of the interpreter's lock at each conversion of more than 500 items, converts seldom. To take the lock back from the
 threads that score and send cost more than the conversions.
 """
@@ -21,7 +21,7 @@ from consumers.stream.fields import REFUSED, Field, first_line
 from consumers.stream.log import Header
 from deployments.datatypes import Array
 
-STAGE_BYTES = 256 * 1024
+STAGE_BYTES = 1024 * 1024
 
 
 class _Field(Field):
