@@ -192,13 +192,16 @@ def cut(dead: Outgoing, rows: Sequence[int]) -> Outgoing:
 
 def _reason(dead: Dead) -> list[Header]:
     error = dead.error
-    kind = f"{type(error).__module__}.{type(error).__qualname__}"
+    kind, told = f"{type(error).__module__}.{type(error).__qualname__}", str(error)
+    # Most were never raised. To have Python format what has no trace costs as much as to decode the record.
+    bare = error.__traceback__ is None and error.__cause__ is None and error.__context__ is None
+    trace = f"{kind}: {told}\n" if bare else "".join(traceback.format_exception(error))
     return [
         (f"{CONNECT}stage", dead.stage.value.encode()),
         (f"{CONNECT}class.name", b"consumers.stream.loop.Loop"),
         (f"{CONNECT}exception.class.name", kind.encode()),
-        (f"{CONNECT}exception.message", str(error).encode()[:MESSAGE_MAX_BYTES]),
-        (f"{CONNECT}exception.stacktrace", "".join(traceback.format_exception(error)).encode()[-STACK_MAX_BYTES:]),
+        (f"{CONNECT}exception.message", told.encode()[:MESSAGE_MAX_BYTES]),
+        (f"{CONNECT}exception.stacktrace", trace.encode()[-STACK_MAX_BYTES:]),
     ]
 
 

@@ -65,6 +65,18 @@ def test_json_refuses_what_does_not_fit_and_goes_on(value: bytes | None) -> None
     assert decoded.tensors["age"].tolist() == [1, 2]
 
 
+def test_json_keeps_rows_in_their_places_however_many_there_are() -> None:
+    decoder = make_decoder(signature(IMAGE, AGE), Input(topic="t"))
+    bad = [b"{", b'{"image": [1, 2, 3, 4]}', b'{"image": [1, 2, 3, 4], "age": 300}', b'{"age": 1}']
+    values = [b'{"image": [%d, 2, 3, 4], "age": %d}' % (i, i % 100) if i % 7 else bad[i % len(bad)] for i in range(5000)]
+    for _ in range(2):
+        decoded = decoder.decode(values)
+        assert list(decoded.rows) == [i for i in range(5000) if i % 7]
+        assert list(decoded.errors) == list(range(0, 5000, 7))
+        assert decoded.tensors["image"][:, 0, 0].tolist() == decoded.rows
+        assert decoded.tensors["age"].tolist() == [i % 100 for i in decoded.rows]
+
+
 @pytest.mark.parametrize("value", [b'{"image": [[1, 2, 3], [4]]}', b'{"image": [1, 2, 3]}', b'{"image": [NaN, 1, 1, 1]}'])
 def test_json_refuses_a_wrong_shape(value: bytes) -> None:
     decoded = make_decoder(signature(IMAGE), Input(topic="t")).decode([value])

@@ -123,7 +123,9 @@ def test_bad_records_die_whole_and_their_neighbours_are_scored() -> None:
     assert headers["__connect.errors.offset"] == b"4"
     assert headers["__connect.errors.stage"] == b"VALUE_CONVERTER"
     assert headers["__connect.errors.exception.class.name"] == b"cluster.errors.BadInput"
-    assert b"x" in (headers["__connect.errors.exception.message"] or b"")
+    told = headers["__connect.errors.exception.message"] or b""
+    assert b"x" in told
+    assert headers["__connect.errors.exception.stacktrace"] == b"cluster.errors.BadInput: " + told + b"\n"
 
 
 def test_a_tombstone_passes_where_that_is_declared() -> None:
