@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import sys
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import wait
@@ -135,6 +137,7 @@ def spark_seconds(case: Case, source: Path, output: Path, model: Path, cores: in
         session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         return lambda inputs: session.run(["p"], {"x": np.ascontiguousarray(inputs, dtype=np.float32)})[0]
 
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # its workers need this environment, not the first python3 on PATH
     try:
         spark = SparkSession.builder.master(f"local[{cores}]").config("spark.ui.enabled", "false").getOrCreate()
     except PySparkRuntimeError:
