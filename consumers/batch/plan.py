@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import xxhash
 
-SMALLEST_BYTES = 8 * 1024 * 1024  # below this, starting a unit costs more than it balances
+SMALLEST_BYTES = 8 * 1024 * 1024  # below this, starting a unit costs more than it balances,
+SMALLEST_ROWS = 64 * 1024  # unless it holds so many rows: columns that compress well take few bytes, and the model as long
 UNITS_A_WORKER = 8  # the last worker to end keeps the others waiting for half a unit on average
 
 
@@ -79,7 +80,9 @@ def plan(files: Sequence[InputFile], *, max_rows: int, max_bytes: int, workers: 
     """
     total_bytes = sum(group.size_bytes for file in files for group in file.row_groups)
     fair_bytes = -(-total_bytes // max(1, workers * UNITS_A_WORKER))
-    bound = min(max_bytes, max(fair_bytes, SMALLEST_BYTES))
+    total_rows = sum(file.rows for file in files)
+    smallest_bytes = min(SMALLEST_BYTES, SMALLEST_ROWS * total_bytes // max(1, total_rows))
+    bound = min(max_bytes, max(fair_bytes, smallest_bytes))
     return tuple(_unit(place, part) for place, part in enumerate(_pack(files, max_rows=max_rows, max_bytes=bound)))
 
 

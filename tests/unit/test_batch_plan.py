@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.batch.ledger import Receipt, remaining, totals
-from consumers.batch.plan import SMALLEST_BYTES, InputFile, RowGroup, Unit, plan
+from consumers.batch.plan import InputFile, RowGroup, Unit, plan
 
 MB = 1024 * 1024
 
@@ -62,14 +62,21 @@ def test_a_changed_file_changes_the_ids_of_its_units_only() -> None:
 def test_small_files_share_a_unit() -> None:
     files = [file_of(f"{at:05d}", 4096) for at in range(20_000)]
     units = plan(files, max_rows=10**9, max_bytes=128 * MB, workers=2)
-    assert len(units) == -(-20_000 * 4096 // SMALLEST_BYTES)
-    assert min(unit.size_bytes for unit in units[:-1]) >= SMALLEST_BYTES
+    assert [len(unit.slices) for unit in units[:-1]] == [1250] * 15  # eight units a worker
+    few = [file_of(f"{at:05d}", 4096) for at in range(1000)]
+    assert len(plan(few, max_rows=10**9, max_bytes=128 * MB, workers=2)) == 2  # of no fewer than 64 Ki rows
 
 
 def test_a_file_of_many_row_groups_is_spread_over_workers() -> None:
     units = plan([file_of("big", *[16 * MB] * 64)], max_rows=10**9, max_bytes=1024 * MB, workers=4)
     assert len(units) == 32
     assert {len(unit.slices[0].row_groups) for unit in units} == {2}
+
+
+def test_rows_of_few_bytes_are_spread_over_workers_too() -> None:
+    files = [InputFile(f"{at}", 1000, 0, (RowGroup(0, 125_000, MB),)) for at in range(8)]
+    units = plan(files, max_rows=10**9, max_bytes=128 * MB, workers=2)
+    assert [unit.rows for unit in units] == [125_000] * 8
 
 
 def receipt(unit: Unit, quarantined: int) -> Receipt:
