@@ -120,8 +120,9 @@ class Batcher:
         try:
             return await lane.score(tensors, len(tensors[names[0]]), key, timeout_s)
         finally:
-            if lane.idle:
-                self._lanes.pop(lane_key, None)
+            # Of a batch's callers the first finds the lane idle, lets it go and may come back by a new one before the next looks.
+            if lane.idle and self._lanes.get(lane_key) is lane:
+                del self._lanes[lane_key]
                 self._call_s[lane_key[:3]] = lane.call_s
 
 

@@ -417,6 +417,19 @@ def test_beside_a_call_under_way_requests_gather() -> None:
     run(scene, limits=BatchLimits(gather_s=3600.0, patience_s=3600.0))
 
 
+def test_callers_who_come_back_at_once_are_still_scored_together() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        async def caller() -> None:
+            for _ in range(10):
+                assert (await client.post(INFER, json=BODY)).status_code == 200
+
+        await asyncio.gather(*(caller() for _ in range(8)))
+        assert sum(scorer.calls) == 80
+        assert len(scorer.calls) <= 30  # 10 calls of all, but for some who are a few turns of the loop late
+
+    run(scene, limits=PATIENT)
+
+
 def test_who_has_gathered_long_enough_is_scored_beside_a_call_that_hangs_though_nobody_else_comes() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
         scorer.gate.clear()
