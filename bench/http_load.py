@@ -56,8 +56,12 @@ async def load(port: int, message: bytes, connections: int, seconds: float, requ
             turn += every_s
             writer.write(message)
             head = await reader.readuntil(b"\r\n\r\n")
-            answer_bytes = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-            await reader.readexactly(answer_bytes)
+            length = head.lower().partition(b"content-length:")[2]
+            if length:
+                answer_bytes = int(length.split(b"\r\n")[0])
+                await reader.readexactly(answer_bytes)
+            else:  # in chunks; no answer here holds such an end itself
+                answer_bytes = len(await reader.readuntil(b"\r\n0\r\n\r\n"))
             took.append(time.perf_counter() - begin)
             failed += not head.startswith(b"HTTP/1.1 200")
         writer.close()

@@ -1,19 +1,23 @@
 """`python -m bench.online [--quick] [--json]`: the gateway against an echo behind the same proxy, with a canary under way.
 
-The limit reads the same body and answers as many bytes, and does nothing else; for gRPC it is a bare grpc.aio server. Both take
-turns; figures are medians.
+The limit reads the same body and answers as many bytes, and does nothing else; for gRPC it is a bare grpc.aio server. Embedded
+JSON is also compared with a plain deployment of the same network behind Serve's own proxy, and with MLServer. Both take turns;
+figures are medians.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+from contextlib import AbstractContextManager
 
 from rich.console import Console
 
 from bench import grpc_load
 from bench.batch import Figure, show
 from bench.http_load import Measured, measure, request
+from bench.online_rivals import mlserver, plain_serve
 from bench.service import Service, binary_body, grpc_message, json_body, running
 from headrace.local.ports import free_port
 
@@ -28,7 +32,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON line a figure")
     parser.add_argument("--connections", type=int, default=32)
     options = parser.parse_args()
-    rounds, seconds = (3, 4.0) if options.quick else (7, 15.0)
+    rounds, seconds = (3, 3.0) if options.quick else (7, 12.0)
     screen = Console(stderr=True)
     figures: list[Figure] = []
     with running() as service:
@@ -44,6 +48,14 @@ def main() -> None:
             ours, limit = grpc_turns(service.grpc_port, model, rounds, seconds, options.connections)
             screen.print(f"grpc {transport}: {_rates(ours)}; echo: {_rates(limit)}")
             figures += compared(f"online.grpc.{transport}", ours, limit)
+        for rival in ("plain_serve", "mlserver"):
+            try:
+                ours, theirs = rival_turns(service, rival, rounds, seconds, options.connections)
+            except (OSError, subprocess.CalledProcessError, RuntimeError, TimeoutError) as error:
+                screen.print(f"{rival}: not to be had here: {error}")
+                continue
+            screen.print(f"json embedded: {_rates(ours)}; {rival}: {_rates(theirs)}")
+            figures += compared(f"online.json.embedded.{rival}", ours, theirs)
     show(figures, as_json=options.json)
 
 
@@ -82,6 +94,28 @@ def grpc_turns(port: int, model: str, rounds: int, seconds: float, calls: int) -
             limit.append(grpc_load.measure(echo, GRPC_METHOD, message, calls=calls, seconds=seconds))
     _refuse_failures(ours, limit)
     return ours, limit
+
+
+def rival_turns(
+    service: Service, rival: str, rounds: int, seconds: float, connections: int
+) -> tuple[list[Measured], list[Measured]]:
+    """Embedded JSON, and a rival with the network of its stable version, in turn. The rival runs for this alone."""
+    model = service.folder / "bench-embedded-128" / "model.onnx"
+    body, headers = json_body(), {"content-type": "application/json"}
+    started: AbstractContextManager[int]
+    if rival == "mlserver":
+        started, path = mlserver(model, service.folder / rival), "/v2/models/bench/infer"
+    else:
+        started, path = plain_serve(model), "/plain"
+    own, other = (request(where, body, headers) for where in ("/v2/models/bench-embedded/infer", path))
+    ours, theirs = [], []
+    with started as port:
+        measure(port, other, connections=connections, seconds=seconds / 2)
+        for _ in range(rounds):
+            ours.append(measure(service.port, own, connections=connections, seconds=seconds))
+            theirs.append(measure(port, other, connections=connections, seconds=seconds))
+    _refuse_failures(ours, theirs)
+    return ours, theirs
 
 
 def _refuse_failures(ours: list[Measured], limit: list[Measured]) -> None:

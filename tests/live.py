@@ -103,8 +103,10 @@ def running(
             yield Service(name, cluster.http_url, control)
     finally:
         end_controller()
-        for app in [APP, *(app for app in serve.status().applications if app.startswith(f"{name}-"))]:
-            serve.delete(app)
+        apps = [APP, *(app for app in serve.status().applications if app.startswith(f"{name}-"))]
+        for blocking in (False, True):  # all at once, since each takes its time to end
+            for app in apps:
+                serve.delete(app, _blocking=blocking)
 
 
 def controller_process() -> psutil.Process:
@@ -142,13 +144,15 @@ class Load:
 
 
 @contextmanager
-def loaded(service: Service, artifact: Artifact, *, bright: float = 0.05, gateway: int = 2, scorers: int = 1) -> Iterator[Load]:
-    """Callers of the gateway and of scorers of their own, at it all the time. Every answer must be that of `artifact`.
+def loaded(
+    service: Service, artifact: Artifact, *, bright: float = 0.05, gateway: int = 2, scorers: int = 1, count: int = ROWS
+) -> Iterator[Load]:
+    """Callers of the gateway and of scorers of their own, at it all the time. Every answer must be that of `artifact`; a call has `count` rows.
 
     `bright` is the share of rows whose first feature is above 0.5: some versions in tests.models can't bear them.
     """
-    image = rows(ROWS, seed=7)
-    image[: round(bright * ROWS), 0] = 0.9
+    image = rows(count, seed=7)
+    image[: round(bright * count), 0] = 0.9
     want = load_engine(Path(artifact[0])).score({INPUT: image})[OUTPUT]
     load, stop = Load(), threading.Event()
     callers: list[Callable[[], None]] = [lambda: _by_gateway(service, image, want, load, stop)] * gateway

@@ -30,11 +30,25 @@ SERVE_ENVIRONMENT = {
 FIRST_REPLICA_PORT, WINDOW_PORTS, WINDOWS = 20_000, 100, 120
 
 # HAProxy as Ray starts it, `-db -f CONFIG ...`. Ray lets its statistics listen on every interface and everybody steer it.
+#
+# A request to the gateway that its replica closed without an answer, since it died, is sent to another: scoring twice changes
+# nothing. Commands may not be sent twice. HAProxy can do so with what it holds whole, so bodies are buffered as far as they fit.
 _LAUNCHER = r"""#!/bin/sh
+if ! grep -q '^    option http-buffer-request$' "$3"; then
+  sed -i -e '/^backend http-gateway$/a\    option http-buffer-request\n    retry-on conn-failure empty-response' \
+    -e '/^backend http-gateway$/a\    http-request disable-l7-retry if { path_beg /control/ }' \
+    -e '/^backend http-gateway$/a\    errorfile 502 {error}\n    errorfile 503 {error}\n    errorfile 504 {error}' "$3" || exit 1
+fi
 sed -i -e '/^frontend prometheus/,/^frontend http_frontend/ s/^\( *bind \):/\1127.0.0.1:/' \
   -e '/^listen stats/,$ s/^\( *bind \)\*:/\1127.0.0.1:/' -e 's/ mode 666 level admin/ mode 600 level admin/' "$3" || exit 1
 exec '{binary}' "$@"
 """
+
+_ERROR = b'{"error": "gateway: no replica answers now (retry; one is started if the last has died)"}'
+_NO_REPLICA = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
+    b"content-length: %d\r\n\r\n%s" % (len(_ERROR), _ERROR)
+)
 
 
 def haproxy_environment(folder: Path) -> Mapping[str, str]:
@@ -46,7 +60,10 @@ def haproxy_environment(folder: Path) -> Mapping[str, str]:
     if bundled is None or bundled.origin is None:
         return {}
     launcher, own = folder / "haproxy", folder / "p"  # short: a socket's path has a node's id in it and ends at 97 bytes
-    launcher.write_text(launcher_script(Path(bundled.origin).parent / "bin" / "haproxy"), encoding="utf-8")
+    error = folder / "503.http"
+    error.write_bytes(_NO_REPLICA)
+    binary = Path(bundled.origin).parent / "bin" / "haproxy"
+    launcher.write_text(launcher_script(binary, error), encoding="utf-8")
     launcher.chmod(0o700)
     ports = replica_ports(folder)
     return {
@@ -72,6 +89,6 @@ def replica_ports(folder: Path) -> range:
     return range(first, first + WINDOW_PORTS)
 
 
-def launcher_script(binary: Path) -> str:
-    """What Serve runs as HAProxy. Pure."""
-    return _LAUNCHER.replace("{binary}", str(binary))
+def launcher_script(binary: Path, error: Path) -> str:
+    """What Serve runs as HAProxy. `error` is answered where no replica of the gateway can be asked. Pure."""
+    return _LAUNCHER.replace("{binary}", str(binary)).replace("{error}", str(error))

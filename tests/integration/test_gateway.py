@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import resource
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
 from deployments.engines.load import load_engine
-from deployments.gateway.deployment import GatewaySettings
+from deployments.gateway.deployment import APP, GatewaySettings
 from headrace.local.home import read_settings
 from tests.broker import free_port
 from tests.conftest import RayCluster
@@ -138,6 +142,37 @@ def test_the_page_is_served(running: Running) -> None:
     page = httpx.get(f"{running.http}/", headers={"accept": "text/html"}).text
     assert running.model in page
     assert "Version 1 is stable" in page
+
+
+def test_a_thousand_idle_connections_cost_nothing_noticeable(
+    service: tuple[Service, GatewaySettings], ray_cluster: RayCluster
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    host, port = service[0].url.removeprefix("http://").split(":")
+    replicas = [psutil.Process(pid) for pid in ray_cluster.replica_pids(APP)]
+
+    def memory_mib() -> float:
+        return sum(replica.memory_info().rss for replica in replicas) / 2**20
+
+    def lives(connection: socket.socket) -> bool:
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: tests\r\n\r\n")
+        told = b""
+        while not told.endswith(b"}"):
+            more = connection.recv(4096)
+            assert more, told
+            told += more
+        return told.startswith(b"HTTP/1.1 200")
+
+    before_mib = memory_mib()
+    with ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection((host, int(port)), timeout=120)) for _ in range(1000)]
+        assert all(lives(connection) for connection in idle)
+        assert httpx.get(f"{service[0].url}/v2/health/live", timeout=120).json() == {"live": True}
+        grown_mib = memory_mib() - before_mib
+        assert all(lives(connection) for connection in idle[::50])
+    print(f"1,000 idle connections: {grown_mib:.1f} MiB more in the gateway")  # noqa: T201
+    assert grown_mib < 64
 
 
 def test_kserves_own_clients(service: tuple[Service, GatewaySettings], tmp_path: Path) -> None:

@@ -1,45 +1,72 @@
-"""A replica that dies under the gateway's load."""
+"""A process that dies under the gateway's load: a replica of the model, or one of the gateway itself."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
+import httpx
 import pytest
 
+from deployments.gateway.deployment import APP, GatewaySettings
 from headrace.local.home import read_settings
 from tests.conftest import RayCluster
-from tests.live import loaded, running
+from tests.live import Artifact, Service, loaded, running
 from tests.models import mlp_artifact
 
 MODEL = "killed"
-APP = "killed--v1"
+CALLERS = 4
+ROWS = 8  # 25 kB: HAProxy can send again what fits into its 64 KiB
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_a_replica_killed_under_load_costs_no_caller_its_answer(ray_cluster: RayCluster, tmp_path: Path) -> None:
-    artifact = mlp_artifact(tmp_path, MODEL)
-    with running(ray_cluster, read_settings({"HEADRACE_HOME": str(tmp_path / "home")}), MODEL) as model:
+@pytest.fixture(scope="module")
+def served(ray_cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Artifact]]:
+    folder = tmp_path_factory.mktemp("killed")
+    artifact = mlp_artifact(folder, MODEL)
+    home = read_settings({"HEADRACE_HOME": str(folder / "home")})
+    with running(ray_cluster, home, MODEL, GatewaySettings(replicas=2)) as model:
         model.apply({"resources": {"cpus": 0.1}, "scaling": {"mode": "manual", "replicas": 2}, "timeout_s": 120}, {})
         model.register(artifact)
         assert model.ended(1).state == "promoted"
-        killed = min(replicas(ray_cluster, set()))
-        with loaded(model, artifact, gateway=4, scorers=0) as load:
-            load.await_calls(50)
-            os.kill(killed, signal.SIGKILL)
-            begin, calls = time.monotonic(), load.calls
-            load.await_calls(100)
-            replicas(ray_cluster, {killed})
-            took_s = time.monotonic() - begin
-            load.await_calls(100)
-    assert load.failures == []
-    print(f"a killed replica was replaced after {took_s:.1f} s; no call of {load.calls - calls} failed")  # noqa: T201
+        while httpx.get(f"{model.url}/v2/models/{MODEL}/ready", timeout=60).status_code != 200:
+            time.sleep(0.05)
+        yield model, artifact
 
 
-def replicas(cluster: RayCluster, without: set[int]) -> set[int]:
+def test_a_replica_killed_under_load_costs_no_caller_its_answer(
+    ray_cluster: RayCluster, served: tuple[Service, Artifact]
+) -> None:
+    failures = kill_one(ray_cluster, *served, app=f"{MODEL}--v1")
+    assert failures == []
+
+
+def test_a_gateway_killed_under_load_answers_no_error(ray_cluster: RayCluster, served: tuple[Service, Artifact]) -> None:
+    failures = kill_one(ray_cluster, *served, app=APP)
+    # What it had not read when it died, HAProxy can't send again: the connection is cut, or it is told to retry.
+    assert len(failures) <= CALLERS
+    assert all("503 " in failure or "Error(" in failure for failure in failures), failures
+
+
+def kill_one(cluster: RayCluster, model: Service, artifact: Artifact, *, app: str) -> list[str]:
+    """Kills one of the app's two replicas under load; what failed until another stood in its place and a hundred calls on."""
+    killed = min(replicas(cluster, app, set()))
+    with loaded(model, artifact, gateway=CALLERS, scorers=0, count=ROWS) as load:
+        load.await_calls(50)
+        os.kill(killed, signal.SIGKILL)
+        begin, calls = time.monotonic(), load.calls
+        load.await_calls(100)
+        replicas(cluster, app, {killed})
+        took_s = time.monotonic() - begin
+        load.await_calls(100)
+    print(f"{app}: replaced after {took_s:.1f} s; of {load.calls - calls} calls {len(load.failures)} failed")  # noqa: T201
+    return load.failures
+
+
+def replicas(cluster: RayCluster, app: str, without: set[int]) -> set[int]:
     """Two running replicas, as soon as there are; the test's own limit ends the wait."""
-    while len(found := cluster.replica_pids(APP) - without) < 2:
+    while len(found := cluster.replica_pids(app) - without) < 2:
         time.sleep(0.05)
     return found

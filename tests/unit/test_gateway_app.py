@@ -474,6 +474,20 @@ def test_a_client_that_hangs_up_frees_its_work() -> None:
     run(scene)
 
 
+def test_whoevers_time_is_over_while_he_waits_is_never_scored() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.gate.clear()
+        tasks = await parked(scorer, client, 2)  # both under way: the next one waits
+        late = await client.post(INFER, json=body_of([[9, 9]]), headers={"x-timeout-ms": "20"})
+        assert (late.status_code, late.headers["retry-after"]) == (503, "1")
+        scorer.gate.set()
+        assert [(await task).status_code for task in tasks] == [200, 200]
+        assert (await client.post(INFER, json=BODY)).status_code == 200
+        assert scorer.calls == [1, 1, 1]
+
+    run(scene)
+
+
 def test_a_call_ends_once_nobody_waits_for_it() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
         scorer.gate.clear()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import subprocess
 from pathlib import Path
 
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
+from deployments.gateway.deployment import APP
 from deployments.gateway.direct_lane import middlewares
 from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment, launcher_script, replica_ports
 
@@ -17,7 +19,7 @@ def launched(folder: Path, config: str) -> str:
     """The configuration that HAProxy would read."""
     file, launcher = folder / "haproxy.cfg", folder / "launcher"
     file.write_text(config, encoding="utf-8")
-    launcher.write_text(launcher_script(Path("/bin/echo")), encoding="utf-8")
+    launcher.write_text(launcher_script(Path("/bin/echo"), folder / "503.http"), encoding="utf-8")
     launcher.chmod(0o700)
     done = subprocess.run([str(launcher), "-db", "-f", str(file), "-dR"], capture_output=True, text=True, check=True)
     assert done.stdout == f"-db -f {file} -dR\n"
@@ -35,6 +37,33 @@ def test_only_the_front_door_may_listen_beyond_loopback(tmp_path: Path) -> None:
     assert "mode 600 level admin" in config
     assert "666" not in config
     assert launched(tmp_path, config) == config
+
+
+def test_a_request_that_a_dead_gateway_left_is_sent_to_another_but_no_command(tmp_path: Path) -> None:
+    config = launched(
+        tmp_path, f"defaults\n    retry-on conn-failure\nbackend http-{APP}\n    http-reuse always\nbackend http-other\n"
+    )
+    assert config.splitlines() == [
+        "defaults",
+        "    retry-on conn-failure",
+        "backend http-gateway",
+        "    option http-buffer-request",
+        "    retry-on conn-failure empty-response",
+        "    http-request disable-l7-retry if { path_beg /control/ }",
+        *(f"    errorfile {status} {tmp_path}/503.http" for status in (502, 503, 504)),
+        "    http-reuse always",
+        "backend http-other",
+    ]
+    assert launched(tmp_path, config) == config
+
+
+def test_where_no_replica_is_left_callers_read_the_protocols_error(tmp_path: Path) -> None:
+    haproxy_environment(tmp_path)
+    head, body = (tmp_path / "503.http").read_bytes().split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 1" in head
+    assert f"content-length: {len(body)}".encode() in head
+    assert list(json.loads(body)) == ["error"]
 
 
 def test_two_homes_share_no_file(tmp_path: Path) -> None:
