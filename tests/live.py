@@ -147,7 +147,7 @@ class Load:
 def loaded(
     service: Service, artifact: Artifact, *, bright: float = 0.05, gateway: int = 2, scorers: int = 1, count: int = ROWS
 ) -> Iterator[Load]:
-    """Callers of the gateway and of scorers of their own, at it all the time. Every answer must be that of `artifact`; a call has `count` rows.
+    """Callers of the gateway and of scorers of their own, at it all the time, `count` rows a call. Every answer must be `artifact`'s.
 
     `bright` is the share of rows whose first feature is above 0.5: some versions in tests.models can't bear them.
     """
