@@ -147,9 +147,9 @@ class Load:
 def loaded(
     service: Service, artifact: Artifact, *, bright: float = 0.05, gateway: int = 2, scorers: int = 1, count: int = ROWS
 ) -> Iterator[Load]:
-    """Callers of the gateway and of scorers of their own, at it all the time, `count` rows a call. Every answer must be `artifact`'s.
+    """Callers of the gateway and of scorers of their own, at it all the time, `count` rows a call.
 
-    `bright` is the share of rows whose first feature is above 0.5: some versions in tests.models can't bear them.
+    Every answer must be that of `artifact`. `bright` is the share of rows whose first feature is above 0.5: some versions in tests.models can't bear them.
     """
     image = rows(count, seed=7)
     image[: round(bright * count), 0] = 0.9

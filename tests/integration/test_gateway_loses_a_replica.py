@@ -61,7 +61,7 @@ def kill_one(cluster: RayCluster, model: Service, artifact: Artifact, *, app: st
         replicas(cluster, app, {killed})
         took_s = time.monotonic() - begin
         load.await_calls(100)
-    print(f"{app}: replaced after {took_s:.1f} s; of {load.calls - calls} calls {len(load.failures)} failed")  # noqa: T201
+    print(f"{app}: replaced after {took_s:.1f} s; of {load.calls - calls} calls failed: {load.failures}")  # noqa: T201
     return load.failures
 
 
