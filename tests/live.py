@@ -149,7 +149,8 @@ def loaded(
 ) -> Iterator[Load]:
     """Callers of the gateway and of scorers of their own, at it all the time, `count` rows a call.
 
-    Every answer must be that of `artifact`. `bright` is the share of rows whose first feature is above 0.5: some versions in tests.models can't bear them.
+    Every answer must be that of `artifact`. `bright` is the share of rows whose first feature is above 0.5: some versions in
+    tests.models can't bear them.
     """
     image = rows(count, seed=7)
     image[: round(bright * count), 0] = 0.9
