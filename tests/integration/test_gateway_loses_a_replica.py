@@ -46,7 +46,7 @@ def test_a_replica_killed_under_load_costs_no_caller_its_answer(
 def test_a_gateway_killed_under_load_answers_no_error(ray_cluster: RayCluster, served: tuple[Service, Artifact]) -> None:
     failures = kill_one(ray_cluster, *served, app=APP)
     # What it had not read when it died, HAProxy can't send again: the connection is cut, or it is told to retry.
-    assert len(failures) <= CALLERS
+    assert len(failures) <= 2 * CALLERS
     assert all("503 " in failure or "Error(" in failure for failure in failures), failures
 
 
