@@ -8,6 +8,8 @@ company.
 A call costs about the same for one row as for many, so few calls make the most of the machine: a second is made beside the first
 only for who has waited `gather_s`, the latency target. Where somebody waits long all the same, more are made, up to what the
 model's replicas bear: that is also how Serve sees that it should start another.
+
+A candidate has a small share of the keys, and would find its lane idle at nearly every one: its calls begin `apart_s` apart.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ class LaneKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Bounds of a lane. One call is under way; up to `calls` once a request has waited `gather_s`; more after `patience_s`.
+    """Bounds of a lane. One call is under way; up to `calls` once a request has waited `gather_s`; more after `patience_s`. A
+    candidate's calls begin `apart_s` apart.
 
     A queue that is empty takes any one request, however large.
     """
@@ -57,6 +60,7 @@ class BatchLimits:
     calls: int = 2
     gather_s: float = 0.004
     patience_s: float = 0.05
+    apart_s: float = 0.01
     queued_rows: int = 32_768
     queued_bytes: int = 256 << 20
 
@@ -94,8 +98,8 @@ class Batcher:
         self._limits = limits
         self._statistics = statistics
         self._lanes: dict[LaneKey, _Lane] = {}
-        # How long a call took, by model and version: lanes come and go.
-        self._call_s: dict[tuple[str, int | None, bool], float] = {}
+        # How long a call takes and when the last began, by model and version: lanes come and go.
+        self._known: dict[tuple[str, int | None, bool], tuple[float, float]] = {}
 
     async def score(
         self, route: Route, version: int | None, tensors: Mapping[str, Array], key: bytes, *, timeout_s: float
@@ -115,7 +119,7 @@ class Batcher:
         lane = self._lanes.get(lane_key)
         if lane is None:
             lane = self._lanes[lane_key] = _Lane(lane_key, self._scorer, self._limits, self._statistics, max_batch_rows)
-            lane.call_s = self._call_s.get(lane_key[:3], 0.0)
+            lane.call_s, lane.last_s = self._known.get(lane_key[:3], (0.0, 0.0))
         lane.max_batch_rows, lane.most_calls = max_batch_rows, max(self._limits.calls, _bearable_calls(route.serving))
         try:
             return await lane.score(tensors, len(tensors[names[0]]), key, timeout_s)
@@ -123,7 +127,7 @@ class Batcher:
             # Of a batch's callers the first finds the lane idle, lets it go and may come back by a new one before the next looks.
             if lane.idle and self._lanes.get(lane_key) is lane:
                 del self._lanes[lane_key]
-                self._call_s[lane_key[:3]] = lane.call_s
+                self._known[lane_key[:3]] = lane.call_s, lane.last_s
 
 
 @dataclass(eq=False, slots=True)
@@ -141,6 +145,7 @@ class _Lane:
     waking: bool = False
     timer: asyncio.TimerHandle | None = None
     call_s: float = 0.0
+    last_s: float = 0.0
 
     @property
     def idle(self) -> bool:
@@ -177,14 +182,22 @@ class _Lane:
     def _wake(self) -> None:
         if not self.queue or self.waking:
             return
-        waited_s = time.monotonic() - self.queue[0].begin_s
+        now_s = time.monotonic()
+        waited_s = now_s - self.queue[0].begin_s
         if len(self.calls) < self._most_after(waited_s):
+            early_s = self.last_s + self.limits.apart_s - now_s if self.key.candidate else 0.0
+            if early_s > 0:
+                self._look_in(early_s)
+                return
             self.waking = True
             # One turn of the loop later, so that requests that are already in its sockets join.
             asyncio.get_running_loop().call_soon(self._start)
-        elif self.timer is None and waited_s < self.limits.patience_s:
-            next_s = self.limits.gather_s if waited_s < self.limits.gather_s else self.limits.patience_s
-            self.timer = asyncio.get_running_loop().call_later(max(next_s - waited_s, TIMER_S), self._look_again)
+        elif waited_s < self.limits.patience_s:
+            self._look_in((self.limits.gather_s if waited_s < self.limits.gather_s else self.limits.patience_s) - waited_s)
+
+    def _look_in(self, seconds: float) -> None:
+        if self.timer is None:
+            self.timer = asyncio.get_running_loop().call_later(max(seconds, TIMER_S), self._look_again)
 
     def _most_after(self, waited_s: float) -> int:
         """How many calls may be under way while the first in the queue has waited so long."""
@@ -208,7 +221,7 @@ class _Lane:
         self.calls.add(call)
         for ask in batch:
             ask.batch, ask.call = batch, call
-        begin_s = time.monotonic()
+        begin_s = self.last_s = time.monotonic()
         call.add_done_callback(lambda done: self._deliver(batch, begin_s, done))
 
     def _take(self) -> list[_Ask]:

@@ -332,6 +332,29 @@ def test_whoever_stable_answers_shares_no_call_with_the_candidates() -> None:
     run(scene, routes=RouteTable(1, {"pair": route}))
 
 
+def test_a_candidates_calls_keep_apart_and_the_stables_need_not_wait_for_that() -> None:
+    keys = [b"key %d" % number for number in range(40)]
+    theirs = [goes_to_candidate(key, salt=7, weight=5000) for key in keys]
+    route = Route("pair", 3, Serving(), {2: target(2), 3: target(3)}, candidate=2, weight=5000, salt=7)
+
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        async def ask(key: bytes) -> None:
+            assert (await client.post(INFER, json=BODY, headers={"x-routing-key": key.decode()})).status_code == 200
+
+        first, *rest = [key for key, candidate in zip(keys, theirs, strict=True) if candidate]
+        await ask(first)
+        waiting = [asyncio.create_task(ask(key)) for key in rest]
+        for key in (key for key, candidate in zip(keys, theirs, strict=True) if not candidate):
+            await ask(key)
+        assert not any(task.done() for task in waiting)
+        assert scorer.calls == [1] * (1 + len(keys) - sum(theirs))
+        scorer.calls.clear()
+        await asyncio.gather(*waiting)
+        assert scorer.calls == [len(rest)]
+
+    run(scene, routes=RouteTable(1, {"pair": route}), limits=replace(PATIENT, apart_s=3.0))
+
+
 def test_a_bad_request_never_spoils_its_neighbours() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
         scorer.row_error = lambda row: BadInput("holds 3", where="pair") if row[0] == 3 else None
