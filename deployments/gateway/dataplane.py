@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,8 +70,9 @@ class DataPlane:
                 route,
                 version,
                 request.inputs,
-                # One key a request, drawn where none is given: so one version answers all its rows.
-                call.routing_key or _key(request) or os.urandom(16),
+                # One key a request, drawn where none is given: so one version answers all its rows. Not by the kernel: a
+                # call to it lets go of the interpreter's lock, which engines' threads wait for.
+                call.routing_key or _key(request) or random.randbytes(16),  # noqa: S311 (no secret)
                 timeout_s=call.timeout_s or _timeout_s(request) or route.serving.timeout_s,
             )
             _raise_first(call.model, scored)

@@ -62,8 +62,10 @@ def from_raw(tensor: str, datatype: Datatype, shape: tuple[int, ...], data: memo
         )
     if datatype is Datatype.BOOL and (np.frombuffer(data, np.uint8) > 1).any():
         raise BadInput("a BOOL is one byte, 0 or 1", where=f"tensor {tensor!r}")
-    array: Array = np.frombuffer(data, dtype).reshape(shape)
-    return np.require(array, NUMPY[datatype], "A")
+    array: Array = np.frombuffer(data, dtype)
+    if not array.flags.aligned:
+        array = np.frombuffer(bytes(data), dtype)  # as numpy's own copy, but without letting go of the interpreter's lock
+    return array.astype(NUMPY[datatype], copy=False).reshape(shape)
 
 
 def to_raw(datatype: Datatype, array: Array) -> bytes:
