@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 from ray.serve._private.common import DeploymentStatus, ReplicaState
-from ray.serve.schema import ApplicationDetails, ApplicationStatus
+from ray.serve.schema import ApplicationStatus
 
 from cluster.ports import AppState, AppStatus
+from deployments.serve_controller import SeenApp
 
 _REASON = re.compile(
     r"^\s*(?:[A-Za-z_][\w.]*\.)?(\w*(?:Error|Exception|BadArtifact|Unreachable|NoCapacity|EngineFailure)): (.+)$", re.M
@@ -15,7 +16,7 @@ _REASON = re.compile(
 _LONGEST = 2000
 
 
-def app_state(name: str, app: ApplicationDetails, deployment: str) -> AppState:
+def app_state(name: str, app: SeenApp, deployment: str) -> AppState:
     """The state of an app with one deployment.
 
     An app is READY as long as any replica serves: one that lost some replicas, or is being scaled, must not lose its traffic.

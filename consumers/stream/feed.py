@@ -11,7 +11,6 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ApplicationDetails
 
 from cluster.errors import BadInput
 from cluster.ports import FeedKind, FeedSpec, FeedState
@@ -20,7 +19,7 @@ from consumers.stream.kafka_client import DEFAULT_BROKERS
 from consumers.stream.replica import STOP_S, StreamReplica
 from consumers.stream.spec import StreamSpec
 from consumers.stream.watch import Replicas, Watch
-from deployments.serve_controller import away, serve_details
+from deployments.serve_controller import SeenApp, away, serve_details
 from deployments.serve_state import app_state
 
 DEPLOYMENT = "consumer"
@@ -78,7 +77,7 @@ class ServeStreams:
             except (RayError, RayServeException) as error:
                 raise away(error) from error
 
-    def _apps(self) -> dict[str, ApplicationDetails]:
+    def _apps(self) -> dict[str, SeenApp]:
         return {name: app for name, app in serve_details().applications.items() if name.startswith(PREFIX)}
 
 
@@ -123,7 +122,7 @@ def deployment_options(spec: StreamSpec, digest: str) -> dict[str, Any]:
     }
 
 
-def _digest(app: ApplicationDetails) -> str | None:
+def _digest(app: SeenApp) -> str | None:
     """The digest that the app runs; None while Serve has not built its deployment yet."""
     details = app.deployments.get(DEPLOYMENT)
     config = details.deployment_config.user_config if details is not None else None

@@ -9,7 +9,8 @@ A call costs about the same for one row as for many, so few calls make the most 
 only for who has waited `gather_s`, the latency target. Where somebody waits long all the same, more are made, up to what the
 model's replicas bear: that is also how Serve sees that it should start another.
 
-A candidate has a small share of the keys, and would find its lane idle at nearly every one: its calls begin `apart_s` apart.
+A candidate has a small share of the keys, and would find its lane idle at nearly every one: its calls begin `apart_s` apart. Calls to
+replicas keep `crowd_apart_s` while many ask at a time: a call through Serve costs as much as ten requests.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from deployments.gateway.statistics import Statistics
 from deployments.scoring import Scored, Scorer
 
 SMOOTHING = 0.2  # weight of the newest call in the running mean of a call's time
+CROWD = 4  # requests in a call: so many ask at a time that waiting for more is worth it
 TIMER_S = 0.001  # uvloop's timers know whole milliseconds
 
 
@@ -52,15 +54,16 @@ class LaneKey(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
     """Bounds of a lane. One call is under way; up to `calls` once a request has waited `gather_s`; more after `patience_s`. A
-    candidate's calls begin `apart_s` apart.
+    candidate's calls begin `apart_s` apart, a crowd's to replicas `crowd_apart_s`.
 
     A queue that is empty takes any one request, however large.
     """
 
     calls: int = 2
-    gather_s: float = 0.004
+    gather_s: float = 0.01
     patience_s: float = 0.05
     apart_s: float = 0.01
+    crowd_apart_s: float = 0.005
     queued_rows: int = 32_768
     queued_bytes: int = 256 << 20
 
@@ -98,8 +101,8 @@ class Batcher:
         self._limits = limits
         self._statistics = statistics
         self._lanes: dict[LaneKey, _Lane] = {}
-        # How long a call takes and when the last began, by model and version: lanes come and go.
-        self._known: dict[tuple[str, int | None, bool], tuple[float, float]] = {}
+        # What was seen of a lane's calls, by model and version: lanes come and go.
+        self._seen: dict[tuple[str, int | None, bool], _Seen] = {}
 
     async def score(
         self, route: Route, version: int | None, tensors: Mapping[str, Array], key: bytes, *, timeout_s: float
@@ -119,15 +122,24 @@ class Batcher:
         lane = self._lanes.get(lane_key)
         if lane is None:
             lane = self._lanes[lane_key] = _Lane(lane_key, self._scorer, self._limits, self._statistics, max_batch_rows)
-            lane.call_s, lane.last_s = self._known.get(lane_key[:3], (0.0, 0.0))
+            lane.seen = self._seen.setdefault(lane_key[:3], _Seen())
         lane.max_batch_rows, lane.most_calls = max_batch_rows, max(self._limits.calls, _bearable_calls(route.serving))
+        lane.remote = route.serving.transport is Transport.REMOTE
         try:
             return await lane.score(tensors, len(tensors[names[0]]), key, timeout_s)
         finally:
             # Of a batch's callers the first finds the lane idle, lets it go and may come back by a new one before the next looks.
             if lane.idle and self._lanes.get(lane_key) is lane:
                 del self._lanes[lane_key]
-                self._known[lane_key[:3]] = lane.call_s, lane.last_s
+
+
+@dataclass(eq=False, slots=True)
+class _Seen:
+    """Of the calls so far: the running mean of their time, when the last began, and how many requests it had."""
+
+    call_s: float = 0.0
+    last_s: float = 0.0
+    last_asks: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -144,8 +156,8 @@ class _Lane:
     calls: set[asyncio.Task[list[Scored]]] = field(default_factory=set)
     waking: bool = False
     timer: asyncio.TimerHandle | None = None
-    call_s: float = 0.0
-    last_s: float = 0.0
+    remote: bool = False
+    seen: _Seen = field(default_factory=_Seen)
 
     @property
     def idle(self) -> bool:
@@ -174,7 +186,7 @@ class _Lane:
         if self.queued_rows + rows > self.limits.queued_rows or self.queued_bytes + size_bytes > self.limits.queued_bytes:
             raise NoCapacity("too many requests are waiting", where=self.key.model, remedy="retry later, or scale the model")
         calls_before = 1 + self.queued_rows / self.max_batch_rows
-        if calls_before * self.call_s / self.limits.calls > timeout_s:
+        if calls_before * self.seen.call_s / self.limits.calls > timeout_s:
             raise NoCapacity(
                 f"requests wait longer than {timeout_s:g} s now", where=self.key.model, remedy="retry later, or scale the model"
             )
@@ -185,7 +197,7 @@ class _Lane:
         now_s = time.monotonic()
         waited_s = now_s - self.queue[0].begin_s
         if len(self.calls) < self._most_after(waited_s):
-            early_s = self.last_s + self.limits.apart_s - now_s if self.key.candidate else 0.0
+            early_s = self.seen.last_s + self._apart_s() - now_s
             if early_s > 0:
                 self._look_in(early_s)
                 return
@@ -194,6 +206,11 @@ class _Lane:
             asyncio.get_running_loop().call_soon(self._start)
         elif waited_s < self.limits.patience_s:
             self._look_in((self.limits.gather_s if waited_s < self.limits.gather_s else self.limits.patience_s) - waited_s)
+
+    def _apart_s(self) -> float:
+        if self.key.candidate:
+            return self.limits.apart_s
+        return self.limits.crowd_apart_s if self.remote and self.seen.last_asks >= CROWD else 0.0
 
     def _look_in(self, seconds: float) -> None:
         if self.timer is None:
@@ -221,7 +238,8 @@ class _Lane:
         self.calls.add(call)
         for ask in batch:
             ask.batch, ask.call = batch, call
-        begin_s = self.last_s = time.monotonic()
+        begin_s = self.seen.last_s = time.monotonic()
+        self.seen.last_asks = len(batch)
         call.add_done_callback(lambda done: self._deliver(batch, begin_s, done))
 
     def _take(self) -> list[_Ask]:
@@ -248,7 +266,8 @@ class _Lane:
             keys = [key for ask in batch for key in (ask.key,) * ask.rows]
             answers = split(await self._score(tensors, keys, max(ask.deadline_s for ask in batch)), [ask.rows for ask in batch])
         took_s = time.monotonic() - started_s
-        self.call_s = took_s if self.call_s == 0 else self.call_s + SMOOTHING * (took_s - self.call_s)
+        seen = self.seen
+        seen.call_s = took_s if seen.call_s == 0 else seen.call_s + SMOOTHING * (took_s - seen.call_s)
         return answers
 
     async def _score(self, tensors: Mapping[str, Array], keys: list[bytes], deadline_s: float) -> Scored:
