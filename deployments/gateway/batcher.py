@@ -9,8 +9,8 @@ A call costs about the same for one row as for many, so few calls make the most 
 only for who has waited `gather_s`, the latency target. Where somebody waits long all the same, more are made, up to what the
 model's replicas bear: that is also how Serve sees that it should start another.
 
-A candidate has a small share of the keys, and would find its lane idle at nearly every one: its calls begin `apart_s` apart. Calls to
-replicas keep `crowd_apart_s` while many ask at a time: a call through Serve costs as much as ten requests.
+A candidate has a small share of the keys, and would find its lane idle at nearly every one: its calls begin `apart_s` apart.
+Calls to replicas keep `crowd_apart_s` while many ask at a time: a call through Serve costs as much as ten requests.
 """
 
 from __future__ import annotations
