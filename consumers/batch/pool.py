@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from ray._private.log import PlainRayHandler
 from ray.exceptions import RayError
 
 from cluster.errors import BadArtifact, BadInput, HeadraceError, NoCapacity, NotFound, Unreachable
+from cluster.serving import Resources
 from consumers.batch.ledger import Ledger, Receipt, RunRecord, read_receipt, receipt_bytes
 from consumers.batch.lock import under_way
 from consumers.batch.places import Place, locate
@@ -28,6 +29,8 @@ from consumers.batch.unit import UnitRunner
 from deployments.artifact import localize
 from deployments.control_client import ActorControlPlane
 from deployments.engines.load import load_engine
+
+_log = logging.getLogger(__name__)
 
 _UNIT = TypeAdapter(Unit)
 _NAMESPACE = "headrace"
@@ -122,6 +125,8 @@ def score_units(
     """Yields receipts as units finish, in no order. Raises the first failure of a worker; the others' work is kept."""
     spec = record.spec
     _quieten()
+    if (shortage := short_of(spec.workers.resources, ray.available_resources())) is not None:  # type: ignore[no-untyped-call]
+        _log.warning("%s: %s", record.spec.output.path, shortage)
     rows = ray.data.from_items([{"unit": _UNIT.dump_json(unit)} for unit in units], override_num_blocks=len(units))
     most = min(workers, len(units))
     answers = rows.map(
@@ -138,6 +143,17 @@ def score_units(
             yield read_receipt(answer["receipt"])
     except RayError as error:
         raise _of_ray(error) from error
+
+
+def short_of(wanted: Resources, free: Mapping[str, float]) -> str | None:
+    """Says what a run waits for where not one worker fits beside what runs now. Pure."""
+    for resource, each in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):
+        if each > free.get(resource, 0):
+            return (
+                f"no worker fits now: each asks for {each:g} {resource}, and {free.get(resource, 0):g} are free. The run waits for"
+                f" room; it would begin at once with less in spec.workers.resources.{resource.lower()}s"
+            )
+    return None
 
 
 def _ready(spec: BatchSpec, most: int) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.serving import Resources
 from consumers.batch.ledger import Receipt, remaining, totals
 from consumers.batch.plan import InputFile, RowGroup, Unit, plan
+from consumers.batch.pool import short_of
 
 MB = 1024 * 1024
 
@@ -95,3 +97,11 @@ def test_what_remains_and_what_is_done_make_the_whole(files: tuple[InputFile, ..
     assert sums.units == len(done)
     assert sums.rows == sum(unit.rows for unit in done)
     assert sums.quarantined == sum(one.quarantined for one in receipts)
+
+
+def test_a_run_whose_workers_do_not_fit_beside_the_rest_says_so() -> None:
+    told = short_of(Resources(cpus=1), {"CPU": 0.9})
+    assert told is not None
+    assert told.startswith("no worker fits now: each asks for 1 CPU, and 0.9 are free")
+    assert short_of(Resources(cpus=0.4), {"CPU": 0.4}) is None
+    assert "1 GPU, and 0 are free" in str(short_of(Resources(cpus=0.4, gpus=1), {"CPU": 4}))
