@@ -150,8 +150,8 @@ def short_of(wanted: Resources, free: Mapping[str, float]) -> str | None:
     for resource, each in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):
         if each > free.get(resource, 0):
             return (
-                f"no worker fits now: each asks for {each:g} {resource}, and {free.get(resource, 0):g} are free. The run waits for"
-                f" room; it would begin at once with less in spec.workers.resources.{resource.lower()}s"
+                f"no worker fits now: each asks for {each:g} {resource}, and {free.get(resource, 0):g} are free. The run waits"
+                f" for room; it would begin at once with less in spec.workers.resources.{resource.lower()}s"
             )
     return None
 
