@@ -41,8 +41,8 @@ class Route:
     `weight` basis points of the keys go to the candidate. `shadow` basis points of the stable's rows are scored by the
     candidate too, compared, and never returned. `stage` names the rollout and its step: evidence carries it, so that late
     evidence of an earlier step is not counted. `salt` seeds the split and stays the same through one rollout.
-    While `trial`, the candidate has not passed its first step: it is scored by its replicas only, so that one that crashes
-    takes none of its callers along. `slow_ms` is the bound above which a call counts as slow, `tolerance` what outputs may
+    While `trial`, the candidate has not passed its first step: it is never loaded in its callers' own processes, so that one
+    that crashes takes none of them along. `slow_ms` is the bound above which a call counts as slow, `tolerance` what outputs may
     differ by in shadow: all, or by name (None, or not named: compare argmax on the last axis). While labels are wanted,
     `labels` says of which output.
     """

@@ -34,7 +34,10 @@ _log = logging.getLogger(__name__)
 class RemoteTransport:
     """Replicas by Serve handle. Ray must be connected before the first call."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, for_life: bool = False) -> None:
+        """`for_life`: the loop that uses it ends with the process. Then Serve's side of a call runs on it too, not on a thread
+        of its own."""
+        self._for_life = for_life
         self._handles: dict[str, Any] = {}
         self._suspects: dict[str, Suspects] = {}
 
@@ -133,7 +136,10 @@ class RemoteTransport:
         return Answer(outputs, {row: EngineFailure(what, where=target.app) for row, what in zip(failed, refused, strict=True)})
 
     def _handle(self, app: str) -> Any:
-        found = self._handles.get(app)
+        found: Any = self._handles.get(app)
         if found is None:
-            found = self._handles[app] = serve.get_deployment_handle(DEPLOYMENT, app_name=app, _check_exists=False)
+            found = serve.get_deployment_handle(DEPLOYMENT, app_name=app, _check_exists=False)
+            if self._for_life:
+                found._init(_run_router_in_separate_loop=False)
+            self._handles[app] = found
         return found

@@ -17,6 +17,7 @@ from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.direct_lane import DirectLane
 from deployments.gateway.grpc_server import GrpcServer
 from deployments.gateway.repository import Repository
+from deployments.remote import RemoteTransport
 from deployments.scorer import RoutedScorer
 
 APP = "gateway"
@@ -50,7 +51,7 @@ class Gateway:
         """Called by Serve once, after the constructor, in the replica."""
         settings, control = self._settings, connect()
         version = importlib.metadata.version("headrace")
-        scorer = RoutedScorer(control)
+        scorer = RoutedScorer(control, RemoteTransport(for_life=True))
         dataplane = DataPlane(scorer, control, BatchLimits())
         repository = Repository(scorer, control)
         grpc_server = GrpcServer(dataplane, repository, version, settings.max_grpc_message_bytes, settings.max_ongoing)
