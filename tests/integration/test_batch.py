@@ -76,7 +76,7 @@ def test_killed_at_random_it_publishes_what_an_undisturbed_run_does(ray_cluster:
     print(f"HEADRACE_TEST_SEED={seed}")  # noqa: T201
     dice = random.Random(seed)
     pin = digits_pin(tmp_path)
-    total = write_dataset(tmp_path / "in", files=10)
+    total = write_dataset(tmp_path / "in", files=30)
     write_file(tmp_path / "in/bad.parquet", [total], [None])
     settings = {"workers": {"max": 2}, "units": {"max_rows": 100}}
     calm = begin(
@@ -95,10 +95,11 @@ def test_killed_at_random_it_publishes_what_an_undisturbed_run_does(ray_cluster:
         process = driver(ray_cluster.address, what, spec, pin)
         try:
             assert process.stdout is not None
-            at = dice.randrange(0, 20)
+            at = dice.randrange(0, 60)
             for line in process.stdout:
                 if json.loads(line) >= at:
                     break
+            process.send_signal(signal.SIGSTOP)  # 30 units are left, which take no longer than the looks that follow
             if what == "begin" or process.poll() is None:
                 assert is_held(runs.home)
                 with pytest.raises(Conflict, match="under way"):
@@ -118,7 +119,7 @@ def test_killed_at_random_it_publishes_what_an_undisturbed_run_does(ray_cluster:
 
 def test_a_killed_worker_costs_nothing_but_time(ray_cluster: RayCluster, tmp_path: Path) -> None:
     pin = digits_pin(tmp_path)
-    total = write_dataset(tmp_path / "in", files=10)
+    total = write_dataset(tmp_path / "in", files=30)
     before = set(workers())
     process = driver(ray_cluster.address, "begin", spec_of(tmp_path / "in", tmp_path / "out", workers={"max": 2}), pin)
     try:
