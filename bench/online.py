@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import subprocess
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 from rich.console import Console
 
@@ -71,29 +73,20 @@ def turns(
     port: int, message: bytes, body: bytes, rounds: int, seconds: float, connections: int
 ) -> tuple[list[Measured], list[Measured]]:
     """Ours and the echo in turn, after one round that does not count."""
-    ours, limit = [], []
     size = measure(port, message, connections=connections, seconds=seconds / 2).answer_bytes
     echo = request("/echo", body, {"answer-bytes": str(size)})
     measure(port, echo, connections=connections, seconds=seconds / 2)
-    for _ in range(rounds):
-        ours.append(measure(port, message, connections=connections, seconds=seconds))
-        limit.append(measure(port, echo, connections=connections, seconds=seconds))
-    _refuse_failures(ours, limit)
-    return ours, limit
+    return _in_turn(rounds, *(partial(measure, port, each, connections=connections, seconds=seconds) for each in (message, echo)))
 
 
 def grpc_turns(port: int, model: str, rounds: int, seconds: float, calls: int) -> tuple[list[Measured], list[Measured]]:
     """As `turns`, for gRPC with raw tensors."""
     address, message = f"127.0.0.1:{port}", grpc_message(model)
     size = grpc_load.measure(address, GRPC_METHOD, message, calls=calls, seconds=seconds / 2).answer_bytes
-    ours, limit = [], []
     with grpc_load.echoing(free_port(), size) as echo:
         grpc_load.measure(echo, GRPC_METHOD, message, calls=calls, seconds=seconds / 2)
-        for _ in range(rounds):
-            ours.append(grpc_load.measure(address, GRPC_METHOD, message, calls=calls, seconds=seconds))
-            limit.append(grpc_load.measure(echo, GRPC_METHOD, message, calls=calls, seconds=seconds))
-    _refuse_failures(ours, limit)
-    return ours, limit
+        both = (partial(grpc_load.measure, at, GRPC_METHOD, message, calls=calls, seconds=seconds) for at in (address, echo))
+        return _in_turn(rounds, *both)
 
 
 def rival_turns(
@@ -108,20 +101,23 @@ def rival_turns(
     else:
         started, path = plain_serve(model), "/plain"
     own, other = (request(where, body, headers) for where in ("/v2/models/bench-embedded/infer", path))
-    ours, theirs = [], []
     with started as port:
         measure(port, other, connections=connections, seconds=seconds / 2)
-        for _ in range(rounds):
-            ours.append(measure(service.port, own, connections=connections, seconds=seconds))
-            theirs.append(measure(port, other, connections=connections, seconds=seconds))
-    _refuse_failures(ours, theirs)
-    return ours, theirs
+        both = ((service.port, own), (port, other))
+        return _in_turn(rounds, *(partial(measure, *each, connections=connections, seconds=seconds) for each in both))
 
 
-def _refuse_failures(ours: list[Measured], limit: list[Measured]) -> None:
+def _in_turn(
+    rounds: int, measure_ours: Callable[[], Measured], measure_limit: Callable[[], Measured]
+) -> tuple[list[Measured], list[Measured]]:
+    ours, limit = [], []
+    for _ in range(rounds):
+        ours.append(measure_ours())
+        limit.append(measure_limit())
     failed = sum(one.failed for one in (*ours, *limit))
     if failed:
         raise SystemExit(f"{failed} requests failed: the figures would mean nothing")
+    return ours, limit
 
 
 def compared(name: str, ours: list[Measured], limit: list[Measured]) -> list[Figure]:

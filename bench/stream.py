@@ -66,6 +66,8 @@ class Bench:
 
     def warm_up(self, topic: str, format_: Format) -> None:
         """Nothing is measured of a broker's first half minute, in which it compiles itself beside its work."""
+        if self.warm:
+            return
         for _ in range(WARM_ROUNDS):
             self.rate("ours", topic, format_)
         self.warm = True
@@ -109,8 +111,7 @@ class Bench:
 
     def turns(self, name: str, way: str, reference: str, topic: str, format_: Format) -> Figure:
         """Medians of both, in turn."""
-        if not self.warm:
-            self.warm_up(topic, format_)
+        self.warm_up(topic, format_)
         rates: dict[str, list[float]] = {way: [], reference: []}
         for _ in range(self.rounds):
             for each, found in rates.items():
@@ -184,7 +185,7 @@ def measured(bench: Bench, only: str, latency_s: float) -> Iterator[Figure]:
         if only in name:
             yield bench.turns(name, way, reference, topic_of(bench, topics, format_), format_)
     latencies = [guarantee for guarantee in Guarantee if only in f"stream.latency.{guarantee}"]
-    if latencies and not bench.warm:
+    if latencies:
         bench.warm_up(topic_of(bench, topics, Format.JSON), Format.JSON)
     for guarantee in latencies:
         yield from bench.latency(guarantee, latency_s)

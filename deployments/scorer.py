@@ -282,12 +282,12 @@ class RoutedScorer:
         if timeout_s <= 0:
             raise NoCapacity("the deadline is over", where=target.app, remedy="retry, or allow more time")
         transport = self._transport(call.route, target)
+        end_s = begin + timeout_s
         rows = len(next(iter(tensors.values())))
         if rows <= serving.max_batch_rows:
-            return await self._piece(transport, target, tensors, begin + timeout_s), time.monotonic() - begin
+            return await self._piece(transport, target, tensors, end_s), time.monotonic() - begin
         size = math.ceil(rows / math.ceil(rows / serving.max_batch_rows))
         starts = range(0, rows, size)
-        end_s = begin + timeout_s
         pieces = [self._piece(transport, target, take(tensors, slice(start, start + size)), end_s) for start in starts]
         answers = await _all(pieces)
         return joined(target.signature, answers, [min(size, rows - start) for start in starts]), time.monotonic() - begin

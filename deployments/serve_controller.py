@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import ray
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from ray.exceptions import RayError
 from ray.serve._private.common import DeploymentStatus, ReplicaState
 from ray.serve.context import _get_global_client
@@ -59,7 +59,7 @@ class ServeSeen(BaseModel):
     four times a second."""
 
     http_options: SeenHttp | None = None
-    applications: dict[str, SeenApp] = Field(default_factory=dict)
+    applications: dict[str, SeenApp] = {}
 
 
 def ask(method: str, *args: Any) -> Any:

@@ -83,13 +83,13 @@ def count_workers(spec: BatchSpec) -> int:
     """How many workers the pool may have. Raises BadInput where the cluster could never hold one."""
     workers, wanted = spec.workers, spec.workers.resources
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for resource, each in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):
-        if each > total.get(resource, 0):
-            raise BadInput(
-                f"a worker asks for {each:g} {resource}, and the cluster has {total.get(resource, 0):g} in all",
-                where="spec.workers.resources",
-                remedy="ask for less, or add nodes",
-            )
+    if (short := _short(wanted, total)) is not None:
+        resource, each = short
+        raise BadInput(
+            f"a worker asks for {each:g} {resource}, and the cluster has {total.get(resource, 0):g} in all",
+            where="spec.workers.resources",
+            remedy="ask for less, or add nodes",
+        )
     if workers.max is not None:
         return workers.max
     rooms = [int(total.get(name, 0) / each) for name, each in (("CPU", wanted.cpus), ("GPU", wanted.gpus)) if each > 0]
@@ -125,14 +125,17 @@ def score_units(
     """Yields receipts as units finish, in no order. Raises the first failure of a worker; the others' work is kept."""
     spec = record.spec
     _quieten()
-    if (shortage := short_of(spec.workers.resources, ray.available_resources())) is not None:  # type: ignore[no-untyped-call]
+    free = ray.available_resources()  # type: ignore[no-untyped-call]
+    if (shortage := short_of(spec.workers.resources, free)) is not None:
         _log.warning("%s: %s", record.spec.output.path, shortage)
     rows = ray.data.from_items([{"unit": _UNIT.dump_json(unit)} for unit in units], override_num_blocks=len(units))
     most = min(workers, len(units))
     answers = rows.map(
         worker,  # type: ignore[arg-type]
         fn_constructor_args=(spec.output.path, ledger.place.path),
-        compute=ray.data.ActorPoolStrategy(min_size=min(spec.workers.min, most), max_size=most, initial_size=_ready(spec, most)),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=min(spec.workers.min, most), max_size=most, initial_size=_ready(spec, most, free)
+        ),
         num_cpus=spec.workers.resources.cpus,
         **_remote_args(spec),
     )
@@ -147,20 +150,25 @@ def score_units(
 
 def short_of(wanted: Resources, free: Mapping[str, float]) -> str | None:
     """Says what a run waits for where not one worker fits beside what runs now. Pure."""
-    for resource, each in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):
-        if each > free.get(resource, 0):
-            return (
-                f"no worker fits now: each asks for {each:g} {resource}, and {free.get(resource, 0):g} are free. The run waits"
-                f" for room; it would begin at once with less in spec.workers.resources.{resource.lower()}s"
-            )
-    return None
+    if (short := _short(wanted, free)) is None:
+        return None
+    resource, each = short
+    return (
+        f"no worker fits now: each asks for {each:g} {resource}, and {free.get(resource, 0):g} are free. The run waits"
+        f" for room; it would begin at once with less in spec.workers.resources.{resource.lower()}s"
+    )
 
 
-def _ready(spec: BatchSpec, most: int) -> int:
+def _short(wanted: Resources, there: Mapping[str, float]) -> tuple[str, float] | None:
+    """The first resource of which there is less than one worker asks for, and how much that is."""
+    asked = (("CPU", wanted.cpus), ("GPU", wanted.gpus))
+    return next(((resource, each) for resource, each in asked if each > there.get(resource, 0)), None)
+
+
+def _ready(spec: BatchSpec, most: int, free: Mapping[str, float]) -> int:
     """As many workers at once as there is room for now: growing one by one takes seconds."""
-    free = ray.available_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
     each = spec.workers.resources.cpus
-    room = int(free / each) if each > 0 else most
+    room = int(free.get("CPU", 0) / each) if each > 0 else most
     return max(min(spec.workers.min, most), min(most, room))
 
 

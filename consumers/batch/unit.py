@@ -182,10 +182,10 @@ class UnitRunner:
                 where=piece.path,
                 remedy="begin again with `headrace batch run NAME --fresh`",
             )
-        fragment = fragment_of(self._filesystem, piece.path, piece.row_groups, piece.partition, list(self._schema))
         if columns is not None and piece.rows <= self._batch_rows and self._filter is None and not piece.partition:
             yield from self._whole(piece, columns)
             return
+        fragment = fragment_of(self._filesystem, piece.path, piece.row_groups, piece.partition, list(self._schema))
         schema, batch_rows = self._schema, self._batch_rows
         if columns is None:
             own = fragment.physical_schema

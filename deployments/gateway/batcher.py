@@ -115,16 +115,14 @@ class Batcher:
         candidate = (
             version is None and route.candidate is not None and goes_to_candidate(key, salt=route.salt, weight=route.weight)
         )
-        max_batch_rows = route.serving.max_batch_rows
         lane_key = LaneKey(
             route.model, version, candidate, tuple((name, tensors[name].dtype.char, tensors[name].shape[1:]) for name in names)
         )
         lane = self._lanes.get(lane_key)
         if lane is None:
-            lane = self._lanes[lane_key] = _Lane(lane_key, self._scorer, self._limits, self._statistics, max_batch_rows)
-            lane.seen = self._seen.setdefault(lane_key[:3], _Seen())
-        lane.max_batch_rows, lane.most_calls = max_batch_rows, max(self._limits.calls, _bearable_calls(route.serving))
-        lane.remote = route.serving.transport is Transport.REMOTE
+            seen = self._seen.setdefault(lane_key[:3], _Seen())
+            lane = self._lanes[lane_key] = _Lane(lane_key, self._scorer, self._limits, self._statistics, seen, route.serving)
+        lane.serving = route.serving
         try:
             return await lane.score(tensors, len(tensors[names[0]]), key, timeout_s)
         finally:
@@ -148,16 +146,14 @@ class _Lane:
     scorer: Scorer
     limits: BatchLimits
     statistics: Statistics
-    max_batch_rows: int
-    most_calls: int = 0
+    seen: _Seen
+    serving: Serving
     queue: deque[_Ask] = field(default_factory=deque)
     queued_rows: int = 0
     queued_bytes: int = 0
     calls: set[asyncio.Task[list[Scored]]] = field(default_factory=set)
     waking: bool = False
     timer: asyncio.TimerHandle | None = None
-    remote: bool = False
-    seen: _Seen = field(default_factory=_Seen)
 
     @property
     def idle(self) -> bool:
@@ -185,7 +181,7 @@ class _Lane:
             return
         if self.queued_rows + rows > self.limits.queued_rows or self.queued_bytes + size_bytes > self.limits.queued_bytes:
             raise NoCapacity("too many requests are waiting", where=self.key.model, remedy="retry later, or scale the model")
-        calls_before = 1 + self.queued_rows / self.max_batch_rows
+        calls_before = 1 + self.queued_rows / self.serving.max_batch_rows
         if calls_before * self.seen.call_s / self.limits.calls > timeout_s:
             raise NoCapacity(
                 f"requests wait longer than {timeout_s:g} s now", where=self.key.model, remedy="retry later, or scale the model"
@@ -210,7 +206,8 @@ class _Lane:
     def _apart_s(self) -> float:
         if self.key.candidate:
             return self.limits.apart_s
-        return self.limits.crowd_apart_s if self.remote and self.seen.last_asks >= CROWD else 0.0
+        crowd = self.serving.transport is Transport.REMOTE and self.seen.last_asks >= CROWD
+        return self.limits.crowd_apart_s if crowd else 0.0
 
     def _look_in(self, seconds: float) -> None:
         if self.timer is None:
@@ -219,7 +216,7 @@ class _Lane:
     def _most_after(self, waited_s: float) -> int:
         """How many calls may be under way while the first in the queue has waited so long."""
         if waited_s >= self.limits.patience_s:
-            return self.most_calls
+            return max(self.limits.calls, _bearable_calls(self.serving))
         return self.limits.calls if waited_s >= self.limits.gather_s else 1
 
     def _look_again(self) -> None:
@@ -247,7 +244,7 @@ class _Lane:
         now_s = asyncio.get_running_loop().time()
         batch: list[_Ask] = []
         rows = 0
-        while self.queue and (not batch or rows + self.queue[0].rows <= self.max_batch_rows):
+        while self.queue and (not batch or rows + self.queue[0].rows <= self.serving.max_batch_rows):
             ask = self.queue.popleft()
             self.queued_rows -= ask.rows
             self.queued_bytes -= ask.size_bytes
