@@ -46,7 +46,7 @@ $(VENV)-kserve/.installed: tests/kserve-constraints.txt | $(STAMP)
 
 # Many minutes: not a part of `test`.
 soak: $(STAMP)
-	$(BIN)/python -m pytest tests/faults -q -m soak -s
+	$(BIN)/python -m pytest tests/faults -q -m soak -s -o faulthandler_timeout=0
 
 demo: $(STAMP)
 	$(BIN)/python -m examples.digits.demo $(if $(KEEP),--keep)

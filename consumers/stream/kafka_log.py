@@ -68,8 +68,10 @@ class KafkaLog:
         self._early: list[Records] = []
         self._polled_s = 0.0
         self._offsets_to_commit: dict[TopicPartition, OffsetAndMetadata] = {}
-        self._thread = CommitThread()
         self._producer: KafkaProducer | None = None
+        # Ours is what the producer lets through; a topic may take less.
+        ours = spec.max_record_bytes + ROOM_BYTES
+        self._largest = {topic: min(limit, ours) for topic, limit in record_limits(spec, brokers, default=ours).items()}
         try:
             self._consumer = KafkaConsumer(
                 **self._config,
@@ -94,9 +96,6 @@ class KafkaLog:
                 self._consumer.subscribe(list(spec.input.names), listener=ownership)
         except KafkaError as error:
             raise unreachable(brokers, error) from error
-        # Ours is what the producer lets through; a topic may take less.
-        ours = spec.max_record_bytes + ROOM_BYTES
-        self._largest = {topic: min(limit, ours) for topic, limit in record_limits(spec, brokers, default=ours).items()}
         # Before the broker counts this member out, its worker should say that it is cut off.
         self._membership = Membership(self._consumer, spec.session_timeout_s / 2)
         try:
@@ -104,6 +103,7 @@ class KafkaLog:
         except BaseException:
             self._consumer.close(timeout_ms=1000)
             raise
+        self._thread = CommitThread()
 
     def poll(self, *, max_rows: int, timeout_s: float) -> list[Records]:
         """See Log."""
@@ -338,7 +338,7 @@ class KafkaLog:
             if committing:  # perhaps it was this member itself that joined anew meanwhile: `recover` asks
                 raise unreachable(self._brokers, error) from error
             raise Conflict(
-                "another member of this name took over", where=str(self._member.instance), remedy="end this one"
+                "another member of this name took over", where=self._member.instance, remedy="end this one"
             ) from error
         except KafkaError as error:
             raise unreachable(self._brokers, error) from error

@@ -26,7 +26,7 @@ class Member:
 
     group: str
     transactional_id: str
-    instance: str | None = None
+    instance: str
 
 
 class Origins(NamedTuple):

@@ -26,11 +26,12 @@ from consumers.stream.rdkafka_watch import Watch
 from consumers.stream.spec import Begin, Guarantee, Security, StreamSpec
 
 CALL_TIMEOUT_S = 20.0
-CLOSE_TIMEOUT_S = 30.0
+CLOSE_TIMEOUT_S = 10.0
 STATS_EVERY_MS = 500
 FULL_QUEUE_WAIT_MS = 10
 BUSY_COORDINATOR_WAIT_MS = 5
 EARLY_MAX_ROWS = 100
+LAST_POLLS = 100
 KEEP_ALIVE_EVERY_S = 0.5
 # The client's lowest; a record may be larger than a fetch, which then holds it alone.
 FETCH_MIN_BYTES = 64 * 1024
@@ -71,7 +72,6 @@ class RdKafkaLog:
         self._fenced = self._closed = False
         self._failed_sends: list[KafkaError] = []
         self._offsets_to_commit: dict[Partition, int] = {}
-        self._thread = CommitThread()
         self._producer: Producer | None = None
         # Ours is what the producer lets through; a topic may take less. It also tells whether the broker is there.
         ours = spec.max_record_bytes + ROOM_BYTES
@@ -81,8 +81,9 @@ class RdKafkaLog:
         try:
             self._producer = self._new_producer()
         except BaseException:
-            self._consumer.close()
+            self._let_go()
             raise
+        self._thread = CommitThread()
 
     def poll(self, *, max_rows: int, timeout_s: float) -> list[Records]:
         """See Log."""
@@ -171,13 +172,28 @@ class RdKafkaLog:
         self._drop_producer()
         with contextlib.suppress(Unreachable):  # at-least-once offsets: the next member reads the records again
             self._flush_offsets(wait=True)
-        # The client may wait for ever for its own thread, which has given the group up already (librdkafka 2.x, seen once).
-        closed = self._thread.submit(self._consumer.close)
+        freed = self._thread.submit(self._let_go)
         self._thread.end()
         try:
-            closed.result(CLOSE_TIMEOUT_S)
+            freed.result(CLOSE_TIMEOUT_S)
         except TimeoutError:
-            logger.warning("the consumer of %s does not close and is left behind", self._member.group)
+            logger.warning("the client of %s does not end and is left behind", self._member.group)
+
+    def _let_go(self) -> None:
+        """Ends the client, which as a static member has nobody to tell that it goes.
+
+        Not by its own `close`: that serves two rebalances where one still waits, and the second asks a thread that answers no
+        more, for ever and with the interpreter's lock held (librdkafka #4041 and #4884, seen with 2.16). To drop the last
+        reference stops the threads and calls nothing; it waits for ever only where a rebalance still waits, so that is served
+        just before.
+        """
+        consumer = self._consumer
+        del self._consumer
+        with contextlib.suppress(KafkaException):  # a client that has failed for good serves nothing, and assigns nothing
+            consumer.pause(consumer.assignment())
+            for _ in range(LAST_POLLS):
+                if not consumer.consume(EARLY_MAX_ROWS, 0.0):
+                    break
 
     # --- reading
 
@@ -286,7 +302,7 @@ class RdKafkaLog:
             {
                 **self._config,
                 "group.id": member.group,
-                **({"group.instance.id": member.instance} if member.instance else {}),
+                "group.instance.id": member.instance,
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "isolation.level": "read_committed",
@@ -442,7 +458,7 @@ class RdKafkaLog:
             cause = self._watch.fatal if told.code() == KafkaError._FATAL and self._watch.fatal is not None else told
             if cause.code() in (KafkaError.FENCED_INSTANCE_ID, KafkaError._FATAL) and "group.instance.id" in cause.str():
                 raise Conflict(
-                    "another member of this name took over", where=str(self._member.instance), remedy="end this one"
+                    "another member of this name took over", where=self._member.instance, remedy="end this one"
                 ) from error
             if cause.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED):
                 self._fenced = True
