@@ -337,9 +337,7 @@ class KafkaLog:
         except FencedInstanceIdError as error:
             if committing:  # perhaps it was this member itself that joined anew meanwhile: `recover` asks
                 raise unreachable(self._brokers, error) from error
-            raise Conflict(
-                "another member of this name took over", where=self._member.instance, remedy="end this one"
-            ) from error
+            raise Conflict("another member of this name took over", where=self._member.instance, remedy="end this one") from error
         except KafkaError as error:
             raise unreachable(self._brokers, error) from error
 
