@@ -29,7 +29,7 @@ from consumers.stream.collector import spare_collections
 from consumers.stream.formats import make_decoder, make_encoder
 from consumers.stream.log import Member
 from consumers.stream.loop import Loop
-from consumers.stream.rdkafka_log import FULL_QUEUE_WAIT_MS
+from consumers.stream.rdkafka_config import FULL_QUEUE_WAIT_MS
 from consumers.stream.spec import Client, StreamSpec
 from deployments.artifact import localize
 from deployments.engines.load import load_engine

@@ -22,35 +22,17 @@ from consumers.stream.commit_thread import CommitThread, refused
 from consumers.stream.epochs import Epochs
 from consumers.stream.kafka_client import ROOM_BYTES, record_limits
 from consumers.stream.log import Header, Member, Outgoing, Partition, Records
+from consumers.stream.rdkafka_config import consumer_config, producer_config, rdkafka_config
 from consumers.stream.rdkafka_watch import Watch
-from consumers.stream.spec import Begin, Guarantee, Security, StreamSpec
+from consumers.stream.spec import Guarantee, StreamSpec
 
 CALL_TIMEOUT_S = 20.0
 CLOSE_TIMEOUT_S = 10.0
-STATS_EVERY_MS = 500
-FULL_QUEUE_WAIT_MS = 10
-BUSY_COORDINATOR_WAIT_MS = 5
 EARLY_MAX_ROWS = 100
 LAST_POLLS = 100
 KEEP_ALIVE_EVERY_S = 0.5
-# The client's lowest; a record may be larger than a fetch, which then holds it alone.
-FETCH_MIN_BYTES = 64 * 1024
 
 logger = logging.getLogger(__name__)
-
-
-def rdkafka_config(brokers: str, security: Security) -> dict[str, Any]:
-    """Properties that every librdkafka client takes. Raises BadInput where a secret can't be read."""
-    given = {
-        "ssl.ca.location": security.ca_file,
-        "ssl.certificate.location": security.cert_file,
-        "ssl.key.location": security.key_file,
-        "sasl.mechanism": security.mechanism,
-        "sasl.username": security.username,
-        "sasl.password": security.password(),
-    }
-    config = {"bootstrap.servers": brokers, "security.protocol": security.protocol.value}
-    return config | {name: value for name, value in given.items() if value is not None}
 
 
 class RdKafkaLog:
@@ -295,39 +277,10 @@ class RdKafkaLog:
         self._lag = lag
 
     def _new_consumer(self) -> Consumer:
-        spec, member = self._spec, self._member
-        fetch_bytes = max(spec.max_in_flight_bytes // 4, 1024 * 1024)
-        session_ms = int(spec.session_timeout_s * 1000)
-        consumer = Consumer(
-            {
-                **self._config,
-                "group.id": member.group,
-                "group.instance.id": member.instance,
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "earliest" if spec.input.begin is Begin.EARLIEST else "latest",
-                "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": session_ms,
-                "heartbeat.interval.ms": session_ms // 5,
-                "fetch.max.bytes": fetch_bytes,
-                "receive.message.max.bytes": max(fetch_bytes, spec.max_record_bytes + ROOM_BYTES) + 1024 * 1024,
-                "max.partition.fetch.bytes": max(min(spec.max_in_flight_bytes // 16, 4 * 1024 * 1024), FETCH_MIN_BYTES),
-                "queued.max.messages.kbytes": max(spec.max_in_flight_bytes // 1024, 1024),
-                "check.crcs": True,
-                "fetch.error.backoff.ms": 50,
-                # A partition whose queue was full is asked again after this long: by default a second, which a fast worker idles.
-                "fetch.queue.backoff.ms": FULL_QUEUE_WAIT_MS,
-                "enable.partition.eof": True,
-                "topic.metadata.refresh.interval.ms": 30_000,
-                "statistics.interval.ms": STATS_EVERY_MS,
-                "stats_cb": self._watch.on_stats,
-                "error_cb": self._watch.on_error,
-                "log_level": 3,
-            },
-            logger=logger,
-        )
-        topics = [f"^({spec.input.pattern})$"] if spec.input.pattern else list(spec.input.names)
+        watched = {"stats_cb": self._watch.on_stats, "error_cb": self._watch.on_error}
+        consumer = Consumer({**self._config, **consumer_config(self._spec, self._member), **watched}, logger=logger)
+        chosen = self._spec.input
+        topics = [f"^({chosen.pattern})$"] if chosen.pattern else list(chosen.names)
         consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke)
         return consumer
 
@@ -410,33 +363,11 @@ class RdKafkaLog:
         self._fenced = False
 
     def _new_producer(self) -> Producer:
-        spec, timeout_ms = self._spec, int(self._spec.transaction_timeout_s * 1000)
-        exactly_once = spec.guarantee is Guarantee.EXACTLY_ONCE
-        transactions = (
-            {"transactional.id": self._member.transactional_id, "transaction.timeout.ms": timeout_ms}
-            if exactly_once
-            else {"on_delivery": self._on_failed_send, "delivery.report.only.error": True}
-        )
+        exactly_once = self._spec.guarantee is Guarantee.EXACTLY_ONCE
+        reported = {} if exactly_once else {"on_delivery": self._on_failed_send, "delivery.report.only.error": True}
+        config = {**self._config, **producer_config(self._spec, self._member, min(self._largest.values())), **reported}
         with self._reaching():
-            producer = Producer(
-                {
-                    **self._config,
-                    **transactions,
-                    "enable.idempotence": True,
-                    "linger.ms": 2,
-                    # A batch must fit too, not only a record.
-                    "batch.size": min(256 * 1024, *self._largest.values()),
-                    "message.max.bytes": spec.max_record_bytes + 2 * ROOM_BYTES,
-                    "delivery.timeout.ms": timeout_ms,
-                    # While the marks of the last transaction are being written the broker refuses the next one's offsets: this is
-                    # how long the client then waits, and by default it is a tenth of a second.
-                    "retry.backoff.ms": BUSY_COORDINATOR_WAIT_MS,
-                    "queue.buffering.max.messages": max(10 * spec.max_batch_rows, 100_000),
-                    "queue.buffering.max.kbytes": max(4 * (spec.max_in_flight_bytes + spec.max_record_bytes) // 1024, 64 * 1024),
-                    "log_level": 3,
-                },
-                logger=logger,
-            )
+            producer = Producer(config, logger=logger)
             if exactly_once:
                 producer.init_transactions(CALL_TIMEOUT_S)
         return producer

@@ -10,7 +10,7 @@ import pytest
 from cluster.errors import BadInput
 from consumers.stream.clients import chosen_client
 from consumers.stream.kafka_client import client_config
-from consumers.stream.rdkafka_log import rdkafka_config
+from consumers.stream.rdkafka_config import rdkafka_config
 from consumers.stream.spec import Client, Protocol, Security
 
 
