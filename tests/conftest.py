@@ -21,6 +21,8 @@ from hypothesis import HealthCheck, settings
 from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment
 from tests.broker import broker as broker
 from tests.broker import free_port
+from tests.postgres import postgres as postgres
+from tests.postgres import postgres_server as postgres_server
 
 # How fast an example runs says more about what else the machine does than about our code. The same examples each time: a test
 # that fails once in a hundred runs tells nobody what he broke.

