@@ -5,8 +5,9 @@ from __future__ import annotations
 import getpass
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -218,6 +219,14 @@ def _history(told: RolloutHistory) -> RenderableType:
         table.add_column(column)
     for event in told.audit:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at_s))
-        why = ", ".join(f"{key} {value}" for key, value in event.detail.items())
-        table.add_row(when, str(event.rollout or "-"), event.event, event.actor or "-", Text(why))
+        table.add_row(when, str(event.rollout or "-"), event.event, event.actor or "-", Text(why(event.detail)))
     return Group(*(shown(rollout) for rollout in told.rollouts), Text(), table)
+
+
+def why(detail: Mapping[str, Any]) -> str:
+    """What changed in a line, then a line for each reason and each check."""
+    checks = [str(check) for check in detail.get("checks", ())]
+    reason = str(detail.get("reason", ""))
+    rest = {key: value for key, value in detail.items() if key not in ("checks", "reason") and value is not None}
+    changed = ", ".join(f"{key} {value}" for key, value in rest.items())
+    return "\n".join(line for line in (changed, reason if reason not in checks else "", *checks) if line)
