@@ -1,13 +1,15 @@
 """What kafka-python knows and does not say: the only place that looks inside it (pinned below 3.1).
 
-It polls in vain where its broker is away; where another member took its name, it only stops its heartbeats; where a record
-can't be read, it does not tell which; a producer with unsent records can't be thrown away.
+It polls in vain where its broker is away; where another member took its name, it only stops its heartbeats; a rebalance that ends
+between two polls it forgets; where a record can't be read, it does not tell which; a producer with unsent records can't be thrown
+away.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from kafka.coordinator.base import MemberState  # type: ignore[import-untyped]
@@ -53,7 +55,13 @@ class Membership:
         return f"the broker has not answered the group's heartbeat for {silent_s:.0f} s" if silent_s > self._limit_s else ""
 
     def look(self) -> None:
-        """Asks whether the name is still ours, but only in trouble, and once a second at most. Raises as `check_name`."""
+        """To be called before each poll, in its thread: sees to it that no rebalance is lost.
+
+        Asks whether the name is still ours, but only in trouble, and once a second at most. Raises as `check_name`.
+        """
+        join = self._coordinator._join_task
+        if join is not None and not isinstance(join, _KeptJoin):
+            self._coordinator._join_task = _KeptJoin(join)
         now_s = time.monotonic()
         if self.silent_s > self._limit_s and now_s - self._asked_s > ASK_EVERY_S:
             self._asked_s = now_s
@@ -72,6 +80,25 @@ class Membership:
             ) from error
         except (RebalanceInProgressError, IllegalGenerationError, UnknownMemberIdError):
             return  # the next poll joins again
+
+
+class _KeptJoin:
+    """A join that is not taken for done before a poll has its result.
+
+    Of one that was done as the poll began the client forgets the result and joins anew, at which all others have to as well: two
+    members that were polled in turn did this for ever (kafka-python 3.0.12).
+    """
+
+    is_done = False
+
+    def __init__(self, join: Any) -> None:
+        self._join = join
+
+    def __await__(self) -> Any:
+        return self._join.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._join, name)
 
 
 def abandon(producer: KafkaProducer) -> None:
