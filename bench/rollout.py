@@ -1,8 +1,10 @@
 """`python -m bench.rollout [--quick] [--json]`: what a rollout under way costs, and how fast a new table reaches all scorers.
 
 The same load with and without a rollout, in turn; figures are medians. Throughput is that of 32 callers in a hurry, a shadow's
-p99 that of 100 requests/s, since on busy cores any second scoring delays the first. The way of a table is timed from the command
-that starts a rollout with the plan `instant` until the last of eight scorers uses it. A stream's worker is a process of its own.
+p99 that of 100 requests/s, since on busy cores any second scoring delays the first. A canary's cost at the gateway is measured
+for an embedded model (`rollout.canary.gateway.embedded`) and for one on replicas (`.remote`). The way of a table is timed from
+the command that starts a rollout with the plan `instant` until the last of eight scorers uses it. A stream's worker is a process
+of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from rich.console import Console
 
 from bench.batch import Figure, show
 from bench.http_load import Measured, measure, request
-from bench.online import compared
+from bench.online import TRANSPORTS, compared
 from bench.service import Service, awaited, binary_body, running
 from bench.stream import canary
 from cluster.rollout_plan import NamedPlan, Plan
@@ -42,23 +44,20 @@ def main() -> None:
     screen = Console(stderr=True)
     figures: list[Figure] = []
     with running() as service:
-        service.apply(MODEL, SERVING, {"start": "manual", "keep_warm_s": 3600})
-        service.rollout_at(MODEL, service.register(MODEL, 128), "promoted")
-        service.register(MODEL, 136)
-        body, headers = binary_body()
-        message = request(f"/v2/models/{MODEL}/infer", body, headers)
-        for name, plan in (("canary", CANARY), ("shadow", SHADOW)):
-            under_way, without = turns(service, message, plan, rounds, seconds)
-            screen.print(
-                f"{name}: {[round(m.requests_per_s) for m in under_way]} against {[round(m.requests_per_s) for m in without]}"
-            )
-            throughput, p99 = compared(f"rollout.{name}.gateway", under_way, without)
-            if plan is SHADOW:
-                # Where all cores are busy, the second scoring takes the first one's time, whoever waits for it.
-                under_way, without = turns(service, message, plan, rounds, 2 * seconds, UNHURRIED_PER_S)
-                screen.print(f"{name} p99: {[m.p99_ms for m in under_way]} against {[m.p99_ms for m in without]} ms")
-                p99 = compared(f"rollout.{name}.gateway", under_way, without)[1]
-            figures += [throughput, p99]
+        for transport in TRANSPORTS:
+            prepare(service, f"{MODEL}-{transport}", transport)
+            name = f"rollout.canary.gateway.{transport}"
+            under_way, without = turns(service, f"{MODEL}-{transport}", CANARY, rounds, seconds)
+            screen.print(f"{name}: {_rates(under_way)} against {_rates(without)}")
+            figures += compared(name, under_way, without)
+        prepare(service, MODEL, "remote")
+        under_way, without = turns(service, MODEL, SHADOW, rounds, seconds)
+        screen.print(f"shadow: {_rates(under_way)} against {_rates(without)}")
+        figures.append(compared("rollout.shadow.gateway", under_way, without)[0])
+        # Where all cores are busy, the second scoring takes the first one's time, whoever waits for it.
+        under_way, without = turns(service, MODEL, SHADOW, rounds, 2 * seconds, UNHURRIED_PER_S)
+        screen.print(f"shadow p99: {[m.p99_ms for m in under_way]} against {[m.p99_ms for m in without]} ms")
+        figures.append(compared("rollout.shadow.gateway", under_way, without)[1])
         service.control.start_rollout(MODEL, 2, plan=NamedPlan.INSTANT)
         service.rollout_at(MODEL, 2, "promoted")
         took = asyncio.run(propagation(service, changes))
@@ -70,27 +69,40 @@ def main() -> None:
     show(figures, as_json=options.json)
 
 
+def prepare(service: Service, model: str, transport: str) -> None:
+    """Version 1 is promoted, version 2 is registered and waits for its rollout."""
+    service.apply(model, {"transport": transport, **SERVING}, {"start": "manual", "keep_warm_s": 3600})
+    service.rollout_at(model, service.register(model, 128), "promoted")
+    service.register(model, 136)
+
+
 def turns(
-    service: Service, message: bytes, plan: Plan, rounds: int, seconds: float, requests_per_s: float = 0.0
+    service: Service, model: str, plan: Plan, rounds: int, seconds: float, requests_per_s: float = 0.0
 ) -> tuple[list[Measured], list[Measured]]:
     """The load with a rollout under way, and without, in turn; the first of each does not count."""
     under_way, without = [], []
+    body, headers = binary_body()
+    message = request(f"/v2/models/{model}/infer", body, headers)
 
     def measured() -> Measured:
         return measure(service.port, message, connections=32, seconds=seconds, requests_per_s=requests_per_s)
 
     for _ in range(rounds + 1):
         without.append(measured())
-        service.control.start_rollout(MODEL, 2, plan=plan)
-        awaited(lambda: _under_way(service))
+        service.control.start_rollout(model, 2, plan=plan)
+        awaited(lambda: _under_way(service, model))
         under_way.append(measured())
-        service.control.abort(MODEL)
+        service.control.abort(model)
     return under_way[1:], without[1:]
 
 
-def _under_way(service: Service) -> bool | None:
-    rollout = service.control.rollout(MODEL)
+def _under_way(service: Service, model: str) -> bool | None:
+    rollout = service.control.rollout(model)
     return True if rollout is not None and rollout.state in ("canary", "shadow") else None
+
+
+def _rates(measured: list[Measured]) -> list[int]:
+    return [round(one.requests_per_s) for one in measured]
 
 
 async def propagation(service: Service, changes: int) -> list[float]:
