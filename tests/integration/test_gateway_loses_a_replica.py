@@ -55,6 +55,7 @@ def test_a_gateway_killed_under_load_answers_no_error(ray_cluster: RayCluster, s
 
 def test_scaling_down_under_load_fails_no_request(ray_cluster: RayCluster, served: tuple[Service, Artifact]) -> None:
     model, artifact = served
+    model.control.scale(MODEL, 2)
     before = replicas(ray_cluster, f"{MODEL}--v1", set())
     with loaded(model, artifact, gateway=CALLERS, scorers=1, count=ROWS) as load:
         load.await_calls(50)
