@@ -100,9 +100,9 @@ def held() -> dict[str, tuple[int, int]]:
     found = {}
     for process in psutil.Process().children(recursive=True):
         try:
-            name = process.cmdline()[0]
+            name = Path(process.cmdline()[0]).name.partition(".")[0]  # an actor appends the method it runs
             if name.startswith("ray::") or "haproxy" in name:
-                found[f"{Path(name).name} {process.pid}"] = (process.memory_full_info().uss, process.num_fds())
+                found[f"{name} {process.pid}"] = (process.memory_full_info().uss, process.num_fds())
         except (psutil.Error, IndexError):  # it has ended meanwhile
             continue
     return found
