@@ -133,6 +133,9 @@ class RemoteTransport:
             rows = len(next(iter(tensors.values())))
             failure = EngineFailure(f"the replica failed: {error.cause!r}", where=target.app, remedy="look at its log")
             return all_failed(target.signature, rows, failure)
+        except Exception as error:  # Ray raises what it has no name for, too, as a replica goes: no caller is to blame
+            _log.exception("%s: a call was lost", target.app)
+            raise NoCapacity(f"the call was lost: {error!r}", where=target.app, remedy="retry") from error
         return Answer(outputs, {row: EngineFailure(what, where=target.app) for row, what in zip(failed, refused, strict=True)})
 
     def _handle(self, app: str) -> Any:
