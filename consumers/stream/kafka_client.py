@@ -14,7 +14,6 @@ from consumers.stream.spec import Security, StreamSpec
 LIMIT = "max.message.bytes"
 DEFAULT_BROKERS = "127.0.0.1:9092"  # where neither the document nor the environment names any
 BATCH_BYTES = 100
-HEARTBEAT_MS = 500
 ROOM_BYTES = 64 * 1024  # for the headers that a record gains on its way
 
 
@@ -33,12 +32,6 @@ def client_config(brokers: str, security: Security) -> dict[str, Any]:
         "sasl_plain_password": security.password(),
     }
     return config | {name: value for name, value in given.items() if value is not None}
-
-
-def heartbeat_ms(spec: StreamSpec) -> int:
-    """How often a member tells its group that it lives. Only so does it hear of a rebalance: partitions that move lie idle
-    meanwhile, through two rounds."""
-    return min(int(spec.session_timeout_s * 1000 / 5), HEARTBEAT_MS)
 
 
 def unreachable(brokers: str, error: Exception) -> Unreachable:

@@ -21,7 +21,7 @@ from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 from cluster.errors import Conflict, NotFound, Unreachable
 from consumers.stream.commit_thread import CommitThread, refused
 from consumers.stream.epochs import Epochs
-from consumers.stream.kafka_client import ROOM_BYTES, client_config, heartbeat_ms, record_limits, unreachable
+from consumers.stream.kafka_client import ROOM_BYTES, client_config, record_limits, unreachable
 from consumers.stream.kafka_inside import Membership, abandon, stuck_at
 from consumers.stream.log import Member, Outgoing, Partition, Records
 from consumers.stream.spec import Begin, Guarantee, StreamSpec
@@ -82,7 +82,7 @@ class KafkaLog:
                 auto_offset_reset="earliest" if spec.input.begin is Begin.EARLIEST else "latest",
                 partition_assignment_strategy=[CooperativeStickyAssignor],
                 session_timeout_ms=int(spec.session_timeout_s * 1000),
-                heartbeat_interval_ms=heartbeat_ms(spec),
+                heartbeat_interval_ms=int(spec.session_timeout_s * 1000 / 5),
                 max_poll_records=spec.max_batch_rows,
                 fetch_max_bytes=max(spec.max_in_flight_bytes // 4, 1024 * 1024),
                 max_partition_fetch_bytes=max(min(spec.max_in_flight_bytes // 16, 4 * 1024 * 1024), 64 * 1024),

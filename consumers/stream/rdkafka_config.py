@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from consumers.stream.kafka_client import ROOM_BYTES, heartbeat_ms
+from consumers.stream.kafka_client import ROOM_BYTES
 from consumers.stream.log import Member
 from consumers.stream.spec import Begin, Guarantee, Security, StreamSpec
 
@@ -32,6 +32,7 @@ def rdkafka_config(brokers: str, security: Security) -> dict[str, Any]:
 def consumer_config(spec: StreamSpec, member: Member) -> dict[str, Any]:
     """A static member of the stream's group that holds no more than the stream may hold in flight, and commits nothing itself."""
     fetch_bytes = max(spec.max_in_flight_bytes // 4, 1024 * 1024)
+    session_ms = int(spec.session_timeout_s * 1000)
     return {
         "group.id": member.group,
         "group.instance.id": member.instance,
@@ -40,8 +41,8 @@ def consumer_config(spec: StreamSpec, member: Member) -> dict[str, Any]:
         "isolation.level": "read_committed",
         "auto.offset.reset": "earliest" if spec.input.begin is Begin.EARLIEST else "latest",
         "partition.assignment.strategy": "cooperative-sticky",
-        "session.timeout.ms": int(spec.session_timeout_s * 1000),
-        "heartbeat.interval.ms": heartbeat_ms(spec),
+        "session.timeout.ms": session_ms,
+        "heartbeat.interval.ms": session_ms // 5,
         "fetch.max.bytes": fetch_bytes,
         "receive.message.max.bytes": max(fetch_bytes, spec.max_record_bytes + ROOM_BYTES) + 1024 * 1024,
         "max.partition.fetch.bytes": max(min(spec.max_in_flight_bytes // 16, 4 * 1024 * 1024), FETCH_MIN_BYTES),
