@@ -21,7 +21,8 @@ from consumers.stream.spec import Format, Input, Output, StreamSpec, Topic
 from deployments.engines.load import load_engine
 from tests.live import Artifact, Service
 from tests.models import INPUT, OUTPUT, rows
-from tests.stream_topics import KEYS, Topics, until
+from tests.stream_topics import KEYS, WAIT_S, Topics
+from tests.waiting import until
 
 RECORDS, EVERY_S = 50, 0.5
 PARTITIONS = 2
@@ -117,7 +118,7 @@ def streaming(service: Service, brokers: str, artifact: Artifact) -> Iterator[Ev
     name = FeedName(kind="stream", name=f"live-{tag}")
     document = FeedDocument(kind="stream", name=name.name, model=service.name, spec=spec.model_dump(mode="json"))
     service.control.apply(Apply(feeds=(document,)))
-    until(lambda: service.control.feed(name).status == "ready")
+    until(lambda: service.control.feed(name).status == "ready", WAIT_S)
     topics = Topics(brokers, spec, lambda number: bytes(row_of(number).astype("<f4").tobytes()))
     events, stop = Events(service, name.name, topics, _truth(artifact)), threading.Event()
 
@@ -135,7 +136,7 @@ def streaming(service: Service, brokers: str, artifact: Artifact) -> Iterator[Ev
         publisher.join()
         topics.close()
         service.control.pause_feed(name)
-        until(lambda: f"stream--{name.name}" not in serve.status().applications)
+        until(lambda: f"stream--{name.name}" not in serve.status().applications, WAIT_S)
 
 
 def _truth(artifact: Artifact) -> dict[tuple[bool, bool], int]:

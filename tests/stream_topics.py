@@ -13,18 +13,11 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from consumers.stream.kafka_client import ensure_topics
 from consumers.stream.spec import Client, Input, Output, StreamSpec, Topic
+from tests.waiting import until
 
 WAIT_S = 120.0
 KEYS = 40
 BAD_EVERY = 50
-
-
-def until(what: Callable[[], bool], wait_s: float = WAIT_S) -> None:
-    """Returns once `what` is true; looks often."""
-    deadline = time.monotonic() + wait_s
-    while not what():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.05)
 
 
 def small_stream(brokers: str, client: Client, partitions: int, **settings: Any) -> StreamSpec:
@@ -86,11 +79,11 @@ class Topics:
 
     def wait_for(self, outputs: int) -> None:
         """Returns once so many answers came out."""
-        until(lambda: self.outputs() >= outputs)
+        until(lambda: self.outputs() >= outputs, WAIT_S)
 
     def check(self) -> None:
         """Waits for all, then: the set of inputs is outputs plus dead letters; nothing twice; the order of each key is kept."""
-        until(lambda: self.outputs() + len(self.read(self.spec.dead_letters.topic)) >= self.published)
+        until(lambda: self.outputs() + len(self.read(self.spec.dead_letters.topic)) >= self.published, WAIT_S)
         out = self.read(self.spec.output.topic)
         dead = self.read(self.spec.dead_letters.topic)
         assert sorted(number for _, _, number in dead) == [i for i in range(self.published) if i % BAD_EVERY == 0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -13,6 +12,7 @@ from cluster.ports import AppStatus, FeedKind, Feeds, FeedSpec, FeedState
 from consumers.stream.fake_feeds import FakeFeeds
 from consumers.stream.feed import ServeStreams
 from consumers.stream.spec import Input, Output, StreamSpec, Topic
+from tests.waiting import until
 
 WAIT_S = 90.0
 
@@ -27,7 +27,7 @@ def feeds(request: pytest.FixtureRequest) -> Iterator[Feeds]:
     yield made
     for name in made.state():
         made.stop(name)
-    until(lambda: not made.state())
+    until(lambda: not made.state(), WAIT_S)
 
 
 def feed_spec(name: str, *, linger_ms: float = 5) -> FeedSpec:
@@ -42,13 +42,6 @@ def feed_spec(name: str, *, linger_ms: float = 5) -> FeedSpec:
     return FeedSpec(FeedKind.STREAM, name, "nobody", document, hashlib.sha256(document.encode()).hexdigest())
 
 
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not what():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.05)
-
-
 def ready(feeds: Feeds, spec: FeedSpec) -> Callable[[], bool]:
     def look() -> bool:
         feeds.start(spec)  # as the controller does at every tick
@@ -60,15 +53,15 @@ def ready(feeds: Feeds, spec: FeedSpec) -> Callable[[], bool]:
 
 def test_a_stream_starts_moves_to_another_document_and_stops(feeds: Feeds) -> None:
     first = feed_spec(f"s{uuid.uuid4().hex[:6]}")
-    until(ready(feeds, first))
+    until(ready(feeds, first), WAIT_S)
     state = feeds.state()[first.name]
     assert (state.name, state.app.name, state.app.replicas) == (first.name, first.app, 1)
 
     second = feed_spec(first.name, linger_ms=7)
     assert second.digest != first.digest
-    until(ready(feeds, second))
+    until(ready(feeds, second), WAIT_S)
 
     feeds.stop(first.name)
     feeds.stop(first.name)
-    until(lambda: first.name not in feeds.state())
+    until(lambda: first.name not in feeds.state(), WAIT_S)
     feeds.stop("never-was")

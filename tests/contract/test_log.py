@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from consumers.stream.kafka_client import ensure_topics
 from consumers.stream.log import Log, Member, Outgoing, Partition, Records
 from consumers.stream.memory_log import MemoryBroker, MemoryLog, Stored
 from consumers.stream.spec import Client, Guarantee, Input, Output, StreamSpec, Topic
+from tests.waiting import until
 
 WAIT_S = 120.0  # a rebalance on a busy machine
 NOW_MS = int(time.time() * 1000)  # of today: a real broker's retention deletes what is old, within minutes
@@ -133,13 +134,6 @@ def take(log: Log, rows: int) -> list[Records]:
     return taken
 
 
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not what():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.01)
-
-
 def values(taken: list[Records]) -> dict[int, list[bytes | None]]:
     found: dict[int, list[bytes | None]] = {}
     for records in taken:
@@ -197,8 +191,8 @@ def test_a_commit_shows_the_answers_and_outlives_the_member(world: World) -> Non
     log = world.member("a")
     log.commit(*answer(world, take(log, 4))).result(WAIT_S)
     # A broker marks a transaction as committed in its topics a moment after it says that it is.
-    until(lambda: world.committed_values(world.spec.output.topic) == [b"re:0", b"re:1", b"re:2", b"re:3"])
-    until(lambda: not log.poll(max_rows=10, timeout_s=0.05) and sum(log.lag().values()) == 0)
+    until(lambda: world.committed_values(world.spec.output.topic) == [b"re:0", b"re:1", b"re:2", b"re:3"], WAIT_S)
+    until(lambda: not log.poll(max_rows=10, timeout_s=0.05) and sum(log.lag().values()) == 0, WAIT_S)
     log.close()
     world.put(0, b"k", b"4")
     assert values(take(world.member("a"), 1)) == {0: [b"4"]}
@@ -228,7 +222,7 @@ def test_a_record_without_key_and_value_can_be_written(world: World) -> None:
     assert values(taken) == {0: [None]}
     out = Outgoing(world.spec.dead_letters.topic, 0, [None], [None], [[]], [NOW_MS])
     log.commit([out], {taken[0].partition: 1}).result(WAIT_S)
-    until(lambda: world.committed_values(world.spec.dead_letters.topic) in ([b""], [None]))
+    until(lambda: world.committed_values(world.spec.dead_letters.topic) in ([b""], [None]), WAIT_S)
 
 
 def test_lag_counts_what_is_not_committed(world: World) -> None:
@@ -250,9 +244,9 @@ def test_two_members_share_and_the_one_that_is_left_takes_over(world: World) -> 
         log.poll(max_rows=1, timeout_s=0.05)
         return {n for n in range(2) if log.epoch(Partition(world.spec.input.topic, n)) is not None}
 
-    until(lambda: [len(owned(first)), len(owned(second))] == [1, 1] and owned(first) != owned(second))
+    until(lambda: [len(owned(first)), len(owned(second))] == [1, 1] and owned(first) != owned(second), WAIT_S)
     second.close()
-    until(lambda: owned(first) == {0, 1})
+    until(lambda: owned(first) == {0, 1}, WAIT_S)
 
 
 def test_a_lost_partition_can_not_be_committed(world: World) -> None:
@@ -269,7 +263,7 @@ def test_a_lost_partition_can_not_be_committed(world: World) -> None:
         theirs = [p for p in range(2) if second.epoch(Partition(world.spec.input.topic, p)) is not None]
         return len(mine) == len(theirs) == 1
 
-    until(both_own_one)
+    until(both_own_one, WAIT_S)
     lost = [r for r in taken if first.epoch(r.partition) is None]
     with pytest.raises(Unreachable, match="another member"):
         first.commit(*answer(world, lost)).result(WAIT_S)
@@ -283,7 +277,7 @@ def test_a_member_is_in_trouble_until_the_group_has_it(world: World) -> None:
         log.poll(max_rows=1, timeout_s=0)  # even a caller that never waits gets in
         return log.trouble() == ""
 
-    until(no_trouble)
+    until(no_trouble, WAIT_S)
 
 
 def test_a_missing_topic_is_named(world: World) -> None:

@@ -19,9 +19,10 @@ from kafka import KafkaConsumer, TopicPartition
 from consumers.stream.spec import Client
 from headrace.local.broker import LocalBroker, start_broker, stop_broker
 from tests.broker import free_port, jar_cache
-from tests.stream_topics import until
+from tests.stream_topics import WAIT_S
 from tests.stream_workers import Pipeline, pipeline_on
 from tests.tcp_proxy import TcpProxy, proxied
+from tests.waiting import until
 
 FROZEN_S = 8.0  # longer than the session timeout of 6 s
 SLOW_S = 5.0
@@ -59,7 +60,7 @@ class Site:
 
     def kill_broker(self, _: Pipeline) -> None:
         os.kill(self.broker.pid, signal.SIGKILL)
-        until(lambda: not stop_broker(self.home) and is_free(self.port))  # its threads still hold it for a moment
+        until(lambda: not stop_broker(self.home) and is_free(self.port), WAIT_S)  # its threads still hold it for a moment
         self.restart()
 
     def fill_disk(self, _: Pipeline) -> None:
@@ -67,8 +68,8 @@ class Site:
         process = psutil.Process(self.broker.pid)
         _, most = process.rlimit(psutil.RLIMIT_FSIZE)
         process.rlimit(psutil.RLIMIT_FSIZE, (0, most))
-        until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
-        until(lambda: not stop_broker(self.home) and is_free(self.port))
+        until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, WAIT_S)
+        until(lambda: not stop_broker(self.home) and is_free(self.port), WAIT_S)
         self.restart()
 
     def freeze_broker(self, _: Pipeline) -> None:
@@ -155,7 +156,7 @@ def _overcome(where: Site, pipeline: Pipeline, name: str, records: int, say: Cal
         topics.wait_for(out + 1)
         say(f"answers again {time.monotonic() - ended_s:.1f} s after its end")
     topics.check()
-    until(lambda: group_lag(where.brokers, pipeline) == 0)
+    until(lambda: group_lag(where.brokers, pipeline) == 0, WAIT_S)
     took_s = time.monotonic() - ended_s
     say(f"all out, once and in order, after {took_s:.1f} s; {pipeline.revived - revived} workers ended by themselves")
 

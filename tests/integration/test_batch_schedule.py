@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from consumers.batch.places import locate
 from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE
 from headrace.controller_actor import start_controller
 from headrace.local.home import Settings, read_settings
+from tests import waiting
 from tests.batch_parts import digits_pin, published, spec_of, write_dataset
 from tests.conftest import RayCluster
 
@@ -46,17 +48,8 @@ def call(command: str, payload: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while True:
-        try:
-            if what():
-                return
-        except (HeadraceError, ray.exceptions.RayError):  # it was killed: it comes back
-            if time.monotonic() > deadline:
-                raise
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.2)
+# It is killed meanwhile, and comes back.
+until = partial(waiting.until, limit_s=WAIT_S, every_s=0.2, trouble=(HeadraceError, ray.exceptions.RayError))
 
 
 def fires() -> list[tuple[str, str]]:

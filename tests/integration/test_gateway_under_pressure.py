@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from headrace.local.home import read_settings
 from tests.conftest import RayCluster
 from tests.live import Service, running
 from tests.models import INPUT, mlp_artifact, rows
+from tests.waiting import until
 
 MODEL = "pressed"
 ROOM = 8  # requests that the gateway takes: twice its `max_ongoing`
@@ -40,21 +40,13 @@ def service(ray_cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -
         service.apply(serving, {})
         service.register(mlp_artifact(folder, MODEL))
         assert service.ended(1).state == "promoted"
-        until(lambda: ask(service).status_code == 200)
+        until(lambda: ask(service).status_code == 200, LIMIT_S)
         yield service
 
 
 def ask(service: Service, timeout_ms: int = 60_000) -> httpx.Response:
     headers = {"x-timeout-ms": str(timeout_ms)}
     return httpx.post(service.url + PATH, content=BODY, headers=headers, timeout=LIMIT_S, trust_env=False)
-
-
-def until(done: Callable[[], bool]) -> None:
-    """As soon as it is so."""
-    end_s = time.monotonic() + LIMIT_S
-    while not done():
-        assert time.monotonic() < end_s, "it never came to it"
-        time.sleep(0.02)
 
 
 @contextmanager
@@ -76,7 +68,7 @@ def parked(service: Service, stack: ExitStack) -> list[socket.socket]:
     for _ in range(ROOM):
         callers.append(stack.enter_context(socket.create_connection((host, int(port)), timeout=LIMIT_S)))
         callers[-1].sendall(head + BODY)
-    until(lambda: is_full(service))
+    until(lambda: is_full(service), LIMIT_S)
     return callers
 
 
@@ -94,7 +86,7 @@ def test_who_finds_no_room_or_no_time_is_told_when_to_come_again_and_who_hangs_u
         assert not is_full(service)
         with ExitStack() as stack:
             parked(service, stack)
-        until(lambda: not is_full(service))  # the model still stands: nothing but their leaving made room
+        until(lambda: not is_full(service), LIMIT_S)  # the model still stands: nothing but their leaving made room
     assert ask(service).status_code == 200
 
 
@@ -103,6 +95,6 @@ def test_a_gateway_that_is_stopped_answers_what_it_has_taken(service: Service, r
         with standing_still(ray_cluster):
             callers = parked(service, stack)
             serve.delete(APP, _blocking=False)
-            until(lambda: not ray_cluster.replica_pids(APP))  # no longer RUNNING: it drains
+            until(lambda: not ray_cluster.replica_pids(APP), LIMIT_S)  # no longer RUNNING: it drains
         for caller in callers:
             assert caller.recv(4096).startswith(b"HTTP/1.1 200 ")

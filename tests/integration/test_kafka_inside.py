@@ -5,7 +5,8 @@ from __future__ import annotations
 from consumers.stream.kafka_log import KafkaLog
 from consumers.stream.log import Partition
 from consumers.stream.spec import Client, Guarantee
-from tests.contract.test_log import KafkaWorld, until
+from tests.contract.test_log import WAIT_S, KafkaWorld
+from tests.waiting import until
 
 
 def test_a_join_that_ends_between_two_polls_is_kept(broker: str) -> None:
@@ -22,13 +23,13 @@ def test_a_join_that_ends_between_two_polls_is_kept(broker: str) -> None:
                 return False
             return bool(join.succeeded())
 
-        until(joined)
+        until(joined, WAIT_S)
 
         def owned() -> bool:
             log.poll(max_rows=1, timeout_s=0.2)
             return log.epoch(Partition(world.spec.input.topic, 0)) is not None
 
-        until(owned)
+        until(owned, WAIT_S)
         assert log._consumer.group_metadata().generation_id == 1
     finally:
         world.close()

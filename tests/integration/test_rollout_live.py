@@ -19,7 +19,8 @@ from tests.leaky_fleet import LEAKS
 from tests.live import Artifact, Load, Service, controller_process, loaded, running
 from tests.live_stream import Events, streaming
 from tests.models import OUTPUT, crashing_artifact, failing_artifact, mistaken_artifact, mlp_artifact, slow_artifact
-from tests.stream_topics import KEYS, until
+from tests.stream_topics import KEYS, WAIT_S
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
 MODEL = "live"
@@ -167,7 +168,7 @@ def test_while_the_store_is_locked_all_is_scored_and_then_the_rollout_goes_on(
         # The table stands still: each key meets its version, whether it comes by HTTP or in a record.
         by_gateway = service.version_of(b"%d" % key for key in range(KEYS))
         assert len(set(by_gateway.values())) == 2
-        until(lambda: events.versions() == by_gateway)
+        until(lambda: events.versions() == by_gateway, WAIT_S)
     finally:
         other.close()  # which gives the lock back
     assert service.ended(candidate).state == "promoted"

@@ -18,7 +18,8 @@ from consumers.stream.log import Member
 from consumers.stream.loop import Loop
 from consumers.stream.spec import Client, StreamSpec
 from tests.stream_parts import SumScoring
-from tests.stream_topics import small_stream, until
+from tests.stream_topics import WAIT_S, small_stream
+from tests.waiting import until
 
 
 class HostileName(str):
@@ -67,7 +68,7 @@ def read(broker: str, topic: str, count: int) -> list[ConsumerRecord]:
                 found.extend(records)
             return len(found) >= count
 
-        until(look)
+        until(look, WAIT_S)
     return found
 
 
@@ -103,7 +104,7 @@ def test_what_can_not_be_read_is_a_dead_letter_and_its_neighbours_are_scored(spe
     with working(spec, broker) as loop:
         answers = read(broker, spec.output.topic, 3)
         dead = read(broker, spec.dead_letters.topic, 2)
-        until(lambda: sum(loop.lag().values()) == 0)
+        until(lambda: sum(loop.lag().values()) == 0, WAIT_S)
         assert loop.counters.recoveries == 0
     assert [orjson.loads(record.value)["sum"] for record in answers] == [[11.0], [33.0], [55.0]]
     assert [dict(record.headers)["__connect.errors.offset"] for record in dead] == [b"1", b"3"]

@@ -17,7 +17,8 @@ from consumers.stream.replay import dead_letters, everything, spec_of_replay
 from consumers.stream.replay_run import run_replay
 from consumers.stream.spec import Client, StreamSpec
 from tests.stream_parts import SumScoring
-from tests.stream_topics import small_stream, until
+from tests.stream_topics import WAIT_S, small_stream
+from tests.waiting import until
 
 CONNECT = "__connect.errors."
 
@@ -86,7 +87,7 @@ def test_a_group_is_moved_once_it_has_no_members(spec: StreamSpec, broker: str) 
     group = spec.group_of("s")
     member = open_log(spec, broker, Member(group, f"{group}-0", f"{group}-0"))
     try:
-        until(lambda: bool(member.poll(max_rows=10, timeout_s=0.2)))
+        until(lambda: bool(member.poll(max_rows=10, timeout_s=0.2)), WAIT_S)
         stretch = stretch_of(spec, broker)
         with pytest.raises(Conflict, match="has members"):
             set_group(group, stretch.ends, broker, spec.security, timeout_s=1)

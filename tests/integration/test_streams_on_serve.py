@@ -24,7 +24,8 @@ from headrace.controller_actor import start_controller
 from headrace.local.home import read_settings
 from tests.conftest import RayCluster
 from tests.models import SIGNATURE, rows, slow_artifact
-from tests.stream_topics import Topics, until
+from tests.stream_topics import WAIT_S, Topics
+from tests.waiting import until
 
 MODEL = "streamed"
 SMALL = {"cpus": 0.1}
@@ -52,7 +53,7 @@ class Running:
         return [WorkerStatus.model_validate(worker) for worker in self.view()["workers"]]
 
     def await_status(self, status: str) -> None:
-        until(lambda: self.view()["status"] == status)
+        until(lambda: self.view()["status"] == status, WAIT_S)
 
     def await_workers(self, wanted: Callable[[list[WorkerStatus]], bool]) -> list[WorkerStatus]:
         found: list[WorkerStatus] = []
@@ -61,7 +62,7 @@ class Running:
             found[:] = self.workers()
             return wanted(found)
 
-        until(look)
+        until(look, WAIT_S)
         return found
 
 
@@ -179,8 +180,8 @@ def test_a_stream_whose_broker_is_away_says_so(ray_cluster: RayCluster) -> None:
     feed = FeedSpec(FeedKind.STREAM, f"away{uuid.uuid4().hex[:4]}", "m", spec.model_dump_json(), "d1")
     streams.start(feed)
     try:
-        until(lambda: "127.0.0.1:1" in streams.state()[feed.name].app.message)
+        until(lambda: "127.0.0.1:1" in streams.state()[feed.name].app.message, WAIT_S)
         assert streams.state()[feed.name].app.status is AppStatus.STARTING
     finally:
         streams.stop(feed.name)
-        until(lambda: feed.name not in streams.state())
+        until(lambda: feed.name not in streams.state(), WAIT_S)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import orjson
 import pytest
@@ -25,6 +25,7 @@ from consumers.stream.spec import (
     StreamSpec,
     Topic,
 )
+from tests import waiting
 from tests.schema_registry import schema_registry
 from tests.stream_parts import SumScoring
 
@@ -64,11 +65,7 @@ def running(broker: MemoryBroker, scoring: SumScoring, spec: StreamSpec = SPEC) 
         assert not thread.is_alive()
 
 
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.001)
+until = partial(waiting.until, limit_s=20.0, every_s=0.001)
 
 
 def count(broker: MemoryBroker, topic: str) -> int:
