@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +16,10 @@ from typing import Any
 import httpx
 import orjson
 
+from bench.service import awaited
 from headrace.local.ports import free_port
 
 MLSERVER = ("mlserver==1.7.1", "onnxruntime")
-PATIENCE_S = 180.0
 
 
 @contextmanager
@@ -63,7 +62,7 @@ def _running(command: list[str], ready: str, env: dict[str, str], *, ends_by_sig
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
     assert process.stdin is not None
     try:
-        _await(ready, process)
+        awaited(lambda: _answers(ready, process))
         yield
     finally:
         process.stdin.close()  # the plain deployment ends by itself then, and its Ray with it
@@ -76,18 +75,14 @@ def _running(command: list[str], ready: str, env: dict[str, str], *, ends_by_sig
             process.wait()
 
 
-def _await(url: str, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
-        try:
-            if httpx.get(url, timeout=5, trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass  # it does not listen yet
-        time.sleep(0.1)
-    raise TimeoutError(f"{url} was never ready")
+def _answers(url: str, process: subprocess.Popen[bytes]) -> bool | None:
+    """Whether it answers by now; None: not yet. Raises RuntimeError where the process has ended."""
+    if process.poll() is not None:
+        raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+    try:
+        return httpx.get(url, timeout=5, trust_env=False).status_code == 200 or None
+    except httpx.TransportError:
+        return None  # it does not listen yet
 
 
 def _serve(port: int, model: str) -> None:
