@@ -146,10 +146,15 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 def _migrate(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+    migrate_to("head", connection)
+
+
+def migrate_to(revision: str, connection: sa.Connection) -> None:
+    """Brings the schema up to that revision, in the connection's transaction. Raises CommandError where it is beyond ours."""
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 def _read(connection: sa.Connection, table: sa.Table) -> dict[str, str]:

@@ -8,13 +8,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 
 from cluster.evidence import Counts, EvidenceKey
 from cluster.rollout import RolloutState
-from cluster.store import migrations
-from cluster.store.sql import SqlStore
+from cluster.store.sql import SqlStore, migrate_to
 from tests.unit.brain import Brain
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "store-0001.sql"
@@ -37,13 +34,10 @@ def old(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlStore]:
 def _copied(of: str, to: str) -> str:
     """The same rows in a PostgreSQL whose tables the first migration made; its URL."""
     source, target = sa.create_engine(of), sa.create_engine(to)
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     tables = sa.MetaData()
     tables.reflect(source)
     with source.connect() as read, target.begin() as write:
-        config.attributes["connection"] = write
-        command.upgrade(config, "0001")
+        migrate_to("0001", write)
         write.execute(sa.text("DELETE FROM fence"))
         for table in tables.sorted_tables:
             rows = [dict(row) for row in read.execute(sa.select(table)).mappings()]
