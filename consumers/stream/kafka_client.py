@@ -85,8 +85,9 @@ def _create_one(admin: KafkaAdminClient, name: str, options: dict[str, Any]) -> 
         return  # another member made it a moment ago
 
 
-def record_limits(spec: StreamSpec, brokers: str, *, default: int) -> dict[str, int]:
-    """What one record of the output and of the dead letters may take, in bytes, by topic. `default` where the broker won't say.
+def record_limits(spec: StreamSpec, brokers: str) -> dict[str, int]:
+    """What one record of the output and of the dead letters may take, in bytes, by topic: what our producer lets through, or less
+    where the topic takes less.
 
     Raises Unreachable.
     """
@@ -102,6 +103,7 @@ def record_limits(spec: StreamSpec, brokers: str, *, default: int) -> dict[str, 
         raise unreachable(brokers, error) from error
     finally:
         admin.close()
+    ours = spec.max_record_bytes + ROOM_BYTES
     limits = {topic: told.get(topic, {}).get(LIMIT, {}).get("value") for topic in topics}
-    # The broker counts the batch that a record travels in, with its own header.
-    return {topic: default if limit is None else int(limit) - BATCH_BYTES for topic, limit in limits.items()}
+    # The broker counts the batch that a record travels in, with its own header; or it won't say.
+    return {topic: ours if limit is None else min(int(limit) - BATCH_BYTES, ours) for topic, limit in limits.items()}

@@ -69,9 +69,7 @@ class KafkaLog:
         self._polled_s = 0.0
         self._offsets_to_commit: dict[TopicPartition, OffsetAndMetadata] = {}
         self._producer: KafkaProducer | None = None
-        # Ours is what the producer lets through; a topic may take less.
-        ours = spec.max_record_bytes + ROOM_BYTES
-        self._largest = {topic: min(limit, ours) for topic, limit in record_limits(spec, brokers, default=ours).items()}
+        self._largest = record_limits(spec, brokers)
         try:
             self._consumer = KafkaConsumer(
                 **self._config,

@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from cluster.errors import Conflict, NotFound, Unreachable
 from consumers.stream.commit_thread import CommitThread, refused
 from consumers.stream.epochs import Epochs
-from consumers.stream.kafka_client import ROOM_BYTES, record_limits
+from consumers.stream.kafka_client import record_limits
 from consumers.stream.log import Header, Member, Outgoing, Partition, Records
 from consumers.stream.rdkafka_config import consumer_config, producer_config, rdkafka_config
 from consumers.stream.rdkafka_watch import Watch
@@ -55,9 +55,8 @@ class RdKafkaLog:
         self._failed_sends: list[KafkaError] = []
         self._offsets_to_commit: dict[Partition, int] = {}
         self._producer: Producer | None = None
-        # Ours is what the producer lets through; a topic may take less. It also tells whether the broker is there.
-        ours = spec.max_record_bytes + ROOM_BYTES
-        self._largest = {topic: min(limit, ours) for topic, limit in record_limits(spec, brokers, default=ours).items()}
+        # It also tells whether the broker is there.
+        self._largest = record_limits(spec, brokers)
         with self._reaching():
             self._consumer = self._new_consumer()
         try:
