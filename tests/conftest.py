@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment
 from tests.broker import broker as broker
 from tests.broker import free_port
+from tests.machine import machine as machine
 from tests.postgres import postgres as postgres
 from tests.postgres import postgres_server as postgres_server
 

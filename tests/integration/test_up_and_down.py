@@ -3,79 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from headrace.local.home import Home
 from headrace.local.processes import of_run
-from headrace.local.run_state import Phase, RunState, load_run
-from tests.broker import free_port
+from headrace.local.run_state import Phase, load_run
+from tests.machine import Machine
 
-LIMIT_S = 280
 pytestmark = pytest.mark.timeout(900)
-
-
-@dataclass(frozen=True)
-class Machine:
-    """One home, and the command line on it."""
-
-    home: Home
-    ports: tuple[str, ...]
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "HEADRACE_", "KAFKA_"))}
-        return subprocess.Popen(
-            [str(Path(sys.executable).with_name("headrace")), *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**environment, "HEADRACE_HOME": str(self.home.root)},
-        )
-
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        with self.start(*words) as process:
-            try:
-                out, err = process.communicate(timeout=LIMIT_S)
-            finally:
-                process.kill()
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
-
-    def answer(self, *words: str) -> Any:
-        done = self.run(*words, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    def up(self) -> Any:
-        return self.answer("up", *self.ports)
-
-    def state(self) -> RunState:
-        state = load_run(self.home)
-        assert state is not None
-        return state
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    options = ("--http-port", "--grpc-port", "--dashboard-port")
-    ports = tuple(word for option in options for word in (option, str(free_port())))
-    machine = Machine(Home(tmp_path / "home"), (*ports, "--num-cpus", "2"))
-    yield machine
-    machine.run("down", "--drain-timeout", "1")
-    state = load_run(machine.home)
-    left = of_run(state, machine.home.root) if state else []
-    for process in left:
-        process.kill()
-    assert not left
 
 
 def family(machine: Machine) -> list[psutil.Process]:
