@@ -39,11 +39,12 @@ def anyio_backend() -> str:
 
 @dataclass(frozen=True)
 class RayCluster:
-    """Where the run's cluster is. This process is connected to it, in the namespace "headrace"."""
+    """Where the run's cluster is, and its logs. This process is connected to it, in the namespace "headrace"."""
 
     address: str
     dashboard_url: str
     http_url: str
+    logs: Path
 
     def replica_pids(self, app: str) -> set[int]:
         """The processes of an app's running replicas, as the dashboard's REST API tells them."""
@@ -98,6 +99,7 @@ def ray_cluster() -> Iterator[RayCluster]:
             address=gcs_address,
             dashboard_url=f"http://127.0.0.1:{dashboard_port}",
             http_url=f"http://127.0.0.1:{http_port}",
+            logs=Path(folder) / "r" / "session_latest" / "logs",
         )
     finally:
         started = [child for child in psutil.Process().children(recursive=True) if child.pid not in before and _is_rays(child)]

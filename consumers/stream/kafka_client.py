@@ -9,6 +9,7 @@ from kafka.admin import ConfigResource, KafkaAdminClient  # type: ignore[import-
 from kafka.errors import KafkaError, TopicAlreadyExistsError  # type: ignore[import-untyped]
 
 from cluster.errors import BadInput, Unreachable
+from consumers.stream.kafka_inside import keep_logins_unlogged
 from consumers.stream.spec import Security, StreamSpec
 
 LIMIT = "max.message.bytes"
@@ -19,6 +20,8 @@ ROOM_BYTES = 64 * 1024  # for the headers that a record gains on its way
 
 def client_config(brokers: str, security: Security) -> dict[str, Any]:
     """Keyword arguments that every kafka-python client takes. Raises BadInput where a secret can't be read."""
+    if security.mechanism is not None:
+        keep_logins_unlogged()
     config: dict[str, Any] = {
         "bootstrap_servers": [address.strip() for address in brokers.split(",")],
         "security_protocol": security.protocol.value,
@@ -27,6 +30,7 @@ def client_config(brokers: str, security: Security) -> dict[str, Any]:
         "ssl_cafile": security.ca_file,
         "ssl_certfile": security.cert_file,
         "ssl_keyfile": security.key_file,
+        "ssl_password": security.key_password(),
         "sasl_mechanism": security.mechanism,
         "sasl_plain_username": security.username,
         "sasl_plain_password": security.password(),

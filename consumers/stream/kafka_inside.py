@@ -2,12 +2,13 @@
 
 It polls in vain where its broker is away; where another member took its name, it only stops its heartbeats; a rebalance that ends
 between two polls it forgets; where a record can't be read, it does not tell which; a producer with unsent records can't be thrown
-away.
+away; and its debug log would tell the password.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from typing import Any
 
@@ -20,10 +21,12 @@ from kafka.errors import (  # type: ignore[import-untyped]
     RebalanceInProgressError,
     UnknownMemberIdError,
 )
+from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict
 
 ASK_EVERY_S = 1.0
+REQUEST_LOGGERS = ("kafka.protocol.parser", "kafka.net.connection")
 
 
 class Membership:
@@ -115,3 +118,23 @@ def stuck_at(consumer: KafkaConsumer) -> tuple[TopicPartition, int]:
     """The record that the poll which raised CorruptRecordError could not read."""
     part = consumer._fetcher._next_partition_records
     return part.topic_partition, part.next_fetch_offset
+
+
+class _WithoutLogins(logging.Filter):
+    """Leaves out requests that log in, and bytes as they go over the wire: PLAIN sends the password as it is."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record may be seen."""
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        return not any(
+            isinstance(argument, (SaslAuthenticateRequest, SaslBytesRequest, bytes, bytearray)) for argument in arguments
+        )
+
+
+_WITHOUT_LOGINS = _WithoutLogins()
+
+
+def keep_logins_unlogged() -> None:
+    """No password in the client's debug log. May be called again."""
+    for name in REQUEST_LOGGERS:
+        logging.getLogger(name).addFilter(_WITHOUT_LOGINS)

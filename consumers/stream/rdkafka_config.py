@@ -21,6 +21,7 @@ def rdkafka_config(brokers: str, security: Security) -> dict[str, Any]:
         "ssl.ca.location": security.ca_file,
         "ssl.certificate.location": security.cert_file,
         "ssl.key.location": security.key_file,
+        "ssl.key.password": security.key_password(),
         "sasl.mechanism": security.mechanism,
         "sasl.username": security.username,
         "sasl.password": security.password(),

@@ -176,35 +176,58 @@ class Secret(Section):
             raise ValueError("give password_env or password_file, not both")
         return self
 
-    def password(self) -> str | None:
+    def password(self) -> Password | None:
         """The secret itself. Raises BadInput where it can't be read."""
-        if self.password_env:
-            value = os.environ.get(self.password_env)
-            if value is None:
-                raise BadInput(f"{self.password_env} is not set", where="password_env", remedy="set it on the consumers' nodes")
-            return value
-        if self.password_file:
-            try:
-                return Path(self.password_file).read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise BadInput(str(error), where="password_file", remedy="make it readable on the consumers' nodes") from error
-        return None
+        return _read("password", self.password_env, self.password_file)
+
+
+class Password(str):
+    """Hides itself where a configuration is shown whole, as clients do in their debug logs."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+def _read(what: str, variable: str | None, file: str | None) -> Password | None:
+    if variable:
+        value = os.environ.get(variable)
+        if value is None:
+            raise BadInput(f"{variable} is not set", where=f"{what}_env", remedy="set it on the consumers' nodes")
+        return Password(value)
+    if file:
+        try:
+            return Password(Path(file).read_text(encoding="utf-8").strip())
+        except OSError as error:
+            raise BadInput(str(error), where=f"{what}_file", remedy="make it readable on the consumers' nodes") from error
+        except UnicodeDecodeError:  # which holds all that was read
+            raise BadInput(f"{file} is not UTF-8 text", where=f"{what}_file", remedy="write the password alone into it") from None
+    return None
 
 
 class Security(Secret):
-    """TLS and SASL. Files lie on the consumers' nodes."""
+    """TLS and SASL. Files lie on the consumers' nodes; the password of an encrypted `key_file` is kept as the user's is."""
 
     protocol: Protocol = Protocol.PLAINTEXT
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
+    key_password_env: str | None = None
+    key_password_file: str | None = None
     mechanism: str | None = Field(default=None, description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.protocol.startswith("SASL") and (self.mechanism is None or self.username is None):
             raise ValueError("SASL needs mechanism and username")
+        if self.key_password_env and self.key_password_file:
+            raise ValueError("give key_password_env or key_password_file, not both")
         return self
+
+    def key_password(self) -> Password | None:
+        """What `key_file` is encrypted with. Raises BadInput where it can't be read."""
+        return _read("key_password", self.key_password_env, self.key_password_file)
 
 
 class Registry(Secret):

@@ -18,7 +18,7 @@ from ray import serve
 from cluster.ports import AppStatus, FeedKind, FeedSpec
 from consumers.stream.counters import Phase, WorkerStatus
 from consumers.stream.feed import ServeStreams
-from consumers.stream.spec import Format, Input, Output, Scaling, StreamSpec, Topic
+from consumers.stream.spec import Format, Input, Output, Protocol, Scaling, Security, StreamSpec, Topic
 from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE, connect
 from headrace.controller_actor import start_controller
 from headrace.local.home import read_settings
@@ -168,13 +168,16 @@ def test_a_document_may_change_while_the_stream_works(running: Running) -> None:
     assert running.view()["spec"]["linger_ms"] == 1.0
 
 
-def test_a_stream_whose_broker_is_away_says_so(ray_cluster: RayCluster) -> None:
+def test_a_stream_whose_broker_is_away_says_so_and_not_its_password(ray_cluster: RayCluster, tmp_path: Path) -> None:
     streams = ServeStreams("127.0.0.1:1")
+    secret = tmp_path / "secret"
+    secret.write_text("hush-hush")
     spec = StreamSpec(
         model="m",
         input=Input(topic="a"),
         output=Output(topic="b"),
         dead_letters=Topic(topic="c"),
+        security=Security(protocol=Protocol.SASL_SSL, mechanism="PLAIN", username="u", password_file=str(secret)),
         resources=SMALL,  # type: ignore[arg-type]  # as a document would say it
     )
     feed = FeedSpec(FeedKind.STREAM, f"away{uuid.uuid4().hex[:4]}", "m", spec.model_dump_json(), "d1")
@@ -182,6 +185,10 @@ def test_a_stream_whose_broker_is_away_says_so(ray_cluster: RayCluster) -> None:
     try:
         until(lambda: "127.0.0.1:1" in streams.state()[feed.name].app.message, WAIT_S)
         assert streams.state()[feed.name].app.status is AppStatus.STARTING
+        assert "hush" not in repr(streams.state())
+        logs = [path.read_text(errors="replace") for path in ray_cluster.logs.rglob("*") if path.is_file()]
+        assert any(feed.name in log for log in logs)
+        assert not any("hush-hush" in log for log in logs)
     finally:
         streams.stop(feed.name)
         until(lambda: feed.name not in streams.state(), WAIT_S)

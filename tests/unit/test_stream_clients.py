@@ -24,13 +24,15 @@ def test_librdkafka_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatc
 
 
 def security(folder: Path) -> Security:
-    secret = folder / "secret"
+    secret, key_secret = folder / "secret", folder / "key-secret"
     secret.write_text("hush-hush\n")
+    key_secret.write_text("hush-key\n")
     return Security(
         protocol=Protocol.SASL_SSL,
         ca_file="/ca.pem",
         cert_file="/cert.pem",
         key_file="/key.pem",
+        key_password_file=str(key_secret),
         mechanism="SCRAM-SHA-512",
         username="u",
         password_file=str(secret),
@@ -45,6 +47,7 @@ def test_each_client_gets_tls_and_sasl_in_its_own_words(tmp_path: Path) -> None:
         "ssl_cafile": "/ca.pem",
         "ssl_certfile": "/cert.pem",
         "ssl_keyfile": "/key.pem",
+        "ssl_password": "hush-key",
         "sasl_mechanism": "SCRAM-SHA-512",
         "sasl_plain_username": "u",
         "sasl_plain_password": "hush-hush",
@@ -55,15 +58,29 @@ def test_each_client_gets_tls_and_sasl_in_its_own_words(tmp_path: Path) -> None:
         "ssl.ca.location": "/ca.pem",
         "ssl.certificate.location": "/cert.pem",
         "ssl.key.location": "/key.pem",
+        "ssl.key.password": "hush-key",
         "sasl.mechanism": "SCRAM-SHA-512",
         "sasl.username": "u",
         "sasl.password": "hush-hush",
     }
 
 
+def test_a_configuration_that_is_shown_whole_hides_its_secrets(tmp_path: Path) -> None:
+    given = security(tmp_path)
+    shown = f"{client_config('a:1', given)} {rdkafka_config('a:1', given)}"
+    assert "hush" not in shown
+    assert shown.count("***") == 4
+
+
 def test_a_secret_that_is_missing_is_named_and_none_is_in_the_document(tmp_path: Path) -> None:
     given = security(tmp_path)
     assert "hush" not in given.model_dump_json()
-    for missing in (given.model_copy(update={"password_file": "/nowhere"}), Security(password_env="NOT_SET")):  # noqa: S106
+    (tmp_path / "binary").write_bytes(b"hush\xff")
+    for missing in (
+        given.model_copy(update={"password_file": "/nowhere"}),
+        given.model_copy(update={"password_file": str(tmp_path / "binary")}),
+        given.model_copy(update={"key_password_file": "/nowhere"}),
+        Security(password_env="NOT_SET"),  # noqa: S106
+    ):
         with pytest.raises(BadInput, match="password_"):
             client_config("a:1", missing)
