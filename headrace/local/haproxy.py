@@ -19,8 +19,9 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
     # Serve's gRPC takes 4 MiB unless told; a call may hold any batch that a model's `max_batch_rows` allows.
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
-    # How long a gateway replica that stops goes on to take requests, until HAProxy knows: it does within a second.
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
+    # How long a replica that stops goes on to take requests, until HAProxy knows, which takes a tenth of a second; where it takes
+    # longer, HAProxy asks another. Versions wait as long, though nobody asks them by HTTP.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     # The gateway's replicas take requests past Serve's own handling of them (docs/decisions/0016-direct-lane.md).
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.gateway.direct_lane.middlewares",
 }
@@ -33,17 +34,23 @@ FIRST_REPLICA_PORT, WINDOW_PORTS, WINDOWS = 20_000, 100, 120
 #
 # A request to the gateway that its replica closed without an answer, since it died, is sent to another: scoring twice changes
 # nothing. Commands may not be sent twice. HAProxy can do so with what it holds whole, so bodies are buffered as far as they fit.
+# The gateway takes every path: where none is, no backend takes it, or Serve's own proxy says 404 in plain text, which the gateway
+# never does. Neither is the truth, which is: try again.
 _LAUNCHER = r"""#!/bin/sh
 if ! grep -q '^    option http-buffer-request$' "$3"; then
   sed -i -e '/^backend http-gateway$/a\    option http-buffer-request\n    retry-on conn-failure empty-response' \
     -e '/^backend http-gateway$/a\    http-request disable-l7-retry if { path_beg /control/ }' \
+    -e '/^backend http-gateway$/a\    {no_gateway}' \
     -e '/^backend http-gateway$/a\    errorfile 502 {error}\n    errorfile 503 {error}\n    errorfile 504 {error}' "$3" || exit 1
 fi
 sed -i -e '/^frontend prometheus/,/^frontend http_frontend/ s/^\( *bind \):/\1127.0.0.1:/' \
-  -e '/^listen stats/,$ s/^\( *bind \)\*:/\1127.0.0.1:/' -e 's/ mode 666 level admin/ mode 600 level admin/' "$3" || exit 1
+  -e '/^listen stats/,$ s/^\( *bind \)\*:/\1127.0.0.1:/' -e 's/ mode 666 level admin/ mode 600 level admin/' \
+  -e 's|^    http-request return status 404 .*|    errorfile 503 {error}\n    http-request deny deny_status 503|' "$3" || exit 1
 exec '{binary}' "$@"
 """
 
+# Of what comes from Serve's own proxy.
+_NO_GATEWAY = "http-response deny deny_status 503 if { status 404 } { res.hdr(content-type) -m beg text/ }"
 _ERROR = b'{"error": "gateway: no replica answers now (retry; one is started if the last has died)"}'
 _NO_REPLICA = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
@@ -91,4 +98,4 @@ def replica_ports(folder: Path) -> range:
 
 def launcher_script(binary: Path, error: Path) -> str:
     """What Serve runs as HAProxy. `error` is answered where no replica of the gateway can be asked. Pure."""
-    return _LAUNCHER.replace("{binary}", str(binary)).replace("{error}", str(error))
+    return _LAUNCHER.replace("{binary}", str(binary)).replace("{error}", str(error)).replace("{no_gateway}", _NO_GATEWAY)

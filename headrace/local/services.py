@@ -49,13 +49,15 @@ def ensure_gateway(host: str, grpc_port: int) -> None:
 
 
 def stop_services() -> None:
-    """Ends the controller, then drains and removes our apps; shuts Serve down where no other app is left."""
+    """Ends the controller, then drains and removes our apps; shuts Serve down where no other app is left.
+
+    The versions go last: the streams and the gateway score with them until they have answered all that they took.
+    """
     with contextlib.suppress(ValueError):  # no such actor
         ray.kill(ray.get_actor(CONTROLLER_ACTOR, namespace=NAMESPACE), no_restart=True)
     apps = list(serve.status().applications)
-    streams = [app for app in apps if app.startswith("stream--")]
-    # Streams first: while they drain they still score with the versions.
-    for ours in (streams, [app for app in apps if (app == APP or "--v" in app) and app not in streams]):
+    callers = [app for app in apps if app == APP or app.startswith("stream--")]
+    for ours in (callers, [app for app in apps if "--v" in app and app not in callers]):
         for app in ours:
             serve.delete(app, _blocking=False)
         while set(ours) & set(serve.status().applications):

@@ -50,11 +50,19 @@ def test_a_request_that_a_dead_gateway_left_is_sent_to_another_but_no_command(tm
         "    option http-buffer-request",
         "    retry-on conn-failure empty-response",
         "    http-request disable-l7-retry if { path_beg /control/ }",
+        "    http-response deny deny_status 503 if { status 404 } { res.hdr(content-type) -m beg text/ }",
         *(f"    errorfile {status} {tmp_path}/503.http" for status in (502, 503, 504)),
         "    http-reuse always",
         "backend http-other",
     ]
     assert launched(tmp_path, config) == config
+
+
+def test_where_no_gateway_is_callers_are_told_to_come_again(tmp_path: Path) -> None:
+    config = launched(tmp_path, HAPROXY_CONFIG_TEMPLATE)
+    backend = config.partition("\nbackend default_backend\n")[2].splitlines()
+    assert backend[:2] == [f"    errorfile 503 {tmp_path}/503.http", "    http-request deny deny_status 503"]
+    assert "status 404" not in config
 
 
 def test_where_no_replica_is_left_callers_read_the_protocols_error(tmp_path: Path) -> None:

@@ -1,0 +1,149 @@
+"""`headrace down` while callers keep calling, with answers that take a while: what the gateway has taken is answered.
+
+What counts as cut: a call without a whole answer that began before any caller was refused, or of whose 200 a part came.
+Once one is refused the gateway is gone, and HAProxy ends soon: a connection that it closes while a request is on its way to
+it, which no server can avoid and HTTP allows (RFC 9112, 9.5), is a refusal like one at the door.
+"""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import orjson
+import pytest
+
+from cluster.commands import Apply, ModelDocument, RegisterVersion
+from headrace.client import ControlClient
+from tests.machine import Machine
+from tests.models import INPUT, rows, slow_artifact
+from tests.waiting import until
+
+MODELS = {"near": "embedded", "far": "remote"}
+CALLERS = 4  # of each model
+PAUSE_S = 0.005  # between two calls of a caller
+LIMIT_S = 120.0
+AT_THE_DOOR = b"gateway: no replica answers now"  # says HAProxy
+pytestmark = pytest.mark.timeout(900)
+
+
+class End(Enum):
+    """How a call ended."""
+
+    ANSWERED = "answered with 200"
+    REFUSED = "refused at the door with 503, or no connection was made"
+    CLOSED = "the connection was closed before any of an answer came"
+    CUT = "the connection was closed within an answer"
+    OTHER = "answered otherwise: the gateway's own 503 too, which says that it could not do what it had taken"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call; `detail` says what came."""
+
+    model: str
+    begun_s: float
+    ended_s: float
+    end: End
+    detail: str
+
+
+@dataclass
+class Callers:
+    """Callers that keep their connections, and every call they made."""
+
+    address: str
+    calls: list[Call] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def work(self, model: str) -> None:
+        """One caller, until all are told to stop."""
+        tensor = {"name": INPUT, "shape": [1, 784], "datatype": "FP32", "data": rows(1, seed=7).ravel().tolist()}
+        body = orjson.dumps({"inputs": [tensor]})
+        with closing(http.client.HTTPConnection(self.address, timeout=LIMIT_S)) as connection:
+            while not self.stop.wait(PAUSE_S):
+                begun_s = time.monotonic()
+                end, detail = _call(connection, f"/v2/models/{model}/infer", body)
+                self.calls.append(Call(model, begun_s, time.monotonic(), end, detail))
+
+    def answered(self) -> int:
+        """How many calls so far."""
+        return sum(call.end is End.ANSWERED for call in list(self.calls))
+
+    def lost(self) -> list[Call]:
+        """Those that were cut, or answered with what is neither an answer nor a refusal."""
+        first_refusal_s = min(call.ended_s for call in self.calls if call.end is End.REFUSED)
+        closed = [call for call in self.calls if call.end is End.CLOSED and call.begun_s < first_refusal_s]
+        return closed + [call for call in self.calls if call.end in (End.CUT, End.OTHER)]
+
+
+def _call(connection: http.client.HTTPConnection, path: str, body: bytes) -> tuple[End, str]:
+    """Leaves the connection closed where it failed; the next call makes another."""
+    try:
+        if connection.sock is None:
+            connection.connect()
+    except OSError as error:
+        return End.REFUSED, repr(error)
+    try:
+        connection.request("POST", path, body)
+        answer = connection.getresponse()
+    except OSError as error:  # RemoteDisconnected too
+        connection.close()
+        return End.CLOSED, repr(error)
+    except http.client.HTTPException as error:
+        connection.close()
+        return End.CUT, repr(error)
+    try:
+        told = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        connection.close()
+        return End.CUT if answer.status == 200 else End.REFUSED, f"{answer.status} {error!r}"
+    if answer.status == 200:
+        return End.ANSWERED, ""
+    return End.REFUSED if answer.status == 503 and AT_THE_DOOR in told else End.OTHER, f"{answer.status} {told[:200]!r}"
+
+
+@contextmanager
+def calling(callers: Callers) -> Iterator[None]:
+    """All of them, at it all the time."""
+    threads = [threading.Thread(target=callers.work, args=(model,)) for model in MODELS for _ in range(CALLERS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        callers.stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def serve_models(url: str, folder: Path) -> None:
+    """Version 1 of each model serves, scored in the gateway and in a replica: 10 to 40 ms a call, and no two at a time."""
+    with ControlClient(url, timeout_s=60.0) as control:
+        for model, transport in MODELS.items():
+            serving = {"transport": transport, "resources": {"cpus": 0.1}, "scaling": {"mode": "manual", "replicas": 1}}
+            control.apply(Apply(models=(ModelDocument.model_validate({"name": model, "serving": serving}),)))
+            uri, digest, made = slow_artifact(folder, model)
+            control.register_version(
+                RegisterVersion(model=model, artifact_uri=uri, digest=digest, engine=made.engine, signature=made.signature)
+            )
+        until(lambda: all(control.model(model).stable == 1 for model in MODELS), LIMIT_S)
+
+
+def test_what_the_gateway_has_taken_is_answered(machine: Machine, tmp_path: Path) -> None:
+    machine.up()
+    url = machine.state().addresses.http
+    assert url is not None
+    serve_models(url, tmp_path / "artifacts")
+    callers = Callers(url.removeprefix("http://"))
+    with calling(callers):
+        until(lambda: callers.answered() > 200, LIMIT_S)
+        ended = machine.answer("down")
+    assert ended["drained"] is True
+    assert callers.lost() == []
