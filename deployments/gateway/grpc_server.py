@@ -11,12 +11,16 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from cluster.errors import BadInput
 from deployments.gateway.dataplane import DataPlane
+from deployments.gateway.grpc_calls import Calls
 from deployments.gateway.grpc_health import HEALTH_SERVICE, Health
 from deployments.gateway.grpc_service import SERVICE, InferenceService
 from deployments.gateway.proto import inference_pb2 as pb
 from deployments.gateway.repository import Repository
 
 MAX_MESSAGE_BYTES = (2 << 30) - 1  # gRPC counts a message's bytes in 32 bits with a sign
+
+TOLD_S = 0.25
+LAST_S = 1.0  # for the last answers to go out
 
 
 class GrpcServer:
@@ -28,9 +32,9 @@ class GrpcServer:
         """`max_calls` are taken at a time, the rest is refused at once. Raises BadInput for a limit that gRPC does not have."""
         if not 0 < max_message_bytes <= MAX_MESSAGE_BYTES:
             raise BadInput(f"must be 1 to {MAX_MESSAGE_BYTES} bytes; got {max_message_bytes}", where="max_grpc_message_bytes")
-        self._ending = asyncio.Event()
-        self._service = InferenceService(dataplane, repository, server_version, self._ending)
-        self._health = Health(dataplane, SERVICE, self._ending)
+        self._calls = Calls()
+        self._service = InferenceService(dataplane, repository, server_version, self._calls)
+        self._health = Health(dataplane, SERVICE, self._calls.ending)
         self._max_calls = max_calls
         self._max_message_bytes = max_message_bytes
         self._server: grpc.aio.Server | None = None
@@ -47,10 +51,16 @@ class GrpcServer:
         return bound
 
     async def stop(self, grace_s: float) -> None:
-        """Takes no new calls, and lets those under way end within `grace_s`. Safe where it was never started."""
-        self._ending.set()
+        """Refuses new calls, and lets those under way end within `grace_s`. Safe where it was never started.
+
+        A call that reaches grpc.aio as it stops is dropped: it never comes to be handled, and is waited for in vain. So it stops
+        when those that were taken are answered, and when callers that go on have been told.
+        """
+        self._calls.ending.set()
         if self._server is not None:
-            await self._server.stop(grace_s)
+            await asyncio.sleep(min(TOLD_S, grace_s))
+            await self._calls.ended(grace_s)
+            await self._server.stop(min(LAST_S, grace_s))
 
 
 def _reflected() -> Any:

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from cluster.errors import BadInput, EngineFailure, HeadraceError, NotFound, Unreachable
 from deployments.gateway.dataplane import EXTENSIONS, SERVER_NAME, Call, DataPlane
+from deployments.gateway.grpc_calls import Calls
 from deployments.gateway.grpc_codec import parse, parse_infer, request_from, response_to, stream_response
 from deployments.gateway.grpc_errors import abort, code_of, text_of
 from deployments.gateway.proto import inference_pb2 as pb
@@ -32,12 +33,11 @@ Handler = Callable[[bytes, Context], Awaitable[Message | bytes]]
 class InferenceService:
     """All calls of the service. Takes and gives bytes, since what is not a message at all is the caller's fault too."""
 
-    def __init__(self, dataplane: DataPlane, repository: Repository, server_version: str, ending: asyncio.Event) -> None:
-        """`ending` is set when the server begins to stop."""
+    def __init__(self, dataplane: DataPlane, repository: Repository, server_version: str, calls: Calls) -> None:
         self._dataplane = dataplane
         self._repository = repository
         self._server_version = server_version
-        self._ending = ending
+        self._calls = calls
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What a grpc.aio server is given."""
@@ -54,7 +54,9 @@ class InferenceService:
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
         }
-        methods: dict[str, Any] = {name: grpc.unary_unary_rpc_method_handler(_guarded(name, unary[name])) for name in unary}
+        methods: dict[str, Any] = {
+            name: grpc.unary_unary_rpc_method_handler(_guarded(name, unary[name], self._calls)) for name in unary
+        }
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._model_stream_infer)
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
@@ -87,9 +89,18 @@ class InferenceService:
         return response_to(await self._dataplane.infer(_call(proto, context), request_from(proto, raw)))
 
     async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        """See `_answer_stream`."""
+        try:
+            with self._calls:
+                await self._answer_stream(requests, context)
+        except Unreachable as error:
+            await abort(context, error)
+
+    async def _answer_stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Answers in the order asked, scoring up to STREAM_WINDOW at a time. A bad request is answered; the stream goes on.
 
-        When the server ends, what was read is answered, and the stream fails with UNAVAILABLE, had the client more or not.
+        When the server ends, what was read is answered, and the stream fails with UNAVAILABLE, had the client more or not: raises
+        Unreachable.
         """
         answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
         window = asyncio.Semaphore(STREAM_WINDOW)
@@ -106,14 +117,14 @@ class InferenceService:
                     answers.put_nowait(None)
 
             reader = group.create_task(read())
-            watch = group.create_task(self._ending.wait())
+            watch = group.create_task(self._calls.ending.wait())
             watch.add_done_callback(lambda _: reader.cancel())
             reader.add_done_callback(lambda _: watch.cancel())
             while (answer := await answers.get()) is not None:
                 await context.write(await answer)
                 window.release()
-        if self._ending.is_set():
-            await abort(context, Unreachable("it is ending", where="gateway", remedy="open the stream again"))
+        if self._calls.ending.is_set():
+            raise Unreachable("it is ending", where="gateway", remedy="open the stream again")
 
     async def _stream_answer(self, data: bytes, context: Context) -> bytes:
         answer = pb.ModelStreamInferResponse()
@@ -155,10 +166,11 @@ class InferenceService:
         return pb.RepositoryModelUnloadResponse()
 
 
-def _guarded(name: str, handler: Handler) -> Callable[[bytes, Context], Awaitable[bytes]]:
+def _guarded(name: str, handler: Handler, calls: Calls) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def answer(data: bytes, context: Context) -> bytes:
         try:
-            reply = await handler(data, context)
+            with calls:
+                reply = await handler(data, context)
         except HeadraceError as error:
             if code_of(error) is grpc.StatusCode.INTERNAL:
                 log.error("%s: %s", name, error)

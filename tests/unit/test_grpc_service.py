@@ -329,6 +329,43 @@ def test_the_end_waits_for_no_open_stream() -> None:
     play(scene)
 
 
+def test_whom_it_has_taken_it_answers_at_its_end_and_the_rest_it_refuses() -> None:
+    async def scene(door: Door) -> None:
+        answered = 0
+        enough = asyncio.Event()
+
+        async def go_on() -> grpc.StatusCode:
+            """Calls until it is refused, and returns with what."""
+            nonlocal answered
+            async with grpc.aio.insecure_channel(door.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+                stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+                while True:
+                    try:
+                        await stub.ModelInfer(ask())
+                    except grpc.aio.AioRpcError as error:
+                        return error.code()
+                    answered += 1
+                    if answered == 50:
+                        enough.set()
+
+        callers = [asyncio.create_task(go_on()) for _ in range(8)]
+        await enough.wait()
+        door.scorer.gate.clear()
+        while len(door.scorer.calls) == 0 or sum(door.scorer.calls) == answered:  # some are inside
+            await asyncio.sleep(0)
+        ending = asyncio.create_task(door.server.stop(3600))
+        late = service_pb2_grpc.GRPCInferenceServiceStub(door.channel).ModelInfer(ask())
+        assert await late.code() is grpc.StatusCode.UNAVAILABLE
+        assert not ending.done()
+        door.scorer.gate.set()
+        codes = await asyncio.gather(*callers)
+        await ending
+        assert set(codes) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+        assert sum(door.scorer.calls) == answered
+
+    play(scene)
+
+
 def test_calls_beyond_the_bound_are_refused_at_once() -> None:
     async def scene(door: Door) -> None:
         door.scorer.gate.clear()
