@@ -18,6 +18,8 @@ from cluster.errors import EngineFailure, NoCapacity
 from cluster.routes import Target
 from cluster.serving import Serving
 from deployments.datatypes import Array
+from deployments.line.client import Declined, Line, Lines, ReplicaGone
+from deployments.line.frames import Broken, Reply
 from deployments.rows import Answer, Part, all_failed, assembled, take
 from deployments.suspects import Suspects, marks_of
 
@@ -26,7 +28,9 @@ DEPLOYMENT = "replicas"
 # After so many, the batch itself may be what kills them.
 DEATHS_AT_MOST = 3
 FORGET_AFTER_S = 300.0  # without a death, a version's rows are above suspicion again
-_DEATHS = (RayActorError, ReplicaUnavailableError)
+_DEATHS = (RayActorError, ReplicaUnavailableError, ReplicaGone)
+# Larger calls go by Serve, which hands them over in shared memory.
+LINE_MOST_BYTES = 4 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -39,10 +43,13 @@ class RemoteTransport:
         of its own."""
         self._for_life = for_life
         self._handles: dict[str, Any] = {}
+        self._lines: dict[str, Lines] = {}
         self._suspects: dict[str, Suspects] = {}
 
     def keep(self, wanted: Mapping[str, tuple[Target, Serving]]) -> None:
         """See `Transport.keep`."""
+        for app in [app for app in self._lines if app not in wanted]:
+            self._lines.pop(app).close()
         for known in (self._handles, self._suspects):
             for app in [app for app in known if app not in wanted]:
                 del known[app]
@@ -105,17 +112,21 @@ class RemoteTransport:
         self.keep({})
 
     async def _once(self, target: Target, tensors: Mapping[str, Array], end_s: float) -> Answer:
+        line = self._line(target.app, tensors)
+        if line is not None:
+            try:
+                return await self._by_line(line, target, tensors, end_s)
+            except Declined:
+                pass  # Serve knows who has room
         left_s = end_s - time.monotonic()
         handle = self._handle(target.app)
         # The replica is told the time that is left, so that it doesn't score what nobody waits for any more.
         response = handle.score.remote(dict(tensors), left_s)
         try:
-            outputs, failed, refused = await asyncio.wait_for(response, max(left_s, 0.0))
+            reply = await asyncio.wait_for(response, max(left_s, 0.0))
         except TimeoutError:
             response.cancel()
-            raise NoCapacity(
-                "no replica answered in time", where=target.app, remedy="retry, add replicas, or allow more time"
-            ) from None
+            raise _late(target) from None
         except BackPressureError as error:
             raise NoCapacity("the replicas' queue is full", where=target.app, remedy="retry, or add replicas") from error
         except DeploymentUnavailableError as error:
@@ -130,19 +141,52 @@ class RemoteTransport:
         except RayTaskError as error:
             if isinstance(error.cause, NoCapacity):
                 raise error.cause from error
-            rows = len(next(iter(tensors.values())))
-            failure = EngineFailure(f"the replica failed: {error.cause!r}", where=target.app, remedy="look at its log")
-            return all_failed(target.signature, rows, failure)
+            return _defect(target, tensors, repr(error.cause))
         except Exception as error:  # Ray raises what it has no name for, too, as a replica goes: no caller is to blame
             _log.exception("%s: a call was lost", target.app)
             raise NoCapacity(f"the call was lost: {error!r}", where=target.app, remedy="retry") from error
-        return Answer(outputs, {row: EngineFailure(what, where=target.app) for row, what in zip(failed, refused, strict=True)})
+        return _answer(target, reply)
+
+    async def _by_line(self, line: Line, target: Target, tensors: Mapping[str, Array], end_s: float) -> Answer:
+        try:
+            reply = await line.score(tensors, max(end_s - time.monotonic(), 0.0))
+        except TimeoutError:
+            raise _late(target) from None
+        if not isinstance(reply, Broken):
+            return _answer(target, reply)
+        if reply.refusal is not None:
+            raise reply.refusal
+        return _defect(target, tensors, reply.what)
+
+    def _line(self, app: str, tensors: Mapping[str, Array]) -> Line | None:
+        """Where the next call may go past Serve. What Serve knows of the replicas, it learns with the handle's first call."""
+        if sum(tensor.nbytes for tensor in tensors.values()) > LINE_MOST_BYTES:
+            return None
+        found = self._lines.get(app)
+        if found is None:
+            found = self._lines[app] = Lines(self._handle(app))
+        return found.pick()
 
     def _handle(self, app: str) -> Any:
         found: Any = self._handles.get(app)
         if found is None:
             found = serve.get_deployment_handle(DEPLOYMENT, app_name=app, _check_exists=False)
-            if self._for_life:
+            if self._for_life and not found.is_initialized:  # Serve keeps handles: a version may come back
                 found._init(_run_router_in_separate_loop=False)
             self._handles[app] = found
         return found
+
+
+def _answer(target: Target, reply: Reply) -> Answer:
+    outputs, failed, refused = reply
+    return Answer(outputs, {row: EngineFailure(what, where=target.app) for row, what in zip(failed, refused, strict=True)})
+
+
+def _defect(target: Target, tensors: Mapping[str, Array], raised: str) -> Answer:
+    rows = len(next(iter(tensors.values())))
+    failure = EngineFailure(f"the replica failed: {raised}", where=target.app, remedy="look at its log")
+    return all_failed(target.signature, rows, failure)
+
+
+def _late(target: Target) -> NoCapacity:
+    return NoCapacity("no replica answered in time", where=target.app, remedy="retry, add replicas, or allow more time")

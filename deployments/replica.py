@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
+
+from ray import serve
 
 from cluster.errors import NoCapacity
 from deployments.artifact import localize, read_samples
 from deployments.datatypes import Array
 from deployments.engines.load import load_engine
 from deployments.isolate import score_isolating
+from deployments.line.frames import Reply
+from deployments.line.serve_book import ReplicaBook, line_name, own_node
+from deployments.line.server import LineServer
 from deployments.memory_limit import end_above
 from deployments.rows import Answer, take
+from deployments.serve_log import log_with_serve
 
-Reply = tuple[dict[str, Array], list[int], list[str]]
+_log = logging.getLogger(__name__)
 
 
 class Replica:
@@ -23,12 +30,16 @@ class Replica:
     Only modules that scoring needs are imported here: torch is loaded by a torch engine alone.
     """
 
+    _lines: LineServer | None = None
+    _opening: asyncio.Task[None] | None = None
+
     def __init__(
         self, uri: str, digest: str, *, threads: int, gpus: float, stuck_after_s: float, memory_bytes: int | None = None
     ) -> None:
         """Blocks until the engine is warm. `stuck_after_s` is how long calls may wait with none finished before the replica
         calls itself ill; above `memory_bytes` its process ends. Raises BadArtifact, Unreachable or NoCapacity, which Serve shows
         as the app's message."""
+        log_with_serve()
         if memory_bytes is not None:
             end_above(memory_bytes)
         path = localize(uri, digest)
@@ -38,6 +49,14 @@ class Replica:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="engine")
         self._waiting = 0
         self._progress_s = time.monotonic()
+        self._opening = asyncio.get_running_loop().create_task(self._open_lines())
+
+    async def __del__(self) -> None:
+        """Called by Serve before the process ends, when its own calls are answered."""
+        if self._opening is not None:
+            await self._opening
+        if self._lines is not None:
+            await self._lines.close()
 
     async def score(self, tensors: dict[str, Array], timeout_s: float) -> Reply:
         """Scores n rows: the outputs, the indices of rows that the engine failed (zeros in the outputs), and why, for each.
@@ -67,6 +86,16 @@ class Replica:
         finally:
             self._waiting -= 1
             self._progress_s = time.monotonic()
+
+    async def _open_lines(self) -> None:
+        try:
+            book = ReplicaBook()
+            lines = LineServer(self.score, book.most, book.answered)
+            await lines.open(line_name(own_node(), serve.get_replica_context().replica_id))
+        except (AttributeError, KeyError, OSError) as error:
+            _log.warning("callers reach this replica by Serve alone: %r", error)
+        else:
+            self._lines = lines
 
     def _in_turn(self, tensors: dict[str, Array], end_s: float) -> Answer:
         if time.monotonic() > end_s:

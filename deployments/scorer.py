@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.commands import ControlPlane
-from cluster.errors import BadInput, NoCapacity, NotFound
+from cluster.errors import BadInput, EngineFailure, NoCapacity, NotFound
 from cluster.evidence import Counts, EvidenceKey
 from cluster.routes import Route, RouteTable, Target
 from cluster.serving import Transport as TransportName
@@ -218,6 +218,11 @@ class RoutedScorer:
             if not route.fallback:
                 self._count(route, target.version, len(rows), len(rows), seconds)
                 raise
+        except Exception as error:
+            if not route.fallback:
+                raise
+            _logger.exception("%s", target.app)  # ours or the version's, its users need not suffer from it
+            answer, seconds = all_failed(target.signature, len(rows), EngineFailure(repr(error))), time.monotonic() - begin
         self._count(route, target.version, len(rows), len(answer.failed), seconds)
         self._meter.scored(route.model, target.version, len(rows), len(answer.failed), seconds)
         own = Part(target.version, rows, answer)

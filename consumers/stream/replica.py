@@ -22,6 +22,7 @@ from consumers.stream.spec import Client, StreamSpec
 from deployments.control_client import connect
 from deployments.scorer import RoutedScorer
 from deployments.scorer_thread import ScorerThread
+from deployments.serve_log import log_with_serve
 
 STUCK_AFTER_S = 120.0
 STOP_S = 30.0
@@ -35,6 +36,7 @@ class StreamReplica:
 
     def __init__(self, name: str, document: str, brokers: str) -> None:
         """`document` is a StreamSpec as JSON. Returns at once; the worker starts when Serve tells the rank."""
+        log_with_serve()
         self._name = name
         self._spec = StreamSpec.model_validate_json(document)
         self._brokers = brokers

@@ -10,7 +10,7 @@ only for who has waited `gather_s`, the latency target. Where somebody waits lon
 model's replicas bear: that is also how Serve sees that it should start another.
 
 A candidate has a small share of the keys, and would find its lane idle at nearly every one: its calls begin `apart_s` apart.
-Calls to replicas keep `crowd_apart_s` while many ask at a time: a call through Serve costs as much as ten requests.
+Calls to replicas keep `crowd_apart_s` while many ask at a time: a call costs as much as two requests.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class BatchLimits:
     calls: int = 2
     gather_s: float = 0.01
     patience_s: float = 0.05
-    apart_s: float = 0.01
-    crowd_apart_s: float = 0.005
+    apart_s: float = 0.004
+    crowd_apart_s: float = 0.004
     queued_rows: int = 32_768
     queued_bytes: int = 256 << 20
 

@@ -19,6 +19,7 @@ from deployments.gateway.grpc_server import GrpcServer
 from deployments.gateway.repository import Repository
 from deployments.remote import RemoteTransport
 from deployments.scorer import RoutedScorer
+from deployments.serve_log import log_with_serve
 
 APP = "gateway"
 DRAIN_S = 30.0
@@ -45,6 +46,7 @@ class Gateway:
     """One replica: builds its scorer when Serve builds it, starts and stops it with the lifespan of the ASGI server."""
 
     def __init__(self, settings: GatewaySettings) -> None:
+        log_with_serve()
         self._settings = settings
 
     def __serve_build_asgi_app__(self) -> GatewayApp:

@@ -207,3 +207,15 @@ def test_twenty_rollouts_and_rollbacks_in_a_row(service: Service, load: Load, fo
         assert service.control.model(MODEL).stable == versions[0]
         load.await_calls(5)
     assert len(service.control.rollout_history(MODEL).rollouts) == before + 20
+
+
+def test_a_version_that_was_let_go_is_tried_again(service: Service, load: Load, folder: Path) -> None:
+    service.apply(SERVING, PLAN | {"start": "manual", "steps": [{"weight": 50, "bake_s": 600}, {"weight": 100}]})
+    candidate = service.register(mlp_artifact(folder, MODEL, nudge=0.8))
+    keys = [f"key {number}".encode() for number in range(20)]
+    for _ in range(2):
+        service.control.start_rollout(MODEL, candidate)
+        service.seen(lambda rollout: rollout.state == "canary")
+        until(lambda: candidate in service.version_of(keys).values(), 60)
+        service.control.abort(MODEL)
+        until(lambda: candidate not in service.version_of(keys).values(), 60)

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import ray
+from ray._private import worker
 
 from cluster.errors import EngineFailure, NoCapacity
 from cluster.evidence import Counts
@@ -20,15 +21,21 @@ from cluster.ports import AppState, AppStatus
 from cluster.serving import Resources, Scaling, ScalingMode, Serving
 from cluster.traffic import to_candidate
 from cluster.versions import Version, VersionId
+from deployments import remote
 from deployments.artifact import Manifest
+from deployments.datatypes import Array
 from deployments.engines.load import load_engine
 from deployments.fleet import ServeFleet
-from deployments.remote import DEPLOYMENT
+from deployments.line import client
+from deployments.line.client import Line, Lines
+from deployments.line.frames import Broken, Reply
+from deployments.remote import DEPLOYMENT, RemoteTransport
 from deployments.scorer import RoutedScorer
 from tests.conftest import RayCluster
 from tests.contract.test_fleet import await_state, is_ready
 from tests.models import INPUT, OUTPUT, SIGNATURE, failing_artifact, mlp_artifact, rows
 from tests.routing import TableControl, route, target
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -160,6 +167,97 @@ async def test_a_killed_replica_loses_no_call(fleet: ServeFleet, ray_cluster: Ra
     # Serve brings the lost one back, and the app is READY all along.
     state = await asyncio.to_thread(await_state, fleet, lambda _: len(ray_cluster.replica_pids(app) - {min(pids)}) == 2)
     assert state[app].status is AppStatus.READY
+
+
+async def test_calls_go_by_lines_and_serve_counts_them(
+    fleet: ServeFleet, artifacts: dict[int, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_line, counted = 0, []
+
+    class Watched(Line):
+        async def score(self, tensors: Mapping[str, Array], timeout_s: float) -> Reply | Broken:
+            nonlocal by_line
+            by_line += 1
+            call = asyncio.create_task(super().score(tensors, timeout_s))
+            await asyncio.sleep(0)
+            counted.append(serve_counts())
+            return await call
+
+    def serve_counts() -> int:
+        counts = scorer._remote._handle(f"{MODEL}--v1")._router._asyncio_router._metrics_manager  # type: ignore[attr-defined]
+        return sum(counts.num_requests_sent_to_replicas.values())
+
+    monkeypatch.setattr(client, "Line", Watched)
+    scorer = await opened(control(artifacts, 1))
+    image = rows(3)
+    want = expected(artifacts[1], image)
+    async with asyncio.timeout(60):
+        while by_line < 20:
+            scored = await scorer.score(MODEL, {INPUT: image})
+            np.testing.assert_allclose(scored.outputs[OUTPUT], want, atol=1e-5)
+    assert counted == [1] * len(counted)
+    assert serve_counts() == 0
+    await scorer.close()
+
+
+async def test_a_large_call_goes_by_serve(
+    fleet: ServeFleet, artifacts: dict[int, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lines, "pick", lambda _: pytest.fail("no line bears it"))
+    monkeypatch.setattr(remote, "LINE_MOST_BYTES", 1000)
+    scorer = await opened(control(artifacts, 1))
+    scored = await scorer.score(MODEL, {INPUT: rows(3)})
+    await scorer.close()
+    assert scored.errors == {}
+
+
+async def test_replicas_that_are_scaled_away_answer_what_they_took(
+    fleet: ServeFleet, ray_cluster: RayCluster, artifacts: dict[int, Artifact]
+) -> None:
+    app = f"{MODEL}--v1"
+    scorer = await opened(control(artifacts, 1))
+    image, stop = rows(64), asyncio.Event()
+    want, done = expected(artifacts[1], image), 0
+
+    async def caller() -> None:
+        nonlocal done
+        while not stop.is_set():
+            scored = await scorer.score(MODEL, {INPUT: image})
+            assert scored.errors == {}
+            np.testing.assert_allclose(scored.outputs[OUTPUT], want, atol=1e-5)
+            done += 1
+
+    callers = [asyncio.create_task(caller()) for _ in range(8)]
+    for replicas in (1, 2):
+        fleet.scale(app, replicas)
+        await asyncio.to_thread(await_state, fleet, lambda seen, count=replicas: wants(app, count)(seen))
+        await asyncio.to_thread(until, lambda count=replicas: len(ray_cluster.replica_pids(app)) == count, 60)
+        after = done
+        while done < after + 100 and not any(each.done() for each in callers):
+            await asyncio.sleep(0.02)
+    stop.set()
+    await asyncio.gather(*callers)
+    await scorer.close()
+
+
+async def test_a_call_that_breaks_in_the_replica_is_told_and_in_its_log(
+    fleet: ServeFleet, artifacts: dict[int, Artifact]
+) -> None:
+    transport, asked = RemoteTransport(), target(1, artifacts[1], model=MODEL)
+    await transport.score(asked, {INPUT: rows(1)}, 30.0)
+    logs = Path(worker._global_node.get_session_dir_path()) / "logs" / "serve"  # type: ignore[union-attr]
+
+    def logged() -> str:
+        return "".join(path.read_text() for path in logs.glob(f"replica_{MODEL}--v1_*.log"))
+
+    odd = {INPUT: rows(2), "no rows at all": np.array(0.0)}  # no scorer lets such a call pass
+    async with asyncio.timeout(60):
+        while "a call failed" not in logged():
+            broken = await transport.score(asked, odd, 30.0)
+            assert sorted(broken.failed) == [0, 1]
+            assert all("the replica failed" in error.what for error in broken.failed.values())
+    await transport.close()
+    assert "Traceback" in logged()
 
 
 async def test_a_version_without_an_app_is_no_capacity_in_time(ray_cluster: RayCluster, artifacts: dict[int, Artifact]) -> None:
