@@ -29,7 +29,7 @@ from consumers.stream.collector import spare_collections
 from consumers.stream.formats import make_decoder, make_encoder
 from consumers.stream.log import Member
 from consumers.stream.loop import Loop
-from consumers.stream.rdkafka_config import FULL_QUEUE_WAIT_MS
+from consumers.stream.rdkafka_config import BATCH_BYTES, FULL_QUEUE_WAIT_MS, LINGER_MS
 from consumers.stream.spec import Client, StreamSpec
 from deployments.artifact import localize
 from deployments.engines.load import load_engine
@@ -147,7 +147,7 @@ def limit_rdkafka(job: Job, spec: StreamSpec, answer: Callable[[list[bytes]], li
         }
     )
     consumer.subscribe([spec.input.topic])
-    producer = Producer({"bootstrap.servers": job.brokers, "linger.ms": 2, "batch.size": 256 * 1024})
+    producer = Producer({"bootstrap.servers": job.brokers, "linger.ms": LINGER_MS, "batch.size": BATCH_BYTES})
     done, topic = 0, spec.output.topic
     while done < job.rows:
         messages = consumer.consume(spec.max_batch_rows, 0.0) or consumer.consume(1, 0.2)

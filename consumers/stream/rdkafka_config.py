@@ -11,6 +11,8 @@ from consumers.stream.spec import Begin, Guarantee, Security, StreamSpec
 STATS_EVERY_MS = 500
 FULL_QUEUE_WAIT_MS = 10
 BUSY_COORDINATOR_WAIT_MS = 5
+LINGER_MS = 100
+BATCH_BYTES = 512 * 1024
 # The client's lowest; a record may be larger than a fetch, which then holds it alone.
 FETCH_MIN_BYTES = 64 * 1024
 
@@ -67,9 +69,10 @@ def producer_config(spec: StreamSpec, member: Member, largest_bytes: int) -> dic
     return {
         **transactions,
         "enable.idempotence": True,
-        "linger.ms": 2,
+        # Every commit ends in a flush, which waits for nothing: what is sent before it had better fill its batches.
+        "linger.ms": LINGER_MS,
         # A batch must fit too, not only a record.
-        "batch.size": min(256 * 1024, largest_bytes),
+        "batch.size": min(BATCH_BYTES, largest_bytes),
         "message.max.bytes": spec.max_record_bytes + 2 * ROOM_BYTES,
         "delivery.timeout.ms": timeout_ms,
         # While the marks of the last transaction are being written the broker refuses the next one's offsets: this is how long

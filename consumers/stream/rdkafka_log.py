@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from itertools import chain, pairwise
+from itertools import compress, count, islice, pairwise, repeat
+from operator import itemgetter, ne
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -204,16 +205,14 @@ class RdKafkaLog:
     def _by_partition(self, messages: list[Message]) -> list[Records]:
         if not messages:
             return []
-        errors = list(map(Message.error, messages))
-        stuck = [(message, error) for message, error in zip(messages, errors, strict=True) if error is not None]
-        if stuck:
+        stuck: list[tuple[Message, KafkaError]] = []
+        if any(map(Message.error, messages)):
+            errors = list(map(Message.error, messages))
+            stuck = [(message, error) for message, error in zip(messages, errors, strict=True) if error is not None]
             messages = [message for message, error in zip(messages, errors, strict=True) if error is None]
         groups: dict[Partition, list[Message]] = {}
-        where = list(zip(map(Message.topic, messages), map(Message.partition, messages), strict=True))
-        starts = [i for i, (last, now) in enumerate(pairwise(chain((None,), where))) if now != last]
-        for start, end in pairwise([*starts, len(where)]):
-            topic, number = where[start]
-            groups.setdefault(Partition(str(topic), int(number or 0)), []).extend(messages[start:end])
+        for partition, run in runs(messages):
+            groups.setdefault(partition, []).extend(run)
         epochs = self._epochs.now()
         read = [self._records(partition, epochs[partition], group) for partition, group in groups.items() if partition in epochs]
         stepped: set[Partition] = set()
@@ -231,7 +230,7 @@ class RdKafkaLog:
             list(map(Message.key, messages)),
             list(map(Message.value, messages)),
             headers,
-            [timestamp for _, timestamp in map(Message.timestamp, messages)],
+            list(map(itemgetter(1), map(Message.timestamp, messages))),
             unreadable,
         )
 
@@ -303,7 +302,7 @@ class RdKafkaLog:
             producer.begin_transaction()
             # First: this is what waits for the marks of the last transaction; a send that meets them is held for 20 ms.
             producer.send_offsets_to_transaction([TopicPartition(*p, offset) for p, offset in upto.items()], group, timeout_s)
-            _send(producer, outgoing)
+            send(producer, outgoing)
             producer.commit_transaction(timeout_s)
         self._done.update(upto)
 
@@ -312,7 +311,7 @@ class RdKafkaLog:
         assert producer is not None  # noqa: S101  # a commit follows a recover that succeeded
         with self._reaching():
             self._failed_sends.clear()
-            _send(producer, outgoing)
+            send(producer, outgoing)
             left = producer.flush(self._spec.transaction_timeout_s)
             if self._failed_sends:
                 raise KafkaException(self._failed_sends[0])
@@ -401,6 +400,17 @@ def _ours(partitions: Sequence[TopicPartition]) -> list[Partition]:
     return [Partition(each.topic, each.partition) for each in partitions]
 
 
+def runs(messages: Sequence[Message]) -> Iterator[tuple[Partition, Sequence[Message]]]:
+    """The messages in stretches of one partition each, in order; a fetch brings hundreds of one partition at a time."""
+    topics, numbers = list(map(Message.topic, messages)), list(map(Message.partition, messages))
+    alone = len(set(topics)) <= 1
+    columns: Sequence[object] = numbers if alone else list(zip(topics, numbers, strict=True))
+    changes = compress(count(1), map(ne, columns, islice(columns, 1, None)))
+    for start, end in pairwise([0, *changes, len(messages)]):
+        if start < end:
+            yield Partition(str(topics[start]), int(numbers[start] or 0)), messages[start:end]
+
+
 def _headers(messages: Sequence[Message]) -> tuple[list[Sequence[Header]], dict[int, str]]:
     """The headers of each, and why those rows have none whose headers are no text.
 
@@ -408,26 +418,28 @@ def _headers(messages: Sequence[Message]) -> tuple[list[Sequence[Header]], dict[
     error, where the interpreter's own calls of methods may not. And a message must not be asked twice.
     """
     unreadable: dict[int, str] = {}
-    found: list[Sequence[Header]] = []
+    found: list[Any] = []
     ask = map(Message.headers, messages)
     while len(found) < len(messages):
         try:
-            found += (headers or () for headers in ask)  # type: ignore[misc]  # values are bytes
+            found.extend(ask)  # what came before an error is kept
         except SystemError:
             unreadable[len(found)] = "a header's name is no UTF-8"
-            found.append(())
-    return found, unreadable
+            found.append(None)
+    return ([headers or () for headers in found] if any(found) else [()] * len(found)), unreadable
 
 
-def _send(producer: Producer, outgoing: Sequence[Outgoing]) -> None:
-    produce = producer.produce
+def send(producer: Producer, outgoing: Sequence[Outgoing]) -> None:
+    """Hands the records to the producer, in order; waits for room in its queue where that is full."""
     for out in outgoing:
-        topic, partition = out.topic, out.partition
-        headers: Any = (each if type(each) is list else list(each) for each in out.headers)
-        for key, value, named, timestamp_ms in zip(out.keys, out.values, headers, out.timestamps_ms, strict=True):
-            while True:
-                try:
-                    produce(topic, value, key, partition, None, None, timestamp_ms, named)
-                    break
-                except BufferError:  # the queue is full: what is in it goes out meanwhile
-                    producer.poll(0.05)
+        headers: list[Any] = [each if type(each) is list else list(each) for each in out.headers]
+        columns: list[Sequence[Any]] = [out.values, out.keys, headers, out.timestamps_ms]
+        sent = 0
+        while sent < len(out):
+            values, keys, named, times_ms = (column[sent:] for column in columns) if sent else columns
+            same = repeat(out.partition), repeat(None), repeat(None)
+            try:
+                for _ in map(producer.produce, repeat(out.topic), values, keys, *same, times_ms, named):
+                    sent += 1
+            except BufferError:  # the queue is full: what is in it goes out meanwhile
+                producer.poll(0.05)

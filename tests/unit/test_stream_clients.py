@@ -6,12 +6,16 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Message, Producer
 
 from cluster.errors import BadInput
 from consumers.stream.clients import chosen_client
 from consumers.stream.kafka_client import client_config
+from consumers.stream.log import Outgoing
 from consumers.stream.rdkafka_config import rdkafka_config
+from consumers.stream.rdkafka_log import runs, send
 from consumers.stream.spec import Client, Protocol, Security
+from headrace.local.ports import free_port
 
 
 def test_librdkafka_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,3 +88,30 @@ def test_a_secret_that_is_missing_is_named_and_none_is_in_the_document(tmp_path:
     ):
         with pytest.raises(BadInput, match="password_"):
             client_config("a:1", missing)
+
+
+def test_messages_are_told_apart_by_topic_and_partition() -> None:
+    at = [("a", 0), ("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 0)]
+    messages = [Message(topic=topic, partition=number, offset=offset) for offset, (topic, number) in enumerate(at)]
+    told = [(run.topic, run.number, [message.offset() for message in found]) for run, found in runs(messages)]
+    assert told == [("a", 0, [0, 1]), ("b", 0, [2]), ("b", 1, [3]), ("a", 1, [4]), ("a", 0, [5])]
+    assert [(run.number, len(found)) for run, found in runs(messages[3:5])] == [(1, 1), (1, 1)]
+    assert list(runs([])) == []
+
+
+def test_a_full_queue_delays_records_and_drops_or_doubles_none() -> None:
+    left: list[bytes | None] = []
+    producer = Producer(
+        {
+            "bootstrap.servers": f"127.0.0.1:{free_port()}",  # nobody is there: a record leaves the queue as its time is over
+            "queue.buffering.max.messages": 4,
+            "message.timeout.ms": 50,
+            "on_delivery": lambda _, message: left.append(message.value()),
+            "log_level": 0,
+        }
+    )
+    values = [b"%d" % number for number in range(10)]
+    headers = [[("name", b"value")], (), *[(("name", None),)] * 8]
+    send(producer, [Outgoing("t", 0, [None] * 10, values, headers, [1] * 10), Outgoing("t", 0, [], [], [], [])])
+    producer.flush(10)
+    assert left == values
