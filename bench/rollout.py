@@ -93,6 +93,8 @@ def turns(
         awaited(lambda: _under_way(service, model))
         under_way.append(measured())
         service.control.abort(model)
+    if failed := sum(one.failed for one in (*under_way, *without)):
+        raise SystemExit(f"{failed} requests failed: the figures would mean nothing")
     return under_way[1:], without[1:]
 
 
