@@ -14,7 +14,7 @@ from ray import serve
 from ray.exceptions import RayActorError, RayTaskError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException, ReplicaUnavailableError
 
-from cluster.errors import EngineFailure, NoCapacity
+from cluster.errors import EngineFailure, HeadraceError, NoCapacity
 from cluster.routes import Target
 from cluster.serving import Serving
 from deployments.datatypes import Array
@@ -118,6 +118,10 @@ class RemoteTransport:
                 return await self._by_line(line, target, tensors, end_s)
             except Declined:
                 pass  # Serve knows who has room
+            except (HeadraceError, ReplicaGone):
+                raise
+            except Exception:  # a defect of lines is no reason to fail a call
+                _log.exception("%s: a line broke; the call goes by Serve", target.app)
         left_s = end_s - time.monotonic()
         handle = self._handle(target.app)
         # The replica is told the time that is left, so that it doesn't score what nobody waits for any more.

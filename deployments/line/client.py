@@ -158,8 +158,8 @@ class Lines:
             self._trying = asyncio.get_running_loop().create_task(self._connect())
 
     async def _connect(self) -> None:
-        node = own_node()
         try:
+            node = own_node()
             for replica, seen in list(self._replicas.items()):
                 line = self._lines.get(replica)
                 if seen.node_id != node or (line is not None and not line.ended):
