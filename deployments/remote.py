@@ -120,7 +120,7 @@ class RemoteTransport:
                 pass  # Serve knows who has room
             except (HeadraceError, ReplicaGone):
                 raise
-            except Exception:  # a defect of lines is no reason to fail a call
+            except Exception:  # noqa: BLE001 (logged; a defect of lines is no reason to fail a call)
                 _log.exception("%s: a line broke; the call goes by Serve", target.app)
         left_s = end_s - time.monotonic()
         handle = self._handle(target.app)

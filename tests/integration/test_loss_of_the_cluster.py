@@ -12,7 +12,6 @@ import pytest
 from cluster.commands import ModelView
 from headrace.client import ControlClient
 from tests.integration.test_up_and_down import Machine
-from tests.integration.test_up_and_down import machine as machine
 from tests.live import Service
 from tests.models import mlp_artifact
 
