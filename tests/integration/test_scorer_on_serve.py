@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -13,7 +14,6 @@ import numpy as np
 import psutil
 import pytest
 import ray
-from ray._private import worker
 
 from cluster.errors import EngineFailure, NoCapacity
 from cluster.evidence import Counts
@@ -93,6 +93,35 @@ def expected(artifact: Artifact, image: np.ndarray) -> np.ndarray:
     return load_engine(Path(artifact[0])).score({INPUT: image})[OUTPUT]
 
 
+@asynccontextmanager
+async def called(artifacts: dict[int, Artifact]) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+    """Eight callers of version 1, whose every answer must be right. Gives what waits for so many more of their calls."""
+    scorer = await opened(control(artifacts, 1))
+    image, stop = rows(64), asyncio.Event()
+    want, done = expected(artifacts[1], image), 0
+
+    async def caller() -> None:
+        nonlocal done
+        while not stop.is_set():
+            scored = await scorer.score(MODEL, {INPUT: image})
+            assert scored.errors == {}
+            np.testing.assert_allclose(scored.outputs[OUTPUT], want, atol=1e-5)
+            done += 1
+
+    async def more(calls: int) -> None:
+        enough = done + calls
+        while done < enough and not any(each.done() for each in callers):
+            await asyncio.sleep(0.02)
+
+    callers = [asyncio.create_task(caller()) for _ in range(8)]
+    try:
+        yield more
+    finally:
+        stop.set()
+        await asyncio.gather(*callers)
+        await scorer.close()
+
+
 async def test_two_versions_share_the_keys(fleet: ServeFleet, artifacts: dict[int, Artifact]) -> None:
     told = control(artifacts, 1, 2, candidate=2, weight=3000, stage="r1.1", salt=3)
     scorer = await opened(told)
@@ -135,34 +164,12 @@ async def test_only_the_rows_that_stable_fails_carry_an_error(fleet: ServeFleet,
 
 async def test_a_killed_replica_loses_no_call(fleet: ServeFleet, ray_cluster: RayCluster, artifacts: dict[int, Artifact]) -> None:
     app = f"{MODEL}--v1"
-    scorer = await opened(control(artifacts, 1))
-    image = rows(64)
-    want = expected(artifacts[1], image)
     pids = ray_cluster.replica_pids(app)
     assert len(pids) == 2
-    stop = asyncio.Event()
-    done = 0
-
-    async def caller() -> None:
-        nonlocal done
-        while not stop.is_set():
-            scored = await scorer.score(MODEL, {INPUT: image})
-            assert scored.errors == {}
-            np.testing.assert_allclose(scored.outputs[OUTPUT], want, atol=1e-5)
-            done += 1
-
-    async def seen(enough: Callable[[], bool]) -> None:
-        while not enough():
-            await asyncio.sleep(0.02)
-
-    callers = [asyncio.create_task(caller()) for _ in range(8)]
-    await seen(lambda: done >= 50)
-    os.kill(min(pids), signal.SIGKILL)
-    after_kill = done
-    await seen(lambda: done >= after_kill + 200 or any(c.done() for c in callers))
-    stop.set()
-    await asyncio.gather(*callers)
-    await scorer.close()
+    async with called(artifacts) as more:
+        await more(50)
+        os.kill(min(pids), signal.SIGKILL)
+        await more(200)
     assert not psutil.pid_exists(min(pids)) or psutil.Process(min(pids)).status() == psutil.STATUS_ZOMBIE
     # Serve brings the lost one back, and the app is READY all along.
     state = await asyncio.to_thread(await_state, fleet, lambda _: len(ray_cluster.replica_pids(app) - {min(pids)}) == 2)
@@ -215,40 +222,22 @@ async def test_replicas_that_are_scaled_away_answer_what_they_took(
     fleet: ServeFleet, ray_cluster: RayCluster, artifacts: dict[int, Artifact]
 ) -> None:
     app = f"{MODEL}--v1"
-    scorer = await opened(control(artifacts, 1))
-    image, stop = rows(64), asyncio.Event()
-    want, done = expected(artifacts[1], image), 0
-
-    async def caller() -> None:
-        nonlocal done
-        while not stop.is_set():
-            scored = await scorer.score(MODEL, {INPUT: image})
-            assert scored.errors == {}
-            np.testing.assert_allclose(scored.outputs[OUTPUT], want, atol=1e-5)
-            done += 1
-
-    callers = [asyncio.create_task(caller()) for _ in range(8)]
-    for replicas in (1, 2):
-        fleet.scale(app, replicas)
-        await asyncio.to_thread(await_state, fleet, lambda seen, count=replicas: wants(app, count)(seen))
-        await asyncio.to_thread(until, lambda count=replicas: len(ray_cluster.replica_pids(app)) == count, 60)
-        after = done
-        while done < after + 100 and not any(each.done() for each in callers):
-            await asyncio.sleep(0.02)
-    stop.set()
-    await asyncio.gather(*callers)
-    await scorer.close()
+    async with called(artifacts) as more:
+        for replicas in (1, 2):
+            fleet.scale(app, replicas)
+            await asyncio.to_thread(await_state, fleet, wants(app, replicas))
+            await asyncio.to_thread(until, lambda count=replicas: len(ray_cluster.replica_pids(app)) == count, 60)
+            await more(100)
 
 
 async def test_a_call_that_breaks_in_the_replica_is_told_and_in_its_log(
-    fleet: ServeFleet, artifacts: dict[int, Artifact]
+    fleet: ServeFleet, ray_cluster: RayCluster, artifacts: dict[int, Artifact]
 ) -> None:
     transport, asked = RemoteTransport(), target(1, artifacts[1], model=MODEL)
     await transport.score(asked, {INPUT: rows(1)}, 30.0)
-    logs = Path(worker._global_node.get_session_dir_path()) / "logs" / "serve"  # type: ignore[union-attr]
 
     def logged() -> str:
-        return "".join(path.read_text() for path in logs.glob(f"replica_{MODEL}--v1_*.log"))
+        return "".join(path.read_text() for path in (ray_cluster.logs / "serve").glob(f"replica_{MODEL}--v1_*.log"))
 
     odd = {INPUT: rows(2), "no rows at all": np.array(0.0)}  # no scorer lets such a call pass
     async with asyncio.timeout(60):

@@ -80,6 +80,15 @@ async def replica(most: int = 4) -> AsyncIterator[tuple[Replica, Line, Book]]:
         await there.server.close()
 
 
+async def under_way(there: Replica, line: Line, timeout_s: float = 60.0) -> asyncio.Task[Reply | Broken]:
+    """A call that the replica has begun, and will not end before it is told to go."""
+    there.go.clear()
+    begun = there.begun
+    call = asyncio.create_task(line.score(x(2), timeout_s))
+    await until(lambda: there.begun == begun + 1)
+    return call
+
+
 async def until(what: Any) -> None:
     async with asyncio.timeout(10):
         while not what():
@@ -129,9 +138,7 @@ async def test_calls_share_a_line_and_serve_counts_them() -> None:
 
 async def test_a_full_replica_declines() -> None:
     async with replica(most=1) as (there, line, book):
-        there.go.clear()
-        first = asyncio.create_task(line.score(x(1), 10.0))
-        await until(lambda: there.begun == 1)
+        first = await under_way(there, line)
         with pytest.raises(Declined):
             await line.score(x(1), 10.0)
         assert line.fit
@@ -142,9 +149,7 @@ async def test_a_full_replica_declines() -> None:
 
 async def test_a_replica_that_stops_answers_what_it_took_and_takes_no_more() -> None:
     async with replica() as (there, line, _):
-        there.go.clear()
-        taken = asyncio.create_task(line.score(x(2), 10.0))
-        await until(lambda: there.begun == 1)
+        taken = await under_way(there, line)
         closing = asyncio.create_task(there.server.close())
         await until(lambda: not line.fit)
         with pytest.raises(Declined):
@@ -171,9 +176,7 @@ async def test_what_the_replica_raises_is_told() -> None:
 
 async def test_a_call_that_is_late_or_given_up_ends_at_the_replica_too() -> None:
     async with replica() as (there, line, book):
-        there.go.clear()
-        given_up = asyncio.create_task(line.score(x(1), 10.0))
-        await until(lambda: there.begun == 1)
+        given_up = await under_way(there, line)
         given_up.cancel()
         await until(lambda: there.cancelled == 1)
         assert line.fit
@@ -186,9 +189,7 @@ async def test_a_call_that_is_late_or_given_up_ends_at_the_replica_too() -> None
 
 async def test_the_death_of_a_replica_is_known_at_once() -> None:
     async with replica() as (there, line, book):
-        there.go.clear()
-        call = asyncio.create_task(line.score(x(1), 60.0))
-        await until(lambda: there.begun == 1)
+        call = await under_way(there, line)
         for frames in list(there.server._lines):
             frames.abort()
         with pytest.raises(ReplicaGone):
@@ -201,9 +202,7 @@ async def test_the_death_of_a_replica_is_known_at_once() -> None:
 
 async def test_a_caller_that_goes_frees_its_calls() -> None:
     async with replica() as (there, line, _):
-        there.go.clear()
-        call = asyncio.create_task(line.score(x(1), 60.0))
-        await until(lambda: there.begun == 1)
+        call = await under_way(there, line)
         line._frames.abort()
         await until(lambda: there.cancelled == 1)
         with pytest.raises(ReplicaGone):
