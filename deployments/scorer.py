@@ -194,8 +194,8 @@ class RoutedScorer:
             if counted:
                 self._count_given_up(call.route, target.version, time.monotonic() - begin)
             raise
-        except NoCapacity:
-            # Counted as the candidate's are: an overload that hits both must not look like the candidate's fault.
+        except Exception:
+            # Counted as the candidate's are: what hits both, an overload or a defect, must not look like the candidate's fault.
             if counted:
                 self._count(call.route, target.version, len(rows), len(rows), time.monotonic() - begin)
             raise
@@ -213,16 +213,15 @@ class RoutedScorer:
         except asyncio.CancelledError:
             self._count_given_up(route, target.version, time.monotonic() - begin)
             raise
-        except NoCapacity as error:
-            answer, seconds = all_failed(target.signature, len(rows), error), time.monotonic() - begin
+        except Exception as error:
+            seconds = time.monotonic() - begin
             if not route.fallback:
                 self._count(route, target.version, len(rows), len(rows), seconds)
                 raise
-        except Exception as error:
-            if not route.fallback:
-                raise
-            _logger.exception("%s", target.app)  # ours or the version's, its users need not suffer from it
-            answer, seconds = all_failed(target.signature, len(rows), EngineFailure(repr(error))), time.monotonic() - begin
+            if not isinstance(error, NoCapacity):
+                _logger.exception("%s", target.app)  # ours or the version's, its users need not suffer from it
+            failure = error if isinstance(error, NoCapacity) else EngineFailure(repr(error))
+            answer = all_failed(target.signature, len(rows), failure)
         self._count(route, target.version, len(rows), len(answer.failed), seconds)
         self._meter.scored(route.model, target.version, len(rows), len(answer.failed), seconds)
         own = Part(target.version, rows, answer)

@@ -7,6 +7,7 @@ import logging
 import socket
 import time
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 from ray.serve._private.common import ReplicaID
@@ -28,6 +29,14 @@ class Declined(Exception):
     """The replica did not take the call: it is full, stops, or is gone."""
 
 
+class State(Enum):
+    """Of a line."""
+
+    NEW = 1  # the replica has not said yet that it takes calls
+    READY = 2
+    ENDED = 3  # there will be no more calls
+
+
 class Line:
     """To one replica; calls share it."""
 
@@ -38,8 +47,7 @@ class Line:
         self._frames = Frames(self._heard, self._lost)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._number = 0
-        self.ready = False  # the replica said so, and nothing that ends it
-        self.ended = False  # there will be no more calls
+        self.state = State.NEW
 
     async def connect(self, name: str) -> None:
         """Raises OSError where nobody listens."""
@@ -59,11 +67,11 @@ class Line:
     @property
     def fit(self) -> bool:
         """Whether another call may be made."""
-        return self.ready and self.under_way < self._most
+        return self.state is State.READY and self.under_way < self._most
 
     async def score(self, tensors: Mapping[str, Array], timeout_s: float) -> Reply | Broken:
         """Raises ReplicaGone, Declined, or TimeoutError: the line then ends, and whether the replica lives, another will tell."""
-        if not self.ready:
+        if self.state is not State.READY:
             raise Declined
         loop = asyncio.get_running_loop()
         self._number += 1
@@ -82,8 +90,7 @@ class Line:
             timer.cancel()
             self._waiting.pop(call, None)
             self._book.ended(self._replica)
-            if self.ended and not self._waiting:
-                self._frames.close()
+            self._close_if_done()
         if isinstance(reply, Word):
             raise Declined
         told: Reply | Broken = reply
@@ -91,8 +98,11 @@ class Line:
 
     def leave(self) -> None:
         """No more calls; ends once those under way are answered. Safe to repeat."""
-        self.ready, self.ended = False, True
-        if not self._waiting:
+        self.state = State.ENDED
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self.state is State.ENDED and not self._waiting:
             self._frames.close()
 
     def _expire(self, answer: asyncio.Future[Any]) -> None:
@@ -101,8 +111,8 @@ class Line:
             answer.set_exception(TimeoutError())
 
     def _heard(self, _: Frames, call: int, message: Any) -> None:
-        if message is Word.READY:
-            self.ready = not self.ended
+        if message is Word.READY and self.state is State.NEW:
+            self.state = State.READY
         elif message is Word.GOING:
             self.leave()
         answer = self._waiting.get(call)
@@ -110,7 +120,7 @@ class Line:
             answer.set_result(message)
 
     def _lost(self, _: Frames) -> None:
-        self.ready, self.ended = False, True
+        self.state = State.ENDED
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(ReplicaGone("the line to the replica ended"))
@@ -135,7 +145,7 @@ class Lines:
             self._tried_s = 0.0
             for replica in [replica for replica in self._lines if replica not in replicas]:
                 self._lines.pop(replica).leave()
-        ready = [line for line in self._lines.values() if line.ready]
+        ready = [line for line in self._lines.values() if line.state is State.READY]
         best = min(ready, key=_under_way, default=None)
         if len(ready) < len(replicas):
             self._look_for_more()
@@ -162,7 +172,7 @@ class Lines:
             node = own_node()
             for replica, seen in list(self._replicas.items()):
                 line = self._lines.get(replica)
-                if seen.node_id != node or (line is not None and not line.ended):
+                if seen.node_id != node or (line is not None and line.state is not State.ENDED):
                     continue
                 line = Line(self._book, replica, seen.max_ongoing_requests)
                 try:

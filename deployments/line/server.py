@@ -90,13 +90,11 @@ class LineServer:
         reply: Reply | Broken
         try:
             reply = await self._score(dict(ask.tensors), ask.timeout_s)
-        except NoCapacity as error:
-            raised = type(error).__name__
-            reply = Broken(error.what, error)
         except Exception as error:  # noqa: BLE001 (a defect, or a model's: the caller is told, as it would be by Serve)
-            _log.exception("a call failed")
             raised = type(error).__name__
-            reply = Broken(repr(error))
+            reply = Broken(repr(error), error if isinstance(error, NoCapacity) else None)
+            if reply.refusal is None:
+                _log.exception("a call failed")
         line.send(call, reply)
         self._answered(1000 * (time.monotonic() - begin_s), raised)
 

@@ -18,8 +18,8 @@ from ray.serve._private.common import DeploymentID, ReplicaID
 from cluster.errors import NoCapacity
 from deployments.datatypes import Array
 from deployments.line import client
-from deployments.line.client import Declined, Line, Lines, ReplicaGone
-from deployments.line.frames import STAGED_BYTES, Broken, Frames, Reply, packed
+from deployments.line.client import Declined, Line, Lines, ReplicaGone, State
+from deployments.line.frames import STAGED_BYTES, Broken, Frames, Reply, Word, packed
 from deployments.line.server import LineServer
 
 pytestmark = pytest.mark.anyio
@@ -159,7 +159,8 @@ async def test_a_replica_that_stops_answers_what_it_took_and_takes_no_more() -> 
         answer = await taken
         assert not isinstance(answer, Broken)
         await closing
-        assert line.ended
+        line._heard(line._frames, 0, Word.READY)  # too late: it stopped
+        assert line.state is State.ENDED
 
 
 async def test_what_the_replica_raises_is_told() -> None:
@@ -183,7 +184,7 @@ async def test_a_call_that_is_late_or_given_up_ends_at_the_replica_too() -> None
         with pytest.raises(TimeoutError):
             await line.score(x(1), 0.01)
         await until(lambda: there.cancelled == 2)
-        assert line.ended  # whether the replica lives, another line tells
+        assert line.state is State.ENDED  # whether the replica lives, another line tells
         assert book.under_way == 0
 
 
@@ -194,7 +195,7 @@ async def test_the_death_of_a_replica_is_known_at_once() -> None:
             frames.abort()
         with pytest.raises(ReplicaGone):
             await call
-        assert line.ended
+        assert line.state is State.ENDED
         assert book.under_way == 0
         with pytest.raises(Declined):  # told, not waited for
             await line.score(x(1), 60.0)
@@ -215,7 +216,7 @@ async def test_a_frame_of_no_size_ends_the_line() -> None:
         assert transport is not None
         transport.write(bytes(64))
         await until(lambda: not there.server._lines)
-        await until(lambda: line.ended)
+        await until(lambda: line.state is State.ENDED)
 
 
 @pytest.fixture

@@ -30,13 +30,15 @@ pytestmark = pytest.mark.anyio
 Artifact = tuple[str, str, Manifest]
 KEYS = [f"key {i}".encode() for i in range(400)]
 EMBEDDED = Serving(transport="embedded", max_batch_rows=128)
+REMOTE = Serving(max_batch_rows=400)
 
 
 class Nowhere:
     """A transport without replicas; it counts who asks."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         self.asked: list[str] = []
+        self.error = error or NoCapacity("no replica")
 
     def keep(self, wanted: Mapping[str, tuple[Target, Serving]]) -> None:
         """Nothing to keep."""
@@ -46,7 +48,7 @@ class Nowhere:
 
     async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
         self.asked.append(target.app)
-        raise NoCapacity("no replica", where=target.app)
+        raise self.error
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -162,6 +164,22 @@ async def test_a_candidate_that_cannot_be_asked_costs_users_nothing(good: Artifa
     assert scored.versions.tolist() == [1] * 40
     assert control.counts(2) == Counts(rows=40, errors=40, calls=1)
     assert control.counts(1) == Counts()
+
+
+@pytest.mark.parametrize("error", [NoCapacity("no replica"), ZeroDivisionError("a defect")], ids=["no-capacity", "defect"])
+@pytest.mark.parametrize("fallback", [True, False], ids=["fallback", "no-fallback"])
+async def test_whatever_keeps_a_version_from_answering_counts(tmp_path: Path, error: Exception, fallback: bool) -> None:
+    nowhere = (str(tmp_path / "nowhere"), "0" * 64, None)
+    split = route(
+        target(1, nowhere), target(2, nowhere), candidate=2, weight=3000, stage="r1.1", salt=7, fallback=fallback, serving=REMOTE
+    )
+    control = TableControl(split)
+    async with scoring(control, Nowhere(error)) as scorer:
+        with pytest.raises(type(error), match=str(error)):
+            await scorer.score("digits", {INPUT: rows(400)}, KEYS)
+    theirs = int(to_candidate(KEYS, salt=7, weight=3000, random=np.random.default_rng()).sum())
+    assert control.counts(2) == Counts(rows=theirs, errors=theirs, calls=1)
+    assert control.counts(1) == Counts(rows=400 - theirs, errors=400 - theirs, calls=1)
 
 
 async def test_only_the_rows_at_fault_carry_an_error(failing: Artifact) -> None:
