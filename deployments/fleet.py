@@ -24,6 +24,7 @@ from deployments.serve_state import app_state
 # A start that failed is tried once more: the store of artifacts may have been away. Serve's own default is to go on for minutes.
 STARTS_AT_MOST = 2
 HEALTH_EVERY_S = 5.0
+STUCK_AFTER_AT_LEAST_S = 30.0
 _VERSION_APP = re.compile(r"--v\d+$")
 
 
@@ -131,4 +132,4 @@ def _autoscaling(scaling: Scaling, replicas: int) -> AutoscalingConfig:
 
 
 def _stuck_after_s(serving: Serving) -> float:
-    return max(3 * serving.timeout_s, 30.0)
+    return max(3 * serving.timeout_s, STUCK_AFTER_AT_LEAST_S)

@@ -18,7 +18,7 @@ from cluster.errors import EngineFailure, HeadraceError, NoCapacity
 from cluster.routes import Target
 from cluster.serving import Serving
 from deployments.datatypes import Array
-from deployments.line.client import Declined, Line, Lines, ReplicaGone
+from deployments.line.client import Declined, Line, Lines, ReplicaGone, StandsStill
 from deployments.line.frames import Broken, Reply
 from deployments.rows import Answer, Part, all_failed, assembled, take
 from deployments.suspects import Suspects, marks_of
@@ -113,15 +113,18 @@ class RemoteTransport:
 
     async def _once(self, target: Target, tensors: Mapping[str, Array], end_s: float) -> Answer:
         line = self._line(target.app, tensors)
-        if line is not None:
+        while line is not None:
             try:
                 return await self._by_line(line, target, tensors, end_s)
+            except StandsStill:
+                line = self._line(target.app, tensors)
             except Declined:
-                pass  # Serve knows who has room
+                line = None  # Serve knows who has room
             except (HeadraceError, ReplicaGone):
                 raise
             except Exception:  # noqa: BLE001 (logged; a defect of lines is no reason to fail a call)
                 _log.exception("%s: a line broke; the call goes by Serve", target.app)
+                line = None
         left_s = end_s - time.monotonic()
         handle = self._handle(target.app)
         # The replica is told the time that is left, so that it doesn't score what nobody waits for any more.

@@ -19,6 +19,9 @@ from deployments.line.server import address
 
 _log = logging.getLogger(__name__)
 TRY_AGAIN_S = 1.0
+# While calls wait, the replica is asked so often whether it is there, which takes it no time whatever it scores.
+LOOK_EVERY_S = 0.5
+SILENCES_MOST = 3
 
 
 class ReplicaGone(Exception):
@@ -27,6 +30,10 @@ class ReplicaGone(Exception):
 
 class Declined(Exception):
     """The replica did not take the call: it is full, stops, or is gone."""
+
+
+class StandsStill(Exception):
+    """Nothing comes from the replica, though the line holds: its process is stopped, or has no time. It may go on later."""
 
 
 class State(Enum):
@@ -47,6 +54,8 @@ class Line:
         self._frames = Frames(self._heard, self._lost)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._number = 0
+        self._looking: asyncio.TimerHandle | None = None
+        self._silences = 0
         self.state = State.NEW
 
     async def connect(self, name: str) -> None:
@@ -70,7 +79,8 @@ class Line:
         return self.state is State.READY and self.under_way < self._most
 
     async def score(self, tensors: Mapping[str, Array], timeout_s: float) -> Reply | Broken:
-        """Raises ReplicaGone, Declined, or TimeoutError: the line then ends, and whether the replica lives, another will tell."""
+        """Raises ReplicaGone, StandsStill, Declined, or TimeoutError: the line then ends, and whether the replica lives, another
+        will tell."""
         if self.state is not State.READY:
             raise Declined
         loop = asyncio.get_running_loop()
@@ -78,6 +88,8 @@ class Line:
         call = self._number
         answer: asyncio.Future[Any] = loop.create_future()
         self._waiting[call] = answer
+        if self._looking is None:
+            self._looking = loop.call_later(LOOK_EVERY_S, self._look)
         self._book.began(self._replica)
         timer = loop.call_later(timeout_s, self._expire, answer)
         try:
@@ -110,7 +122,21 @@ class Line:
             self.leave()
             answer.set_exception(TimeoutError())
 
+    def _look(self) -> None:
+        self._looking = None
+        if not self._waiting:
+            self._silences = 0
+        elif self._silences < SILENCES_MOST:
+            self._silences += 1
+            self._frames.send(0, Word.ARE_YOU_THERE)
+            self._looking = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)
+        else:
+            self._book.doubt(self._replica)
+            self._fail(StandsStill("the replica stands still"))
+            self._frames.abort()  # what it has not read, nobody waits for
+
     def _heard(self, _: Frames, call: int, message: Any) -> None:
+        self._silences = 0
         if message is Word.READY and self.state is State.NEW:
             self.state = State.READY
         elif message is Word.GOING:
@@ -120,10 +146,13 @@ class Line:
             answer.set_result(message)
 
     def _lost(self, _: Frames) -> None:
+        self._fail(ReplicaGone("the line to the replica ended"))
+
+    def _fail(self, error: Exception) -> None:
         self.state = State.ENDED
         for answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(ReplicaGone("the line to the replica ended"))
+                answer.set_exception(error)
 
 
 class Lines:
@@ -138,7 +167,8 @@ class Lines:
 
     def pick(self) -> Line | None:
         """The line to the replica that has the least of our calls under way; None where Serve had better choose: there is no such
-        line, or all are in use and there are replicas without one."""
+        line, or all are in use and there are replicas without one. A replica that has not said yet that it is ready stands still:
+        Serve had nothing from it either."""
         replicas = self._book.replicas()
         if replicas is not self._replicas:
             self._replicas = replicas
@@ -149,7 +179,8 @@ class Lines:
         best = min(ready, key=_under_way, default=None)
         if len(ready) < len(replicas):
             self._look_for_more()
-            if best is not None and best.under_way:
+            reached = [line for line in self._lines.values() if line.state is not State.ENDED]
+            if best is not None and best.under_way and len(reached) < len(replicas):
                 return None
         return best if best is not None and best.fit else None
 

@@ -38,12 +38,14 @@ class Ask:
 
 
 class Word(Enum):
-    """Messages without content: the replica takes calls; it has no room; it stops; the caller gives its call up."""
+    """Messages without content: the replica takes calls; it has no room; it stops; the caller gives its call up; the caller asks
+    which of READY and GOING it is."""
 
     READY = 1
     FULL = 2
     GOING = 3
     NEVER_MIND = 4
+    ARE_YOU_THERE = 5
 
 
 @dataclass(frozen=True)

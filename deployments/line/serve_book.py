@@ -25,12 +25,14 @@ class HandleBook:
     def __init__(self, handle: Any) -> None:
         self._handle = handle
         self._counts: Any = None
+        self._chooser: Any = None
 
     def replicas(self) -> Mapping[ReplicaID, Any]:
         """As the controller told them last; another mapping once it told others. Empty before the handle's first call."""
         try:
             router = self._handle._router._asyncio_router
             found: Mapping[ReplicaID, Any] = router._request_router.curr_replicas
+            self._chooser = router._request_router
         except AttributeError:
             return _NONE
         self._counts = router._metrics_manager
@@ -43,6 +45,10 @@ class HandleBook:
     def ended(self, replica: ReplicaID) -> None:
         """It is no more."""
         self._counts.dec_num_running_requests_for_replica(replica)
+
+    def doubt(self, replica: ReplicaID) -> None:
+        """It stands still: Serve gives it no calls before it has answered to Serve."""
+        self._chooser.on_replica_actor_unavailable(replica)
 
 
 class ReplicaBook:

@@ -62,6 +62,9 @@ class LineServer:
 
     def _made(self, line: Frames) -> None:
         self._lines.add(line)
+        self._tell(line)
+
+    def _tell(self, line: Frames) -> None:
         line.send(0, Word.GOING if self._going else Word.READY)
 
     def _lost(self, line: Frames) -> None:
@@ -75,6 +78,8 @@ class LineServer:
         if message is Word.NEVER_MIND:
             if (task := self._calls.get((line, call))) is not None:
                 task.cancel()
+        elif message is Word.ARE_YOU_THERE:
+            self._tell(line)
         elif self._going:
             line.send(call, Word.GOING)
         elif len(self._calls) >= self._most:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -21,6 +21,7 @@ from cluster.ports import AppState, AppStatus
 from cluster.serving import Resources, Scaling, ScalingMode, Serving
 from cluster.traffic import to_candidate
 from cluster.versions import Version, VersionId
+from deployments import fleet as fleet_module
 from deployments import remote
 from deployments.artifact import Manifest
 from deployments.datatypes import Array
@@ -94,32 +95,43 @@ def expected(artifact: Artifact, image: np.ndarray) -> np.ndarray:
 
 
 @asynccontextmanager
-async def called(artifacts: dict[int, Artifact]) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
-    """Eight callers of version 1, whose every answer must be right. Gives what waits for so many more of their calls."""
-    scorer = await opened(control(artifacts, 1))
+async def called(artifacts: dict[int, Artifact], number: int = 1) -> AsyncIterator[Callable[..., Awaitable[None]]]:
+    """Eight callers of a version, whose every answer must be right. Gives what waits for so many more of their calls, or so many
+    of each of them."""
+    scorer = await opened(control(artifacts, number))
     image, stop = rows(64), asyncio.Event()
-    want, done = expected(artifacts[1], image), 0
+    want, done = expected(artifacts[number], image), [0] * 8
 
-    async def caller() -> None:
-        nonlocal done
+    async def caller(index: int) -> None:
         while not stop.is_set():
-            scored = await scorer.score(MODEL, {INPUT: image})
+            scored = await scorer.score(MODEL, {INPUT: image}, timeout_s=30)
             assert scored.errors == {}
             np.testing.assert_allclose(scored.outputs[OUTPUT], want, atol=1e-5)
-            done += 1
+            done[index] += 1
 
-    async def more(calls: int) -> None:
-        enough = done + calls
-        while done < enough and not any(each.done() for each in callers):
+    async def more(calls: int = 0, *, of_each: int = 0) -> None:
+        before = list(done)
+        while not any(each.done() for each in callers):
+            new = [now - then for now, then in zip(done, before, strict=True)]
+            if sum(new) >= calls and min(new) >= of_each:
+                break
             await asyncio.sleep(0.02)
 
-    callers = [asyncio.create_task(caller()) for _ in range(8)]
+    callers = [asyncio.create_task(caller(index)) for index in range(8)]
     try:
         yield more
     finally:
         stop.set()
         await asyncio.gather(*callers)
         await scorer.close()
+
+
+def has_ended(pid: int) -> bool:
+    """Whether the process is no more."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 async def test_two_versions_share_the_keys(fleet: ServeFleet, artifacts: dict[int, Artifact]) -> None:
@@ -170,10 +182,33 @@ async def test_a_killed_replica_loses_no_call(fleet: ServeFleet, ray_cluster: Ra
         await more(50)
         os.kill(min(pids), signal.SIGKILL)
         await more(200)
-    assert not psutil.pid_exists(min(pids)) or psutil.Process(min(pids)).status() == psutil.STATUS_ZOMBIE
+    assert has_ended(min(pids))
     # Serve brings the lost one back, and the app is READY all along.
     state = await asyncio.to_thread(await_state, fleet, lambda _: len(ray_cluster.replica_pids(app) - {min(pids)}) == 2)
     assert state[app].status is AppStatus.READY
+
+
+async def test_a_replica_that_stands_still_costs_no_call(
+    fleet: ServeFleet, ray_cluster: RayCluster, artifacts: dict[int, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_module, "STUCK_AFTER_AT_LEAST_S", 2.0)
+    monkeypatch.setattr(fleet_module, "HEALTH_EVERY_S", 0.5)
+    still = version(4, artifacts[1])
+    fleet.deploy(still, SERVING.model_copy(update={"timeout_s": 0.5}), 2)
+    await asyncio.to_thread(await_state, fleet, is_ready(still.id.app))
+    stopped = min(ray_cluster.replica_pids(still.id.app))
+    async with called({4: artifacts[1]}, 4) as more:
+        await more(of_each=10)
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            await more(of_each=10)  # those whom it owed an answer too
+            await asyncio.to_thread(until, lambda: len(ray_cluster.replica_pids(still.id.app) - {stopped}) == 2, 120)
+            await more(of_each=10)
+        finally:
+            with suppress(ProcessLookupError):  # Ray may have killed it by now
+                os.kill(stopped, signal.SIGCONT)
+        await asyncio.to_thread(until, lambda: has_ended(stopped), 120)
+        await more(of_each=10)
 
 
 async def test_calls_go_by_lines_and_serve_counts_them(

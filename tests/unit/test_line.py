@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,9 +19,9 @@ from ray.serve._private.common import DeploymentID, ReplicaID
 from cluster.errors import NoCapacity
 from deployments.datatypes import Array
 from deployments.line import client
-from deployments.line.client import Declined, Line, Lines, ReplicaGone, State
+from deployments.line.client import Declined, Line, Lines, ReplicaGone, StandsStill, State
 from deployments.line.frames import STAGED_BYTES, Broken, Frames, Reply, Word, packed
-from deployments.line.server import LineServer
+from deployments.line.server import LineServer, address
 
 pytestmark = pytest.mark.anyio
 REPLICA = ReplicaID("r1", DeploymentID("replicas", "m--v1"))
@@ -31,12 +32,16 @@ class Book:
 
     def __init__(self) -> None:
         self.under_way = 0
+        self.doubted: list[ReplicaID] = []
 
     def began(self, _: ReplicaID) -> None:
         self.under_way += 1
 
     def ended(self, _: ReplicaID) -> None:
         self.under_way -= 1
+
+    def doubt(self, replica: ReplicaID) -> None:
+        self.doubted.append(replica)
 
 
 class Replica:
@@ -201,6 +206,38 @@ async def test_the_death_of_a_replica_is_known_at_once() -> None:
             await line.score(x(1), 60.0)
 
 
+async def test_who_calls_a_replica_that_stands_still_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LOOK_EVERY_S", 0.01)
+    async with replica() as (there, line, book):
+        call = await under_way(there, line)
+        monkeypatch.setattr(there.server, "_heard", lambda *_: None)
+        for frames in there.server._lines:
+            monkeypatch.setattr(frames, "_heard", lambda *_: None)
+        with pytest.raises(StandsStill):
+            await call
+        assert (line.state, book.under_way, book.doubted) == (State.ENDED, 0, [REPLICA])
+        await until(lambda: there.cancelled == 1)  # as soon as it goes on
+
+
+async def test_a_replica_that_takes_its_time_does_not_stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LOOK_EVERY_S", 0.05)
+    asked = 0
+
+    class Asked(LineServer):
+        def _tell(self, line: Frames) -> None:
+            nonlocal asked
+            asked += 1
+            super()._tell(line)
+
+    monkeypatch.setattr(f"{__name__}.LineServer", Asked)
+    async with replica() as (there, line, book):
+        call = await under_way(there, line)
+        await until(lambda: asked > 3 * client.SILENCES_MOST)
+        there.go.set()
+        assert not isinstance(await call, Broken)
+        assert (line.fit, book.doubted) == (True, [])
+
+
 async def test_a_caller_that_goes_frees_its_calls() -> None:
     async with replica() as (there, line, _):
         call = await under_way(there, line)
@@ -284,6 +321,33 @@ async def test_the_replica_with_the_fewest_calls_is_picked_and_serve_chooses_whe
         lines.close()
         for one in there:
             await one.server.close()
+
+
+async def test_a_replica_that_says_nothing_is_no_reason_to_ask_serve(near: str) -> None:
+    there, still = Replica(), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    ids = [ReplicaID(name, REPLICA.deployment_id) for name in (there.name, uuid.uuid4().hex)]
+    await there.server.open(there.name)
+    still.bind(address(ids[1].unique_id))
+    still.listen()
+    lines = Lines(handle(dict.fromkeys(ids, SimpleNamespace(node_id=near, max_ongoing_requests=2))))
+    try:
+        await until(lambda: lines.pick() is not None and len(lines._lines) == 2)
+        picked = lines.pick()
+        assert picked is not None
+        call = await under_way(there, picked)
+        assert lines.pick() is picked
+        there.go.set()
+        await call
+        still.close()
+        await until(lambda: lines._lines[ids[1]].state is State.ENDED)
+        call = await under_way(there, picked)
+        assert lines.pick() is None
+        there.go.set()
+        await call
+    finally:
+        lines.close()
+        await there.server.close()
+        still.close()
 
 
 async def test_without_what_is_known_of_serve_there_are_no_lines(near: str) -> None:
