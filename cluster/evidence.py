@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,17 @@ class Counts:
     loss: float = 0.0
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        # Name by name: with a rollout under way each call is counted.
+        return Counts(
+            self.rows + other.rows,
+            self.errors + other.errors,
+            self.calls + other.calls,
+            self.slow + other.slow,
+            self.compared + other.compared,
+            self.disagreed + other.disagreed,
+            self.labelled + other.labelled,
+            self.loss + other.loss,
+        )
 
 
 @dataclass(frozen=True, slots=True)

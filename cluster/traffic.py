@@ -27,8 +27,9 @@ def to_candidate(keys: Sequence[bytes | None], *, salt: int, weight: int, random
     if weight >= WEIGHT_UNIT:
         return np.ones(len(keys), dtype=np.bool_)
     digest = xxhash.xxh3_64_intdigest
-    slots = np.fromiter((-1 if key is None else digest(key, salt) % WEIGHT_UNIT for key in keys), dtype=np.int64, count=len(keys))
-    missing = slots < 0
-    if missing.any():
-        slots[missing] = random.integers(0, WEIGHT_UNIT, size=int(missing.sum()))
-    return slots < weight
+    known = [key for key in keys if key is not None]
+    if len(known) == len(keys):
+        return np.array([digest(key, salt) % WEIGHT_UNIT < weight for key in known], dtype=np.bool_)
+    drawn = random.integers(0, WEIGHT_UNIT, size=len(keys)).tolist()
+    slots = [slot if key is None else digest(key, salt) % WEIGHT_UNIT for key, slot in zip(keys, drawn, strict=True)]
+    return np.array(slots) < weight

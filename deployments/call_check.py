@@ -52,7 +52,7 @@ def nan_rows(tensors: Mapping[str, Array], rows: int) -> npt.NDArray[np.bool_] |
     """Which rows hold a NaN in any floating-point tensor, bool [rows]; None where none does."""
     found: npt.NDArray[np.bool_] | None = None
     for tensor in tensors.values():
-        if not np.issubdtype(tensor.dtype, np.floating) or tensor.size == 0:
+        if tensor.dtype.kind != "f" or tensor.size == 0:
             continue
         # The least is NaN wherever an item is: one pass without a mask, or a wider copy, for the usual clean batch.
         if not np.isnan(np.minimum.reduce(tensor, axis=None)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -34,6 +35,14 @@ class Part:
     rows: Rows
     answer: Answer
     fair: bool = True
+
+
+@functools.lru_cache(maxsize=64)
+def all_rows(count: int) -> Rows:
+    """0 to `count` - 1, read-only."""
+    rows = np.arange(count)
+    rows.setflags(write=False)
+    return rows
 
 
 def take(tensors: Mapping[str, Array], rows: Rows | slice) -> dict[str, Array]:
@@ -100,4 +109,6 @@ def assembled(signature: Signature, parts: Sequence[Part], rows: int) -> tuple[d
 
 
 def _is_whole(rows: Rows, count: int) -> bool:
+    if rows is all_rows(count):
+        return True
     return bool(count == 0 or (rows[0] == 0 and rows[-1] == count - 1 and np.all(rows[1:] > rows[:-1])))

@@ -30,7 +30,7 @@ from deployments.label_keys import label_keys
 from deployments.metering import Meter
 from deployments.ray_meter import RayMeter
 from deployments.remote import RemoteTransport
-from deployments.rows import Answer, Part, Rows, all_failed, assembled, joined, take
+from deployments.rows import Answer, Part, Rows, all_failed, all_rows, assembled, joined, take
 from deployments.scoring import Scored
 from deployments.scratch import Scratch
 from deployments.shadows import Shadowed, Shadows
@@ -145,7 +145,7 @@ class RoutedScorer:
         bad = nan_rows(tensors, rows) if route.serving.refuse_nan else None
         end_s = time.monotonic() + (route.serving.timeout_s if timeout_s is None else timeout_s)
         call = _Call(route, tensors, rows, keys if keys is not None else [None] * rows, end_s)
-        good = np.arange(rows) if bad is None else np.flatnonzero(~bad)
+        good = all_rows(rows) if bad is None else np.flatnonzero(~bad)
         if version is not None:
             parts = [await self._pinned(call, target, good)] if len(good) else []
         else:
@@ -175,10 +175,11 @@ class RoutedScorer:
         keys = call.keys if len(good) == call.rows else [call.keys[i] for i in good.tolist()]
         theirs = to_candidate(keys, salt=route.salt, weight=route.weight, random=self._random)
         tasks: list[Coroutine[Any, Any, list[Part]]] = []
-        if theirs.any():
-            tasks.append(self._candidate(call, candidate, good[theirs]))
-        if not theirs.all():
-            others = good[~theirs]
+        count = int(np.count_nonzero(theirs))
+        if count > 0:
+            tasks.append(self._candidate(call, candidate, good[theirs] if count < len(good) else good))
+        if count < len(good):
+            others = good[~theirs] if count > 0 else good
             # Who is to be shadowed is a matter of the keys; without a shadow nobody asks for them.
             left = [k for k, t in zip(keys, theirs.tolist(), strict=True) if not t] if route.shadow > 0 else ()
             tasks.append(self._stable_shadowed(call, candidate, others, left))

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from ray.serve._private.common import DeploymentID, ReplicaID
 
 from cluster.errors import NoCapacity
-from deployments.datatypes import Array
+from deployments.datatypes import NUMPY, Array
 from deployments.line import client
 from deployments.line.client import Declined, Line, Lines, ReplicaGone, StandsStill, State
-from deployments.line.frames import STAGED_BYTES, Broken, Frames, Reply, Word, packed
+from deployments.line.frames import STAGED_BYTES, Ask, Broken, Frames, Reply, Word, packed, unpacked
 from deployments.line.server import LineServer, address
 
 pytestmark = pytest.mark.anyio
@@ -354,3 +354,19 @@ async def test_without_what_is_known_of_serve_there_are_no_lines(near: str) -> N
     assert near
     for odd in (SimpleNamespace(), SimpleNamespace(_router=None), SimpleNamespace(_router=SimpleNamespace())):
         assert Lines(odd).pick() is None
+
+
+@pytest.mark.parametrize("dtype", sorted({str(kind) for kind in NUMPY.values()}))
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (1, 4), (5, 2, 3)])
+async def test_tensors_arrive_as_they_were(dtype: str, shape: tuple[int, ...]) -> None:
+    sent = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    if dtype == "object":
+        sent = np.array([str(item).encode() for item in sent.ravel()], dtype=object).reshape(shape)
+    turned = sent[..., ::-1]  # not as it lies in memory
+    number, message = unpacked(bytearray(b"".join(packed(7, Ask({"a": sent, "b": turned}, 0.5)))))
+    assert (number, message.timeout_s) == (7, 0.5)
+    _, (outputs, failed, reasons) = unpacked(bytearray(b"".join(packed(7, (message.tensors, [1], ["no"])))))
+    assert (failed, reasons) == ([1], ["no"])
+    for name, tensor in {"a": sent, "b": turned}.items():
+        assert (outputs[name].dtype, outputs[name].shape) == (tensor.dtype, shape)
+        np.testing.assert_array_equal(outputs[name], tensor)
