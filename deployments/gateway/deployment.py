@@ -15,6 +15,7 @@ from deployments.gateway.app import GatewayApp
 from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.direct_lane import DirectLane
+from deployments.gateway.grpc_front import haproxy
 from deployments.gateway.grpc_server import GrpcServer
 from deployments.gateway.repository import Repository
 from deployments.remote import RemoteTransport
@@ -56,7 +57,8 @@ class Gateway:
         scorer = RoutedScorer(control, RemoteTransport(for_life=True))
         dataplane = DataPlane(scorer, control, BatchLimits())
         repository = Repository(scorer, control)
-        grpc_server = GrpcServer(dataplane, repository, version, settings.max_grpc_message_bytes, settings.max_ongoing)
+        limits = settings.max_grpc_message_bytes, settings.max_ongoing
+        grpc_server = GrpcServer(dataplane, repository, version, *limits, haproxy())
 
         async def startup() -> None:
             await scorer.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
@@ -33,12 +34,26 @@ def text_of(error: HeadraceError) -> str:
     return str(error).encode(errors="replace")[:MAX_TEXT_BYTES].decode(errors="ignore")
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: HeadraceError) -> NoReturn:
-    """Ends the call with the error. Where a retry may help, its trailers say when: clients that retry by themselves read them."""
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a call ends that is not answered. `hints` say when to try again: clients that retry by themselves read them."""
+
+    code: grpc.StatusCode
+    text: str
+    hints: tuple[tuple[str, str], ...] = ()
+
+
+def status_of(error: HeadraceError, left_s: float | None) -> Status:
+    """The status of a call that had so much of its time left, None without a deadline."""
     code = code_of(error)
-    left_s = context.time_remaining()
     if isinstance(error, NoCapacity) and left_s is not None and left_s <= 0:
         code = grpc.StatusCode.DEADLINE_EXCEEDED
-    hint = (("grpc-retry-pushback-ms", str(RETRY_AFTER_S * 1000)), ("retry-after", str(RETRY_AFTER_S)))
-    await context.abort(code, text_of(error), hint if code in TRANSIENT else ())
+    hints = (("grpc-retry-pushback-ms", str(RETRY_AFTER_S * 1000)), ("retry-after", str(RETRY_AFTER_S)))
+    return Status(code, text_of(error), hints if code in TRANSIENT else ())
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: HeadraceError) -> NoReturn:
+    """Ends the call with the error's status."""
+    status = status_of(error, context.time_remaining())
+    await context.abort(status.code, status.text, status.hints)
     raise AssertionError("abort raises")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,7 +13,9 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from cluster.errors import BadInput
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.grpc_calls import Calls
+from deployments.gateway.grpc_front import Behind, GrpcFront
 from deployments.gateway.grpc_health import HEALTH_SERVICE, Health
+from deployments.gateway.grpc_lane import GrpcLane
 from deployments.gateway.grpc_service import SERVICE, InferenceService
 from deployments.gateway.proto import inference_pb2 as pb
 from deployments.gateway.repository import Repository
@@ -27,9 +30,16 @@ class GrpcServer:
     """One server. Call `start` once, on the loop that the dataplane is used from, and `stop` at the end."""
 
     def __init__(
-        self, dataplane: DataPlane, repository: Repository, server_version: str, max_message_bytes: int, max_calls: int
+        self,
+        dataplane: DataPlane,
+        repository: Repository,
+        server_version: str,
+        max_message_bytes: int,
+        max_calls: int,
+        haproxy: Path | None,
     ) -> None:
-        """`max_calls` are taken at a time, the rest is refused at once. Raises BadInput for a limit that gRPC does not have."""
+        """`max_calls` are taken at a time, the rest is refused at once. With an `haproxy` that takes the calls, a replica answers
+        more of them. Raises BadInput for a limit that gRPC does not have."""
         if not 0 < max_message_bytes <= MAX_MESSAGE_BYTES:
             raise BadInput(f"must be 1 to {MAX_MESSAGE_BYTES} bytes; got {max_message_bytes}", where="max_grpc_message_bytes")
         self._calls = Calls()
@@ -38,14 +48,24 @@ class GrpcServer:
         self._max_calls = max_calls
         self._max_message_bytes = max_message_bytes
         self._server: grpc.aio.Server | None = None
+        self._lane = GrpcLane(self._service.infer, self._calls, max_message_bytes, max_calls)
+        self._haproxy = haproxy
+        self._front: GrpcFront | None = None
 
     async def start(self, host: str, port: int) -> int:
-        """Listens; returns the port, which is a free one where 0 was asked for. Raises RuntimeError where it can't be had."""
+        """Listens; returns the port, which is a free one where 0 was asked for. Raises RuntimeError or OSError where it can't be
+        had."""
         limits = [(f"grpc.max_{way}_message_length", self._max_message_bytes) for way in ("receive", "send")]
-        server = grpc.aio.server(options=[*limits, ("grpc.so_reuseport", 1)], maximum_concurrent_rpcs=self._max_calls)
+        shared = 1 if self._haproxy is None else 0
+        server = grpc.aio.server(options=[*limits, ("grpc.so_reuseport", shared)], maximum_concurrent_rpcs=self._max_calls)
         server.add_generic_rpc_handlers((self._service.handlers(), self._health.handlers()))
         reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server, pool=_reflected())
-        bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        if self._haproxy is None:
+            bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        else:
+            behind = Behind(await self._lane.open(), server.add_insecure_port("127.0.0.1:0"), self._max_calls)
+            self._front = GrpcFront(self._haproxy, host, port, behind)
+            bound = self._front.port
         await server.start()
         self._server = server
         return bound
@@ -60,6 +80,9 @@ class GrpcServer:
         if self._server is not None:
             await asyncio.sleep(min(TOLD_S, grace_s))
             await self._calls.ended(grace_s)
+            if self._front is not None:
+                await self._front.stop(min(LAST_S, grace_s))
+            await self._lane.close()
             await self._server.stop(min(LAST_S, grace_s))
 
 

