@@ -49,7 +49,8 @@ defaults
     timeout connect 5s
     timeout client 20d
     timeout server 20d
-    timeout http-request 30s
+    timeout http-request 60s
+    timeout http-keep-alive 20d
     option clitcpka
     option abortonclose
     http-reuse always
@@ -75,7 +76,7 @@ def haproxy() -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """Where HAProxy hands calls on: the lane's name, and grpc.aio's port on loopback. There, more than `max_calls` are refused."""
+    """Where HAProxy hands calls on: the lane's name, and grpc.aio's port on loopback. Both refuse more than `max_calls`."""
 
     lane: str
     aio_port: int
@@ -86,8 +87,7 @@ class GrpcFront:
     """One HAProxy, started again where it ends. Used on one event loop, whose thread must live as long as it."""
 
     def __init__(self, binary: Path, host: str, port: int, behind: Behind) -> None:
-        """Listens and starts. `port` then tells where, which is a free one where 0 was asked for. Raises OSError where it can't be
-        had."""
+        """Listens and starts. `port` then tells where: a free one where 0 was asked for. Raises OSError where it can't be had."""
         self._binary = binary
         self._listening = _listening(host, port)
         self.port: int = self._listening.getsockname()[1]
@@ -117,7 +117,7 @@ class GrpcFront:
     def _spawn(self) -> subprocess.Popen[bytes]:
         held = self._configuration.fileno()
         process = subprocess.Popen(
-            [sys.executable, "-ISc", _TIED, str(os.getpid()), self._binary, "-db", "-q", "-f", f"/dev/fd/{held}"],
+            [sys.executable, "-ISc", _TIED, str(os.getpid()), self._binary, "-db", "-f", f"/dev/fd/{held}"],
             pass_fds=(self._listening.fileno(), held),
             stdin=subprocess.DEVNULL,
             stdout=self._said,

@@ -1,0 +1,211 @@
+"""HAProxy before gRPC: what it hands over, and what becomes of it where a process dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from cluster.errors import NoCapacity
+from deployments.gateway.grpc_calls import Calls
+from deployments.gateway.grpc_front import Behind, GrpcFront, haproxy
+from deployments.gateway.grpc_lane import NAME_BYTES, GrpcLane
+from deployments.gateway.grpc_service import SERVICE
+
+HAPROXY = haproxy()
+pytestmark = pytest.mark.skipif(HAPROXY is None, reason="Ray brings no HAProxy here")
+LIMIT_BYTES = 1 << 20
+ASK = service_pb2.ModelInferRequest(model_name="m")
+
+
+class Model:
+    """Answers with what it was asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[bytes | None, float | None]] = []
+        self.go = asyncio.Event()
+        self.go.set()
+        self.given_up = asyncio.Event()
+        self.raises: Exception | None = None
+
+    async def infer(self, data: bytes, key: bytes | None, timeout_s: float | None) -> bytes:
+        self.calls.append((key, timeout_s))
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.given_up.set()
+            raise
+        if self.raises is not None:
+            raise self.raises
+        return data
+
+
+def play(scene: Callable[[Model, str, GrpcFront], Awaitable[None]]) -> None:
+    """Runs a scene with the lane's name and HAProxy before it."""
+
+    async def run() -> None:
+        model = Model()
+        lane = GrpcLane(model.infer, Calls(), LIMIT_BYTES, 4)
+        name = await lane.open()
+        assert HAPROXY is not None
+        front = GrpcFront(HAPROXY, "127.0.0.1", 0, Behind(name, 1, 4))
+        try:
+            async with asyncio.timeout(30):
+                await scene(model, name, front)
+        finally:
+            await front.stop(0)
+            await lane.close()
+
+    asyncio.run(run())
+
+
+def framed(message: bytes) -> bytes:
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+async def posted(name: str, body: bytes, headers: bytes = b"") -> bytes:
+    """What the lane answers to bytes that HAProxy might hand over, up to its end."""
+    reader, writer = await asyncio.open_unix_connection(b"\0" + name.encode().ljust(NAME_BYTES, b"\0"))
+    path = f"/{SERVICE}/ModelInfer".encode()
+    writer.write(b"POST %b HTTP/1.1\r\n%bcontent-length: %d\r\n\r\n%b" % (path, headers, len(body), body))
+    answer = await reader.readuntil(b"\r\n\r\n")
+    while not answer.endswith(b"\r\n\r\n") or b"grpc-status" not in answer:
+        answer += await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\0", b"\1\0\0\0\1a", b"\0\0\0\0\2a", framed(b"a") + framed(b"b"), framed(b"a") + b"\0"], ids=repr
+)
+def test_what_is_not_one_plain_message_is_the_callers_fault(body: bytes) -> None:
+    async def scene(model: Model, name: str, _: GrpcFront) -> None:
+        assert b"grpc-status: 3\r\n" in await posted(name, body)
+        assert model.calls == []
+        assert b"grpc-status: 0\r\n" in await posted(name, framed(b"good"))
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    [(b"5S", 5.0), (b"250m", 0.25), (b"7u", 1e-3), (b"99999999n", 0.099999999), (b"2M", 120.0), (b"1H", 3600.0)],
+)
+def test_the_time_and_the_key_are_told(timeout: bytes, seconds: float) -> None:
+    async def scene(model: Model, name: str, _: GrpcFront) -> None:
+        headers = b"grpc-timeout: %b\r\nx-routing-key: ann\r\nx-routing-key: bob\r\n" % timeout
+        assert framed(b"x") in await posted(name, framed(b"x"), headers)
+        assert model.calls == [(b"ann", pytest.approx(seconds))]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("timeout", [b"S", b"5", b"-5S", b"123456789S", b"5s", b"5 S"])
+def test_a_time_that_is_none_is_refused(timeout: bytes) -> None:
+    async def scene(model: Model, name: str, _: GrpcFront) -> None:
+        answer = await posted(name, framed(b"x"), b"grpc-timeout: %b\r\n" % timeout)
+        assert b"grpc-status: 3\r\n" in answer
+        assert b"grpc-timeout" in answer
+        assert model.calls == []
+
+    play(scene)
+
+
+def test_a_message_in_many_pieces_and_one_over_the_limit() -> None:
+    async def scene(_: Model, __: str, front: GrpcFront) -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{front.port}") as channel:
+            call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+            message = os.urandom(LIMIT_BYTES)
+            assert await call(message) == message
+            with pytest.raises(grpc.aio.AioRpcError, match="RESOURCE_EXHAUSTED"):
+                await call(message + b"x")
+            assert await call(b"") == b""
+
+    play(scene)
+
+
+def test_a_caller_that_gives_up_frees_its_work_and_the_rest_goes_on() -> None:
+    async def scene(model: Model, _: str, front: GrpcFront) -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{front.port}") as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            model.go.clear()
+            call = stub.ModelInfer(ASK)
+            while not model.calls:
+                await asyncio.sleep(0.001)
+            call.cancel()
+            await model.given_up.wait()
+            model.go.set()
+            await stub.ModelInfer(ASK)
+
+    play(scene)
+
+
+def test_a_text_of_any_characters_arrives() -> None:
+    async def scene(model: Model, _: str, front: GrpcFront) -> None:
+        model.raises = NoCapacity("100 % full\r\nx: ü\0", where="m", remedy="wait")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{front.port}") as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(ASK)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.details() == str(model.raises)
+        assert ("retry-after", "1") in tuple(caught.value.trailing_metadata())
+
+    play(scene)
+
+
+def test_haproxy_is_started_again_and_callers_wait_for_it() -> None:
+    async def scene(_: Model, __: str, front: GrpcFront) -> None:
+        async def call() -> None:
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{front.port}", options=options) as channel:
+                await service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(ASK)
+
+        await call()
+        (child,) = children()
+        child.kill()
+        await call()
+        (other,) = children()
+        assert other.pid != child.pid
+
+    play(scene)
+    assert children() == []
+
+
+def children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "haproxy" in child.name()]
+
+
+def test_haproxy_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    program = (
+        "import asyncio, pathlib, sys\n"
+        "from deployments.gateway.grpc_front import *\n"
+        "async def main():\n"
+        "    front = GrpcFront(haproxy(), '127.0.0.1', 0, Behind('none', 1, 4))\n"
+        "    async def call():\n"
+        "        reader, writer = await asyncio.open_connection('127.0.0.1', front.port)\n"
+        "        writer.write(b'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n' + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))\n"
+        "        await reader.readexactly(9)\n"  # its settings: it runs
+        "    await call()\n"
+        "    print('up', flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    with told.open("w") as out, subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=out) as parent:
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == b"up\n", told.read_text()
+            (child,) = psutil.Process(parent.pid).children()
+            assert child.name() == "haproxy"
+        finally:
+            parent.kill()
+        _, alive = psutil.wait_procs([child], timeout=10)
+        assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
