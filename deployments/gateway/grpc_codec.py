@@ -51,7 +51,7 @@ def parse(kind: type[Message], data: bytes) -> Any:
         raise BadInput(f"not a valid {kind.DESCRIPTOR.full_name}", where="request") from None
 
 
-def parse_infer(data: bytes) -> tuple[pb.ModelInferRequest, list[memoryview]]:
+def parse_infer(data: bytes | memoryview) -> tuple[pb.ModelInferRequest, list[memoryview]]:
     """The request without its raw tensors, and these as views into `data`. Raises BadInput."""
     head, raw = _split(data)
     proto: pb.ModelInferRequest = parse(pb.ModelInferRequest, head)
@@ -108,7 +108,7 @@ def stream_response(response: bytes) -> bytes:
     return b"".join((bytes([field]), _varint(len(response)), response))
 
 
-def _split(data: bytes) -> tuple[bytes, list[memoryview]]:
+def _split(data: bytes | memoryview) -> tuple[bytes, list[memoryview]]:
     """Cuts the raw tensors out of a ModelInferRequest's bytes. What is not well-formed is left for protobuf to refuse."""
     view = memoryview(data)
     head: list[memoryview] = []
@@ -141,12 +141,12 @@ def _split(data: bytes) -> tuple[bytes, list[memoryview]]:
     except IndexError:
         pass  # it ends within a number, and so does what is left of it
     if not raw:
-        return data, raw
+        return bytes(data), raw
     head.append(view[kept_to:])
     return b"".join(head), raw
 
 
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+def _read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """The number at `at` and where it ends. Raises IndexError where the bytes end within it."""
     byte = data[at]
     if byte < 0x80:

@@ -26,7 +26,7 @@ from deployments.gateway.grpc_service import LEAST_S, OUR_FAULT, ROUTING_KEY
 _log = logging.getLogger(__name__)
 
 # A call's message, routing key and time. Raises HeadraceError.
-Infer = Callable[[bytes, bytes | None, float | None], Awaitable[bytes]]
+Infer = Callable[[memoryview, bytes | None, float | None], Awaitable[bytes]]
 
 PREFIX_BYTES = 5  # before a message: a byte that is 1 where it is compressed, and 4 with its length
 NAME_BYTES = 107  # of an abstract socket: HAProxy fills its names up with zeros
@@ -176,12 +176,12 @@ class _Connection(asyncio.Protocol):
             self._transport.write(b"%b0\r\n%b\r\n" % (_HEAD, _trailers(told)))
 
 
-def _message(body: bytes) -> bytes:
+def _message(body: bytes) -> memoryview:
     """The one message of a unary call. Raises BadInput."""
     size = len(body) - PREFIX_BYTES
     if size < 0 or body[0] != 0 or int.from_bytes(body[1:PREFIX_BYTES], "big") != size:
         raise BadInput("it must be one message, not compressed", where="request")
-    return body[PREFIX_BYTES:]
+    return memoryview(body)[PREFIX_BYTES:]
 
 
 def _seconds(timeout: bytes) -> float:

@@ -85,7 +85,7 @@ class InferenceService:
         request = parse(pb.ModelMetadataRequest, data)
         return pb.ModelMetadataResponse(**self._dataplane.model_metadata(request.name, request.version))
 
-    async def infer(self, data: bytes, key: bytes | None, timeout_s: float | None) -> bytes:
+    async def infer(self, data: bytes | memoryview, key: bytes | None, timeout_s: float | None) -> bytes:
         """Answers a ModelInferRequest, sent with this routing key, within so much time. Raises HeadraceError."""
         proto, raw = parse_infer(data)
         call = Call(proto.model_name, proto.model_version, key, timeout_s)

@@ -36,7 +36,7 @@ class Model:
         self.given_up = asyncio.Event()
         self.raises: Exception | None = None
 
-    async def infer(self, data: bytes, key: bytes | None, timeout_s: float | None) -> bytes:
+    async def infer(self, data: memoryview, key: bytes | None, timeout_s: float | None) -> bytes:
         self.calls.append((key, timeout_s))
         try:
             await self.go.wait()
@@ -45,7 +45,7 @@ class Model:
             raise
         if self.raises is not None:
             raise self.raises
-        return data
+        return bytes(data)
 
 
 def play(scene: Callable[[Model, str, GrpcFront], Awaitable[None]]) -> None:
