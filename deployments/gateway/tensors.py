@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -40,11 +40,14 @@ def parse_datatype(value: object, tensor: str) -> Datatype:
 def parse_shape(value: object, tensor: str) -> tuple[int, ...]:
     """A shape of at least one axis whose element count is within bounds. Raises BadInput."""
     where = f"tensor {tensor!r}"
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value or len(value) > MAX_AXES:
+    if not isinstance(value, list) or not 0 < len(value) <= MAX_AXES:
         raise BadInput(f"the shape must be a list of 1 to {MAX_AXES} whole numbers; got {_short(value)}", where=where)
-    if any(type(axis) is not int or axis < 0 for axis in value):
-        raise BadInput(f"each axis of the shape must be a whole number, 0 or more; got {_short(value)}", where=where)
-    if math.prod(max(axis, 1) for axis in value) > MAX_ELEMENTS:
+    elements = 1
+    for axis in value:
+        if type(axis) is not int or axis < 0:
+            raise BadInput(f"each axis of the shape must be a whole number, 0 or more; got {_short(value)}", where=where)
+        elements *= max(axis, 1)
+    if elements > MAX_ELEMENTS:
         raise BadInput(f"the shape {_short(value)} has more than {MAX_ELEMENTS} elements", where=where)
     return tuple(value)
 
