@@ -65,7 +65,7 @@ class Connection:
 
 
 def scope(path: str = "/v2", kind: str = "http") -> Message:
-    return {"type": kind, "path": path}
+    return {"type": kind, "path": path, "method": "POST"}
 
 
 def fork(apps: Apps) -> Callable[[Any, Any, Any], Awaitable[None]]:
