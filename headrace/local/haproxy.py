@@ -22,6 +22,8 @@ SERVE_ENVIRONMENT = {
     # How long a replica that stops goes on to take requests, until HAProxy knows, which takes a tenth of a second; where it takes
     # longer, HAProxy asks another. Versions wait as long, though nobody asks them by HTTP.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    # A request that HAProxy holds whole, it can send to another replica where the first dies. Ray's 16 KiB are 4 rows of 784.
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 << 10),
     # The gateway's replicas take requests past Serve's own handling of them (docs/decisions/0016-direct-lane.md).
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.gateway.direct_lane.middlewares",
 }

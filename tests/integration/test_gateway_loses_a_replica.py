@@ -46,11 +46,9 @@ def test_a_replica_killed_under_load_costs_no_caller_its_answer(
 
 def test_a_gateway_killed_under_load_answers_no_error(ray_cluster: RayCluster, served: tuple[Service, Artifact]) -> None:
     failures = kill_one(ray_cluster, *served, app=APP)
-    # What it had not read when it died, HAProxy can't send again: the connection is cut, or it is told to retry. Each caller has
-    # at most one such request.
-    assert len(failures) <= CALLERS
-    cut = ("ReadError(", "RemoteProtocolError(", "503 ")
-    assert all(failure.startswith(cut) for failure in failures), failures
+    # HAProxy sends again whatever has no answer. At most one may be half written when the process dies.
+    assert len(failures) <= 1, failures
+    assert all("peer closed connection without sending complete message body" in failure for failure in failures)
 
 
 def test_scaling_down_under_load_fails_no_request(ray_cluster: RayCluster, served: tuple[Service, Artifact]) -> None:
