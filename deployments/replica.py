@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +15,7 @@ from cluster.errors import NoCapacity
 from deployments.artifact import localize, read_samples
 from deployments.datatypes import Array
 from deployments.engines.load import load_engine
+from deployments.engines.port import DeviceLost
 from deployments.isolate import score_isolating
 from deployments.line.frames import Reply
 from deployments.line.serve_book import ReplicaBook, line_name, own_node
@@ -100,4 +103,10 @@ class Replica:
     def _in_turn(self, tensors: dict[str, Array], end_s: float) -> Answer:
         if time.monotonic() > end_s:
             raise NoCapacity("its turn came after the deadline", remedy="retry, or add replicas")
-        return score_isolating(self._engine, tensors)
+        try:
+            return score_isolating(self._engine, tensors)
+        except DeviceLost as error:
+            # As after a crash: callers find the row at fault, and Serve starts another replica.
+            _log.error("the process ends: %s", error)
+            os.kill(os.getpid(), signal.SIGKILL)
+            raise

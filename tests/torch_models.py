@@ -36,6 +36,19 @@ class Failing(Mlp):
         return super().forward(image + self.table[index].unsqueeze(1))
 
 
+class Weighing(Mlp):
+    """Weighs features by their places: makes tensors as it runs, one of them from the number of rows, and keeps one by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.tensor(0.5)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(image.shape[1], dtype=torch.float32, device=image.device)
+        shift = torch.zeros(image.shape[0], 1) + torch.tensor([0.25])
+        return super().forward(image.to(torch.float64).float() * (places / 784) * self.scale + shift.to(image.device))
+
+
 def mlp_program(root: Path, model: str = "digits", seed: int = 0) -> tuple[str, str, Manifest]:
     """Returns (uri, digest, manifest)."""
     torch.manual_seed(seed)
@@ -46,6 +59,12 @@ def failing_program(root: Path, model: str = "digits", seed: int = 0) -> tuple[s
     """Like `mlp_program`, with rows that fail."""
     torch.manual_seed(seed)
     return _package(root, model, Failing())
+
+
+def weighing_program(root: Path, model: str = "digits", seed: int = 0) -> tuple[str, str, Manifest]:
+    """Like `mlp_program`, of a network that makes tensors as it runs."""
+    torch.manual_seed(seed)
+    return _package(root, model, Weighing())
 
 
 def _package(root: Path, model: str, module: nn.Module) -> tuple[str, str, Manifest]:

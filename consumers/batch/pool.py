@@ -92,8 +92,7 @@ def count_workers(spec: BatchSpec) -> int:
         )
     if workers.max is not None:
         return workers.max
-    rooms = [int(total.get(name, 0) / each) for name, each in (("CPU", wanted.cpus), ("GPU", wanted.gpus)) if each > 0]
-    return max(workers.min, min(rooms, default=1))
+    return max(workers.min, _rooms(wanted, total, 1))
 
 
 def ray_workforce(worker: type[UnitActor] = UnitActor) -> Workforce:
@@ -161,15 +160,21 @@ def short_of(wanted: Resources, free: Mapping[str, float]) -> str | None:
 
 def _short(wanted: Resources, there: Mapping[str, float]) -> tuple[str, float] | None:
     """The first resource of which there is less than one worker asks for, and how much that is."""
-    asked = (("CPU", wanted.cpus), ("GPU", wanted.gpus))
-    return next(((resource, each) for resource, each in asked if each > there.get(resource, 0)), None)
+    return next(((resource, each) for resource, each in _asked(wanted) if each > there.get(resource, 0)), None)
+
+
+def _rooms(wanted: Resources, there: Mapping[str, float], otherwise: int) -> int:
+    """How many workers fit; `otherwise` where one asks for nothing."""
+    return min((int(there.get(resource, 0) / each) for resource, each in _asked(wanted) if each > 0), default=otherwise)
+
+
+def _asked(wanted: Resources) -> tuple[tuple[str, float], ...]:
+    return ("CPU", wanted.cpus), ("GPU", wanted.gpus)
 
 
 def _ready(spec: BatchSpec, most: int, free: Mapping[str, float]) -> int:
     """As many workers at once as there is room for now: growing one by one takes seconds."""
-    each = spec.workers.resources.cpus
-    room = int(free.get("CPU", 0) / each) if each > 0 else most
-    return max(min(spec.workers.min, most), min(most, room))
+    return max(min(spec.workers.min, most), min(most, _rooms(spec.workers.resources, free, most)))
 
 
 def _remote_args(spec: BatchSpec) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 from cluster.errors import BadArtifact, EngineFailure
 from cluster.signature import Datatype, Signature
 from deployments.datatypes import NUMPY, Array
+from deployments.engines.cuda import memory_bytes
+
+CUDA = "CUDAExecutionProvider"
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +51,10 @@ class OnnxEngine:
             raise BadArtifact(
                 f"onnxruntime refuses the model: {_first_line(error)}", where=str(path), remedy="build it again"
             ) from error
+        if gpus > 0 and CUDA not in self._session.get_providers():
+            _log.warning(
+                "the replica has a GPU, but onnxruntime can't use it: install onnxruntime-gpu[cuda,cudnn]; scoring on the CPU"
+            )
         found = {item.name for item in self._session.get_inputs()}, {item.name for item in self._session.get_outputs()}
         declared = {spec.name for spec in signature.inputs}, set(self._names)
         if found[0] != declared[0] or not declared[1] <= found[1]:
@@ -101,12 +108,17 @@ def _options(threads: int) -> ort.SessionOptions:
 
 
 def _providers(gpus: float) -> list[str | tuple[str, dict[str, str]]]:
-    if gpus > 0:
-        if "CUDAExecutionProvider" in ort.get_available_providers():
-            # TF32 has 10 bits of fraction: with it a replica would answer otherwise than the build, and never become ready.
-            return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
-        _log.warning("the replica has a GPU, but onnxruntime has no CUDA provider: install onnxruntime-gpu; scoring on the CPU")
-    return ["CPUExecutionProvider"]
+    if gpus <= 0 or CUDA not in ort.get_available_providers():
+        return ["CPUExecutionProvider"]
+    # CUDA's libraries from the packages beside it: where one is missing, onnxruntime takes the CPU without a word.
+    ort.preload_dlls()
+    # TF32 has 10 bits of fraction: with it a replica would answer otherwise than the build, and never become ready.
+    options = {"use_tf32": "0"}
+    total = memory_bytes()
+    if total is not None:
+        # A replica beside it on the same GPU keeps its own share of the memory.
+        options["gpu_mem_limit"] = str(int(total * min(gpus, 1.0)))
+    return [(CUDA, options), "CPUExecutionProvider"]
 
 
 def _first_line(error: Exception) -> str:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from cluster.errors import HeadraceError
 from cluster.signature import Signature
 from deployments.datatypes import Array
+
+
+class DeviceLost(HeadraceError):
+    """The GPU answers this process no more, whatever it is asked: the process must end."""
 
 
 class Engine(Protocol):

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch.export.passes import move_to_device_pass
 
 from cluster.errors import EngineFailure
 from cluster.signature import Signature
 from deployments.datatypes import NUMPY, Array
+from deployments.engines.port import DeviceLost
 from deployments.engines.program import load_program
 
 _log = logging.getLogger(__name__)
@@ -26,7 +28,13 @@ class TorchEngine:
         # TF32 has 10 bits of fraction: with it a replica would answer otherwise than the build, and never become ready.
         torch.backends.cudnn.allow_tf32 = False
         self._device = _device(gpus)
-        self._module = load_program(path).module().to(self._device)
+        program = load_program(path)
+        if self._device.type == "cuda":
+            # A replica beside it on the same GPU keeps its own share of the memory.
+            torch.cuda.set_per_process_memory_fraction(min(gpus, 1.0))
+            # Not the module's own `to`: that leaves tensors where they were which the program makes as it runs.
+            program = move_to_device_pass(program, str(self._device))
+        self._module = program.module()
 
     @property
     def signature(self) -> Signature:
@@ -41,17 +49,32 @@ class TorchEngine:
             feed = [torch.tensor(tensors[spec.name], device=self._device) for spec in self._signature.inputs]
             with torch.no_grad():
                 found = self._module(*feed)
+            given = found.values() if isinstance(found, dict) else found if isinstance(found, tuple | list) else [found]
+            # CUDA computes behind the caller's back: what fails there is told here.
+            answers = [answer.cpu().numpy() for answer in given]
         except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
             first = str(error).strip().split("\n", 1)[0]
+            if self._lost():
+                raise DeviceLost(
+                    f"the model ended this process's use of the GPU: {first}", remedy="find the row at fault with gpus: 0"
+                ) from error
             raise EngineFailure(f"the model failed: {first}") from error
-        answers = list(found.values()) if isinstance(found, dict) else list(found) if isinstance(found, tuple | list) else [found]
         outputs: dict[str, Array] = {}
-        for spec, answer in zip(self._signature.outputs, answers, strict=True):
-            value = answer.cpu().numpy()
+        for spec, value in zip(self._signature.outputs, answers, strict=True):
             if value.ndim == 0 or len(value) != rows or value.dtype != NUMPY[spec.datatype]:
                 raise EngineFailure(f"the model gave {spec.name} as {value.dtype} {list(value.shape)} for {rows} rows")
             outputs[spec.name] = value
         return outputs
+
+    def _lost(self) -> bool:
+        """Whether CUDA refuses everything from now on, as it does after an index out of range."""
+        if self._device.type != "cuda":
+            return False
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return True
+        return False
 
 
 def _device(gpus: float) -> torch.device:

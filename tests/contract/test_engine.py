@@ -9,15 +9,14 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
-import torch
 
 from cluster.errors import BadArtifact, EngineFailure
 from deployments.artifact import SAMPLES, Manifest, read_samples
 from deployments.engine_process import EngineProcess
 from deployments.engines import load
 from deployments.engines.port import Engine
+from tests.cuda import needs_cuda
 from tests.models import INPUT, OUTPUT, SIGNATURE, failing_artifact, mlp_artifact, rows
 from tests.torch_models import failing_program, mlp_program
 
@@ -29,12 +28,7 @@ ENGINES: dict[str, tuple[Make, Make]] = {
     "torch": (mlp_program, failing_program),
 }
 
-CUDA = {"onnx": "CUDAExecutionProvider" in ort.get_available_providers(), "torch": torch.cuda.is_available()}
-NO_CUDA = "needs CUDA; no device was at hand when this was written, so that it has never been run on one"
-ON_CUDA = [
-    pytest.param((name, 1), marks=[pytest.mark.gpu, pytest.mark.skipif(not CUDA[name], reason=NO_CUDA)], id=f"{name} on cuda")
-    for name in sorted(ENGINES)
-]
+ON_CUDA = [pytest.param((name, 1), marks=needs_cuda(name), id=f"{name} on cuda") for name in sorted(ENGINES)]
 ON_CPU = [pytest.param((name, 0), id=name) for name in sorted(ENGINES)]
 OWN_PROCESS = -1
 APART = [pytest.param(("onnx", OWN_PROCESS), id="onnx in a process of its own")]
