@@ -25,6 +25,7 @@ CALIBRATION_ROWS = 256
 AUTO_SHARES = (0.5, 0.75)
 AUTO_METHODS = ("int8-dynamic", "int8-static")
 OPTIMISED = "optimised"
+HALF = "fp16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,10 @@ class Workshop:
         jobs: list[tuple[Draft, Path, list[str]]] = []
         for name, way in plan.items():
             source = pruned[_pruned(way.prune)] if way.prune else made[0]
-            methods = [*way.methods, *([OPTIMISED] if self._spec.optimise else [])]
+            methods = list(way.methods)
+            if self._spec.optimise:
+                # Not after fp16, which the CPU can't compute in: the model would do so in fp32 for ever, on a GPU too.
+                methods.insert(0 if HALF in methods else len(methods), OPTIMISED)
             steps = (*source.steps, *({"step": method} for method in methods))
             if source.skipped or not methods:
                 made.append(Draft(name, source.file, steps, source.skipped))

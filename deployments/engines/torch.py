@@ -31,7 +31,7 @@ class TorchEngine:
         program = load_program(path)
         if self._device.type == "cuda":
             # A replica beside it on the same GPU keeps its own share of the memory.
-            torch.cuda.set_per_process_memory_fraction(min(gpus, 1.0))
+            torch.cuda.set_per_process_memory_fraction(min(float(gpus), 1.0))  # refuses whole numbers
             # Not the module's own `to`: that leaves tensors where they were which the program makes as it runs.
             program = move_to_device_pass(program, str(self._device))
         self._module = program.module()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -199,6 +200,15 @@ def test_fp16_halves_the_size_and_keeps_inputs_and_outputs(project: Path, tmp_pa
     assert 0 < half.quality.max_difference < 0.01
     signature = load_engine(Path(built.artifact.uri)).signature
     assert {spec.datatype.value for spec in (*signature.inputs, *signature.outputs)} == {"FP32"}
+    operators = [node.op_type for node in onnx.load(Path(built.artifact.uri) / "model.onnx").graph.node]
+    assert operators.count("Cast") == 2, "arithmetic must be fp16 from the input to the output"
+
+
+def test_an_optimised_model_keeps_to_operators_that_a_gpu_has_too(project: Path, tmp_path: Path) -> None:
+    built = run(project, tmp_path, {"source": {"onnx": "model.onnx"}, "evaluate": EVALUATE})
+    assert built.artifact is not None
+    assert built.report.chosen == "optimised"
+    assert {node.domain for node in onnx.load(Path(built.artifact.uri) / "model.onnx").graph.node} == {""}
 
 
 def test_the_torch_engine_gives_the_same_answers(project: Path, tmp_path: Path) -> None:
