@@ -107,7 +107,10 @@ def static_int8(source: Path, target: Path, rows: str) -> None:
 def half(source: Path, target: Path, rows: str) -> None:
     """Weights and arithmetic fp16; inputs and outputs stay as they are."""
     del rows
-    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
+    model = onnx.load(source)
+    for node in model.graph.node:
+        node.ClearField("metadata_props")  # an exporter's notes on its source, a small model's half
+    onnx.save(convert_float_to_float16(model, keep_io_types=True), target)
 
 
 def _prepared(source: Path, target: Path) -> Path:
