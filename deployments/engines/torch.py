@@ -44,6 +44,23 @@ class TorchEngine:
     def score(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Scores one batch; see `Engine.score`."""
         rows = len(next(iter(tensors.values())))
+        answers = self._answers(tensors)
+        if isinstance(answers, str):
+            if self._lost():
+                raise DeviceLost(
+                    f"the model ended this process's use of the GPU: {answers}", remedy="find the row at fault with gpus: 0"
+                )
+            raise EngineFailure(f"the model failed: {answers}")
+        outputs: dict[str, Array] = {}
+        for spec, value in zip(self._signature.outputs, answers, strict=True):
+            if value.ndim == 0 or len(value) != rows or value.dtype != NUMPY[spec.datatype]:
+                raise EngineFailure(f"the model gave {spec.name} as {value.dtype} {list(value.shape)} for {rows} rows")
+            outputs[spec.name] = value
+        return outputs
+
+    def _answers(self, tensors: Mapping[str, Array]) -> list[Array] | str:
+        """The outputs in order, or why there are none. Not raised: an error that somebody keeps keeps the tensors on the GPU too,
+        by its traceback, and the smaller batches that follow may need their room."""
         try:
             # A copy: the program may write where it reads.
             feed = [torch.tensor(tensors[spec.name], device=self._device) for spec in self._signature.inputs]
@@ -51,20 +68,9 @@ class TorchEngine:
                 found = self._module(*feed)
             given = found.values() if isinstance(found, dict) else found if isinstance(found, tuple | list) else [found]
             # CUDA computes behind the caller's back: what fails there is told here.
-            answers = [answer.cpu().numpy() for answer in given]
+            return [answer.cpu().numpy() for answer in given]
         except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
-            first = str(error).strip().split("\n", 1)[0]
-            if self._lost():
-                raise DeviceLost(
-                    f"the model ended this process's use of the GPU: {first}", remedy="find the row at fault with gpus: 0"
-                ) from error
-            raise EngineFailure(f"the model failed: {first}") from error
-        outputs: dict[str, Array] = {}
-        for spec, value in zip(self._signature.outputs, answers, strict=True):
-            if value.ndim == 0 or len(value) != rows or value.dtype != NUMPY[spec.datatype]:
-                raise EngineFailure(f"the model gave {spec.name} as {value.dtype} {list(value.shape)} for {rows} rows")
-            outputs[spec.name] = value
-        return outputs
+            return str(error).strip().split("\n", 1)[0]
 
     def _lost(self) -> bool:
         """Whether CUDA refuses everything from now on, as it does after an index out of range."""
