@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
 import sys
@@ -10,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cluster.errors import EngineFailure
 from deployments.artifact import Manifest, read_samples
 from deployments.engines.load import load_engine
-from deployments.isolate import score_isolating
 from tests.cuda import CUDA, needs_cuda
 from tests.models import INPUT, OUTPUT, mlp_artifact, rows
 from tests.torch_models import failing_program, mlp_program, weighing_program
@@ -50,13 +51,26 @@ def test_where_there_is_no_gpu_it_says_so_and_scores_on_the_cpu(
 
 @pytest.mark.parametrize("make", ON_CUDA)
 def test_a_share_of_a_gpu_is_a_share_of_its_memory(make: Make, tmp_path: Path) -> None:
-    engine = load_engine(Path(make(tmp_path)[0]), gpus=0.002)
-    many = np.zeros((200_000, 784), np.float32)  # 627 MB
-    with pytest.raises(EngineFailure, match="memory"):
-        engine.score({INPUT: many})
-    answer = score_isolating(engine, {INPUT: many})
-    assert not answer.failed
-    assert answer.outputs[OUTPUT].shape == (200_000, 10)
+    """In a process of its own, as a replica is: in this one, torch holds a workspace for each thread that ever multiplied."""
+    program = f"""
+from pathlib import Path
+import numpy as np
+from cluster.errors import EngineFailure
+from deployments.engines.load import load_engine
+from deployments.isolate import score_isolating
+engine = load_engine(Path({make(tmp_path)[0]!r}), gpus=0.002)
+many = {{"image": np.zeros((200_000, 784), np.float32)}}  # 627 MB
+try:
+    engine.score(many)
+except EngineFailure as error:
+    print("refused", error.what)
+answer = score_isolating(engine, many)
+print("failed", len(answer.failed), "of", len(answer.outputs["probabilities"]))
+"""
+    told = in_a_process_of_its_own(program)
+    assert "refused the model failed: " in told
+    assert "memory" in told
+    assert "failed 0 of 200000" in told
 
 
 @pytest.mark.parametrize("gpus", [0, pytest.param(1, marks=needs_cuda("torch"), id="cuda")])
@@ -83,5 +97,20 @@ for each in (image, rows(6)):
     except DeviceLost as error:
         print("lost", error.what)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.count("lost the model ended this process's use of the GPU: ") == 2, done.stdout + done.stderr
+    assert in_a_process_of_its_own(program).count("lost the model ended this process's use of the GPU: ") == 2
+
+
+def in_a_process_of_its_own(program: str) -> str:
+    """What the program printed."""
+    return subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=120, check=True).stdout
+
+
+def test_a_failure_that_is_kept_keeps_no_tensors(tmp_path: Path) -> None:
+    engine = load_engine(Path(failing_program(tmp_path)[0]))
+    image = rows(61)
+    image[3, 0] = 0.9
+    with pytest.raises(EngineFailure) as kept:
+        engine.score({INPUT: image})
+    gc.collect()
+    alive = [each for each in gc.get_objects() if type(each) is torch.Tensor and each.shape[:1] == (61,)]
+    assert not alive, kept.value
