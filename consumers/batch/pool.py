@@ -92,7 +92,7 @@ def count_workers(spec: BatchSpec) -> int:
         )
     if workers.max is not None:
         return workers.max
-    return max(workers.min, _rooms(wanted, total, 1))
+    return max(workers.min, rooms(wanted, total, 1))
 
 
 def ray_workforce(worker: type[UnitActor] = UnitActor) -> Workforce:
@@ -163,8 +163,8 @@ def _short(wanted: Resources, there: Mapping[str, float]) -> tuple[str, float] |
     return next(((resource, each) for resource, each in _asked(wanted) if each > there.get(resource, 0)), None)
 
 
-def _rooms(wanted: Resources, there: Mapping[str, float], otherwise: int) -> int:
-    """How many workers fit; `otherwise` where one asks for nothing."""
+def rooms(wanted: Resources, there: Mapping[str, float], otherwise: int) -> int:
+    """How many workers fit; `otherwise` where one asks for nothing. Pure."""
     return min((int(there.get(resource, 0) / each) for resource, each in _asked(wanted) if each > 0), default=otherwise)
 
 
@@ -174,7 +174,7 @@ def _asked(wanted: Resources) -> tuple[tuple[str, float], ...]:
 
 def _ready(spec: BatchSpec, most: int, free: Mapping[str, float]) -> int:
     """As many workers at once as there is room for now: growing one by one takes seconds."""
-    return max(min(spec.workers.min, most), min(most, _rooms(spec.workers.resources, free, most)))
+    return max(min(spec.workers.min, most), min(most, rooms(spec.workers.resources, free, most)))
 
 
 def _remote_args(spec: BatchSpec) -> dict[str, Any]:

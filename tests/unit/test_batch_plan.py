@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from cluster.serving import Resources
 from consumers.batch.ledger import Receipt, remaining, totals
 from consumers.batch.plan import InputFile, RowGroup, Unit, plan
-from consumers.batch.pool import short_of
+from consumers.batch.pool import rooms, short_of
 
 MB = 1024 * 1024
 
@@ -105,3 +105,10 @@ def test_a_run_whose_workers_do_not_fit_beside_the_rest_says_so() -> None:
     assert told.startswith("no worker fits now: each asks for 1 CPU, and 0.9 are free")
     assert short_of(Resources(cpus=0.4), {"CPU": 0.4}) is None
     assert "1 GPU, and 0 are free" in str(short_of(Resources(cpus=0.4, gpus=1), {"CPU": 4}))
+
+
+def test_as_many_workers_fit_as_the_scarcest_resource_allows() -> None:
+    assert rooms(Resources(cpus=0.5, gpus=0.25), {"CPU": 16, "GPU": 1}, 9) == 4
+    assert rooms(Resources(cpus=0.5, gpus=0.25), {"CPU": 1, "GPU": 1}, 9) == 2
+    assert rooms(Resources(cpus=0.5, gpus=0.25), {"CPU": 16}, 9) == 0
+    assert rooms(Resources(cpus=0), {"CPU": 16}, 9) == 9
