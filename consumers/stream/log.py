@@ -96,6 +96,11 @@ class Outgoing:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of the values."""
+        return sum(map(len, filter(None, self.values)))
+
 
 class Log(Protocol):
     """One member of a consumer group together with its producer.

@@ -35,7 +35,10 @@ from deployments.scoring import Scored
 
 logger = logging.getLogger(__name__)
 
-MOST_IN_FLIGHT = 8  # while one commit runs, as many as get ready wait for the next; `max_in_flight_bytes` is the real bound
+MOST_IN_FLIGHT = 32  # while one commit runs, as many as get ready wait for the next; `max_in_flight_bytes` is the real bound
+# A transaction costs the broker and us some 10 ms of work, whatever it holds. While whole micro-batches wait to be taken, the next
+# begins this long after the last.
+BACKLOG_COMMIT_EVERY_S = 0.1
 IDLE_POLL_S = 0.2
 BUSY_WAIT_S = 0.005
 DRAIN_S = 20.0
@@ -93,6 +96,8 @@ class Loop:
     _stop: threading.Event = field(default_factory=threading.Event)
     _outcomes: Outcomes | None = None
     _schemas: Schemas | None = None
+    _backlog: bool = False  # whether the last micro-batch was whole, so that another waits
+    _began_s: float = 0.0  # when the last commit began
     _form: Form = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,11 +111,11 @@ class Loop:
     @property
     def in_flight_rows(self) -> int:
         """Rows taken and not committed."""
-        return sum(len(batch.values) for batch in list(self._in_flight))
+        return sum(batch.rows for batch in list(self._in_flight))
 
     @property
     def in_flight_bytes(self) -> int:
-        """Bytes of the values taken and not committed."""
+        """Bytes of the values that wait: of those taken, until they are scored; of those to be written, until they are committed."""
         return sum(batch.size_bytes for batch in list(self._in_flight))
 
     def lag(self) -> dict[Partition, int]:
@@ -224,9 +229,10 @@ class Loop:
             slices += more
             rows += sum(map(len, more))
             size_bytes += sum(s.size_bytes for s in more)
+        self._backlog = rows >= most
         if not rows:
             return None
-        return MicroBatch(slices, [value for s in slices for value in s.values], size_bytes)
+        return MicroBatch(slices, [value for s in slices for value in s.values], rows, size_bytes)
 
     def _score(self, batch: MicroBatch) -> None:
         """Decodes and submits. What can't be done now is tried again by `_conclude`, which sees no future."""
@@ -285,7 +291,7 @@ class Loop:
             return False
         if self.phase is Phase.HOLDING:
             self.phase, self.message = Phase.RUNNING, ""
-        batch.outcomes = self._open_outcomes.of(batch, scored)
+        batch.conclude(self._open_outcomes.of(batch, scored))
         return True
 
     def _hold(self, batch: MicroBatch, error: HeadraceError) -> None:
@@ -298,8 +304,12 @@ class Loop:
         self.message = str(error)
 
     def _begin_commit(self, now_s: float) -> None:
-        """All that is ready, in one commit; what was taken in an epoch that is over is left out."""
-        if self._commit is not None:
+        """All that is ready, in one commit; what was taken in an epoch that is over is left out.
+
+        It waits only as long as there is more to take, and room for it.
+        """
+        waits = self._backlog and now_s < self._began_s + BACKLOG_COMMIT_EVERY_S and self._has_room()
+        if self._commit is not None or waits:
             return
         log, upto, batches = self._open_log, dict[Partition, int](), 0
         outcomes: list[Outcome] = []
@@ -314,6 +324,7 @@ class Loop:
                     outgoing += outcome.outgoing
                     upto[outcome.partition] = outcome.upto
         if upto:
+            self._began_s = now_s
             self._commit = Commit(log.commit(outgoing, upto), now_s, batches, outcomes)
         else:  # every partition of them was taken from us
             for _ in range(batches):

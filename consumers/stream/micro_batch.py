@@ -26,10 +26,14 @@ class Outcome:
 
 @dataclass
 class MicroBatch:
-    """`outcomes` are there once it is scored. `attempt` counts retries; none is made before `not_before_s` (monotonic)."""
+    """`outcomes` are there once it is scored. `attempt` counts retries; none is made before `not_before_s` (monotonic).
+
+    `size_bytes` are those of the values, and once they are scored those of what leaves for them.
+    """
 
     slices: list[Records]
     values: list[bytes | None]
+    rows: int
     size_bytes: int
     decoded: Decoded | None = None
     encoder: Encoder | None = None
@@ -37,3 +41,10 @@ class MicroBatch:
     outcomes: list[Outcome] | None = None
     attempt: int = 0
     not_before_s: float = 0.0
+
+    def conclude(self, outcomes: list[Outcome]) -> None:
+        """Keeps what leaves, and lets go of what it was made of: a commit may be far off."""
+        self.outcomes = outcomes
+        self.size_bytes = sum(out.size_bytes for outcome in outcomes for out in outcome.outgoing)
+        self.slices, self.values = [], []
+        self.decoded = self.encoder = self.scored = None
