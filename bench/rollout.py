@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: under five minutes")
     parser.add_argument("--json", action="store_true", help="one JSON line a figure")
     options = parser.parse_args()
-    rounds, seconds, changes, events = (3, 4.0, 20, 30_000) if options.quick else (7, 15.0, 100, 60_000)
+    rounds, seconds, changes, events = (3, 4.0, 20, 120_000) if options.quick else (7, 15.0, 100, 240_000)
     screen = Console(stderr=True)
     figures: list[Figure] = []
     with running() as service:

@@ -36,8 +36,7 @@ from deployments.scoring import Scored
 logger = logging.getLogger(__name__)
 
 MOST_IN_FLIGHT = 32  # while one commit runs, as many as get ready wait for the next; `max_in_flight_bytes` is the real bound
-# A transaction costs the broker and us some 10 ms of work, whatever it holds. While whole micro-batches wait to be taken, the next
-# begins this long after the last.
+# A transaction costs the broker several ms of work, whatever it holds: under a backlog the next begins this long after the last.
 BACKLOG_COMMIT_EVERY_S = 0.1
 IDLE_POLL_S = 0.2
 BUSY_WAIT_S = 0.005
@@ -115,7 +114,7 @@ class Loop:
 
     @property
     def in_flight_bytes(self) -> int:
-        """Bytes of the values that wait: of those taken, until they are scored; of those to be written, until they are committed."""
+        """Bytes of the values that wait: of those taken until they are scored, of what leaves until it is committed."""
         return sum(batch.size_bytes for batch in list(self._in_flight))
 
     def lag(self) -> dict[Partition, int]:

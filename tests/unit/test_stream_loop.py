@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 
@@ -12,6 +13,7 @@ import pytest
 
 from cluster.errors import BadInput, EngineFailure, NoCapacity, Unreachable
 from consumers.stream.counters import Phase
+from consumers.stream.log import Outgoing, Partition
 from consumers.stream.loop import Loop
 from consumers.stream.memory_log import MemoryBroker, MemoryLog, Stored
 from consumers.stream.spec import (
@@ -205,6 +207,45 @@ def test_two_workers_share_and_a_worker_that_comes_late_doubles_nothing() -> Non
             until(lambda: count(broker, "out") >= 300)
     assert first.phase is Phase.STOPPED
     assert [sums(broker, 0), sums(broker, 1)] == [list(range(0, 300, 2)), list(range(1, 300, 2))]
+
+
+class LogThatIsSlow(MemoryLog):
+    """One whose commits, all but those that `free` lets through, end when `free` is set. It tells how many records each brought."""
+
+    def __init__(self, broker: MemoryBroker, free: threading.Event, sizes: list[int]) -> None:
+        super().__init__(broker, "in", "g")
+        self._free, self._sizes = free, sizes
+
+    def commit(self, outgoing: Sequence[Outgoing], upto: Mapping[Partition, int]) -> Future[None]:
+        self._sizes.append(sum(map(len, outgoing)))
+        future: Future[None] = Future()
+
+        def end() -> None:
+            self._free.wait()
+            super(LogThatIsSlow, self).commit(outgoing, upto).add_done_callback(lambda done: future.set_result(done.result()))
+
+        threading.Thread(target=end).start()
+        return future
+
+
+def test_while_a_commit_runs_only_what_will_leave_is_kept_and_the_next_takes_all_of_it() -> None:
+    broker, free, sizes = make_broker(), threading.Event(), list[int]()
+    for i in range(140):
+        put(broker, i, b" " * 1000 + orjson.dumps({"x": [i, 0, 0]}))
+    loop = Loop("s", SPEC, SumScoring(), lambda: LogThatIsSlow(broker, free, sizes))
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        until(lambda: loop.in_flight_rows == 140 and loop.in_flight_bytes < 140 * 100)
+        free.set()
+        until(lambda: count(broker, "out") == 140)
+    finally:
+        free.set()
+        loop.stop()
+        thread.join(30)
+    assert len(sizes) <= 3
+    assert sum(sizes) == 140
+    assert [sums(broker, 0), sums(broker, 1)] == [list(range(0, 140, 2)), list(range(1, 140, 2))]
 
 
 def test_what_a_topic_will_not_take_dies_and_a_letter_too_large_is_cut() -> None:
