@@ -210,7 +210,7 @@ def test_two_workers_share_and_a_worker_that_comes_late_doubles_nothing() -> Non
 
 
 class LogThatIsSlow(MemoryLog):
-    """One whose commits, all but those that `free` lets through, end when `free` is set. It tells how many records each brought."""
+    """One whose commits end once `free` is set; `sizes` gets how many records each brought."""
 
     def __init__(self, broker: MemoryBroker, free: threading.Event, sizes: list[int]) -> None:
         super().__init__(broker, "in", "g")
