@@ -113,7 +113,7 @@ class DirectLane:
 
 
 def _write_at_once(send: Send) -> None:
-    """uvicorn writes an answer's head and then its body, and uvloop makes a system call of each: half of a gateway's time.
+    """uvicorn writes an answer's head and then its body, and uvloop makes a system call of each, which wakes HAProxy twice.
 
     Nothing is done where uvicorn is not as we know it, or is still to tell the client to go on.
     """

@@ -98,7 +98,7 @@ def unpacked(frame: bytearray) -> tuple[int, Any]:
 
 
 def _laid_out(tensors: Mapping[str, Array]) -> list[tuple[Any, ...]]:
-    """Name, dtype, shape and bytes of each: numpy's own way to pickle an array takes ten times as long."""
+    """Name, dtype, shape and bytes of each: numpy's own way to pickle an array takes twice as long."""
     return [
         (name, tensor)
         if tensor.dtype.hasobject
