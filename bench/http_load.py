@@ -9,6 +9,7 @@ import asyncio
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import orjson
@@ -22,6 +23,12 @@ class Measured:
     p99_ms: float
     failed: int
     answer_bytes: int
+
+
+def refuse_failed(measured: Iterable[Measured]) -> None:
+    """Raises SystemExit where a request failed."""
+    if failed := sum(one.failed for one in measured):
+        raise SystemExit(f"{failed} requests failed: the figures would mean nothing")
 
 
 def request(path: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:

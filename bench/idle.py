@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +24,8 @@ from rich.console import Console
 
 from bench import grpc_load, http_load
 from bench.batch import Figure, show
-from bench.http_load import Measured
-from bench.online import GRPC_METHOD
+from bench.http_load import Measured, refuse_failed
+from bench.online import GRPC_METHOD, compared
 from bench.service import Service, binary_body, grpc_message, running
 
 MODEL = "bench-idle"
@@ -63,8 +63,11 @@ def main() -> None:
                     held.append(look())
                 free.append(look())
             Console(stderr=True).print(f"{door}, with: {held}\n{door}, without: {free}")
-            figures += compared(f"online.idle.{door}", held, free)
-            figures.append(Figure(f"online.idle.{door}.memory_bytes", after_bytes, before_bytes, "bytes (lower is better)"))
+            name = f"online.idle.{door}"
+            figures += compared(name, [one.calls for one in held], [one.calls for one in free])
+            cpu = (statistics.fmean(one.cpu_ms_per_s for one in each) for each in (held, free))
+            figures.append(Figure(f"{name}.cpu", *cpu, "ms/s (lower is better)"))
+            figures.append(Figure(f"{name}.memory_bytes", after_bytes, before_bytes, "bytes (lower is better)"))
     show(figures, as_json=options.json)
 
 
@@ -75,8 +78,7 @@ def seen(service: Service, door: str, connections: int, seconds: float) -> Seen:
     else:
         message = grpc_message(MODEL)
         calls = grpc_load.measure(f"127.0.0.1:{service.grpc_port}", GRPC_METHOD, message, calls=connections, seconds=seconds)
-    if calls.failed:
-        raise SystemExit(f"{calls.failed} requests failed: the figures would mean nothing")
+    refuse_failed([calls])
     time.sleep(1.0)  # what the calls leave behind is over then
     ours = processes()
     before_s = cpu_s(ours)
@@ -116,19 +118,6 @@ def idle(service: Service, door: str) -> Iterator[None]:
         left, _ = process.communicate()
     if int(left) != IDLE:
         raise SystemExit(f"only {int(left)} connections were kept: the figures would mean nothing")
-
-
-def compared(name: str, held: Sequence[Seen], free: Sequence[Seen]) -> list[Figure]:
-    """With the connections against without."""
-
-    def both(middle: Callable[[list[float]], float], look: Callable[[Seen], float]) -> tuple[float, float]:
-        return middle([look(one) for one in held]), middle([look(one) for one in free])
-
-    return [
-        Figure(name, *both(statistics.median, lambda one: one.calls.requests_per_s), "requests/s"),
-        Figure(f"{name}.p99", *both(statistics.median, lambda one: one.calls.p99_ms), "ms (lower is better)"),
-        Figure(f"{name}.cpu", *both(statistics.fmean, lambda one: one.cpu_ms_per_s), "ms/s (lower is better)"),
-    ]
 
 
 def http_message() -> bytes:

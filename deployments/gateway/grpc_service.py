@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from cluster.errors import BadInput, EngineFailure, HeadraceError, NotFound, Unreachable
+from cluster.errors import BadInput, HeadraceError, NotFound, Unreachable
 from deployments.gateway.dataplane import EXTENSIONS, SERVER_NAME, Call, DataPlane
 from deployments.gateway.grpc_calls import Calls
 from deployments.gateway.grpc_codec import parse, parse_infer, request_from, response_to, stream_response
-from deployments.gateway.grpc_errors import abort, code_of, text_of
+from deployments.gateway.grpc_errors import OUR_FAULT, abort, fault_of, text_of
 from deployments.gateway.proto import inference_pb2 as pb
 from deployments.gateway.repository import Repository
 
@@ -25,7 +25,6 @@ ROUTING_KEY = "x-routing-key"
 LEAST_S = 1e-3
 NO_DEADLINE_S = 1e9  # gRPC says that so much, or more, is left of a call without a deadline
 STREAM_WINDOW = 32  # requests of one stream that are scored at a time
-OUR_FAULT = "a fault of the gateway, not of the request (the gateway's log has it)"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[bytes, Context], Awaitable[Message | bytes]]
@@ -178,15 +177,10 @@ def _guarded(name: str, handler: Handler, calls: Calls) -> Callable[[bytes, Cont
         try:
             with calls:
                 reply = await handler(data, context)
-        except HeadraceError as error:
-            if code_of(error) is grpc.StatusCode.INTERNAL:
-                log.error("%s: %s", name, error)
-            await abort(context, error)
         except grpc.aio.AbortError:
             raise
-        except Exception:
-            log.exception("%s", name)
-            await abort(context, EngineFailure(OUR_FAULT))
+        except Exception as error:  # noqa: BLE001 (`fault_of` logs it)
+            await abort(context, fault_of(name, error))
         return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
     return answer

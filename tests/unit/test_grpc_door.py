@@ -77,7 +77,7 @@ async def posted(name: str, body: bytes, headers: bytes = b"") -> bytes:
     path = f"/{SERVICE}/ModelInfer".encode()
     writer.write(b"POST %b HTTP/1.1\r\n%bcontent-length: %d\r\n\r\n%b" % (path, headers, len(body), body))
     answer = await reader.readuntil(b"\r\n\r\n")
-    while not answer.endswith(b"\r\n\r\n") or b"grpc-status" not in answer:
+    while b"grpc-status" not in answer:
         answer += await reader.readuntil(b"\r\n\r\n")
     writer.close()
     return answer
