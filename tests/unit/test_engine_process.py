@@ -78,6 +78,7 @@ time.sleep(600)
 def test_a_call_under_way_is_told_when_the_process_is_killed(good: Path) -> None:
     engine = EngineProcess(good, SIGNATURE, threads=1)
     os.kill(engine.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, engine.pid, os.WSTOPPED)  # the signal takes a moment, in which the call would be answered
     seen: list[BaseException] = []
 
     def ask() -> None:
