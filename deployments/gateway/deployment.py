@@ -58,7 +58,8 @@ class Gateway:
         dataplane = DataPlane(scorer, control, BatchLimits())
         repository = Repository(scorer, control)
         limits = settings.max_grpc_message_bytes, settings.max_ongoing
-        grpc_server = GrpcServer(dataplane, repository, version, *limits, haproxy())
+        front = None if settings.grpc_port is None else haproxy()
+        grpc_server = GrpcServer(dataplane, repository, version, *limits, front)
 
         async def startup() -> None:
             await scorer.start()
