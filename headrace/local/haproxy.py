@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from deployments.haproxy import bundled_haproxy
+from deployments.haproxy import usable_haproxy
 from headrace.local.ports import free_port
 
 # Read by every process of Serve, and by those that call it: HAProxy hands requests straight to the replica that serves them,
@@ -63,9 +63,9 @@ _NO_REPLICA = (
 def haproxy_environment(folder: Path) -> Mapping[str, str]:
     """The variables of one cluster. `folder` must exist and be closed to other users; a launcher is written there.
 
-    Empty where Ray brought no HAProxy.
+    Empty where Ray brought no HAProxy, or is told not to use it. Raises Unreachable where HAProxy can't run.
     """
-    binary = bundled_haproxy()
+    binary = usable_haproxy()
     if binary is None:
         return {}
     launcher, own = folder / "haproxy", folder / "p"  # short: a socket's path has a node's id in it and ends at 97 bytes

@@ -15,11 +15,11 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cluster.errors import NoCapacity
-from deployments.gateway import grpc_front
 from deployments.gateway.grpc_calls import Calls
 from deployments.gateway.grpc_front import Behind, GrpcFront, haproxy
 from deployments.gateway.grpc_lane import NAME_BYTES, GrpcLane
 from deployments.gateway.grpc_service import SERVICE
+from tests.broken_haproxy import broken_haproxy
 
 HAPROXY = haproxy()
 pytestmark = pytest.mark.skipif(HAPROXY is None, reason="Ray brings no HAProxy here")
@@ -180,18 +180,12 @@ def test_haproxy_is_started_again_and_callers_wait_for_it() -> None:
     assert children() == []
 
 
-@pytest.mark.parametrize("program", [None, b"", b"\x7fELF of another machine", b"#!/bin/sh\nexit 127\n"], ids=repr)
-def test_where_haproxy_cant_run_grpc_does_without_and_says_so_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, program: bytes | None
+def test_where_haproxy_cant_run_grpc_does_without_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    binary = tmp_path / "haproxy"
-    if program is not None:
-        binary.write_bytes(program)
-        binary.chmod(0o700)
-    monkeypatch.setattr(grpc_front, "bundled_haproxy", lambda: binary)
+    broken_haproxy(monkeypatch, tmp_path, b"#!/bin/sh\nexit 127\n")
     assert haproxy() is None
     (said,) = caplog.messages
-    assert str(binary) in said
     assert "RAY_SERVE_ENABLE_HA_PROXY=0" in said
 
 

@@ -6,13 +6,17 @@ import importlib
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
+from cluster.errors import Unreachable
 from deployments.gateway.deployment import APP
 from deployments.gateway.direct_lane import middlewares
 from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment, launcher_script, replica_ports
+from tests.broken_haproxy import broken_haproxy
 
 
 def launched(folder: Path, config: str) -> str:
@@ -72,6 +76,19 @@ def test_where_no_replica_is_left_callers_read_the_protocols_error(tmp_path: Pat
     assert b"retry-after: 1" in head
     assert f"content-length: {len(body)}".encode() in head
     assert list(json.loads(body)) == ["error"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Ray brings HAProxy on Linux alone")
+@pytest.mark.parametrize("program", [None, b"", b"\x7fELF of another machine", b"#!/bin/sh\nexit 127\n"], ids=repr)
+def test_where_haproxy_cant_run_up_says_so_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: bytes | None
+) -> None:
+    broken_haproxy(monkeypatch, tmp_path / "packages", program)
+    with pytest.raises(Unreachable, match="can't run here") as refused:
+        haproxy_environment(tmp_path)
+    assert "RAY_SERVE_ENABLE_HA_PROXY=0" in str(refused.value.remedy)
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "0")
+    assert haproxy_environment(tmp_path) == {}
 
 
 def test_two_homes_share_no_file(tmp_path: Path) -> None:
