@@ -11,8 +11,7 @@ import orjson
 
 from cluster.commands import COMMANDS, ControlPlane
 from cluster.errors import BadInput, HeadraceError, NotFound
-from deployments.gateway.compression import deflate
-from deployments.gateway.dataplane import EXTENSIONS, SERVER_NAME, Call, DataPlane
+from deployments.gateway.dataplane import EXTENSIONS, SERVER_NAME, DataPlane
 from deployments.gateway.http_io import (
     Disconnected,
     Receive,
@@ -24,17 +23,14 @@ from deployments.gateway.http_io import (
     error_reply,
     json_reply,
 )
+from deployments.gateway.infer_http import InferHead, answer_infer, read_call, read_head
 from deployments.gateway.openapi import openapi_document
 from deployments.gateway.page import render_page, summary
 from deployments.gateway.repository import Repository
 from deployments.gateway.repository_http import answer_repository_call, is_repository_call
-from deployments.gateway.request import InferRequest, parse_raw_request, parse_request
-from deployments.gateway.response import encode_response
 from deployments.gateway.v1 import encode_v1, parse_v1
 
 log = logging.getLogger(__name__)
-
-HEADER_LENGTH = b"inference-header-content-length"
 
 
 class _WrongMethod(Exception):
@@ -77,14 +73,16 @@ class GatewayApp:
             return
         except _WrongMethod:
             reply = json_reply({"error": f"{request.method} is not possible here"}, 405)
-        except HeadraceError as error:
-            reply = error_reply(error)
-            if reply.status == 500:
-                log.error("%s %s: %s", request.method, request.path, error)
-        except Exception:
-            log.exception("%s %s", request.method, request.path)
-            reply = json_reply({"error": "a fault of the gateway, not of the request (the gateway's log has it)"}, 500)
+        except Exception as error:  # noqa: BLE001 (`_fault` logs it)
+            reply = _fault(error, f"{request.method} {request.path}")
         await reply.send(send)
+
+    async def infer(self, head: InferHead, body: bytes | memoryview) -> Reply:
+        """Answers one `infer`, well or badly. Never raises but where it is cancelled."""
+        try:
+            return await answer_infer(self.dataplane, head, body, self.max_body_bytes)
+        except Exception as error:  # noqa: BLE001 (`_fault` logs it)
+            return _fault(error, f"infer of {head.call.model}")
 
     async def _route(self, request: Request) -> Reply:
         segments = [segment for segment in request.path.split("/") if segment]
@@ -152,30 +150,13 @@ class GatewayApp:
 
     async def _infer(self, request: Request, model: str, version: str | None) -> Reply:
         _only_post(request)
-        wanted = self._parse(await request.body(), request, model, version)
-        answer = await self.dataplane.infer(_call(request, model, version), wanted)
-        body, header_bytes = encode_response(answer)
-        body, encoding = deflate(body, request.header(b"accept-encoding") or "")
-        headers: list[tuple[bytes, bytes]] = [(b"content-encoding", encoding.encode())] if encoding else []
-        if header_bytes is None:
-            return Reply(200, body, headers=tuple(headers))
-        headers.append((HEADER_LENGTH, b"%d" % header_bytes))
-        return Reply(200, body, b"application/octet-stream", tuple(headers))
-
-    def _parse(self, body: bytes, request: Request, model: str, version: str | None) -> InferRequest:
-        text = request.header(HEADER_LENGTH)
-        if text is None:
-            return parse_request(body)
-        if not text.isascii() or not text.isdigit() or len(text) > 18:
-            raise BadInput(f"it must be a number of bytes; got {text[:80]!r}", where="Inference-Header-Content-Length")
-        if int(text) == 0:
-            return parse_raw_request(body, self.dataplane.signature(model, version))
-        return parse_request(body, int(text))
+        head = read_head(request.headers, model, version)
+        return await answer_infer(self.dataplane, head, await request.raw_body(), self.max_body_bytes)
 
     async def _predict(self, request: Request, model: str) -> Reply:
         _only_post(request)
         wanted = parse_v1(await request.body(), self.dataplane.signature(model))
-        return Reply(200, encode_v1(await self.dataplane.infer(_call(request, model, None), wanted)))
+        return Reply(200, encode_v1(await self.dataplane.infer(read_call(request.headers, model, None), wanted)))
 
     async def _command(self, request: Request, command: str) -> Reply:
         _only_post(request)
@@ -183,6 +164,17 @@ class GatewayApp:
             return json_reply(await self.control.call(command, await _payload(request, command)))
         except HeadraceError as error:
             return control_error_reply(error)
+
+
+def _fault(error: Exception, what: str) -> Reply:
+    """What a request is told that ended so; logged where it was not the request's fault."""
+    if not isinstance(error, HeadraceError):
+        log.error("%s", what, exc_info=error)
+        return json_reply({"error": "a fault of the gateway, not of the request (the gateway's log has it)"}, 500)
+    reply = error_reply(error)
+    if reply.status == 500:
+        log.error("%s: %s", what, error)
+    return reply
 
 
 async def _payload(request: Request, command: str) -> dict[str, Any]:
@@ -204,10 +196,3 @@ async def _payload(request: Request, command: str) -> dict[str, Any]:
 def _only_post(request: Request) -> None:
     if request.method != "POST":
         raise _WrongMethod
-
-
-def _call(request: Request, model: str, version: str | None) -> Call:
-    timeout = request.header(b"x-timeout-ms")
-    if timeout is not None and (not timeout.isascii() or not timeout.isdigit() or not 0 < len(timeout) <= 9 or int(timeout) == 0):
-        raise BadInput(f"it must be a whole number of milliseconds above 0; got {timeout[:80]!r}", where="x-timeout-ms")
-    return Call(model, version, request.headers.get(b"x-routing-key") or None, None if timeout is None else int(timeout) / 1000)

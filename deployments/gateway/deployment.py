@@ -74,7 +74,7 @@ class Gateway:
             await scorer.close()
 
         app = GatewayApp(dataplane, repository, control, version, settings.max_body_bytes, startup, shutdown)
-        lane = DirectLane(app, 2 * settings.max_ongoing)
+        lane = DirectLane(app, app.infer, 2 * settings.max_ongoing)
         return app
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
-from cluster.errors import NoCapacity
-from deployments.gateway.http_io import Receive, Scope, Send, error_reply
+from deployments.gateway.http_io import Receive, Scope, Send
+from deployments.gateway.http_lane import HttpLane, Infer, Room, too_many
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -48,10 +48,11 @@ class _Fork:
 class DirectLane:
     """Requests under way on it are in `app`. Opened and closed by the gateway's lifespan, on the loop that runs `app`."""
 
-    def __init__(self, app: App, max_ongoing: int) -> None:
-        """More requests than `max_ongoing` at a time are refused with 503."""
+    def __init__(self, app: App, infer: Infer, max_ongoing: int) -> None:
+        """More requests than `max_ongoing` at a time are refused with 503. `infer` answers what needs nothing of HTTP."""
         self._app = app
-        self._max_ongoing = max_ongoing
+        self._room = Room(max_ongoing)
+        self._infers = HttpLane(infer, self._room)
         self._ongoing: dict[_Visit, None] = {}  # by arrival
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -62,10 +63,12 @@ class DirectLane:
         self._loop = asyncio.get_running_loop()
         self._watching = self._loop.create_task(self._watch())
         _lane = self
+        self._infers.is_open = True
 
     async def close(self) -> None:
         """Serve gets what comes from now on; what is under way goes on. Safe to repeat."""
         global _lane
+        self._infers.is_open = False
         if _lane is self:
             _lane = None
         if self._watching is not None:
@@ -80,14 +83,13 @@ class DirectLane:
 
     async def take(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
-        if len(self._ongoing) >= self._max_ongoing:
-            refusal = NoCapacity("too many requests are under way", where="gateway", remedy="retry later, or add gateways")
-            await error_reply(refusal).send(send)
+        self._infers.take_over(send)
+        if self._room.full:
+            await too_many().send(send)
             return
-        if scope["method"] != "HEAD":
-            _write_at_once(send)
         visit = _Visit(receive)
         self._ongoing[visit] = None
+        self._room.taken += 1
         try:
             await self._app(scope, visit.receive, send)
         except asyncio.CancelledError:
@@ -95,6 +97,7 @@ class DirectLane:
                 raise
         finally:
             del self._ongoing[visit]
+            self._room.taken -= 1
             if visit.watcher is not None:
                 visit.watcher.cancel()
 
@@ -110,35 +113,6 @@ class DirectLane:
                 # Before the body is whole, who reads it is told of a client that hangs up.
                 if visit.whole and visit.watcher is None:
                     visit.watcher = loop.create_task(visit.await_hang_up())
-
-
-def _write_at_once(send: Send) -> None:
-    """uvicorn writes an answer's head and then its body, and uvloop makes a system call of each, which wakes HAProxy twice.
-
-    Nothing is done where uvicorn is not as we know it, or is still to tell the client to go on.
-    """
-    cycle: Any = getattr(send, "__self__", None)
-    if hasattr(cycle, "transport") and getattr(cycle, "waiting_for_100_continue", True) is False:
-        cycle.transport = _HeadWithBody(cycle)
-
-
-class _HeadWithBody:
-    """The transport of one of uvicorn's requests, which keeps the answer's head until its body comes."""
-
-    def __init__(self, cycle: Any) -> None:
-        self._cycle = cycle
-        self._transport = cycle.transport
-        self._head = b""
-
-    def write(self, data: bytes) -> None:
-        if self._head:
-            self._cycle.transport = self._transport
-            self._transport.writelines((self._head, data))
-        else:
-            self._head = data
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
 
 class _Visit:

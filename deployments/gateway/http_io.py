@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +52,13 @@ class Reply:
     content_type: bytes = b"application/json"
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
+    def all_headers(self) -> list[tuple[bytes, bytes]]:
+        """Its own and those that describe its body."""
+        return [(b"content-type", self.content_type), (b"content-length", b"%d" % len(self.body)), *self.headers]
+
     async def send(self, send: Send) -> None:
         """Writes it out."""
-        headers = [(b"content-type", self.content_type), (b"content-length", b"%d" % len(self.body)), *self.headers]
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.start", "status": self.status, "headers": self.all_headers()})
         await send({"type": "http.response.body", "body": self.body})
 
 
@@ -73,11 +76,14 @@ class Request:
 
     def header(self, name: bytes) -> str | None:
         """A header's text, or None."""
-        value = self.headers.get(name)
-        return None if value is None else value.decode("latin-1").strip()
+        return text_of(self.headers, name)
 
     async def body(self) -> bytes:
-        """The whole body, inflated. Raises TooLarge, BadInput for a broken encoding, and Disconnected."""
+        """The whole body, inflated. Raises what `raw_body` does, and BadInput for a broken encoding."""
+        return inflate(await self.raw_body(), (self.header(b"content-encoding") or "").lower(), self._limit_bytes)
+
+    async def raw_body(self) -> bytes:
+        """The whole body as it came. Raises TooLarge and Disconnected."""
         declared = self.header(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > self._limit_bytes:
             raise self._too_large()
@@ -94,11 +100,16 @@ class Request:
             chunks.append(chunk)
             if not message.get("more_body", False):
                 break
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        return inflate(body, (self.header(b"content-encoding") or "").lower(), self._limit_bytes)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body is over {self._limit_bytes} bytes", where="request", remedy="send fewer rows a request")
+
+
+def text_of(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+    """A header's text, or None."""
+    value = headers.get(name)
+    return None if value is None else value.decode("latin-1").strip()
 
 
 def json_reply(document: Any, status: int = 200) -> Reply:

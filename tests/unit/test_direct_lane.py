@@ -6,12 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import pytest
-import uvicorn
-import uvloop
-
-from deployments.gateway import direct_lane
 from deployments.gateway.direct_lane import DirectLane, middlewares
+from deployments.gateway.http_io import Reply
 
 Message = dict[str, Any]
 BODY = {"type": "http.request", "body": b"x", "more_body": False}
@@ -72,6 +68,10 @@ def scope(path: str = "/v2", kind: str = "http") -> Message:
     return {"type": kind, "path": path, "method": "POST"}
 
 
+async def no_infer(head: object, body: object) -> Reply:
+    raise AssertionError("no request here comes by a connection of uvicorn's")
+
+
 def fork(apps: Apps) -> Callable[[Any, Any, Any], Awaitable[None]]:
     """The middleware as Serve makes it."""
     (middleware,) = middlewares()
@@ -84,7 +84,7 @@ def play(scene: Callable[[Apps, Callable[[Any, Any, Any], Awaitable[None]]], Awa
 
     async def run() -> None:
         apps = Apps()
-        lane = DirectLane(apps.gateway, max_ongoing)
+        lane = DirectLane(apps.gateway, no_infer, max_ongoing)
         await lane.open()
         try:
             await scene(apps, fork(apps))
@@ -130,7 +130,7 @@ def test_a_server_on_another_loop_keeps_to_serve() -> None:
 def test_a_closed_lane_finishes_what_is_under_way() -> None:
     async def scene() -> None:
         apps = Apps()
-        lane, app = DirectLane(apps.gateway, 8), fork(apps)
+        lane, app = DirectLane(apps.gateway, no_infer, 8), fork(apps)
         await lane.open()
         apps.gate.clear()
         first, second = Connection(), Connection()
@@ -210,71 +210,3 @@ def test_a_request_cancelled_by_its_server_says_so() -> None:
         assert isinstance(done[0], asyncio.CancelledError)
 
     play(scene)
-
-
-PLAIN = b"HTTP/1.1 200 OK\r\na: b\r\ncontent-length: %d\r\n\r\n"
-
-
-@pytest.mark.parametrize(
-    ("request_line", "headers", "body", "answer"),
-    [
-        (b"POST /v2", b"", b"ab", PLAIN % 2 + b"ab"),
-        (b"GET /v2", b"", b"", PLAIN % 0),
-        (b"POST /v2", b"", b"x" * 3_000_000, PLAIN % 3_000_000 + b"x" * 3_000_000),
-        (b"HEAD /v2", b"", b"", PLAIN % 0),
-        (b"POST /v2", b"expect: 100-continue\r\n", b"ab", b"HTTP/1.1 100 Continue\r\n\r\n" + PLAIN % 2 + b"ab"),
-        (b"POST /v2", b"connection: close\r\n", b"ab", PLAIN[:-2] % 2 + b"connection: close\r\n\r\nab"),
-        (b"POST /in-parts", b"", b"ab", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n\r\n"),
-        (b"POST /broken", b"", b"ab", b"HTTP/1.1 500 Internal Server Error\r\n"),
-    ],
-    ids=["small", "empty", "large", "HEAD", "100-continue", "close", "in parts", "broken"],
-)
-def test_uvicorns_answers_are_whole_and_written_at_once(
-    request_line: bytes, headers: bytes, body: bytes, answer: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Over a socket, by the server that Serve uses."""
-    written: list[bytes] = []
-    write = direct_lane._HeadWithBody.write
-    monkeypatch.setattr(direct_lane._HeadWithBody, "write", lambda self, data: (written.append(data), write(self, data)))
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        got = await body_of(receive)
-        if scope["path"] == "/broken":
-            raise RuntimeError("as the test wants it")
-        if scope["path"] == "/in-parts":
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            for part in (got[:1], got[1:]):
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        size = b"%d" % len(got)
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b"), (b"content-length", size)]})
-        await send({"type": "http.response.body", "body": got})
-
-    async def play() -> None:
-        lane = DirectLane(app, 10)
-        await lane.open()
-        fork = middlewares()[0].cls(app)
-        config = uvicorn.Config(fork, port=0, http="httptools", loop="uvloop", lifespan="off", log_level="critical")
-        config.server_header = config.date_header = False
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve())
-        async with asyncio.timeout(30):
-            while not server.started:
-                await asyncio.sleep(0.001)
-            reader, writer = await asyncio.open_connection(*server.servers[0].sockets[0].getsockname())
-            for _ in range(2):  # the connection goes on to be used
-                writer.write(
-                    request_line + b" HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n" % len(body) + headers + b"\r\n" + body
-                )
-                assert await reader.readexactly(len(answer)) == answer
-                if b"close" in headers or b"500" in answer:
-                    break
-            writer.close()
-            server.should_exit = True
-            await serving
-            await lane.close()
-
-    uvloop.run(play())
-    plain = request_line.startswith(b"HEAD") or b"100" in headers
-    assert len(written) == (0 if plain else 2 * (1 if b"close" in headers or b"500" in answer else 2))
