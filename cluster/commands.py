@@ -13,7 +13,7 @@ from cluster.evidence import EvidenceBatch
 from cluster.rollout_plan import NamedPlan, Plan
 from cluster.routes import RouteTable
 from cluster.schedules import Schedule
-from cluster.serving import Serving
+from cluster.serving import AskedServing, Serving
 from cluster.signature import Signature
 
 
@@ -50,7 +50,7 @@ class ModelDocument(Message):
     """A Model as applied (its build section stays with the builder)."""
 
     name: str
-    serving: Serving = Serving()
+    serving: AskedServing = Serving()
     rollout: Plan = Plan()
 
 

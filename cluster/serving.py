@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 LEAST_MEMORY_BYTES = 100_000_000  # what a replica holds before it loads anything
 
@@ -64,7 +64,9 @@ class Serving(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    transport: Transport = Transport.REMOTE
+    transport: Transport = Field(
+        default=Transport.REMOTE, description="`embedded`: callers hold the model too, in their processes and on the CPU"
+    )
     resources: Resources = Resources()
     scaling: Scaling = Scaling()
     max_batch_rows: int = Field(default=2048, ge=1)
@@ -75,3 +77,16 @@ class Serving(BaseModel):
     memory_bytes: int | None = Field(
         default=None, ge=LEAST_MEMORY_BYTES, description="what one replica may hold; one that holds more is ended and replaced"
     )
+
+
+def _uses_its_gpus(serving: Serving) -> Serving:
+    if serving.transport is Transport.EMBEDDED and serving.resources.gpus > 0:
+        raise ValueError(
+            "with `transport: embedded` callers hold the model themselves and score on the CPU, so `resources.gpus` would stand "
+            "idle: take `transport: remote`, or no `gpus`"
+        )
+    return serving
+
+
+# What a person may ask for. `Serving` itself bears more: a store may hold it from before this was looked at.
+AskedServing = Annotated[Serving, AfterValidator(_uses_its_gpus)]

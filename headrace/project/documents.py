@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cluster.commands import Apply, FeedDocument, ModelDocument
 from cluster.errors import BadInput, HeadraceError, NotFound
 from cluster.rollout_plan import Plan
-from cluster.serving import Serving
+from cluster.serving import AskedServing, Serving
 from cluster.versions import check_name
-from consumers.batch.spec import BatchSpec
+from consumers.batch.spec import BatchSpec, Scoring
 from consumers.stream.spec import StreamSpec
 from deployments.build.spec import BuildSpec
 from headrace.project.explain import did_you_mean, explain
@@ -36,7 +36,7 @@ class _Model(BaseModel):
     kind: str
     name: str
     build: dict[str, Any] | None = None
-    serving: Serving = Serving()
+    serving: AskedServing = Serving()
     rollout: Plan = Plan()
 
 
@@ -158,6 +158,7 @@ def _feed(source: Source, kind: str) -> FeedFile:
     data = resolve_fields(source.data, PATH_FIELDS[kind], source.file.parent)
     own = {key: value for key, value in data.items() if key in shape.model_fields or key not in _Feed.model_fields}
     spec = _check(shape, own, source)
+    _refuse_idle_gpus(spec, source)
     document = FeedDocument(
         kind="stream" if kind == "Stream" else "batch",
         name=_name(feed.name, "name", source),
@@ -166,6 +167,21 @@ def _feed(source: Source, kind: str) -> FeedFile:
         schedule=spec.schedule if isinstance(spec, BatchSpec) else None,
     )
     return FeedFile(source, document, spec)
+
+
+def _refuse_idle_gpus(spec: BaseModel, source: Source) -> None:
+    """Raises BadInput for GPUs of a process that scores on the CPU, or asks the model's replicas."""
+    if isinstance(spec, StreamSpec) and spec.resources.gpus > 0:
+        what, field = "a stream's own replicas use no GPU", "resources"
+    elif isinstance(spec, BatchSpec) and spec.scoring is Scoring.REMOTE and spec.workers.resources.gpus > 0:
+        what, field = "with `scoring: remote` the workers use no GPU", "workers.resources"
+    else:
+        return
+    raise BadInput(
+        f"{what}: it would stand idle",
+        where=source.where((*field.split("."), "gpus")),
+        remedy="remove it here; give GPUs to the model, with `transport: remote` and `resources.gpus` in its `serving`",
+    )
 
 
 def _check(shape: type[S], data: dict[str, Any], source: Source, under: tuple[str, ...] = ()) -> S:

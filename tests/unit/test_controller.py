@@ -370,6 +370,8 @@ def test_bad_calls_name_the_field(brain: Brain) -> None:
         brain.call("rollout.begin")
     with pytest.raises(BadInput, match="weights must rise"):
         brain.apply({"steps": [{"weight": 50}, {"weight": 10}, {"weight": 100}]})
+    with pytest.raises(BadInput, match=r"gpus` would stand idle"):
+        brain.apply(serving={"transport": "embedded", "resources": {"gpus": 1}})
     with pytest.raises(BadInput, match=r"model\.scale: replicas"):
         brain.call("model.scale", model="digits", replicas=-1)
     with pytest.raises(NotFound, match="no model 'nope'"):

@@ -107,6 +107,13 @@ def test_an_alias_is_followed(tmp_path: Path) -> None:
         (STREAM.replace("digits-out", "digits-in"), "project.yaml:1", "three topics"),
         (STREAM.replace("model: digits\n", ""), "project.yaml:1: model", "missing"),
         (BATCH.replace("path: scored", "path: scored, mode: overwrite"), "project.yaml:5: output.mode", "'replace' or 'append'"),
+        (
+            MODEL.replace("scaling: {min: 1, max: 3}", "{transport: embedded, resources: {gpus: 0.25}}"),
+            "project.yaml:3: serving",
+            "take `transport: remote`",
+        ),
+        (STREAM + "resources: {gpus: 1}\n", "project.yaml:7: resources.gpus", "give GPUs to the model"),
+        (BATCH + "scoring: remote\nworkers: {resources: {gpus: 1}}\n", "project.yaml:7: workers.resources.gpus", "stand idle"),
         (BATCH + "evry: night\n", "project.yaml:6: evry", "unknown field"),
         ("a: [1, 2\n", "project.yaml:2", "not valid YAML"),
         ("a:\n\t- 1\n", "project.yaml:2", "not valid YAML"),
@@ -122,6 +129,14 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, place: 
     told = refused(write(tmp_path, text))
     assert told.startswith(str(tmp_path / place))
     assert words in told
+
+
+def test_gpus_that_are_used_may_be_asked_for(tmp_path: Path) -> None:
+    model = MODEL.replace("scaling: {min: 1, max: 3}", "resources: {gpus: 0.25}")
+    batch = BATCH + "workers: {resources: {gpus: 1}}\n"
+    request = load_project([write(tmp_path, "---\n".join([model, batch]))]).apply()
+    assert request.models[0].serving.resources.gpus == 0.25
+    assert request.feeds[0].spec["workers"]["resources"]["gpus"] == 1
 
 
 def test_all_findings_of_a_document_are_told_at_once(tmp_path: Path) -> None:
