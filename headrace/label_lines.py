@@ -15,7 +15,8 @@ LABELS_AT_ONCE = 5_000
 def tell(model: str, lines: Iterable[bytes], send: Callable[[TellLabels], LabelsTold], *, actor: str = "") -> LabelsTold:
     """Sends every line that is a label, some thousands at a time; what came of all. A bad line never takes others along.
 
-    The same lines again count nothing while the rollout is under way: each request is named by what it holds.
+    The same lines again count nothing while the rollout is under way: each request is named by what it holds. Fewer or more lines
+    are another request, and count.
     """
     told = LabelsTold(counted=0, elsewhere=0, refused=0)
     batch: list[Label] = []

@@ -149,6 +149,7 @@ def label(
     """Tell what was true of answers given in the rollout under way, for its labels check.
 
     The key came with the answer: in the header headrace.label_key of a stream's record, in the parameter label_keys over HTTP.
+    The same file again counts nothing; of a file that has grown, send the new lines alone.
 
     Example: `headrace rollout label digits labels.jsonl`, of lines like `{"key": "4/2/7/orders/0/1234", "label": 7}`
     """
