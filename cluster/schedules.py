@@ -50,7 +50,7 @@ class Schedule(BaseModel):
     others is given up when a fire comes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     cron: str
     timezone: str = "UTC"
@@ -76,7 +76,7 @@ class Schedule(BaseModel):
     def _is_zone(cls, name: str) -> str:
         try:
             ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError) as error:
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # OSError: a folder of zones, e.g. Europe
             raise ValueError(f"{name!r} is not a time zone; use an IANA name, e.g. Europe/Berlin") from error
         return name
 

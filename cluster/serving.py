@@ -27,7 +27,7 @@ class ScalingMode(StrEnum):
 class Resources(BaseModel):
     """What one replica asks of a node. `node_labels` are matched exactly, e.g. `{"pool": "gpu"}`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     cpus: float = Field(default=1.0, ge=0)
     gpus: float = Field(default=0.0, ge=0)
@@ -38,7 +38,7 @@ class Resources(BaseModel):
 class Scaling(BaseModel):
     """`auto`: between `min` and `max` by requests under way a replica. `manual`: `replicas` until a person changes it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mode: ScalingMode = ScalingMode.AUTO
     min: int = Field(default=1, ge=0)
@@ -62,7 +62,7 @@ class Scaling(BaseModel):
 class Serving(BaseModel):
     """The `serving` section of a Model document."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     transport: Transport = Field(
         default=Transport.REMOTE, description="`embedded`: callers hold the model too, in their processes and on the CPU"

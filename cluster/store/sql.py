@@ -121,7 +121,7 @@ def _engine(url: str, busy_timeout_s: float) -> sa.Engine:
         if parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(parsed, connect_args={"timeout": busy_timeout_s})
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:  # ValueError: a port that is no number
         remedy = "write it like sqlite:///store.db or postgresql+psycopg://user@host/database, and install the database's driver"
         raise BadInput(f"not a usable store URL: {error}", where="store", remedy=remedy) from error
     except OSError as error:

@@ -17,7 +17,7 @@ _CALL = re.compile(r"^(argmax|max)\(([^()]+)\)$")
 class Section(BaseModel):
     """Base of the sections."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Mode(StrEnum):

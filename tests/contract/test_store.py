@@ -140,7 +140,7 @@ def test_a_store_of_a_newer_headrace_is_refused(tmp_path: Path) -> None:
         SqlStore(f"sqlite:///{path}")
 
 
-@pytest.mark.parametrize("url", ["nonsense", "mongodb://here/there"])
+@pytest.mark.parametrize("url", ["nonsense", "mongodb://here/there", "postgresql+psycopg://user@here:port/there"])
 def test_a_bad_url_is_refused(url: str) -> None:
     with pytest.raises(BadInput, match="not a usable store URL"):
         SqlStore(url)

@@ -76,6 +76,8 @@ def test_a_zone_that_changes_by_half_an_hour() -> None:
         ({"cron": "0 0 30 2 *"}, "Bad day-of-month"),
         ({"cron": "0 0 * * *", "timezone": "Mars/Olympus"}, "not a time zone"),
         ({"cron": "0 0 * * *", "timezone": "../etc/passwd"}, "not a time zone"),
+        ({"cron": "0 0 * * *", "timezone": "Europe"}, "not a time zone"),
+        ({"cron": "0 0 * * *", "timezone": "x" * 300}, "not a time zone"),
     ],
 )
 def test_a_wrong_schedule_says_why(fields: dict[str, str], words: str) -> None:
