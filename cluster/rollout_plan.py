@@ -24,9 +24,12 @@ class Start(StrEnum):
 
 
 class Step(BaseModel):
-    """One step. `weight` and `shadow` are percent of traffic; a shadow step has weight 0. It lasts `bake_s` at least."""
+    """One step. `weight` and `shadow` are percent of traffic, to 0.01; a shadow step has weight 0.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    It lasts `bake_s` at least, and until its checks have passed; one of 0 s asks for no proof, and is over at once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     weight: float = Field(default=0.0, ge=0, le=100)
     shadow: float = Field(default=0.0, ge=0, le=100)
@@ -42,7 +45,7 @@ class Step(BaseModel):
 class Check(BaseModel):
     """The candidate may be worse than stable by `margin` at most (a difference of shares, 0.01 is one point)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     margin: float = Field(gt=0, lt=1)
 
@@ -97,7 +100,7 @@ class LabelCheck(Check):
 class Checks(BaseModel):
     """What is judged. Leave one out and it is not judged."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     error_rate: Check | None = Check(margin=0.01)
     slow: SlowCheck | None = None
@@ -108,7 +111,7 @@ class Checks(BaseModel):
 class Plan(BaseModel):
     """The `rollout` section of a Model document. `alpha` bounds the chance of a wrong rollback over the whole rollout."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: tuple[Step, ...] = (Step(weight=10), Step(weight=50), Step(weight=100))
     checks: Checks = Checks()

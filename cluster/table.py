@@ -87,9 +87,14 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
 def shares(rollout: Rollout) -> tuple[int, int]:
     """Weight and shadow of the step under way, in basis points."""
     step = rollout.current
-    if step is None:
-        return 0, 0
-    return round(step.weight * WEIGHT_UNIT / 100), round(step.shadow * WEIGHT_UNIT / 100)
+    return (0, 0) if step is None else (_basis_points(step.weight), _basis_points(step.shadow))
+
+
+def _basis_points(percent: float) -> int:
+    """Neither none nor all, unless that was asked for: such a step would wait for ever for what one of the two answers."""
+    if percent in (0, 100):
+        return round(percent * WEIGHT_UNIT / 100)
+    return min(max(round(percent * WEIGHT_UNIT / 100), 1), WEIGHT_UNIT - 1)
 
 
 def _seen(apps: Mapping[str, AppState], model: Model, number: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -73,6 +74,20 @@ def test_it_is_settled_while_nothing_happens_and_nothing_is_wrong(brain: Brain) 
     brain.build(2)
     brain.tick(4)
     assert not brain.controller.settled  # a rollout is under way
+
+
+def test_a_step_of_next_to_none_or_all_of_the_traffic_leaves_some_to_either_version(brain: Brain) -> None:
+    steps = [{"weight": weight, "bake_s": 5} for weight in (0.001, 99.999, 100)]
+    brain.serve_first({"steps": steps, "checks": {"error_rate": {"margin": 0.5}}})
+    brain.build(2)
+    weights = []
+    for _ in range(2):
+        brain.tick(4)
+        weights.append(brain.controller.table.routes["digits"].weight)
+        brain.score(1, rows=1000)
+        brain.score(2, rows=1000)
+        brain.tick(10)
+    assert weights == [1, 9999]
 
 
 def test_proven_harm_rolls_back_at_once(brain: Brain) -> None:
@@ -376,6 +391,26 @@ def test_bad_calls_name_the_field(brain: Brain) -> None:
         brain.call("model.scale", model="digits", replicas=-1)
     with pytest.raises(NotFound, match="no model 'nope'"):
         brain.call("model.show", model="nope")
+
+
+@pytest.mark.parametrize("number", ["inf", 1e400])
+def test_a_number_that_no_store_can_keep_is_refused(brain: Brain, number: Any) -> None:
+    """JSON has no infinity: once kept, it could not be read again, and no controller would ever start."""
+    brain.serve_first()
+    for plan in ({"deadline_s": number}, {"steps": [{"weight": 100, "bake_s": number}]}, {"keep_warm_s": number}):
+        with pytest.raises(BadInput, match="finite number"):
+            brain.apply(plan)
+    for serving in ({"timeout_s": number}, {"resources": {"gpus": number}}, {"scaling": {"target_ongoing": number}}):
+        with pytest.raises(BadInput, match="finite number"):
+            brain.apply(serving=serving)
+    with pytest.raises(BadInput, match="finite number"):
+        brain.call("rollout.start", model="digits", plan={"steps": [{"weight": 100}], "deadline_s": number})
+    schedule = {"cron": "0 0 * * *", "backoff_s": number}
+    with pytest.raises(BadInput, match="finite number"):
+        brain.call("apply", feeds=[{"kind": "batch", "name": "n", "model": "digits", "spec": {}, "schedule": schedule}])
+    brain.revive()
+    brain.tick()
+    assert brain.controller.table.routes["digits"].stable == 1
 
 
 @pytest.mark.parametrize("name", ["stream", "batch", "gateway"])
