@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import orjson
+import psutil
 import pytest
 from ray import serve
 
@@ -55,6 +56,7 @@ def standing_still(cluster: RayCluster) -> Iterator[None]:
     (pid,) = cluster.replica_pids(f"{MODEL}--v1")
     os.kill(pid, signal.SIGSTOP)
     try:
+        until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, LIMIT_S)  # the signal takes a moment
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
