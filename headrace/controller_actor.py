@@ -19,7 +19,7 @@ from cluster.evidence import EvidenceBatch
 from cluster.routes import RouteTable
 from cluster.store.sql import SqlStore
 from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE
-from headrace.local.home import Settings
+from headrace.local.home import Settings, without_password
 
 TICK_S = 0.5
 CALM_TICK_S = 2.0  # a look at the world costs Serve and us some 10 ms: not more often where nothing happens
@@ -99,8 +99,7 @@ class ControllerActor:
         while not self._fenced:
             try:
                 if self._controller is None:
-                    store = SqlStore(self._store_url)
-                    self._controller = Controller(store, self._fleet, self._feeds, self._jobs, time.time, self._at)
+                    self._controller = self._open()
                 self._controller.tick()
             except Fenced as error:
                 self._trouble, self._fenced = error, True
@@ -115,6 +114,14 @@ class ControllerActor:
             self._wake.clear()
         _log.error("another controller has taken over the store: this one ends")
         ray.kill(ray.get_runtime_context().current_actor)  # not exit(): Ray would start it again, to fence the other one
+
+    def _open(self) -> Controller:
+        store = SqlStore(self._store_url)
+        try:
+            return Controller(store, self._fleet, self._feeds, self._jobs, time.time, self._at)
+        except HeadraceError:
+            store.close()
+            raise
 
     def _at(self, point: Point) -> None:
         if point is not Point.PUBLISHED or self._controller is None or self._controller.table.number == self._announced:
@@ -139,8 +146,8 @@ def start_controller(
         about = ray.get(actor.about.remote(), timeout=timeout_s)
         if about["store"] != settings.store_url:
             raise Conflict(
-                f"the controller of this Ray keeps another store, {about['store']}",
-                where=settings.store_url,
+                f"the controller of this Ray keeps another store, {without_password(about['store'])}",
+                where=without_password(settings.store_url),
                 remedy="use that one's HEADRACE_HOME or HEADRACE_STORE_URL, or another Ray",
             )
         answer = ray.get(actor.call.remote("status", {}), timeout=timeout_s)

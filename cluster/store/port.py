@@ -19,7 +19,7 @@ class Store(Protocol):
         """Raises the fence and returns it: from now on only writes under this number are taken. Each call raises it again."""
 
     def load(self) -> State:
-        """The state as last saved; the empty one in a new store."""
+        """The state as last saved; the empty one in a new store. Raises BadInput where it holds what can't be read."""
 
     def save(self, fence: int, before: State, after: State, events: Sequence[AuditEvent]) -> None:
         """Saves what differs between the two and appends the events, in one transaction: all of it or nothing.

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from cluster.errors import BadInput
 from cluster.evidence import Counts, EvidenceKey
 from cluster.rollout import Rollout
 from cluster.state import Feed, Model, State
@@ -89,12 +90,22 @@ def changes(before: State, after: State) -> tuple[Rows, dict[str, list[str]]]:
     return written, deleted
 
 
+def _read(table: str, key: str, document: str) -> Any:
+    try:
+        return _ADAPTERS[table].validate_json(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BadInput(
+            f"the store holds what this Headrace can't read: {field}: {first['msg']}",
+            where=f"{table} {key}",
+            remedy="use the Headrace that wrote it, or mend this row of the store",
+        ) from error
+
+
 def from_rows(rows: Mapping[str, Mapping[str, str]]) -> State:
-    """The state that these rows were made from."""
-    read = {
-        table: {key: adapter.validate_json(document) for key, document in rows.get(table, {}).items()}
-        for table, adapter in _ADAPTERS.items()
-    }
+    """The state that these rows were made from. Raises BadInput for a row that can't be read."""
+    read = {table: {key: _read(table, key, text) for key, text in rows.get(table, {}).items()} for table in TABLES}
     control: Control = read["control"].get("state", Control())
     return State(
         versions={version.id: version for version in read["versions"].values()},

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+_PASSWORD = re.compile(r"(?<=://)([^:/@]*):.*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,11 @@ class Settings:
     bootstrap_servers: str | None
     store_url: str
     debug: bool
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    return _PASSWORD.sub(r"\1:***@", url)
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:

@@ -14,7 +14,7 @@ from cluster.errors import HeadraceError, Unreachable
 from headrace.client import ControlClient
 from headrace.local.broker import start_broker
 from headrace.local.down import Progress, end_run
-from headrace.local.home import Settings
+from headrace.local.home import Settings, without_password
 from headrace.local.lock import only_one
 from headrace.local.ports import answers, check_free, split_address
 from headrace.local.ray_connection import joined_ray
@@ -167,7 +167,7 @@ class _Run:
                 told.append(self._url)
             with self._step("controller") as told:
                 start_controller(self._settings)
-                told.append(self._settings.store_url.split("@")[-1])  # a password stays out of sight
+                told.append(without_password(self._settings.store_url))
             if broker is not None:
                 process, seconds = broker.result()
                 self._note(processes=(*self.state.processes, process))

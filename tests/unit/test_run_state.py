@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from cluster.errors import Conflict
-from headrace.local.home import Home, read_settings
+from headrace.local.home import Home, read_settings, without_password
 from headrace.local.lock import only_one
 from headrace.local.processes import end, of_run
 from headrace.local.run_state import (
@@ -117,3 +117,16 @@ def test_settings_come_from_the_environment_alone(tmp_path: Path) -> None:
     assert other.store_url == "postgresql://db/headrace"
     assert other.debug
     assert other.home.root == Path.cwd() / ".headrace"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql+psycopg://ann:secret@db:5432/headrace", "postgresql+psycopg://ann:***@db:5432/headrace"),
+        ("postgresql://ann:se@c/r:et@db/headrace", "postgresql://ann:***@db/headrace"),
+        ("postgresql://ann@db:5432/headrace", "postgresql://ann@db:5432/headrace"),
+        ("sqlite:////a:b@c/store.db", "sqlite:////a:b@c/store.db"),
+    ],
+)
+def test_a_password_stays_out_of_sight(url: str, shown: str) -> None:
+    assert without_password(url) == shown
