@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from cluster.commands import Applied, Apply, FeedView, ModelView, StatusView
 from cluster.errors import EngineFailure, NoCapacity
@@ -66,7 +67,7 @@ def _wait(client: ControlClient, documents: Apply, timeout_s: float) -> None:
                     where="apply",
                     remedy="it goes on without you: follow it with `headrace status --watch`",
                 )
-            spinner.update("waiting: " + "; ".join(waiting))
+            spinner.update(Text("waiting: " + "; ".join(waiting)))
             time.sleep(POLL_S)  # the gateway has no call that waits for a change
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from cluster.commands import RegisterVersion
 from cluster.errors import BadInput, HeadraceError
@@ -15,7 +16,7 @@ from deployments.build.pipeline import Built, build
 from deployments.build.report import Report
 from deployments.build.spec import BuildSpec
 from headrace.cli.report_screen import report_table
-from headrace.cli.screen import AsJson, answers, print_json
+from headrace.cli.screen import AS_WRITTEN, AsJson, answers, print_json
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
 from headrace.project.documents import ModelFile, load_project
@@ -35,7 +36,7 @@ def build_command(
     Reads FILE's build section: source, inputs, evaluate, gate. A version that breaks its gate is not registered, and the
     exit code is 1.
     """
-    screen = Console(stderr=True, quiet=as_json)
+    screen = Console(**AS_WRITTEN, stderr=True, quiet=as_json)
     found = _with_build(file, model)
     spec = found.build
     if not isinstance(spec, BuildSpec):
@@ -47,7 +48,7 @@ def build_command(
     with screen.status("build") as status:
 
         def progress(step: str) -> None:
-            status.update(step)
+            status.update(Text(step))
             screen.print(f"  {step}")
 
         built = build(

@@ -6,6 +6,7 @@ import time
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from headrace.cli.screen import AsJson, answers, notes, print_json, watch
 from headrace.local.home import read_settings
@@ -102,4 +103,4 @@ def status(
 
 
 def _progress(step: str, detail: str, seconds: float) -> None:
-    notes().print(f"  {step:<11}{detail}  [dim]{seconds:.1f} s[/]", soft_wrap=True)
+    notes().print(Text.assemble(f"  {step:<11}{detail}  ", (f"{seconds:.1f} s", "dim")), soft_wrap=True)

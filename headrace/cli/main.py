@@ -126,6 +126,6 @@ def _tell(error: HeadraceError, *, as_json: bool) -> None:
         return
     screen = notes()
     screen.print("error: ", style="bold red", end="")
-    screen.print(f"{error.where}: {error.what}" if error.where else error.what, markup=False, soft_wrap=True)
+    screen.print(f"{error.where}: {error.what}" if error.where else error.what, soft_wrap=True)
     if error.remedy:
-        screen.print(f"  try: {error.remedy}", markup=False, soft_wrap=True)
+        screen.print(f"  try: {error.remedy}", soft_wrap=True)

@@ -42,7 +42,7 @@ def show(
     screen.print(f"{one.model} version {one.version} ({one.role}), engine {one.engine}, made {day(one.created_s)}")
     for side, specs in (("input", one.signature.inputs), ("output", one.signature.outputs)):
         for spec in specs:
-            screen.print(f"  {side} {spec.name}: {spec.datatype} {list(spec.shape)}", markup=False)
+            screen.print(f"  {side} {spec.name}: {spec.datatype} {list(spec.shape)}")
     screen.print(f"  {one.artifact_uri}", soft_wrap=True)
     screen.print("  steps: " + ", ".join(str(step["step"]) for step in read_manifest(folder).steps))
     if report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -56,7 +57,7 @@ def start(
     if file and named:
         raise BadInput("both --file and --plan give a plan", where="rollout start", remedy="leave one of them out")
     plan: Plan | NamedPlan | None = load_project([file]).model(model).document.rollout if file else named
-    actor = getpass.getuser()
+    actor = _who()
     with ControlClient.from_environment() as client:
         started = client.start_rollout(model, version, plan=plan, supersede=supersede, compatible=compatible, actor=actor)
         _print(started, as_json)
@@ -107,7 +108,7 @@ def pause(model: Model, as_json: AsJson = False) -> None:
     Example: `headrace rollout pause digits`
     """
     with ControlClient.from_environment() as client:
-        _print(client.pause_rollout(model, actor=getpass.getuser()), as_json)
+        _print(client.pause_rollout(model, actor=_who()), as_json)
 
 
 @app.command()
@@ -117,7 +118,7 @@ def resume(model: Model, as_json: AsJson = False) -> None:
     Example: `headrace rollout resume digits`
     """
     with ControlClient.from_environment() as client:
-        _print(client.resume_rollout(model, actor=getpass.getuser()), as_json)
+        _print(client.resume_rollout(model, actor=_who()), as_json)
 
 
 @app.command()
@@ -127,7 +128,7 @@ def promote(model: Model, as_json: AsJson = False) -> None:
     Example: `headrace rollout promote digits`
     """
     with ControlClient.from_environment() as client:
-        _print(client.promote(model, actor=getpass.getuser()), as_json)
+        _print(client.promote(model, actor=_who()), as_json)
 
 
 @app.command()
@@ -137,7 +138,7 @@ def abort(model: Model, as_json: AsJson = False) -> None:
     Example: `headrace rollout abort digits`
     """
     with ControlClient.from_environment() as client:
-        _print(client.abort(model, actor=getpass.getuser()), as_json)
+        _print(client.abort(model, actor=_who()), as_json)
 
 
 @app.command()
@@ -158,12 +159,12 @@ def label(
     except OSError as error:
         raise NotFound(f"can't be read: {error.strerror}", where=str(file), remedy="name a file of labels") from error
     with ControlClient.from_environment() as client, lines:
-        told = tell(model, lines, client.tell_labels, actor=getpass.getuser())
+        told = tell(model, lines, client.tell_labels, actor=_who())
     if as_json:
         print_json(told)
     else:
         counts = f"{told.counted} labels counted, {told.elsewhere} of other rollouts or told before, {told.refused} refused"
-        answers().print(counts, *told.reasons, sep="\n  ", markup=False)
+        answers().print(counts, *told.reasons, sep="\n  ")
 
 
 @app.command()
@@ -205,6 +206,14 @@ def _rollout_of(client: ControlClient, model: str, version: int) -> RolloutView 
     """The newest rollout of that candidate."""
     rollouts = client.rollout_history(model).rollouts
     return next((rollout for rollout in rollouts if rollout.candidate == version), None)
+
+
+def _who() -> str:
+    """Who asks, for the audit. In a container that may be a number without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # KeyError before Python 3.13
+        return f"user {os.getuid()}"
 
 
 def _print(rollout: RolloutView, as_json: bool) -> None:

@@ -19,17 +19,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for
 
 # A file or a pipe has no width: one that tables seldom have to be squeezed into.
 PIPED_COLUMNS = 180
+# Messages and paths hold what rich would take for markup: it would leave `[topic-0]` out, and fail at `[/data]`.
+AS_WRITTEN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
 
 
 def answers() -> Console:
     """Where answers go."""
     told = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(highlight=False, width=None if told else PIPED_COLUMNS)
+    return Console(**AS_WRITTEN, width=None if told else PIPED_COLUMNS)
 
 
 def notes() -> Console:
     """Where progress and remarks go."""
-    return Console(stderr=True, highlight=False)
+    return Console(**AS_WRITTEN, stderr=True)
 
 
 def print_json(answer: BaseModel | dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from cluster.commands import FeedList, FeedName, FeedView
 from cluster.errors import BadInput
@@ -147,7 +148,7 @@ def replay(
     with notes().status(f"replay {asked.replay}") as shown:
 
         def look(counters: Counters, message: str) -> None:
-            shown.update(f"replay {asked.replay}: {counters.rows_in} records {message}".rstrip())
+            shown.update(Text(f"replay {asked.replay}: {counters.rows_in} records {message}".rstrip()))
 
         done = moves.replay(stream, asked, read_settings(), look)
     if as_json:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 
 from cluster import errors
 from headrace.cli.exits import ExitCode, code_of
 from headrace.cli.main import ENTRIES, main
+from headrace.cli.screen import answers, notes
 
 HEAVY = ("ray", "torch", "pyarrow", "onnxruntime", "kafka", "sqlalchemy")
 
@@ -115,6 +118,24 @@ def test_a_port_in_use_is_named_with_its_option_and_nothing_is_made(tmp_path: Pa
 def test_down_with_nothing_running_is_fine(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["down"]) == ExitCode.OK
     assert "nothing was running" in capsys.readouterr().out
+
+
+def test_what_is_told_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    told = "lag of [topic-0] at [/data/x] is :100:"
+    table = Table("message")
+    table.add_row(told)
+    answers().print(told, table)
+    notes().print(told)
+    printed = capsys.readouterr()
+    assert (printed.out.count(told), printed.err.count(told)) == (2, 1)
+
+
+def test_a_user_without_a_name_may_roll_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 999_999_999)
+    assert main(["rollout", "abort", "digits"]) == ExitCode.UNAVAILABLE  # nothing runs, but it got that far
+    assert main(START) == ExitCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize("word", sorted(ENTRIES))
