@@ -39,7 +39,9 @@ Target = Annotated[str, typer.Argument(help="An applied Batch, or a project file
 @app.command("run")
 def run_command(
     target: Target,
-    version: Annotated[int | None, typer.Option(help="Pin this version; else the document's, else the stable one.")] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Pin this version; else the document's, else the stable one.")
+    ] = None,
     as_of: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The date that {as_of} in the input stands for.")
     ] = None,
@@ -83,7 +85,10 @@ def run_command(
 
 @app.command("resume")
 def resume_command(target: Target, as_json: AsJson = False) -> None:
-    """Go on with a run that was stopped: finished units are kept, the version stays the one it began with."""
+    """Go on with a run that was stopped: finished units are kept, the version stays the one it began with.
+
+    Example: `headrace batch resume digits`
+    """
     with ControlClient.from_environment() as control:
         name, spec = _find(target, control)
     _resume(name, spec, as_json=as_json)
@@ -91,7 +96,10 @@ def resume_command(target: Target, as_json: AsJson = False) -> None:
 
 @app.command("status")
 def status_command(target: Target, as_json: AsJson = False) -> None:
-    """Show the runs of a batch: how far the last one is, what the earlier ones published, and how its schedule went."""
+    """Show the runs of a batch: how far the last one is, what the earlier ones published, and how its schedule went.
+
+    Example: `headrace batch status digits`
+    """
     with ControlClient.from_environment() as control:
         name, spec = _find(target, control)
         schedule = None if _is_file(target) else control.feed(FeedName(kind="batch", name=name)).schedule
@@ -126,7 +134,10 @@ def status_command(target: Target, as_json: AsJson = False) -> None:
 
 @app.command("ls")
 def list_command(as_json: AsJson = False) -> None:
-    """List the applied batches, their last runs, and when they run next."""
+    """List the applied batches, their last runs, and when they run next.
+
+    Example: `headrace batch ls`
+    """
     with ControlClient.from_environment() as control:
         feeds = [feed for feed in control.feeds() if feed.kind == "batch"]
     told: list[dict[str, Any]] = []
@@ -161,7 +172,10 @@ def pause_command(name: Annotated[str, typer.Argument(help="An applied Batch.")]
 
 @app.command("unpause")
 def unpause_command(name: Annotated[str, typer.Argument(help="An applied Batch.")], as_json: AsJson = False) -> None:
-    """Let the schedule of a batch go on from now; what it left out meanwhile is not made up for."""
+    """Let the schedule of a batch go on from now; what it left out meanwhile is not made up for.
+
+    Example: `headrace batch unpause digits`
+    """
     _want(name, ControlClient.resume_feed, as_json=as_json)
 
 

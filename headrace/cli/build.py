@@ -35,6 +35,8 @@ def build_command(
 
     Reads FILE's build section: source, inputs, evaluate, gate. A version that breaks its gate is not registered, and the
     exit code is 1.
+
+    Example: `headrace build model.yaml`
     """
     screen = Console(**AS_WRITTEN, stderr=True, quiet=as_json)
     found = _with_build(file, model)

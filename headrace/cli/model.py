@@ -83,7 +83,9 @@ def rm(
     version: Annotated[int, typer.Argument(help="The version to remove.")],
     as_json: AsJson = False,
 ) -> None:
-    """Remove a version and its files. Refused while it serves, is a candidate or is pinned.
+    """Remove a version and its files. Refused while it serves, is a candidate or is kept warm.
+
+    A batch run that has pinned it, or will, can't go on without it.
 
     Example: `headrace model rm digits 1`
     """

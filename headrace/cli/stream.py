@@ -27,7 +27,7 @@ Example: `headrace stream status digits`"""
 )
 
 Name = Annotated[str, typer.Argument(help="The stream's name.")]
-Timeout = Annotated[float, typer.Option(help="How many seconds to wait at most.", min=0)]
+Timeout = Annotated[float, typer.Option("--timeout", "--timeout-s", help="How long to wait, in seconds.", min=0)]
 
 
 @app.command("ls")

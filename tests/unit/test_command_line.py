@@ -7,14 +7,17 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from rich.table import Table
 
 from cluster import errors
 from headrace.cli.exits import ExitCode, code_of
-from headrace.cli.main import ENTRIES, main
+from headrace.cli.main import ENTRIES, command_line, main
 from headrace.cli.screen import answers, notes
 
 HEAVY = ("ray", "torch", "pyarrow", "onnxruntime", "kafka", "sqlalchemy")
@@ -142,6 +145,23 @@ def test_a_user_without_a_name_may_roll_out(monkeypatch: pytest.MonkeyPatch) -> 
 def test_every_command_has_help(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([word, "--help"]) == ExitCode.OK
     assert f"headrace {word}" in capsys.readouterr().out
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command that does something, by its words."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield path, command
+    for name, inner in (below or {}).items():
+        yield from leaves(inner, (*path, name))
+
+
+def test_every_command_shows_an_example_of_itself_and_speaks_json() -> None:
+    found = [leaf for word in ENTRIES for leaf in leaves(typer.main.get_command(command_line([word])))]
+    assert len(found) > 30
+    for words, command in found:
+        assert f"Example: `headrace {' '.join(words)}" in command.help, words
+        assert "--json" in [option for parameter in command.params for option in parameter.opts], words
 
 
 @pytest.mark.parametrize("words", ["--help", "--version", "status --help", "rollout --help", "apply --help", "up --help"])
