@@ -22,10 +22,16 @@ POLL_S = 0.1
 def start_serve(host: str, http_port: int) -> None:
     """Starts Serve on the cluster, its proxy on the head node; nothing happens where Serve runs.
 
-    Raises Conflict where it runs and listens on another port.
+    Raises Conflict where it runs and listens on another port, Unreachable where it does not start.
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # importing Serve has set it to INFO
-    serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=http_port))
+    try:
+        serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=http_port))
+    except (RuntimeError, TimeoutError) as error:
+        said = str(error).strip().splitlines()[-1:]  # what comes from an actor ends with its own words
+        raise Unreachable(
+            f"Serve does not start: {''.join(said)}", where=f"{host}:{http_port}", remedy="look into Ray's logs"
+        ) from error
     found = serve_details().http_options
     if found is not None and found.port != http_port:
         raise Conflict(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.errors import HeadraceError, Unreachable
+from cluster.errors import BadInput, HeadraceError, Unreachable
 from headrace.client import ControlClient
 from headrace.local.broker import start_broker
 from headrace.local.down import Progress, end_run
@@ -77,6 +77,8 @@ def is_whole(state: RunState) -> bool:
 
 
 def _check_ports(options: UpOptions, settings: Settings) -> None:
+    if ":" in options.host:
+        raise BadInput("Serve takes no IPv6 address", where=f"--host {options.host}", remedy="use 127.0.0.1 or 0.0.0.0")
     if settings.ray_address is None:
         check_free(options.host, options.http_port, option="--http-port")
         check_free(options.host, options.grpc_port, option="--grpc-port")

@@ -72,6 +72,7 @@ START = ["rollout", "start", "digits"]
         [*START, "--plan", "overnight"],
         [*START, "--plan", "instant", "--file", "model.yaml"],
         ["up", "--http-port", "99999"],
+        ["up", "--host", "::1"],
     ],
 )
 def test_bad_usage_is_2(words: list[str]) -> None:
