@@ -26,6 +26,7 @@ MODEL = "online-soak"
 LENGTH_S = float(os.environ.get("HEADRACE_SOAK_S", "600"))
 PEAK_S = min(15.0, LENGTH_S / 4)
 SHARE = 0.7
+OFF_AT_MOST = 0.15
 CALLERS = 8
 CALLS_A_CONNECTION = 200  # then a new one, and one that hangs up before its answer
 LOOKS = 20
@@ -133,11 +134,13 @@ def test_ten_minutes_at_70_percent_leak_no_memory_and_no_descriptors(
             thread.join()
     stayed = sorted(set[str].intersection(*(set(look) for look in looks)))
     with capsys.disabled():
-        print(f"\n  {LENGTH_S:.0f} s at {rate:.0f}/s of {peak:.0f}/s; {callers.calls} calls, {callers.hung_up} hung up")  # noqa: T201
+        load = f"{rate:.0f}/s, {rate / peak:.0%} of {peak:.0f}/s"
+        print(f"\n  {LENGTH_S:.0f} s at {load}; {callers.calls} calls, {callers.hung_up} hung up")  # noqa: T201
         for name in stayed:
             mib = " ".join(f"{look[name][0] / 2**20:.0f}" for look in looks)
             print(f"  {name}: MiB {mib}; descriptors {' '.join(str(look[name][1]) for look in looks)}")  # noqa: T201
     assert callers.failures == []
+    assert abs(rate / peak / SHARE - 1) < OFF_AT_MOST, f"not the load it is about, {load}: was the machine left alone?"
     assert any("gateway" in name for name in stayed)
     assert any(MODEL in name for name in stayed)
     assert any("haproxy" in name for name in stayed)
