@@ -211,6 +211,8 @@ class Controller:
                     refused[action.version.id.app] = str(refusal)
                 elif isinstance(action, Scale) and isinstance(refusal, Conflict):
                     self._unscalable |= {action.model}
+            except Exception:  # noqa: BLE001 - a mistake of ours in one must not keep all that come after it from being done
+                _log.exception("%s failed", type(action).__name__)
         self._refused = refused
 
     def _do(self, action: Action) -> None:

@@ -79,8 +79,11 @@ class Serving(BaseModel):
     )
 
 
-def _uses_its_gpus(serving: Serving) -> Serving:
-    if serving.transport is Transport.EMBEDDED and serving.resources.gpus > 0:
+def _gpus_make_sense(serving: Serving) -> Serving:
+    gpus = serving.resources.gpus
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(f"Ray gives a share of one GPU, or whole ones; got `gpus: {gpus:g}`")
+    if serving.transport is Transport.EMBEDDED and gpus > 0:
         raise ValueError(
             "with `transport: embedded` callers hold the model themselves and score on the CPU, so `resources.gpus` would stand "
             "idle: take `transport: remote`, or no `gpus`"
@@ -89,4 +92,4 @@ def _uses_its_gpus(serving: Serving) -> Serving:
 
 
 # What a person may ask for. `Serving` itself bears more: a store may hold it from before this was looked at.
-AskedServing = Annotated[Serving, AfterValidator(_uses_its_gpus)]
+AskedServing = Annotated[Serving, AfterValidator(_gpus_make_sense)]

@@ -12,7 +12,7 @@ from ray.serve._private.common import DeploymentID
 from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import RayServeException
 
-from cluster.errors import Conflict, NotFound
+from cluster.errors import BadInput, Conflict, NotFound
 from cluster.ports import AppState
 from cluster.serving import Scaling, ScalingMode, Serving
 from cluster.versions import Version
@@ -34,24 +34,10 @@ class ServeFleet:
     replica: type[Replica] = Replica
 
     def deploy(self, version: Version, serving: Serving, replicas: int) -> None:
-        """See `Fleet.deploy`."""
+        """See `Fleet.deploy`. Raises BadInput for what Serve does not take."""
         if version.id.app in serve_details().applications:
             return
-        deployment = serve.deployment(name=DEPLOYMENT, **deployment_options(serving, replicas))(self.replica)
-        bound = deployment.bind(
-            version.artifact_uri,
-            version.digest,
-            threads=serving.threads,
-            gpus=serving.resources.gpus,
-            stuck_after_s=_stuck_after_s(serving),
-            memory_bytes=serving.memory_bytes,
-        )
-        target = serve.RunTarget(
-            target=bound,
-            name=version.id.app,
-            route_prefix=None,
-            external_scaler_enabled=serving.scaling.mode is ScalingMode.MANUAL,
-        )
+        target = run_target(version, serving, replicas, self.replica)
         try:
             serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         except (RayError, RayServeException) as error:
@@ -84,6 +70,30 @@ class ServeFleet:
                 serve.delete(app, _blocking=False)
             except (RayError, RayServeException) as error:
                 raise away(error) from error
+
+
+def run_target(version: Version, serving: Serving, replicas: int, replica: type[Replica]) -> serve.RunTarget:
+    """What Serve is asked to run. Raises BadInput where it does not take the options. Pure."""
+    try:
+        deployment = serve.deployment(name=DEPLOYMENT, **deployment_options(serving, replicas))(replica)
+    except ValueError as error:
+        raise BadInput(
+            f"Ray does not take its `serving` section: {error}", where=str(version.id), remedy="correct it, then apply it again"
+        ) from error
+    bound = deployment.bind(
+        version.artifact_uri,
+        version.digest,
+        threads=serving.threads,
+        gpus=serving.resources.gpus,
+        stuck_after_s=_stuck_after_s(serving),
+        memory_bytes=serving.memory_bytes,
+    )
+    return serve.RunTarget(
+        target=bound,
+        name=version.id.app,
+        route_prefix=None,
+        external_scaler_enabled=serving.scaling.mode is ScalingMode.MANUAL,
+    )
 
 
 def deployment_options(serving: Serving, replicas: int) -> dict[str, Any]:

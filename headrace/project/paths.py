@@ -10,7 +10,7 @@ from typing import Any
 PATH_FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "Batch": (("input", "path"), ("output", "path"), ("output", "quarantine")),
     "Stream": (
-        *(("security", name) for name in ("ca_file", "cert_file", "key_file", "password_file")),
+        *(("security", name) for name in ("ca_file", "cert_file", "key_file", "key_password_file", "password_file")),
         *(("registry", name) for name in ("ca_file", "password_file")),
     ),
 }

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from cluster.errors import BadInput, Conflict, Fenced, NotFound, Unreachable
+from cluster.serving import Serving
 from cluster.state import AuditEvent, State
 from cluster.store.memory import MemoryStore
+from cluster.versions import Version
+from deployments.fake_fleet import FakeFleet
 from tests.unit.brain import SIGNATURE, SURE, Brain
 
 
@@ -116,6 +119,22 @@ def test_a_candidate_that_cannot_load_is_rolled_back_with_its_message(brain: Bra
     brain.tick(3)
     assert brain.rollout()["state"] == "rolled_back"
     assert "no such operator" in brain.rollout()["reason"]
+
+
+def test_a_mistake_in_one_action_keeps_no_other_from_being_done() -> None:
+    class Mistaken(FakeFleet):
+        def deploy(self, version: Version, serving: Serving, replicas: int) -> None:
+            if version.id.number == 2:
+                raise ZeroDivisionError
+            super().deploy(version, serving, replicas)
+
+    brain = Brain(fleet=Mistaken())
+    brain.serve_first()
+    brain.build(2)
+    brain.call("apply", feeds=[{"kind": "stream", "name": "events", "model": "digits", "spec": {}}])
+    brain.tick(2)
+    assert brain.fleet.deployed == ["digits--v1"]
+    assert set(brain.streams.running) == {"events"}
 
 
 def test_no_traffic_is_held_after_the_deadline_and_goes_on_when_evidence_comes(brain: Brain) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.errors import BadInput
 from cluster.serving import Resources, Scaling, ScalingMode, Serving
-from deployments.fleet import deployment_options
+from cluster.signature import Signature
+from cluster.versions import Version, VersionId
+from deployments.fleet import deployment_options, run_target
+from deployments.replica import Replica
 from deployments.serve_state import reason
 
 
@@ -19,6 +23,14 @@ def test_resources_become_actor_options() -> None:
     }
     assert deployment_options(Serving(), 1)["ray_actor_options"] == {"num_cpus": 1.0, "num_gpus": 0.0}
     assert deployment_options(Serving(memory_bytes=2_000_000_000), 1)["ray_actor_options"]["memory"] == 2_000_000_000
+
+
+@pytest.mark.parametrize("resources", [Resources(cpus=0.00001), Resources(node_labels={"pool of": "gpus"})], ids=str)
+def test_what_ray_does_not_take_is_told_as_the_documents_fault(resources: Resources) -> None:
+    signature = Signature(inputs=(), outputs=())
+    version = Version(VersionId("digits", 2), "file:///a", "d", "onnx", signature, 0.0)
+    with pytest.raises(BadInput, match=r"digits version 2: Ray does not take its `serving` section"):
+        run_target(version, Serving(resources=resources), 1, Replica)
 
 
 @pytest.mark.parametrize(("known", "initial"), [(0, 2), (3, 3), (9, 5)])

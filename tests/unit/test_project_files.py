@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from cluster.errors import BadInput, HeadraceError, NotFound
+from consumers.stream.spec import StreamSpec
 from headrace.project.documents import load_project
+from headrace.project.paths import PATH_FIELDS
 from headrace.project.yaml_source import MAX_FILE_BYTES
 
 MODEL = """\
@@ -66,6 +70,15 @@ def test_relative_paths_are_meant_from_the_files_folder(tmp_path: Path) -> None:
     assert spec["output"]["path"] == str(tmp_path / "scored")
 
 
+@pytest.mark.parametrize("section", ["security", "registry"])
+def test_every_file_that_a_stream_names_is_meant_from_the_files_folder(tmp_path: Path, section: str) -> None:
+    shape = StreamSpec.model_fields[section].annotation
+    (model,) = [one for one in (shape, *get_args(shape)) if isinstance(one, type) and issubclass(one, BaseModel)]
+    fields = [name for name in model.model_fields if name.endswith("_file")]
+    assert len(fields) > 1
+    assert {path[1] for path in PATH_FIELDS["Stream"] if path[0] == section} == set(fields)
+
+
 def test_uris_and_absolute_paths_stay(tmp_path: Path) -> None:
     text = BATCH.replace("data/rows.parquet", "s3://bucket/rows").replace("scored", "/var/scored")
     spec = load_project([write(tmp_path, text)]).apply().feeds[0].spec
@@ -112,6 +125,7 @@ def test_an_alias_is_followed(tmp_path: Path) -> None:
             "project.yaml:3: serving",
             "take `transport: remote`",
         ),
+        (MODEL.replace("scaling: {min: 1, max: 3}", "resources: {gpus: 1.5}"), "project.yaml:3: serving", "or whole ones"),
         (STREAM + "resources: {gpus: 1}\n", "project.yaml:7: resources.gpus", "give GPUs to the model"),
         (BATCH + "scoring: remote\nworkers: {resources: {gpus: 1}}\n", "project.yaml:7: workers.resources.gpus", "stand idle"),
         (BATCH + "evry: night\n", "project.yaml:6: evry", "unknown field"),
