@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.errors import BadInput
+
 _PASSWORD = re.compile(r"(?<=://)([^:/@]*):.*@")
 
 
@@ -48,9 +50,14 @@ class Home:
         return self.root / "run.lock"
 
     def make(self) -> None:
-        """Makes the folders that are missing. Safe to repeat."""
+        """Makes the folders that are missing. Safe to repeat. Raises BadInput where that can't be done."""
         for folder in (self.root, self.artifacts, self.logs, self.broker):
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise BadInput(
+                    f"can't be made: {error.strerror}", where=str(folder), remedy="set HEADRACE_HOME to a folder of your own"
+                ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +85,7 @@ def without_password(url: str) -> str:
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """Reads the environment. An empty variable counts as one that is not set; touches no file."""
     seen = os.environ if environment is None else environment
-    home = Home(Path(seen.get("HEADRACE_HOME") or ".headrace").expanduser().absolute())
+    home = Home(Path(os.path.expanduser(seen.get("HEADRACE_HOME") or ".headrace")).absolute())
     return Settings(
         home=home,
         url=seen.get("HEADRACE_URL") or None,

@@ -77,8 +77,8 @@ def is_whole(state: RunState) -> bool:
 
 
 def _check_ports(options: UpOptions, settings: Settings) -> None:
-    if ":" in options.host:
-        raise BadInput("Serve takes no IPv6 address", where=f"--host {options.host}", remedy="use 127.0.0.1 or 0.0.0.0")
+    if not options.host or ":" in options.host:
+        raise BadInput("Serve needs an IPv4 address", where=f"--host {options.host}", remedy="use 127.0.0.1 or 0.0.0.0")
     if settings.ray_address is None:
         check_free(options.host, options.http_port, option="--http-port")
         check_free(options.host, options.grpc_port, option="--grpc-port")

@@ -20,7 +20,7 @@ def resolve(text: str, folder: Path) -> str:
     """`text` as an absolute path below `folder`; absolute paths and filesystem URIs (`s3://...`) stay as they are."""
     if not text or "://" in text:
         return text
-    return os.path.normpath(folder.absolute() / Path(text).expanduser())
+    return os.path.normpath(folder.absolute() / os.path.expanduser(text))
 
 
 def resolve_fields(data: dict[str, Any], fields: tuple[tuple[str, ...], ...], folder: Path) -> dict[str, Any]:

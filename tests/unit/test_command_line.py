@@ -73,6 +73,7 @@ START = ["rollout", "start", "digits"]
         [*START, "--plan", "instant", "--file", "model.yaml"],
         ["up", "--http-port", "99999"],
         ["up", "--host", "::1"],
+        ["up", "--host", ""],
     ],
 )
 def test_bad_usage_is_2(words: list[str]) -> None:
@@ -117,6 +118,22 @@ def test_a_port_in_use_is_named_with_its_option_and_nothing_is_made(tmp_path: Pa
     assert f"port {port} is in use" in told
     assert "--http-port" in told
     assert not (tmp_path / "home" / "run.json").exists()
+
+
+@pytest.mark.parametrize("words", [["up"], ["down"]])
+def test_a_home_that_cant_be_made_is_named(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path / "file" / "home"))
+    assert main(words) == ExitCode.BAD_INPUT
+    assert "set HEADRACE_HOME to a folder of your own" in capsys.readouterr().err
+
+
+def test_a_home_of_nobody_is_a_name_like_any_other(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("HEADRACE_HOME", "~nobody-of-that-name/home")
+    assert main(["status"]) == ExitCode.UNAVAILABLE
+    assert "nothing is running" in capsys.readouterr().err
 
 
 def test_down_with_nothing_running_is_fine(capsys: pytest.CaptureFixture[str]) -> None:
