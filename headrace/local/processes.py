@@ -32,7 +32,7 @@ def _belongs(process: psutil.Process, run_id: str, sessions: set[int], home: Pat
             return False
         if process.environ().get(RUN_VARIABLE) == run_id:
             return True
-        return os.getsid(process.pid) in sessions and process.cwd() == str(home)
+        return os.getsid(process.pid) in sessions and process.cwd() == str(home.resolve())  # the kernel follows links too
     except (psutil.Error, OSError):
         return False  # it ended while we looked, or it is another user's
 

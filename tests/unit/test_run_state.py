@@ -88,6 +88,8 @@ def test_a_zombie_still_has_its_session(tmp_path: Path) -> None:
         os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has reaped it
         assert state.processes[0].find() is None
         assert [process.pid for process in of_run(state, tmp_path)] == [child]
+        (tmp_path / "link").symlink_to(tmp_path)
+        assert [process.pid for process in of_run(state, tmp_path / "link")] == [child]
     finally:
         leader.stdin.close()
         leader.wait()
