@@ -60,7 +60,7 @@ def _report(as_json: bool, applied: Applied, lines: Iterable[str]) -> None:
 def _wait(client: ControlClient, documents: Apply, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     with notes().status("waiting") as spinner:
-        while waiting := _unready(client.status(), documents):
+        while waiting := unready(client.status(), documents):
             if time.monotonic() > deadline:
                 raise NoCapacity(
                     f"not ready after {timeout_s:g} s: {'; '.join(waiting)}",
@@ -71,7 +71,7 @@ def _wait(client: ControlClient, documents: Apply, timeout_s: float) -> None:
             time.sleep(POLL_S)  # the gateway has no call that waits for a change
 
 
-def _unready(status: StatusView, documents: Apply) -> list[str]:
+def unready(status: StatusView, documents: Apply) -> list[str]:
     """What is still to come, in words. Raises EngineFailure where it will not come by itself."""
     models = {view.name: view for view in status.models}
     feeds = {(view.kind, view.name): view for view in status.feeds}
@@ -90,12 +90,26 @@ def _model(view: ModelView | None, name: str) -> str:
             raise EngineFailure(
                 f"does not start: {app_view.message or 'no reason given'}",
                 where=app_view.app,
-                remedy="look at its replica in the Ray dashboard; the stable version goes on serving",
+                remedy="look at its replica in the Ray dashboard"
+                + ("; the stable version goes on serving" if view.stable is not None else ""),
             )
     if view.stable is None:
+        _refuse_given_up(view)
         return f"model {name}: first version is starting"
     starting = [app_view for app_view in view.apps if app_view.status == AppStatus.STARTING]
     return "; ".join(f"{one.app}: {one.replicas} of {one.target_replicas} replicas" for one in starting)
+
+
+def _refuse_given_up(view: ModelView) -> None:
+    """Raises EngineFailure where no version serves, and the newest has failed to: it is not tried again by itself."""
+    rollout = view.rollout
+    if rollout is None or rollout.ended_s is None or rollout.candidate != max(one.version for one in view.versions):
+        return
+    raise EngineFailure(
+        f"its rollout ended, {rollout.state}: {rollout.reason}",
+        where=f"{view.name} version {rollout.candidate}",
+        remedy=f"mend the cause, then `headrace rollout start {view.name}`, or build another version",
+    )
 
 
 def _feed(view: FeedView | None, name: str) -> str:

@@ -1,0 +1,65 @@
+"""What `headrace apply` waits for, and when it says instead that waiting is in vain."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.commands import Apply, ModelDocument, StatusView
+from cluster.errors import BadInput, EngineFailure
+from cluster.serving import Serving
+from cluster.versions import Version
+from deployments.fake_fleet import FakeFleet
+from headrace.cli.apply import unready
+from tests.unit.brain import Brain
+
+DOCUMENTS = Apply(models=(ModelDocument(name="digits"),))
+
+
+def awaited(brain: Brain) -> list[str]:
+    return unready(StatusView.model_validate(brain.call("status")), DOCUMENTS)
+
+
+def test_it_waits_for_the_first_version_and_no_longer() -> None:
+    brain = Brain()
+    brain.build(1)
+    brain.apply()
+    brain.tick()
+    assert awaited(brain) == ["model digits: first version is starting"]
+    brain.tick(4)
+    assert awaited(brain) == []
+
+
+def test_a_first_version_that_was_given_up_is_not_waited_for_and_its_next_try_is() -> None:
+    brain = Brain()
+    brain.fleet.doom("digits--v1", "no such operator")
+    brain.build(1)
+    brain.apply()
+    brain.tick(40, each_s=1)
+    with pytest.raises(EngineFailure, match=r"rolled_back: the candidate is failed: no such operator .*rollout start digits"):
+        awaited(brain)
+    brain.call("rollout.start", model="digits")
+    brain.tick()
+    assert awaited(brain) == ["model digits: first version is starting"]
+
+
+def test_after_a_version_that_was_given_up_a_newer_one_is_waited_for() -> None:
+    brain = Brain()
+    brain.fleet.doom("digits--v1", "no such operator")
+    brain.build(1)
+    brain.apply()
+    brain.tick(40, each_s=1)
+    brain.build(2)
+    assert awaited(brain) == ["model digits: first version is starting"]
+
+
+def test_a_version_that_the_fleet_refuses_is_told_with_its_reason() -> None:
+    class Refusing(FakeFleet):
+        def deploy(self, version: Version, serving: Serving, replicas: int) -> None:
+            raise BadInput("no node is called so", where=str(version.id), remedy="correct it")
+
+    brain = Brain(fleet=Refusing())
+    brain.build(1)
+    brain.apply()
+    brain.tick(4)
+    with pytest.raises(EngineFailure, match="no node is called so"):
+        awaited(brain)
