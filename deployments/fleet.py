@@ -78,7 +78,9 @@ def run_target(version: Version, serving: Serving, replicas: int, replica: type[
         deployment = serve.deployment(name=DEPLOYMENT, **deployment_options(serving, replicas))(replica)
     except ValueError as error:
         raise BadInput(
-            f"Ray does not take its `serving` section: {error}", where=str(version.id), remedy="correct it, then apply it again"
+            f"Ray does not take its `serving` section: {error}",
+            where=str(version.id),
+            remedy="correct it, apply it, and start the rollout again",
         ) from error
     bound = deployment.bind(
         version.artifact_uri,
