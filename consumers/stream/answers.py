@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import chain
+from itertools import chain, repeat
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
 from cluster.errors import BadInput, HeadraceError
 from consumers.stream.cloudevents import Envelope, about_event
-from consumers.stream.log import Header, Outgoing, Records, subset
+from consumers.stream.log import Header, Origins, Outgoing, Records, subset
 from consumers.stream.spec import InputEnvelope, OutputEnvelope, StreamSpec
 
 MODEL_HEADER = "headrace.model"
@@ -67,9 +68,9 @@ def form_of(spec: StreamSpec, marks: Sequence[Header] = ()) -> Form:
     return Form(spec.model, output.topic, envelope, unwrapped, tuple(marks))
 
 
-def prediction_ids(records: Records) -> list[bytes]:
+def prediction_ids(origin: Origins) -> list[bytes]:
     """`topic/partition/offset` of each input record: the same after any replay, and where to find the record."""
-    (topic, number), offsets = records.origin
+    (topic, number), offsets = origin
     prefix = f"{topic}/{number}/"
     # A line each, then cut apart: half the time of encoding one by one. No topic's name holds a line's end.
     return (prefix + f"\n{prefix}".join(map(str, offsets))).encode().split(b"\n") if len(offsets) else []
@@ -79,7 +80,38 @@ def split_keys(records: Records) -> list[bytes | None]:
     """What steers the split: the record's key, or its prediction id where it has none."""
     if None not in records.keys:
         return list(records.keys)
-    return [own if own is not None else by_id for own, by_id in zip(records.keys, prediction_ids(records), strict=True)]
+    return [own if own is not None else by_id for own, by_id in zip(records.keys, prediction_ids(records.origin), strict=True)]
+
+
+class OwnHeaders(Sequence[list[Header]]):
+    """Ours of answers that have no others, in order; `fixed` are the same for all.
+
+    Each list is made when it is asked for. Made ahead, those of a whole commit are out of the processor's cache once they are
+    sent, and thousands at a time wait to be freed.
+    """
+
+    def __init__(self, fixed: Sequence[Header], versions: Sequence[int], origin: Origins) -> None:
+        self._fixed, self._versions, self._origin = fixed, versions, origin
+
+    def __len__(self) -> int:
+        return len(self._versions)
+
+    def __iter__(self) -> Iterator[list[Header]]:
+        named = {version: (VERSION_HEADER, str(version).encode()) for version in set(self._versions)}
+        ids = zip(repeat(PREDICTION_HEADER), prediction_ids(self._origin))  # one never ends
+        columns = (*map(repeat, self._fixed), map(named.__getitem__, self._versions), ids)
+        return map(list, zip(*columns))  # noqa: B905
+
+    @overload
+    def __getitem__(self, row: int) -> list[Header]: ...
+    @overload
+    def __getitem__(self, row: slice) -> OwnHeaders: ...
+    def __getitem__(self, row: int | slice) -> list[Header] | OwnHeaders:
+        partition, offsets = self._origin
+        if isinstance(row, slice):
+            return OwnHeaders(self._fixed, self._versions[row], Origins(partition, offsets[row]))
+        (only,) = OwnHeaders(self._fixed, [self._versions[row]], Origins(partition, [offsets[row]]))
+        return only
 
 
 def output_records(
@@ -98,21 +130,18 @@ def output_records(
     """
     envelope = form.envelope
     fixed = [(MODEL_HEADER, form.model.encode()), *form.marks]
-    ours = {int(version): [*fixed, (VERSION_HEADER, str(version).encode())] for version in set(versions.tolist())}
     chosen = records if len(rows) == len(records) else subset(records, rows)
-    ids = prediction_ids(chosen)
-    columns = zip(chosen.headers, versions.tolist(), ids, strict=True)
+    ours = OwnHeaders(fixed, versions.tolist(), chosen.origin)
+    headers: Sequence[list[Header]] = ours
     if any(chosen.headers):
-        headers = [[*_sendable(theirs), *ours[version], (PREDICTION_HEADER, own)] for theirs, version, own in columns]
-    else:
-        headers = [[*ours[version], (PREDICTION_HEADER, own)] for _, version, own in columns]
+        headers = [[*_sendable(theirs), *own] for theirs, own in zip(chosen.headers, ours, strict=True)]
     if label_keys is not None:
-        for each, key, own in zip(headers, label_keys, ids, strict=True):
-            if key:
-                each.append((LABEL_KEY_HEADER, f"{key}/".encode() + own))
+        named = zip(headers, label_keys, prediction_ids(chosen.origin), strict=True)
+        headers = [[*each, (LABEL_KEY_HEADER, f"{key}/".encode() + own)] if key else each for each, key, own in named]
     if form.unwrapped:
         headers = [about_event(each) for each in headers]
     if envelope is not None:
+        ids = prediction_ids(chosen.origin)
         headers = [[*each, *envelope.headers(own)] for each, own in zip(headers, ids, strict=True)]
         bodies = [envelope.wrap(body, own) for body, own in zip(bodies, ids, strict=True)]
     return Outgoing(

@@ -344,7 +344,7 @@ def _send(producer: KafkaProducer, outgoing: Sequence[Outgoing]) -> list[FutureR
     send = producer.send
     return [
         # The client refuses a record with neither key nor value, though Kafka does not.
-        send(out.topic, b"" if value is None and key is None else value, key, list(headers), out.partition, timestamp_ms)
+        send(out.topic, b"" if value is None and key is None else value, key, headers, out.partition, timestamp_ms)
         for out in outgoing
         for key, value, headers, timestamp_ms in zip(out.keys, out.values, out.headers, out.timestamps_ms, strict=True)
     ]

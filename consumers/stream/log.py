@@ -84,13 +84,13 @@ def subset(records: Records, rows: Sequence[int]) -> Records:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """Records to write to one partition, in order, by column."""
+    """Records to write to one partition, in order, by column. Headers are lists: that is what clients take."""
 
     topic: str
     partition: int
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
-    headers: Sequence[Sequence[Header]]
+    headers: Sequence[list[Header]]
     timestamps_ms: Sequence[int]
 
     def __len__(self) -> int:

@@ -432,14 +432,13 @@ def _headers(messages: Sequence[Message]) -> tuple[list[Sequence[Header]], dict[
 def send(producer: Producer, outgoing: Sequence[Outgoing]) -> None:
     """Hands the records to the producer, in order; waits for room in its queue where that is full."""
     for out in outgoing:
-        headers: list[Any] = [each if type(each) is list else list(each) for each in out.headers]
-        columns: list[Sequence[Any]] = [out.values, out.keys, headers, out.timestamps_ms]
+        columns: list[Sequence[Any]] = [out.values, out.keys, out.timestamps_ms, out.headers]
         sent = 0
         while sent < len(out):
-            values, keys, named, times_ms = (column[sent:] for column in columns) if sent else columns
+            values, keys, times_ms, headers = (islice(column, sent, None) for column in columns)
             same = repeat(out.partition), repeat(None), repeat(None)
             try:
-                for _ in map(producer.produce, repeat(out.topic), values, keys, *same, times_ms, named):
+                for _ in map(producer.produce, repeat(out.topic), values, keys, *same, times_ms, headers):
                     sent += 1
             except BufferError:  # the queue is full: what is in it goes out meanwhile
                 producer.poll(0.05)

@@ -148,7 +148,7 @@ def answer(world: World, taken: list[Records]) -> tuple[list[Outgoing], dict[Par
             r.partition.number,
             r.keys,
             [b"re:" + (v or b"") for v in r.values],
-            r.headers,
+            [list(headers) for headers in r.headers],
             r.timestamps_ms,
         )
         for r in taken

@@ -111,7 +111,7 @@ def test_a_full_queue_delays_records_and_drops_or_doubles_none() -> None:
         }
     )
     values = [b"%d" % number for number in range(10)]
-    headers = [[("name", b"value")], (), *[(("name", None),)] * 8]
+    headers = [[("name", b"value")], [], *[[("name", None)]] * 8]
     send(producer, [Outgoing("t", 0, [None] * 10, values, headers, [1] * 10), Outgoing("t", 0, [], [], [], [])])
     producer.flush(10)
     assert left == values
