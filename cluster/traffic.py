@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,8 @@ def to_candidate(keys: Sequence[bytes | None], *, salt: int, weight: int, random
     digest = xxhash.xxh3_64_intdigest
     known = [key for key in keys if key is not None]
     if len(known) == len(keys):
-        return np.array([digest(key, salt) % WEIGHT_UNIT < weight for key in known], dtype=np.bool_)
+        digests = np.fromiter(map(digest, known, repeat(salt)), dtype=np.uint64, count=len(known))
+        return np.asarray(digests % WEIGHT_UNIT < weight, dtype=np.bool_)
     drawn = random.integers(0, WEIGHT_UNIT, size=len(keys)).tolist()
     slots = [slot if key is None else digest(key, salt) % WEIGHT_UNIT for key, slot in zip(keys, drawn, strict=True)]
     return np.array(slots) < weight

@@ -49,5 +49,5 @@ class RawEncoder:
         table = np.empty(len(outputs[names[0]]), dtype=self._row)
         for name in names:
             table[name] = outputs[name]
-        whole, size = table.tobytes(), self._row.itemsize
-        return [whole[at : at + size] for at in range(0, len(whole), size)]
+        rows: list[bytes] = table.view(f"V{self._row.itemsize}").tolist()
+        return rows

@@ -42,6 +42,7 @@ class RdKafkaLog:
     def __init__(self, spec: StreamSpec, brokers: str, member: Member) -> None:
         self._spec, self._brokers, self._member = spec, brokers, member
         self._config = rdkafka_config(brokers, spec.security)
+        self._topic = spec.input.names[0] if len(spec.input.names) == 1 else None  # a pattern names none
         self._epochs = Epochs()
         self._watch = Watch(member.group, spec.session_timeout_s / 2)
         self._first: dict[Partition, int] = {}  # where each partition began, for those that have committed nothing yet
@@ -211,7 +212,7 @@ class RdKafkaLog:
             stuck = [(message, error) for message, error in zip(messages, errors, strict=True) if error is not None]
             messages = [message for message, error in zip(messages, errors, strict=True) if error is None]
         groups: dict[Partition, list[Message]] = {}
-        for partition, run in runs(messages):
+        for partition, run in runs(messages, self._topic):
             groups.setdefault(partition, []).extend(run)
         epochs = self._epochs.now()
         read = [self._records(partition, epochs[partition], group) for partition, group in groups.items() if partition in epochs]
@@ -400,15 +401,19 @@ def _ours(partitions: Sequence[TopicPartition]) -> list[Partition]:
     return [Partition(each.topic, each.partition) for each in partitions]
 
 
-def runs(messages: Sequence[Message]) -> Iterator[tuple[Partition, Sequence[Message]]]:
-    """The messages in stretches of one partition each, in order; a fetch brings hundreds of one partition at a time."""
-    topics, numbers = list(map(Message.topic, messages)), list(map(Message.partition, messages))
-    alone = len(set(topics)) <= 1
-    columns: Sequence[object] = numbers if alone else list(zip(topics, numbers, strict=True))
+def runs(messages: Sequence[Message], topic: str | None = None) -> Iterator[tuple[Partition, Sequence[Message]]]:
+    """The messages in stretches of one partition each, in order; a fetch brings hundreds of one partition at a time.
+
+    `topic` is theirs where there can be no other.
+    """
+    columns: list[Any] = list(map(Message.partition, messages))
+    if topic is None:
+        columns = list(zip(map(Message.topic, messages), columns, strict=True))
     changes = compress(count(1), map(ne, columns, islice(columns, 1, None)))
     for start, end in pairwise([0, *changes, len(messages)]):
         if start < end:
-            yield Partition(str(topics[start]), int(numbers[start] or 0)), messages[start:end]
+            first = messages[start]
+            yield Partition(topic or str(first.topic()), int(first.partition() or 0)), messages[start:end]
 
 
 def _headers(messages: Sequence[Message]) -> tuple[list[Sequence[Header]], dict[int, str]]:

@@ -96,6 +96,8 @@ def test_messages_are_told_apart_by_topic_and_partition() -> None:
     told = [(run.topic, run.number, [message.offset() for message in found]) for run, found in runs(messages)]
     assert told == [("a", 0, [0, 1]), ("b", 0, [2]), ("b", 1, [3]), ("a", 1, [4]), ("a", 0, [5])]
     assert [(run.number, len(found)) for run, found in runs(messages[3:5])] == [(1, 1), (1, 1)]
+    ones = [message for message in messages if message.topic() == "a"]
+    assert list(runs(ones, "a")) == list(runs(ones))
     assert list(runs([])) == []
 
 
