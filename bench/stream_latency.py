@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from consumers.stream.collector import spare_collections
+
 RATE = 500
 WARM_S = 4.0
 
@@ -30,6 +32,7 @@ def publish(brokers: str, topic: str, values: Sequence[bytes], seconds: float, p
 
 def latencies_ms(brokers: str, given: str, answered: str, values: Sequence[bytes], seconds: float, partitions: int) -> np.ndarray:
     """Publishes and reads at the same time; raises where an answer is missing. The first seconds don't count."""
+    spare_collections()  # one of all that is imported here stops publisher and reader for a tenth of a second
     settings = {"bootstrap.servers": brokers, "group.id": f"latency-{answered}", "isolation.level": "read_committed"}
     reader = Consumer(settings)
     reader.assign([TopicPartition(answered, number, 0) for number in range(partitions)])

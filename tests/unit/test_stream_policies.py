@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cluster.errors import BadInput
+from consumers.stream.answers import OwnHeaders
 from consumers.stream.autoscale import Bounds, decide, replicas_for
 from consumers.stream.breaker import Breaker, backoff_s
 from consumers.stream.feed import deployment_options
+from consumers.stream.log import Origins, Partition
 from consumers.stream.spec import Protocol, Security, StreamSpec
 
 DOCUMENT = {
@@ -82,3 +84,17 @@ def test_the_password_comes_from_the_environment_and_stays_out_of_the_document(m
     monkeypatch.setenv("STREAM_SECRET", "hush")
     assert security.password() == "hush"
     assert "hush" not in security.model_dump_json()
+
+
+def test_headers_made_late_are_the_same_as_a_whole_by_row_and_by_stretch() -> None:
+    fixed, versions = [("headrace.model", b"m"), ("mark", b"1")], [1, 12, 1]
+    headers = OwnHeaders(fixed, versions, Origins(Partition("in", 3), [7, 9, 10]))
+    whole = [
+        [*fixed, ("headrace.version", version), ("headrace.prediction_id", own)]
+        for version, own in [(b"1", b"in/3/7"), (b"12", b"in/3/9"), (b"1", b"in/3/10")]
+    ]
+    assert list(headers) == list(headers) == whole
+    assert [headers[row] for row in (0, 1, -1)] == whole
+    assert list(headers[1:]) == whole[1:]
+    assert list(headers[3:]) == []
+    assert len(headers[1:]) == 2
