@@ -79,12 +79,16 @@ def prepare(service: Service, model: str, transport: str) -> None:
 def turns(
     service: Service, model: str, plan: Plan, rounds: int, seconds: float, requests_per_s: float = 0.0
 ) -> tuple[list[Measured], list[Measured]]:
-    """The load with a rollout under way, and without, in turn; the first of each does not count."""
+    """The load with a rollout under way, and without, in turn; the first of each does not count.
+
+    Each begins when a load as long has passed: processes that start or end with a rollout take their seconds once, not all along.
+    """
     under_way, without = [], []
     body, headers = binary_body()
     message = request(f"/v2/models/{model}/infer", body, headers)
 
     def measured() -> Measured:
+        measure(service.port, message, connections=32, seconds=seconds, requests_per_s=requests_per_s)
         return measure(service.port, message, connections=32, seconds=seconds, requests_per_s=requests_per_s)
 
     for _ in range(rounds + 1):

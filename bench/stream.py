@@ -8,6 +8,7 @@ events. Ours works exactly once with a canary under way; every answer is counted
 | figure | reference |
 |---|---|
 | `stream.FORMAT.embedded` | the limit: one process with the same client and decoder, and no safety at all |
+| `stream.FORMAT.embedded.same_records` | the limit, but its records carry the three headers of ours: what safety alone costs |
 | `stream.json.remote` | ours, embedded |
 | `stream.json.two_replicas` | ours, one replica |
 | `stream.FORMAT.rival` | bytewax, micro-batches of 256, at least once (extra `bench`) |
@@ -186,6 +187,7 @@ def canary(events: int, rounds: int, screen: Console) -> Figure:
 def measured(bench: Bench, only: str, latency_s: float) -> Iterator[Figure]:
     """All figures whose names hold `only`."""
     pairs = [(f"stream.{word}.embedded", "ours", "limit", format_) for format_, word in WORDS.items()]
+    pairs += [(f"stream.{word}.embedded.same_records", "ours", "limit_same_records", format_) for format_, word in WORDS.items()]
     if importlib.util.find_spec("bytewax") is not None:
         pairs += [(f"stream.{word}.rival", "ours", "rival", format_) for format_, word in WORDS.items()]
     topics: dict[Format, str] = {}

@@ -1,8 +1,9 @@
 """One process that drains a topic, as ours does or as barely as it can be done: `python -m bench.stream_worker WAY JOB`.
 
 WAY is `ours` (the product's worker: transactions, dead letters, order, the scorer with a canary under way), `stable` (the same
-without a rollout), `remote` (with the engines behind Serve handles) or `limit` (the same client and codecs in a loop without any
-safety). Ends when every record is done, or when its standard input ends.
+without a rollout), `remote` (with the engines behind Serve handles), `limit` (the same client and codecs in a loop without any
+safety) or `limit_same_records` (which also writes the three headers of ours). Ends when every record is done, or when its
+standard input ends.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from confluent_kafka import Consumer, Producer
@@ -24,10 +26,11 @@ from cluster.evidence import EvidenceBatch
 from cluster.routes import Route, RouteTable, Target
 from cluster.serving import Serving, Transport
 from cluster.signature import Signature
+from consumers.stream.answers import MODEL_HEADER, PREDICTION_HEADER, VERSION_HEADER
 from consumers.stream.clients import chosen_client, open_log
 from consumers.stream.collector import spare_collections
 from consumers.stream.formats import make_decoder, make_encoder
-from consumers.stream.log import Member
+from consumers.stream.log import Header, Member
 from consumers.stream.loop import Loop
 from consumers.stream.rdkafka_config import BATCH_BYTES, FULL_QUEUE_WAIT_MS, LINGER_MS
 from consumers.stream.spec import Client, StreamSpec
@@ -37,6 +40,7 @@ from deployments.scorer import RoutedScorer
 from deployments.scorer_thread import ScorerThread
 
 CANARY_WEIGHT = 1_000
+Answer = Callable[[list[bytes]], list[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +122,8 @@ def work(job: Job, spec: StreamSpec, make_scorer: Callable[[], RoutedScorer]) ->
         worker.join()
 
 
-def limit(job: Job) -> None:
-    """Poll, decode, score, encode, send: at least once, no headers, no dead letters, no split."""
+def limit(job: Job, *, same_records: bool = False) -> None:
+    """Poll, decode, score, encode, send: at least once, no dead letters, no split; headers only for `same_records`."""
     spec = StreamSpec.model_validate_json(job.document)
     signature = Signature.model_validate_json(job.signature)
     engine = load_engine(Path(localize(job.artifact_uri, job.digest)))
@@ -129,10 +133,15 @@ def limit(job: Job) -> None:
         return encoder.encode(engine.score(decoder.decode(values).tensors))
 
     with_client = limit_rdkafka if chosen_client(spec.client) is Client.LIBRDKAFKA else limit_kafka_python
-    with_client(job, spec, answer)
+    with_client(job, spec, answer, fixed_headers(spec) if same_records else None)
 
 
-def limit_rdkafka(job: Job, spec: StreamSpec, answer: Callable[[list[bytes]], list[bytes]]) -> None:
+def fixed_headers(spec: StreamSpec) -> list[Header]:
+    """Of what ours writes, what does not change."""
+    return [(MODEL_HEADER, spec.model.encode()), (VERSION_HEADER, b"1")]
+
+
+def limit_rdkafka(job: Job, spec: StreamSpec, answer: Answer, fixed: list[Header] | None) -> None:
     """With the same settings as the product's."""
     consumer = Consumer(
         {
@@ -155,7 +164,12 @@ def limit_rdkafka(job: Job, spec: StreamSpec, answer: Callable[[list[bytes]], li
         if not messages:
             continue
         for message, value in zip(messages, answer([message.value() for message in messages]), strict=True):
-            producer.produce(topic, value, message.key(), message.partition())
+            if fixed is None:
+                producer.produce(topic, value, message.key(), message.partition())
+            else:
+                origin = f"{message.topic()}/{message.partition()}/{message.offset()}".encode()
+                headers = [*fixed, (PREDICTION_HEADER, origin)]
+                producer.produce(topic, value, message.key(), message.partition(), headers=headers)
         consumer.commit(asynchronous=True)
         producer.poll(0)
         done += len(messages)
@@ -163,7 +177,7 @@ def limit_rdkafka(job: Job, spec: StreamSpec, answer: Callable[[list[bytes]], li
     consumer.close()
 
 
-def limit_kafka_python(job: Job, spec: StreamSpec, answer: Callable[[list[bytes]], list[bytes]]) -> None:
+def limit_kafka_python(job: Job, spec: StreamSpec, answer: Answer, fixed: list[Header] | None) -> None:
     """With the same settings as the product's."""
     consumer = KafkaConsumer(
         spec.input.topic,
@@ -183,7 +197,9 @@ def limit_kafka_python(job: Job, spec: StreamSpec, answer: Callable[[list[bytes]
         if not records:
             continue
         for record, value in zip(records, answer([record.value for record in records]), strict=True):
-            producer.send(spec.output.topic, value, record.key, None, record.partition)
+            origin = f"{record.topic}/{record.partition}/{record.offset}".encode() if fixed is not None else b""
+            headers = [*fixed, (PREDICTION_HEADER, origin)] if fixed is not None else []
+            producer.send(spec.output.topic, value, record.key, headers, record.partition)
         consumer.commit_async()
         done += len(records)
     producer.flush()
@@ -193,7 +209,9 @@ def limit_kafka_python(job: Job, spec: StreamSpec, answer: Callable[[list[bytes]
 def main() -> None:
     way, job = sys.argv[1], Job(**json.loads(sys.argv[2]))
     began_s = time.monotonic()
-    {"ours": ours, "stable": stable, "limit": limit, "remote": remote}[way](job)
+    ways = {"ours": ours, "stable": stable, "remote": remote, "limit": limit}
+    ways["limit_same_records"] = partial(limit, same_records=True)
+    ways[way](job)
     print(json.dumps({"wall_s": time.monotonic() - began_s, "cpu_s": time.process_time()}))
 
 

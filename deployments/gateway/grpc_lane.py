@@ -158,8 +158,13 @@ class _Connection(asyncio.Protocol):
             timeout_s = None if timeout is None else _seconds(timeout)
         except BadInput as error:
             self._tell(status_of(error, None))
-        else:
+            return
+        try:
             self._tell(await self._lane.answer(body, key, timeout_s))
+        except asyncio.CancelledError:
+            if self._transport is not None:
+                self._transport.abort()  # HAProxy still waits: it must not do so for ever
+            raise
 
     def _tell(self, told: bytes | Status) -> None:
         if self._transport is None:

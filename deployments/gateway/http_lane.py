@@ -207,6 +207,9 @@ class _Connection(asyncio.Protocol):
         room.taken += 1
         try:
             reply = await self._lane.infer(head, body)
+        except asyncio.CancelledError:
+            self._transport.close()  # where its client has not hung up, it must not wait for an answer that never comes
+            raise
         finally:
             room.taken -= 1
             self._task = None

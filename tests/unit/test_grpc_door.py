@@ -35,7 +35,7 @@ class Model:
         self.go = asyncio.Event()
         self.go.set()
         self.given_up = asyncio.Event()
-        self.raises: Exception | None = None
+        self.raises: BaseException | None = None
 
     async def infer(self, data: memoryview, key: bytes | None, timeout_s: float | None) -> bytes:
         self.calls.append((key, timeout_s))
@@ -145,6 +145,15 @@ def test_a_caller_that_gives_up_frees_its_work_and_the_rest_goes_on() -> None:
             await model.given_up.wait()
             model.go.set()
             await stub.ModelInfer(ASK)
+
+    play(scene)
+
+
+def test_who_waits_for_work_that_is_given_up_does_not_wait_for_ever() -> None:
+    async def scene(model: Model, name: str, _: GrpcFront) -> None:
+        model.raises = asyncio.CancelledError()
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            await posted(name, framed(b"x"))
 
     play(scene)
 

@@ -221,6 +221,18 @@ def test_a_client_that_hangs_up_ends_its_work() -> None:
     play(scene)
 
 
+def test_who_waits_for_work_that_is_given_up_does_not_wait_for_ever() -> None:
+    async def scene(house: House) -> None:
+        house.scorer.failure = asyncio.CancelledError()  # type: ignore[assignment]
+        reader, writer = await house.connect()
+        writer.write(request())
+        assert await reader.read() == b""
+        assert house.lane._room.taken == 0
+        writer.close()
+
+    play(scene)
+
+
 def test_too_many_are_refused_at_once_however_they_come() -> None:
     async def scene(house: House) -> None:
         house.scorer.gate.clear()
