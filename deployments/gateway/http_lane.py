@@ -34,8 +34,10 @@ _STATUS = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.en
 # Headers that change how the message or the connection is read.
 _NOT_PLAIN = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 _REFUSAL = NoCapacity("too many requests are under way", where="gateway", remedy="retry later, or add gateways")
-# What is used of uvicorn's protocol: where one is missing, its connections stay its own.
-_USED = ("transport", "flow", "cycle", "scope", "pipeline", "server_state", "timeout_keep_alive", "timeout_keep_alive_handler")
+# What is used of uvicorn's protocol, its request under way and its flow control: where one is missing, connections stay its own.
+_OF_PROTOCOL = ("transport", "scope", "pipeline", "server_state", "root_path", "timeout_keep_alive", "timeout_keep_alive_handler")
+_OF_CYCLE = ("response_complete", "more_body", "scope")
+_OF_FLOW = ("write_paused",)
 
 
 class Room:
@@ -66,12 +68,20 @@ class HttpLane:
 
     def take_over(self, send: Send) -> None:
         """Takes the connection over whose request is answered by `send`, where it is one of uvicorn's as we know it."""
-        protocol: Any = getattr(getattr(getattr(send, "__self__", None), "on_response", None), "__self__", None)
-        known = isinstance(protocol, HttpToolsProtocol) and all(hasattr(protocol, name) for name in _USED)
-        if not known or protocol.root_path or protocol.transport.is_closing():
+        cycle: Any = getattr(send, "__self__", None)
+        protocol: Any = getattr(getattr(cycle, "on_response", None), "__self__", None)
+        if not _is_known(protocol, cycle) or protocol.root_path or protocol.transport.is_closing():
             return
         if protocol.transport.get_protocol() is protocol:
             _Connection(self, protocol).begin()
+
+
+def _is_known(protocol: Any, cycle: Any) -> bool:
+    """Whether these are uvicorn's, with all that is used of them."""
+    if not isinstance(protocol, HttpToolsProtocol) or protocol.cycle is not cycle:
+        return False
+    parts = ((protocol, _OF_PROTOCOL), (cycle, _OF_CYCLE), (protocol.flow, _OF_FLOW))
+    return all(hasattr(part, name) for part, names in parts for name in names)
 
 
 @dataclass(frozen=True, slots=True)

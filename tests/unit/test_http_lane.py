@@ -206,6 +206,12 @@ def test_however_a_stream_is_cut_its_answers_come_in_order(data: st.DataObject) 
     assert got == b"".join(map(by_uvicorn, chosen))
 
 
+@pytest.mark.parametrize("names", ["_OF_PROTOCOL", "_OF_CYCLE", "_OF_FLOW"])
+def test_where_uvicorn_is_not_as_known_its_connections_stay_its_own(names: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_lane, names, (*getattr(http_lane, names), "something_else"))
+    assert told(request(), (), 1, is_open=True) == (by_uvicorn("json"), 0)
+
+
 def test_a_client_that_hangs_up_ends_its_work() -> None:
     async def scene(house: House) -> None:
         house.scorer.gate.clear()
