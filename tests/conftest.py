@@ -19,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment
+from headrace.local.ports import free_port
 from tests.broker import broker as broker
-from tests.broker import free_port
 from tests.machine import machine as machine
 from tests.postgres import postgres as postgres
 from tests.postgres import postgres_server as postgres_server

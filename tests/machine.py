@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from headrace.local.home import Home
+from headrace.local.ports import free_port
 from headrace.local.processes import of_run
 from headrace.local.run_state import RunState, load_run
-from tests.broker import free_port
 
 LIMIT_S = 280
 

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from headrace.local import broker as local_broker
-from tests.broker import free_port, jar_cache
+from headrace.local.ports import free_port
+from tests.broker import jar_cache
 
 USER = "reader"
 LISTENER = "listener.name.sasl_ssl"

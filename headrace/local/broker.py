@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from cluster.errors import BadInput, Conflict, Unreachable
+from headrace.local.ports import free_port
 
 KAFKA = "org.apache.kafka:kafka_2.13:4.4.0"
 DEFAULT_PORT = 9092
@@ -204,16 +205,10 @@ def _check_port_free(port: int) -> None:
             ) from error
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
 def _write_config(home: Path, port: int, advertised_port: int) -> Path:
     config = home / "server.properties"
     # The controller's port is nobody else's business: with static voters it may differ at every start.
-    ports = {"port": port, "advertised_port": advertised_port, "controller_port": _free_port()}
+    ports = {"port": port, "advertised_port": advertised_port, "controller_port": free_port(HOST)}
     text = PROPERTIES.format(host=HOST, data=home / "data", **ports)
     config.write_text(text, encoding="utf-8")
     (home / "log4j2.properties").write_text(LOGGING, encoding="utf-8")

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import errno
+import random
 import socket
 
 from cluster.errors import BadInput, Conflict
+
+# Above those of Ray's workers (10002 to 19999), below those of Serve's replicas (from 30000) and of outgoing connections (on
+# Linux from 32768): a start makes hundreds of connections, and one may be given the port that was found free seconds before.
+OUR_PORTS = range(20_000, 30_000)
+TRIES = 100
 
 
 def check_free(host: str, port: int, *, option: str) -> None:
@@ -39,10 +45,17 @@ def answers(host: str, port: int, *, timeout_s: float = 1.0) -> bool:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A port that was free a moment ago, of those that no connection is given as its own end meanwhile. Raises Conflict."""
+    draw = random.SystemRandom()  # another process must not draw the same ones
+    for _ in range(TRIES):
+        port = draw.choice(OUR_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise Conflict(f"no port from {OUR_PORTS[0]} to {OUR_PORTS[-1]} is free", where=host, remedy="end what holds them")
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -18,7 +18,8 @@ from kafka import KafkaConsumer, TopicPartition
 
 from consumers.stream.spec import Client
 from headrace.local.broker import LocalBroker, start_broker, stop_broker
-from tests.broker import free_port, jar_cache
+from headrace.local.ports import free_port
+from tests.broker import jar_cache
 from tests.stream_topics import WAIT_S
 from tests.stream_workers import Pipeline, pipeline_on
 from tests.tcp_proxy import TcpProxy, proxied

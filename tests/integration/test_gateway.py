@@ -24,7 +24,7 @@ import tritonclient.http as triton_http
 from deployments.engines.load import load_engine
 from deployments.gateway.deployment import APP, GatewaySettings
 from headrace.local.home import read_settings
-from tests.broker import free_port
+from headrace.local.ports import free_port
 from tests.conftest import RayCluster
 from tests.live import Service
 from tests.live import running as running_service

@@ -24,7 +24,7 @@ from deployments.engines.load import load_engine
 from deployments.gateway.deployment import APP, GatewaySettings, start_gateway
 from headrace.controller_actor import start_controller
 from headrace.local.home import read_settings
-from tests.broker import free_port
+from headrace.local.ports import free_port
 from tests.conftest import RayCluster
 from tests.models import INPUT, OUTPUT, mlp_artifact, rows
 

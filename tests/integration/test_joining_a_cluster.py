@@ -15,7 +15,7 @@ import ray
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
-from tests.broker import free_port
+from headrace.local.ports import free_port
 from tests.conftest import RayCluster
 
 LIMIT_S = 280

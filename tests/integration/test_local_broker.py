@@ -11,7 +11,8 @@ from kafka.admin import KafkaAdminClient, NewTopic
 
 from cluster.errors import Conflict
 from headrace.local.broker import running_broker, start_broker, stop_broker
-from tests.broker import free_port, jar_cache
+from headrace.local.ports import free_port
+from tests.broker import jar_cache
 
 
 def test_keeps_its_data_over_a_restart(tmp_path: Path) -> None:

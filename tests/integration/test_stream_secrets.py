@@ -17,7 +17,7 @@ from consumers.stream.kafka_client import ensure_topics
 from consumers.stream.log import Member, Partition
 from consumers.stream.rdkafka_config import rdkafka_config
 from consumers.stream.spec import Client, Input, Output, Protocol, Security, StreamSpec, Topic
-from tests.broker import free_port
+from headrace.local.ports import free_port
 from tests.secured_broker import USER, SecuredBroker, secured_broker
 from tests.waiting import until
 
