@@ -137,6 +137,11 @@ class _Connection(asyncio.Protocol):
         if self._task is not None:
             self._task.cancel()
         self._uvicorn.connection_lost(exc)
+        # Neither keeps the other, by the handler or its timer: the collector looks seldom.
+        del self._uvicorn.timeout_keep_alive_handler
+        if self._uvicorn.timeout_keep_alive_task is not None:
+            self._uvicorn.timeout_keep_alive_task.cancel()
+            self._uvicorn.timeout_keep_alive_task = None
 
     def pause_writing(self) -> None:
         """Called by the transport."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import json
+import socket
+import struct
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -237,6 +241,29 @@ def test_who_waits_for_work_that_is_given_up_does_not_wait_for_ever() -> None:
         writer.close()
 
     play(scene)
+
+
+@pytest.mark.parametrize("abruptly", [False, True])
+def test_a_connection_that_has_ended_leaves_nothing_to_the_collector(abruptly: bool) -> None:
+    async def scene(house: House) -> None:
+        reader, writer = await house.connect()
+        writer.write(request())
+        await answer(reader)
+        (connection,) = house.server.server_state.connections
+        assert isinstance(connection, http_lane._Connection)
+        ended, its_uvicorn = weakref.ref(connection), weakref.ref(connection._uvicorn)
+        del connection
+        if abruptly:
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.close()
+        while ended() is not None or its_uvicorn() is not None:
+            await asyncio.sleep(0.001)
+
+    gc.disable()
+    try:
+        play(scene)
+    finally:
+        gc.enable()
 
 
 def test_too_many_are_refused_at_once_however_they_come() -> None:
