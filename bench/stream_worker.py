@@ -141,6 +141,11 @@ def fixed_headers(spec: StreamSpec) -> list[Header]:
     return [(MODEL_HEADER, spec.model.encode()), (VERSION_HEADER, b"1")]
 
 
+def prediction(topic: str, number: int, offset: int) -> Header:
+    """What changes from record to record."""
+    return PREDICTION_HEADER, f"{topic}/{number}/{offset}".encode()
+
+
 def limit_rdkafka(job: Job, spec: StreamSpec, answer: Answer, fixed: list[Header] | None) -> None:
     """With the same settings as the product's."""
     consumer = Consumer(
@@ -167,8 +172,7 @@ def limit_rdkafka(job: Job, spec: StreamSpec, answer: Answer, fixed: list[Header
             if fixed is None:
                 producer.produce(topic, value, message.key(), message.partition())
             else:
-                origin = f"{message.topic()}/{message.partition()}/{message.offset()}".encode()
-                headers = [*fixed, (PREDICTION_HEADER, origin)]
+                headers = [*fixed, prediction(message.topic(), message.partition(), message.offset())]
                 producer.produce(topic, value, message.key(), message.partition(), headers=headers)
         consumer.commit(asynchronous=True)
         producer.poll(0)
@@ -197,8 +201,7 @@ def limit_kafka_python(job: Job, spec: StreamSpec, answer: Answer, fixed: list[H
         if not records:
             continue
         for record, value in zip(records, answer([record.value for record in records]), strict=True):
-            origin = f"{record.topic}/{record.partition}/{record.offset}".encode() if fixed is not None else b""
-            headers = [*fixed, (PREDICTION_HEADER, origin)] if fixed is not None else []
+            headers = None if fixed is None else [*fixed, prediction(record.topic, record.partition, record.offset)]
             producer.send(spec.output.topic, value, record.key, headers, record.partition)
         consumer.commit_async()
         done += len(records)

@@ -11,7 +11,7 @@ import orjson
 
 from cluster.commands import COMMANDS, ControlPlane
 from cluster.errors import BadInput, HeadraceError, NotFound
-from deployments.gateway.dataplane import EXTENSIONS, SERVER_NAME, DataPlane
+from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, DataPlane
 from deployments.gateway.http_io import (
     Disconnected,
     Receive,
@@ -170,7 +170,7 @@ def _fault(error: Exception, what: str) -> Reply:
     """What a request is told that ended so; logged where it was not the request's fault."""
     if not isinstance(error, HeadraceError):
         log.error("%s", what, exc_info=error)
-        return json_reply({"error": "a fault of the gateway, not of the request (the gateway's log has it)"}, 500)
+        return json_reply({"error": OUR_FAULT}, 500)
     reply = error_reply(error)
     if reply.status == 500:
         log.error("%s: %s", what, error)

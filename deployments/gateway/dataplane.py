@@ -23,6 +23,7 @@ from deployments.gateway.statistics import Statistics
 from deployments.scoring import Scored, Scorer
 
 SERVER_NAME = "headrace"
+OUR_FAULT = "a fault of the gateway, not of the request (the gateway's log has it)"
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 STATUS_TIMEOUT_S = 2.0
 

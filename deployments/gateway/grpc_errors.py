@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 import grpc
 
 from cluster.errors import BadArtifact, BadInput, Conflict, EngineFailure, HeadraceError, NoCapacity, NotFound, Unreachable
+from deployments.gateway.dataplane import OUR_FAULT
 
 _log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
-OUR_FAULT = "a fault of the gateway, not of the request (the gateway's log has it)"
 MAX_TEXT_BYTES = 2000  # percent-encoded, thrice as long at most, it must fit into the 8 KiB that clients take of trailers
 
 CODES: dict[type[HeadraceError], grpc.StatusCode] = {

@@ -11,10 +11,10 @@ import grpc
 from google.protobuf.message import Message
 
 from cluster.errors import BadInput, HeadraceError, NotFound, Unreachable
-from deployments.gateway.dataplane import EXTENSIONS, SERVER_NAME, Call, DataPlane
+from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, Call, DataPlane
 from deployments.gateway.grpc_calls import Calls
 from deployments.gateway.grpc_codec import parse, parse_infer, request_from, response_to, stream_response
-from deployments.gateway.grpc_errors import OUR_FAULT, abort, fault_of, text_of
+from deployments.gateway.grpc_errors import abort, fault_of, text_of
 from deployments.gateway.proto import inference_pb2 as pb
 from deployments.gateway.repository import Repository
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import http
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from cluster.errors import BadInput, NoCapacity
 from deployments.gateway.http_io import Reply, Send, error_reply
@@ -30,7 +29,6 @@ HEAD_MOST_BYTES, HEADS_MOST = 4096, 256  # callers send the same head again and 
 BODY_MOST_BYTES = 1 << 20  # a larger one is worth uvicorn's flow control
 _BEGINS = b"POST /v2/models/"
 _END = b"\r\n\r\n"
-_STATUS = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in http.HTTPStatus}
 # Headers that change how the message or the connection is read.
 _NOT_PLAIN = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 _REFUSAL = NoCapacity("too many requests are under way", where="gateway", remedy="retry later, or add gateways")
@@ -238,7 +236,7 @@ class _Connection(asyncio.Protocol):
             headers.append((b"connection", b"close"))
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
         # In one piece: a system call carries the bytes all the way into HAProxy's socket, and wakes it.
-        self._transport.writelines((b"%b%b\r\n" % (_STATUS[reply.status], lines), reply.body))
+        self._transport.writelines((b"%b%b\r\n" % (STATUS_LINE[reply.status], lines), reply.body))
         self._answered_s = self._loop.time()
         if self._closing:
             self._transport.close()

@@ -154,13 +154,18 @@ def test_a_damaged_file_is_unreachable_not_overwritten(tmp_path: Path) -> None:
     assert path.read_bytes() == b"this is no database" * 100
 
 
-def test_a_row_that_cant_be_read_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
+def with_model(folder: Path, row: str) -> SqlStore:
+    """A store in which somebody else has written the model `digits`."""
+    path = folder / "store.db"
     SqlStore(f"sqlite:///{path}").close()
     with sqlite3.connect(path) as other:
-        other.execute('INSERT INTO models VALUES (\'digits\', \'{"name": "digits", "serving": {"timeout_s": null}}\')')
+        other.execute("INSERT INTO models VALUES ('digits', ?)", (row,))
     other.close()
-    store = SqlStore(f"sqlite:///{path}")
+    return SqlStore(f"sqlite:///{path}")
+
+
+def test_a_row_that_cant_be_read_is_named(tmp_path: Path) -> None:
+    store = with_model(tmp_path, '{"name": "digits", "serving": {"timeout_s": null}}')
     with pytest.raises(BadInput, match=r"models digits: .* serving\.timeout_s: Input should be a valid number"):
         store.load()
     store.close()
@@ -168,11 +173,6 @@ def test_a_row_that_cant_be_read_is_named(tmp_path: Path) -> None:
 
 def test_rows_of_an_older_headrace_open(tmp_path: Path) -> None:
     """What a row lacks has its default; what it has and we no longer know is left out."""
-    path = tmp_path / "store.db"
-    SqlStore(f"sqlite:///{path}").close()
-    with sqlite3.connect(path) as other:
-        other.execute('INSERT INTO models VALUES (\'digits\', \'{"name": "digits", "stable": 3, "old": 1}\')')
-    other.close()
-    store = SqlStore(f"sqlite:///{path}")
+    store = with_model(tmp_path, '{"name": "digits", "stable": 3, "old": 1}')
     assert store.load() == State(models={"digits": Model("digits", stable=3)})
     store.close()

@@ -29,12 +29,18 @@ def test_it_waits_for_the_first_version_and_no_longer() -> None:
     assert awaited(brain) == []
 
 
-def test_a_first_version_that_was_given_up_is_not_waited_for_and_its_next_try_is() -> None:
+def with_one_given_up() -> Brain:
+    """Version 1 could not start, and its rollout is over."""
     brain = Brain()
     brain.fleet.doom("digits--v1", "no such operator")
     brain.build(1)
     brain.apply()
     brain.tick(40, each_s=1)
+    return brain
+
+
+def test_a_first_version_that_was_given_up_is_not_waited_for_and_its_next_try_is() -> None:
+    brain = with_one_given_up()
     with pytest.raises(EngineFailure, match=r"rolled_back: the candidate is failed: no such operator .*rollout start digits"):
         awaited(brain)
     brain.call("rollout.start", model="digits")
@@ -43,11 +49,7 @@ def test_a_first_version_that_was_given_up_is_not_waited_for_and_its_next_try_is
 
 
 def test_after_a_version_that_was_given_up_a_newer_one_is_waited_for() -> None:
-    brain = Brain()
-    brain.fleet.doom("digits--v1", "no such operator")
-    brain.build(1)
-    brain.apply()
-    brain.tick(40, each_s=1)
+    brain = with_one_given_up()
     brain.build(2)
     assert awaited(brain) == ["model digits: first version is starting"]
 
