@@ -15,14 +15,15 @@ from functools import partial
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor  # type: ignore[import-untyped]
 from kafka.errors import CorruptRecordError, FencedInstanceIdError, KafkaError  # type: ignore[import-untyped]
-from kafka.producer.future import FutureRecordMetadata  # type: ignore[import-untyped]
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict, NotFound, Unreachable
 from consumers.stream.commit_thread import CommitThread, refused
 from consumers.stream.epochs import Epochs
+from consumers.stream.kafka_batches import expect_written, read_by_rows, send
 from consumers.stream.kafka_client import ROOM_BYTES, client_config, record_limits, unreachable
 from consumers.stream.kafka_inside import Membership, abandon, stuck_at
+from consumers.stream.kafka_wire import read_wide
 from consumers.stream.log import Member, Outgoing, Partition, Records
 from consumers.stream.spec import Begin, Guarantee, StreamSpec
 
@@ -70,6 +71,7 @@ class KafkaLog:
         self._offsets_to_commit: dict[TopicPartition, OffsetAndMetadata] = {}
         self._producer: KafkaProducer | None = None
         self._largest = record_limits(spec, brokers)
+        read_wide()
         try:
             self._consumer = KafkaConsumer(
                 **self._config,
@@ -88,6 +90,7 @@ class KafkaLog:
                 bootstrap_timeout_ms=int(CALL_TIMEOUT_S * 1000),
                 metrics_enabled=False,
             )
+            read_by_rows(self._consumer)
             if spec.input.pattern:
                 self._consumer.subscribe(pattern=f"^(?:{spec.input.pattern})$", listener=ownership)
             else:
@@ -136,25 +139,15 @@ class KafkaLog:
                 return self._step_over(error)
         epochs = self._epochs.now()
         taken: list[Records] = []
-        for partition, records in polled.items():
+        for partition, rows in polled.items():
             where = Partition(partition.topic, partition.partition)
             epoch = epochs.get(where)
             if epoch is None:  # revoked while the poll was under way
                 continue
-            offsets = [record.offset for record in records]
+            offsets, times_ms, keys, values, headers = zip(*rows, strict=True)
             self._first.setdefault(partition, offsets[0])
             self._taken[partition] = offsets[-1] + 1
-            taken.append(
-                Records(
-                    where,
-                    epoch,
-                    offsets,
-                    [record.key for record in records],
-                    [record.value for record in records],
-                    [record.headers for record in records],
-                    [record.timestamp for record in records],
-                )
-            )
+            taken.append(Records(where, epoch, offsets, keys, values, headers, times_ms))
         return taken
 
     def _step_over(self, error: CorruptRecordError) -> list[Records]:
@@ -186,6 +179,7 @@ class KafkaLog:
         self._drop_producer()
         with self._reaching():
             self._membership.check_name()  # a new producer would fence the member that took over
+        self._largest = record_limits(self._spec, self._brokers)  # a topic may take less by now than when it was opened
         self._producer = self._new_producer()
         self._epochs.renew()
         self._offsets_to_commit.clear()
@@ -245,21 +239,19 @@ class KafkaLog:
         assert producer is not None  # noqa: S101  # a commit follows a recover that succeeded
         with self._reaching(committing=True):
             producer.begin_transaction()
-            sent = _send(producer, outgoing)
+            sent = send(producer, outgoing)
             producer.send_offsets_to_transaction(offsets, group)
             producer.commit_transaction()
-            for future in sent:
-                future.get(0)  # the commit has awaited them all: this only raises what went wrong
+            expect_written(sent)
         self._done.update({partition: to.offset for partition, to in offsets.items()})
 
     def _write(self, outgoing: Sequence[Outgoing], offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
         producer = self._producer
         assert producer is not None  # noqa: S101  # a commit follows a recover that succeeded
         with self._reaching():
-            sent = _send(producer, outgoing)
+            sent = send(producer, outgoing)
             producer.flush(timeout=self._spec.transaction_timeout_s)
-            for future in sent:
-                future.get(0)
+            expect_written(sent)
         self._offsets_to_commit.update(offsets)  # by the polling thread: the consumer belongs to it
 
     # --- inside
@@ -338,13 +330,3 @@ class KafkaLog:
             raise Conflict("another member of this name took over", where=self._member.instance, remedy="end this one") from error
         except KafkaError as error:
             raise unreachable(self._brokers, error) from error
-
-
-def _send(producer: KafkaProducer, outgoing: Sequence[Outgoing]) -> list[FutureRecordMetadata]:
-    send = producer.send
-    return [
-        # The client refuses a record with neither key nor value, though Kafka does not.
-        send(out.topic, b"" if value is None and key is None else value, key, headers, out.partition, timestamp_ms)
-        for out in outgoing
-        for key, value, headers, timestamp_ms in zip(out.keys, out.values, out.headers, out.timestamps_ms, strict=True)
-    ]

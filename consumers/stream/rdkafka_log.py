@@ -105,6 +105,7 @@ class RdKafkaLog:
         """See Log."""
         self._drop_producer()
         self._check_name()  # a new producer would fence the member that took over
+        self._largest = record_limits(self._spec, self._brokers)  # a topic may take less by now than when it was opened
         self._producer = self._new_producer()
         self._epochs.renew()
         self._offsets_to_commit.clear()

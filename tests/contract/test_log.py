@@ -10,6 +10,7 @@ from typing import Protocol
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource, KafkaAdminClient  # type: ignore[import-untyped]
 
 from cluster.errors import BadInput, NotFound, Unreachable
 from consumers.stream.clients import open_log
@@ -223,6 +224,59 @@ def test_a_record_without_key_and_value_can_be_written(world: World) -> None:
     out = Outgoing(world.spec.dead_letters.topic, 0, [None], [None], [[]], [NOW_MS])
     log.commit([out], {taken[0].partition: 1}).result(WAIT_S)
     until(lambda: world.committed_values(world.spec.dead_letters.topic) in ([b""], [None]), WAIT_S)
+
+
+@pytest.mark.parametrize("kind", KAFKAS)
+def test_a_topic_that_takes_less_by_now_gets_smaller_batches(broker: str, kind: str) -> None:
+    client, guarantee = KAFKAS[kind]
+    world = KafkaWorld(broker, guarantee, client)
+    try:
+        for i in range(60):
+            world.put(0, b"k", b"%03d" % i * 100)
+        log = world.member("a")
+        taken = take(log, 60)
+        admin = KafkaAdminClient(bootstrap_servers=broker)
+        topic = ConfigResource("topic", world.spec.output.topic, {"max.message.bytes": "4000"})
+        admin.alter_configs([topic])
+        admin.close()
+        expected = [b"re:" + b"%03d" % i * 100 for i in range(60)]
+
+        def all_written() -> bool:
+            nonlocal taken
+            try:
+                if taken:
+                    log.commit(*answer(world, taken)).result(WAIT_S)
+            except Unreachable:
+                log.recover()
+            taken = log.poll(max_rows=100, timeout_s=0.2)
+            return set(world.committed_values(world.spec.output.topic)) == set(expected)
+
+        until(all_written, WAIT_S)
+        if guarantee is Guarantee.EXACTLY_ONCE:
+            assert world.committed_values(world.spec.output.topic) == expected
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("kind", KAFKAS)
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_what_a_transaction_gave_up_is_not_read(broker: str, kind: str, compression: str | None) -> None:
+    client, guarantee = KAFKAS[kind]
+    world = KafkaWorld(broker, guarantee, client)
+    writer = KafkaProducer(bootstrap_servers=broker, transactional_id=world.spec.input.topic, compression_type=compression)
+    try:
+        writer.init_transactions()
+        for word, end in ((b"given up", writer.abort_transaction), (b"kept", writer.commit_transaction)) * 2:
+            writer.begin_transaction()
+            for i in range(20):
+                writer.send(world.spec.input.topic, word + b" %d" % i, b"k", [("h", b"1")], 0)
+            end()
+        world.put(0, b"k", b"after")
+        log = world.member("a")
+        assert values(take(log, 41)) == {0: [*([b"kept %d" % i for i in range(20)] * 2), b"after"]}
+    finally:
+        writer.close()
+        world.close()
 
 
 def test_lag_counts_what_is_not_committed(world: World) -> None:
