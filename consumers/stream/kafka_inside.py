@@ -1,4 +1,4 @@
-"""What kafka-python knows and does not say: the only place that looks inside it (pinned below 3.1).
+"""What kafka-python knows and does not say: where we look inside it (pinned below 3.1), with `kafka_batches`.
 
 It polls in vain where its broker is away; where another member took its name, it only stops its heartbeats; a rebalance that ends
 between two polls it forgets; where a record can't be read, it does not tell which; a producer with unsent records can't be thrown
