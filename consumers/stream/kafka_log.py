@@ -14,7 +14,13 @@ from functools import partial
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor  # type: ignore[import-untyped]
-from kafka.errors import CorruptRecordError, FencedInstanceIdError, KafkaError  # type: ignore[import-untyped]
+from kafka.errors import (  # type: ignore[import-untyped]
+    CorruptRecordError,
+    FencedInstanceIdError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    UnknownError,
+)
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict, NotFound, Unreachable
@@ -71,6 +77,7 @@ class KafkaLog:
         self._offsets_to_commit: dict[TopicPartition, OffsetAndMetadata] = {}
         self._producer: KafkaProducer | None = None
         self._largest = record_limits(spec, brokers)
+        self._refused_as_too_large = False
         read_wide()
         try:
             self._consumer = KafkaConsumer(
@@ -179,7 +186,9 @@ class KafkaLog:
         self._drop_producer()
         with self._reaching():
             self._membership.check_name()  # a new producer would fence the member that took over
-        self._largest = record_limits(self._spec, self._brokers)  # a topic may take less by now than when it was opened
+        if self._refused_as_too_large:  # a topic takes less by now than when it was opened
+            self._largest = record_limits(self._spec, self._brokers)
+            self._refused_as_too_large = False
         self._producer = self._new_producer()
         self._epochs.renew()
         self._offsets_to_commit.clear()
@@ -250,7 +259,8 @@ class KafkaLog:
         assert producer is not None  # noqa: S101  # a commit follows a recover that succeeded
         with self._reaching():
             sent = send(producer, outgoing)
-            producer.flush(timeout=self._spec.transaction_timeout_s)
+            with contextlib.suppress(UnknownError):  # of a batch that was split: told here
+                producer.flush(timeout=self._spec.transaction_timeout_s)
             expect_written(sent)
         self._offsets_to_commit.update(offsets)  # by the polling thread: the consumer belongs to it
 
@@ -329,4 +339,5 @@ class KafkaLog:
                 raise unreachable(self._brokers, error) from error
             raise Conflict("another member of this name took over", where=self._member.instance, remedy="end this one") from error
         except KafkaError as error:
+            self._refused_as_too_large |= isinstance(error, MessageSizeTooLargeError)
             raise unreachable(self._brokers, error) from error

@@ -59,6 +59,7 @@ class RdKafkaLog:
         self._producer: Producer | None = None
         # It also tells whether the broker is there.
         self._largest = record_limits(spec, brokers)
+        self._refused_as_too_large = False
         with self._reaching():
             self._consumer = self._new_consumer()
         try:
@@ -105,7 +106,9 @@ class RdKafkaLog:
         """See Log."""
         self._drop_producer()
         self._check_name()  # a new producer would fence the member that took over
-        self._largest = record_limits(self._spec, self._brokers)  # a topic may take less by now than when it was opened
+        if self._refused_as_too_large:  # a topic takes less by now than when it was opened
+            self._largest = record_limits(self._spec, self._brokers)
+            self._refused_as_too_large = False
         self._producer = self._new_producer()
         self._epochs.renew()
         self._offsets_to_commit.clear()
@@ -393,6 +396,7 @@ class RdKafkaLog:
                 ) from error
             if cause.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED):
                 self._fenced = True
+            self._refused_as_too_large |= cause.code() == KafkaError.MSG_SIZE_TOO_LARGE
             raise Unreachable(
                 f"{told.name()}: {told.str()}", where=self._brokers, remedy="check that the broker runs and spec.brokers names it"
             ) from error
