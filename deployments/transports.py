@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -40,28 +41,60 @@ class Transport(Protocol):
         """Lets everything go. Safe to repeat."""
 
 
-class _Loaded:
-    """One engine and the threads that run it."""
+class Runs(Protocol):
+    """An engine, and what carries calls to it. Used from one event loop; never blocks it."""
 
-    def __init__(self, engine: Engine, threads: int, name: str) -> None:
-        self.engine = engine
-        self.executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+    def begin(self, tensors: Mapping[str, Array], told: asyncio.Future[Answer]) -> None:
+        """Scores in its turn and tells the answer, or what was raised. One whose future is done before its turn is left out."""
 
     def close(self) -> None:
-        self.executor.shutdown(wait=False)  # who waits in its queue is answered all the same
-        if isinstance(self.engine, EngineProcess):
-            self.engine.close()
+        """Lets the engine go. Safe to repeat."""
+
+
+class EngineThreads:
+    """Implements `Runs` with threads of this process."""
+
+    def __init__(self, engine: Engine, threads: int, name: str) -> None:
+        self._engine = engine
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    def begin(self, tensors: Mapping[str, Array], told: asyncio.Future[Answer]) -> None:
+        """See `Runs.begin`."""
+        try:
+            self._executor.submit(self._score, tensors, told)
+        except RuntimeError as error:
+            raise NoCapacity("the version is being let go", remedy="retry") from error
+
+    def close(self) -> None:
+        """See `Runs.close`. Who waits for his turn is answered all the same."""
+        self._executor.shutdown(wait=False)
+
+    def _score(self, tensors: Mapping[str, Array], told: asyncio.Future[Answer]) -> None:
+        """In a thread. Tells the loop itself: by `run_in_executor` an answer takes two futures and turns of the loop more."""
+        if told.done():
+            return
+        try:
+            tell: Callable[[], None] = functools.partial(told.set_result, score_isolating(self._engine, tensors))
+        except Exception as error:  # noqa: BLE001 (the caller's)
+            tell = functools.partial(told.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+            told.get_loop().call_soon_threadsafe(_unless_done, told, tell)
+
+
+def _unless_done(told: asyncio.Future[Answer], tell: Callable[[], None]) -> None:
+    if not told.done():
+        tell()
 
 
 class EmbeddedTransport:
     """Engines in this process: no hop. An engine loads in the background as soon as `keep` names it; a failed load is tried again
     when the table next changes, and remote is used meanwhile."""
 
-    def __init__(self, load: Callable[[Target, Serving], Engine] | None = None) -> None:
+    def __init__(self, load: Callable[[Target, Serving], Engine | EngineProcess] | None = None) -> None:
         """`load` blocks and is called in a thread. With `start_engine_process`, each engine has a process of its own; once that
         ends, the engine is not ready until the table next changes."""
         self._load = load or load_target
-        self._loaded: dict[str, _Loaded] = {}
+        self._loaded: dict[str, Runs] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="engine-loader")
 
@@ -89,9 +122,12 @@ class EmbeddedTransport:
         loaded = self._loaded.get(target.app)
         if loaded is None:
             raise NoCapacity("its engine is not loaded", where=target.app, remedy="retry")
-        run = asyncio.get_running_loop().run_in_executor(loaded.executor, score_isolating, loaded.engine, tensors)
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[Answer] = loop.create_future()
+        timer = loop.call_later(max(timeout_s, 0.0), _expire, told)
         try:
-            return await asyncio.wait_for(run, timeout_s)
+            loaded.begin(tensors, told)
+            return await told
         except EngineGone:
             if self._loaded.get(target.app) is loaded:
                 _log.warning("%s: its process ended under a call", target.app)
@@ -99,10 +135,8 @@ class EmbeddedTransport:
             raise
         except TimeoutError:
             raise NoCapacity(f"no answer within {timeout_s:g} s", where=target.app, remedy="retry, or allow more time") from None
-        except RuntimeError as error:
-            if "shutdown" in str(error):
-                raise NoCapacity("the version is being let go", where=target.app, remedy="retry") from error
-            raise
+        finally:
+            timer.cancel()
 
     async def close(self) -> None:
         """See `Transport.close`."""
@@ -116,10 +150,19 @@ class EmbeddedTransport:
         except HeadraceError as error:
             _log.warning("%s is scored remotely: %s", target.app, error)
         else:
-            self._loaded[target.app] = _Loaded(engine, serving.threads, target.app)
+            if isinstance(engine, EngineProcess):
+                await engine.connect()
+                self._loaded[target.app] = engine
+            else:
+                self._loaded[target.app] = EngineThreads(engine, serving.threads, target.app)
         finally:
             if self._loading.get(target.app) is asyncio.current_task():
                 del self._loading[target.app]
+
+
+def _expire(told: asyncio.Future[Answer]) -> None:
+    if not told.done():
+        told.set_exception(TimeoutError())
 
 
 def load_target(target: Target, serving: Serving) -> Engine:

@@ -16,6 +16,7 @@ Calls to replicas keep `crowd_apart_s` while many ask at a time: a call costs as
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
 from collections import deque
@@ -78,7 +79,7 @@ class _Ask:
     deadline_s: float
     answer: asyncio.Future[Scored]
     batch: Sequence[_Ask] = ()
-    call: asyncio.Task[list[Scored]] | None = None
+    call: asyncio.Task[None] | None = None
 
     def expire(self, model: str, timeout_s: float) -> None:
         """Its time is over."""
@@ -151,7 +152,7 @@ class _Lane:
     queue: deque[_Ask] = field(default_factory=deque)
     queued_rows: int = 0
     queued_bytes: int = 0
-    calls: set[asyncio.Task[list[Scored]]] = field(default_factory=set)
+    calls: set[asyncio.Task[None]] = field(default_factory=set)
     waking: bool = False
     timer: asyncio.TimerHandle | None = None
 
@@ -230,14 +231,14 @@ class _Lane:
         self._wake()
 
     def _begin(self, batch: Sequence[_Ask]) -> None:
+        begin_s = self.seen.last_s = time.monotonic()
+        self.seen.last_asks = len(batch)
         # In a context of its own: in a caller's, Serve would cancel the batch's handle calls with that caller's request.
-        call = asyncio.get_running_loop().create_task(self._call(batch), context=Context())
+        call = asyncio.get_running_loop().create_task(self._call(batch, begin_s), context=Context())
         self.calls.add(call)
         for ask in batch:
             ask.batch, ask.call = batch, call
-        begin_s = self.seen.last_s = time.monotonic()
-        self.seen.last_asks = len(batch)
-        call.add_done_callback(lambda done: self._deliver(batch, begin_s, done))
+        call.add_done_callback(functools.partial(self._ended, batch))
 
     def _take(self) -> list[_Ask]:
         """The next batch, without those who gave up or whose time is over."""
@@ -253,7 +254,17 @@ class _Lane:
                 rows += ask.rows
         return batch
 
-    async def _call(self, batch: Sequence[_Ask]) -> list[Scored]:
+    async def _call(self, batch: Sequence[_Ask], begin_s: float) -> None:
+        answers = await self._answers(batch)
+        # Told here, not by `_ended`: a turn of the loop sooner.
+        self.calls.discard(batch[0].call)
+        for ask, answer in zip(batch, answers, strict=True):
+            if not ask.answer.done():
+                ask.answer.set_result(answer)
+        self._count(batch, begin_s, answers)
+        self._wake()
+
+    async def _answers(self, batch: Sequence[_Ask]) -> list[Scored]:
         started_s = time.monotonic()  # uvloop's clock moves once a turn, by milliseconds
         if len(batch) == 1:  # passed on as it is: one giant request is split by the scorer
             ask = batch[0]
@@ -271,7 +282,8 @@ class _Lane:
         timeout_s = max(deadline_s - asyncio.get_running_loop().time(), 0.001)
         return await self.scorer.score(self.key.model, tensors, keys, version=self.key.version, timeout_s=timeout_s)
 
-    def _deliver(self, batch: Sequence[_Ask], begin_s: float, call: asyncio.Task[list[Scored]]) -> None:
+    def _ended(self, batch: Sequence[_Ask], call: asyncio.Task[None]) -> None:
+        """Tells those whom the call could tell nothing."""
         self.calls.discard(call)
         error = None if call.cancelled() else call.exception()
         if isinstance(error, BadInput) and len(batch) > 1:
@@ -279,17 +291,13 @@ class _Lane:
             for ask in batch:
                 self._begin([ask])
             return
-        for index, ask in enumerate(batch):
+        for ask in batch:
             if ask.answer.done():
                 continue
-            if call.cancelled():
+            if error is None:
                 ask.answer.cancel()
-            elif error is not None:
-                ask.answer.set_exception(error)
             else:
-                ask.answer.set_result(call.result()[index])
-        if error is None and not call.cancelled():
-            self._count(batch, begin_s, call.result())
+                ask.answer.set_exception(error)
         self._wake()
 
     def _count(self, batch: Sequence[_Ask], begin_s: float, answers: Sequence[Scored]) -> None:

@@ -97,6 +97,27 @@ def unpacked(frame: bytearray) -> tuple[int, Any]:
     return call, message
 
 
+def received(end: socket.socket, staged: bytearray) -> tuple[int, Any]:
+    """The next message at a blocking socket whose other end writes one at a time and waits for its answer. Usually a single
+    read, into `staged`, which is used again. Raises ConnectionResetError where the other end closes."""
+    got = _read(end, memoryview(staged))
+    while got < _SIZE.size:
+        got += _read(end, memoryview(staged)[got:])
+    frame = bytearray(_SIZE.unpack_from(staged)[0])
+    frame[:got] = staged[:got]
+    rest = memoryview(frame)[got:]
+    while rest:
+        rest = rest[_read(end, rest) :]
+    return unpacked(frame)
+
+
+def _read(end: socket.socket, into: memoryview) -> int:
+    got = end.recv_into(into)
+    if got == 0:
+        raise ConnectionResetError("the other end closed")
+    return got
+
+
 def _laid_out(tensors: Mapping[str, Array]) -> list[tuple[Any, ...]]:
     """Name, dtype, shape and bytes of each: numpy's own way to pickle an array takes twice as long."""
     return [

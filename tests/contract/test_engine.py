@@ -13,11 +13,11 @@ import pytest
 
 from cluster.errors import BadArtifact, EngineFailure
 from deployments.artifact import SAMPLES, Manifest, read_samples
-from deployments.engine_process import EngineProcess
 from deployments.engines import load
 from deployments.engines.port import Engine
 from tests.cuda import needs_cuda
 from tests.models import INPUT, OUTPUT, SIGNATURE, failing_artifact, mlp_artifact, rows
+from tests.own_process import OwnProcess
 from tests.torch_models import failing_program, mlp_program
 
 Make = Callable[[Path], tuple[str, str, Manifest]]
@@ -48,7 +48,7 @@ def load_engine(kind: tuple[str, int]) -> Iterator[Load]:
         yield lambda artifact: load.load_engine(artifact, gpus=kind[1])
         return
     with ExitStack() as started:
-        yield lambda artifact: started.enter_context(closing(EngineProcess(artifact, SIGNATURE, threads=2)))
+        yield lambda artifact: started.enter_context(closing(OwnProcess(artifact, threads=2)))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,8 @@ from cluster.errors import NoCapacity
 from cluster.serving import Serving
 from deployments.engine_process import EngineGone, EngineProcess
 from deployments.transports import EmbeddedTransport
-from tests.models import INPUT, SIGNATURE, mlp_artifact, rows
+from tests.models import INPUT, mlp_artifact, rows
+from tests.own_process import OwnProcess
 from tests.routing import target
 
 PATIENCE_S = 60.0
@@ -38,16 +40,15 @@ def await_end(pid: int) -> None:
 
 
 def test_it_ends_when_it_is_let_go(good: Path) -> None:
-    engine = EngineProcess(good, SIGNATURE, threads=1)
-    engine.close()
-    await_end(engine.pid)
-    with pytest.raises(EngineGone):
-        engine.score({INPUT: rows(1)})
-    engine.close()
+    with closing(OwnProcess(good, threads=1)) as engine:
+        engine.process.close()
+        await_end(engine.process.pid)
+        with pytest.raises(EngineGone):
+            engine.score({INPUT: rows(1)})
 
 
 def test_it_ends_with_the_last_reference(good: Path) -> None:
-    engine = EngineProcess(good, SIGNATURE, threads=1)
+    engine = EngineProcess(good, threads=1)
     pid = engine.pid
     del engine
     await_end(pid)
@@ -58,8 +59,7 @@ def test_it_ends_with_a_caller_that_is_killed(good: Path) -> None:
 import sys, time
 from pathlib import Path
 from deployments.engine_process import EngineProcess
-from tests.models import SIGNATURE
-engine = EngineProcess(Path({str(good)!r}), SIGNATURE, threads=1)
+engine = EngineProcess(Path({str(good)!r}), threads=1)
 print(engine.pid, flush=True)
 time.sleep(600)
 """
@@ -76,9 +76,9 @@ time.sleep(600)
 
 
 def test_a_call_under_way_is_told_when_the_process_is_killed(good: Path) -> None:
-    engine = EngineProcess(good, SIGNATURE, threads=1)
-    os.kill(engine.pid, signal.SIGSTOP)
-    os.waitid(os.P_PID, engine.pid, os.WSTOPPED)  # the signal takes a moment, in which the call would be answered
+    engine = OwnProcess(good, threads=1)
+    os.kill(engine.process.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, engine.process.pid, os.WSTOPPED)  # the signal takes a moment, in which the call would be answered
     seen: list[BaseException] = []
 
     def ask() -> None:
@@ -89,7 +89,7 @@ def test_a_call_under_way_is_told_when_the_process_is_killed(good: Path) -> None
 
     asking = threading.Thread(target=ask)
     asking.start()
-    os.kill(engine.pid, signal.SIGKILL)
+    os.kill(engine.process.pid, signal.SIGKILL)
     asking.join(PATIENCE_S)
     assert len(seen) == 1
     engine.close()
@@ -98,9 +98,9 @@ def test_a_call_under_way_is_told_when_the_process_is_killed(good: Path) -> None
 def test_it_is_killed_above_its_memory_limit(good: Path) -> None:
     def live() -> None:
         # It may be ready before the first look at its memory; then the next call finds it gone.
-        engine = EngineProcess(good, SIGNATURE, threads=1, memory_bytes=1 << 20)
-        await_end(engine.pid)
-        engine.score({INPUT: rows(1)})
+        with closing(OwnProcess(good, threads=1, memory_bytes=1 << 20)) as engine:
+            await_end(engine.process.pid)
+            engine.score({INPUT: rows(1)})
 
     with pytest.raises(NoCapacity):
         live()
@@ -111,7 +111,7 @@ async def test_a_transport_whose_process_ended_is_not_ready(good: Path, tmp_path
     started: list[EngineProcess] = []
 
     def start(one: object, serving: Serving) -> EngineProcess:
-        started.append(EngineProcess(good, SIGNATURE, threads=1))
+        started.append(EngineProcess(good, threads=1))
         return started[-1]
 
     transport, there = EmbeddedTransport(start), target(2, (str(good), "0" * 64, None))
