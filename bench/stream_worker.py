@@ -27,12 +27,12 @@ from cluster.routes import Route, RouteTable, Target
 from cluster.serving import Serving, Transport
 from cluster.signature import Signature
 from consumers.stream.answers import MODEL_HEADER, PREDICTION_HEADER, VERSION_HEADER
-from consumers.stream.clients import chosen_client, open_log
+from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.collector import spare_collections
-from consumers.stream.formats import make_decoder, make_encoder
+from consumers.stream.kafka.clients import chosen_client, open_log
+from consumers.stream.kafka.rdkafka_config import BATCH_BYTES, FULL_QUEUE_WAIT_MS, LINGER_MS
 from consumers.stream.log import Header, Member
 from consumers.stream.loop import Loop
-from consumers.stream.rdkafka_config import BATCH_BYTES, FULL_QUEUE_WAIT_MS, LINGER_MS
 from consumers.stream.spec import Client, StreamSpec
 from deployments.artifact import localize
 from deployments.engines.load import load_engine

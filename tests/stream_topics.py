@@ -11,7 +11,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from consumers.stream.kafka_client import ensure_topics
+from consumers.stream.kafka.kafka_client import ensure_topics
 from consumers.stream.spec import Client, Input, Output, StreamSpec, Topic
 from tests.waiting import until
 

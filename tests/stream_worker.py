@@ -8,8 +8,8 @@ import threading
 import time
 from collections import deque
 
-from consumers.stream.clients import open_log
 from consumers.stream.counters import Phase
+from consumers.stream.kafka.clients import open_log
 from consumers.stream.log import Member
 from consumers.stream.loop import Loop
 from consumers.stream.spec import StreamSpec

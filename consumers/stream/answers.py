@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.errors import BadInput, HeadraceError
-from consumers.stream.cloudevents import Envelope, about_event
+from consumers.stream.codecs.cloudevents import Envelope, about_event
 from consumers.stream.log import Header, Origins, Outgoing, Records, subset
 from consumers.stream.spec import InputEnvelope, OutputEnvelope, StreamSpec
 

@@ -15,7 +15,7 @@ from ray.serve.exceptions import RayServeException
 from cluster.errors import BadInput
 from cluster.ports import FeedKind, FeedSpec, FeedState
 from consumers.stream.health import stream_state
-from consumers.stream.kafka_client import DEFAULT_BROKERS
+from consumers.stream.kafka.kafka_client import DEFAULT_BROKERS
 from consumers.stream.replica import STOP_S, StreamReplica
 from consumers.stream.spec import StreamSpec
 from consumers.stream.watch import Replicas, Watch

@@ -22,13 +22,13 @@ from cluster.errors import BadInput, EngineFailure, HeadraceError, NoCapacity, N
 from cluster.signature import Signature
 from consumers.stream.answers import Form, form_of, split_keys
 from consumers.stream.breaker import Breaker, backoff_s
-from consumers.stream.codec import Decoder, Encoder
+from consumers.stream.codecs.codec import Decoder, Encoder
+from consumers.stream.codecs.formats import make_decoder, make_encoder
+from consumers.stream.codecs.registry import Schemas
 from consumers.stream.counters import Counters, Phase
-from consumers.stream.formats import make_decoder, make_encoder
 from consumers.stream.log import Header, Log, Outgoing, Partition
 from consumers.stream.micro_batch import MicroBatch, Outcome
 from consumers.stream.outcomes import Outcomes
-from consumers.stream.registry import Schemas
 from consumers.stream.spec import StreamSpec
 from deployments.datatypes import Array
 from deployments.scoring import Scored

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from consumers.stream.codec import Decoded, Encoder
+from consumers.stream.codecs.codec import Decoded, Encoder
 from consumers.stream.log import Outgoing, Partition, Records
 from deployments.scoring import Scored
 

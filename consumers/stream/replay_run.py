@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cluster.errors import Unreachable
-from consumers.stream.clients import open_log
 from consumers.stream.counters import Counters, Phase
-from consumers.stream.kafka_client import ensure_topics
+from consumers.stream.kafka.clients import open_log
+from consumers.stream.kafka.kafka_client import ensure_topics
+from consumers.stream.kafka.offsets import Stretch, set_group
 from consumers.stream.log import Log, Member
 from consumers.stream.loop import Loop, Scoring
-from consumers.stream.offsets import Stretch, set_group
 from consumers.stream.replay import REPLAY_HEADER, BoundedLog, Choose
 from consumers.stream.spec import StreamSpec
 

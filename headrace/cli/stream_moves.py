@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from cluster.commands import FeedName, FeedView
 from cluster.errors import BadInput, Conflict
 from consumers.stream.counters import Counters, WorkerStatus
-from consumers.stream.kafka_client import DEFAULT_BROKERS
-from consumers.stream.offsets import set_group, stretch_of
+from consumers.stream.kafka.kafka_client import DEFAULT_BROKERS
+from consumers.stream.kafka.offsets import set_group, stretch_of
 from consumers.stream.replay import Condition, dead_letters, everything, spec_of_replay
 from consumers.stream.replay_run import Replayed, run_replay
 from consumers.stream.spec import StreamSpec

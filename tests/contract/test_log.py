@@ -13,8 +13,8 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, KafkaAdminClient  # type: ignore[import-untyped]
 
 from cluster.errors import BadInput, NotFound, Unreachable
-from consumers.stream.clients import open_log
-from consumers.stream.kafka_client import ensure_topics
+from consumers.stream.kafka.clients import open_log
+from consumers.stream.kafka.kafka_client import ensure_topics
 from consumers.stream.log import Log, Member, Outgoing, Partition, Records
 from consumers.stream.memory_log import MemoryBroker, MemoryLog, Stored
 from consumers.stream.spec import Client, Guarantee, Input, Output, StreamSpec, Topic

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from consumers.stream.kafka_log import KafkaLog
+from consumers.stream.kafka.kafka_log import KafkaLog
 from consumers.stream.log import Partition
 from consumers.stream.spec import Client, Guarantee
 from tests.contract.test_log import WAIT_S, KafkaWorld

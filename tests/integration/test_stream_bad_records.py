@@ -13,7 +13,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, KafkaAdminClient
 from kafka.consumer.fetcher import ConsumerRecord
 
-from consumers.stream.clients import open_log
+from consumers.stream.kafka.clients import open_log
 from consumers.stream.log import Member
 from consumers.stream.loop import Loop
 from consumers.stream.spec import Client, StreamSpec

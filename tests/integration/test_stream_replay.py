@@ -10,9 +10,9 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from cluster.errors import Conflict
-from consumers.stream.clients import open_log
+from consumers.stream.kafka.clients import open_log
+from consumers.stream.kafka.offsets import set_group, stretch_of
 from consumers.stream.log import Member
-from consumers.stream.offsets import set_group, stretch_of
 from consumers.stream.replay import dead_letters, everything, spec_of_replay
 from consumers.stream.replay_run import run_replay
 from consumers.stream.spec import Client, StreamSpec

@@ -12,10 +12,10 @@ import pytest
 from confluent_kafka import KafkaException, Producer
 
 from cluster.errors import Unreachable
-from consumers.stream.clients import open_log
-from consumers.stream.kafka_client import ensure_topics
+from consumers.stream.kafka.clients import open_log
+from consumers.stream.kafka.kafka_client import ensure_topics
+from consumers.stream.kafka.rdkafka_config import rdkafka_config
 from consumers.stream.log import Member, Partition
-from consumers.stream.rdkafka_config import rdkafka_config
 from consumers.stream.spec import Client, Input, Output, Protocol, Security, StreamSpec, Topic
 from headrace.local.ports import free_port
 from tests.secured_broker import USER, SecuredBroker, secured_broker

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature, TensorSpec
-from consumers.stream.formats import make_decoder, make_encoder
+from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.spec import Format, Input, Output
 
 IMAGE = TensorSpec(name="image", datatype=Datatype.FP32, shape=(-1, 2, 2))

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from cluster.errors import BadInput, Unreachable
 from cluster.signature import Datatype, Signature, TensorSpec
-from consumers.stream.cloudevents import Envelope
-from consumers.stream.codec import Decoded, Decoder
-from consumers.stream.formats import make_decoder, make_encoder
+from consumers.stream.codecs.cloudevents import Envelope
+from consumers.stream.codecs.codec import Decoded, Decoder
+from consumers.stream.codecs.formats import make_decoder, make_encoder
+from consumers.stream.codecs.registry import Schemas
 from consumers.stream.log import Header
-from consumers.stream.registry import Schemas
 from consumers.stream.spec import Format, Input, InputEnvelope, Output, OutputEnvelope, Registry, StreamSpec
 from tests.schema_registry import SchemaRegistry, schema_registry
 

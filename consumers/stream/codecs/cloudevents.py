@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from cluster.errors import BadInput
-from consumers.stream.codec import Decoded, Decoder
+from consumers.stream.codecs.codec import Decoded, Decoder
 from consumers.stream.log import Header
 from consumers.stream.spec import Format, OutputEnvelope
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from cluster.errors import BadInput
 from cluster.signature import Signature
-from consumers.stream.cloudevents import REQUIRED, CloudEventsDecoder, EnvelopeDecoder
-from consumers.stream.codec import Decoder, Encoder
-from consumers.stream.codec_arrow import ArrowDecoder, ArrowEncoder
-from consumers.stream.codec_json import JsonDecoder, JsonEncoder
-from consumers.stream.codec_raw import RawDecoder, RawEncoder
-from consumers.stream.codec_registry import AvroDecoder, AvroEncoder, FramedJsonDecoder, FramedJsonEncoder
-from consumers.stream.registry import Schemas
+from consumers.stream.codecs.cloudevents import REQUIRED, CloudEventsDecoder, EnvelopeDecoder
+from consumers.stream.codecs.codec import Decoder, Encoder
+from consumers.stream.codecs.codec_arrow import ArrowDecoder, ArrowEncoder
+from consumers.stream.codecs.codec_json import JsonDecoder, JsonEncoder
+from consumers.stream.codecs.codec_raw import RawDecoder, RawEncoder
+from consumers.stream.codecs.codec_registry import AvroDecoder, AvroEncoder, FramedJsonDecoder, FramedJsonEncoder
+from consumers.stream.codecs.registry import Schemas
 from consumers.stream.spec import Format, Input, InputEnvelope, Output
 
 

@@ -18,8 +18,8 @@ from kafka.record.default_records import DefaultRecordBatch  # type: ignore[impo
 from kafka.record.legacy_records import LegacyRecordBatch  # type: ignore[import-untyped]
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder  # type: ignore[import-untyped]
 
+from consumers.stream.kafka.record_batch import Row, bodies, cuts, read_rows, written
 from consumers.stream.log import Outgoing
-from consumers.stream.record_batch import Row, bodies, cuts, read_rows, written
 
 FORMAT = 2
 HEADER_BYTES = DefaultRecordBatch.HEADER_STRUCT.size

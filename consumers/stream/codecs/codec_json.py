@@ -16,8 +16,8 @@ import simdjson
 
 from cluster.errors import BadInput
 from cluster.signature import Datatype, TensorSpec
-from consumers.stream.codec import Decoded
-from consumers.stream.fields import REFUSED, Field, first_line
+from consumers.stream.codecs.codec import Decoded
+from consumers.stream.codecs.fields import REFUSED, Field, first_line
 from consumers.stream.log import Header
 from deployments.datatypes import Array
 

@@ -11,8 +11,8 @@ from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature, TensorSpec
 from consumers.batch.columns import ARROW, Binding, bind, to_tensors
 from consumers.batch.spec import Input as Columns
-from consumers.stream.codec import Decoded
-from consumers.stream.fields import REFUSED, first_line
+from consumers.stream.codecs.codec import Decoded
+from consumers.stream.codecs.fields import REFUSED, first_line
 from consumers.stream.log import Header
 from deployments.datatypes import NUMPY, Array
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from cluster.errors import BadInput
 from cluster.signature import TensorSpec
-from consumers.stream.codec import Decoded, row_bytes
+from consumers.stream.codecs.codec import Decoded, row_bytes
 from consumers.stream.log import Header
 from deployments.datatypes import NUMPY, Array
 

@@ -22,9 +22,9 @@ def chosen_client(wanted: Client) -> Client:
 def open_log(spec: StreamSpec, brokers: str, member: Member) -> Log:
     """The log on Kafka, through the client that the document chooses. Raises as the log itself does."""
     if chosen_client(spec.client) is Client.LIBRDKAFKA:
-        from consumers.stream.rdkafka_log import RdKafkaLog  # an extra: a plain install does not have it
+        from consumers.stream.kafka.rdkafka_log import RdKafkaLog  # an extra: a plain install does not have it
 
         return RdKafkaLog(spec, brokers, member)
-    from consumers.stream.kafka_log import KafkaLog  # not needed where the other one is
+    from consumers.stream.kafka.kafka_log import KafkaLog  # not needed where the other one is
 
     return KafkaLog(spec, brokers, member)

@@ -24,12 +24,12 @@ from kafka.errors import (  # type: ignore[import-untyped]
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict, NotFound, Unreachable
-from consumers.stream.commit_thread import CommitThread, refused
 from consumers.stream.epochs import Epochs
-from consumers.stream.kafka_batches import expect_written, read_by_rows, send
-from consumers.stream.kafka_client import ROOM_BYTES, client_config, record_limits, unreachable
-from consumers.stream.kafka_inside import Membership, abandon, stuck_at
-from consumers.stream.kafka_wire import read_wide
+from consumers.stream.kafka.commit_thread import CommitThread, refused
+from consumers.stream.kafka.kafka_batches import expect_written, read_by_rows, send
+from consumers.stream.kafka.kafka_client import ROOM_BYTES, client_config, record_limits, unreachable
+from consumers.stream.kafka.kafka_inside import Membership, abandon, stuck_at
+from consumers.stream.kafka.kafka_wire import read_wide
 from consumers.stream.log import Member, Outgoing, Partition, Records
 from consumers.stream.spec import Begin, Guarantee, StreamSpec
 

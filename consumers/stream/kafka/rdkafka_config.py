@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from consumers.stream.kafka_client import ROOM_BYTES
+from consumers.stream.kafka.kafka_client import ROOM_BYTES
 from consumers.stream.log import Member
 from consumers.stream.spec import Begin, Guarantee, Security, StreamSpec
 

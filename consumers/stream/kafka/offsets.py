@@ -12,7 +12,7 @@ from kafka.errors import KafkaError  # type: ignore[import-untyped]
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict, NotFound
-from consumers.stream.kafka_client import client_config, unreachable
+from consumers.stream.kafka.kafka_client import client_config, unreachable
 from consumers.stream.log import Partition
 from consumers.stream.spec import Security, StreamSpec
 

@@ -13,12 +13,12 @@ from fastavro.schema import SchemaParseException
 
 from cluster.errors import BadInput, NotFound
 from cluster.signature import Datatype, TensorSpec
-from consumers.stream.codec import Decoded
-from consumers.stream.codec_json import JsonDecoder, JsonEncoder
-from consumers.stream.fields import REFUSED, first_line, make_fields, read_documents
-from consumers.stream.framing import frame, unframe
+from consumers.stream.codecs.codec import Decoded
+from consumers.stream.codecs.codec_json import JsonDecoder, JsonEncoder
+from consumers.stream.codecs.fields import REFUSED, first_line, make_fields, read_documents
+from consumers.stream.codecs.framing import frame, unframe
+from consumers.stream.codecs.registry import RegisteredSchema, Schemas
 from consumers.stream.log import Header
-from consumers.stream.registry import RegisteredSchema, Schemas
 from deployments.datatypes import Array
 
 # What fastavro raises for bytes that are not of the schema.

@@ -19,12 +19,12 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from cluster.errors import Conflict, NotFound, Unreachable
-from consumers.stream.commit_thread import CommitThread, refused
 from consumers.stream.epochs import Epochs
-from consumers.stream.kafka_client import record_limits
+from consumers.stream.kafka.commit_thread import CommitThread, refused
+from consumers.stream.kafka.kafka_client import record_limits
+from consumers.stream.kafka.rdkafka_config import consumer_config, producer_config, rdkafka_config
+from consumers.stream.kafka.rdkafka_watch import Watch
 from consumers.stream.log import Header, Member, Outgoing, Partition, Records
-from consumers.stream.rdkafka_config import consumer_config, producer_config, rdkafka_config
-from consumers.stream.rdkafka_watch import Watch
 from consumers.stream.spec import Guarantee, StreamSpec
 
 CALL_TIMEOUT_S = 20.0

@@ -9,7 +9,7 @@ from kafka.admin import ConfigResource, KafkaAdminClient  # type: ignore[import-
 from kafka.errors import KafkaError, TopicAlreadyExistsError  # type: ignore[import-untyped]
 
 from cluster.errors import BadInput, Unreachable
-from consumers.stream.kafka_inside import keep_logins_unlogged
+from consumers.stream.kafka.kafka_inside import keep_logins_unlogged
 from consumers.stream.spec import Security, StreamSpec
 
 LIMIT = "max.message.bytes"

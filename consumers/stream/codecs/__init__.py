@@ -1,0 +1,1 @@
+"""Records' values to tensors and back, in every declared format."""
