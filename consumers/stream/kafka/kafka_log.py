@@ -35,6 +35,8 @@ from consumers.stream.spec import Begin, Guarantee, StreamSpec
 
 CALL_TIMEOUT_S = 20.0
 EARLY_MAX_ROWS = 100
+# Each transaction that follows another at once is first refused, until the broker has written the marks of the last one.
+RETRY_BACKOFF_MS = 5
 # A poll that waits for nothing may never finish joining the group, and all of it waits for us then.
 KEEP_ALIVE_POLL_S = 0.03
 KEEP_ALIVE_EVERY_S = 0.5
@@ -308,6 +310,7 @@ class KafkaLog:
                 **self._config,
                 **transactions,
                 linger_ms=2,
+                retry_backoff_ms=RETRY_BACKOFF_MS,
                 # A batch must fit too, not only a record.
                 batch_size=min(256 * 1024, *self._largest.values()),
                 max_request_size=self._spec.max_record_bytes + 2 * ROOM_BYTES,
