@@ -59,7 +59,6 @@ class RowsOfPartition(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-
         return rows
 
     def _unpack_records(self, tp: TopicPartition, records: MemoryRecords, *_: object) -> Iterator[Row]:
-        batch = None
         while (batch := _next_batch(records)) is not None:
             if self.check_crcs and not batch.validate_crc():
                 raise CorruptRecordError(f"the record batch of {tp} at offset {batch.base_offset} fails its check")

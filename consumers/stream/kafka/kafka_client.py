@@ -111,3 +111,31 @@ def record_limits(spec: StreamSpec, brokers: str) -> dict[str, int]:
     limits = {topic: told.get(topic, {}).get(LIMIT, {}).get("value") for topic in topics}
     # The broker counts the batch that a record travels in, with its own header; or it won't say.
     return {topic: ours if limit is None else min(int(limit) - BATCH_BYTES, ours) for topic, limit in limits.items()}
+
+
+class RecordLimits:
+    """`record_limits` as last asked. Raises Unreachable where they are asked: when made, and by `renew` after a refusal."""
+
+    def __init__(self, spec: StreamSpec, brokers: str) -> None:
+        self._spec, self._brokers = spec, brokers
+        self._largest = record_limits(spec, brokers)
+        self._refused = False
+
+    def of(self, topic: str) -> int:
+        """What one record of the topic may take, in bytes."""
+        return self._largest[topic]
+
+    @property
+    def smallest(self) -> int:
+        """Of all the topics that the stream writes."""
+        return min(self._largest.values())
+
+    def refuse(self) -> None:
+        """A topic did not take what it should: it takes less by now than when it was asked. From any thread."""
+        self._refused = True
+
+    def renew(self) -> None:
+        """Asks again where something was refused."""
+        if self._refused:
+            self._largest = record_limits(self._spec, self._brokers)
+            self._refused = False

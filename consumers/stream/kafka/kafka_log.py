@@ -27,7 +27,7 @@ from cluster.errors import Conflict, NotFound, Unreachable
 from consumers.stream.epochs import Epochs
 from consumers.stream.kafka.commit_thread import CommitThread, refused
 from consumers.stream.kafka.kafka_batches import expect_written, read_by_rows, send
-from consumers.stream.kafka.kafka_client import ROOM_BYTES, client_config, record_limits, unreachable
+from consumers.stream.kafka.kafka_client import ROOM_BYTES, RecordLimits, client_config, unreachable
 from consumers.stream.kafka.kafka_inside import Membership, abandon, stuck_at
 from consumers.stream.kafka.kafka_wire import read_wide
 from consumers.stream.log import Member, Outgoing, Partition, Records
@@ -78,8 +78,7 @@ class KafkaLog:
         self._polled_s = 0.0
         self._offsets_to_commit: dict[TopicPartition, OffsetAndMetadata] = {}
         self._producer: KafkaProducer | None = None
-        self._largest = record_limits(spec, brokers)
-        self._refused_as_too_large = False
+        self._limits = RecordLimits(spec, brokers)
         read_wide()
         try:
             self._consumer = KafkaConsumer(
@@ -188,9 +187,7 @@ class KafkaLog:
         self._drop_producer()
         with self._reaching():
             self._membership.check_name()  # a new producer would fence the member that took over
-        if self._refused_as_too_large:  # a topic takes less by now than when it was opened
-            self._largest = record_limits(self._spec, self._brokers)
-            self._refused_as_too_large = False
+        self._limits.renew()
         self._producer = self._new_producer()
         self._epochs.renew()
         self._offsets_to_commit.clear()
@@ -229,7 +226,7 @@ class KafkaLog:
 
     def largest_bytes(self, topic: str) -> int:
         """See Log."""
-        return self._largest[topic]
+        return self._limits.of(topic)
 
     def lag(self) -> dict[Partition, int]:
         """See Log."""
@@ -312,7 +309,7 @@ class KafkaLog:
                 linger_ms=2,
                 retry_backoff_ms=RETRY_BACKOFF_MS,
                 # A batch must fit too, not only a record.
-                batch_size=min(256 * 1024, *self._largest.values()),
+                batch_size=min(256 * 1024, self._limits.smallest),
                 max_request_size=self._spec.max_record_bytes + 2 * ROOM_BYTES,
                 max_block_ms=int(CALL_TIMEOUT_S * 1000),
                 bootstrap_timeout_ms=int(CALL_TIMEOUT_S * 1000),
@@ -342,5 +339,6 @@ class KafkaLog:
                 raise unreachable(self._brokers, error) from error
             raise Conflict("another member of this name took over", where=self._member.instance, remedy="end this one") from error
         except KafkaError as error:
-            self._refused_as_too_large |= isinstance(error, MessageSizeTooLargeError)
+            if isinstance(error, MessageSizeTooLargeError):
+                self._limits.refuse()
             raise unreachable(self._brokers, error) from error

@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from cluster.errors import Conflict, NotFound, Unreachable
 from consumers.stream.epochs import Epochs
 from consumers.stream.kafka.commit_thread import CommitThread, refused
-from consumers.stream.kafka.kafka_client import record_limits
+from consumers.stream.kafka.kafka_client import RecordLimits
 from consumers.stream.kafka.rdkafka_config import consumer_config, producer_config, rdkafka_config
 from consumers.stream.kafka.rdkafka_watch import Watch
 from consumers.stream.log import Header, Member, Outgoing, Partition, Records
@@ -58,8 +58,7 @@ class RdKafkaLog:
         self._offsets_to_commit: dict[Partition, int] = {}
         self._producer: Producer | None = None
         # It also tells whether the broker is there.
-        self._largest = record_limits(spec, brokers)
-        self._refused_as_too_large = False
+        self._limits = RecordLimits(spec, brokers)
         with self._reaching():
             self._consumer = self._new_consumer()
         try:
@@ -106,9 +105,7 @@ class RdKafkaLog:
         """See Log."""
         self._drop_producer()
         self._check_name()  # a new producer would fence the member that took over
-        if self._refused_as_too_large:  # a topic takes less by now than when it was opened
-            self._largest = record_limits(self._spec, self._brokers)
-            self._refused_as_too_large = False
+        self._limits.renew()
         self._producer = self._new_producer()
         self._epochs.renew()
         self._offsets_to_commit.clear()
@@ -145,7 +142,7 @@ class RdKafkaLog:
 
     def largest_bytes(self, topic: str) -> int:
         """See Log."""
-        return self._largest[topic]
+        return self._limits.of(topic)
 
     def lag(self) -> dict[Partition, int]:
         """See Log."""
@@ -368,7 +365,7 @@ class RdKafkaLog:
     def _new_producer(self) -> Producer:
         exactly_once = self._spec.guarantee is Guarantee.EXACTLY_ONCE
         reported = {} if exactly_once else {"on_delivery": self._on_failed_send, "delivery.report.only.error": True}
-        config = {**self._config, **producer_config(self._spec, self._member, min(self._largest.values())), **reported}
+        config = {**self._config, **producer_config(self._spec, self._member, self._limits.smallest), **reported}
         with self._reaching():
             producer = Producer(config, logger=logger)
             if exactly_once:
@@ -396,7 +393,8 @@ class RdKafkaLog:
                 ) from error
             if cause.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED):
                 self._fenced = True
-            self._refused_as_too_large |= cause.code() == KafkaError.MSG_SIZE_TOO_LARGE
+            if cause.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                self._limits.refuse()
             raise Unreachable(
                 f"{told.name()}: {told.str()}", where=self._brokers, remedy="check that the broker runs and spec.brokers names it"
             ) from error
