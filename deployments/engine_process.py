@@ -11,9 +11,7 @@ import asyncio
 import contextlib
 import math
 import os
-import pickle
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -36,8 +34,6 @@ from deployments.rows import Answer
 
 START_TIMEOUT_S = 300.0
 SMALL_BYTES = 1 << 16
-
-_LENGTH = struct.Struct("<Q")
 
 
 class EngineGone(NoCapacity):
@@ -64,7 +60,7 @@ class EngineProcess:
         self._calls = _Calls()
         self._control.settimeout(START_TIMEOUT_S)
         try:
-            refusal = _ask(self._control, (str(path), threads, memory_bytes))
+            refusal = _ask(self._control, [str(path), threads, memory_bytes])
         except OSError as error:
             self.close()
             raise NoCapacity(
@@ -171,31 +167,17 @@ def _ask(end: socket.socket, question: object) -> Any:
 
 
 def _send(end: socket.socket, message: object) -> None:
-    data = pickle.dumps(message, protocol=5)
-    head = _LENGTH.pack(len(data))
-    if len(data) <= SMALL_BYTES:
-        end.sendall(head + data)  # wakes the other end once
+    pieces = packed(0, message)
+    if sum(map(len, pieces)) <= SMALL_BYTES:
+        end.sendall(b"".join(pieces))  # wakes the other end once
     else:
-        end.sendall(head)
-        end.sendall(data)
+        for piece in pieces:
+            end.sendall(piece)
 
 
 def _receive(end: socket.socket) -> Any:
-    (size,) = _LENGTH.unpack(_exactly(end, _LENGTH.size))
-    return pickle.loads(_exactly(end, size))  # noqa: S301 (written by the other end of our own pair)
-
-
-def _exactly(end: socket.socket, size: int) -> bytearray:
-    """Raises ConnectionResetError where the other end closes first."""
-    data = bytearray(size)
-    view = memoryview(data)
-    at = 0
-    while at < size:
-        got = end.recv_into(view[at:])
-        if got == 0:
-            raise ConnectionResetError("the other end closed")
-        at += got
-    return data
+    _, message = received(end, bytearray(SMALL_BYTES))
+    return message
 
 
 def _serve(engine: Engine, end: socket.socket) -> None:
@@ -208,13 +190,8 @@ def _serve(engine: Engine, end: socket.socket) -> None:
             return
         answer = score_isolating(engine, ask.tensors)
         rows = sorted(answer.failed)
-        pieces = packed(0, (answer.outputs, rows, [answer.failed[row].what for row in rows]))
         try:
-            if sum(map(len, pieces)) <= SMALL_BYTES:
-                end.sendall(b"".join(pieces))  # wakes the other end once
-            else:
-                for piece in pieces:
-                    end.sendall(piece)
+            _send(end, (answer.outputs, rows, [answer.failed[row].what for row in rows]))
         except OSError:
             return
 
