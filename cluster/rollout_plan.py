@@ -6,7 +6,9 @@ import itertools
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from cluster.section import Section
 
 
 class OnDeadline(StrEnum):
@@ -23,13 +25,11 @@ class Start(StrEnum):
     MANUAL = "manual"
 
 
-class Step(BaseModel):
+class Step(Section):
     """One step. `weight` and `shadow` are percent of traffic, to 0.01; a shadow step has weight 0.
 
     It lasts `bake_s` at least, and until its checks have passed; one of 0 s asks for no proof, and is over at once.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     weight: float = Field(default=0.0, ge=0, le=100)
     shadow: float = Field(default=0.0, ge=0, le=100)
@@ -42,10 +42,8 @@ class Step(BaseModel):
         return self
 
 
-class Check(BaseModel):
+class Check(Section):
     """The candidate may be worse than stable by `margin` at most (a difference of shares, 0.01 is one point)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     margin: float = Field(gt=0, lt=1)
 
@@ -97,10 +95,8 @@ class LabelCheck(Check):
         return self
 
 
-class Checks(BaseModel):
+class Checks(Section):
     """What is judged. Leave one out and it is not judged."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     error_rate: Check | None = Check(margin=0.01)
     slow: SlowCheck | None = None
@@ -108,10 +104,8 @@ class Checks(BaseModel):
     labels: LabelCheck | None = None
 
 
-class Plan(BaseModel):
+class Plan(Section):
     """The `rollout` section of a Model document. `alpha` bounds the chance of a wrong rollback over the whole rollout."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: tuple[Step, ...] = (Step(weight=10), Step(weight=50), Step(weight=100))
     checks: Checks = Checks()

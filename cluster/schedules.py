@@ -19,7 +19,9 @@ from enum import StrEnum
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from cluster.section import Section
 
 MOST_AT_ONCE = 1000  # fires made up for at one look; the rest are made up for at the next
 _STOPPING_S = 600.0  # a job that was given up is watched for this long, and ended again should it still run
@@ -40,7 +42,7 @@ class Overlap(StrEnum):
     QUEUE = "queue"
 
 
-class Schedule(BaseModel):
+class Schedule(Section):
     """The `schedule` section of a Batch document.
 
     `cron` is a line of five fields in the time of `timezone` (an IANA name). Where clocks go forward, a fire in the missing hour
@@ -49,8 +51,6 @@ class Schedule(BaseModel):
     the last one stopped. `{as_of}` in the input stands for the fire's date in `timezone`. A run that was left unfinished by
     others is given up when a fire comes.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     cron: str
     timezone: str = "UTC"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+
+from cluster.section import Section
 
 LEAST_MEMORY_BYTES = 100_000_000  # what a replica holds before it loads anything
 
@@ -24,10 +26,8 @@ class ScalingMode(StrEnum):
     MANUAL = "manual"
 
 
-class Resources(BaseModel):
+class Resources(Section):
     """What one replica asks of a node. `node_labels` are matched exactly, e.g. `{"pool": "gpu"}`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     cpus: float = Field(default=1.0, ge=0)
     gpus: float = Field(default=0.0, ge=0)
@@ -35,10 +35,8 @@ class Resources(BaseModel):
     node_labels: dict[str, str] = Field(default_factory=dict)
 
 
-class Scaling(BaseModel):
+class Scaling(Section):
     """`auto`: between `min` and `max` by requests under way a replica. `manual`: `replicas` until a person changes it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mode: ScalingMode = ScalingMode.AUTO
     min: int = Field(default=1, ge=0)
@@ -59,10 +57,8 @@ class Scaling(BaseModel):
         return self
 
 
-class Serving(BaseModel):
+class Serving(Section):
     """The `serving` section of a Model document."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     transport: Transport = Field(
         default=Transport.REMOTE, description="`embedded`: callers hold the model too, in their processes and on the CPU"

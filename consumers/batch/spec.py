@@ -6,18 +6,13 @@ import re
 from enum import StrEnum
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cluster.schedules import Schedule
+from cluster.section import Section
 from cluster.serving import Resources
 
 _CALL = re.compile(r"^(argmax|max)\(([^()]+)\)$")
-
-
-class Section(BaseModel):
-    """Base of the sections."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Mode(StrEnum):

@@ -8,19 +8,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from cluster.errors import BadInput
+from cluster.section import Section
 from cluster.serving import Resources
 
 TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 OPTIONAL_TOPIC_PATTERN = r"^[A-Za-z0-9._-]{0,249}$"
-
-
-class Section(BaseModel):
-    """Base of the sections."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Format(StrEnum):

@@ -119,6 +119,9 @@ def test_an_alias_is_followed(tmp_path: Path) -> None:
         (STREAM.replace("digits-in", "digits in!"), "project.yaml:4: input.topic", "pattern"),
         (STREAM.replace("digits-out", "digits-in"), "project.yaml:1", "three topics"),
         (STREAM.replace("model: digits\n", ""), "project.yaml:1: model", "missing"),
+        (STREAM + "scaling: {calm_s: .inf}\n", "project.yaml:7: scaling.calm_s", "not a finite number"),
+        (STREAM + "resources: {cpus: .nan}\n", "project.yaml:7: resources.cpus", "not a finite number"),
+        (STREAM + "linger_ms: .nan\n", "project.yaml:7: linger_ms", "not a finite number"),
         (BATCH.replace("path: scored", "path: scored, mode: overwrite"), "project.yaml:5: output.mode", "'replace' or 'append'"),
         (
             MODEL.replace("scaling: {min: 1, max: 3}", "{transport: embedded, resources: {gpus: 0.25}}"),
