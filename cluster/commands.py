@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from cluster.evidence import EvidenceBatch
 from cluster.rollout_plan import NamedPlan, Plan
 from cluster.routes import RouteTable
-from cluster.schedules import Schedule
+from cluster.schedules import AskedSchedule
 from cluster.serving import AskedServing, Serving
 from cluster.signature import Signature
 
@@ -61,7 +61,7 @@ class FeedDocument(Message):
     name: str
     model: str
     spec: dict[str, Any]
-    schedule: Schedule | None = None
+    schedule: AskedSchedule | None = None
 
 
 class Apply(Message):

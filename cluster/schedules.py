@@ -16,10 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from cluster.section import Section
 
@@ -79,6 +80,17 @@ class Schedule(Section):
         except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # OSError: a folder of zones, e.g. Europe
             raise ValueError(f"{name!r} is not a time zone; use an IANA name, e.g. Europe/Berlin") from error
         return name
+
+
+def with_five_fields(schedule: Schedule) -> Schedule:
+    """The same schedule. Raises ValueError for a sixth field, which cronsim takes for seconds."""
+    if len(fields := schedule.cron.split()) != 5:
+        raise ValueError(f"the cron line {schedule.cron!r} has {len(fields)} fields; it takes five, without seconds")
+    return schedule
+
+
+# What a person may ask for. `Schedule` itself bears six fields: a store may hold them from before this was looked at.
+AskedSchedule = Annotated[Schedule, AfterValidator(with_five_fields)]
 
 
 class FireState(StrEnum):

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cluster.commands import Apply, FeedDocument, ModelDocument
 from cluster.errors import BadInput, HeadraceError, NotFound
 from cluster.rollout_plan import Plan
+from cluster.schedules import with_five_fields
 from cluster.serving import AskedServing, Serving
 from cluster.versions import check_name
 from consumers.batch.spec import BatchSpec, Scoring
@@ -159,6 +160,7 @@ def _feed(source: Source, kind: str) -> FeedFile:
     own = {key: value for key, value in data.items() if key in shape.model_fields or key not in _Feed.model_fields}
     spec = _check(shape, own, source)
     _refuse_idle_gpus(spec, source)
+    _refuse_seconds(spec, source)
     document = FeedDocument(
         kind="stream" if kind == "Stream" else "batch",
         name=_name(feed.name, "name", source),
@@ -182,6 +184,16 @@ def _refuse_idle_gpus(spec: BaseModel, source: Source) -> None:
         where=source.where((*field.split("."), "gpus")),
         remedy="remove it here; give GPUs to the model, with `transport: remote` and `resources.gpus` in its `serving`",
     )
+
+
+def _refuse_seconds(spec: BaseModel, source: Source) -> None:
+    """Raises BadInput for a cron line that also tells the second."""
+    if isinstance(spec, BatchSpec) and spec.schedule is not None:
+        try:
+            with_five_fields(spec.schedule)
+        except ValueError as error:
+            remedy = "leave out the first field, e.g. '30 2 * * *' for half past two"
+            raise BadInput(str(error), where=source.where(("schedule", "cron")), remedy=remedy) from error
 
 
 def _check(shape: type[S], data: dict[str, Any], source: Source, under: tuple[str, ...] = ()) -> S:

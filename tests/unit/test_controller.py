@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from cluster.errors import BadInput, Conflict, Fenced, NotFound, Unreachable
+from cluster.schedules import Schedule
 from cluster.serving import Serving
 from cluster.state import AuditEvent, State
 from cluster.store.memory import MemoryStore
@@ -430,6 +432,22 @@ def test_a_number_that_no_store_can_keep_is_refused(brain: Brain, number: Any) -
     brain.revive()
     brain.tick()
     assert brain.controller.table.routes["digits"].stable == 1
+
+
+def test_a_cron_line_with_seconds_is_refused_but_one_that_is_kept_is_read(brain: Brain) -> None:
+    batch = {"kind": "batch", "name": "n", "model": "digits", "spec": {}, "schedule": {"cron": "0 30 2 * * *"}}
+    brain.serve_first()
+    with pytest.raises(BadInput, match="has 6 fields; it takes five, without seconds"):
+        brain.call("apply", feeds=[batch])
+    brain.call("apply", feeds=[batch | {"schedule": {"cron": "30 2 * * *"}}])
+    before = brain.store.load()
+    feed = before.feeds["batch--n"]
+    kept = replace(feed, spec=replace(feed.spec, schedule=Schedule(cron="0 30 2 * * *")))
+    fence = brain.store.acquire()
+    brain.store.save(fence, before, replace(before, feeds={"batch--n": kept}), [])
+    brain.revive()
+    brain.tick()
+    assert brain.store.load().feeds["batch--n"].spec.schedule == kept.spec.schedule
 
 
 @pytest.mark.parametrize("name", ["stream", "batch", "gateway"])
