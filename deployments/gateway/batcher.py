@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import math
 import time
 from collections import deque
@@ -34,6 +35,8 @@ from cluster.traffic import goes_to_candidate
 from deployments.datatypes import Array
 from deployments.gateway.statistics import Statistics
 from deployments.scoring import Scored, Scorer
+
+_log = logging.getLogger(__name__)
 
 SMOOTHING = 0.2  # weight of the newest call in the running mean of a call's time
 CROWD = 4  # requests in a call: so many ask at a time that waiting for more is worth it
@@ -261,7 +264,10 @@ class _Lane:
         for ask, answer in zip(batch, answers, strict=True):
             if not ask.answer.done():
                 ask.answer.set_result(answer)
-        self._count(batch, begin_s, answers)
+        try:
+            self._count(batch, begin_s, answers)
+        except Exception:  # noqa: BLE001 - logged: all have their answers, and nobody is left to be told
+            _log.exception("answers of %s were not counted", self.key.model)
         self._wake()
 
     async def _answers(self, batch: Sequence[_Ask]) -> list[Scored]:

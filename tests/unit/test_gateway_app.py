@@ -24,6 +24,7 @@ from cluster.serving import Serving
 from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.traffic import goes_to_candidate, to_candidate
 from deployments.gateway.batcher import BatchLimits
+from deployments.gateway.statistics import Statistics
 from tests.gateway_fakes import PATIENT, FakeControl, FakeScorer, double, gateway, table, target
 
 BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
@@ -246,6 +247,29 @@ def test_statistics_count_requests_rows_calls_and_failures() -> None:
         assert (await client.get("/v2/models/pair/versions/9/stats")).status_code == 404
 
     run(scene)
+
+
+def test_answers_that_cant_be_counted_are_given_once_and_the_reason_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = BadInput("no number", where="statistics")  # which a call may raise too, whose rows are then asked one by one
+
+    def scored(*_: Any, **__: Any) -> None:
+        raise broken
+
+    monkeypatch.setattr(Statistics, "scored", scored)
+
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.gate.clear()
+        tasks = await parked(scorer, client, 5)
+        scorer.gate.set()
+        assert [(await task).status_code for task in tasks] == [200] * 5
+        assert (await client.post(INFER, json=BODY)).status_code == 200
+        assert scorer.calls == [1, 1, 3, 1]
+
+    run(scene)
+    reasons = [record.exc_info[1] for record in caplog.records if record.exc_info and "not counted" in record.message]
+    assert reasons == [broken] * 4
 
 
 def test_v1_predict() -> None:
