@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -25,6 +26,8 @@ from deployments.haproxy import usable_haproxy
 _log = logging.getLogger(__name__)
 
 AGAIN_S = 1.0
+AGAIN_AT_MOST_S = 30.0
+LASTED_S = 30.0  # one that ran for so long did not die of how it was started
 SAID_CHARACTERS = 2000  # of its last words
 BACKLOG = 1024
 # Runs a program that the kernel kills when the thread that started it ends: HAProxy alone would go on to hold the port.
@@ -84,6 +87,11 @@ class Behind:
     max_calls: int
 
 
+def wait_s(last_wait_s: float, ran_s: float) -> float:
+    """How long to wait before a start, after a process that ran for `ran_s` and before whose start `last_wait_s` had passed."""
+    return AGAIN_S if ran_s >= LASTED_S else min(max(2 * last_wait_s, AGAIN_S), AGAIN_AT_MOST_S)
+
+
 class GrpcFront:
     """One HAProxy, started again where it ends. Used on one event loop, whose thread must live as long as it."""
 
@@ -138,16 +146,22 @@ class GrpcFront:
         return process
 
     async def _watch(self) -> None:
+        waited_s = 0.0
         while True:
+            begun_s = time.monotonic()
             await self._ended.wait()
+            waited_s = wait_s(waited_s, time.monotonic() - begun_s)
             self._said.seek(0)
             said = self._said.read().decode(errors="replace").strip()
             self._said.seek(0)
             self._said.truncate()
             _log.error(
-                "HAProxy for gRPC ended with %s; it is started again: %s", self._process.returncode, said[-SAID_CHARACTERS:]
+                "HAProxy for gRPC ended with %s; it is started again in %g s: %s",
+                self._process.returncode,
+                waited_s,
+                said[-SAID_CHARACTERS:],
             )
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(waited_s)
             self._process = self._spawn()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cluster.errors import NoCapacity
+from deployments.gateway import grpc_front
 from deployments.gateway.grpc_calls import Calls
 from deployments.gateway.grpc_front import Behind, GrpcFront, haproxy
 from deployments.gateway.grpc_lane import NAME_BYTES, GrpcLane
@@ -186,6 +188,35 @@ def test_haproxy_is_started_again_and_callers_wait_for_it() -> None:
         assert other.pid != child.pid
 
     play(scene)
+    assert children() == []
+
+
+def test_one_that_dies_young_is_waited_for_longer_each_time() -> None:
+    waits_s = list(itertools.accumulate([0.1] * 8, grpc_front.wait_s, initial=0.0))[1:]
+    assert waits_s == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    assert grpc_front.wait_s(30.0, grpc_front.LASTED_S) == 1.0
+
+
+def test_haproxy_that_dies_of_its_configuration_is_started_ever_more_rarely_and_each_death_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(grpc_front, "AGAIN_S", 0.01)
+    monkeypatch.setattr(grpc_front, "_CONFIGURATION", "global\n    no such word\n")
+
+    async def scene() -> None:
+        assert HAPROXY is not None
+        front = GrpcFront(HAPROXY, "127.0.0.1", 0, Behind("none", 1, 4))
+        try:
+            async with asyncio.timeout(30):
+                while len(caplog.messages) < 3:
+                    await asyncio.sleep(0.001)
+        finally:
+            await front.stop(0)
+
+    asyncio.run(scene())
+    for said, wait in zip(caplog.messages, ("0.01", "0.02", "0.04"), strict=False):
+        assert said.startswith(f"HAProxy for gRPC ended with 1; it is started again in {wait} s: ")
+        assert "unknown keyword" in said
     assert children() == []
 
 
