@@ -28,11 +28,13 @@ def check_free(host: str, port: int, *, option: str) -> None:
                 f"port {port} needs more rights", where=f"{host}:{port}", remedy=f"choose one above 1023 with {option}"
             ) from error
         except OSError as error:
-            if answers(host, port) or error.errno != errno.EADDRNOTAVAIL:
-                raise Conflict(
-                    f"port {port} is in use", where=f"{host}:{port}", remedy=f"free it, or choose another with {option}"
+            if error.errno == errno.EADDRNOTAVAIL:  # whoever answers there is another machine, or a proxy on the way
+                raise BadInput(
+                    f"{host} is no address of this machine", where="--host", remedy="use 127.0.0.1 or 0.0.0.0"
                 ) from error
-            raise BadInput("no such address here", where=f"--host {host}", remedy="use 127.0.0.1 or 0.0.0.0") from error
+            raise Conflict(
+                f"port {port} is in use", where=f"{host}:{port}", remedy=f"free it, or choose another with {option}"
+            ) from error
 
 
 def answers(host: str, port: int, *, timeout_s: float = 1.0) -> bool:

@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
-from cluster.errors import Conflict
+from cluster.errors import BadInput, Conflict
 from headrace.local import ports
-from headrace.local.ports import free_port
+from headrace.local.ports import check_free, free_port
 
 
 def test_a_free_port_can_be_bound() -> None:
@@ -23,3 +23,14 @@ def test_one_that_is_held_is_never_given(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(ports, "OUR_PORTS", range(taken, taken + 1))
         with pytest.raises(Conflict, match=f"{taken} is free"):
             free_port()
+
+
+def test_an_address_of_another_machine_is_told_from_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "answers", lambda *_: True)  # as where that machine, or a proxy on the way, takes connections
+    with pytest.raises(BadInput, match=r"--host: 203\.0\.113\.1 is no address of this machine \(use 127\.0\.0\.1 or"):
+        check_free("203.0.113.1", free_port(), option="--http-port")
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", free_port()))
+        held.listen()
+        with pytest.raises(Conflict, match=r"is in use .*--http-port"):
+            check_free("127.0.0.1", held.getsockname()[1], option="--http-port")
