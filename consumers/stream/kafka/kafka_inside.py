@@ -89,7 +89,8 @@ class _KeptJoin:
     """A join that is not taken for done before a poll has its result.
 
     Of one that was done as the poll began the client forgets the result and joins anew, at which all others have to as well: two
-    members that were polled in turn did this for ever (kafka-python 3.0.12).
+    members that were polled in turn did this for ever (kafka-python 3.0.12). Of a join that failed the poll raises the error: a
+    KafkaError makes the client forget the join, anything else ends the worker, and the client with it.
     """
 
     is_done = False
