@@ -41,6 +41,7 @@ SCENARIOS: dict[str, Mapping[str, Counts] | None] = {
     "good": {},
     "bad": {"canary": Counts(rows=400, errors=100)},
     "broken": None,
+    "replaced": {},  # in its canary a person starts version 3 instead
 }
 MOST_TICKS = 60
 
@@ -129,12 +130,18 @@ class Life:
             if (self.scenario, rollout["state"], rollout["step"]) == ("good", "canary", 2) and not self.was_paused():
                 self.controller.call("rollout.pause", {"model": "digits"})
                 rollout = self.rollout()
-            self.place = f"{rollout['state']} {rollout['step']}" if rollout["candidate"] == 2 else "before"
+            if (self.scenario, rollout["candidate"], rollout["state"]) == ("replaced", 2, "canary"):
+                self.register(3)
+                self.controller.call("rollout.start", {"model": "digits", "version": 3, "plan": "instant", "supersede": True})
+                rollout = self.rollout()
+            places = {1: "before", 2: f"{rollout['state']} {rollout['step']}", 3: f"superseded, then {rollout['state']}"}
+            self.place = places[rollout["candidate"]]
             self.tick()
             if self.rollout()["paused"]:
                 self.controller.call("rollout.resume", {"model": "digits"})
             self.score()
-            if self.rollout()["ended_s"] and rollout["candidate"] == 2 and len(FakeFleet.state(self.fleet)) == 1:
+            last = 3 if self.scenario == "replaced" else 2
+            if self.rollout()["ended_s"] and rollout["candidate"] == last and len(FakeFleet.state(self.fleet)) == 1:
                 return
         raise AssertionError(f"it never came to an end; last {self.place}")
 

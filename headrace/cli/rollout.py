@@ -199,7 +199,8 @@ def shown(rollout: RolloutView) -> RenderableType:
 
 def _check(check: CheckView) -> Text:
     interval = f"  [{check.low:+.4f}, {check.high:+.4f}] against {check.margin:g}, of {check.observed}"
-    return Text.assemble(f"  {check.name}: ", (check.verdict, VERDICTS[check.verdict]), f"  {check.words}", (interval, "dim"))
+    words = check.words.removesuffix(check.verdict)
+    return Text.assemble(f"  {words}", (check.verdict, VERDICTS[check.verdict]), (interval, "dim"))
 
 
 def _rollout_of(client: ControlClient, model: str, version: int) -> RolloutView | None:

@@ -20,8 +20,12 @@ ENDS = {
     "good": ("promoted", ["shadow", "canary", "paused", "canary", "canary", "promoted"]),
     "bad": ("rolled_back", ["shadow", "canary", "rolled_back"]),
     "broken": ("rolled_back", ["rolled_back"]),
+    "replaced": ("superseded", ["shadow", "canary", "superseded"]),
 }
+# What follows in the rollout of version 3, which takes the place of that of version 2 with the plan `instant`.
+REPLACED = ["started", "warming", "canary", "promoted"]
 STATES = ["before", "warming 0", "shadow 1", "canary 2", "paused 2", "canary 3", "promoted 3", "rolled_back 2", "rolled_back 0"]
+STATES += ["superseded, then pending", "superseded, then warming", "superseded, then promoted"]
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +49,11 @@ def test_every_point_of_every_state_was_met(lives: list[dict[str, Any]]) -> None
 def test_it_dies_of_the_kill_and_the_next_one_ends_as_an_undisturbed_one(lives: list[dict[str, Any]]) -> None:
     for life in lives:
         state, transitions = ENDS[life["scenario"]]
-        stable = 2 if state == "promoted" else 1
+        stable = {"promoted": 2, "superseded": 3}.get(state, 1)
+        after = [[3, event] for event in REPLACED] if state == "superseded" else []
         where = f"{life['scenario']}, killed at {life['at'] or 'no point'}"
         assert life["died"] == (-signal.SIGKILL if life["at"] else 0), where
-        assert life["end"]["transitions"] == [*BEGIN, *([2, event] for event in transitions)], where
+        assert life["end"]["transitions"] == [*BEGIN, *([2, event] for event in transitions), *after], where
         assert life["end"]["rollouts"][1][:4] == [2, 1, 2, state], where
         assert life["end"]["stable"] == stable, where
         assert life["end"]["apps"] == {f"digits--v{stable}": "ready"}, where

@@ -1,8 +1,11 @@
-"""Why something happened, as `headrace rollout history` says it."""
+"""What happened and why, as `headrace rollout history` and `status` say it."""
 
 from __future__ import annotations
 
-from headrace.cli.rollout import why
+from rich.console import Console
+
+from cluster.commands import CheckView, RolloutView
+from headrace.cli.rollout import shown, why
 
 
 def test_each_check_has_a_line_and_a_reason_that_is_one_of_them_is_not_said_twice() -> None:
@@ -14,3 +17,30 @@ def test_each_check_has_a_line_and_a_reason_that_is_one_of_them_is_not_said_twic
 def test_a_reason_of_its_own_comes_before_the_checks() -> None:
     assert why({"reason": "every step passed", "checks": ["error rate: passed"]}) == "every step passed\nerror rate: passed"
     assert why({}) == ""
+
+
+def test_each_check_is_said_once_in_plain_words_with_its_numbers() -> None:
+    words = "error rate: candidate 0.4 % to 1.9 % worse than stable, limit 1 %: waiting"
+    check = CheckView(name="error_rate", low=0.004, high=0.019, margin=0.01, verdict="waiting", words=words, observed=5000)
+    rollout = RolloutView(
+        id=2,
+        model="digits",
+        candidate=3,
+        stable=1,
+        state="canary",
+        step=1,
+        steps=2,
+        weight=10,
+        shadow=0,
+        paused=False,
+        reason="",
+        started_s=100,
+        ended_s=160,
+        checks=(check,),
+    )
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(shown(rollout))
+    head, said = (line.strip() for line in capture.get().splitlines())
+    assert head.startswith("digits: version 1 -> 3  canary  step 1 of 2, 10 % of traffic")
+    assert said == f"{words}  [+0.0040, +0.0190] against 0.01, of 5000"
