@@ -190,6 +190,6 @@ def transition(before: Rollout, after: Rollout, judged: tuple[Judged, ...], now_
     if after.reason:
         detail["reason"] = after.reason
     if judged:
-        detail["checks"] = [check.words for check in judged]
+        detail["checks"] = [check.evidence for check in judged]
     event = "held" if after.held and not before.held else after.state.value
     return AuditEvent(now_s, after.model, after.id, event, by, detail)

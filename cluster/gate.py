@@ -28,14 +28,24 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One check: how much worse the candidate is, and what is allowed."""
+    """One check: how much worse the candidate is, and what is allowed.
+
+    `ours` and `base` are what was observed of the candidate and of stable: how many, and how many of them (or how much) bad;
+    `base` is None where a check needs none.
+    """
 
     name: str
     interval: Interval
     margin: float
     verdict: Verdict
-    observed: int
+    ours: tuple[int, float]
+    base: tuple[int, float] | None
     against: str
+
+    @property
+    def observed(self) -> int:
+        """How many rows or calls of the candidate it judges."""
+        return self.ours[0]
 
     @property
     def words(self) -> str:
@@ -46,6 +56,16 @@ class Judged:
         low, high = self.interval.low, self.interval.high
         span = f"candidate {_percent(low)} to {_percent(high)} {self.against}"
         return f"{title}: {span}, limit {_percent(self.margin)}: {self.verdict}"
+
+    @property
+    def evidence(self) -> str:
+        """The words, and the counts that they stand on."""
+        stable = f", stable {_share(self.base)}" if self.base is not None else ""
+        return f"{self.words} (candidate {_share(self.ours)}{stable})"
+
+
+def _share(observed: tuple[int, float]) -> str:
+    return f"{round(observed[1], 2):g} of {observed[0]}"
 
 
 def _percent(share: float) -> str:
@@ -76,7 +96,7 @@ def judge(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> tuple[Jud
         n, differed, margin = candidate.compared, candidate.disagreed, checks.disagreement.margin
         interval = mean(n, differed, alpha_low, alpha)
         verdict = _verdict(interval, margin)
-        judged.append(Judged("disagreement", interval, margin, verdict, observed=n, against="unlike stable"))
+        judged.append(Judged("disagreement", interval, margin, verdict, (n, differed), None, "unlike stable"))
     if checks.labels is not None and rollout.phase is RolloutState.CANARY:
         # Those of every step, so that stable has its own even where the candidate serves alone.
         told, known = (
@@ -122,7 +142,7 @@ def _against_stable(name: str, margin: float, ours: tuple[int, float], base: tup
     else:
         interval = excess(*ours, *base, alpha_low=levels.low, alpha_high=levels.high)
         against = "worse than stable"
-    return Judged(name, interval, margin, _verdict(interval, margin), ours[0], against)
+    return Judged(name, interval, margin, _verdict(interval, margin), ours, base, against)
 
 
 def _verdict(interval: Interval, margin: float) -> Verdict:

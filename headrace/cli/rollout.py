@@ -238,6 +238,8 @@ def why(detail: Mapping[str, Any]) -> str:
     """What changed in a line, then a line for each reason and each check."""
     checks = [str(check) for check in detail.get("checks", ())]
     reason = str(detail.get("reason", ""))
+    if any(check.startswith(reason) for check in checks):
+        reason = ""
     rest = {key: value for key, value in detail.items() if key not in ("checks", "reason") and value is not None}
     changed = ", ".join(f"{key} {value}" for key, value in rest.items())
-    return "\n".join(line for line in (changed, reason if reason not in checks else "", *checks) if line)
+    return "\n".join(line for line in (changed, reason, *checks) if line)

@@ -114,6 +114,23 @@ def test_proven_harm_rolls_back_at_once(brain: Brain) -> None:
     assert brain.fleet.deployed == ["digits--v1", "digits--v2"]  # it is not tried again by itself
 
 
+def test_the_audit_says_which_check_when_and_from_which_counts(brain: Brain) -> None:
+    plan = {"steps": [{"shadow": 50, "bake_s": 1}, *SURE["steps"]], "checks": {"disagreement": {"margin": 0.1}}}
+    brain.serve_first(plan)
+    brain.build(2)
+    brain.tick(4)
+    brain.score(1, rows=900, errors=2)
+    brain.score(2, rows=450, errors=1, compared=450, disagreed=400)
+    brain.tick()
+    last = brain.call("rollout.history", model="digits")["audit"][-1]
+    assert (last["rollout"], last["event"], last["actor"]) == (2, "rolled_back", "check disagreement")
+    assert last["at_s"] == brain.clock.now_s
+    error_rate, disagreement = last["detail"]["checks"]
+    assert error_rate.startswith("error rate: candidate ")
+    assert error_rate.endswith(": waiting (candidate 1 of 450, stable 2 of 900)")
+    assert disagreement == f"{last['detail']['reason']} (candidate 400 of 450)"
+
+
 def test_a_candidate_that_cannot_load_is_rolled_back_with_its_message(brain: Brain) -> None:
     brain.serve_first()
     brain.fleet.doom("digits--v2", "no such operator")

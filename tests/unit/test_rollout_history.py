@@ -10,8 +10,9 @@ from headrace.cli.rollout import shown, why
 
 def test_each_check_has_a_line_and_a_reason_that_is_one_of_them_is_not_said_twice() -> None:
     failed = "error rate: candidate 8.64 % to 68.26 % worse than stable, limit 2 %: failed"
-    detail = {"from": "canary", "candidate": 3, "stable": None, "reason": failed, "checks": [failed, "slow: waiting"]}
-    assert why(detail) == f"from canary, candidate 3\n{failed}\nslow: waiting"
+    counted = f"{failed} (candidate 5 of 20, stable 0 of 90)"
+    detail = {"from": "canary", "candidate": 3, "stable": None, "reason": failed, "checks": [counted, "slow: waiting"]}
+    assert why(detail) == f"from canary, candidate 3\n{counted}\nslow: waiting"
 
 
 def test_a_reason_of_its_own_comes_before_the_checks() -> None:
