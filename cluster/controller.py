@@ -264,7 +264,8 @@ def count(state: State, batches: list[EvidenceBatch]) -> State:
 def _bad_payload(command: str, error: ValidationError) -> BadInput:
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
-    return BadInput(str(first["msg"]), where=f"{command}: {field}" if field else command, remedy="correct this field")
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return BadInput(message, where=f"{command}: {field}" if field else command, remedy="correct this field")
 
 
 __all__ = ["Controller", "Fenced", "Point", "count"]

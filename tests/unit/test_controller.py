@@ -421,7 +421,7 @@ def test_versions_are_registered_once_and_removed_only_when_idle(brain: Brain) -
 def test_bad_calls_name_the_field(brain: Brain) -> None:
     with pytest.raises(NotFound, match=r"no command 'rollout\.begin'"):
         brain.call("rollout.begin")
-    with pytest.raises(BadInput, match="weights must rise"):
+    with pytest.raises(BadInput, match=": weights must rise"):
         brain.apply({"steps": [{"weight": 50}, {"weight": 10}, {"weight": 100}]})
     with pytest.raises(BadInput, match=r"gpus` would stand idle"):
         brain.apply(serving={"transport": "embedded", "resources": {"gpus": 1}})
