@@ -65,7 +65,7 @@ class Judged:
 
 
 def _share(observed: tuple[int, float]) -> str:
-    return f"{round(observed[1], 2):g} of {observed[0]}"
+    return f"{round(observed[1], 2):.15g} of {observed[0]}"
 
 
 def _percent(share: float) -> str:

@@ -119,7 +119,7 @@ def test_the_audit_says_which_check_when_and_from_which_counts(brain: Brain) -> 
     brain.serve_first(plan)
     brain.build(2)
     brain.tick(4)
-    brain.score(1, rows=900, errors=2)
+    brain.score(1, rows=90_000_000, errors=1_234_567)
     brain.score(2, rows=450, errors=1, compared=450, disagreed=400)
     brain.tick()
     last = brain.call("rollout.history", model="digits")["audit"][-1]
@@ -127,7 +127,7 @@ def test_the_audit_says_which_check_when_and_from_which_counts(brain: Brain) -> 
     assert last["at_s"] == brain.clock.now_s
     error_rate, disagreement = last["detail"]["checks"]
     assert error_rate.startswith("error rate: candidate ")
-    assert error_rate.endswith(": waiting (candidate 1 of 450, stable 2 of 900)")
+    assert error_rate.endswith(": passed (candidate 1 of 450, stable 1234567 of 90000000)")
     assert disagreement == f"{last['detail']['reason']} (candidate 400 of 450)"
 
 
