@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 from cluster.errors import Unreachable
 from deployments.gateway.deployment import APP
 from deployments.gateway.direct_lane import middlewares
-from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment, launcher_script, replica_ports
+from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment, haproxy_threads, launcher_script, replica_ports
 from tests.broken_haproxy import broken_haproxy
 
 
@@ -99,6 +100,18 @@ def test_two_homes_share_no_file(tmp_path: Path) -> None:
     assert one.keys() == two.keys()
     assert all(value.isdigit() or Path(value).is_relative_to(folders[0]) for value in one.values())
     assert all(value.isdigit() or Path(value).is_relative_to(folders[1]) for value in two.values())
+
+
+def test_haproxy_leaves_cores_to_those_who_score() -> None:
+    assert [haproxy_threads(cores) for cores in (1, 2, 3, 4, 8, 64)] == [1, 1, 1, 2, 4, 4]
+
+
+def test_nobody_reads_a_line_for_each_request() -> None:
+    """Serve's name for it may change: then HAProxy would log each request again, unseen."""
+    environment = {**os.environ, **SERVE_ENVIRONMENT}
+    look = "from ray.serve._private.haproxy import HAProxyConfig; print(HAProxyConfig().metrics_enabled)"
+    done = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_replicas_of_two_homes_take_other_ports_below_those_of_the_kernel() -> None:
