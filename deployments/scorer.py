@@ -176,13 +176,16 @@ class RoutedScorer:
         theirs = to_candidate(keys, salt=route.salt, weight=route.weight, random=self._random)
         tasks: list[Coroutine[Any, Any, list[Part]]] = []
         count = int(np.count_nonzero(theirs))
+        if count == len(good):  # as a gateway's batcher asks: for one side at a time
+            return await self._candidate(call, candidate, good)
+        if count == 0 and route.shadow == 0:
+            return [await self._stable(call, good, counted=True)]
         if count > 0:
-            tasks.append(self._candidate(call, candidate, good[theirs] if count < len(good) else good))
-        if count < len(good):
-            others = good[~theirs] if count > 0 else good
-            # Who is to be shadowed is a matter of the keys; without a shadow nobody asks for them.
-            left = [k for k, t in zip(keys, theirs.tolist(), strict=True) if not t] if route.shadow > 0 else ()
-            tasks.append(self._stable_shadowed(call, candidate, others, left))
+            tasks.append(self._candidate(call, candidate, good[theirs]))
+        others = good[~theirs] if count > 0 else good
+        # Who is to be shadowed is a matter of the keys; without a shadow nobody asks for them.
+        left = [k for k, t in zip(keys, theirs.tolist(), strict=True) if not t] if route.shadow > 0 else ()
+        tasks.append(self._stable_shadowed(call, candidate, others, left))
         return [part for parts in await _all(tasks) for part in parts]
 
     async def _stable(self, call: _Call, rows: Rows, *, counted: bool) -> Part:
