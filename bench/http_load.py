@@ -9,7 +9,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -17,12 +17,18 @@ import orjson
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one run saw. `failed` are answers other than 200."""
+    """What one run saw. `failed` are answers other than 200. `took_ms` is of each request, where a rate was asked."""
 
     requests_per_s: float
     p99_ms: float
     failed: int
     answer_bytes: int
+    took_ms: Sequence[float] = ()
+
+
+def p99(took: Sequence[float]) -> float:
+    """What one in a hundred exceeds."""
+    return sorted(took)[int(0.99 * (len(took) - 1))]
 
 
 def refuse_failed(measured: Iterable[Measured]) -> None:
@@ -76,7 +82,8 @@ async def load(port: int, message: bytes, connections: int, seconds: float, requ
     begin = time.perf_counter()
     await asyncio.gather(*(one(number) for number in range(connections)))
     rate = len(took) / (time.perf_counter() - begin)
-    return Measured(rate, 1000 * sorted(took)[int(0.99 * (len(took) - 1))], failed, answer_bytes)
+    took_ms = [1000 * each for each in took]
+    return Measured(rate, p99(took_ms), failed, answer_bytes, took_ms if requests_per_s else ())
 
 
 def main() -> None:
