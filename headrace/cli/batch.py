@@ -114,7 +114,7 @@ def status_command(target: Target, as_json: AsJson = False) -> None:
         )
         return
     table = Table(title=f"{name}: {spec.output.path}", title_justify="left")
-    for column in ("run", "version", "state", "units", "rows", "quarantined", "began", "took"):
+    for column in ("run", "version", "state", "units", "rows", "quarantined", "began (UTC)", "took"):
         table.add_column(column, justify="left" if column in ("run", "state") else "right")
     for run in told:
         table.add_row(

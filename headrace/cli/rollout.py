@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -178,7 +179,7 @@ def history(model: Model, as_json: AsJson = False) -> None:
     if as_json:
         print_json(told)
     else:
-        answers().print(_history(told))
+        answers().print(history_told(told))
 
 
 def shown(rollout: RolloutView) -> RenderableType:
@@ -224,12 +225,12 @@ def _print(rollout: RolloutView, as_json: bool) -> None:
         answers().print(shown(rollout))
 
 
-def _history(told: RolloutHistory) -> RenderableType:
+def history_told(told: RolloutHistory) -> RenderableType:
     table = Table(box=None, pad_edge=False)
-    for column in ("when", "rollout", "event", "by", "why"):
+    for column in ("when (UTC)", "rollout", "event", "by", "why"):
         table.add_column(column)
     for event in told.audit:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at_s))
+        when = f"{datetime.fromtimestamp(event.at_s, UTC):%Y-%m-%d %H:%M:%S}"
         table.add_row(when, str(event.rollout or "-"), event.event, event.actor or "-", Text(why(event.detail)))
     return Group(*(shown(rollout) for rollout in told.rollouts), Text(), table)
 

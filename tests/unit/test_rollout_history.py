@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 from rich.console import Console
 
-from cluster.commands import CheckView, RolloutView
-from headrace.cli.rollout import shown, why
+from cluster.commands import AuditView, CheckView, RolloutHistory, RolloutView
+from headrace.cli.rollout import history_told, shown, why
 
 
 def test_each_check_has_a_line_and_a_reason_that_is_one_of_them_is_not_said_twice() -> None:
@@ -45,3 +48,17 @@ def test_each_check_is_said_once_in_plain_words_with_its_numbers() -> None:
     head, said = (line.strip() for line in capture.get().splitlines())
     assert head.startswith("digits: version 1 -> 3  canary  step 1 of 2, 10 % of traffic")
     assert said == f"{words}  [+0.0040, +0.0190] against 0.01, of 5000"
+
+
+def test_the_hour_is_the_same_wherever_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    event = AuditView(at_s=1_800_000_000.0, model="digits", rollout=2, event="promoted", actor="", detail={})
+    for zone in ("UTC", "Asia/Tokyo"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        console = Console(width=200)
+        with console.capture() as capture:
+            console.print(history_told(RolloutHistory(rollouts=(), audit=(event,))))
+        assert "when (UTC)" in capture.get()
+        assert "2027-01-15 08:00:00" in capture.get()
+    monkeypatch.undo()
+    time.tzset()
