@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import grpc.aio
 import orjson
 
-from bench.http_load import Measured
+from bench.http_load import Measured, p99
 
 CONNECTIONS = 4
 
@@ -63,7 +63,7 @@ async def load(address: str, method: str, message: bytes, calls: int, seconds: f
     rate = len(took) / (time.perf_counter() - begin)
     for channel in channels:
         await channel.close()
-    return Measured(rate, 1000 * sorted(took)[int(0.99 * (len(took) - 1))], failed, answer_bytes)
+    return Measured(rate, 1000 * p99(took), failed, answer_bytes)
 
 
 class _Echo(grpc.GenericRpcHandler):
