@@ -24,6 +24,7 @@ from cluster.handlers import HANDLERS, Context
 from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
 from cluster.routes import EMPTY, RouteTable
 from cluster.schedules import JobSeen, StopJob, SubmitJob
+from cluster.section import sentence
 from cluster.state import AuditEvent, State
 from cluster.store.port import Store
 
@@ -264,8 +265,7 @@ def count(state: State, batches: list[EvidenceBatch]) -> State:
 def _bad_payload(command: str, error: ValidationError) -> BadInput:
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return BadInput(message, where=f"{command}: {field}" if field else command, remedy="correct this field")
+    return BadInput(sentence(first), where=f"{command}: {field}" if field else command, remedy="correct this field")
 
 
 __all__ = ["Controller", "Fenced", "Point", "count"]

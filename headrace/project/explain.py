@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from cluster.errors import BadInput
+from cluster.section import sentence
 from headrace.project.yaml_source import FieldPath, Source
 
 SHOWN = 10
@@ -37,7 +38,7 @@ def _sentence(finding: ErrorDetails, source: Source, shape: type[BaseModel], und
         return where, "unknown field", did_you_mean(unknown, known)
     if finding["type"] == "missing":
         return where, "missing", "add this field"
-    message = finding["msg"].removeprefix("Value error, ")
+    message = sentence(finding)
     given = finding["input"]
     shown = f"; got {given!r}" if isinstance(given, str | int | float | bool) and repr(given) not in message else ""
     return where, f"{message[:1].lower()}{message[1:]}{shown}", "correct this field"
