@@ -174,19 +174,15 @@ class RoutedScorer:
             return [await self._stable(call, good, counted=True)] if len(good) else []
         keys = call.keys if len(good) == call.rows else [call.keys[i] for i in good.tolist()]
         theirs = to_candidate(keys, salt=route.salt, weight=route.weight, random=self._random)
-        tasks: list[Coroutine[Any, Any, list[Part]]] = []
         count = int(np.count_nonzero(theirs))
-        if count == len(good):  # as a gateway's batcher asks: for one side at a time
+        if count == len(good):
             return await self._candidate(call, candidate, good)
-        if count == 0 and route.shadow == 0:
-            return [await self._stable(call, good, counted=True)]
-        if count > 0:
-            tasks.append(self._candidate(call, candidate, good[theirs]))
-        others = good[~theirs] if count > 0 else good
         # Who is to be shadowed is a matter of the keys; without a shadow nobody asks for them.
         left = [k for k, t in zip(keys, theirs.tolist(), strict=True) if not t] if route.shadow > 0 else ()
-        tasks.append(self._stable_shadowed(call, candidate, others, left))
-        return [part for parts in await _all(tasks) for part in parts]
+        if count == 0:
+            return await self._stable_shadowed(call, candidate, good, left)
+        both = self._candidate(call, candidate, good[theirs]), self._stable_shadowed(call, candidate, good[~theirs], left)
+        return [part for parts in await _all(both) for part in parts]
 
     async def _stable(self, call: _Call, rows: Rows, *, counted: bool) -> Part:
         """`counted` is False for rows that the candidate failed: they are no fair sample of what stable is given."""
@@ -346,8 +342,6 @@ def _tell(task: asyncio.Task[None]) -> None:
 
 async def _all(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """Runs everything at once; where one raises, the others end first: nothing works on the caller's arrays afterwards."""
-    if len(work) == 1:
-        return [await work[0]]
     done = await asyncio.gather(*work, return_exceptions=True)
     good: list[T] = []
     for one in done:
