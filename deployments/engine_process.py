@@ -60,7 +60,7 @@ class EngineProcess:
         self._calls = _Calls()
         self._control.settimeout(START_TIMEOUT_S)
         try:
-            refusal = _ask(self._control, [str(path), threads, memory_bytes])
+            refusal = _ask(self._control, [str(path), threads, memory_bytes])  # no tuple: those are replies
         except OSError as error:
             self.close()
             raise NoCapacity(

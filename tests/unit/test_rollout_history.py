@@ -52,13 +52,15 @@ def test_each_check_is_said_once_in_plain_words_with_its_numbers() -> None:
 
 def test_the_hour_is_the_same_wherever_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     event = AuditView(at_s=1_800_000_000.0, model="digits", rollout=2, event="promoted", actor="", detail={})
-    for zone in ("UTC", "Asia/Tokyo"):
-        monkeypatch.setenv("TZ", zone)
+    try:
+        for zone in ("UTC", "Asia/Tokyo"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            console = Console(width=200)
+            with console.capture() as capture:
+                console.print(history_told(RolloutHistory(rollouts=(), audit=(event,))))
+            assert "when (UTC)" in capture.get()
+            assert "2027-01-15 08:00:00" in capture.get()
+    finally:
+        monkeypatch.undo()
         time.tzset()
-        console = Console(width=200)
-        with console.capture() as capture:
-            console.print(history_told(RolloutHistory(rollouts=(), audit=(event,))))
-        assert "when (UTC)" in capture.get()
-        assert "2027-01-15 08:00:00" in capture.get()
-    monkeypatch.undo()
-    time.tzset()
