@@ -28,13 +28,13 @@ from cluster.serving import Serving, Transport
 from cluster.signature import Signature
 from consumers.stream.answers import MODEL_HEADER, PREDICTION_HEADER, VERSION_HEADER
 from consumers.stream.codecs.formats import make_decoder, make_encoder
-from consumers.stream.collector import spare_collections
 from consumers.stream.kafka.clients import chosen_client, open_log
 from consumers.stream.kafka.rdkafka_config import BATCH_BYTES, FULL_QUEUE_WAIT_MS, LINGER_MS
 from consumers.stream.log import Header, Member
 from consumers.stream.loop import Loop
 from consumers.stream.spec import Client, StreamSpec
 from deployments.artifact import localize
+from deployments.collector import spare_collections
 from deployments.engines.load import load_engine
 from deployments.scorer import RoutedScorer
 from deployments.scorer_thread import ScorerThread

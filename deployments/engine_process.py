@@ -24,6 +24,7 @@ from cluster.errors import EngineFailure, HeadraceError, NoCapacity
 from cluster.routes import Target
 from cluster.serving import Serving
 from deployments.artifact import localize
+from deployments.collector import keep_from_collections
 from deployments.datatypes import Array
 from deployments.engines.load import load_engine
 from deployments.engines.port import Engine
@@ -213,6 +214,7 @@ def main() -> None:
     except HeadraceError as error:
         _send(control, error)
         return
+    keep_from_collections()
     threading.excepthook = _end_loudly
     for end in ends:
         threading.Thread(target=_serve, args=(engine, end), daemon=True).start()

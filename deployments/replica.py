@@ -13,6 +13,7 @@ from ray import serve
 
 from cluster.errors import NoCapacity
 from deployments.artifact import localize, read_samples
+from deployments.collector import keep_from_collections
 from deployments.datatypes import Array
 from deployments.engines.load import load_engine
 from deployments.engines.port import DeviceLost
@@ -52,6 +53,7 @@ class Replica:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="engine")
         self._waiting = 0
         self._progress_s = time.monotonic()
+        keep_from_collections()
         self._opening = asyncio.get_running_loop().create_task(self._open_lines())
 
     async def __del__(self) -> None:

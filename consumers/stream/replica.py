@@ -12,13 +12,13 @@ from ray.serve.schema import ReplicaRank
 
 from cluster.errors import Unreachable
 from consumers.stream.autoscale import LAG
-from consumers.stream.collector import spare_collections
 from consumers.stream.counters import Phase, WorkerStatus
 from consumers.stream.kafka.clients import chosen_client, open_log
 from consumers.stream.kafka.kafka_client import ensure_topics
 from consumers.stream.log import Log, Member, Partition
 from consumers.stream.loop import Loop
 from consumers.stream.spec import Client, StreamSpec
+from deployments.collector import spare_collections
 from deployments.control_client import connect
 from deployments.scorer import RoutedScorer
 from deployments.scorer_thread import ScorerThread

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.metadata
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
+from deployments.collector import spare_collections
 from deployments.control_client import connect
 from deployments.gateway.app import GatewayApp
 from deployments.gateway.batcher import BatchLimits
@@ -63,7 +63,7 @@ class Gateway:
 
         async def startup() -> None:
             await scorer.start()
-            _calm_garbage_collection()
+            spare_collections()
             await lane.open()
             if settings.grpc_port is not None:
                 await grpc_server.start(settings.grpc_host, settings.grpc_port)
@@ -76,14 +76,6 @@ class Gateway:
         app = GatewayApp(dataplane, repository, control, version, settings.max_body_bytes, startup, shutdown)
         lane = DirectLane(app, app.infer, 2 * settings.max_ongoing)
         return app
-
-
-def _calm_garbage_collection() -> None:
-    """What a replica holds by now lives as long as it does. Requests leave few cycles, but many objects at a time, for which the
-    collector would look through everything again and again: that cost a tenth of each request's time here."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 def gateway_application(settings: GatewaySettings) -> Any:
