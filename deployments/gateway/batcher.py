@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cluster.errors import BadInput, NoCapacity
+from cluster.errors import BadInput, HeadraceError, NoCapacity
 from cluster.routes import Route
 from cluster.serving import ScalingMode, Serving, Transport
 from cluster.traffic import goes_to_candidate
@@ -179,6 +179,7 @@ class _Lane:
             timer.cancel()
             if ask.answer.cancelled():
                 ask.gone()
+            del ask  # an error has this frame, and would be had by it
 
     def _admit(self, rows: int, size_bytes: int, timeout_s: float) -> None:
         if not self.queue:
@@ -291,7 +292,11 @@ class _Lane:
     def _ended(self, batch: Sequence[_Ask], call: asyncio.Task[None]) -> None:
         """Tells those whom the call could tell nothing."""
         self.calls.discard(call)
+        for ask in batch:  # a batch that its own requests had would be left to the collector, with all of their tensors
+            ask.batch, ask.call = (), None
         error = None if call.cancelled() else call.exception()
+        if isinstance(error, HeadraceError):
+            error.__traceback__ = None  # its frames have the batch as well; a defect keeps them, for the log
         if isinstance(error, BadInput) and len(batch) > 1:
             # Whoever is to blame, the others are not: each is asked again alone.
             for ask in batch:
