@@ -63,6 +63,9 @@ class Controller:
 
     `call` and `push` never ask the fleet, the feeds or the jobs. Raises Unreachable where the store is away, from then on until
     it is back, and Fenced for good once another controller has acquired the store.
+
+    A look at the world costs more than all else of a tick. One that showed all as wanted is good for `look_every_s`, unless what
+    is decided from it is more than to wait: then the world is looked at again first.
     """
 
     def __init__(
@@ -73,8 +76,10 @@ class Controller:
         jobs: Jobs,
         clock: Callable[[], float],
         hook: Callable[[Point], None] = _no_hook,
+        *,
+        look_every_s: float = 0.0,
     ) -> None:
-        self._store, self._clock, self._hook = store, clock, hook
+        self._store, self._clock, self._hook, self._look_every_s = store, clock, hook, look_every_s
         self._fleet, self._feeds, self._jobs = fleet, feeds, jobs
         self._fence = store.acquire()
         self._state = store.load()
@@ -87,7 +92,7 @@ class Controller:
         self._unscalable: frozenset[str] = frozenset()
         self._table = EMPTY
         self._trouble = ""
-        self._settled = False
+        self._settled = self._still = False
 
     @property
     def table(self) -> RouteTable:
@@ -111,9 +116,12 @@ class Controller:
         """
         self._settled = False
         try:
-            seen = self._observe()
-            self._hook(Point.OBSERVED)
-            decision = self._decide_and_persist(seen)
+            seen, decision = self._seen, self._go_on_waiting() if self._may_do_without_a_look() else None
+            if decision is None:
+                self._still = False
+                seen = self._observe()
+                self._hook(Point.OBSERVED)
+                decision = self._decide_and_persist(seen)
         except Unreachable as trouble:
             self._note(str(trouble))
             return
@@ -123,7 +131,8 @@ class Controller:
         self._hook(Point.PUBLISHED)
         self._act(decision.actions)
         self._hook(Point.ACTED)
-        self._settled = not decision.actions and _is_calm(decision.state, seen.apps)
+        self._still = not decision.actions and _is_as_wanted(seen)
+        self._settled = self._still and not _is_rolling(decision.state)
         self._note("")
 
     def push(self, batch: EvidenceBatch) -> None:
@@ -166,20 +175,44 @@ class Controller:
             self._note(str(trouble))
             return None
 
+    def _may_do_without_a_look(self) -> bool:
+        now_s = self._clock()
+        if not self._still or now_s - self._seen.at_s >= self._look_every_s:
+            return False
+        with self._lock:
+            return not jobs_to_ask(self._current(), now_s)
+
+    def _go_on_waiting(self) -> Decision | None:
+        """The decision on the last look, saved; None where it is more than to wait: an old look is no ground for that."""
+        with self._lock:
+            decision, batches = self._decide(self._seen)
+            if decision.actions or decision.events or decision.table.number != self._table.number:
+                return None
+            self._keep(decision, batches)
+            return decision
+
     def _decide_and_persist(self, seen: _Seen) -> Decision:
         with self._lock:
-            state = self._current()
-            with self._evidence_lock:
-                batches = list(self._pushed)
-            counted = count(state, batches)
-            snapshot = Snapshot(counted, seen.apps, seen.feeds, self._refused, self._unscalable, self._table.routes, seen.jobs)
-            decision = decide(snapshot, self._clock())
-            self._hook(Point.DECIDED)
-            self._persist(decision.state, decision.events)
-            with self._evidence_lock:
-                del self._pushed[: len(batches)]
+            decision, batches = self._decide(seen)
+            self._keep(decision, batches)
+            return decision
+
+    def _decide(self, seen: _Seen) -> tuple[Decision, int]:
+        """What to do, with the first so many of the pushed batches counted."""
+        state = self._current()
+        with self._evidence_lock:
+            batches = list(self._pushed)
+        counted = count(state, batches)
+        snapshot = Snapshot(counted, seen.apps, seen.feeds, self._refused, self._unscalable, self._table.routes, seen.jobs)
+        decision = decide(snapshot, self._clock())
+        self._hook(Point.DECIDED)
+        return decision, len(batches)
+
+    def _keep(self, decision: Decision, batches: int) -> None:
+        self._persist(decision.state, decision.events)
+        with self._evidence_lock:
+            del self._pushed[:batches]
         self._unscalable = frozenset()
-        return decision
 
     def _current(self) -> State:
         if self._must_load:
@@ -240,9 +273,13 @@ class Controller:
         self._trouble = trouble
 
 
-def _is_calm(state: State, apps: Mapping[str, AppState]) -> bool:
-    rolling = any(state.active(name) is not None for name in state.models)
-    return not rolling and all(app.status is AppStatus.READY and app.replicas == app.target_replicas for app in apps.values())
+def _is_as_wanted(seen: _Seen) -> bool:
+    apps = seen.apps.values()
+    return seen.feeds is not None and all(app.status is AppStatus.READY and app.replicas == app.target_replicas for app in apps)
+
+
+def _is_rolling(state: State) -> bool:
+    return any(state.active(name) is not None for name in state.models)
 
 
 def count(state: State, batches: list[EvidenceBatch]) -> State:

@@ -23,6 +23,7 @@ from headrace.local.home import Settings, without_password
 
 TICK_S = 0.5
 CALM_TICK_S = 2.0  # a look at the world costs Serve and us some 10 ms: not more often where nothing happens
+LOOK_EVERY_S = CALM_TICK_S - TICK_S / 2  # nor while a rollout only waits: then each fourth tick looks
 START_TIMEOUT_S = 60.0
 LONG_POLLS = 5_000  # calls at a time; each scorer has one long poll under way
 FLEET = "deployments.fleet:ServeFleet"
@@ -118,7 +119,7 @@ class ControllerActor:
     def _open(self) -> Controller:
         store = SqlStore(self._store_url)
         try:
-            return Controller(store, self._fleet, self._feeds, self._jobs, time.time, self._at)
+            return Controller(store, self._fleet, self._feeds, self._jobs, time.time, self._at, look_every_s=LOOK_EVERY_S)
         except HeadraceError:
             store.close()
             raise
