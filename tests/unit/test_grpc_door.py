@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import subprocess
@@ -19,7 +20,7 @@ from cluster.errors import NoCapacity
 from deployments.gateway import grpc_front
 from deployments.gateway.grpc_calls import Calls
 from deployments.gateway.grpc_front import Behind, GrpcFront, haproxy
-from deployments.gateway.grpc_lane import NAME_BYTES, GrpcLane
+from deployments.gateway.grpc_lane import NAME_BYTES, GrpcLane, _Connection
 from deployments.gateway.grpc_service import SERVICE
 from tests.broken_haproxy import broken_haproxy
 
@@ -158,6 +159,20 @@ def test_who_waits_for_work_that_is_given_up_does_not_wait_for_ever() -> None:
             await posted(name, framed(b"x"))
 
     play(scene)
+
+
+def test_a_connection_that_has_ended_leaves_nothing_to_the_collector() -> None:
+    async def scene(model: Model, name: str, _: GrpcFront) -> None:
+        assert b"grpc-status: 0\r\n" in await posted(name, framed(b"good"))
+        while any(isinstance(each, _Connection) for each in gc.get_objects()):
+            await asyncio.sleep(0.001)
+
+    gc.collect()
+    gc.disable()
+    try:
+        play(scene)
+    finally:
+        gc.enable()
 
 
 def test_a_text_of_any_characters_arrives() -> None:
