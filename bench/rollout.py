@@ -1,11 +1,12 @@
 """`python -m bench.rollout [--quick] [--json]`: what a rollout under way costs, and how fast a new table reaches all scorers.
 
-The same load with and without a rollout, in turn; figures are medians. Throughput is that of 32 callers in a hurry, a shadow's
-p99 that of 100 requests/s (of all rounds together: one has too few slow ones), since on busy cores any second scoring delays the
-first. A canary's cost at the gateway is measured for a model on replicas (`rollout.canary.gateway.remote`) and for an embedded
-one whose candidate has passed a step (`.embedded`) or is on its first, in a process of its own (`.embedded.trial`): the goal is
-at least 0.95 of the throughput without one. The way of a table is timed from the command that starts a rollout with the plan
-`instant` until the last of eight scorers uses it. A stream's worker is a process of its own.
+The same load with and without a rollout, in turn; figures are medians. Throughput is that of 64 callers in a hurry: of fewer, the
+tenth that waits for the candidate's next call is a tenth of the load that the gateway is given. A shadow's p99 is that of 100
+requests/s (of all rounds together: one has too few slow ones), since on busy cores any second scoring delays the first. A
+canary's cost at the gateway is measured for a model on replicas (`rollout.canary.gateway.remote`) and for an embedded one whose
+candidate has passed a step (`.embedded`) or is on its first, in a process of its own (`.embedded.trial`): the goal is at least
+0.95 of the throughput without one. The way of a table is timed from the command that starts a rollout with the plan `instant`
+until the last of eight scorers uses it. A stream's worker is a process of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ SECOND_STEP = Plan.model_validate({"steps": [{"weight": 1, "bake_s": 0}, {"weigh
 SHADOW = Plan.model_validate({"steps": [{"shadow": 100, **STILL}, {"weight": 100}], **LONG})
 CANARIES = (("embedded", "embedded", SECOND_STEP), ("embedded.trial", "embedded", CANARY), ("remote", "remote", CANARY))
 SCORERS = 8
-UNHURRIED_PER_S = 100.0
+CALLERS, UNHURRIED_PER_S = 64, 100.0
 PROPAGATION_BOUND_S = 1.0
 
 
@@ -92,8 +93,8 @@ def turns(
     message = request(f"/v2/models/{model}/infer", body, headers)
 
     def measured() -> Measured:
-        measure(service.port, message, connections=32, seconds=seconds, requests_per_s=requests_per_s)
-        return measure(service.port, message, connections=32, seconds=seconds, requests_per_s=requests_per_s)
+        measure(service.port, message, connections=CALLERS, seconds=seconds, requests_per_s=requests_per_s)
+        return measure(service.port, message, connections=CALLERS, seconds=seconds, requests_per_s=requests_per_s)
 
     for _ in range(rounds + 1):
         without.append(measured())
