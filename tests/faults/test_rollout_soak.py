@@ -63,6 +63,8 @@ def test_a_candidate_that_is_killed_again_and_again_is_rolled_back(
 ) -> None:
     """As the kernel's memory killer does to a version that leaks."""
     stop = threading.Event()
+    # Long enough to be killed in: steps of half a second may be over before the first kill is felt.
+    service.apply(SERVING, PLAN | {"steps": [{"weight": 30, "bake_s": 20}, {"weight": 100, "bake_s": 0.5}]})
     candidate = service.register(mlp_artifact(folder, MODEL, nudge=0.9))
 
     def kill() -> None:
@@ -79,6 +81,6 @@ def test_a_candidate_that_is_killed_again_and_again_is_rolled_back(
     finally:
         stop.set()
         killer.join()
-    assert ended.state == "rolled_back"
+    assert ended.state == "rolled_back", ended.reason
     load.await_calls(20)
     assert load.failures == []
