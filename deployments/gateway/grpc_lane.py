@@ -95,7 +95,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, lane: GrpcLane) -> None:
         self._lane = lane
-        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._begin()
@@ -113,14 +113,13 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Called by the loop: HAProxy closes where its caller gave the call up."""
-        self._transport = self._parser = None  # the parser has this: neither keeps the other for the collector
+        self._transport = None
+        del self._parser  # it has this: neither keeps the other for the collector
         if self._task is not None:
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
-        if self._parser is None:
-            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import pytest
@@ -18,3 +20,12 @@ def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "init", refuse)
     monkeypatch.setattr("ray._private.worker.init", refuse)
     monkeypatch.setattr("ray._private.node.Node.__init__", refuse)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Python's garbage collector is off: what ends must go with its last reference."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

@@ -84,6 +84,7 @@ SCENES: dict[str, Scene] = {
 }
 
 
+@pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
 def test_nothing_is_left_to_the_collector(scene: Scene) -> None:
     async def play() -> list[object]:
@@ -97,11 +98,9 @@ def test_nothing_is_left_to_the_collector(scene: Scene) -> None:
         gc.collect()
         return list(gc.garbage)
 
-    gc.disable()
     try:
         left = uvloop.run(play())
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
-        gc.enable()
     assert not left, Counter(type(each).__name__ for each in left)

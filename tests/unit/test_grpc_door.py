@@ -161,18 +161,14 @@ def test_who_waits_for_work_that_is_given_up_does_not_wait_for_ever() -> None:
     play(scene)
 
 
+@pytest.mark.usefixtures("no_collector")
 def test_a_connection_that_has_ended_leaves_nothing_to_the_collector() -> None:
     async def scene(model: Model, name: str, _: GrpcFront) -> None:
         assert b"grpc-status: 0\r\n" in await posted(name, framed(b"good"))
         while any(isinstance(each, _Connection) for each in gc.get_objects()):
             await asyncio.sleep(0.001)
 
-    gc.collect()
-    gc.disable()
-    try:
-        play(scene)
-    finally:
-        gc.enable()
+    play(scene)
 
 
 def test_a_text_of_any_characters_arrives() -> None:

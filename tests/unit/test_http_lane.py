@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import json
 import socket
 import struct
@@ -243,6 +242,7 @@ def test_who_waits_for_work_that_is_given_up_does_not_wait_for_ever() -> None:
     play(scene)
 
 
+@pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("abruptly", [False, True])
 def test_a_connection_that_has_ended_leaves_nothing_to_the_collector(abruptly: bool) -> None:
     async def scene(house: House) -> None:
@@ -259,11 +259,7 @@ def test_a_connection_that_has_ended_leaves_nothing_to_the_collector(abruptly: b
         while ended() is not None or its_uvicorn() is not None:
             await asyncio.sleep(0.001)
 
-    gc.disable()
-    try:
-        play(scene)
-    finally:
-        gc.enable()
+    play(scene)
 
 
 def test_too_many_are_refused_at_once_however_they_come() -> None:
