@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import repeat
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +29,13 @@ def to_candidate(keys: Sequence[bytes | None], *, salt: int, weight: int, random
     if weight >= WEIGHT_UNIT:
         return np.ones(len(keys), dtype=np.bool_)
     digest = xxhash.xxh3_64_intdigest
-    known = [key for key in keys if key is not None]
-    if len(known) == len(keys):
-        digests = np.fromiter(map(digest, known, repeat(salt)), dtype=np.uint64, count=len(known))
+    if _all_known(keys):
+        digests = np.fromiter(map(digest, keys, repeat(salt)), dtype=np.uint64, count=len(keys))
         return np.asarray(digests % WEIGHT_UNIT < weight, dtype=np.bool_)
     drawn = random.integers(0, WEIGHT_UNIT, size=len(keys)).tolist()
     slots = [slot if key is None else digest(key, salt) % WEIGHT_UNIT for key, slot in zip(keys, drawn, strict=True)]
     return np.array(slots) < weight
+
+
+def _all_known(keys: Sequence[bytes | None]) -> TypeGuard[Sequence[bytes]]:
+    return None not in keys

@@ -8,7 +8,7 @@ import math
 import time
 import uuid
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from cluster.routes import Route, RouteTable, Target
 from cluster.serving import Transport as TransportName
 from cluster.signature import Signature
 from cluster.traffic import to_candidate
-from deployments.call_check import check_call, nan_rows
+from deployments.call import Call, begin_call, target_of
 from deployments.compare import Tolerance, disagreements
 from deployments.datatypes import Array
 from deployments.engine_process import EngineGone, start_engine_process
@@ -30,7 +30,7 @@ from deployments.label_keys import label_keys
 from deployments.metering import Meter
 from deployments.ray_meter import RayMeter
 from deployments.remote import RemoteTransport
-from deployments.rows import Answer, Part, Rows, all_failed, all_rows, assembled, joined, take
+from deployments.rows import Answer, Part, Rows, all_failed, assembled, joined, take
 from deployments.scoring import Scored
 from deployments.scratch import Scratch
 from deployments.shadows import Shadowed, Shadows
@@ -44,20 +44,6 @@ _logger = logging.getLogger(__name__)
 FIRST_TABLE_S = 10.0
 # A candidate gets this share of the time that is left, so that the stable version can still answer what it fails.
 CANDIDATE_SHARE = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One call under way: `route` and the transports' state may change while it runs, this does not."""
-
-    route: Route
-    tensors: Mapping[str, Array]
-    rows: int
-    keys: Sequence[bytes | None]
-    end_s: float
-
-    def left_s(self) -> float:
-        return self.end_s - time.monotonic()
 
 
 class RoutedScorer:
@@ -125,7 +111,7 @@ class RoutedScorer:
     def signature(self, model: str, version: int | None = None) -> Signature:
         """See `Scorer.signature`."""
         route = self.route(model)
-        return _target(route, route.stable if version is None else version).signature
+        return target_of(route, route.stable if version is None else version).signature
 
     async def score(
         self,
@@ -135,58 +121,66 @@ class RoutedScorer:
         *,
         version: int | None = None,
         timeout_s: float | None = None,
+        donated: bool = False,
     ) -> Scored:
         """See `Scorer.score`."""
+        return await self.answer(self.begin(model, tensors, keys, version=version, timeout_s=timeout_s, donated=donated))
+
+    def begin(
+        self,
+        model: str,
+        tensors: Mapping[str, Array],
+        keys: Sequence[bytes | None] | None = None,
+        *,
+        version: int | None = None,
+        timeout_s: float | None = None,
+        donated: bool = False,
+    ) -> Call:
+        """What `score` does before it asks anybody, and raises then. May be called from any thread; looks at every number."""
         route = self.route(model)
-        target = _target(route, route.stable if version is None else version)
-        rows = check_call(target.signature, tensors, where=model)
-        if keys is not None and len(keys) != rows:
-            raise BadInput(f"{len(keys)} keys for {rows} rows", where=model, remedy="send one key a row, or none")
-        bad = nan_rows(tensors, rows) if route.serving.refuse_nan else None
         end_s = time.monotonic() + (route.serving.timeout_s if timeout_s is None else timeout_s)
-        call = _Call(route, tensors, rows, keys if keys is not None else [None] * rows, end_s)
-        good = all_rows(rows) if bad is None else np.flatnonzero(~bad)
-        if version is not None:
-            parts = [await self._pinned(call, target, good)] if len(good) else []
-        else:
-            parts = await self._split(call, good)
+        return begin_call(route, tensors, keys, version=version, donated=donated, end_s=end_s, random=self._random)
+
+    async def answer(self, call: Call) -> Scored:
+        """The rest of `score`."""
+        target, rows = call.target, call.rows
+        parts = await self._parts(call)
         outputs, errors = assembled(target.signature, parts, rows)
         versions = np.full(rows, target.version, dtype=np.int32)
         for part in parts:
             versions[part.rows] = part.version
-        if bad is not None:
-            refusal = BadInput(
-                "the row holds NaN", where=model, remedy="send numbers, or set `refuse_nan: false` in the Model document"
-            )
-            errors.update(dict.fromkeys(np.flatnonzero(bad).tolist(), refusal))
-        wanted = route.labels if version is None else None
+        if call.bad is not None:
+            remedy = "send numbers, or set `refuse_nan: false` in the Model document"
+            refusal = BadInput("the row holds NaN", where=call.route.model, remedy=remedy)
+            errors.update(dict.fromkeys(np.flatnonzero(call.bad).tolist(), refusal))
+        wanted = None if call.pinned else call.route.labels
         return Scored(outputs, versions, errors, label_keys(wanted, outputs, parts, rows) if wanted is not None else None)
 
-    async def _pinned(self, call: _Call, target: Target, rows: Rows) -> Part:
-        answer, seconds = await self._ask_rows(call, target, rows, call.left_s())
-        self._meter.scored(call.route.model, target.version, len(rows), len(answer.failed), seconds)
-        return Part(target.version, rows, answer)
+    async def _parts(self, call: Call) -> list[Part]:
+        """The rows that each version answered, by the caller's numbers."""
+        if call.candidate is None or len(call.theirs) == 0:
+            return await self._own(call) if len(call.own) else []
+        theirs = self._candidate(call, call.candidate)
+        if len(call.own) == 0:
+            return await theirs
+        parts = [part for parts in await _all((theirs, self._own(call))) for part in parts]
+        return parts if call.order is None else [replace(part, rows=call.order[part.rows]) for part in parts]
 
-    async def _split(self, call: _Call, good: Rows) -> list[Part]:
-        route = call.route
-        candidate = route.targets.get(route.candidate) if route.candidate is not None else None
-        if candidate is None or len(good) == 0:
-            return [await self._stable(call, good, counted=True)] if len(good) else []
-        keys = call.keys if len(good) == call.rows else [call.keys[i] for i in good.tolist()]
-        theirs = to_candidate(keys, salt=route.salt, weight=route.weight, random=self._random)
-        count = int(np.count_nonzero(theirs))
-        if count == len(good):
-            return await self._candidate(call, candidate, good)
-        # Who is to be shadowed is a matter of the keys; without a shadow nobody asks for them.
-        left = [k for k, t in zip(keys, theirs.tolist(), strict=True) if not t] if route.shadow > 0 else ()
-        if count == 0:
-            return await self._stable_shadowed(call, candidate, good, left)
-        both = self._candidate(call, candidate, good[theirs]), self._stable_shadowed(call, candidate, good[~theirs], left)
-        return [part for parts in await _all(both) for part in parts]
+    async def _own(self, call: Call) -> list[Part]:
+        if call.pinned:
+            return [await self._pinned(call)]
+        if call.candidate is not None and call.route.shadow > 0:
+            return [await self._stable_shadowed(call, call.candidate)]
+        return [await self._stable(call, call.own, counted=True)]
 
-    async def _stable(self, call: _Call, rows: Rows, *, counted: bool) -> Part:
+    async def _pinned(self, call: Call) -> Part:
+        answer, seconds = await self._ask_rows(call, call.target, call.own, call.left_s())
+        self._meter.scored(call.route.model, call.target.version, len(call.own), len(answer.failed), seconds)
+        return Part(call.target.version, call.own, answer)
+
+    async def _stable(self, call: Call, rows: Rows, *, counted: bool) -> Part:
         """`counted` is False for rows that the candidate failed: they are no fair sample of what stable is given."""
-        target = _target(call.route, call.route.stable)
+        target = call.target
         begin = time.monotonic()
         try:
             answer, seconds = await self._ask_rows(call, target, rows, call.left_s())
@@ -204,8 +198,8 @@ class RoutedScorer:
             self._count(call.route, target.version, len(rows), len(answer.failed), seconds)
         return Part(target.version, rows, answer, fair=counted)
 
-    async def _candidate(self, call: _Call, target: Target, rows: Rows) -> list[Part]:
-        route = call.route
+    async def _candidate(self, call: Call, target: Target) -> list[Part]:
+        route, rows = call.route, call.theirs
         begin = time.monotonic()
         share = CANDIDATE_SHARE if route.fallback else 1.0
         try:
@@ -235,18 +229,18 @@ class RoutedScorer:
         kept = np.delete(np.arange(len(rows)), lost)
         return [Part(target.version, rows[kept], Answer(take(answer.outputs, kept))), saved]
 
-    async def _stable_shadowed(self, call: _Call, candidate: Target, rows: Rows, keys: Sequence[bytes | None]) -> list[Part]:
+    async def _stable_shadowed(self, call: Call, candidate: Target) -> Part:
         route = call.route
         copied: tuple[Rows, dict[str, Array]] | None = None
-        if route.shadow > 0 and self._shadows.room:
-            chosen = np.flatnonzero(to_candidate(keys, salt=route.salt, weight=route.shadow, random=self._random))
+        if self._shadows.room:
+            chosen = np.flatnonzero(to_candidate(call.keys, salt=route.salt, weight=route.shadow, random=self._random))
             if len(chosen):
                 # Copied before the answer is out: callers may use their arrays again after that.
-                copied = chosen, take(call.tensors, rows[chosen])
-        part = await self._stable(call, rows, counted=True)
+                copied = chosen, take(call.tensors, call.own[chosen])
+        part = await self._stable(call, call.own, counted=True)
         if copied is not None:
             self._shadows.add(Shadowed(route, candidate, copied[1], _only(part.answer, copied[0])))
-        return [part]
+        return part
 
     async def _shadow(self, shadowed: Shadowed) -> None:
         route, candidate, rows, stable = shadowed.route, shadowed.candidate, shadowed.rows, shadowed.stable
@@ -254,9 +248,8 @@ class RoutedScorer:
         if now is None or now.stage != route.stage:
             return  # the step is over: the candidate may be gone, and nobody counts this any more
         begin = time.monotonic()
-        call = _Call(route, shadowed.tensors, rows, (), begin + route.serving.timeout_s)
         try:
-            answer, seconds = await self._ask(call, candidate, shadowed.tensors, route.serving.timeout_s)
+            answer, seconds = await self._ask(route, candidate, shadowed.tensors, route.serving.timeout_s)
         except NoCapacity as error:
             answer, seconds = all_failed(candidate.signature, rows, error), time.monotonic() - begin
         self._meter.scored(route.model, candidate.version, rows, len(answer.failed), seconds)
@@ -269,23 +262,26 @@ class RoutedScorer:
             counts = Counts(rows=rows, errors=len(answer.failed), compared=compared, disagreed=differ)
             self._log.add(EvidenceKey(route.model, route.stage, candidate.version), counts)
 
-    async def _ask_rows(self, call: _Call, target: Target, rows: Rows, timeout_s: float) -> tuple[Answer, float]:
-        """`_ask` with these rows of the call."""
-        if len(rows) == call.rows:
-            return await self._ask(call, target, call.tensors, timeout_s)
+    async def _ask_rows(self, call: Call, target: Target, rows: Rows, timeout_s: float) -> tuple[Answer, float]:
+        """`_ask` with these rows of the call, which rise; they are copied unless they lie together."""
+        first, end = int(rows[0]), int(rows[-1]) + 1
+        if end - first == len(rows):
+            whole = len(rows) == call.rows
+            tensors = call.tensors if whole else take(call.tensors, slice(first, end))
+            return await self._ask(call.route, target, tensors, timeout_s)
         lent = self._scratch.take(call.tensors, rows)
-        told = await self._ask(call, target, lent, timeout_s)
+        told = await self._ask(call.route, target, lent, timeout_s)
         # Not where it failed: whoever was given up may still read.
         self._scratch.give_back(lent)
         return told
 
-    async def _ask(self, call: _Call, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> tuple[Answer, float]:
+    async def _ask(self, route: Route, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> tuple[Answer, float]:
         """One call to a version, in pieces of at most the model's `max_batch_rows`; the answer, and how many seconds it took."""
-        serving = call.route.serving
+        serving = route.serving
         begin = time.monotonic()
         if timeout_s <= 0:
             raise NoCapacity("the deadline is over", where=target.app, remedy="retry, or allow more time")
-        transport = self._transport(call.route, target)
+        transport = self._transport(route, target)
         end_s = begin + timeout_s
         rows = len(next(iter(tensors.values())))
         if rows <= serving.max_batch_rows:
@@ -349,14 +345,6 @@ async def _all(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
             raise one
         good.append(one)
     return good
-
-
-def _target(route: Route, version: int) -> Target:
-    target = route.targets.get(version)
-    if target is None:
-        served = ", ".join(str(number) for number in sorted(route.targets))
-        raise NotFound(f"version {version} is not served", where=route.model, remedy=f"served now: {served}")
-    return target
 
 
 def _remedy(table: RouteTable) -> str:

@@ -45,10 +45,21 @@ class ScorerThread:
         *,
         version: int | None = None,
         timeout_s: float | None = None,
+        donated: bool = False,
     ) -> Future[Scored]:
-        """Begins to score; see `Scorer.score`. The arrays must stay as they are until the future is done."""
-        work = self._running().score(model, tensors, keys, version=version, timeout_s=timeout_s)
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Begins to score; the future raises what `Scorer.score` does. The arrays must stay as they are until it is done.
+
+        What needs no loop is done here: it holds the interpreter's lock or works on whole batches, and to take turns at the
+        lock with a caller who decodes the next batch costs both.
+        """
+        scorer = self._running()
+        try:
+            call = scorer.begin(model, tensors, keys, version=version, timeout_s=timeout_s, donated=donated)
+        except Exception as error:  # noqa: BLE001 (the future's)
+            refused: Future[Scored] = Future()
+            refused.set_exception(error)
+            return refused
+        return asyncio.run_coroutine_threadsafe(scorer.answer(call), self._loop)
 
     def score(
         self,

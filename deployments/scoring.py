@@ -41,12 +41,15 @@ class Scorer(Protocol):
         *,
         version: int | None = None,
         timeout_s: float | None = None,
+        donated: bool = False,
     ) -> Scored:
         """Scores n rows; `tensors` have the batch axis first. `keys` (n of them) steer the split; None: drawn at random.
 
-        `version` pins, without split, shadow or evidence. `timeout_s` defaults to the model's own. A row with NaN, where the
-        model refuses it, is that row's BadInput. Raises NotFound (no such model or version is served), BadInput (a missing,
-        unknown or wrongly shaped tensor: the whole call is wrong), NoCapacity (transient: no replica, a full queue, deadline).
+        `version` pins, without split, shadow or evidence. `timeout_s` defaults to the model's own. `donated`: the arrays,
+        none of which share memory, are given up; their rows may lie in any order afterwards, which saves copies. A row with NaN,
+        where the model refuses it, is that row's BadInput. Raises NotFound (no such model or version is served), BadInput (a
+        missing, unknown or wrongly shaped tensor: the whole call is wrong), NoCapacity (transient: no replica, a full queue,
+        deadline).
         """
 
     def signature(self, model: str, version: int | None = None) -> Signature:

@@ -31,7 +31,9 @@ class SumScoring:
     executor: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def submit(self, model: str, tensors: Mapping[str, Array], keys: Sequence[bytes | None] | None = None) -> Future[Scored]:
+    def submit(
+        self, model: str, tensors: Mapping[str, Array], keys: Sequence[bytes | None] | None = None, *, donated: bool = False
+    ) -> Future[Scored]:
         return self.executor.submit(self._score, tensors["x"], keys or ())
 
     def _score(self, rows: Array, keys: Sequence[bytes | None]) -> Scored:

@@ -46,8 +46,10 @@ DRAIN_S = 20.0
 class Scoring(Protocol):
     """What the loop needs of a scorer; `deployments.scorer_thread.ScorerThread` is one. Safe to call from any thread."""
 
-    def submit(self, model: str, tensors: Mapping[str, Array], keys: Sequence[bytes | None] | None = None) -> Future[Scored]:
-        """Starts scoring n rows and returns at once; the future raises what `Scorer.score` raises."""
+    def submit(
+        self, model: str, tensors: Mapping[str, Array], keys: Sequence[bytes | None] | None = None, *, donated: bool = False
+    ) -> Future[Scored]:
+        """Starts scoring n rows and returns at once; the future raises what `Scorer.score` raises, and `donated` is its own."""
 
     def signature(self, model: str, version: int | None = None) -> Signature:
         """The signature of the stable version. Raises NotFound while no version is served."""
@@ -246,7 +248,7 @@ class Loop:
             keys = [key for s in batch.slices for key in split_keys(s)]
             if len(batch.decoded.rows) != len(keys):
                 keys = [keys[row] for row in batch.decoded.rows]
-            batch.scored = self.scoring.submit(self.spec.model, batch.decoded.tensors, keys)
+            batch.scored = self.scoring.submit(self.spec.model, batch.decoded.tensors, keys, donated=True)
         else:
             nothing = Scored({}, np.empty(0, dtype=np.int32), {})
             batch.scored = Future()

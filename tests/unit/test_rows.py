@@ -13,7 +13,7 @@ from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.call_check import nan_rows
 from deployments.compare import disagreements
 from deployments.evidence_log import EvidenceLog
-from deployments.rows import Answer, Part, assembled, joined
+from deployments.rows import Answer, Part, assembled, can_move, joined, move_to_end
 
 SIGNATURE = Signature(
     inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1,)),),
@@ -50,6 +50,28 @@ def test_answers_that_do_not_fit_together_are_failures() -> None:
     outputs, errors = assembled(SIGNATURE, [Part(1, np.array([0]), answer(np.array([5]))), Part(2, np.array([1]), wide)], 2)
     assert outputs["y"].tolist() == [[5], [0]]
     assert isinstance(errors[1], EngineFailure)
+
+
+@given(st.lists(st.booleans(), max_size=60))
+def test_chosen_rows_move_to_the_end_and_few_others_move(owners: list[bool]) -> None:
+    chosen = np.array(owners, dtype=np.bool_)
+    given_x = np.random.default_rng(0).random((len(owners), 3), dtype=np.float32)
+    given_word = np.array([b"%d" % row for row in range(len(owners))], np.object_)
+    x, word = given_x.copy(), given_word.copy()
+    order = move_to_end({"x": x, "word": word}, chosen)
+    assert sorted(order.tolist()) == list(range(len(owners)))
+    np.testing.assert_array_equal(x, given_x[order])
+    assert word.tolist() == given_word[order].tolist()
+    assert chosen[order].tolist() == sorted(owners)
+    assert np.count_nonzero(order != np.arange(len(owners))) <= 2 * min(sum(owners), len(owners) - sum(owners))
+
+
+def test_only_large_arrays_of_ones_own_may_be_moved() -> None:
+    large = np.zeros((1000, 100), np.float32)
+    assert can_move({"x": large, "y": large[:, :1]})
+    assert not can_move({"x": large[:10]})
+    large.setflags(write=False)
+    assert not can_move({"x": large, "y": np.zeros((1000, 100))})
 
 
 def test_pieces_are_joined() -> None:

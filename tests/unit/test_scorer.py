@@ -112,12 +112,15 @@ async def test_one_version_scores_everything_in_order(good: Artifact) -> None:
     assert scored.errors == {}
 
 
-async def test_keys_are_split_and_rows_come_back_in_order(good: Artifact, other: Artifact) -> None:
+@pytest.mark.parametrize("donated", [False, True])
+async def test_keys_are_split_and_rows_come_back_in_order(good: Artifact, other: Artifact, donated: bool) -> None:
     split = route(target(1, good), target(2, other), candidate=2, weight=3000, stage="r1.1", salt=7)
     control = TableControl(split)
     async with scoring(control) as scorer:
         image = rows(400)
-        scored = await scorer.score("digits", {INPUT: image}, KEYS)
+        given = image.copy()
+        scored = await scorer.score("digits", {INPUT: given}, KEYS, donated=donated)
+    assert np.array_equal(given, image) != donated
     theirs = to_candidate(KEYS, salt=7, weight=3000, random=np.random.default_rng())
     assert scored.versions.tolist() == np.where(theirs, 2, 1).tolist()
     want = np.where(theirs[:, None], expected(other, image), expected(good, image))
@@ -126,12 +129,13 @@ async def test_keys_are_split_and_rows_come_back_in_order(good: Artifact, other:
     assert control.counts(1) == Counts(rows=int((~theirs).sum()), calls=1)
 
 
-async def test_stable_answers_what_the_candidate_fails(good: Artifact, failing: Artifact) -> None:
+@pytest.mark.parametrize("donated", [False, True])
+async def test_stable_answers_what_the_candidate_fails(good: Artifact, failing: Artifact, donated: bool) -> None:
     control = TableControl(route(target(1, good), target(2, failing), candidate=2, weight=5000, stage="r1.1", salt=7))
     async with scoring(control) as scorer:
         image = rows(400)
         image[::10, 0] = 0.9
-        scored = await scorer.score("digits", {INPUT: image}, KEYS)
+        scored = await scorer.score("digits", {INPUT: image.copy()}, KEYS, donated=donated)
     assert scored.errors == {}
     theirs = to_candidate(KEYS, salt=7, weight=5000, random=np.random.default_rng())
     dark = np.zeros(400, dtype=bool)

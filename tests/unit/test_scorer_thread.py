@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cluster.errors import NoCapacity, NotFound
+from cluster.errors import BadInput, NoCapacity, NotFound
 from cluster.routes import Target
 from deployments.datatypes import Array
 from deployments.rows import Answer
@@ -47,6 +48,9 @@ def test_scores_for_threads_and_ends(tmp_path: Path) -> None:
         assert scorer.signature("digits") == SIGNATURE
         with pytest.raises(NotFound):
             scorer.score("letters", {INPUT: rows(1)})
+        asked: list[tuple[str, Any]] = [("letters", {INPUT: rows(1)}), ("digits", {}), ("digits", {INPUT: "text"})]
+        wrong = [scorer.submit(model, tensors) for model, tensors in asked]
+        assert [type(future.exception()) for future in wrong] == [NotFound, BadInput, AttributeError]
         scored = scorer.score("digits", {INPUT: rows(5)}, version=1)
         futures = [scorer.submit("digits", {INPUT: rows(5)}) for _ in range(8)]
         for future in futures:

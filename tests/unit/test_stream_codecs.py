@@ -12,6 +12,7 @@ from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature, TensorSpec
 from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.spec import Format, Input, Output
+from deployments.rows import can_move
 
 IMAGE = TensorSpec(name="image", datatype=Datatype.FP32, shape=(-1, 2, 2))
 AGE = TensorSpec(name="age", datatype=Datatype.INT8, shape=(-1,))
@@ -100,6 +101,16 @@ def test_raw_goes_through_both_ways() -> None:
     assert sorted(decoded.errors) == [1, 2]
     for name, array in tensors.items():
         np.testing.assert_array_equal(decoded.tensors[name], array)
+
+
+@pytest.mark.parametrize("format_", [Format.JSON, Format.RAW])
+def test_what_is_decoded_may_be_given_away(format_: Format) -> None:
+    """So that the rows of a canary are moved, and not all others copied."""
+    values = make_encoder(signature(IMAGE), Output(topic="o", format=format_)).encode(
+        {"image": np.ones((5000, 2, 2), np.float32)}
+    )
+    decoded = make_decoder(signature(IMAGE), Input(topic="t", format=format_)).decode(values)
+    assert can_move(decoded.tensors)
 
 
 def test_json_answers_can_be_read_again() -> None:

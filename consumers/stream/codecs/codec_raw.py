@@ -14,7 +14,7 @@ from deployments.datatypes import NUMPY, Array
 
 
 class RawDecoder:
-    """See Decoder. Costs one copy of the batch."""
+    """See Decoder. Costs one copy of the batch, which may be written to."""
 
     def __init__(self, inputs: Sequence[TensorSpec]) -> None:
         self._row = row_bytes(inputs, NUMPY)
@@ -27,7 +27,7 @@ class RawDecoder:
         if len(rows) != len(values):
             good = set(rows)
             errors = {i: self._error(value) for i, value in enumerate(values) if i not in good}
-        table = np.frombuffer(b"".join([values[i] or b"" for i in rows]), dtype=self._row)
+        table = np.frombuffer(bytearray().join([values[i] or b"" for i in rows]), dtype=self._row)
         return Decoded({name: np.ascontiguousarray(table[name]) for name in self._row.names or ()}, rows, errors)
 
     def _error(self, value: bytes | None) -> BadInput:
