@@ -43,7 +43,7 @@ PROPAGATION_BOUND_S = 1.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: under five minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: under ten minutes")
     parser.add_argument("--json", action="store_true", help="one JSON line a figure")
     options = parser.parse_args()
     rounds, seconds, changes, events = (3, 4.0, 20, 120_000) if options.quick else (7, 15.0, 100, 240_000)
