@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +78,7 @@ def begin_call(
         own, theirs = good[~chosen], good[chosen]
     left: Sequence[bytes | None] = ()
     if route.shadow > 0:  # who is to be shadowed is a matter of the keys
-        left = list(compress(keys, (~chosen).tolist())) if order is None else [keys[row] for row in order[: len(own)].tolist()]
+        left = [known[row] for row in (own if order is None else order[own]).tolist()]
     return Call(route, target, tensors, rows, end_s, False, bad, own, theirs, candidate, left, order)
 
 

@@ -266,8 +266,7 @@ class RoutedScorer:
         """`_ask` with these rows of the call, which rise; they are copied unless they lie together."""
         first, end = int(rows[0]), int(rows[-1]) + 1
         if end - first == len(rows):
-            whole = len(rows) == call.rows
-            tensors = call.tensors if whole else take(call.tensors, slice(first, end))
+            tensors = call.tensors if len(rows) == call.rows else take(call.tensors, slice(first, end))
             return await self._ask(call.route, target, tensors, timeout_s)
         lent = self._scratch.take(call.tensors, rows)
         told = await self._ask(call.route, target, lent, timeout_s)

@@ -77,6 +77,7 @@ class FakeScorer:
         *,
         version: int | None = None,
         timeout_s: float | None = None,
+        donated: bool = False,
     ) -> Scored:
         self.signature(model, version)
         first = next(iter(tensors.values()))

@@ -49,7 +49,7 @@ class Scoring(Protocol):
     def submit(
         self, model: str, tensors: Mapping[str, Array], keys: Sequence[bytes | None] | None = None, *, donated: bool = False
     ) -> Future[Scored]:
-        """Starts scoring n rows and returns at once; the future raises what `Scorer.score` raises, and `donated` is its own."""
+        """Starts scoring n rows and returns at once. See `Scorer.score`, all of whose errors the future raises."""
 
     def signature(self, model: str, version: int | None = None) -> Signature:
         """The signature of the stable version. Raises NotFound while no version is served."""
