@@ -1,18 +1,23 @@
 """A load generator for HTTP/1.1: some connections in a process of its own, each with one request under way.
 
-`python -m bench.http_load PORT CONNECTIONS SECONDS` reads one whole request from standard input and prints a JSON line.
+`python -m bench.http_load PORT CONNECTIONS SECONDS RATE` reads one whole request from standard input, in hexadecimal digits, and
+prints a JSON line. With ROUNDS as a fifth argument it reads several, a line each, and asks them in turn.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
+
+UNCOUNTED_S = 0.5  # what was asked last is answered, and its shadows are scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +50,44 @@ def request(path: str, body: bytes, headers: dict[str, str] | None = None) -> by
 
 def measure(port: int, message: bytes, *, connections: int, seconds: float, requests_per_s: float = 0.0) -> Measured:
     """Runs the load in a process of its own: as fast as answers come, or `requests_per_s` whatever the answers do."""
-    command = [sys.executable, "-m", "bench.http_load", str(port), str(connections), str(seconds), str(requests_per_s)]
-    answer = subprocess.run(command, input=message, stdout=subprocess.PIPE, check=True).stdout
-    return Measured(**orjson.loads(answer))
+    return Measured(**_run([message], port, connections, seconds, requests_per_s))
+
+
+def measure_in_turn(
+    port: int, messages: Sequence[bytes], *, connections: int, seconds: float, rounds: int
+) -> list[list[Measured]]:
+    """As fast as answers come: in each round each message is asked once, in an order that is drawn, for so many seconds that
+    count, after `UNCOUNTED_S` that do not. The rounds of each message.
+
+    A machine's own speed differs from minute to minute: what is compared is asked second by second.
+    """
+    found = _run(messages, port, connections, seconds, 0.0, rounds)
+    return [[Measured(**turn) for turn in turns] for turns in found]
+
+
+def _run(messages: Sequence[bytes], *arguments: float) -> Any:
+    command = [sys.executable, "-m", "bench.http_load", *map(str, arguments)]
+    lines = b"\n".join(message.hex().encode() for message in messages)
+    return orjson.loads(subprocess.run(command, input=lines, stdout=subprocess.PIPE, check=True).stdout)
+
+
+@dataclass(slots=True)
+class _Connection:
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    answer_bytes: int = 0
+
+    async def ask(self, message: bytes) -> bool:
+        """Whether the answer was 200."""
+        self.writer.write(message)
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = head.lower().partition(b"content-length:")[2]
+        if length:
+            self.answer_bytes = int(length.split(b"\r\n")[0])
+            await self.reader.readexactly(self.answer_bytes)
+        else:  # in chunks; no answer here holds such an end itself
+            self.answer_bytes = len(await self.reader.readuntil(b"\r\n0\r\n\r\n"))
+        return head.startswith(b"HTTP/1.1 200")
 
 
 async def load(port: int, message: bytes, connections: int, seconds: float, requests_per_s: float) -> Measured:
@@ -61,23 +101,16 @@ async def load(port: int, message: bytes, connections: int, seconds: float, requ
 
     async def one(number: int) -> None:
         nonlocal failed, answer_bytes
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        connection = _Connection(*await asyncio.open_connection("127.0.0.1", port))
         every_s = connections / requests_per_s if requests_per_s else 0.0
         turn = time.perf_counter() + every_s * number / connections
         while (begin := turn if every_s else time.perf_counter()) < end:
             await asyncio.sleep(max(begin - time.perf_counter(), 0) if every_s else 0)
             turn += every_s
-            writer.write(message)
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = head.lower().partition(b"content-length:")[2]
-            if length:
-                answer_bytes = int(length.split(b"\r\n")[0])
-                await reader.readexactly(answer_bytes)
-            else:  # in chunks; no answer here holds such an end itself
-                answer_bytes = len(await reader.readuntil(b"\r\n0\r\n\r\n"))
+            failed += not await connection.ask(message)
             took.append(time.perf_counter() - begin)
-            failed += not head.startswith(b"HTTP/1.1 200")
-        writer.close()
+            answer_bytes = connection.answer_bytes
+        connection.writer.close()
 
     begin = time.perf_counter()
     await asyncio.gather(*(one(number) for number in range(connections)))
@@ -86,10 +119,49 @@ async def load(port: int, message: bytes, connections: int, seconds: float, requ
     return Measured(rate, p99(took_ms), failed, answer_bytes, took_ms if requests_per_s else ())
 
 
+async def load_in_turn(
+    port: int, messages: Sequence[bytes], connections: int, seconds: float, rounds: int
+) -> list[list[Measured]]:
+    """See `measure_in_turn`."""
+    took: list[float] = []
+    failed = answer_bytes = 0
+    asked: bytes | None = messages[0]
+
+    async def one() -> None:
+        nonlocal failed, answer_bytes
+        connection = _Connection(*await asyncio.open_connection("127.0.0.1", port))
+        while asked is not None:
+            begin = time.perf_counter()
+            failed += not await connection.ask(asked)
+            took.append(time.perf_counter() - begin)
+            answer_bytes = connection.answer_bytes
+        connection.writer.close()
+
+    found: list[list[Measured]] = [[] for _ in messages]
+    callers = [asyncio.create_task(one()) for _ in range(connections)]
+    for _ in range(rounds):
+        for number in random.sample(range(len(messages)), len(messages)):
+            asked = messages[number]
+            await asyncio.sleep(UNCOUNTED_S)
+            took.clear()
+            failed_before, begin = failed, time.perf_counter()
+            await asyncio.sleep(seconds)
+            rate = len(took) / (time.perf_counter() - begin)
+            found[number].append(Measured(rate, 1000 * p99(took), failed - failed_before, answer_bytes))
+    asked = None
+    await asyncio.gather(*callers)
+    return found
+
+
 def main() -> None:
-    port, connections, seconds, rate = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
-    measured = asyncio.run(load(port, sys.stdin.buffer.read(), connections, seconds, rate))
-    sys.stdout.buffer.write(orjson.dumps(measured))
+    port, connections, seconds, rate, *rounds = sys.argv[1:]
+    messages = [bytes.fromhex(line) for line in sys.stdin.read().split()]
+    found: Any
+    if rounds:
+        found = asyncio.run(load_in_turn(int(port), messages, int(connections), float(seconds), int(rounds[0])))
+    else:
+        found = asyncio.run(load(int(port), messages[0], int(connections), float(seconds), float(rate)))
+    sys.stdout.buffer.write(orjson.dumps(found))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """`python -m bench.rollout [--quick] [--json]`: what a rollout under way costs, and how fast a new table reaches all scorers.
 
-The same load with and without a rollout, in turn; figures are medians. Throughput is that of 64 callers in a hurry: of fewer, the
-tenth that waits for the candidate's next call is a tenth of the load that the gateway is given. A shadow's p99 is that of 100
-requests/s (of all rounds together: one has too few slow ones), since on busy cores any second scoring delays the first. A
-canary's cost at the gateway is measured for a model on replicas (`rollout.canary.gateway.remote`) and for an embedded one whose
-candidate has passed a step (`.embedded`) or is on its first, in a process of its own (`.embedded.trial`): the goal is at least
-0.95 of the throughput without one. The way of a table is timed from the command that starts a rollout with the plan `instant`
-until the last of eight scorers uses it. A stream's worker is a process of its own.
+What is compared takes turns of a second or two: a machine's own speed differs by a tenth from minute to minute. At the gateway
+these are models alike, with a rollout under way and without, asked by 128 callers in a hurry: with fewer it gives less than it
+can (64 get some nine tenths of that), and the tenth of them that waits for the candidate's next call is missed. A canary's
+cost is measured of a model on replicas (`rollout.canary.gateway.remote`) and of an embedded one whose candidate has passed a
+step (`.embedded`) or is on its first, in a process of its own (`.embedded.trial`): the goal is at least 0.95 of the throughput
+without one, as it is for `rollout.canary.stream`, a stream's worker whose table has a canary in turn.
+
+A shadow's p99 is that of 100 requests/s (of all rounds together: one has too few slow ones), since on busy cores any second
+scoring delays the first. The way of a table is timed from the command that starts a rollout with the plan `instant` until the
+last of eight scorers uses it.
 """
 
 from __future__ import annotations
@@ -14,30 +17,37 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 
 from bench.batch import Figure, show
-from bench.http_load import Measured, measure, p99, refuse_failed, request
-from bench.online import TRANSPORTS, compared
+from bench.http_load import Measured, measure, measure_in_turn, p99, refuse_failed, request
+from bench.paired import paired
 from bench.service import Service, awaited, binary_body, running
-from bench.stream import canary
-from cluster.rollout_plan import NamedPlan, Plan
+from bench.stream_canary import canary
+from cluster.commands import RolloutView
+from cluster.rollout_plan import NamedPlan, Plan, Step
 from deployments.control_client import connect
 from deployments.scorer import RoutedScorer
 
 MODEL = "bench-rollout"
-REMOTE = f"{MODEL}-remote"
+PLAIN = "plain"
+REMOTE = f"{MODEL}-remote-0"
 SERVING = {"resources": {"cpus": 0.1}, "scaling": {"min": 1, "max": 1}}
 STILL = {"bake_s": 86_400}
 LONG = {"deadline_s": 86_400, "keep_warm_s": 3600}
 CANARY = Plan.model_validate({"steps": [{"weight": 10, **STILL}, {"weight": 100}], **LONG})
 SECOND_STEP = Plan.model_validate({"steps": [{"weight": 1, "bake_s": 0}, {"weight": 10, **STILL}, {"weight": 100}], **LONG})
 SHADOW = Plan.model_validate({"steps": [{"shadow": 100, **STILL}, {"weight": 100}], **LONG})
-CANARIES = (("embedded", "embedded", SECOND_STEP), ("embedded.trial", "embedded", CANARY), ("remote", "remote", CANARY))
+# By transport: models whose rollout stays under way, by the ends of their figures.
+UNDER_WAY = {
+    "embedded": {"canary.gateway.embedded": SECOND_STEP, "canary.gateway.embedded.trial": CANARY},
+    "remote": {"canary.gateway.remote": CANARY, "shadow.gateway": SHADOW},
+}
 SCORERS = 8
-CALLERS, UNHURRIED_PER_S = 64, 100.0
+CALLERS, TURN_S, UNHURRIED_PER_S = 128, 1.0, 100.0
 PROPAGATION_BOUND_S = 1.0
 
 
@@ -46,22 +56,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: under ten minutes")
     parser.add_argument("--json", action="store_true", help="one JSON line a figure")
     options = parser.parse_args()
-    rounds, seconds, changes, events = (3, 4.0, 20, 120_000) if options.quick else (7, 15.0, 100, 240_000)
+    rounds, seconds, changes, passes = (24, 8.0, 20, 6) if options.quick else (60, 30.0, 100, 30)
     screen = Console(stderr=True)
     figures: list[Figure] = []
     with running() as service:
-        for transport in TRANSPORTS:
-            prepare(service, f"{MODEL}-{transport}", transport)
-        for canary_name, transport, plan in CANARIES:
-            name = f"rollout.canary.gateway.{canary_name}"
-            under_way, without = turns(service, f"{MODEL}-{transport}", plan, rounds, seconds)
-            screen.print(f"{name}: {_rates(under_way)} against {_rates(without)}")
-            figures += compared(name, under_way, without)
-        under_way, without = turns(service, REMOTE, SHADOW, rounds, seconds)
-        screen.print(f"shadow: {_rates(under_way)} against {_rates(without)}")
-        figures.append(compared("rollout.shadow.gateway", under_way, without)[0])
+        for transport, plans in UNDER_WAY.items():
+            figures += side_by_side(service, transport, plans, rounds, screen)
         # Where all cores are busy, the second scoring takes the first one's time, whoever waits for it.
-        under_way, without = turns(service, REMOTE, SHADOW, rounds, 2 * seconds, UNHURRIED_PER_S)
+        under_way, without = turns(service, REMOTE, SHADOW, max(3, rounds // 8), seconds)
         screen.print(f"shadow p99: {_p99s(under_way)} against {_p99s(without)} ms")
         slowest = [p99([took for one in side for took in one.took_ms]) for side in (under_way, without)]
         figures.append(Figure("rollout.shadow.gateway.p99", *slowest, "ms (lower is better)"))
@@ -70,7 +72,7 @@ def main() -> None:
         took = asyncio.run(propagation(service, changes))
         screen.print(f"table to {SCORERS} scorers: median {took[len(took) // 2]:.3f} s, worst {took[-1]:.3f} s")
         figures.append(Figure("rollout.table.p99", p99(took), PROPAGATION_BOUND_S, "s (lower is better, bound)"))
-    figures.append(canary(events, rounds + 2, screen))
+    figures.append(canary(passes, screen))
     show(figures, as_json=options.json)
 
 
@@ -81,38 +83,59 @@ def prepare(service: Service, model: str, transport: str) -> None:
     service.register(model, 136)
 
 
-def turns(
-    service: Service, model: str, plan: Plan, rounds: int, seconds: float, requests_per_s: float = 0.0
-) -> tuple[list[Measured], list[Measured]]:
-    """The load with a rollout under way, and without, in turn; the first of each does not count.
+def side_by_side(service: Service, transport: str, plans: Mapping[str, Plan], rounds: int, screen: Console) -> list[Figure]:
+    """A model for each plan, its rollout under way, and one without, asked in turn. Rollouts are aborted at the end."""
+    models = {name: f"{MODEL}-{transport}-{number}" for number, name in enumerate((PLAIN, *plans))}
+    for model in models.values():
+        prepare(service, model, transport)
+    for name, plan in plans.items():
+        begin(service, models[name], plan)
+    messages = [message_to(model) for model in models.values()]
+    found = measure_in_turn(service.port, messages, connections=CALLERS, seconds=TURN_S, rounds=rounds)
+    for name in plans:
+        service.control.abort(models[name])
+    refuse_failed(turn for turns in found for turn in turns)
+    rates = dict(zip(models, ([turn.requests_per_s for turn in turns] for turns in found), strict=True))
+    return [paired(f"rollout.{name}", rates[name], rates[PLAIN], "requests/s", screen) for name in plans]
+
+
+def turns(service: Service, model: str, plan: Plan, rounds: int, seconds: float) -> tuple[list[Measured], list[Measured]]:
+    """A load that is far from all that it can bear, with a rollout under way and without, in turn; the first of each does not
+    count.
 
     Each begins when a load as long has passed: processes that start or end with a rollout take their seconds once, not all along.
     """
     under_way, without = [], []
-    body, headers = binary_body()
-    message = request(f"/v2/models/{model}/infer", body, headers)
+    message = message_to(model)
 
     def measured() -> Measured:
-        measure(service.port, message, connections=CALLERS, seconds=seconds, requests_per_s=requests_per_s)
-        return measure(service.port, message, connections=CALLERS, seconds=seconds, requests_per_s=requests_per_s)
+        measure(service.port, message, connections=CALLERS, seconds=seconds, requests_per_s=UNHURRIED_PER_S)
+        return measure(service.port, message, connections=CALLERS, seconds=seconds, requests_per_s=UNHURRIED_PER_S)
 
     for _ in range(rounds + 1):
         without.append(measured())
-        service.control.start_rollout(model, 2, plan=plan)
-        awaited(lambda: _under_way(service, model))
+        begin(service, model, plan)
         under_way.append(measured())
         service.control.abort(model)
     refuse_failed((*under_way, *without))
     return under_way[1:], without[1:]
 
 
-def _under_way(service: Service, model: str) -> bool | None:
-    rollout = service.control.rollout(model)
-    return True if rollout is not None and (rollout.weight, rollout.shadow) in ((10, 0), (0, 100)) else None
+def message_to(model: str) -> bytes:
+    """One row for the model, as it goes over the wire."""
+    body, headers = binary_body()
+    return request(f"/v2/models/{model}/infer", body, headers)
 
 
-def _rates(measured: list[Measured]) -> list[int]:
-    return [round(one.requests_per_s) for one in measured]
+def begin(service: Service, model: str, plan: Plan) -> None:
+    """Starts the rollout of version 2; returns once it is at the step that stays."""
+    still = next(step for step in plan.steps if step.bake_s == STILL["bake_s"])
+    service.control.start_rollout(model, 2, plan=plan)
+    awaited(lambda: _at(service.control.rollout(model), still))
+
+
+def _at(rollout: RolloutView | None, step: Step) -> RolloutView | None:
+    return rollout if rollout is not None and (rollout.weight, rollout.shadow) == (step.weight, step.shadow) else None
 
 
 def _p99s(measured: list[Measured]) -> list[float]:

@@ -178,12 +178,6 @@ def prepared(events: Mapping[Format, int], rounds: int, screen: Console, client:
         yield Bench(brokers, pinned, events, rounds, client, screen)
 
 
-def canary(events: int, rounds: int, screen: Console) -> Figure:
-    """A worker with a canary under way against one without a rollout: a figure of `bench.rollout`."""
-    with prepared({Format.JSON: events}, rounds, screen) as bench:
-        return bench.turns("rollout.canary.stream", "ours", "stable", topic_of(bench, {}, Format.JSON), Format.JSON)
-
-
 def measured(bench: Bench, only: str, latency_s: float) -> Iterator[Figure]:
     """All figures whose names hold `only`."""
     pairs = [(f"stream.{word}.embedded", "ours", "limit", format_) for format_, word in WORDS.items()]

@@ -1,9 +1,8 @@
 """One process that drains a topic, as ours does or as barely as it can be done: `python -m bench.stream_worker WAY JOB`.
 
-WAY is `ours` (the product's worker: transactions, dead letters, order, the scorer with a canary under way), `stable` (the same
-without a rollout), `remote` (with the engines behind Serve handles), `limit` (the same client and codecs in a loop without any
-safety) or `limit_same_records` (which also writes the three headers of ours). Ends when every record is done, or when its
-standard input ends.
+WAY is `ours` (the product's worker: transactions, dead letters, order, the scorer with a canary under way), `remote` (with the
+engines behind Serve handles), `limit` (the same client and codecs in a loop without any safety) or `limit_same_records` (which
+also writes the three headers of ours). Ends when every record is done, or when its standard input ends.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from cluster.serving import Serving, Transport
 from cluster.signature import Signature
 from consumers.stream.answers import MODEL_HEADER, PREDICTION_HEADER, VERSION_HEADER
 from consumers.stream.codecs.formats import make_decoder, make_encoder
+from consumers.stream.counters import Counters
 from consumers.stream.kafka.clients import chosen_client, open_log
 from consumers.stream.kafka.rdkafka_config import BATCH_BYTES, FULL_QUEUE_WAIT_MS, LINGER_MS
 from consumers.stream.log import Header, Member
@@ -70,12 +70,12 @@ class HeldTable:
         route = Route(model, 1, serving, targets)
         if canary:
             route = replace(route, candidate=2, weight=CANARY_WEIGHT, stage="r1.1", salt=7)
-        self._table = RouteTable(1, {model: route})
+        self.table = RouteTable(1, {model: route})
 
     async def routes(self, after: int, timeout_s: float) -> RouteTable:
-        if after >= self._table.number:
+        if after >= self.table.number:
             await asyncio.sleep(timeout_s)
-        return self._table
+        return self.table
 
     async def push(self, batch: EvidenceBatch) -> None:
         """Evidence is made and handed over, as in production; nobody counts it here."""
@@ -90,12 +90,6 @@ def ours(job: Job) -> None:
     work(job, spec, lambda: RoutedScorer(HeldTable(job, spec.model)))
 
 
-def stable(job: Job) -> None:
-    """The product's worker while no rollout is under way."""
-    spec = StreamSpec.model_validate_json(job.document)
-    work(job, spec, lambda: RoutedScorer(HeldTable(job, spec.model, canary=False)))
-
-
 def remote(job: Job) -> None:
     """The product's worker as a Ray driver, with the versions that the controller serves."""
     import ray
@@ -106,8 +100,8 @@ def remote(job: Job) -> None:
     work(job, StreamSpec.model_validate_json(job.document), lambda: RoutedScorer(connect()))
 
 
-def work(job: Job, spec: StreamSpec, make_scorer: Callable[[], RoutedScorer]) -> None:
-    """Until all rows are in, or standard input ends."""
+def work(job: Job, spec: StreamSpec, make_scorer: Callable[[], RoutedScorer]) -> Counters:
+    """Until all rows are in, or standard input ends. What was done."""
     group, ended = spec.group_of("bench"), threading.Event()
     spare_collections()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
@@ -120,6 +114,7 @@ def work(job: Job, spec: StreamSpec, make_scorer: Callable[[], RoutedScorer]) ->
             worker.join(0.05)
         loop.stop()
         worker.join()
+    return loop.counters
 
 
 def limit(job: Job, *, same_records: bool = False) -> None:
@@ -212,7 +207,7 @@ def limit_kafka_python(job: Job, spec: StreamSpec, answer: Answer, fixed: list[H
 def main() -> None:
     way, job = sys.argv[1], Job(**json.loads(sys.argv[2]))
     began_s = time.monotonic()
-    ways = {"ours": ours, "stable": stable, "remote": remote, "limit": limit}
+    ways = {"ours": ours, "remote": remote, "limit": limit}
     ways["limit_same_records"] = partial(limit, same_records=True)
     ways[way](job)
     print(json.dumps({"wall_s": time.monotonic() - began_s, "cpu_s": time.process_time()}))

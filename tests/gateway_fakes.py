@@ -48,7 +48,7 @@ def double(tensors: Mapping[str, Array]) -> dict[str, Array]:
 
 
 # What is scored together must not depend on how fast the machine is.
-PATIENT = BatchLimits(gather_s=0.0, patience_s=3600.0, apart_s=0.0, crowd_apart_s=0.0)
+PATIENT = BatchLimits(gather_s=0.0, patience_s=3600.0, candidate_apart_s=0.0, candidate_crowd_apart_s=0.0, crowd_apart_s=0.0)
 
 
 class FakeScorer:

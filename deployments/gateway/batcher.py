@@ -9,8 +9,9 @@ A call costs about the same for one row as for many, so few calls make the most 
 only for who has waited `gather_s`, the latency target. Where somebody waits long all the same, more are made, up to what the
 model's replicas bear: that is also how Serve sees that it should start another.
 
-A candidate has a small share of the keys, and would find its lane idle at nearly every one: its calls begin `apart_s` apart.
-Calls to replicas keep `crowd_apart_s` while many ask at a time: a call costs as much as two requests.
+A candidate has a small share of the keys, and would find its lane idle at nearly every one: its calls begin
+`candidate_apart_s` apart, and `candidate_crowd_apart_s` while many ask at a time. Calls to replicas keep `crowd_apart_s` then: a
+call costs as much as two requests.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class LaneKey(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
     """Bounds of a lane. One call is under way; up to `calls` once a request has waited `gather_s`; more after `patience_s`. A
-    candidate's calls begin `apart_s` apart, a crowd's to replicas `crowd_apart_s`.
+    candidate's calls begin `candidate_apart_s` apart, and a crowd's `candidate_crowd_apart_s`; others of a crowd to replicas
+    `crowd_apart_s`.
 
     A queue that is empty takes any one request, however large.
     """
@@ -66,7 +68,8 @@ class BatchLimits:
     calls: int = 2
     gather_s: float = 0.01
     patience_s: float = 0.05
-    apart_s: float = 0.004
+    candidate_apart_s: float = 0.004
+    candidate_crowd_apart_s: float = 0.008
     crowd_apart_s: float = 0.004
     queued_rows: int = 32_768
     queued_bytes: int = 256 << 20
@@ -209,10 +212,10 @@ class _Lane:
             self._look_in((self.limits.gather_s if waited_s < self.limits.gather_s else self.limits.patience_s) - waited_s)
 
     def _apart_s(self) -> float:
+        crowd = self.seen.last_asks >= CROWD
         if self.key.candidate:
-            return self.limits.apart_s
-        crowd = self.serving.transport is Transport.REMOTE and self.seen.last_asks >= CROWD
-        return self.limits.crowd_apart_s if crowd else 0.0
+            return self.limits.candidate_crowd_apart_s if crowd else self.limits.candidate_apart_s
+        return self.limits.crowd_apart_s if crowd and self.serving.transport is Transport.REMOTE else 0.0
 
     def _look_in(self, seconds: float) -> None:
         if self.timer is None:

@@ -23,7 +23,7 @@ from cluster.routes import EMPTY, Route, RouteTable
 from cluster.serving import Serving
 from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.traffic import goes_to_candidate, to_candidate
-from deployments.gateway.batcher import BatchLimits
+from deployments.gateway.batcher import CROWD, BatchLimits
 from deployments.gateway.statistics import Statistics
 from tests.gateway_fakes import PATIENT, FakeControl, FakeScorer, double, gateway, table, target
 
@@ -376,7 +376,24 @@ def test_a_candidates_calls_keep_apart_and_the_stables_need_not_wait_for_that() 
         await asyncio.gather(*waiting)
         assert scorer.calls == [len(rest)]
 
-    run(scene, routes=RouteTable(1, {"pair": route}), limits=replace(PATIENT, apart_s=3.0))
+    run(scene, routes=RouteTable(1, {"pair": route}), limits=replace(PATIENT, candidate_apart_s=3.0))
+
+
+def test_a_candidates_next_call_waits_longer_where_many_asked_at_a_time() -> None:
+    route = Route("pair", 3, Serving(), {2: target(2), 3: target(3)}, candidate=2, weight=10_000, salt=7)
+
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        async def ask(count: int, timeout_ms: int) -> set[int]:
+            headers = {"x-timeout-ms": str(timeout_ms)}
+            answers = await asyncio.gather(*(client.post(INFER, json=BODY, headers=headers) for _ in range(count)))
+            return {answer.status_code for answer in answers}
+
+        assert await ask(CROWD - 1, 60_000) == {200}
+        assert await ask(CROWD, 60_000) == {200}
+        assert await ask(1, 20) == {503}
+        assert scorer.calls == [CROWD - 1, CROWD]
+
+    run(scene, routes=RouteTable(1, {"pair": route}), limits=replace(PATIENT, candidate_crowd_apart_s=3600.0))
 
 
 def test_a_bad_request_never_spoils_its_neighbours() -> None:
