@@ -132,8 +132,13 @@ class GrpcFront:
             stdout=self._said,
             stderr=self._said,
         )
+        try:
+            watched = os.pidfd_open(process.pid)
+        except OSError:
+            process.kill()
+            process.wait()
+            raise
         self._ended.clear()
-        watched = os.pidfd_open(process.pid)
         loop = asyncio.get_running_loop()
 
         def over() -> None:
@@ -161,8 +166,19 @@ class GrpcFront:
                 waited_s,
                 said[-SAID_CHARACTERS:],
             )
-            await asyncio.sleep(waited_s)
-            self._process = self._spawn()
+            waited_s = await self._start_again(waited_s)
+
+    async def _start_again(self, in_s: float) -> float:
+        """Returns once it is started; how long was waited for that the last time."""
+        while True:
+            await asyncio.sleep(in_s)
+            try:
+                self._process = self._spawn()
+            except OSError as error:  # no memory, or no descriptors, just now
+                in_s = wait_s(in_s, 0.0)
+                _log.error("HAProxy for gRPC could not be started; it is tried again in %g s: %s", in_s, error)
+            else:
+                return in_s
 
 
 def _listening(host: str, port: int) -> socket.socket:

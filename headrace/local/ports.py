@@ -16,25 +16,25 @@ TRIES = 100
 
 def check_free(host: str, port: int, *, option: str) -> None:
     """Raises Conflict, naming the port and its option, where something else listens there; BadInput where `host` is not ours."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             probe.listen(1)
-        except socket.gaierror as error:
-            raise BadInput(f"{host!r} is not an address", where="--host", remedy="use 127.0.0.1 or 0.0.0.0") from error
-        except PermissionError as error:
-            raise Conflict(
-                f"port {port} needs more rights", where=f"{host}:{port}", remedy=f"choose one above 1023 with {option}"
-            ) from error
-        except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL:  # whoever answers there is another machine, or a proxy on the way
-                raise BadInput(
-                    f"{host} is no address of this machine", where="--host", remedy="use 127.0.0.1 or 0.0.0.0"
-                ) from error
+    except socket.gaierror as error:
+        raise BadInput(f"{host!r} is not an address", where="--host", remedy="use 127.0.0.1 or 0.0.0.0") from error
+    except PermissionError as error:
+        raise Conflict(
+            f"port {port} needs more rights", where=f"{host}:{port}", remedy=f"choose one above 1023 with {option}"
+        ) from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             raise Conflict(
                 f"port {port} is in use", where=f"{host}:{port}", remedy=f"free it, or choose another with {option}"
             ) from error
+        if error.errno == errno.EADDRNOTAVAIL:  # whoever answers there is another machine, or a proxy on the way
+            raise BadInput(f"{host} is no address of this machine", where="--host", remedy="use 127.0.0.1 or 0.0.0.0") from error
+        raise BadInput(f"nothing can listen at {host}: {error}", where="--host", remedy="use 127.0.0.1 or 0.0.0.0") from error
 
 
 def answers(host: str, port: int, *, timeout_s: float = 1.0) -> bool:

@@ -34,3 +34,9 @@ def test_an_address_of_another_machine_is_told_from_a_port_in_use(monkeypatch: p
         held.listen()
         with pytest.raises(Conflict, match=r"is in use .*--http-port"):
             check_free("127.0.0.1", held.getsockname()[1], option="--http-port")
+
+
+def test_an_address_at_which_nothing_can_listen_is_no_port_in_use() -> None:
+    # Of a link, and no link named; or of a protocol that this machine does not speak.
+    with pytest.raises(BadInput, match=r"--host: nothing can listen at fe80::1: .* \(use 127\.0\.0\.1 or"):
+        check_free("fe80::1", free_port(), option="--http-port")

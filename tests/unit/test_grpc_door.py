@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import itertools
 import os
@@ -228,6 +229,40 @@ def test_haproxy_that_dies_of_its_configuration_is_started_ever_more_rarely_and_
     for said, wait in zip(caplog.messages, ("0.01", "0.02", "0.04"), strict=False):
         assert said.startswith(f"HAProxy for gRPC ended with 1; it is started again in {wait} s: ")
         assert "unknown keyword" in said
+    assert children() == []
+
+
+def test_haproxy_that_cant_be_started_again_just_now_is_tried_until_it_can(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(grpc_front, "AGAIN_S", 0.01)
+    pidfd_open, refusals = os.pidfd_open, [OSError(errno.EMFILE, "Too many open files")] * 2
+
+    def refused_twice(pid: int) -> int:
+        if refusals:
+            raise refusals.pop()
+        return pidfd_open(pid)
+
+    async def scene() -> None:
+        assert HAPROXY is not None
+        front = GrpcFront(HAPROXY, "127.0.0.1", 0, Behind("none", 1, 4))
+        try:
+            async with asyncio.timeout(30):
+                while not (first := children()):  # it is another program first, which becomes HAProxy
+                    await asyncio.sleep(0.01)
+                monkeypatch.setattr(os, "pidfd_open", refused_twice)
+                first[0].kill()
+                while refusals or children() in ([], first):
+                    await asyncio.sleep(0.01)
+        finally:
+            await front.stop(0)
+
+    asyncio.run(scene())
+    assert [said.partition(" s: ")[0] for said in caplog.messages] == [
+        "HAProxy for gRPC ended with -9; it is started again in 0.01",
+        "HAProxy for gRPC could not be started; it is tried again in 0.02",
+        "HAProxy for gRPC could not be started; it is tried again in 0.04",
+    ]
     assert children() == []
 
 
