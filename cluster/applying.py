@@ -24,8 +24,9 @@ def apply(state: State, request: Apply, now_s: float) -> tuple[State, Applied, l
     changes: list[Change] = []
     for document in request.models:
         check_name(document.name, what="model")
+        note = _what_waits(state, document)
         state, action = _apply_model(state, document)
-        changes.append(Change(kind="model", name=document.name, action=action))
+        changes.append(Change(kind="model", name=document.name, action=action, note=note))
     for feed in request.feeds:
         check_name(feed.name, what=feed.kind)
         if feed.model not in state.models:
@@ -71,6 +72,13 @@ def _apply_model(state: State, document: ModelDocument) -> tuple[State, Did]:
         model = replace(model, scale_to=wanted) if model.stable is not None else replace(model, replicas=wanted)
     changed = replace(model, serving=document.serving, plan=document.rollout)
     return state.with_model(changed), "created" if created else "updated"
+
+
+def _what_waits(state: State, document: ModelDocument) -> str:
+    model, rollout = state.models.get(document.name), state.active(document.name)
+    if rollout is None or model is None or model.plan == document.rollout:
+        return ""
+    return f"the rollout of version {rollout.candidate} keeps its plan; the new one is for the next"
 
 
 def _apply_feed(state: State, document: FeedDocument, now_s: float) -> tuple[State, Did]:

@@ -72,11 +72,12 @@ class Apply(Message):
 
 
 class Change(Message):
-    """What `apply` did to one document."""
+    """What `apply` did to one document. `note` says what it does not do yet."""
 
     kind: str
     name: str
     action: Literal["created", "updated", "unchanged"]
+    note: str = ""
 
 
 class Applied(Message):

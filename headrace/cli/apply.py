@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cluster.commands import Applied, Apply, FeedView, ModelView, StatusView
+from cluster.commands import Applied, Apply, Change, FeedView, ModelView, StatusView
 from cluster.errors import EngineFailure, NoCapacity
 from cluster.ports import AppStatus
 from headrace.cli.screen import AsJson, answers, notes, print_json
@@ -44,7 +44,7 @@ def apply(
         return
     with ControlClient.from_environment() as client:
         applied = client.apply(documents)
-        _report(as_json, applied, [f"{change.kind} {change.name}: {change.action}" for change in applied.changes])
+        _report(as_json, applied, map(_line, applied.changes))
         if wait:
             _wait(client, documents, timeout_s)
 
@@ -55,6 +55,10 @@ def _report(as_json: bool, applied: Applied, lines: Iterable[str]) -> None:
     else:
         for line in lines:
             answers().print(line)
+
+
+def _line(change: Change) -> str:
+    return f"{change.kind} {change.name}: {change.action}" + (f" ({change.note})" if change.note else "")
 
 
 def _wait(client: ControlClient, documents: Apply, timeout_s: float) -> None:

@@ -402,6 +402,20 @@ def test_apply_is_idempotent_and_all_or_nothing(brain: Brain) -> None:
     assert [model["name"] for model in brain.call("status")["models"]] == ["digits"]
 
 
+def test_apply_says_that_a_rollout_under_way_keeps_its_plan(brain: Brain) -> None:
+    brain.serve_first()
+    brain.build(2)
+    brain.tick(4)
+    assert brain.call("rollout.status", model="digits")["rollout"]["state"] == "canary"
+    (same,) = brain.apply()["changes"]
+    assert (same["action"], same["note"]) == ("unchanged", "")
+    (other,) = brain.apply({**SURE, "alpha": 0.1})["changes"]
+    assert other["action"] == "updated"
+    assert other["note"] == "the rollout of version 2 keeps its plan; the new one is for the next"
+    (scaled,) = brain.apply({**SURE, "alpha": 0.1}, {"timeout_s": 3.0})["changes"]
+    assert (scaled["action"], scaled["note"]) == ("updated", "")
+
+
 def test_versions_are_registered_once_and_removed_only_when_idle(brain: Brain) -> None:
     brain.serve_first()
     assert brain.build(1)["role"] == "stable"
