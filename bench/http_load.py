@@ -141,10 +141,10 @@ async def load_in_turn(
     callers = [asyncio.create_task(one()) for _ in range(connections)]
     for _ in range(rounds):
         for number in random.sample(range(len(messages)), len(messages)):
-            asked = messages[number]
+            asked, failed_before = messages[number], failed
             await asyncio.sleep(UNCOUNTED_S)
             took.clear()
-            failed_before, begin = failed, time.perf_counter()
+            begin = time.perf_counter()
             await asyncio.sleep(seconds)
             rate = len(took) / (time.perf_counter() - begin)
             found[number].append(Measured(rate, 1000 * p99(took), failed - failed_before, answer_bytes))
