@@ -71,23 +71,17 @@ def _run(messages: Sequence[bytes], *arguments: float) -> Any:
     return orjson.loads(subprocess.run(command, input=lines, stdout=subprocess.PIPE, check=True).stdout)
 
 
-@dataclass(slots=True)
-class _Connection:
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    answer_bytes: int = 0
-
-    async def ask(self, message: bytes) -> bool:
-        """Whether the answer was 200."""
-        self.writer.write(message)
-        head = await self.reader.readuntil(b"\r\n\r\n")
-        length = head.lower().partition(b"content-length:")[2]
-        if length:
-            self.answer_bytes = int(length.split(b"\r\n")[0])
-            await self.reader.readexactly(self.answer_bytes)
-        else:  # in chunks; no answer here holds such an end itself
-            self.answer_bytes = len(await self.reader.readuntil(b"\r\n0\r\n\r\n"))
-        return head.startswith(b"HTTP/1.1 200")
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, message: bytes) -> tuple[bool, int]:
+    """Whether the answer was 200, and how many bytes its body had."""
+    writer.write(message)
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = head.lower().partition(b"content-length:")[2]
+    if length:
+        answer_bytes = int(length.split(b"\r\n")[0])
+        await reader.readexactly(answer_bytes)
+    else:  # in chunks; no answer here holds such an end itself
+        answer_bytes = len(await reader.readuntil(b"\r\n0\r\n\r\n"))
+    return head.startswith(b"HTTP/1.1 200"), answer_bytes
 
 
 async def load(port: int, message: bytes, connections: int, seconds: float, requests_per_s: float) -> Measured:
@@ -101,16 +95,16 @@ async def load(port: int, message: bytes, connections: int, seconds: float, requ
 
     async def one(number: int) -> None:
         nonlocal failed, answer_bytes
-        connection = _Connection(*await asyncio.open_connection("127.0.0.1", port))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         every_s = connections / requests_per_s if requests_per_s else 0.0
         turn = time.perf_counter() + every_s * number / connections
         while (begin := turn if every_s else time.perf_counter()) < end:
             await asyncio.sleep(max(begin - time.perf_counter(), 0) if every_s else 0)
             turn += every_s
-            failed += not await connection.ask(message)
+            good, answer_bytes = await _ask(reader, writer, message)
+            failed += not good
             took.append(time.perf_counter() - begin)
-            answer_bytes = connection.answer_bytes
-        connection.writer.close()
+        writer.close()
 
     begin = time.perf_counter()
     await asyncio.gather(*(one(number) for number in range(connections)))
@@ -129,13 +123,13 @@ async def load_in_turn(
 
     async def one() -> None:
         nonlocal failed, answer_bytes
-        connection = _Connection(*await asyncio.open_connection("127.0.0.1", port))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while asked is not None:
             begin = time.perf_counter()
-            failed += not await connection.ask(asked)
+            good, answer_bytes = await _ask(reader, writer, asked)
+            failed += not good
             took.append(time.perf_counter() - begin)
-            answer_bytes = connection.answer_bytes
-        connection.writer.close()
+        writer.close()
 
     found: list[list[Measured]] = [[] for _ in messages]
     callers = [asyncio.create_task(one()) for _ in range(connections)]

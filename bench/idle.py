@@ -26,7 +26,7 @@ from bench import grpc_load, http_load
 from bench.batch import Figure, show
 from bench.http_load import Measured, refuse_failed
 from bench.online import GRPC_METHOD, compared
-from bench.service import Service, binary_body, grpc_message, running
+from bench.service import Service, grpc_message, http_message, running
 
 MODEL = "bench-idle"
 IDLE = 1000
@@ -74,7 +74,7 @@ def main() -> None:
 def seen(service: Service, door: str, connections: int, seconds: float) -> Seen:
     """A round of calls, and as long a time without. Raises SystemExit where a call failed."""
     if door == "http":
-        calls = http_load.measure(service.port, http_message(), connections=connections, seconds=seconds)
+        calls = http_load.measure(service.port, http_message(MODEL), connections=connections, seconds=seconds)
     else:
         message = grpc_message(MODEL)
         calls = grpc_load.measure(f"127.0.0.1:{service.grpc_port}", GRPC_METHOD, message, calls=connections, seconds=seconds)
@@ -105,7 +105,7 @@ def memory_bytes() -> int:
 @contextmanager
 def idle(service: Service, door: str) -> Iterator[None]:
     """Connections that a process of their own holds. Raises SystemExit where some were closed."""
-    port, message = (service.port, http_message()) if door == "http" else (service.grpc_port, grpc_message(MODEL))
+    port, message = (service.port, http_message(MODEL)) if door == "http" else (service.grpc_port, grpc_message(MODEL))
     command = [sys.executable, "-m", "bench.idle", "hold", door, str(port), str(len(message))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -118,11 +118,6 @@ def idle(service: Service, door: str) -> Iterator[None]:
         left, _ = process.communicate()
     if int(left) != IDLE:
         raise SystemExit(f"only {int(left)} connections were kept: the figures would mean nothing")
-
-
-def http_message() -> bytes:
-    """One row, as it goes over the wire."""
-    return http_load.request(f"/v2/models/{MODEL}/infer", *binary_body())
 
 
 async def hold(door: str, port: int, message: bytes) -> None:

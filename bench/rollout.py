@@ -23,12 +23,11 @@ from typing import Any
 from rich.console import Console
 
 from bench.batch import Figure, show
-from bench.http_load import Measured, measure, measure_in_turn, p99, refuse_failed, request
+from bench.http_load import Measured, measure, measure_in_turn, p99, refuse_failed
 from bench.paired import paired
-from bench.service import Service, awaited, binary_body, running
+from bench.service import Service, http_message, running
 from bench.stream_canary import canary
-from cluster.commands import RolloutView
-from cluster.rollout_plan import NamedPlan, Plan, Step
+from cluster.rollout_plan import NamedPlan, Plan
 from deployments.control_client import connect
 from deployments.scorer import RoutedScorer
 
@@ -90,7 +89,7 @@ def side_by_side(service: Service, transport: str, plans: Mapping[str, Plan], ro
         prepare(service, model, transport)
     for name, plan in plans.items():
         begin(service, models[name], plan)
-    messages = [message_to(model) for model in models.values()]
+    messages = [http_message(model) for model in models.values()]
     found = measure_in_turn(service.port, messages, connections=CALLERS, seconds=TURN_S, rounds=rounds)
     for name in plans:
         service.control.abort(models[name])
@@ -106,7 +105,7 @@ def turns(service: Service, model: str, plan: Plan, rounds: int, seconds: float)
     Each begins when a load as long has passed: processes that start or end with a rollout take their seconds once, not all along.
     """
     under_way, without = [], []
-    message = message_to(model)
+    message = http_message(model)
 
     def measured() -> Measured:
         measure(service.port, message, connections=CALLERS, seconds=seconds, requests_per_s=UNHURRIED_PER_S)
@@ -121,21 +120,11 @@ def turns(service: Service, model: str, plan: Plan, rounds: int, seconds: float)
     return under_way[1:], without[1:]
 
 
-def message_to(model: str) -> bytes:
-    """One row for the model, as it goes over the wire."""
-    body, headers = binary_body()
-    return request(f"/v2/models/{model}/infer", body, headers)
-
-
 def begin(service: Service, model: str, plan: Plan) -> None:
     """Starts the rollout of version 2; returns once it is at the step that stays."""
     still = next(step for step in plan.steps if step.bake_s == STILL["bake_s"])
     service.control.start_rollout(model, 2, plan=plan)
-    awaited(lambda: _at(service.control.rollout(model), still))
-
-
-def _at(rollout: RolloutView | None, step: Step) -> RolloutView | None:
-    return rollout if rollout is not None and (rollout.weight, rollout.shadow) == (step.weight, step.shadow) else None
+    service.rollout_when(model, lambda rollout: (rollout.weight, rollout.shadow) == (still.weight, still.shadow))
 
 
 def _p99s(measured: list[Measured]) -> list[float]:

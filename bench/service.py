@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 
 from bench.batch_data import Case, write_model
+from bench.http_load import request
 from cluster.commands import Apply, ModelDocument, RegisterVersion, RolloutView
 from cluster.errors import HeadraceError
 from headrace.client import ControlClient
@@ -62,7 +63,16 @@ class Service:
 
     def rollout_at(self, model: str, candidate: int, state: str) -> RolloutView:
         """Returns once the rollout of the candidate is in that state."""
-        return awaited(lambda: _at(self.control.rollout(model), candidate, state))
+        return self.rollout_when(model, lambda rollout: (rollout.candidate, rollout.state) == (candidate, state))
+
+    def rollout_when(self, model: str, wanted: Callable[[RolloutView], bool]) -> RolloutView:
+        """Returns once the model's last rollout is as wanted."""
+
+        def look() -> RolloutView | None:
+            rollout = self.control.rollout(model)
+            return rollout if rollout is not None and wanted(rollout) else None
+
+        return awaited(look)
 
 
 def json_body() -> bytes:
@@ -80,6 +90,11 @@ def binary_body() -> tuple[bytes, dict[str, str]]:
     return header + row.tobytes(), {"inference-header-content-length": str(len(header))}
 
 
+def http_message(model: str) -> bytes:
+    """`binary_body` for the model, as it goes over the wire."""
+    return request(f"/v2/models/{model}/infer", *binary_body())
+
+
 def grpc_message(model: str) -> bytes:
     """One row as a gRPC request with raw contents."""
     from deployments.gateway.proto import inference_pb2 as pb
@@ -87,10 +102,6 @@ def grpc_message(model: str) -> bytes:
     row = np.random.default_rng(0).random((1, WIDTH), np.float32)
     tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, WIDTH])
     return pb.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[row.tobytes()]).SerializeToString()
-
-
-def _at(rollout: RolloutView | None, candidate: int, state: str) -> RolloutView | None:
-    return rollout if rollout is not None and (rollout.candidate, rollout.state) == (candidate, state) else None
 
 
 def awaited(look: Callable[[], T | None]) -> T:

@@ -44,11 +44,10 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What counts of one turn."""
+    """The rate of one turn, by what counts of it."""
 
     canary: bool
-    rows: int
-    seconds: float
+    events_per_s: float
 
 
 def canary(passes: int, screen: Console) -> Figure:
@@ -57,7 +56,7 @@ def canary(passes: int, screen: Console) -> Figure:
         topic = topic_of(bench, {}, Format.JSON)
         bench.warm_up(topic, Format.JSON)
         turns = [turn for _ in range(passes) for turn in drained(bench, topic)]
-    under_way, without = ([turn.rows / turn.seconds for turn in turns if turn.canary is side] for side in (True, False))
+    under_way, without = ([turn.events_per_s for turn in turns if turn.canary is side] for side in (True, False))
     return paired("rollout.canary.stream", under_way, without, "events/s", screen)
 
 
@@ -110,17 +109,18 @@ class ScorerInTurn(RoutedScorer):
 
 
 def turns_of(batches: Sequence[Batch]) -> list[Turn]:
-    """What counts of each turn, in order, without the last, which may be short."""
+    """Each turn, in order, without the last, which may be short."""
     turns = []
     for side, group in groupby(batches, attrgetter("canary")):
         counted = list(group)[UNCOUNTED_BATCHES:]
-        if counted:
-            turns.append(Turn(side, sum(batch.rows for batch in counted[:-1]), counted[-1].at_s - counted[0].at_s))
+        if len(counted) > 1:
+            rows = sum(batch.rows for batch in counted[:-1])
+            turns.append(Turn(side, rows / (counted[-1].at_s - counted[0].at_s)))
     return turns[:-1]
 
 
 def main() -> None:
-    job = Job(**orjson.loads(sys.argv[1]))
+    job = Job.load(sys.argv[1])
     spec = StreamSpec.model_validate_json(job.document)
     batches: list[Batch] = []
     counters = work(job, spec, lambda: ScorerInTurn(TableInTurn(job, spec.model), batches))

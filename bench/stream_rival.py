@@ -56,4 +56,4 @@ def dataflow(job: Job) -> Dataflow:
 
 
 if __name__ == "__main__":
-    run_main(dataflow(Job(**json.loads(sys.argv[1]))))
+    run_main(dataflow(Job.load(sys.argv[1])))

@@ -59,6 +59,11 @@ class Job:
     def dump(self) -> str:
         return json.dumps(asdict(self))
 
+    @classmethod
+    def load(cls, text: str) -> Job:
+        """What `dump` made."""
+        return cls(**json.loads(text))
+
 
 class HeldTable:
     """A control plane whose table never changes: a canary at ten percent, or stable alone."""
@@ -205,7 +210,7 @@ def limit_kafka_python(job: Job, spec: StreamSpec, answer: Answer, fixed: list[H
 
 
 def main() -> None:
-    way, job = sys.argv[1], Job(**json.loads(sys.argv[2]))
+    way, job = sys.argv[1], Job.load(sys.argv[2])
     began_s = time.monotonic()
     ways = {"ours": ours, "remote": remote, "limit": limit}
     ways["limit_same_records"] = partial(limit, same_records=True)

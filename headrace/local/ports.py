@@ -21,8 +21,6 @@ def check_free(host: str, port: int, *, option: str) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             probe.listen(1)
-    except socket.gaierror as error:
-        raise BadInput(f"{host!r} is not an address", where="--host", remedy="use 127.0.0.1 or 0.0.0.0") from error
     except PermissionError as error:
         raise Conflict(
             f"port {port} needs more rights", where=f"{host}:{port}", remedy=f"choose one above 1023 with {option}"
@@ -32,9 +30,15 @@ def check_free(host: str, port: int, *, option: str) -> None:
             raise Conflict(
                 f"port {port} is in use", where=f"{host}:{port}", remedy=f"free it, or choose another with {option}"
             ) from error
-        if error.errno == errno.EADDRNOTAVAIL:  # whoever answers there is another machine, or a proxy on the way
-            raise BadInput(f"{host} is no address of this machine", where="--host", remedy="use 127.0.0.1 or 0.0.0.0") from error
-        raise BadInput(f"nothing can listen at {host}: {error}", where="--host", remedy="use 127.0.0.1 or 0.0.0.0") from error
+        raise BadInput(_why_not(host, error), where="--host", remedy="use 127.0.0.1 or 0.0.0.0") from error
+
+
+def _why_not(host: str, error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return f"{host!r} is not an address"
+    if error.errno == errno.EADDRNOTAVAIL:  # whoever answers there is another machine, or a proxy on the way
+        return f"{host} is no address of this machine"
+    return f"nothing can listen at {host}: {error}"
 
 
 def answers(host: str, port: int, *, timeout_s: float = 1.0) -> bool:
