@@ -10,13 +10,15 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from functools import partial
 from typing import Any
 
 import fastavro
 from fastavro import _read_py
+from fastavro.read import LOGICAL_READERS
 from fastavro.schema import SchemaParseException
 
 from cluster.errors import BadInput
@@ -27,9 +29,11 @@ Read = Callable[[io.BytesIO], Any]
 
 # The compiled reader does not look how deep it is: a few thousand levels, a byte each, overflow the stack and end the process.
 MOST_DEPTH = 100
-MOST_DIGITS = 10_000
+MOST_DECIMAL_BYTES = 1024
+_DECIMAL = "headrace-decimal"
+_EXACT = Context(prec=3 * MOST_DECIMAL_BYTES, Emin=MIN_EMIN, Emax=MAX_EMAX)
 PRIMITIVES = ("null", "boolean", "int", "long", "float", "double", "bytes", "string")
-_OURS = ("__fastavro_parsed", "__named_schemas")  # by which the parser knows what it parsed: it takes them at their word
+_HINTS = ("__fastavro_parsed", "__named_schemas")  # by which the parser knows what it parsed: it takes them at their word
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,33 +72,42 @@ def _inside(read: Read, source: io.BytesIO) -> Any:
 
 
 def _loads(text: str) -> Any:
-    return json.loads(text, object_hook=_as_written)
+    schema = json.loads(text)
+    _strip([schema])
+    return schema
 
 
-def _as_written(node: dict[str, Any]) -> dict[str, Any]:
-    """A part of a schema without what would change the values: every logical type but a sound decimal."""
-    for name in _OURS:
-        node.pop(name, None)
-    if "logicalType" in node:
-        digits = _digits(node)
-        if digits:
-            node["precision"] = digits
-        else:  # a decimal that is unsound is none, as Avro has it
-            del node["logicalType"]
-    return node
+def _strip(nodes: Iterable[Any]) -> None:
+    """Takes out of a schema what would change the values: every logical type. A sound decimal gets a name of our own."""
+    for node in nodes:
+        if isinstance(node, list):
+            _strip(node)
+        elif isinstance(node, dict):
+            for name in _HINTS:
+                node.pop(name, None)
+            told = node.pop("logicalType", None)
+            if told == "decimal" and _is_sound(node):  # else it is none, as Avro has it
+                node["logicalType"] = _DECIMAL
+            _strip(node.values())
 
 
-def _digits(node: Mapping[str, Any]) -> int:
-    """How many a decimal of this schema can have by its bytes; 0: it is no decimal. The parser rounds to those without a word."""
+def _is_sound(node: Mapping[str, Any]) -> bool:
     precision, scale, size = node.get("precision"), node.get("scale", 0), node.get("size")
-    if node["logicalType"] != "decimal" or type(precision) is not int or type(scale) is not int or not 0 <= scale <= precision:
-        return 0
-    if node.get("type") == "bytes":
-        return max(precision, MOST_DIGITS)
-    if node.get("type") != "fixed" or type(size) is not int or not 0 < size <= MOST_DIGITS:
-        return 0
-    most = math.floor(math.log10(2) * (8 * size - 1))
-    return most if precision <= most else 0
+    if type(precision) is not int or type(scale) is not int or not 0 <= scale <= precision:
+        return False
+    fits = type(size) is int and precision <= math.floor(math.log10(2) * (8 * size - 1))
+    return precision > 0 and (node.get("type") == "bytes" or (node.get("type") == "fixed" and fits))
+
+
+def _decimal(data: bytes, schema: dict[Any, Any] | None, _: dict[Any, Any] | None = None) -> Decimal:
+    """The number as written. The parser's own way rounds it to the precision without a word."""
+    if len(data) > MOST_DECIMAL_BYTES:  # to make a decimal of many takes time by their square
+        raise ValueError(f"a decimal of {len(data)} bytes, at most {MOST_DECIMAL_BYTES} are read")
+    scale = schema.get("scale", 0) if schema else 0
+    return Decimal(int.from_bytes(data, "big", signed=True)).scaleb(-scale, _EXACT)
+
+
+LOGICAL_READERS.update({f"bytes-{_DECIMAL}": _decimal, f"fixed-{_DECIMAL}": _decimal})
 
 
 def _extent(schema: Any, named: Mapping[str, Any], known: dict[int, _Extent]) -> _Extent:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ def _client(registry: Registry) -> httpx.Client:
         return httpx.Client(
             timeout=CALL_TIMEOUT_S,
             auth=(registry.username, password or "") if registry.username else None,
-            verify=registry.ca_file or True,
+            verify=ssl.create_default_context(cafile=registry.ca_file) if registry.ca_file else True,
             headers={"Accept": MEDIA_TYPE},
             follow_redirects=False,  # a password goes where the document says, and nowhere else
         )
