@@ -23,6 +23,7 @@ from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.codecs.registry import Schemas
 from consumers.stream.log import Header
 from consumers.stream.spec import Format, Input, InputEnvelope, Output, OutputEnvelope, Registry, StreamSpec
+from deployments.datatypes import NUMPY
 from tests.schema_registry import SchemaRegistry, avro, framed, schema_registry
 
 X = TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 2, 2))
@@ -76,6 +77,19 @@ def test_arrow_goes_through_both_ways() -> None:
     decoded = decoder.decode([values[0], None, b"", b"junk", values[0][:-60], values[1]])
     check_same(decoded, [0, 5])
     assert sorted(decoded.errors) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (2, 0)])
+@pytest.mark.parametrize("datatype", [Datatype.FP32, Datatype.BOOL, Datatype.BYTES])
+def test_arrow_answers_may_hold_nothing(datatype: Datatype, shape: tuple[int, ...]) -> None:
+    found = TensorSpec(name="found", datatype=datatype, shape=(-1, *(-1 if axis == 0 else axis for axis in shape)))
+    encoder = make_encoder(Signature(inputs=(N,), outputs=(found,)), Output(topic="o", format=Format.ARROW))
+    values = encoder.encode({"found": np.empty((2, *shape), dtype=NUMPY[datatype])})
+    for value in values:
+        read = pa.ipc.open_stream(value).read_all()
+        assert read.num_rows == 1
+        assert read.column("found").to_pylist() == [[]]
+    assert len(values) == 2
 
 
 def test_arrow_rows_of_several_schemas_keep_their_order() -> None:
@@ -143,6 +157,13 @@ def test_arrows_times_and_decimals_are_numbers(when: pa.DataType, at: list[int])
     }
     check_same(decoded, [0, 4], tensors)
     assert sorted(decoded.errors) == [1, 2, 3]
+
+
+def test_arrows_one_decimal_is_not_a_whole_number_for_one_input_and_none_for_another() -> None:
+    whole = TensorSpec(name="n", datatype=Datatype.INT64, shape=(-1,))
+    decoder = make_decoder(Signature(inputs=(PRICE, whole), outputs=()), Input(topic="t", format=Format.ARROW, fields={"n": "p"}))
+    decoded = decoder.decode([arrow(pa.record_batch({"p": pa.array([Decimal("1.5")])}))])
+    assert "column p (decimal128(2, 1)) is asked for in two ways" in str(decoded.errors[0])
 
 
 def test_arrows_dictionaries_are_what_they_stand_for() -> None:

@@ -162,7 +162,9 @@ def test_an_address_that_can_not_be_is_told(url: str) -> None:
         Schemas(Registry(url=url)).find(1)
 
 
-def test_certificates_and_passwords_that_can_not_be_used_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificates_passwords_and_proxies_that_can_not_be_used_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     for name in ("ca.pem", "missing.pem"):
         with pytest.raises(BadInput, match="no certificates"):
@@ -171,6 +173,10 @@ def test_certificates_and_passwords_that_can_not_be_used_are_told(tmp_path: Path
     with pytest.raises(BadInput, match="no UTF-8") as caught:
         Schemas(Registry(url="http://127.0.0.1:1", username="u", password_env="SR_PASSWORD"))  # noqa: S106  # a name
     assert caught.value.__suppress_context__
+    monkeypatch.setenv("HTTP_PROXY", "ftp://user:hush@127.0.0.1")
+    with pytest.raises(BadInput, match="a proxy that can't be used") as caught:
+        Schemas(Registry(url="http://127.0.0.1:1"))
+    assert "hush" not in f"{caught.value}{caught.value.__cause__!r}"
 
 
 def test_what_is_not_found_is_said_with_the_registry(schemas: Schemas) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -98,7 +99,9 @@ class ArrowDecoder:
         for spec in self._signature.inputs:
             place = schema.get_field_index(str(self._columns.columns.get(spec.name, spec.name)))
             if place >= 0 and (types := _types_between(schema.field(place).type, spec.datatype)):
-                casts[place] = types
+                if casts.setdefault(place, types) != types:
+                    column = schema.field(place)
+                    raise BadInput(f"column {column.name} ({column.type}) is asked for in two ways", where="value")
                 plain = plain.set(place, plain.field(place).with_type(types[-1]))
         return _Plan(casts, bind(plain, self._signature, self._columns, where="value"))
 
@@ -183,8 +186,12 @@ def _column(spec: TensorSpec, array: Array) -> pa.Array:
     value_type = ARROW[spec.datatype]
     if array.ndim == 1:
         return pa.array(array, type=value_type)
-    flat = pa.array(np.ascontiguousarray(array).reshape(-1), type=value_type)
-    storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(array.shape[1:])))
+    size = math.prod(array.shape[1:])
+    if size:
+        flat = pa.array(np.ascontiguousarray(array).reshape(-1), type=value_type)
+        storage = pa.FixedSizeListArray.from_arrays(flat, size)
+    else:  # an open axis along which nothing was found
+        storage = pa.array([[]] * len(array), type=pa.list_(value_type, 0))
     if array.ndim == 2 or spec.datatype in (Datatype.BOOL, Datatype.BYTES):
         return storage
     return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(value_type, array.shape[1:]), storage)

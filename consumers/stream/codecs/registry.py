@@ -41,7 +41,7 @@ class RegisteredSchema:
 
 
 class Schemas:
-    """One registry. Called from one thread. Raises BadInput where the document's secret or `ca_file` can't be used."""
+    """One registry. Called from one thread. Raises BadInput where the secret, the `ca_file` or a proxy can't be used."""
 
     def __init__(self, registry: Registry) -> None:
         self._url = registry.url.rstrip("/")
@@ -168,6 +168,9 @@ def _client(registry: Registry) -> httpx.Client:
     except UnicodeError:  # which holds the password
         what = "username or password are no UTF-8"
         raise BadInput(what, where="spec.registry", remedy="correct them on the consumers' nodes") from None
+    except (ValueError, ImportError, httpx.InvalidURL):  # which may hold that of a proxy
+        what, where = "the environment names a proxy that can't be used", "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY"
+        raise BadInput(what, where=where, remedy="correct it on the consumers' nodes") from None
     except OSError as error:
         remedy = "make it readable on the consumers' nodes, in PEM"
         raise BadInput(f"no certificates: {error}", where="spec.registry.ca_file", remedy=remedy) from error
