@@ -96,7 +96,8 @@ class Input(Section):
 
     Topics that are named and missing are made with `partitions`; those that are there are read whole, and partitions that are
     added later from their first record. No more consumers run than `partitions` are declared. `fields` maps an input of the model
-    to its field (a column, with Arrow), where the names differ; `/a/b` is a path into a nested document.
+    to its field (a column, with Arrow), where the names differ; `/a/b` is a path into a nested document. Dates and times of Avro
+    and Arrow are whole numbers in their schema's unit (days or milliseconds since 1970), decimals are numbers.
     """
 
     topic: str = Field(default="", pattern=OPTIONAL_TOPIC_PATTERN)
@@ -228,7 +229,11 @@ class Security(Secret):
 
 
 class Registry(Secret):
-    """A schema registry, for the formats `avro` and `json_schema`. An answer's schema is registered as `TOPIC-value`."""
+    """A schema registry, for the formats `avro` and `json_schema`. An answer's schema is registered as `TOPIC-value`.
+
+    Where it is away, or something else answers in its place, the stream waits; a schema that it says it does not know costs the
+    record.
+    """
 
     url: str = Field(pattern=r"^https?://")
     ca_file: str | None = None
