@@ -25,6 +25,9 @@ class Phase(StrEnum):
 class WorkerStatus(BaseModel):
     """One worker at one moment. `rows_s` is the rate of committed input records over the last seconds.
 
+    `stuck_recoveries` is how often it went back to the same records for the cause in `stuck_cause`, none of them committed since;
+    it is ill from the second on, until they are.
+
     Partitions are numbers, or `topic/number` where there are several topics.
     """
 
@@ -49,6 +52,8 @@ class WorkerStatus(BaseModel):
     recoveries: int
     retries: int
     breaker_open: bool
+    stuck_recoveries: int = 0
+    stuck_cause: str = ""
 
 
 @dataclass

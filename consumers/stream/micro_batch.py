@@ -13,10 +13,14 @@ from deployments.scoring import Scored
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What leaves for the records of one slice, and how far that brings their partition. `epoch`: when they were taken."""
+    """What leaves for the records of one slice, and how far that brings their partition. `epoch`: when they were taken.
+
+    `first` is the offset of the first record.
+    """
 
     partition: Partition
     epoch: int
+    first: int
     upto: int
     outgoing: Sequence[Outgoing]
     rows_in: int

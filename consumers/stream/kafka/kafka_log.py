@@ -18,19 +18,19 @@ from kafka.errors import (  # type: ignore[import-untyped]
     CorruptRecordError,
     FencedInstanceIdError,
     KafkaError,
-    MessageSizeTooLargeError,
     UnknownError,
 )
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict, NotFound, Unreachable
 from consumers.stream.epochs import Epochs
-from consumers.stream.kafka.commit_thread import CommitThread, refused
-from consumers.stream.kafka.kafka_batches import expect_written, read_by_rows, send
-from consumers.stream.kafka.kafka_client import ROOM_BYTES, RecordLimits, client_config, unreachable
+from consumers.stream.kafka.commit_thread import CommitThread, record_refused, refused
+from consumers.stream.kafka.kafka_batches import REFUSALS, TOO_LARGE, expect_written, read_by_rows, refusal_of, send
+from consumers.stream.kafka.kafka_client import ROOM_BYTES, client_config, unreachable
 from consumers.stream.kafka.kafka_inside import Membership, abandon, stuck_at
 from consumers.stream.kafka.kafka_wire import read_wide
-from consumers.stream.log import Member, Outgoing, Partition, Records
+from consumers.stream.kafka.topic_settings import TopicSettings
+from consumers.stream.log import Member, Outgoing, Partition, Records, Takes
 from consumers.stream.spec import Begin, Guarantee, StreamSpec
 
 CALL_TIMEOUT_S = 20.0
@@ -78,7 +78,7 @@ class KafkaLog:
         self._polled_s = 0.0
         self._offsets_to_commit: dict[TopicPartition, OffsetAndMetadata] = {}
         self._producer: KafkaProducer | None = None
-        self._limits = RecordLimits(spec, brokers)
+        self._settings = TopicSettings(spec, brokers)
         read_wide()
         try:
             self._consumer = KafkaConsumer(
@@ -174,6 +174,7 @@ class KafkaLog:
     def commit(self, outgoing: Sequence[Outgoing], upto: Mapping[Partition, int]) -> Future[None]:
         """See Log."""
         self._thread.expect_free()
+        self._flush_offsets()  # should this one fail, the last one's records are done all the same
         if any(self.epoch(partition) is None for partition in upto):
             # The broker checks who commits, not for which partitions.
             return refused(Unreachable("the partitions are another member's now", where=self._member.group, remedy="recover"))
@@ -187,7 +188,7 @@ class KafkaLog:
         self._drop_producer()
         with self._reaching():
             self._membership.check_name()  # a new producer would fence the member that took over
-        self._limits.renew()
+        self._settings.renew()
         self._producer = self._new_producer()
         self._epochs.renew()
         self._offsets_to_commit.clear()
@@ -224,9 +225,9 @@ class KafkaLog:
             raise NotFound("no such topic", where=topic, remedy="create it, or check the stream's document")
         return len(found)
 
-    def largest_bytes(self, topic: str) -> int:
+    def takes(self, topic: str) -> Takes:
         """See Log."""
-        return self._limits.of(topic)
+        return self._settings.of(topic)
 
     def lag(self) -> dict[Partition, int]:
         """See Log."""
@@ -248,9 +249,13 @@ class KafkaLog:
         with self._reaching(committing=True):
             producer.begin_transaction()
             sent = send(producer, outgoing)
-            producer.send_offsets_to_transaction(offsets, group)
+            try:
+                producer.send_offsets_to_transaction(offsets, group)
+                self._flush(producer)
+            except KafkaError as error:
+                raise refusal_of(sent) or error from error
+            expect_written(sent)  # a commit of what is refused may never end
             producer.commit_transaction()
-            expect_written(sent)
         self._done.update({partition: to.offset for partition, to in offsets.items()})
 
     def _write(self, outgoing: Sequence[Outgoing], offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
@@ -258,10 +263,13 @@ class KafkaLog:
         assert producer is not None  # noqa: S101  # a commit follows a recover that succeeded
         with self._reaching():
             sent = send(producer, outgoing)
-            with contextlib.suppress(UnknownError):  # of a batch that was split: told here
-                producer.flush(timeout=self._spec.transaction_timeout_s)
+            self._flush(producer)
             expect_written(sent)
         self._offsets_to_commit.update(offsets)  # by the polling thread: the consumer belongs to it
+
+    def _flush(self, producer: KafkaProducer) -> None:
+        with contextlib.suppress(UnknownError):  # of a batch that was split: `expect_written` tells
+            producer.flush(timeout=self._spec.transaction_timeout_s)
 
     # --- inside
 
@@ -309,7 +317,7 @@ class KafkaLog:
                 linger_ms=2,
                 retry_backoff_ms=RETRY_BACKOFF_MS,
                 # A batch must fit too, not only a record.
-                batch_size=min(256 * 1024, self._limits.smallest),
+                batch_size=min(256 * 1024, self._settings.smallest),
                 max_request_size=self._spec.max_record_bytes + 2 * ROOM_BYTES,
                 max_block_ms=int(CALL_TIMEOUT_S * 1000),
                 bootstrap_timeout_ms=int(CALL_TIMEOUT_S * 1000),
@@ -339,6 +347,7 @@ class KafkaLog:
                 raise unreachable(self._brokers, error) from error
             raise Conflict("another member of this name took over", where=self._member.instance, remedy="end this one") from error
         except KafkaError as error:
-            if isinstance(error, MessageSizeTooLargeError):
-                self._limits.refuse()
+            if isinstance(error, REFUSALS):
+                self._settings.refuse()
+                raise record_refused(str(error), self._brokers, too_large=isinstance(error, TOO_LARGE)) from error
             raise unreachable(self._brokers, error) from error

@@ -20,11 +20,11 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from cluster.errors import Conflict, NotFound, Unreachable
 from consumers.stream.epochs import Epochs
-from consumers.stream.kafka.commit_thread import CommitThread, refused
-from consumers.stream.kafka.kafka_client import RecordLimits
+from consumers.stream.kafka.commit_thread import CommitThread, record_refused, refused
 from consumers.stream.kafka.rdkafka_config import consumer_config, producer_config, rdkafka_config
 from consumers.stream.kafka.rdkafka_watch import Watch
-from consumers.stream.log import Header, Member, Outgoing, Partition, Records
+from consumers.stream.kafka.topic_settings import TopicSettings
+from consumers.stream.log import Header, Member, Outgoing, Partition, Records, Takes
 from consumers.stream.spec import Guarantee, StreamSpec
 
 CALL_TIMEOUT_S = 20.0
@@ -32,6 +32,8 @@ CLOSE_TIMEOUT_S = 10.0
 EARLY_MAX_ROWS = 100
 LAST_POLLS = 100
 KEEP_ALIVE_EVERY_S = 0.5
+TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
+REFUSALS = (KafkaError.INVALID_RECORD, KafkaError.INVALID_TIMESTAMP, *TOO_LARGE)  # of a record for what it is
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class RdKafkaLog:
         self._offsets_to_commit: dict[Partition, int] = {}
         self._producer: Producer | None = None
         # It also tells whether the broker is there.
-        self._limits = RecordLimits(spec, brokers)
+        self._settings = TopicSettings(spec, brokers)
         with self._reaching():
             self._consumer = self._new_consumer()
         try:
@@ -94,6 +96,7 @@ class RdKafkaLog:
     def commit(self, outgoing: Sequence[Outgoing], upto: Mapping[Partition, int]) -> Future[None]:
         """See Log."""
         self._thread.expect_free()
+        self._flush_offsets()  # should this one fail, the last one's records are done all the same
         if any(self.epoch(partition) is None for partition in upto):
             # The broker checks who commits, not for which partitions.
             return refused(Unreachable("the partitions are another member's now", where=self._member.group, remedy="recover"))
@@ -105,7 +108,7 @@ class RdKafkaLog:
         """See Log."""
         self._drop_producer()
         self._check_name()  # a new producer would fence the member that took over
-        self._limits.renew()
+        self._settings.renew()
         self._producer = self._new_producer()
         self._epochs.renew()
         self._offsets_to_commit.clear()
@@ -140,9 +143,9 @@ class RdKafkaLog:
             raise NotFound("no such topic", where=topic, remedy="create it, or check the stream's document")
         return len(found.partitions)
 
-    def largest_bytes(self, topic: str) -> int:
+    def takes(self, topic: str) -> Takes:
         """See Log."""
-        return self._limits.of(topic)
+        return self._settings.of(topic)
 
     def lag(self) -> dict[Partition, int]:
         """See Log."""
@@ -303,8 +306,16 @@ class RdKafkaLog:
         with self._reaching():
             producer.begin_transaction()
             # First: this is what waits for the marks of the last transaction; a send that meets them is held for 20 ms.
-            producer.send_offsets_to_transaction([TopicPartition(*p, offset) for p, offset in upto.items()], group, timeout_s)
-            send(producer, outgoing)
+            offsets = [TopicPartition(*partition, offset) for partition, offset in upto.items()]
+            producer.send_offsets_to_transaction(offsets, group, timeout_s)
+            try:
+                send(producer, outgoing)
+            except KafkaException as error:
+                if (
+                    error.args[0].code() == KafkaError._STATE
+                ):  # the transaction has failed meanwhile: any call but a send says why
+                    producer.send_offsets_to_transaction(offsets, group, timeout_s)
+                raise
             producer.commit_transaction(timeout_s)
         self._done.update(upto)
 
@@ -316,7 +327,8 @@ class RdKafkaLog:
             send(producer, outgoing)
             left = producer.flush(self._spec.transaction_timeout_s)
             if self._failed_sends:
-                raise KafkaException(self._failed_sends[0])
+                told = [error for error in self._failed_sends if error.code() in REFUSALS] or self._failed_sends
+                raise KafkaException(told[0])
             if left:
                 raise Unreachable(f"{left} records were not written in time", where=self._brokers, remedy="look at the broker")
         self._offsets_to_commit.update(upto)  # by the polling thread, which knows what is still ours
@@ -365,7 +377,7 @@ class RdKafkaLog:
     def _new_producer(self) -> Producer:
         exactly_once = self._spec.guarantee is Guarantee.EXACTLY_ONCE
         reported = {} if exactly_once else {"on_delivery": self._on_failed_send, "delivery.report.only.error": True}
-        config = {**self._config, **producer_config(self._spec, self._member, self._limits.smallest), **reported}
+        config = {**self._config, **producer_config(self._spec, self._member, self._settings.smallest), **reported}
         with self._reaching():
             producer = Producer(config, logger=logger)
             if exactly_once:
@@ -393,8 +405,11 @@ class RdKafkaLog:
                 ) from error
             if cause.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED):
                 self._fenced = True
-            if cause.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                self._limits.refuse()
+            if cause.code() in REFUSALS:
+                self._settings.refuse()
+                raise record_refused(
+                    f"{cause.name()}: {cause.str()}", self._brokers, too_large=cause.code() in TOO_LARGE
+                ) from error
             raise Unreachable(
                 f"{told.name()}: {told.str()}", where=self._brokers, remedy="check that the broker runs and spec.brokers names it"
             ) from error
