@@ -54,7 +54,9 @@ class Refusals:
         bare_error = type(error)(error.what, where=error.where, remedy=error.remedy)  # without the trace of how it got here
         before = self.refused.get(place) or (Refused(bare_error) if alone.rows_dead else None)
         after = before.as_letter(bare_error) if before is not None else Refused(bare_error)
-        return Refusals(1, {**self.refused, place: after}, after == before, draft.upto, whole_rows)
+        if hopeless := after == before:
+            after = replace(after, bare=False)  # whatever the topic takes next should be as much of the record as can be
+        return Refusals(1, {**self.refused, place: after}, hopeless, draft.upto, whole_rows)
 
     def after_commit(self, draft: Draft, owns: Callable[[Partition], bool]) -> Refusals:
         """Once the draft was committed. What other members have taken over is theirs to find out."""

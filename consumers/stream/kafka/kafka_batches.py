@@ -156,9 +156,13 @@ def expect_written(sent: Sequence[ProducerBatch]) -> None:
 
 
 def refusal_of(sent: Sequence[ProducerBatch]) -> Exception | None:
-    """Why a record of the batches was refused for what it is, if one was."""
-    found = (failure for batch in sent if batch.is_done for failure in _failures(batch))
-    return next((failure for failure in found if isinstance(failure, REFUSALS)), None)
+    """Why a record of the batches was refused for what it is, if one was, and for which topic."""
+    for batch in sent:
+        for failure in _failures(batch) if batch.is_done else ():
+            if isinstance(failure, REFUSALS):
+                why = next(filter(None, failure.args), failure.description)
+                return type(failure)(f"{batch.topic_partition.topic}: {why}")
+    return None
 
 
 def _failures(batch: ProducerBatch) -> list[Exception]:
