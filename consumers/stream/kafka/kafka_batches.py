@@ -161,7 +161,8 @@ def refusal_of(sent: Sequence[ProducerBatch]) -> Exception | None:
         for failure in _failures(batch) if batch.is_done else ():
             if isinstance(failure, REFUSALS):
                 why = next(filter(None, failure.args), failure.description)
-                return type(failure)(f"{batch.topic_partition.topic}: {why}")
+                refusal: Exception = type(failure)(f"{batch.topic_partition.topic}: {why}")
+                return refusal
     return None
 
 
