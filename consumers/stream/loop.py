@@ -28,7 +28,8 @@ from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.codecs.registry import Schemas
 from consumers.stream.commits import NOTHING, Commit, cut_up, next_draft
 from consumers.stream.counters import Counters, Phase
-from consumers.stream.log import Header, Log, Partition, RecordRefused, Records
+from consumers.stream.intake import gather
+from consumers.stream.log import Header, Log, Partition, RecordRefused
 from consumers.stream.micro_batch import MicroBatch
 from consumers.stream.outcomes import Outcomes
 from consumers.stream.refusals import Refusals
@@ -228,20 +229,15 @@ class Loop:
         return taking and len(self._in_flight) < MOST_IN_FLIGHT and self.in_flight_bytes < self.spec.max_in_flight_bytes
 
     def _take(self, timeout_s: float) -> list[MicroBatch]:
-        """One micro-batch: closed by its rows or bytes or `linger_ms` after its first record; several where commits are small."""
-        log, most = self._open_log, min(self.spec.max_batch_rows, self._refusals.most_rows or self.spec.max_batch_rows)
-        slices = log.poll(max_rows=most, timeout_s=timeout_s)
-        rows, size_bytes = sum(map(len, slices)), sum(s.size_bytes for s in slices)
-        closes_s = time.monotonic() + self.spec.linger_ms / 1000
-        while 0 < rows < most and size_bytes < self.spec.max_in_flight_bytes and (left_s := closes_s - time.monotonic()) > 0:
-            more = log.poll(max_rows=most - rows, timeout_s=left_s)
-            slices += more
-            rows += sum(map(len, more))
-            size_bytes += sum(s.size_bytes for s in more)
-        self._backlog = rows >= most and self._refusals.most_rows is None
+        """One micro-batch, or several where commits are small."""
+        spec, small = self.spec, self._refusals.most_rows
+        most = min(spec.max_batch_rows, small or spec.max_batch_rows)
+        slices = gather(self._open_log, most, spec.max_in_flight_bytes, linger_s=spec.linger_ms / 1000, timeout_s=timeout_s)
+        rows = sum(map(len, slices))
+        self._backlog = rows >= most and small is None
         if not rows:
             return []
-        return [_micro_batch(part) for part in (cut_up(slices, most) if self._refusals.most_rows else [slices])]
+        return [MicroBatch.of(part) for part in (cut_up(slices, most) if small else [slices])]
 
     def _score(self, batch: MicroBatch) -> None:
         """Decodes and submits. What can't be done now is tried again by `_conclude`, which sees no future."""
@@ -394,8 +390,3 @@ class Loop:
         if self.stuck.told and (self._refusals.hopeless or not isinstance(cause, RecordRefused)):
             self._stop.wait(backoff_s(self.stuck.recoveries - 1))
         return True
-
-
-def _micro_batch(slices: list[Records]) -> MicroBatch:
-    values = [value for s in slices for value in s.values]
-    return MicroBatch(slices, values, len(values), sum(s.size_bytes for s in slices))

@@ -46,6 +46,12 @@ class MicroBatch:
     attempt: int = 0
     not_before_s: float = 0.0
 
+    @classmethod
+    def of(cls, slices: list[Records]) -> MicroBatch:
+        """What was just taken."""
+        values = [value for s in slices for value in s.values]
+        return cls(slices, values, len(values), sum(s.size_bytes for s in slices))
+
     def conclude(self, outcomes: list[Outcome]) -> None:
         """Keeps what leaves, and lets go of what it was made of: a commit may be far off."""
         self.outcomes = outcomes
