@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
-from itertools import chain, repeat
+from itertools import repeat
 from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
-from cluster.errors import BadInput, HeadraceError
+from cluster.errors import HeadraceError
 from consumers.stream.codecs.cloudevents import Envelope, about_event
 from consumers.stream.log import Header, Origins, Outgoing, Records, subset
 from consumers.stream.spec import InputEnvelope, OutputEnvelope, StreamSpec
@@ -21,13 +21,9 @@ MODEL_HEADER = "headrace.model"
 VERSION_HEADER = "headrace.version"
 PREDICTION_HEADER = "headrace.prediction_id"
 LABEL_KEY_HEADER = "headrace.label_key"
-VALUE_BYTES_HEADER = "headrace.value_bytes"
 CONNECT = "__connect.errors."
 MESSAGE_MAX_BYTES = 4096
 STACK_MAX_BYTES = 16_384
-FIXED_BYTES = 40  # of a record: lengths, offset, time
-HEADER_BYTES = 10  # of a header: two lengths
-VERSION_DIGITS = 10
 
 
 class Stage(StrEnum):
@@ -179,44 +175,6 @@ def dead_records(
         headers,
         [records.timestamps_ms[row] for row in rows],
     )
-
-
-def oversized(outgoing: Outgoing, largest_bytes: int, *, alike: bool = False) -> list[int]:
-    """Which records take more than so many bytes. Looks at each only where all together do.
-
-    `alike`: their headers are ours alone, so none takes more than the last one's with the longest version.
-    """
-    bodies = sum(map(len, filter(None, chain(outgoing.keys, outgoing.values))))
-    if alike and len(outgoing):
-        named = len(outgoing) * (_named_bytes(outgoing.headers[-1]) + VERSION_DIGITS)
-    else:
-        named = sum(map(_named_bytes, outgoing.headers))
-    if FIXED_BYTES * len(outgoing) + bodies + named <= largest_bytes:
-        return []
-    headers = map(_named_bytes, outgoing.headers)
-    columns = zip(outgoing.keys, outgoing.values, headers, strict=True)
-    sizes = (len(key or b"") + len(value or b"") + header for key, value, header in columns)
-    return [row for row, size in enumerate(sizes) if size + FIXED_BYTES > largest_bytes]
-
-
-def _named_bytes(headers: Sequence[Header]) -> int:
-    return sum([len(name) + len(value or b"") + HEADER_BYTES for name, value in headers])
-
-
-def too_large(largest_bytes: int) -> Dead:
-    """Why an answer does not go out."""
-    what = f"the answer with its headers is larger than the {largest_bytes} bytes that its topic takes"
-    return Dead(Stage.WRITING, BadInput(what, where="output", remedy="raise the topic's max.message.bytes, or send less headers"))
-
-
-def cut(dead: Outgoing, rows: Sequence[int]) -> Outgoing:
-    """The dead letters without the value, and all headers but Kafka Connect's, of those rows: they say where the record lies."""
-    values, headers = list(dead.values), list(dead.headers)
-    for row in rows:
-        size = str(len(values[row] or b"")).encode()
-        values[row] = None
-        headers[row] = [*(h for h in headers[row] if h[0].startswith(CONNECT)), (VALUE_BYTES_HEADER, size)]
-    return replace(dead, values=values, headers=headers)
 
 
 def _reason(dead: Dead) -> list[Header]:

@@ -56,6 +56,9 @@ def open_of(known: Owned) -> OpenTransaction:
 class WorkerStatus(BaseModel):
     """One worker at one moment. `rows_s` is the rate of committed input records over the last seconds.
 
+    `stuck_recoveries` is how often it went back to the same records for the cause in `stuck_cause`, none of them committed since;
+    it is ill from the second on, until they are.
+
     Partitions are numbers, or `topic/number` where there are several topics. `lag` counts what can be read; `held` are those that
     are not read, and why.
     """
@@ -84,6 +87,8 @@ class WorkerStatus(BaseModel):
     recoveries: int
     retries: int
     breaker_open: bool
+    stuck_recoveries: int = 0
+    stuck_cause: str = ""
 
 
 @dataclass

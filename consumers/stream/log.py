@@ -10,6 +10,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
+from cluster.errors import BadInput
+
+NO_TIME_MS = -1  # what a record has that was written without a time: every topic takes it
+
 Header = tuple[str, bytes | None]
 
 
@@ -120,12 +124,40 @@ class Outgoing:
         return sum(map(len, filter(None, self.values)))
 
 
+class RecordRefused(BadInput):
+    """The broker refused a record of a commit, for what it is: nothing was committed; call `recover`, then commit less."""
+
+
+class RecordTooLarge(RecordRefused):
+    """It was refused for its size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """What a topic takes of one record, as far as it is known.
+
+    `largest_bytes`: key, value and headers. `keyed`: none without a key, since the topic is compacted. A record's time may lie
+    `before_ms` before and `after_ms` after the broker's; None is any time.
+    """
+
+    largest_bytes: int
+    keyed: bool = False
+    before_ms: int | None = None
+    after_ms: int | None = None
+
+    def takes_time(self, time_ms: int, now_ms: int) -> bool:
+        """Whether a record of this time would be taken (Unix, milliseconds)."""
+        early = self.before_ms is not None and time_ms < now_ms - self.before_ms
+        late = self.after_ms is not None and time_ms > now_ms + self.after_ms
+        return time_ms == NO_TIME_MS or not (early or late)
+
+
 class Log(Protocol):
     """One member of a consumer group together with its producer.
 
     All methods are called from one thread; only `epoch` and `owned` may be called from any. Every failure of the log, a
-    lost partition's among them, is Unreachable: after one, `recover` is the only way on. Conflict means that another member of
-    the same name took over: this one must end.
+    lost partition's among them, is Unreachable, and a commit's may be RecordRefused: after one, `recover` is the only way on.
+    Conflict means that another member of the same name took over: this one must end.
 
     Where a partition begins is decided by `consumers.stream.starts` and committed before any record of it is handed out.
     """
@@ -140,7 +172,8 @@ class Log(Protocol):
         """Writes, and commits that the partitions are done below these offsets: all or nothing where exactly once is promised.
 
         Returns at once. At most one commit is under way. The future fails where nothing, or not certainly all, was committed;
-        then call `recover`.
+        then call `recover`. It fails with RecordRefused where the broker refused a record of it for what it is (no key, its time,
+        its size): then no offset was committed, and the same records are refused again, so commit less of them.
         """
 
     def recover(self) -> None:
@@ -162,8 +195,8 @@ class Log(Protocol):
     def partitions_of(self, topic: str) -> int:
         """Over how many partitions of the topic the stream writes: as many as it had when the stream began. Raises NotFound."""
 
-    def largest_bytes(self, topic: str) -> int:
-        """The largest record (key, value and headers) that can be written to the topic, one of those that the stream writes."""
+    def takes(self, topic: str) -> Takes:
+        """What the topic, one of those that the stream writes, takes of a record; asked anew by a `recover` after a refusal."""
 
     def owned(self) -> Mapping[Partition, Owned]:
         """What is known of each partition owned, as last seen."""

@@ -2,7 +2,8 @@
 
 One thread runs it. The order of each partition is kept, because micro-batches are committed in the order in which they were
 taken. A bad record goes to the dead letters; transient trouble holds the same micro-batch and tries again; a log that fails is
-recovered to its committed offsets, so nothing is lost, and nothing doubled where exactly once is promised.
+recovered to its committed offsets, so nothing is lost, and nothing doubled where exactly once is promised; a record that the
+broker refuses is found by smaller commits (`refusals`), and becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -25,11 +26,15 @@ from consumers.stream.breaker import Breaker, backoff_s
 from consumers.stream.codecs.codec import Decoder, Encoder
 from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.codecs.registry import Schemas
+from consumers.stream.commits import NOTHING, Commit, cut_up, next_draft
 from consumers.stream.counters import Counters, Phase
-from consumers.stream.log import Header, Log, Outgoing, Owned, Partition
-from consumers.stream.micro_batch import MicroBatch, Outcome
+from consumers.stream.intake import gather
+from consumers.stream.log import Header, Log, Owned, Partition, RecordRefused
+from consumers.stream.micro_batch import MicroBatch
 from consumers.stream.outcomes import Outcomes
+from consumers.stream.refusals import Refusals
 from consumers.stream.spec import StreamSpec
+from consumers.stream.stuck import Stuck
 from deployments.datatypes import Array
 from deployments.scoring import Scored
 
@@ -56,16 +61,6 @@ class Scoring(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
-    """A commit under way of the oldest `batches`, and what it will have done."""
-
-    future: Future[None]
-    began_s: float
-    batches: int
-    outcomes: Sequence[Outcome]
-
-
-@dataclass(frozen=True, slots=True)
 class _Codec:
     signature: Signature
     decoder: Decoder
@@ -89,10 +84,12 @@ class Loop:
     phase: Phase = Phase.STARTING
     message: str = ""
     breaker: Breaker = field(init=False)
+    stuck: Stuck = field(default_factory=Stuck)
     turned_s: float = field(default_factory=time.monotonic)
     _log: Log | None = None
     _in_flight: deque[MicroBatch] = field(default_factory=deque)
     _commit: Commit | None = None
+    _refusals: Refusals = field(default_factory=Refusals)
     _codec: _Codec | None = None
     _stop: threading.Event = field(default_factory=threading.Event)
     _outcomes: Outcomes | None = None
@@ -151,7 +148,7 @@ class Loop:
                 self._log = self.make_log()
                 topics = (self.spec.output.topic, self.spec.dead_letters.topic)
                 partitions = {topic: self._log.partitions_of(topic) for topic in topics}
-                self._outcomes = Outcomes(self.name, self.spec, self._form, partitions, self._log.largest_bytes)
+                self._outcomes = Outcomes(self.name, self.spec, self._form, partitions, self._log.takes)
             except (Unreachable, NotFound, BadInput) as error:
                 if self._log is not None:
                     self._log.close()
@@ -177,9 +174,11 @@ class Loop:
                 return
             try:
                 self._turn(now_s)
-            except Unreachable as error:
+            except (Unreachable, RecordRefused) as error:
                 if not self._recover(error):
                     return
+            else:
+                self._unstick(self.stuck.after_turn(now_s))
 
     def _turn(self, now_s: float) -> None:
         self._reap_commit(now_s)
@@ -189,10 +188,10 @@ class Loop:
         log = self._open_log
         self._look_at(log)
         if self._has_room():
-            batch = self._take(0.0 if self._in_flight or self._commit else IDLE_POLL_S)
-            if batch is not None:
-                self._in_flight.append(batch)
-                self._score(batch)
+            if taken := self._take(0.0 if self._in_flight or self._commit else IDLE_POLL_S):
+                self._in_flight += taken
+                for batch in taken:
+                    self._score(batch)
                 return
         else:
             log.keep_alive()
@@ -205,7 +204,17 @@ class Loop:
             self.phase = Phase.STARTING if self.phase is Phase.STARTING else Phase.CUT_OFF
             self.message = trouble
         elif not trouble and self.phase in (Phase.STARTING, Phase.CUT_OFF):
-            self.phase, self.message = Phase.RUNNING, ""
+            self._calm()
+
+    def _calm(self) -> None:
+        """Whatever it was is over."""
+        self.message = self.stuck.told
+        self.phase = Phase.HOLDING if self.message else Phase.RUNNING
+
+    def _unstick(self, stuck: Stuck) -> None:
+        before, self.stuck = self.stuck, stuck
+        if before.told and not stuck.told and self.phase is Phase.HOLDING:
+            self._calm()
 
     @property
     def _open_log(self) -> Log:
@@ -223,21 +232,16 @@ class Loop:
         taking = not self._stop.is_set() and not any(batch.attempt for batch in self._in_flight)
         return taking and len(self._in_flight) < MOST_IN_FLIGHT and self.in_flight_bytes < self.spec.max_in_flight_bytes
 
-    def _take(self, timeout_s: float) -> MicroBatch | None:
-        """One micro-batch: closed by its rows or bytes, or `linger_ms` after its first record."""
-        log, most = self._open_log, self.spec.max_batch_rows
-        slices = log.poll(max_rows=most, timeout_s=timeout_s)
-        rows, size_bytes = sum(map(len, slices)), sum(s.size_bytes for s in slices)
-        closes_s = time.monotonic() + self.spec.linger_ms / 1000
-        while 0 < rows < most and size_bytes < self.spec.max_in_flight_bytes and (left_s := closes_s - time.monotonic()) > 0:
-            more = log.poll(max_rows=most - rows, timeout_s=left_s)
-            slices += more
-            rows += sum(map(len, more))
-            size_bytes += sum(s.size_bytes for s in more)
-        self._backlog = rows >= most
+    def _take(self, timeout_s: float) -> list[MicroBatch]:
+        """One micro-batch, or several where commits are small."""
+        spec, small = self.spec, self._refusals.most_rows
+        most = min(spec.max_batch_rows, small or spec.max_batch_rows)
+        slices = gather(self._open_log, most, spec.max_in_flight_bytes, linger_s=spec.linger_ms / 1000, timeout_s=timeout_s)
+        rows = sum(map(len, slices))
+        self._backlog = rows >= most and small is None
         if not rows:
-            return None
-        return MicroBatch(slices, [value for s in slices for value in s.values], rows, size_bytes)
+            return []
+        return [MicroBatch.of(part) for part in (cut_up(slices, most) if small else [slices])]
 
     def _score(self, batch: MicroBatch) -> None:
         """Decodes and submits. What can't be done now is tried again by `_conclude`, which sees no future."""
@@ -295,8 +299,8 @@ class Loop:
             self._hold(batch, EngineFailure(what, where=worst.where, remedy=worst.remedy))
             return False
         if self.phase is Phase.HOLDING:
-            self.phase, self.message = Phase.RUNNING, ""
-        batch.conclude(self._open_outcomes.of(batch, scored))
+            self._calm()
+        batch.conclude(self._open_outcomes.of(batch, scored, int(time.time() * 1000), self._refusals.refused))
         return True
 
     def _hold(self, batch: MicroBatch, error: HeadraceError) -> None:
@@ -309,31 +313,21 @@ class Loop:
         self.message = str(error)
 
     def _begin_commit(self, now_s: float) -> None:
-        """All that is ready, in one commit; what was taken in an epoch that is over is left out.
-
-        It waits only as long as there is more to take, and room for it.
-        """
+        """What is ready, in one commit. It waits only as long as there is more to take, and room for it."""
         waits = self._backlog and now_s < self._began_s + BACKLOG_COMMIT_EVERY_S and self._has_room()
         if self._commit is not None or waits:
             return
-        log, upto, batches = self._open_log, dict[Partition, int](), 0
-        outcomes: list[Outcome] = []
-        outgoing: list[Outgoing] = []
-        for batch in self._in_flight:
-            if batch.outcomes is None:
-                break
-            batches += 1
-            for outcome in batch.outcomes:
-                if log.epoch(outcome.partition) == outcome.epoch:
-                    outcomes.append(outcome)
-                    outgoing += outcome.outgoing
-                    upto[outcome.partition] = outcome.upto
-        if upto:
+        log = self._open_log
+        draft = next_draft(self._in_flight, log.epoch, self._refusals.most_rows)
+        if draft.outcomes:
             self._began_s = now_s
-            self._commit = Commit(log.commit(outgoing, upto), now_s, batches, outcomes)
+            self._commit = Commit(log.commit(draft.outgoing, draft.upto), now_s, draft)
         else:  # every partition of them was taken from us
-            for _ in range(batches):
-                self._in_flight.popleft()
+            self._drop(draft.batches)
+
+    def _drop(self, batches: int) -> None:
+        for _ in range(batches):
+            self._in_flight.popleft()
 
     def _reap_commit(self, now_s: float) -> None:
         commit = self._commit
@@ -345,14 +339,18 @@ class Loop:
                 raise Unreachable(f"a commit took more than {took_s:.0f} s", where="stream", remedy="look at the broker")
             return
         commit.future.result()
-        self._commit = None
-        for _ in range(commit.batches):
-            self._in_flight.popleft()
-        done = commit.outcomes
+        self._commit, draft = None, commit.draft
+        self._drop(draft.batches)
+        self._refusals = self._refusals.after_commit(draft, self._owns)
+        self._unstick(self.stuck.after_commit(draft.upto, self._owns))
+        done = draft.outcomes
         rows_in, rows_out, rows_dead = (
             sum(column) for column in zip(*((o.rows_in, o.rows_out, o.rows_dead) for o in done), strict=True)
         )
         self.counters.committed(rows_in=rows_in, rows_out=rows_out, rows_dead=rows_dead, took_s=took_s)
+
+    def _owns(self, partition: Partition) -> bool:
+        return self._open_log.epoch(partition) is not None
 
     def _await_something(self) -> None:
         """Sleeps until the commit or a scoring ends, briefly: new records may arrive meanwhile."""
@@ -367,13 +365,17 @@ class Loop:
 
     def _recover(self, error: HeadraceError) -> bool:
         """Back to the committed offsets. False where the stop came first: then the next member does it."""
-        attempt = 0
+        failed = self._commit.draft if self._commit is not None else NOTHING
+        rebalanced = any(self._open_log.epoch(outcome.partition) != outcome.epoch for outcome in failed.outcomes)
+        if isinstance(error, RecordRefused):
+            self._refusals = self._refusals.after_refusal(error, failed)
+        self._in_flight.clear()
+        self._commit = None
+        attempt, cause = 0, error
         while True:
             attempt += 1
             self.counters.recoveries += 1
-            self._in_flight.clear()
-            self._commit = None
-            self.message = str(error)
+            self.message = self.stuck.told or str(error)
             if self._stop.is_set():
                 return False
             self.phase = Phase.RECOVERING
@@ -385,5 +387,10 @@ class Loop:
                 error = again
                 self._stop.wait(backoff_s(attempt))
             else:
-                self.phase, self.message = Phase.RUNNING, ""
-                return True
+                break
+        if attempt == 1 and not rebalanced:  # the broker is there, and the records are ours still
+            self.stuck = self.stuck.after_failure(str(cause), failed.firsts, time.monotonic())
+        self._calm()
+        if self.stuck.told and (self._refusals.hopeless or not isinstance(cause, RecordRefused)):
+            self._stop.wait(backoff_s(self.stuck.recoveries - 1))
+        return True

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from cluster.errors import HeadraceError, NotFound, Unreachable
-from consumers.stream.log import Header, Outgoing, Owned, Partition, Records
+from consumers.stream.log import Header, Outgoing, Owned, Partition, RecordRefused, Records, Takes
 from consumers.stream.starts import Why
 
 NO_LIMIT_BYTES = 2**31
@@ -29,14 +29,15 @@ class Stored:
 class MemoryBroker:
     """Topics, groups and their committed offsets. `fail_next` commits fail with that error, once each.
 
-    `largest_bytes` limits the records of a topic.
+    `takes` is what a topic says that it takes; `refuses` is why one takes no record such as this, empty where it does.
     """
 
     topics: dict[str, list[list[Stored]]] = field(default_factory=dict)
     committed: dict[tuple[str, Partition], int] = field(default_factory=dict)
     members: dict[tuple[str, str], list[MemoryLog]] = field(default_factory=dict)
     fail_next: list[HeadraceError] = field(default_factory=list)
-    largest_bytes: dict[str, int] = field(default_factory=dict)
+    takes: dict[str, Takes] = field(default_factory=dict)
+    refuses: Callable[[str, Stored], str] = lambda _topic, _record: ""
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def create(self, topic: str, partitions: int) -> None:
@@ -130,15 +131,21 @@ class MemoryLog:
     def commit(self, outgoing: Sequence[Outgoing], upto: Mapping[Partition, int]) -> Future[None]:
         """See Log."""
         future: Future[None] = Future()
+        written = [
+            (out.topic, out.partition, Stored(key, value, tuple(headers), time_ms))
+            for out in outgoing
+            for key, value, headers, time_ms in zip(out.keys, out.values, out.headers, out.timestamps_ms, strict=True)
+        ]
         with self.broker.lock:
             if self.broker.fail_next:
                 future.set_exception(self.broker.fail_next.pop(0))
             elif any(partition not in self._epochs for partition in upto):
                 future.set_exception(Unreachable("the partitions are another member's now", where=self.group, remedy="recover"))
+            elif why := next(filter(None, (self.broker.refuses(topic, record) for topic, _, record in written)), ""):
+                future.set_exception(RecordRefused(why, where=self.group, remedy="recover, and commit less"))
             else:
-                for out in outgoing:
-                    for row in zip(out.keys, out.values, out.headers, out.timestamps_ms, strict=True):
-                        self.broker.topics[out.topic][out.partition].append(Stored(row[0], row[1], tuple(row[2]), row[3]))
+                for topic, number, record in written:
+                    self.broker.topics[topic][number].append(record)
                 self.broker.committed.update({(self.group, partition): offset for partition, offset in upto.items()})
                 future.set_result(None)
         return future
@@ -172,9 +179,9 @@ class MemoryLog:
         except KeyError:
             raise NotFound("no such topic", where=topic, remedy="create it") from None
 
-    def largest_bytes(self, topic: str) -> int:
+    def takes(self, topic: str) -> Takes:
         """See Log."""
-        return self.broker.largest_bytes.get(topic, NO_LIMIT_BYTES)
+        return self.broker.takes.get(topic, Takes(NO_LIMIT_BYTES))
 
     def owned(self) -> dict[Partition, Owned]:
         """See Log."""

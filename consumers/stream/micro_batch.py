@@ -13,10 +13,14 @@ from deployments.scoring import Scored
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What leaves for the records of one slice, and how far that brings their partition. `epoch`: when they were taken."""
+    """What leaves for the records of one slice, and how far that brings their partition. `epoch`: when they were taken.
+
+    `first` is the offset of the first record.
+    """
 
     partition: Partition
     epoch: int
+    first: int
     upto: int
     outgoing: Sequence[Outgoing]
     rows_in: int
@@ -41,6 +45,12 @@ class MicroBatch:
     outcomes: list[Outcome] | None = None
     attempt: int = 0
     not_before_s: float = 0.0
+
+    @classmethod
+    def of(cls, slices: list[Records]) -> MicroBatch:
+        """What was just taken."""
+        values = [value for s in slices for value in s.values]
+        return cls(slices, values, len(values), sum(s.size_bytes for s in slices))
 
     def conclude(self, outcomes: list[Outcome]) -> None:
         """Keeps what leaves, and lets go of what it was made of: a commit may be far off."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cluster.errors import BadInput
-from consumers.stream.answers import Dead, Form, Stage, cut, dead_records, output_records, oversized, too_large
-from consumers.stream.log import Outgoing, Records
+from consumers.stream.acceptable import legal_letters, unfit
+from consumers.stream.answers import Dead, Form, Stage, dead_records, output_records, prediction_ids
+from consumers.stream.log import Origins, Outgoing, Records, Takes
 from consumers.stream.micro_batch import MicroBatch, Outcome
+from consumers.stream.refusals import Place, Refused
 from consumers.stream.spec import OnEmpty, StreamSpec
 from deployments.scoring import Scored
 
@@ -19,16 +21,16 @@ Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What is the same for all micro-batches of a stream: `partitions` and `largest_bytes` by topic that it writes."""
+    """What is the same for all micro-batches of a stream: `partitions` and `takes` by topic that it writes."""
 
     stream: str
     spec: StreamSpec
     form: Form
     partitions: Mapping[str, int]
-    largest_bytes: Callable[[str], int]
+    takes: Callable[[str], Takes]
 
-    def of(self, batch: MicroBatch, scored: Scored) -> list[Outcome]:
-        """One a slice, in order."""
+    def of(self, batch: MicroBatch, scored: Scored, now_ms: int, refused: Mapping[Place, Refused]) -> list[Outcome]:
+        """One a slice, in order, at this time (Unix, ms). `refused` are records that the broker did not take before."""
         decoded, encoder = batch.decoded, batch.encoder
         if decoded is None or encoder is None:
             raise RuntimeError("scored before it was decoded")
@@ -39,10 +41,14 @@ class Outcomes:
         dead = {row: Dead(Stage.DECODING, error) for row, error in decoded.errors.items()}
         dead |= {int(positions[j]): Dead(Stage.SCORING, error) for j, error in scored.errors.items()}
         unreadable = _unreadable(batch)
-        passed = self._passed(batch, dead, unreadable)
+        again = _again(batch, refused) if refused else {}
+        passed = self._passed(batch, dead, {*unreadable, *again})
         if unreadable:
             answered &= ~np.isin(positions, list(unreadable))
             dead |= unreadable
+        if again:
+            answered &= ~np.isin(positions, list(again))
+            dead = {row: Dead(Stage.WRITING, why.error) for row, why in again.items()} | dead
         made: list[Outcome] = []
         begin = 0
         for records in batch.slices:
@@ -51,27 +57,27 @@ class Outcomes:
             chosen = first + np.flatnonzero(answered[first:last])
             here = {row - begin: why for row, why in dead.items() if begin <= row < end} if dead else {}
             tombs = [row - begin for row in passed if begin <= row < end]
-            out = self._answers(records, chosen, positions[chosen] - begin, bodies, scored, here)
-            letters = self._letters(records, here)
-            out += self._tombs(records, tombs)
+            out = self._answers(records, chosen, positions[chosen] - begin, bodies, scored, here, now_ms)
+            out += self._tombs(records, tombs, here, now_ms)
+            letters = self._letters(records, here, {row - begin: why for row, why in again.items()}, now_ms)
             rows_out = sum(map(len, out))
             whole = (*out, *letters)
-            upto = records.offsets[-1] + 1
-            made.append(Outcome(records.partition, records.epoch, upto, whole, len(records), rows_out, sum(map(len, letters))))
+            first, upto, rows_dead = records.offsets[0], records.offsets[-1] + 1, sum(map(len, letters))
+            made.append(Outcome(records.partition, records.epoch, first, upto, whole, len(records), rows_out, rows_dead))
             begin = end
         return made
 
     def _answers(
-        self, records: Records, chosen: Rows, rows: Rows, bodies: list[bytes], scored: Scored, dead: dict[int, Dead]
+        self, records: Records, chosen: Rows, rows: Rows, bodies: list[bytes], scored: Scored, dead: dict[int, Dead], now_ms: int
     ) -> list[Outgoing]:
-        """Of the scored rows `chosen`, which are `rows` of the records. Those too large to be written are added to `dead`."""
+        """Of the scored rows `chosen`, which are `rows` of the records. Those that can't be written are added to `dead`."""
         if not len(chosen):
             return []
-        out, largest = self._outputs(records, chosen, rows, bodies, scored), self.largest_bytes(self.spec.output.topic)
+        out = self._outputs(records, chosen, rows, bodies, scored)
         alike = self.form.envelope is None and scored.label_keys is None and not any(records.headers)
-        if refused := oversized(out, largest, alike=alike):
-            dead |= {int(rows[j]): too_large(largest) for j in refused}
-            out = self._outputs(records, np.delete(chosen, refused), np.delete(rows, refused), bodies, scored)
+        if refused := unfit(out, self.takes(self.spec.output.topic), now_ms, alike=alike):
+            dead |= {int(rows[j]): why for j, why in refused.items()}
+            out = self._outputs(records, np.delete(chosen, list(refused)), np.delete(rows, list(refused)), bodies, scored)
         return [out] if len(out) else []
 
     def _outputs(self, records: Records, chosen: Rows, rows: Rows, bodies: list[bytes], scored: Scored) -> Outgoing:
@@ -80,25 +86,37 @@ class Outcomes:
         versions, partitions = scored.versions[chosen], self.partitions[self.spec.output.topic]
         return output_records(records, rows.tolist(), answers, versions, form=self.form, partitions=partitions, label_keys=keys)
 
-    def _letters(self, records: Records, dead: Mapping[int, Dead]) -> list[Outgoing]:
-        if not dead:
-            return []
-        to, marks = self.spec.dead_letters.topic, self.form.marks
-        letters = dead_records(records, dead, stream=self.stream, topic=to, partitions=self.partitions[to], marks=marks)
-        return [cut(letters, oversized(letters, self.largest_bytes(to)))]
-
-    def _tombs(self, records: Records, rows: Sequence[int]) -> list[Outgoing]:
+    def _tombs(self, records: Records, rows: Sequence[int], dead: dict[int, Dead], now_ms: int) -> list[Outgoing]:
+        """Rows without a value that pass. Those that can't be written are added to `dead`."""
         if not rows:
             return []
+        out = self._passing(records, rows)
+        if refused := unfit(out, self.takes(self.spec.output.topic), now_ms):
+            dead |= {rows[j]: why for j, why in refused.items()}
+            out = self._passing(records, [row for j, row in enumerate(rows) if j not in refused])
+        return [out] if len(out) else []
+
+    def _passing(self, records: Records, rows: Sequence[int]) -> Outgoing:
         versions = np.zeros(len(rows), dtype=np.int32)
         partitions = self.partitions[self.spec.output.topic]
-        return [output_records(records, rows, [None] * len(rows), versions, form=self.form, partitions=partitions)]
+        return output_records(records, rows, [None] * len(rows), versions, form=self.form, partitions=partitions)
 
-    def _passed(self, batch: MicroBatch, dead: dict[int, Dead], unreadable: Mapping[int, Dead]) -> list[int]:
-        """Rows without a value that the document lets through; they are taken out of `dead`."""
+    def _letters(self, records: Records, dead: Mapping[int, Dead], again: Mapping[int, Refused], now_ms: int) -> list[Outgoing]:
+        if not dead:
+            return []
+        to, marks, rows = self.spec.dead_letters.topic, self.form.marks, sorted(dead)
+        letters = dead_records(records, dead, stream=self.stream, topic=to, partitions=self.partitions[to], marks=marks)
+        origin, offsets = records.origin
+        ids = prediction_ids(Origins(origin, [offsets[row] for row in rows]))
+        legal = [j for j, row in enumerate(rows) if row in again and again[row].legal]
+        bare = [j for j, row in enumerate(rows) if row in again and again[row].bare]
+        return [legal_letters(letters, self.takes(to), now_ms, ids, legal=legal, bare=bare)]
+
+    def _passed(self, batch: MicroBatch, dead: dict[int, Dead], kept: Collection[int]) -> list[int]:
+        """Rows without a value that the document lets through; they are taken out of `dead`, but for those of `kept`."""
         if self.spec.input.on_empty is not OnEmpty.PASS:
             return []
-        passed = [row for row in dead if batch.values[row] is None and row not in unreadable]
+        passed = [row for row in dead if batch.values[row] is None and row not in kept]
         for row in passed:
             del dead[row]
         return passed
@@ -110,5 +128,16 @@ def _unreadable(batch: MicroBatch) -> dict[int, Dead]:
         for row, why in records.unreadable.items():
             error = BadInput(why, where="record", remedy="look at it with the broker's own tools; it can't be read")
             found[begin + row] = Dead(Stage.DECODING, error)
+        begin += len(records)
+    return found
+
+
+def _again(batch: MicroBatch, refused: Mapping[Place, Refused]) -> dict[int, Refused]:
+    """Which rows the broker refused when they were taken before."""
+    found, begin = {}, 0
+    for records in batch.slices:
+        for row, offset in enumerate(records.offsets):
+            if why := refused.get((records.partition, offset)):
+                found[begin + row] = why
         begin += len(records)
     return found

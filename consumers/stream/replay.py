@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from cluster.errors import BadInput
-from consumers.stream.answers import CONNECT, VALUE_BYTES_HEADER
-from consumers.stream.log import Header, Log, Origins, Outgoing, Owned, Partition, Records, subset
+from consumers.stream.acceptable import MADE_KEY_HEADER, TIMESTAMP_HEADER, VALUE_BYTES_HEADER
+from consumers.stream.answers import CONNECT
+from consumers.stream.log import Header, Log, Origins, Outgoing, Owned, Partition, Records, Takes, subset
 from consumers.stream.spec import Input, StreamSpec
 
+OF_ITS_DEATH = (VALUE_BYTES_HEADER, MADE_KEY_HEADER, TIMESTAMP_HEADER)
 REPLAY_HEADER = "headrace.replay"
 Choose = Callable[[Records], list[Records]]
 
@@ -79,14 +81,19 @@ def dead_letters(conditions: Sequence[Condition]) -> Choose:
         rows: dict[Partition, list[int]] = {}
         offsets: dict[Partition, list[int]] = {}
         headers: list[Sequence[Header]] = []
+        keys, times_ms = list(records.keys), list(records.timestamps_ms)
         for row, told in enumerate(records.headers):
             about = dict(told)
             origin, offset = _origin(about, records, row)
-            headers.append([header for header in told if not header[0].startswith(CONNECT) and header[0] != VALUE_BYTES_HEADER])
+            headers.append([header for header in told if not header[0].startswith(CONNECT) and header[0] not in OF_ITS_DEATH])
+            if MADE_KEY_HEADER in about:
+                keys[row] = None
+            if re.fullmatch(rb"-?\d{1,18}", about.get(TIMESTAMP_HEADER) or b""):
+                times_ms[row] = int(about[TIMESTAMP_HEADER] or b"")
             if all(condition.holds(about) for condition in conditions):
                 rows.setdefault(origin, []).append(row)
                 offsets.setdefault(origin, []).append(offset)
-        bare = replace(records, headers=headers)
+        bare = replace(records, headers=headers, keys=keys, timestamps_ms=times_ms)
         return [replace(subset(bare, chosen), origins=Origins(origin, offsets[origin])) for origin, chosen in rows.items()]
 
     return choose
@@ -155,9 +162,9 @@ class BoundedLog:
         """See Log."""
         return self._log.partitions_of(topic)
 
-    def largest_bytes(self, topic: str) -> int:
+    def takes(self, topic: str) -> Takes:
         """See Log."""
-        return self._log.largest_bytes(topic)
+        return self._log.takes(topic)
 
     def owned(self) -> Mapping[Partition, Owned]:
         """See Log."""

@@ -106,6 +106,8 @@ class StreamReplica:
             recoveries=counters.recoveries,
             retries=counters.retries,
             breaker_open=loop.breaker.open,
+            stuck_recoveries=loop.stuck.recoveries,
+            stuck_cause=loop.stuck.cause,
         ).model_dump(mode="json")
 
     def __del__(self) -> None:

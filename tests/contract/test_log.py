@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, KafkaAdminClient  # type: ignore[import-untyped]
 
-from cluster.errors import NotFound, Unreachable
+from cluster.errors import BadInput, NotFound, Unreachable
 from consumers.stream.kafka.clients import open_log
 from consumers.stream.kafka.kafka_client import ensure_topics
-from consumers.stream.log import Log, Member, Outgoing, Partition, Records
+from consumers.stream.log import Log, Member, Outgoing, Partition, RecordRefused, Records, RecordTooLarge, subset
 from consumers.stream.memory_log import MemoryBroker, MemoryLog, Stored
 from consumers.stream.spec import Client, Guarantee, Input, Output, StreamSpec, Topic
 from tests.waiting import until
@@ -32,6 +32,7 @@ class World(Protocol):
     def member(self, name: str) -> Log: ...
     def put(self, partition: int, key: bytes | None, value: bytes | None) -> None: ...
     def committed_values(self, topic: str) -> list[bytes | None]: ...
+    def refuse_keyless(self, topic: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -64,6 +65,9 @@ class MemoryWorld:
 
     def committed_values(self, topic: str) -> list[bytes | None]:
         return [record.value for partition in self.broker.topics[topic] for record in partition]
+
+    def refuse_keyless(self, topic: str) -> None:
+        self.broker.refuses = lambda to, record: "no key" if to == topic and record.key is None else ""
 
     def close(self) -> None:
         """Nothing to free."""
@@ -100,6 +104,14 @@ class KafkaWorld:
             return [value for partition in sorted(values) for value in values[partition]]
         finally:
             consumer.close()
+
+    def refuse_keyless(self, topic: str) -> None:
+        self.alter(topic, {"cleanup.policy": "compact"})
+
+    def alter(self, topic: str, settings: dict[str, str]) -> None:
+        admin = KafkaAdminClient(bootstrap_servers=self.brokers)
+        admin.alter_configs([ConfigResource("topic", topic, settings)])
+        admin.close()
 
     def close(self) -> None:
         for member in self.members:
@@ -226,6 +238,81 @@ def test_a_record_without_key_and_value_can_be_written(world: World) -> None:
     until(lambda: world.committed_values(world.spec.dead_letters.topic) in ([b""], [None]), WAIT_S)
 
 
+def test_a_refused_record_fails_its_commit_and_the_others_commit_after_a_recovery(world: World) -> None:
+    log = world.member("a")
+    assert not log.takes(world.spec.output.topic).keyed
+    world.refuse_keyless(world.spec.output.topic)
+    for i in range(6):
+        world.put(0, None if i == 2 else b"k", str(i).encode())
+    taken = take(log, 6)
+    with pytest.raises(RecordRefused, match=r"(?i)key|validate record"):
+        log.commit(*answer(world, taken)).result(WAIT_S)
+    if world.spec.guarantee is Guarantee.EXACTLY_ONCE:
+        assert world.committed_values(world.spec.output.topic) == []
+    log.recover()
+    again = take(log, 6)
+    assert values(again) == {0: [b"0", b"1", b"2", b"3", b"4", b"5"]}  # no offset was committed
+    before = [subset(records, [row for row, offset in enumerate(records.offsets) if offset < 2]) for records in again]
+    log.commit(*answer(world, [records for records in before if len(records)])).result(WAIT_S)
+    log.poll(max_rows=1, timeout_s=0)  # at least once, it is the next call that commits the offsets
+    log.recover()
+    rest = take(log, 4)
+    assert values(rest) == {0: [b"2", b"3", b"4", b"5"]}
+    log.commit(*answer(world, [replace(records, keys=[b"made"] * len(records)) for records in rest])).result(WAIT_S)
+    expected = [b"re:" + str(i).encode() for i in range(6)]
+    until(lambda: world.committed_values(world.spec.output.topic)[-6:] == expected, WAIT_S)
+
+
+@pytest.mark.parametrize("kind", KAFKAS)
+@pytest.mark.parametrize(
+    ("settings", "shift_ms", "rows"),
+    [
+        ({}, 7_200_000, 3),
+        ({"message.timestamp.before.max.ms": "60000"}, -7_200_000, 3),
+        ({"message.timestamp.before.max.ms": "60000"}, -7_200_000, 30_000),  # still sent while the first batch is refused
+        ({"max.message.bytes": "3000"}, 0, 3),
+    ],
+)
+def test_refusals_of_time_and_size_are_told_apart(
+    broker: str, kind: str, settings: dict[str, str], shift_ms: int, rows: int
+) -> None:
+    client, guarantee = KAFKAS[kind]
+    world = KafkaWorld(broker, guarantee, client)
+    try:
+        world.put(0, b"k", b"v")
+        log = world.member("a")
+        (taken,) = take(log, 1)
+        world.alter(world.spec.output.topic, settings)
+        now_ms = int(time.time() * 1000)
+        large = b"v" * (4000 if not shift_ms else 1)
+        times_ms = [now_ms + shift_ms, *[now_ms] * (rows - 1)]
+        out = Outgoing(world.spec.output.topic, 0, [b"k"] * rows, [large, *[b"v" * 50] * (rows - 1)], [[]] * rows, times_ms)
+        with pytest.raises(RecordRefused) as caught:
+            log.commit([out], {taken.partition: 1}).result(WAIT_S)
+        assert isinstance(caught.value, RecordTooLarge) is (shift_ms == 0)
+        log.recover()
+        known = log.takes(world.spec.output.topic)
+        assert known.takes_time(now_ms, now_ms)
+        assert known.takes_time(now_ms + shift_ms, now_ms) is (shift_ms == 0)
+        (again,) = take(log, 1)
+        log.commit(*answer(world, [again])).result(WAIT_S)
+        until(lambda: world.committed_values(world.spec.output.topic)[-1:] == [b"re:v"], WAIT_S)
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("client", [Client.KAFKA_PYTHON, Client.LIBRDKAFKA])
+@pytest.mark.parametrize(("setting", "value"), [("max.message.bytes", "300"), ("min.insync.replicas", "2")])
+def test_settings_that_refuse_every_record_are_said_at_the_start(broker: str, client: Client, setting: str, value: str) -> None:
+    world = KafkaWorld(broker, Guarantee.EXACTLY_ONCE, client)
+    try:
+        world.alter(world.spec.dead_letters.topic, {setting: value})
+        with pytest.raises(BadInput, match=f"{world.spec.dead_letters.topic}: {setting}={value}"):
+            world.member("a")
+    finally:
+        world.close()
+
+
 @pytest.mark.parametrize("kind", KAFKAS)
 def test_a_topic_that_takes_less_by_now_gets_smaller_batches(broker: str, kind: str) -> None:
     client, guarantee = KAFKAS[kind]
@@ -235,10 +322,7 @@ def test_a_topic_that_takes_less_by_now_gets_smaller_batches(broker: str, kind: 
             world.put(0, b"k", b"%03d" % i * 100)
         log = world.member("a")
         taken = take(log, 60)
-        admin = KafkaAdminClient(bootstrap_servers=broker)
-        topic = ConfigResource("topic", world.spec.output.topic, {"max.message.bytes": "4000"})
-        admin.alter_configs([topic])
-        admin.close()
+        world.alter(world.spec.output.topic, {"max.message.bytes": "4000"})
         expected = [b"re:" + b"%03d" % i * 100 for i in range(60)]
 
         def all_written() -> bool:
@@ -246,7 +330,7 @@ def test_a_topic_that_takes_less_by_now_gets_smaller_batches(broker: str, kind: 
             try:
                 if taken:
                     log.commit(*answer(world, taken)).result(WAIT_S)
-            except Unreachable:
+            except (Unreachable, RecordRefused):
                 log.recover()
             taken = log.poll(max_rows=100, timeout_s=0.2)
             return set(world.committed_values(world.spec.output.topic)) == set(expected)

@@ -1,4 +1,4 @@
-"""Where partitions begin, on a real broker with both clients: after retention, in new partitions and topics, behind transactions."""
+"""Where partitions begin, on a real broker with both clients: after retention, in new partitions and topics, at open commits."""
 
 from __future__ import annotations
 

@@ -69,6 +69,22 @@ def test_dead_letters_are_scored_again_once(spec: StreamSpec, broker: str) -> No
     assert found == [(float(i), f"{spec.input.topic}/1/{i}".encode()) for i in range(5)]
 
 
+def test_letters_of_two_origins_that_lie_among_each_other_are_scored_once(spec: StreamSpec, broker: str) -> None:
+    now_ms = int(time.time() * 1000)
+    rows = []
+    for i in range(9):  # the last is the first origin's, and so not in the last slice
+        about = {"topic": spec.input.topic, "partition": str(i % 2), "offset": str(i)}
+        rows.append((i, 0, [(f"{CONNECT}{name}", value.encode()) for name, value in about.items()], now_ms))
+    publish(broker, spec.dead_letters.topic, rows)
+    again = spec_of_replay(spec, "s", "r1", of_dead_letters=True, to_topic=None)
+    for expected in (9, 0):
+        scoring = SumScoring()
+        done = run_replay("s", again, broker, scoring, stretch_of(again, broker), dead_letters(()), replay="r1")
+        scoring.executor.shutdown()
+        assert (done.rows_out, done.rows_dead, done.rows_skipped) == (expected, 0, 0)
+    assert [total for total, _ in answers(broker, spec.output.topic)] == [float(i) for i in range(9)]
+
+
 def test_a_stretch_of_time_is_scored_again_into_another_topic(spec: StreamSpec, broker: str) -> None:
     now_ms = int(time.time() * 1000)
     publish(broker, spec.input.topic, [(i, i % 2, [], now_ms + i * 1000) for i in range(10)])

@@ -13,7 +13,7 @@ import pytest
 
 from cluster.errors import BadInput, EngineFailure, NoCapacity, Unreachable
 from consumers.stream.counters import Phase
-from consumers.stream.log import Outgoing, Partition
+from consumers.stream.log import Outgoing, Partition, Takes
 from consumers.stream.loop import Loop
 from consumers.stream.memory_log import MemoryBroker, MemoryLog, Stored
 from consumers.stream.spec import (
@@ -250,7 +250,7 @@ def test_while_a_commit_runs_only_what_will_leave_is_kept_and_the_next_takes_all
 
 def test_what_a_topic_will_not_take_dies_and_a_letter_too_large_is_cut() -> None:
     broker = make_broker()
-    broker.largest_bytes = {"out": 600, "dead": 2500}
+    broker.takes = {"out": Takes(600), "dead": Takes(2500)}
     put(broker, 0)
     body = orjson.dumps({"x": [2, 0, 0]})
     broker.append("in", 0, Stored(b"k", body, (("trace", b"t" * 500),), 5))

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from consumers.stream.log import RecordRefused, RecordTooLarge
+
 _Work = tuple[Future[None], Callable[[], None]]
 
 
@@ -61,6 +63,13 @@ def refused(error: Exception) -> Future[None]:
     future: Future[None] = Future()
     future.set_exception(error)
     return future
+
+
+def record_refused(told: str, brokers: str, *, too_large: bool) -> RecordRefused:
+    """What a commit fails with of which the broker refused a record; `told` is the broker's reason."""
+    kind = RecordTooLarge if too_large else RecordRefused
+    remedy = "look at what its topic takes: cleanup.policy, message.timestamp.*, max.message.bytes"
+    return kind(f"the broker refuses a record: {told}", where=brokers, remedy=remedy)
 
 
 def _begin() -> queue.SimpleQueue[_Work | None]:

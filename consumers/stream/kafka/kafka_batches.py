@@ -11,7 +11,14 @@ from typing import Any
 
 from kafka import IsolationLevel, KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from kafka.consumer.fetcher import Fetcher  # type: ignore[import-untyped]
-from kafka.errors import CorruptRecordError, IllegalStateError, MessageSizeTooLargeError  # type: ignore[import-untyped]
+from kafka.errors import (  # type: ignore[import-untyped]
+    CorruptRecordError,
+    IllegalStateError,
+    InvalidRecordError,
+    InvalidTimestampError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+)
 from kafka.producer.future import FutureRecordMetadata  # type: ignore[import-untyped]
 from kafka.producer.producer_batch import ProducerBatch  # type: ignore[import-untyped]
 from kafka.record.default_records import DefaultRecordBatch  # type: ignore[import-untyped]
@@ -22,6 +29,8 @@ from consumers.stream.kafka.record_batch import Row, bodies, cuts, read_rows, wr
 from consumers.stream.log import Outgoing
 
 FORMAT = 2
+TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+REFUSALS = (InvalidRecordError, InvalidTimestampError, *TOO_LARGE)  # of a record for what it is
 HEADER_BYTES = DefaultRecordBatch.HEADER_STRUCT.size
 MAGIC_AT = MemoryRecords.MAGIC_OFFSET
 
@@ -137,13 +146,32 @@ def send(producer: KafkaProducer, outgoing: Sequence[Outgoing]) -> list[Producer
 
 
 def expect_written(sent: Sequence[ProducerBatch]) -> None:
-    """Raises KafkaError where one of the batches was not written. To be called once the producer was flushed."""
+    """Raises KafkaError where one of the batches was not written. To be called once the producer was flushed.
+
+    Of several errors the one that is about a record: the others may follow from it.
+    """
+    failures = [failure for batch in sent for failure in _failures(batch)]
+    if failures:
+        raise refusal_of(sent) or failures[0]
+
+
+def refusal_of(sent: Sequence[ProducerBatch]) -> Exception | None:
+    """Why a record of the batches was refused for what it is, if one was, and for which topic."""
     for batch in sent:
-        if not batch.is_done:  # it was split, and of its parts we know nothing
-            raise MessageSizeTooLargeError(f"a batch for {batch.topic_partition} was larger than its topic takes")
-        _, _, failure = batch.produce_future.value
-        if failure is not None:
-            raise failure(0)
+        for failure in _failures(batch) if batch.is_done else ():
+            if isinstance(failure, REFUSALS):
+                why = next(filter(None, failure.args), failure.description)
+                refusal: Exception = type(failure)(f"{batch.topic_partition.topic}: {why}")
+                return refusal
+    return None
+
+
+def _failures(batch: ProducerBatch) -> list[Exception]:
+    """Why a batch was not written, by record: of those not at fault the client says that they were with others that are."""
+    if not batch.is_done:  # it was split, and of its parts we know nothing
+        return [MessageSizeTooLargeError(f"a batch for {batch.topic_partition} was larger than its topic takes")]
+    _, _, failure = batch.produce_future.value
+    return [failure(row) for row in range(batch.record_count)] if failure is not None else []
 
 
 def _to(out: Outgoing) -> tuple[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kafka.admin import ConfigResource, KafkaAdminClient  # type: ignore[import-untyped]
+from kafka.admin import KafkaAdminClient  # type: ignore[import-untyped]
 from kafka.errors import KafkaError, TopicAlreadyExistsError  # type: ignore[import-untyped]
 
 from cluster.errors import Unreachable
@@ -14,7 +14,6 @@ from consumers.stream.spec import Security, StreamSpec
 
 LIMIT = "max.message.bytes"
 DEFAULT_BROKERS = "127.0.0.1:9092"  # where neither the document nor the environment names any
-BATCH_BYTES = 100
 ROOM_BYTES = 64 * 1024  # for the headers that a record gains on its way
 
 
@@ -78,55 +77,3 @@ def _create_one(admin: KafkaAdminClient, name: str, options: dict[str, Any]) -> 
         admin.create_topics({name: options}, wait_for_metadata=True)
     except TopicAlreadyExistsError:
         return  # another member made it a moment ago
-
-
-def record_limits(spec: StreamSpec, brokers: str) -> dict[str, int]:
-    """What one record of the output and of the dead letters may take, in bytes, by topic: what our producer lets through, or less
-    where the topic takes less.
-
-    Raises Unreachable.
-    """
-    topics = (spec.output.topic, spec.dead_letters.topic)
-    try:
-        admin = KafkaAdminClient(**client_config(brokers, spec.security), bootstrap_timeout_ms=10_000)
-    except KafkaError as error:
-        raise unreachable(brokers, error) from error
-    try:
-        asked = [ConfigResource("topic", topic, [LIMIT]) for topic in topics]
-        told = admin.describe_configs(asked, config_filter="all").get("topic", {})
-    except KafkaError as error:
-        raise unreachable(brokers, error) from error
-    finally:
-        admin.close()
-    ours = spec.max_record_bytes + ROOM_BYTES
-    limits = {topic: told.get(topic, {}).get(LIMIT, {}).get("value") for topic in topics}
-    # The broker counts the batch that a record travels in, with its own header; or it won't say.
-    return {topic: ours if limit is None else min(int(limit) - BATCH_BYTES, ours) for topic, limit in limits.items()}
-
-
-class RecordLimits:
-    """`record_limits` as last asked. Raises Unreachable where they are asked: when made, and by `renew` after a refusal."""
-
-    def __init__(self, spec: StreamSpec, brokers: str) -> None:
-        self._spec, self._brokers = spec, brokers
-        self._largest = record_limits(spec, brokers)
-        self._refused = False
-
-    def of(self, topic: str) -> int:
-        """What one record of the topic may take, in bytes."""
-        return self._largest[topic]
-
-    @property
-    def smallest(self) -> int:
-        """Of all the topics that the stream writes."""
-        return min(self._largest.values())
-
-    def refuse(self) -> None:
-        """A topic did not take what it should: it takes less by now than when it was asked. From any thread."""
-        self._refused = True
-
-    def renew(self) -> None:
-        """Asks again where something was refused."""
-        if self._refused:
-            self._largest = record_limits(self._spec, self._brokers)
-            self._refused = False

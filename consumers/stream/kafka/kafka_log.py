@@ -18,7 +18,6 @@ from kafka.errors import (  # type: ignore[import-untyped]
     CorruptRecordError,
     FencedInstanceIdError,
     KafkaError,
-    MessageSizeTooLargeError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
     UnknownError,
@@ -26,15 +25,16 @@ from kafka.errors import (  # type: ignore[import-untyped]
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict, Unreachable
-from consumers.stream.kafka.commit_thread import CommitThread, refused
-from consumers.stream.kafka.kafka_batches import expect_written, read_by_rows, send
-from consumers.stream.kafka.kafka_client import ROOM_BYTES, RecordLimits, client_config, unreachable
+from consumers.stream.kafka.commit_thread import CommitThread, record_refused, refused
+from consumers.stream.kafka.kafka_batches import REFUSALS, TOO_LARGE, expect_written, read_by_rows, refusal_of, send
+from consumers.stream.kafka.kafka_client import ROOM_BYTES, client_config, unreachable
 from consumers.stream.kafka.kafka_inside import Membership, abandon, stuck_at
 from consumers.stream.kafka.kafka_wire import read_wide
 from consumers.stream.kafka.reading import Reading
+from consumers.stream.kafka.topic_settings import TopicSettings
 from consumers.stream.kafka.topic_watch import TopicWatch
 from consumers.stream.kafka.written_topics import WrittenTopics
-from consumers.stream.log import Member, Outgoing, Owned, Partition, Records, subset
+from consumers.stream.log import Member, Outgoing, Owned, Partition, Records, Takes, subset
 from consumers.stream.spec import Guarantee, StreamSpec
 from consumers.stream.starts import Notes, Start, metadata_of
 
@@ -95,14 +95,14 @@ class KafkaLog:
     def __init__(self, spec: StreamSpec, brokers: str, member: Member, notes: Notes) -> None:
         self._spec, self._brokers, self._member = spec, brokers, member
         self._config = client_config(brokers, spec.security)
-        self._topic_watch = TopicWatch(spec, brokers, member.group, notes)
+        self._topic_watch = TopicWatch(spec, brokers, member, notes)
         self._reading = Reading(self._topic_watch)
         self._reached_s = 0.0
         self._early: list[Records] = []
         self._polled_s = 0.0
         self._offsets_to_commit: dict[TopicPartition, OffsetAndMetadata] = {}
         self._producer: KafkaProducer | None = None
-        self._limits = RecordLimits(spec, brokers)
+        self._settings = TopicSettings(spec, brokers)
         self._written = WrittenTopics.find(spec, brokers, member.group, notes)
         read_wide()
         try:
@@ -236,6 +236,7 @@ class KafkaLog:
 
     def commit(self, outgoing: Sequence[Outgoing], upto: Mapping[Partition, int]) -> Future[None]:
         """See Log."""
+        self._flush_offsets()  # should this one fail, the last one's records are done all the same
         # The generation first: one that is newer than our look at the partitions would let us commit what is ours no more.
         group = self._consumer.group_metadata()
         if any(self.epoch(partition) is None for partition in upto):
@@ -251,9 +252,10 @@ class KafkaLog:
         self._drop_producer()
         with self._reaching():
             self._membership.check_name()  # a new producer would fence the member that took over
-        self._limits.renew()
+        self._settings.renew()
         self._producer = self._new_producer()
-        self._offsets_to_commit.clear()
+        with contextlib.suppress(Unreachable):  # at-least-once offsets: their records come again
+            self._flush_offsets(wait=True)
         self._early.clear()
         self._go_back()
 
@@ -273,9 +275,9 @@ class KafkaLog:
         """See Log."""
         return self._written.partitions_of(topic)
 
-    def largest_bytes(self, topic: str) -> int:
+    def takes(self, topic: str) -> Takes:
         """See Log."""
-        return self._limits.of(topic)
+        return self._settings.of(topic)
 
     def owned(self) -> dict[Partition, Owned]:
         """See Log."""
@@ -298,9 +300,13 @@ class KafkaLog:
         with self._reaching(committing=True):
             producer.begin_transaction()
             sent = send(producer, outgoing)
-            producer.send_offsets_to_transaction(offsets, group)
+            try:
+                producer.send_offsets_to_transaction(offsets, group)
+                self._flush(producer)
+            except KafkaError as error:
+                raise refusal_of(sent) or error from error
+            expect_written(sent)  # a commit of what is refused may never end
             producer.commit_transaction()
-            expect_written(sent)
         self._reading.commit(_upto(offsets))
 
     def _write(self, outgoing: Sequence[Outgoing], offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
@@ -308,10 +314,13 @@ class KafkaLog:
         assert producer is not None  # noqa: S101  # a commit follows a recover that succeeded
         with self._reaching():
             sent = send(producer, outgoing)
-            with contextlib.suppress(UnknownError):  # of a batch that was split: told here
-                producer.flush(timeout=self._spec.transaction_timeout_s)
+            self._flush(producer)
             expect_written(sent)
         self._offsets_to_commit.update(offsets)  # by the polling thread: the consumer belongs to it
+
+    def _flush(self, producer: KafkaProducer) -> None:
+        with contextlib.suppress(UnknownError):  # of a batch that was split: `expect_written` tells
+            producer.flush(timeout=self._spec.transaction_timeout_s)
 
     # --- inside
 
@@ -364,7 +373,7 @@ class KafkaLog:
                 linger_ms=2,
                 retry_backoff_ms=RETRY_BACKOFF_MS,
                 # A batch must fit too, not only a record.
-                batch_size=min(256 * 1024, self._limits.smallest),
+                batch_size=min(256 * 1024, self._settings.smallest),
                 max_request_size=self._spec.max_record_bytes + 2 * ROOM_BYTES,
                 max_block_ms=int(CALL_TIMEOUT_S * 1000),
                 bootstrap_timeout_ms=int(CALL_TIMEOUT_S * 1000),
@@ -394,6 +403,7 @@ class KafkaLog:
                 raise unreachable(self._brokers, error) from error
             raise Conflict("another member of this name took over", where=self._member.instance, remedy="end this one") from error
         except KafkaError as error:
-            if isinstance(error, MessageSizeTooLargeError):
-                self._limits.refuse()
+            if isinstance(error, REFUSALS):
+                self._settings.refuse()
+                raise record_refused(str(error), self._brokers, too_large=isinstance(error, TOO_LARGE)) from error
             raise unreachable(self._brokers, error) from error

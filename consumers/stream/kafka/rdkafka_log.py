@@ -19,14 +19,14 @@ from typing import Any
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from cluster.errors import Conflict, Unreachable
-from consumers.stream.kafka.commit_thread import CommitThread, refused
-from consumers.stream.kafka.kafka_client import RecordLimits
+from consumers.stream.kafka.commit_thread import CommitThread, record_refused, refused
 from consumers.stream.kafka.rdkafka_config import consumer_config, producer_config, rdkafka_config
 from consumers.stream.kafka.rdkafka_watch import Watch
 from consumers.stream.kafka.reading import Reading
+from consumers.stream.kafka.topic_settings import TopicSettings
 from consumers.stream.kafka.topic_watch import TopicWatch
 from consumers.stream.kafka.written_topics import WrittenTopics
-from consumers.stream.log import Header, Member, Outgoing, Owned, Partition, Records
+from consumers.stream.log import Header, Member, Outgoing, Owned, Partition, Records, Takes
 from consumers.stream.spec import Guarantee, StreamSpec
 from consumers.stream.starts import Notes, Start, metadata_of
 
@@ -36,6 +36,8 @@ EARLY_MAX_ROWS = 100
 LAST_POLLS = 100
 KEEP_ALIVE_EVERY_S = 0.5
 OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
+REFUSALS = (KafkaError.INVALID_RECORD, KafkaError.INVALID_TIMESTAMP, *TOO_LARGE)  # of a record for what it is
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class RdKafkaLog:
         self._config = rdkafka_config(brokers, spec.security)
         self._topic = spec.input.names[0] if len(spec.input.names) == 1 else None  # a pattern names none
         self._watch = Watch(member.group, spec.session_timeout_s / 2)
-        self._topic_watch = TopicWatch(spec, brokers, member.group, notes)
+        self._topic_watch = TopicWatch(spec, brokers, member, notes)
         self._reading = Reading(self._topic_watch)
         self._early: list[Records] = []
         self._paused = False
@@ -59,7 +61,7 @@ class RdKafkaLog:
         self._starting: tuple[dict[Partition, int], Future[None]] | None = None
         self._producer: Producer | None = None
         # It also tells whether the broker is there.
-        self._limits = RecordLimits(spec, brokers)
+        self._settings = TopicSettings(spec, brokers)
         self._written = WrittenTopics.find(spec, brokers, member.group, notes)
         with self._reaching():
             self._consumer = self._new_consumer()
@@ -94,6 +96,7 @@ class RdKafkaLog:
 
     def commit(self, outgoing: Sequence[Outgoing], upto: Mapping[Partition, int]) -> Future[None]:
         """See Log."""
+        self._flush_offsets()  # should this one fail, the last one's records are done all the same
         # The generation first: one that is newer than our look at the partitions would let us commit what is ours no more.
         group = self._consumer.consumer_group_metadata()
         if any(self.epoch(partition) is None for partition in upto):
@@ -108,9 +111,10 @@ class RdKafkaLog:
         """See Log."""
         self._drop_producer()
         self._check_name()  # a new producer would fence the member that took over
-        self._limits.renew()
+        self._settings.renew()
         self._producer = self._new_producer()
-        self._offsets_to_commit.clear()
+        with contextlib.suppress(Unreachable):  # at-least-once offsets: their records come again
+            self._flush_offsets(wait=True)
         self._early.clear()
         with self._reaching():
             self._consumer.pause([TopicPartition(*partition) for partition in self._reading.go_back()])
@@ -131,9 +135,9 @@ class RdKafkaLog:
         """See Log."""
         return self._written.partitions_of(topic)
 
-    def largest_bytes(self, topic: str) -> int:
+    def takes(self, topic: str) -> Takes:
         """See Log."""
-        return self._limits.of(topic)
+        return self._settings.of(topic)
 
     def owned(self) -> dict[Partition, Owned]:
         """See Log."""
@@ -195,9 +199,19 @@ class RdKafkaLog:
             if moved:
                 self._consumer.pause([TopicPartition(*partition) for partition in moved])
             for partition, offset in due.items():
-                self._consumer.seek(TopicPartition(*partition, offset))
+                self._seek(TopicPartition(*partition, offset))
             if due:
                 self._consumer.resume([TopicPartition(*partition) for partition in due])
+
+    def _seek(self, part: TopicPartition) -> None:
+        try:
+            self._consumer.seek(part)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError._STATE:
+                raise
+            # The client has stopped to fetch it, as where its topic was made anew. A rebalance that waits is served right after.
+            self._consumer.incremental_unassign([part])
+            self._consumer.incremental_assign([part])
 
     def _commit_starts(self, starts: Mapping[Partition, Start]) -> Future[None]:
         group = self._consumer.consumer_group_metadata()
@@ -324,7 +338,13 @@ class RdKafkaLog:
             producer.begin_transaction()
             # First: this is what waits for the marks of the last transaction; a send that meets them is held for 20 ms.
             producer.send_offsets_to_transaction(offsets, group, timeout_s)
-            send(producer, outgoing)
+            try:
+                send(producer, outgoing)
+            except KafkaException as error:
+                # The transaction has failed meanwhile: any call but a send says why.
+                if error.args[0].code() == KafkaError._STATE:
+                    producer.send_offsets_to_transaction(offsets, group, timeout_s)
+                raise
             producer.commit_transaction(timeout_s)
         self._reading.commit(_upto(offsets))
 
@@ -336,7 +356,8 @@ class RdKafkaLog:
             send(producer, outgoing)
             left = producer.flush(self._spec.transaction_timeout_s)
             if self._failed_sends:
-                raise KafkaException(self._failed_sends[0])
+                told = [error for error in self._failed_sends if error.code() in REFUSALS] or self._failed_sends
+                raise KafkaException(told[0])
             if left:
                 raise Unreachable(f"{left} records were not written in time", where=self._brokers, remedy="look at the broker")
         # By the polling thread, which knows what is still ours.
@@ -385,7 +406,7 @@ class RdKafkaLog:
     def _new_producer(self) -> Producer:
         exactly_once = self._spec.guarantee is Guarantee.EXACTLY_ONCE
         reported = {} if exactly_once else {"on_delivery": self._on_failed_send, "delivery.report.only.error": True}
-        config = {**self._config, **producer_config(self._spec, self._member, self._limits.smallest), **reported}
+        config = {**self._config, **producer_config(self._spec, self._member, self._settings.smallest), **reported}
         with self._reaching():
             producer = Producer(config, logger=logger)
             if exactly_once:
@@ -413,8 +434,11 @@ class RdKafkaLog:
                 ) from error
             if cause.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED):
                 self._fenced = True
-            if cause.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                self._limits.refuse()
+            if cause.code() in REFUSALS:
+                self._settings.refuse()
+                raise record_refused(
+                    f"{cause.name()}: {cause.str()}", self._brokers, too_large=cause.code() in TOO_LARGE
+                ) from error
             raise Unreachable(
                 f"{told.name()}: {told.str()}", where=self._brokers, remedy="check that the broker runs and spec.brokers names it"
             ) from error

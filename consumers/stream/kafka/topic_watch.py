@@ -19,7 +19,8 @@ from cluster.errors import HeadraceError
 from consumers.stream.breaker import backoff_s
 from consumers.stream.kafka.kafka_client import client_config, unreachable
 from consumers.stream.kafka.kafka_inside import stable_offsets
-from consumers.stream.log import Partition
+from consumers.stream.kafka.unassigned import Unassigned
+from consumers.stream.log import Member, Partition
 from consumers.stream.spec import StreamSpec
 from consumers.stream.starts import Found, Held, Notes, Start, Topic, committed, labelled, new_notes, place, read_memory
 
@@ -58,8 +59,9 @@ def topics_of(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, Topic]
 class TopicWatch:
     """Of one member of a group. `begin` must be called once; everything may be called from any thread, and nothing blocks."""
 
-    def __init__(self, spec: StreamSpec, brokers: str, group: str, notes: Notes) -> None:
-        self._spec, self._brokers, self._group, self._notes = spec, brokers, group, notes
+    def __init__(self, spec: StreamSpec, brokers: str, member: Member, notes: Notes) -> None:
+        self._spec, self._brokers, self._group, self._notes = spec, brokers, member.group, notes
+        self._unassigned = Unassigned(member, spec.input, topics_of)
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closed = False
@@ -159,6 +161,7 @@ class TopicWatch:
                 self._unnoted = {p: topic for p, topic in self._unnoted.items() if unnoted.get(p) != topic}
         if read:
             self._look_at_ends(read)
+            self._unassigned.look(self._broker)
 
     @property
     def _broker(self) -> KafkaAdminClient:
@@ -177,7 +180,9 @@ class TopicWatch:
         if not now and time.monotonic() - self._topics_s < TOPICS_EVERY_S:
             return
         self._topics_s = time.monotonic()
-        self._topics = topics_of(self._broker, names)
+        before, self._topics = self._topics, topics_of(self._broker, names)
+        if any(name in before and topic.partitions > before[name].partitions for name, topic in self._topics.items()):
+            self._unassigned.expect_growth()
         moved = {
             partition
             for partition, topic_id in read.items()

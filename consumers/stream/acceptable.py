@@ -1,0 +1,135 @@
+"""What a topic won't take, and dead letters made so that it does. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from itertools import chain
+
+from cluster.errors import BadInput
+from consumers.stream.answers import CONNECT, Dead, Stage
+from consumers.stream.log import NO_TIME_MS, Header, Outgoing, Takes
+
+VALUE_BYTES_HEADER = "headrace.value_bytes"
+MADE_KEY_HEADER = "headrace.made_key"  # the record had no key
+TIMESTAMP_HEADER = "headrace.timestamp_ms"  # the time that the record had
+LONG_HEADERS = (f"{CONNECT}exception.message", f"{CONNECT}exception.stacktrace")
+LONG_LEFT_BYTES = 256
+FIXED_BYTES = 40  # of a record: lengths, offset, time
+HEADER_BYTES = 10  # of a header: two lengths
+VERSION_DIGITS = 10
+
+
+def unfit(answers: Outgoing, takes: Takes, now_ms: int, *, alike: bool = False) -> dict[int, Dead]:
+    """Which of the answers their topic won't take at this time (Unix, milliseconds), and why. `alike`: see `oversized`."""
+    found = {row: _too_large(takes.largest_bytes) for row in oversized(answers, takes.largest_bytes, alike=alike)}
+    if untimely := _untimely(answers.timestamps_ms, takes, now_ms):
+        found |= dict.fromkeys(untimely, _wrong_time(takes))
+    if takes.keyed and None in answers.keys:
+        found |= {row: _KEYLESS for row, key in enumerate(answers.keys) if key is None}
+    return found
+
+
+def legal_letters(
+    letters: Outgoing, takes: Takes, now_ms: int, ids: Sequence[bytes], *, legal: Collection[int], bare: Collection[int]
+) -> Outgoing:
+    """The dead letters as their topic takes them: a key is made of the record's id where there must be one, its time is now where
+    its own is refused, and it is cut where it is too large. Headers tell what it had.
+
+    The rows of `legal` get a key and the time, those of `bare` are cut, whatever the topic says that it takes.
+    """
+    moved = {*legal, *_untimely(letters.timestamps_ms, takes, now_ms)}
+    named = {row for row in (range(len(letters)) if takes.keyed else legal) if letters.keys[row] is None}
+    if moved or named:
+        keys, times_ms, headers = list(letters.keys), list(letters.timestamps_ms), [list(each) for each in letters.headers]
+        for row in moved:
+            headers[row].append((TIMESTAMP_HEADER, str(times_ms[row]).encode()))
+            times_ms[row] = now_ms
+        for row in named:
+            headers[row].append((MADE_KEY_HEADER, b"true"))
+            keys[row] = ids[row]
+        letters = replace(letters, keys=keys, timestamps_ms=times_ms, headers=headers)
+    if large := {*bare, *oversized(letters, takes.largest_bytes)}:
+        letters = cut(letters, sorted(large))
+        letters = shortened(letters, sorted({*bare, *oversized(letters, takes.largest_bytes)}))
+    return letters
+
+
+def _untimely(times_ms: Sequence[int], takes: Takes, now_ms: int) -> Sequence[int]:
+    """Which times the topic won't take. Looks at each only where the first or the last of them is refused."""
+    if not len(times_ms) or (takes.before_ms is None and takes.after_ms is None):
+        return ()
+    first_ms, last_ms = min(times_ms), max(times_ms)
+    told = first_ms > NO_TIME_MS or takes.before_ms is None
+    if told and takes.takes_time(first_ms, now_ms) and takes.takes_time(last_ms, now_ms):
+        return ()
+    return [row for row, time_ms in enumerate(times_ms) if not takes.takes_time(time_ms, now_ms)]
+
+
+def oversized(outgoing: Outgoing, largest_bytes: int, *, alike: bool = False) -> list[int]:
+    """Which records take more than so many bytes. Looks at each only where all together do.
+
+    `alike`: their headers are ours alone, so none takes more than the last one's with the longest version.
+    """
+    bodies = sum(map(len, filter(None, chain(outgoing.keys, outgoing.values))))
+    if alike and len(outgoing):
+        named = len(outgoing) * (_named_bytes(outgoing.headers[-1]) + VERSION_DIGITS)
+    else:
+        named = sum(map(_named_bytes, outgoing.headers))
+    if FIXED_BYTES * len(outgoing) + bodies + named <= largest_bytes:
+        return []
+    headers = map(_named_bytes, outgoing.headers)
+    columns = zip(outgoing.keys, outgoing.values, headers, strict=True)
+    sizes = (len(key or b"") + len(value or b"") + header for key, value, header in columns)
+    return [row for row, size in enumerate(sizes) if size + FIXED_BYTES > largest_bytes]
+
+
+def _named_bytes(headers: Sequence[Header]) -> int:
+    return sum([len(name) + len(value or b"") + HEADER_BYTES for name, value in headers])
+
+
+def _too_large(largest_bytes: int) -> Dead:
+    what = f"the answer with its headers is larger than the {largest_bytes} bytes that its topic takes"
+    return Dead(Stage.WRITING, BadInput(what, where="output", remedy="raise the topic's max.message.bytes, or send less headers"))
+
+
+def _wrong_time(takes: Takes) -> Dead:
+    before, after = ("any time" if ms is None else f"{ms} ms" for ms in (takes.before_ms, takes.after_ms))
+    what = f"the output's topic takes records whose time lies up to {before} back and up to {after} ahead; this one's does not"
+    remedy = (
+        "have its producer send the time in ms, or change the topic's message.timestamp.before.max.ms, .after.max.ms or .type"
+    )
+    return Dead(Stage.WRITING, BadInput(what, where="output", remedy=remedy))
+
+
+_KEYLESS = Dead(
+    Stage.WRITING,
+    BadInput(
+        "the record has no key, and the output's topic is compacted, which takes none without",
+        where="output",
+        remedy="have its producer send a key, or change the topic's cleanup.policy",
+    ),
+)
+
+
+def cut(dead: Outgoing, rows: Sequence[int]) -> Outgoing:
+    """The dead letters without the value, and all headers but Kafka Connect's, of those rows: they say where the record lies."""
+    values, headers = list(dead.values), list(dead.headers)
+    for row in rows:
+        size = str(len(values[row] or b"")).encode()
+        values[row] = None
+        headers[row] = [
+            *(h for h in headers[row] if h[0].startswith(CONNECT) or h[0] in (MADE_KEY_HEADER, TIMESTAMP_HEADER)),
+            (VALUE_BYTES_HEADER, size),
+        ]
+    return replace(dead, values=values, headers=headers)
+
+
+def shortened(dead: Outgoing, rows: Sequence[int]) -> Outgoing:
+    """The dead letters with little of what the error said in those rows: for topics that take next to nothing."""
+    headers = list(dead.headers)
+    for row in rows:
+        headers[row] = [
+            (name, value[:LONG_LEFT_BYTES] if value and name in LONG_HEADERS else value) for name, value in headers[row]
+        ]
+    return replace(dead, headers=headers)
