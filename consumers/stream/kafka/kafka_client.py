@@ -8,7 +8,8 @@ from typing import Any
 from kafka.admin import ConfigResource, KafkaAdminClient  # type: ignore[import-untyped]
 from kafka.errors import KafkaError, TopicAlreadyExistsError  # type: ignore[import-untyped]
 
-from cluster.errors import BadInput, Unreachable
+from cluster.errors import BadInput
+from consumers.stream.kafka.broker_errors import asker_of, broker_error, unreachable
 from consumers.stream.kafka.kafka_inside import keep_logins_unlogged
 from consumers.stream.spec import Security, StreamSpec
 
@@ -38,30 +39,24 @@ def client_config(brokers: str, security: Security) -> dict[str, Any]:
     return config | {name: value for name, value in given.items() if value is not None}
 
 
-def unreachable(brokers: str, error: Exception) -> Unreachable:
-    """What a failed call to the broker becomes."""
-    return Unreachable(
-        f"{type(error).__name__}: {error}", where=brokers, remedy="check that the broker runs and spec.brokers names it"
-    )
-
-
 def ensure_topics(spec: StreamSpec, brokers: str) -> None:
     """Makes the stream's topics that are missing, with their declared partitions.
 
-    Raises Unreachable, and BadInput where a topic has another number of them than declared: keys would go astray.
+    Raises Unreachable, and BadInput where the broker does not take them so, or a topic has another number of them than declared:
+    keys would go astray.
     """
     written = (spec.output, spec.dead_letters)
     wanted = dict.fromkeys(spec.input.names, spec.input.partitions) | {topic.topic: topic.partitions for topic in written}
-    _create(brokers, spec.security, wanted, spec.max_record_bytes)
+    try:
+        _create(brokers, spec.security, wanted, spec.max_record_bytes)
+    except KafkaError as error:
+        raise broker_error(brokers, error, asker_of(spec)) from error
 
 
 def _create(brokers: str, security: Security, wanted: Mapping[str, int], max_record_bytes: int) -> None:
     # A dead letter is its input record with more headers, so it must be allowed to be larger.
     configs = {LIMIT: str(max_record_bytes + ROOM_BYTES)}
-    try:
-        admin = KafkaAdminClient(**client_config(brokers, security), bootstrap_timeout_ms=10_000)
-    except KafkaError as error:
-        raise unreachable(brokers, error) from error
+    admin = KafkaAdminClient(**client_config(brokers, security), bootstrap_timeout_ms=10_000)
     try:
         present = set(admin.list_topics())
         for name, count in wanted.items():
@@ -69,8 +64,6 @@ def _create(brokers: str, security: Security, wanted: Mapping[str, int], max_rec
                 _create_one(admin, name, {"num_partitions": count, "configs": configs})
         for told in admin.describe_topics([name for name in wanted if name in present]):
             _check_partitions(told["name"], len(told["partitions"]), wanted[told["name"]])
-    except KafkaError as error:
-        raise unreachable(brokers, error) from error
     finally:
         admin.close()
 
@@ -99,12 +92,12 @@ def record_limits(spec: StreamSpec, brokers: str) -> dict[str, int]:
     try:
         admin = KafkaAdminClient(**client_config(brokers, spec.security), bootstrap_timeout_ms=10_000)
     except KafkaError as error:
-        raise unreachable(brokers, error) from error
+        raise unreachable(brokers, error, asker_of(spec)) from error
     try:
         asked = [ConfigResource("topic", topic, [LIMIT]) for topic in topics]
         told = admin.describe_configs(asked, config_filter="all").get("topic", {})
     except KafkaError as error:
-        raise unreachable(brokers, error) from error
+        raise unreachable(brokers, error, asker_of(spec)) from error
     finally:
         admin.close()
     ours = spec.max_record_bytes + ROOM_BYTES

@@ -25,9 +25,10 @@ from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict, NotFound, Unreachable
 from consumers.stream.epochs import Epochs
+from consumers.stream.kafka.broker_errors import asker_of, unreachable
 from consumers.stream.kafka.commit_thread import CommitThread, refused
 from consumers.stream.kafka.kafka_batches import expect_written, read_by_rows, send
-from consumers.stream.kafka.kafka_client import ROOM_BYTES, RecordLimits, client_config, unreachable
+from consumers.stream.kafka.kafka_client import ROOM_BYTES, RecordLimits, client_config
 from consumers.stream.kafka.kafka_inside import Membership, abandon, stuck_at
 from consumers.stream.kafka.kafka_wire import read_wide
 from consumers.stream.log import Member, Outgoing, Partition, Records
@@ -336,9 +337,9 @@ class KafkaLog:
             yield
         except FencedInstanceIdError as error:
             if committing:  # perhaps it was this member itself that joined anew meanwhile: `recover` asks
-                raise unreachable(self._brokers, error) from error
+                raise unreachable(self._brokers, error, asker_of(self._spec, self._member)) from error
             raise Conflict("another member of this name took over", where=self._member.instance, remedy="end this one") from error
         except KafkaError as error:
             if isinstance(error, MessageSizeTooLargeError):
                 self._limits.refuse()
-            raise unreachable(self._brokers, error) from error
+            raise unreachable(self._brokers, error, asker_of(self._spec, self._member)) from error

@@ -20,6 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from cluster.errors import Conflict, NotFound, Unreachable
 from consumers.stream.epochs import Epochs
+from consumers.stream.kafka.broker_errors import asker_of, unreachable
 from consumers.stream.kafka.commit_thread import CommitThread, refused
 from consumers.stream.kafka.kafka_client import RecordLimits
 from consumers.stream.kafka.rdkafka_config import consumer_config, producer_config, rdkafka_config
@@ -395,9 +396,7 @@ class RdKafkaLog:
                 self._fenced = True
             if cause.code() == KafkaError.MSG_SIZE_TOO_LARGE:
                 self._limits.refuse()
-            raise Unreachable(
-                f"{told.name()}: {told.str()}", where=self._brokers, remedy="check that the broker runs and spec.brokers names it"
-            ) from error
+            raise unreachable(self._brokers, error, asker_of(self._spec, self._member)) from error
 
 
 def _ours(partitions: Sequence[TopicPartition]) -> list[Partition]:
