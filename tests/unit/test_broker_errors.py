@@ -78,6 +78,12 @@ TOLD: list[tuple[Exception, Exception, type[HeadraceError], tuple[str, ...]]] = 
         ("in, out, dead", "READ the input", "WRITE output"),
     ),
     (
+        k.KafkaTimeoutError("Topics not ready after 10000ms: {'dead': 'TopicAuthorizationFailedError'}"),
+        rdkafka(RdKafkaError.TOPIC_AUTHORIZATION_FAILED),
+        Unreachable,
+        ("in, out, dead", "READ the input"),
+    ),
+    (
         k.ClusterAuthorizationFailedError(),
         rdkafka(RdKafkaError.CLUSTER_AUTHORIZATION_FAILED),
         Unreachable,

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, TypeVar
 
+from kafka import errors as kafka_errors  # type: ignore[import-untyped]
+
 from cluster.errors import BadInput, Conflict, HeadraceError, NotFound, Unreachable
 from consumers.stream.log import Member
 from consumers.stream.spec import StreamSpec
@@ -205,7 +207,8 @@ _WORDS: Mapping[Cause, _Words] = {
     ),
     Cause.RIGHT_TO_TOPIC: _Words(
         "no right to one of the stream's topics ({topics})",
-        "let the stream's user READ the input, WRITE output and dead letters, and DESCRIBE and DESCRIBE_CONFIGS all of them",
+        "let the stream's user READ the input, WRITE output and dead letters, DESCRIBE and DESCRIBE_CONFIGS all of them, and"
+        " CREATE those that are missing",
     ),
     Cause.RIGHT_TO_CLUSTER: _Words(
         "no right to the cluster",
@@ -233,7 +236,8 @@ _WORDS: Mapping[Cause, _Words] = {
     Cause.DISK: _Words("the broker has trouble with its disk", "look at the broker's log"),
     Cause.UNFORESEEN: _Words("", "look up this error in the broker's log and in Kafka's documentation"),
 }
-_INSIDE = re.compile(r"\[Error (\d+)\]")  # kafka-python wraps some of the broker's errors in text
+# kafka-python wraps some of the broker's errors in text, by number or name.
+_INSIDE = re.compile(r"\[Error (\d+)\]|'(\w+Error)'")
 
 
 def broker_error(brokers: str, error: Exception, asker: Asker = UNKNOWN) -> HeadraceError:
@@ -255,9 +259,12 @@ def said_by(error: Exception) -> Said:
     name, text = type(error).__name__, str(error)
     number = getattr(error, "errno", None)
     if number is None:
-        inside = _INSIDE.search(text)
-        number = int(inside[1]) if inside else NO_NUMBER
+        number = next(map(_number_inside, _INSIDE.finditer(text)), NO_NUMBER)
     return Said(int(number), name, text)
+
+
+def _number_inside(found: re.Match[str]) -> int:
+    return int(found[1] or getattr(getattr(kafka_errors, found[2], None), "errno", None) or NO_NUMBER)
 
 
 def cause_of(said: Said) -> Cause:
