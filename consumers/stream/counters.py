@@ -23,7 +23,7 @@ class Phase(StrEnum):
 
 
 class WorkerStatus(BaseModel):
-    """One worker at one moment. `rows_s` is the rate of committed input records over the last seconds.
+    """One worker at one moment, which was `age_s` ago. `rows_s` is the rate of committed input records over the last seconds.
 
     Partitions are numbers, or `topic/number` where there are several topics.
     """
@@ -31,6 +31,7 @@ class WorkerStatus(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     replica: str
+    age_s: float = 0.0
     rank: int
     pid: int
     client: Literal["kafka-python", "librdkafka"]

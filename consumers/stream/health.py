@@ -19,6 +19,7 @@ _STATUS = {
     Phase.FAILED: AppStatus.UNHEALTHY,  # Serve starts another
 }
 _WORST_FIRST = (AppStatus.UNHEALTHY, AppStatus.STARTING)
+SILENT_S = 3.0
 
 
 def stream_state(app: AppState, workers: Sequence[WorkerStatus]) -> AppState:
@@ -27,10 +28,18 @@ def stream_state(app: AppState, workers: Sequence[WorkerStatus]) -> AppState:
         return app
     for status in _WORST_FIRST:
         for worker in workers:
-            if _STATUS[worker.phase] is status:
-                return replace(
-                    app, status=status, message=f"{worker.phase}: {worker.message}" if worker.message else worker.phase
-                )
+            if _status(worker) is status:
+                return replace(app, status=status, message=_reason(worker))
     if len(workers) < max(app.replicas, 1):
         return replace(app, status=AppStatus.STARTING, message=f"{len(workers)} of {app.replicas} workers have reported")
     return app
+
+
+def _status(worker: WorkerStatus) -> AppStatus:
+    return AppStatus.UNHEALTHY if worker.age_s > SILENT_S else _STATUS[worker.phase]
+
+
+def _reason(worker: WorkerStatus) -> str:
+    if worker.age_s > SILENT_S:
+        return f"worker {worker.rank} has not answered for {worker.age_s:.0f} s"
+    return f"{worker.phase}: {worker.message}" if worker.message else worker.phase

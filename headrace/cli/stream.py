@@ -199,8 +199,11 @@ def _workers(workers: tuple[WorkerStatus, ...]) -> Table:
         "in",
         "out",
         "dead",
+        "retries",
+        "recoveries",
         "breaker",
         "client",
+        "age",
     )
     table = Table(*columns)
     for worker in sorted(workers, key=lambda worker: worker.rank):
@@ -215,7 +218,10 @@ def _workers(workers: tuple[WorkerStatus, ...]) -> Table:
             str(worker.rows_in),
             str(worker.rows_out),
             str(worker.rows_dead),
+            str(worker.retries),
+            str(worker.recoveries),
             "open" if worker.breaker_open else "closed",
             worker.client,
+            f"{worker.age_s:.0f} s",
         )
     return table
