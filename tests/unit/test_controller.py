@@ -384,7 +384,7 @@ def test_streams_follow_what_is_wanted(brain: Brain) -> None:
     assert brain.call("feed.show", kind="stream", name="scores")["status"] == "ready"
     brain.apply(feeds=[{**feed, "spec": {"topic": "other"}}])
     older = brain.call("feed.show", kind="stream", name="scores")
-    assert (older["status"], older["replicas"], older["workers"]) == ("starting", 0, ())
+    assert (older["status"], older["replicas"], older["workers"]) == ("starting", 0, [])
     assert older["message"] == "what runs of the last document drains first (1 replicas)"
     brain.tick()
     assert brain.streams.running["scores"].digest != digest
