@@ -21,7 +21,7 @@ from consumers.stream.kafka import kafka_log, rdkafka_log
 from consumers.stream.kafka.clients import open_log
 from consumers.stream.kafka.kafka_client import ensure_topics
 from consumers.stream.kafka.offsets import set_group, stretch_of
-from consumers.stream.log import Member
+from consumers.stream.log import Member, Partition
 from consumers.stream.spec import Client, Guarantee, Protocol, Security, StreamSpec, Topic
 from tests.secured_broker import USER, SecuredBroker, secured_broker
 from tests.stream_topics import WAIT_S, small_stream
@@ -184,6 +184,33 @@ def test_a_missing_right_is_named_with_what_it_is_to(strict: Strict, client: Cli
     told = refusal(spec, strict.broker.address)
     assert f"no right to the group {spec.group}" in told.what
     assert "READ" in told.remedy
+
+
+def unreadable(strict: Strict, client: Client) -> StreamSpec:
+    """A stream that may not read its input."""
+    spec = small_stream(strict.address, client, 1, guarantee=Guarantee.AT_LEAST_ONCE)
+    strict.deny(ResourceType.TOPIC, spec.input.topic, ACLOperation.READ)
+    return spec.model_copy(update={"security": strict.security})
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_topic_that_may_not_be_read(strict: Strict, client: Client) -> None:
+    told = refusal(unreadable(strict, client), strict.broker.address)
+    assert "no right to one of the stream's topics" in told.what
+    assert "READ the input" in told.remedy
+
+
+def test_a_topic_that_may_be_read_again_is_read(strict: Strict) -> None:
+    spec = unreadable(strict, Client.KAFKA_PYTHON)  # librdkafka looks by itself, every half minute
+    log = open_log(spec, strict.broker.address, Member(str(spec.group), f"{spec.group}-0", f"{spec.group}-0"))
+    try:
+        with pytest.raises(Unreachable, match="no right"):
+            until(lambda: bool(log.poll(max_rows=1, timeout_s=0.2)), WAIT_S)
+        strict.open_again(ResourceType.TOPIC, spec.input.topic)
+        first = Partition(spec.input.topic, 0)
+        until(lambda: not log.poll(max_rows=1, timeout_s=0.2) and log.epoch(first) is not None, WAIT_S, trouble=(Unreachable,))
+    finally:
+        log.close()
 
 
 def test_a_right_to_make_topics_that_is_missing(strict: Strict) -> None:

@@ -1,8 +1,8 @@
 """What kafka-python knows and does not say: where we look inside it (pinned below 3.1), with `kafka_batches`.
 
-It polls in vain where its broker is away; where another member took its name, it only stops its heartbeats; a rebalance that ends
-between two polls it forgets; where a record can't be read, it does not tell which; a producer with unsent records can't be thrown
-away; and its debug log would tell the password.
+It polls in vain where its broker is away, or a topic may not be seen; where another member took its name, it only stops its
+heartbeats; a rebalance that ends between two polls it forgets; where a record can't be read, it does not tell which; a producer
+with unsent records can't be thrown away; and its debug log would tell the password.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from kafka.errors import (  # type: ignore[import-untyped]
     IllegalGenerationError,
     KafkaTimeoutError,
     RebalanceInProgressError,
+    TopicAuthorizationFailedError,
     UnknownMemberIdError,
 )
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest  # type: ignore[import-untyped]
@@ -60,8 +61,13 @@ class Membership:
     def look(self) -> None:
         """To be called before each poll, in its thread: sees to it that no rebalance is lost.
 
-        Asks whether the name is still ours, but only in trouble, and once a second at most. Raises as `check_name`.
+        Asks whether the name is still ours, but only in trouble, and once a second at most. Raises as `check_name`, and
+        KafkaError where a topic may not be seen.
         """
+        cluster = self._consumer._cluster
+        if cluster.unauthorized_topics:
+            cluster.request_update()  # the right may be given meanwhile
+            raise TopicAuthorizationFailedError(cluster.unauthorized_topics)
         join = self._coordinator._join_task
         if join is not None and not isinstance(join, _KeptJoin):
             self._coordinator._join_task = _KeptJoin(join)
