@@ -218,6 +218,20 @@ class FeedName(Message):
     name: str
 
 
+NOTES_AT_MOST = 20_000
+
+
+class FeedNotes(Message):
+    """What a feed remembers between the lives of its workers: keys and texts that only it understands.
+
+    Asked with notes, they are kept in place of those of the same keys; the answer holds all.
+    """
+
+    kind: Literal["stream", "batch"]
+    name: str
+    notes: dict[str, str] = Field(default_factory=dict, max_length=NOTES_AT_MOST)
+
+
 class FireView(Message):
     """One fire of a schedule: when it was due, how it went, under which job. `attempt` counts from 0."""
 
@@ -315,6 +329,7 @@ COMMANDS: dict[str, tuple[type[Message], type[Message]]] = {
     "feed.show": (FeedName, FeedView),
     "feed.pause": (FeedName, FeedView),
     "feed.resume": (FeedName, FeedView),
+    "feed.notes": (FeedNotes, FeedNotes),
 }
 
 

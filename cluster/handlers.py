@@ -237,6 +237,21 @@ def _resume_feed(at: Context, request: c.FeedName) -> Outcome:
     return _want(at, request, Wanted.RUNNING)
 
 
+def _feed_notes(at: Context, request: c.FeedNotes) -> Outcome:
+    feed = _feed(at.state, c.FeedName(kind=request.kind, name=request.name))
+    notes = {**feed.notes, **request.notes}
+    if len(notes) > c.NOTES_AT_MOST:
+        raise Conflict(
+            f"it would remember more than {c.NOTES_AT_MOST} things",
+            where=f"{request.kind} {request.name}",
+            remedy="split it, or give it fewer topics: it remembers each topic and each partition that it reads",
+        )
+    state = at.state
+    if notes != feed.notes:
+        state = replace(state, feeds={**state.feeds, feed.spec.app: replace(feed, notes=notes)})
+    return Outcome(state, c.FeedNotes(kind=request.kind, name=request.name, notes=notes))
+
+
 def _apply(at: Context, request: c.Apply) -> Outcome:
     state, applied, events = apply(at.state, request, at.now_s)
     return Outcome(state, applied, tuple(events))
@@ -262,6 +277,7 @@ HANDLERS: dict[str, Handler] = {
     "feed.show": _show_feed,
     "feed.pause": _pause_feed,
     "feed.resume": _resume_feed,
+    "feed.notes": _feed_notes,
 }
 
 

@@ -49,13 +49,15 @@ class Wanted(StrEnum):
 class Feed:
     """A stream or batch as applied, and whether it should run.
 
-    `fires` is the history of a batch's schedule, and what of it is under way; nothing fires before `since_s`.
+    `fires` is the history of a batch's schedule, and what of it is under way; nothing fires before `since_s`. `notes` are what
+    the feed itself wants remembered.
     """
 
     spec: FeedSpec
     wanted: Wanted = Wanted.RUNNING
     since_s: float = 0.0
     fires: tuple[Fire, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

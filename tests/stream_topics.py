@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from consumers.stream.kafka.kafka_client import ensure_topics
@@ -34,6 +35,22 @@ def small_stream(brokers: str, client: Client, partitions: int, **settings: Any)
     )
     ensure_topics(spec, brokers)
     return spec
+
+
+def read_values(brokers: str, topic: str) -> list[Any]:
+    """The JSON values of all records of the topic that are committed, by partition and offset."""
+    consumer = KafkaConsumer(bootstrap_servers=brokers, isolation_level="read_committed", auto_offset_reset="earliest")
+    try:
+        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
+        consumer.assign(partitions)
+        ends = consumer.end_offsets(partitions)
+        found: dict[TopicPartition, list[Any]] = {partition: [] for partition in partitions}
+        while any(consumer.position(partition) < ends[partition] for partition in partitions):
+            for partition, records in consumer.poll(timeout_ms=200).items():
+                found[partition] += [orjson.loads(record.value) for record in records]
+        return [value for partition in partitions for value in found[partition]]
+    finally:
+        consumer.close()
 
 
 @dataclass

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from consumers.stream.log import Owned
+
 
 class Phase(StrEnum):
     """How the worker is doing."""
@@ -22,10 +24,40 @@ class Phase(StrEnum):
     FAILED = "failed"
 
 
+class Began(BaseModel):
+    """Where a partition began in this worker, and why. `missing` offsets before that were never read: they exist no more."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    offset: int
+    why: str
+    missing: int
+
+
+class OpenTransaction(BaseModel):
+    """A transaction that others have left open (Unix time, as first seen), and the records behind it, which can't be read yet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    since_s: float
+    records: int
+
+
+def began_of(known: Owned) -> Began:
+    """Where a partition began that is read."""
+    return Began(offset=known.began_at or 0, why=known.why, missing=known.missing)
+
+
+def open_of(known: Owned) -> OpenTransaction:
+    """What a partition waits for behind which others have left a transaction open."""
+    return OpenTransaction(since_s=known.open_since_s, records=known.unreadable)
+
+
 class WorkerStatus(BaseModel):
     """One worker at one moment, which was `age_s` ago. `rows_s` is the rate of committed input records over the last seconds.
 
-    Partitions are numbers, or `topic/number` where there are several topics.
+    Partitions are numbers, or `topic/number` where there are several topics. `lag` counts what can be read; `held` are those that
+    are not read, and why.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +71,9 @@ class WorkerStatus(BaseModel):
     message: str
     partitions: tuple[int | str, ...]
     lag: dict[int | str, int]
+    began: dict[int | str, Began] = {}
+    held: dict[int | str, str] = {}
+    open_transactions: dict[int | str, OpenTransaction] = {}
     rows_in: int
     rows_out: int
     rows_dead: int

@@ -21,6 +21,24 @@ class Partition(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Owned:
+    """What a member knows of a partition that it owns.
+
+    `lag` are records that can be read and are not committed. It began at `began_at` because of `why`; `missing` offsets before
+    that were never read, since they exist no more. None until it is known where it begins; where it can't be read at all, `held`
+    says why. `unreadable` are records behind a transaction that others have left open since `open_since_s` (Unix, as first seen).
+    """
+
+    lag: int = 0
+    began_at: int | None = None
+    why: str = ""
+    missing: int = 0
+    held: str = ""
+    unreadable: int = 0
+    open_since_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """Who a consumer is. The same `instance` and `transactional_id` after a restart means no rebalance and a fenced zombie."""
 
@@ -105,9 +123,11 @@ class Outgoing:
 class Log(Protocol):
     """One member of a consumer group together with its producer.
 
-    All methods are called from one thread; only `epoch` and `lag` may be called from any. Every failure of the log, a
+    All methods are called from one thread; only `epoch` and `owned` may be called from any. Every failure of the log, a
     lost partition's among them, is Unreachable: after one, `recover` is the only way on. Conflict means that another member of
     the same name took over: this one must end.
+
+    Where a partition begins is decided by `consumers.stream.starts` and committed before any record of it is handed out.
     """
 
     def poll(self, *, max_rows: int, timeout_s: float) -> list[Records]:
@@ -126,7 +146,8 @@ class Log(Protocol):
     def recover(self) -> None:
         """Drops what was handed out and not committed, ends any half-done commit, and goes back to the committed offsets.
 
-        Blocks for seconds. Epochs rise. Safe to repeat; raises as `poll` does while the log is away.
+        Blocks for seconds. Epochs rise. Safe to repeat; raises as `poll` does while the log is away. Records come again once it
+        is known what is committed.
         """
 
     def trouble(self) -> str:
@@ -139,13 +160,13 @@ class Log(Protocol):
         """Where reading goes on, past the marks of transactions too; None where the partition is not owned, or not known yet."""
 
     def partitions_of(self, topic: str) -> int:
-        """How many partitions the topic has. Raises NotFound."""
+        """Over how many partitions of the topic the stream writes: as many as it had when the stream began. Raises NotFound."""
 
     def largest_bytes(self, topic: str) -> int:
         """The largest record (key, value and headers) that can be written to the topic, one of those that the stream writes."""
 
-    def lag(self) -> dict[Partition, int]:
-        """For each partition owned, how many records are not committed yet, as last seen."""
+    def owned(self) -> Mapping[Partition, Owned]:
+        """What is known of each partition owned, as last seen."""
 
     def close(self) -> None:
         """Leaves the group and frees everything; what is not committed is left to the next member."""

@@ -26,7 +26,7 @@ from consumers.stream.codecs.codec import Decoder, Encoder
 from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.codecs.registry import Schemas
 from consumers.stream.counters import Counters, Phase
-from consumers.stream.log import Header, Log, Outgoing, Partition
+from consumers.stream.log import Header, Log, Outgoing, Owned, Partition
 from consumers.stream.micro_batch import MicroBatch, Outcome
 from consumers.stream.outcomes import Outcomes
 from consumers.stream.spec import StreamSpec
@@ -119,9 +119,13 @@ class Loop:
         """Bytes of the values that wait: of those taken until they are scored, of what leaves until it is committed."""
         return sum(batch.size_bytes for batch in list(self._in_flight))
 
+    def owned(self) -> Mapping[Partition, Owned]:
+        """What is known of each partition owned; empty before the log is open."""
+        return self._log.owned() if self._log is not None else {}
+
     def lag(self) -> dict[Partition, int]:
-        """Records not committed, by partition owned; empty before the log is open."""
-        return self._log.lag() if self._log is not None else {}
+        """Records that can be read and are not committed, by partition that is read."""
+        return {partition: known.lag for partition, known in self.owned().items() if known.began_at is not None}
 
     def run(self) -> None:
         """Works until `stop`, then drains."""

@@ -9,7 +9,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from cluster.errors import HeadraceError, NotFound, Unreachable
-from consumers.stream.log import Header, Outgoing, Partition, Records
+from consumers.stream.log import Header, Outgoing, Owned, Partition, Records
+from consumers.stream.starts import Why
 
 NO_LIMIT_BYTES = 2**31
 
@@ -78,6 +79,7 @@ class MemoryLog:
         self._next: dict[Partition, int] = {}
         self._epochs: dict[Partition, int] = {}
         self._epoch = 0
+        self._began: dict[Partition, int] = {}
         broker.join(self)
 
     def assign(self, partitions: Sequence[Partition]) -> None:
@@ -85,6 +87,7 @@ class MemoryLog:
         self._epoch += 1
         self._next = {p: self._next[p] if p in self._next else self._committed(p) for p in partitions}
         self._epochs = {p: self._epochs.get(p, self._epoch) for p in partitions}
+        self._began = {p: self._began.get(p, self._next[p]) for p in partitions}
 
     def _committed(self, partition: Partition) -> int:
         return self.broker.committed.get((self.group, partition), 0)
@@ -173,10 +176,11 @@ class MemoryLog:
         """See Log."""
         return self.broker.largest_bytes.get(topic, NO_LIMIT_BYTES)
 
-    def lag(self) -> dict[Partition, int]:
+    def owned(self) -> dict[Partition, Owned]:
         """See Log."""
         with self.broker.lock:
-            return {p: len(self.broker.topics[self.topic][p.number]) - self._committed(p) for p in self._next}
+            ends = {p: len(self.broker.topics[self.topic][p.number]) for p in self._next}
+            return {p: Owned(ends[p] - self._committed(p), self._began[p], Why.COMMITTED) for p in self._next}
 
     def close(self) -> None:
         """See Log."""

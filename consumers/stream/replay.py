@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from cluster.errors import BadInput
 from consumers.stream.answers import CONNECT, VALUE_BYTES_HEADER
-from consumers.stream.log import Header, Log, Origins, Outgoing, Partition, Records, subset
+from consumers.stream.log import Header, Log, Origins, Outgoing, Owned, Partition, Records, subset
 from consumers.stream.spec import Input, StreamSpec
 
 REPLAY_HEADER = "headrace.replay"
@@ -159,9 +159,9 @@ class BoundedLog:
         """See Log."""
         return self._log.largest_bytes(topic)
 
-    def lag(self) -> dict[Partition, int]:
+    def owned(self) -> Mapping[Partition, Owned]:
         """See Log."""
-        return self._log.lag()
+        return self._log.owned()
 
     def close(self) -> None:
         """See Log."""

@@ -12,11 +12,12 @@ from ray.serve.schema import ReplicaRank
 
 from cluster.errors import Unreachable
 from consumers.stream.autoscale import LAG
-from consumers.stream.counters import Phase, WorkerStatus
+from consumers.stream.counters import Phase, WorkerStatus, began_of, open_of
 from consumers.stream.kafka.clients import chosen_client, open_log
 from consumers.stream.kafka.kafka_client import ensure_topics
 from consumers.stream.log import Log, Member, Partition
 from consumers.stream.loop import Loop
+from consumers.stream.notes import ControlledNotes
 from consumers.stream.spec import Client, StreamSpec
 from deployments.collector import spare_collections
 from deployments.control_client import connect
@@ -81,7 +82,7 @@ class StreamReplica:
         loop = self._loop
         if loop is None:
             raise Unreachable("the worker has not started", where=self._name, remedy="ask again in a moment")
-        lag, counters = loop.lag(), loop.counters
+        owned, counters = {self._label(partition): known for partition, known in sorted(loop.owned().items())}, loop.counters
         return WorkerStatus(
             replica=serve.get_replica_context().replica_tag,
             rank=self._rank or 0,
@@ -89,8 +90,11 @@ class StreamReplica:
             client="librdkafka" if chosen_client(self._spec.client) is Client.LIBRDKAFKA else "kafka-python",
             phase=loop.phase,
             message=loop.message,
-            partitions=tuple(self._label(partition) for partition in sorted(lag)),
-            lag={self._label(partition): behind for partition, behind in lag.items()},
+            partitions=tuple(owned),
+            lag={label: known.lag for label, known in owned.items()},
+            began={label: began_of(known) for label, known in owned.items() if known.began_at is not None},
+            held={label: known.held for label, known in owned.items() if known.held},
+            open_transactions={label: open_of(known) for label, known in owned.items() if known.unreadable},
             rows_in=counters.rows_in,
             rows_out=counters.rows_out,
             rows_dead=counters.rows_dead,
@@ -117,7 +121,8 @@ class StreamReplica:
     def _open(self, rank: int) -> Log:
         ensure_topics(self._spec, self._brokers)
         group = self._spec.group_of(self._name)
-        return open_log(self._spec, self._brokers, Member(group, f"{group}-{rank}", f"{group}-{rank}"))
+        member = Member(group, f"{group}-{rank}", f"{group}-{rank}")
+        return open_log(self._spec, self._brokers, member, ControlledNotes(connect(), self._name))
 
     def _work(self, loop: Loop, scoring: ScorerThread, before: threading.Thread | None) -> None:
         if before is not None:

@@ -54,7 +54,7 @@ class OnEmpty(StrEnum):
 
 
 class Begin(StrEnum):
-    """Where a group that has committed nothing yet begins."""
+    """Where a stream begins that never ran: its first start is committed, so it holds from then on."""
 
     EARLIEST = "earliest"
     LATEST = "latest"
@@ -85,7 +85,7 @@ class Protocol(StrEnum):
 
 
 class Topic(Section):
-    """A topic; made with `partitions` where it is missing."""
+    """A topic; made with `partitions` where it is missing. One that is there is taken as it is, and may grow."""
 
     topic: str = Field(pattern=TOPIC_PATTERN)
     partitions: int = Field(default=4, ge=1)
@@ -94,8 +94,10 @@ class Topic(Section):
 class Input(Section):
     """What to read: one of `topic`, `topics` and `pattern` (a regular expression that a topic's whole name matches).
 
-    Topics that are named and missing are made with `partitions`; one that has another number of them is refused. `fields` maps an
-    input of the model to its field (a column, with Arrow), where the names differ; `/a/b` is a path into a nested document.
+    Topics that are named and missing are made with `partitions`; those that are there are read whole, and partitions that are
+    added later from their first record. No more consumers run than `partitions` are declared. `fields` maps an input of the model
+    to its field (a column, with Arrow), where the names differ; `/a/b` is a path into a nested document. Dates and times of Avro
+    and Arrow are whole numbers in their schema's unit (days or milliseconds since 1970), decimals are numbers.
     """
 
     topic: str = Field(default="", pattern=OPTIONAL_TOPIC_PATTERN)
@@ -137,7 +139,8 @@ class Input(Section):
 
 
 class Output(Topic):
-    """What to write. Input partition p goes to output partition p modulo the output's partitions, so order is kept."""
+    """What to write. Input partition p goes to output partition p modulo the partitions that the topic had when the stream first
+    wrote to it, so order is kept."""
 
     format: Format = Format.JSON
     envelope: OutputEnvelope = OutputEnvelope.NONE
@@ -226,7 +229,11 @@ class Security(Secret):
 
 
 class Registry(Secret):
-    """A schema registry, for the formats `avro` and `json_schema`. An answer's schema is registered as `TOPIC-value`."""
+    """A schema registry, for the formats `avro` and `json_schema`. An answer's schema is registered as `TOPIC-value`.
+
+    Where it is away, or something else answers in its place, the stream waits; a schema that it says it does not know costs the
+    record.
+    """
 
     url: str = Field(pattern=r"^https?://")
     ca_file: str | None = None

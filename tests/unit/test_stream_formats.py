@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
-import io
-import struct
 import uuid
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import Any
 
-import fastavro
 import numpy as np
 import orjson
 import pyarrow as pa
@@ -25,7 +23,8 @@ from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.codecs.registry import Schemas
 from consumers.stream.log import Header
 from consumers.stream.spec import Format, Input, InputEnvelope, Output, OutputEnvelope, Registry, StreamSpec
-from tests.schema_registry import SchemaRegistry, schema_registry
+from deployments.datatypes import NUMPY
+from tests.schema_registry import SchemaRegistry, avro, framed, schema_registry
 
 X = TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 2, 2))
 N = TensorSpec(name="n", datatype=Datatype.INT8, shape=(-1,))
@@ -80,6 +79,19 @@ def test_arrow_goes_through_both_ways() -> None:
     assert sorted(decoded.errors) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (2, 0)])
+@pytest.mark.parametrize("datatype", [Datatype.FP32, Datatype.BOOL, Datatype.BYTES])
+def test_arrow_answers_may_hold_nothing(datatype: Datatype, shape: tuple[int, ...]) -> None:
+    found = TensorSpec(name="found", datatype=datatype, shape=(-1, *(-1 if axis == 0 else axis for axis in shape)))
+    encoder = make_encoder(Signature(inputs=(N,), outputs=(found,)), Output(topic="o", format=Format.ARROW))
+    values = encoder.encode({"found": np.empty((2, *shape), dtype=NUMPY[datatype])})
+    for value in values:
+        read = pa.ipc.open_stream(value).read_all()
+        assert read.num_rows == 1
+        assert read.column("found").to_pylist() == [[]]
+    assert len(values) == 2
+
+
 def test_arrow_rows_of_several_schemas_keep_their_order() -> None:
     decoder = make_decoder(SIGNATURE, Input(topic="t", format=Format.ARROW))
     doubles = pa.list_(pa.float64(), 4)
@@ -98,6 +110,78 @@ def test_arrow_rows_of_several_schemas_keep_their_order() -> None:
     check_same(decoded, [0, 1, 6, 7], expected)
     assert sorted(decoded.errors) == [2, 3, 4, 5]
     assert "2 rows" in str(decoded.errors[5])
+
+
+WHEN = TensorSpec(name="t", datatype=Datatype.INT64, shape=(-1, 2))
+PRICE = TensorSpec(name="p", datatype=Datatype.FP64, shape=(-1,))
+
+
+def logical_arrow(when: pa.DataType, price: Sequence[Decimal], count: Sequence[Decimal | None], at: list[int]) -> bytes:
+    """A row with a list of two times, in a column of the type, and decimals."""
+    times = pa.array([at], pa.list_(pa.int32() if when.bit_width == 32 else pa.int64()))
+    columns = {
+        "t": times.cast(pa.list_(when)),
+        "p": pa.array(price, pa.decimal128(30, 3)),
+        "n": pa.array(count, pa.decimal32(6, 2)),
+    }
+    return arrow(pa.record_batch(columns))
+
+
+@pytest.mark.parametrize(
+    ("when", "at"),
+    [
+        (pa.timestamp("ms", "Europe/Paris"), [1_700_000_000_000, -1]),
+        (pa.timestamp("us"), [10**18, 5]),  # no year that Python knows
+        (pa.date32(), [19_000, -1]),
+        (pa.date32(), [100_000_000, 0]),
+        (pa.date64(), [86_400_000, 0]),
+        (pa.time32("ms"), [86_399_999, 1]),
+        (pa.time64("ns"), [5, 6]),
+        (pa.duration("s"), [-5, 10**15]),
+    ],
+)
+def test_arrows_times_and_decimals_are_numbers(when: pa.DataType, at: list[int]) -> None:
+    spec = Signature(inputs=(WHEN, PRICE, N), outputs=())
+    values = [
+        logical_arrow(when, [Decimal("12.34")], [Decimal("5.00")], at),
+        logical_arrow(when, [Decimal("1.000")], [Decimal("5.50")], at),  # no whole number
+        logical_arrow(when, [Decimal("1.000")], [Decimal("300.00")], at),  # no INT8
+        logical_arrow(when, [Decimal("1.000")], [None], at),
+        logical_arrow(when, [Decimal("-612345678901.337")], [Decimal("-6.00")], at),
+    ]
+    decoded = make_decoder(spec, Input(topic="t", format=Format.ARROW)).decode(values)
+    tensors = {
+        "t": np.array([at] * 2),
+        "p": np.array([12.34, -612345678901.337]),
+        "n": np.array([5, -6], dtype=np.int8),
+    }
+    check_same(decoded, [0, 4], tensors)
+    assert sorted(decoded.errors) == [1, 2, 3]
+
+
+def test_arrows_one_decimal_is_not_a_whole_number_for_one_input_and_none_for_another() -> None:
+    whole = TensorSpec(name="n", datatype=Datatype.INT64, shape=(-1,))
+    decoder = make_decoder(Signature(inputs=(PRICE, whole), outputs=()), Input(topic="t", format=Format.ARROW, fields={"n": "p"}))
+    decoded = decoder.decode([arrow(pa.record_batch({"p": pa.array([Decimal("1.5")])}))])
+    assert "column p (decimal128(2, 1)) is asked for in two ways" in str(decoded.errors[0])
+
+
+def test_arrows_dictionaries_are_what_they_stand_for() -> None:
+    name = TensorSpec(name="name", datatype=Datatype.BYTES, shape=(-1,))
+    spec = Signature(inputs=(PRICE, name), outputs=())
+
+    def row(price: float | None, text: str | None) -> bytes:
+        """Nulls stand in the dictionary itself."""
+        columns = {
+            "p": pa.DictionaryArray.from_arrays(pa.array([1]), pa.array([0.0, price])),
+            "name": pa.DictionaryArray.from_arrays(pa.array([1]), pa.array(["", text])),
+        }
+        return arrow(pa.record_batch(columns))
+
+    values = [row(1.5, "a"), row(None, "b"), row(2.5, None), row(-1.5, "c")]
+    decoded = make_decoder(spec, Input(topic="t", format=Format.ARROW)).decode(values)
+    check_same(decoded, [0, 3], {"p": np.array([1.5, -1.5]), "name": np.array([b"a", b"c"], dtype=object)})
+    assert sorted(decoded.errors) == [1, 2]
 
 
 @given(st.integers(0, 700), st.binary(min_size=1, max_size=6))
@@ -180,16 +264,6 @@ def schemas(registry: SchemaRegistry) -> Iterator[Schemas]:
     made = Schemas(Registry(url=registry.url))
     yield made
     made.close()
-
-
-def avro(schema: Any, record: dict[str, Any]) -> bytes:
-    sink = io.BytesIO()
-    fastavro.schemaless_writer(sink, fastavro.parse_schema(schema), record)
-    return sink.getvalue()
-
-
-def framed(schema_id: int, body: bytes, magic: int = 0) -> bytes:
-    return struct.pack(">bi", magic, schema_id) + body
 
 
 def test_avro_is_read_with_the_schema_that_stands_before_it(registry: SchemaRegistry, schemas: Schemas) -> None:

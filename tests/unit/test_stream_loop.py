@@ -292,23 +292,29 @@ def test_events_come_in_and_go_out_as_cloudevents() -> None:
     assert b"ce_specversion" in (dict(broker.topics["dead"][0][0].headers)["__connect.errors.exception.message"] or b"")
 
 
-def test_a_registry_that_is_away_holds_the_stream_and_nothing_dies() -> None:
+@pytest.mark.parametrize(
+    "instead", [(503, b"{}"), (404, b"<html>"), (200, b"<html>"), (200, b""), (200, b"[]"), (200, b'{"id": true}')]
+)
+def test_a_registry_that_is_away_or_answers_rubbish_holds_the_stream_and_nothing_dies(instead: tuple[int, bytes]) -> None:
     broker = make_broker()
     with schema_registry() as registry:
-        registry.away = True
+        registry.instead = instead
         number = registry.register("in-value", {"type": "object"}, "JSON")
         for i in range(10):
             put(broker, i, b"\x00" + number.to_bytes(4, "big") + orjson.dumps({"x": [i, 0, 0]}))
         spec = SPEC.model_copy(
             update={
                 "input": SPEC.input.model_copy(update={"format": Format.JSON_SCHEMA}),
+                "output": SPEC.output.model_copy(update={"format": Format.AVRO}),
                 "registry": Registry(url=registry.url),
             }
         )
         with running(broker, SumScoring(), spec) as loop:
-            until(lambda: loop.counters.retries > 1)
+            until(lambda: loop.counters.retries > 1)  # its answers' schema could not be registered
+            registry.instead_of = "/schemas/ids/"
+            until(lambda: "/schemas/ids/" in loop.message)
             assert loop.phase is Phase.HOLDING
-            assert "503" in loop.message
-            registry.away = False
+            assert f"answers {instead[0]}" in loop.message
+            registry.instead = None
             until(lambda: count(broker, "out") == 10)
     assert count(broker, "dead") == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,14 @@ SCHEMAS_KEPT = 64
 REMEDY = "send an Arrow IPC stream with one row"
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How rows of one schema become tensors: columns that go through other types first, by place, and what each input takes."""
+
+    casts: Mapping[int, tuple[pa.DataType, ...]]
+    bindings: tuple[Binding, ...]
+
+
 class ArrowDecoder:
     """See Decoder. The rows of a micro-batch that share a schema become tensors in one step."""
 
@@ -29,7 +39,7 @@ class ArrowDecoder:
             _check(spec, "input")
         self._signature = signature
         self._columns = Columns(path="", columns=dict(fields), narrow=True, refuse_nan=False)
-        self._bindings: dict[pa.Schema, tuple[Binding, ...] | BadInput] = {}
+        self._plans: dict[pa.Schema, _Plan | BadInput] = {}
 
     def decode(self, values: Sequence[bytes | None], headers: Sequence[Sequence[Header]] = ()) -> Decoded:  # noqa: ARG002
         """See Decoder."""
@@ -38,26 +48,27 @@ class ArrowDecoder:
         for row, value in enumerate(values):
             try:
                 batch = _read(value)
-            except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-                errors[row] = BadInput(f"not Arrow: {first_line(error)}", where="value", remedy=REMEDY)
-            else:
                 groups.setdefault(batch.schema, {})[row] = batch
+            except (pa.ArrowException, OSError, MemoryError, *REFUSED) as error:
+                errors[row] = BadInput(f"not Arrow: {first_line(error)}", where="value", remedy=REMEDY)
         parts = [part for schema, batches in groups.items() if (part := self._decode_group(schema, batches, errors))]
         return self._in_order(parts, errors)
 
     def _decode_group(
         self, schema: pa.Schema, batches: Mapping[int, pa.RecordBatch], errors: dict[int, BadInput]
     ) -> tuple[list[int], dict[str, Array]] | None:
-        bindings = self._bind(schema)
-        if isinstance(bindings, BadInput):
-            errors |= dict.fromkeys(batches, bindings)
+        plan = self._plan(schema)
+        if isinstance(plan, BadInput):
+            errors |= dict.fromkeys(batches, plan)
             return None
         owners = list(batches)
         try:
             whole = pa.Table.from_batches(list(batches.values())).combine_chunks().to_batches()[0]
-            found = to_tensors(whole, bindings, refuse_nan=False)
+            for place, types in plan.casts.items():
+                whole = whole.set_column(place, schema.field(place).with_type(types[-1]), _through(whole.column(place), types))
+            found = to_tensors(whole, plan.bindings, refuse_nan=False)
         except (pa.ArrowException, *REFUSED) as error:
-            if len(owners) > 1:  # buffers of another size than their schema says: one row can spoil the others
+            if len(owners) > 1:  # buffers of another size than their schema says, a decimal for a whole number: one spoils all
                 parts = [part for row in owners if (part := self._decode_group(schema, {row: batches[row]}, errors))]
                 rows = [row for part in parts for row in part[0]]
                 names = [spec.name for spec in self._signature.inputs]
@@ -68,19 +79,31 @@ class ArrowDecoder:
         rows = owners if found.good is None else [owners[row] for row in found.good.tolist()]
         return (rows, found.tensors) if rows else None
 
-    def _bind(self, schema: pa.Schema) -> tuple[Binding, ...] | BadInput:
-        known = self._bindings.get(schema)
+    def _plan(self, schema: pa.Schema) -> _Plan | BadInput:
+        known = self._plans.get(schema)
         if known is None:
             try:
-                known = bind(schema, self._signature, self._columns, where="value")
+                known = self._planned(schema)
             except BadInput as error:
                 known = BadInput(error.what, where=error.where, remedy="send a column per input")
             except (pa.ArrowException, *REFUSED) as error:  # e.g. a column's name that is no text
                 known = BadInput(f"not Arrow: {first_line(error)}", where="value", remedy=REMEDY)
-            if len(self._bindings) >= SCHEMAS_KEPT:  # producers decide how many there are
-                self._bindings.clear()
-            self._bindings[schema] = known
+            if len(self._plans) >= SCHEMAS_KEPT:  # producers decide how many there are
+                self._plans.clear()
+            self._plans[schema] = known
         return known
+
+    def _planned(self, schema: pa.Schema) -> _Plan:
+        casts: dict[int, tuple[pa.DataType, ...]] = {}
+        plain = schema
+        for spec in self._signature.inputs:
+            place = schema.get_field_index(str(self._columns.columns.get(spec.name, spec.name)))
+            if place >= 0 and (types := _types_between(schema.field(place).type, spec.datatype)):
+                if casts.setdefault(place, types) != types:
+                    column = schema.field(place)
+                    raise BadInput(f"column {column.name} ({column.type}) is asked for in two ways", where="value")
+                plain = plain.set(place, plain.field(place).with_type(types[-1]))
+        return _Plan(casts, bind(plain, self._signature, self._columns, where="value"))
 
     def _in_order(self, parts: Sequence[tuple[list[int], dict[str, Array]]], errors: dict[int, BadInput]) -> Decoded:
         if len(parts) == 1:
@@ -92,6 +115,38 @@ class ArrowDecoder:
             empty: Array = np.empty((0, *spec.shape[1:]), dtype=NUMPY[spec.datatype])
             tensors[spec.name] = np.concatenate([empty, *(part[spec.name] for _, part in parts)])[order]
         return Decoded(tensors, sorted(rows), errors)
+
+
+def _types_between(kind: pa.DataType, datatype: Datatype) -> tuple[pa.DataType, ...]:
+    """Those that a column's values go through to be an input's; none where they are fit as they are.
+
+    Dates and times are the numbers that they are stored as, in their own unit, as with Avro. What a dictionary holds may be null,
+    which only shows when it is spread out.
+    """
+    if pa.types.is_dictionary(kind):
+        return (kind.value_type, *_types_between(kind.value_type, datatype))
+    if pa.types.is_fixed_size_list(kind):
+        return tuple(pa.list_(each, kind.list_size) for each in _types_between(kind.value_type, datatype))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return tuple(make(each) for each in _types_between(kind.value_type, datatype))
+    wanted = NUMPY[datatype].kind
+    if wanted not in "iuf":
+        return ()
+    if pa.types.is_decimal(kind):
+        if wanted == "f":  # by way of its digits: the direct way misses the nearest number now and then
+            return (pa.string(), pa.float64())
+        wide = kind if kind.bit_width > 128 else pa.decimal128(kind.precision, kind.scale)  # narrow ones become no integers
+        return (wide, pa.uint64() if datatype is Datatype.UINT64 else pa.int64())
+    if pa.types.is_date32(kind) or pa.types.is_time32(kind):
+        return (pa.int32(),)
+    return (pa.int64(),) if pa.types.is_temporal(kind) and not pa.types.is_interval(kind) else ()
+
+
+def _through(column: pa.Array, types: Sequence[pa.DataType]) -> pa.Array:
+    for each in types:
+        column = column.cast(each)
+    return column
 
 
 def _read(value: bytes | None) -> pa.RecordBatch:
@@ -131,8 +186,12 @@ def _column(spec: TensorSpec, array: Array) -> pa.Array:
     value_type = ARROW[spec.datatype]
     if array.ndim == 1:
         return pa.array(array, type=value_type)
-    flat = pa.array(np.ascontiguousarray(array).reshape(-1), type=value_type)
-    storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(array.shape[1:])))
+    size = math.prod(array.shape[1:])
+    if size:
+        flat = pa.array(np.ascontiguousarray(array).reshape(-1), type=value_type)
+        storage = pa.FixedSizeListArray.from_arrays(flat, size)
+    else:  # an open axis along which nothing was found
+        storage = pa.array([[]] * len(array), type=pa.list_(value_type, 0))
     if array.ndim == 2 or spec.datatype in (Datatype.BOOL, Datatype.BYTES):
         return storage
     return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(value_type, array.shape[1:]), storage)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import io
-import json
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import fastavro
-from fastavro.schema import SchemaParseException
 
 from cluster.errors import BadInput, NotFound
 from cluster.signature import Datatype, TensorSpec
+from consumers.stream.codecs.avro_reading import Read, reader_of
 from consumers.stream.codecs.codec import Decoded
 from consumers.stream.codecs.codec_json import JsonDecoder, JsonEncoder
 from consumers.stream.codecs.fields import REFUSED, first_line, make_fields, read_documents
 from consumers.stream.codecs.framing import frame, unframe
-from consumers.stream.codecs.registry import RegisteredSchema, Schemas
+from consumers.stream.codecs.registry import Schemas
 from consumers.stream.log import Header
 from deployments.datatypes import Array
 
@@ -37,7 +36,7 @@ class AvroDecoder:
     def __init__(self, inputs: Sequence[TensorSpec], fields: Mapping[str, str], schemas: Schemas) -> None:
         self._fields = make_fields(inputs, fields)
         self._schemas = schemas
-        self._parsed: dict[int | str, Any] = {}
+        self._readers: dict[int | str, Read | BadInput] = {}
 
     def decode(self, values: Sequence[bytes | None], headers: Sequence[Sequence[Header]] = ()) -> Decoded:
         """See Decoder."""
@@ -46,8 +45,12 @@ class AvroDecoder:
         for row, value in enumerate(values):
             try:
                 schema_id, body = unframe(value, headers[row] if headers else ())
+                read = self._reader(schema_id)
+                if isinstance(read, BadInput):
+                    errors[row] = read
+                    continue
                 source = io.BytesIO(body)
-                documents[row] = fastavro.schemaless_reader(source, self._schema(schema_id), None)
+                documents[row] = read(source)
                 if source.tell() != len(body):
                     raise BadInput(f"{len(body) - source.tell()} bytes too many", where="value", remedy="send one Avro record")
             except BadInput as error:
@@ -60,23 +63,16 @@ class AvroDecoder:
         tensors, rows, misfits = read_documents(self._fields, documents)
         return Decoded(tensors, rows, errors | misfits)
 
-    def _schema(self, schema_id: int | str) -> Any:
-        parsed = self._parsed.get(schema_id)
-        if parsed is None:
-            parsed = self._parsed[schema_id] = _parse(schema_id, self._schemas.find(schema_id))
-        return parsed
-
-
-def _parse(schema_id: int | str, found: RegisteredSchema) -> Any:
-    if found.kind != "AVRO":
-        raise BadInput(f"schema {schema_id} is of type {found.kind}", where="value", remedy="send Avro, or change input.format")
-    named: dict[str, Any] = {}
-    try:
-        for text in found.references.values():
-            fastavro.parse_schema(json.loads(text), named_schemas=named)
-        return fastavro.parse_schema(json.loads(found.text), named_schemas=named)
-    except (SchemaParseException, *REFUSED) as error:
-        raise BadInput(f"schema {schema_id} can't be parsed: {first_line(error)}", where="value", remedy="correct it") from error
+    def _reader(self, schema_id: int | str) -> Read | BadInput:
+        read = self._readers.get(schema_id)
+        if read is None:
+            found = self._schemas.find(schema_id)
+            try:
+                read = reader_of(schema_id, found)
+            except BadInput as error:  # it stays so: an id never changes its meaning
+                read = error
+            self._readers[schema_id] = read
+        return read
 
 
 class FramedJsonDecoder:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from deployments.datatypes import NUMPY, Array
 _FLOATS = {Datatype.FP16, Datatype.FP32, Datatype.FP64}
 _SIGNED = {Datatype.INT8, Datatype.INT16, Datatype.INT32, Datatype.INT64}
 _UNSIGNED = {Datatype.UINT8, Datatype.UINT16, Datatype.UINT32, Datatype.UINT64}
+MOST_WHOLE_DIGITS = 20  # of 64 bits
 # What numpy and the parsers raise for a value that does not fit; anything else is a fault of ours.
 REFUSED = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError, IndexError)
 
@@ -50,15 +53,23 @@ class Field:
         if self.datatype is Datatype.BYTES:
             row[:] = [_as_bytes(item) for item in flat]
             return
-        self._check_kinds(flat)
+        wanted = {bool} if self.kind is None else {int, float} if self.kind == "d" else {int}
+        kinds = set(map(type, flat))
+        if not kinds <= wanted:
+            if Decimal not in kinds or not kinds - {Decimal} <= wanted or self.kind is None:
+                got = ", ".join(sorted("null" if kind is NoneType else kind.__name__ for kind in kinds - wanted))
+                raise TypeError(f"expected {self.datatype} values, got {got}")
+            flat = [self._number(item) if isinstance(item, Decimal) else item for item in flat]
         if self.narrow:
             self.check_range(np.array(flat, dtype=self.wire))
         row[:] = flat
 
-    def _check_kinds(self, flat: Sequence[Any]) -> None:
-        wanted = {bool} if self.kind is None else {int, float} if self.kind == "d" else {int}
-        if not set(map(type, flat)) <= wanted:
-            raise TypeError(f"expected {self.datatype} values")
+    def _number(self, item: Decimal) -> float | int:
+        if self.kind == "d":
+            return float(item)
+        if not item.is_finite() or item.adjusted() > MOST_WHOLE_DIGITS or item != item.to_integral_value():
+            raise ValueError("a decimal is no whole number, or too large")
+        return int(item)
 
     def check_range(self, flat: Array) -> None:
         """Raises OverflowError where the input's own datatype can't hold a number."""

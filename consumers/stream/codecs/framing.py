@@ -26,7 +26,7 @@ def unframe(value: bytes | None, headers: Sequence[Header]) -> tuple[int | str, 
     magic, number = PREFIX.unpack_from(value)
     if magic != MAGIC_ID:
         raise BadInput(f"the first byte is {magic}, not 0", where="value", remedy="send it with its schema's id")
-    return number, value[PREFIX.size :]
+    return _checked(number, "value"), value[PREFIX.size :]
 
 
 def frame(schema_id: int) -> bytes:
@@ -38,5 +38,11 @@ def _from_header(told: bytes) -> int | str:
     if len(told) == 17 and told[0] == MAGIC_GUID:
         return str(uuid.UUID(bytes=told[1:]))
     if len(told) == PREFIX.size and told[0] == MAGIC_ID:
-        return int(PREFIX.unpack(told)[1])
+        return _checked(PREFIX.unpack(told)[1], f"header {SCHEMA_HEADER}")
     raise BadInput("holds no schema id", where=f"header {SCHEMA_HEADER}", remedy="send byte 1 and the schema's GUID")
+
+
+def _checked(number: int, where: str) -> int:
+    if number < 0:  # not to be asked for: to some registries that is no schema's address, and so no answer about one
+        raise BadInput(f"{number} is no schema's id", where=where, remedy="send it with its schema's id")
+    return number

@@ -1,27 +1,39 @@
-"""The schema registry's HTTP API, as far as streams need it. What was found is kept: an id never changes its meaning."""
+"""The schema registry's HTTP API, as far as streams need it. What was found is kept: an id never changes its meaning.
+
+Whatever stands between may answer for the registry, with a page of its own and any status. So only what has the registry's own
+form counts as said by it; all else means that it is away, and costs no record.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
+import orjson
 
-from cluster.errors import BadInput, NotFound, Unreachable
+from cluster.errors import BadInput, HeadraceError, NotFound, Unreachable
 from consumers.stream.spec import Registry
 
 CALL_TIMEOUT_S = 5.0
 ABSENT_FOR_S = 30.0
 ABSENT_KEPT = 10_000
+MOST_BYTES = 8 * 1024 * 1024  # of one answer
+MOST_REFERENCES = 200  # of one schema, through all levels
 MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
+NO_SUBJECT, NO_VERSION, NO_SCHEMA = 40401, 40402, 40403
+REFUSALS = (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY)
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredSchema:
-    """A schema as registered. `kind` is AVRO, JSON or PROTOBUF; `references` are the texts of those that it names, by name."""
+    """A schema as registered. `kind` is AVRO, JSON or PROTOBUF; an Avro schema's `references` are the texts it names, by name."""
 
     kind: str
     text: str
@@ -29,81 +41,147 @@ class RegisteredSchema:
 
 
 class Schemas:
-    """One registry. Called from one thread. Raises BadInput where a secret can't be read."""
+    """One registry. Called from one thread. Raises BadInput where the secret, the `ca_file` or a proxy can't be used."""
 
     def __init__(self, registry: Registry) -> None:
-        password = registry.password()
         self._url = registry.url.rstrip("/")
-        self._client = httpx.Client(
-            timeout=CALL_TIMEOUT_S,
-            auth=(registry.username, password or "") if registry.username else None,
-            verify=registry.ca_file or True,
-            headers={"Accept": MEDIA_TYPE},
-        )
+        self._client = _client(registry)
         self._found: dict[int | str, RegisteredSchema] = {}
-        self._absent: dict[int | str, float] = {}
+        self._absent: dict[int | str, tuple[float, HeadraceError]] = {}
 
     def find(self, schema_id: int | str) -> RegisteredSchema:
-        """The schema of this number, or of this GUID. Raises NotFound, and Unreachable where the registry does not say."""
+        """The schema of this number, or of this GUID.
+
+        Raises NotFound where the registry says that it has no such schema, or not all that an Avro schema refers to; BadInput
+        where that is too much; Unreachable where the registry does not say.
+        """
         found = self._found.get(schema_id)
         if found is None:
-            if time.monotonic() - self._absent.get(schema_id, -ABSENT_FOR_S) < ABSENT_FOR_S:
-                raise _unknown(schema_id, self._url)
-            path = f"/schemas/ids/{schema_id}" if isinstance(schema_id, int) else f"/schemas/guids/{schema_id}"
+            since_s, error = self._absent.get(schema_id, (0.0, None))
+            if error is not None and time.monotonic() - since_s < ABSENT_FOR_S:
+                raise copy.copy(error)
             try:
-                found = self._found[schema_id] = self._registered(self._call("GET", path))
-            except NotFound:
+                found = self._found[schema_id] = self._registered(schema_id)
+            except (NotFound, BadInput) as missing:
                 if len(self._absent) >= ABSENT_KEPT:  # producers decide how many there are
                     self._absent.clear()
-                self._absent[schema_id] = time.monotonic()
-                raise _unknown(schema_id, self._url) from None
+                self._absent[schema_id] = (time.monotonic(), copy.copy(missing))
+                raise
         return found
 
     def register(self, subject: str, kind: str, schema: Mapping[str, Any]) -> int:
-        """The id of the schema under the subject, registered now where it is not yet. Raises BadInput where it is refused."""
-        body = {"schemaType": kind, "schema": json.dumps(schema)}
-        return int(self._call("POST", f"/subjects/{subject}/versions", body)["id"])
+        """The id of the schema under the subject, registered now where it is not yet.
+
+        Raises BadInput where the registry refuses it, Unreachable where it does not say.
+        """
+        path = f"/subjects/{quote(subject, safe='')}/versions"
+        status, told = self._ask("POST", path, {"schemaType": kind, "schema": json.dumps(schema)})
+        if status in REFUSALS and _code(told) is not None:
+            what = f"the schema registry refuses {path}: {str(told.get('message'))[:300]}"
+            raise BadInput(what, where=self._url, remedy="see the subject's compatibility")
+        number = told.get("id")
+        if not httpx.codes.is_success(status) or type(number) is not int or not 0 <= number < 2**31:
+            raise self._away(status, path)
+        return number
 
     def close(self) -> None:
         """Ends the connections."""
         self._client.close()
 
-    def _registered(self, answer: Mapping[str, Any]) -> RegisteredSchema:
+    def _registered(self, schema_id: int | str) -> RegisteredSchema:
+        path = f"/schemas/ids/{schema_id}" if isinstance(schema_id, int) else f"/schemas/guids/{schema_id}"
+        told = self._schema_at(path, absent=(NO_SCHEMA,))
+        if told is None:
+            what = f"the schema registry knows no schema {schema_id}"
+            raise NotFound(what, where=self._url, remedy="register it before sending")
         references: dict[str, str] = {}
-        self._follow(answer.get("references") or [], references)
-        return RegisteredSchema(answer.get("schemaType") or "AVRO", str(answer["schema"]), references)
+        if told["schemaType"] == "AVRO":  # nobody reads those of the others
+            self._follow(schema_id, told["references"], references, set())
+        return RegisteredSchema(told["schemaType"], told["schema"], references)
 
-    def _follow(self, references: list[dict[str, Any]], found: dict[str, str]) -> None:
-        """Those that a reference itself refers to come first, as parsers want them."""
+    def _follow(self, schema_id: int | str, references: list[dict[str, Any]], found: dict[str, str], begun: set[str]) -> None:
+        """Those that a reference itself refers to come first, as parsers want them. A circle is gone round once."""
         for each in references:
-            if each["name"] in found:
+            if each["name"] in begun:
                 continue
-            answer = self._call("GET", f"/subjects/{each['subject']}/versions/{each['version']}")
-            self._follow(answer.get("references") or [], found)
-            found[each["name"]] = str(answer["schema"])
+            begun.add(each["name"])
+            if len(begun) > MOST_REFERENCES:
+                what = f"schema {schema_id} refers to more than {MOST_REFERENCES} others"
+                raise BadInput(what, where=self._url, remedy="register it as fewer")
+            subject, version = each["subject"], each["version"]
+            # Deleted ones too: softly deleted, they still describe what was written with them.
+            path = f"/subjects/{quote(subject, safe='')}/versions/{version}?deleted=true"
+            told = self._schema_at(path, absent=(NO_SUBJECT, NO_VERSION, NO_SCHEMA))
+            if told is None:  # the schema is there, and nobody can read what was written with it
+                what = f"schema {schema_id} refers to version {version} of {subject}, which the schema registry does not have"
+                raise NotFound(what, where=self._url, remedy="register that again")
+            self._follow(schema_id, told["references"], found, begun)
+            found[each["name"]] = told["schema"]
 
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def _schema_at(self, path: str, *, absent: tuple[int, ...]) -> dict[str, Any] | None:
+        """`schema`, `schemaType` and `references` of what lies there; None where the registry says by its own code: nothing."""
+        status, told = self._ask("GET", path)
+        if status == httpx.codes.NOT_FOUND and _code(told) in absent:
+            return None
+        schema, kind, references = told.get("schema"), told.get("schemaType") or "AVRO", told.get("references") or []
+        whole = isinstance(schema, str) and isinstance(kind, str) and isinstance(references, list)
+        if not httpx.codes.is_success(status) or not whole or not all(map(_is_reference, references)):
+            raise self._away(status, path)
+        return {"schema": schema, "schemaType": kind, "references": references}
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+        """Status and answer; an empty one where it is no JSON object."""
+        content, until_s = bytearray(), time.monotonic() + CALL_TIMEOUT_S
         try:
-            answer = self._client.request(method, self._url + path, json=body)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            with self._client.stream(method, self._url + path, json=body) as answer:
+                for chunk in answer.iter_bytes():
+                    content += chunk
+                    if len(content) > MOST_BYTES or time.monotonic() > until_s:  # the client's own limit is one of each read
+                        raise self._away(answer.status_code, path)
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last is a host that can't be a name
             raise Unreachable(
                 f"the schema registry does not answer: {type(error).__name__}", where=self._url, remedy="check spec.registry.url"
             ) from error
-        if answer.status_code == httpx.codes.NOT_FOUND:
-            raise NotFound(f"the schema registry knows no {path}", where=self._url, remedy="register it")
-        if answer.status_code in (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY):
-            raise BadInput(
-                f"the schema registry refuses {path}: {answer.text[:300]}",
-                where=self._url,
-                remedy="see the subject's compatibility",
-            )
-        if not answer.is_success:  # no permission, a leader that is away: it may answer later
-            raise Unreachable(
-                f"the schema registry answers {answer.status_code} to {path}", where=self._url, remedy="check spec.registry"
-            )
-        told: dict[str, Any] = answer.json()
-        return told
+        try:
+            told = orjson.loads(content)
+        except orjson.JSONDecodeError:  # a page of something between, or nothing: what it means, the status says
+            told = None
+        return answer.status_code, told if isinstance(told, dict) else {}
+
+    def _away(self, status: int, path: str) -> Unreachable:
+        """It, or something between, answers what means nothing: no permission, a leader that is away, a proxy's page."""
+        odd = ", and not as a schema registry does" if status in (httpx.codes.OK, httpx.codes.NOT_FOUND) else ""
+        what = f"the schema registry answers {status} to {path}{odd}"
+        return Unreachable(what, where=self._url, remedy="check spec.registry, and what stands between")
 
 
-def _unknown(schema_id: int | str, url: str) -> NotFound:
-    return NotFound(f"the schema registry knows no schema {schema_id}", where=url, remedy="register it before sending")
+def _client(registry: Registry) -> httpx.Client:
+    password = registry.password()
+    try:
+        return httpx.Client(
+            timeout=CALL_TIMEOUT_S,
+            auth=(registry.username, password or "") if registry.username else None,
+            verify=ssl.create_default_context(cafile=registry.ca_file) if registry.ca_file else True,
+            headers={"Accept": MEDIA_TYPE},
+            follow_redirects=False,  # a password goes where the document says, and nowhere else
+        )
+    except UnicodeError:  # which holds the password
+        what = "username or password are no UTF-8"
+        raise BadInput(what, where="spec.registry", remedy="correct them on the consumers' nodes") from None
+    except (ValueError, ImportError, httpx.InvalidURL):  # which may hold that of a proxy
+        what, where = "the environment names a proxy that can't be used", "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY"
+        raise BadInput(what, where=where, remedy="correct it on the consumers' nodes") from None
+    except OSError as error:
+        remedy = "make it readable on the consumers' nodes, in PEM"
+        raise BadInput(f"no certificates: {error}", where="spec.registry.ca_file", remedy=remedy) from error
+
+
+def _code(told: Mapping[str, Any]) -> int | None:
+    code = told.get("error_code")
+    return code if type(code) is int else None
+
+
+def _is_reference(each: object) -> bool:
+    if not isinstance(each, dict):
+        return False
+    return isinstance(each.get("name"), str) and isinstance(each.get("subject"), str) and type(each.get("version")) is int

@@ -7,6 +7,7 @@ import importlib.util
 from cluster.errors import BadInput
 from consumers.stream.log import Log, Member
 from consumers.stream.spec import Client, StreamSpec
+from consumers.stream.starts import Notes, NotesInProcess
 
 
 def chosen_client(wanted: Client) -> Client:
@@ -19,12 +20,16 @@ def chosen_client(wanted: Client) -> Client:
     return wanted
 
 
-def open_log(spec: StreamSpec, brokers: str, member: Member) -> Log:
-    """The log on Kafka, through the client that the document chooses. Raises as the log itself does."""
+def open_log(spec: StreamSpec, brokers: str, member: Member, notes: Notes | None = None) -> Log:
+    """The log on Kafka, through the client that the document chooses. Raises as the log itself does.
+
+    Without `notes` it remembers of its topics what the group has committed, and no more.
+    """
+    notes = notes or NotesInProcess()
     if chosen_client(spec.client) is Client.LIBRDKAFKA:
         from consumers.stream.kafka.rdkafka_log import RdKafkaLog  # an extra: a plain install does not have it
 
-        return RdKafkaLog(spec, brokers, member)
+        return RdKafkaLog(spec, brokers, member, notes)
     from consumers.stream.kafka.kafka_log import KafkaLog  # not needed where the other one is
 
-    return KafkaLog(spec, brokers, member)
+    return KafkaLog(spec, brokers, member, notes)

@@ -19,31 +19,37 @@ class CommitThread:
 
     def __init__(self) -> None:
         self._last: Future[None] | None = None
+        self._start: Future[None] | None = None
         self._work = _begin()
 
     @property
     def busy(self) -> bool:
         """Whether a commit is under way."""
-        return self._last is not None and not self._last.done()
-
-    def expect_free(self) -> None:
-        """Raises RuntimeError where a commit is under way."""
-        if self.busy:
-            raise RuntimeError("a commit is under way")
+        return any(future is not None and not future.done() for future in (self._last, self._start))
 
     def submit(self, work: Callable[[], None]) -> Future[None]:
-        """Starts it. Raises RuntimeError where one is under way."""
-        self.expect_free()
-        self._last = Future()
-        self._work.put((self._last, work))
+        """Starts it, after what commits where partitions begin. Raises RuntimeError where another is under way."""
+        if self._last is not None and not self._last.done():
+            raise RuntimeError("a commit is under way")
+        self._last = self._put(work)
         return self._last
+
+    def submit_start(self, work: Callable[[], None]) -> Future[None]:
+        """Commits where partitions begin, after a commit that is under way."""
+        self._start = self._put(work)
+        return self._start
+
+    def _put(self, work: Callable[[], None]) -> Future[None]:
+        future: Future[None] = Future()
+        self._work.put((future, work))
+        return future
 
     def leave_behind(self) -> None:
         """Forgets the commit under way, if there is one: its thread ends after it, and another takes its place."""
         if self.busy:
             self.end()
             self._work = _begin()
-        self._last = None
+        self._last = self._start = None
 
     def end(self) -> None:
         """Ends the thread after what it does now. Does not wait."""

@@ -8,7 +8,6 @@ from typing import Any
 from kafka.admin import ConfigResource, KafkaAdminClient  # type: ignore[import-untyped]
 from kafka.errors import KafkaError, TopicAlreadyExistsError  # type: ignore[import-untyped]
 
-from cluster.errors import BadInput
 from consumers.stream.kafka.broker_errors import asker_of, broker_error, unreachable
 from consumers.stream.kafka.kafka_inside import keep_logins_unlogged
 from consumers.stream.spec import Security, StreamSpec
@@ -40,10 +39,9 @@ def client_config(brokers: str, security: Security) -> dict[str, Any]:
 
 
 def ensure_topics(spec: StreamSpec, brokers: str) -> None:
-    """Makes the stream's topics that are missing, with their declared partitions.
+    """Makes the stream's topics that are missing, with their declared partitions. Those that are there stay as they are.
 
-    Raises Unreachable, and BadInput where the broker does not take them so, or a topic has another number of them than declared:
-    keys would go astray.
+    Raises Unreachable, and BadInput where the broker does not take one as it is declared.
     """
     written = (spec.output, spec.dead_letters)
     wanted = dict.fromkeys(spec.input.names, spec.input.partitions) | {topic.topic: topic.partitions for topic in written}
@@ -62,17 +60,8 @@ def _create(brokers: str, security: Security, wanted: Mapping[str, int], max_rec
         for name, count in wanted.items():
             if name not in present:
                 _create_one(admin, name, {"num_partitions": count, "configs": configs})
-        for told in admin.describe_topics([name for name in wanted if name in present]):
-            _check_partitions(told["name"], len(told["partitions"]), wanted[told["name"]])
     finally:
         admin.close()
-
-
-def _check_partitions(name: str, found: int, declared: int) -> None:
-    if found != declared:
-        raise BadInput(
-            f"the topic has {found} partitions, {declared} are declared", where=name, remedy=f"declare partitions: {found}"
-        )
 
 
 def _create_one(admin: KafkaAdminClient, name: str, options: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 It polls in vain where its broker is away, or a topic may not be seen; where another member took its name, it only stops its
 heartbeats; a rebalance that ends between two polls it forgets; where a record can't be read, it does not tell which; a producer
-with unsent records can't be thrown away; and its debug log would tell the password.
+with unsent records can't be thrown away; its debug log would tell the password; and a commit that is not yet stable is told as
+none.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
+from kafka.admin import KafkaAdminClient  # type: ignore[import-untyped]
 from kafka.coordinator.base import MemberState  # type: ignore[import-untyped]
 from kafka.errors import (  # type: ignore[import-untyped]
     FencedInstanceIdError,
@@ -21,7 +25,10 @@ from kafka.errors import (  # type: ignore[import-untyped]
     RebalanceInProgressError,
     TopicAuthorizationFailedError,
     UnknownMemberIdError,
+    UnstableOffsetCommitError,
+    for_code,
 )
+from kafka.protocol.consumer.group import OffsetFetchRequest  # type: ignore[import-untyped]
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict
@@ -145,3 +152,57 @@ def keep_logins_unlogged() -> None:
     """No password in the client's debug log. May be called again."""
     for name in REQUEST_LOGGERS:
         logging.getLogger(name).addFilter(_WITHOUT_LOGINS)
+
+
+@dataclass(frozen=True, slots=True)
+class StableOffset:
+    """What a group has committed of a partition: None where it has nothing. `unstable`: an open transaction holds it.
+
+    librdkafka ends its metadata with a zero byte, which is left out.
+    """
+
+    offset: int | None
+    metadata: str
+    unstable: bool
+
+
+def stable_offsets(
+    admin: KafkaAdminClient, group: str, partitions: Sequence[TopicPartition] | None
+) -> dict[TopicPartition, StableOffset]:
+    """What the group has committed of these partitions, or of all that it has commits of. Blocks; raises KafkaError.
+
+    The client's own call leaves out what is not stable, or raises for all partitions where it is so of one.
+    """
+    topics: dict[str, list[int]] = {}
+    for part in partitions or ():
+        topics.setdefault(part.topic, []).append(part.partition)
+    of_group = OffsetFetchRequest.OffsetFetchRequestGroup
+    inner = [of_group.OffsetFetchRequestTopics(name=name, partition_indexes=numbers) for name, numbers in topics.items()]
+    outer = [OffsetFetchRequest.OffsetFetchRequestTopic(name=name, partition_indexes=numbers) for name, numbers in topics.items()]
+    request = OffsetFetchRequest(
+        group_id=group,
+        topics=outer if partitions is not None else None,
+        groups=[of_group(group_id=group, topics=inner if partitions is not None else None)],
+        require_stable=True,
+        min_version=7,  # the first that tells what is not stable
+        max_version=8,
+    )
+    told = admin._manager.run(_ask_coordinator, admin, group, request)
+    answer = told.groups[0] if told.API_VERSION >= 8 else told
+    if answer.error_code:
+        raise for_code(answer.error_code)(f"what {group} has committed can't be read")
+    found: dict[TopicPartition, StableOffset] = {}
+    for topic in answer.topics:
+        for each in topic.partitions:
+            unstable = each.error_code == UnstableOffsetCommitError.errno
+            if each.error_code and not unstable:
+                raise for_code(each.error_code)(f"what {group} has committed of {topic.name} can't be read")
+            offset = each.committed_offset if each.committed_offset >= 0 and not unstable else None
+            found[TopicPartition(topic.name, each.partition_index)] = StableOffset(
+                offset, (each.metadata or "").rstrip("\0"), unstable
+            )
+    return found
+
+
+async def _ask_coordinator(admin: KafkaAdminClient, group: str, request: OffsetFetchRequest) -> Any:
+    return await admin._manager.send(request, node_id=await admin._find_coordinator_id(group))

@@ -19,20 +19,25 @@ from kafka.errors import (  # type: ignore[import-untyped]
     FencedInstanceIdError,
     KafkaError,
     MessageSizeTooLargeError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
     UnknownError,
 )
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
-from cluster.errors import Conflict, NotFound, Unreachable
-from consumers.stream.epochs import Epochs
+from cluster.errors import Conflict, Unreachable
 from consumers.stream.kafka.broker_errors import asker_of, unreachable
 from consumers.stream.kafka.commit_thread import CommitThread, refused
 from consumers.stream.kafka.kafka_batches import expect_written, read_by_rows, send
 from consumers.stream.kafka.kafka_client import ROOM_BYTES, RecordLimits, client_config
 from consumers.stream.kafka.kafka_inside import Membership, abandon, stuck_at
 from consumers.stream.kafka.kafka_wire import read_wide
-from consumers.stream.log import Member, Outgoing, Partition, Records
-from consumers.stream.spec import Begin, Guarantee, StreamSpec
+from consumers.stream.kafka.reading import Reading
+from consumers.stream.kafka.topic_watch import TopicWatch
+from consumers.stream.kafka.written_topics import WrittenTopics
+from consumers.stream.log import Member, Outgoing, Owned, Partition, Records, subset
+from consumers.stream.spec import Guarantee, StreamSpec
+from consumers.stream.starts import Notes, Start, metadata_of
 
 CALL_TIMEOUT_S = 20.0
 EARLY_MAX_ROWS = 100
@@ -41,45 +46,65 @@ RETRY_BACKOFF_MS = 5
 # A poll that waits for nothing may never finish joining the group, and all of it waits for us then.
 KEEP_ALIVE_POLL_S = 0.03
 KEEP_ALIVE_EVERY_S = 0.5
+LOOK_HOW_FAR_EVERY_S = 0.1
+METADATA_EVERY_MS = 10_000  # so late partitions that were added are found
 
 
 class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python is untyped
     """Called on the client's I/O thread, so it only notes."""
 
-    def __init__(self, epochs: Epochs) -> None:
-        self._epochs = epochs
+    def __init__(self, consumer: KafkaConsumer, reading: Reading) -> None:
+        self._consumer, self._reading = consumer, reading
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        self._epochs.gain(_ours(assigned))
+        """At 0 and paused: where they begin is found meanwhile, and is not the client's to say."""
+        for partition in assigned:
+            self._consumer.pause(partition)
+            self._consumer.seek(partition, 0)
+        self._reading.gain(_ours(assigned))
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        self._epochs.lose(_ours(revoked))
+        self._reading.lose(_ours(revoked))
 
     def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
-        self._epochs.lose(_ours(lost))
+        self._reading.lose(_ours(lost))
 
 
 def _ours(partitions: Iterable[TopicPartition]) -> list[Partition]:
-    return [Partition(each.topic, each.partition) for each in partitions]
+    return list(map(_where, partitions))
+
+
+def _where(part: TopicPartition) -> Partition:
+    return Partition(part.topic, part.partition)
+
+
+def _part(partition: Partition) -> TopicPartition:
+    return TopicPartition(*partition)
+
+
+def _offset(offset: int, topic_id: str) -> OffsetAndMetadata:
+    return OffsetAndMetadata(offset, metadata_of(topic_id), -1)
+
+
+def _upto(offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> dict[Partition, int]:
+    return {_where(part): to.offset for part, to in offsets.items()}
 
 
 class KafkaLog:
     """See Log. Made in the thread that polls. Raises Unreachable where the broker does not answer."""
 
-    def __init__(self, spec: StreamSpec, brokers: str, member: Member) -> None:
+    def __init__(self, spec: StreamSpec, brokers: str, member: Member, notes: Notes) -> None:
         self._spec, self._brokers, self._member = spec, brokers, member
         self._config = client_config(brokers, spec.security)
-        self._epochs = Epochs()
-        ownership = _Ownership(self._epochs)
-        self._first: dict[TopicPartition, int] = {}  # where each partition began, for those that have committed nothing yet
-        self._taken: dict[TopicPartition, int] = {}
-        self._done: dict[TopicPartition, int] = {}
-        self._lag: dict[Partition, int] = {}
+        self._topic_watch = TopicWatch(spec, brokers, member.group, notes)
+        self._reading = Reading(self._topic_watch)
+        self._reached_s = 0.0
         self._early: list[Records] = []
         self._polled_s = 0.0
         self._offsets_to_commit: dict[TopicPartition, OffsetAndMetadata] = {}
         self._producer: KafkaProducer | None = None
         self._limits = RecordLimits(spec, brokers)
+        self._written = WrittenTopics.find(spec, brokers, member.group, notes)
         read_wide()
         try:
             self._consumer = KafkaConsumer(
@@ -88,7 +113,8 @@ class KafkaLog:
                 group_instance_id=member.instance,
                 enable_auto_commit=False,
                 isolation_level="read_committed",
-                auto_offset_reset="earliest" if spec.input.begin is Begin.EARLIEST else "latest",
+                auto_offset_reset="none",  # see consumers.stream.starts
+                metadata_max_age_ms=METADATA_EVERY_MS,
                 partition_assignment_strategy=[CooperativeStickyAssignor],
                 session_timeout_ms=int(spec.session_timeout_s * 1000),
                 heartbeat_interval_ms=int(spec.session_timeout_s * 1000 / 5),
@@ -100,12 +126,13 @@ class KafkaLog:
                 metrics_enabled=False,
             )
             read_by_rows(self._consumer)
+            ownership = _Ownership(self._consumer, self._reading)
             if spec.input.pattern:
                 self._consumer.subscribe(pattern=f"^(?:{spec.input.pattern})$", listener=ownership)
             else:
                 self._consumer.subscribe(list(spec.input.names), listener=ownership)
         except KafkaError as error:
-            raise unreachable(brokers, error) from error
+            raise unreachable(brokers, error, asker_of(spec, member)) from error
         # Before the broker counts this member out, its worker should say that it is cut off.
         self._membership = Membership(self._consumer, spec.session_timeout_s / 2)
         try:
@@ -114,6 +141,7 @@ class KafkaLog:
             self._consumer.close(timeout_ms=1000)
             raise
         self._thread = CommitThread()
+        self._topic_watch.begin()
 
     def poll(self, *, max_rows: int, timeout_s: float) -> list[Records]:
         """See Log."""
@@ -122,7 +150,8 @@ class KafkaLog:
             early, self._early = self._early, []
             return [records for records in early if records.epoch == self.epoch(records.partition)]
         taken = self._poll(max_rows, timeout_s)
-        self._look_at_lag()
+        if not taken:
+            self._look_how_far()
         return taken
 
     def keep_alive(self) -> None:
@@ -134,10 +163,11 @@ class KafkaLog:
             self._consumer.pause(*self._consumer.assignment())
             # A partition that arrives in this very poll is not paused yet: what it brings waits for the next poll.
             self._early += self._poll(EARLY_MAX_ROWS, KEEP_ALIVE_POLL_S)
-            self._consumer.resume(*(self._consumer.paused() & self._consumer.assignment()))
+            self._consumer.resume(*(part for part in self._consumer.assignment() if self._reading.is_read(_where(part))))
 
     def _poll(self, max_rows: int, timeout_s: float) -> list[Records]:
         self._polled_s = time.monotonic()
+        self._begin_due()
         with self._reaching():
             self._membership.look()
             if not self._membership.settled:
@@ -146,41 +176,75 @@ class KafkaLog:
                 polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_rows)
             except CorruptRecordError as error:
                 return self._step_over(error)
-        epochs = self._epochs.now()
+            except OffsetOutOfRangeError as error:
+                # What was to come next exists no more: where it goes on is not the client's to say.
+                self._go_back(map(_where, error.args[0]))
+                return []
+            except NoOffsetForPartitionError:  # one that was gained this very moment
+                return []
         taken: list[Records] = []
         for partition, rows in polled.items():
-            where = Partition(partition.topic, partition.partition)
-            epoch = epochs.get(where)
-            if epoch is None:  # revoked while the poll was under way
-                continue
+            where = _where(partition)
             offsets, times_ms, keys, values, headers = zip(*rows, strict=True)
-            self._first.setdefault(partition, offsets[0])
-            self._taken[partition] = offsets[-1] + 1
-            taken.append(Records(where, epoch, offsets, keys, values, headers, times_ms))
+            found = self._reading.take(where, offsets)
+            if found is None:  # revoked while the poll was under way, or not to be read yet
+                continue
+            epoch, again = found
+            records = Records(where, epoch, offsets, keys, values, headers, times_ms)
+            taken.append(subset(records, range(again, len(records))) if again else records)
         return taken
+
+    def _begin_due(self) -> None:
+        """Begins to read those partitions of which it is known by now where."""
+        if moved := self._reading.moved():
+            self._pause(moved)
+        due = self._reading.due(self._commit_starts)
+        assigned = self._consumer.assignment() if due else ()
+        for partition, offset in due.items():
+            part = TopicPartition(*partition)
+            if part in assigned:
+                self._consumer.seek(part, offset)
+                self._consumer.resume(part)
+
+    def _go_back(self, partitions: Iterable[Partition] | None = None) -> None:
+        self._pause(self._reading.go_back(partitions))
+
+    def _pause(self, partitions: Iterable[Partition]) -> None:
+        assigned = self._consumer.assignment()
+        self._consumer.pause(*(part for part in map(_part, partitions) if part in assigned))
+
+    def _commit_starts(self, starts: Mapping[Partition, Start]) -> Future[None]:
+        group = self._consumer.group_metadata()
+        offsets = {_part(partition): _offset(start.offset, start.topic_id) for partition, start in starts.items()}
+        if self._spec.guarantee is Guarantee.EXACTLY_ONCE:
+            # As a transaction, so that it can't come late: what is sent after it would be undone by a plain commit.
+            return self._thread.submit_start(partial(self._transaction, (), offsets, group))
+        self._commit_offsets(offsets)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
 
     def _step_over(self, error: CorruptRecordError) -> list[Records]:
         """The record that can't be read, as a row that says so. Left to itself the client would stay at it for ever."""
         partition, offset = stuck_at(self._consumer)
         self._consumer.seek(partition, offset + 1)
-        where = Partition(partition.topic, partition.partition)
-        epoch = self._epochs.of(where)
-        if epoch is None:
+        where = _where(partition)
+        taken = self._reading.take(where, [offset])
+        if taken is None:
             return []
-        self._first.setdefault(partition, offset)
-        self._taken[partition] = offset + 1
         now_ms = int(time.time() * 1000)
-        return [Records(where, epoch, [offset], [None], [None], [()], [now_ms], {0: f"{type(error).__name__}: {error}"})]
+        return [Records(where, taken[0], [offset], [None], [None], [()], [now_ms], {0: f"{type(error).__name__}: {error}"})]
 
     def commit(self, outgoing: Sequence[Outgoing], upto: Mapping[Partition, int]) -> Future[None]:
         """See Log."""
-        self._thread.expect_free()
+        # The generation first: one that is newer than our look at the partitions would let us commit what is ours no more.
+        group = self._consumer.group_metadata()
         if any(self.epoch(partition) is None for partition in upto):
             # The broker checks who commits, not for which partitions.
             return refused(Unreachable("the partitions are another member's now", where=self._member.group, remedy="recover"))
-        offsets = {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in upto.items()}
+        offsets = {_part(p): _offset(offset, self._reading.topic_id(p)) for p, offset in upto.items()}
         if self._spec.guarantee is Guarantee.EXACTLY_ONCE:
-            return self._thread.submit(partial(self._transaction, outgoing, offsets, self._consumer.group_metadata()))
+            return self._thread.submit(partial(self._transaction, outgoing, offsets, group))
         return self._thread.submit(partial(self._write, outgoing, offsets))
 
     def recover(self) -> None:
@@ -190,16 +254,9 @@ class KafkaLog:
             self._membership.check_name()  # a new producer would fence the member that took over
         self._limits.renew()
         self._producer = self._new_producer()
-        self._epochs.renew()
         self._offsets_to_commit.clear()
-        self._taken.clear()
         self._early.clear()
-        with self._reaching():
-            for partition in self._consumer.assignment():
-                committed = self._consumer.committed(partition, timeout_ms=int(CALL_TIMEOUT_S * 1000))
-                start = self._first.get(partition) if committed is None else committed
-                if start is not None and partition in self._consumer.assignment():
-                    self._consumer.seek(partition, start)
+        self._go_back()
 
     def trouble(self) -> str:
         """See Log."""
@@ -207,34 +264,27 @@ class KafkaLog:
 
     def epoch(self, partition: Partition) -> int | None:
         """See Log."""
-        return self._epochs.of(partition)
+        return self._reading.epoch(partition)
 
     def position(self, partition: Partition) -> int | None:
         """See Log."""
-        if self.epoch(partition) is None:
-            return None
-        with self._reaching():
-            found = self._consumer.position(TopicPartition(*partition), timeout_ms=0)
-        return None if found is None else int(found)
+        return self._reading.position(partition)
 
     def partitions_of(self, topic: str) -> int:
         """See Log."""
-        with self._reaching():
-            found = self._consumer.partitions_for_topic(topic)
-        if not found:
-            raise NotFound("no such topic", where=topic, remedy="create it, or check the stream's document")
-        return len(found)
+        return self._written.partitions_of(topic)
 
     def largest_bytes(self, topic: str) -> int:
         """See Log."""
         return self._limits.of(topic)
 
-    def lag(self) -> dict[Partition, int]:
+    def owned(self) -> dict[Partition, Owned]:
         """See Log."""
-        return dict(self._lag)
+        return self._reading.owned()
 
     def close(self) -> None:
         """See Log."""
+        self._topic_watch.close()
         self._drop_producer()
         self._thread.end()
         with contextlib.suppress(Unreachable):  # at-least-once offsets: the next member reads the records again
@@ -252,7 +302,7 @@ class KafkaLog:
             producer.send_offsets_to_transaction(offsets, group)
             producer.commit_transaction()
             expect_written(sent)
-        self._done.update({partition: to.offset for partition, to in offsets.items()})
+        self._reading.commit(_upto(offsets))
 
     def _write(self, outgoing: Sequence[Outgoing], offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
         producer = self._producer
@@ -269,29 +319,34 @@ class KafkaLog:
     def _flush_offsets(self, *, wait: bool = False) -> None:
         if not self._offsets_to_commit or self._thread.busy:
             return
-        owned = self._epochs.now()
-        offsets = {p: to for p, to in self._offsets_to_commit.items() if Partition(p.topic, p.partition) in owned}
+        offsets = {part: to for part, to in self._offsets_to_commit.items() if self.epoch(_where(part)) is not None}
         self._offsets_to_commit = {}
         if not offsets:
             return
+        if wait:
+            self._commit_offsets(offsets)
+            return
         with self._reaching():
-            if wait:
-                self._consumer.commit(offsets, timeout_ms=5000)
-            else:
-                self._consumer.commit_async(offsets)
-        self._done.update({partition: to.offset for partition, to in offsets.items()})
+            self._consumer.commit_async(offsets)
+        self._reading.commit(_upto(offsets))
 
-    def _look_at_lag(self) -> None:
-        lag: dict[Partition, int] = {}
-        for partition in self._consumer.assignment():
-            end = self._consumer.highwater(partition)
-            done = self._done.get(partition, self._first.get(partition))
-            if end is None or done is None or self._taken.get(partition, done) <= done:
-                # Nothing in flight: what counts is the position, which also steps over the marks of transactions.
-                position = self._consumer.position(partition, timeout_ms=0)
-                done = end if position is None else position
-            lag[Partition(partition.topic, partition.partition)] = max((end or 0) - (done or 0), 0)
-        self._lag = lag
+    def _commit_offsets(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+        with self._reaching():
+            self._consumer.commit(offsets, timeout_ms=5000)
+        self._reading.commit(_upto(offsets))
+
+    def _look_how_far(self) -> None:
+        """Where nothing more was found: past the marks of transactions, too."""
+        now_s = time.monotonic()
+        if now_s - self._reached_s < LOOK_HOW_FAR_EVERY_S:
+            return
+        self._reached_s = now_s
+        with self._reaching():
+            for part in self._consumer.assignment():
+                if self._reading.is_read(_where(part)):
+                    reached = self._consumer.position(part, timeout_ms=0)
+                    if reached is not None:
+                        self._reading.reach(_where(part), int(reached))
 
     def _new_producer(self) -> KafkaProducer:
         exactly_once = self._spec.guarantee is Guarantee.EXACTLY_ONCE

@@ -6,9 +6,10 @@ from typing import Any
 
 from consumers.stream.kafka.kafka_client import ROOM_BYTES
 from consumers.stream.log import Member
-from consumers.stream.spec import Begin, Guarantee, Security, StreamSpec
+from consumers.stream.spec import Guarantee, Security, StreamSpec
 
 STATS_EVERY_MS = 500
+METADATA_EVERY_MS = 10_000  # so late partitions that were added are found
 FULL_QUEUE_WAIT_MS = 10
 BUSY_COORDINATOR_WAIT_MS = 5
 LINGER_MS = 100
@@ -42,7 +43,7 @@ def consumer_config(spec: StreamSpec, member: Member) -> dict[str, Any]:
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "isolation.level": "read_committed",
-        "auto.offset.reset": "earliest" if spec.input.begin is Begin.EARLIEST else "latest",
+        "auto.offset.reset": "error",  # see consumers.stream.starts
         "partition.assignment.strategy": "cooperative-sticky",
         "session.timeout.ms": session_ms,
         "heartbeat.interval.ms": session_ms // 5,
@@ -55,7 +56,7 @@ def consumer_config(spec: StreamSpec, member: Member) -> dict[str, Any]:
         # A partition whose queue was full is asked again after this long: by default a second, which a fast worker idles.
         "fetch.queue.backoff.ms": FULL_QUEUE_WAIT_MS,
         "enable.partition.eof": True,
-        "topic.metadata.refresh.interval.ms": 30_000,
+        "topic.metadata.refresh.interval.ms": METADATA_EVERY_MS,
         "statistics.interval.ms": STATS_EVERY_MS,
         "log_level": 3,
     }

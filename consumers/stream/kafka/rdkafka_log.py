@@ -16,23 +16,27 @@ from itertools import compress, count, islice, pairwise, repeat
 from operator import itemgetter, ne
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from cluster.errors import Conflict, NotFound, Unreachable
-from consumers.stream.epochs import Epochs
+from cluster.errors import Conflict, Unreachable
 from consumers.stream.kafka.broker_errors import asker_of, unreachable
 from consumers.stream.kafka.commit_thread import CommitThread, refused
 from consumers.stream.kafka.kafka_client import RecordLimits
 from consumers.stream.kafka.rdkafka_config import consumer_config, producer_config, rdkafka_config
 from consumers.stream.kafka.rdkafka_watch import Watch
-from consumers.stream.log import Header, Member, Outgoing, Partition, Records
+from consumers.stream.kafka.reading import Reading
+from consumers.stream.kafka.topic_watch import TopicWatch
+from consumers.stream.kafka.written_topics import WrittenTopics
+from consumers.stream.log import Header, Member, Outgoing, Owned, Partition, Records
 from consumers.stream.spec import Guarantee, StreamSpec
+from consumers.stream.starts import Notes, Start, metadata_of
 
 CALL_TIMEOUT_S = 20.0
 CLOSE_TIMEOUT_S = 10.0
 EARLY_MAX_ROWS = 100
 LAST_POLLS = 100
 KEEP_ALIVE_EVERY_S = 0.5
+OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 logger = logging.getLogger(__name__)
 
@@ -40,26 +44,24 @@ logger = logging.getLogger(__name__)
 class RdKafkaLog:
     """See Log. Made in the thread that polls. Raises Unreachable where the broker does not answer."""
 
-    def __init__(self, spec: StreamSpec, brokers: str, member: Member) -> None:
+    def __init__(self, spec: StreamSpec, brokers: str, member: Member, notes: Notes) -> None:
         self._spec, self._brokers, self._member = spec, brokers, member
         self._config = rdkafka_config(brokers, spec.security)
         self._topic = spec.input.names[0] if len(spec.input.names) == 1 else None  # a pattern names none
-        self._epochs = Epochs()
         self._watch = Watch(member.group, spec.session_timeout_s / 2)
-        self._first: dict[Partition, int] = {}  # where each partition began, for those that have committed nothing yet
-        self._taken: dict[Partition, int] = {}
-        self._done: dict[Partition, int] = {}
-        self._ends: dict[Partition, int] = {}  # where nothing more was found: also past the marks of transactions
-        self._lag: dict[Partition, int] = {}
+        self._topic_watch = TopicWatch(spec, brokers, member.group, notes)
+        self._reading = Reading(self._topic_watch)
         self._early: list[Records] = []
         self._paused = False
         self._polled_s = time.monotonic()
         self._fenced = self._closed = False
         self._failed_sends: list[KafkaError] = []
-        self._offsets_to_commit: dict[Partition, int] = {}
+        self._offsets_to_commit: dict[Partition, TopicPartition] = {}
+        self._starting: tuple[dict[Partition, int], Future[None]] | None = None
         self._producer: Producer | None = None
         # It also tells whether the broker is there.
         self._limits = RecordLimits(spec, brokers)
+        self._written = WrittenTopics.find(spec, brokers, member.group, notes)
         with self._reaching():
             self._consumer = self._new_consumer()
         try:
@@ -68,6 +70,7 @@ class RdKafkaLog:
             self._let_go()
             raise
         self._thread = CommitThread()
+        self._topic_watch.begin()
 
     def poll(self, *, max_rows: int, timeout_s: float) -> list[Records]:
         """See Log."""
@@ -76,9 +79,7 @@ class RdKafkaLog:
         if self._early:
             early, self._early = self._early, []
             return [records for records in early if records.epoch == self.epoch(records.partition)]
-        taken = self._poll(max_rows, timeout_s)
-        self._look_at_lag()
-        return taken
+        return self._poll(max_rows, timeout_s)
 
     def keep_alive(self) -> None:
         """See Log."""
@@ -89,18 +90,20 @@ class RdKafkaLog:
         if sum(map(len, self._early)) >= EARLY_MAX_ROWS:
             self._paused = True
             with self._reaching():
-                self._consumer.pause(self._consumer.assignment())
+                self._consumer.pause(self._read_ones())
         self._early += self._poll(1, 0.0)
 
     def commit(self, outgoing: Sequence[Outgoing], upto: Mapping[Partition, int]) -> Future[None]:
         """See Log."""
-        self._thread.expect_free()
+        # The generation first: one that is newer than our look at the partitions would let us commit what is ours no more.
+        group = self._consumer.consumer_group_metadata()
         if any(self.epoch(partition) is None for partition in upto):
             # The broker checks who commits, not for which partitions.
             return refused(Unreachable("the partitions are another member's now", where=self._member.group, remedy="recover"))
+        offsets = [_offset(partition, offset, self._reading.topic_id(partition)) for partition, offset in upto.items()]
         if self._spec.guarantee is Guarantee.EXACTLY_ONCE:
-            return self._thread.submit(partial(self._transaction, outgoing, dict(upto), self._consumer.consumer_group_metadata()))
-        return self._thread.submit(partial(self._write, outgoing, dict(upto)))
+            return self._thread.submit(partial(self._transaction, outgoing, offsets, group))
+        return self._thread.submit(partial(self._write, outgoing, offsets))
 
     def recover(self) -> None:
         """See Log."""
@@ -108,52 +111,41 @@ class RdKafkaLog:
         self._check_name()  # a new producer would fence the member that took over
         self._limits.renew()
         self._producer = self._new_producer()
-        self._epochs.renew()
         self._offsets_to_commit.clear()
         self._early.clear()
         with self._reaching():
-            # Of the others nothing was handed out yet: the client begins there with what is committed.
-            taken = [partition for partition in self._taken if self.epoch(partition) is not None]
-            starts = self._committed(taken)
-            for partition in taken:
-                self._consumer.seek(TopicPartition(*partition, starts[partition]))
-        self._taken = starts
-        self._ends.clear()
+            self._consumer.pause([TopicPartition(*partition) for partition in self._reading.go_back()])
 
     def trouble(self) -> str:
         """See Log."""
-        return self._watch.trouble(owning=bool(self._epochs.now()))
+        return self._watch.trouble(owning=self._reading.owns)
 
     def epoch(self, partition: Partition) -> int | None:
         """See Log."""
-        return self._epochs.of(partition)
+        return self._reading.epoch(partition)
 
     def position(self, partition: Partition) -> int | None:
         """See Log."""
-        known = [at[partition] for at in (self._taken, self._ends) if partition in at]
-        return max(known) if known and self.epoch(partition) is not None else None
+        return self._reading.position(partition)
 
     def partitions_of(self, topic: str) -> int:
         """See Log."""
-        with self._reaching():
-            found = self._consumer.list_topics(topic, CALL_TIMEOUT_S).topics[topic]
-        if found.error is not None or not found.partitions:
-            raise NotFound("no such topic", where=topic, remedy="create it, or check the stream's document")
-        return len(found.partitions)
+        return self._written.partitions_of(topic)
 
     def largest_bytes(self, topic: str) -> int:
         """See Log."""
         return self._limits.of(topic)
 
-    def lag(self) -> dict[Partition, int]:
+    def owned(self) -> dict[Partition, Owned]:
         """See Log."""
-        return dict(self._lag)
+        return self._reading.owned()
 
     def close(self) -> None:
         """See Log."""
         if self._closed:
             return
         self._closed = True
+        self._topic_watch.close()
         self._drop_producer()
         with contextlib.suppress(Unreachable):  # at-least-once offsets: the next member reads the records again
             self._flush_offsets(wait=True)
@@ -182,19 +174,10 @@ class RdKafkaLog:
 
     # --- reading
 
-    def _committed(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
-        """What is committed of each, or where it began."""
-        starts: dict[Partition, int] = {}
-        asked = [TopicPartition(*partition) for partition in partitions]
-        for told in self._consumer.committed(asked, timeout=CALL_TIMEOUT_S) if asked else ():
-            if told.error is not None:
-                raise KafkaException(told.error)
-            partition = Partition(told.topic, told.partition)
-            starts[partition] = told.offset if told.offset >= 0 else self._first.get(partition, 0)
-        return starts
-
     def _poll(self, max_rows: int, timeout_s: float) -> list[Records]:
         self._polled_s = time.monotonic()
+        if self._producer is not None:
+            self._begin_due()
         with self._reaching():
             # `consume` waits until it has all that it was asked for: only the first record is worth waiting for.
             messages = self._consumer.consume(max_rows, 0.0)
@@ -204,6 +187,46 @@ class RdKafkaLog:
                     messages += self._consumer.consume(max_rows - 1, 0.0)
             self._check_fatal()
             return self._by_partition(messages)
+
+    def _begin_due(self) -> None:
+        """Begins to read those partitions of which it is known by now where."""
+        moved = self._reading.moved()
+        due = self._reading.due(self._commit_starts)
+        with self._reaching():
+            if moved:
+                self._consumer.pause([TopicPartition(*partition) for partition in moved])
+            for partition, offset in due.items():
+                self._consumer.seek(TopicPartition(*partition, offset))
+            if due:
+                self._consumer.resume([TopicPartition(*partition) for partition in due])
+
+    def _commit_starts(self, starts: Mapping[Partition, Start]) -> Future[None]:
+        group = self._consumer.consumer_group_metadata()
+        offsets = [_offset(partition, start.offset, start.topic_id) for partition, start in starts.items()]
+        if self._spec.guarantee is Guarantee.EXACTLY_ONCE:
+            # As a transaction, so that it can't come late: what is sent after it would be undone by a plain commit.
+            return self._thread.submit_start(partial(self._transaction, (), offsets, group))
+        # By this thread: the client lets one call at a time in, and another thread's would wait behind our polls for ever.
+        self._starting = _upto(offsets), Future()
+        with self._reaching():
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+        return self._starting[1]
+
+    def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
+        """Called by the client on the thread that polls."""
+        if self._starting is None or self._starting[0] != _upto(offsets):
+            return
+        (_, future), self._starting = self._starting, None
+        failed = error or next((each.error for each in offsets if each.error is not None), None)
+        if failed is None:
+            future.set_result(None)
+        else:
+            future.set_exception(
+                Unreachable(f"{failed.name()}: {failed.str()}", where=self._member.group, remedy="it is tried again")
+            )
+
+    def _read_ones(self) -> list[TopicPartition]:
+        return [part for part in self._consumer.assignment() if self._reading.is_read(Partition(part.topic, part.partition))]
 
     def _by_partition(self, messages: list[Message]) -> list[Records]:
         if not messages:
@@ -216,17 +239,20 @@ class RdKafkaLog:
         groups: dict[Partition, list[Message]] = {}
         for partition, run in runs(messages, self._topic):
             groups.setdefault(partition, []).extend(run)
-        epochs = self._epochs.now()
-        read = [self._records(partition, epochs[partition], group) for partition, group in groups.items() if partition in epochs]
+        read = [records for partition, group in groups.items() for records in self._records(partition, group)]
         stepped: set[Partition] = set()
         return read + [row for message, error in stuck for row in self._at_error(message, error, stepped)]
 
-    def _records(self, partition: Partition, epoch: int, messages: list[Message]) -> Records:
+    def _records(self, partition: Partition, messages: list[Message]) -> Iterator[Records]:
         offsets: list[int] = list(map(Message.offset, messages))  # type: ignore[arg-type]  # never None where there is no error
-        self._first.setdefault(partition, offsets[0])
-        self._taken[partition] = offsets[-1] + 1
+        taken = self._reading.take(partition, offsets)
+        if taken is None:
+            return
+        epoch, again = taken
+        if again:
+            messages, offsets = messages[again:], offsets[again:]
         headers, unreadable = _headers(messages)
-        return Records(
+        yield Records(
             partition,
             epoch,
             offsets,
@@ -241,75 +267,69 @@ class RdKafkaLog:
         """What the client puts among the records. A record that can't be read is a row that says so, one a poll and partition."""
         code, offset = error.code(), message.offset()
         topic, number = message.topic(), message.partition()
+        partition = Partition(str(topic), int(number or 0))
         if code == KafkaError._PARTITION_EOF:
-            self._ends[Partition(str(topic), int(number or 0))] = int(offset or 0)
+            self._reading.reach(partition, int(offset or 0))
             return []
-        if code not in (KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION) or topic is None or offset is None or offset < 0:
+        expected = self._reading.position(partition)
+        if topic is not None and expected is None:
+            return []  # it is not read yet, or no more
+        if code in OUT_OF_RANGE and expected is not None:
+            # What was to come next exists no more: where it goes on is not the client's to say.
+            self._consumer.pause([TopicPartition(*each) for each in self._reading.go_back({partition})])
+            return []
+        if code not in (KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION) or expected is None or offset is None or offset < 0:
             raise KafkaException(error)
-        partition = Partition(topic, int(number or 0))
-        epoch = self.epoch(partition)
-        if epoch is None or partition in stepped:
+        if partition in stepped:
             return []
         # Inside a batch of records the client names the batch's first offset, again and again; left to itself it stays there.
-        stuck = max(offset, self._taken.get(partition) or self._committed([partition])[partition])
+        stuck = max(offset, expected)
         self._consumer.seek(TopicPartition(*partition, stuck + 1))
         stepped.add(partition)
-        self._first.setdefault(partition, stuck)
-        self._taken[partition] = stuck + 1
+        taken = self._reading.take(partition, [stuck])
+        if taken is None:
+            return []
         now_ms = int(time.time() * 1000)
-        return [Records(partition, epoch, [stuck], [None], [None], [()], [now_ms], {0: error.str()})]
+        return [Records(partition, taken[0], [stuck], [None], [None], [()], [now_ms], {0: error.str()})]
 
     def _resume(self) -> None:
         if self._paused:
             self._paused = False
             with self._reaching():
-                self._consumer.resume(self._consumer.assignment())
-
-    def _look_at_lag(self) -> None:
-        lag: dict[Partition, int] = {}
-        for partition in self._epochs.now():
-            end = self._consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
-            high = max(end[1], 0) if end else 0
-            done = self._done.get(partition, self._first.get(partition, high))
-            taken = self._taken.get(partition, done)
-            # Nothing in flight: what lies before the end, as last found, are marks of transactions.
-            done = max(done, self._ends.get(partition, 0)) if taken <= done else done
-            lag[partition] = max(high - done, 0)
-        self._lag = lag
+                self._consumer.resume(self._read_ones())
 
     def _new_consumer(self) -> Consumer:
-        watched = {"stats_cb": self._watch.on_stats, "error_cb": self._watch.on_error}
+        watched = {"stats_cb": self._watch.on_stats, "error_cb": self._watch.on_error, "on_commit": self._on_commit}
         consumer = Consumer({**self._config, **consumer_config(self._spec, self._member), **watched}, logger=logger)
         chosen = self._spec.input
         topics = [f"^({chosen.pattern})$"] if chosen.pattern else list(chosen.names)
         consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke)
         return consumer
 
-    def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        self._epochs.gain(_ours(partitions))
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Assigned at their ends and paused: where they begin is found meanwhile, and is not the client's to say."""
+        consumer.incremental_assign([TopicPartition(each.topic, each.partition, OFFSET_END) for each in partitions])
+        consumer.pause(partitions)
+        self._reading.gain(_ours(partitions))
 
     def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        lost = _ours(partitions)
-        self._epochs.lose(lost)
-        for partition in lost:
-            self._taken.pop(partition, None)
-            self._ends.pop(partition, None)
+        self._reading.lose(_ours(partitions))
 
     # --- the committing thread
 
-    def _transaction(self, outgoing: Sequence[Outgoing], upto: dict[Partition, int], group: object) -> None:
+    def _transaction(self, outgoing: Sequence[Outgoing], offsets: list[TopicPartition], group: object) -> None:
         producer = self._producer
         assert producer is not None  # noqa: S101  # a commit follows a recover that succeeded
         timeout_s = self._spec.transaction_timeout_s
         with self._reaching():
             producer.begin_transaction()
             # First: this is what waits for the marks of the last transaction; a send that meets them is held for 20 ms.
-            producer.send_offsets_to_transaction([TopicPartition(*p, offset) for p, offset in upto.items()], group, timeout_s)
+            producer.send_offsets_to_transaction(offsets, group, timeout_s)
             send(producer, outgoing)
             producer.commit_transaction(timeout_s)
-        self._done.update(upto)
+        self._reading.commit(_upto(offsets))
 
-    def _write(self, outgoing: Sequence[Outgoing], upto: dict[Partition, int]) -> None:
+    def _write(self, outgoing: Sequence[Outgoing], offsets: list[TopicPartition]) -> None:
         producer = self._producer
         assert producer is not None  # noqa: S101  # a commit follows a recover that succeeded
         with self._reaching():
@@ -320,7 +340,8 @@ class RdKafkaLog:
                 raise KafkaException(self._failed_sends[0])
             if left:
                 raise Unreachable(f"{left} records were not written in time", where=self._brokers, remedy="look at the broker")
-        self._offsets_to_commit.update(upto)  # by the polling thread, which knows what is still ours
+        # By the polling thread, which knows what is still ours.
+        self._offsets_to_commit.update({Partition(each.topic, each.partition): each for each in offsets})
 
     def _on_failed_send(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:
@@ -331,17 +352,16 @@ class RdKafkaLog:
     def _flush_offsets(self, *, wait: bool = False) -> None:
         if not self._offsets_to_commit or self._thread.busy:
             return
-        upto = {partition: offset for partition, offset in self._offsets_to_commit.items() if self.epoch(partition) is not None}
+        offsets = [each for partition, each in self._offsets_to_commit.items() if self.epoch(partition) is not None]
         self._offsets_to_commit = {}
-        if not upto:
+        if not offsets:
             return
-        offsets = [TopicPartition(*partition, offset) for partition, offset in upto.items()]
         with self._reaching():
             if wait:
                 self._consumer.commit(offsets=offsets, asynchronous=False)
             else:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
-        self._done.update(upto)
+        self._reading.commit(_upto(offsets))
 
     def _check_fatal(self) -> None:
         if self._watch.fatal is not None:
@@ -401,6 +421,14 @@ class RdKafkaLog:
 
 def _ours(partitions: Sequence[TopicPartition]) -> list[Partition]:
     return [Partition(each.topic, each.partition) for each in partitions]
+
+
+def _offset(partition: Partition, offset: int, topic_id: str) -> TopicPartition:
+    return TopicPartition(*partition, offset, metadata=metadata_of(topic_id))
+
+
+def _upto(offsets: Sequence[TopicPartition]) -> dict[Partition, int]:
+    return {Partition(each.topic, each.partition): each.offset for each in offsets}
 
 
 def runs(messages: Sequence[Message], topic: str | None = None) -> Iterator[tuple[Partition, Sequence[Message]]]:

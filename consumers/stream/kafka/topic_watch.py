@@ -1,0 +1,270 @@
+"""Asks the broker, on a thread of its own, where partitions begin, how far they go, and whether their topics are still the same.
+
+Through kafka-python whatever client the stream has: none of them says of a commit that is not yet stable that it is not.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from kafka import TopicPartition  # type: ignore[import-untyped]
+from kafka.admin import KafkaAdminClient, OffsetSpec  # type: ignore[import-untyped]
+from kafka.errors import KafkaError  # type: ignore[import-untyped]
+
+from cluster.errors import HeadraceError
+from consumers.stream.breaker import backoff_s
+from consumers.stream.kafka.broker_errors import unreachable
+from consumers.stream.kafka.kafka_client import client_config
+from consumers.stream.kafka.kafka_inside import stable_offsets
+from consumers.stream.log import Partition
+from consumers.stream.spec import StreamSpec
+from consumers.stream.starts import Found, Held, Notes, Start, Topic, committed, labelled, new_notes, place, read_memory
+
+CALL_TIMEOUT_S = 20.0
+LOOK_EVERY_S = 1.0
+TOPICS_EVERY_S = 5.0
+ASK_AGAIN_S = 0.25
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Where a partition that was asked for in `epoch` begins."""
+
+    partition: Partition
+    epoch: int
+    found: Start | Held
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """How far a partition goes: `readable` up to the first open transaction, `written` in all; stuck there `since_s` (Unix)."""
+
+    readable: int
+    written: int
+    since_s: float
+
+
+def topics_of(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, Topic]:
+    """Those of these topics that exist."""
+    told = admin.describe_topics(sorted(names))
+    return {each["name"]: Topic(str(each["topic_id"]), len(each["partitions"])) for each in told if each["partitions"]}
+
+
+class TopicWatch:
+    """Of one member of a group. `begin` must be called once; everything may be called from any thread, and nothing blocks."""
+
+    def __init__(self, spec: StreamSpec, brokers: str, group: str, notes: Notes) -> None:
+        self._spec, self._brokers, self._group, self._notes = spec, brokers, group, notes
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closed = False
+        self._asked: dict[Partition, int] = {}  # by epoch, those that wait for an answer
+        self._read: dict[Partition, str] = {}  # those that are read, with their topic's id
+        self._unnoted: dict[Partition, str] = {}
+        self._answers: list[Answer] = []
+        self._moved: set[Partition] = set()
+        self._ends: dict[Partition, Ends] = {}
+        self._hinted: set[str] = set()
+        self._topics: dict[str, Topic] = {}
+        self._topics_s = 0.0
+        self._remembered: dict[str, str] | None = None
+        self._told: dict[Partition, Start | Held] = {}
+        self._admin: KafkaAdminClient | None = None
+        self._thread = threading.Thread(target=self._run, name="stream-topics", daemon=True)
+
+    def begin(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def ask(self, partitions: Mapping[Partition, int]) -> None:
+        """Asks where these partitions begin, which were gained in these epochs. Until the answer they are not read."""
+        with self._lock:
+            self._asked |= partitions
+            for partition in partitions:
+                self._read.pop(partition, None)
+        self._wake.set()
+
+    def forget(self, partitions: Iterable[Partition]) -> None:
+        """They are this member's no more."""
+        with self._lock:
+            for partition in partitions:
+                for known in (self._asked, self._read, self._ends):
+                    known.pop(partition, None)
+
+    def read(self, partition: Partition, topic_id: str) -> None:
+        """The partition is read from now on, and what it begins with is committed: that is remembered."""
+        with self._lock:
+            self._read[partition] = self._unnoted[partition] = topic_id
+        self._wake.set()
+
+    def answers(self) -> list[Answer]:
+        """Those found since the last call. A partition that is held is asked for again by itself."""
+        if not self._answers:
+            return []
+        with self._lock:
+            found, self._answers = self._answers, []
+        return found
+
+    def moved(self) -> set[Partition]:
+        """Those that are read and whose topic is another one by now, since the last call."""
+        if not self._moved:
+            return set()
+        with self._lock:
+            moved, self._moved = self._moved, set()
+        return moved
+
+    def ends(self, partition: Partition) -> Ends | None:
+        """How far the partition goes, as seen a second ago; None where that is not known yet."""
+        return self._ends.get(partition)
+
+    def close(self) -> None:
+        """Ends the thread, which may still wait for the broker. Does not wait."""
+        self._closed = True
+        self._wake.set()
+
+    # --- the thread
+
+    def _run(self) -> None:
+        failed = 0
+        while not self._closed:
+            try:
+                self._look()
+            except (KafkaError, HeadraceError) as error:
+                failed += 1
+                logger.warning("%s can't ask where its partitions begin: %s", self._group, unreachable(self._brokers, error))
+                self._drop_admin()
+                wait_s = backoff_s(failed, first_s=ASK_AGAIN_S)
+            else:
+                failed = 0
+                wait_s = ASK_AGAIN_S if self._asked or self._unnoted else LOOK_EVERY_S
+            self._wake.wait(wait_s)
+            self._wake.clear()
+        self._drop_admin()
+
+    def _look(self) -> None:
+        with self._lock:
+            asked, read, unnoted = dict(self._asked), dict(self._read), dict(self._unnoted)
+        if asked or read:
+            self._look_at_topics({partition.topic for partition in (*asked, *read)}, now=bool(asked), read=read)
+        if asked:
+            self._find(asked)
+        if unnoted:
+            self._note(self._topics, unnoted)
+            with self._lock:
+                self._unnoted = {p: topic for p, topic in self._unnoted.items() if unnoted.get(p) != topic}
+        if read:
+            self._look_at_ends(read)
+
+    @property
+    def _broker(self) -> KafkaAdminClient:
+        if self._admin is None:
+            timeout_ms = int(CALL_TIMEOUT_S * 1000)
+            config = client_config(self._brokers, self._spec.security)
+            self._admin = KafkaAdminClient(**config, bootstrap_timeout_ms=timeout_ms, request_timeout_ms=timeout_ms)
+        return self._admin
+
+    def _drop_admin(self) -> None:
+        if self._admin is not None:
+            self._admin.close()
+            self._admin = None
+
+    def _look_at_topics(self, names: set[str], *, now: bool, read: Mapping[Partition, str]) -> None:
+        if not now and time.monotonic() - self._topics_s < TOPICS_EVERY_S:
+            return
+        self._topics_s = time.monotonic()
+        self._topics = topics_of(self._broker, names)
+        moved = {
+            partition
+            for partition, topic_id in read.items()
+            if partition.topic in self._topics and self._topics[partition.topic].id != topic_id
+        }
+        with self._lock:
+            self._moved |= moved & self._read.keys()
+        for name, topic in self._topics.items():
+            if topic.partitions > self._spec.input.partitions and name not in self._hinted:
+                self._hinted.add(name)
+                logger.info(
+                    "%s has %d partitions, all of which are read; declare input.partitions: %d so that as many consumers may run",
+                    name,
+                    topic.partitions,
+                    topic.partitions,
+                )
+
+    def _find(self, asked: Mapping[Partition, int]) -> None:
+        there = [p for p in asked if p.topic in self._topics and p.number < self._topics[p.topic].partitions]
+        gone = Held("the topic is gone", passing=True)
+        found: dict[Partition, Start | Held] = {p: gone for p in asked if p not in there}
+        if there:
+            found |= self._placed(there)
+        self._note({p.topic: self._topics[p.topic] for p, what in found.items() if isinstance(what, Start)}, {})
+        with self._lock:
+            for partition, what in found.items():
+                if self._asked.get(partition) != asked[partition]:
+                    continue  # lost, or asked for anew
+                self._answers.append(Answer(partition, asked[partition], what))
+                if isinstance(what, Start):
+                    del self._asked[partition]
+        news = {partition: what for partition, what in found.items() if self._told.get(partition) != what}
+        if news:
+            logger.info("%s: %s", self._group, labelled(sorted(news.items())))
+        self._told |= news
+
+    def _placed(self, partitions: list[Partition]) -> dict[Partition, Start | Held]:
+        parts = {partition: TopicPartition(*partition) for partition in partitions}
+        offsets = stable_offsets(self._broker, self._group, list(parts.values()))
+        lacking = any(each.offset is None and not each.unstable for each in offsets.values())
+        older = lacking and any(not committed(offset, metadata).topic_id for offset, metadata in self._of_the_input())
+        if lacking:  # other members may have noted more
+            self._remembered = None
+        memory = read_memory(self._group, self._memory())
+        first = self._broker.list_partition_offsets(dict.fromkeys(parts.values(), OffsetSpec.EARLIEST))
+        end = self._broker.list_partition_offsets(dict.fromkeys(parts.values(), OffsetSpec.LATEST))
+        found: dict[Partition, Start | Held] = {}
+        for partition, part in parts.items():
+            told = offsets[part]
+            commit = committed(told.offset, told.metadata) if told.offset is not None else None
+            seen = Found(self._topics[partition.topic], commit, told.unstable, first[part].offset, end[part].offset)
+            found[partition] = place(partition, seen, memory, self._spec.input, older=older)
+        return found
+
+    def _of_the_input(self) -> list[tuple[int, str]]:
+        """All that the group has committed of what the stream reads, with its metadata."""
+        told = stable_offsets(self._broker, self._group, None)
+        ours = [each for part, each in told.items() if self._spec.input.reads(part.topic)]
+        return [(each.offset, each.metadata) for each in ours if each.offset is not None]
+
+    def _note(self, topics: Mapping[str, Topic], begun: Mapping[Partition, str]) -> None:
+        if not topics:
+            return
+        notes = new_notes(self._group, read_memory(self._group, self._memory()), topics, begun)
+        if notes:
+            self._notes.add(notes)
+            self._memory().update(notes)
+
+    def _memory(self) -> dict[str, str]:
+        if self._remembered is None:
+            self._remembered = dict(self._notes.load())
+        return self._remembered
+
+    def _look_at_ends(self, read: Mapping[Partition, str]) -> None:
+        parts = {partition: TopicPartition(*partition) for partition in read if partition.topic in self._topics}
+        if not parts:
+            return
+        latest = dict.fromkeys(parts.values(), OffsetSpec.LATEST)
+        readable = self._broker.list_partition_offsets(latest, isolation_level="read_committed")
+        written = self._broker.list_partition_offsets(latest)
+        now_s = time.time()
+        with self._lock:
+            for partition, part in parts.items():
+                if partition not in self._read:
+                    continue
+                ends = Ends(readable[part].offset, max(written[part].offset, readable[part].offset), now_s)
+                before = self._ends.get(partition)
+                stuck = before is not None and before.readable == ends.readable and before.written > before.readable
+                self._ends[partition] = replace(ends, since_s=before.since_s) if before is not None and stuck else ends

@@ -1,0 +1,66 @@
+"""The topics that a stream writes: over how many partitions of each it spreads what it writes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from kafka.admin import KafkaAdminClient  # type: ignore[import-untyped]
+from kafka.errors import KafkaError  # type: ignore[import-untyped]
+
+from cluster.errors import NotFound
+from consumers.stream.kafka.broker_errors import unreachable
+from consumers.stream.kafka.kafka_client import client_config
+from consumers.stream.kafka.topic_watch import CALL_TIMEOUT_S, topics_of
+from consumers.stream.spec import StreamSpec
+from consumers.stream.starts import Notes, new_notes, read_memory
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenTopics:
+    """As many partitions of each topic as it had when the stream first wrote to it: so a key stays where it is when it grows."""
+
+    partitions: Mapping[str, int]
+
+    @classmethod
+    def find(cls, spec: StreamSpec, brokers: str, group: str, notes: Notes) -> Self:
+        """Asks the broker. Blocks; raises NotFound, Unreachable, and as `notes` do."""
+        names = [spec.output.topic, spec.dead_letters.topic]
+        try:
+            admin = KafkaAdminClient(**client_config(brokers, spec.security), bootstrap_timeout_ms=int(CALL_TIMEOUT_S * 1000))
+            try:
+                found = topics_of(admin, names)
+            finally:
+                admin.close()
+        except KafkaError as error:
+            raise unreachable(brokers, error) from error
+        for name in names:
+            if name not in found:
+                raise _missing(name)
+        memory = read_memory(group, notes.load())
+        if lacking := new_notes(group, memory, found, {}):
+            notes.add(lacking)
+        partitions: dict[str, int] = {}
+        for name, topic in found.items():
+            known = memory.topics.get(name)
+            partitions[name] = known.partitions if known is not None and known.id == topic.id else topic.partitions
+            if partitions[name] < topic.partitions:
+                logger.info(
+                    "%s has %d partitions; answers keep to the first %d of them", name, topic.partitions, partitions[name]
+                )
+        return cls(partitions)
+
+    def partitions_of(self, topic: str) -> int:
+        """Raises NotFound where the stream does not write this topic."""
+        found = self.partitions.get(topic)
+        if found is None:
+            raise _missing(topic)
+        return found
+
+
+def _missing(topic: str) -> NotFound:
+    return NotFound("no such topic", where=topic, remedy="create it, or check the stream's document")
