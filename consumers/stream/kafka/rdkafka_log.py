@@ -272,6 +272,8 @@ class RdKafkaLog:
             self._reading.reach(partition, int(offset or 0))
             return []
         expected = self._reading.position(partition)
+        if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:  # of a whole topic, whatever partition the client names
+            raise KafkaException(error)
         if topic is not None and expected is None:
             return []  # it is not read yet, or no more
         if code in OUT_OF_RANGE and expected is not None:
