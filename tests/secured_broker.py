@@ -30,6 +30,7 @@ class SecuredBroker:
 
     address: str
     plain_address: str
+    pid: int
     ca_file: Path
     cert_file: Path
     key_file: Path
@@ -60,9 +61,9 @@ def secured_broker(folder: Path, password: str, key_password: str, *settings: st
     properties = properties.replace("{advertised_port}\n", f"{{advertised_port}},SASL_SSL://{{host}}:{port}\n")
     properties = properties.replace("map=PLAINTEXT:PLAINTEXT", "map=SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT")
     with mock.patch.object(local_broker, "PROPERTIES", properties + "\n".join(more) + "\n"):
-        local_broker.start_broker(home, port=plain_port, cache=jar_cache())
+        started = local_broker.start_broker(home, port=plain_port, cache=jar_cache())
     try:
-        yield SecuredBroker(f"127.0.0.1:{port}", f"127.0.0.1:{plain_port}", cert, cert, key)
+        yield SecuredBroker(f"127.0.0.1:{port}", started.bootstrap, started.pid, cert, cert, key)
     finally:
         local_broker.stop_broker(home)
 

@@ -5,7 +5,10 @@ No room for transactions, limits of the broker, another consumer in the group, m
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -168,6 +171,24 @@ def test_a_broker_that_says_nothing_is_given_up_in_time(broker: str) -> None:
             with pytest.raises(Unreachable, match="check that the broker runs"):
                 ask()
             assert time.monotonic() - began_s < 10
+
+
+def test_a_broker_that_stands_still_meanwhile_is_given_up_in_time(strict: Strict) -> None:
+    spec = small_stream(strict.address, Client.KAFKA_PYTHON, 1, guarantee=Guarantee.AT_LEAST_ONCE)
+    group, first = str(spec.group), Partition(spec.input.topic, 0)
+    log = open_log(spec, strict.address, Member(group, f"{group}-0", f"{group}-0"))
+    freeze = threading.Timer(1.5, os.kill, (strict.broker.pid, signal.SIGSTOP))  # while it waits for the member to go
+    try:
+        until(lambda: not log.poll(max_rows=1, timeout_s=0.2) and log.epoch(first) is not None, WAIT_S)
+        began_s = time.monotonic()
+        freeze.start()
+        with pytest.raises(Unreachable, match="check that the broker runs"):
+            set_group(group, {first: 0}, strict.address, spec.security, timeout_s=4)
+        assert time.monotonic() - began_s < 7
+    finally:
+        freeze.join()
+        os.kill(strict.broker.pid, signal.SIGCONT)
+        log.close()
 
 
 @pytest.mark.parametrize("client", CLIENTS)

@@ -128,6 +128,17 @@ def abandon(producer: KafkaProducer) -> None:
         producer.close(timeout=0)
 
 
+def end_requests_by(admin: KafkaAdminClient, until_s: float) -> None:
+    """No request of this client takes longer than until then (monotonic): its own limit counts anew for each."""
+    send, most_ms = admin._manager.send, admin.config["request_timeout_ms"]
+
+    def bounded(request: Any, node_id: Any = None, request_timeout_ms: int | None = None) -> Any:
+        left_ms = max(int((until_s - time.monotonic()) * 1000), 1)
+        return send(request, node_id=node_id, request_timeout_ms=min(request_timeout_ms or most_ms, left_ms))
+
+    admin._manager.send = bounded
+
+
 def stuck_at(consumer: KafkaConsumer) -> tuple[TopicPartition, int]:
     """The record that the poll which raised CorruptRecordError could not read."""
     part = consumer._fetcher._next_partition_records

@@ -17,6 +17,7 @@ from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 from cluster.errors import Conflict, NotFound
 from consumers.stream.kafka.broker_errors import Asker, Cause, broker_error, cause_of, said_by
 from consumers.stream.kafka.kafka_client import client_config
+from consumers.stream.kafka.kafka_inside import end_requests_by
 from consumers.stream.log import Partition
 from consumers.stream.spec import Security, StreamSpec
 
@@ -156,12 +157,13 @@ class _Patience:
 def _asking(
     brokers: str, security: Security, timeout_s: float, group: str = "of the stream"
 ) -> Iterator[tuple[KafkaAdminClient, _Patience]]:
-    """A client of which no call takes longer than `timeout_s`. What it raises becomes an error of ours."""
+    """A client whose calls all end within `timeout_s`. What they raise becomes an error of ours."""
     until_s = time.monotonic() + timeout_s
     limit_ms = int(max(min(timeout_s, CALL_TIMEOUT_S), 0.001) * 1000)
     try:
         config = client_config(brokers, security)
         admin = KafkaAdminClient(**config, request_timeout_ms=limit_ms, bootstrap_timeout_ms=limit_ms)
+        end_requests_by(admin, until_s)
         try:
             yield admin, _Patience(until_s)
         finally:
