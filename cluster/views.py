@@ -18,7 +18,7 @@ from cluster.commands import (
     VersionView,
 )
 from cluster.gate import Judged, judge
-from cluster.ports import AppState, FeedKind, FeedState
+from cluster.ports import AppState, AppStatus, FeedKind, FeedState
 from cluster.rollout import Rollout, RolloutState
 from cluster.schedules import job_id, next_fires
 from cluster.state import AuditEvent, Feed, Model, State, Wanted
@@ -147,10 +147,14 @@ def schedule_view(feed: Feed, now_s: float) -> ScheduleView | None:
 
 
 def feed_view(feed: Feed, seen: Mapping[str, FeedState], now_s: float) -> FeedView:
-    """One feed: what is wanted, and what is seen."""
+    """One feed: what is wanted, and what is seen. What runs of an older document is not told as if it were of this one."""
     spec = feed.spec
     running = seen.get(spec.name) if spec.kind is FeedKind.STREAM else None
-    if running is not None:
+    older = running is not None and running.digest not in (spec.digest, "")  # "": Serve does not say yet
+    if running is not None and older:
+        status = (AppStatus.STARTING if feed.wanted is Wanted.RUNNING else AppStatus.STOPPING).value
+        replicas, message = 0, f"what runs of the last document drains first ({running.app.replicas} replicas)"
+    elif running is not None:
         status, replicas, message = running.app.status.value, running.app.replicas, running.app.message
     else:
         status, replicas, message = ("declared" if spec.kind is FeedKind.BATCH else "stopped"), 0, ""
@@ -163,7 +167,7 @@ def feed_view(feed: Feed, seen: Mapping[str, FeedState], now_s: float) -> FeedVi
         replicas=replicas,
         message=message,
         spec=json.loads(spec.document),
-        workers=running.workers if running is not None else (),
+        workers=running.workers if running is not None and not older else (),
         schedule=schedule_view(feed, now_s),
     )
 

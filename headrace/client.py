@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -11,8 +13,9 @@ from pydantic import ValidationError
 from cluster import commands as c
 from cluster import errors
 from cluster.rollout_plan import NamedPlan, Plan
-from headrace.local.home import Settings, read_settings
-from headrace.local.run_state import load_run
+from headrace.local.home import Home, Settings, read_settings
+from headrace.local.run_state import RAY, load_run
+from headrace.patience import Patience, Waiting
 
 A = TypeVar("A", bound=c.Message)
 
@@ -20,25 +23,41 @@ KINDS: dict[str, type[errors.HeadraceError]] = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.HeadraceError)
 }
 
+# What only looks, so that it may be asked again whatever became of the first time.
+LOOKS = frozenset({"status", "version.resolve", "model.show", "rollout.status", "rollout.history", "feed.list", "feed.show"})
+AWAY = frozenset({httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT})
+
 
 class ControlClient:
     """The control API, `POST /control/{command}`, one method a command. Blocks; not for several threads at once.
 
     Every method raises the HeadraceError that the controller raised, of the same class, or Unreachable where nothing
-    answers within `timeout_s`.
+    answers within `timeout_s`. With `patience`, a gateway that is away is asked again for so long: by what only looks always, by
+    what changes something only where it certainly was not delivered.
     """
 
-    def __init__(self, base_url: str, *, timeout_s: float = 30.0, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_s: float = 30.0,
+        transport: httpx.BaseTransport | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self.base_url = base_url.rstrip("/")
+        self._timeout_s, self._patience = timeout_s, patience
         # trust_env off: a proxy set for the web must not swallow calls to a local gateway.
         self._http = httpx.Client(base_url=self.base_url, timeout=timeout_s, transport=transport, trust_env=False)
 
     @classmethod
     def from_environment(cls, settings: Settings | None = None) -> Self:
-        """Finds the gateway: HEADRACE_URL, else what `headrace up` wrote in run.json. Raises Unreachable where neither says."""
+        """Finds the gateway: HEADRACE_URL, else what `headrace up` wrote in run.json. Raises Unreachable where neither says.
+
+        It has patience, as long as what `headrace up` started still runs.
+        """
         known = settings or read_settings()
         if known.url:
-            return cls(known.url)
+            return cls(known.url, patience=Patience())
         run = load_run(known.home)
         if run is None or run.addresses.http is None:
             raise errors.Unreachable(
@@ -46,7 +65,7 @@ class ControlClient:
                 where=str(known.home.root),
                 remedy="start it with `headrace up`, or set HEADRACE_URL to a gateway's address",
             )
-        return cls(run.addresses.http)
+        return cls(run.addresses.http, patience=Patience(partial(may_answer, known.home)))
 
     def __enter__(self) -> Self:
         return self
@@ -60,21 +79,36 @@ class ControlClient:
 
     def call(self, command: str, request: c.Message, answer: type[A]) -> A:
         """Runs one of `cluster.commands.COMMANDS` and returns its answer."""
-        try:
-            response = self._http.post(f"/control/{command}", json=request.model_dump(mode="json"))
-        except httpx.InvalidURL as error:
-            raise errors.BadInput(str(error), where=self.base_url, remedy="HEADRACE_URL is like http://127.0.0.1:8000") from error
-        except httpx.UnsupportedProtocol as error:
-            raise errors.BadInput(str(error), where=self.base_url, remedy="HEADRACE_URL is like http://127.0.0.1:8000") from error
-        except httpx.TimeoutException as error:
-            raise errors.Unreachable(
+        looks = command in LOOKS
+        waiting = Waiting(self._patience, self.base_url, self._timeout_s)
+        body = request.model_dump(mode="json")
+        while True:
+            left_s = max(waiting.left_s, 0.1)
+            # What changes something is not cut short because the gateway was away before it.
+            limit = httpx.Timeout(left_s if looks else self._timeout_s, connect=left_s)
+            try:
+                response = self._http.post(f"/control/{command}", json=body, timeout=limit)
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+                raise errors.BadInput(
+                    str(error), where=self.base_url, remedy="HEADRACE_URL is like http://127.0.0.1:8000"
+                ) from error
+            except httpx.TransportError as error:
+                again = not _is_nowhere(error) and (looks or isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)))
+                if not (again and waiting.goes_on(str(error))):
+                    raise self._unanswered(command, error) from error
+            else:
+                away = looks and response.status_code in AWAY
+                if not (away and waiting.goes_on(f"HTTP {response.status_code}")):
+                    return self._read(command, response, answer)
+
+    def _unanswered(self, command: str, error: httpx.TransportError) -> errors.Unreachable:
+        if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+            return errors.Unreachable(
                 f"no answer to {command} in time", where=self.base_url, remedy="see `headrace status`, then try again"
-            ) from error
-        except httpx.TransportError as error:
-            raise errors.Unreachable(
-                f"the gateway does not answer: {error}", where=self.base_url, remedy="start it with `headrace up`"
-            ) from error
-        return self._read(command, response, answer)
+            )
+        return errors.Unreachable(
+            f"the gateway does not answer: {error}", where=self.base_url, remedy="start it with `headrace up`"
+        )
 
     def _read(self, command: str, response: httpx.Response, answer: type[A]) -> A:
         where = f"{self.base_url}/control/{command}"
@@ -180,6 +214,23 @@ class ControlClient:
         return self.call("feed.resume", name, c.FeedView)
 
 
+def may_answer(home: Home) -> bool:
+    """Whether what `headrace up` started may still come to answer: its Ray runs, or is not ours to know of."""
+    run = load_run(home)
+    if run is None:
+        return False
+    ray = run.process(RAY)
+    return not run.owns_ray or (ray is not None and ray.find() is not None)
+
+
+def _is_nowhere(error: BaseException) -> bool:
+    """Whether the address has no machine behind it, which no waiting mends."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, socket.gaierror):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
+
+
 def _error_in(data: Any) -> errors.HeadraceError | None:
     """The error that the body holds, of its own class; None where it holds none."""
     told = data.get("error") if isinstance(data, dict) else None
@@ -193,6 +244,6 @@ def _error_of_status(status: int, where: str) -> errors.HeadraceError:
     """For an answer that no gateway of ours has written, such as one of a proxy in between."""
     if status == httpx.codes.NOT_FOUND:
         return errors.Unreachable("this is not a headrace gateway", where=where, remedy="check HEADRACE_URL and the port")
-    if status in (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT):
+    if status in AWAY:
         return errors.Unreachable(f"the gateway answers HTTP {status}", where=where, remedy="it may be starting: try again")
     return errors.HeadraceError(f"HTTP {status} without a reason", where=where, remedy="look in the gateway's log")

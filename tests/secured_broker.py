@@ -26,18 +26,23 @@ LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 
 @dataclass(frozen=True)
 class SecuredBroker:
-    """Where it listens with TLS and SASL, and the PEM files of its clients; `key_file` is encrypted."""
+    """Where it listens with TLS and SASL, and without; and the PEM files of its clients, of which `key_file` is encrypted."""
 
     address: str
+    plain_address: str
+    pid: int
     ca_file: Path
     cert_file: Path
     key_file: Path
 
 
 @contextmanager
-def secured_broker(folder: Path, password: str, key_password: str) -> Iterator[SecuredBroker]:
-    """Runs one whose user `USER` has that password. Clients trust, and show, one self-signed certificate for loopback."""
-    port, home = free_port(), folder / "broker"
+def secured_broker(folder: Path, password: str, key_password: str, *settings: str) -> Iterator[SecuredBroker]:
+    """Runs one whose user `USER` has that password. Clients trust, and show, one self-signed certificate for loopback.
+
+    `settings` are further lines of its properties; where one is there already, the last counts.
+    """
+    port, plain_port, home = free_port(), free_port(), folder / "broker"
     key, cert = folder / "key.pem", folder / "cert.pem"
     both = _write_certificate(key, cert, key_password)
     (folder / "broker.pem").write_bytes(both)
@@ -50,14 +55,15 @@ def secured_broker(folder: Path, password: str, key_password: str) -> Iterator[S
         f"{LISTENER}.ssl.truststore.type=PEM",
         f"{LISTENER}.ssl.truststore.location={cert}",
         "inter.broker.listener.name=PLAINTEXT",
+        *settings,
     )
     properties = local_broker.PROPERTIES.replace(",CONTROLLER://{host}", f",SASL_SSL://{{host}}:{port},CONTROLLER://{{host}}")
     properties = properties.replace("{advertised_port}\n", f"{{advertised_port}},SASL_SSL://{{host}}:{port}\n")
     properties = properties.replace("map=PLAINTEXT:PLAINTEXT", "map=SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT")
     with mock.patch.object(local_broker, "PROPERTIES", properties + "\n".join(more) + "\n"):
-        local_broker.start_broker(home, port=free_port(), cache=jar_cache())
+        started = local_broker.start_broker(home, port=plain_port, cache=jar_cache())
     try:
-        yield SecuredBroker(f"127.0.0.1:{port}", cert, cert, key)
+        yield SecuredBroker(f"127.0.0.1:{port}", started.bootstrap, started.pid, cert, cert, key)
     finally:
         local_broker.stop_broker(home)
 

@@ -54,7 +54,7 @@ def open_of(known: Owned) -> OpenTransaction:
 
 
 class WorkerStatus(BaseModel):
-    """One worker at one moment. `rows_s` is the rate of committed input records over the last seconds.
+    """One worker at one moment, which was `age_s` ago. `rows_s` is the rate of committed input records over the last seconds.
 
     `stuck_recoveries` is how often it went back to the same records for the cause in `stuck_cause`, none of them committed since;
     it is ill from the second on, until they are.
@@ -66,6 +66,7 @@ class WorkerStatus(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     replica: str
+    age_s: float = 0.0
     rank: int
     pid: int
     client: Literal["kafka-python", "librdkafka"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve._private.common import ReplicaState
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.exceptions import RayServeException
 
@@ -60,10 +62,10 @@ class ServeStreams:
     def state(self) -> Mapping[str, FeedState]:
         """See `Feeds.state`. READY means that every worker polls its topic, as it said a second ago or so."""
         apps = self._apps()
-        reports, seen = self._watch.workers(apps), {}
+        reports, seen = self._watch.workers({app: _replicas(details) for app, details in apps.items()}), {}
         for app, details in apps.items():
             name, workers = app.removeprefix(PREFIX), reports.get(app, ())
-            state = stream_state(app_state(app, details, DEPLOYMENT), workers)
+            state = stream_state(app_state(app, details, DEPLOYMENT), workers, time.time())
             told = tuple(worker.model_dump(mode="json") for worker in workers)
             seen[name] = FeedState(name, _digest(details) or "", state, told)
         return seen
@@ -120,6 +122,13 @@ def deployment_options(spec: StreamSpec, digest: str) -> dict[str, Any]:
             policy=AutoscalingPolicy.model_validate(policy),
         ),
     }
+
+
+def _replicas(app: SeenApp) -> frozenset[str]:
+    """The replicas that work now."""
+    details = app.deployments.get(DEPLOYMENT)
+    replicas = details.replicas if details is not None else ()
+    return frozenset(replica.replica_id for replica in replicas if replica.state is ReplicaState.RUNNING)
 
 
 def _digest(app: SeenApp) -> str | None:

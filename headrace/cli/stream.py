@@ -172,7 +172,10 @@ def _print(stream: FeedView, as_json: bool) -> None:
     if stream.message:
         answers().print(f"message: {stream.message}")
     if stream.workers:
-        answers().print(_workers(tuple(WorkerStatus.model_validate(worker) for worker in stream.workers)))
+        workers = tuple(WorkerStatus.model_validate(worker) for worker in stream.workers)
+        answers().print(_workers(workers))
+        for line in _about_partitions(workers):
+            answers().print(line)
 
 
 def _topics(section: dict[str, Any]) -> str:
@@ -199,8 +202,11 @@ def _workers(workers: tuple[WorkerStatus, ...]) -> Table:
         "in",
         "out",
         "dead",
+        "retries",
+        "recoveries",
         "breaker",
         "client",
+        "age",
     )
     table = Table(*columns)
     for worker in sorted(workers, key=lambda worker: worker.rank):
@@ -215,7 +221,24 @@ def _workers(workers: tuple[WorkerStatus, ...]) -> Table:
             str(worker.rows_in),
             str(worker.rows_out),
             str(worker.rows_dead),
+            str(worker.retries),
+            str(worker.recoveries),
             "open" if worker.breaker_open else "closed",
             worker.client,
+            f"{worker.age_s:.0f} s",
         )
     return table
+
+
+def _about_partitions(workers: tuple[WorkerStatus, ...]) -> list[str]:
+    """Where each partition began, and what keeps some of them."""
+    lines = []
+    for worker in sorted(workers, key=lambda worker: worker.rank):
+        for label, began in worker.began.items():
+            gap = f"; {began.missing} offsets before that are missing" if began.missing else ""
+            lines.append(f"partition {label}: worker {worker.rank} began at {began.offset}: {began.why}{gap}")
+        lines += [f"partition {label}: not read by worker {worker.rank}: {why}" for label, why in worker.held.items()]
+        for label, opened in worker.open_transactions.items():
+            since = datetime.fromtimestamp(opened.since_s, UTC)
+            lines.append(f"partition {label}: {opened.records} records behind a transaction left open since {since:%H:%M:%S} UTC")
+    return lines

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cluster.commands import FeedName, FeedView
-from cluster.errors import BadInput, Conflict
+from cluster.errors import BadInput, Conflict, HeadraceError, Unreachable
 from consumers.stream.counters import Counters, WorkerStatus
 from consumers.stream.kafka.kafka_client import DEFAULT_BROKERS
 from consumers.stream.kafka.offsets import set_group, stretch_of
@@ -73,28 +74,40 @@ def replay(stream: FeedView, asked: Asked, settings: Settings, look: Look) -> Re
 
 
 def seek(control: ControlClient, name: FeedName, to: str, settings: Settings, *, timeout_s: float) -> FeedView:
-    """Stops the stream, sets its group to `earliest`, `latest` or a time, and starts it again where it ran."""
+    """Stops the stream, sets its group to `earliest`, `latest` or a time, and starts it again where it ran.
+
+    All within `timeout_s`; whatever fails, it runs again where it ran. Raises Conflict where another consumer is in its group, or
+    it does not stop in time.
+    """
+    until_s = time.monotonic() + timeout_s
     before = control.feed(name)
     spec = StreamSpec.model_validate(before.spec)
     brokers = brokers_of(spec, settings)
     when_ms = None if to in ("earliest", "latest") else milliseconds(to, "--to")
-    control.pause_feed(name)
-    stopped(control, name, timeout_s)
-    stretch = stretch_of(spec, brokers, from_ms=when_ms)
-    set_group(spec.group_of(name.name), stretch.ends if to == "latest" else stretch.starts, brokers, spec.security)
+    with _put_back(control, name, before):
+        control.pause_feed(name)
+        stopped(control, name, _left(until_s))
+        stretch = stretch_of(spec, brokers, from_ms=when_ms, timeout_s=_left(until_s))
+        starts = stretch.ends if to == "latest" else stretch.starts
+        set_group(spec.group_of(name.name), starts, brokers, spec.security, timeout_s=_left(until_s))
     return control.resume_feed(name) if before.wanted == "running" else control.feed(name)
 
 
 def drain(control: ControlClient, name: FeedName, *, timeout_s: float) -> FeedView:
-    """Waits until nothing waits in the input, then stops the stream. Raises Conflict where that does not come about in time."""
+    """Waits until nothing waits in the input, then stops the stream, all within `timeout_s`.
+
+    Raises Conflict where that does not come about in time; then, as after Ctrl-C, the stream runs as before.
+    """
     until_s = time.monotonic() + timeout_s
-    while (left := _lag(control.feed(name))) != 0:
+    while (left := _lag(before := control.feed(name))) != 0:
         if time.monotonic() > until_s:
             waits = "its workers have not reported" if left is None else f"{left} records wait"
+            waits = f"{waits}; {before.message}" if before.message else waits
             raise Conflict(f"not drained: {waits}", where=name.name, remedy="look at `headrace stream status`, or wait longer")
         time.sleep(LOOK_EVERY_S)
-    control.pause_feed(name)
-    return stopped(control, name, timeout_s)
+    with _put_back(control, name, before):
+        control.pause_feed(name)
+        return stopped(control, name, _left(until_s))
 
 
 def stopped(control: ControlClient, name: FeedName, timeout_s: float) -> FeedView:
@@ -102,16 +115,47 @@ def stopped(control: ControlClient, name: FeedName, timeout_s: float) -> FeedVie
     until_s = time.monotonic() + timeout_s
     while (stream := control.feed(name)).status != "stopped":
         if time.monotonic() > until_s:
-            raise Conflict(f"still {stream.status}: {stream.message}", where=name.name, remedy="look at `headrace stream status`")
+            raise Conflict(
+                f"did not stop in time, still {stream.status}: {stream.message}",
+                where=name.name,
+                remedy="look at `headrace stream status`, or give a longer --timeout",
+            )
         time.sleep(LOOK_EVERY_S)
     return stream
 
 
+@contextmanager
+def _put_back(control: ControlClient, name: FeedName, before: FeedView) -> Iterator[None]:
+    """What ran before runs again where the block fails, whatever it was, Ctrl-C too. Raises Unreachable where it can't be."""
+    try:
+        yield
+    except BaseException as error:
+        if before.wanted == "running":
+            try:
+                control.resume_feed(name)
+            except HeadraceError as again:
+                first = str(error) or type(error).__name__
+                raise Unreachable(
+                    f"the stream is left paused, it can't be resumed: {again.what}; first came: {first}",
+                    where=name.name,
+                    remedy=f"`headrace stream resume {name.name}`",
+                ) from error
+        raise
+
+
+def _left(until_s: float) -> float:
+    return max(until_s - time.monotonic(), 0.0)
+
+
 def _lag(stream: FeedView) -> int | None:
-    """What waits in the input; None where that is not known yet. A stream that is stopped takes nothing, whatever waits."""
+    """What waits in the input, also behind transactions that others have left open; None where that is not known yet.
+
+    A stream that is stopped takes nothing, whatever waits.
+    """
     if stream.wanted != "running":
         raise Conflict("the stream is paused", where=stream.name, remedy="resume it first: what waits is not taken")
     workers = [WorkerStatus.model_validate(worker) for worker in stream.workers]
     if stream.status != "ready" or not workers:
         return None
-    return sum(sum(worker.lag.values()) for worker in workers)
+    behind = sum(each.records for worker in workers for each in worker.open_transactions.values())
+    return behind + sum(sum(worker.lag.values()) for worker in workers)

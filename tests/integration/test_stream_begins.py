@@ -1,4 +1,4 @@
-"""Where partitions begin, on a real broker with both clients: after retention, in new partitions and topics, at open commits."""
+"""Where partitions begin, on a real broker with both clients: after retention, in new partitions, behind transactions."""
 
 from __future__ import annotations
 

@@ -37,6 +37,11 @@ def publish(broker: str, topic: str, rows: list[tuple[int, int, list[tuple[str, 
         producer.send(topic, orjson.dumps({"x": [number, 0, 0]}), b"k", headers, partition, when_ms)
     producer.commit_transaction()
     producer.close()
+    consumer = KafkaConsumer(bootstrap_servers=broker, isolation_level="read_committed")
+    parts = {TopicPartition(topic, partition) for _, partition, _, _ in rows}
+    # The marks of a transaction follow a moment after its commit.
+    until(lambda: sum(consumer.end_offsets(list(parts)).values()) == len(rows) + len(parts), WAIT_S)
+    consumer.close()
 
 
 def answers(broker: str, topic: str) -> list[tuple[float, bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -140,6 +141,21 @@ def test_a_replica_that_is_killed_is_replaced_and_nothing_is_lost_or_doubled(run
     running.await_workers(lambda workers: worker.pid not in {other.pid for other in workers} and len(workers) > 0)
 
 
+def test_a_worker_that_stands_still_is_told_with_the_age_of_its_last_words(running: Running) -> None:
+    running.await_status("ready")
+    (worker,) = running.workers()
+    assert worker.age_s < 3
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        (frozen,) = running.await_workers(lambda workers: workers[0].age_s > 4)
+        seen = running.view()
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+    assert (frozen.replica, frozen.phase, seen["status"]) == (worker.replica, Phase.RUNNING, "unhealthy")
+    assert re.fullmatch(r"worker 0 has not answered for \d+ s", seen["message"])
+    running.await_status("ready")
+
+
 def test_a_paused_stream_drains_and_a_resumed_one_scales_with_its_lag(running: Running) -> None:
     running.ask("feed.pause", kind="stream", name=running.name)
     running.await_status("stopped")
@@ -160,11 +176,21 @@ def test_a_paused_stream_drains_and_a_resumed_one_scales_with_its_lag(running: R
 
 def test_a_document_may_change_while_the_stream_works(running: Running) -> None:
     before = running.topics.outputs()
+    old = {worker.replica for worker in running.workers()}
     running.topics.publish(1000)
     running.topics.wait_for(before + 50)
     running.apply(running.topics.spec.model_copy(update={"linger_ms": 1.0}))
+    shown: set[str] = set()
+
+    def look() -> bool:
+        seen = running.view()
+        shown.update(worker["replica"] for worker in seen["workers"])
+        return bool(seen["status"] == "ready")
+
+    until(look, WAIT_S)
+    assert shown
+    assert not shown & old  # what ran of the document before is never told as of this one
     running.topics.check()
-    running.await_status("ready")
     assert running.view()["spec"]["linger_ms"] == 1.0
 
 

@@ -383,6 +383,9 @@ def test_streams_follow_what_is_wanted(brain: Brain) -> None:
     digest = brain.streams.running["scores"].digest
     assert brain.call("feed.show", kind="stream", name="scores")["status"] == "ready"
     brain.apply(feeds=[{**feed, "spec": {"topic": "other"}}])
+    older = brain.call("feed.show", kind="stream", name="scores")
+    assert (older["status"], older["replicas"], older["workers"]) == ("starting", 0, [])
+    assert older["message"] == "what runs of the last document drains first (1 replicas)"
     brain.tick()
     assert brain.streams.running["scores"].digest != digest
     brain.call("feed.pause", kind="stream", name="scores")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kafka.admin import KafkaAdminClient  # type: ignore[import-untyped]
 from kafka.errors import KafkaError, TopicAlreadyExistsError  # type: ignore[import-untyped]
 
-from cluster.errors import Unreachable
+from consumers.stream.kafka.broker_errors import asker_of, broker_error
 from consumers.stream.kafka.kafka_inside import keep_logins_unlogged
 from consumers.stream.spec import Security, StreamSpec
+from consumers.stream.starts import Topic
 
 LIMIT = "max.message.bytes"
 DEFAULT_BROKERS = "127.0.0.1:9092"  # where neither the document nor the environment names any
@@ -37,37 +38,28 @@ def client_config(brokers: str, security: Security) -> dict[str, Any]:
     return config | {name: value for name, value in given.items() if value is not None}
 
 
-def unreachable(brokers: str, error: Exception) -> Unreachable:
-    """What a failed call to the broker becomes."""
-    return Unreachable(
-        f"{type(error).__name__}: {error}", where=brokers, remedy="check that the broker runs and spec.brokers names it"
-    )
-
-
 def ensure_topics(spec: StreamSpec, brokers: str) -> None:
     """Makes the stream's topics that are missing, with their declared partitions. Those that are there stay as they are.
 
-    Raises Unreachable.
+    Raises Unreachable, and BadInput where the broker does not take one as it is declared.
     """
     written = (spec.output, spec.dead_letters)
     wanted = dict.fromkeys(spec.input.names, spec.input.partitions) | {topic.topic: topic.partitions for topic in written}
-    _create(brokers, spec.security, wanted, spec.max_record_bytes)
+    try:
+        _create(brokers, spec.security, wanted, spec.max_record_bytes)
+    except KafkaError as error:
+        raise broker_error(brokers, error, asker_of(spec)) from error
 
 
 def _create(brokers: str, security: Security, wanted: Mapping[str, int], max_record_bytes: int) -> None:
     # A dead letter is its input record with more headers, so it must be allowed to be larger.
     configs = {LIMIT: str(max_record_bytes + ROOM_BYTES)}
-    try:
-        admin = KafkaAdminClient(**client_config(brokers, security), bootstrap_timeout_ms=10_000)
-    except KafkaError as error:
-        raise unreachable(brokers, error) from error
+    admin = KafkaAdminClient(**client_config(brokers, security), bootstrap_timeout_ms=10_000)
     try:
         present = set(admin.list_topics())
         for name, count in wanted.items():
             if name not in present:
                 _create_one(admin, name, {"num_partitions": count, "configs": configs})
-    except KafkaError as error:
-        raise unreachable(brokers, error) from error
     finally:
         admin.close()
 
@@ -77,3 +69,9 @@ def _create_one(admin: KafkaAdminClient, name: str, options: dict[str, Any]) -> 
         admin.create_topics({name: options}, wait_for_metadata=True)
     except TopicAlreadyExistsError:
         return  # another member made it a moment ago
+
+
+def topics_of(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, Topic]:
+    """Those of these topics that exist."""
+    told = admin.describe_topics(sorted(names))
+    return {each["name"]: Topic(str(each["topic_id"]), len(each["partitions"])) for each in told if each["partitions"]}

@@ -1,8 +1,9 @@
 """What kafka-python knows and does not say: where we look inside it (pinned below 3.1), with `kafka_batches`.
 
-It polls in vain where its broker is away; where another member took its name, it only stops its heartbeats; a rebalance that ends
-between two polls it forgets; where a record can't be read, it does not tell which; a producer with unsent records can't be thrown
-away; its debug log would tell the password; and a commit that is not yet stable is told as none.
+It polls in vain where its broker is away, or a topic may not be seen; where another member took its name, it only stops its
+heartbeats; a rebalance that ends between two polls it forgets; where a record can't be read, it does not tell which; a producer
+with unsent records can't be thrown away; its debug log would tell the password; and a commit that is not yet stable is told as
+none.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from kafka.errors import (  # type: ignore[import-untyped]
     IllegalGenerationError,
     KafkaTimeoutError,
     RebalanceInProgressError,
+    TopicAuthorizationFailedError,
     UnknownMemberIdError,
     UnstableOffsetCommitError,
     for_code,
@@ -66,8 +68,13 @@ class Membership:
     def look(self) -> None:
         """To be called before each poll, in its thread: sees to it that no rebalance is lost.
 
-        Asks whether the name is still ours, but only in trouble, and once a second at most. Raises as `check_name`.
+        Asks whether the name is still ours, but only in trouble, and once a second at most. Raises as `check_name`, and
+        KafkaError where a topic may not be seen.
         """
+        cluster = self._consumer._cluster
+        if cluster.unauthorized_topics:
+            cluster.request_update()  # the right may be given meanwhile
+            raise TopicAuthorizationFailedError(cluster.unauthorized_topics)
         join = self._coordinator._join_task
         if join is not None and not isinstance(join, _KeptJoin):
             self._coordinator._join_task = _KeptJoin(join)
@@ -119,6 +126,17 @@ def abandon(producer: KafkaProducer) -> None:
     producer._sender.force_close()
     with contextlib.suppress(KafkaTimeoutError):
         producer.close(timeout=0)
+
+
+def end_requests_by(admin: KafkaAdminClient, until_s: float) -> None:
+    """No request of this client takes longer than until then (monotonic): its own limit counts anew for each."""
+    send, most_ms = admin._manager.send, admin.config["request_timeout_ms"]
+
+    def bounded(request: Any, node_id: Any = None, request_timeout_ms: int | None = None) -> Any:
+        left_ms = max(int((until_s - time.monotonic()) * 1000), 1)
+        return send(request, node_id=node_id, request_timeout_ms=min(request_timeout_ms or most_ms, left_ms))
+
+    admin._manager.send = bounded
 
 
 def stuck_at(consumer: KafkaConsumer) -> tuple[TopicPartition, int]:

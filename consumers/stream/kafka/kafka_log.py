@@ -25,9 +25,10 @@ from kafka.errors import (  # type: ignore[import-untyped]
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict, Unreachable
+from consumers.stream.kafka.broker_errors import asker_of, unreachable
 from consumers.stream.kafka.commit_thread import CommitThread, record_refused, refused
 from consumers.stream.kafka.kafka_batches import REFUSALS, TOO_LARGE, expect_written, read_by_rows, refusal_of, send
-from consumers.stream.kafka.kafka_client import ROOM_BYTES, client_config, unreachable
+from consumers.stream.kafka.kafka_client import ROOM_BYTES, client_config
 from consumers.stream.kafka.kafka_inside import Membership, abandon, stuck_at
 from consumers.stream.kafka.kafka_wire import read_wide
 from consumers.stream.kafka.reading import Reading
@@ -131,7 +132,7 @@ class KafkaLog:
             else:
                 self._consumer.subscribe(list(spec.input.names), listener=ownership)
         except KafkaError as error:
-            raise unreachable(brokers, error) from error
+            raise unreachable(brokers, error, asker_of(spec, member)) from error
         # Before the broker counts this member out, its worker should say that it is cut off.
         self._membership = Membership(self._consumer, spec.session_timeout_s / 2)
         try:
@@ -400,10 +401,10 @@ class KafkaLog:
             yield
         except FencedInstanceIdError as error:
             if committing:  # perhaps it was this member itself that joined anew meanwhile: `recover` asks
-                raise unreachable(self._brokers, error) from error
+                raise unreachable(self._brokers, error, asker_of(self._spec, self._member)) from error
             raise Conflict("another member of this name took over", where=self._member.instance, remedy="end this one") from error
         except KafkaError as error:
             if isinstance(error, REFUSALS):
                 self._settings.refuse()
                 raise record_refused(str(error), self._brokers, too_large=isinstance(error, TOO_LARGE)) from error
-            raise unreachable(self._brokers, error) from error
+            raise unreachable(self._brokers, error, asker_of(self._spec, self._member)) from error

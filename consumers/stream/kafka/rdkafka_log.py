@@ -19,6 +19,7 @@ from typing import Any
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from cluster.errors import Conflict, Unreachable
+from consumers.stream.kafka.broker_errors import asker_of, unreachable
 from consumers.stream.kafka.commit_thread import CommitThread, record_refused, refused
 from consumers.stream.kafka.rdkafka_config import consumer_config, producer_config, rdkafka_config
 from consumers.stream.kafka.rdkafka_watch import Watch
@@ -285,6 +286,8 @@ class RdKafkaLog:
             self._reading.reach(partition, int(offset or 0))
             return []
         expected = self._reading.position(partition)
+        if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:  # of a whole topic, whatever partition the client names
+            raise KafkaException(error)
         if topic is not None and expected is None:
             return []  # it is not read yet, or no more
         if code in OUT_OF_RANGE and expected is not None:
@@ -436,12 +439,9 @@ class RdKafkaLog:
                 self._fenced = True
             if cause.code() in REFUSALS:
                 self._settings.refuse()
-                raise record_refused(
-                    f"{cause.name()}: {cause.str()}", self._brokers, too_large=cause.code() in TOO_LARGE
-                ) from error
-            raise Unreachable(
-                f"{told.name()}: {told.str()}", where=self._brokers, remedy="check that the broker runs and spec.brokers names it"
-            ) from error
+                too_large = cause.code() in TOO_LARGE
+                raise record_refused(f"{cause.name()}: {cause.str()}", self._brokers, too_large=too_large) from error
+            raise unreachable(self._brokers, error, asker_of(self._spec, self._member)) from error
 
 
 def _ours(partitions: Sequence[TopicPartition]) -> list[Partition]:

@@ -8,7 +8,8 @@ from kafka.admin import ConfigResource, KafkaAdminClient  # type: ignore[import-
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from cluster.errors import BadInput
-from consumers.stream.kafka.kafka_client import LIMIT, ROOM_BYTES, client_config, unreachable
+from consumers.stream.kafka.broker_errors import asker_of, unreachable
+from consumers.stream.kafka.kafka_client import LIMIT, ROOM_BYTES, client_config
 from consumers.stream.log import Takes
 from consumers.stream.spec import StreamSpec
 
@@ -63,13 +64,13 @@ def _asked(spec: StreamSpec, brokers: str) -> dict[str, tuple[Told, int | None]]
     try:
         admin = KafkaAdminClient(**client_config(brokers, spec.security), bootstrap_timeout_ms=10_000)
     except KafkaError as error:
-        raise unreachable(brokers, error) from error
+        raise unreachable(brokers, error, asker_of(spec)) from error
     try:
         # Where we have no right to ask, this tells nothing.
         told = admin.describe_configs([ConfigResource("topic", topic, list(ASKED)) for topic in topics], config_filter="all")
         described = {each["name"]: each["partitions"] for each in admin.describe_topics(topics)}
     except KafkaError as error:
-        raise unreachable(brokers, error) from error
+        raise unreachable(brokers, error, asker_of(spec)) from error
     finally:
         admin.close()
     found: dict[str, tuple[Told, int | None]] = {}

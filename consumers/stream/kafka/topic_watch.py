@@ -17,7 +17,8 @@ from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from cluster.errors import HeadraceError
 from consumers.stream.breaker import backoff_s
-from consumers.stream.kafka.kafka_client import client_config, unreachable
+from consumers.stream.kafka.broker_errors import asker_of, unreachable
+from consumers.stream.kafka.kafka_client import client_config, topics_of
 from consumers.stream.kafka.kafka_inside import stable_offsets
 from consumers.stream.kafka.unassigned import Unassigned
 from consumers.stream.log import Member, Partition
@@ -50,18 +51,13 @@ class Ends:
     since_s: float
 
 
-def topics_of(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, Topic]:
-    """Those of these topics that exist."""
-    told = admin.describe_topics(sorted(names))
-    return {each["name"]: Topic(str(each["topic_id"]), len(each["partitions"])) for each in told if each["partitions"]}
-
-
 class TopicWatch:
     """Of one member of a group. `begin` must be called once; everything may be called from any thread, and nothing blocks."""
 
     def __init__(self, spec: StreamSpec, brokers: str, member: Member, notes: Notes) -> None:
         self._spec, self._brokers, self._group, self._notes = spec, brokers, member.group, notes
-        self._unassigned = Unassigned(member, spec.input, topics_of)
+        self._asker = asker_of(spec, member)
+        self._unassigned = Unassigned(member, spec.input)
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closed = False
@@ -138,7 +134,8 @@ class TopicWatch:
                 self._look()
             except (KafkaError, HeadraceError) as error:
                 failed += 1
-                logger.warning("%s can't ask where its partitions begin: %s", self._group, unreachable(self._brokers, error))
+                told = error if isinstance(error, HeadraceError) else unreachable(self._brokers, error, self._asker)
+                logger.warning("%s can't ask where its partitions begin: %s", self._group, told)
                 self._drop_admin()
                 wait_s = backoff_s(failed, first_s=ASK_AGAIN_S)
             else:

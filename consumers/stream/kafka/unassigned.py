@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
 from kafka.admin import KafkaAdminClient, MemberToRemove  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
+from consumers.stream.kafka.kafka_client import topics_of
 from consumers.stream.log import Member, Partition
 from consumers.stream.spec import Input
-from consumers.stream.starts import Topic
 
 FIRST_LOOK_S = 2.0
 AGAIN_S = 5.0
@@ -28,10 +27,8 @@ logger = logging.getLogger(__name__)
 class Unassigned:
     """Of one member, from when it owns something. Called from one thread."""
 
-    def __init__(
-        self, member: Member, chosen: Input, topics_of: Callable[[KafkaAdminClient, list[str]], dict[str, Topic]]
-    ) -> None:
-        self._member, self._chosen, self._topics_of = member, chosen, topics_of
+    def __init__(self, member: Member, chosen: Input) -> None:
+        self._member, self._chosen = member, chosen
         self._next_s: float | None = time.monotonic() + FIRST_LOOK_S
 
     def expect_growth(self) -> None:
@@ -53,7 +50,7 @@ class Unassigned:
 
     def _deal_out(self, admin: KafkaAdminClient, members: list[dict]) -> None:  # type: ignore[type-arg]
         names = list(self._chosen.names) or [name for name in admin.list_topics() if self._chosen.reads(name)]
-        there = {Partition(name, n) for name, topic in self._topics_of(admin, names).items() for n in range(topic.partitions)}
+        there = {Partition(name, n) for name, topic in topics_of(admin, names).items() for n in range(topic.partitions)}
         read = {
             Partition(each["topic"], number)
             for member in members

@@ -11,8 +11,9 @@ from kafka.admin import KafkaAdminClient  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from cluster.errors import NotFound
-from consumers.stream.kafka.kafka_client import client_config, unreachable
-from consumers.stream.kafka.topic_watch import CALL_TIMEOUT_S, topics_of
+from consumers.stream.kafka.broker_errors import asker_of, unreachable
+from consumers.stream.kafka.kafka_client import client_config, topics_of
+from consumers.stream.kafka.topic_watch import CALL_TIMEOUT_S
 from consumers.stream.spec import StreamSpec
 from consumers.stream.starts import Notes, new_notes, read_memory
 
@@ -36,7 +37,7 @@ class WrittenTopics:
             finally:
                 admin.close()
         except KafkaError as error:
-            raise unreachable(brokers, error) from error
+            raise unreachable(brokers, error, asker_of(spec)) from error
         for name in names:
             if name not in found:
                 raise _missing(name)
