@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +16,13 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from consumers.stream.kafka.kafka_client import ensure_topics
 from consumers.stream.spec import Client, Input, Output, StreamSpec, Topic
+from tests.broker_admin import administered
 from tests.waiting import until
 
 WAIT_S = 120.0
 KEYS = 40
 BAD_EVERY = 50
+LOAD_EVERY_S = 0.25
 
 
 def small_stream(brokers: str, client: Client, partitions: int, **settings: Any) -> StreamSpec:
@@ -55,27 +59,57 @@ def read_values(brokers: str, topic: str) -> list[Any]:
 
 @dataclass
 class Topics:
-    """The topics of one stream. `good` and `bad` make the values: every 50th record is bad. The key is the number modulo 40."""
+    """The topics of one stream. `good` and `bad` make the values: every 50th record is bad.
+
+    The key is the number modulo 40. Each partition that was `added` to the input has a key of its own; a fifth of all are theirs.
+    """
 
     brokers: str
     spec: StreamSpec
     good: Callable[[int], bytes]
     bad: Callable[[int], bytes] = lambda i: b"{broken %d" % i
     published: int = 0
+    added: int = 0
+    keys: list[int] = field(default_factory=list)  # by number
     readers: dict[str, KafkaConsumer] = field(default_factory=dict)
     seen: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
 
     def publish(self, count: int) -> None:
         """The next `count` records."""
         producer = KafkaProducer(bootstrap_servers=self.brokers, linger_ms=5)
+        declared = self.spec.input.partitions
         now_ms = int(time.time() * 1000)  # of today: the broker's retention deletes what is old, within minutes
         for i in range(self.published, self.published + count):
             value = self.good(i) if i % BAD_EVERY else self.bad(i)
-            key = i % KEYS
-            partition = key % self.spec.input.partitions
+            key = KEYS + i // 5 % self.added if self.added and i % 5 == 0 else i % KEYS
+            partition = key % declared if key < KEYS else declared + key - KEYS
+            self.keys.append(key)
             producer.send(self.spec.input.topic, value, b"%d" % key, [("n", b"%d" % i)], partition, now_ms)
         producer.close()
         self.published += count
+
+    @contextmanager
+    def load(self, records: int) -> Iterator[None]:
+        """So many records come four times a second while the block runs."""
+        ended = threading.Event()
+
+        def publish() -> None:
+            while not ended.wait(LOAD_EVERY_S):
+                self.publish(records)
+
+        thread = threading.Thread(target=publish, name="load")
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def add_partition(self) -> None:
+        """The input has one more from now on."""
+        with administered(self.brokers) as admin:
+            admin.create_partitions({self.spec.input.topic: self.spec.input.partitions + self.added + 1})
+        self.added += 1
 
     def read(self, topic: str) -> list[tuple[int, int, int]]:
         """(partition, offset, number) of every record committed so far; goes on where the last call ended."""
@@ -107,9 +141,10 @@ class Topics:
         counts = Counter(number for _, _, number in out)
         assert {number: n for number, n in counts.items() if n > 1} == {}
         assert sorted(counts) == [i for i in range(self.published) if i % BAD_EVERY]
-        for key in range(KEYS):
-            numbers = [number for _, _, number in out if number % KEYS == key]
-            assert numbers == sorted(numbers)
+        in_order: dict[int, list[int]] = {}
+        for _, _, number in out:
+            in_order.setdefault(self.keys[number], []).append(number)
+        assert {key: numbers for key, numbers in in_order.items() if numbers != sorted(numbers)} == {}
 
     def close(self) -> None:
         """Frees the readers."""

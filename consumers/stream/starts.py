@@ -78,6 +78,7 @@ class Found:
 
 
 TOPIC_ID = "topic="
+SAY_WHERE = "say with `headrace stream seek` where the stream goes on"
 
 
 def metadata_of(topic_id: str) -> str:
@@ -183,7 +184,7 @@ def _from_commit(partition: Partition, found: Found, committed: Committed, memor
     if committed.offset < found.first:
         return Start(found.first, Why.GAP, topic.id, found.first - committed.offset)
     if committed.offset > found.end:
-        return Held(f"{committed.offset} is committed, but the partition ends at {found.end}: the broker has lost records")
+        return Held(f"{committed.offset} is committed, but it ends at {found.end}: the broker has lost records; {SAY_WHERE}")
     return Start(committed.offset, Why.COMMITTED, topic.id)
 
 
@@ -192,7 +193,7 @@ def _from_nothing(partition: Partition, found: Found, memory: Memory, chosen: In
     begin = found.first if chosen.begin is Begin.EARLIEST else found.end
     began_as = memory.begun.get(partition)
     if began_as == topic.id:
-        return Held("the group's commit of it is gone")
+        return Held(f"the group's commit of it is gone; {SAY_WHERE}")
     if began_as is not None or (known is not None and known.id != topic.id):
         return Start(found.first, Why.ANOTHER_TOPIC, topic.id)
     if older:

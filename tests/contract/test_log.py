@@ -268,8 +268,8 @@ def test_a_refused_record_fails_its_commit_and_the_others_commit_after_a_recover
     ("settings", "shift_ms", "rows"),
     [
         ({}, 7_200_000, 3),
-        ({"message.timestamp.before.max.ms": "60000"}, -7_200_000, 3),
-        ({"message.timestamp.before.max.ms": "60000"}, -7_200_000, 30_000),  # still sent while the first batch is refused
+        ({"message.timestamp.before.max.ms": "3600000"}, -7_200_000, 3),
+        ({"message.timestamp.before.max.ms": "3600000"}, -7_200_000, 30_000),  # still sent while the first batch is refused
         ({"max.message.bytes": "3000"}, 0, 3),
     ],
 )

@@ -28,6 +28,7 @@ from tests.waiting import until
 FROZEN_S = 8.0  # longer than the session timeout of 6 s
 SLOW_S = 5.0
 RANKS = (0, 1)
+LOAD_RECORDS = 100
 ANOTHER = 7
 
 
@@ -102,6 +103,23 @@ class Site:
         pipeline.await_owner(ANOTHER)
         assert pipeline.stop(ANOTHER) == 0
 
+    def add_partition(self, pipeline: Pipeline) -> None:
+        """The input grows while it is read."""
+        pipeline.topics.add_partition()
+        pipeline.topics.publish(LOAD_RECORDS)
+
+    def freeze_under_load(self, pipeline: Pipeline) -> None:
+        """A worker stands still while records keep coming, and something else goes wrong meanwhile."""
+        frozen, other = self.random.sample(RANKS, 2)
+        meanwhile = (self.add_partition, self.cut, lambda _: pipeline.restart(other), lambda _: None)
+        pipeline.signal(frozen, signal.SIGSTOP)
+        with pipeline.topics.load(LOAD_RECORDS):
+            _pass(self.random.uniform(0.0, FROZEN_S))
+        self.random.choice(meanwhile)(pipeline)
+        with pipeline.topics.load(LOAD_RECORDS):
+            _pass(FROZEN_S)
+        pipeline.signal(frozen, signal.SIGCONT)
+
     @property
     def faults(self) -> dict[str, Callable[[Pipeline], None]]:
         """All, by name."""
@@ -115,6 +133,8 @@ class Site:
             self.refuse,
             self.slow,
             self.rebalance,
+            self.add_partition,
+            self.freeze_under_load,
         )
         return {fault.__name__: fault for fault in every}
 
@@ -167,7 +187,8 @@ def group_lag(brokers: str, pipeline: Pipeline) -> int:
     spec = pipeline.topics.spec
     consumer = KafkaConsumer(bootstrap_servers=brokers, group_id=spec.group, enable_auto_commit=False)
     try:
-        partitions = [TopicPartition(spec.input.topic, number) for number in range(spec.input.partitions)]
+        there = range(spec.input.partitions + pipeline.topics.added)
+        partitions = [TopicPartition(spec.input.topic, number) for number in there]
         ends = consumer.end_offsets(partitions)
         return sum(ends[partition] - (consumer.committed(partition) or 0) for partition in partitions)
     finally:

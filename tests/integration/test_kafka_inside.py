@@ -14,7 +14,7 @@ def test_a_join_that_ends_between_two_polls_is_kept(broker: str) -> None:
     try:
         log = world.member("a")
         assert isinstance(log, KafkaLog)
-        log.partitions_of(world.spec.output.topic)  # a join that does not know them yet is followed by another
+        log._consumer.partitions_for_topic(world.spec.input.topic)  # a join that does not know them yet is followed by another
         coordinator = log._consumer._coordinator
 
         def joined() -> bool:

@@ -10,6 +10,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError  # type: ignore[imp
 
 from consumers.stream.kafka.broker_errors import asker_of, broker_error
 from consumers.stream.kafka.kafka_inside import keep_logins_unlogged
+from consumers.stream.log import Partition
 from consumers.stream.spec import Security, StreamSpec
 from consumers.stream.starts import Topic
 
@@ -72,6 +73,15 @@ def _create_one(admin: KafkaAdminClient, name: str, options: dict[str, Any]) -> 
 
 
 def topics_of(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, Topic]:
-    """Those of these topics that exist."""
-    told = admin.describe_topics(sorted(names))
+    """Those of these topics that exist. Blocks; raises KafkaError."""
+    return topics_in(admin.describe_topics(sorted(names)))
+
+
+def topics_in(told: Iterable[Mapping[str, Any]]) -> dict[str, Topic]:
+    """The topics that exist, in what an admin client's `describe_topics` tells."""
     return {each["name"]: Topic(str(each["topic_id"]), len(each["partitions"])) for each in told if each["partitions"]}
+
+
+def leaderless_in(told: Iterable[Mapping[str, Any]]) -> set[Partition]:
+    """The partitions that no broker leads just now."""
+    return {Partition(each["name"], p["partition_index"]) for each in told for p in each["partitions"] if p["leader_id"] < 0}

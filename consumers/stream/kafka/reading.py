@@ -38,6 +38,7 @@ class Reading:
     def gain(self, partitions: Iterable[Partition]) -> None:
         """They are this member's now."""
         gained = list(partitions)
+        self._leave(gained)
         self._epochs.gain(gained)
         self._ask(gained)
 
@@ -84,8 +85,7 @@ class Reading:
             else:
                 self._uncommitted[answer.partition] = answer.epoch, answer.found
         ready |= self._committed(commit)
-        still = {partition: start for partition, (epoch, start) in ready.items() if self._is(partition, epoch)}
-        return {partition: self._begin(partition, start) for partition, start in still.items()}
+        return {p: start.offset for p, (epoch, start) in ready.items() if self._begins(p, epoch, start)}
 
     def _committed(self, commit: Commit) -> dict[Partition, tuple[int, Start]]:
         done: dict[Partition, tuple[int, Start]] = {}
@@ -102,8 +102,10 @@ class Reading:
     def _is(self, partition: Partition, epoch: int) -> bool:
         return self._epochs.of(partition) == epoch
 
-    def _begin(self, partition: Partition, start: Start) -> int:
+    def _begins(self, partition: Partition, epoch: int, start: Start) -> bool:
         with self._lock:
+            if not self._is(partition, epoch):
+                return False  # lost meanwhile
             self._next[partition] = self._done[partition] = start.offset
             before = self._starts.get(partition)
             # A worker that goes back to what is committed did not begin there.
@@ -111,7 +113,7 @@ class Reading:
                 self._starts[partition] = start
             self._held.pop(partition, None)
         self._watch.read(partition, start.topic_id)
-        return start.offset
+        return True
 
     def take(self, partition: Partition, offsets: Sequence[int]) -> tuple[int, int] | None:
         """Counts these as taken: the epoch, and how many of the first were taken before. None where all are to be left out."""

@@ -5,6 +5,7 @@ Through kafka-python whatever client the stream has: none of them says of a comm
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -18,12 +19,12 @@ from kafka.errors import KafkaError  # type: ignore[import-untyped]
 from cluster.errors import HeadraceError
 from consumers.stream.breaker import backoff_s
 from consumers.stream.kafka.broker_errors import asker_of, unreachable
-from consumers.stream.kafka.kafka_client import client_config, topics_of
+from consumers.stream.kafka.kafka_client import client_config, leaderless_in, topics_in
 from consumers.stream.kafka.kafka_inside import stable_offsets
 from consumers.stream.kafka.unassigned import Unassigned
 from consumers.stream.log import Member, Partition
 from consumers.stream.spec import StreamSpec
-from consumers.stream.starts import Found, Held, Notes, Start, Topic, committed, labelled, new_notes, place, read_memory
+from consumers.stream.starts import Found, Held, Notes, Start, Topic, Why, committed, labelled, new_notes, place, read_memory
 
 CALL_TIMEOUT_S = 20.0
 LOOK_EVERY_S = 1.0
@@ -69,6 +70,7 @@ class TopicWatch:
         self._ends: dict[Partition, Ends] = {}
         self._hinted: set[str] = set()
         self._topics: dict[str, Topic] = {}
+        self._leaderless: set[Partition] = set()
         self._topics_s = 0.0
         self._remembered: dict[str, str] | None = None
         self._told: dict[Partition, Start | Held] = {}
@@ -134,16 +136,36 @@ class TopicWatch:
                 self._look()
             except (KafkaError, HeadraceError) as error:
                 failed += 1
-                told = error if isinstance(error, HeadraceError) else unreachable(self._brokers, error, self._asker)
-                logger.warning("%s can't ask where its partitions begin: %s", self._group, told)
-                self._drop_admin()
-                wait_s = backoff_s(failed, first_s=ASK_AGAIN_S)
+                self._fail(error if isinstance(error, HeadraceError) else unreachable(self._brokers, error, self._asker))
+            except Exception as error:  # without this thread the stream would stand and say nothing
+                logger.exception("%s: a fault of ours", self._group)
+                failed += 1
+                self._fail(HeadraceError(f"{type(error).__name__}: {error}", where=self._group, remedy="see the replica's log"))
             else:
                 failed = 0
-                wait_s = ASK_AGAIN_S if self._asked or self._unnoted else LOOK_EVERY_S
+            wait_s = backoff_s(failed, first_s=ASK_AGAIN_S) if failed or self._waiting else LOOK_EVERY_S
             self._wake.wait(wait_s)
             self._wake.clear()
-        self._drop_admin()
+        if self._admin is not None:
+            self._admin.close()
+
+    def _fail(self, error: HeadraceError) -> None:
+        """What is asked for stays held, and says why."""
+        logger.warning("%s can't ask where its partitions begin: %s", self._group, error)
+        with self._lock:
+            self._answers += [
+                Answer(partition, epoch, Held(str(error), passing=True)) for partition, epoch in self._asked.items()
+            ]
+        if self._admin is not None:
+            with contextlib.suppress(KafkaError):
+                self._admin.close()
+            self._admin = None
+
+    @property
+    def _waiting(self) -> bool:
+        """Whether some partition is asked for that need not wait for a person."""
+        held = {partition for partition, what in self._told.items() if isinstance(what, Held) and not what.passing}
+        return bool(self._asked.keys() - held)
 
     def _look(self) -> None:
         with self._lock:
@@ -152,13 +174,13 @@ class TopicWatch:
             self._look_at_topics({partition.topic for partition in (*asked, *read)}, now=bool(asked), read=read)
         if asked:
             self._find(asked)
+        if read:
+            self._look_at_ends(read)
+            self._unassigned.look(self._broker)
         if unnoted:
             self._note(self._topics, unnoted)
             with self._lock:
                 self._unnoted = {p: topic for p, topic in self._unnoted.items() if unnoted.get(p) != topic}
-        if read:
-            self._look_at_ends(read)
-            self._unassigned.look(self._broker)
 
     @property
     def _broker(self) -> KafkaAdminClient:
@@ -168,16 +190,13 @@ class TopicWatch:
             self._admin = KafkaAdminClient(**config, bootstrap_timeout_ms=timeout_ms, request_timeout_ms=timeout_ms)
         return self._admin
 
-    def _drop_admin(self) -> None:
-        if self._admin is not None:
-            self._admin.close()
-            self._admin = None
-
     def _look_at_topics(self, names: set[str], *, now: bool, read: Mapping[Partition, str]) -> None:
         if not now and time.monotonic() - self._topics_s < TOPICS_EVERY_S:
             return
         self._topics_s = time.monotonic()
-        before, self._topics = self._topics, topics_of(self._broker, names)
+        told = self._broker.describe_topics(sorted(names))
+        before, self._topics = self._topics, topics_in(told)
+        self._leaderless = leaderless_in(told)
         if any(name in before and topic.partitions > before[name].partitions for name, topic in self._topics.items()):
             self._unassigned.expect_growth()
         moved = {
@@ -198,10 +217,8 @@ class TopicWatch:
                 )
 
     def _find(self, asked: Mapping[Partition, int]) -> None:
-        there = [p for p in asked if p.topic in self._topics and p.number < self._topics[p.topic].partitions]
-        gone = Held("the topic is gone", passing=True)
-        found: dict[Partition, Start | Held] = {p: gone for p in asked if p not in there}
-        if there:
+        found: dict[Partition, Start | Held] = {p: why for p in asked if (why := self._out_of_reach(p)) is not None}
+        if there := [p for p in asked if p not in found]:
             found |= self._placed(there)
         self._note({p.topic: self._topics[p.topic] for p, what in found.items() if isinstance(what, Start)}, {})
         with self._lock:
@@ -212,9 +229,16 @@ class TopicWatch:
                 if isinstance(what, Start):
                     del self._asked[partition]
         news = {partition: what for partition, what in found.items() if self._told.get(partition) != what}
+        odd = any(isinstance(what, Held) or what.why in (Why.GAP, Why.ANOTHER_TOPIC) for what in news.values())
         if news:
-            logger.info("%s: %s", self._group, labelled(sorted(news.items())))
+            logger.log(logging.WARNING if odd else logging.INFO, "%s: %s", self._group, labelled(sorted(news.items())))
         self._told |= news
+
+    def _out_of_reach(self, partition: Partition) -> Held | None:
+        topic = self._topics.get(partition.topic)
+        if topic is None or partition.number >= topic.partitions:
+            return Held("its topic is gone", passing=True)
+        return Held("it has no leader: a broker is away", passing=True) if partition in self._leaderless else None
 
     def _placed(self, partitions: list[Partition]) -> dict[Partition, Start | Held]:
         parts = {partition: TopicPartition(*partition) for partition in partitions}
@@ -254,7 +278,7 @@ class TopicWatch:
         return self._remembered
 
     def _look_at_ends(self, read: Mapping[Partition, str]) -> None:
-        parts = {partition: TopicPartition(*partition) for partition in read if partition.topic in self._topics}
+        parts = {partition: TopicPartition(*partition) for partition in read if self._out_of_reach(partition) is None}
         if not parts:
             return
         latest = dict.fromkeys(parts.values(), OffsetSpec.LATEST)
