@@ -8,7 +8,7 @@ PROTO := deployments/gateway/proto
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace tests bench examples
 
-.PHONY: test lint unit tensorflow kserve soak demo bench proto reference constraints clean
+.PHONY: test proof tools lint unit tensorflow kserve soak demo bench proto reference constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -43,6 +43,14 @@ $(VENV)-kserve/.installed: tests/kserve-constraints.txt | $(STAMP)
 	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(@D) && \
 	  $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r $< && touch $@ || \
 	  { echo "==> KServe's clients could not be installed"; rm -rf $(@D); }
+
+# What the proofs need from Debian's packages: nothing so far.
+tools:
+	@echo "==> nothing to install"
+
+# Long tests of real parts, which `test` leaves out.
+proof: $(STAMP)
+	$(BIN)/python -m pytest tests -q -m proof --durations=15
 
 # Many minutes: not a part of `test`.
 soak: $(STAMP)

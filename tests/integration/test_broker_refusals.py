@@ -30,6 +30,8 @@ from tests.secured_broker import USER, SecuredBroker, secured_broker
 from tests.stream_topics import WAIT_S, small_stream
 from tests.waiting import until
 
+pytestmark = pytest.mark.proof
+
 PASSWORD, KEY_PASSWORD = "of-sasl", "of-key"  # of a broker that lives as long as these tests
 # Rights are asked for only where some are set; who comes without a password may do everything.
 SETTINGS = (

@@ -178,6 +178,7 @@ def test_a_topic_made_anew_is_scored_from_its_first_record(make: Callable[..., S
             assert read_from(loop).why == Why.ANOTHER_TOPIC
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("running", [False, True])
 def test_partitions_that_are_added_are_scored_from_their_first_record(make: Callable[..., Site], running: bool) -> None:
     site = make(partitions=2, begin=Begin.LATEST)
@@ -202,6 +203,7 @@ def test_partitions_that_are_added_are_scored_from_their_first_record(make: Call
             assert read_from(loop, 3).why == Why.NEW_PARTITION
 
 
+@pytest.mark.proof
 def test_a_topic_that_the_pattern_takes_in_later_is_scored_from_its_first_record(make: Callable[..., Site]) -> None:
     tag = uuid.uuid4().hex[:8]
     site = make(pattern=f"p{tag}-.*", begin=Begin.LATEST)
@@ -216,6 +218,7 @@ def test_a_topic_that_the_pattern_takes_in_later_is_scored_from_its_first_record
         assert site.await_answers(5) == [100, 101, 102, 103, 104]
 
 
+@pytest.mark.proof
 def test_a_commit_that_is_gone_holds_the_partition_and_says_so(make: Callable[..., Site]) -> None:
     """As when the group rested for longer than the broker keeps its commits: scored twice it must not be."""
     site = make()
@@ -241,23 +244,27 @@ def test_a_commit_of_a_transaction_that_is_open_is_waited_for(make: Callable[...
 
     Its client then forgets that it has to ask again, and begins where `auto.offset.reset` says.
     """
-    site = make(partitions=2)
-    for number in (0, 1):
+    site = make(partitions=3)
+    for number in range(3):
         site.put(100 * number, 20, number)
     with site.worker():
-        site.await_answers(40)
+        site.await_answers(60)
     site.put(20, 10, 0)
-    with left_open(site, 0, upto=25) as producer, site.worker() as loop:
-        until(lambda: any("open transaction" in known.held for known in loop.owned().values()), WAIT_S)
-        read_from(loop, 1)
-        with administered(site.brokers) as admin:
-            admin.create_partitions({site.input: 3})  # so the assignment changes
-        read_from(loop, 2)
-        site.put(200, 5, 2)
-        assert sorted(site.await_answers(45)[40:]) == list(range(200, 205))
-        producer.commit_transaction(20)
-        assert sorted(site.await_answers(50)[45:]) == [25, 26, 27, 28, 29]
-    assert len(site.answered()) == 50
+    with left_open(site, 0, upto=25) as producer, site.worker() as first:
+        until(lambda: is_held(first, 0), WAIT_S)
+        with site.worker(1) as second:  # so the assignment changes
+            until(lambda: is_held(first, 0) or is_held(second, 0), WAIT_S)
+            until(lambda: len(first.lag()) + len(second.lag()) == 2 and len(second.owned()) > 0, WAIT_S)
+            for number in (1, 2):
+                site.put(100 * number + 20, 5, number)
+            assert sorted(site.await_answers(70)[60:]) == [*range(120, 125), *range(220, 225)]
+            producer.commit_transaction(20)
+            assert sorted(site.await_answers(75)[70:]) == [25, 26, 27, 28, 29]
+    assert len(site.answered()) == 75
+
+
+def is_held(loop: Loop, partition: int) -> bool:
+    return any(where.number == partition and "open transaction" in known.held for where, known in loop.owned().items())
 
 
 @contextmanager
@@ -298,6 +305,7 @@ def test_a_foreign_transaction_that_is_left_open_is_no_lag_and_is_told(make: Cal
         until(lambda: loop.owned()[where].unreadable == 0, WAIT_S)
 
 
+@pytest.mark.proof
 def test_what_a_revoked_partition_had_is_no_lag(make: Callable[..., Site]) -> None:
     site = make(partitions=2)
     with site.worker(0) as first:

@@ -97,6 +97,7 @@ def test_what_the_settings_tell_beforehand_costs_no_recovery(spec: StreamSpec, b
     check(spec, broker, rows, odd)
 
 
+@pytest.mark.proof
 def test_where_the_settings_can_not_be_asked_smaller_commits_find_them(
     spec: StreamSpec, broker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
