@@ -11,33 +11,46 @@ import pytest
 from cluster.ports import AppStatus, FeedKind, Feeds, FeedSpec, FeedState
 from consumers.stream.fake_feeds import FakeFeeds
 from consumers.stream.feed import ServeStreams
+from consumers.stream.kafka.kafka_client import ensure_topics
+from consumers.stream.kafka.offsets import set_group, stretch_of
 from consumers.stream.spec import Input, Output, StreamSpec, Topic
 from tests.waiting import until
 
 WAIT_S = 90.0
 
 
+NAME = f"s{uuid.uuid4().hex[:6]}"
+
+
 @pytest.fixture(params=["fake", "serve"])
 def feeds(request: pytest.FixtureRequest) -> Iterator[Feeds]:
+    """On Serve the stream has run before: there is no controller here to remember that it never did."""
     if request.param == "fake":
         yield FakeFeeds()
         return
     request.getfixturevalue("ray_cluster")
-    made = ServeStreams(request.getfixturevalue("broker"))
+    broker, spec = request.getfixturevalue("broker"), stream_spec(NAME)
+    ensure_topics(spec, broker)
+    set_group(spec.group_of(NAME), stretch_of(spec, broker).starts, broker, spec.security)
+    made = ServeStreams(broker)
     yield made
     for name in made.state():
         made.stop(name)
     until(lambda: not made.state(), WAIT_S)
 
 
-def feed_spec(name: str, *, linger_ms: float = 5) -> FeedSpec:
-    spec = StreamSpec(
+def stream_spec(name: str, *, linger_ms: float = 5) -> StreamSpec:
+    return StreamSpec(
         model="nobody",
         input=Input(topic=f"{name}-in"),
         output=Output(topic=f"{name}-out"),
         dead_letters=Topic(topic=f"{name}-dead"),
         linger_ms=linger_ms,
     )
+
+
+def feed_spec(name: str, *, linger_ms: float = 5) -> FeedSpec:
+    spec = stream_spec(name, linger_ms=linger_ms)
     document = spec.model_dump_json()
     return FeedSpec(FeedKind.STREAM, name, "nobody", document, hashlib.sha256(document.encode()).hexdigest())
 
@@ -52,7 +65,7 @@ def ready(feeds: Feeds, spec: FeedSpec) -> Callable[[], bool]:
 
 
 def test_a_stream_starts_moves_to_another_document_and_stops(feeds: Feeds) -> None:
-    first = feed_spec(f"s{uuid.uuid4().hex[:6]}")
+    first = feed_spec(NAME)
     until(ready(feeds, first), WAIT_S)
     state = feeds.state()[first.name]
     assert (state.name, state.app.name, state.app.replicas) == (first.name, first.app, 1)

@@ -24,12 +24,26 @@ from consumers.stream.kafka.kafka_inside import stable_offsets
 from consumers.stream.kafka.unassigned import Unassigned
 from consumers.stream.log import Member, Partition
 from consumers.stream.spec import StreamSpec
-from consumers.stream.starts import Found, Held, Notes, Start, Topic, Why, committed, labelled, new_notes, place, read_memory
+from consumers.stream.starts import (
+    Found,
+    Held,
+    Memory,
+    Notes,
+    Start,
+    Topic,
+    Why,
+    committed,
+    labelled,
+    new_notes,
+    place,
+    read_memory,
+)
 
 CALL_TIMEOUT_S = 20.0
 LOOK_EVERY_S = 1.0
 TOPICS_EVERY_S = 5.0
 ASK_AGAIN_S = 0.25
+NOTE_AGAIN_S = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +85,7 @@ class TopicWatch:
         self._hinted: set[str] = set()
         self._topics: dict[str, Topic] = {}
         self._leaderless: set[Partition] = set()
-        self._topics_s = 0.0
+        self._topics_s = self._note_s = 0.0
         self._remembered: dict[str, str] | None = None
         self._told: dict[Partition, Start | Held] = {}
         self._admin: KafkaAdminClient | None = None
@@ -177,10 +191,8 @@ class TopicWatch:
         if read:
             self._look_at_ends(read)
             self._unassigned.look(self._broker)
-        if unnoted:
-            self._note(self._topics, unnoted)
-            with self._lock:
-                self._unnoted = {p: topic for p, topic in self._unnoted.items() if unnoted.get(p) != topic}
+        if unnoted and time.monotonic() >= self._note_s:
+            self._note_begun(unnoted)
 
     @property
     def _broker(self) -> KafkaAdminClient:
@@ -220,7 +232,9 @@ class TopicWatch:
         found: dict[Partition, Start | Held] = {p: why for p in asked if (why := self._out_of_reach(p)) is not None}
         if there := [p for p in asked if p not in found]:
             found |= self._placed(there)
-        self._note({p.topic: self._topics[p.topic] for p, what in found.items() if isinstance(what, Start)}, {})
+        # Before anything of them is committed: so another member sees that this is a first start.
+        uncommitted = {p.topic for p, what in found.items() if isinstance(what, Start) and what.why is not Why.COMMITTED}
+        self._note({name: self._topics[name] for name in uncommitted}, {})
         with self._lock:
             for partition, what in found.items():
                 if self._asked.get(partition) != asked[partition]:
@@ -245,9 +259,12 @@ class TopicWatch:
         offsets = stable_offsets(self._broker, self._group, list(parts.values()))
         lacking = any(each.offset is None and not each.unstable for each in offsets.values())
         older = lacking and any(not committed(offset, metadata).topic_id for offset, metadata in self._of_the_input())
-        if lacking:  # other members may have noted more
-            self._remembered = None
-        memory = read_memory(self._group, self._memory())
+        memory = Memory({}, {})
+        if lacking or not all(
+            committed(each.offset, each.metadata).topic_id for each in offsets.values() if each.offset is not None
+        ):
+            self._remembered = None  # other members may have noted more
+            memory = read_memory(self._group, self._memory())
         first = self._broker.list_partition_offsets(dict.fromkeys(parts.values(), OffsetSpec.EARLIEST))
         end = self._broker.list_partition_offsets(dict.fromkeys(parts.values(), OffsetSpec.LATEST))
         found: dict[Partition, Start | Held] = {}
@@ -271,6 +288,17 @@ class TopicWatch:
         if notes:
             self._notes.add(notes)
             self._memory().update(notes)
+
+    def _note_begun(self, begun: Mapping[Partition, str]) -> None:
+        """What is read goes on being read where the notes can't be reached: it is committed."""
+        try:
+            self._note(self._topics, begun)
+        except HeadraceError as error:
+            logger.warning("%s: what has begun is noted later: %s", self._group, error)
+            self._note_s = time.monotonic() + NOTE_AGAIN_S
+            return
+        with self._lock:
+            self._unnoted = {p: topic_id for p, topic_id in self._unnoted.items() if begun.get(p) != topic_id}
 
     def _memory(self) -> dict[str, str]:
         if self._remembered is None:

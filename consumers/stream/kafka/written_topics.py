@@ -10,7 +10,7 @@ from typing import Self
 from kafka.admin import KafkaAdminClient  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
-from cluster.errors import NotFound
+from cluster.errors import NotFound, Unreachable
 from consumers.stream.kafka.broker_errors import asker_of, unreachable
 from consumers.stream.kafka.kafka_client import client_config, topics_of
 from consumers.stream.kafka.topic_watch import CALL_TIMEOUT_S
@@ -41,9 +41,15 @@ class WrittenTopics:
         for name in names:
             if name not in found:
                 raise _missing(name)
-        memory = read_memory(group, notes.load())
-        if lacking := new_notes(group, memory, found, {}):
-            notes.add(lacking)
+        declared = {topic.topic: topic.partitions for topic in (spec.output, spec.dead_letters)}
+        try:
+            memory = read_memory(group, notes.load())
+            if lacking := new_notes(group, memory, found, {}):
+                notes.add(lacking)
+        except Unreachable:
+            if any(topic.partitions != declared[name] for name, topic in found.items()):
+                raise
+            return cls(declared)  # none of them has grown
         partitions: dict[str, int] = {}
         for name, topic in found.items():
             known = memory.topics.get(name)
