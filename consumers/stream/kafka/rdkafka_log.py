@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import compress, count, islice, pairwise, repeat
 from operator import itemgetter, ne
 from typing import Any
 
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from cluster.errors import Conflict, Unreachable
 from consumers.stream.kafka.broker_errors import asker_of, unreachable
@@ -53,6 +53,7 @@ class RdKafkaLog:
         self._watch = Watch(member.group, spec.session_timeout_s / 2)
         self._topic_watch = TopicWatch(spec, brokers, member, notes)
         self._reading = Reading(self._topic_watch)
+        self._given: set[Partition] = set()  # those that the client was given to read
         self._early: list[Records] = []
         self._paused = False
         self._polled_s = time.monotonic()
@@ -118,7 +119,7 @@ class RdKafkaLog:
             self._flush_offsets(wait=True)
         self._early.clear()
         with self._reaching():
-            self._consumer.pause([TopicPartition(*partition) for partition in self._reading.go_back()])
+            self._pause(self._reading.go_back())
 
     def trouble(self) -> str:
         """See Log."""
@@ -197,22 +198,28 @@ class RdKafkaLog:
         moved = self._reading.moved()
         due = self._reading.due(self._commit_starts)
         with self._reaching():
-            if moved:
-                self._consumer.pause([TopicPartition(*partition) for partition in moved])
+            self._pause(moved)
             for partition, offset in due.items():
-                self._seek(TopicPartition(*partition, offset))
-            if due:
-                self._consumer.resume([TopicPartition(*partition) for partition in due])
+                self._begin_at(partition, TopicPartition(*partition, offset))
 
-    def _seek(self, part: TopicPartition) -> None:
-        try:
-            self._consumer.seek(part)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError._STATE:
-                raise
-            # The client has stopped to fetch it, as where its topic was made anew. A rebalance that waits is served right after.
-            self._consumer.incremental_unassign([part])
+    def _begin_at(self, partition: Partition, part: TopicPartition) -> None:
+        if partition in self._given:
+            try:
+                self._consumer.seek(part)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._STATE:
+                    raise
+                # The client has stopped to fetch it, as where its topic was made anew. A waiting rebalance is served right after.
+                self._consumer.incremental_unassign([part])
+                self._given.remove(partition)
+        if partition not in self._given:
             self._consumer.incremental_assign([part])
+            self._given.add(partition)
+        self._consumer.resume([part])
+
+    def _pause(self, partitions: Iterable[Partition]) -> None:
+        if given := [TopicPartition(*partition) for partition in partitions if partition in self._given]:
+            self._consumer.pause(given)
 
     def _commit_starts(self, starts: Mapping[Partition, Start]) -> Future[None]:
         group = self._consumer.consumer_group_metadata()
@@ -292,7 +299,7 @@ class RdKafkaLog:
             return []  # it is not read yet, or no more
         if code in OUT_OF_RANGE and expected is not None:
             # What was to come next exists no more: where it goes on is not the client's to say.
-            self._consumer.pause([TopicPartition(*each) for each in self._reading.go_back({partition})])
+            self._pause(self._reading.go_back({partition}))
             return []
         if code not in (KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION) or expected is None or offset is None or offset < 0:
             raise KafkaException(error)
@@ -323,13 +330,20 @@ class RdKafkaLog:
         return consumer
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """Assigned at their ends and paused: where they begin is found meanwhile, and is not the client's to say."""
-        consumer.incremental_assign([TopicPartition(each.topic, each.partition, OFFSET_END) for each in partitions])
-        consumer.pause(partitions)
+        """The client gets none of them yet: where they begin is found meanwhile, and is not its to say.
+
+        Nor is it given a place that it would have to look up: should that answer come after a seek, it looks again, and what it
+        finds then takes the place of what was sought (`rd_kafka_toppar_handle_Offset`, of an answer that is outdated).
+        """
+        consumer.incremental_assign([])
         self._reading.gain(_ours(partitions))
 
-    def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        self._reading.lose(_ours(partitions))
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        lost = _ours(partitions)
+        self._reading.lose(lost)
+        given = [partition for partition in lost if partition in self._given]
+        self._given -= set(given)
+        consumer.incremental_unassign([TopicPartition(*partition) for partition in given])
 
     # --- the committing thread
 
