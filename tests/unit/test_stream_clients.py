@@ -11,8 +11,8 @@ from confluent_kafka import Message, Producer
 from cluster.errors import BadInput
 from consumers.stream.kafka.clients import chosen_client
 from consumers.stream.kafka.kafka_client import client_config
-from consumers.stream.kafka.rdkafka_config import rdkafka_config
 from consumers.stream.kafka.rdkafka_batches import runs, send
+from consumers.stream.kafka.rdkafka_config import rdkafka_config
 from consumers.stream.log import Outgoing
 from consumers.stream.spec import Client, Protocol, Security
 from headrace.local.ports import free_port

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from kafka.admin import KafkaAdminClient, MemberToRemove  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
@@ -17,6 +19,7 @@ from consumers.stream.log import Member, Partition
 from consumers.stream.spec import Input
 
 FIRST_LOOK_S = 2.0
+CONFIRM_S = 2.0
 AGAIN_S = 5.0
 # Clients that run find a partition that is added within ten seconds by themselves.
 AFTER_GROWTH_S = 20.0
@@ -30,6 +33,7 @@ class Unassigned:
     def __init__(self, member: Member, chosen: Input) -> None:
         self._member, self._chosen = member, chosen
         self._next_s: float | None = time.monotonic() + FIRST_LOOK_S
+        self._unread: set[Partition] = set()
 
     def expect_growth(self) -> None:
         """A topic has more partitions than it had."""
@@ -48,17 +52,23 @@ class Unassigned:
             logger.warning("%s can't see whether all partitions are read: %r", self._member.group, error)
             self._next_s = time.monotonic() + 10 * AGAIN_S
 
-    def _deal_out(self, admin: KafkaAdminClient, members: list[dict]) -> None:  # type: ignore[type-arg]
+    def _deal_out(self, admin: KafkaAdminClient, members: list[dict[str, Any]]) -> None:
         names = list(self._chosen.names) or [name for name in admin.list_topics() if self._chosen.reads(name)]
         there = {Partition(name, n) for name, topic in topics_of(admin, names).items() for n in range(topic.partitions)}
-        read = {
-            Partition(each["topic"], number)
-            for member in members
-            for each in (member["member_assignment"] or {}).get("assigned_partitions", ())
-            for number in each["partitions"]
-        }
-        if there <= read:
+        unread = there - {partition for member in members for partition in _read_by(member)}
+        # One look is not enough: between the two rounds of a rebalance what moves is nobody's.
+        still, self._unread = unread & self._unread, unread
+        if not unread:
             self._next_s = None
-        elif self._member.instance == min(str(member["group_instance_id"]) for member in members):
-            logger.info("%s: nobody reads %s; joining anew", self._member.group, sorted(there - read))
+        elif not still:
+            self._next_s = time.monotonic() + CONFIRM_S
+        elif self._member.instance == min(each["group_instance_id"] for each in members if each["group_instance_id"]):
+            logger.info("%s: nobody reads %s; joining anew", self._member.group, sorted(still))
             admin.remove_group_members(self._member.group, [MemberToRemove(group_instance_id=self._member.instance)])
+
+
+def _read_by(member: Mapping[str, Any]) -> list[Partition]:
+    assigned = member["member_assignment"]
+    if not isinstance(assigned, Mapping):  # it has none, or one that is no consumer's
+        return []
+    return [Partition(each["topic"], number) for each in assigned["assigned_partitions"] for number in each["partitions"]]
