@@ -46,6 +46,6 @@ class Watch:
         if not (self._joined or owning):
             return f"joining the group {self._group}"
         silent_s = time.monotonic() - self._heard_s
-        if self._up and silent_s <= self._limit_s:
-            return ""
+        if silent_s <= self._limit_s:
+            return "" if self._up else f"looking for the broker that keeps the group {self._group}"
         return f"the broker has not answered the group's heartbeat for {silent_s:.0f} s"
