@@ -203,7 +203,7 @@ class Controller:
         with self._evidence_lock:
             batches = list(self._pushed)
         counted = count(state, batches)
-        snapshot = Snapshot(counted, seen.apps, seen.feeds, self._refused, self._unscalable, self._table.routes, seen.jobs)
+        snapshot = Snapshot(counted, seen.apps, seen.feeds, self._refused, self._unscalable, self._table, seen.jobs)
         decision = decide(snapshot, self._clock())
         self._hook(Point.DECIDED)
         return decision, len(batches)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from cluster.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale
+from cluster.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
 from cluster.errors import Conflict, NotFound
 from cluster.firing import fire_batches
 from cluster.gate import Judged, Verdict, judge
@@ -16,10 +16,10 @@ from cluster.opening import open_rollout
 from cluster.ports import AppState, AppStatus, FeedState
 from cluster.rollout import Rollout, RolloutState
 from cluster.rollout_plan import OnDeadline, Start
-from cluster.routes import Route, RouteTable
+from cluster.routes import EMPTY, Route, RouteTable
 from cluster.schedules import JobSeen
 from cluster.state import AuditEvent, Model, State
-from cluster.table import build_routes, digest_of, is_ready
+from cluster.table import build_route, is_ready, number_table
 from cluster.versions import VersionId
 
 CONTROLLER = "controller"
@@ -30,7 +30,7 @@ class Snapshot:
     """What is remembered and what is seen. `feeds` and `jobs` are None where they could not be asked.
 
     `refused` has, by app, why the fleet would not run it at the last try; `unscalable` the models that it would not scale.
-    `published` are the routes of the last table, if this controller has published one.
+    `published` is the last table of this controller; the empty one before its first.
     """
 
     state: State
@@ -38,7 +38,7 @@ class Snapshot:
     feeds: Mapping[str, FeedState] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     unscalable: frozenset[str] = frozenset()
-    published: Mapping[str, Route] = field(default_factory=dict)
+    published: RouteTable = EMPTY
     jobs: Mapping[str, JobSeen] | None = None
 
 
@@ -54,19 +54,21 @@ class Decision:
 
 def decide(snapshot: Snapshot, now_s: float) -> Decision:
     """The next state, the route table that goes with it, the actions and the audit of what changed."""
-    state, events = snapshot.state, list[AuditEvent]()
+    state, events, actions, routes = snapshot.state, list[AuditEvent](), list[Action](), dict[str, Route]()
+    running = running_versions(snapshot.apps)
     for name in sorted(state.models):
         state = _advance_model(state, name, snapshot, now_s, events)
-    routes = build_routes(state, snapshot.apps, now_s, snapshot.published)
-    digest = digest_of(routes)
-    if digest != state.table_digest:
-        state = replace(state, table=state.table + 1, table_digest=digest)
-    actions = fleet_actions(state, snapshot.apps, now_s)
+        model, last = state.models[name], snapshot.published.routes.get(name)
+        route = build_route(state, model, snapshot.apps, now_s, last)
+        if route is not None:
+            routes[model.name] = route
+        actions += fleet_actions(state, model, snapshot.apps, running.get(name, ()), now_s)
+    state, table = number_table(state, routes, snapshot.published)
     if snapshot.feeds is not None:
         actions += feed_actions(state, snapshot.feeds)
     state, jobs = fire_batches(state, snapshot.jobs, now_s, events)
     actions += jobs
-    return Decision(state, RouteTable(state.table, routes), tuple(actions), tuple(events))
+    return Decision(state, table, tuple(actions), tuple(events))
 
 
 def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, events: list[AuditEvent]) -> State:
@@ -86,7 +88,7 @@ def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, ev
 def _start_newest(state: State, name: str, now_s: float, events: list[AuditEvent]) -> State:
     """Starts a rollout of a newer version where the plan says so, or where the model has no stable version yet."""
     model = state.models[name]
-    newest = max((v.id.number for v in state.versions_of(name)), default=0)
+    newest = state.versions.newest(name)
     if model.plan is None or newest <= max(model.considered, model.stable or 0) or state.active(name) is not None:
         return state
     if model.stable is not None and model.plan.start is not Start.AUTO:

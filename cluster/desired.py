@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from cluster.ports import AppState, AppStatus, FeedKind, FeedSpec, FeedState
@@ -68,19 +68,35 @@ def needed(state: State, model: Model, now_s: float, *, grace_s: float = RETIRE_
     return numbers
 
 
-def fleet_actions(state: State, apps: Mapping[str, AppState], now_s: float) -> list[Action]:
-    """Deploys what is missing, scales what was asked for, retires what is no longer needed. Apps unknown to it are left alone."""
+def running_versions(apps: Mapping[str, AppState]) -> dict[str, set[int]]:
+    """By model, the versions that have an app."""
+    found: dict[str, set[int]] = {}
+    for app in apps:
+        version = VersionId.of_app(app)
+        if version is not None:
+            found.setdefault(version.model, set()).add(version.number)
+    return found
+
+
+def fleet_actions(
+    state: State, model: Model, apps: Mapping[str, AppState], running: Collection[int], now_s: float
+) -> list[Action]:
+    """Deploys what is missing of a model, scales what was asked for, retires what is no longer needed. `running` are its versions
+    that have an app. Apps of versions that it does not know are left alone."""
     actions: list[Action] = []
-    for version in sorted(state.versions.values(), key=lambda v: v.id):
-        model = state.models[version.id.model]
-        app = apps.get(version.id.app)
-        if model.serving is None:
+    if model.serving is None:
+        return actions
+    wanted, stays = needed(state, model, now_s, grace_s=0.0), needed(state, model, now_s)
+    for number in sorted(stays.union(running)):
+        version = state.versions.get(VersionId(model.name, number))
+        if version is None:
             continue
+        app = apps.get(version.id.app)
         if _starts_over(state, version, app):
             actions.append(Retire(version.id.app))
-        elif version.id.number in needed(state, model, now_s):
+        elif number in stays:
             # What has left the table and is gone, after the loss of a whole cluster, need not come back.
-            if app is None and version.id.number in needed(state, model, now_s, grace_s=0.0):
+            if app is None and number in wanted:
                 actions.append(Deploy(version, model.serving, initial_replicas(model, model.serving)))
             elif app is not None and model.scale_to is not None and app.target_replicas != model.scale_to and by_hand(model):
                 actions.append(Scale(app.name, model.name, model.scale_to))

@@ -66,7 +66,7 @@ def _register(at: Context, request: c.RegisterVersion) -> Outcome:
         signature=request.signature,
         created_s=at.now_s,
     )
-    state = replace(at.state, versions={**at.state.versions, version.id: version})
+    state = replace(at.state, versions=at.state.versions.adding(version))
     state = state.with_model(replace(model, last_number=version.id.number))
     event = AuditEvent(
         at.now_s, request.model, None, "registered", "build", {"version": version.id.number, "digest": version.digest}
@@ -96,9 +96,8 @@ def _remove(at: Context, request: c.Resolve) -> Outcome:
         raise Conflict(f"it is {role}", where=str(version.id), remedy="move the model to another version first")
     if version.id.app in at.apps:
         raise Conflict("its replicas are still going away", where=str(version.id), remedy="try again in a few seconds")
-    kept = {key: value for key, value in at.state.versions.items() if key != version.id}
     event = AuditEvent(at.now_s, model.name, None, "removed", "", {"version": request.version})
-    return Outcome(replace(at.state, versions=kept), c.Nothing(), (event,))
+    return Outcome(replace(at.state, versions=at.state.versions.without(version.id)), c.Nothing(), (event,))
 
 
 def _show_model(at: Context, request: c.ModelName) -> Outcome:

@@ -13,7 +13,7 @@ from cluster.rollout import Rollout
 from cluster.rollout_plan import Plan
 from cluster.schedules import Fire
 from cluster.serving import Serving
-from cluster.versions import Version, VersionId
+from cluster.versions import Version, Versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class State:
     `table` numbers the route table and `table_digest` tells whether its contents changed.
     """
 
-    versions: Mapping[VersionId, Version] = field(default_factory=dict)
+    versions: Versions = field(default_factory=Versions)
     models: Mapping[str, Model] = field(default_factory=dict)
     rollouts: Mapping[int, Rollout] = field(default_factory=dict)
     feeds: Mapping[str, Feed] = field(default_factory=dict)
@@ -112,7 +112,7 @@ class State:
 
     def versions_of(self, model: str) -> list[Version]:
         """The versions of a model, oldest first."""
-        return sorted((v for v in self.versions.values() if v.id.model == model), key=lambda v: v.id)
+        return self.versions.of(model)
 
 
 def of_rollout(key: EvidenceKey, rollout: Rollout) -> bool:

@@ -20,7 +20,7 @@ from cluster.state import AuditEvent, Feed, Model, State
 from cluster.store.memory import MemoryStore
 from cluster.store.port import Store
 from cluster.store.sql import SqlStore
-from cluster.versions import Version, VersionId
+from cluster.versions import Version, VersionId, Versions
 
 Open = Callable[[], Store]
 
@@ -51,7 +51,7 @@ def _full() -> State:
     rollout = Rollout(1, "digits", None, 1, Plan(), 13.0, 13.0)
     feed = Feed(FeedSpec(FeedKind.STREAM, "scores", "digits", '{"topic":"in"}', "d1"))
     return State(
-        versions={version.id: version},
+        versions=Versions([version]),
         models={"digits": Model("digits", Serving(), Plan(), stable=1, last_number=1, rollout=1, warm={3: 99.5}, replicas=2)},
         rollouts={1: rollout},
         feeds={feed.spec.app: feed},
@@ -87,7 +87,7 @@ def test_changes_and_deletions_are_saved(open_store: Open) -> None:
     fence = store.acquire()
     before = _full()
     store.save(fence, State(), before, [])
-    after = replace(before.with_model(replace(before.models["digits"], stable=2)), evidence={}, versions={}, table=8)
+    after = replace(before.with_model(replace(before.models["digits"], stable=2)), evidence={}, versions=Versions(), table=8)
     store.save(fence, before, after, [])
     assert open_store().load() == after
 

@@ -619,3 +619,19 @@ def test_the_loss_of_the_cluster_in_the_middle_of_a_rollout_is_no_fault_of_the_c
     brain.fleet.vanish("digits--v2")
     brain.tick()
     assert brain.rollout()["state"] == "rolled_back"
+
+
+def test_a_table_at_rest_is_the_same_object_and_one_of_another_controller_is_numbered_anew_only_where_it_differs(
+    brain: Brain,
+) -> None:
+    brain.serve_first()
+    table = brain.controller.table
+    brain.tick(3)
+    assert brain.controller.table is table
+    brain.revive()
+    brain.tick(2)
+    assert brain.controller.table == table
+    brain.call("version.register", model="other", artifact_uri="u", digest="d", engine="onnx", signature=SIGNATURE)
+    brain.call("apply", models=[{"name": "other"}])
+    brain.tick(4)
+    assert (brain.controller.table.number, set(brain.controller.table.routes)) == (table.number + 1, {"digits", "other"})
