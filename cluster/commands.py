@@ -284,7 +284,7 @@ class AppView(Message):
 
 
 class ModelView(Message):
-    """One model with its versions, replicas and rollout."""
+    """One model with its versions, replicas and rollout. `fault` is a mistake of ours that stops it, in words."""
 
     name: str
     stable: int | None
@@ -294,6 +294,7 @@ class ModelView(Message):
     versions: tuple[VersionView, ...]
     apps: tuple[AppView, ...]
     rollout: RolloutView | None
+    fault: str = ""
 
 
 class Nothing(Message):

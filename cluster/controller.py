@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from cluster.commands import COMMANDS
 from cluster.decide import Decision, Snapshot, decide
-from cluster.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed
-from cluster.errors import BadInput, Conflict, Fenced, HeadraceError, NotFound, Unreachable
+from cluster.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed, concerns
+from cluster.errors import BadInput, Conflict, Fenced, HeadraceError, NotFound, Unreachable, in_words
 from cluster.evidence import Counts, EvidenceBatch, EvidenceKey
 from cluster.firing import jobs_to_ask
 from cluster.handlers import HANDLERS, Context
@@ -90,6 +90,7 @@ class Controller:
         self._seen = _Seen({}, None, None, 0.0)
         self._refused: dict[str, str] = {}
         self._unscalable: frozenset[str] = frozenset()
+        self._faults: dict[str, str] = {}
         self._table = EMPTY
         self._trouble = ""
         self._settled = self._still = False
@@ -129,7 +130,8 @@ class Controller:
         self._table = decision.table
         self._seen = seen
         self._hook(Point.PUBLISHED)
-        self._act(decision.actions)
+        faults = {**decision.faults, **self._act(decision.actions)}
+        self._tell(faults)
         self._hook(Point.ACTED)
         self._still = not decision.actions and _is_as_wanted(seen)
         self._settled = self._still and not _is_rolling(decision.state)
@@ -154,7 +156,7 @@ class Controller:
         with self._lock:
             state = self._current()
             seen = self._seen
-            at = Context(state, seen.apps, seen.feeds or {}, seen.at_s, self._clock(), self._store.audit)
+            at = Context(state, seen.apps, seen.feeds or {}, seen.at_s, self._clock(), self._store.audit, self._faults)
             outcome = HANDLERS[command](at, request)
             self._persist(outcome.state, outcome.events)
         return outcome.answer.model_dump(mode="json")
@@ -231,8 +233,9 @@ class Controller:
             raise
         self._state = after
 
-    def _act(self, actions: tuple[Action, ...]) -> None:
-        refused: dict[str, str] = {}
+    def _act(self, actions: tuple[Action, ...]) -> dict[str, Exception]:
+        """Does them all; mistakes of ours by whom they concern."""
+        refused, faults = dict[str, str](), dict[str, Exception]()
         for action in actions:
             self._hook(Point.BEFORE_ACTION)
             try:
@@ -245,9 +248,10 @@ class Controller:
                     refused[action.version.id.app] = str(refusal)
                 elif isinstance(action, Scale) and isinstance(refusal, Conflict):
                     self._unscalable |= {action.model}
-            except Exception:  # noqa: BLE001 - a mistake of ours in one must not keep all that come after it from being done
-                _log.exception("%s failed", type(action).__name__)
+            except Exception as fault:  # noqa: BLE001 - a mistake of ours in one must not keep all others from being done
+                faults[concerns(action) or type(action).__name__] = fault
         self._refused = refused
+        return faults
 
     def _do(self, action: Action) -> None:
         match action:
@@ -265,6 +269,14 @@ class Controller:
                 self._jobs.submit(action)
             case StopJob(job):
                 self._jobs.stop(job)
+
+    def _tell(self, faults: Mapping[str, Exception]) -> None:
+        """Keeps mistakes of ours for `status`; logs each when it begins and changes, not at every tick."""
+        told = {name: in_words(fault) for name, fault in faults.items()}
+        for name, words in told.items():
+            if words != self._faults.get(name):
+                _log.error("a mistake of ours stops %s; all else goes on", name, exc_info=faults[name])
+        self._faults = told
 
     def _note(self, trouble: str) -> None:
         """Logs trouble when it begins, changes and ends, not at every tick."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from cluster.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
 from cluster.errors import Conflict, NotFound
-from cluster.firing import fire_batches
+from cluster.firing import fire_batch
 from cluster.gate import Judged, Verdict, judge
 from cluster.opening import open_rollout
 from cluster.ports import AppState, AppStatus, FeedState
@@ -44,31 +44,50 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to save, then publish, then do. Actions are idempotent and come again until the world is as it should be."""
+    """What to save, then publish, then do. Actions are idempotent and come again until the world is as it should be.
+
+    `faults` are mistakes of ours, by model or feed key: that one stays as it is, and all others go on.
+    """
 
     state: State
     table: RouteTable
     actions: tuple[Action, ...]
     events: tuple[AuditEvent, ...]
+    faults: Mapping[str, Exception] = field(default_factory=dict)
 
 
 def decide(snapshot: Snapshot, now_s: float) -> Decision:
     """The next state, the route table that goes with it, the actions and the audit of what changed."""
     state, events, actions, routes = snapshot.state, list[AuditEvent](), list[Action](), dict[str, Route]()
-    running = running_versions(snapshot.apps)
+    running, faults = running_versions(snapshot.apps), dict[str, Exception]()
     for name in sorted(state.models):
-        state = _advance_model(state, name, snapshot, now_s, events)
-        model, last = state.models[name], snapshot.published.routes.get(name)
-        route = build_route(state, model, snapshot.apps, now_s, last)
+        told = list[AuditEvent]()
+        try:
+            state = _advance_model(state, name, snapshot, now_s, told)
+            events += told
+        except Exception as fault:  # noqa: BLE001 - a mistake of ours in one model must not stop the others
+            faults[name] = fault
+        model = state.models[name]
+        route = snapshot.published.routes.get(name)
+        try:
+            # Of what is saved: after a mistake above it still serves, and comes back after the loss of the cluster.
+            route = build_route(state, model, snapshot.apps, now_s, route)
+            actions += fleet_actions(state, model, snapshot.apps, running.get(name, ()), now_s)
+        except Exception as fault:  # noqa: BLE001 - as above
+            faults.setdefault(name, fault)
         if route is not None:
             routes[model.name] = route
-        actions += fleet_actions(state, model, snapshot.apps, running.get(name, ()), now_s)
     state, table = number_table(state, routes, snapshot.published)
-    if snapshot.feeds is not None:
-        actions += feed_actions(state, snapshot.feeds)
-    state, jobs = fire_batches(state, snapshot.jobs, now_s, events)
-    actions += jobs
-    return Decision(state, table, tuple(actions), tuple(events))
+    for key in list(state.feeds):
+        told = []
+        try:
+            actions += feed_actions(state, key, snapshot.feeds)
+            state, jobs = fire_batch(state, key, snapshot.jobs, now_s, told)
+            actions += jobs
+            events += told
+        except Exception as fault:  # noqa: BLE001 - as above
+            faults[key] = fault
+    return Decision(state, table, tuple(actions), tuple(events), faults)
 
 
 def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, events: list[AuditEvent]) -> State:

@@ -9,7 +9,7 @@ from cluster.ports import AppState, AppStatus, FeedKind, FeedSpec, FeedState
 from cluster.rollout import RolloutState
 from cluster.schedules import StopJob, SubmitJob
 from cluster.serving import ScalingMode, Serving
-from cluster.state import Model, State, Wanted
+from cluster.state import Model, State, Wanted, feed_key
 from cluster.versions import Version, VersionId
 
 RETIRE_GRACE_S = 10.0  # from leaving the table to retiring: scorers' long polls and requests under way end well within it
@@ -55,6 +55,26 @@ class StopFeed:
 
 
 Action = Deploy | Retire | Scale | StartFeed | StopFeed | SubmitJob | StopJob
+
+
+def concerns(action: Action) -> str | None:
+    """The model, or the key of the feed, that an action is for; None where it does not say."""
+    match action:
+        case Deploy(version):
+            return version.id.model
+        case Retire(app):
+            version_id = VersionId.of_app(app)
+            return version_id.model if version_id is not None else None
+        case Scale(_, model):
+            return model
+        case StartFeed(feed):
+            return feed.app
+        case StopFeed(name):
+            return feed_key(FeedKind.STREAM, name)
+        case SubmitJob(_, batch):
+            return feed_key(FeedKind.BATCH, batch)
+        case StopJob():
+            return None
 
 
 def needed(state: State, model: Model, now_s: float, *, grace_s: float = RETIRE_GRACE_S) -> set[int]:
@@ -151,19 +171,18 @@ def learn_scale(state: State, name: str, apps: Mapping[str, AppState], *, gave_u
     return state.with_model(replace(model, replicas=app.target_replicas, scale_to=None))
 
 
-def feed_actions(state: State, seen: Mapping[str, FeedState]) -> list[Action]:
-    """Starts and stops streams. A stream starts once its model has a stable version; batches run by their schedules."""
-    actions: list[Action] = []
-    for feed in state.feeds.values():
-        if feed.spec.kind is not FeedKind.STREAM:
-            continue
-        running = seen.get(feed.spec.name)
-        if feed.wanted is Wanted.PAUSED:
-            if running is not None and running.app.status is not AppStatus.STOPPING:
-                actions.append(StopFeed(feed.spec.name))
-        elif state.models[feed.spec.model].stable is not None and (running is None or running.digest != feed.spec.digest):
-            actions.append(StartFeed(feed.spec))
-    return actions
+def feed_actions(state: State, key: str, seen: Mapping[str, FeedState] | None) -> list[Action]:
+    """Starts or stops a stream; nothing where what runs could not be asked. A stream starts once its model has a stable version;
+    batches run by their schedules."""
+    feed = state.feeds[key]
+    if feed.spec.kind is not FeedKind.STREAM or seen is None:
+        return []
+    running = seen.get(feed.spec.name)
+    if feed.wanted is Wanted.PAUSED:
+        return [StopFeed(feed.spec.name)] if running is not None and running.app.status is not AppStatus.STOPPING else []
+    if state.models[feed.spec.model].stable is not None and (running is None or running.digest != feed.spec.digest):
+        return [StartFeed(feed.spec)]
+    return []
 
 
 def by_hand(model: Model) -> bool:

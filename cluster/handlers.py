@@ -26,7 +26,10 @@ from cluster.versions import Version, VersionId, check_name
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a command may look at. `apps` and `feeds` are as last seen, at `tick_s` (0: not yet)."""
+    """What a command may look at. `apps` and `feeds` are as last seen, at `tick_s` (0: not yet).
+
+    `faults` are mistakes of ours at the last tick, in words, by model or feed key.
+    """
 
     state: State
     apps: Mapping[str, AppState]
@@ -34,6 +37,7 @@ class Context:
     tick_s: float
     now_s: float
     audit: Callable[[str], list[AuditEvent]]
+    faults: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ Handler = Callable[[Context, Any], Outcome]
 
 
 def _status(at: Context, _: c.Nothing) -> Outcome:
-    return Outcome(at.state, views.status_view(at.state, at.apps, at.feeds, at.tick_s, at.now_s))
+    return Outcome(at.state, views.status_view(at.state, at.apps, at.feeds, at.tick_s, at.now_s, at.faults))
 
 
 def _register(at: Context, request: c.RegisterVersion) -> Outcome:
@@ -101,7 +105,7 @@ def _remove(at: Context, request: c.Resolve) -> Outcome:
 
 
 def _show_model(at: Context, request: c.ModelName) -> Outcome:
-    return Outcome(at.state, views.model_view(at.state, _model(at.state, request.model), at.apps))
+    return Outcome(at.state, views.model_view(at.state, _model(at.state, request.model), at.apps, at.faults))
 
 
 def _scale(at: Context, request: c.ScaleModel) -> Outcome:
@@ -221,11 +225,11 @@ def _label(at: Context, request: c.TellLabels) -> Outcome:
 
 def _list_feeds(at: Context, _: c.Nothing) -> Outcome:
     feeds = (at.state.feeds[name] for name in sorted(at.state.feeds))
-    return Outcome(at.state, c.FeedList(feeds=tuple(views.feed_view(feed, at.feeds, at.now_s) for feed in feeds)))
+    return Outcome(at.state, c.FeedList(feeds=tuple(views.feed_view(feed, at.feeds, at.now_s, at.faults) for feed in feeds)))
 
 
 def _show_feed(at: Context, request: c.FeedName) -> Outcome:
-    return Outcome(at.state, views.feed_view(_feed(at.state, request), at.feeds, at.now_s))
+    return Outcome(at.state, views.feed_view(_feed(at.state, request), at.feeds, at.now_s, at.faults))
 
 
 def _pause_feed(at: Context, request: c.FeedName) -> Outcome:
@@ -286,7 +290,7 @@ def _want(at: Context, request: c.FeedName, wanted: Wanted) -> Outcome:
         # What a schedule would have fired while paused is not missed.
         feed = replace(feed, wanted=wanted, since_s=at.now_s)
     state = replace(at.state, feeds={**at.state.feeds, feed.spec.app: feed})
-    return Outcome(state, views.feed_view(feed, at.feeds, at.now_s))
+    return Outcome(state, views.feed_view(feed, at.feeds, at.now_s, at.faults))
 
 
 def _move(at: Context, before: Rollout, after: Rollout, actor: str) -> Outcome:

@@ -17,6 +17,7 @@ from cluster.commands import (
     StatusView,
     VersionView,
 )
+from cluster.errors import in_words
 from cluster.gate import Judged, judge
 from cluster.ports import AppState, AppStatus, FeedKind, FeedState
 from cluster.rollout import Rollout, RolloutState
@@ -107,8 +108,26 @@ def app_view(app: AppState) -> AppView:
     )
 
 
-def model_view(state: State, model: Model, apps: Mapping[str, AppState]) -> ModelView:
-    """One model with everything about it."""
+def model_view(state: State, model: Model, apps: Mapping[str, AppState], faults: Mapping[str, str]) -> ModelView:
+    """One model with everything about it; with as much as its name where a mistake of ours is in the way of the rest."""
+    try:
+        return _model_view(state, model, apps, faults.get(model.name, ""))
+    except Exception as fault:  # noqa: BLE001 - what stops one model must not hide all others, nor itself
+        told = faults.get(model.name) or in_words(fault)
+        return ModelView(
+            name=model.name,
+            stable=model.stable,
+            candidate=None,
+            serving=model.serving,
+            plan=model.plan,
+            versions=(),
+            apps=(),
+            rollout=None,
+            fault=told,
+        )
+
+
+def _model_view(state: State, model: Model, apps: Mapping[str, AppState], fault: str) -> ModelView:
     versions = state.versions_of(model.name)
     rollout, active = state.rollout_of(model.name), state.active(model.name)
     return ModelView(
@@ -120,6 +139,7 @@ def model_view(state: State, model: Model, apps: Mapping[str, AppState]) -> Mode
         versions=tuple(version_view(state, version) for version in versions),
         apps=tuple(app_view(apps[version.id.app]) for version in versions if version.id.app in apps),
         rollout=rollout_view(state, rollout) if rollout is not None else None,
+        fault=fault,
     )
 
 
@@ -146,7 +166,7 @@ def schedule_view(feed: Feed, now_s: float) -> ScheduleView | None:
     )
 
 
-def feed_view(feed: Feed, seen: Mapping[str, FeedState], now_s: float) -> FeedView:
+def feed_view(feed: Feed, seen: Mapping[str, FeedState], now_s: float, faults: Mapping[str, str]) -> FeedView:
     """One feed: what is wanted, and what is seen. What runs of an older document is not told as if it were of this one."""
     spec = feed.spec
     running = seen.get(spec.name) if spec.kind is FeedKind.STREAM else None
@@ -165,7 +185,7 @@ def feed_view(feed: Feed, seen: Mapping[str, FeedState], now_s: float) -> FeedVi
         wanted=feed.wanted.value,
         status=status,
         replicas=replicas,
-        message=message,
+        message=faults.get(spec.app, message),
         spec=json.loads(spec.document),
         workers=running.workers if running is not None and not older else (),
         schedule=schedule_view(feed, now_s),
@@ -173,12 +193,17 @@ def feed_view(feed: Feed, seen: Mapping[str, FeedState], now_s: float) -> FeedVi
 
 
 def status_view(
-    state: State, apps: Mapping[str, AppState], feeds: Mapping[str, FeedState], tick_s: float, now_s: float
+    state: State,
+    apps: Mapping[str, AppState],
+    feeds: Mapping[str, FeedState],
+    tick_s: float,
+    now_s: float,
+    faults: Mapping[str, str],
 ) -> StatusView:
     """Everything at a glance."""
     return StatusView(
         table=state.table,
         tick_s=tick_s,
-        models=tuple(model_view(state, state.models[name], apps) for name in sorted(state.models)),
-        feeds=tuple(feed_view(state.feeds[name], feeds, now_s) for name in sorted(state.feeds)),
+        models=tuple(model_view(state, state.models[name], apps, faults) for name in sorted(state.models)),
+        feeds=tuple(feed_view(state.feeds[name], feeds, now_s, faults) for name in sorted(state.feeds)),
     )
