@@ -274,13 +274,15 @@ class FeedList(Message):
 
 
 class AppView(Message):
-    """A version's replicas as seen."""
+    """A version's replicas as seen. One that failed to start is tried again at `next_try_s`, in Unix time; None where it is not,
+    or is being tried."""
 
     app: str
     status: str
     replicas: int
     target_replicas: int
     message: str
+    next_try_s: float | None = None
 
 
 class ModelView(Message):

@@ -10,19 +10,19 @@ from dataclasses import dataclass, field, replace
 
 from cluster.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
 from cluster.errors import Conflict, NotFound
+from cluster.failures import note_failures
 from cluster.firing import fire_batch
 from cluster.gate import Judged, Verdict, judge
+from cluster.illness import after_look, lasts, too_ill
 from cluster.opening import open_rollout
 from cluster.ports import AppState, AppStatus, FeedState
 from cluster.rollout import Rollout, RolloutState
 from cluster.rollout_plan import OnDeadline, Start
 from cluster.routes import EMPTY, Route, RouteTable
 from cluster.schedules import JobSeen
-from cluster.state import AuditEvent, Model, State
+from cluster.state import CONTROLLER, AuditEvent, Model, State
 from cluster.table import build_route, is_ready, number_table
 from cluster.versions import VersionId
-
-CONTROLLER = "controller"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,12 @@ def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, ev
     state = forget_cold(state, name, now_s)
     state = learn_scale(state, name, snapshot.apps, gave_up=name in snapshot.unscalable)
     state = _start_newest(state, name, now_s, events)
+    state = note_failures(state, name, _tried(snapshot), now_s, events, outage=_outage(state.active(name), snapshot))
+    state = _look_at_candidate(state, name, snapshot, now_s)
     while (rollout := state.active(name)) is not None:
         judged = judge(rollout, state.evidence)
-        after = _next(rollout, _candidate(rollout, snapshot), judged, now_s, outage=_outage(rollout, snapshot))
+        outage, again = _outage(rollout, snapshot), rollout.candidate in state.models[name].retries
+        after = _next(rollout, _candidate(rollout, snapshot), judged, now_s, outage=outage, again=again)
         if after == rollout:
             break
         events.append(transition(rollout, after, judged, now_s))
@@ -121,28 +124,49 @@ def _start_newest(state: State, name: str, now_s: float, events: list[AuditEvent
     return state
 
 
+def _tried(snapshot: Snapshot) -> Mapping[str, AppState]:
+    """The apps as seen; as failed where the fleet would not even begin to run one."""
+    if not snapshot.refused:
+        return snapshot.apps
+    return {**snapshot.apps, **{app: AppState(app, AppStatus.FAILED, 0, 0, why) for app, why in snapshot.refused.items()}}
+
+
 def _candidate(rollout: Rollout, snapshot: Snapshot) -> AppState | None:
-    """The candidate's app as seen; as failed where the fleet would not even begin to run it."""
-    app = VersionId(rollout.model, rollout.candidate).app
-    if app in snapshot.refused:
-        return AppState(app, AppStatus.FAILED, 0, 0, snapshot.refused[app])
-    return snapshot.apps.get(app)
+    return _tried(snapshot).get(VersionId(rollout.model, rollout.candidate).app)
 
 
-def _outage(rollout: Rollout, snapshot: Snapshot) -> bool:
+def _outage(rollout: Rollout | None, snapshot: Snapshot) -> bool:
     """Whether stable is away as well, as after the loss of the cluster: that says nothing about the candidate."""
-    return rollout.stable is not None and not is_ready(snapshot.apps.get(VersionId(rollout.model, rollout.stable).app))
+    if rollout is None or rollout.stable is None:
+        return False
+    return not is_ready(snapshot.apps.get(VersionId(rollout.model, rollout.stable).app))
 
 
-def _next(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, outage: bool) -> Rollout:
-    """One step of the rollout, or the rollout itself where nothing is due. The order of the rules is their weight."""
+def _look_at_candidate(state: State, name: str, snapshot: Snapshot, now_s: float) -> State:
+    """Remembers since when the candidate is ill. While it starts it may be away; once in a step it may not."""
+    rollout = state.active(name)
+    if rollout is None or rollout.phase is RolloutState.PENDING:
+        return state
+    app = _candidate(rollout, snapshot)
+    ill = rollout.current is not None or (app is not None and app.status is AppStatus.UNHEALTHY)
+    seen = after_look(rollout.illness, ready=is_ready(app), ill=ill, outage=_outage(rollout, snapshot), now_s=now_s)
+    return state if seen == rollout.illness else state.with_rollout(replace(rollout, illness=seen))
+
+
+def _next(
+    rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, outage: bool, again: bool
+) -> Rollout:
+    """One step of the rollout, or the rollout itself where nothing is due. The order of the rules is their weight.
+
+    `outage`: stable is away as well. `again`: the candidate failed during one, and is tried again.
+    """
     if rollout.phase is RolloutState.PENDING:
         # What an earlier try of the version left behind goes first; until then it says nothing about this one.
         gone = app is None or app.status is not AppStatus.FAILED
         return rollout.to(RolloutState.WARMING, now_s) if gone and rollout.state is RolloutState.PENDING else rollout
-    if app is not None and app.status in (AppStatus.FAILED, AppStatus.UNHEALTHY):
-        why = f"the candidate is {app.status}: {app.message or 'no reason given'}"
-        return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
+    ended = _beyond_hope(rollout, app, now_s, again=again)
+    if ended:
+        return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=ended)
     harm = next((check for check in judged if check.verdict is Verdict.FAILED), None)
     if harm is not None:
         return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=harm.words)
@@ -152,12 +176,23 @@ def _next(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], no
     if rollout.state is RolloutState.WARMING:
         if is_ready(app):
             return _enter(rollout, 0, now_s) if rollout.stable is not None else rollout.to(RolloutState.PROMOTED, now_s)
-        if late:
+        if late and not outage:
             seen = f"{app.status}, {app.message or 'no message'}" if app is not None else "not started"
             why = f"not ready within {rollout.plan.deadline_s:g} s (last seen: {seen})"
             return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
         return rollout
     return _judge_step(rollout, app, judged, now_s, late=late and not outage)
+
+
+def _beyond_hope(rollout: Rollout, app: AppState | None, now_s: float, *, again: bool) -> str:
+    """Why what the fleet says of the candidate ends its rollout; empty where it does not."""
+    if app is None or app.status not in (AppStatus.FAILED, AppStatus.UNHEALTHY):
+        return ""
+    why = app.message or "no reason given"
+    if app.status is AppStatus.FAILED:
+        return "" if again else f"the candidate is {app.status}: {why}"
+    how = too_ill(rollout.illness, now_s, rollout.warmed_s)
+    return f"the candidate is {app.status} {how}: {why}" if how else ""
 
 
 def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, late: bool) -> Rollout:
@@ -166,10 +201,10 @@ def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ..
     proven = step.bake_s == 0 or all(check.verdict is Verdict.PASSED for check in judged)
     if proven and is_ready(app) and now_s - rollout.step_started_s >= step.bake_s:
         return _enter(rollout, rollout.step + 1, now_s)
-    if late and not is_ready(app):
+    if late and not is_ready(app) and lasts(rollout.illness, now_s, rollout.warmed_s):
         why = f"not ready, and the step's {rollout.plan.deadline_s:g} s are over"
         return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
-    if not late or rollout.held:
+    if not late or rollout.held or not is_ready(app):
         return rollout
     waiting = "; ".join(check.words for check in judged if check.verdict is Verdict.WAITING)
     why = f"neither proven good nor bad within {rollout.plan.deadline_s:g} s: {waiting}"
@@ -182,6 +217,8 @@ def _enter(rollout: Rollout, step: int, now_s: float) -> Rollout:
     if step == len(rollout.plan.steps):
         return rollout.to(RolloutState.PROMOTED, now_s, reason="every step passed")
     state = RolloutState.CANARY if rollout.plan.steps[step].weight > 0 else RolloutState.SHADOW
+    if rollout.state is RolloutState.WARMING:
+        rollout = replace(rollout, warmed_s=now_s - rollout.step_started_s)
     return rollout.to(state, now_s, step=step)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from cluster.ports import AppState, AppStatus, FeedKind, FeedSpec, FeedState
+from cluster.retry import is_due, may_start
 from cluster.rollout import RolloutState
 from cluster.schedules import StopJob, SubmitJob
 from cluster.serving import ScalingMode, Serving
@@ -112,11 +113,11 @@ def fleet_actions(
         if version is None:
             continue
         app = apps.get(version.id.app)
-        if _starts_over(state, version, app):
+        if _starts_over(state, version, app, now_s):
             actions.append(Retire(version.id.app))
         elif number in stays:
             # What has left the table and is gone, after the loss of a whole cluster, need not come back.
-            if app is None and number in wanted:
+            if app is None and number in wanted and may_start(model.retries.get(number)):
                 actions.append(Deploy(version, model.serving, initial_replicas(model, model.serving)))
             elif app is not None and model.scale_to is not None and app.target_replicas != model.scale_to and by_hand(model):
                 actions.append(Scale(app.name, model.name, model.scale_to))
@@ -125,14 +126,16 @@ def fleet_actions(
     return actions
 
 
-def _starts_over(state: State, version: Version, app: AppState | None) -> bool:
+def _starts_over(state: State, version: Version, app: AppState | None, now_s: float) -> bool:
     """Whether what is left of a failed try has to go: before the next try of the version, or where no one needs it."""
     if app is None or app.status is not AppStatus.FAILED:
         return False
-    rollout = state.active(version.id.model)
-    if rollout is not None and rollout.candidate == version.id.number:
+    number, model, rollout = version.id.number, state.models[version.id.model], state.active(version.id.model)
+    if number in model.retries:
+        return is_due(model.retries[number], now_s)
+    if rollout is not None and rollout.candidate == number:
         return rollout.state is RolloutState.PENDING
-    return state.models[version.id.model].stable != version.id.number
+    return model.stable != number
 
 
 def initial_replicas(model: Model, serving: Serving) -> int:

@@ -105,7 +105,7 @@ def _remove(at: Context, request: c.Resolve) -> Outcome:
 
 
 def _show_model(at: Context, request: c.ModelName) -> Outcome:
-    return Outcome(at.state, views.model_view(at.state, _model(at.state, request.model), at.apps, at.faults))
+    return Outcome(at.state, views.model_view(at.state, _model(at.state, request.model), at.apps, at.now_s, at.faults))
 
 
 def _scale(at: Context, request: c.ScaleModel) -> Outcome:

@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.evidence import Counts, EvidenceKey
 from cluster.ports import FeedSpec
+from cluster.retry import Retry
 from cluster.rollout import Rollout
 from cluster.rollout_plan import Plan
 from cluster.schedules import Fire
@@ -23,7 +24,7 @@ class Model:
     `last_number` is the newest version number given out, `considered` the newest version for which a rollout was started or
     refused. `rollout` is the id of the one under way, or of the last. `warm` maps former versions to the Unix time until which
     they stay in the route table. `replicas` is the last number seen of a model scaled by hand, `scale_to` a number asked for
-    and not seen yet.
+    and not seen yet. `retries` are versions that should run and failed to start.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Model:
     warm: Mapping[int, float] = field(default_factory=dict)
     replicas: int | None = None
     scale_to: int | None = None
+    retries: Mapping[int, Retry] = field(default_factory=dict)
 
 
 class Wanted(StrEnum):
@@ -58,6 +60,9 @@ class Feed:
     since_s: float = 0.0
     fires: tuple[Fire, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
+
+
+CONTROLLER = "controller"  # who does in the audit what nobody asked for
 
 
 @dataclass(frozen=True, slots=True)

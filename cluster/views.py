@@ -20,6 +20,7 @@ from cluster.commands import (
 from cluster.errors import in_words
 from cluster.gate import Judged, judge
 from cluster.ports import AppState, AppStatus, FeedKind, FeedState
+from cluster.retry import Retry
 from cluster.rollout import Rollout, RolloutState
 from cluster.schedules import job_id, next_fires
 from cluster.state import AuditEvent, Feed, Model, State, Wanted
@@ -97,21 +98,35 @@ def audit_view(event: AuditEvent) -> AuditView:
     )
 
 
-def app_view(app: AppState) -> AppView:
-    """One app as seen."""
+def app_view(name: str, app: AppState | None, retry: Retry | None, now_s: float) -> AppView | None:
+    """A version's app as seen, and when it is tried again; None where there is nothing to tell of it."""
+    if app is None and retry is None:
+        return None
+    seen = app or AppState(name, AppStatus.FAILED, 0, 0)
+    message = seen.message
+    if retry is not None:
+        message = "; ".join(part for part in (message or retry.reason, _tried_again(retry, now_s)) if part)
     return AppView(
-        app=app.name,
-        status=app.status.value,
-        replicas=app.replicas,
-        target_replicas=app.target_replicas,
-        message=app.message,
+        app=name,
+        status=seen.status.value,
+        replicas=seen.replicas,
+        target_replicas=seen.target_replicas,
+        message=message,
+        next_try_s=retry.next_s if retry is not None else None,
     )
 
 
-def model_view(state: State, model: Model, apps: Mapping[str, AppState], faults: Mapping[str, str]) -> ModelView:
+def _tried_again(retry: Retry, now_s: float) -> str:
+    failed = f"failed {retry.failures} times" if retry.failures > 1 else "failed once"
+    if retry.next_s is None:
+        return f"{failed}, is being tried again"
+    return f"{failed}, is tried again in {max(retry.next_s - now_s, 0):.0f} s"
+
+
+def model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s: float, faults: Mapping[str, str]) -> ModelView:
     """One model with everything about it; with as much as its name where a mistake of ours is in the way of the rest."""
     try:
-        return _model_view(state, model, apps, faults.get(model.name, ""))
+        return _model_view(state, model, apps, now_s, faults.get(model.name, ""))
     except Exception as fault:  # noqa: BLE001 - what stops one model must not hide all others, nor itself
         told = faults.get(model.name) or in_words(fault)
         return ModelView(
@@ -127,9 +142,11 @@ def model_view(state: State, model: Model, apps: Mapping[str, AppState], faults:
         )
 
 
-def _model_view(state: State, model: Model, apps: Mapping[str, AppState], fault: str) -> ModelView:
+def _model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s: float, fault: str) -> ModelView:
     versions = state.versions_of(model.name)
     rollout, active = state.rollout_of(model.name), state.active(model.name)
+    names = {version.id.number: version.id.app for version in versions}
+    seen = (app_view(name, apps.get(name), model.retries.get(number), now_s) for number, name in names.items())
     return ModelView(
         name=model.name,
         stable=model.stable,
@@ -137,7 +154,7 @@ def _model_view(state: State, model: Model, apps: Mapping[str, AppState], fault:
         serving=model.serving,
         plan=model.plan,
         versions=tuple(version_view(state, version) for version in versions),
-        apps=tuple(app_view(apps[version.id.app]) for version in versions if version.id.app in apps),
+        apps=tuple(app for app in seen if app is not None),
         rollout=rollout_view(state, rollout) if rollout is not None else None,
         fault=fault,
     )
@@ -204,6 +221,6 @@ def status_view(
     return StatusView(
         table=state.table,
         tick_s=tick_s,
-        models=tuple(model_view(state, state.models[name], apps, faults) for name in sorted(state.models)),
+        models=tuple(model_view(state, state.models[name], apps, now_s, faults) for name in sorted(state.models)),
         feeds=tuple(feed_view(state.feeds[name], feeds, now_s, faults) for name in sorted(state.feeds)),
     )
