@@ -18,7 +18,7 @@ from cluster.versions import check_name
 Did = Literal["created", "updated", "unchanged"]
 
 
-def apply(state: State, request: Apply, now_s: float) -> tuple[State, Applied, list[AuditEvent]]:
+def apply(state: State, request: Apply, actor: str, now_s: float) -> tuple[State, Applied, list[AuditEvent]]:
     """The state with the documents in it, and what changed. Raises BadInput for bad or repeated names and unknown models."""
     _refuse_repeated([("model", document.name) for document in request.models])
     _refuse_repeated([(document.kind, document.name) for document in request.feeds])
@@ -46,7 +46,7 @@ def apply(state: State, request: Apply, now_s: float) -> tuple[State, Applied, l
             model_of.get(feed_key(change.kind, change.name), change.name),
             None,
             "applied",
-            "apply",
+            actor,
             {"kind": change.kind, "name": change.name, "action": change.action},
         )
         for change in changes

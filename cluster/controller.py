@@ -12,19 +12,16 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
-from cluster.commands import COMMANDS
+from cluster import dispatch
 from cluster.decide import Decision, Snapshot, decide
 from cluster.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed, concerns
-from cluster.errors import BadInput, Conflict, Fenced, HeadraceError, NotFound, Unreachable, in_words
+from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable, in_words
 from cluster.evidence import Counts, EvidenceBatch, EvidenceKey
 from cluster.firing import jobs_to_ask
-from cluster.handlers import HANDLERS, Context
+from cluster.handlers import Context
 from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
 from cluster.routes import EMPTY, RouteTable
 from cluster.schedules import JobSeen, StopJob, SubmitJob
-from cluster.section import sentence
 from cluster.state import AuditEvent, State
 from cluster.store.port import Store
 
@@ -147,18 +144,14 @@ class Controller:
 
         Raises NotFound for an unknown command, BadInput for a bad payload, and what the command raises.
         """
-        if command not in COMMANDS:
-            raise NotFound(f"there is no command {command!r}", where="command", remedy=f"commands: {', '.join(sorted(COMMANDS))}")
-        try:
-            request = COMMANDS[command][0].model_validate(payload)
-        except ValidationError as error:
-            raise _bad_payload(command, error) from error
+        request = dispatch.parse(command, payload)
+        actor = dispatch.actor_of(request)
         with self._lock:
             state = self._current()
             seen = self._seen
-            at = Context(state, seen.apps, seen.feeds or {}, seen.at_s, self._clock(), self._store.audit, self._faults)
-            outcome = HANDLERS[command](at, request)
-            self._persist(outcome.state, outcome.events)
+            at = Context(state, seen.apps, seen.feeds or {}, seen.at_s, self._clock(), self._store.audit, self._faults, actor)
+            outcome, events = dispatch.run(command, request, at)
+            self._persist(outcome.state, events)
         return outcome.answer.model_dump(mode="json")
 
     def _observe(self) -> _Seen:
@@ -309,12 +302,6 @@ def count(state: State, batches: list[EvidenceBatch]) -> State:
         return state
     # Marks of resends matter only while evidence is gathered.
     return replace(state, evidence=evidence, scorers=scorers if stages else {})
-
-
-def _bad_payload(command: str, error: ValidationError) -> BadInput:
-    first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    return BadInput(sentence(first), where=f"{command}: {field}" if field else command, remedy="correct this field")
 
 
 __all__ = ["Controller", "Fenced", "Point", "count"]
