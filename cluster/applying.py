@@ -93,7 +93,7 @@ def _apply_feed(state: State, document: FeedDocument, now_s: float) -> tuple[Sta
     known = state.feeds.get(spec.app)
     if known is not None and known.spec == spec:
         return state, "unchanged"
-    feed = Feed(spec, since_s=now_s) if known is None else replace(known, spec=spec)
+    feed = Feed(spec, since_s=now_s) if known is None else replace(known, spec=spec, retry=None)
     if known is not None and known.spec.schedule != spec.schedule:
         feed = replace(feed, since_s=now_s, fires=feed.fires if spec.schedule is not None else ())
     return replace(state, feeds={**state.feeds, spec.app: feed}), "created" if known is None else "updated"

@@ -239,6 +239,8 @@ class Controller:
                 _log.warning("%s: %s", type(action).__name__, refusal)
                 if isinstance(action, Deploy):
                     refused[action.version.id.app] = str(refusal)
+                elif isinstance(action, StartFeed):
+                    refused[action.feed.app] = str(refusal)
                 elif isinstance(action, Scale) and isinstance(refusal, Conflict):
                     self._unscalable |= {action.model}
             except Exception as fault:  # noqa: BLE001 - a mistake of ours in one must not keep all others from being done

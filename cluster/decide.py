@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from cluster.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
 from cluster.errors import Conflict, NotFound
-from cluster.failures import note_failures
+from cluster.failures import note_failed_stream, note_failures
 from cluster.firing import fire_batch
 from cluster.gate import Judged, Verdict, judge
 from cluster.illness import after_look, lasts, too_ill
@@ -81,9 +81,10 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
     for key in list(state.feeds):
         told = []
         try:
-            actions += feed_actions(state, key, snapshot.feeds)
-            state, jobs = fire_batch(state, key, snapshot.jobs, now_s, told)
-            actions += jobs
+            after = note_failed_stream(state, key, snapshot.feeds, snapshot.refused, now_s, told)
+            moves = feed_actions(after, key, snapshot.feeds, now_s)
+            state, jobs = fire_batch(after, key, snapshot.jobs, now_s, told)
+            actions += [*moves, *jobs]
             events += told
         except Exception as fault:  # noqa: BLE001 - as above
             faults[key] = fault

@@ -174,7 +174,7 @@ def learn_scale(state: State, name: str, apps: Mapping[str, AppState], *, gave_u
     return state.with_model(replace(model, replicas=app.target_replicas, scale_to=None))
 
 
-def feed_actions(state: State, key: str, seen: Mapping[str, FeedState] | None) -> list[Action]:
+def feed_actions(state: State, key: str, seen: Mapping[str, FeedState] | None, now_s: float) -> list[Action]:
     """Starts or stops a stream; nothing where what runs could not be asked. A stream starts once its model has a stable version;
     batches run by their schedules."""
     feed = state.feeds[key]
@@ -183,7 +183,10 @@ def feed_actions(state: State, key: str, seen: Mapping[str, FeedState] | None) -
     running = seen.get(feed.spec.name)
     if feed.wanted is Wanted.PAUSED:
         return [StopFeed(feed.spec.name)] if running is not None and running.app.status is not AppStatus.STOPPING else []
-    if state.models[feed.spec.model].stable is not None and (running is None or running.digest != feed.spec.digest):
+    if running is not None and running.digest == feed.spec.digest:
+        failed = running.app.status is AppStatus.FAILED
+        return [StopFeed(feed.spec.name)] if failed and is_due(feed.retry, now_s) else []
+    if state.models[feed.spec.model].stable is not None and may_start(feed.retry):
         return [StartFeed(feed.spec)]
     return []
 

@@ -1,4 +1,4 @@
-"""Versions that should run and failed to start: what is remembered of them, so that they are tried again. Pure."""
+"""Versions and streams that should run and failed to start: what is remembered, so that they are tried again. Pure."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from cluster.desired import needed
-from cluster.ports import AppState
+from cluster.ports import AppState, AppStatus, FeedKind, FeedState
 from cluster.retry import Retry, after_look
 from cluster.rollout import RolloutState
-from cluster.state import CONTROLLER, AuditEvent, State
+from cluster.state import CONTROLLER, AuditEvent, State, Wanted
 from cluster.versions import VersionId
 
 
@@ -34,8 +34,38 @@ def note_failures(
         after = after_look(known, app, now_s)
         if after is not None:
             retries[number] = after
-        if known is None and after is not None:
-            events.append(AuditEvent(now_s, name, None, "failed", CONTROLLER, {"version": number, "reason": after.reason}))
-        elif known is not None and after is None:
-            events.append(AuditEvent(now_s, name, None, "recovered", CONTROLLER, {"version": number, "failures": known.failures}))
+        events += _told(name, {"version": number}, known, after, now_s)
     return state if retries == model.retries else state.with_model(replace(model, retries=retries))
+
+
+def note_failed_stream(
+    state: State,
+    key: str,
+    seen: Mapping[str, FeedState] | None,
+    refused: Mapping[str, str],
+    now_s: float,
+    events: list[AuditEvent],
+) -> State:
+    """Remembers a stream that should run and failed to start, or whose document was refused, as `note_failures` does versions."""
+    feed = state.feeds[key]
+    if feed.spec.kind is not FeedKind.STREAM or seen is None:
+        return state
+    running = seen.get(feed.spec.name)
+    app = running.app if running is not None and running.digest == feed.spec.digest else None
+    if key in refused:
+        app = AppState(key, AppStatus.FAILED, 0, 0, refused[key])
+    after = after_look(feed.retry, app, now_s) if feed.wanted is Wanted.RUNNING else None
+    if after == feed.retry:
+        return state
+    if feed.wanted is Wanted.RUNNING:
+        events += _told(feed.spec.model, {"kind": "stream", "name": feed.spec.name}, feed.retry, after, now_s)
+    return replace(state, feeds={**state.feeds, key: replace(feed, retry=after)})
+
+
+def _told(model: str, what: dict[str, object], known: Retry | None, after: Retry | None, now_s: float) -> list[AuditEvent]:
+    """Of a row of failures the first and the end: else they would fill the audit for as long as something is away."""
+    if known is None and after is not None:
+        return [AuditEvent(now_s, model, None, "failed", CONTROLLER, {**what, "reason": after.reason})]
+    if known is not None and after is None:
+        return [AuditEvent(now_s, model, None, "started again", CONTROLLER, {**what, "failures": known.failures})]
+    return []

@@ -12,6 +12,7 @@ from cluster.ports import AppState, AppStatus
 
 FIRST_S = 5.0
 LONGEST_S = 300.0
+STARTED = (AppStatus.READY, AppStatus.UNHEALTHY)  # it may be ill, but no try of ours would mend that
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +33,14 @@ def backoff_s(failures: int) -> float:
 
 
 def after_look(known: Retry | None, app: AppState | None, now_s: float) -> Retry | None:
-    """What to remember after a look at the app; None where it is well, or has not failed."""
-    failed, ready = app is not None and app.status is AppStatus.FAILED, app is not None and app.status is AppStatus.READY
-    if known is None or known.next_s is None:
-        if app is not None and failed:
-            failures = 1 if known is None else known.failures + 1
-            return Retry(failures, app.message, now_s + backoff_s(failures))
-        return None if ready else known
-    if ready:
+    """What to remember after a look at the app; None where it has started, or has not failed."""
+    if app is not None and app.status in STARTED:
         return None
+    if known is None or known.next_s is None:
+        if app is None or app.status is not AppStatus.FAILED:
+            return known
+        failures = 1 if known is None else known.failures + 1
+        return Retry(failures, app.message, now_s + backoff_s(failures))
     if app is None and now_s >= known.next_s:
         return replace(known, next_s=None)
     return known

@@ -52,7 +52,7 @@ class Feed:
     """A stream or batch as applied, and whether it should run.
 
     `fires` is the history of a batch's schedule, and what of it is under way; nothing fires before `since_s`. `notes` are what
-    the feed itself wants remembered.
+    the feed itself wants remembered, `retry` is there where it should run and failed to start.
     """
 
     spec: FeedSpec
@@ -60,6 +60,7 @@ class Feed:
     since_s: float = 0.0
     fires: tuple[Fire, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
+    retry: Retry | None = None
 
 
 CONTROLLER = "controller"  # who does in the audit what nobody asked for

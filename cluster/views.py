@@ -195,6 +195,10 @@ def feed_view(feed: Feed, seen: Mapping[str, FeedState], now_s: float, faults: M
         status, replicas, message = running.app.status.value, running.app.replicas, running.app.message
     else:
         status, replicas, message = ("declared" if spec.kind is FeedKind.BATCH else "stopped"), 0, ""
+        if feed.retry is not None and feed.retry.next_s is not None:
+            status = AppStatus.FAILED.value
+    if feed.retry is not None:
+        message = "; ".join((message or feed.retry.reason, _tried_again(feed.retry, now_s)))
     return FeedView(
         kind=spec.kind.value,
         name=spec.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,6 +46,7 @@ def test_a_failure_waits_is_due_is_tried_and_fails_or_recovers() -> None:
     assert after_look(trying, None, 108.0) is trying
     assert after_look(trying, FAILED, 110.0) == Retry(2, AWAY, 110 + 2 * FIRST_S)
     assert after_look(trying, READY, 110.0) is None
+    assert after_look(trying, replace(READY, status=AppStatus.UNHEALTHY), 110.0) is None  # it did start
 
 
 @pytest.mark.parametrize("app", [None, STARTING, STOPPING, READY])
@@ -96,9 +98,9 @@ def test_a_stable_version_that_failed_at_a_restart_serves_again_once_its_artifac
     assert failed.controller.table.routes["digits"].stable == 1
     assert failed.controller.settled
     audit = failed.call("rollout.history", model="digits")["audit"]
-    told = [(event["event"], event["actor"], event["detail"]) for event in audit if event["event"] in ("failed", "recovered")]
+    told = [(event["event"], event["actor"], event["detail"]) for event in audit if event["event"] in ("failed", "started again")]
     assert told[0] == ("failed", "controller", {"version": 1, "reason": AWAY})
-    assert [event for event, _, _ in told] == ["failed", "recovered"]  # not one for each try
+    assert [event for event, _, _ in told] == ["failed", "started again"]  # not one for each try
 
 
 def test_the_wait_is_kept_by_the_next_controller(failed: Brain) -> None:
@@ -206,3 +208,61 @@ def test_both_come_back_and_the_rollout_goes_on() -> None:
     brain.tick(60)
     assert (brain.rollout()["state"], brain.rollout()["reason"]) == ("canary", "")
     assert set(brain.controller.table.routes["digits"].targets) == {1, 2}
+
+
+STREAM = {"kind": "stream", "name": "scores", "model": "digits", "spec": {"topic": "in"}}
+
+
+def stream_of(brain: Brain) -> dict[str, Any]:
+    return brain.call("feed.show", kind="stream", name="scores")
+
+
+def test_a_stream_that_failed_to_start_is_tried_again_until_it_does() -> None:
+    brain = Brain()
+    brain.serve_first()
+    brain.streams.broken["scores"] = "the registry does not answer"
+    brain.call("apply", feeds=[STREAM])
+    brain.tick(3)
+    seen = stream_of(brain)
+    assert seen["status"] == "failed"
+    assert seen["message"].startswith("the registry does not answer; failed once, is tried again in ")
+    brain.tick(120)
+    assert 4 <= brain.streams.started.count("scores") <= 5  # in a minute
+    brain.streams.broken.clear()
+    brain.tick(100)
+    assert (stream_of(brain)["status"], stream_of(brain)["message"]) == ("ready", "")
+    audit = brain.call("rollout.history", model="digits")["audit"]
+    told = [(event["event"], event["detail"]["name"]) for event in audit if event["event"] in ("failed", "started again")]
+    assert told == [("failed", "scores"), ("started again", "scores")]
+
+
+def test_a_stream_whose_document_is_refused_is_told_and_not_asked_for_at_every_tick() -> None:
+    brain = Brain()
+    brain.serve_first()
+    brain.streams.refused["scores"] = BadInput("there is no codec yaml", where="stream scores", remedy="name another")
+    brain.call("apply", feeds=[STREAM])
+    brain.tick(120)
+    assert 4 <= brain.streams.started.count("scores") <= 5
+    assert stream_of(brain)["status"] == "failed"
+    assert "there is no codec yaml" in stream_of(brain)["message"]
+    brain.streams.refused.clear()
+    brain.call("apply", feeds=[STREAM | {"spec": {"topic": "other"}}])
+    brain.tick(2)
+    assert (stream_of(brain)["status"], stream_of(brain)["message"]) == ("ready", "")
+
+
+def test_a_stream_that_is_paused_is_not_tried_and_starts_at_once_when_it_is_resumed() -> None:
+    brain = Brain()
+    brain.serve_first()
+    brain.streams.broken["scores"] = "the registry does not answer"
+    brain.call("apply", feeds=[STREAM])
+    brain.tick(60)
+    brain.call("feed.pause", kind="stream", name="scores")
+    brain.tick(2)
+    tries = brain.streams.started.count("scores")
+    brain.tick(100)
+    assert brain.streams.started.count("scores") == tries
+    brain.streams.broken.clear()
+    brain.call("feed.resume", kind="stream", name="scores")
+    brain.tick(2)
+    assert stream_of(brain)["status"] == "ready"
