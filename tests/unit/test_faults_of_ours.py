@@ -6,12 +6,18 @@ import logging
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import cluster.decide
 import cluster.views
+from cluster.commands import ModelView
+from cluster.errors import in_words
 from cluster.rollout import Rollout
 from cluster.versions import Version
 from deployments.fake_fleet import FakeFleet
+from headrace.cli.status_screen import shown as shown_status
+from headrace.local.run_state import Addresses
+from headrace.local.status import Overview
 from tests.unit.brain import SIGNATURE, SURE, Brain
 
 
@@ -128,3 +134,18 @@ def test_a_mistake_in_an_action_is_told_of_its_model() -> None:
     brain.tick(4)
     assert "TypeError: an option too many" in shown(brain)["digits"]["fault"]
     assert brain.controller.table.routes["other"].candidate == 2
+
+
+def test_the_status_screen_says_it_under_the_models() -> None:
+    brain = Brain()
+    brain.serve_first()
+    (model,) = (ModelView.model_validate(one) for one in brain.call("status")["models"])
+    faulty = model.model_copy(update={"fault": in_words(ZeroDivisionError("float division by zero"))})
+    console = Console(width=200)
+    for view, lines in ((faulty, 1), (model, 0)):
+        with console.capture() as capture:
+            console.print(shown_status(Overview(addresses=Addresses(), nodes=(), table=1, tick_s=1.0, models=(view,), feeds=())))
+        told = [
+            line for line in capture.get().splitlines() if line.startswith("digits: a fault of Headrace itself, ZeroDivision")
+        ]
+        assert len(told) == lines
