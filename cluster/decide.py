@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from cluster.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
 from cluster.errors import Conflict, NotFound
-from cluster.failures import note_failed_stream, note_failures
+from cluster.failures import note_failed_stream, note_failures, tried
 from cluster.firing import fire_batch
 from cluster.gate import Judged, Verdict, judge
 from cluster.illness import after_look, lasts, too_ill
@@ -95,11 +95,12 @@ def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, ev
     state = forget_cold(state, name, now_s)
     state = learn_scale(state, name, snapshot.apps, gave_up=name in snapshot.unscalable)
     state = _start_newest(state, name, now_s, events)
-    state = note_failures(state, name, _tried(snapshot), now_s, events, outage=_outage(state.active(name), snapshot))
+    outage = _outage(state.active(name), snapshot)
+    state = note_failures(state, name, snapshot.apps, snapshot.refused, now_s, events, outage=outage)
     state = _look_at_candidate(state, name, snapshot, now_s)
     while (rollout := state.active(name)) is not None:
         judged = judge(rollout, state.evidence)
-        outage, again = _outage(rollout, snapshot), rollout.candidate in state.models[name].retries
+        again = rollout.candidate in state.models[name].retries
         after = _next(rollout, _candidate(rollout, snapshot), judged, now_s, outage=outage, again=again)
         if after == rollout:
             break
@@ -125,15 +126,9 @@ def _start_newest(state: State, name: str, now_s: float, events: list[AuditEvent
     return state
 
 
-def _tried(snapshot: Snapshot) -> Mapping[str, AppState]:
-    """The apps as seen; as failed where the fleet would not even begin to run one."""
-    if not snapshot.refused:
-        return snapshot.apps
-    return {**snapshot.apps, **{app: AppState(app, AppStatus.FAILED, 0, 0, why) for app, why in snapshot.refused.items()}}
-
-
 def _candidate(rollout: Rollout, snapshot: Snapshot) -> AppState | None:
-    return _tried(snapshot).get(VersionId(rollout.model, rollout.candidate).app)
+    app = VersionId(rollout.model, rollout.candidate).app
+    return tried(app, snapshot.apps.get(app), snapshot.refused)
 
 
 def _outage(rollout: Rollout | None, snapshot: Snapshot) -> bool:

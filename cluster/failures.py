@@ -13,8 +13,20 @@ from cluster.state import CONTROLLER, AuditEvent, State, Wanted
 from cluster.versions import VersionId
 
 
+def tried(name: str, app: AppState | None, refused: Mapping[str, str]) -> AppState | None:
+    """The app as seen; as failed where at the last try nobody would even begin to run it."""
+    return AppState(name, AppStatus.FAILED, 0, 0, refused[name]) if name in refused else app
+
+
 def note_failures(
-    state: State, name: str, apps: Mapping[str, AppState], now_s: float, events: list[AuditEvent], *, outage: bool
+    state: State,
+    name: str,
+    apps: Mapping[str, AppState],
+    refused: Mapping[str, str],
+    now_s: float,
+    events: list[AuditEvent],
+    *,
+    outage: bool,
 ) -> State:
     """Remembers which versions that should run have failed to start, and when each is tried again.
 
@@ -26,12 +38,12 @@ def note_failures(
     if model.serving is None:
         return state
     for number in needed(state, model, now_s, grace_s=0.0):
-        known, app = model.retries.get(number), apps.get(VersionId(name, number).app)
+        known, app = model.retries.get(number), VersionId(name, number).app
         if rollout is not None and rollout.candidate == number and not outage and (known is None or known.next_s is None):
             continue
         if rollout is not None and rollout.candidate == number and rollout.phase is RolloutState.PENDING:
             continue
-        after = after_look(known, app, now_s)
+        after = after_look(known, tried(app, apps.get(app), refused), now_s)
         if after is not None:
             retries[number] = after
         events += _told(name, {"version": number}, known, after, now_s)
@@ -52,9 +64,7 @@ def note_failed_stream(
         return state
     running = seen.get(feed.spec.name)
     app = running.app if running is not None and running.digest == feed.spec.digest else None
-    if key in refused:
-        app = AppState(key, AppStatus.FAILED, 0, 0, refused[key])
-    after = after_look(feed.retry, app, now_s) if feed.wanted is Wanted.RUNNING else None
+    after = after_look(feed.retry, tried(key, app, refused), now_s) if feed.wanted is Wanted.RUNNING else None
     if after == feed.retry:
         return state
     if feed.wanted is Wanted.RUNNING:
