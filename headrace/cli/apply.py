@@ -132,7 +132,7 @@ def _feed(view: FeedView | None, name: str) -> str:
         raise EngineFailure(
             f"does not start: {view.message or 'no reason given'}",
             where=f"stream {name}",
-            remedy="look at its replica in the Ray dashboard",
+            remedy="mend the cause; it is tried again by itself, as `headrace status` tells, and its replica's log says more",
         )
     if view.wanted == "paused" or view.status == AppStatus.READY:
         return ""
