@@ -60,7 +60,7 @@ demo: $(STAMP)
 	$(BIN)/python -m examples.digits.demo $(if $(KEEP),--keep)
 
 bench: $(STAMP)
-	for b in online idle stream batch rollout build; do $(BIN)/python -m bench.$$b || exit 1; done
+	for b in online idle stream batch rollout build scale; do $(BIN)/python -m bench.$$b || exit 1; done
 
 # The private pool: a client library in the same process may register messages of the same names.
 proto: $(STAMP)

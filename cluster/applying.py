@@ -10,6 +10,7 @@ from typing import Literal
 from cluster.commands import Applied, Apply, Change, FeedDocument, ModelDocument
 from cluster.errors import BadInput
 from cluster.ports import FeedKind, FeedSpec
+from cluster.retry import due_at
 from cluster.serving import ScalingMode
 from cluster.state import AuditEvent, Feed, Model, State, feed_key
 from cluster.versions import check_name
@@ -17,7 +18,7 @@ from cluster.versions import check_name
 Did = Literal["created", "updated", "unchanged"]
 
 
-def apply(state: State, request: Apply, now_s: float) -> tuple[State, Applied, list[AuditEvent]]:
+def apply(state: State, request: Apply, actor: str, now_s: float) -> tuple[State, Applied, list[AuditEvent]]:
     """The state with the documents in it, and what changed. Raises BadInput for bad or repeated names and unknown models."""
     _refuse_repeated([("model", document.name) for document in request.models])
     _refuse_repeated([(document.kind, document.name) for document in request.feeds])
@@ -25,7 +26,7 @@ def apply(state: State, request: Apply, now_s: float) -> tuple[State, Applied, l
     for document in request.models:
         check_name(document.name, what="model")
         note = _what_waits(state, document)
-        state, action = _apply_model(state, document)
+        state, action = _apply_model(state, document, now_s)
         changes.append(Change(kind="model", name=document.name, action=action, note=note))
     for feed in request.feeds:
         check_name(feed.name, what=feed.kind)
@@ -45,7 +46,7 @@ def apply(state: State, request: Apply, now_s: float) -> tuple[State, Applied, l
             model_of.get(feed_key(change.kind, change.name), change.name),
             None,
             "applied",
-            "apply",
+            actor,
             {"kind": change.kind, "name": change.name, "action": change.action},
         )
         for change in changes
@@ -60,7 +61,7 @@ def _refuse_repeated(named: list[tuple[str, str]]) -> None:
             raise BadInput(f"the {kind} {name!r} is there twice", where=f"{kind} {name}", remedy="keep one of the documents")
 
 
-def _apply_model(state: State, document: ModelDocument) -> tuple[State, Did]:
+def _apply_model(state: State, document: ModelDocument, now_s: float) -> tuple[State, Did]:
     model = state.models.get(document.name, Model(document.name))
     created = model.serving is None
     if (model.serving, model.plan) == (document.serving, document.rollout):
@@ -71,6 +72,9 @@ def _apply_model(state: State, document: ModelDocument) -> tuple[State, Did]:
         wanted = scaling.replicas
         model = replace(model, scale_to=wanted) if model.stable is not None else replace(model, replicas=wanted)
     changed = replace(model, serving=document.serving, plan=document.rollout)
+    if model.serving != document.serving:
+        # What has failed may start with the new section: it is tried at once.
+        changed = replace(changed, retries={number: due_at(now_s, retry) for number, retry in model.retries.items()})
     return state.with_model(changed), "created" if created else "updated"
 
 
@@ -89,7 +93,7 @@ def _apply_feed(state: State, document: FeedDocument, now_s: float) -> tuple[Sta
     known = state.feeds.get(spec.app)
     if known is not None and known.spec == spec:
         return state, "unchanged"
-    feed = Feed(spec, since_s=now_s) if known is None else replace(known, spec=spec)
+    feed = Feed(spec, since_s=now_s) if known is None else replace(known, spec=spec, retry=None)
     if known is not None and known.spec.schedule != spec.schedule:
         feed = replace(feed, since_s=now_s, fires=feed.fires if spec.schedule is not None else ())
     return replace(state, feeds={**state.feeds, spec.app: feed}), "created" if known is None else "updated"

@@ -23,7 +23,13 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class RegisterVersion(Message):
+class Command(Message):
+    """Base of all requests that may change something. `actor` says who asks."""
+
+    actor: str = Field(default="", max_length=200, description="who asks, for the audit")
+
+
+class RegisterVersion(Command):
     """Makes a packaged artifact the next version of its model. The same digest again returns the version it has."""
 
     model: str
@@ -64,7 +70,7 @@ class FeedDocument(Message):
     schedule: AskedSchedule | None = None
 
 
-class Apply(Message):
+class Apply(Command):
     """All documents of a project at once: all are taken, or none."""
 
     models: tuple[ModelDocument, ...] = ()
@@ -86,14 +92,13 @@ class Applied(Message):
     changes: tuple[Change, ...]
 
 
-class ModelName(Message):
-    """A command on one model. `actor` says who asks."""
+class ModelName(Command):
+    """A command on one model."""
 
     model: str
-    actor: str = Field(default="", description="who asks, for the audit")
 
 
-class Resolve(Message):
+class Resolve(Command):
     """Asks for one version; without a number, for the stable one."""
 
     model: str
@@ -204,14 +209,14 @@ class RolloutHistory(Message):
     audit: tuple[AuditView, ...]
 
 
-class ScaleModel(Message):
+class ScaleModel(Command):
     """Sets the replicas of the versions of a model that is scaled by hand."""
 
     model: str
     replicas: int = Field(ge=0)
 
 
-class FeedName(Message):
+class FeedName(Command):
     """A command on one stream or batch."""
 
     kind: Literal["stream", "batch"]
@@ -274,17 +279,19 @@ class FeedList(Message):
 
 
 class AppView(Message):
-    """A version's replicas as seen."""
+    """A version's replicas as seen. One that failed to start is tried again at `next_try_s`, in Unix time; None where it is not,
+    or is being tried."""
 
     app: str
     status: str
     replicas: int
     target_replicas: int
     message: str
+    next_try_s: float | None = None
 
 
 class ModelView(Message):
-    """One model with its versions, replicas and rollout."""
+    """One model with its versions, replicas and rollout. `fault` is a mistake of ours that stops it, in words."""
 
     name: str
     stable: int | None
@@ -294,6 +301,7 @@ class ModelView(Message):
     versions: tuple[VersionView, ...]
     apps: tuple[AppView, ...]
     rollout: RolloutView | None
+    fault: str = ""
 
 
 class Nothing(Message):

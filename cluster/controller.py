@@ -12,19 +12,16 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
-from cluster.commands import COMMANDS
+from cluster import dispatch
 from cluster.decide import Decision, Snapshot, decide
-from cluster.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed
-from cluster.errors import BadInput, Conflict, Fenced, HeadraceError, NotFound, Unreachable
+from cluster.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed, concerns
+from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable, in_words
 from cluster.evidence import Counts, EvidenceBatch, EvidenceKey
 from cluster.firing import jobs_to_ask
-from cluster.handlers import HANDLERS, Context
+from cluster.handlers import Context
 from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
 from cluster.routes import EMPTY, RouteTable
 from cluster.schedules import JobSeen, StopJob, SubmitJob
-from cluster.section import sentence
 from cluster.state import AuditEvent, State
 from cluster.store.port import Store
 
@@ -90,6 +87,7 @@ class Controller:
         self._seen = _Seen({}, None, None, 0.0)
         self._refused: dict[str, str] = {}
         self._unscalable: frozenset[str] = frozenset()
+        self._faults: dict[str, str] = {}
         self._table = EMPTY
         self._trouble = ""
         self._settled = self._still = False
@@ -129,7 +127,8 @@ class Controller:
         self._table = decision.table
         self._seen = seen
         self._hook(Point.PUBLISHED)
-        self._act(decision.actions)
+        faults = {**decision.faults, **self._act(decision.actions)}
+        self._tell(faults)
         self._hook(Point.ACTED)
         self._still = not decision.actions and _is_as_wanted(seen)
         self._settled = self._still and not _is_rolling(decision.state)
@@ -145,18 +144,14 @@ class Controller:
 
         Raises NotFound for an unknown command, BadInput for a bad payload, and what the command raises.
         """
-        if command not in COMMANDS:
-            raise NotFound(f"there is no command {command!r}", where="command", remedy=f"commands: {', '.join(sorted(COMMANDS))}")
-        try:
-            request = COMMANDS[command][0].model_validate(payload)
-        except ValidationError as error:
-            raise _bad_payload(command, error) from error
+        request = dispatch.parse(command, payload)
+        actor = dispatch.actor_of(request)
         with self._lock:
             state = self._current()
             seen = self._seen
-            at = Context(state, seen.apps, seen.feeds or {}, seen.at_s, self._clock(), self._store.audit)
-            outcome = HANDLERS[command](at, request)
-            self._persist(outcome.state, outcome.events)
+            at = Context(state, seen.apps, seen.feeds or {}, seen.at_s, self._clock(), self._store.audit, self._faults, actor)
+            outcome, events = dispatch.run(command, request, at)
+            self._persist(outcome.state, events)
         return outcome.answer.model_dump(mode="json")
 
     def _observe(self) -> _Seen:
@@ -203,7 +198,7 @@ class Controller:
         with self._evidence_lock:
             batches = list(self._pushed)
         counted = count(state, batches)
-        snapshot = Snapshot(counted, seen.apps, seen.feeds, self._refused, self._unscalable, self._table.routes, seen.jobs)
+        snapshot = Snapshot(counted, seen.apps, seen.feeds, self._refused, self._unscalable, self._table, seen.jobs)
         decision = decide(snapshot, self._clock())
         self._hook(Point.DECIDED)
         return decision, len(batches)
@@ -231,8 +226,9 @@ class Controller:
             raise
         self._state = after
 
-    def _act(self, actions: tuple[Action, ...]) -> None:
-        refused: dict[str, str] = {}
+    def _act(self, actions: tuple[Action, ...]) -> dict[str, Exception]:
+        """Does them all; mistakes of ours by whom they concern."""
+        refused, faults = dict[str, str](), dict[str, Exception]()
         for action in actions:
             self._hook(Point.BEFORE_ACTION)
             try:
@@ -243,11 +239,14 @@ class Controller:
                 _log.warning("%s: %s", type(action).__name__, refusal)
                 if isinstance(action, Deploy):
                     refused[action.version.id.app] = str(refusal)
+                elif isinstance(action, StartFeed):
+                    refused[action.feed.app] = str(refusal)
                 elif isinstance(action, Scale) and isinstance(refusal, Conflict):
                     self._unscalable |= {action.model}
-            except Exception:  # noqa: BLE001 - a mistake of ours in one must not keep all that come after it from being done
-                _log.exception("%s failed", type(action).__name__)
+            except Exception as fault:  # noqa: BLE001 - a mistake of ours in one must not keep all others from being done
+                faults[concerns(action) or type(action).__name__] = fault
         self._refused = refused
+        return faults
 
     def _do(self, action: Action) -> None:
         match action:
@@ -265,6 +264,14 @@ class Controller:
                 self._jobs.submit(action)
             case StopJob(job):
                 self._jobs.stop(job)
+
+    def _tell(self, faults: Mapping[str, Exception]) -> None:
+        """Keeps mistakes of ours for `status`; logs each when it begins and changes, not at every tick."""
+        told = {name: in_words(fault) for name, fault in faults.items()}
+        for name, words in told.items():
+            if words != self._faults.get(name):
+                _log.error("a mistake of ours stops %s; all else goes on", name, exc_info=faults[name])
+        self._faults = told
 
     def _note(self, trouble: str) -> None:
         """Logs trouble when it begins, changes and ends, not at every tick."""
@@ -297,12 +304,6 @@ def count(state: State, batches: list[EvidenceBatch]) -> State:
         return state
     # Marks of resends matter only while evidence is gathered.
     return replace(state, evidence=evidence, scorers=scorers if stages else {})
-
-
-def _bad_payload(command: str, error: ValidationError) -> BadInput:
-    first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    return BadInput(sentence(first), where=f"{command}: {field}" if field else command, remedy="correct this field")
 
 
 __all__ = ["Controller", "Fenced", "Point", "count"]

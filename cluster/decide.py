@@ -8,21 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from cluster.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale
+from cluster.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
 from cluster.errors import Conflict, NotFound
-from cluster.firing import fire_batches
+from cluster.failures import note_failed_stream, note_failures, tried
+from cluster.firing import fire_batch
 from cluster.gate import Judged, Verdict, judge
+from cluster.illness import after_look, lasts, too_ill
 from cluster.opening import open_rollout
 from cluster.ports import AppState, AppStatus, FeedState
 from cluster.rollout import Rollout, RolloutState
 from cluster.rollout_plan import OnDeadline, Start
-from cluster.routes import Route, RouteTable
+from cluster.routes import EMPTY, Route, RouteTable
 from cluster.schedules import JobSeen
-from cluster.state import AuditEvent, Model, State
-from cluster.table import build_routes, digest_of, is_ready
+from cluster.state import CONTROLLER, AuditEvent, Model, State
+from cluster.table import build_route, is_ready, number_table
 from cluster.versions import VersionId
-
-CONTROLLER = "controller"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Snapshot:
     """What is remembered and what is seen. `feeds` and `jobs` are None where they could not be asked.
 
     `refused` has, by app, why the fleet would not run it at the last try; `unscalable` the models that it would not scale.
-    `published` are the routes of the last table, if this controller has published one.
+    `published` is the last table of this controller; the empty one before its first.
     """
 
     state: State
@@ -38,44 +38,70 @@ class Snapshot:
     feeds: Mapping[str, FeedState] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     unscalable: frozenset[str] = frozenset()
-    published: Mapping[str, Route] = field(default_factory=dict)
+    published: RouteTable = EMPTY
     jobs: Mapping[str, JobSeen] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to save, then publish, then do. Actions are idempotent and come again until the world is as it should be."""
+    """What to save, then publish, then do. Actions are idempotent and come again until the world is as it should be.
+
+    `faults` are mistakes of ours, by model or feed key: that one stays as it is, and all others go on.
+    """
 
     state: State
     table: RouteTable
     actions: tuple[Action, ...]
     events: tuple[AuditEvent, ...]
+    faults: Mapping[str, Exception] = field(default_factory=dict)
 
 
 def decide(snapshot: Snapshot, now_s: float) -> Decision:
     """The next state, the route table that goes with it, the actions and the audit of what changed."""
-    state, events = snapshot.state, list[AuditEvent]()
+    state, events, actions, routes = snapshot.state, list[AuditEvent](), list[Action](), dict[str, Route]()
+    running, faults = running_versions(snapshot.apps), dict[str, Exception]()
     for name in sorted(state.models):
-        state = _advance_model(state, name, snapshot, now_s, events)
-    routes = build_routes(state, snapshot.apps, now_s, snapshot.published)
-    digest = digest_of(routes)
-    if digest != state.table_digest:
-        state = replace(state, table=state.table + 1, table_digest=digest)
-    actions = fleet_actions(state, snapshot.apps, now_s)
-    if snapshot.feeds is not None:
-        actions += feed_actions(state, snapshot.feeds)
-    state, jobs = fire_batches(state, snapshot.jobs, now_s, events)
-    actions += jobs
-    return Decision(state, RouteTable(state.table, routes), tuple(actions), tuple(events))
+        told = list[AuditEvent]()
+        try:
+            state = _advance_model(state, name, snapshot, now_s, told)
+            events += told
+        except Exception as fault:  # noqa: BLE001 - a mistake of ours in one model must not stop the others
+            faults[name] = fault
+        model = state.models[name]
+        route = snapshot.published.routes.get(name)
+        try:
+            # Of what is saved: after a mistake above it still serves, and comes back after the loss of the cluster.
+            route = build_route(state, model, snapshot.apps, now_s, route)
+            actions += fleet_actions(state, model, snapshot.apps, running.get(name, ()), now_s)
+        except Exception as fault:  # noqa: BLE001 - as above
+            faults.setdefault(name, fault)
+        if route is not None:
+            routes[model.name] = route
+    state, table = number_table(state, routes, snapshot.published)
+    for key in list(state.feeds):
+        told = []
+        try:
+            after = note_failed_stream(state, key, snapshot.feeds, snapshot.refused, now_s, told)
+            moves = feed_actions(after, key, snapshot.feeds, now_s)
+            state, jobs = fire_batch(after, key, snapshot.jobs, now_s, told)
+            actions += [*moves, *jobs]
+            events += told
+        except Exception as fault:  # noqa: BLE001 - as above
+            faults[key] = fault
+    return Decision(state, table, tuple(actions), tuple(events), faults)
 
 
 def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, events: list[AuditEvent]) -> State:
     state = forget_cold(state, name, now_s)
     state = learn_scale(state, name, snapshot.apps, gave_up=name in snapshot.unscalable)
     state = _start_newest(state, name, now_s, events)
+    outage = _outage(state.active(name), snapshot)
+    state = note_failures(state, name, snapshot.apps, snapshot.refused, now_s, events, outage=outage)
+    state = _look_at_candidate(state, name, snapshot, now_s)
     while (rollout := state.active(name)) is not None:
         judged = judge(rollout, state.evidence)
-        after = _next(rollout, _candidate(rollout, snapshot), judged, now_s, outage=_outage(rollout, snapshot))
+        again = rollout.candidate in state.models[name].retries
+        after = _next(rollout, _candidate(rollout, snapshot), judged, now_s, outage=outage, again=again)
         if after == rollout:
             break
         events.append(transition(rollout, after, judged, now_s))
@@ -86,7 +112,7 @@ def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, ev
 def _start_newest(state: State, name: str, now_s: float, events: list[AuditEvent]) -> State:
     """Starts a rollout of a newer version where the plan says so, or where the model has no stable version yet."""
     model = state.models[name]
-    newest = max((v.id.number for v in state.versions_of(name)), default=0)
+    newest = state.versions.newest(name)
     if model.plan is None or newest <= max(model.considered, model.stable or 0) or state.active(name) is not None:
         return state
     if model.stable is not None and model.plan.start is not Start.AUTO:
@@ -101,27 +127,42 @@ def _start_newest(state: State, name: str, now_s: float, events: list[AuditEvent
 
 
 def _candidate(rollout: Rollout, snapshot: Snapshot) -> AppState | None:
-    """The candidate's app as seen; as failed where the fleet would not even begin to run it."""
     app = VersionId(rollout.model, rollout.candidate).app
-    if app in snapshot.refused:
-        return AppState(app, AppStatus.FAILED, 0, 0, snapshot.refused[app])
-    return snapshot.apps.get(app)
+    return tried(app, snapshot.apps.get(app), snapshot.refused)
 
 
-def _outage(rollout: Rollout, snapshot: Snapshot) -> bool:
+def _outage(rollout: Rollout | None, snapshot: Snapshot) -> bool:
     """Whether stable is away as well, as after the loss of the cluster: that says nothing about the candidate."""
-    return rollout.stable is not None and not is_ready(snapshot.apps.get(VersionId(rollout.model, rollout.stable).app))
+    if rollout is None or rollout.stable is None:
+        return False
+    return not is_ready(snapshot.apps.get(VersionId(rollout.model, rollout.stable).app))
 
 
-def _next(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, outage: bool) -> Rollout:
-    """One step of the rollout, or the rollout itself where nothing is due. The order of the rules is their weight."""
+def _look_at_candidate(state: State, name: str, snapshot: Snapshot, now_s: float) -> State:
+    """Remembers since when the candidate is ill. While it starts it may be away; once in a step it may not."""
+    rollout = state.active(name)
+    if rollout is None or rollout.phase is RolloutState.PENDING:
+        return state
+    app = _candidate(rollout, snapshot)
+    ill = rollout.current is not None or (app is not None and app.status is AppStatus.UNHEALTHY)
+    seen = after_look(rollout.illness, ready=is_ready(app), ill=ill, outage=_outage(rollout, snapshot), now_s=now_s)
+    return state if seen == rollout.illness else state.with_rollout(replace(rollout, illness=seen))
+
+
+def _next(
+    rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, outage: bool, again: bool
+) -> Rollout:
+    """One step of the rollout, or the rollout itself where nothing is due. The order of the rules is their weight.
+
+    `outage`: stable is away as well. `again`: the candidate failed during one, and is tried again.
+    """
     if rollout.phase is RolloutState.PENDING:
         # What an earlier try of the version left behind goes first; until then it says nothing about this one.
         gone = app is None or app.status is not AppStatus.FAILED
         return rollout.to(RolloutState.WARMING, now_s) if gone and rollout.state is RolloutState.PENDING else rollout
-    if app is not None and app.status in (AppStatus.FAILED, AppStatus.UNHEALTHY):
-        why = f"the candidate is {app.status}: {app.message or 'no reason given'}"
-        return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
+    ended = _beyond_hope(rollout, app, now_s, again=again)
+    if ended:
+        return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=ended)
     harm = next((check for check in judged if check.verdict is Verdict.FAILED), None)
     if harm is not None:
         return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=harm.words)
@@ -131,12 +172,23 @@ def _next(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], no
     if rollout.state is RolloutState.WARMING:
         if is_ready(app):
             return _enter(rollout, 0, now_s) if rollout.stable is not None else rollout.to(RolloutState.PROMOTED, now_s)
-        if late:
+        if late and not outage:
             seen = f"{app.status}, {app.message or 'no message'}" if app is not None else "not started"
             why = f"not ready within {rollout.plan.deadline_s:g} s (last seen: {seen})"
             return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
         return rollout
     return _judge_step(rollout, app, judged, now_s, late=late and not outage)
+
+
+def _beyond_hope(rollout: Rollout, app: AppState | None, now_s: float, *, again: bool) -> str:
+    """Why what the fleet says of the candidate ends its rollout; empty where it does not."""
+    if app is None or app.status not in (AppStatus.FAILED, AppStatus.UNHEALTHY):
+        return ""
+    why = app.message or "no reason given"
+    if app.status is AppStatus.FAILED:
+        return "" if again else f"the candidate is {app.status}: {why}"
+    how = too_ill(rollout.illness, now_s, rollout.warmed_s)
+    return f"the candidate is {app.status} {how}: {why}" if how else ""
 
 
 def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, late: bool) -> Rollout:
@@ -145,10 +197,10 @@ def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ..
     proven = step.bake_s == 0 or all(check.verdict is Verdict.PASSED for check in judged)
     if proven and is_ready(app) and now_s - rollout.step_started_s >= step.bake_s:
         return _enter(rollout, rollout.step + 1, now_s)
-    if late and not is_ready(app):
+    if late and not is_ready(app) and lasts(rollout.illness, now_s, rollout.warmed_s):
         why = f"not ready, and the step's {rollout.plan.deadline_s:g} s are over"
         return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
-    if not late or rollout.held:
+    if not late or rollout.held or not is_ready(app):
         return rollout
     waiting = "; ".join(check.words for check in judged if check.verdict is Verdict.WAITING)
     why = f"neither proven good nor bad within {rollout.plan.deadline_s:g} s: {waiting}"
@@ -161,6 +213,8 @@ def _enter(rollout: Rollout, step: int, now_s: float) -> Rollout:
     if step == len(rollout.plan.steps):
         return rollout.to(RolloutState.PROMOTED, now_s, reason="every step passed")
     state = RolloutState.CANARY if rollout.plan.steps[step].weight > 0 else RolloutState.SHADOW
+    if rollout.state is RolloutState.WARMING:
+        rollout = replace(rollout, warmed_s=now_s - rollout.step_started_s)
     return rollout.to(state, now_s, step=step)
 
 

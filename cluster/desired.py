@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from cluster.ports import AppState, AppStatus, FeedKind, FeedSpec, FeedState
+from cluster.retry import is_due, may_start
 from cluster.rollout import RolloutState
 from cluster.schedules import StopJob, SubmitJob
 from cluster.serving import ScalingMode, Serving
-from cluster.state import Model, State, Wanted
+from cluster.state import Model, State, Wanted, feed_key
 from cluster.versions import Version, VersionId
 
 RETIRE_GRACE_S = 10.0  # from leaving the table to retiring: scorers' long polls and requests under way end well within it
@@ -57,6 +58,26 @@ class StopFeed:
 Action = Deploy | Retire | Scale | StartFeed | StopFeed | SubmitJob | StopJob
 
 
+def concerns(action: Action) -> str | None:
+    """The model, or the key of the feed, that an action is for; None where it does not say."""
+    match action:
+        case Deploy(version):
+            return version.id.model
+        case Retire(app):
+            version_id = VersionId.of_app(app)
+            return version_id.model if version_id is not None else None
+        case Scale(_, model):
+            return model
+        case StartFeed(feed):
+            return feed.app
+        case StopFeed(name):
+            return feed_key(FeedKind.STREAM, name)
+        case SubmitJob(_, batch):
+            return feed_key(FeedKind.BATCH, batch)
+        case StopJob():
+            return None
+
+
 def needed(state: State, model: Model, now_s: float, *, grace_s: float = RETIRE_GRACE_S) -> set[int]:
     """The versions of a model whose replicas should exist: stable, candidate, and those warm or just out of the table."""
     numbers = {number for number, until_s in model.warm.items() if until_s + grace_s > now_s}
@@ -68,19 +89,35 @@ def needed(state: State, model: Model, now_s: float, *, grace_s: float = RETIRE_
     return numbers
 
 
-def fleet_actions(state: State, apps: Mapping[str, AppState], now_s: float) -> list[Action]:
-    """Deploys what is missing, scales what was asked for, retires what is no longer needed. Apps unknown to it are left alone."""
+def running_versions(apps: Mapping[str, AppState]) -> dict[str, set[int]]:
+    """By model, the versions that have an app."""
+    found: dict[str, set[int]] = {}
+    for app in apps:
+        version = VersionId.of_app(app)
+        if version is not None:
+            found.setdefault(version.model, set()).add(version.number)
+    return found
+
+
+def fleet_actions(
+    state: State, model: Model, apps: Mapping[str, AppState], running: Collection[int], now_s: float
+) -> list[Action]:
+    """Deploys what is missing of a model, scales what was asked for, retires what is no longer needed. `running` are its versions
+    that have an app. Apps of versions that it does not know are left alone."""
     actions: list[Action] = []
-    for version in sorted(state.versions.values(), key=lambda v: v.id):
-        model = state.models[version.id.model]
-        app = apps.get(version.id.app)
-        if model.serving is None:
+    if model.serving is None:
+        return actions
+    wanted, stays = needed(state, model, now_s, grace_s=0.0), needed(state, model, now_s)
+    for number in sorted(stays.union(running)):
+        version = state.versions.get(VersionId(model.name, number))
+        if version is None:
             continue
-        if _starts_over(state, version, app):
+        app = apps.get(version.id.app)
+        if _starts_over(state, version, app, now_s):
             actions.append(Retire(version.id.app))
-        elif version.id.number in needed(state, model, now_s):
+        elif number in stays:
             # What has left the table and is gone, after the loss of a whole cluster, need not come back.
-            if app is None and version.id.number in needed(state, model, now_s, grace_s=0.0):
+            if app is None and number in wanted and may_start(model.retries.get(number)):
                 actions.append(Deploy(version, model.serving, initial_replicas(model, model.serving)))
             elif app is not None and model.scale_to is not None and app.target_replicas != model.scale_to and by_hand(model):
                 actions.append(Scale(app.name, model.name, model.scale_to))
@@ -89,14 +126,16 @@ def fleet_actions(state: State, apps: Mapping[str, AppState], now_s: float) -> l
     return actions
 
 
-def _starts_over(state: State, version: Version, app: AppState | None) -> bool:
+def _starts_over(state: State, version: Version, app: AppState | None, now_s: float) -> bool:
     """Whether what is left of a failed try has to go: before the next try of the version, or where no one needs it."""
     if app is None or app.status is not AppStatus.FAILED:
         return False
-    rollout = state.active(version.id.model)
-    if rollout is not None and rollout.candidate == version.id.number:
+    number, model, rollout = version.id.number, state.models[version.id.model], state.active(version.id.model)
+    if number in model.retries:
+        return is_due(model.retries[number], now_s)
+    if rollout is not None and rollout.candidate == number:
         return rollout.state is RolloutState.PENDING
-    return state.models[version.id.model].stable != version.id.number
+    return model.stable != number
 
 
 def initial_replicas(model: Model, serving: Serving) -> int:
@@ -135,19 +174,21 @@ def learn_scale(state: State, name: str, apps: Mapping[str, AppState], *, gave_u
     return state.with_model(replace(model, replicas=app.target_replicas, scale_to=None))
 
 
-def feed_actions(state: State, seen: Mapping[str, FeedState]) -> list[Action]:
-    """Starts and stops streams. A stream starts once its model has a stable version; batches run by their schedules."""
-    actions: list[Action] = []
-    for feed in state.feeds.values():
-        if feed.spec.kind is not FeedKind.STREAM:
-            continue
-        running = seen.get(feed.spec.name)
-        if feed.wanted is Wanted.PAUSED:
-            if running is not None and running.app.status is not AppStatus.STOPPING:
-                actions.append(StopFeed(feed.spec.name))
-        elif state.models[feed.spec.model].stable is not None and (running is None or running.digest != feed.spec.digest):
-            actions.append(StartFeed(feed.spec))
-    return actions
+def feed_actions(state: State, key: str, seen: Mapping[str, FeedState] | None, now_s: float) -> list[Action]:
+    """Starts or stops a stream; nothing where what runs could not be asked. A stream starts once its model has a stable version;
+    batches run by their schedules."""
+    feed = state.feeds[key]
+    if feed.spec.kind is not FeedKind.STREAM or seen is None:
+        return []
+    running = seen.get(feed.spec.name)
+    if feed.wanted is Wanted.PAUSED:
+        return [StopFeed(feed.spec.name)] if running is not None and running.app.status is not AppStatus.STOPPING else []
+    if running is not None and running.digest == feed.spec.digest:
+        failed = running.app.status is AppStatus.FAILED
+        return [StopFeed(feed.spec.name)] if failed and is_due(feed.retry, now_s) else []
+    if state.models[feed.spec.model].stable is not None and may_start(feed.retry):
+        return [StartFeed(feed.spec)]
+    return []
 
 
 def by_hand(model: Model) -> bool:

@@ -81,3 +81,12 @@ class BadArtifact(HeadraceError):
 
 class EngineFailure(HeadraceError):
     """The version failed on input that met its signature."""
+
+
+_LONGEST = 500
+
+
+def in_words(fault: Exception) -> str:
+    """A mistake of ours as `status` tells it, and what to do about it."""
+    what = f"a fault of Headrace itself, {type(fault).__name__}: {str(fault)[:_LONGEST]}"
+    return f"{what} (report it, with what the controller logged)"

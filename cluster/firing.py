@@ -17,25 +17,23 @@ def jobs_to_ask(state: State, now_s: float) -> set[str]:
     return {job for feed in state.feeds.values() if feed.fires for job in jobs_of(feed.spec.name, feed.fires, now_s)}
 
 
-def fire_batches(
-    state: State, jobs: Mapping[str, JobSeen] | None, now_s: float, events: list[AuditEvent]
+def fire_batch(
+    state: State, key: str, jobs: Mapping[str, JobSeen] | None, now_s: float, events: list[AuditEvent]
 ) -> tuple[State, list[SubmitJob | StopJob]]:
-    """The state with every schedule's new fires, and the jobs to start and to stop. Appends what changed to `events`.
+    """The state with a schedule's new fires, and the jobs to start and to stop. Appends what changed to `events`.
 
     A paused batch fires no more; what it has under way is followed to its end.
     """
-    actions: list[SubmitJob | StopJob] = []
-    for key, feed in state.feeds.items():
-        schedule = feed.spec.schedule
-        if feed.spec.kind is not FeedKind.BATCH or schedule is None:
-            continue
-        since_s = now_s if feed.wanted is Wanted.PAUSED else feed.since_s
-        seen = look(feed.spec.name, schedule, feed.fires, jobs, since_s=since_s, now_s=now_s)
-        actions += seen.actions
-        if seen.fires != feed.fires:
-            events += _told(feed, schedule, seen.fires, now_s)
-            state = replace(state, feeds={**state.feeds, key: replace(feed, fires=seen.fires)})
-    return state, actions
+    feed = state.feeds[key]
+    schedule = feed.spec.schedule
+    if feed.spec.kind is not FeedKind.BATCH or schedule is None:
+        return state, []
+    since_s = now_s if feed.wanted is Wanted.PAUSED else feed.since_s
+    seen = look(feed.spec.name, schedule, feed.fires, jobs, since_s=since_s, now_s=now_s)
+    if seen.fires != feed.fires:
+        events += _told(feed, schedule, seen.fires, now_s)
+        state = replace(state, feeds={**state.feeds, key: replace(feed, fires=seen.fires)})
+    return state, list(seen.actions)
 
 
 def _told(feed: Feed, schedule: Schedule, after: tuple[Fire, ...], now_s: float) -> list[AuditEvent]:

@@ -26,7 +26,10 @@ from cluster.versions import Version, VersionId, check_name
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a command may look at. `apps` and `feeds` are as last seen, at `tick_s` (0: not yet)."""
+    """What a command may look at. `apps` and `feeds` are as last seen, at `tick_s` (0: not yet).
+
+    `faults` are mistakes of ours at the last tick, in words, by model or feed key. `actor` is who asks.
+    """
 
     state: State
     apps: Mapping[str, AppState]
@@ -34,6 +37,8 @@ class Context:
     tick_s: float
     now_s: float
     audit: Callable[[str], list[AuditEvent]]
+    faults: Mapping[str, str]
+    actor: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ Handler = Callable[[Context, Any], Outcome]
 
 
 def _status(at: Context, _: c.Nothing) -> Outcome:
-    return Outcome(at.state, views.status_view(at.state, at.apps, at.feeds, at.tick_s, at.now_s))
+    return Outcome(at.state, views.status_view(at.state, at.apps, at.feeds, at.tick_s, at.now_s, at.faults))
 
 
 def _register(at: Context, request: c.RegisterVersion) -> Outcome:
@@ -66,10 +71,10 @@ def _register(at: Context, request: c.RegisterVersion) -> Outcome:
         signature=request.signature,
         created_s=at.now_s,
     )
-    state = replace(at.state, versions={**at.state.versions, version.id: version})
+    state = replace(at.state, versions=at.state.versions.adding(version))
     state = state.with_model(replace(model, last_number=version.id.number))
     event = AuditEvent(
-        at.now_s, request.model, None, "registered", "build", {"version": version.id.number, "digest": version.digest}
+        at.now_s, request.model, None, "registered", at.actor, {"version": version.id.number, "digest": version.digest}
     )
     return Outcome(state, views.version_view(state, version), (event,))
 
@@ -96,13 +101,12 @@ def _remove(at: Context, request: c.Resolve) -> Outcome:
         raise Conflict(f"it is {role}", where=str(version.id), remedy="move the model to another version first")
     if version.id.app in at.apps:
         raise Conflict("its replicas are still going away", where=str(version.id), remedy="try again in a few seconds")
-    kept = {key: value for key, value in at.state.versions.items() if key != version.id}
-    event = AuditEvent(at.now_s, model.name, None, "removed", "", {"version": request.version})
-    return Outcome(replace(at.state, versions=kept), c.Nothing(), (event,))
+    event = AuditEvent(at.now_s, model.name, None, "removed", at.actor, {"version": request.version})
+    return Outcome(replace(at.state, versions=at.state.versions.without(version.id)), c.Nothing(), (event,))
 
 
 def _show_model(at: Context, request: c.ModelName) -> Outcome:
-    return Outcome(at.state, views.model_view(at.state, _model(at.state, request.model), at.apps))
+    return Outcome(at.state, views.model_view(at.state, _model(at.state, request.model), at.apps, at.now_s, at.faults))
 
 
 def _scale(at: Context, request: c.ScaleModel) -> Outcome:
@@ -112,7 +116,7 @@ def _scale(at: Context, request: c.ScaleModel) -> Outcome:
             "it is not scaled by hand", where=f"model {model.name}", remedy="apply it with `serving: {scaling: manual}`"
         )
     changed = replace(model, scale_to=request.replicas) if model.stable is not None else replace(model, replicas=request.replicas)
-    event = AuditEvent(at.now_s, model.name, None, "scaled", "", {"replicas": request.replicas})
+    event = AuditEvent(at.now_s, model.name, None, "scaled", at.actor, {"replicas": request.replicas})
     return Outcome(at.state.with_model(changed), c.Nothing(), (event,))
 
 
@@ -133,10 +137,9 @@ def _start_rollout(at: Context, request: c.StartRollout) -> Outcome:
                 remedy="let it end, abort it, or start with supersede",
             )
         ended = active.to(RolloutState.SUPERSEDED, at.now_s, reason=f"a rollout to version {version} took its place")
-        events.append(transition(active, ended, judge(active, state.evidence), at.now_s, _who(request.actor)))
+        events.append(transition(active, ended, judge(active, state.evidence), at.now_s, at.actor))
         state = settle(state, ended, at.now_s)
-    who = _who(request.actor)
-    state, started = open_rollout(state, model.name, version, plan, who, at.now_s, compatible=request.compatible)
+    state, started = open_rollout(state, model.name, version, plan, at.actor, at.now_s, compatible=request.compatible)
     return _rollout_outcome(state, model.name, events + started)
 
 
@@ -162,14 +165,14 @@ def _pause(at: Context, request: c.ModelName) -> Outcome:
     active = _active(at.state, request.model)
     if active.state is RolloutState.PAUSED:
         return _rollout_outcome(at.state, request.model, [])
-    return _move(at, active, active.to(RolloutState.PAUSED, at.now_s, reason=f"paused by {_who(request.actor)}"), request.actor)
+    return _move(at, active, active.to(RolloutState.PAUSED, at.now_s, reason=f"paused by {at.actor}"))
 
 
 def _resume(at: Context, request: c.ModelName) -> Outcome:
     active = _active(at.state, request.model)
     if active.paused_from is None:
         return _rollout_outcome(at.state, request.model, [])
-    return _move(at, active, active.to(active.paused_from, at.now_s), request.actor)
+    return _move(at, active, active.to(active.paused_from, at.now_s))
 
 
 def _promote(at: Context, request: c.ModelName) -> Outcome:
@@ -180,16 +183,12 @@ def _promote(at: Context, request: c.ModelName) -> Outcome:
             where=f"rollout {active.id} of {active.model}",
             remedy="wait until `headrace rollout status` no longer says warming, or abort it",
         )
-    return _move(
-        at, active, active.to(RolloutState.PROMOTED, at.now_s, reason=f"promoted by {_who(request.actor)}"), request.actor
-    )
+    return _move(at, active, active.to(RolloutState.PROMOTED, at.now_s, reason=f"promoted by {at.actor}"))
 
 
 def _abort(at: Context, request: c.ModelName) -> Outcome:
     active = _active(at.state, request.model)
-    return _move(
-        at, active, active.to(RolloutState.ROLLED_BACK, at.now_s, reason=f"aborted by {_who(request.actor)}"), request.actor
-    )
+    return _move(at, active, active.to(RolloutState.ROLLED_BACK, at.now_s, reason=f"aborted by {at.actor}"))
 
 
 def _label(at: Context, request: c.TellLabels) -> Outcome:
@@ -222,11 +221,11 @@ def _label(at: Context, request: c.TellLabels) -> Outcome:
 
 def _list_feeds(at: Context, _: c.Nothing) -> Outcome:
     feeds = (at.state.feeds[name] for name in sorted(at.state.feeds))
-    return Outcome(at.state, c.FeedList(feeds=tuple(views.feed_view(feed, at.feeds, at.now_s) for feed in feeds)))
+    return Outcome(at.state, c.FeedList(feeds=tuple(views.feed_view(feed, at.feeds, at.now_s, at.faults) for feed in feeds)))
 
 
 def _show_feed(at: Context, request: c.FeedName) -> Outcome:
-    return Outcome(at.state, views.feed_view(_feed(at.state, request), at.feeds, at.now_s))
+    return Outcome(at.state, views.feed_view(_feed(at.state, request), at.feeds, at.now_s, at.faults))
 
 
 def _pause_feed(at: Context, request: c.FeedName) -> Outcome:
@@ -253,7 +252,7 @@ def _feed_notes(at: Context, request: c.FeedNotes) -> Outcome:
 
 
 def _apply(at: Context, request: c.Apply) -> Outcome:
-    state, applied, events = apply(at.state, request, at.now_s)
+    state, applied, events = apply(at.state, request, at.actor, at.now_s)
     return Outcome(state, applied, tuple(events))
 
 
@@ -283,15 +282,16 @@ HANDLERS: dict[str, Handler] = {
 
 def _want(at: Context, request: c.FeedName, wanted: Wanted) -> Outcome:
     feed = _feed(at.state, request)
-    if feed.wanted is not wanted:
-        # What a schedule would have fired while paused is not missed.
-        feed = replace(feed, wanted=wanted, since_s=at.now_s)
+    if feed.wanted is wanted:
+        return Outcome(at.state, views.feed_view(feed, at.feeds, at.now_s, at.faults))
+    # What a schedule would have fired while paused is not missed.
+    feed = replace(feed, wanted=wanted, since_s=at.now_s)
     state = replace(at.state, feeds={**at.state.feeds, feed.spec.app: feed})
-    return Outcome(state, views.feed_view(feed, at.feeds, at.now_s))
+    return Outcome(state, views.feed_view(feed, at.feeds, at.now_s, at.faults))
 
 
-def _move(at: Context, before: Rollout, after: Rollout, actor: str) -> Outcome:
-    event = transition(before, after, judge(before, at.state.evidence), at.now_s, _who(actor))
+def _move(at: Context, before: Rollout, after: Rollout) -> Outcome:
+    event = transition(before, after, judge(before, at.state.evidence), at.now_s, at.actor)
     return _rollout_outcome(settle(at.state, after, at.now_s), after.model, [event])
 
 
@@ -300,10 +300,6 @@ def _rollout_outcome(state: State, model: str, events: list[AuditEvent]) -> Outc
     if rollout is None:
         raise NotFound("it has had no rollout", where=f"model {model}", remedy="`headrace rollout start` one")
     return Outcome(state, views.rollout_view(state, rollout), tuple(events))
-
-
-def _who(actor: str) -> str:
-    return actor or "a person"
 
 
 def _model(state: State, name: str) -> Model:

@@ -38,7 +38,8 @@ class AppState:
 
 
 class Fleet(Protocol):
-    """Runs versions. One app a version, named `version.id.app`, deployed once and never run again."""
+    """Runs versions. One app a version, named `version.id.app`; what exists is never run again. One that failed to start stays,
+    FAILED, until it is retired, and may be deployed again once it is gone."""
 
     def deploy(self, version: Version, serving: Serving, replicas: int) -> None:
         """Starts the version's replicas, unless its app exists: then nothing happens.

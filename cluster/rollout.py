@@ -7,10 +7,11 @@ any of the first four -> PAUSED -> back to where it was; any that has not ended 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from cluster.errors import Conflict
+from cluster.illness import Illness
 from cluster.rollout_plan import Plan, Step
 
 
@@ -58,8 +59,8 @@ class Rollout:
     """One rollout. `stable` is None for a model's first version, which is promoted as soon as it is ready.
 
     `step` indexes `plan.steps` and means something in SHADOW, CANARY and a PAUSED that came from them. `reached` is the
-    last step begun, the first being 1. `held` says that the step's deadline has passed and the plan waits on. Times are Unix
-    seconds.
+    last step begun, the first being 1. `held` says that the step's deadline has passed and the plan waits on. `warmed_s` is how
+    long the candidate took to get ready. Times are Unix seconds.
     """
 
     id: int
@@ -77,6 +78,8 @@ class Rollout:
     paused_from: RolloutState | None = None
     paused_s: float | None = None
     ended_s: float | None = None
+    illness: Illness = field(default_factory=Illness)
+    warmed_s: float = 0.0
 
     @property
     def salt(self) -> int:

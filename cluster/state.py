@@ -9,11 +9,12 @@ from typing import Any
 
 from cluster.evidence import Counts, EvidenceKey
 from cluster.ports import FeedSpec
+from cluster.retry import Retry
 from cluster.rollout import Rollout
 from cluster.rollout_plan import Plan
 from cluster.schedules import Fire
 from cluster.serving import Serving
-from cluster.versions import Version, VersionId
+from cluster.versions import Version, Versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Model:
     `last_number` is the newest version number given out, `considered` the newest version for which a rollout was started or
     refused. `rollout` is the id of the one under way, or of the last. `warm` maps former versions to the Unix time until which
     they stay in the route table. `replicas` is the last number seen of a model scaled by hand, `scale_to` a number asked for
-    and not seen yet.
+    and not seen yet. `retries` are versions that should run and failed to start.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Model:
     warm: Mapping[int, float] = field(default_factory=dict)
     replicas: int | None = None
     scale_to: int | None = None
+    retries: Mapping[int, Retry] = field(default_factory=dict)
 
 
 class Wanted(StrEnum):
@@ -50,7 +52,7 @@ class Feed:
     """A stream or batch as applied, and whether it should run.
 
     `fires` is the history of a batch's schedule, and what of it is under way; nothing fires before `since_s`. `notes` are what
-    the feed itself wants remembered.
+    the feed itself wants remembered, `retry` is there where it should run and failed to start.
     """
 
     spec: FeedSpec
@@ -58,6 +60,10 @@ class Feed:
     since_s: float = 0.0
     fires: tuple[Fire, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
+    retry: Retry | None = None
+
+
+CONTROLLER = "controller"  # who does in the audit what nobody asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ class State:
     `table` numbers the route table and `table_digest` tells whether its contents changed.
     """
 
-    versions: Mapping[VersionId, Version] = field(default_factory=dict)
+    versions: Versions = field(default_factory=Versions)
     models: Mapping[str, Model] = field(default_factory=dict)
     rollouts: Mapping[int, Rollout] = field(default_factory=dict)
     feeds: Mapping[str, Feed] = field(default_factory=dict)
@@ -112,7 +118,7 @@ class State:
 
     def versions_of(self, model: str) -> list[Version]:
         """The versions of a model, oldest first."""
-        return sorted((v for v in self.versions.values() if v.id.model == model), key=lambda v: v.id)
+        return self.versions.of(model)
 
 
 def of_rollout(key: EvidenceKey, rollout: Rollout) -> bool:

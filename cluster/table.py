@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pydantic import TypeAdapter
 
 from cluster.ports import AppState, AppStatus
 from cluster.rollout import Rollout
 from cluster.rollout_plan import Loss
-from cluster.routes import WEIGHT_UNIT, LabelledOutput, Route, Target
+from cluster.routes import WEIGHT_UNIT, LabelledOutput, Route, RouteTable, Target
 from cluster.serving import Serving
 from cluster.state import Model, State
 from cluster.versions import VersionId
@@ -18,22 +19,27 @@ from cluster.versions import VersionId
 _ROUTES = TypeAdapter(dict[str, Route])
 
 
-def build_routes(
-    state: State, apps: Mapping[str, AppState], now_s: float, before: Mapping[str, Route] | None = None
-) -> dict[str, Route]:
-    """One route for each model whose stable version serves. Its targets are versions that may be scored with now.
+def build_route(state: State, model: Model, apps: Mapping[str, AppState], now_s: float, last: Route | None) -> Route | None:
+    """The route of a model whose stable version serves; None elsewhere. Its targets are versions that may be scored with now.
 
-    A version gets into the table when it is READY. The stable one, once in the table (`before` is the last), stays while its
-    replicas are away: nothing else could answer, and its callers are then told to retry, not that there is no such model.
+    A version gets into the table when it is READY. The stable one, once in the table (`last` is what was published), stays while
+    its replicas are away: nothing else could answer, and its callers are then told to retry, not that there is no such model.
     """
-    routes: dict[str, Route] = {}
-    for model in state.models.values():
-        if model.stable is None or model.serving is None:
-            continue
-        last = before.get(model.name) if before is not None else None
-        if (last is not None and model.stable in last.targets) or _seen(apps, model, model.stable):
-            routes[model.name] = _route(state, model, model.stable, model.serving, apps, now_s)
-    return routes
+    if model.stable is None or model.serving is None:
+        return None
+    if not ((last is not None and model.stable in last.targets) or _seen(apps, model, model.stable)):
+        return None
+    return _route(state, model, model.stable, model.serving, apps, now_s)
+
+
+def number_table(state: State, routes: dict[str, Route], published: RouteTable) -> tuple[State, RouteTable]:
+    """The table of these routes, under a new number where they are others than the last, which is then saved with the state."""
+    if published.number == state.table > 0 and routes == published.routes:
+        return state, published  # to digest a thousand routes costs more than all else of a tick
+    digest = digest_of(routes)
+    if digest != state.table_digest:
+        state = replace(state, table=state.table + 1, table_digest=digest)
+    return state, RouteTable(state.table, routes)
 
 
 def digest_of(routes: Mapping[str, Route]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from cluster.errors import BadInput
 from cluster.signature import Signature
@@ -38,6 +40,12 @@ class VersionId:
         """The name of the Serve app that runs it, e.g. `digits--v3`."""
         return f"{self.model}--v{self.number}"
 
+    @classmethod
+    def of_app(cls, app: str) -> Self | None:
+        """Whose app is named so; None where the name is not that of a version's."""
+        model, _, number = app.rpartition("--v")
+        return cls(model, int(number)) if model and number.isdecimal() else None
+
     def __str__(self) -> str:
         return f"{self.model} version {self.number}"
 
@@ -52,3 +60,50 @@ class Version:
     engine: str
     signature: Signature
     created_s: float
+
+
+class Versions(Mapping[VersionId, Version]):
+    """Versions by id, and by model at no search: with many models the controller asks for those of each at every tick.
+
+    Immutable: what adds or removes one gives a copy, which shares what did not change.
+    """
+
+    __slots__ = ("_by_model",)
+
+    def __init__(self, versions: Iterable[Version] = ()) -> None:
+        by_model: dict[str, dict[int, Version]] = {}
+        for version in sorted(versions, key=lambda version: version.id.number):
+            by_model.setdefault(version.id.model, {})[version.id.number] = version
+        self._by_model = by_model
+
+    def of(self, model: str) -> list[Version]:
+        """The versions of a model, oldest first."""
+        return list(self._by_model.get(model, {}).values())
+
+    def newest(self, model: str) -> int:
+        """The highest number of a model's versions; 0 where it has none."""
+        return next(reversed(self._by_model.get(model, {})), 0)
+
+    def adding(self, version: Version) -> Versions:
+        """These and that one."""
+        return self._with(version.id.model, [*self.of(version.id.model), version])
+
+    def without(self, gone: VersionId) -> Versions:
+        """These but that one."""
+        return self._with(gone.model, [version for version in self.of(gone.model) if version.id != gone])
+
+    def _with(self, model: str, versions: list[Version]) -> Versions:
+        changed = Versions()
+        changed._by_model = {**self._by_model, **Versions(versions)._by_model}
+        if not versions:
+            changed._by_model.pop(model, None)
+        return changed
+
+    def __getitem__(self, version: VersionId) -> Version:
+        return self._by_model[version.model][version.number]
+
+    def __iter__(self) -> Iterator[VersionId]:
+        return (version.id for versions in self._by_model.values() for version in versions.values())
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_model.values()))

@@ -17,8 +17,10 @@ from cluster.commands import (
     StatusView,
     VersionView,
 )
+from cluster.errors import in_words
 from cluster.gate import Judged, judge
 from cluster.ports import AppState, AppStatus, FeedKind, FeedState
+from cluster.retry import Retry
 from cluster.rollout import Rollout, RolloutState
 from cluster.schedules import job_id, next_fires
 from cluster.state import AuditEvent, Feed, Model, State, Wanted
@@ -96,21 +98,55 @@ def audit_view(event: AuditEvent) -> AuditView:
     )
 
 
-def app_view(app: AppState) -> AppView:
-    """One app as seen."""
+def app_view(name: str, app: AppState | None, retry: Retry | None, now_s: float) -> AppView | None:
+    """A version's app as seen, and when it is tried again; None where there is nothing to tell of it."""
+    if app is None and retry is None:
+        return None
+    seen = app or AppState(name, AppStatus.FAILED, 0, 0)
+    message = seen.message
+    if retry is not None:
+        message = "; ".join(part for part in (message or retry.reason, _tried_again(retry, now_s)) if part)
     return AppView(
-        app=app.name,
-        status=app.status.value,
-        replicas=app.replicas,
-        target_replicas=app.target_replicas,
-        message=app.message,
+        app=name,
+        status=seen.status.value,
+        replicas=seen.replicas,
+        target_replicas=seen.target_replicas,
+        message=message,
+        next_try_s=retry.next_s if retry is not None else None,
     )
 
 
-def model_view(state: State, model: Model, apps: Mapping[str, AppState]) -> ModelView:
-    """One model with everything about it."""
+def _tried_again(retry: Retry, now_s: float) -> str:
+    failed = f"failed {retry.failures} times" if retry.failures > 1 else "failed once"
+    if retry.next_s is None:
+        return f"{failed}, is being tried again"
+    return f"{failed}, is tried again in {max(retry.next_s - now_s, 0):.0f} s"
+
+
+def model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s: float, faults: Mapping[str, str]) -> ModelView:
+    """One model with everything about it; with as much as its name where a mistake of ours is in the way of the rest."""
+    try:
+        return _model_view(state, model, apps, now_s, faults.get(model.name, ""))
+    except Exception as fault:  # noqa: BLE001 - what stops one model must not hide all others, nor itself
+        told = faults.get(model.name) or in_words(fault)
+        return ModelView(
+            name=model.name,
+            stable=model.stable,
+            candidate=None,
+            serving=model.serving,
+            plan=model.plan,
+            versions=(),
+            apps=(),
+            rollout=None,
+            fault=told,
+        )
+
+
+def _model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s: float, fault: str) -> ModelView:
     versions = state.versions_of(model.name)
     rollout, active = state.rollout_of(model.name), state.active(model.name)
+    names = {version.id.number: version.id.app for version in versions}
+    seen = (app_view(name, apps.get(name), model.retries.get(number), now_s) for number, name in names.items())
     return ModelView(
         name=model.name,
         stable=model.stable,
@@ -118,8 +154,9 @@ def model_view(state: State, model: Model, apps: Mapping[str, AppState]) -> Mode
         serving=model.serving,
         plan=model.plan,
         versions=tuple(version_view(state, version) for version in versions),
-        apps=tuple(app_view(apps[version.id.app]) for version in versions if version.id.app in apps),
+        apps=tuple(app for app in seen if app is not None),
         rollout=rollout_view(state, rollout) if rollout is not None else None,
+        fault=fault,
     )
 
 
@@ -146,7 +183,7 @@ def schedule_view(feed: Feed, now_s: float) -> ScheduleView | None:
     )
 
 
-def feed_view(feed: Feed, seen: Mapping[str, FeedState], now_s: float) -> FeedView:
+def feed_view(feed: Feed, seen: Mapping[str, FeedState], now_s: float, faults: Mapping[str, str]) -> FeedView:
     """One feed: what is wanted, and what is seen. What runs of an older document is not told as if it were of this one."""
     spec = feed.spec
     running = seen.get(spec.name) if spec.kind is FeedKind.STREAM else None
@@ -158,6 +195,10 @@ def feed_view(feed: Feed, seen: Mapping[str, FeedState], now_s: float) -> FeedVi
         status, replicas, message = running.app.status.value, running.app.replicas, running.app.message
     else:
         status, replicas, message = ("declared" if spec.kind is FeedKind.BATCH else "stopped"), 0, ""
+        if feed.retry is not None and feed.retry.next_s is not None:
+            status = AppStatus.FAILED.value
+    if feed.retry is not None:
+        message = "; ".join((message or feed.retry.reason, _tried_again(feed.retry, now_s)))
     return FeedView(
         kind=spec.kind.value,
         name=spec.name,
@@ -165,7 +206,7 @@ def feed_view(feed: Feed, seen: Mapping[str, FeedState], now_s: float) -> FeedVi
         wanted=feed.wanted.value,
         status=status,
         replicas=replicas,
-        message=message,
+        message=faults.get(spec.app, message),
         spec=json.loads(spec.document),
         workers=running.workers if running is not None and not older else (),
         schedule=schedule_view(feed, now_s),
@@ -173,12 +214,17 @@ def feed_view(feed: Feed, seen: Mapping[str, FeedState], now_s: float) -> FeedVi
 
 
 def status_view(
-    state: State, apps: Mapping[str, AppState], feeds: Mapping[str, FeedState], tick_s: float, now_s: float
+    state: State,
+    apps: Mapping[str, AppState],
+    feeds: Mapping[str, FeedState],
+    tick_s: float,
+    now_s: float,
+    faults: Mapping[str, str],
 ) -> StatusView:
     """Everything at a glance."""
     return StatusView(
         table=state.table,
         tick_s=tick_s,
-        models=tuple(model_view(state, state.models[name], apps) for name in sorted(state.models)),
-        feeds=tuple(feed_view(state.feeds[name], feeds, now_s) for name in sorted(state.feeds)),
+        models=tuple(model_view(state, state.models[name], apps, now_s, faults) for name in sorted(state.models)),
+        feeds=tuple(feed_view(state.feeds[name], feeds, now_s, faults) for name in sorted(state.feeds)),
     )

@@ -28,6 +28,7 @@ class FakeFleet:
         self._manual: set[str] = set()
         self._looks: dict[str, int] = {}
         self._doomed: dict[str, str] = {}
+        self._held_back: set[str] = set()
 
     def deploy(self, version: Version, serving: Serving, replicas: int) -> None:
         """See `Fleet.deploy`."""
@@ -50,7 +51,7 @@ class FakeFleet:
                 self._forget(app)
             elif seen.status is AppStatus.STARTING and app in self._doomed:
                 self.fail(app, self._doomed[app])
-            elif seen.status is AppStatus.STARTING and self._ready_after is not None and self._looks[app] > self._ready_after:
+            elif seen.status is AppStatus.STARTING and self._starts(app):
                 self.make_ready(app)
             elif seen.status is AppStatus.READY:
                 self._apps[app] = replace(seen, replicas=seen.target_replicas)
@@ -85,8 +86,16 @@ class FakeFleet:
         self._apps[app] = replace(self._apps[app], status=AppStatus.FAILED, replicas=0, message=message)
 
     def doom(self, app: str, message: str) -> None:
-        """The app will fail to start once it is deployed."""
+        """The app will fail to start whenever it is deployed, until `mend`."""
         self._doomed[app] = message
+
+    def mend(self, app: str) -> None:
+        """The app will start when it is deployed next; what has failed stays failed."""
+        del self._doomed[app]
+
+    def hold_back(self, app: str) -> None:
+        """The app will stay STARTING, as where no node has room for it, until `make_ready`."""
+        self._held_back.add(app)
 
     def sicken(self, app: str, message: str) -> None:
         """None of the app's replicas answers any more."""
@@ -99,6 +108,9 @@ class FakeFleet:
     def vanish(self, app: str) -> None:
         """The app is gone without a word, as after the loss of the cluster."""
         self._forget(app)
+
+    def _starts(self, app: str) -> bool:
+        return self._ready_after is not None and self._looks[app] > self._ready_after and app not in self._held_back
 
     def _forget(self, app: str) -> None:
         del self._apps[app]

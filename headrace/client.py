@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import socket
 from functools import partial
 from types import TracebackType
@@ -33,7 +35,8 @@ class ControlClient:
 
     Every method raises the HeadraceError that the controller raised, of the same class, or Unreachable where nothing
     answers within `timeout_s`. With `patience`, a gateway that is away is asked again for so long: by what only looks always, by
-    what changes something only where it certainly was not delivered.
+    what changes something only where it certainly was not delivered. `actor` is who asks, for the audit, where a request does not
+    say.
     """
 
     def __init__(
@@ -43,9 +46,10 @@ class ControlClient:
         timeout_s: float = 30.0,
         transport: httpx.BaseTransport | None = None,
         patience: Patience | None = None,
+        actor: str = "",
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self._timeout_s, self._patience = timeout_s, patience
+        self._timeout_s, self._patience, self._actor = timeout_s, patience, actor
         # trust_env off: a proxy set for the web must not swallow calls to a local gateway.
         self._http = httpx.Client(base_url=self.base_url, timeout=timeout_s, transport=transport, trust_env=False)
 
@@ -57,7 +61,7 @@ class ControlClient:
         """
         known = settings or read_settings()
         if known.url:
-            return cls(known.url, patience=Patience())
+            return cls(known.url, patience=Patience(), actor=current_user())
         run = load_run(known.home)
         if run is None or run.addresses.http is None:
             raise errors.Unreachable(
@@ -65,7 +69,7 @@ class ControlClient:
                 where=str(known.home.root),
                 remedy="start it with `headrace up`, or set HEADRACE_URL to a gateway's address",
             )
-        return cls(run.addresses.http, patience=Patience(partial(may_answer, known.home)))
+        return cls(run.addresses.http, patience=Patience(partial(may_answer, known.home)), actor=current_user())
 
     def __enter__(self) -> Self:
         return self
@@ -82,6 +86,8 @@ class ControlClient:
         looks = command in LOOKS
         waiting = Waiting(self._patience, self.base_url, self._timeout_s)
         body = request.model_dump(mode="json")
+        if isinstance(request, c.Command):
+            body["actor"] = request.actor or self._actor
         while True:
             left_s = max(waiting.left_s, 0.1)
             # What changes something is not cut short because the gateway was away before it.
@@ -247,3 +253,11 @@ def _error_of_status(status: int, where: str) -> errors.HeadraceError:
     if status in AWAY:
         return errors.Unreachable(f"the gateway answers HTTP {status}", where=where, remedy="it may be starting: try again")
     return errors.HeadraceError(f"HTTP {status} without a reason", where=where, remedy="look in the gateway's log")
+
+
+def current_user() -> str:
+    """Who runs this process, for the audit. In a container that may be a number without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # KeyError before Python 3.13
+        return f"user {os.getuid()}"

@@ -12,7 +12,7 @@ from cluster.commands import REASONS_AT_MOST, Label, LabelsTold, TellLabels
 LABELS_AT_ONCE = 5_000
 
 
-def tell(model: str, lines: Iterable[bytes], send: Callable[[TellLabels], LabelsTold], *, actor: str = "") -> LabelsTold:
+def tell(model: str, lines: Iterable[bytes], send: Callable[[TellLabels], LabelsTold]) -> LabelsTold:
     """Sends every line that is a label, some thousands at a time; what came of all. A bad line never takes others along.
 
     The same lines again count nothing while the rollout is under way: each request is named by what it holds. Fewer or more lines
@@ -30,14 +30,14 @@ def tell(model: str, lines: Iterable[bytes], send: Callable[[TellLabels], Labels
             field = ".".join(str(part) for part in first["loc"])
             told = _sum(told, LabelsTold(counted=0, elsewhere=0, refused=1, reasons=(f"line {number}: {field} {first['msg']}",)))
         if len(batch) == LABELS_AT_ONCE:
-            told = _sum(told, send(_request(model, batch, actor)))
+            told = _sum(told, send(_request(model, batch)))
             batch = []
-    return _sum(told, send(_request(model, batch, actor))) if batch else told
+    return _sum(told, send(_request(model, batch))) if batch else told
 
 
-def _request(model: str, labels: list[Label], actor: str) -> TellLabels:
+def _request(model: str, labels: list[Label]) -> TellLabels:
     digest = hashlib.sha256("\n".join(f"{one.key} {one.label!r}" for one in labels).encode()).hexdigest()
-    return TellLabels(model=model, actor=actor, labels=tuple(labels), source=f"lines-{digest[:24]}")
+    return TellLabels(model=model, labels=tuple(labels), source=f"lines-{digest[:24]}")
 
 
 def _sum(one: LabelsTold, other: LabelsTold) -> LabelsTold:

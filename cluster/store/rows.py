@@ -12,7 +12,7 @@ from cluster.errors import BadInput
 from cluster.evidence import Counts, EvidenceKey
 from cluster.rollout import Rollout
 from cluster.state import Feed, Model, State
-from cluster.versions import Version
+from cluster.versions import Version, Versions
 
 Rows = dict[str, dict[str, str]]
 
@@ -108,7 +108,7 @@ def from_rows(rows: Mapping[str, Mapping[str, str]]) -> State:
     read = {table: {key: _read(table, key, text) for key, text in rows.get(table, {}).items()} for table in TABLES}
     control: Control = read["control"].get("state", Control())
     return State(
-        versions={version.id: version for version in read["versions"].values()},
+        versions=Versions(read["versions"].values()),
         models=read["models"],
         rollouts={rollout.id: rollout for rollout in read["rollouts"].values()},
         feeds=read["feeds"],

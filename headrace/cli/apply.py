@@ -13,6 +13,7 @@ from rich.text import Text
 from cluster.commands import Applied, Apply, Change, FeedView, ModelView, StatusView
 from cluster.errors import EngineFailure, NoCapacity
 from cluster.ports import AppStatus
+from cluster.versions import VersionId
 from headrace.cli.screen import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
 from headrace.project.documents import load_project
@@ -94,14 +95,22 @@ def _model(view: ModelView | None, name: str) -> str:
             raise EngineFailure(
                 f"does not start: {app_view.message or 'no reason given'}",
                 where=app_view.app,
-                remedy="look at its replica in the Ray dashboard"
-                + ("; the stable version goes on serving" if view.stable is not None else ""),
+                remedy=_remedy(view, app_view.app),
             )
     if view.stable is None:
         _refuse_given_up(view)
         return f"model {name}: first version is starting"
     starting = [app_view for app_view in view.apps if app_view.status == AppStatus.STARTING]
     return "; ".join(f"{one.app}: {one.replicas} of {one.target_replicas} replicas" for one in starting)
+
+
+def _remedy(view: ModelView, app: str) -> str:
+    look = "look at its replica in the Ray dashboard"
+    if view.stable is None:
+        return look
+    if app == VersionId(view.name, view.stable).app:
+        return f"mend the cause; it is tried again by itself, as `headrace status` tells: {look}"
+    return f"{look}; the stable version goes on serving"
 
 
 def _refuse_given_up(view: ModelView) -> None:
@@ -123,7 +132,7 @@ def _feed(view: FeedView | None, name: str) -> str:
         raise EngineFailure(
             f"does not start: {view.message or 'no reason given'}",
             where=f"stream {name}",
-            remedy="look at its replica in the Ray dashboard",
+            remedy="mend the cause; it is tried again by itself, as `headrace status` tells, and its replica's log says more",
         )
     if view.wanted == "paused" or view.status == AppStatus.READY:
         return ""

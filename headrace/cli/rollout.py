@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -58,9 +56,8 @@ def start(
     if file and named:
         raise BadInput("both --file and --plan give a plan", where="rollout start", remedy="leave one of them out")
     plan: Plan | NamedPlan | None = load_project([file]).model(model).document.rollout if file else named
-    actor = _who()
     with ControlClient.from_environment() as client:
-        started = client.start_rollout(model, version, plan=plan, supersede=supersede, compatible=compatible, actor=actor)
+        started = client.start_rollout(model, version, plan=plan, supersede=supersede, compatible=compatible)
         _print(started, as_json)
 
 
@@ -109,7 +106,7 @@ def pause(model: Model, as_json: AsJson = False) -> None:
     Example: `headrace rollout pause digits`
     """
     with ControlClient.from_environment() as client:
-        _print(client.pause_rollout(model, actor=_who()), as_json)
+        _print(client.pause_rollout(model), as_json)
 
 
 @app.command()
@@ -119,7 +116,7 @@ def resume(model: Model, as_json: AsJson = False) -> None:
     Example: `headrace rollout resume digits`
     """
     with ControlClient.from_environment() as client:
-        _print(client.resume_rollout(model, actor=_who()), as_json)
+        _print(client.resume_rollout(model), as_json)
 
 
 @app.command()
@@ -129,7 +126,7 @@ def promote(model: Model, as_json: AsJson = False) -> None:
     Example: `headrace rollout promote digits`
     """
     with ControlClient.from_environment() as client:
-        _print(client.promote(model, actor=_who()), as_json)
+        _print(client.promote(model), as_json)
 
 
 @app.command()
@@ -139,7 +136,7 @@ def abort(model: Model, as_json: AsJson = False) -> None:
     Example: `headrace rollout abort digits`
     """
     with ControlClient.from_environment() as client:
-        _print(client.abort(model, actor=_who()), as_json)
+        _print(client.abort(model), as_json)
 
 
 @app.command()
@@ -160,7 +157,7 @@ def label(
     except OSError as error:
         raise NotFound(f"can't be read: {error.strerror}", where=str(file), remedy="name a file of labels") from error
     with ControlClient.from_environment() as client, lines:
-        told = tell(model, lines, client.tell_labels, actor=_who())
+        told = tell(model, lines, client.tell_labels)
     if as_json:
         print_json(told)
     else:
@@ -208,14 +205,6 @@ def _rollout_of(client: ControlClient, model: str, version: int) -> RolloutView 
     """The newest rollout of that candidate."""
     rollouts = client.rollout_history(model).rollouts
     return next((rollout for rollout in rollouts if rollout.candidate == version), None)
-
-
-def _who() -> str:
-    """Who asks, for the audit. In a container that may be a number without a name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # KeyError before Python 3.13
-        return f"user {os.getuid()}"
 
 
 def _print(rollout: RolloutView, as_json: bool) -> None:

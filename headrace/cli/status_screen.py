@@ -19,6 +19,7 @@ def shown(seen: Overview) -> RenderableType:
     if seen.nodes:
         parts += [Text(), _nodes(seen.nodes)]
     parts += [Text(), _models(seen.models)]
+    parts += [Text(f"{model.name}: {model.fault}", "red") for model in seen.models if model.fault]
     # Where no version serves, the last rollout says why.
     told = [model for model in seen.models if model.rollout and (model.rollout.ended_s is None or model.stable is None)]
     parts += [shown_rollout(model.rollout) for model in told if model.rollout]

@@ -11,7 +11,9 @@ import pytest
 
 from cluster.errors import BadInput, Fenced, Unreachable
 from cluster.evidence import Counts, EvidenceKey
+from cluster.illness import Illness
 from cluster.ports import FeedKind, FeedSpec
+from cluster.retry import Retry
 from cluster.rollout import Rollout
 from cluster.rollout_plan import Plan
 from cluster.serving import Serving
@@ -20,7 +22,7 @@ from cluster.state import AuditEvent, Feed, Model, State
 from cluster.store.memory import MemoryStore
 from cluster.store.port import Store
 from cluster.store.sql import SqlStore
-from cluster.versions import Version, VersionId
+from cluster.versions import Version, VersionId, Versions
 
 Open = Callable[[], Store]
 
@@ -48,11 +50,16 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]
 def _full() -> State:
     spec = TensorSpec(name="input", datatype=Datatype.FP32, shape=(-1, 4))
     version = Version(VersionId("digits", 1), "file:///a", "digest", "onnx", Signature(inputs=(spec,), outputs=(spec,)), 12.5)
-    rollout = Rollout(1, "digits", None, 1, Plan(), 13.0, 13.0)
-    feed = Feed(FeedSpec(FeedKind.STREAM, "scores", "digits", '{"topic":"in"}', "d1"))
+    rollout = Rollout(1, "digits", None, 1, Plan(), 13.0, 13.0, illness=Illness(14.0, begun=(13.5, 14.0)), warmed_s=0.5)
+    failed = Retry(2, "no such folder", 20.5)
+    feed = Feed(FeedSpec(FeedKind.STREAM, "scores", "digits", '{"topic":"in"}', "d1"), retry=Retry(1, "no codec", None))
     return State(
-        versions={version.id: version},
-        models={"digits": Model("digits", Serving(), Plan(), stable=1, last_number=1, rollout=1, warm={3: 99.5}, replicas=2)},
+        versions=Versions([version]),
+        models={
+            "digits": Model(
+                "digits", Serving(), Plan(), stable=1, last_number=1, rollout=1, warm={3: 99.5}, replicas=2, retries={1: failed}
+            )
+        },
         rollouts={1: rollout},
         feeds={feed.spec.app: feed},
         evidence={EvidenceKey("digits", "r1.1", 1): Counts(rows=3, errors=1)},
@@ -87,7 +94,7 @@ def test_changes_and_deletions_are_saved(open_store: Open) -> None:
     fence = store.acquire()
     before = _full()
     store.save(fence, State(), before, [])
-    after = replace(before.with_model(replace(before.models["digits"], stable=2)), evidence={}, versions={}, table=8)
+    after = replace(before.with_model(replace(before.models["digits"], stable=2)), evidence={}, versions=Versions(), table=8)
     store.save(fence, before, after, [])
     assert open_store().load() == after
 

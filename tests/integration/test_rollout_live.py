@@ -152,6 +152,24 @@ def test_the_controller_is_killed_in_the_middle(service: Service, load: Load, fo
     assert controller_process().pid != killed.pid
 
 
+def test_a_candidate_whose_only_replica_is_killed_once_goes_on(
+    service: Service, load: Load, folder: Path, ray_cluster: RayCluster
+) -> None:
+    service.apply(SERVING, LONG)
+    candidate = service.register(mlp_artifact(folder, MODEL, nudge=0.9))
+    service.seen(lambda rollout: rollout.candidate == candidate and rollout.state == "canary")
+    app = f"{MODEL}--v{candidate}"
+    until(lambda: len(ray_cluster.replica_pids(app)) == 1, 60)
+    (killed,) = ray_cluster.replica_pids(app)
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: bool(ray_cluster.replica_pids(app) - {killed}), 120)
+    load.await_calls(20)
+    rollout = service.control.rollout(MODEL)
+    assert rollout is not None
+    assert (rollout.candidate, rollout.state, rollout.reason) == (candidate, "canary", "")
+    service.control.abort(MODEL)
+
+
 def test_while_the_store_is_locked_all_is_scored_and_then_the_rollout_goes_on(
     service: Service, load: Load, events: Events, settings: Settings, folder: Path
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cluster.controller import Controller, Point
+from cluster.errors import HeadraceError
 from cluster.evidence import Counts, EvidenceBatch, EvidenceKey
 from cluster.ports import AppState, AppStatus, FeedSpec, FeedState
 from cluster.store.memory import MemoryStore
@@ -35,18 +36,31 @@ class Clock:
 
 
 class FakeStreams:
-    """Feeds in memory: what is started runs at once."""
+    """Feeds in memory: what is started runs at once, but for those `broken`, which fail to start, and those `refused`."""
 
     def __init__(self) -> None:
         self.running: dict[str, FeedSpec] = {}
+        self.failed: dict[str, str] = {}
+        self.broken: dict[str, str] = {}
+        self.refused: dict[str, HeadraceError] = {}
+        self.started: list[str] = []
 
     def start(self, feed: FeedSpec) -> None:
+        self.started.append(feed.name)
+        if feed.name in self.refused:
+            raise self.refused[feed.name]
         self.running[feed.name] = feed
+        self.failed = {name: why for name, why in self.failed.items() if name != feed.name}
+        if feed.name in self.broken:
+            self.failed[feed.name] = self.broken[feed.name]
 
     def state(self) -> Mapping[str, FeedState]:
-        return {
-            name: FeedState(name, feed.digest, AppState(feed.app, AppStatus.READY, 1, 1)) for name, feed in self.running.items()
-        }
+        return {name: FeedState(name, feed.digest, self._app(feed)) for name, feed in self.running.items()}
+
+    def _app(self, feed: FeedSpec) -> AppState:
+        if feed.name in self.failed:
+            return AppState(feed.app, AppStatus.FAILED, 0, 1, self.failed[feed.name])
+        return AppState(feed.app, AppStatus.READY, 1, 1)
 
     def stop(self, name: str) -> None:
         self.running.pop(name, None)

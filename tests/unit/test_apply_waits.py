@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.commands import Apply, ModelDocument, StatusView
+from cluster.commands import Apply, FeedDocument, ModelDocument, StatusView
 from cluster.errors import BadInput, EngineFailure
 from cluster.serving import Serving
 from cluster.versions import Version
@@ -65,3 +65,26 @@ def test_a_version_that_the_fleet_refuses_is_told_with_its_reason() -> None:
     brain.tick(4)
     with pytest.raises(EngineFailure, match="no node is called so"):
         awaited(brain)
+
+
+def test_a_stable_version_that_fails_is_told_with_when_it_is_tried_again_and_not_as_serving_on() -> None:
+    brain = Brain()
+    brain.serve_first()
+    brain.fleet.vanish("digits--v1")
+    brain.fleet.doom("digits--v1", "no such folder")
+    brain.tick(3)
+    with pytest.raises(EngineFailure, match=r"no such folder; failed once, is tried again in \d s") as refused:
+        awaited(brain)
+    assert "it is tried again by itself" in refused.value.remedy
+    assert "goes on serving" not in refused.value.remedy
+
+
+def test_a_stream_whose_document_is_refused_is_not_waited_for() -> None:
+    brain = Brain()
+    brain.serve_first()
+    brain.streams.refused["scores"] = BadInput("there is no codec yaml", where="stream scores", remedy="name another")
+    stream = FeedDocument(kind="stream", name="scores", model="digits", spec={})
+    brain.call("apply", feeds=[stream.model_dump()])
+    brain.tick(2)
+    with pytest.raises(EngineFailure, match="there is no codec yaml"):
+        unready(StatusView.model_validate(brain.call("status")), Apply(feeds=(stream,)))

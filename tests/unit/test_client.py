@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from cluster import errors
-from cluster.commands import COMMANDS, Apply, ModelDocument, Nothing, StatusView
+from cluster.commands import COMMANDS, Apply, ModelDocument, Nothing, ScaleModel, StatusView
 from headrace.client import KINDS, LOOKS, ControlClient, may_answer
 from headrace.local.home import read_settings
 from headrace.local.ports import free_port
@@ -228,3 +229,19 @@ def test_a_dead_runs_command_fails_at_once(tmp_path: Path) -> None:
     with ControlClient.from_environment(settings) as control, pytest.raises(errors.Unreachable, match="headrace up"):
         control.feeds()
     assert time.monotonic() - began_s < 10  # of the 30 s for which it would wait for one that lives
+
+
+def test_what_may_change_something_says_who_asks_and_what_a_script_says_itself_is_kept() -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return httpx.Response(200, json={})
+
+    client = ControlClient("http://gateway", transport=httpx.MockTransport(answer), actor="ann")
+    client.scale("digits", 2)
+    client.remove_version("digits", 1)
+    for actor in ("", "bob"):
+        client.call("model.scale", ScaleModel(model="digits", replicas=1, actor=actor), Nothing)
+    client.call("status", Nothing(), Nothing)
+    assert [body.get("actor") for body in bodies] == ["ann", "ann", "ann", "bob", None]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import BadInput, Conflict, Fenced, NotFound, Unreachable
+from cluster.illness import LASTS_S
 from cluster.schedules import Schedule
 from cluster.serving import Serving
 from cluster.state import AuditEvent, State
@@ -617,5 +618,27 @@ def test_the_loss_of_the_cluster_in_the_middle_of_a_rollout_is_no_fault_of_the_c
     assert (brain.rollout()["state"], brain.rollout()["step"]) == ("canary", 1)
     assert brain.controller.table.routes["digits"].weight == 1000
     brain.fleet.vanish("digits--v2")
+    brain.tick(4)
+    assert brain.rollout()["state"] == "canary"  # it is back within seconds
+    brain.fleet.vanish("digits--v2")
+    brain.fleet.hold_back("digits--v2")
     brain.tick()
+    brain.tick(each_s=LASTS_S)
     assert brain.rollout()["state"] == "rolled_back"
+    assert brain.rollout()["reason"].startswith("not ready, and the step's 100 s are over")
+
+
+def test_a_table_at_rest_is_the_same_object_and_one_of_another_controller_is_numbered_anew_only_where_it_differs(
+    brain: Brain,
+) -> None:
+    brain.serve_first()
+    table = brain.controller.table
+    brain.tick(3)
+    assert brain.controller.table is table
+    brain.revive()
+    brain.tick(2)
+    assert brain.controller.table == table
+    brain.call("version.register", model="other", artifact_uri="u", digest="d", engine="onnx", signature=SIGNATURE)
+    brain.call("apply", models=[{"name": "other"}])
+    brain.tick(4)
+    assert (brain.controller.table.number, set(brain.controller.table.routes)) == (table.number + 1, {"digits", "other"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cluster.illness import LASTS_S
 from cluster.ports import AppState
 from deployments.fake_fleet import FakeFleet
 from tests.unit.brain import SURE, Brain
@@ -35,6 +36,8 @@ def test_a_rollout_that_waits_looks_at_a_still_world_now_and_then_and_counts_all
     assert brain.rollout()["checks"][0]["observed"] == 400
     fleet.sicken("digits--v2", "gone")
     brain.tick(4)
+    assert brain.rollout()["state"] == "canary"  # it may recover
+    brain.tick(each_s=LASTS_S)
     assert brain.rollout()["state"] == "rolled_back"
 
 
@@ -51,6 +54,7 @@ def test_what_is_more_than_to_wait_is_decided_on_a_fresh_look() -> None:
     brain.tick()
     assert brain.rollout()["state"] == "canary"  # unseen: nothing was due
     brain.tick(8)  # the step's bake time is over
+    brain.tick(each_s=LASTS_S)
     assert brain.rollout()["state"] == "rolled_back"
     assert "unhealthy" in brain.rollout()["reason"]
 

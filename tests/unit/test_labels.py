@@ -276,7 +276,7 @@ def test_lines_are_sent_in_requests_that_name_themselves() -> None:
 
     lines = [b'{"key": "4/2/7/in/0/%d", "label": 7}\n' % n for n in range(LABELS_AT_ONCE + 1)]
     bad = [b"\n", b"no json\n", b'{"key": "4/2/7/x"}\n', b'{"key": "4/2/7/x", "label": "cat"}\n']
-    told = tell("digits", [*bad, *lines], send, actor="ann")
+    told = tell("digits", [*bad, *lines], send)
     assert (told.counted, told.refused, len(sent)) == (LABELS_AT_ONCE + 1, 3, 2)
     assert [reason.split(":")[0] for reason in told.reasons] == ["line 2", "line 3", "line 4"]
     assert sent[0].source != sent[1].source

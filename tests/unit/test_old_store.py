@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from cluster.evidence import Counts, EvidenceKey
+from cluster.illness import Illness
 from cluster.rollout import RolloutState
 from cluster.store.sql import SqlStore, migrate_to
 from tests.unit.brain import Brain
@@ -77,3 +78,34 @@ def test_its_rollout_goes_on_where_it_was(old: SqlStore) -> None:
         brain.tick(12)
     assert brain.controller.table.routes["digits"].stable == 3
     assert brain.rollout()["state"] == "promoted"
+
+
+@pytest.fixture
+def yesterday(tmp_path: Path) -> Iterator[SqlStore]:
+    """A store as 7cefeb6 wrote it: a rollout that is paused, a version kept warm, a schedule under way, a stream with notes."""
+    path = tmp_path / "store.db"
+    with sqlite3.connect(path) as written:
+        written.executescript((FIXTURE.parent / "store-7cefeb6.sql").read_text())
+    written.close()
+    store = SqlStore(f"sqlite:///{path}")
+    yield store
+    store.close()
+
+
+def test_yesterdays_store_opens_and_what_it_had_under_way_goes_on(yesterday: SqlStore) -> None:
+    state = yesterday.load()
+    assert (state.models["digits"].retries, state.rollouts[3].illness, state.rollouts[3].warmed_s) == ({}, Illness(), 0.0)
+    assert state.feeds["stream--scores"].notes == {"begins/in/0": "17"}
+    brain = Brain(yesterday)
+    brain.clock.now_s = 1110.0
+    brain.tick(3)
+    assert brain.rollout()["paused"] is True
+    brain.call("rollout.resume", model="digits", actor="ann")
+    brain.call("feed.resume", kind="stream", name="scores")
+    brain.tick(2)
+    route = brain.controller.table.routes["digits"]
+    assert (route.stable, route.candidate, route.weight, set(route.targets)) == (2, 3, 1000, {1, 2, 3})
+    assert set(brain.streams.running) == {"scores"}
+    assert {app.target_replicas for app in brain.fleet.state().values()} == {2}
+    nightly = brain.call("feed.show", kind="batch", name="nightly")
+    assert [fire["state"] for fire in nightly["schedule"]["fires"]] == ["running", "skipped"]

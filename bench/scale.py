@@ -1,0 +1,100 @@
+"""`python -m bench.scale [--quick] [--json]`: what the controller's rounds cost with many models, each of 20 versions, at rest.
+
+A tick that looks at the world, decides, and finds nothing to do; the command `status`, whose answer is plain data; and the
+table's bytes as they travel to each scorer. All over fakes in memory, so that nothing of Ray or a database is timed. The
+reference of a tick is its goal. Of `status` and the table it is what they come to with ten models, as many times as there are
+more: a ratio well above 1 tells of what grows faster than the models do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from rich.console import Console
+
+from bench.batch import Figure, show
+from cluster.controller import Controller
+from cluster.rollout_plan import Plan
+from cluster.serving import Serving
+from cluster.signature import Datatype, Signature, TensorSpec
+from cluster.state import Model, State
+from cluster.store.memory import MemoryStore
+from cluster.versions import Version, VersionId, Versions
+from consumers.batch.fake_jobs import FakeJobs
+from deployments.fake_control import NoFeeds
+from deployments.fake_fleet import FakeFleet
+
+MODELS = (10, 100, 1000)
+VERSIONS = 20
+TICK_GOAL_MS = 50.0
+NOW_S = 1_000_000.0
+SIGNATURE = Signature(
+    inputs=(TensorSpec(name="input", datatype=Datatype.FP32, shape=(-1, 64)),),
+    outputs=(TensorSpec(name="output", datatype=Datatype.FP32, shape=(-1, 10)),),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: under a minute")
+    parser.add_argument("--json", action="store_true", help="one JSON line a figure")
+    options = parser.parse_args()
+    rounds = 3 if options.quick else 20
+    screen = Console(stderr=True)
+    figures: list[Figure] = []
+    few = at_rest(MODELS[0])
+    few_status_ms, few_bytes = median_ms(partial(few.call, "status", {}), rounds), table_bytes(few)
+    for models in MODELS:
+        controller, times = at_rest(models), models / MODELS[0]
+        tick_ms, status_ms = median_ms(controller.tick, rounds), median_ms(partial(controller.call, "status", {}), rounds)
+        screen.print(f"{models} models: a tick {tick_ms:.1f} ms, status {status_ms:.1f} ms")
+        figures.append(Figure(f"scale.tick.{models}", tick_ms, TICK_GOAL_MS, "ms (lower is better, goal)"))
+        figures.append(Figure(f"scale.status.{models}", status_ms, times * few_status_ms, "ms (lower is better)"))
+        figures.append(Figure(f"scale.table.{models}", table_bytes(controller), times * few_bytes, "bytes (lower is better)"))
+    show(figures, as_json=options.json)
+
+
+def at_rest(models: int) -> Controller:
+    """A controller that serves the newest version of each model, and has nothing left to do. Raises SystemExit where it has."""
+    store, fleet = MemoryStore(), FakeFleet()
+    names = [f"model-{number}" for number in range(models)]
+    versions = Versions(_version(name, number) for name in names for number in range(1, VERSIONS + 1))
+    known = {name: Model(name, Serving(), Plan(), stable=VERSIONS, last_number=VERSIONS, considered=VERSIONS) for name in names}
+    before = store.load()
+    store.save(store.acquire(), before, replace(State(), versions=versions, models=known), [])
+    controller = Controller(store, fleet, NoFeeds(), FakeJobs(), lambda: NOW_S)
+    for _ in range(4):
+        controller.tick()
+    if not controller.settled or len(controller.table.routes) != models:
+        raise SystemExit("it does not come to rest: the figures would mean nothing")
+    return controller
+
+
+def table_bytes(controller: Controller) -> int:
+    """Of the whole table, as it is pickled for a scorer."""
+    return len(pickle.dumps(controller.table, protocol=pickle.HIGHEST_PROTOCOL))
+
+
+def median_ms(what: Callable[[], object], rounds: int) -> float:
+    """The median time that it takes."""
+    took = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        what()
+        took.append(1000 * (time.perf_counter() - begin))
+    return statistics.median(took)
+
+
+def _version(name: str, number: int) -> Version:
+    digest = f"{number:064x}"
+    return Version(VersionId(name, number), f"file:///artifacts/{name}/{number}", digest, "onnx", SIGNATURE, NOW_S)
+
+
+if __name__ == "__main__":
+    main()
