@@ -175,7 +175,7 @@ class RoutedScorer:
 
     async def _pinned(self, call: Call) -> Part:
         answer, seconds = await self._ask_rows(call, call.target, call.own, call.left_s())
-        self._meter.scored(call.route.model, call.target.version, len(call.own), len(answer.failed), seconds)
+        self._meter.scored(call.route.model, call.target.version, len(call.own), _failures(answer), seconds)
         return Part(call.target.version, call.own, answer)
 
     async def _stable(self, call: Call, rows: Rows, *, counted: bool) -> Part:
@@ -193,10 +193,29 @@ class RoutedScorer:
             if counted:
                 self._count(call.route, target.version, len(rows), len(rows), time.monotonic() - begin)
             raise
-        self._meter.scored(call.route.model, target.version, len(rows), len(answer.failed), seconds)
-        if counted:
-            self._count(call.route, target.version, len(rows), len(answer.failed), seconds)
+        self._meter.scored(call.route.model, target.version, len(rows), _failures(answer), seconds)
+        if counted and call.route.stage:
+            errors, blameless = len(answer.failed), 0
+            if errors:
+                answer, blameless = await self._once_more(call, target, rows, answer)
+            self._count(call.route, target.version, len(rows), errors, seconds, blameless)
         return Part(target.version, rows, answer, fair=counted)
+
+    async def _once_more(self, call: Call, target: Target, rows: Rows, answer: Answer) -> tuple[Answer, int]:
+        """Asks stable again for the rows that it failed, as it is asked for those that a candidate failed: both are judged by one
+        rule. Returns the answer with what was saved, and how many rows failed again: no evidence, whoever is to blame."""
+        lost = np.array([row for row, error in sorted(answer.failed.items()) if not isinstance(error, BadInput)], np.intp)
+        if len(lost) == 0:
+            return answer, len(answer.failed)
+        try:
+            again, _ = await self._ask_rows(call, target, rows[lost], call.left_s())
+        except NoCapacity:
+            return answer, len(answer.failed) - len(lost)
+        kept = np.delete(np.arange(len(rows)), lost)
+        refused = {place: answer.failed[row] for place, row in enumerate(kept.tolist()) if row in answer.failed}
+        parts = [Part(target.version, kept, Answer(take(answer.outputs, kept), refused))] if len(kept) else []
+        merged = Answer(*assembled(target.signature, [*parts, Part(target.version, lost, again)], len(rows)))
+        return merged, len(merged.failed)
 
     async def _candidate(self, call: Call, target: Target) -> list[Part]:
         route, rows = call.route, call.theirs
@@ -216,14 +235,25 @@ class RoutedScorer:
             if failure is not error:
                 _logger.exception("%s", target.app)  # ours or the version's, its users need not suffer from it
             answer = all_failed(target.signature, len(rows), failure)
-        self._count(route, target.version, len(rows), len(answer.failed), seconds)
-        self._meter.scored(route.model, target.version, len(rows), len(answer.failed), seconds)
+        self._meter.scored(route.model, target.version, len(rows), _failures(answer), seconds)
         own = Part(target.version, rows, answer)
-        if not answer.failed or not route.fallback:
+        if not answer.failed:
+            self._count(route, target.version, len(rows), 0, seconds)
             return [own]
         lost = np.fromiter(sorted(answer.failed), dtype=np.intp, count=len(answer.failed))
+        blameless = 0
+        try:
+            # Also where its answers are not given: only rows that stable can score say something against the candidate.
+            saved = await self._stable(call, rows[lost], counted=False)
+            blameless = len(saved.answer.failed)
+        except NoCapacity:
+            if route.fallback:
+                raise
+        finally:
+            self._count(route, target.version, len(rows), len(lost), seconds, blameless)
+        if not route.fallback:
+            return [own]
         self._meter.fell_back(route.model, target.version, len(lost))
-        saved = await self._stable(call, rows[lost], counted=False)
         if len(lost) == len(rows):
             return [saved]
         kept = np.delete(np.arange(len(rows)), lost)
@@ -252,14 +282,16 @@ class RoutedScorer:
             answer, seconds = await self._ask(route, candidate, shadowed.tensors, route.serving.timeout_s)
         except NoCapacity as error:
             answer, seconds = all_failed(candidate.signature, rows, error), time.monotonic() - begin
-        self._meter.scored(route.model, candidate.version, rows, len(answer.failed), seconds)
+        self._meter.scored(route.model, candidate.version, rows, _failures(answer), seconds)
         both = np.ones(rows, dtype=np.bool_)
         both[list(answer.failed | stable.failed)] = False
         compared = int(both.sum())
         differ = int(_disagreed(stable, answer, both, route.tolerance).sum()) if compared else 0
         if route.stage:
             # Gathered calls say nothing about how long a user's would take.
-            counts = Counts(rows=rows, errors=len(answer.failed), compared=compared, disagreed=differ)
+            blameless = len(answer.failed.keys() & stable.failed.keys())
+            errors = len(answer.failed) - blameless
+            counts = Counts(rows=rows - blameless, errors=errors, compared=compared, disagreed=differ)
             self._log.add(EvidenceKey(route.model, route.stage, candidate.version), counts)
 
     async def _ask_rows(self, call: Call, target: Target, rows: Rows, timeout_s: float) -> tuple[Answer, float]:
@@ -304,11 +336,14 @@ class RoutedScorer:
         here = self._trial if _on_trial(route, target) else self._embedded
         return here if here.ready(target) else self._remote
 
-    def _count(self, route: Route, version: int, rows: int, errors: int, seconds: float) -> None:
+    def _count(self, route: Route, version: int, rows: int, errors: int, seconds: float, blameless: int = 0) -> None:
+        """`blameless` of the rows, and of the errors, say nothing: no version scores them. Nor does then the time that it took
+        to tell them from the others."""
         if not route.stage:
             return
         slow = route.slow_ms is not None and 1000 * seconds > route.slow_ms
-        self._log.add(EvidenceKey(route.model, route.stage, version), Counts(rows, errors, 1, int(slow)))
+        counts = Counts(rows, errors, 1, int(slow)) if blameless == 0 else Counts(rows - blameless, errors - blameless)
+        self._log.add(EvidenceKey(route.model, route.stage, version), counts)
 
     def _count_given_up(self, route: Route, version: int, seconds: float) -> None:
         """Callers gave up: nothing is known of the rows, but that it was slow may be."""
@@ -327,6 +362,11 @@ class RoutedScorer:
 def _on_trial(route: Route, target: Target) -> bool:
     """Whether the version must not be loaded in this process: it could take it along, so a candidate must have passed a step."""
     return route.trial and target.version == route.candidate
+
+
+def _failures(answer: Answer) -> int:
+    """How many rows the version failed; what was wrong in itself is its sender's."""
+    return sum(not isinstance(error, BadInput) for error in answer.failed.values()) if answer.failed else 0
 
 
 def _tell(task: asyncio.Task[None]) -> None:

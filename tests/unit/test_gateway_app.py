@@ -230,6 +230,18 @@ def test_what_the_scorer_raises_is_told(failure: HeadraceError, status: int) -> 
     run(scene)
 
 
+def test_what_an_engine_refuses_of_a_row_is_a_400_that_names_row_and_tensor() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        refusal = BadInput("input 'x', element [1] of the row, is not UTF-8")
+        scorer.row_error = lambda row: refusal if row[0] < 0 else None
+        for path, body in ((INFER, body_of([[1, 2], [-1, 2]])), ("/v1/models/pair:predict", {"instances": [[1, 2], [-1, 2]]})):
+            answer = await client.post(path, json=body)
+            assert answer.status_code == 400
+            assert answer.json() == {"error": "model pair, row 1: input 'x', element [1] of the row, is not UTF-8"}
+
+    run(scene)
+
+
 def test_statistics_count_requests_rows_calls_and_failures() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
         scorer.gate.clear()
