@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from cluster.commands import COMMANDS
+from cluster.commands import COMMANDS, RegisterVersion
 from cluster.decide import Decision, Snapshot, decide
 from cluster.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed
 from cluster.errors import BadInput, Conflict, Fenced, HeadraceError, NotFound, Unreachable
@@ -58,6 +58,10 @@ def _no_hook(_: Point) -> None:
     return
 
 
+def _trusting(_: RegisterVersion) -> None:
+    return
+
+
 class Controller:
     """One controller over one store. `tick` is called from one thread; `call`, `push` and `table` from any.
 
@@ -78,7 +82,10 @@ class Controller:
         hook: Callable[[Point], None] = _no_hook,
         *,
         look_every_s: float = 0.0,
+        check_version: Callable[[RegisterVersion], None] = _trusting,
     ) -> None:
+        """`check_version` raises where no artifact stands as it is said of a version to be registered."""
+        self._check_version = check_version
         self._store, self._clock, self._hook, self._look_every_s = store, clock, hook, look_every_s
         self._fleet, self._feeds, self._jobs = fleet, feeds, jobs
         self._fence = store.acquire()
@@ -151,6 +158,8 @@ class Controller:
             request = COMMANDS[command][0].model_validate(payload)
         except ValidationError as error:
             raise _bad_payload(command, error) from error
+        if isinstance(request, RegisterVersion):
+            self._check_version(request)
         with self._lock:
             state = self._current()
             seen = self._seen

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from cluster.commands import COMMANDS, ControlPlane
 from cluster.errors import BadInput, HeadraceError, NotFound
+from deployments.gateway.callers import Callers
 from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, DataPlane
 from deployments.gateway.http_io import (
     Disconnected,
@@ -48,6 +49,7 @@ class GatewayApp:
     max_body_bytes: int
     startup: Callable[[], Awaitable[None]]
     shutdown: Callable[[], Awaitable[None]]
+    callers: Callers = field(default_factory=Callers.to)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection event, as ASGI asks."""
@@ -97,6 +99,7 @@ class GatewayApp:
                 return await self._command(request, command)
         if is_repository_call(segments):
             _only_post(request)
+            self.callers.check(request.headers)
             return await answer_repository_call(self.repository, segments, request)
         reply = await self._describe(segments, request)
         if reply is None:
@@ -161,6 +164,7 @@ class GatewayApp:
     async def _command(self, request: Request, command: str) -> Reply:
         _only_post(request)
         try:
+            self.callers.check(request.headers)
             return json_reply(await self.control.call(command, await _payload(request, command)))
         except HeadraceError as error:
             return control_error_reply(error)

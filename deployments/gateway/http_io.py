@@ -19,6 +19,7 @@ from cluster.errors import (
     TooLarge,
     Unreachable,
 )
+from deployments.gateway.callers import ForeignCaller
 from deployments.gateway.compression import inflate
 
 Scope = MutableMapping[str, Any]
@@ -30,6 +31,7 @@ RETRY_AFTER_S = b"1"
 STATUS: dict[type[HeadraceError], int] = {
     BadInput: 400,
     TooLarge: 413,
+    ForeignCaller: 403,
     NotFound: 404,
     Conflict: 409,
     BadArtifact: 422,

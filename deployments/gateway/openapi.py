@@ -32,10 +32,14 @@ def _paths() -> dict[str, Any]:
         "/v1/models/{model}": {"get": _operation("Whether the model is served", "ModelReady", model=True)},
         "/v1/models/{model}:predict": {"post": _scoring("Scores rows", "V1Request", "V1Response")},
         "/v2/models/stats": {"get": _operation("What this gateway has scored since it started", "Statistics")},
-        "/v2/repository/index": {"post": _operation("All versions that the controller knows", "Index", body="IndexRequest")},
+        "/v2/repository/index": {
+            "post": _operation("All versions that the controller knows", "Index", {"403": _json("Error")}, body="IndexRequest")
+        },
     }
     for call, what in (("load", "Makes sure that a model is served"), ("unload", "Makes sure that a model is not served")):
-        operation = _operation(what, "Nothing", {"409": _json("Error")}, body="RepositoryRequest", model=True)
+        operation = _operation(
+            what, "Nothing", {"403": _json("Error"), "409": _json("Error")}, body="RepositoryRequest", model=True
+        )
         paths[f"/v2/repository/models/{{model}}/{call}"] = {"post": operation}
     for stem in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         pinned = stem.endswith("{version}")

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import re
+import socket
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -25,7 +26,7 @@ from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.traffic import goes_to_candidate, to_candidate
 from deployments.gateway.batcher import CROWD, BatchLimits
 from deployments.gateway.statistics import Statistics
-from tests.gateway_fakes import PATIENT, FakeControl, FakeScorer, double, gateway, table, target
+from tests.gateway_fakes import PATIENT, FakeControl, FakeScorer, double, gateway, model_view, table, target
 
 BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
 INFER = "/v2/models/pair/infer"
@@ -617,6 +618,41 @@ def test_control_refuses_what_is_no_command(path: str, content: bytes, content_t
         answer = await client.post(path, content=content, headers={"content-type": content_type})
         assert (answer.status_code, answer.json()["error"]["kind"]) == (status, kind)
         assert control.called == []
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "taken"),
+    [
+        ("gateway", None, True),  # as it was told it is called
+        ("GATEWAY.:8000", None, True),
+        ("localhost:8000", None, True),
+        ("127.0.0.1:8000", "http://127.0.0.1:8000", True),  # its own page
+        ("[::1]:8000", "http://[::1]:8000", True),
+        ("192.0.2.7", None, True),
+        (socket.gethostname(), None, True),
+        ("gateway", "https://gateway", True),  # TLS ends before it
+        ("evil.example", "http://evil.example", False),  # a name that leads here: DNS rebinding
+        ("evil.example:8000", None, False),
+        ("127.0.0.1.evil.example", None, False),
+        ("localhost.evil.example", None, False),
+        ("127.0.0.1:8000", "http://evil.example", False),
+        ("127.0.0.1:8000", "http://127.0.0.1:3000", False),  # another program's page
+        ("127.0.0.1:8000", "null", False),
+    ],
+)
+def test_commands_and_repository_calls_are_taken_from_no_other_sites_page(host: str, origin: str | None, taken: bool) -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        control.models = [model_view()]
+        headers = {"host": host} | ({} if origin is None else {"origin": origin})
+        for path in ("/control/status", "/v2/repository/index", "/v2/repository/models/pair/load"):
+            answer = await client.post(path, json={}, headers=headers)
+            assert answer.status_code == (200 if taken else 403)
+            if path.startswith("/control") and not taken:
+                assert answer.json()["error"]["where"] == ("Host" if "evil" in host else "Origin")
+        assert (len(control.called) > 0) is taken
+        assert (await client.post(INFER, json=BODY, headers=headers)).status_code == 200  # whoever may call may ask
 
     run(scene)
 
