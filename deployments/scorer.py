@@ -150,8 +150,8 @@ class RoutedScorer:
         for part in parts:
             versions[part.rows] = part.version
         if call.bad is not None:
-            remedy = "send numbers, or set `refuse_nan: false` in the Model document"
-            refusal = BadInput("the row holds NaN", where=call.route.model, remedy=remedy)
+            remedy = "send a number for each, or set `refuse_nan: false` in the Model document"
+            refusal = BadInput("the row holds NaN, a missing value", where=call.route.model, remedy=remedy)
             errors.update(dict.fromkeys(np.flatnonzero(call.bad).tolist(), refusal))
         wanted = None if call.pinned else call.route.labels
         return Scored(outputs, versions, errors, label_keys(wanted, outputs, parts, rows) if wanted is not None else None)

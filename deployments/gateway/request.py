@@ -15,6 +15,7 @@ from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature
 from deployments.datatypes import NUMPY, Array
 from deployments.gateway.tensors import from_json, from_raw, parse_datatype, parse_shape
+from deployments.nonfinite import REMEDY
 
 # Callers send the same head again and again before tensors that differ: 3 kB of binary are then read in 3 us instead of 8.
 HEAD_MOST_BYTES, HEADS_MOST = 4096, 256
@@ -97,7 +98,8 @@ def with_document(data: bytes | memoryview, read: Callable[[simdjson.Object], T]
         document = parser.parse(data)
     except (ValueError, RuntimeError, TypeError) as error:
         fault = str(error).partition(":")[2].strip() or str(error)
-        raise BadInput(f"not valid JSON: {fault}", where="request", remedy="mind that JSON has no NaN and no Infinity") from None
+        remedy = f"JSON has no NaN and no Infinity: {REMEDY}"
+        raise BadInput(f"not valid JSON: {fault}", where="request", remedy=remedy) from None
     if not isinstance(document, simdjson.Object):
         raise BadInput("the JSON must be an object", where="request")
     try:

@@ -15,7 +15,7 @@ from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.datatypes import Array
 from deployments.gateway.request import InferRequest, with_document
-from deployments.gateway.response import InferResponse
+from deployments.gateway.response import InferResponse, dumps
 from deployments.gateway.tensors import MAX_AXES, from_json, parse_shape, to_json
 
 
@@ -33,7 +33,7 @@ def encode_v1(response: InferResponse) -> bytes:
     else:
         predictions = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     document = {"predictions": predictions, "model_name": response.model, "model_version": response.version}
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return dumps(document, response)
 
 
 def _instances(document: simdjson.Object, signature: Signature) -> dict[str, Array]:

@@ -160,7 +160,12 @@ HOSTILE: list[tuple[bytes, str]] = [
     (json_body(one(shape=[3, 2])), "tensor 'x'.*takes 6 elements; got 2"),
     (json_body(one(data="12")), "tensor 'x'.*must be a list"),
     (json_body(one(data=[1, "2"])), "tensor 'x'.*must be numbers"),
-    (json_body(one(data=[1, None])), "tensor 'x'.*must be numbers"),
+    (json_body(one(data=[1, "nan"])), "tensor 'x'.*must be numbers.*null or .NaN.*Infinity"),
+    (json_body(one(data=[1, True])), "tensor 'x'.*must be numbers"),
+    (json_body(one(datatype="INT64", data=[1, None])), "tensor 'x'.*whole numbers have no missing"),
+    (json_body(one(datatype="BOOL", data=[True, None])), "tensor 'x'.*true or false"),
+    (json_body(one(datatype="BYTES", data=["a", None])), "tensor 'x'.*strings"),
+    (json_body(one(data=["Infinity", 1e300])), "tensor 'x'.*out of the range of FP32"),
     (json_body(one(data=[1, 1e300])), "tensor 'x'.*out of the range of FP32"),
     (json_body(one(datatype="INT8", data=[1, 128])), "tensor 'x'.*out of the range of INT8"),
     (json_body(one(datatype="UINT8", data=[1, -1])), "tensor 'x'.*out of the range of UINT8"),
@@ -295,8 +300,35 @@ def test_answers_hold_what_was_scored(binary: tuple[Datatype, Array], text: tupl
     first, second = document["outputs"]
     assert first["parameters"]["binary_data_size"] == len(body) - (header_bytes or 0)
     assert same(from_raw("b", binary[0], tuple(first["shape"]), memoryview(body)[header_bytes:]), binary[1])
-    back = np.array(second["data"], text[1].dtype).reshape(second["shape"])
-    assert np.array_equal(back, np.where(np.isfinite(text[1]), text[1], np.nan), equal_nan=back.dtype.kind == "f")
+    back = np.array(second["data"], text[1].dtype).reshape(second["shape"])  # as the protocol's clients do
+    assert np.array_equal(back, text[1], equal_nan=back.dtype.kind == "f")
+
+
+ODD = np.array([[math.nan, math.inf], [-math.inf, 1.5]], np.float32)
+
+
+@pytest.mark.parametrize("data", [[None, "Infinity", "-Infinity", 1.5], [["NaN", "Infinity"], ["-Infinity", 1.5]]])
+def test_json_says_what_is_not_finite_by_null_and_texts(data: list[Any]) -> None:
+    body = json_body({"name": "x", "shape": [2, 2], "datatype": "FP32", "data": data})
+    np.testing.assert_array_equal(parse_request(body).inputs["x"], ODD)
+    told = InferResponse("m", "1", (OutputTensor("x", Datatype.FP32, ODD), OutputTensor("n", Datatype.BOOL, np.array([True]))))
+    document = orjson.loads(encode_response(told)[0])
+    assert [output["data"] for output in document["outputs"]] == [[None, "Infinity", "-Infinity", 1.5], [True]]
+
+
+def test_v1_says_what_is_not_finite_alike() -> None:
+    pair = Signature(inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 2)),), outputs=())
+    rows = [[None, "Infinity"], ["-Infinity", 1.5]]
+    np.testing.assert_array_equal(parse_v1(orjson.dumps({"instances": rows}), pair).inputs["x"], ODD)
+    objects = orjson.dumps({"instances": [{"x": row} for row in rows]})
+    np.testing.assert_array_equal(parse_v1(objects, pair).inputs["x"], ODD)
+    one = OutputTensor("x", Datatype.FP32, ODD)
+    assert orjson.loads(encode_v1(InferResponse("m", "1", (one,))))["predictions"] == rows
+    two = (one, OutputTensor("y", Datatype.FP64, np.array([math.inf, 2.0])))
+    assert orjson.loads(encode_v1(InferResponse("m", "1", two)))["predictions"] == [
+        {"x": rows[0], "y": "Infinity"},
+        {"x": rows[1], "y": 2.0},
+    ]
 
 
 def test_v1_rows_may_be_lists_or_objects() -> None:
