@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from pydantic import TypeAdapter
 
+from cluster.desired import by_hand, initial_replicas
 from cluster.ports import AppState, AppStatus
 from cluster.rollout import Rollout
 from cluster.rollout_plan import Loss
@@ -81,6 +82,7 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
         slow_ms=slow_ms,
         tolerance=tolerance,
         labels=labels,
+        asleep=by_hand(model) and initial_replicas(model, serving) == 0,
     )
 
 

@@ -313,6 +313,8 @@ class RoutedScorer:
         if timeout_s <= 0:
             raise NoCapacity("the deadline is over", where=target.app, remedy="retry, or allow more time")
         transport = self._transport(route, target)
+        if route.asleep and transport is self._remote:
+            raise asleep(route.model)
         end_s = begin + timeout_s
         rows = len(next(iter(tensors.values())))
         if rows <= serving.max_batch_rows:
@@ -367,6 +369,11 @@ def _on_trial(route: Route, target: Target) -> bool:
 def _failures(answer: Answer) -> int:
     """How many rows the version failed; what was wrong in itself is its sender's."""
     return sum(not isinstance(error, BadInput) for error in answer.failed.values()) if answer.failed else 0
+
+
+def asleep(model: str) -> NoCapacity:
+    """What whoever calls a model is told that has no replicas, and gets none by being called."""
+    return NoCapacity("it is scaled to no replicas", where=model, remedy=f"headrace scale {model} 1, then retry")
 
 
 def _tell(task: asyncio.Task[None]) -> None:

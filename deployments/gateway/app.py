@@ -23,6 +23,7 @@ from deployments.gateway.http_io import (
     control_error_reply,
     error_reply,
     json_reply,
+    ready_reply,
 )
 from deployments.gateway.infer_http import InferHead, answer_infer, read_call, read_head
 from deployments.gateway.openapi import openapi_document
@@ -122,7 +123,7 @@ class GatewayApp:
                 return json_reply({"live": True})
             case ["v2", "health", "ready"]:
                 ready = await plane.ready()
-                return json_reply({"ready": ready}, 200 if ready else 503)
+                return ready_reply({"ready": ready}, ready)
             case ["v2", "models", "stats"]:
                 return json_reply(plane.statistics())
             case ["v2", "models", model, "stats"]:
@@ -132,9 +133,9 @@ class GatewayApp:
             case ["v2", "models", model] | ["v2", "models", model, "versions", _] if len(segments) != 4:
                 return json_reply(plane.model_metadata(model, segments[4] if len(segments) == 5 else None))
             case ["v2", "models", model, "ready"]:
-                return json_reply({"name": model, "ready": plane.model_ready(model)})
+                return await self._model_ready(model)
             case ["v2", "models", model, "versions", version, "ready"]:
-                return json_reply({"name": model, "ready": plane.model_ready(model, version)})
+                return await self._model_ready(model, version)
             case ["v2", "models", model, "config"]:
                 return json_reply(self.repository.config(model))
             case ["v2", "models", model, "versions", version, "config"]:
@@ -142,8 +143,12 @@ class GatewayApp:
             case ["v1", "models"]:
                 return json_reply({"models": [route.model for route in plane.models()]})
             case ["v1", "models", model]:
-                return json_reply({"name": model, "ready": plane.model_ready(model)})
+                return await self._model_ready(model)
         return None
+
+    async def _model_ready(self, model: str, version: str | None = None) -> Reply:
+        ready = await self.dataplane.model_ready(model, version)
+        return ready_reply({"name": model, "ready": ready}, ready)
 
     def _front_page(self, request: Request) -> Reply:
         models, host = self.dataplane.models(), request.header(b"host") or "127.0.0.1:8000"
@@ -158,7 +163,7 @@ class GatewayApp:
 
     async def _predict(self, request: Request, model: str) -> Reply:
         _only_post(request)
-        wanted = parse_v1(await request.body(), self.dataplane.signature(model))
+        wanted = parse_v1(await request.body(), await self.dataplane.signature(model))
         return Reply(200, encode_v1(await self.dataplane.infer(read_call(request.headers, model, None), wanted)))
 
     async def _command(self, request: Request, command: str) -> Reply:

@@ -71,7 +71,7 @@ class InferenceService:
     async def _model_ready(self, data: bytes, context: Context) -> Message:  # noqa: ARG002
         request = parse(pb.ModelReadyRequest, data)
         try:
-            ready = self._dataplane.model_ready(request.name, request.version)
+            ready = await self._dataplane.model_ready(request.name, request.version)
         except NotFound:  # clients wait for a model by asking until the answer is true
             ready = False
         return pb.ModelReadyResponse(ready=ready)

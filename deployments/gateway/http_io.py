@@ -119,6 +119,11 @@ def json_reply(document: Any, status: int = 200) -> Reply:
     return Reply(status, orjson.dumps(document))
 
 
+def ready_reply(document: Any, ready: bool) -> Reply:
+    """Whether something is ready, for clients that look at the status and for those that read."""
+    return _with_retry(json_reply(document, 200 if ready else 503))
+
+
 def status_of(error: HeadraceError) -> int:
     """The HTTP status of an error's kind."""
     return next(STATUS[kind] for kind in (*type(error).__mro__, EngineFailure) if kind in STATUS)

@@ -57,14 +57,14 @@ class Repository:
         entries = self._entries(await self._model(model))
         if not any(entry.state is ModelState.READY for entry in entries):
             why = next((entry.reason for entry in reversed(entries)), "it has no version")
-            raise Conflict(
-                f"no version can be served now: {why}", where=f"model {model}", remedy=f"headrace rollout status {model}"
-            )
+            remedy = f"headrace scale {model} 1, or see headrace rollout status {model}"
+            raise Conflict(f"no version can be served now: {why}", where=f"model {model}", remedy=remedy)
 
     async def unload(self, model: str) -> None:
         """Nothing is to be done for a model that is not served. Raises NotFound, and Conflict for one that is."""
         await self._model(model)
-        if model in self._scorer.table.routes:
+        route = self._scorer.table.routes.get(model)
+        if route is not None and not route.asleep:
             raise Conflict("it is served; a caller can't unload it", where=f"model {model}", remedy=f"headrace scale {model} 0")
 
     def config(self, model: str, version: str | None = None) -> dict[str, Any]:
@@ -99,7 +99,9 @@ class Repository:
         entries = []
         for version in sorted(model.versions, key=lambda version: version.version):
             number = str(version.version)
-            if version.version in served:
+            if version.version in served and route is not None and route.asleep:
+                entries.append(IndexEntry(model.name, number, ModelState.UNAVAILABLE, "it is scaled to no replicas"))
+            elif version.version in served:
                 entries.append(IndexEntry(model.name, number, ModelState.READY))
             elif version.role in ROLES_SERVED:
                 entries.append(IndexEntry(model.name, number, ModelState.LOADING, _why(model, version.version)))

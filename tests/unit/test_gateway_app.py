@@ -155,6 +155,42 @@ def test_what_only_tells(path: str, status: int, document: dict[str, Any]) -> No
     run(scene)
 
 
+def test_a_model_that_is_known_and_not_ready_is_said_to_be_so() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        control.models = [{"name": "pair", "versions": [1]}, {"name": "documented", "versions": []}]
+        scorer.table = EMPTY
+        for path in ("/v2/models/pair/ready", "/v2/models/pair/versions/3/ready", "/v1/models/pair"):
+            answer = await client.get(path)
+            assert (answer.status_code, answer.json()) == (503, {"name": "pair", "ready": False})
+            assert answer.headers["retry-after"] == "1"
+        answer = await client.post(INFER, json=BODY)
+        assert answer.status_code == 503
+        assert answer.json() == {"error": "model pair: no version of it is ready (retry, or see `headrace status`)"}
+        assert (await client.post("/v1/models/pair:predict", json={"instances": [[1, 2]]})).status_code == 503
+        for path in ("/v2/models/none/ready", "/v2/models/documented/ready"):
+            assert (await client.get(path)).status_code == 404
+        assert len(control.called) == 1  # who asks again and again does not wake the controller each time
+
+    run(scene)
+
+
+def test_a_model_that_is_scaled_to_nothing_is_not_ready_and_the_others_are() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        control.models = [model_view()]
+        answer = await client.get("/v2/models/pair/ready")
+        assert (answer.status_code, answer.json()) == (503, {"name": "pair", "ready": False})
+        assert (await client.get("/v2/health/ready")).status_code == 200
+        index = (await client.post("/v2/repository/index", json={})).json()
+        assert {entry["version"]: entry["reason"] for entry in index}["3"] == "it is scaled to no replicas"
+        answer = await client.post("/v2/repository/models/pair/load", json={})
+        assert answer.status_code == 409
+        assert "headrace scale pair 1" in answer.json()["error"]
+        assert (await client.post("/v2/repository/models/pair/unload", json={})).status_code == 200
+
+    routes = table()
+    run(scene, routes=replace(routes, routes={"pair": replace(routes.routes["pair"], asleep=True)}))
+
+
 def test_metadata_comes_from_the_signature() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
         for path in ("/v2/models/pair", "/v2/models/pair/versions/2"):

@@ -323,8 +323,13 @@ def test_health_of_the_server_and_of_a_model() -> None:
         door.scorer.table = EMPTY
         seen.append((await watch.read()).status)
         status = health_pb2.HealthCheckResponse
-        assert seen == [status.SERVING, status.SERVICE_UNKNOWN]
+        assert seen == [status.SERVING, status.NOT_SERVING]  # there is such a model
+        answer = await health.Check(health_pb2.HealthCheckRequest(service="pair"))
+        assert answer.status == status.NOT_SERVING
         watch.cancel()
+        unknown = health.Watch(health_pb2.HealthCheckRequest(service="none"))
+        assert (await unknown.read()).status == status.SERVICE_UNKNOWN
+        unknown.cancel()
 
     play(scene)
 

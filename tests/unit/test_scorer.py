@@ -454,6 +454,20 @@ async def test_stable_without_replicas_is_no_capacity(tmp_path: Path) -> None:
     assert control.counts(1) == Counts(rows=1, errors=1, calls=1)
 
 
+async def test_a_model_that_is_scaled_to_nothing_is_told_so_at_once(good: Artifact) -> None:
+    remote = Nowhere()
+    control = TableControl(route(target(1, good), asleep=True, serving=REMOTE))
+    async with scoring(control, remote) as scorer:
+        with pytest.raises(NoCapacity, match=r"no replicas.*headrace scale digits 1"):
+            await scorer.score("digits", {INPUT: rows(1)})
+    assert remote.asked == []
+
+
+async def test_where_callers_hold_the_model_it_answers_without_replicas(good: Artifact) -> None:
+    async with scoring(TableControl(route(target(1, good), asleep=True))) as scorer:
+        assert (await scorer.score("digits", {INPUT: rows(1)})).errors == {}
+
+
 async def test_starts_at_once_where_nothing_is_served_yet() -> None:
     async with scoring(TableControl()) as scorer:
         with pytest.raises(NotFound, match="apply a Model document"):
