@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import time
@@ -18,6 +19,7 @@ from cluster.commands import ControlPlane
 from cluster.errors import BadInput, EngineFailure, NoCapacity, NotFound
 from cluster.evidence import Counts, EvidenceKey
 from cluster.routes import Route, RouteTable, Target
+from cluster.serving import Serving
 from cluster.serving import Transport as TransportName
 from cluster.signature import Signature
 from cluster.traffic import to_candidate
@@ -28,6 +30,7 @@ from deployments.engine_process import EngineGone, start_engine_process
 from deployments.evidence_log import EvidenceLog
 from deployments.label_keys import label_keys
 from deployments.metering import Meter
+from deployments.pieces import bearable_calls, fed
 from deployments.ray_meter import RayMeter
 from deployments.remote import RemoteTransport
 from deployments.rows import Answer, Part, Rows, all_failed, assembled, joined, take
@@ -44,6 +47,9 @@ _logger = logging.getLogger(__name__)
 FIRST_TABLE_S = 10.0
 # A candidate gets this share of the time that is left, so that the stable version can still answer what it fails.
 CANDIDATE_SHARE = 0.5
+# Who gives a call less than this of the model's own time makes it fail himself: that is no evidence.
+HURRIED_SHARE = 0.5
+MORE_TIME = "allow more time, or send fewer rows a request"
 
 
 class RoutedScorer:
@@ -76,6 +82,7 @@ class RoutedScorer:
         self._background: list[asyncio.Task[None]] = []
         self._shadows = Shadows(self._shadow)
         self._scratch = Scratch()
+        self._rooms: dict[str, tuple[asyncio.Semaphore, int]] = {}
 
     async def start(self) -> None:
         """Begins to follow the route table; returns when the first one is here, or after a while without."""
@@ -138,8 +145,10 @@ class RoutedScorer:
     ) -> Call:
         """What `score` does before it asks anybody, and raises then. May be called from any thread; looks at every number."""
         route = self.route(model)
-        end_s = time.monotonic() + (route.serving.timeout_s if timeout_s is None else timeout_s)
-        return begin_call(route, tensors, keys, version=version, donated=donated, end_s=end_s, random=self._random)
+        allowed_s = route.serving.timeout_s if timeout_s is None else timeout_s
+        end_s = time.monotonic() + allowed_s
+        call = begin_call(route, tensors, keys, version=version, donated=donated, end_s=end_s, random=self._random)
+        return replace(call, hurried=True) if allowed_s < HURRIED_SHARE * route.serving.timeout_s else call
 
     async def answer(self, call: Call) -> Scored:
         """The rest of `score`."""
@@ -188,9 +197,11 @@ class RoutedScorer:
             if counted:
                 self._count_given_up(call.route, target.version, time.monotonic() - begin)
             raise
-        except Exception:
+        except Exception as error:
             # Counted as the candidate's are: what hits both, an overload or a defect, must not look like the candidate's fault.
-            if counted:
+            if counted and call.hurried and isinstance(error, NoCapacity):
+                self._count_given_up(call.route, target.version, time.monotonic() - begin)
+            elif counted:
                 self._count(call.route, target.version, len(rows), len(rows), time.monotonic() - begin)
             raise
         self._meter.scored(call.route.model, target.version, len(rows), _failures(answer), seconds)
@@ -218,7 +229,7 @@ class RoutedScorer:
         return merged, len(merged.failed)
 
     async def _candidate(self, call: Call, target: Target) -> list[Part]:
-        route, rows = call.route, call.theirs
+        route, rows, in_haste = call.route, call.theirs, False
         begin = time.monotonic()
         share = CANDIDATE_SHARE if route.fallback else 1.0
         try:
@@ -228,8 +239,12 @@ class RoutedScorer:
             raise
         except Exception as error:
             seconds = time.monotonic() - begin
+            in_haste = call.hurried and isinstance(error, NoCapacity)
+            if in_haste:
+                self._count_given_up(route, target.version, seconds)
             if not route.fallback:
-                self._count(route, target.version, len(rows), len(rows), seconds)
+                if not in_haste:
+                    self._count(route, target.version, len(rows), len(rows), seconds)
                 raise
             failure = error if isinstance(error, NoCapacity) else EngineFailure(repr(error))
             if failure is not error:
@@ -250,7 +265,8 @@ class RoutedScorer:
             if route.fallback:
                 raise
         finally:
-            self._count(route, target.version, len(rows), len(lost), seconds, blameless)
+            if not in_haste:
+                self._count(route, target.version, len(rows), len(lost), seconds, blameless)
         if not route.fallback:
             return [own]
         self._meter.fell_back(route.model, target.version, len(lost))
@@ -307,11 +323,12 @@ class RoutedScorer:
         return told
 
     async def _ask(self, route: Route, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> tuple[Answer, float]:
-        """One call to a version, in pieces of at most the model's `max_batch_rows`; the answer, and how many seconds it took."""
+        """One call to a version, in pieces of at most the model's `max_batch_rows`; the answer, and how many seconds it took, or
+        its slowest piece: what is large takes long by its caller's will."""
         serving = route.serving
         begin = time.monotonic()
         if timeout_s <= 0:
-            raise NoCapacity("the deadline is over", where=target.app, remedy="retry, or allow more time")
+            raise NoCapacity("the deadline is over", where=target.app, remedy=MORE_TIME)
         transport = self._transport(route, target)
         if route.asleep and transport is self._remote:
             raise asleep(route.model)
@@ -321,9 +338,28 @@ class RoutedScorer:
             return await self._piece(transport, target, tensors, end_s), time.monotonic() - begin
         size = math.ceil(rows / math.ceil(rows / serving.max_batch_rows))
         starts = range(0, rows, size)
-        pieces = [self._piece(transport, target, take(tensors, slice(start, start + size)), end_s) for start in starts]
-        answers = await _all(pieces)
-        return joined(target.signature, answers, [min(size, rows - start) for start in starts]), time.monotonic() - begin
+        slowest_s = 0.0
+
+        async def piece(start: int) -> Answer:
+            nonlocal slowest_s
+            asked_s = time.monotonic()
+            if asked_s >= end_s:
+                raise NoCapacity("the time was over before all rows were scored", where=target.app, remedy=MORE_TIME)
+            answer = await self._piece(transport, target, take(tensors, slice(start, start + size)), end_s)
+            slowest_s = max(slowest_s, time.monotonic() - asked_s)
+            return answer
+
+        room, most = self._room(target, serving)
+        answers = await fed([functools.partial(piece, start) for start in starts], room, most)
+        return joined(target.signature, answers, [min(size, rows - start) for start in starts]), slowest_s
+
+    def _room(self, target: Target, serving: Serving) -> tuple[asyncio.Semaphore, int]:
+        """Shared by all large calls to a version, and for how many pieces."""
+        most = bearable_calls(serving)
+        known = self._rooms.get(target.app)
+        if known is None or known[1] != most:
+            known = self._rooms[target.app] = asyncio.Semaphore(most), most
+        return known
 
     async def _piece(self, transport: Transport, target: Target, tensors: Mapping[str, Array], end_s: float) -> Answer:
         try:
@@ -355,6 +391,8 @@ class RoutedScorer:
     def _changed(self, table: RouteTable) -> None:
         everything = [(route, target) for route in table.routes.values() for target in route.targets.values()]
         self._remote.keep({target.app: (target, route.serving) for route, target in everything})
+        apps = {target.app for _, target in everything}
+        self._rooms = {app: room for app, room in self._rooms.items() if app in apps}
         here = [(route, target) for route, target in everything if route.serving.transport is TransportName.EMBEDDED]
         self._embedded.keep({target.app: (target, route.serving) for route, target in here if not _on_trial(route, target)})
         self._trial.keep({target.app: (target, route.serving) for route, target in here if _on_trial(route, target)})

@@ -488,6 +488,24 @@ def test_a_full_queue_answers_at_once() -> None:
     run(scene, limits=replace(PATIENT, queued_rows=3))
 
 
+def test_what_is_large_waits_its_turn_and_what_is_too_large_is_told_the_limit() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.gate.clear()
+        tasks = await parked(scorer, client, 3)
+        large = asyncio.create_task(client.post(INFER, json=body_of([[1, 2]] * 9)))  # there is no room for it ever
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not large.done()
+        scorer.gate.set()
+        assert [(await task).status_code for task in (*tasks, large)] == [200] * 4
+        for path, body in ((INFER, body_of([[1, 2]] * 11)), ("/v1/models/pair:predict", {"instances": [[1, 2]] * 11})):
+            refused = await client.post(path, json=body)
+            assert refused.status_code == 413
+            assert "it has 11 rows, and a request may have 10" in refused.json()["error"]
+
+    run(scene, limits=replace(PATIENT, queued_rows=5, request_rows=10))
+
+
 def test_whoever_would_wait_past_his_deadline_is_told_at_once() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
         scorer.gate.clear()

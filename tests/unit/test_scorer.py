@@ -338,6 +338,61 @@ async def test_slow_calls_are_counted(good: Artifact) -> None:
     assert control.counts(1) == Counts(rows=4, calls=1, slow=1)
 
 
+class Counting(Nowhere):
+    """Answers; counts how many calls are under way at a time, and refuses from one of them on."""
+
+    def __init__(self, refuses_from: int = 1_000) -> None:
+        super().__init__()
+        self.refuses_from = refuses_from
+        self.under_way = self.most = 0
+
+    async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
+        self.asked.append(target.app)
+        number = len(self.asked)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(0)
+        self.under_way -= 1
+        if number >= self.refuses_from:
+            raise NoCapacity("the queue is full")
+        return Answer({OUTPUT: np.repeat(tensors[INPUT][:, :1], 10, axis=1)})
+
+
+async def test_large_calls_are_fed_in_turn_within_what_replicas_bear(good: Artifact) -> None:
+    remote, control = Counting(), TableControl(route(target(1, good), serving=Serving(max_batch_rows=4)))
+    async with scoring(control, remote) as scorer:
+        image = rows(401)
+        answers = await asyncio.gather(*[scorer.score("digits", {INPUT: image}) for _ in range(3)])
+    for scored in answers:
+        assert scored.errors == {}
+        np.testing.assert_array_equal(scored.outputs[OUTPUT][:, 0], image[:, 0])
+    assert len(remote.asked) == 3 * 101
+    assert remote.most == 8  # two for each of the four replicas that it may have
+
+
+async def test_once_a_piece_is_refused_no_other_is_asked(good: Artifact) -> None:
+    remote, control = Counting(refuses_from=10), TableControl(route(target(1, good), serving=Serving(max_batch_rows=4)))
+    async with scoring(control, remote) as scorer:
+        with pytest.raises(NoCapacity, match="the queue is full"):
+            await scorer.score("digits", {INPUT: rows(400)})
+        assert remote.under_way == 0
+        assert len(remote.asked) < 20
+
+
+async def test_a_caller_in_haste_makes_no_evidence(good: Artifact) -> None:
+    """Else any client could have a version rolled back: by deadlines that nothing can keep."""
+    for fallback in (True, False):
+        control = TableControl(
+            route(target(1, good), target(2, good), candidate=2, weight=10_000, stage="r1.1", serving=REMOTE, fallback=fallback)
+        )
+        async with scoring(control, Nowhere(NoCapacity("too late"))) as scorer:
+            with pytest.raises(NoCapacity):
+                await scorer.score("digits", {INPUT: rows(1)}, timeout_s=0.001)
+            with pytest.raises(NoCapacity):
+                await scorer.score("digits", {INPUT: rows(3)}, timeout_s=9.0)
+        assert control.counts(2) == Counts(rows=3, errors=3, calls=1)
+
+
 async def test_a_slow_call_counts_as_slow_also_where_its_caller_gave_up(good: Artifact) -> None:
     class Never(Nowhere):
         async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
