@@ -88,6 +88,7 @@ class GatewayApp:
             return _fault(error, f"infer of {head.call.model}")
 
     async def _route(self, request: Request) -> Reply:
+        request.check_head()
         segments = [segment for segment in request.path.split("/") if segment]
         match segments:
             case ["v2", "models", model, "infer"]:

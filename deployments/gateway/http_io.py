@@ -28,10 +28,18 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 RETRY_AFTER_S = b"1"
 
+HEAD_MOST_BYTES = 16 << 10
+
+
+class HeadTooLarge(TooLarge):
+    """A request's path and headers are over the limit."""
+
+
 STATUS: dict[type[HeadraceError], int] = {
     BadInput: 400,
     TooLarge: 413,
     ForeignCaller: 403,
+    HeadTooLarge: 431,
     NotFound: 404,
     Conflict: 409,
     BadArtifact: 422,
@@ -75,6 +83,13 @@ class Request:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._limit_bytes = limit_bytes
+
+    def check_head(self) -> None:
+        """Raises HeadTooLarge."""
+        size = len(self.path) + sum(len(name) + len(value) for name, value in self.headers.items())
+        if size > HEAD_MOST_BYTES:
+            what = f"its path and headers have {size} bytes, and {HEAD_MOST_BYTES} are taken"
+            raise HeadTooLarge(what, where="request", remedy="send fewer headers, or what they hold in the body")
 
     def header(self, name: bytes) -> str | None:
         """A header's text, or None."""

@@ -638,6 +638,16 @@ def test_a_call_ends_once_nobody_waits_for_it() -> None:
     run(scene)
 
 
+@pytest.mark.parametrize("path", [INFER, "/control/status", "/v2/health/live"])
+def test_a_head_over_the_limit_is_refused_in_json(path: str) -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        answer = await client.post(path, json=BODY, headers={"x-note": "n" * (16 << 10)})
+        assert answer.status_code == 431
+        assert "16384 are taken" in answer.json()["error"]
+
+    run(scene)
+
+
 def test_control_commands_pass_through() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
         answer = await client.post("/control/rollout.pause", json={"model": "pair"})
