@@ -7,14 +7,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from cluster.commands import COMMANDS, ControlPlane
 from cluster.errors import BadInput, HeadraceError, NotFound
 from deployments.gateway.callers import Callers
 from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, DataPlane
 from deployments.gateway.http_io import (
     Disconnected,
+    NotOffered,
     Receive,
     Reply,
     Request,
@@ -22,6 +21,7 @@ from deployments.gateway.http_io import (
     Send,
     control_error_reply,
     error_reply,
+    json_object,
     json_reply,
     ready_reply,
 )
@@ -58,6 +58,8 @@ class GatewayApp:
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
             await self._http(Request(scope, receive, self.max_body_bytes), send)
+        elif scope["type"] == "websocket":
+            await _no_websocket(scope, receive, send)
         else:
             raise NotImplementedError(f"ASGI {scope['type']} is not served")
 
@@ -103,6 +105,8 @@ class GatewayApp:
             _only_post(request)
             self.callers.check(request.headers)
             return await answer_repository_call(self.repository, segments, request)
+        if segments[:1] == ["v2"] and (missing := _not_offered(segments[1:])):
+            raise NotOffered(missing[0], where=f"/v2/{segments[1]}", remedy=missing[1])
         reply = await self._describe(segments, request)
         if reply is None:
             raise NotFound(f"nothing at {request.path[:200]}", where="path", remedy="see / for what is served")
@@ -165,7 +169,8 @@ class GatewayApp:
     async def _predict(self, request: Request, model: str) -> Reply:
         _only_post(request)
         wanted = parse_v1(await request.body(), await self.dataplane.signature(model))
-        return Reply(200, encode_v1(await self.dataplane.infer(read_call(request.headers, model, None), wanted)))
+        answer = await self.dataplane.infer(read_call(request.headers, model, None), wanted)
+        return Reply(200, encode_v1(answer, columns=wanted.columns))
 
     async def _command(self, request: Request, command: str) -> Reply:
         _only_post(request)
@@ -174,6 +179,26 @@ class GatewayApp:
             return json_reply(await self.control.call(command, await _payload(request, command)))
         except HeadraceError as error:
             return control_error_reply(error)
+
+
+def _not_offered(segments: list[str]) -> tuple[str, str] | None:
+    """Why a call of Triton's is not answered here, and what to do instead."""
+    match segments:
+        case [("systemsharedmemory" | "cudasharedmemory"), *_]:
+            return "tensors in shared memory are not taken", "send them in the body: binary tensors are as quick on one machine"
+        case [("trace" | "logging"), *_] | ["models", _, "trace", *_]:
+            return "traces and logs are not set by callers", "see the replicas' logs in Ray's folder"
+    return None
+
+
+async def _no_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    reply = json_reply({"error": "no WebSocket is served here (use HTTP, or gRPC's ModelStreamInfer)"}, 400)
+    await send({"type": "websocket.http.response.start", "status": reply.status, "headers": reply.all_headers()})
+    await send({"type": "websocket.http.response.body", "body": reply.body})
 
 
 def _fault(error: Exception, what: str) -> Reply:
@@ -193,14 +218,7 @@ async def _payload(request: Request, command: str) -> dict[str, Any]:
         raise BadInput("commands are JSON", where="Content-Type", remedy="send Content-Type: application/json")
     if command not in COMMANDS:
         raise NotFound(f"no command {command[:80]!r}", where="command", remedy=f"commands: {', '.join(COMMANDS)}")
-    body = await request.body()
-    try:
-        payload = orjson.loads(body) if body else {}
-    except orjson.JSONDecodeError as error:
-        raise BadInput(f"not valid JSON: {error}", where=command) from None
-    if not isinstance(payload, dict):
-        raise BadInput("the JSON must be an object", where=command)
-    return payload
+    return json_object(await request.body(), command)
 
 
 def _only_post(request: Request) -> None:

@@ -117,9 +117,11 @@ class DataPlane:
         """The model's route. Raises NotFound where there is no such model, NoCapacity where no version of it is ready yet."""
         try:
             return self._scorer.route(model)
-        except NotFound:
+        except NotFound as error:
             if not await self._known.has(model):
-                raise
+                # Triton's clients look for these words.
+                what = f"Request for unknown model: {model[:80]!r} is not found"
+                raise NotFound(what, where="model", remedy=error.remedy) from None
         raise NoCapacity("no version of it is ready", where=f"model {model}", remedy="retry, or see `headrace status`")
 
     def statistics(self, model: str = "", version: str | None = None) -> dict[str, Any]:

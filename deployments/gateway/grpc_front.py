@@ -64,6 +64,7 @@ defaults
     http-reuse always
 frontend grpc
     bind fd@{listening} proto h2
+    http-request return status 405 content-type application/json string '{{"error": "{post}"}}' if !METH_POST
     use_backend lane if METH_POST {{ path /{service}/ModelInfer }} !{{ req.hdr(grpc-encoding) -m found }}
     default_backend aio
 backend lane
@@ -206,6 +207,7 @@ def _scrap() -> IO[bytes]:
 def _configuration(listening: int, behind: Behind) -> bytes:
     return _CONFIGURATION.format(
         buffer_bytes=BUFFER_BYTES,
+        post="only gRPC is served on this port (HTTP is on the other)",
         listening=listening,
         service=SERVICE,
         lane=behind.lane,

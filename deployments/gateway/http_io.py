@@ -29,6 +29,11 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 RETRY_AFTER_S = b"1"
 
 HEAD_MOST_BYTES = 16 << 10
+BOM = b"\xef\xbb\xbf"  # some editors and shells write it
+
+
+class NotOffered(BadInput):
+    """A part of the protocol that this server does without."""
 
 
 class HeadTooLarge(TooLarge):
@@ -40,6 +45,7 @@ STATUS: dict[type[HeadraceError], int] = {
     TooLarge: 413,
     ForeignCaller: 403,
     HeadTooLarge: 431,
+    NotOffered: 501,
     NotFound: 404,
     Conflict: 409,
     BadArtifact: 422,
@@ -121,6 +127,17 @@ class Request:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body is over {self._limit_bytes} bytes", where="request", remedy="send fewer rows a request")
+
+
+def json_object(body: bytes, where: str) -> dict[str, Any]:
+    """The object that a body holds; an empty one where it is empty. Raises BadInput."""
+    try:
+        document = orjson.loads(body.removeprefix(BOM)) if body else {}
+    except orjson.JSONDecodeError as error:
+        raise BadInput(f"not valid JSON: {error}", where=where) from None
+    if not isinstance(document, dict):
+        raise BadInput("the JSON must be an object", where=where)
+    return document
 
 
 def text_of(headers: Mapping[bytes, bytes], name: bytes) -> str | None:

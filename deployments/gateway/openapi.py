@@ -171,8 +171,17 @@ def _schemas() -> dict[str, Any]:
             "parameters",
         ),
         "V1Models": _object({"models": texts}),
-        "V1Request": _open({"instances": {"type": "array", "minItems": 1}}, 1),
-        "V1Response": _object({"predictions": data, "model_name": text, "model_version": text}),
+        "V1Request": {
+            "anyOf": [
+                _open({"instances": {"type": "array", "minItems": 1}}, 1),
+                _open({"inputs": {"type": ["array", "object"]}}, 1),
+            ]
+        },
+        "V1Response": _object(
+            {"predictions": data, "outputs": {"type": ["array", "object"]}, "model_name": text, "model_version": text},
+            "predictions",
+            "outputs",
+        ),
     }
 
 

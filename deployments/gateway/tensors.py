@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -93,6 +93,14 @@ def from_json(tensor: str, datatype: Datatype, shape: tuple[int, ...], data: sim
         _check_count(where, shape, count, len(flat))
         return _objects([element.encode() for element in flat], shape) if kind is str else np.array(flat, np.bool_).reshape(shape)
     return _numbers(where, datatype, shape, count, data)
+
+
+def from_objects(tensor: str, shape: tuple[int, ...], data: list[Any], read: Callable[[Any], bytes]) -> Array:
+    """BYTES from a flat or nested list, element by element. Raises BadInput, also what `read` raises."""
+    where = f"tensor {tensor!r}"
+    elements = [read(element) for element in _flatten(data, where, MAX_AXES)]
+    _check_count(where, shape, math.prod(shape), len(elements))
+    return _objects(elements, shape)
 
 
 def _numbers(where: str, datatype: Datatype, shape: tuple[int, ...], count: int, data: simdjson.Array) -> Array:

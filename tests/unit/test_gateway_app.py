@@ -721,6 +721,65 @@ def test_commands_and_repository_calls_are_taken_from_no_other_sites_page(host: 
     run(scene)
 
 
+def test_a_byte_order_mark_before_a_command_is_passed_over() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        control.models = [model_view()]
+        json_content = {"content-type": "application/json"}
+        for path in ("/control/status", "/v2/repository/index"):
+            answer = await client.post(path, content=b"\xef\xbb\xbf{}", headers=json_content)
+            assert answer.status_code == 200
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("POST", "/v2/systemsharedmemory/region/a/register", 501, "shared memory are not taken.*binary tensors"),
+        ("GET", "/v2/cudasharedmemory/status", 501, "shared memory are not taken"),
+        ("POST", "/v2/systemsharedmemory/unregister", 501, "shared memory are not taken"),
+        ("GET", "/v2/trace/setting", 501, "traces"),
+        ("POST", "/v2/models/pair/trace/setting", 501, "traces"),
+        ("POST", "/v2/logging", 501, "logs"),
+        ("POST", "/v2/models/none/infer", 404, "Request for unknown model: 'none' is not found"),
+        ("GET", "/v2/models/none/ready", 404, "Request for unknown model: 'none' is not found"),
+        ("POST", "/v2/repository/models/none/load", 404, "failed to load 'none'"),
+        ("POST", "/v2/repository/models/none/unload", 404, "failed to unload 'none'"),
+    ],
+)
+def test_tritons_clients_are_answered_in_their_words(method: str, path: str, status: int, words: str) -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        control.models = [model_view()]
+        answer = await client.request(method, path, json=BODY if path.endswith("infer") else None)
+        assert answer.status_code == status
+        assert re.search(words, answer.json()["error"])
+
+    run(scene)
+
+
+@pytest.mark.parametrize("can_tell", [True, False])
+def test_a_websocket_is_refused_and_no_fault_of_ours(can_tell: bool) -> None:
+    async def play() -> None:
+        routes = table()
+        app, sent = gateway(FakeScorer(routes), FakeControl(routes)), list[dict[str, Any]]()
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        extensions: dict[str, Any] = {"websocket.http.response": {}} if can_tell else {}
+        await app({"type": "websocket", "path": "/", "headers": [], "extensions": extensions}, receive, send)
+        if can_tell:
+            assert sent[0]["status"] == 400
+            assert "no WebSocket" in json.loads(sent[1]["body"])["error"]
+        else:
+            assert [message["type"] for message in sent] == ["websocket.close"]
+
+    asyncio.run(play())
+
+
 def test_the_page_shows_what_is_loaded() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
         page = await client.get("/", headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})

@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from cluster.errors import BadInput, TooLarge
 from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.datatypes import NUMPY, Array
-from deployments.gateway.compression import inflate
+from deployments.gateway.compression import WORTH_BYTES, deflate, inflate
 from deployments.gateway.request import parse_raw_request, parse_request
 from deployments.gateway.response import InferResponse, OutputTensor, encode_response
 from deployments.gateway.tensors import BINARY_ONLY, from_raw, to_json, to_raw
@@ -132,7 +132,7 @@ def test_a_raw_request_is_the_tensor() -> None:
 
 DEEP = b"[" * 5_000 + b"]" * 5_000
 HOSTILE: list[tuple[bytes, str]] = [
-    (b"", "Content-Length"),
+    (b"", "the body is empty"),
     (b"{", "not valid JSON"),
     (b"[]", "must be an object"),
     (b'{"inputs": ' + DEEP + b"}", "not valid JSON"),
@@ -351,6 +351,87 @@ def test_v1_rows_may_be_lists_or_objects() -> None:
         "m", "1", (OutputTensor("p", Datatype.BYTES, words), OutputTensor("q", Datatype.INT8, np.array([4], np.int8)))
     )
     assert orjson.loads(encode_v1(answer))["predictions"] == [{"p": ["u", "v"], "q": 4}]
+
+
+def spec(name: str, datatype: Datatype, *inner: int) -> TensorSpec:
+    return TensorSpec(name=name, datatype=datatype, shape=(-1, *inner))
+
+
+def test_v1_takes_columns_too_and_answers_so() -> None:
+    one = Signature(inputs=(spec("a", Datatype.FP32, 2),), outputs=())
+    two = Signature(inputs=(spec("a", Datatype.FP32, 2), spec("b", Datatype.BYTES)), outputs=())
+    for body in (b'{"inputs": [[1, 2], [3, 4]]}', b'{"inputs": {"a": [[1, 2], [3, 4]]}}'):
+        request = parse_v1(body, one)
+        assert request.columns
+        assert request.inputs["a"].tolist() == [[1, 2], [3, 4]]
+    request = parse_v1(b'{"inputs": {"a": [[1, 2], [3, 4]], "b": ["u", "v"]}}', two)
+    assert (request.inputs["a"].tolist(), request.inputs["b"].tolist()) == ([[1, 2], [3, 4]], [b"u", b"v"])
+    for wrong, words in (
+        (b'{"inputs": [[1, 2]]}', "an object with the inputs a, b"),
+        (b'{"inputs": 3}', "an object with the inputs a, b"),
+        (b'{"inputs": {"a": [[1, 2]]}}', "tensor 'b'.*a list of all rows"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            parse_v1(wrong, two)
+    outputs = OutputTensor("p", Datatype.INT8, np.array([4, 5], np.int8)), OutputTensor("q", Datatype.INT8, np.ones(2, np.int8))
+    assert orjson.loads(encode_v1(InferResponse("m", "1", outputs[:1]), columns=True))["outputs"] == [4, 5]
+    assert orjson.loads(encode_v1(InferResponse("m", "1", outputs), columns=True))["outputs"] == {"p": [4, 5], "q": [1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("shape", "instances", "wanted"),
+    [
+        ((2, 2), [[1, 2, 3, 4]], [[[1, 2], [3, 4]]]),  # a flat row
+        ((1,), [1, 2], [[1], [2]]),  # one value a row, as it is
+        ((), [1, 2], [1, 2]),
+        ((), [[1], [2]], [1, 2]),
+    ],
+)
+def test_v1_rows_may_be_flat(shape: tuple[int, ...], instances: list[Any], wanted: list[Any]) -> None:
+    signature = Signature(inputs=(spec("x", Datatype.FP32, *shape),), outputs=())
+    assert parse_v1(orjson.dumps({"instances": instances}), signature).inputs["x"].tolist() == wanted
+
+
+def test_v1_bytes_may_be_base64() -> None:
+    one = Signature(inputs=(spec("image", Datatype.BYTES),), outputs=())
+    for body in (
+        b'{"instances": [{"b64": "/9g="}, {"b64": ""}]}',
+        b'{"instances": [{"image": {"b64": "/9g="}}, {"image": ""}]}',
+        b'{"inputs": [{"b64": "/9g="}, ""]}',
+    ):
+        assert parse_v1(body, one).inputs["image"].tolist() == [b"\xff\xd8", b""]
+    for wrong in (b'{"instances": [{"b64": "/9g"}]}', b'{"instances": [{"b64": "\xc3\xa9"}]}', b'{"instances": [{"b64": 3}]}'):
+        with pytest.raises(BadInput, match=r"tensor 'image'.*(base64|b64)"):
+            parse_v1(wrong, one)
+
+
+def test_a_raw_request_of_a_free_axis_is_one_row_as_long_as_its_bytes() -> None:
+    free = Signature(inputs=(spec("x", Datatype.INT16, 2, -1),), outputs=())
+    assert parse_raw_request(np.arange(6, dtype="<i2").tobytes(), free).inputs["x"].tolist() == [[[0, 1, 2], [3, 4, 5]]]
+    for fault in (b"", b"123", b"123456"):
+        with pytest.raises(BadInput, match="4 bytes a step"):
+            parse_raw_request(fault, free)
+    with pytest.raises(BadInput, match="can't be told"):
+        parse_raw_request(b"1234", Signature(inputs=(spec("x", Datatype.INT16, -1, -1),), outputs=()))
+
+
+@pytest.mark.parametrize("accepted", ["gzip;q=0", "gzip;q=0.0, deflate;q=0.000", "gzip; q=0", "", "identity"])
+def test_what_a_caller_refuses_is_not_sent(accepted: str) -> None:
+    body = b"x" * WORTH_BYTES
+    assert deflate(body, accepted) == (body, "")
+    assert deflate(body, "gzip;q=0.5")[1] == "gzip"
+    assert deflate(body, "gzip;q=0.0, deflate")[1] == "deflate"
+
+
+def test_gzip_of_several_members_is_read_to_its_end() -> None:
+    whole = gzip.compress(b"one") + gzip.compress(b"") + gzip.compress(b"two")
+    assert inflate(whole, "gzip", 6) == b"onetwo"
+    with pytest.raises(TooLarge):
+        inflate(whole, "gzip", 5)
+    with pytest.raises(BadInput):
+        inflate(whole[:-1], "gzip", 10)
+    with pytest.raises(TooLarge, match="members"):
+        inflate(gzip.compress(b"") * 100, "gzip", 10)
 
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("", bytes)])

@@ -137,6 +137,21 @@ def test_a_message_in_many_pieces_and_one_over_the_limit() -> None:
     play(scene)
 
 
+def test_what_is_no_grpc_is_told_so_in_json() -> None:
+    preface, settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0\0\0\4\0\0\0\0\0"
+    get = b"\x82\x86\x84\x41\x09localhost"  # GET http://localhost/
+    headers = len(get).to_bytes(3, "big") + b"\1\5\0\0\0\1" + get
+
+    async def scene(_: Model, __: str, front: GrpcFront) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(preface + settings + headers)
+        told = await reader.readuntil(b"}")
+        assert b'{"error": "only gRPC is served on this port' in told
+        writer.close()
+
+    play(scene)
+
+
 def test_metadata_over_the_limit_is_refused_on_its_call_alone() -> None:
     async def scene(_: Model, __: str, front: GrpcFront) -> None:
         options = [("grpc.max_metadata_size", 1 << 20)]

@@ -303,6 +303,20 @@ def test_messages_over_the_limit_are_refused_also_when_compressed() -> None:
     play(scene)
 
 
+def test_calls_of_tritons_that_are_not_offered_are_refused_in_words() -> None:
+    async def scene(door: Door) -> None:
+        for name, words in (
+            ("SystemSharedMemoryRegister", "shared memory"),
+            ("CudaSharedMemoryStatus", "shared memory"),
+            ("TraceSetting", "traces"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError, match=words) as told:
+                await door.channel.unary_unary(f"/{SERVICE}/{name}")(b"")
+            assert told.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+    play(scene)
+
+
 def test_limits_that_grpc_lacks_are_refused() -> None:
     routes = table()
     scorer, control = FakeScorer(routes), FakeControl(routes)
