@@ -207,9 +207,11 @@ class RoutedScorer:
         self._meter.scored(call.route.model, target.version, len(rows), _failures(answer), seconds)
         if counted and call.route.stage:
             errors, blameless = len(answer.failed), 0
-            if errors:
-                answer, blameless = await self._once_more(call, target, rows, answer)
-            self._count(call.route, target.version, len(rows), errors, seconds, blameless)
+            try:
+                if errors:
+                    answer, blameless = await self._once_more(call, target, rows, answer)
+            finally:
+                self._count(call.route, target.version, len(rows), errors, seconds, blameless)
         return Part(target.version, rows, answer, fair=counted)
 
     async def _once_more(self, call: Call, target: Target, rows: Rows, answer: Answer) -> tuple[Answer, int]:
