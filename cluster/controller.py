@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from cluster import dispatch
+from cluster.commands import RegisterVersion
 from cluster.decide import Decision, Snapshot, decide
 from cluster.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed, concerns
 from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable, in_words
@@ -55,6 +56,10 @@ def _no_hook(_: Point) -> None:
     return
 
 
+def _trusting(_: RegisterVersion) -> None:
+    return
+
+
 class Controller:
     """One controller over one store. `tick` is called from one thread; `call`, `push` and `table` from any.
 
@@ -75,7 +80,10 @@ class Controller:
         hook: Callable[[Point], None] = _no_hook,
         *,
         look_every_s: float = 0.0,
+        check_version: Callable[[RegisterVersion], None] = _trusting,
     ) -> None:
+        """`check_version` raises where no artifact stands as it is said of a version to be registered."""
+        self._check_version = check_version
         self._store, self._clock, self._hook, self._look_every_s = store, clock, hook, look_every_s
         self._fleet, self._feeds, self._jobs = fleet, feeds, jobs
         self._fence = store.acquire()
@@ -146,6 +154,8 @@ class Controller:
         """
         request = dispatch.parse(command, payload)
         actor = dispatch.actor_of(request)
+        if isinstance(request, RegisterVersion):
+            self._check_version(request)
         with self._lock:
             state = self._current()
             seen = self._seen

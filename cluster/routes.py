@@ -44,7 +44,7 @@ class Route:
     While `trial`, the candidate has not passed its first step: it is never loaded in its callers' own processes, so that one
     that crashes takes none of them along. `slow_ms` is the bound above which a call counts as slow, `tolerance` what outputs may
     differ by in shadow: all, or by name (None, or not named: compare argmax on the last axis). While labels are wanted,
-    `labels` says of which output.
+    `labels` says of which output. `asleep`: a person wants no replicas of it, so nothing starts when it is called.
     """
 
     model: str
@@ -61,6 +61,7 @@ class Route:
     slow_ms: float | None = None
     tolerance: float | dict[str, float] | None = None
     labels: LabelledOutput | None = None
+    asleep: bool = False
 
 
 @dataclass(frozen=True, slots=True)

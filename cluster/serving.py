@@ -68,7 +68,7 @@ class Serving(Section):
     max_batch_rows: int = Field(default=2048, ge=1)
     max_ongoing: int = Field(default=16, ge=1, description="requests one replica takes at a time")
     timeout_s: float = Field(default=10.0, gt=0, description="a request without its own deadline ends after this")
-    refuse_nan: bool = True
+    refuse_nan: bool = Field(default=True, description="refuse rows with a missing value (null, NaN) in a floating-point input")
     threads: int = Field(default=1, ge=1, description="engine threads a replica")
     memory_bytes: int | None = Field(
         default=None, ge=LEAST_MEMORY_BYTES, description="what one replica may hold; one that holds more is ended and replaced"

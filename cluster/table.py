@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from pydantic import TypeAdapter
 
+from cluster.desired import by_hand, initial_replicas
 from cluster.ports import AppState, AppStatus
 from cluster.rollout import Rollout
 from cluster.rollout_plan import Loss
@@ -87,6 +88,7 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
         slow_ms=slow_ms,
         tolerance=tolerance,
         labels=labels,
+        asleep=by_hand(model) and initial_replicas(model, serving) == 0,
     )
 
 

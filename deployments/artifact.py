@@ -263,6 +263,40 @@ def verify(path: Path, digest: str | None = None) -> Manifest:
     return manifest
 
 
+def check_registered(uri: str, digest: str, engine: str, signature: Signature) -> None:
+    """Raises BadArtifact unless an artifact with that manifest stands at `uri`, says the same of itself, and has all its files in
+    their sizes; Unreachable where the place can't be asked. Reads the manifest alone: replicas check every byte."""
+    local = _local_path(uri)
+    try:
+        if local is not None:
+            content, sizes = _manifest_bytes(local), _sizes(pafs.LocalFileSystem(), str(local))
+        else:
+            filesystem, base = _remote(uri)
+            if filesystem.get_file_info(f"{base}/{MANIFEST}").type != pafs.FileType.File:
+                raise BadArtifact("no manifest: this is no artifact", where=uri, remedy=_REMEDY)
+            with filesystem.open_input_stream(f"{base}/{MANIFEST}") as stream:
+                content = stream.read()
+            sizes = _sizes(filesystem, base)
+    except OSError as error:
+        raise Unreachable(
+            f"the artifact can't be read: {error}", where=uri, remedy="check the path and its permissions"
+        ) from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise BadArtifact("its manifest has another digest", where=uri, remedy="register the digest that the build told")
+    manifest = _parse_manifest(content, Path(uri))
+    wrong = next((entry.path for entry in manifest.files if sizes.get(entry.path) != entry.size_bytes), None)
+    if wrong is not None:
+        raise BadArtifact(f"{wrong} is missing, or has another size", where=uri, remedy=_REMEDY)
+    if (manifest.engine, manifest.signature) != (engine, signature):
+        raise BadArtifact("its manifest names another engine or signature", where=uri, remedy="register what the build told")
+
+
+def _sizes(filesystem: pafs.FileSystem, base: str) -> dict[str, int]:
+    """Every file below a folder, by its path from there."""
+    found = filesystem.get_file_info(pafs.FileSelector(base, recursive=True))
+    return {info.path.removeprefix(base).lstrip("/"): info.size for info in found if info.type == pafs.FileType.File}
+
+
 def localize(uri: str, digest: str, *, cache: Path | None = None) -> Path:
     """Returns a local, verified directory of the artifact at `uri`.
 

@@ -24,6 +24,7 @@ class Call:
     `target`, which is stable or the version that was `pinned`, gets the rows `own`, and `candidate` gets `theirs`. Both rise,
     and name rows by where they lie in `tensors`; `order`, where rows were moved, says which row of the caller's lies at each
     place. `keys` are those of `own` while some are to be shadowed. `bad` marks the caller's rows with NaN, which nobody gets.
+    `hurried`: its caller gives it so little time that no version is to blame where that is over.
     """
 
     route: Route
@@ -38,6 +39,7 @@ class Call:
     candidate: Target | None = None
     keys: Sequence[bytes | None] = ()
     order: Rows | None = None
+    hurried: bool = False
 
     def left_s(self) -> float:
         """Until the deadline."""

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import EngineFailure, HeadraceError, NoCapacity
+from cluster.errors import HeadraceError, NoCapacity
 from cluster.routes import Target
 from cluster.serving import Serving
 from deployments.artifact import localize
@@ -137,8 +137,8 @@ class _Calls:
         told = self._asked.pop(line)
         self._free.append(line)
         if not told.done():
-            outputs, failed, refused = reply
-            told.set_result(Answer(outputs, {row: EngineFailure(what) for row, what in zip(failed, refused, strict=True)}))
+            outputs, failed, errors = reply
+            told.set_result(Answer(outputs, dict(zip(failed, errors, strict=True))))
         self._next()
 
     def _lost(self, line: Frames) -> None:
@@ -192,7 +192,7 @@ def _serve(engine: Engine, end: socket.socket) -> None:
         answer = score_isolating(engine, ask.tensors)
         rows = sorted(answer.failed)
         try:
-            _send(end, (answer.outputs, rows, [answer.failed[row].what for row in rows]))
+            _send(end, (answer.outputs, rows, [answer.failed[row] for row in rows]))
         except OSError:
             return
 

@@ -5,21 +5,34 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
-from cluster.errors import EngineFailure, HeadraceError
+import numpy as np
+
+from cluster.errors import BadInput, EngineFailure, HeadraceError
 from deployments.datatypes import Array
-from deployments.engines.port import Engine
-from deployments.rows import Answer, blank, take
+from deployments.engines.port import Engine, RowsRefused
+from deployments.rows import Answer, Part, assembled, blank, take
 
 # So many pieces failed and none passed: the version is broken, not the rows. One row in twenty at fault is still told apart.
 GIVE_UP_AFTER = 256
 
 
 def score_isolating(engine: Engine, tensors: Mapping[str, Array]) -> Answer:
-    """Scores a batch; where the engine fails, only the rows at fault carry the EngineFailure. Blocks as the engine does."""
+    """Scores a batch; where the engine fails, only the rows at fault carry the EngineFailure, and those that it refuses their
+    BadInput. Blocks as the engine does."""
     try:
         return Answer(engine.score(tensors))
     except EngineFailure as error:
         return _halve(engine, tensors, error)
+    except RowsRefused as refused:
+        return _without(engine, tensors, refused.rows)
+
+
+def _without(engine: Engine, tensors: Mapping[str, Array], refused: Mapping[int, BadInput]) -> Answer:
+    rows = len(next(iter(tensors.values())))
+    rest = np.delete(np.arange(rows), list(refused))
+    parts = [Part(0, rest, score_isolating(engine, take(tensors, rest)))] if len(rest) else []
+    outputs, failed = assembled(engine.signature, parts, rows)
+    return Answer(outputs, {**failed, **refused})
 
 
 def _halve(engine: Engine, tensors: Mapping[str, Array], first: EngineFailure) -> Answer:

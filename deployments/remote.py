@@ -185,8 +185,10 @@ class RemoteTransport:
 
 
 def _answer(target: Target, reply: Reply) -> Answer:
-    outputs, failed, refused = reply
-    return Answer(outputs, {row: EngineFailure(what, where=target.app) for row, what in zip(failed, refused, strict=True)})
+    outputs, failed, errors = reply
+    for error in errors:
+        error.where = error.where or target.app  # ours alone: they came with this reply
+    return Answer(outputs, dict(zip(failed, errors, strict=True)))
 
 
 def _defect(target: Target, tensors: Mapping[str, Array], raised: str) -> Answer:

@@ -64,14 +64,14 @@ class Replica:
             await self._lines.close()
 
     async def score(self, tensors: dict[str, Array], timeout_s: float) -> Reply:
-        """Scores n rows: the outputs, the indices of rows that the engine failed (zeros in the outputs), and why, for each.
+        """Scores n rows: the outputs, the indices of rows that the engine failed (zeros in the outputs), and the error of each.
 
         Raises NoCapacity where the call waited for `timeout_s` before its turn came.
         """
         end_s = time.monotonic() + timeout_s
         answer = await self._run(tensors, end_s)
         rows = sorted(answer.failed)
-        return answer.outputs, rows, [answer.failed[row].what for row in rows]
+        return answer.outputs, rows, [answer.failed[row] for row in rows]
 
     async def check_health(self) -> None:
         """Called by Serve. An idle replica scores a sample row; a busy one must have finished a call not long ago."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import time
@@ -18,6 +19,7 @@ from cluster.commands import ControlPlane
 from cluster.errors import BadInput, EngineFailure, NoCapacity, NotFound
 from cluster.evidence import Counts, EvidenceKey
 from cluster.routes import Route, RouteTable, Target
+from cluster.serving import Serving
 from cluster.serving import Transport as TransportName
 from cluster.signature import Signature
 from cluster.traffic import to_candidate
@@ -28,6 +30,7 @@ from deployments.engine_process import EngineGone, start_engine_process
 from deployments.evidence_log import EvidenceLog
 from deployments.label_keys import label_keys
 from deployments.metering import Meter
+from deployments.pieces import bearable_calls, fed
 from deployments.ray_meter import RayMeter
 from deployments.remote import RemoteTransport
 from deployments.rows import Answer, Part, Rows, all_failed, assembled, joined, take
@@ -44,6 +47,9 @@ _logger = logging.getLogger(__name__)
 FIRST_TABLE_S = 10.0
 # A candidate gets this share of the time that is left, so that the stable version can still answer what it fails.
 CANDIDATE_SHARE = 0.5
+# Who gives a call less than this of the model's own time makes it fail himself: that is no evidence.
+HURRIED_SHARE = 0.5
+MORE_TIME = "allow more time, or send fewer rows a request"
 
 
 class RoutedScorer:
@@ -76,6 +82,7 @@ class RoutedScorer:
         self._background: list[asyncio.Task[None]] = []
         self._shadows = Shadows(self._shadow)
         self._scratch = Scratch()
+        self._rooms: dict[str, tuple[asyncio.Semaphore, int]] = {}
 
     async def start(self) -> None:
         """Begins to follow the route table; returns when the first one is here, or after a while without."""
@@ -138,8 +145,10 @@ class RoutedScorer:
     ) -> Call:
         """What `score` does before it asks anybody, and raises then. May be called from any thread; looks at every number."""
         route = self.route(model)
-        end_s = time.monotonic() + (route.serving.timeout_s if timeout_s is None else timeout_s)
-        return begin_call(route, tensors, keys, version=version, donated=donated, end_s=end_s, random=self._random)
+        allowed_s = route.serving.timeout_s if timeout_s is None else timeout_s
+        end_s = time.monotonic() + allowed_s
+        call = begin_call(route, tensors, keys, version=version, donated=donated, end_s=end_s, random=self._random)
+        return replace(call, hurried=True) if allowed_s < HURRIED_SHARE * route.serving.timeout_s else call
 
     async def answer(self, call: Call) -> Scored:
         """The rest of `score`."""
@@ -150,8 +159,8 @@ class RoutedScorer:
         for part in parts:
             versions[part.rows] = part.version
         if call.bad is not None:
-            remedy = "send numbers, or set `refuse_nan: false` in the Model document"
-            refusal = BadInput("the row holds NaN", where=call.route.model, remedy=remedy)
+            remedy = "send a number for each, or set `refuse_nan: false` in the Model document"
+            refusal = BadInput("the row holds NaN, a missing value", where=call.route.model, remedy=remedy)
             errors.update(dict.fromkeys(np.flatnonzero(call.bad).tolist(), refusal))
         wanted = None if call.pinned else call.route.labels
         return Scored(outputs, versions, errors, label_keys(wanted, outputs, parts, rows) if wanted is not None else None)
@@ -175,7 +184,7 @@ class RoutedScorer:
 
     async def _pinned(self, call: Call) -> Part:
         answer, seconds = await self._ask_rows(call, call.target, call.own, call.left_s())
-        self._meter.scored(call.route.model, call.target.version, len(call.own), len(answer.failed), seconds)
+        self._meter.scored(call.route.model, call.target.version, len(call.own), _failures(answer), seconds)
         return Part(call.target.version, call.own, answer)
 
     async def _stable(self, call: Call, rows: Rows, *, counted: bool) -> Part:
@@ -188,18 +197,41 @@ class RoutedScorer:
             if counted:
                 self._count_given_up(call.route, target.version, time.monotonic() - begin)
             raise
-        except Exception:
+        except Exception as error:
             # Counted as the candidate's are: what hits both, an overload or a defect, must not look like the candidate's fault.
-            if counted:
+            if counted and call.hurried and isinstance(error, NoCapacity):
+                self._count_given_up(call.route, target.version, time.monotonic() - begin)
+            elif counted:
                 self._count(call.route, target.version, len(rows), len(rows), time.monotonic() - begin)
             raise
-        self._meter.scored(call.route.model, target.version, len(rows), len(answer.failed), seconds)
-        if counted:
-            self._count(call.route, target.version, len(rows), len(answer.failed), seconds)
+        self._meter.scored(call.route.model, target.version, len(rows), _failures(answer), seconds)
+        if counted and call.route.stage:
+            errors, blameless = len(answer.failed), 0
+            try:
+                if errors:
+                    answer, blameless = await self._once_more(call, target, rows, answer)
+            finally:
+                self._count(call.route, target.version, len(rows), errors, seconds, blameless)
         return Part(target.version, rows, answer, fair=counted)
 
+    async def _once_more(self, call: Call, target: Target, rows: Rows, answer: Answer) -> tuple[Answer, int]:
+        """Asks stable again for the rows that it failed, as it is asked for those that a candidate failed: both are judged by one
+        rule. Returns the answer with what was saved, and how many rows failed again: no evidence, whoever is to blame."""
+        lost = np.array([row for row, error in sorted(answer.failed.items()) if not isinstance(error, BadInput)], np.intp)
+        if len(lost) == 0:
+            return answer, len(answer.failed)
+        try:
+            again, _ = await self._ask_rows(call, target, rows[lost], call.left_s())
+        except NoCapacity:
+            return answer, len(answer.failed) - len(lost)
+        kept = np.delete(np.arange(len(rows)), lost)
+        refused = {place: answer.failed[row] for place, row in enumerate(kept.tolist()) if row in answer.failed}
+        parts = [Part(target.version, kept, Answer(take(answer.outputs, kept), refused))] if len(kept) else []
+        merged = Answer(*assembled(target.signature, [*parts, Part(target.version, lost, again)], len(rows)))
+        return merged, len(merged.failed)
+
     async def _candidate(self, call: Call, target: Target) -> list[Part]:
-        route, rows = call.route, call.theirs
+        route, rows, in_haste = call.route, call.theirs, False
         begin = time.monotonic()
         share = CANDIDATE_SHARE if route.fallback else 1.0
         try:
@@ -209,21 +241,37 @@ class RoutedScorer:
             raise
         except Exception as error:
             seconds = time.monotonic() - begin
+            in_haste = call.hurried and isinstance(error, NoCapacity)
+            if in_haste:
+                self._count_given_up(route, target.version, seconds)
             if not route.fallback:
-                self._count(route, target.version, len(rows), len(rows), seconds)
+                if not in_haste:
+                    self._count(route, target.version, len(rows), len(rows), seconds)
                 raise
             failure = error if isinstance(error, NoCapacity) else EngineFailure(repr(error))
             if failure is not error:
                 _logger.exception("%s", target.app)  # ours or the version's, its users need not suffer from it
             answer = all_failed(target.signature, len(rows), failure)
-        self._count(route, target.version, len(rows), len(answer.failed), seconds)
-        self._meter.scored(route.model, target.version, len(rows), len(answer.failed), seconds)
+        self._meter.scored(route.model, target.version, len(rows), _failures(answer), seconds)
         own = Part(target.version, rows, answer)
-        if not answer.failed or not route.fallback:
+        if not answer.failed:
+            self._count(route, target.version, len(rows), 0, seconds)
             return [own]
         lost = np.fromiter(sorted(answer.failed), dtype=np.intp, count=len(answer.failed))
+        blameless = 0
+        try:
+            # Also where its answers are not given: only rows that stable can score say something against the candidate.
+            saved = await self._stable(call, rows[lost], counted=False)
+            blameless = len(saved.answer.failed)
+        except NoCapacity:
+            if route.fallback:
+                raise
+        finally:
+            if not in_haste:
+                self._count(route, target.version, len(rows), len(lost), seconds, blameless)
+        if not route.fallback:
+            return [own]
         self._meter.fell_back(route.model, target.version, len(lost))
-        saved = await self._stable(call, rows[lost], counted=False)
         if len(lost) == len(rows):
             return [saved]
         kept = np.delete(np.arange(len(rows)), lost)
@@ -252,14 +300,16 @@ class RoutedScorer:
             answer, seconds = await self._ask(route, candidate, shadowed.tensors, route.serving.timeout_s)
         except NoCapacity as error:
             answer, seconds = all_failed(candidate.signature, rows, error), time.monotonic() - begin
-        self._meter.scored(route.model, candidate.version, rows, len(answer.failed), seconds)
+        self._meter.scored(route.model, candidate.version, rows, _failures(answer), seconds)
         both = np.ones(rows, dtype=np.bool_)
         both[list(answer.failed | stable.failed)] = False
         compared = int(both.sum())
         differ = int(_disagreed(stable, answer, both, route.tolerance).sum()) if compared else 0
         if route.stage:
             # Gathered calls say nothing about how long a user's would take.
-            counts = Counts(rows=rows, errors=len(answer.failed), compared=compared, disagreed=differ)
+            blameless = len(answer.failed.keys() & stable.failed.keys())
+            errors = len(answer.failed) - blameless
+            counts = Counts(rows=rows - blameless, errors=errors, compared=compared, disagreed=differ)
             self._log.add(EvidenceKey(route.model, route.stage, candidate.version), counts)
 
     async def _ask_rows(self, call: Call, target: Target, rows: Rows, timeout_s: float) -> tuple[Answer, float]:
@@ -275,21 +325,43 @@ class RoutedScorer:
         return told
 
     async def _ask(self, route: Route, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> tuple[Answer, float]:
-        """One call to a version, in pieces of at most the model's `max_batch_rows`; the answer, and how many seconds it took."""
+        """One call to a version, in pieces of at most the model's `max_batch_rows`; the answer, and how many seconds it took, or
+        its slowest piece: what is large takes long by its caller's will."""
         serving = route.serving
         begin = time.monotonic()
         if timeout_s <= 0:
-            raise NoCapacity("the deadline is over", where=target.app, remedy="retry, or allow more time")
+            raise NoCapacity("the deadline is over", where=target.app, remedy=MORE_TIME)
         transport = self._transport(route, target)
+        if route.asleep and transport is self._remote:
+            raise asleep(route.model)
         end_s = begin + timeout_s
         rows = len(next(iter(tensors.values())))
         if rows <= serving.max_batch_rows:
             return await self._piece(transport, target, tensors, end_s), time.monotonic() - begin
         size = math.ceil(rows / math.ceil(rows / serving.max_batch_rows))
         starts = range(0, rows, size)
-        pieces = [self._piece(transport, target, take(tensors, slice(start, start + size)), end_s) for start in starts]
-        answers = await _all(pieces)
-        return joined(target.signature, answers, [min(size, rows - start) for start in starts]), time.monotonic() - begin
+        slowest_s = 0.0
+
+        async def piece(start: int) -> Answer:
+            nonlocal slowest_s
+            asked_s = time.monotonic()
+            if asked_s >= end_s:
+                raise NoCapacity("the time was over before all rows were scored", where=target.app, remedy=MORE_TIME)
+            answer = await self._piece(transport, target, take(tensors, slice(start, start + size)), end_s)
+            slowest_s = max(slowest_s, time.monotonic() - asked_s)
+            return answer
+
+        room, most = self._room(target, serving)
+        answers = await fed([functools.partial(piece, start) for start in starts], room, most)
+        return joined(target.signature, answers, [min(size, rows - start) for start in starts]), slowest_s
+
+    def _room(self, target: Target, serving: Serving) -> tuple[asyncio.Semaphore, int]:
+        """Shared by all large calls to a version, and for how many pieces."""
+        most = bearable_calls(serving)
+        known = self._rooms.get(target.app)
+        if known is None or known[1] != most:
+            known = self._rooms[target.app] = asyncio.Semaphore(most), most
+        return known
 
     async def _piece(self, transport: Transport, target: Target, tensors: Mapping[str, Array], end_s: float) -> Answer:
         try:
@@ -304,11 +376,14 @@ class RoutedScorer:
         here = self._trial if _on_trial(route, target) else self._embedded
         return here if here.ready(target) else self._remote
 
-    def _count(self, route: Route, version: int, rows: int, errors: int, seconds: float) -> None:
+    def _count(self, route: Route, version: int, rows: int, errors: int, seconds: float, blameless: int = 0) -> None:
+        """`blameless` of the rows, and of the errors, say nothing: no version scores them. Nor does then the time that it took
+        to tell them from the others."""
         if not route.stage:
             return
         slow = route.slow_ms is not None and 1000 * seconds > route.slow_ms
-        self._log.add(EvidenceKey(route.model, route.stage, version), Counts(rows, errors, 1, int(slow)))
+        counts = Counts(rows, errors, 1, int(slow)) if blameless == 0 else Counts(rows - blameless, errors - blameless)
+        self._log.add(EvidenceKey(route.model, route.stage, version), counts)
 
     def _count_given_up(self, route: Route, version: int, seconds: float) -> None:
         """Callers gave up: nothing is known of the rows, but that it was slow may be."""
@@ -318,6 +393,8 @@ class RoutedScorer:
     def _changed(self, table: RouteTable) -> None:
         everything = [(route, target) for route in table.routes.values() for target in route.targets.values()]
         self._remote.keep({target.app: (target, route.serving) for route, target in everything})
+        apps = {target.app for _, target in everything}
+        self._rooms = {app: room for app, room in self._rooms.items() if app in apps}
         here = [(route, target) for route, target in everything if route.serving.transport is TransportName.EMBEDDED]
         self._embedded.keep({target.app: (target, route.serving) for route, target in here if not _on_trial(route, target)})
         self._trial.keep({target.app: (target, route.serving) for route, target in here if _on_trial(route, target)})
@@ -327,6 +404,16 @@ class RoutedScorer:
 def _on_trial(route: Route, target: Target) -> bool:
     """Whether the version must not be loaded in this process: it could take it along, so a candidate must have passed a step."""
     return route.trial and target.version == route.candidate
+
+
+def _failures(answer: Answer) -> int:
+    """How many rows the version failed; what was wrong in itself is its sender's."""
+    return sum(not isinstance(error, BadInput) for error in answer.failed.values()) if answer.failed else 0
+
+
+def asleep(model: str) -> NoCapacity:
+    """What whoever calls a model is told that has no replicas, and gets none by being called."""
+    return NoCapacity("it is scaled to no replicas", where=model, remedy=f"headrace scale {model} 1, then retry")
 
 
 def _tell(task: asyncio.Task[None]) -> None:

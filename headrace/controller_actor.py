@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from cluster.commands import RegisterVersion
 from cluster.controller import Controller, Point
 from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable
 from cluster.evidence import EvidenceBatch
@@ -119,7 +120,8 @@ class ControllerActor:
     def _open(self) -> Controller:
         store = SqlStore(self._store_url)
         try:
-            return Controller(store, self._fleet, self._feeds, self._jobs, time.time, self._at, look_every_s=LOOK_EVERY_S)
+            world = self._fleet, self._feeds, self._jobs
+            return Controller(store, *world, time.time, self._at, look_every_s=LOOK_EVERY_S, check_version=_check_version)
         except HeadraceError:
             store.close()
             raise
@@ -177,6 +179,13 @@ def _actor(store_url: str, fleet: str, feeds: str, jobs: str) -> Any:
         resources={"node:__internal_head__": 0.001},
     )
     return remote.remote(store_url, fleet, feeds, jobs)
+
+
+def _check_version(request: RegisterVersion) -> None:
+    # pyarrow's 60 MB are had only where versions are registered.
+    from deployments.artifact import check_registered
+
+    check_registered(request.artifact_uri, request.digest, request.engine, request.signature)
 
 
 def _made(named: str) -> Any:

@@ -17,6 +17,7 @@ from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.datatypes import Array
 from deployments.gateway.app import GatewayApp
 from deployments.gateway.batcher import BatchLimits
+from deployments.gateway.callers import Callers
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.repository import Repository
 from deployments.scoring import Scored
@@ -168,4 +169,6 @@ def gateway(
 ) -> GatewayApp:
     """An application over the fakes."""
     dataplane = DataPlane(scorer, control, limits or PATIENT)
-    return GatewayApp(dataplane, Repository(scorer, control), control, "0.0.0", max_body_bytes, nothing, nothing)
+    return GatewayApp(
+        dataplane, Repository(scorer, control), control, "0.0.0", max_body_bytes, nothing, nothing, Callers.to("gateway")
+    )

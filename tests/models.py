@@ -128,6 +128,50 @@ def slow_artifact(root: Path, model: str = "digits", seed: int = 0, rounds: int 
     return _package(root, model, before + nodes, constants)
 
 
+TEXT_SIGNATURE = Signature(
+    inputs=(TensorSpec(name="text", datatype=Datatype.BYTES, shape=(-1, 2)),),
+    outputs=(TensorSpec(name="known", datatype=Datatype.FP32, shape=(-1, 2)),),
+)
+
+
+def text_artifact(root: Path, model: str = "words", unknown: float = 0.0) -> tuple[str, str, Manifest]:
+    """Reads two words a row: gives 1 for each that is "yes", else `unknown`."""
+    node = helper.make_node(
+        "LabelEncoder",
+        ["text"],
+        ["known"],
+        domain="ai.onnx.ml",
+        keys_strings=["yes"],
+        values_floats=[1.0],
+        default_float=float(unknown),
+    )
+    graph = helper.make_graph(
+        [node],
+        "words",
+        [helper.make_tensor_value_info("text", TensorProto.STRING, ["batch", 2])],
+        [helper.make_tensor_value_info("known", TensorProto.FLOAT, ["batch", 2])],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    samples = Samples(
+        inputs={"text": np.array([[b"yes", b"no"]], np.object_)}, outputs={"known": np.array([[1, unknown]], np.float32)}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        file.write_bytes(proto.SerializeToString())
+        artifact = write_artifact(
+            root,
+            model=model,
+            engine="onnx",
+            signature=TEXT_SIGNATURE,
+            files={"model.onnx": file},
+            samples=samples,
+            report={},
+            source={"kind": "test"},
+        )
+    return artifact.uri, artifact.digest, artifact.manifest
+
+
 def _mlp(seed: int, source: str) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
     random = np.random.default_rng(seed)
     constants = {

@@ -31,10 +31,14 @@ class OwnProcess:
 
     def score(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Raises the first of the rows' failures, or what the process raises."""
-        answer = asyncio.run_coroutine_threadsafe(self._score(tensors), self._loop).result()
+        answer = self.answer(tensors)
         for failure in answer.failed.values():
             raise failure
         return answer.outputs
+
+    def answer(self, tensors: Mapping[str, Array]) -> Answer:
+        """Row by row, as its caller is told."""
+        return asyncio.run_coroutine_threadsafe(self._score(tensors), self._loop).result()
 
     def close(self) -> None:
         """Ends the process and then the thread."""

@@ -185,10 +185,12 @@ class Rows:
 
 
 def to_tensors(batch: pa.RecordBatch, bindings: Sequence[Binding], *, refuse_nan: bool) -> Rows:
-    """Rows that can't be scored are left out and named with their reason; the others keep their order."""
+    """Rows that can't be scored are left out and named with their reason; the others keep their order. Unless `refuse_nan`, a
+    null where a floating-point input has a number is NaN."""
     bad: dict[int, str] = {}
     for binding in bindings:
-        _find_malformed(batch, binding, bad)
+        missing = not refuse_nan and NUMPY[binding.tensor.datatype].kind == "f"
+        _find_malformed(batch, binding, bad, missing=missing)
     good = _others(batch.num_rows, bad)
     whole = batch if good is None else batch.take(pa.array(good))
     tensors = {binding.name: _tensor(whole, binding) for binding in bindings}
@@ -214,16 +216,16 @@ def _others(rows: int, bad: Mapping[int, str]) -> npt.NDArray[np.int64] | None:
     return np.flatnonzero(mask)
 
 
-def _find_malformed(batch: pa.RecordBatch, binding: Binding, bad: dict[int, str]) -> None:
-    """Nulls, and lists of another length than the input's."""
+def _find_malformed(batch: pa.RecordBatch, binding: Binding, bad: dict[int, str], *, missing: bool) -> None:
+    """Nulls, and lists of another length than the input's. Where a value may be `missing`, only a list may not."""
     for name in binding.columns:
         column = batch.column(name)
-        if column.null_count:
+        if column.null_count and not (missing and _is_number(column.type)):
             _note(bad, pc.is_null(column).to_numpy(zero_copy_only=False), f"column {name} is null")
-        _find_malformed_lists(name, column, binding.row_shape, bad)
+        _find_malformed_lists(name, column, binding.row_shape, bad, missing=missing)
 
 
-def _find_malformed_lists(name: str, column: pa.Array, row_shape: tuple[int, ...], bad: dict[int, str]) -> None:
+def _find_malformed_lists(name: str, column: pa.Array, row_shape: tuple[int, ...], bad: dict[int, str], *, missing: bool) -> None:
     owners: npt.NDArray[np.int64] | None = None  # the row of each list, once below the first level
     if isinstance(column.type, pa.FixedShapeTensorType):
         column = column.storage
@@ -242,7 +244,7 @@ def _find_malformed_lists(name: str, column: pa.Array, row_shape: tuple[int, ...
         if values.null_count or _is_nested(column.type):
             parents = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
             owners = parents if owners is None else owners[parents]
-            if values.null_count:
+            if values.null_count and not (missing and _is_number(values.type)):
                 _note(bad, pc.is_null(values).to_numpy(zero_copy_only=False), f"column {name} holds a null", owners)
         column, axes = values, axes[1:]
 
@@ -263,7 +265,9 @@ def _tensor(batch: pa.RecordBatch, binding: Binding) -> Array:
         return _matrix([batch.column(name) for name in binding.columns], binding)
     column = batch.column(binding.columns[0])
     if isinstance(column.type, pa.FixedShapeTensorType):
-        return _shaped(column.to_numpy_ndarray(), batch.num_rows, binding)
+        if not column.storage.flatten().null_count:
+            return _shaped(column.to_numpy_ndarray(), batch.num_rows, binding)
+        column = column.storage
     while pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
         column = column.flatten()
     return _shaped(_plain(column, binding), batch.num_rows, binding)
@@ -282,8 +286,13 @@ def _plain(column: pa.Array, binding: Binding) -> Array:
         column = column.dictionary_decode()
     if binding.tensor.datatype is Datatype.BYTES and not pa.types.is_binary(column.type):
         column = column.cast(pa.binary())
-    values: Array = column.to_numpy(zero_copy_only=False)
+    values: Array = _with_room(column).to_numpy(zero_copy_only=False)
     return values
+
+
+def _with_room(column: pa.Array) -> pa.Array:
+    """Where values are missing, which is allowed by now, as numbers that know NaN."""
+    return column.cast(pa.float64(), safe=False) if column.null_count and not pa.types.is_floating(column.type) else column
 
 
 def _matrix(columns: Sequence[pa.Array], binding: Binding) -> Array:
@@ -292,8 +301,8 @@ def _matrix(columns: Sequence[pa.Array], binding: Binding) -> Array:
     wanted = ARROW[binding.tensor.datatype]
     safe = all(np.can_cast(column.type.to_pandas_dtype(), NUMPY[binding.tensor.datatype], "safe") for column in columns)
     parts = [column.cast(wanted) if safe and column.type != wanted else column for column in columns]
-    table = pa.RecordBatch.from_arrays(parts, [str(place) for place in range(len(parts))])
-    matrix: Array = table.to_tensor(row_major=True).to_numpy()
+    table = pa.RecordBatch.from_arrays(list(map(_with_room, parts)), [str(place) for place in range(len(parts))])
+    matrix: Array = table.to_tensor(null_to_nan=True, row_major=True).to_numpy()
     return matrix
 
 

@@ -68,7 +68,9 @@ class Input(Section):
     filter: tuple[Any, ...] = ()
     passthrough: tuple[str, ...] = ()
     narrow: bool = Field(default=False, description="allow conversions that may lose precision, such as double to float")
-    refuse_nan: bool = True
+    refuse_nan: bool = Field(
+        default=True, description="quarantine rows with a missing value (null, NaN) in a floating-point input; else it is NaN"
+    )
     ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
     only_new: bool = Field(default=False, description="score only the files that no earlier published run has scored")
     on_damage: OnDamage = OnDamage.FAIL

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from cluster.errors import BadArtifact, EngineFailure
+from cluster.errors import BadArtifact, BadInput, EngineFailure
 from cluster.signature import Datatype, Signature
 from deployments.datatypes import NUMPY, Array
 from deployments.engines.cuda import memory_bytes
+from deployments.engines.port import RowsRefused
 
 CUDA = "CUDAExecutionProvider"
 
@@ -82,6 +84,9 @@ class OnnxEngine:
         try:
             for name in self._bytes_inputs:
                 feed[name] = _decode(feed[name])
+        except UnicodeDecodeError:
+            raise RowsRefused.of(_not_utf8({name: tensors[name] for name in self._bytes_inputs})) from None
+        try:
             answers = self._session.run(self._names, feed)
         except ORT_ERRORS as error:
             raise EngineFailure(f"the model failed: {_first_line(error)}") from error
@@ -127,10 +132,32 @@ def _first_line(error: Exception) -> str:
 
 
 def _decode(value: Array) -> Array:
-    """BYTES to onnxruntime's strings, which are UTF-8. Raises UnicodeDecodeError, a ValueError."""
+    """BYTES to onnxruntime's strings, which are UTF-8. Raises UnicodeDecodeError."""
     text = np.empty(value.size, dtype=np.object_)
     text[:] = [item.decode() for item in value.ravel().tolist()]
     return text.reshape(value.shape)
+
+
+def _not_utf8(tensors: Mapping[str, Array]) -> dict[int, BadInput]:
+    """Each row that holds something else, with its first such element."""
+    refused: dict[int, BadInput] = {}
+    for name, tensor in tensors.items():
+        for place, item in np.ndenumerate(tensor):
+            if place[0] not in refused and not _is_utf8(cast(bytes, item)):
+                inner = f", element {list(place[1:])} of the row," if len(place) > 1 else ""
+                refused[place[0]] = BadInput(
+                    f"input {name!r}{inner} is not UTF-8, and the model reads text",
+                    remedy="send text as UTF-8, and other bytes as text, base64 for one, that the model was made to read",
+                )
+    return refused
+
+
+def _is_utf8(item: bytes) -> bool:
+    try:
+        item.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _encode(value: Array) -> Array:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-import orjson
 
 from cluster.commands import COMMANDS, ControlPlane
 from cluster.errors import BadInput, HeadraceError, NotFound
+from deployments.gateway.callers import Callers
 from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, DataPlane
 from deployments.gateway.http_io import (
     Disconnected,
+    NotOffered,
     Receive,
     Reply,
     Request,
@@ -21,7 +21,9 @@ from deployments.gateway.http_io import (
     Send,
     control_error_reply,
     error_reply,
+    json_object,
     json_reply,
+    ready_reply,
 )
 from deployments.gateway.infer_http import InferHead, answer_infer, read_call, read_head
 from deployments.gateway.openapi import openapi_document
@@ -48,6 +50,7 @@ class GatewayApp:
     max_body_bytes: int
     startup: Callable[[], Awaitable[None]]
     shutdown: Callable[[], Awaitable[None]]
+    callers: Callers = field(default_factory=Callers.to)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection event, as ASGI asks."""
@@ -55,6 +58,8 @@ class GatewayApp:
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
             await self._http(Request(scope, receive, self.max_body_bytes), send)
+        elif scope["type"] == "websocket":
+            await _no_websocket(scope, receive, send)
         else:
             raise NotImplementedError(f"ASGI {scope['type']} is not served")
 
@@ -85,6 +90,7 @@ class GatewayApp:
             return _fault(error, f"infer of {head.call.model}")
 
     async def _route(self, request: Request) -> Reply:
+        request.check_head()
         segments = [segment for segment in request.path.split("/") if segment]
         match segments:
             case ["v2", "models", model, "infer"]:
@@ -97,7 +103,10 @@ class GatewayApp:
                 return await self._command(request, command)
         if is_repository_call(segments):
             _only_post(request)
+            self.callers.check(request.headers)
             return await answer_repository_call(self.repository, segments, request)
+        if segments[:1] == ["v2"] and (missing := _not_offered(segments[1:])):
+            raise NotOffered(missing[0], where=f"/v2/{segments[1]}", remedy=missing[1])
         reply = await self._describe(segments, request)
         if reply is None:
             raise NotFound(f"nothing at {request.path[:200]}", where="path", remedy="see / for what is served")
@@ -119,7 +128,7 @@ class GatewayApp:
                 return json_reply({"live": True})
             case ["v2", "health", "ready"]:
                 ready = await plane.ready()
-                return json_reply({"ready": ready}, 200 if ready else 503)
+                return ready_reply({"ready": ready}, ready)
             case ["v2", "models", "stats"]:
                 return json_reply(plane.statistics())
             case ["v2", "models", model, "stats"]:
@@ -129,9 +138,9 @@ class GatewayApp:
             case ["v2", "models", model] | ["v2", "models", model, "versions", _] if len(segments) != 4:
                 return json_reply(plane.model_metadata(model, segments[4] if len(segments) == 5 else None))
             case ["v2", "models", model, "ready"]:
-                return json_reply({"name": model, "ready": plane.model_ready(model)})
+                return await self._model_ready(model)
             case ["v2", "models", model, "versions", version, "ready"]:
-                return json_reply({"name": model, "ready": plane.model_ready(model, version)})
+                return await self._model_ready(model, version)
             case ["v2", "models", model, "config"]:
                 return json_reply(self.repository.config(model))
             case ["v2", "models", model, "versions", version, "config"]:
@@ -139,8 +148,12 @@ class GatewayApp:
             case ["v1", "models"]:
                 return json_reply({"models": [route.model for route in plane.models()]})
             case ["v1", "models", model]:
-                return json_reply({"name": model, "ready": plane.model_ready(model)})
+                return await self._model_ready(model)
         return None
+
+    async def _model_ready(self, model: str, version: str | None = None) -> Reply:
+        ready = await self.dataplane.model_ready(model, version)
+        return ready_reply({"name": model, "ready": ready}, ready)
 
     def _front_page(self, request: Request) -> Reply:
         models, host = self.dataplane.models(), request.header(b"host") or "127.0.0.1:8000"
@@ -155,15 +168,37 @@ class GatewayApp:
 
     async def _predict(self, request: Request, model: str) -> Reply:
         _only_post(request)
-        wanted = parse_v1(await request.body(), self.dataplane.signature(model))
-        return Reply(200, encode_v1(await self.dataplane.infer(read_call(request.headers, model, None), wanted)))
+        wanted = parse_v1(await request.body(), await self.dataplane.signature(model))
+        answer = await self.dataplane.infer(read_call(request.headers, model, None), wanted)
+        return Reply(200, encode_v1(answer, columns=wanted.columns))
 
     async def _command(self, request: Request, command: str) -> Reply:
         _only_post(request)
         try:
+            self.callers.check(request.headers)
             return json_reply(await self.control.call(command, await _payload(request, command)))
         except HeadraceError as error:
             return control_error_reply(error)
+
+
+def _not_offered(segments: list[str]) -> tuple[str, str] | None:
+    """Why a call of Triton's is not answered here, and what to do instead."""
+    match segments:
+        case [("systemsharedmemory" | "cudasharedmemory"), *_]:
+            return "tensors in shared memory are not taken", "send them in the body: binary tensors are as quick on one machine"
+        case [("trace" | "logging"), *_] | ["models", _, "trace", *_]:
+            return "traces and logs are not set by callers", "see the replicas' logs in Ray's folder"
+    return None
+
+
+async def _no_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    reply = json_reply({"error": "no WebSocket is served here (use HTTP, or gRPC's ModelStreamInfer)"}, 400)
+    await send({"type": "websocket.http.response.start", "status": reply.status, "headers": reply.all_headers()})
+    await send({"type": "websocket.http.response.body", "body": reply.body})
 
 
 def _fault(error: Exception, what: str) -> Reply:
@@ -183,14 +218,7 @@ async def _payload(request: Request, command: str) -> dict[str, Any]:
         raise BadInput("commands are JSON", where="Content-Type", remedy="send Content-Type: application/json")
     if command not in COMMANDS:
         raise NotFound(f"no command {command[:80]!r}", where="command", remedy=f"commands: {', '.join(COMMANDS)}")
-    body = await request.body()
-    try:
-        payload = orjson.loads(body) if body else {}
-    except orjson.JSONDecodeError as error:
-        raise BadInput(f"not valid JSON: {error}", where=command) from None
-    if not isinstance(payload, dict):
-        raise BadInput("the JSON must be an object", where=command)
-    return payload
+    return json_object(await request.body(), command)
 
 
 def _only_post(request: Request) -> None:

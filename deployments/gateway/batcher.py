@@ -29,12 +29,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cluster.errors import BadInput, HeadraceError, NoCapacity
+from cluster.errors import BadInput, HeadraceError, NoCapacity, TooLarge
 from cluster.routes import Route
-from cluster.serving import ScalingMode, Serving, Transport
+from cluster.serving import Serving, Transport
 from cluster.traffic import goes_to_candidate
 from deployments.datatypes import Array
 from deployments.gateway.statistics import Statistics
+from deployments.pieces import bearable_calls
 from deployments.scoring import Scored, Scorer
 
 _log = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ class BatchLimits:
     candidate's calls begin `candidate_apart_s` apart, and a crowd's `candidate_crowd_apart_s`; others of a crowd to replicas
     `crowd_apart_s`.
 
-    A queue that is empty takes any one request, however large.
+    A queue that is empty takes any one request, and one that is not full one that it has no room for: what is large must not wait
+    for a quiet moment. None is taken of more rows than `request_rows`.
     """
 
     calls: int = 2
@@ -73,6 +75,7 @@ class BatchLimits:
     crowd_apart_s: float = 0.004
     queued_rows: int = 32_768
     queued_bytes: int = 256 << 20
+    request_rows: int = 1_000_000
 
 
 @dataclass(eq=False, slots=True)
@@ -116,9 +119,13 @@ class Batcher:
     ) -> Scored:
         """Scores one request, whose tensors met the signature and have the same n rows; all rows carry `key`.
 
-        Raises what Scorer.score raises; NoCapacity at once where the queue is full or would take longer than `timeout_s`.
+        Raises what Scorer.score raises; TooLarge for too many rows; NoCapacity at once where the queue is full or would take
+        longer than `timeout_s`.
         """
         names = sorted(tensors)
+        if len(tensors[names[0]]) > self._limits.request_rows:
+            what = f"it has {len(tensors[names[0]])} rows, and a request may have {self._limits.request_rows}"
+            raise TooLarge(what, where="request", remedy="send fewer rows a request, or run a batch")
         candidate = (
             version is None and route.candidate is not None and goes_to_candidate(key, salt=route.salt, weight=route.weight)
         )
@@ -187,7 +194,8 @@ class _Lane:
     def _admit(self, rows: int, size_bytes: int, timeout_s: float) -> None:
         if not self.queue:
             return
-        if self.queued_rows + rows > self.limits.queued_rows or self.queued_bytes + size_bytes > self.limits.queued_bytes:
+        beside = 0 if rows > self.limits.queued_rows else rows
+        if self.queued_rows + beside > self.limits.queued_rows or self.queued_bytes + size_bytes > self.limits.queued_bytes:
             raise NoCapacity("too many requests are waiting", where=self.key.model, remedy="retry later, or scale the model")
         calls_before = 1 + self.queued_rows / self.serving.max_batch_rows
         if calls_before * self.seen.call_s / self.limits.calls > timeout_s:
@@ -224,7 +232,7 @@ class _Lane:
     def _most_after(self, waited_s: float) -> int:
         """How many calls may be under way while the first in the queue has waited so long."""
         if waited_s >= self.limits.patience_s:
-            return max(self.limits.calls, _bearable_calls(self.serving))
+            return max(self.limits.calls, bearable_calls(self.serving))
         return self.limits.calls if waited_s >= self.limits.gather_s else 1
 
     def _look_again(self) -> None:
@@ -283,7 +291,8 @@ class _Lane:
             tensors = {name: np.concatenate([ask.tensors[name] for ask in batch]) for name, *_ in self.key.form}
             keys = [key for ask in batch for key in (ask.key,) * ask.rows]
             answers = split(await self._score(tensors, keys, max(ask.deadline_s for ask in batch)), [ask.rows for ask in batch])
-        took_s = time.monotonic() - started_s
+        rows = sum(ask.rows for ask in batch)
+        took_s = (time.monotonic() - started_s) / math.ceil(rows / self.serving.max_batch_rows)
         seen = self.seen
         seen.call_s = took_s if seen.call_s == 0 else seen.call_s + SMOOTHING * (took_s - seen.call_s)
         return answers
@@ -329,14 +338,6 @@ class _Lane:
                 wait_s=sum(begin_s - ask.begin_s for ask in asks),
                 call_s=call_s,
             )
-
-
-def _bearable_calls(serving: Serving) -> int:
-    """How many calls at a time the replicas may have: as many as make Serve start the last of them."""
-    if serving.transport is Transport.EMBEDDED:
-        return serving.threads
-    scaling = serving.scaling
-    return math.ceil(scaling.target_ongoing * (scaling.max if scaling.mode is ScalingMode.AUTO else scaling.replicas))
 
 
 def split(scored: Scored, rows: Sequence[int]) -> list[Scored]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import time
@@ -13,10 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from cluster.commands import ControlPlane
-from cluster.errors import BadInput, HeadraceError, NotFound, Unreachable
+from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound, Unreachable
 from cluster.routes import Route, RouteTable
 from cluster.signature import Signature, TensorSpec
 from deployments.gateway.batcher import Batcher, BatchLimits
+from deployments.gateway.known import KnownModels
 from deployments.gateway.request import InferRequest
 from deployments.gateway.response import InferResponse, OutputTensor
 from deployments.gateway.statistics import Statistics
@@ -25,7 +25,6 @@ from deployments.scoring import Scored, Scorer
 SERVER_NAME = "headrace"
 OUR_FAULT = "a fault of the gateway, not of the request (the gateway's log has it)"
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
-STATUS_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +53,14 @@ class DataPlane:
 
     def __init__(self, scorer: TableScorer, control: ControlPlane, limits: BatchLimits) -> None:
         self._scorer = scorer
-        self._control = control
+        self._known = KnownModels(control)
         self._statistics = Statistics()
         self._batcher = Batcher(scorer, limits, self._statistics)
 
     async def infer(self, call: Call, request: InferRequest) -> InferResponse:
         """Scores a request by one version. Raises BadInput, NotFound, NoCapacity or EngineFailure."""
         version = parse_version(call.version)
-        route = self._scorer.route(call.model)
+        route = await self._route(call.model)
         signature = self._scorer.signature(call.model, version)
         check_inputs(request, signature)
         wanted = _wanted(request, signature)
@@ -86,8 +85,9 @@ class DataPlane:
         outputs = tuple(OutputTensor(spec.name, spec.datatype, scored.outputs[spec.name], binary) for spec, binary in wanted)
         return InferResponse(call.model, version_name, outputs, request.id, parameters)
 
-    def signature(self, model: str, version: str | None = None) -> Signature:
-        """The signature of the stable version or of the one named. Raises NotFound or BadInput."""
+    async def signature(self, model: str, version: str | None = None) -> Signature:
+        """The signature of the stable version or of the one named. Raises NotFound or NoCapacity."""
+        await self._route(model)
         return self._scorer.signature(model, parse_version(version))
 
     def model_metadata(self, model: str, version: str | None = None) -> dict[str, Any]:
@@ -103,10 +103,26 @@ class DataPlane:
             "outputs": [_tensor_metadata(spec) for spec in signature.outputs],
         }
 
-    def model_ready(self, model: str, version: str | None = None) -> bool:
-        """Whether a READY version can score it. Raises NotFound where the model or version is not served at all."""
-        _served(self._scorer.route(model), parse_version(version))
-        return True
+    async def model_ready(self, model: str, version: str | None = None) -> bool:
+        """Whether it can be scored now. Raises NotFound where there is no such model, or the version is not served."""
+        wanted = parse_version(version)
+        try:
+            route = await self._route(model)
+        except NoCapacity:
+            return False
+        _served(route, wanted)
+        return not route.asleep
+
+    async def _route(self, model: str) -> Route:
+        """The model's route. Raises NotFound where there is no such model, NoCapacity where no version of it is ready yet."""
+        try:
+            return self._scorer.route(model)
+        except NotFound as error:
+            if not await self._known.has(model):
+                # Triton's clients look for these words.
+                what = f"Request for unknown model: {model[:80]!r} is not found"
+                raise NotFound(what, where="model", remedy=error.remedy) from None
+        raise NoCapacity("no version of it is ready", where=f"model {model}", remedy="retry, or see `headrace status`")
 
     def statistics(self, model: str = "", version: str | None = None) -> dict[str, Any]:
         """The protocol's statistics: of one version, of all that the model serves, or of everything. Raises NotFound."""
@@ -122,16 +138,15 @@ class DataPlane:
         return [route for _, route in sorted(self._scorer.table.routes.items())]
 
     async def ready(self) -> bool:
-        """Whether every model that has a version is served. While the controller is away, whether anything is."""
+        """Whether every model that has a version is served, or asleep by a person's will. While the controller is away, whether
+        anything is."""
         table = self._scorer.table
         if table.number == 0:
             return False
         try:
-            async with asyncio.timeout(STATUS_TIMEOUT_S):
-                status = await self._control.call("status", {})
-        except (Unreachable, TimeoutError):
+            return all(name in table.routes for name in await self._known.names())
+        except Unreachable:
             return bool(table.routes)
-        return all(model["name"] in table.routes for model in status["models"] if model["versions"])
 
 
 def parse_version(version: str | None) -> int | None:

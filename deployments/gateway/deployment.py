@@ -13,6 +13,7 @@ from deployments.collector import spare_collections
 from deployments.control_client import connect
 from deployments.gateway.app import GatewayApp
 from deployments.gateway.batcher import BatchLimits
+from deployments.gateway.callers import Callers
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.direct_lane import DirectLane
 from deployments.gateway.grpc_front import haproxy
@@ -31,7 +32,8 @@ class GatewaySettings:
     """One gateway. `max_ongoing` requests are in one replica at a time, as many more wait before it, the rest is refused.
 
     `cpus` only reserve a place for each replica: little, so that a full cluster still has a door. With a `grpc_port`, each node
-    that has a replica listens there; without, there is no gRPC. The two byte limits bound one message each.
+    that has a replica listens there; without, there is no gRPC. The two byte limits bound one message each. `hosts` are the
+    names, beside its nodes' own, by which commands may be given: see `Callers`.
     """
 
     replicas: int = 1
@@ -41,6 +43,7 @@ class GatewaySettings:
     grpc_host: str = "127.0.0.1"
     grpc_port: int | None = None
     max_grpc_message_bytes: int = 256 << 20
+    hosts: tuple[str, ...] = ()
 
 
 class Gateway:
@@ -73,7 +76,8 @@ class Gateway:
             await lane.close()
             await scorer.close()
 
-        app = GatewayApp(dataplane, repository, control, version, settings.max_body_bytes, startup, shutdown)
+        callers = Callers.to(*settings.hosts)
+        app = GatewayApp(dataplane, repository, control, version, settings.max_body_bytes, startup, shutdown, callers)
         lane = DirectLane(app, app.infer, 2 * settings.max_ongoing)
         return app
 

@@ -30,6 +30,9 @@ AGAIN_AT_MOST_S = 30.0
 LASTED_S = 30.0  # one that ran for so long did not die of how it was started
 SAID_CHARACTERS = 2000  # of its last words
 BACKLOG = 1024
+# A head that does not fit ends its whole connection, with the calls of everybody on it. One that fits and is too large all the
+# same is refused behind, alone.
+BUFFER_BYTES = 64 << 10
 # Runs a program that the kernel kills when the thread that started it ends: HAProxy alone would go on to hold the port.
 _TIED = """
 import ctypes, os, signal, sys
@@ -44,6 +47,7 @@ global
     nbthread 1
     maxconn 16384
     no strict-limits
+    tune.bufsize {buffer_bytes}
     tune.h2.fe.max-concurrent-streams {most}
     tune.h2.fe.initial-window-size 1048576
     tune.h2.be.max-concurrent-streams {most}
@@ -60,6 +64,7 @@ defaults
     http-reuse always
 frontend grpc
     bind fd@{listening} proto h2
+    http-request return status 405 content-type application/json string '{{"error": "{post}"}}' if !METH_POST
     use_backend lane if METH_POST {{ path /{service}/ModelInfer }} !{{ req.hdr(grpc-encoding) -m found }}
     default_backend aio
 backend lane
@@ -201,5 +206,11 @@ def _scrap() -> IO[bytes]:
 
 def _configuration(listening: int, behind: Behind) -> bytes:
     return _CONFIGURATION.format(
-        listening=listening, service=SERVICE, lane=behind.lane, aio_port=behind.aio_port, most=2 * behind.max_calls
+        buffer_bytes=BUFFER_BYTES,
+        post="only gRPC is served on this port (HTTP is on the other)",
+        listening=listening,
+        service=SERVICE,
+        lane=behind.lane,
+        aio_port=behind.aio_port,
+        most=2 * behind.max_calls,
     ).encode()

@@ -68,5 +68,5 @@ class Health:
 
     async def _status(self, service: str) -> Any:
         """Raises NotFound."""
-        ready = await self._dataplane.ready() if service in ("", self._service) else self._dataplane.model_ready(service)
+        ready = await self._dataplane.ready() if service in ("", self._service) else await self._dataplane.model_ready(service)
         return Status.SERVING if ready else Status.NOT_SERVING

@@ -31,6 +31,7 @@ Infer = Callable[[memoryview, bytes | None, float | None], Awaitable[bytes]]
 PREFIX_BYTES = 5  # before a message: a byte that is 1 where it is compressed, and 4 with its length
 NAME_BYTES = 107  # of an abstract socket: HAProxy fills its names up with zeros
 BACKLOG = 1024
+HEAD_MOST_BYTES = 16 << 10  # as much as grpc.aio takes
 _KEY = ROUTING_KEY.encode()
 _UNIT_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -102,7 +103,7 @@ class _Connection(asyncio.Protocol):
 
     def _begin(self) -> None:
         self._pieces: list[bytes] = []
-        self._body_bytes = 0
+        self._head_bytes = self._body_bytes = 0
         self._refused: Status | None = None
         self._key: bytes | None = None
         self._timeout: bytes | None = None
@@ -129,6 +130,10 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser. HAProxy gives names in lower case."""
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > HEAD_MOST_BYTES and self._refused is None:
+            text = f"the call's metadata has more than {HEAD_MOST_BYTES} bytes"
+            self._refused = Status(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
         if name == _KEY and self._key is None:
             self._key = value
         elif name == b"grpc-timeout":

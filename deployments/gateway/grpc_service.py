@@ -26,6 +26,18 @@ LEAST_S = 1e-3
 NO_DEADLINE_S = 1e9  # gRPC says that so much, or more, is left of a call without a deadline
 STREAM_WINDOW = 32  # requests of one stream that are scored at a time
 
+_IN_THE_MESSAGE = "tensors in shared memory are not taken (send them in the message)"
+# Calls of Triton's, refused in words.
+NOT_OFFERED = {
+    **{
+        f"{kind}SharedMemory{call}": _IN_THE_MESSAGE
+        for kind in ("System", "Cuda")
+        for call in ("Status", "Register", "Unregister")
+    },
+    "TraceSetting": "traces are not set by callers (see the replicas' logs)",
+    "LogSettings": "logs are not set by callers (see the replicas' logs)",
+}
+
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[bytes, Context], Awaitable[Message | bytes]]
 
@@ -57,6 +69,8 @@ class InferenceService:
         methods: dict[str, Any] = {
             name: grpc.unary_unary_rpc_method_handler(_guarded(name, unary[name], self._calls)) for name in unary
         }
+        for name, why in NOT_OFFERED.items():
+            methods[name] = grpc.unary_unary_rpc_method_handler(_refused(why))
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._model_stream_infer)
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
@@ -71,7 +85,7 @@ class InferenceService:
     async def _model_ready(self, data: bytes, context: Context) -> Message:  # noqa: ARG002
         request = parse(pb.ModelReadyRequest, data)
         try:
-            ready = self._dataplane.model_ready(request.name, request.version)
+            ready = await self._dataplane.model_ready(request.name, request.version)
         except NotFound:  # clients wait for a model by asking until the answer is true
             ready = False
         return pb.ModelReadyResponse(ready=ready)
@@ -170,6 +184,13 @@ class InferenceService:
         # Its only parameter, `unload_dependents`, asks for nothing here: no model depends on another.
         await self._repository.unload(_model(parse(pb.RepositoryModelUnloadRequest, data)))
         return pb.RepositoryModelUnloadResponse()
+
+
+def _refused(why: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    async def answer(_: bytes, context: Context) -> bytes:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, why)
+
+    return answer
 
 
 def _guarded(name: str, handler: Handler, calls: Calls) -> Callable[[bytes, Context], Awaitable[bytes]]:

@@ -19,6 +19,7 @@ from cluster.errors import (
     TooLarge,
     Unreachable,
 )
+from deployments.gateway.callers import ForeignCaller
 from deployments.gateway.compression import inflate
 
 Scope = MutableMapping[str, Any]
@@ -27,9 +28,24 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 RETRY_AFTER_S = b"1"
 
+HEAD_MOST_BYTES = 16 << 10
+BOM = b"\xef\xbb\xbf"  # some editors and shells write it
+
+
+class NotOffered(BadInput):
+    """A part of the protocol that this server does without."""
+
+
+class HeadTooLarge(TooLarge):
+    """A request's path and headers are over the limit."""
+
+
 STATUS: dict[type[HeadraceError], int] = {
     BadInput: 400,
     TooLarge: 413,
+    ForeignCaller: 403,
+    HeadTooLarge: 431,
+    NotOffered: 501,
     NotFound: 404,
     Conflict: 409,
     BadArtifact: 422,
@@ -74,6 +90,13 @@ class Request:
         self._receive = receive
         self._limit_bytes = limit_bytes
 
+    def check_head(self) -> None:
+        """Raises HeadTooLarge."""
+        size = len(self.path) + sum(len(name) + len(value) for name, value in self.headers.items())
+        if size > HEAD_MOST_BYTES:
+            what = f"its path and headers have {size} bytes, and {HEAD_MOST_BYTES} are taken"
+            raise HeadTooLarge(what, where="request", remedy="send fewer headers, or what they hold in the body")
+
     def header(self, name: bytes) -> str | None:
         """A header's text, or None."""
         return text_of(self.headers, name)
@@ -106,6 +129,17 @@ class Request:
         return TooLarge(f"the body is over {self._limit_bytes} bytes", where="request", remedy="send fewer rows a request")
 
 
+def json_object(body: bytes, where: str) -> dict[str, Any]:
+    """The object that a body holds; an empty one where it is empty. Raises BadInput."""
+    try:
+        document = orjson.loads(body.removeprefix(BOM)) if body else {}
+    except orjson.JSONDecodeError as error:
+        raise BadInput(f"not valid JSON: {error}", where=where) from None
+    if not isinstance(document, dict):
+        raise BadInput("the JSON must be an object", where=where)
+    return document
+
+
 def text_of(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
     """A header's text, or None."""
     value = headers.get(name)
@@ -115,6 +149,11 @@ def text_of(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
 def json_reply(document: Any, status: int = 200) -> Reply:
     """An answer in JSON."""
     return Reply(status, orjson.dumps(document))
+
+
+def ready_reply(document: Any, ready: bool) -> Reply:
+    """Whether something is ready, for clients that look at the status and for those that read."""
+    return _with_retry(json_reply(document, 200 if ready else 503))
 
 
 def status_of(error: HeadraceError) -> int:

@@ -9,7 +9,7 @@ from cluster.errors import BadInput
 from deployments.gateway.compression import deflate, inflate
 from deployments.gateway.dataplane import Call, DataPlane
 from deployments.gateway.http_io import Reply, text_of
-from deployments.gateway.request import InferRequest, parse_raw_request, parse_request
+from deployments.gateway.request import parse_raw_request, parse_request
 from deployments.gateway.response import encode_response
 
 HEADER_LENGTH = b"inference-header-content-length"
@@ -50,7 +50,11 @@ async def answer_infer(dataplane: DataPlane, head: InferHead, body: bytes | memo
     """Scores a request whose body may inflate to `limit_bytes`. Raises HeadraceError."""
     if head.content_encoding:
         body = inflate(bytes(body), head.content_encoding, limit_bytes)
-    answer = await dataplane.infer(head.call, _parse(dataplane, head, body))
+    if head.header_bytes == 0:
+        request = parse_raw_request(body, await dataplane.signature(head.call.model, head.call.version))
+    else:
+        request = parse_request(body, head.header_bytes)
+    answer = await dataplane.infer(head.call, request)
     encoded, header_bytes = encode_response(answer)
     told, encoding = deflate(encoded, head.accept_encoding)
     headers: list[tuple[bytes, bytes]] = [(b"content-encoding", encoding.encode())] if encoding else []
@@ -58,9 +62,3 @@ async def answer_infer(dataplane: DataPlane, head: InferHead, body: bytes | memo
         return Reply(200, told, headers=tuple(headers))
     headers.append((HEADER_LENGTH, b"%d" % header_bytes))
     return Reply(200, told, b"application/octet-stream", tuple(headers))
-
-
-def _parse(dataplane: DataPlane, head: InferHead, body: bytes | memoryview) -> InferRequest:
-    if head.header_bytes == 0:
-        return parse_raw_request(body, dataplane.signature(head.call.model, head.call.version))
-    return parse_request(body, head.header_bytes)

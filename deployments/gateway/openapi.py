@@ -29,18 +29,24 @@ def _paths() -> dict[str, Any]:
         "/v2/health/live": {"get": _operation("Whether it runs", "Live")},
         "/v2/health/ready": {"get": _operation("Whether every model that should serve does", "Ready", {"503": _json("Ready")})},
         "/v1/models": {"get": _operation("What is served", "V1Models")},
-        "/v1/models/{model}": {"get": _operation("Whether the model is served", "ModelReady", model=True)},
+        "/v1/models/{model}": {
+            "get": _operation("Whether the model is served", "ModelReady", {"503": _json("ModelReady")}, model=True)
+        },
         "/v1/models/{model}:predict": {"post": _scoring("Scores rows", "V1Request", "V1Response")},
         "/v2/models/stats": {"get": _operation("What this gateway has scored since it started", "Statistics")},
-        "/v2/repository/index": {"post": _operation("All versions that the controller knows", "Index", body="IndexRequest")},
+        "/v2/repository/index": {
+            "post": _operation("All versions that the controller knows", "Index", {"403": _json("Error")}, body="IndexRequest")
+        },
     }
     for call, what in (("load", "Makes sure that a model is served"), ("unload", "Makes sure that a model is not served")):
-        operation = _operation(what, "Nothing", {"409": _json("Error")}, body="RepositoryRequest", model=True)
+        operation = _operation(
+            what, "Nothing", {"403": _json("Error"), "409": _json("Error")}, body="RepositoryRequest", model=True
+        )
         paths[f"/v2/repository/models/{{model}}/{call}"] = {"post": operation}
     for stem in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         pinned = stem.endswith("{version}")
         paths[stem] = {"get": _operation("The model's inputs and outputs", "ModelMetadata", model=True, version=pinned)}
-        paths[f"{stem}/ready"] = {"get": _operation("Whether it can be scored", "ModelReady", model=True, version=pinned)}
+        paths[f"{stem}/ready"] = {"get": _whether("it can be scored", version=pinned)}
         paths[f"{stem}/config"] = {"get": _operation("Triton's ModelConfig", "ModelConfig", model=True, version=pinned)}
         paths[f"{stem}/stats"] = {"get": _operation("What it has scored", "Statistics", model=True, version=pinned)}
         paths[f"{stem}/infer"] = {
@@ -60,7 +66,7 @@ def _operation(
 ) -> dict[str, Any]:
     responses = {"200": _json(answer), **(more or {})}
     if model or body:
-        responses |= {status: _json("Error") for status in ("400", "404", "413", "503")}
+        responses = {status: _json("Error") for status in ("400", "404", "413", "503")} | responses
     operation: dict[str, Any] = {"summary": summary, "responses": responses}
     names = [name for name, wanted in (("model", model), ("version", version)) if wanted]
     if names:
@@ -68,6 +74,10 @@ def _operation(
     if body:
         operation["requestBody"] = {"required": False, "content": {"application/json": {"schema": _reference(body)}}}
     return operation
+
+
+def _whether(what: str, *, version: bool = False) -> dict[str, Any]:
+    return _operation(f"Whether {what}", "ModelReady", {"503": _json("ModelReady")}, model=True, version=version)
 
 
 def _scoring(summary: str, body: str, answer: str, *, version: bool = False, binary: bool = False) -> dict[str, Any]:
@@ -161,8 +171,17 @@ def _schemas() -> dict[str, Any]:
             "parameters",
         ),
         "V1Models": _object({"models": texts}),
-        "V1Request": _open({"instances": {"type": "array", "minItems": 1}}, 1),
-        "V1Response": _object({"predictions": data, "model_name": text, "model_version": text}),
+        "V1Request": {
+            "anyOf": [
+                _open({"instances": {"type": "array", "minItems": 1}}, 1),
+                _open({"inputs": {"type": ["array", "object"]}}, 1),
+            ]
+        },
+        "V1Response": _object(
+            {"predictions": data, "outputs": {"type": ["array", "object"]}, "model_name": text, "model_version": text},
+            "predictions",
+            "outputs",
+        ),
     }
 
 

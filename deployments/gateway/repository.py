@@ -54,17 +54,19 @@ class Repository:
         """
         if parameters:
             raise BadInput("a load takes no parameters", where=f"parameter {min(parameters)!r}", remedy="use headrace build")
-        entries = self._entries(await self._model(model))
+        entries = self._entries(await self._model(model, "load"))
         if not any(entry.state is ModelState.READY for entry in entries):
             why = next((entry.reason for entry in reversed(entries)), "it has no version")
+            remedy = f"headrace scale {model} 1, or see headrace rollout status {model}"
             raise Conflict(
-                f"no version can be served now: {why}", where=f"model {model}", remedy=f"headrace rollout status {model}"
+                f"failed to load {model!r}: no version can be served now: {why}", where=f"model {model}", remedy=remedy
             )
 
     async def unload(self, model: str) -> None:
         """Nothing is to be done for a model that is not served. Raises NotFound, and Conflict for one that is."""
-        await self._model(model)
-        if model in self._scorer.table.routes:
+        await self._model(model, "unload")
+        route = self._scorer.table.routes.get(model)
+        if route is not None and not route.asleep:
             raise Conflict("it is served; a caller can't unload it", where=f"model {model}", remedy=f"headrace scale {model} 0")
 
     def config(self, model: str, version: str | None = None) -> dict[str, Any]:
@@ -87,11 +89,12 @@ class Repository:
         status = await self._control.call("status", {})
         return [ModelView.model_validate(model) for model in status["models"]]
 
-    async def _model(self, name: str) -> ModelView:
+    async def _model(self, name: str, call: str) -> ModelView:
         for model in await self._models():
             if model.name == name:
                 return model
-        raise NotFound("there is no such model", where=f"model {name[:80]!r}")
+        # Triton's clients look for these words, and for those of `load`.
+        raise NotFound(f"failed to {call} {name[:80]!r}: there is no such model", where="repository", remedy="headrace models")
 
     def _entries(self, model: ModelView) -> list[IndexEntry]:
         route = self._scorer.table.routes.get(model.name)
@@ -99,7 +102,9 @@ class Repository:
         entries = []
         for version in sorted(model.versions, key=lambda version: version.version):
             number = str(version.version)
-            if version.version in served:
+            if version.version in served and route is not None and route.asleep:
+                entries.append(IndexEntry(model.name, number, ModelState.UNAVAILABLE, "it is scaled to no replicas"))
+            elif version.version in served:
                 entries.append(IndexEntry(model.name, number, ModelState.READY))
             elif version.role in ROLES_SERVED:
                 entries.append(IndexEntry(model.name, number, ModelState.LOADING, _why(model, version.version)))

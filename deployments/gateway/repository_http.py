@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
-
-import orjson
 
 from cluster.errors import BadInput
-from deployments.gateway.http_io import Reply, Request, json_reply
+from deployments.gateway.http_io import Reply, Request, json_object, json_reply
 from deployments.gateway.repository import Repository
 
 CALLS = frozenset({"load", "unload"})
@@ -27,7 +24,7 @@ def is_repository_call(segments: Sequence[str]) -> bool:
 
 async def answer_repository_call(repository: Repository, segments: Sequence[str], request: Request) -> Reply:
     """Answers such a path. Raises what the repository raises, and BadInput for a body that is not the protocol's."""
-    document = _document(await request.body())
+    document = json_object(await request.body(), "request")
     if segments[2] == "index":
         ready = document.get("ready", False)
         if not isinstance(ready, bool):
@@ -41,13 +38,3 @@ async def answer_repository_call(repository: Repository, segments: Sequence[str]
     else:  # its only parameter, `unload_dependents`, asks for nothing here
         await repository.unload(segments[3])
     return json_reply({})
-
-
-def _document(body: bytes) -> dict[str, Any]:
-    try:
-        document = orjson.loads(body) if body else {}
-    except orjson.JSONDecodeError as error:
-        raise BadInput(f"not valid JSON: {error}", where="request") from None
-    if not isinstance(document, dict):
-        raise BadInput("the JSON must be an object", where="request")
-    return document

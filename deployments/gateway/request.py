@@ -12,9 +12,10 @@ from typing import TypeVar
 import simdjson
 
 from cluster.errors import BadInput
-from cluster.signature import Datatype, Signature
+from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.datatypes import NUMPY, Array
 from deployments.gateway.tensors import from_json, from_raw, parse_datatype, parse_shape
+from deployments.nonfinite import REMEDY
 
 # Callers send the same head again and again before tensors that differ: 3 kB of binary are then read in 3 us instead of 8.
 HEAD_MOST_BYTES, HEADS_MOST = 4096, 256
@@ -53,6 +54,8 @@ class InferRequest:
 def parse_request(body: bytes | memoryview, header_bytes: int | None = None) -> InferRequest:
     """Reads a request whose JSON takes `header_bytes` (None: all of the body). Raises BadInput."""
     view = memoryview(body)
+    if view.nbytes == 0 and header_bytes is None:
+        raise BadInput("the body is empty", where="request", remedy="send inputs, as /v2/models/MODEL describes them")
     length = view.nbytes if header_bytes is None else header_bytes
     if not 0 < length <= view.nbytes:
         raise BadInput(
@@ -73,7 +76,10 @@ def parse_raw_request(body: bytes | memoryview, signature: Signature) -> InferRe
     spec = signature.inputs[0]
     view = memoryview(body)
     where = f"tensor {spec.name!r}"
-    if any(axis < 0 for axis in spec.shape[1:]):
+    inner = spec.shape[1:]
+    if sum(axis < 0 for axis in inner) == 1 and spec.datatype is not Datatype.BYTES:
+        return _one_row(spec, view)
+    if any(axis < 0 for axis in inner):
         raise BadInput(f"its shape {list(spec.shape)} can't be told from raw bytes", where=where, remedy="send the shape")
     if spec.datatype is Datatype.BYTES:
         array = from_raw(spec.name, spec.datatype, (1, *spec.shape[1:]), _one_element(view))
@@ -83,6 +89,16 @@ def parse_raw_request(body: bytes | memoryview, signature: Signature) -> InferRe
             raise BadInput(f"a row takes {row_bytes} bytes; got {view.nbytes}", where=where)
         array = from_raw(spec.name, spec.datatype, (view.nbytes // row_bytes, *spec.shape[1:]), view)
     return InferRequest({spec.name: array}, {spec.name: spec.datatype}, binary=True)
+
+
+def _one_row(spec: TensorSpec, view: memoryview) -> InferRequest:
+    """A single row, whose free axis is as long as its bytes say."""
+    fixed_bytes = math.prod(axis for axis in spec.shape[1:] if axis >= 0) * NUMPY[spec.datatype].itemsize
+    if fixed_bytes == 0 or view.nbytes == 0 or view.nbytes % fixed_bytes:
+        what = f"its free axis takes {fixed_bytes} bytes a step; got {view.nbytes}"
+        raise BadInput(what, where=f"tensor {spec.name!r}", remedy="send whole steps, or the shape")
+    shape = (1, *(view.nbytes // fixed_bytes if axis < 0 else axis for axis in spec.shape[1:]))
+    return InferRequest({spec.name: from_raw(spec.name, spec.datatype, shape, view)}, {spec.name: spec.datatype}, binary=True)
 
 
 def with_document(data: bytes | memoryview, read: Callable[[simdjson.Object], T]) -> T:
@@ -97,7 +113,8 @@ def with_document(data: bytes | memoryview, read: Callable[[simdjson.Object], T]
         document = parser.parse(data)
     except (ValueError, RuntimeError, TypeError) as error:
         fault = str(error).partition(":")[2].strip() or str(error)
-        raise BadInput(f"not valid JSON: {fault}", where="request", remedy="mind that JSON has no NaN and no Infinity") from None
+        remedy = f"JSON has no NaN and no Infinity: {REMEDY}"
+        raise BadInput(f"not valid JSON: {fault}", where="request", remedy=remedy) from None
     if not isinstance(document, simdjson.Object):
         raise BadInput("the JSON must be an object", where="request")
     try:

@@ -11,6 +11,7 @@ from cluster.signature import Datatype
 from deployments.datatypes import Array
 from deployments.gateway.request import Parameter
 from deployments.gateway.tensors import to_json, to_raw
+from deployments.nonfinite import has_infinity, spoken
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class InferResponse:
 
 
 def encode_response(response: InferResponse) -> tuple[bytes, int | None]:
-    """The body, and the length of its JSON where tensors follow (else None). NaN and infinities become null in JSON.
+    """The body, and the length of its JSON where tensors follow (else None). In JSON, NaN is null, and infinities are texts.
 
     Raises BadInput where an output can't be sent as JSON.
     """
@@ -46,10 +47,19 @@ def encode_response(response: InferResponse) -> tuple[bytes, int | None]:
         document["parameters"] = response.parameters
     tail: list[bytes] = []
     document["outputs"] = [_output(output, tail) for output in response.outputs]
-    header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    header = dumps(document, response)
     if not tail:
         return header, None
     return b"".join((header, *tail)), len(header)
+
+
+def dumps(document: dict[str, Any], response: InferResponse) -> bytes:
+    """The document of an answer as JSON."""
+    written = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    # What is not finite orjson writes as null: seldom is there any, and to look for it here costs least.
+    if b"null" in written and any(not output.binary and has_infinity(output.array) for output in response.outputs):
+        return orjson.dumps(document, default=spoken)
+    return written
 
 
 def _output(output: OutputTensor, tail: list[bytes]) -> dict[str, Any]:

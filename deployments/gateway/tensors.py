@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from cluster.errors import BadInput
 from cluster.signature import Datatype
 from deployments.datatypes import NUMPY, Array
+from deployments.nonfinite import REMEDY, has_infinity, numbers, overflown
 
 if TYPE_CHECKING:
     import simdjson
@@ -94,6 +95,14 @@ def from_json(tensor: str, datatype: Datatype, shape: tuple[int, ...], data: sim
     return _numbers(where, datatype, shape, count, data)
 
 
+def from_objects(tensor: str, shape: tuple[int, ...], data: list[Any], read: Callable[[Any], bytes]) -> Array:
+    """BYTES from a flat or nested list, element by element. Raises BadInput, also what `read` raises."""
+    where = f"tensor {tensor!r}"
+    elements = [read(element) for element in _flatten(data, where, MAX_AXES)]
+    _check_count(where, shape, math.prod(shape), len(elements))
+    return _objects(elements, shape)
+
+
 def _numbers(where: str, datatype: Datatype, shape: tuple[int, ...], count: int, data: simdjson.Array) -> Array:
     dtype = NUMPY[datatype]
     letter: Literal["d", "i", "u"] = "d" if datatype in _FLOATS else "u" if datatype is Datatype.UINT64 else "i"
@@ -101,7 +110,10 @@ def _numbers(where: str, datatype: Datatype, shape: tuple[int, ...], count: int,
         # Flattens nested arrays itself and never makes a Python number.
         wide: Array = np.frombuffer(data.as_buffer(of_type=letter), _WIDE[letter])
     except TypeError:
-        raise BadInput(f"the data of {datatype} must be {'numbers' if letter == 'd' else 'whole numbers'}", where=where) from None
+        if letter != "d":
+            remedy = "whole numbers have no missing values: send a number for each"
+            raise BadInput(f"the data of {datatype} must be whole numbers", where=where, remedy=remedy) from None
+        wide = _with_words(where, datatype, data)
     except ValueError:
         raise BadInput(f"a number is out of the range of {datatype}", where=where) from None
     _check_count(where, shape, count, wide.size)
@@ -110,14 +122,20 @@ def _numbers(where: str, datatype: Datatype, shape: tuple[int, ...], count: int,
     if letter == "d":
         with np.errstate(over="ignore", invalid="ignore"):
             narrow = wide.astype(dtype)
-            # JSON has no infinity, so one here is an overflow. A sum is quicker than a mask, and infinite wherever an item is.
-            inside = math.isfinite(narrow.sum()) or bool(np.isfinite(narrow).all())
+            inside = not has_infinity(narrow) or not overflown(narrow, wide).any()
     else:
         narrow = wide.astype(dtype)
         inside = np.array_equal(narrow, wide)
     if not inside:
         raise BadInput(f"a number is out of the range of {datatype}", where=where)
     return narrow.reshape(shape)
+
+
+def _with_words(where: str, datatype: Datatype, data: simdjson.Array) -> Array:
+    try:
+        return numbers(list(_flatten(data.as_list(), where, MAX_AXES)))
+    except (TypeError, OverflowError):
+        raise BadInput(f"the data of {datatype} must be numbers", where=where, remedy=REMEDY) from None
 
 
 def to_json(tensor: str, datatype: Datatype, array: Array) -> Any:

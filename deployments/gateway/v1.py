@@ -1,11 +1,16 @@
 """The V1 protocol, `/v1/models/{m}:predict`, which KServe's REST client speaks by default.
 
-Rows are nested lists, or objects by input.
+Rows (`instances`) are nested lists, or objects by input. Columns (`inputs`, as TensorFlow Serving takes them) are the same for
+all rows at once. Bytes may stand as `{"b64": ...}`.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -15,33 +20,68 @@ from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.datatypes import Array
 from deployments.gateway.request import InferRequest, with_document
-from deployments.gateway.response import InferResponse
-from deployments.gateway.tensors import MAX_AXES, from_json, parse_shape, to_json
+from deployments.gateway.response import InferResponse, dumps
+from deployments.gateway.tensors import MAX_AXES, from_json, from_objects, parse_shape, to_json
+
+B64 = "b64"
 
 
-def parse_v1(body: bytes | memoryview, signature: Signature) -> InferRequest:
-    """Reads `{"instances": [row, ...]}`; a row is an object where the version has several inputs. Raises BadInput."""
-    arrays = with_document(body, lambda document: _instances(document, signature))
-    return InferRequest(arrays, {spec.name: spec.datatype for spec in signature.inputs})
+@dataclass(frozen=True, slots=True)
+class V1Request(InferRequest):
+    """What was asked, and whether by columns: then it is answered so."""
+
+    columns: bool = False
 
 
-def encode_v1(response: InferResponse) -> bytes:
-    """`{"predictions": [row, ...]}`: a row is an object where there are several outputs. Raises BadInput where JSON can't."""
-    columns = {output.name: _rows(output.name, output.datatype, output.array) for output in response.outputs}
-    if len(columns) == 1:
-        (predictions,) = columns.values()
+def parse_v1(body: bytes | memoryview, signature: Signature) -> V1Request:
+    """Reads `{"instances": [row, ...]}` or `{"inputs": columns}`; a row, or the columns, are an object where the version has
+    several inputs. Raises BadInput."""
+    arrays, columns = with_document(body, lambda document: _read(document, signature))
+    return V1Request(arrays, {spec.name: spec.datatype for spec in signature.inputs}, columns=columns)
+
+
+def encode_v1(response: InferResponse, *, columns: bool = False) -> bytes:
+    """`{"predictions": [row, ...]}`: a row is an object where there are several outputs; or `{"outputs": columns}`. Raises
+    BadInput where JSON can't."""
+    found = {output.name: _rows(output.name, output.datatype, output.array) for output in response.outputs}
+    document: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
+    if columns:
+        document["outputs"] = next(iter(found.values())) if len(found) == 1 else found
+    elif len(found) == 1:
+        (document["predictions"],) = found.values()
     else:
-        predictions = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    document = {"predictions": predictions, "model_name": response.model, "model_version": response.version}
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+        document["predictions"] = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
+    return dumps(document, response)
+
+
+def _read(document: simdjson.Object, signature: Signature) -> tuple[dict[str, Array], bool]:
+    if "inputs" in document and "instances" not in document:
+        return _columns(document["inputs"], signature), True
+    return _instances(document, signature), False
+
+
+def _columns(inputs: object, signature: Signature) -> dict[str, Array]:
+    only = signature.inputs[0] if len(signature.inputs) == 1 else None
+    if only is not None and isinstance(inputs, simdjson.Array):
+        return {only.name: _column(only, inputs)}
+    names = ", ".join(spec.name for spec in signature.inputs)
+    if not isinstance(inputs, simdjson.Object):
+        raise BadInput(f"it must be an object with the inputs {names}", where="inputs")
+    arrays: dict[str, Array] = {}
+    for spec in signature.inputs:
+        column = inputs.get(spec.name)
+        if not isinstance(column, simdjson.Array):
+            raise BadInput("it must be a list of all rows", where=f"tensor {spec.name!r}", remedy=f"its inputs: {names}")
+        arrays[spec.name] = _column(spec, column)
+    return arrays
 
 
 def _instances(document: simdjson.Object, signature: Signature) -> dict[str, Array]:
     instances = document.get("instances")
     if not isinstance(instances, simdjson.Array) or len(instances) == 0:
-        raise BadInput("instances must be a list of at least one row", where="request")
+        raise BadInput("instances must be a list of at least one row", where="request", remedy='or send "inputs", by columns')
     first: object = instances[0]
-    if not isinstance(first, simdjson.Object):
+    if not isinstance(first, simdjson.Object) or (list(first) == [B64] and signature.input(B64) is None):
         if len(signature.inputs) != 1:
             names = ", ".join(spec.name for spec in signature.inputs)
             raise BadInput(f"each instance must be an object with the inputs {names}", where="instances")
@@ -63,7 +103,28 @@ def _gather(spec: TensorSpec, rows: list[Any]) -> Array:
 
 
 def _column(spec: TensorSpec, values: simdjson.Array) -> Array:
-    return from_json(spec.name, spec.datatype, parse_shape(_nested_shape(values), spec.name), values)
+    shape = _row_shape(spec, parse_shape(_nested_shape(values), spec.name))
+    if spec.datatype is Datatype.BYTES:
+        return from_objects(spec.name, shape, values.as_list(), lambda item: _text(spec, item))
+    return from_json(spec.name, spec.datatype, shape, values)
+
+
+def _row_shape(spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A row may be flat, and one of a single value just that: where its size leaves no doubt, it is as the signature says."""
+    inner = spec.shape[1:]
+    flat = len(shape) != len(spec.shape) and len(shape) <= 2 and -1 not in inner
+    return (shape[0], *inner) if flat and math.prod(inner) == math.prod(shape[1:]) else shape
+
+
+def _text(spec: TensorSpec, item: object) -> bytes:
+    if isinstance(item, str):
+        return item.encode()
+    if isinstance(item, Mapping) and list(item) == [B64] and isinstance(item[B64], str):
+        try:
+            return base64.b64decode(item[B64], validate=True)
+        except (binascii.Error, ValueError):
+            raise BadInput("what is in b64 is not base64", where=f"tensor {spec.name!r}") from None
+    raise BadInput('the data of BYTES must be strings, or {"b64": ...}', where=f"tensor {spec.name!r}")
 
 
 def _nested_shape(values: simdjson.Array) -> list[int]:

@@ -17,11 +17,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from cluster.errors import NoCapacity
+from cluster.errors import HeadraceError, NoCapacity
 from deployments.datatypes import Array
 
-# Rows' indices and reasons of what failed go beside the outputs.
-Reply = tuple[dict[str, Array], list[int], list[str]]
+# Rows' indices and errors of what failed go beside the outputs.
+Reply = tuple[dict[str, Array], list[int], list[HeadraceError]]
 
 _HEAD = struct.Struct("!QQII")  # bytes of the whole frame, number of the call, bytes of the pickled part, buffers behind it
 _SIZE = struct.Struct("!Q")

@@ -20,6 +20,9 @@ PORTS = {"min": 1, "max": 65535}
 def up(
     broker: Annotated[bool, typer.Option("--broker", help="Start a local Kafka too (needs headrace[broker]).")] = False,
     host: Annotated[str, typer.Option(help="Where the gateway listens; 0.0.0.0 opens it to the network.")] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name, beside this machine's, by which commands may reach the gateway.")
+    ] = None,
     http_port: Annotated[int, typer.Option(**PORTS, help="The gateway's HTTP port.")] = 8000,
     grpc_port: Annotated[int, typer.Option(**PORTS, help="The gateway's gRPC port.")] = 9000,
     dashboard_port: Annotated[int, typer.Option(**PORTS, help="The Ray dashboard's port.")] = 8265,
@@ -40,6 +43,7 @@ def up(
     begun = time.monotonic()
     options = UpOptions(
         host=host,
+        hosts=tuple(allow_host or ()),
         http_port=http_port,
         grpc_port=grpc_port,
         dashboard_port=dashboard_port,

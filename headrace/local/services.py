@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 
 import ray
 from ray import serve
@@ -41,13 +42,14 @@ def start_serve(host: str, http_port: int) -> None:
         )
 
 
-def ensure_gateway(host: str, grpc_port: int) -> None:
-    """Runs the gateway, with gRPC on that port, unless it runs; returns when it is ready. Raises Unreachable where it fails."""
+def ensure_gateway(host: str, grpc_port: int, hosts: Sequence[str] = ()) -> None:
+    """Runs the gateway, with gRPC on that port, unless it runs; returns when it is ready. It takes commands by the names `hosts`
+    too. Raises Unreachable where it fails."""
     found = serve.status().applications.get(APP)
     if found is not None and found.status is ApplicationStatus.RUNNING:
         return
     try:
-        start_gateway(GatewaySettings(grpc_host=host, grpc_port=grpc_port))
+        start_gateway(GatewaySettings(grpc_host=host, grpc_port=grpc_port, hosts=(host, *hosts)))
     except RuntimeError as error:
         raise Unreachable(
             f"the gateway does not start: {error}", where="gateway", remedy="read its log in the Ray dashboard"

@@ -27,9 +27,11 @@ POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What the user chose. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has."""
+    """What the user chose. `hosts` are names by which the gateway takes commands, beside the machine's own. `num_cpus` is how
+    many CPUs Ray may hand out; None: as many as the machine has."""
 
     host: str = LOOPBACK
+    hosts: tuple[str, ...] = ()
     http_port: int = 8000
     grpc_port: int = 9000
     dashboard_port: int = 8265
@@ -175,7 +177,7 @@ class _Run:
                 self._note(processes=(*self.state.processes, process))
                 self._progress("broker", str(self._brokers), seconds)
             with self._step("gateway") as told:
-                services.ensure_gateway(self._options.host, self._options.grpc_port)
+                services.ensure_gateway(self._options.host, self._options.grpc_port, self._options.hosts)
                 await_gateway(self._url)
                 told.append(self._url)
 

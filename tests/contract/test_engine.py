@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.errors import BadArtifact, EngineFailure
+from cluster.errors import BadArtifact, BadInput, EngineFailure
 from deployments.artifact import SAMPLES, Manifest, read_samples
 from deployments.engines import load
 from deployments.engines.port import Engine
+from deployments.isolate import score_isolating
 from tests.cuda import needs_cuda
-from tests.models import INPUT, OUTPUT, SIGNATURE, failing_artifact, mlp_artifact, rows
+from tests.models import INPUT, OUTPUT, SIGNATURE, failing_artifact, mlp_artifact, rows, text_artifact
 from tests.own_process import OwnProcess
 from tests.torch_models import failing_program, mlp_program
 
@@ -131,6 +132,21 @@ def test_a_failing_model_is_an_engine_failure_and_the_next_batch_works(failing: 
     with pytest.raises(EngineFailure):
         engine.score({INPUT: image})
     assert engine.score({INPUT: rows(6)})[OUTPUT].shape == (6, 10)
+
+
+@pytest.mark.parametrize("own_process", [False, True], ids=["here", "in a process of its own"])
+def test_bytes_that_are_no_text_are_their_senders_fault_by_row_and_element(tmp_path: Path, own_process: bool) -> None:
+    path = Path(text_artifact(tmp_path)[0])
+    rows = {"text": np.array([[b"yes", b"no"], [b"yes", b"\xff"], [b"\0", b""], [b"\xed\xa0\x80", b"yes"]], np.object_)}
+    with ExitStack() as started:
+        if own_process:
+            answer = started.enter_context(closing(OwnProcess(path, threads=2))).answer(rows)
+        else:
+            answer = score_isolating(load.load_engine(path), rows)
+    assert answer.outputs["known"].tolist() == [[1, 0], [0, 0], [0, 0], [0, 0]]
+    assert {row: type(error) for row, error in answer.failed.items()} == {1: BadInput, 3: BadInput}
+    assert "input 'text', element [1] of the row, is not UTF-8" in answer.failed[1].what
+    assert "input 'text', element [0] of the row, is not UTF-8" in answer.failed[3].what
 
 
 def test_a_damaged_file_never_loads(good: Path, load_engine: Load) -> None:

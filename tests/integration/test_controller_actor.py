@@ -17,7 +17,7 @@ import pytest
 import ray
 
 from cluster.commands import ControlPlane
-from cluster.errors import BadInput, Conflict, NotFound, Unreachable
+from cluster.errors import BadArtifact, BadInput, Conflict, NotFound, Unreachable
 from cluster.evidence import Counts, EvidenceBatch, EvidenceKey
 from cluster.routes import Route, RouteTable
 from cluster.store.sql import SqlStore
@@ -25,7 +25,7 @@ from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE, connect
 from headrace.controller_actor import start_controller
 from headrace.local.home import Settings, read_settings
 from tests.conftest import RayCluster
-from tests.unit.brain import SIGNATURE
+from tests.models import SIGNATURE, mlp_artifact
 
 pytestmark = pytest.mark.anyio
 PLAN = {"steps": [{"weight": 10, "bake_s": 0.1}, {"weight": 100, "bake_s": 0.1}]}
@@ -75,22 +75,20 @@ async def _route(control: ControlPlane, wanted: Callable[[Route], bool], after: 
             after = table.number
 
 
-async def _register(control: ControlPlane, version: int) -> None:
-    request = {
-        "model": "digits",
-        "artifact_uri": f"file:///artifacts/{version}",
-        "digest": f"d{version}",
-        "engine": "onnx",
-        "signature": SIGNATURE,
-    }
+async def _register(control: ControlPlane, version: int, root: Path) -> None:
+    uri, digest, _ = mlp_artifact(root, seed=version)
+    request = {"model": "digits", "artifact_uri": uri, "digest": digest, "engine": "onnx", "signature": SIGNATURE}
+    nowhere = request | {"artifact_uri": "/etc"}
+    with pytest.raises(BadArtifact, match="no manifest"):
+        await control.call("version.register", nowhere)
     assert (await control.call("version.register", request))["version"] == version
 
 
-async def test_a_kill_in_the_middle_of_a_rollout_loses_nothing(control: ControlPlane, settings: Settings) -> None:
-    await _register(control, 1)
+async def test_a_kill_in_the_middle_of_a_rollout_loses_nothing(control: ControlPlane, settings: Settings, tmp_path: Path) -> None:
+    await _register(control, 1, tmp_path)
     await control.call("apply", {"models": [{"name": "digits", "rollout": PLAN}]})
     await _route(control, lambda route: route.stable == 1)
-    await _register(control, 2)
+    await _register(control, 2, tmp_path)
     table = await _route(control, lambda route: route.candidate == 2)
     stage = table.routes["digits"].stage
     few = EvidenceBatch(

@@ -10,7 +10,17 @@ import pyarrow.fs as pafs
 import pytest
 
 from cluster.errors import BadArtifact, NoCapacity
-from deployments.artifact import MANIFEST, Samples, localize, read_manifest, read_samples, remove, verify, write_artifact
+from deployments.artifact import (
+    MANIFEST,
+    Samples,
+    check_registered,
+    localize,
+    read_manifest,
+    read_samples,
+    remove,
+    verify,
+    write_artifact,
+)
 from tests.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
 
 
@@ -101,3 +111,26 @@ def test_bytes_survive_as_samples(tmp_path: Path) -> None:
     found = read_samples(Path(written.uri))
     assert found.inputs["word"].tolist() == words.tolist()
     np.testing.assert_array_equal(found.inputs[INPUT], rows(3))
+
+
+@pytest.mark.parametrize("place", ["{}", "file://{}"])
+def test_a_version_is_registered_only_where_its_artifact_stands(tmp_path: Path, place: str) -> None:
+    uri, digest, manifest = mlp_artifact(tmp_path)
+    check_registered(place.format(uri), digest, "onnx", manifest.signature)
+    (Path(uri) / "report.json").unlink()
+    with pytest.raises(BadArtifact, match=r"report\.json is missing"):
+        check_registered(place.format(uri), digest, "onnx", manifest.signature)
+
+
+def test_a_version_is_registered_only_as_what_its_artifact_is(tmp_path: Path) -> None:
+    uri, digest, manifest = mlp_artifact(tmp_path)
+    other = manifest.signature.model_copy(update={"outputs": manifest.signature.inputs})
+    for place, its_digest, engine, signature, words in (
+        ("/etc", digest, "onnx", manifest.signature, "no manifest"),
+        (str(tmp_path / "nowhere"), digest, "onnx", manifest.signature, "no manifest"),
+        (uri, "0" * 64, "onnx", manifest.signature, "another digest"),
+        (uri, digest, "torch", manifest.signature, "another engine or signature"),
+        (uri, digest, "onnx", other, "another engine or signature"),
+    ):
+        with pytest.raises(BadArtifact, match=words):
+            check_registered(place, its_digest, engine, signature)

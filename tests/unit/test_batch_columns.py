@@ -105,6 +105,30 @@ def test_nan_passes_where_it_is_allowed() -> None:
     assert np.isnan(rows.tensors["x"][0])
 
 
+def test_where_nan_is_allowed_what_is_missing_is_nan_and_a_missing_list_is_not() -> None:
+    def kept(column: pa.Array, asked: Signature, **spec: object) -> list[object]:
+        rows = convert(batch(x=column), asked, refuse_nan=False, **spec)
+        assert rows.tensors["x"].dtype == np.float32
+        return [rows.bad, np.nan_to_num(rows.tensors["x"], nan=-1).tolist()]
+
+    flat, pair = signature(), signature(Datatype.FP32, 2)
+    assert kept(pa.array([None, math.nan, math.inf], pa.float32()), flat) == [{}, [-1, -1, float(np.finfo(np.float32).max)]]
+    assert kept(pa.array([None, 7], pa.int16()), flat) == [{}, [-1, 7]]
+    assert kept(pa.array([None, True]), flat) == [{}, [-1, 1]]
+    assert kept(pa.array([None, 1.5, 1e39]), flat, narrow=True) == [{2: "input x holds a value that FP32 can't hold"}, [-1, 1.5]]
+    assert kept(pa.array([[1, None], None], pa.list_(pa.float32())), pair) == [{1: "column x is null"}, [[1, -1]]]
+    tensor = pa.ExtensionArray.from_storage(
+        pa.fixed_shape_tensor(pa.float32(), [2]), pa.array([[None, 2.0]], pa.list_(pa.float32(), 2))
+    )
+    assert kept(tensor, pair) == [{}, [[-1, 2]]]
+    columns = batch(a=pa.array([1.0, None], pa.float32()), b=pa.array([None, 2], pa.int8()))
+    rows = convert(columns, pair, refuse_nan=False, columns={"x": ["a", "b"]})
+    assert not rows.bad
+    np.testing.assert_array_equal(rows.tensors["x"], np.array([[1, math.nan], [math.nan, 2]], np.float32))
+    whole = convert(batch(x=pa.array([None, 7], pa.int64())), signature(Datatype.INT64), refuse_nan=False)
+    assert whole.bad == {0: "column x is null"}
+
+
 def test_null_features_and_null_fixed_size_lists() -> None:
     table = batch(a=pa.array([1.0, None], pa.float32()), b=pa.array([1.0, 2.0], pa.float32()))
     assert convert(table, signature(Datatype.FP32, 2), columns={"x": ["a", "b"]}).bad == {1: "column a is null"}

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import re
+import socket
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -25,7 +26,7 @@ from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.traffic import goes_to_candidate, to_candidate
 from deployments.gateway.batcher import CROWD, BatchLimits
 from deployments.gateway.statistics import Statistics
-from tests.gateway_fakes import PATIENT, FakeControl, FakeScorer, double, gateway, table, target
+from tests.gateway_fakes import PATIENT, FakeControl, FakeScorer, double, gateway, model_view, table, target
 
 BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
 INFER = "/v2/models/pair/infer"
@@ -154,6 +155,42 @@ def test_what_only_tells(path: str, status: int, document: dict[str, Any]) -> No
     run(scene)
 
 
+def test_a_model_that_is_known_and_not_ready_is_said_to_be_so() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        control.models = [{"name": "pair", "versions": [1]}, {"name": "documented", "versions": []}]
+        scorer.table = EMPTY
+        for path in ("/v2/models/pair/ready", "/v2/models/pair/versions/3/ready", "/v1/models/pair"):
+            answer = await client.get(path)
+            assert (answer.status_code, answer.json()) == (503, {"name": "pair", "ready": False})
+            assert answer.headers["retry-after"] == "1"
+        answer = await client.post(INFER, json=BODY)
+        assert answer.status_code == 503
+        assert answer.json() == {"error": "model pair: no version of it is ready (retry, or see `headrace status`)"}
+        assert (await client.post("/v1/models/pair:predict", json={"instances": [[1, 2]]})).status_code == 503
+        for path in ("/v2/models/none/ready", "/v2/models/documented/ready"):
+            assert (await client.get(path)).status_code == 404
+        assert len(control.called) == 1  # who asks again and again does not wake the controller each time
+
+    run(scene)
+
+
+def test_a_model_that_is_scaled_to_nothing_is_not_ready_and_the_others_are() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        control.models = [model_view()]
+        answer = await client.get("/v2/models/pair/ready")
+        assert (answer.status_code, answer.json()) == (503, {"name": "pair", "ready": False})
+        assert (await client.get("/v2/health/ready")).status_code == 200
+        index = (await client.post("/v2/repository/index", json={})).json()
+        assert {entry["version"]: entry["reason"] for entry in index}["3"] == "it is scaled to no replicas"
+        answer = await client.post("/v2/repository/models/pair/load", json={})
+        assert answer.status_code == 409
+        assert "headrace scale pair 1" in answer.json()["error"]
+        assert (await client.post("/v2/repository/models/pair/unload", json={})).status_code == 200
+
+    routes = table()
+    run(scene, routes=replace(routes, routes={"pair": replace(routes.routes["pair"], asleep=True)}))
+
+
 def test_metadata_comes_from_the_signature() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
         for path in ("/v2/models/pair", "/v2/models/pair/versions/2"):
@@ -226,6 +263,18 @@ def test_what_the_scorer_raises_is_told(failure: HeadraceError, status: int) -> 
         answer = await client.post(INFER, json=BODY)
         assert (answer.status_code, answer.json()) == (status, {"error": failure.what})
         assert ("retry-after" in answer.headers) == (status == 503)
+
+    run(scene)
+
+
+def test_what_an_engine_refuses_of_a_row_is_a_400_that_names_row_and_tensor() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        refusal = BadInput("input 'x', element [1] of the row, is not UTF-8")
+        scorer.row_error = lambda row: refusal if row[0] < 0 else None
+        for path, body in ((INFER, body_of([[1, 2], [-1, 2]])), ("/v1/models/pair:predict", {"instances": [[1, 2], [-1, 2]]})):
+            answer = await client.post(path, json=body)
+            assert answer.status_code == 400
+            assert answer.json() == {"error": "model pair, row 1: input 'x', element [1] of the row, is not UTF-8"}
 
     run(scene)
 
@@ -439,6 +488,24 @@ def test_a_full_queue_answers_at_once() -> None:
     run(scene, limits=replace(PATIENT, queued_rows=3))
 
 
+def test_what_is_large_waits_its_turn_and_what_is_too_large_is_told_the_limit() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.gate.clear()
+        tasks = await parked(scorer, client, 3)
+        large = asyncio.create_task(client.post(INFER, json=body_of([[1, 2]] * 9)))  # there is no room for it ever
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not large.done()
+        scorer.gate.set()
+        assert [(await task).status_code for task in (*tasks, large)] == [200] * 4
+        for path, body in ((INFER, body_of([[1, 2]] * 11)), ("/v1/models/pair:predict", {"instances": [[1, 2]] * 11})):
+            refused = await client.post(path, json=body)
+            assert refused.status_code == 413
+            assert "it has 11 rows, and a request may have 10" in refused.json()["error"]
+
+    run(scene, limits=replace(PATIENT, queued_rows=5, request_rows=10))
+
+
 def test_whoever_would_wait_past_his_deadline_is_told_at_once() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
         scorer.gate.clear()
@@ -571,6 +638,16 @@ def test_a_call_ends_once_nobody_waits_for_it() -> None:
     run(scene)
 
 
+@pytest.mark.parametrize("path", [INFER, "/control/status", "/v2/health/live"])
+def test_a_head_over_the_limit_is_refused_in_json(path: str) -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        answer = await client.post(path, json=BODY, headers={"x-note": "n" * (16 << 10)})
+        assert answer.status_code == 431
+        assert "16384 are taken" in answer.json()["error"]
+
+    run(scene)
+
+
 def test_control_commands_pass_through() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
         answer = await client.post("/control/rollout.pause", json={"model": "pair"})
@@ -607,6 +684,100 @@ def test_control_refuses_what_is_no_command(path: str, content: bytes, content_t
         assert control.called == []
 
     run(scene)
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "taken"),
+    [
+        ("gateway", None, True),  # as it was told it is called
+        ("GATEWAY.:8000", None, True),
+        ("localhost:8000", None, True),
+        ("127.0.0.1:8000", "http://127.0.0.1:8000", True),  # its own page
+        ("[::1]:8000", "http://[::1]:8000", True),
+        ("192.0.2.7", None, True),
+        (socket.gethostname(), None, True),
+        ("gateway", "https://gateway", True),  # TLS ends before it
+        ("evil.example", "http://evil.example", False),  # a name that leads here: DNS rebinding
+        ("evil.example:8000", None, False),
+        ("127.0.0.1.evil.example", None, False),
+        ("localhost.evil.example", None, False),
+        ("127.0.0.1:8000", "http://evil.example", False),
+        ("127.0.0.1:8000", "http://127.0.0.1:3000", False),  # another program's page
+        ("127.0.0.1:8000", "null", False),
+    ],
+)
+def test_commands_and_repository_calls_are_taken_from_no_other_sites_page(host: str, origin: str | None, taken: bool) -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        control.models = [model_view()]
+        headers = {"host": host} | ({} if origin is None else {"origin": origin})
+        for path in ("/control/status", "/v2/repository/index", "/v2/repository/models/pair/load"):
+            answer = await client.post(path, json={}, headers=headers)
+            assert answer.status_code == (200 if taken else 403)
+            if path.startswith("/control") and not taken:
+                assert answer.json()["error"]["where"] == ("Host" if "evil" in host else "Origin")
+        assert (len(control.called) > 0) is taken
+        assert (await client.post(INFER, json=BODY, headers=headers)).status_code == 200  # whoever may call may ask
+
+    run(scene)
+
+
+def test_a_byte_order_mark_before_a_command_is_passed_over() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        control.models = [model_view()]
+        json_content = {"content-type": "application/json"}
+        for path in ("/control/status", "/v2/repository/index"):
+            answer = await client.post(path, content=b"\xef\xbb\xbf{}", headers=json_content)
+            assert answer.status_code == 200
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("POST", "/v2/systemsharedmemory/region/a/register", 501, "shared memory are not taken.*binary tensors"),
+        ("GET", "/v2/cudasharedmemory/status", 501, "shared memory are not taken"),
+        ("POST", "/v2/systemsharedmemory/unregister", 501, "shared memory are not taken"),
+        ("GET", "/v2/trace/setting", 501, "traces"),
+        ("POST", "/v2/models/pair/trace/setting", 501, "traces"),
+        ("POST", "/v2/logging", 501, "logs"),
+        ("POST", "/v2/models/none/infer", 404, "Request for unknown model: 'none' is not found"),
+        ("GET", "/v2/models/none/ready", 404, "Request for unknown model: 'none' is not found"),
+        ("POST", "/v2/repository/models/none/load", 404, "failed to load 'none'"),
+        ("POST", "/v2/repository/models/none/unload", 404, "failed to unload 'none'"),
+    ],
+)
+def test_tritons_clients_are_answered_in_their_words(method: str, path: str, status: int, words: str) -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        control.models = [model_view()]
+        answer = await client.request(method, path, json=BODY if path.endswith("infer") else None)
+        assert answer.status_code == status
+        assert re.search(words, answer.json()["error"])
+
+    run(scene)
+
+
+@pytest.mark.parametrize("can_tell", [True, False])
+def test_a_websocket_is_refused_and_no_fault_of_ours(can_tell: bool) -> None:
+    async def play() -> None:
+        routes = table()
+        app, sent = gateway(FakeScorer(routes), FakeControl(routes)), list[dict[str, Any]]()
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        extensions: dict[str, Any] = {"websocket.http.response": {}} if can_tell else {}
+        await app({"type": "websocket", "path": "/", "headers": [], "extensions": extensions}, receive, send)
+        if can_tell:
+            assert sent[0]["status"] == 400
+            assert "no WebSocket" in json.loads(sent[1]["body"])["error"]
+        else:
+            assert [message["type"] for message in sent] == ["websocket.close"]
+
+    asyncio.run(play())
 
 
 def test_the_page_shows_what_is_loaded() -> None:

@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from cluster.errors import BadInput, TooLarge
 from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.datatypes import NUMPY, Array
-from deployments.gateway.compression import inflate
+from deployments.gateway.compression import WORTH_BYTES, deflate, inflate
 from deployments.gateway.request import parse_raw_request, parse_request
 from deployments.gateway.response import InferResponse, OutputTensor, encode_response
 from deployments.gateway.tensors import BINARY_ONLY, from_raw, to_json, to_raw
@@ -132,7 +132,7 @@ def test_a_raw_request_is_the_tensor() -> None:
 
 DEEP = b"[" * 5_000 + b"]" * 5_000
 HOSTILE: list[tuple[bytes, str]] = [
-    (b"", "Content-Length"),
+    (b"", "the body is empty"),
     (b"{", "not valid JSON"),
     (b"[]", "must be an object"),
     (b'{"inputs": ' + DEEP + b"}", "not valid JSON"),
@@ -160,7 +160,12 @@ HOSTILE: list[tuple[bytes, str]] = [
     (json_body(one(shape=[3, 2])), "tensor 'x'.*takes 6 elements; got 2"),
     (json_body(one(data="12")), "tensor 'x'.*must be a list"),
     (json_body(one(data=[1, "2"])), "tensor 'x'.*must be numbers"),
-    (json_body(one(data=[1, None])), "tensor 'x'.*must be numbers"),
+    (json_body(one(data=[1, "nan"])), "tensor 'x'.*must be numbers.*null or .NaN.*Infinity"),
+    (json_body(one(data=[1, True])), "tensor 'x'.*must be numbers"),
+    (json_body(one(datatype="INT64", data=[1, None])), "tensor 'x'.*whole numbers have no missing"),
+    (json_body(one(datatype="BOOL", data=[True, None])), "tensor 'x'.*true or false"),
+    (json_body(one(datatype="BYTES", data=["a", None])), "tensor 'x'.*strings"),
+    (json_body(one(data=["Infinity", 1e300])), "tensor 'x'.*out of the range of FP32"),
     (json_body(one(data=[1, 1e300])), "tensor 'x'.*out of the range of FP32"),
     (json_body(one(datatype="INT8", data=[1, 128])), "tensor 'x'.*out of the range of INT8"),
     (json_body(one(datatype="UINT8", data=[1, -1])), "tensor 'x'.*out of the range of UINT8"),
@@ -295,8 +300,35 @@ def test_answers_hold_what_was_scored(binary: tuple[Datatype, Array], text: tupl
     first, second = document["outputs"]
     assert first["parameters"]["binary_data_size"] == len(body) - (header_bytes or 0)
     assert same(from_raw("b", binary[0], tuple(first["shape"]), memoryview(body)[header_bytes:]), binary[1])
-    back = np.array(second["data"], text[1].dtype).reshape(second["shape"])
-    assert np.array_equal(back, np.where(np.isfinite(text[1]), text[1], np.nan), equal_nan=back.dtype.kind == "f")
+    back = np.array(second["data"], text[1].dtype).reshape(second["shape"])  # as the protocol's clients do
+    assert np.array_equal(back, text[1], equal_nan=back.dtype.kind == "f")
+
+
+ODD = np.array([[math.nan, math.inf], [-math.inf, 1.5]], np.float32)
+
+
+@pytest.mark.parametrize("data", [[None, "Infinity", "-Infinity", 1.5], [["NaN", "Infinity"], ["-Infinity", 1.5]]])
+def test_json_says_what_is_not_finite_by_null_and_texts(data: list[Any]) -> None:
+    body = json_body({"name": "x", "shape": [2, 2], "datatype": "FP32", "data": data})
+    np.testing.assert_array_equal(parse_request(body).inputs["x"], ODD)
+    told = InferResponse("m", "1", (OutputTensor("x", Datatype.FP32, ODD), OutputTensor("n", Datatype.BOOL, np.array([True]))))
+    document = orjson.loads(encode_response(told)[0])
+    assert [output["data"] for output in document["outputs"]] == [[None, "Infinity", "-Infinity", 1.5], [True]]
+
+
+def test_v1_says_what_is_not_finite_alike() -> None:
+    pair = Signature(inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 2)),), outputs=())
+    rows = [[None, "Infinity"], ["-Infinity", 1.5]]
+    np.testing.assert_array_equal(parse_v1(orjson.dumps({"instances": rows}), pair).inputs["x"], ODD)
+    objects = orjson.dumps({"instances": [{"x": row} for row in rows]})
+    np.testing.assert_array_equal(parse_v1(objects, pair).inputs["x"], ODD)
+    one = OutputTensor("x", Datatype.FP32, ODD)
+    assert orjson.loads(encode_v1(InferResponse("m", "1", (one,))))["predictions"] == rows
+    two = (one, OutputTensor("y", Datatype.FP64, np.array([math.inf, 2.0])))
+    assert orjson.loads(encode_v1(InferResponse("m", "1", two)))["predictions"] == [
+        {"x": rows[0], "y": "Infinity"},
+        {"x": rows[1], "y": 2.0},
+    ]
 
 
 def test_v1_rows_may_be_lists_or_objects() -> None:
@@ -319,6 +351,87 @@ def test_v1_rows_may_be_lists_or_objects() -> None:
         "m", "1", (OutputTensor("p", Datatype.BYTES, words), OutputTensor("q", Datatype.INT8, np.array([4], np.int8)))
     )
     assert orjson.loads(encode_v1(answer))["predictions"] == [{"p": ["u", "v"], "q": 4}]
+
+
+def spec(name: str, datatype: Datatype, *inner: int) -> TensorSpec:
+    return TensorSpec(name=name, datatype=datatype, shape=(-1, *inner))
+
+
+def test_v1_takes_columns_too_and_answers_so() -> None:
+    one = Signature(inputs=(spec("a", Datatype.FP32, 2),), outputs=())
+    two = Signature(inputs=(spec("a", Datatype.FP32, 2), spec("b", Datatype.BYTES)), outputs=())
+    for body in (b'{"inputs": [[1, 2], [3, 4]]}', b'{"inputs": {"a": [[1, 2], [3, 4]]}}'):
+        request = parse_v1(body, one)
+        assert request.columns
+        assert request.inputs["a"].tolist() == [[1, 2], [3, 4]]
+    request = parse_v1(b'{"inputs": {"a": [[1, 2], [3, 4]], "b": ["u", "v"]}}', two)
+    assert (request.inputs["a"].tolist(), request.inputs["b"].tolist()) == ([[1, 2], [3, 4]], [b"u", b"v"])
+    for wrong, words in (
+        (b'{"inputs": [[1, 2]]}', "an object with the inputs a, b"),
+        (b'{"inputs": 3}', "an object with the inputs a, b"),
+        (b'{"inputs": {"a": [[1, 2]]}}', "tensor 'b'.*a list of all rows"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            parse_v1(wrong, two)
+    outputs = OutputTensor("p", Datatype.INT8, np.array([4, 5], np.int8)), OutputTensor("q", Datatype.INT8, np.ones(2, np.int8))
+    assert orjson.loads(encode_v1(InferResponse("m", "1", outputs[:1]), columns=True))["outputs"] == [4, 5]
+    assert orjson.loads(encode_v1(InferResponse("m", "1", outputs), columns=True))["outputs"] == {"p": [4, 5], "q": [1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("shape", "instances", "wanted"),
+    [
+        ((2, 2), [[1, 2, 3, 4]], [[[1, 2], [3, 4]]]),  # a flat row
+        ((1,), [1, 2], [[1], [2]]),  # one value a row, as it is
+        ((), [1, 2], [1, 2]),
+        ((), [[1], [2]], [1, 2]),
+    ],
+)
+def test_v1_rows_may_be_flat(shape: tuple[int, ...], instances: list[Any], wanted: list[Any]) -> None:
+    signature = Signature(inputs=(spec("x", Datatype.FP32, *shape),), outputs=())
+    assert parse_v1(orjson.dumps({"instances": instances}), signature).inputs["x"].tolist() == wanted
+
+
+def test_v1_bytes_may_be_base64() -> None:
+    one = Signature(inputs=(spec("image", Datatype.BYTES),), outputs=())
+    for body in (
+        b'{"instances": [{"b64": "/9g="}, {"b64": ""}]}',
+        b'{"instances": [{"image": {"b64": "/9g="}}, {"image": ""}]}',
+        b'{"inputs": [{"b64": "/9g="}, ""]}',
+    ):
+        assert parse_v1(body, one).inputs["image"].tolist() == [b"\xff\xd8", b""]
+    for wrong in (b'{"instances": [{"b64": "/9g"}]}', b'{"instances": [{"b64": "\xc3\xa9"}]}', b'{"instances": [{"b64": 3}]}'):
+        with pytest.raises(BadInput, match=r"tensor 'image'.*(base64|b64)"):
+            parse_v1(wrong, one)
+
+
+def test_a_raw_request_of_a_free_axis_is_one_row_as_long_as_its_bytes() -> None:
+    free = Signature(inputs=(spec("x", Datatype.INT16, 2, -1),), outputs=())
+    assert parse_raw_request(np.arange(6, dtype="<i2").tobytes(), free).inputs["x"].tolist() == [[[0, 1, 2], [3, 4, 5]]]
+    for fault in (b"", b"123", b"123456"):
+        with pytest.raises(BadInput, match="4 bytes a step"):
+            parse_raw_request(fault, free)
+    with pytest.raises(BadInput, match="can't be told"):
+        parse_raw_request(b"1234", Signature(inputs=(spec("x", Datatype.INT16, -1, -1),), outputs=()))
+
+
+@pytest.mark.parametrize("accepted", ["gzip;q=0", "gzip;q=0.0, deflate;q=0.000", "gzip; q=0", "", "identity"])
+def test_what_a_caller_refuses_is_not_sent(accepted: str) -> None:
+    body = b"x" * WORTH_BYTES
+    assert deflate(body, accepted) == (body, "")
+    assert deflate(body, "gzip;q=0.5")[1] == "gzip"
+    assert deflate(body, "gzip;q=0.0, deflate")[1] == "deflate"
+
+
+def test_gzip_of_several_members_is_read_to_its_end() -> None:
+    whole = gzip.compress(b"one") + gzip.compress(b"") + gzip.compress(b"two")
+    assert inflate(whole, "gzip", 6) == b"onetwo"
+    with pytest.raises(TooLarge):
+        inflate(whole, "gzip", 5)
+    with pytest.raises(BadInput):
+        inflate(whole[:-1], "gzip", 10)
+    with pytest.raises(TooLarge, match="members"):
+        inflate(gzip.compress(b"") * 100, "gzip", 10)
 
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("", bytes)])

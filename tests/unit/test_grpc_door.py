@@ -137,6 +137,41 @@ def test_a_message_in_many_pieces_and_one_over_the_limit() -> None:
     play(scene)
 
 
+def test_what_is_no_grpc_is_told_so_in_json() -> None:
+    preface, settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0\0\0\4\0\0\0\0\0"
+    get = b"\x82\x86\x84\x41\x09localhost"  # GET http://localhost/
+    headers = len(get).to_bytes(3, "big") + b"\1\5\0\0\0\1" + get
+
+    async def scene(_: Model, __: str, front: GrpcFront) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(preface + settings + headers)
+        told = await reader.readuntil(b"}")
+        assert b'{"error": "only gRPC is served on this port' in told
+        writer.close()
+
+    play(scene)
+
+
+def test_metadata_over_the_limit_is_refused_on_its_call_alone() -> None:
+    async def scene(_: Model, __: str, front: GrpcFront) -> None:
+        options = [("grpc.max_metadata_size", 1 << 20)]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{front.port}", options=options) as channel:
+            call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+            few = [call(b"x") for _ in range(3)]
+            for size in (14_000, 17_000, 40_000):
+                large = call(b"y", metadata=[("x-note", "n" * size)])
+                if size < 16_000:
+                    assert await large == b"y"
+                    continue
+                with pytest.raises(grpc.aio.AioRpcError, match="metadata has more than 16384 bytes") as told:
+                    await large
+                assert told.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert await asyncio.gather(*few) == [b"x"] * 3
+            assert await call(b"z") == b"z"
+
+    play(scene)
+
+
 def test_a_caller_that_gives_up_frees_its_work_and_the_rest_goes_on() -> None:
     async def scene(model: Model, _: str, front: GrpcFront) -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{front.port}") as channel:

@@ -303,6 +303,20 @@ def test_messages_over_the_limit_are_refused_also_when_compressed() -> None:
     play(scene)
 
 
+def test_calls_of_tritons_that_are_not_offered_are_refused_in_words() -> None:
+    async def scene(door: Door) -> None:
+        for name, words in (
+            ("SystemSharedMemoryRegister", "shared memory"),
+            ("CudaSharedMemoryStatus", "shared memory"),
+            ("TraceSetting", "traces"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError, match=words) as told:
+                await door.channel.unary_unary(f"/{SERVICE}/{name}")(b"")
+            assert told.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+    play(scene)
+
+
 def test_limits_that_grpc_lacks_are_refused() -> None:
     routes = table()
     scorer, control = FakeScorer(routes), FakeControl(routes)
@@ -323,8 +337,13 @@ def test_health_of_the_server_and_of_a_model() -> None:
         door.scorer.table = EMPTY
         seen.append((await watch.read()).status)
         status = health_pb2.HealthCheckResponse
-        assert seen == [status.SERVING, status.SERVICE_UNKNOWN]
+        assert seen == [status.SERVING, status.NOT_SERVING]  # there is such a model
+        answer = await health.Check(health_pb2.HealthCheckRequest(service="pair"))
+        assert answer.status == status.NOT_SERVING
         watch.cancel()
+        unknown = health.Watch(health_pb2.HealthCheckRequest(service="none"))
+        assert (await unknown.read()).status == status.SERVICE_UNKNOWN
+        unknown.cancel()
 
     play(scene)
 

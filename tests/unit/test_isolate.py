@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.errors import EngineFailure
+from cluster.errors import BadInput, EngineFailure
 from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.datatypes import Array
+from deployments.engines.port import RowsRefused
 from deployments.isolate import GIVE_UP_AFTER, score_isolating
 
 SIGNATURE = Signature(
@@ -63,6 +64,27 @@ def test_one_bad_row_costs_two_calls_a_halving() -> None:
     x[700] = -1
     assert list(score_isolating(engine, {"x": x}).failed) == [700]
     assert engine.calls == 1 + 2 * 10
+
+
+class Reader(Doubles):
+    """Refuses rows of 0, and fails as `Doubles` does."""
+
+    def score(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        empty = np.flatnonzero(tensors["x"] == 0).tolist()
+        if empty:
+            raise RowsRefused.of({row: BadInput(f"row {row} of {len(tensors['x'])}") for row in empty})
+        return super().score(tensors)
+
+
+def test_rows_that_the_engine_refuses_are_told_apart_at_once_and_from_those_that_the_model_fails() -> None:
+    x = np.array([1, 0, -1, 2, 0], np.float32)
+    answer = score_isolating(Reader(), {"x": x})
+    assert {row: type(error) for row, error in answer.failed.items()} == {1: BadInput, 2: EngineFailure, 4: BadInput}
+    assert answer.failed[4].what == "row 4 of 5"
+    assert answer.outputs["y"].tolist() == [2, 0, 0, 4, 0]
+    alone = score_isolating(Reader(), {"x": np.zeros(1, np.float32)})
+    assert list(alone.failed) == [0]
+    assert alone.outputs["y"].tolist() == [0]
 
 
 @pytest.mark.parametrize("rows", [1024, 65536])

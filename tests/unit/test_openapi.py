@@ -71,6 +71,7 @@ def test_every_path_that_tells_answers_as_it_says() -> None:
     async def scene(ask: Ask, document: dict[str, Any], scorer: FakeScorer, control: FakeControl) -> None:
         paths = [path for path, operations in document["paths"].items() if "get" in operations]
         assert paths
+        control.models = []
         for path in paths:
             assert (await ask("GET", path)).status_code == 200
         scorer.table = EMPTY

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from deployments.engines.load import load_engine
 from deployments.rows import Answer
 from deployments.scorer import RoutedScorer
 from deployments.transports import EmbeddedTransport, Transport
-from tests.models import INPUT, OUTPUT, failing_artifact, mlp_artifact, rows
+from tests.models import INPUT, OUTPUT, TEXT_SIGNATURE, failing_artifact, mlp_artifact, rows, text_artifact
 from tests.routing import TableControl, route, target
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +53,19 @@ class Nowhere:
 
     async def close(self) -> None:
         """Nothing to close."""
+
+
+class Flaky(Nowhere):
+    """Answers with each row's first feature; fails some of the first call's rows."""
+
+    def __init__(self, fails: list[int]) -> None:
+        super().__init__()
+        self.fails = fails
+
+    async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
+        self.asked.append(target.app)
+        failed, self.fails = {row: EngineFailure("once") for row in self.fails}, []
+        return Answer({OUTPUT: np.repeat(tensors[INPUT][:, :1], 10, axis=1)}, dict(failed))
 
 
 class NotReady(Nowhere):
@@ -96,6 +110,10 @@ async def scoring(
         yield scorer
     finally:
         await scorer.close()
+
+
+def words(version: int, artifact: Artifact) -> Target:
+    return replace(target(version, artifact, "words"), signature=TEXT_SIGNATURE)
 
 
 def expected(artifact: Artifact, image: Array) -> Array:
@@ -155,6 +173,65 @@ async def test_without_fallback_the_candidates_failures_are_told(good: Artifact,
     assert list(scored.errors) == [3]
     assert isinstance(scored.errors[3], EngineFailure)
     assert scored.versions.tolist() == [2] * 40
+
+
+@pytest.mark.parametrize("fallback", [True, False], ids=["fallback", "no-fallback"])
+async def test_no_client_can_make_evidence_of_text_that_is_none(tmp_path: Path, fallback: bool) -> None:
+    versions = [words(1, text_artifact(tmp_path)), words(2, text_artifact(tmp_path, unknown=2.0))]
+    control = TableControl(route(*versions, model="words", candidate=2, weight=5000, stage="r1.1", salt=7, fallback=fallback))
+    text = np.array([[b"yes", b"\xff\xfe" if i % 2 else b"no"] for i in range(400)], np.object_)
+    async with scoring(control) as scorer:
+        scored = await scorer.score("words", {"text": text}, KEYS)
+        for _ in range(5):
+            alone = await scorer.score("words", {"text": text[1:2]}, [KEYS[1]])
+    assert sorted(scored.errors) == list(range(1, 400, 2))
+    for error in (scored.errors[1], alone.errors[0]):
+        assert type(error) is BadInput
+        assert "input 'text', element [1] of the row, is not UTF-8" in str(error)
+    theirs = to_candidate(KEYS, salt=7, weight=5000, random=np.random.default_rng())
+    assert control.counts(2) == Counts(rows=int(theirs[::2].sum()))
+    assert control.counts(1) == Counts(rows=int((~theirs[::2]).sum()))
+
+
+@pytest.mark.parametrize("fallback", [True, False], ids=["fallback", "no-fallback"])
+async def test_rows_that_stable_fails_too_are_no_evidence(failing: Artifact, fallback: bool) -> None:
+    versions = target(1, failing), target(2, failing)
+    control = TableControl(route(*versions, candidate=2, weight=5000, stage="r1.1", salt=7, fallback=fallback))
+    image, dark = rows(400), np.zeros(400, dtype=bool)
+    dark[::10] = True
+    image[dark, 0] = 0.9
+    async with scoring(control) as scorer:
+        scored = await scorer.score("digits", {INPUT: image}, KEYS)
+    assert sorted(scored.errors) == np.flatnonzero(dark).tolist()
+    theirs = to_candidate(KEYS, salt=7, weight=5000, random=np.random.default_rng())
+    assert control.counts(2) == Counts(rows=int((theirs & ~dark).sum()))
+    assert control.counts(1) == Counts(rows=int((~theirs & ~dark).sum()))
+
+
+async def test_what_stable_fails_once_is_asked_again_and_counts(good: Artifact) -> None:
+    """As it does for a candidate: both are judged by one rule."""
+    control = TableControl(route(target(1, good), target(2, good), candidate=2, weight=0, stage="r1.1", serving=REMOTE))
+    flaky = Flaky(fails=[2, 7])
+    async with scoring(control, flaky) as scorer:
+        scored = await scorer.score("digits", {INPUT: rows(40)})
+    assert scored.errors == {}
+    assert flaky.asked == ["digits--v1", "digits--v1"]
+    np.testing.assert_array_equal(scored.outputs[OUTPUT][:, 0], rows(40)[:, 0])
+    assert control.counts(1) == Counts(rows=40, errors=2, calls=1)
+
+
+async def test_in_shadow_rows_that_stable_fails_too_are_no_evidence(good: Artifact, failing: Artifact) -> None:
+    for stable, counted in ((failing, Counts(rows=39, compared=39)), (good, Counts(rows=40, errors=1, compared=39))):
+        shadowed = route(target(1, stable), target(2, failing), candidate=2, shadow=10_000, stage="r1.1")
+        control = TableControl(shadowed)
+        async with scoring(control) as scorer:
+            image = rows(40)
+            image[3, 0] = 0.9
+            await scorer.score("digits", {INPUT: image})
+            while control.counts(2).rows == 0:
+                await scorer._push.flush()
+                await asyncio.sleep(0.01)
+        assert control.counts(2) == counted
 
 
 async def test_a_candidate_that_cannot_be_asked_costs_users_nothing(good: Artifact, tmp_path: Path) -> None:
@@ -259,6 +336,61 @@ async def test_slow_calls_are_counted(good: Artifact) -> None:
     async with scoring(control) as scorer:
         await scorer.score("digits", {INPUT: rows(4)})
     assert control.counts(1) == Counts(rows=4, calls=1, slow=1)
+
+
+class Counting(Nowhere):
+    """Answers; counts how many calls are under way at a time, and refuses from one of them on."""
+
+    def __init__(self, refuses_from: int = 1_000) -> None:
+        super().__init__()
+        self.refuses_from = refuses_from
+        self.under_way = self.most = 0
+
+    async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
+        self.asked.append(target.app)
+        number = len(self.asked)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(0)
+        self.under_way -= 1
+        if number >= self.refuses_from:
+            raise NoCapacity("the queue is full")
+        return Answer({OUTPUT: np.repeat(tensors[INPUT][:, :1], 10, axis=1)})
+
+
+async def test_large_calls_are_fed_in_turn_within_what_replicas_bear(good: Artifact) -> None:
+    remote, control = Counting(), TableControl(route(target(1, good), serving=Serving(max_batch_rows=4)))
+    async with scoring(control, remote) as scorer:
+        image = rows(401)
+        answers = await asyncio.gather(*[scorer.score("digits", {INPUT: image}) for _ in range(3)])
+    for scored in answers:
+        assert scored.errors == {}
+        np.testing.assert_array_equal(scored.outputs[OUTPUT][:, 0], image[:, 0])
+    assert len(remote.asked) == 3 * 101
+    assert remote.most == 8  # two for each of the four replicas that it may have
+
+
+async def test_once_a_piece_is_refused_no_other_is_asked(good: Artifact) -> None:
+    remote, control = Counting(refuses_from=10), TableControl(route(target(1, good), serving=Serving(max_batch_rows=4)))
+    async with scoring(control, remote) as scorer:
+        with pytest.raises(NoCapacity, match="the queue is full"):
+            await scorer.score("digits", {INPUT: rows(400)})
+        assert remote.under_way == 0
+        assert len(remote.asked) < 20
+
+
+async def test_a_caller_in_haste_makes_no_evidence(good: Artifact) -> None:
+    """Else any client could have a version rolled back: by deadlines that nothing can keep."""
+    for fallback in (True, False):
+        control = TableControl(
+            route(target(1, good), target(2, good), candidate=2, weight=10_000, stage="r1.1", serving=REMOTE, fallback=fallback)
+        )
+        async with scoring(control, Nowhere(NoCapacity("too late"))) as scorer:
+            with pytest.raises(NoCapacity):
+                await scorer.score("digits", {INPUT: rows(1)}, timeout_s=0.001)
+            with pytest.raises(NoCapacity):
+                await scorer.score("digits", {INPUT: rows(3)}, timeout_s=9.0)
+        assert control.counts(2) == Counts(rows=3, errors=3, calls=1)
 
 
 async def test_a_slow_call_counts_as_slow_also_where_its_caller_gave_up(good: Artifact) -> None:
@@ -375,6 +507,20 @@ async def test_stable_without_replicas_is_no_capacity(tmp_path: Path) -> None:
         with pytest.raises(NoCapacity):
             await scorer.score("digits", {INPUT: rows(1)})
     assert control.counts(1) == Counts(rows=1, errors=1, calls=1)
+
+
+async def test_a_model_that_is_scaled_to_nothing_is_told_so_at_once(good: Artifact) -> None:
+    remote = Nowhere()
+    control = TableControl(route(target(1, good), asleep=True, serving=REMOTE))
+    async with scoring(control, remote) as scorer:
+        with pytest.raises(NoCapacity, match=r"no replicas.*headrace scale digits 1"):
+            await scorer.score("digits", {INPUT: rows(1)})
+    assert remote.asked == []
+
+
+async def test_where_callers_hold_the_model_it_answers_without_replicas(good: Artifact) -> None:
+    async with scoring(TableControl(route(target(1, good), asleep=True))) as scorer:
+        assert (await scorer.score("digits", {INPUT: rows(1)})).errors == {}
 
 
 async def test_starts_at_once_where_nothing_is_served_yet() -> None:

@@ -85,6 +85,24 @@ def test_json_refuses_a_wrong_shape(value: bytes) -> None:
     assert len(decoded.tensors["image"]) == 0
 
 
+def test_json_says_what_is_not_finite_by_null_and_texts() -> None:
+    age = TensorSpec(name="age", datatype=Datatype.FP32, shape=(-1,))
+    decoder = make_decoder(signature(IMAGE, age), Input(topic="t"))
+    image = b'"image": [[null, "Infinity"], ["-Infinity", 1.5]]'
+    ages = (b"null", b'"NaN"', b'"Infinity"', b"1", b"1e39", b'"nan"', b"true")
+    decoded = decoder.decode([b'{%b, "age": %b}' % (image, each) for each in ages])
+    odd = np.array([[np.nan, np.inf], [-np.inf, 1.5]], np.float32)
+    assert list(decoded.rows) == [0, 1, 2, 3]
+    np.testing.assert_array_equal(decoded.tensors["image"], [odd] * 4)
+    np.testing.assert_array_equal(decoded.tensors["age"], np.array([np.nan, np.nan, np.inf, 1], np.float32))
+    assert sorted(decoded.errors) == [4, 5, 6]
+    assert "out of the range of FP32" in decoded.errors[4].what
+    assert 'null or "NaN"' in decoded.errors[5].remedy
+    encoder = make_encoder(signature(IMAGE, age), Output(topic="o"))
+    value = encoder.encode({"image": odd[np.newaxis], "age": np.array([-np.inf], np.float32)})
+    assert orjson.loads(value[0]) == {"image": [[None, "Infinity"], ["-Infinity", 1.5]], "age": "-Infinity"}
+
+
 @given(st.lists(st.binary(max_size=40), max_size=8))
 def test_json_never_raises_for_what_a_value_holds(values: list[bytes]) -> None:
     decoded = make_decoder(signature(IMAGE, AGE), Input(topic="t")).decode(values)

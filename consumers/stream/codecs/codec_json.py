@@ -17,9 +17,10 @@ import simdjson
 from cluster.errors import BadInput
 from cluster.signature import Datatype, TensorSpec
 from consumers.stream.codecs.codec import Decoded
-from consumers.stream.codecs.fields import REFUSED, Field, first_line
+from consumers.stream.codecs.fields import REFUSED, Field, first_line, overflows, taken
 from consumers.stream.log import Header
 from deployments.datatypes import Array
+from deployments.nonfinite import has_infinity, spoken
 
 STAGE_BYTES = 1024 * 1024
 
@@ -33,7 +34,11 @@ class _Field(Field):
         if self.kind is None or not hasattr(value, "as_buffer"):
             self.fill(value.as_list() if hasattr(value, "as_list") else value, stage.rows[at])
             return
-        numbers = value.as_buffer(of_type=self.kind)
+        try:
+            numbers = value.as_buffer(of_type=self.kind)
+        except TypeError:  # null, or a text that stands for a number
+            self.fill(value.as_list(), stage.rows[at])
+            return
         size, length = memoryview(numbers).nbytes // stage.rows.itemsize, len(value)
         if size != self.size or (length != self.size and not self._nested(value, self.inner)):
             raise ValueError(f"the shape must be {list(self.inner)}, got {length} items and {size} numbers")
@@ -78,14 +83,17 @@ class JsonDecoder:
         arrays = [np.empty((len(values), field.size), dtype=field.dtype) for field in self._fields]
         rows: list[int] = []
         errors: dict[int, BadInput] = {}
+        lost: dict[int, Field] = {}
         at = 0
         with np.errstate(over="ignore", invalid="ignore"):
             for start in range(0, len(values), self._step):
                 staged = self._stage(values, start, rows, errors)
-                for array, stage in zip(arrays, self._stages, strict=True):
+                for field, array, stage in zip(self._fields, arrays, self._stages, strict=True):
                     array[at : at + staged] = stage.rows[:staged]
+                    places = overflows(array[at : at + staged], stage.rows[:staged])
+                    lost |= {at + place: field for place in places}
                 at += staged
-        tensors = {field.name: array[:at].reshape(at, *field.inner) for field, array in zip(self._fields, arrays, strict=True)}
+        tensors, rows = taken(self._fields, [array[:at] for array in arrays], rows, lost, errors)
         return Decoded(tensors, rows, errors)
 
     def _stage(self, values: Sequence[bytes | None], start: int, rows: list[int], errors: dict[int, BadInput]) -> int:
@@ -136,7 +144,7 @@ class JsonEncoder:
                 raise BadInput(f"{spec.name} is BF16, which JSON can't carry", where="output.format", remedy="use format raw")
 
     def encode(self, outputs: Mapping[str, Array]) -> list[bytes]:
-        """See Encoder. NaN and infinity become null, as JSON has neither."""
+        """See Encoder. NaN becomes null, infinities texts, as JSON has neither."""
         columns = [self._column(spec, outputs[spec.name]) for spec in self._outputs]
         names = [spec.name for spec in self._outputs]
         dumps, option = orjson.dumps, orjson.OPT_SERIALIZE_NUMPY
@@ -146,6 +154,8 @@ class JsonEncoder:
     def _column(spec: TensorSpec, array: Array) -> list[Any]:
         if spec.datatype is Datatype.BYTES:
             return [_as_text(item) for item in array.tolist()]
+        if has_infinity(array):
+            return list(spoken(array))
         return list(np.ascontiguousarray(array)) if array.ndim > 1 else array.tolist()
 
 

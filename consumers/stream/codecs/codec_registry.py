@@ -158,7 +158,7 @@ def json_schema(outputs: Sequence[TensorSpec]) -> dict[str, Any]:
     for spec in outputs:
         kind: dict[str, Any] = {"type": _JSON.get(spec.datatype, "integer")}
         if kind["type"] == "number":
-            kind = {"type": ["number", "null"]}  # what is NaN in a tensor
+            kind = {"type": ["number", "null", "string"]}  # NaN, and the infinities
         for _ in spec.shape[1:]:
             kind = {"type": "array", "items": kind}
         properties[spec.name] = kind

@@ -13,6 +13,7 @@ import numpy as np
 from cluster.errors import BadInput
 from cluster.signature import Datatype, TensorSpec
 from deployments.datatypes import NUMPY, Array
+from deployments.nonfinite import REMEDY, WORDS, has_infinity, overflown
 
 _FLOATS = {Datatype.FP16, Datatype.FP32, Datatype.FP64}
 _SIGNED = {Datatype.INT8, Datatype.INT16, Datatype.INT32, Datatype.INT64}
@@ -55,6 +56,9 @@ class Field:
             return
         wanted = {bool} if self.kind is None else {int, float} if self.kind == "d" else {int}
         kinds = set(map(type, flat))
+        if self.kind == "d" and not kinds.isdisjoint({NoneType, str}):  # missing, or a text that stands for a number
+            flat = [WORDS.get(item, item) if isinstance(item, NoneType | str) else item for item in flat]
+            kinds = set(map(type, flat))
         if not kinds <= wanted:
             if Decimal not in kinds or not kinds - {Decimal} <= wanted or self.kind is None:
                 got = ", ".join(sorted("null" if kind is NoneType else kind.__name__ for kind in kinds - wanted))
@@ -81,7 +85,8 @@ class Field:
         """What one of REFUSED, met at this field, means to the sender."""
         if isinstance(error, KeyError | IndexError):
             return BadInput("missing", where=self.where, remedy=f"send it with {self.size} values")
-        return BadInput(first_line(error), where=self.where, remedy=f"send {self.dtype} values of shape {list(self.inner)}")
+        remedy = f"send {self.dtype} values of shape {list(self.inner)}"
+        return BadInput(first_line(error), where=self.where, remedy=f"{remedy}; {REMEDY}" if self.kind == "d" else remedy)
 
 
 def make_fields(inputs: Sequence[TensorSpec], names: Mapping[str, str]) -> list[Field]:
@@ -93,9 +98,10 @@ def read_documents(
     fields: Sequence[Field], documents: Mapping[int, Any]
 ) -> tuple[dict[str, Array], list[int], dict[int, BadInput]]:
     """Documents of mappings and lists, by row, as tensors, with the rows that they hold and those that don't fit."""
-    arrays = [np.empty((len(documents), field.size), dtype=field.dtype) for field in fields]
+    arrays = [np.empty((len(documents), field.size), field.wire if field.kind == "d" else field.dtype) for field in fields]
     rows: list[int] = []
     errors: dict[int, BadInput] = {}
+    lost: dict[int, Field] = {}
     with np.errstate(over="ignore", invalid="ignore"):
         for row, document in documents.items():
             field = None
@@ -106,12 +112,31 @@ def read_documents(
                 errors[row] = field.refusal(error) if field is not None else BadInput(first_line(error), where="value")
             else:
                 rows.append(row)
-    count = len(rows)
-    return (
-        {field.name: array[:count].reshape(count, *field.inner) for field, array in zip(fields, arrays, strict=True)},
-        rows,
-        errors,
-    )
+        for index, (field, wide) in enumerate(zip(fields, arrays, strict=True)):
+            arrays[index] = narrow = wide[: len(rows)].astype(field.dtype, copy=False)
+            lost |= dict.fromkeys(overflows(narrow, wide[: len(rows)]), field)
+    return (*taken(fields, arrays, rows, lost, errors), errors)
+
+
+def overflows(narrow: Array, wide: Array) -> list[int]:
+    """The places of rows in which a number has become infinite."""
+    if narrow.dtype == wide.dtype or not has_infinity(narrow):
+        return []
+    places: list[int] = np.flatnonzero(overflown(narrow, wide).any(axis=1)).tolist()
+    return places
+
+
+def taken(
+    fields: Sequence[Field], arrays: Sequence[Array], rows: list[int], lost: Mapping[int, Field], errors: dict[int, BadInput]
+) -> tuple[dict[str, Array], list[int]]:
+    """The tensors that flat arrays are, and their rows, without those at the places `lost`, whose errors are added."""
+    if lost:
+        kept = np.delete(np.arange(len(rows)), list(lost))
+        for place, field in lost.items():
+            errors[rows[place]] = field.refusal(OverflowError(f"a number is out of the range of {field.datatype}"))
+        arrays, rows = [array[kept] for array in arrays], [rows[place] for place in kept.tolist()]
+    shaped = zip(fields, arrays, strict=True)
+    return {field.name: array.reshape(len(rows), *field.inner) for field, array in shaped}, rows
 
 
 def first_line(error: Exception) -> str:
