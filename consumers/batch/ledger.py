@@ -234,6 +234,15 @@ class Ledger:
         return RunPhase.PUBLISHING if "manifest.json" in names else RunPhase.SCORING
 
 
+def rows_differ(found: int, wanted: int, where: str) -> Conflict:
+    """Nothing is published of which rows are lost or doubled."""
+    return Conflict(
+        f"the files hold {found:,} rows, and {wanted:,} were scored for them: rows are lost or doubled",
+        where=where,
+        remedy="nothing was published; begin again with --fresh, and tell Headrace's makers of it where it comes again",
+    )
+
+
 def read_receipt(content: bytes) -> Receipt:
     """From a worker's answer."""
     return _RECEIPT.validate_json(content)

@@ -13,11 +13,12 @@ from cluster.errors import BadInput, Conflict, NotFound
 from consumers.batch.answers import output_columns
 from consumers.batch.columns import bind
 from consumers.batch.dataset import Dataset, covers, discover, with_date
+from consumers.batch.hive import check_keys
 from consumers.batch.ledger import Ledger, Pinned, Receipt, RunPhase, RunRecord, Runs, Totals, remaining, to_repeat, totals
 from consumers.batch.lock import file_lock
 from consumers.batch.places import Place, explaining, locate
 from consumers.batch.plan import Unit, plan
-from consumers.batch.publish import RunManifest, manifest_of, publish, read_manifest, retire_old
+from consumers.batch.publish import RunManifest, check_staged, manifest_of, publish, read_manifest, retire_old
 from consumers.batch.spec import BatchSpec, OnRunning
 from consumers.batch.unit import empty_output, schema_text, too_many_bad
 
@@ -167,6 +168,7 @@ def _check_apart(spec: BatchSpec) -> None:
 
 def _check_columns(dataset: Dataset, spec: BatchSpec, pinned: Pinned) -> None:
     bind(dataset.schema, pinned.signature, spec.input, where=dataset.files[0].path)
+    check_keys(dataset.schema, spec.output.partition_by)
     columns = output_columns(spec.output, pinned.signature)
     clash = sorted(set(columns) & set(spec.input.passthrough))
     if clash:
@@ -194,6 +196,7 @@ def _work(
             finished += _score(ledger, record, units, totals(receipts), workforce, watch, left)
         while again := to_repeat(units, finished):
             finished = _repeat(ledger, record, units, workforce, watch, finished, again)
+        check_staged(ledger, finished)
         if not any(receipt.files for receipt in finished):
             empty_output(ledger, record)
         finished.sort(key=lambda receipt: receipt.unit)

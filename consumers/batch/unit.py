@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -16,10 +16,11 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from cluster.errors import BadInput
-from consumers.batch.answers import by_partition, output_columns, to_columns
+from consumers.batch.answers import output_columns, to_columns
 from consumers.batch.columns import bind, to_tensors
 from consumers.batch.dataset import filter_of, fragment_of
-from consumers.batch.ledger import Ledger, OutputFile, Receipt, RunRecord
+from consumers.batch.hive import by_partition
+from consumers.batch.ledger import Ledger, OutputFile, Receipt, RunRecord, rows_differ
 from consumers.batch.places import DigestSink, Place, explaining
 from consumers.batch.plan import Damaged, Slice, Unit
 from consumers.batch.rowscorer import RowScorer
@@ -129,7 +130,11 @@ class UnitRunner:
                 self._score(batch, stretches, writer, found)
                 if found.quarantined > limit:
                     return ()
-            return writer.finish()
+            files = writer.finish()
+        written = sum(file.rows for file in files)
+        if written != found.rows - found.quarantined:
+            raise rows_differ(written, found.rows - found.quarantined, self._ledger.data.path)
+        return files
 
     def _score(self, batch: pa.RecordBatch, stretches: Sequence[_Stretch], writer: _Writer, found: _Found) -> None:
         rows = to_tensors(batch, self._bindings, refuse_nan=self._record.spec.input.refuse_nan)
@@ -236,6 +241,8 @@ class UnitRunner:
         target = self._ledger.quarantine / self._ledger.part(unit.id)
         with explaining(target.path), target.writing(self._ledger.scratch) as sink:
             pq.write_table(whole, sink.as_file())
+        if whole.num_rows != found.quarantined:
+            raise rows_differ(whole.num_rows, found.quarantined, target.path)
         return OutputFile(target.name, whole.num_rows, sink.size_bytes, sink.sha256)
 
 
@@ -244,6 +251,10 @@ class _OpenFile:
     writer: pq.ParquetWriter
     sink: DigestSink
     rows: int = 0
+
+
+class _GivenUp(Exception):
+    """Ends the sinks of a writer whose files are not to appear."""
 
 
 class _Writer:
@@ -257,12 +268,17 @@ class _Writer:
         self._waiting: list[pa.Table] = []
         self._rows = 0
         self._open: dict[str, _OpenFile] = {}
+        self._finished = False
 
     def __enter__(self) -> _Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stack.__exit__(kind, error, trace)
+        if kind is None and not self._finished:  # files without a footer: given up as if the block had failed
+            with suppress(_GivenUp), self._stack:
+                raise _GivenUp
+        else:
+            self._stack.__exit__(kind, error, trace)
 
     def write(self, table: pa.Table) -> None:
         """Takes scored rows; row groups are written as they fill."""
@@ -278,6 +294,7 @@ class _Writer:
         for file in self._open.values():
             file.writer.close()
         self._stack.close()
+        self._finished = True
         return tuple(OutputFile(path, file.rows, file.sink.size_bytes, file.sink.sha256) for path, file in self._open.items())
 
     def _flush(self) -> None:
