@@ -77,6 +77,13 @@ def bind(schema: pa.Schema, signature: Signature, spec: Input, *, where: str) ->
     return tuple(_bind_one(schema, tensor, spec, where=where) for tensor in signature.inputs)
 
 
+def used_columns(signature: Signature, spec: Input) -> tuple[str, ...]:
+    """The names of the columns that inputs and `passthrough` ask for, each once."""
+    named = [spec.columns.get(tensor.name, tensor.name) for tensor in signature.inputs]
+    features = [name for names in named for name in ((names,) if isinstance(names, str) else names)]
+    return tuple(dict.fromkeys([*features, *spec.passthrough]))
+
+
 def _bind_one(schema: pa.Schema, tensor: TensorSpec, spec: Input, *, where: str) -> Binding:
     named = spec.columns.get(tensor.name, tensor.name)
     columns = (named,) if isinstance(named, str) else named

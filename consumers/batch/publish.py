@@ -34,6 +34,7 @@ class RunManifest(BaseModel):
     """manifest.json: the whole run in numbers.
 
     `inputs` are the (path, size) of the files that were scored, `damaged` those that could not be read, with the reason.
+    `others` is how many files beside them are no data.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +56,7 @@ class RunManifest(BaseModel):
     files: tuple[FileReceipt, ...]
     inputs: tuple[tuple[str, int], ...]
     damaged: tuple[tuple[str, int, str], ...] = ()
+    others: int = 0
 
 
 def check_staged(ledger: Ledger, receipts: Sequence[Receipt]) -> None:
@@ -111,6 +113,7 @@ def manifest_of(ledger: Ledger, record: RunRecord, receipts: Sequence[Receipt], 
         ),
         inputs=tuple(sorted({(piece.path, piece.file_bytes) for piece in read})),
         damaged=(*record.damaged, *(damaged[path] for path in sorted(damaged))),
+        others=record.others,
     )
 
 

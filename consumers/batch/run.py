@@ -11,10 +11,11 @@ from datetime import UTC, date, datetime
 
 from cluster.errors import BadInput, Conflict, NotFound
 from consumers.batch.answers import output_columns
-from consumers.batch.columns import bind
-from consumers.batch.dataset import Dataset, covers, discover, with_date
+from consumers.batch.columns import bind, used_columns
+from consumers.batch.dataset import Dataset, Mark, discover, with_date
 from consumers.batch.hive import check_keys
 from consumers.batch.ledger import Ledger, Pinned, Receipt, RunPhase, RunRecord, Runs, Totals, remaining, to_repeat, totals
+from consumers.batch.listing import covers
 from consumers.batch.lock import file_lock
 from consumers.batch.places import Place, explaining, locate
 from consumers.batch.plan import Unit, plan
@@ -122,7 +123,8 @@ def _prepare(
 ) -> tuple[Ledger, RunRecord, tuple[Unit, ...]]:
     dated = spec.model_copy(update={"input": with_date(spec.input, as_of)})
     _check_apart(dated)
-    dataset = discover(dated.input, skip=_scored_before(runs) if dated.input.only_new else frozenset())
+    used = used_columns(pinned.signature, dated.input)
+    dataset = discover(dated.input, used, known=_scored_before(runs) if dated.input.only_new else {})
     if not dataset.rows:
         where = ", ".join(dated.input.paths)
         if dated.input.only_new:
@@ -150,6 +152,8 @@ def _prepare(
         rows=dataset.rows,
         damaged=tuple((bad.path, bad.size_bytes, bad.reason) for bad in dataset.damaged),
         fire=fire,
+        int96_unit=dataset.int96_unit,
+        others=len(dataset.others),
     )
     ledger = runs.new(run_id)
     ledger.begin(record, units)
@@ -179,9 +183,19 @@ def _check_columns(dataset: Dataset, spec: BatchSpec, pinned: Pinned) -> None:
         )
 
 
-def _scored_before(runs: Runs) -> frozenset[tuple[str, int]]:
-    published = [run for run in runs.all() if run.phase() is RunPhase.PUBLISHED]
-    return frozenset(source for run in published for source in read_manifest(run).inputs)
+def _scored_before(runs: Runs) -> dict[str, list[Mark]]:
+    """What published runs have scored, by path, as the files were then."""
+    found: dict[str, list[Mark]] = {}
+    for run in runs.all():
+        if run.phase() is RunPhase.PUBLISHED:
+            scored = {path for path, _ in read_manifest(run).inputs}
+            marks = {
+                (piece.path, Mark(piece.file_bytes, piece.modified_ns, piece.footer)) for u in run.units() for piece in u.slices
+            }
+            for path, mark in marks:
+                if path in scored:
+                    found.setdefault(path, []).append(mark)
+    return found
 
 
 def _work(

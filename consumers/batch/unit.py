@@ -11,36 +11,27 @@ from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from cluster.errors import BadInput
 from consumers.batch.answers import output_columns, to_columns
-from consumers.batch.columns import bind, to_tensors
-from consumers.batch.dataset import filter_of, fragment_of
+from consumers.batch.columns import bind, to_tensors, used_columns
+from consumers.batch.filters import filter_columns, filter_of
 from consumers.batch.hive import by_partition
 from consumers.batch.ledger import Ledger, OutputFile, Receipt, RunRecord, rows_differ
-from consumers.batch.places import DigestSink, Place, explaining
-from consumers.batch.plan import Damaged, Slice, Unit
+from consumers.batch.places import DigestSink, explaining
+from consumers.batch.plan import Slice, Unit
+from consumers.batch.reader import Reader, Unreadable
 from consumers.batch.rowscorer import RowScorer
+from consumers.batch.schemas import joined, once
 from consumers.batch.spec import OnDamage
 from deployments.datatypes import NUMPY, Array
 
 REASON = "_reason"
 FILE = "_file"
 _READ_BYTES = 2 * 1024 * 1024  # of one batch: enough for few calls, small enough to stay in the cache
-_BUFFER_BYTES = 64 * 1024  # of one column
 _ROW_GROUP_ROWS = 128 * 1024
-
-
-class Unreadable(BadInput):
-    """A part of a file can't be read."""
-
-    def __init__(self, damaged: Damaged) -> None:
-        remedy = "mend the file, then `headrace batch resume`; or set it aside and begin again with --fresh"
-        super().__init__(f"can't be read: {damaged.reason}", where=damaged.path, remedy=remedy)
-        self.damaged = damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +70,20 @@ class UnitRunner:
     def __init__(self, ledger: Ledger, record: RunRecord, filesystem: pafs.FileSystem, scorer: RowScorer) -> None:
         self._ledger = ledger
         self._record = record
-        self._filesystem = filesystem
         self._scorer = scorer
         spec = record.spec
         self._schema = schema_of(record)
         self._bindings = bind(self._schema, record.pinned.signature, spec.input, where=spec.input.paths[0])
         self._columns = output_columns(spec.output, record.pinned.signature)
-        self._filter = filter_of(spec.input)
-        names = [*(name for binding in self._bindings for name in binding.columns), *spec.input.passthrough]
-        self._needed = list(dict.fromkeys(names))
+        self._needed = list(used_columns(record.pinned.signature, spec.input))
         self._batch_rows = _batch_rows(self._schema, self._needed)
-        # A local column is read piece by piece, which touches a fraction of the memory. Elsewhere each read is a request.
-        local = Place(filesystem, "").is_local
-        self._scan_options = ds.ParquetFragmentScanOptions(
-            page_checksum_verification=True, pre_buffer=not local, use_buffered_stream=local, buffer_size=_BUFFER_BYTES
+        self._reader = Reader(
+            filesystem,
+            self._schema,
+            rows=filter_of(spec.input, self._schema),
+            filter_columns=filter_columns(spec.input),
+            int96_unit=record.int96_unit,
+            batch_rows=self._batch_rows,
         )
 
     def run(self, unit: Unit) -> Receipt:
@@ -161,7 +152,7 @@ class UnitRunner:
         rows = 0
         for piece in pieces:
             start = 0
-            for batch in self._batches(piece, self._needed):
+            for batch in self._reader.batches(piece, self._needed):
                 batches.append(batch)
                 stretches.append(_Stretch(piece, start, batch.num_rows))
                 start += batch.num_rows
@@ -178,51 +169,6 @@ class UnitRunner:
         arrays |= to_columns(self._columns, outputs, batch.num_rows, model=pinned.model, version=pinned.version)
         return pa.table(arrays)
 
-    def _batches(self, piece: Slice, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
-        """The rows of a slice that pass the filter, in the file's order; with `columns` None, all its columns."""
-        info = self._filesystem.get_file_info(piece.path)
-        if info.size != piece.file_bytes:
-            raise BadInput(
-                "the file has changed since this run was planned",
-                where=piece.path,
-                remedy="begin again with `headrace batch run NAME --fresh`",
-            )
-        if columns is not None and piece.rows <= self._batch_rows and self._filter is None and not piece.partition:
-            yield from self._whole(piece, columns)
-            return
-        fragment = fragment_of(self._filesystem, piece.path, piece.row_groups, piece.partition, list(self._schema))
-        schema, batch_rows = self._schema, self._batch_rows
-        if columns is None:
-            own = fragment.physical_schema
-            schema = pa.schema([*own, *(self._schema.field(name) for name, _ in piece.partition if name not in set(own.names))])
-            batch_rows = _batch_rows(schema, schema.names)
-        scanner = fragment.scanner(
-            schema=schema,
-            columns=columns,
-            filter=self._filter,
-            batch_size=batch_rows,
-            use_threads=False,
-            batch_readahead=1,
-            fragment_readahead=1,
-            fragment_scan_options=self._scan_options,
-        )
-        try:
-            yield from (batch for batch in scanner.to_batches() if batch.num_rows)
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(piece, error) from error
-
-    def _whole(self, piece: Slice, columns: list[str]) -> list[pa.RecordBatch]:
-        """A small slice in one read: to make a scanner costs more than to read what it scans."""
-        try:
-            with self._filesystem.open_input_file(piece.path) as file:
-                source = pq.ParquetFile(file, page_checksum_verification=True)
-                table = source.read_row_groups(list(piece.row_groups), columns=columns, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(piece, error) from error
-        schema = pa.schema([self._schema.field(name) for name in columns])  # files differ in what they say of nulls
-        whole = table.select(columns).combine_chunks().to_batches()
-        return [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in whole]
-
     def _quarantine(self, unit: Unit, found: _Found) -> OutputFile | None:
         """Reads the bad rows again, now with all their columns: they are few."""
         if not found.bad:
@@ -230,14 +176,16 @@ class UnitRunner:
         tables = []
         for piece, bad in found.bad.items():
             start = 0
-            for batch in self._batches(piece, None):
+            for batch in self._reader.whole_rows(piece):
                 here = sorted(at for at in bad if start <= at < start + batch.num_rows)
                 if here:
-                    table = pa.Table.from_batches([batch.take(pa.array([at - start for at in here], pa.int64()))])
-                    table = table.append_column(REASON, pa.array([bad[at] for at in here], pa.string()))
-                    tables.append(table.append_column(FILE, pa.array([piece.path] * len(here), pa.string())))
+                    rows = batch.take(pa.array([at - start for at in here], pa.int64()))
+                    told = [pa.array([bad[at] for at in here], pa.string()), pa.array([piece.path] * len(here), pa.string())]
+                    # What an earlier run told of the same row keeps its column under another name.
+                    names = once([REASON, FILE, *rows.schema.names])[2:]
+                    tables.append(pa.table([*rows.columns, *told], [*names, REASON, FILE]))
                 start += batch.num_rows
-        whole = pa.concat_tables(tables, promote_options="permissive")
+        whole = joined(tables)
         target = self._ledger.quarantine / self._ledger.part(unit.id)
         with explaining(target.path), target.writing(self._ledger.scratch) as sink:
             pq.write_table(whole, sink.as_file())
@@ -332,10 +280,6 @@ def _repeating(schema: pa.Schema, passed_through: Collection[str]) -> list[str]:
         for leaf in map(leaves.column, range(len(leaves)))
         if leaf.physical_type not in ("FLOAT", "DOUBLE") or leaf.path.split(".")[0] in passed_through
     ]
-
-
-def _unreadable(piece: Slice, error: Exception) -> Unreadable:
-    return Unreadable(Damaged(piece.path, piece.file_bytes, str(error).splitlines()[0]))
 
 
 def empty_output(ledger: Ledger, record: RunRecord) -> None:
