@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 import pyarrow as pa
@@ -28,6 +28,10 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         return one
     if pa.types.is_null(one):
         return other
+    if (_holds(one, pa.types.is_null) and _holds(other, pa.types.is_map)) or (
+        _holds(one, pa.types.is_map) and _holds(other, pa.types.is_null)
+    ):
+        return None  # Arrow makes empty maps of nulls
     one, other = _plain(one), _plain(other)
     if one == other:
         return one
@@ -75,22 +79,30 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
+def _holds(kind: pa.DataType, wanted: Callable[[pa.DataType], bool]) -> bool:
+    return wanted(kind) or any(_holds(kind.field(at).type, wanted) for at in range(kind.num_fields))
+
+
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def cast(column: pa.Array, kind: pa.DataType, *, name: str, where: str) -> pa.Array:
     """The same values in this type. Raises BadInput where one of them would change."""
-    if column.type == kind:
-        return column
     try:
-        return column.cast(kind)
+        return _cast(column, kind)
     except pa.ArrowException as error:
         raise BadInput(
             f"column {name} ({column.type}) holds a value that {kind}, its type in all files together, can't hold",
             where=where,
             remedy="write it in one type in all files, or take those apart with a glob in spec.input.path",
         ) from error
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if column.type == kind:
+        return column
+    return pa.nulls(len(column), kind) if pa.types.is_null(column.type) else column.cast(kind)
 
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:
@@ -119,7 +131,7 @@ def _concatenated(tables: Sequence[pa.Table], names: Sequence[str], kinds: dict[
                 chunks.append(pa.nulls(table.num_rows, pa.string() if kind is None else kind))
             else:
                 column = table[name].combine_chunks()
-                chunks.append(_as_text(column) if kind is None else column.cast(kind) if column.type != kind else column)
+                chunks.append(_as_text(column) if kind is None else _cast(column, kind))
         columns[name] = pa.concat_arrays(chunks)
     return pa.table(columns)
 

@@ -215,3 +215,11 @@ def test_nanoseconds_in_96_bits_stay_and_do_not_mix_with_far_dates(tmp_path: Pat
     (tmp_path / "in/a.parquet").rename(tmp_path / "in/c.parquet")
     with pytest.raises(BadInput, match=r"column k holds a time that timestamp\[us\].*can't hold"):
         echo(tmp_path / "in", tmp_path / "finer", input={"passthrough": ["k"]})
+
+
+def test_null_beside_a_map_stays_null(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for at, column in enumerate([pa.nulls(1), pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64()))]):
+        pq.write_table(pa.table({"x": pa.array([1.0], pa.float32()), "k": column}), tmp_path / f"in/{at}.parquet")
+    echo(tmp_path / "in", tmp_path / "out", input={"passthrough": ["k"]})
+    assert pq.read_table(tmp_path / "out")["k"].to_pylist() == [None, [("k", 1)]]
