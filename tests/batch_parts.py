@@ -39,7 +39,7 @@ def digits_pin(folder: Path, version: int = 1) -> Pinned:
 def engine_scorer(record: RunRecord) -> RowScorer:
     """The real engine, in this process."""
     engine = load_engine(localize(record.pinned.artifact_uri, record.pinned.digest))
-    return EmbeddedScorer(engine, rows_per_call=record.spec.rows_per_call)
+    return EmbeddedScorer(engine, rows_per_call=record.spec.rows_per_call, most_failed=record.spec.max_quarantined)
 
 
 def images(count: int, seed: int = 0) -> list[list[float | None] | None]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from cluster.errors import BadInput
+from cluster.errors import BadInput, EngineFailure
 from consumers.batch.answers import output_columns, to_columns
 from consumers.batch.columns import bind, to_tensors, used_columns
 from consumers.batch.filters import filter_columns, filter_of
@@ -23,7 +23,7 @@ from consumers.batch.ledger import Ledger, OutputFile, Receipt, RunRecord, rows_
 from consumers.batch.places import DigestSink, explaining
 from consumers.batch.plan import Slice, Unit
 from consumers.batch.reader import Reader, Unreadable
-from consumers.batch.rowscorer import RowScorer
+from consumers.batch.rowscorer import GivenUp, RowScorer
 from consumers.batch.schemas import joined, once
 from consumers.batch.spec import OnDamage
 from deployments.datatypes import NUMPY, Array
@@ -49,6 +49,7 @@ class _Found:
 
     rows: int = 0
     bad: dict[Slice, dict[int, str]] = field(default_factory=dict)
+    hopeless: str = ""  # why the version fails whatever it is given
 
     @property
     def quarantined(self) -> int:
@@ -89,9 +90,9 @@ class UnitRunner:
     def run(self, unit: Unit) -> Receipt:
         """Scores the unit, from its first row, whatever was done before.
 
-        A file of which a part can't be read is left out whole, where the spec says so. Raises BadInput where it does not, where
-        a file has changed, or where more rows are bad than the spec allows; then there is no receipt and no output, and the bad
-        rows found so far are in the run's quarantine.
+        A file of which a part can't be read is left out whole, where the spec says so. Raises BadInput where it does not, where a
+        file has changed, or where more rows are bad than the spec allows, and EngineFailure where the version fails every
+        row; then there is no receipt and no output, and the bad rows found so far are in the run's quarantine.
         """
         started_s, begun = time.time(), time.monotonic()
         limit = self._record.spec.max_quarantined
@@ -107,6 +108,8 @@ class UnitRunner:
                 damaged[error.damaged.path] = error.damaged
             else:
                 break
+        if found.hopeless:
+            raise self._fails_every_row(found, unit)
         if found.quarantined > limit:
             raise too_many_bad(found.quarantined, limit, (self._ledger.quarantine / self._ledger.part(unit.id)).path)
         seconds = round(time.monotonic() - begun, 3)
@@ -119,7 +122,7 @@ class UnitRunner:
         with explaining(self._ledger.place.path), _Writer(self._ledger, unit.id, self._record) as writer:
             for batch, stretches in self._gathered(piece for piece in unit.slices if piece.path not in damaged):
                 self._score(batch, stretches, writer, found)
-                if found.quarantined > limit:
+                if found.hopeless or found.quarantined > limit:
                     return ()
             files = writer.finish()
         written = sum(file.rows for file in files)
@@ -133,9 +136,14 @@ class UnitRunner:
         good = rows.good
         count = batch.num_rows if good is None else len(good)
         if count:
-            outputs, rejected = self._scorer.score(rows.tensors, count)
+            places = np.arange(count) if good is None else good
+            try:
+                outputs, rejected = self._scorer.score(rows.tensors, count)
+            except GivenUp as told:
+                found.blame(stretches, bad | {int(places[at]): reason for at, reason in told.bad.items()})
+                found.hopeless = next(iter(told.bad.values())) if told.hopeless else ""
+                return
             if rejected:
-                places = np.arange(count) if good is None else good
                 bad |= {int(places[at]): reason for at, reason in rejected.items()}
                 good = np.delete(places, list(rejected))
                 count = len(good)
@@ -162,6 +170,14 @@ class UnitRunner:
                     batches, stretches, rows = [], [], 0
         if batches:
             yield _joined(batches), stretches
+
+    def _fails_every_row(self, found: _Found, unit: Unit) -> EngineFailure:
+        pinned = self._record.pinned
+        return EngineFailure(
+            f"version {pinned.version} of {pinned.model} answered none of its first {found.quarantined:,} rows: {found.hopeless}",
+            where=(self._ledger.quarantine / self._ledger.part(unit.id)).path,
+            remedy="the rows and reasons are there; mend the input, or begin again with another --version, and --fresh",
+        )
 
     def _table(self, batch: pa.RecordBatch, outputs: Mapping[str, Array]) -> pa.Table:
         pinned = self._record.pinned

@@ -332,6 +332,10 @@ def _print_done(manifest: RunManifest, *, as_json: bool) -> None:
     )
     if manifest.quarantine:
         screen.print(f"{manifest.quarantined:,} rows quarantined, with their reasons: {manifest.quarantine}", soft_wrap=True)
+    if manifest.others:
+        screen.print(
+            f"{manifest.others:,} files beside the data were left alone: spec.input.files says which are data", soft_wrap=True
+        )
     if manifest.damaged:
         path, _, reason = manifest.damaged[0]
         more = f", and {len(manifest.damaged) - 1} more files" if len(manifest.damaged) > 1 else ""
