@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ import pyarrow.compute as pc
 
 from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature, TensorSpec
-from consumers.batch.spec import Input
+from consumers.batch.spec import Input, PatternOrder
 from consumers.batch.stored import fit_rows, may_lose, types_between
 from deployments.datatypes import NUMPY, Array
 
@@ -84,6 +86,34 @@ def bind(schema: pa.Schema, signature: Signature, spec: Input, *, where: str) ->
     if twice:
         raise BadInput(f"there are several columns {', '.join(twice)}", where=where, remedy="give each a name of its own")
     return tuple(_bind_one(schema, tensor, spec, where=where) for tensor in signature.inputs)
+
+
+def expanded(spec: Input, names: Sequence[str]) -> Input:
+    """With the columns that its patterns name, of these. Raises BadInput where there is none, or no order is declared."""
+    patterns = {
+        key: named for key, named in spec.columns.items() if isinstance(named, str) and "*" in named and named not in names
+    }
+    if not patterns:
+        return spec
+    if spec.pattern_order is None:
+        raise BadInput(
+            f"columns {', '.join(patterns.values())} are named by a pattern, and their order is not declared",
+            where="spec.input.columns",
+            remedy="say spec.input.pattern_order: file, name or number",
+        )
+    found: dict[str, tuple[str, ...]] = {}
+    for key, pattern in patterns.items():
+        matching = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not matching:
+            raise BadInput(f"no column is like {pattern}", where="spec.input.columns", remedy="correct the pattern")
+        if spec.pattern_order is not PatternOrder.FILE:
+            matching.sort(key=_by_number if spec.pattern_order is PatternOrder.NUMBER else None)
+        found[key] = tuple(matching)
+    return spec.model_copy(update={"columns": {**spec.columns, **found}})
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def used_columns(signature: Signature, spec: Input) -> tuple[str, ...]:

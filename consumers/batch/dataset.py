@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from cluster.errors import BadInput
+from cluster.signature import Signature
+from consumers.batch.columns import expanded, used_columns
 from consumers.batch.filters import filter_columns, filter_of
 from consumers.batch.hive import Keys, fields_of, folder_of, keys_of
 from consumers.batch.listing import list_data
@@ -47,11 +49,13 @@ class Mark:
 class Dataset:
     """The files with at least one row group that the filter may match, in order of their paths.
 
-    `schema` are the first file's columns with the hive keys, each that is used in the type that holds all files' values.
-    `int96_unit` is the unit of times that are stored in 96 bits, and `others` are the files that are no data.
+    `schema` are the first file's columns with the hive keys, each that is used in the type that holds all files' values. `spec`
+    names each column that its patterns stand for. `int96_unit` is the unit of times that are stored in 96 bits, and `others` are
+    the files that are no data.
     """
 
     place: Place
+    spec: Input
     schema: pa.Schema
     files: tuple[InputFile, ...]
     damaged: tuple[Damaged, ...]
@@ -80,14 +84,13 @@ def with_date(spec: Input, as_of: date | None) -> Input:
     return spec.model_copy(update={"path": put(spec.path), "filter": put(spec.filter)})
 
 
-def discover(spec: Input, used: Collection[str], *, known: Mapping[str, Sequence[Mark]] | None = None) -> Dataset:
-    """Lists the files and reads every footer. `used` are the columns that must go together; `known` files are left out.
+def discover(spec: Input, signature: Signature, *, known: Mapping[str, Sequence[Mark]] | None = None) -> Dataset:
+    """Lists the files and reads every footer. The columns that are used must go together; `known` files are left out.
 
     Blocks. Raises BadInput where nothing is found, a footer is damaged (as declared), two files hold a used column in types that
     don't go together, or the filter is not one over these columns.
     """
     base, listing = list_data(spec)
-    columns = frozenset({*used, *filter_columns(spec)})
     paths = sorted(listing.data)
     keys = {path: keys_of(folder_of(path, listing.data[path][1])) for path in paths}
     fields = fields_of(keys.values())
@@ -103,12 +106,14 @@ def discover(spec: Input, used: Collection[str], *, known: Mapping[str, Sequence
             remedy="mend or remove the file, or say spec.input.on_damage: quarantine",
         )
     if not whole:
-        return Dataset(base, pa.schema([]), (), damaged, TimeUnit.MICROSECONDS, listing.others)
+        return Dataset(base, spec, pa.schema([]), (), damaged, TimeUnit.MICROSECONDS, listing.others)
+    spec = expanded(spec, _with_keys(whole[0][1], fields).names)
+    columns = frozenset({*used_columns(signature, spec), *filter_columns(spec)})
     unit, times = _int96_types(base.filesystem, whole, columns)
     schema = _one_schema(whole, fields, columns, times)
     filter_of(spec, schema)
     files = tuple(file for file, _ in whole if file.row_groups)
-    return Dataset(base, schema, files, damaged, unit, listing.others)
+    return Dataset(base, spec, schema, files, damaged, unit, listing.others)
 
 
 def _is_known(file: InputFile, known: Mapping[str, Sequence[Mark]]) -> bool:

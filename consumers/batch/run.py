@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime
 
 from cluster.errors import BadInput, Conflict, NotFound
 from consumers.batch.answers import output_columns
-from consumers.batch.columns import bind, used_columns
+from consumers.batch.columns import bind
 from consumers.batch.dataset import Dataset, Mark, discover, with_date
 from consumers.batch.hive import check_keys
 from consumers.batch.ledger import Ledger, Pinned, Receipt, RunPhase, RunRecord, Runs, Totals, remaining, to_repeat, totals
@@ -123,8 +123,8 @@ def _prepare(
 ) -> tuple[Ledger, RunRecord, tuple[Unit, ...]]:
     dated = spec.model_copy(update={"input": with_date(spec.input, as_of)})
     _check_apart(dated)
-    used = used_columns(pinned.signature, dated.input)
-    dataset = discover(dated.input, used, known=_scored_before(runs) if dated.input.only_new else {})
+    dataset = discover(dated.input, pinned.signature, known=_scored_before(runs) if dated.input.only_new else {})
+    dated = dated.model_copy(update={"input": dataset.spec})
     if not dataset.rows:
         where = ", ".join(dated.input.paths)
         if dated.input.only_new:

@@ -142,11 +142,13 @@ def _as_text(column: pa.Array) -> pa.Array:
 
 def once(names: Sequence[str]) -> list[str]:
     """The names with those that come again numbered: no two are alike."""
-    seen: set[str] = set(names)
+    taken: set[str] = set()
+    known = set(names)
     found: list[str] = []
     for name in names:
         fresh, number = name, 2
-        while fresh in found or (fresh != name and fresh in seen):
+        while fresh in taken or (fresh != name and fresh in known):
             fresh, number = f"{name}_{number}", number + 1
+        taken.add(fresh)
         found.append(fresh)
     return found

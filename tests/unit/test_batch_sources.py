@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.errors import BadInput
+from cluster.signature import Datatype
 from consumers.batch.ledger import Runs
 from consumers.batch.places import locate
-from tests.batch_parts import echo
+from tests.batch_parts import echo, echo_pin
 
 X = pa.array([1.0, 2.0], pa.float32())
 
@@ -217,3 +218,17 @@ def test_only_new_sees_a_file_that_was_rewritten_with_the_same_size(tmp_path: Pa
     assert [path for path, _ in echo(tmp_path / "in", tmp_path / "out", **spec).inputs] == [str(victim)]
     with pytest.raises(BadInput, match="no file is new"):
         echo(tmp_path / "in", tmp_path / "out", **spec)
+
+
+@pytest.mark.parametrize(("order", "expected"), [("file", [10, 2, 1]), ("name", [1, 10, 2]), ("number", [1, 2, 10])])
+def test_thousands_of_columns_by_a_pattern_in_a_declared_order(tmp_path: Path, order: str, expected: list[float]) -> None:
+    (tmp_path / "in").mkdir()
+    row = {f"f_{at}": pa.array([float(at)], pa.float32()) for at in (10, 2, 1)} | {"other": pa.array(["a"])}
+    pq.write_table(pa.table(row), tmp_path / "in/a.parquet")
+    spec = {"columns": {"x": "f_*"}, "pattern_order": order}
+    echo(tmp_path / "in", tmp_path / "out", echo_pin(Datatype.FP32, 3), input=spec)
+    assert pq.read_table(tmp_path / "out")["y"].to_pylist() == [expected]
+    with pytest.raises(BadInput, match="order is not declared"):
+        echo(tmp_path / "in", tmp_path / "none", echo_pin(Datatype.FP32, 3), input={"columns": {"x": "f_*"}})
+    with pytest.raises(BadInput, match=r"no column is like g_\*"):
+        echo(tmp_path / "in", tmp_path / "none", echo_pin(Datatype.FP32, 3), input=spec | {"columns": {"x": "g_*"}})
