@@ -52,6 +52,7 @@ class Reader:
         self._filter_columns = list(filter_columns) if rows is not None else []
         self._int96_unit = int96_unit
         self._batch_rows = batch_rows
+        self._wanted: dict[tuple[str, ...], pa.Schema] = {}
         # A local column is read piece by piece, which touches a fraction of the memory. Elsewhere each read is a request.
         self._local = Place(filesystem, "").is_local
 
@@ -63,7 +64,7 @@ class Reader:
         wanted = list(dict.fromkeys([*columns, *self._filter_columns]))
         for batch in self._read(piece, wanted):
             rows = self._passing(batch)
-            chosen = batch.select(list(columns))
+            chosen = batch.select(list(columns)) if self._filter_columns else batch
             if rows is not None:
                 chosen = chosen.take(rows)
             if chosen.num_rows:
@@ -112,15 +113,21 @@ class Reader:
             )
 
     def _typed(self, batch: pa.RecordBatch, piece: Slice, columns: Sequence[str]) -> pa.RecordBatch:
+        names = tuple(columns)
+        wanted = self._wanted.get(names)
+        if wanted is None:
+            wanted = pa.schema([self._schema.field(name).with_nullable(True) for name in names])
+            self._wanted[names] = wanted
+        if batch.schema.equals(wanted):
+            return batch
         keys = dict(piece.partition)
-        fields = [self._schema.field(name) for name in columns]
         arrays = [
             _constant(keys[field.name], field.type, batch.num_rows)
             if field.name in keys
             else cast(batch.column(field.name), field.type, name=field.name, where=piece.path)
-            for field in fields
+            for field in wanted
         ]
-        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([field.with_nullable(True) for field in fields]))
+        return pa.RecordBatch.from_arrays(arrays, schema=wanted)
 
     def _with_all_keys(self, batch: pa.RecordBatch, piece: Slice) -> pa.RecordBatch:
         names = list(batch.schema.names)
