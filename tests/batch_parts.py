@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from cluster.errors import NoCapacity
+from cluster.signature import Datatype, Signature, TensorSpec
+from consumers.batch.inline import inline_workforce
 from consumers.batch.ledger import Ledger, Pinned, Receipt, RunRecord
 from consumers.batch.plan import Unit
+from consumers.batch.publish import RunManifest
 from consumers.batch.rowscorer import EmbeddedScorer, RowScorer
-from consumers.batch.run import Workforce
+from consumers.batch.run import Workforce, begin
 from consumers.batch.spec import BatchSpec
 from deployments.artifact import localize
+from deployments.datatypes import Array
 from deployments.engines.load import load_engine
 from tests.models import SIGNATURE, mlp_artifact, rows
 
@@ -35,7 +39,7 @@ def digits_pin(folder: Path, version: int = 1) -> Pinned:
 def engine_scorer(record: RunRecord) -> RowScorer:
     """The real engine, in this process."""
     engine = load_engine(localize(record.pinned.artifact_uri, record.pinned.digest))
-    return EmbeddedScorer(engine, rows_per_call=record.spec.rows_per_call)
+    return EmbeddedScorer(engine, rows_per_call=record.spec.rows_per_call, most_failed=record.spec.max_quarantined)
 
 
 def images(count: int, seed: int = 0) -> list[list[float | None] | None]:
@@ -84,6 +88,43 @@ def scores(artifact: Pinned, image: np.ndarray) -> np.ndarray:
     """The probabilities that the engine gives for float32 rows [n, 784]."""
     engine = load_engine(localize(artifact.artifact_uri, artifact.digest))
     return np.asarray(engine.score({"image": image})["probabilities"])
+
+
+class Echo:
+    """Answers each row's x as y."""
+
+    def score(self, tensors: Mapping[str, Array], rows: int) -> tuple[dict[str, Array], dict[int, str]]:
+        assert len(tensors["x"]) == rows
+        return {"y": tensors["x"]}, {}
+
+
+ECHO = inline_workforce(lambda _record: Echo())
+
+
+def echo_pin(datatype: Datatype = Datatype.FP32, *shape: int) -> Pinned:
+    """A version with one input x and one output y, which Echo answers."""
+    x, y = (TensorSpec(name=name, datatype=datatype, shape=(-1, *shape)) for name in ("x", "y"))
+    return Pinned(model="echo", version=1, artifact_uri="", digest="", signature=Signature(inputs=(x,), outputs=(y,)))
+
+
+def echo(source: Path | str, output: Path, pin: Pinned | None = None, /, **changes: Any) -> RunManifest:
+    """Runs the echo over the dataset and publishes; `changes` as with `spec_of`."""
+    return echo_spec(echo_spec_of(source, output, **changes), pin)
+
+
+def echo_spec_of(source: Path | str, output: Path, /, **changes: Any) -> BatchSpec:
+    """As `spec_of`, for the echo."""
+    document: dict[str, Any] = {
+        "model": "echo",
+        "input": {"path": str(source)} | changes.pop("input", {}),
+        "output": {"path": str(output)} | changes.pop("output", {}),
+    }
+    return BatchSpec.model_validate(document | changes)
+
+
+def echo_spec(spec: BatchSpec, pin: Pinned | None = None) -> RunManifest:
+    """Runs the echo by this spec."""
+    return begin("echo", spec, pin or echo_pin(), ECHO, as_of=None, fresh=False, watch=lambda _progress: None)
 
 
 def stopping_after(workforce: Workforce, count: int) -> Workforce:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from urllib.parse import quote
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cluster.errors import BadInput
 from cluster.signature import Signature
@@ -17,7 +14,6 @@ from consumers.batch.spec import Output, OutputColumn, Source
 from deployments.datatypes import Array
 
 VERSION_COLUMN = "model_version"
-MOST_PARTITIONS = 1000
 
 
 def output_columns(output: Output, signature: Signature) -> dict[str, OutputColumn]:
@@ -63,36 +59,6 @@ def to_columns(
             case Source.OUTPUT:
                 arrays[name] = _arrow(outputs[column.output])
     return arrays
-
-
-def by_partition(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
-    """The table cut by the values of these columns, which become the folder (`k=v/`) and leave the table.
-
-    Raises BadInput where there are too many values for files of a sensible size.
-    """
-    if not columns:
-        yield "", table
-        return
-    keys = table.select(columns).group_by(columns, use_threads=False).aggregate([])
-    if keys.num_rows > MOST_PARTITIONS:
-        raise BadInput(
-            f"{', '.join(columns)} have {keys.num_rows:,} different values in one unit",
-            where="output.partition_by",
-            remedy=f"partition by columns with fewer values than {MOST_PARTITIONS:,}",
-        )
-    rest = table.drop_columns(list(columns))
-    for key in keys.to_pylist():
-        masks = [
-            pc.is_null(table[name]) if value is None else pc.equal(table[name], pa.scalar(value, table.schema.field(name).type))
-            for name, value in key.items()
-        ]
-        mask = functools.reduce(lambda one, other: pc.and_(pc.fill_null(one, False), pc.fill_null(other, False)), masks)
-        folder = "/".join(f"{quote(name)}={_segment(value)}" for name, value in key.items())
-        yield f"{folder}/", rest.filter(mask)
-
-
-def _segment(value: object) -> str:
-    return "__HIVE_DEFAULT_PARTITION__" if value is None else quote(str(value), safe=" :+,@")
 
 
 def _arrow(values: Array) -> pa.Array:

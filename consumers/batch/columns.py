@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +16,8 @@ import pyarrow.compute as pc
 
 from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature, TensorSpec
-from consumers.batch.spec import Input
+from consumers.batch.spec import Input, PatternOrder
+from consumers.batch.stored import fit_rows, may_lose, types_between
 from deployments.datatypes import NUMPY, Array
 
 ARROW: dict[Datatype, pa.DataType] = {
@@ -35,11 +39,14 @@ ARROW: dict[Datatype, pa.DataType] = {
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Which columns make one input. Several `columns` are one feature each; one holds numbers, texts, lists or tensors."""
+    """Which columns make one input. Several `columns` are one feature each; one holds numbers, texts, lists or tensors.
+
+    `casts` are the types that the values of each column go through first, mostly none.
+    """
 
     tensor: TensorSpec
     columns: tuple[str, ...]
-    value_type: pa.DataType
+    casts: tuple[tuple[pa.DataType, ...], ...]
     low: float | None = None
     high: float | None = None
 
@@ -67,20 +74,59 @@ def bind(schema: pa.Schema, signature: Signature, spec: Input, *, where: str) ->
             where="spec.input.columns",
             remedy="name the model's inputs on the left and the dataset's columns on the right",
         )
-    missing = [name for name in spec.passthrough if schema.get_field_index(name) < 0]
+    counts = Counter(schema.names)
+    missing = [name for name in spec.passthrough if name not in counts]
     if missing:
         raise BadInput(
             f"spec.input.passthrough names {', '.join(missing)}; the columns are {_names(schema)}",
             where=where,
             remedy="correct spec.input.passthrough",
         )
+    twice = [name for name in used_columns(signature, spec) if counts[name] > 1]
+    if twice:
+        raise BadInput(f"there are several columns {', '.join(twice)}", where=where, remedy="give each a name of its own")
     return tuple(_bind_one(schema, tensor, spec, where=where) for tensor in signature.inputs)
+
+
+def expanded(spec: Input, names: Sequence[str]) -> Input:
+    """With the columns that its patterns name, of these. Raises BadInput where there is none, or no order is declared."""
+    patterns = {
+        key: named for key, named in spec.columns.items() if isinstance(named, str) and "*" in named and named not in names
+    }
+    if not patterns:
+        return spec
+    if spec.pattern_order is None:
+        raise BadInput(
+            f"columns {', '.join(patterns.values())} are named by a pattern, and their order is not declared",
+            where="spec.input.columns",
+            remedy="say spec.input.pattern_order: file, name or number",
+        )
+    found: dict[str, tuple[str, ...]] = {}
+    for key, pattern in patterns.items():
+        matching = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not matching:
+            raise BadInput(f"no column is like {pattern}", where="spec.input.columns", remedy="correct the pattern")
+        if spec.pattern_order is not PatternOrder.FILE:
+            matching.sort(key=_by_number if spec.pattern_order is PatternOrder.NUMBER else None)
+        found[key] = tuple(matching)
+    return spec.model_copy(update={"columns": {**spec.columns, **found}})
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def used_columns(signature: Signature, spec: Input) -> tuple[str, ...]:
+    """The names of the columns that inputs and `passthrough` ask for, each once."""
+    named = [spec.columns.get(tensor.name, tensor.name) for tensor in signature.inputs]
+    features = [name for names in named for name in ((names,) if isinstance(names, str) else names)]
+    return tuple(dict.fromkeys([*features, *spec.passthrough]))
 
 
 def _bind_one(schema: pa.Schema, tensor: TensorSpec, spec: Input, *, where: str) -> Binding:
     named = spec.columns.get(tensor.name, tensor.name)
     columns = (named,) if isinstance(named, str) else named
-    missing = [name for name in columns if schema.get_field_index(name) < 0]
+    missing = sorted(set(columns) - set(schema.names), key=columns.index)
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise BadInput(
@@ -95,16 +141,19 @@ def _bind_one(schema: pa.Schema, tensor: TensorSpec, spec: Input, *, where: str)
             where="spec.input.columns",
             remedy="give one column a feature, or one list column",
         )
-    for name in columns:
+    casts = tuple(types_between(schema.field(name).type, tensor.datatype) for name in columns)
+    for name, types in zip(columns, casts, strict=True):
         column_type = schema.field(name).type
-        sizes, value_type = _layout(column_type)
+        sizes, value_type = _layout(types[-1] if types else column_type)
         if not isinstance(named, tuple):
             _check_sizes(name, column_type, sizes, tensor, where=where)
         elif sizes:
             raise BadInput(f"column {name} is {column_type}; a feature is one number", where=where, remedy="map a plain column")
         _check_type(name, value_type, tensor, narrow=spec.narrow, where=where)
+        if may_lose(column_type, tensor.datatype) and not spec.narrow:
+            raise _narrowing(name, column_type, tensor, where=where)
     low, high = spec.ranges.get(tensor.name, (None, None))
-    return Binding(tensor, columns, value_type, low, high)
+    return Binding(tensor, columns, casts, low, high)
 
 
 def _layout(column_type: pa.DataType) -> tuple[tuple[int, ...], pa.DataType]:
@@ -156,13 +205,17 @@ def _check_type(name: str, value_type: pa.DataType, tensor: TensorSpec, *, narro
         if np.can_cast(here, wanted, "safe") or (narrow and np.can_cast(here, wanted, "unsafe")):
             return
         if np.dtype(here).kind in "iuf" and wanted.kind in "iuf":
-            raise BadInput(
-                f"column {name} is {value_type} and input {tensor.name} is {tensor.datatype}: that may lose precision",
-                where=where,
-                remedy="say spec.input.narrow: true to allow it",
-            )
+            raise _narrowing(name, value_type, tensor, where=where)
     raise BadInput(
         f"column {name} is {value_type}, and input {tensor.name} is {tensor.datatype}", where=where, remedy="map another column"
+    )
+
+
+def _narrowing(name: str, kind: pa.DataType, tensor: TensorSpec, *, where: str) -> BadInput:
+    return BadInput(
+        f"column {name} is {kind} and input {tensor.name} is {tensor.datatype}: that may lose precision",
+        where=where,
+        remedy="say spec.input.narrow: true to allow it",
     )
 
 
@@ -188,17 +241,18 @@ def to_tensors(batch: pa.RecordBatch, bindings: Sequence[Binding], *, refuse_nan
     """Rows that can't be scored are left out and named with their reason; the others keep their order. Unless `refuse_nan`, a
     null where a floating-point input has a number is NaN."""
     bad: dict[int, str] = {}
-    for binding in bindings:
+    fit = [_fit(batch, binding, bad) for binding in bindings]
+    for own, binding in zip(fit, bindings, strict=True):
         missing = not refuse_nan and NUMPY[binding.tensor.datatype].kind == "f"
-        _find_malformed(batch, binding, bad, missing=missing)
+        _find_malformed(own, binding, bad, missing=missing)
     good = _others(batch.num_rows, bad)
-    whole = batch if good is None else batch.take(pa.array(good))
-    tensors = {binding.name: _tensor(whole, binding) for binding in bindings}
+    whole = fit if good is None else [own.take(pa.array(good)) for own in fit]
+    tensors = {binding.name: _tensor(own, binding) for own, binding in zip(whole, bindings, strict=True)}
     worse: dict[int, str] = {}
     for binding in bindings:
         _find_out_of_bounds(tensors[binding.name], binding, worse, refuse_nan=refuse_nan)
     if worse:
-        keep = _others(whole.num_rows, worse)
+        keep = _others(batch.num_rows if good is None else len(good), worse)
         tensors = {name: tensor[keep] for name, tensor in tensors.items()}
         bad.update({int(row if good is None else good[row]): reason for row, reason in worse.items()})
         good = keep if good is None else good[keep]
@@ -214,6 +268,17 @@ def _others(rows: int, bad: Mapping[int, str]) -> npt.NDArray[np.int64] | None:
     mask = np.ones(rows, dtype=np.bool_)
     mask[list(bad)] = False
     return np.flatnonzero(mask)
+
+
+def _fit(batch: pa.RecordBatch, binding: Binding, bad: dict[int, str]) -> pa.RecordBatch:
+    """The input's columns, as values that it takes."""
+    arrays = []
+    for name, types in zip(binding.columns, binding.casts, strict=True):
+        column, unfit = fit_rows(batch.column(name), types) if types else (batch.column(name), [])
+        for row in unfit:
+            bad.setdefault(row, f"column {name} holds a value that {binding.tensor.datatype} can't hold")
+        arrays.append(column)
+    return pa.RecordBatch.from_arrays(arrays, list(binding.columns))
 
 
 def _find_malformed(batch: pa.RecordBatch, binding: Binding, bad: dict[int, str], *, missing: bool) -> None:

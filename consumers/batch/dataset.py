@@ -1,39 +1,66 @@
-"""Finds the input's files and reads their footers."""
+"""Reads the footers of the input's files: their row groups, and the one type of each column."""
 
 from __future__ import annotations
 
-import fnmatch
-import re
-from collections.abc import Sequence
+import operator
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial, reduce
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+import xxhash
 
 from cluster.errors import BadInput
-from consumers.batch.places import Place, explaining, locate
+from cluster.signature import Signature
+from consumers.batch.columns import expanded, used_columns
+from consumers.batch.filters import filter_columns, filter_of
+from consumers.batch.hive import Keys, fields_of, folder_of, keys_of
+from consumers.batch.listing import list_data
+from consumers.batch.places import Place
 from consumers.batch.plan import Damaged, InputFile, RowGroup
+from consumers.batch.reader import holds_times, int96_types
+from consumers.batch.schemas import TimeUnit, common_type, without_views
 from consumers.batch.spec import Input, OnDamage
 
 _READERS = 16  # footers are small reads: waiting, not computing
-_GLOB = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """By what a file is known again: its size, when it was last modified, and its footer's digest (empty where not taken)."""
+
+    size_bytes: int
+    modified_ns: int
+    footer: str = ""
+
+    def is_like(self, other: Mark) -> bool:
+        """Whether nothing tells the two apart."""
+        same = (self.size_bytes, self.modified_ns) == (other.size_bytes, other.modified_ns)
+        return same and (not self.footer or not other.footer or self.footer == other.footer)
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """The files with at least one row group that the filter may match, in order of their paths.
 
-    `schema` is the first file's, with the hive partition keys. `uri` names the filesystem for workers.
+    `schema` are the first file's columns with the hive keys, each that is used in the type that holds all files' values. `spec`
+    names each column that its patterns stand for. `int96_unit` is the unit of times that are stored in 96 bits, and `others` are
+    the files that are no data.
     """
 
     place: Place
+    spec: Input
     schema: pa.Schema
     files: tuple[InputFile, ...]
     damaged: tuple[Damaged, ...]
+    int96_unit: TimeUnit
+    others: tuple[str, ...]
 
     @property
     def rows(self) -> int:
@@ -57,202 +84,139 @@ def with_date(spec: Input, as_of: date | None) -> Input:
     return spec.model_copy(update={"path": put(spec.path), "filter": put(spec.filter)})
 
 
-def filter_of(spec: Input) -> ds.Expression | None:
-    """The row filter as an expression; None where there is none. Raises BadInput where it is malformed."""
-    if not spec.filter:
-        return None
-    clauses = [[tuple(term) for term in clause] if _is_clause(clause) else tuple(clause) for clause in spec.filter]
-    try:
-        return pq.filters_to_expression(clauses)
-    except (ValueError, TypeError, IndexError) as error:
-        raise BadInput(
-            f"not a filter: {error}",
-            where="spec.input.filter",
-            remedy='write it like [[amount, ">", 10], [country, "in", [de, fr]]]',
-        ) from error
+def discover(spec: Input, signature: Signature, *, known: Mapping[str, Sequence[Mark]] | None = None) -> Dataset:
+    """Lists the files and reads every footer. The columns that are used must go together; `known` files are left out.
 
-
-def _is_clause(clause: object) -> bool:
-    return isinstance(clause, list | tuple) and bool(clause) and isinstance(clause[0], list | tuple)
-
-
-def discover(spec: Input, *, skip: frozenset[tuple[str, int]] = frozenset()) -> Dataset:
-    """Lists the files and reads every footer. `skip` holds (path, size) of files to leave out.
-
-    Blocks. Raises BadInput where nothing is found, a footer is damaged (as declared), or two files hold a column in two types.
+    Blocks. Raises BadInput where nothing is found, a footer is damaged (as declared), two files hold a used column in types that
+    don't go together, or the filter is not one over these columns.
     """
-    places = [locate(path) for path in spec.paths]
-    if len({place.filesystem.type_name for place in places}) > 1:
-        raise BadInput("the paths lie on different filesystems", where="spec.input.path", remedy="make one batch of each")
-    infos = {info.path: info for place in places for info in _list(place)}
-    fresh = [info for path, info in sorted(infos.items()) if (path, info.size) not in skip]
-    if not infos:
-        raise BadInput("no Parquet files there", where=", ".join(spec.paths), remedy="check spec.input.path")
-    base = _base_of(places)
-    return _read(base, fresh, spec) if fresh else Dataset(base, pa.schema([]), (), ())
-
-
-def covers(spec: Input, place: Place) -> bool:
-    """Whether a file below `place` would be read as input, or `place` holds the input."""
-    for path in spec.paths:
-        source = locate(path)
-        if source.filesystem.type_name != place.filesystem.type_name:
-            continue
-        root = _fixed_part(source.path)
-        if f"{root}/".startswith(f"{place.path}/"):
-            return True
-        inside = place.path.startswith(f"{root}/")
-        if inside and (not _GLOB.search(source.path) or _match(source.path, f"{place.path}/part.parquet")):
-            return True
-    return False
-
-
-def _list(place: Place) -> list[pafs.FileInfo]:
-    with explaining(place.path):
-        if _GLOB.search(place.path):
-            below = Place(place.filesystem, _fixed_part(place.path)).files()
-            return [info for info in below if _match(place.path, info.path) and _visible(info.path, _fixed_part(place.path))]
-        info = place.info()
-        if info.type == pafs.FileType.NotFound:
-            raise BadInput("no such file or directory", where=place.path, remedy="check spec.input.path")
-        if info.type == pafs.FileType.File:
-            return [info]
-        return [found for found in place.files() if _visible(found.path, place.path)]
-
-
-def _visible(path: str, base: str) -> bool:
-    """Names that begin with a dot or an underscore are not data, as for every other reader of Parquet directories."""
-    parts = path[len(base) :].strip("/").split("/")
-    return not any(part.startswith((".", "_")) for part in parts) and not parts[-1].endswith(
-        (".crc", ".json", ".yaml", ".txt", ".md")
-    )
-
-
-def _fixed_part(path: str) -> str:
-    kept = []
-    for part in path.split("/"):
-        if _GLOB.search(part):
-            break
-        kept.append(part)
-    return "/".join(kept)
-
-
-def _match(pattern: str, path: str) -> bool:
-    """As a shell does: `*` stays within a directory, `**` crosses any number of them."""
-    return _match_parts(pattern.split("/"), path.split("/"))
-
-
-def _match_parts(pattern: Sequence[str], path: Sequence[str]) -> bool:
-    if not pattern:
-        return not path
-    if pattern[0] == "**":
-        return any(_match_parts(pattern[1:], path[at:]) for at in range(len(path) + 1))
-    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _match_parts(pattern[1:], path[1:])
-
-
-def _base_of(places: Sequence[Place]) -> Place:
-    fixed = [_fixed_part(place.path) for place in places]
-    return Place(places[0].filesystem, fixed[0])
-
-
-def _read(base: Place, infos: Sequence[pafs.FileInfo], spec: Input) -> Dataset:
-    expression = filter_of(spec)
-    partitions = {info.path: _hive_keys(info.path[len(base.path) :]) for info in infos}
-    fields = _partition_fields(list(partitions.values()))
+    base, listing = list_data(spec)
+    paths = sorted(listing.data)
+    keys = {path: keys_of(folder_of(path, listing.data[path][1])) for path in paths}
+    fields = fields_of(keys.values())
+    footer = partial(_footer, base.filesystem, spec, fields, with_digest=spec.only_new)
     with ThreadPoolExecutor(_READERS) as pool:
-        read = list(pool.map(lambda info: _footer(base.filesystem, info, expression, partitions[info.path], fields), infos))
+        read = list(pool.map(lambda path: footer(listing.data[path][0], keys[path]), paths))
     damaged = tuple(one for one in read if isinstance(one, Damaged))
-    whole = [one for one in read if not isinstance(one, Damaged)]
+    whole = [one for one in read if not isinstance(one, Damaged) and not _is_known(one[0], known or {})]
     if damaged and (spec.on_damage is OnDamage.FAIL or not whole):
         raise BadInput(
             f"can't be read: {damaged[0].reason}" + (f" (and {len(damaged) - 1} more files)" if len(damaged) > 1 else ""),
             where=damaged[0].path,
             remedy="mend or remove the file, or say spec.input.on_damage: quarantine",
         )
-    schema = whole[0][1]
-    _check_drift(whole)
-    known = set(schema.names)
-    full = pa.schema([*schema, *(field for field in fields if field.name not in known)])
+    if not whole:
+        return Dataset(base, spec, pa.schema([]), (), damaged, TimeUnit.MICROSECONDS, listing.others)
+    spec = expanded(spec, _with_keys(whole[0][1], fields).names)
+    columns = frozenset({*used_columns(signature, spec), *filter_columns(spec)})
+    unit, times = _int96_types(base.filesystem, whole, columns)
+    schema = _one_schema(whole, fields, columns, times)
+    filter_of(spec, schema)
     files = tuple(file for file, _ in whole if file.row_groups)
-    return Dataset(base, full, files, damaged)
+    return Dataset(base, spec, schema, files, damaged, unit, listing.others)
+
+
+def _is_known(file: InputFile, known: Mapping[str, Sequence[Mark]]) -> bool:
+    mark = Mark(file.size_bytes, file.modified_ns, file.footer)
+    return any(mark.is_like(earlier) for earlier in known.get(file.path, ()))
 
 
 def _footer(
     filesystem: pafs.FileSystem,
-    info: pafs.FileInfo,
-    expression: ds.Expression | None,
-    partition: tuple[tuple[str, str], ...],
+    spec: Input,
     fields: Sequence[pa.Field],
+    info: pafs.FileInfo,
+    keys: Keys,
+    *,
+    with_digest: bool,
 ) -> tuple[InputFile, pa.Schema] | Damaged:
-    file = InputFile(info.path, int(info.size), int(info.mtime_ns or 0), (), partition)
+    file = InputFile(info.path, int(info.size), int(info.mtime_ns or 0), (), keys)
     try:
-        fragment = fragment_of(filesystem, file.path, None, partition, fields)
+        fragment = _fragment(filesystem, file.path, keys, fields)
         schema = fragment.physical_schema
-        if expression is not None:
-            whole = pa.schema([*schema, *(field for field in fields if field.name not in set(schema.names))])
-            fragment = fragment.subset(filter=expression, schema=whole)
+        if with_digest:
+            file = replace(file, footer=_digest(fragment.metadata))
+        if spec.filter:
+            fragment = _pruned(fragment, spec, _with_keys(schema, fields))
         groups = tuple(RowGroup(g.id, g.num_rows, g.total_byte_size) for g in fragment.row_groups if g.num_rows)
-    except pa.ArrowInvalid as error:
-        if "FieldRef" in str(error):
-            raise BadInput(str(error), where="spec.input.filter", remedy=f"the columns are {', '.join(schema.names)}") from error
-        return Damaged(info.path, int(info.size), str(error).splitlines()[0])
     except (OSError, pa.ArrowException) as error:
         return Damaged(info.path, int(info.size), str(error).splitlines()[0])
     return replace(file, row_groups=groups), schema
 
 
-def fragment_of(
-    filesystem: pafs.FileSystem,
-    path: str,
-    row_groups: Sequence[int] | None,
-    partition: Sequence[tuple[str, str]],
-    fields: Sequence[pa.Field],
-) -> ds.ParquetFileFragment:
-    """The part of a file that these row groups are (None: all), with its hive keys as columns."""
+def _fragment(filesystem: pafs.FileSystem, path: str, keys: Keys, fields: Sequence[pa.Field]) -> ds.ParquetFileFragment:
     types = {field.name: field.type for field in fields}
-    expression = None
-    for name, value in partition:
-        term = ds.field(name) == pa.scalar(value).cast(types[name])
-        expression = term if expression is None else expression & term
-    return ds.ParquetFileFormat().make_fragment(
-        path, filesystem, partition_expression=expression, row_groups=None if row_groups is None else list(row_groups)
-    )
-
-
-def _hive_keys(below: str) -> tuple[tuple[str, str], ...]:
-    parts = [part.partition("=") for part in below.split("/")[:-1]]
-    return tuple((name, value) for name, equals, value in parts if equals and name)
-
-
-def _partition_fields(partitions: Sequence[tuple[tuple[str, str], ...]]) -> list[pa.Field]:
-    """int64 where every value of a key is a whole number, else text."""
-    values: dict[str, set[str]] = {}
-    for partition in partitions:
-        for name, value in partition:
-            values.setdefault(name, set()).add(value)
-    return [
-        pa.field(name, pa.int64() if all(re.fullmatch(r"-?(0|[1-9]\d{0,17})", value) for value in seen) else pa.string())
-        for name, seen in values.items()
+    terms = [
+        ds.field(name).is_null() if value is None else ds.field(name) == pa.scalar(value).cast(types[name])
+        for name, value in keys
     ]
+    form = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit=TimeUnit.MICROSECONDS))
+    return form.make_fragment(path, filesystem, partition_expression=reduce(operator.and_, terms) if terms else None)
 
 
-def _check_drift(files: Sequence[tuple[InputFile, pa.Schema]]) -> None:
-    """Every column has one type in the files that have it; the first file has every column that is used."""
+def _pruned(fragment: ds.ParquetFileFragment, spec: Input, schema: pa.Schema) -> ds.ParquetFileFragment:
+    """Without the row groups in which the filter matches nothing, as far as this file's types let that be known."""
+    try:
+        return fragment.subset(filter=filter_of(spec, schema), schema=schema)
+    except (BadInput, pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        return fragment  # another file's type may be the one that decides; rows are chosen as they are read
+
+
+def _digest(metadata: pq.FileMetaData) -> str:
+    sink = pa.BufferOutputStream()
+    metadata.write_metadata_file(sink)
+    return xxhash.xxh3_64_hexdigest(memoryview(sink.getvalue()))
+
+
+def _with_keys(schema: pa.Schema, fields: Iterable[pa.Field]) -> pa.Schema:
+    """The folders decide, as for every other reader, where a file has a column of a key's name."""
+    fields = list(fields)
+    keys = {field.name for field in fields}
+    return pa.schema([*(field for field in schema if field.name not in keys), *fields])
+
+
+def _int96_types(
+    filesystem: pafs.FileSystem, files: Sequence[tuple[InputFile, pa.Schema]], used: Collection[str]
+) -> tuple[TimeUnit, dict[str, pa.DataType]]:
+    """The unit of times in 96 bits, and the types of such columns: as the first file that has times tells.
+
+    Microseconds, which hold every date, as Spark writes them; nanoseconds where there are finer times.
+    """
+    for file, schema in files:
+        if any(holds_times(field.type) for field in schema if field.name in used):
+            with filesystem.open_input_file(file.path) as source:
+                return int96_types(source, used, first_group=next((group.index for group in file.row_groups), None))
+    return TimeUnit.MICROSECONDS, {}
+
+
+def _one_schema(
+    files: Sequence[tuple[InputFile, pa.Schema]],
+    fields: Sequence[pa.Field],
+    used: frozenset[str],
+    types: Mapping[str, pa.DataType],
+) -> pa.Schema:
+    """Every used column in one type, `types` being known. The first file decides what else there is: nobody looks at it."""
     first_file, first = files[0]
-    for file, schema in files[1:]:
-        if schema.equals(first):
+    found = dict(types)
+    wanted = (used & set(first.names)) - {field.name for field in fields}  # what is missing is told with what needs it
+    last: pa.Schema | None = None
+    for file, schema in files:
+        if last is not None and schema.equals(last):
             continue
-        for field in first:
-            place = schema.get_field_index(field.name)
-            if place < 0:
-                raise BadInput(
-                    f"has no column {field.name}, which {first_file.path} has",
-                    where=file.path,
-                    remedy="make the files alike, or take those apart with a glob in spec.input.path",
-                )
-            if schema.field(place).type != field.type:
-                raise BadInput(
-                    f"column {field.name} is {schema.field(place).type} here and {field.type} in {first_file.path}",
-                    where=file.path,
-                    remedy="make the files alike, or take those apart with a glob in spec.input.path",
-                )
+        last = schema
+        counts = Counter(schema.names)
+        for name in sorted(wanted):
+            if counts[name] != 1:
+                missing = f"has no column {name}, which {first_file.path} has"
+                raise _unlike(f"has {counts[name]} columns {name}" if counts[name] else missing, file.path)
+            kind = without_views(schema.field(name).type)
+            common = common_type(found.get(name, pa.null()), kind)
+            if common is None:
+                raise _unlike(f"column {name} is {kind} here and {found[name]} in {first_file.path}", file.path)
+            found[name] = common
+    columns = [field.with_type(found.get(field.name, field.type)).with_nullable(True) for field in first]
+    return _with_keys(pa.schema(columns), fields)
+
+
+def _unlike(told: str, path: str) -> BadInput:
+    return BadInput(told, where=path, remedy="make the files alike, or take those apart with a glob in spec.input.path")

@@ -24,11 +24,12 @@ _STATES = {
 }
 
 
-class _Client(JobSubmissionClient):
-    """Ray's own has no limit: a dashboard that hangs would hold the controller up for ever."""
+class OwnJobClient(JobSubmissionClient):
+    """Asks the dashboard of this cluster: without a proxy, which would not know it, and with a limit to how long it may hang."""
 
     def _do_request(self, *request: Any, **options: Any) -> Any:
-        return super()._do_request(*request, **{"timeout": _ANSWER_S, **options})
+        # An empty proxy is none, and keeps the environment's from being taken.
+        return super()._do_request(*request, **{"timeout": _ANSWER_S, "proxies": {"http": "", "https": ""}, **options})
 
 
 class RayJobs:
@@ -40,7 +41,7 @@ class RayJobs:
     def __init__(self, program: str = PROGRAM) -> None:
         """`program` is the module that a job runs."""
         self._program = program
-        self._client: _Client | None = None
+        self._client: OwnJobClient | None = None
 
     def submit(self, wanted: SubmitJob) -> None:
         """See `Jobs.submit`."""
@@ -82,7 +83,7 @@ class RayJobs:
 
     def _connected(self) -> JobSubmissionClient:
         if self._client is None:
-            self._client = _Client(ray.get_runtime_context().gcs_address)
+            self._client = OwnJobClient(ray.get_runtime_context().gcs_address)
         return self._client
 
     def _away(self, error: Exception) -> Unreachable:

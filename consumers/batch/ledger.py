@@ -25,6 +25,7 @@ from cluster.errors import Conflict
 from cluster.signature import Signature
 from consumers.batch.places import Place
 from consumers.batch.plan import Damaged, Unit
+from consumers.batch.schemas import TimeUnit
 from consumers.batch.spec import BatchSpec
 
 _UNITS = TypeAdapter(tuple[Unit, ...])
@@ -47,7 +48,8 @@ class Pinned(BaseModel):
 class RunRecord(BaseModel):
     """run.json. `schema_ipc` is the dataset's Arrow schema, base64 of its IPC form; `spec` has its dates filled in.
 
-    `fire` is the moment of the schedule that it is the run of; empty where a person began it.
+    `fire` is the moment of the schedule that it is the run of; empty where a person began it. `int96_unit` is the unit of times
+    that are stored in 96 bits, and `others` is how many files beside the data are no data.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +65,8 @@ class RunRecord(BaseModel):
     rows: int
     damaged: tuple[tuple[str, int, str], ...] = ()
     fire: str = ""
+    int96_unit: TimeUnit = TimeUnit.NANOSECONDS
+    others: int = 0
 
 
 class RunPhase(StrEnum):
@@ -232,6 +236,15 @@ class Ledger:
         if "published" in names:
             return RunPhase.PUBLISHED
         return RunPhase.PUBLISHING if "manifest.json" in names else RunPhase.SCORING
+
+
+def rows_differ(found: int, wanted: int, where: str) -> Conflict:
+    """Nothing is published of which rows are lost or doubled."""
+    return Conflict(
+        f"the files hold {found:,} rows, and {wanted:,} were scored for them: rows are lost or doubled",
+        where=where,
+        remedy="nothing was published; begin again with --fresh, and tell Headrace's makers of it where it comes again",
+    )
 
 
 def read_receipt(content: bytes) -> Receipt:

@@ -122,12 +122,15 @@ class DigestSink:
     def __init__(self, stream: pa.NativeFile) -> None:
         self._stream = stream
         self._sha256 = hashlib.sha256()
+        self._abandoned = False
         self.size_bytes = 0
         self.closed = False
 
     def write(self, content: Any) -> int:
         """Takes the bytes of any buffer."""
         view = memoryview(content)
+        if self._abandoned:  # a Parquet writer that is thrown away still ends its file
+            return view.nbytes
         self._sha256.update(view)
         self._stream.write(view)
         self.size_bytes += view.nbytes
@@ -145,7 +148,8 @@ class DigestSink:
         self._stream.close()
 
     def abandon(self) -> None:
-        """Closes the file where it failed; its content is worthless."""
+        """Closes the file where it failed or nobody wants it; its content is worthless."""
+        self._abandoned = True
         try:
             self._stream.close()
         except OSError as error:

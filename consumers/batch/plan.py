@@ -23,13 +23,17 @@ class RowGroup:
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One file with what its footer says. `partition` holds hive keys and their values as in the path."""
+    """One file with what its footer says. `partition` holds hive keys and their values, None for null.
+
+    `footer` is the footer's digest, where the run scores new files only.
+    """
 
     path: str
     size_bytes: int
     modified_ns: int
     row_groups: tuple[RowGroup, ...]
-    partition: tuple[tuple[str, str], ...] = ()
+    partition: tuple[tuple[str, str | None], ...] = ()
+    footer: str = ""
 
     @property
     def rows(self) -> int:
@@ -55,7 +59,8 @@ class Slice:
     rows: int
     file_bytes: int
     modified_ns: int
-    partition: tuple[tuple[str, str], ...] = ()
+    partition: tuple[tuple[str, str | None], ...] = ()
+    footer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,7 @@ def _unit(place: int, part: list[tuple[InputFile, RowGroup]]) -> Unit:
             file.size_bytes,
             file.modified_ns,
             file.partition,
+            file.footer,
         )
         for file, groups in by_file.values()
     )

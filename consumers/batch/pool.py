@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from ray._private.log import PlainRayHandler
 from ray.exceptions import RayError
 
-from cluster.errors import BadArtifact, BadInput, HeadraceError, NoCapacity, NotFound, Unreachable
+from cluster.errors import BadArtifact, BadInput, Conflict, EngineFailure, HeadraceError, NoCapacity, NotFound, Unreachable
 from cluster.serving import Resources
 from consumers.batch.ledger import Ledger, Receipt, RunRecord, read_receipt, receipt_bytes
 from consumers.batch.lock import under_way
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 _UNIT = TypeAdapter(Unit)
 _NAMESPACE = "headrace"
-_KINDS = (BadArtifact, BadInput, NoCapacity, NotFound, Unreachable)  # what a worker's failure may be
+_KINDS = (BadArtifact, BadInput, Conflict, EngineFailure, NoCapacity, NotFound, Unreachable)  # what a worker's failure may be
 
 
 class UnitActor:
@@ -73,10 +73,11 @@ class UnitActor:
             from deployments.scorer_thread import ScorerThread
 
             thread = ScorerThread(lambda: RoutedScorer(ActorControlPlane())).start()
-            return RemoteScorer(thread, pinned.model, pinned.version, rows_per_call=spec.rows_per_call)
+            most = spec.max_quarantined
+            return RemoteScorer(thread, pinned.model, pinned.version, rows_per_call=spec.rows_per_call, most_failed=most)
         artifact = localize(pinned.artifact_uri, pinned.digest)
         engine = load_engine(artifact, threads=spec.workers.threads, gpus=spec.workers.resources.gpus)
-        return EmbeddedScorer(engine, rows_per_call=spec.rows_per_call)
+        return EmbeddedScorer(engine, rows_per_call=spec.rows_per_call, most_failed=spec.max_quarantined)
 
 
 def count_workers(spec: BatchSpec) -> int:

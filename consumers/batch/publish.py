@@ -5,15 +5,18 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from consumers.batch.ledger import Ledger, Receipt, RunPhase, RunRecord, Runs
+from consumers.batch.ledger import Ledger, Receipt, RunPhase, RunRecord, Runs, rows_differ
 from consumers.batch.places import Place, explaining, locate
 from consumers.batch.spec import Mode
 
 _AT_FDCWD = -100
 _EXCHANGE = 2
+_READERS = 16  # of footers
 
 
 class FileReceipt(BaseModel):
@@ -31,6 +34,7 @@ class RunManifest(BaseModel):
     """manifest.json: the whole run in numbers.
 
     `inputs` are the (path, size) of the files that were scored, `damaged` those that could not be read, with the reason.
+    `others` is how many files beside them are no data.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +56,34 @@ class RunManifest(BaseModel):
     files: tuple[FileReceipt, ...]
     inputs: tuple[tuple[str, int], ...]
     damaged: tuple[tuple[str, int, str], ...] = ()
+    others: int = 0
+
+
+def check_staged(ledger: Ledger, receipts: Sequence[Receipt]) -> None:
+    """Counts the rows of the files to be published, in their footers, against the rows that were scored.
+
+    Files of killed attempts, which no receipt names, are removed. Blocks. Raises Conflict where a row is lost or doubled.
+    """
+    good = [file for receipt in receipts for file in receipt.files]
+    bad = [receipt.quarantine for receipt in receipts if receipt.quarantine is not None]
+    for place, files, wanted in (
+        (ledger.data, good, sum(receipt.written for receipt in receipts)),
+        (ledger.quarantine, bad, sum(receipt.quarantined for receipt in receipts)),
+    ):
+        with explaining(place.path):
+            named = {(place / file.path).path for file in files}
+            for info in place.files():
+                if info.path not in named:
+                    place.filesystem.delete_file(info.path)
+            with ThreadPoolExecutor(_READERS) as pool:
+                found = sum(pool.map(lambda file, at=place: _rows_of(at / file.path), files))
+        if found != wanted or len(named) != len(files):
+            raise rows_differ(found, wanted, place.path)
+
+
+def _rows_of(place: Place) -> int:
+    with place.filesystem.open_input_file(place.path) as file:
+        return int(pq.read_metadata(file).num_rows)
 
 
 def manifest_of(ledger: Ledger, record: RunRecord, receipts: Sequence[Receipt], *, ended_s: float) -> RunManifest:
@@ -81,6 +113,7 @@ def manifest_of(ledger: Ledger, record: RunRecord, receipts: Sequence[Receipt], 
         ),
         inputs=tuple(sorted({(piece.path, piece.file_bytes) for piece in read})),
         damaged=(*record.damaged, *(damaged[path] for path in sorted(damaged))),
+        others=record.others,
     )
 
 

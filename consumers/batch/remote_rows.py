@@ -11,6 +11,7 @@ from concurrent.futures import Future
 import numpy as np
 
 from cluster.errors import NoCapacity, Unreachable
+from consumers.batch.rowscorer import MOST_FAILED, Patience
 from deployments.datatypes import Array
 from deployments.scorer_thread import ScorerThread
 from deployments.scoring import Scored
@@ -31,19 +32,21 @@ class RemoteScorer:
         version: int,
         *,
         rows_per_call: int,
+        most_failed: int = MOST_FAILED,
         calls: int = 4,
         pauses_s: Sequence[float] = PAUSES_S,
     ) -> None:
-        """`calls` are under way at a time; `pauses_s` lie between the tries of one call."""
+        """`most_failed` rows may fail, `calls` are under way at a time; `pauses_s` lie between the tries of one call."""
         self._thread = thread
         self._model = model
         self._version = version
         self._rows_per_call = rows_per_call
         self._calls = calls
         self._pauses_s = pauses_s
+        self._patience = Patience(most_failed)
 
     def score(self, tensors: Mapping[str, Array], rows: int) -> tuple[dict[str, Array], dict[int, str]]:
-        """See RowScorer. Raises NotFound where the version is not served."""
+        """See RowScorer. Raises NotFound where the version is not served, and GivenUp."""
         parts: list[dict[str, Array]] = []
         bad: dict[int, str] = {}
         ahead: deque[tuple[int, int, Future[Scored]]] = deque()
@@ -57,8 +60,12 @@ class RemoteScorer:
             start, end, answer = ahead.popleft()
             scored = self._wait(answer, tensors, start, end)
             bad |= {start + at: error.what for at, error in scored.errors.items()}
+            if len(scored.errors) < end - start:
+                self._patience.answered()
+            self._patience.check(bad)
             good = np.delete(np.arange(end - start), list(scored.errors)) if scored.errors else slice(None)
             parts.append({name: output[good] for name, output in scored.outputs.items()})
+        self._patience.end(bad)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, bad
 
     def _submit(self, tensors: Mapping[str, Array], start: int, end: int) -> Future[Scored]:

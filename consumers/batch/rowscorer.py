@@ -12,6 +12,41 @@ from cluster.errors import EngineFailure
 from deployments.datatypes import Array
 from deployments.engines.port import Engine
 
+MOST_FAILED = 1000
+HOPELESS_ROWS = 500  # as many as a stream lets its version fail before it holds
+
+
+class GivenUp(Exception):
+    """So many rows fail that the others are not tried. `bad` are the reasons so far; `hopeless`: no row was ever answered."""
+
+    def __init__(self, bad: Mapping[int, str], *, hopeless: bool) -> None:
+        super().__init__(f"gave up after {len(bad)} rows")
+        self.bad = dict(bad)
+        self.hopeless = hopeless
+
+
+class Patience:
+    """How long a scorer goes on while rows fail: to `most_failed` of one call, or HOPELESS_ROWS before any row is answered."""
+
+    def __init__(self, most_failed: int) -> None:
+        self._most_failed = most_failed
+        self._answered = False
+        self._failed_before = 0
+
+    def answered(self) -> None:
+        """A row was answered: the version works."""
+        self._answered = True
+
+    def check(self, bad: Mapping[int, str]) -> None:
+        """`bad` are the rows of this call that failed so far. Raises GivenUp."""
+        hopeless = not self._answered and self._failed_before + len(bad) >= HOPELESS_ROWS
+        if hopeless or len(bad) > self._most_failed:
+            raise GivenUp(bad, hopeless=hopeless)
+
+    def end(self, bad: Mapping[int, str]) -> None:
+        """The call is over."""
+        self._failed_before += len(bad)
+
 
 class RowScorer(Protocol):
     """Called from one thread, blocks while the model computes."""
@@ -19,16 +54,17 @@ class RowScorer(Protocol):
     def score(self, tensors: Mapping[str, Array], rows: int) -> tuple[dict[str, Array], dict[int, str]]:
         """Returns the outputs of the good rows, in order, and the others' reasons by their index.
 
-        `tensors` have `rows` rows each, and at least one. Raises NoCapacity where it can't score now.
+        `tensors` have `rows` rows each, and at least one. Raises NoCapacity where it can't score now, and GivenUp.
         """
 
 
 class EmbeddedScorer:
     """The engine in this process. A call that fails is halved until the rows to blame stand alone."""
 
-    def __init__(self, engine: Engine, *, rows_per_call: int) -> None:
+    def __init__(self, engine: Engine, *, rows_per_call: int, most_failed: int = MOST_FAILED) -> None:
         self._engine = engine
         self._rows_per_call = rows_per_call
+        self._patience = Patience(most_failed)
 
     def score(self, tensors: Mapping[str, Array], rows: int) -> tuple[dict[str, Array], dict[int, str]]:
         """See RowScorer."""
@@ -36,6 +72,7 @@ class EmbeddedScorer:
         bad: dict[int, str] = {}
         for start in range(0, rows, self._rows_per_call):
             self._halving(tensors, start, min(start + self._rows_per_call, rows), parts, bad)
+        self._patience.end(bad)
         if len(parts) == 1:
             return parts[0], bad
         return {spec.name: _joined([part[spec.name] for part in parts]) for spec in self._engine.signature.outputs}, bad
@@ -48,10 +85,13 @@ class EmbeddedScorer:
         except EngineFailure as error:
             if end - start == 1:
                 bad[start] = f"the model fails on this row: {error.what}"
+                self._patience.check(bad)
                 return
             middle = (start + end) // 2
             self._halving(tensors, start, middle, parts, bad)
             self._halving(tensors, middle, end, parts, bad)
+        else:
+            self._patience.answered()
 
 
 def _joined(parts: list[Array]) -> Array:

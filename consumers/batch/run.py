@@ -12,12 +12,14 @@ from datetime import UTC, date, datetime
 from cluster.errors import BadInput, Conflict, NotFound
 from consumers.batch.answers import output_columns
 from consumers.batch.columns import bind
-from consumers.batch.dataset import Dataset, covers, discover, with_date
+from consumers.batch.dataset import Dataset, Mark, discover, with_date
+from consumers.batch.hive import check_keys
 from consumers.batch.ledger import Ledger, Pinned, Receipt, RunPhase, RunRecord, Runs, Totals, remaining, to_repeat, totals
+from consumers.batch.listing import covers
 from consumers.batch.lock import file_lock
 from consumers.batch.places import Place, explaining, locate
 from consumers.batch.plan import Unit, plan
-from consumers.batch.publish import RunManifest, manifest_of, publish, read_manifest, retire_old
+from consumers.batch.publish import RunManifest, check_staged, manifest_of, publish, read_manifest, retire_old
 from consumers.batch.spec import BatchSpec, OnRunning
 from consumers.batch.unit import empty_output, schema_text, too_many_bad
 
@@ -121,7 +123,8 @@ def _prepare(
 ) -> tuple[Ledger, RunRecord, tuple[Unit, ...]]:
     dated = spec.model_copy(update={"input": with_date(spec.input, as_of)})
     _check_apart(dated)
-    dataset = discover(dated.input, skip=_scored_before(runs) if dated.input.only_new else frozenset())
+    dataset = discover(dated.input, pinned.signature, known=_scored_before(runs) if dated.input.only_new else {})
+    dated = dated.model_copy(update={"input": dataset.spec})
     if not dataset.rows:
         where = ", ".join(dated.input.paths)
         if dated.input.only_new:
@@ -149,6 +152,8 @@ def _prepare(
         rows=dataset.rows,
         damaged=tuple((bad.path, bad.size_bytes, bad.reason) for bad in dataset.damaged),
         fire=fire,
+        int96_unit=dataset.int96_unit,
+        others=len(dataset.others),
     )
     ledger = runs.new(run_id)
     ledger.begin(record, units)
@@ -167,6 +172,7 @@ def _check_apart(spec: BatchSpec) -> None:
 
 def _check_columns(dataset: Dataset, spec: BatchSpec, pinned: Pinned) -> None:
     bind(dataset.schema, pinned.signature, spec.input, where=dataset.files[0].path)
+    check_keys(dataset.schema, spec.output.partition_by)
     columns = output_columns(spec.output, pinned.signature)
     clash = sorted(set(columns) & set(spec.input.passthrough))
     if clash:
@@ -177,9 +183,19 @@ def _check_columns(dataset: Dataset, spec: BatchSpec, pinned: Pinned) -> None:
         )
 
 
-def _scored_before(runs: Runs) -> frozenset[tuple[str, int]]:
-    published = [run for run in runs.all() if run.phase() is RunPhase.PUBLISHED]
-    return frozenset(source for run in published for source in read_manifest(run).inputs)
+def _scored_before(runs: Runs) -> dict[str, list[Mark]]:
+    """What published runs have scored, by path, as the files were then."""
+    found: dict[str, list[Mark]] = {}
+    for run in runs.all():
+        if run.phase() is RunPhase.PUBLISHED:
+            scored = {path for path, _ in read_manifest(run).inputs}
+            marks = {
+                (piece.path, Mark(piece.file_bytes, piece.modified_ns, piece.footer)) for u in run.units() for piece in u.slices
+            }
+            for path, mark in marks:
+                if path in scored:
+                    found.setdefault(path, []).append(mark)
+    return found
 
 
 def _work(
@@ -194,6 +210,7 @@ def _work(
             finished += _score(ledger, record, units, totals(receipts), workforce, watch, left)
         while again := to_repeat(units, finished):
             finished = _repeat(ledger, record, units, workforce, watch, finished, again)
+        check_staged(ledger, finished)
         if not any(receipt.files for receipt in finished):
             empty_output(ledger, record)
         finished.sort(key=lambda receipt: receipt.unit)

@@ -53,18 +53,31 @@ class Source(StrEnum):
     MODEL = "model"
 
 
+class PatternOrder(StrEnum):
+    """How the columns that a pattern names follow each other: as in the first file, by name, or by the numbers in the names."""
+
+    FILE = "file"
+    NAME = "name"
+    NUMBER = "number"
+
+
 class Input(Section):
     """What to read.
 
     `path` is a Parquet file, a directory (hive partitions are recognised), a glob, or a list of these; any of them may be a
-    pyarrow filesystem URI, and may hold `{as_of}`. `columns` maps each input of the model to one column (a number, text, list,
-    fixed-size list or fixed-shape tensor), or to a list of columns, one a feature; an input that is not named here reads the
-    column of its own name. `filter` is a pyarrow filter in disjunctive normal form, e.g. `[[amount, ">", 10]]`; it is pushed
-    down to row groups. `ranges` are the bounds [low, high] that an input's values must keep.
+    pyarrow filesystem URI, and may hold `{as_of}`. Of what directories hold, files whose names match `files` are data; names that
+    begin with a dot or an underscore are not, but for hive folders. `columns` maps each input of the model to one column (number,
+    text, list, fixed-size list or fixed-shape tensor), or to a list of columns, one a feature; a text with `*` names all columns
+    that match, in `pattern_order`; an input that is not named here reads the column of its own name. Dates, times and decimals
+    are the numbers that they are stored as. `filter` is a pyarrow filter in disjunctive normal form, e.g. `[[amount, ">", 10]]`,
+    with dates and times as texts; it is pushed down to row groups. `ranges` are the bounds [low, high] that an input's values
+    must keep. `only_new` knows a file by its size, the time of its last change and its footer.
     """
 
     path: str | tuple[str, ...]
+    files: str = Field(default="*.parquet", min_length=1, description="which files of a directory are data")
     columns: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
+    pattern_order: PatternOrder | None = Field(default=None, description="the order of columns that a pattern names")
     filter: tuple[Any, ...] = ()
     passthrough: tuple[str, ...] = ()
     narrow: bool = Field(default=False, description="allow conversions that may lose precision, such as double to float")

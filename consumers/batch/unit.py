@@ -5,41 +5,33 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from cluster.errors import BadInput
-from consumers.batch.answers import by_partition, output_columns, to_columns
-from consumers.batch.columns import bind, to_tensors
-from consumers.batch.dataset import filter_of, fragment_of
-from consumers.batch.ledger import Ledger, OutputFile, Receipt, RunRecord
-from consumers.batch.places import DigestSink, Place, explaining
-from consumers.batch.plan import Damaged, Slice, Unit
-from consumers.batch.rowscorer import RowScorer
+from cluster.errors import BadInput, EngineFailure
+from consumers.batch.answers import output_columns, to_columns
+from consumers.batch.columns import bind, to_tensors, used_columns
+from consumers.batch.filters import filter_columns, filter_of
+from consumers.batch.hive import by_partition
+from consumers.batch.ledger import Ledger, OutputFile, Receipt, RunRecord, rows_differ
+from consumers.batch.places import DigestSink, explaining
+from consumers.batch.plan import Slice, Unit
+from consumers.batch.reader import Reader, Unreadable
+from consumers.batch.rowscorer import GivenUp, RowScorer
+from consumers.batch.schemas import joined, once
 from consumers.batch.spec import OnDamage
 from deployments.datatypes import NUMPY, Array
 
 REASON = "_reason"
 FILE = "_file"
 _READ_BYTES = 2 * 1024 * 1024  # of one batch: enough for few calls, small enough to stay in the cache
-_BUFFER_BYTES = 64 * 1024  # of one column
 _ROW_GROUP_ROWS = 128 * 1024
-
-
-class Unreadable(BadInput):
-    """A part of a file can't be read."""
-
-    def __init__(self, damaged: Damaged) -> None:
-        remedy = "mend the file, then `headrace batch resume`; or set it aside and begin again with --fresh"
-        super().__init__(f"can't be read: {damaged.reason}", where=damaged.path, remedy=remedy)
-        self.damaged = damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +49,7 @@ class _Found:
 
     rows: int = 0
     bad: dict[Slice, dict[int, str]] = field(default_factory=dict)
+    hopeless: str = ""  # why the version fails whatever it is given
 
     @property
     def quarantined(self) -> int:
@@ -78,28 +71,28 @@ class UnitRunner:
     def __init__(self, ledger: Ledger, record: RunRecord, filesystem: pafs.FileSystem, scorer: RowScorer) -> None:
         self._ledger = ledger
         self._record = record
-        self._filesystem = filesystem
         self._scorer = scorer
         spec = record.spec
         self._schema = schema_of(record)
         self._bindings = bind(self._schema, record.pinned.signature, spec.input, where=spec.input.paths[0])
         self._columns = output_columns(spec.output, record.pinned.signature)
-        self._filter = filter_of(spec.input)
-        names = [*(name for binding in self._bindings for name in binding.columns), *spec.input.passthrough]
-        self._needed = list(dict.fromkeys(names))
+        self._needed = list(used_columns(record.pinned.signature, spec.input))
         self._batch_rows = _batch_rows(self._schema, self._needed)
-        # A local column is read piece by piece, which touches a fraction of the memory. Elsewhere each read is a request.
-        local = Place(filesystem, "").is_local
-        self._scan_options = ds.ParquetFragmentScanOptions(
-            page_checksum_verification=True, pre_buffer=not local, use_buffered_stream=local, buffer_size=_BUFFER_BYTES
+        self._reader = Reader(
+            filesystem,
+            self._schema,
+            rows=filter_of(spec.input, self._schema),
+            filter_columns=filter_columns(spec.input),
+            int96_unit=record.int96_unit,
+            batch_rows=self._batch_rows,
         )
 
     def run(self, unit: Unit) -> Receipt:
         """Scores the unit, from its first row, whatever was done before.
 
-        A file of which a part can't be read is left out whole, where the spec says so. Raises BadInput where it does not, where
-        a file has changed, or where more rows are bad than the spec allows; then there is no receipt and no output, and the bad
-        rows found so far are in the run's quarantine.
+        A file of which a part can't be read is left out whole, where the spec says so. Raises BadInput where it does not, where a
+        file has changed, or where more rows are bad than the spec allows, and EngineFailure where the version fails every
+        row; then there is no receipt and no output, and the bad rows found so far are in the run's quarantine.
         """
         started_s, begun = time.time(), time.monotonic()
         limit = self._record.spec.max_quarantined
@@ -115,6 +108,8 @@ class UnitRunner:
                 damaged[error.damaged.path] = error.damaged
             else:
                 break
+        if found.hopeless:
+            raise self._fails_every_row(found, unit)
         if found.quarantined > limit:
             raise too_many_bad(found.quarantined, limit, (self._ledger.quarantine / self._ledger.part(unit.id)).path)
         seconds = round(time.monotonic() - begun, 3)
@@ -127,9 +122,13 @@ class UnitRunner:
         with explaining(self._ledger.place.path), _Writer(self._ledger, unit.id, self._record) as writer:
             for batch, stretches in self._gathered(piece for piece in unit.slices if piece.path not in damaged):
                 self._score(batch, stretches, writer, found)
-                if found.quarantined > limit:
+                if found.hopeless or found.quarantined > limit:
                     return ()
-            return writer.finish()
+            files = writer.finish()
+        written = sum(file.rows for file in files)
+        if written != found.rows - found.quarantined:
+            raise rows_differ(written, found.rows - found.quarantined, self._ledger.data.path)
+        return files
 
     def _score(self, batch: pa.RecordBatch, stretches: Sequence[_Stretch], writer: _Writer, found: _Found) -> None:
         rows = to_tensors(batch, self._bindings, refuse_nan=self._record.spec.input.refuse_nan)
@@ -137,9 +136,14 @@ class UnitRunner:
         good = rows.good
         count = batch.num_rows if good is None else len(good)
         if count:
-            outputs, rejected = self._scorer.score(rows.tensors, count)
+            places = np.arange(count) if good is None else good
+            try:
+                outputs, rejected = self._scorer.score(rows.tensors, count)
+            except GivenUp as told:
+                found.blame(stretches, bad | {int(places[at]): reason for at, reason in told.bad.items()})
+                found.hopeless = next(iter(told.bad.values())) if told.hopeless else ""
+                return
             if rejected:
-                places = np.arange(count) if good is None else good
                 bad |= {int(places[at]): reason for at, reason in rejected.items()}
                 good = np.delete(places, list(rejected))
                 count = len(good)
@@ -156,7 +160,7 @@ class UnitRunner:
         rows = 0
         for piece in pieces:
             start = 0
-            for batch in self._batches(piece, self._needed):
+            for batch in self._reader.batches(piece, self._needed):
                 batches.append(batch)
                 stretches.append(_Stretch(piece, start, batch.num_rows))
                 start += batch.num_rows
@@ -167,56 +171,19 @@ class UnitRunner:
         if batches:
             yield _joined(batches), stretches
 
+    def _fails_every_row(self, found: _Found, unit: Unit) -> EngineFailure:
+        pinned = self._record.pinned
+        return EngineFailure(
+            f"version {pinned.version} of {pinned.model} answered none of its first {found.quarantined:,} rows: {found.hopeless}",
+            where=(self._ledger.quarantine / self._ledger.part(unit.id)).path,
+            remedy="the rows and reasons are there; mend the input, or begin again with another --version, and --fresh",
+        )
+
     def _table(self, batch: pa.RecordBatch, outputs: Mapping[str, Array]) -> pa.Table:
         pinned = self._record.pinned
         arrays = {name: batch.column(name) for name in self._record.spec.input.passthrough}
         arrays |= to_columns(self._columns, outputs, batch.num_rows, model=pinned.model, version=pinned.version)
         return pa.table(arrays)
-
-    def _batches(self, piece: Slice, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
-        """The rows of a slice that pass the filter, in the file's order; with `columns` None, all its columns."""
-        info = self._filesystem.get_file_info(piece.path)
-        if info.size != piece.file_bytes:
-            raise BadInput(
-                "the file has changed since this run was planned",
-                where=piece.path,
-                remedy="begin again with `headrace batch run NAME --fresh`",
-            )
-        if columns is not None and piece.rows <= self._batch_rows and self._filter is None and not piece.partition:
-            yield from self._whole(piece, columns)
-            return
-        fragment = fragment_of(self._filesystem, piece.path, piece.row_groups, piece.partition, list(self._schema))
-        schema, batch_rows = self._schema, self._batch_rows
-        if columns is None:
-            own = fragment.physical_schema
-            schema = pa.schema([*own, *(self._schema.field(name) for name, _ in piece.partition if name not in set(own.names))])
-            batch_rows = _batch_rows(schema, schema.names)
-        scanner = fragment.scanner(
-            schema=schema,
-            columns=columns,
-            filter=self._filter,
-            batch_size=batch_rows,
-            use_threads=False,
-            batch_readahead=1,
-            fragment_readahead=1,
-            fragment_scan_options=self._scan_options,
-        )
-        try:
-            yield from (batch for batch in scanner.to_batches() if batch.num_rows)
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(piece, error) from error
-
-    def _whole(self, piece: Slice, columns: list[str]) -> list[pa.RecordBatch]:
-        """A small slice in one read: to make a scanner costs more than to read what it scans."""
-        try:
-            with self._filesystem.open_input_file(piece.path) as file:
-                source = pq.ParquetFile(file, page_checksum_verification=True)
-                table = source.read_row_groups(list(piece.row_groups), columns=columns, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(piece, error) from error
-        schema = pa.schema([self._schema.field(name) for name in columns])  # files differ in what they say of nulls
-        whole = table.select(columns).combine_chunks().to_batches()
-        return [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in whole]
 
     def _quarantine(self, unit: Unit, found: _Found) -> OutputFile | None:
         """Reads the bad rows again, now with all their columns: they are few."""
@@ -225,17 +192,21 @@ class UnitRunner:
         tables = []
         for piece, bad in found.bad.items():
             start = 0
-            for batch in self._batches(piece, None):
+            for batch in self._reader.whole_rows(piece):
                 here = sorted(at for at in bad if start <= at < start + batch.num_rows)
                 if here:
-                    table = pa.Table.from_batches([batch.take(pa.array([at - start for at in here], pa.int64()))])
-                    table = table.append_column(REASON, pa.array([bad[at] for at in here], pa.string()))
-                    tables.append(table.append_column(FILE, pa.array([piece.path] * len(here), pa.string())))
+                    rows = batch.take(pa.array([at - start for at in here], pa.int64()))
+                    told = [pa.array([bad[at] for at in here], pa.string()), pa.array([piece.path] * len(here), pa.string())]
+                    # What an earlier run told of the same row keeps its column under another name.
+                    names = once([REASON, FILE, *rows.schema.names])[2:]
+                    tables.append(pa.table([*rows.columns, *told], [*names, REASON, FILE]))
                 start += batch.num_rows
-        whole = pa.concat_tables(tables, promote_options="permissive")
+        whole = joined(tables)
         target = self._ledger.quarantine / self._ledger.part(unit.id)
         with explaining(target.path), target.writing(self._ledger.scratch) as sink:
             pq.write_table(whole, sink.as_file())
+        if whole.num_rows != found.quarantined:
+            raise rows_differ(whole.num_rows, found.quarantined, target.path)
         return OutputFile(target.name, whole.num_rows, sink.size_bytes, sink.sha256)
 
 
@@ -244,6 +215,10 @@ class _OpenFile:
     writer: pq.ParquetWriter
     sink: DigestSink
     rows: int = 0
+
+
+class _GivenUp(Exception):
+    """Ends the sinks of a writer whose files are not to appear."""
 
 
 class _Writer:
@@ -257,12 +232,17 @@ class _Writer:
         self._waiting: list[pa.Table] = []
         self._rows = 0
         self._open: dict[str, _OpenFile] = {}
+        self._finished = False
 
     def __enter__(self) -> _Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stack.__exit__(kind, error, trace)
+        if kind is None and not self._finished:  # files without a footer: given up as if the block had failed
+            with suppress(_GivenUp), self._stack:
+                raise _GivenUp
+        else:
+            self._stack.__exit__(kind, error, trace)
 
     def write(self, table: pa.Table) -> None:
         """Takes scored rows; row groups are written as they fill."""
@@ -278,6 +258,7 @@ class _Writer:
         for file in self._open.values():
             file.writer.close()
         self._stack.close()
+        self._finished = True
         return tuple(OutputFile(path, file.rows, file.sink.size_bytes, file.sink.sha256) for path, file in self._open.items())
 
     def _flush(self) -> None:
@@ -315,10 +296,6 @@ def _repeating(schema: pa.Schema, passed_through: Collection[str]) -> list[str]:
         for leaf in map(leaves.column, range(len(leaves)))
         if leaf.physical_type not in ("FLOAT", "DOUBLE") or leaf.path.split(".")[0] in passed_through
     ]
-
-
-def _unreadable(piece: Slice, error: Exception) -> Unreadable:
-    return Unreadable(Damaged(piece.path, piece.file_bytes, str(error).splitlines()[0]))
 
 
 def empty_output(ledger: Ledger, record: RunRecord) -> None:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from cluster.commands import FeedName, FeedView, ScheduleView
-from cluster.errors import BadInput
+from cluster.errors import BadInput, NotFound
 from consumers.batch.ledger import Ledger, Pinned, RunPhase, Runs, totals
 from consumers.batch.lock import is_held
 from consumers.batch.places import locate
@@ -236,7 +236,12 @@ def _detach(target: str, name: str, options: Sequence[str], *, as_json: bool) ->
 
 def _find(target: str, control: ControlClient) -> tuple[str, BatchSpec]:
     if not _is_file(target):
-        return target, BatchSpec.model_validate(control.feed(FeedName(kind="batch", name=target)).spec)
+        try:
+            return target, BatchSpec.model_validate(control.feed(FeedName(kind="batch", name=target)).spec)
+        except NotFound as error:
+            if not Path(target).is_dir():
+                raise
+            raise NotFound(error.what, where=error.where, remedy=f"for the folder of that name, write ./{target}") from error
     batches = [feed for feed in load_project([Path(target)]).feeds if feed.document.kind == "batch"]
     if len(batches) != 1 or not isinstance(batches[0].spec, BatchSpec):
         names = ", ".join(one.document.name for one in batches) or "none"
@@ -247,7 +252,8 @@ def _find(target: str, control: ControlClient) -> tuple[str, BatchSpec]:
 
 
 def _is_file(target: str) -> bool:
-    return Path(target).suffix in (".yaml", ".yml") or Path(target).is_dir()
+    """A bare word names an applied batch, whatever lies in this folder: a folder is told by a slash."""
+    return Path(target).suffix in (".yaml", ".yml") or (("/" in target or target in (".", "..")) and Path(target).is_dir())
 
 
 @contextmanager
@@ -332,6 +338,10 @@ def _print_done(manifest: RunManifest, *, as_json: bool) -> None:
     )
     if manifest.quarantine:
         screen.print(f"{manifest.quarantined:,} rows quarantined, with their reasons: {manifest.quarantine}", soft_wrap=True)
+    if manifest.others:
+        screen.print(
+            f"{manifest.others:,} files beside the data were left alone: spec.input.files says which are data", soft_wrap=True
+        )
     if manifest.damaged:
         path, _, reason = manifest.damaged[0]
         more = f", and {len(manifest.damaged) - 1} more files" if len(manifest.damaged) > 1 else ""

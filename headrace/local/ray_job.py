@@ -26,7 +26,10 @@ def submit_command(settings: Settings, arguments: Sequence[str], *, job: str) ->
     dashboard = run.addresses.dashboard if run and settings.ray_address is None else None
     if settings.ray_address is None:
         os.environ.update(ray_environment(os.environ))
-    from ray.job_submission import JobSubmissionClient  # Ray reads its variables when it is imported
+    # Ray reads its variables when it is imported.
+    from ray.job_submission import JobSubmissionClient
+
+    from consumers.batch.jobs import OwnJobClient
 
     # On a local cluster the job uses this very installation; elsewhere what the node has.
     local = settings.ray_address is None
@@ -36,7 +39,7 @@ def submit_command(settings: Settings, arguments: Sequence[str], *, job: str) ->
     if url:
         variables["HEADRACE_URL"] = url
     try:
-        client = JobSubmissionClient(dashboard or address)
+        client = (OwnJobClient if local else JobSubmissionClient)(dashboard or address)
         client.submit_job(
             entrypoint=shlex.join([program, *arguments]),
             submission_id=job,

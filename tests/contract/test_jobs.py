@@ -89,7 +89,7 @@ def test_without_a_dashboard_they_are_unreachable(jobs: Jobs, monkeypatch: pytes
     else:
         from consumers.batch import jobs as real
 
-        monkeypatch.setattr(real, "_Client", lambda _address: real.JobSubmissionClient("http://127.0.0.1:9"))
+        monkeypatch.setattr(real, "OwnJobClient", lambda _address: real.JobSubmissionClient("http://127.0.0.1:9"))
     with pytest.raises(Unreachable):
         jobs.submit(wanted("ends"))
     with pytest.raises(Unreachable):

@@ -181,3 +181,21 @@ def test_a_torn_file_is_named_and_leaves_what_was_published(tmp_path: Path, caps
     assert main(["batch", "run", "digits", "--json"]) == ExitCode.BAD_INPUT
     assert "bad.parquet" in capsys.readouterr().err
     assert published(tmp_path / "out").num_rows == 2299
+
+
+def test_an_applied_batch_is_meant_where_a_folder_has_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here/digits").mkdir(parents=True)
+    (tmp_path / "here/other").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["batch", "run", "digits", "--json"]) == 0
+    assert told(capsys)["written"] == 300
+    assert main(["batch", "run", "other"]) == ExitCode.NOT_FOUND
+    assert "write ./other" in capsys.readouterr().err
+
+
+def test_files_that_are_no_data_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in/_SUCCESS").touch()
+    assert main(["batch", "run", "digits"]) == 0
+    assert "1 files beside the data were left alone" in capsys.readouterr().out

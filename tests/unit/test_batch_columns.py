@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from datetime import date
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -203,3 +205,53 @@ def test_every_row_is_either_scored_or_named(lists: list[list[float | None] | No
     assert kept == whole
     assert sorted(rows.bad) == [at for at in range(len(lists)) if at not in set(whole)]
     assert rows.tensors["x"].tolist() == [lists[at] for at in whole]
+
+
+@pytest.mark.parametrize(
+    ("column", "datatype", "expected"),
+    [
+        (pa.array([date(1970, 1, 2), date(9999, 12, 31)]), Datatype.INT32, [1, 2932896]),
+        (pa.array([1, -5], pa.int64()).cast(pa.timestamp("us", "UTC")), Datatype.INT64, [1, -5]),
+        (pa.array([1, 2], pa.int64()).cast(pa.duration("ms")), Datatype.INT64, [1, 2]),
+        (pa.array([1, 2], pa.int32()).cast(pa.time32("s")), Datatype.FP64, [1.0, 2.0]),
+        (pa.array([Decimal("0.07"), Decimal("-1.50")], pa.decimal128(15, 2)), Datatype.FP64, [0.07, -1.5]),
+        (pa.array([Decimal("7"), Decimal("8")], pa.decimal128(9, 0)), Datatype.INT64, [7, 8]),
+        (pa.array(["a", "b"], pa.string_view()), Datatype.BYTES, [b"a", b"b"]),
+    ],
+)
+def test_dates_times_and_decimals_are_the_numbers_that_they_are_stored_as(
+    column: pa.Array, datatype: Datatype, expected: list[object]
+) -> None:
+    assert convert(batch(x=column), signature(datatype)).tensors["x"].tolist() == expected
+    lists = pa.ListArray.from_arrays(pa.array([0, 2], pa.int32()), column)
+    assert convert(batch(x=lists), signature(datatype, 2)).tensors["x"].tolist() == [expected]
+
+
+def test_decimals_that_may_lose_digits_ask_for_narrow_and_are_checked_row_by_row() -> None:
+    long = batch(x=pa.array([Decimal("0.1"), Decimal("2"), None, Decimal("1e30")], pa.decimal128(38, 1)))
+    assert "narrow: true" in refused(long, signature(Datatype.FP64))
+    assert "narrow: true" in refused(long, signature(Datatype.INT64))
+    rows = convert(long, signature(Datatype.INT64), narrow=True)
+    assert rows.bad == {
+        0: "column x holds a value that INT64 can't hold",
+        2: "column x is null",
+        3: "column x holds a value that INT64 can't hold",
+    }
+    assert rows.tensors["x"].tolist() == [2]
+    two = Signature(inputs=(signature(Datatype.FP32).inputs[0], signature(Datatype.INT64, name="n").inputs[0]), outputs=())
+    rows = convert(long, two, narrow=True, columns={"n": "x"})
+    assert {name: tensor.tolist() for name, tensor in rows.tensors.items()} == {"x": [2.0], "n": [2]}
+    assert convert(batch(x=pa.array([date(1970, 1, 2)])), signature(), narrow=True).tensors["x"].tolist() == [1.0]
+    assert "narrow: true" in refused(batch(x=pa.array([date(1970, 1, 2)])), signature())
+
+
+def test_nulls_inside_a_dictionary_are_nulls() -> None:
+    column = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, None], pa.int8()), pa.array([1.0, None, 3.0], pa.float32()))
+    rows = convert(batch(x=column), signature())
+    assert rows.bad == {1: "column x is null", 3: "column x is null"}
+    assert rows.tensors["x"].tolist() == [1.0, 3.0]
+
+
+def test_a_name_that_comes_twice_is_told() -> None:
+    table = pa.RecordBatch.from_arrays([pa.array([1.0], pa.float32())] * 2, names=["x", "x"])
+    assert "several columns x" in refused(table, signature())

@@ -29,6 +29,7 @@ from consumers.batch.run import Progress, Workforce, begin, resume
 from consumers.batch.spec import BatchSpec
 from tests.batch_parts import (
     digits_pin,
+    echo,
     engine_scorer,
     images,
     pinned,
@@ -435,3 +436,15 @@ def test_small_files_may_differ_in_the_order_of_columns_and_in_what_they_say_of_
         pq.write_table(pa.table(arrays, schema=schema), tmp_path / "in" / f"{at}.parquet")
     assert run(spec_of(tmp_path / "in", tmp_path / "out", units={"max_rows": 1000}), pin).written == 20
     assert published(tmp_path / "out")["id"].to_pylist() == list(range(20))
+
+
+def test_a_file_without_a_footer_never_stands_under_a_data_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumers.batch.unit._ROW_GROUP_ROWS", 1000)
+    monkeypatch.setattr("consumers.batch.unit._READ_BYTES", 1)
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"x": pa.array([1.0] * 5000 + [None] * 50, pa.float32())}), tmp_path / "in/a.parquet")
+    with pytest.raises(BadInput, match="max_quarantined"):
+        echo(tmp_path / "in", tmp_path / "out", max_quarantined=9)
+    ledger = Runs(locate(str(tmp_path / "out"))).all()[0]
+    assert ledger.data.files() == []
+    assert ledger.scratch.files() == []

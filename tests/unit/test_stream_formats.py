@@ -160,11 +160,13 @@ def test_arrows_times_and_decimals_are_numbers(when: pa.DataType, at: list[int])
     assert sorted(decoded.errors) == [1, 2, 3]
 
 
-def test_arrows_one_decimal_is_not_a_whole_number_for_one_input_and_none_for_another() -> None:
+def test_arrows_one_decimal_is_a_whole_number_for_one_input_and_none_for_another() -> None:
     whole = TensorSpec(name="n", datatype=Datatype.INT64, shape=(-1,))
     decoder = make_decoder(Signature(inputs=(PRICE, whole), outputs=()), Input(topic="t", format=Format.ARROW, fields={"n": "p"}))
-    decoded = decoder.decode([arrow(pa.record_batch({"p": pa.array([Decimal("1.5")])}))])
-    assert "column p (decimal128(2, 1)) is asked for in two ways" in str(decoded.errors[0])
+    values = [arrow(pa.record_batch({"p": pa.array([Decimal(price)], pa.decimal128(2, 1))})) for price in ("1.5", "2.0")]
+    decoded = decoder.decode(values)
+    assert "column p holds a value that INT64 can't hold" in str(decoded.errors[0])
+    check_same(decoded, [1], {"p": np.array([2.0]), "n": np.array([2])})
 
 
 def test_arrows_dictionaries_are_what_they_stand_for() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -23,14 +22,6 @@ SCHEMAS_KEPT = 64
 REMEDY = "send an Arrow IPC stream with one row"
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """How rows of one schema become tensors: columns that go through other types first, by place, and what each input takes."""
-
-    casts: Mapping[int, tuple[pa.DataType, ...]]
-    bindings: tuple[Binding, ...]
-
-
 class ArrowDecoder:
     """See Decoder. The rows of a micro-batch that share a schema become tensors in one step."""
 
@@ -39,7 +30,7 @@ class ArrowDecoder:
             _check(spec, "input")
         self._signature = signature
         self._columns = Columns(path="", columns=dict(fields), narrow=True, refuse_nan=False)
-        self._plans: dict[pa.Schema, _Plan | BadInput] = {}
+        self._plans: dict[pa.Schema, tuple[Binding, ...] | BadInput] = {}
 
     def decode(self, values: Sequence[bytes | None], headers: Sequence[Sequence[Header]] = ()) -> Decoded:  # noqa: ARG002
         """See Decoder."""
@@ -64,11 +55,9 @@ class ArrowDecoder:
         owners = list(batches)
         try:
             whole = pa.Table.from_batches(list(batches.values())).combine_chunks().to_batches()[0]
-            for place, types in plan.casts.items():
-                whole = whole.set_column(place, schema.field(place).with_type(types[-1]), _through(whole.column(place), types))
-            found = to_tensors(whole, plan.bindings, refuse_nan=False)
+            found = to_tensors(whole, plan, refuse_nan=False)
         except (pa.ArrowException, *REFUSED) as error:
-            if len(owners) > 1:  # buffers of another size than their schema says, a decimal for a whole number: one spoils all
+            if len(owners) > 1:  # buffers of another size than their schema says: one spoils all
                 parts = [part for row in owners if (part := self._decode_group(schema, {row: batches[row]}, errors))]
                 rows = [row for part in parts for row in part[0]]
                 names = [spec.name for spec in self._signature.inputs]
@@ -79,11 +68,11 @@ class ArrowDecoder:
         rows = owners if found.good is None else [owners[row] for row in found.good.tolist()]
         return (rows, found.tensors) if rows else None
 
-    def _plan(self, schema: pa.Schema) -> _Plan | BadInput:
+    def _plan(self, schema: pa.Schema) -> tuple[Binding, ...] | BadInput:
         known = self._plans.get(schema)
         if known is None:
             try:
-                known = self._planned(schema)
+                known = bind(schema, self._signature, self._columns, where="value")
             except BadInput as error:
                 known = BadInput(error.what, where=error.where, remedy="send a column per input")
             except (pa.ArrowException, *REFUSED) as error:  # e.g. a column's name that is no text
@@ -92,18 +81,6 @@ class ArrowDecoder:
                 self._plans.clear()
             self._plans[schema] = known
         return known
-
-    def _planned(self, schema: pa.Schema) -> _Plan:
-        casts: dict[int, tuple[pa.DataType, ...]] = {}
-        plain = schema
-        for spec in self._signature.inputs:
-            place = schema.get_field_index(str(self._columns.columns.get(spec.name, spec.name)))
-            if place >= 0 and (types := _types_between(schema.field(place).type, spec.datatype)):
-                if casts.setdefault(place, types) != types:
-                    column = schema.field(place)
-                    raise BadInput(f"column {column.name} ({column.type}) is asked for in two ways", where="value")
-                plain = plain.set(place, plain.field(place).with_type(types[-1]))
-        return _Plan(casts, bind(plain, self._signature, self._columns, where="value"))
 
     def _in_order(self, parts: Sequence[tuple[list[int], dict[str, Array]]], errors: dict[int, BadInput]) -> Decoded:
         if len(parts) == 1:
@@ -115,38 +92,6 @@ class ArrowDecoder:
             empty: Array = np.empty((0, *spec.shape[1:]), dtype=NUMPY[spec.datatype])
             tensors[spec.name] = np.concatenate([empty, *(part[spec.name] for _, part in parts)])[order]
         return Decoded(tensors, sorted(rows), errors)
-
-
-def _types_between(kind: pa.DataType, datatype: Datatype) -> tuple[pa.DataType, ...]:
-    """Those that a column's values go through to be an input's; none where they are fit as they are.
-
-    Dates and times are the numbers that they are stored as, in their own unit, as with Avro. What a dictionary holds may be null,
-    which only shows when it is spread out.
-    """
-    if pa.types.is_dictionary(kind):
-        return (kind.value_type, *_types_between(kind.value_type, datatype))
-    if pa.types.is_fixed_size_list(kind):
-        return tuple(pa.list_(each, kind.list_size) for each in _types_between(kind.value_type, datatype))
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
-        return tuple(make(each) for each in _types_between(kind.value_type, datatype))
-    wanted = NUMPY[datatype].kind
-    if wanted not in "iuf":
-        return ()
-    if pa.types.is_decimal(kind):
-        if wanted == "f":  # by way of its digits: the direct way misses the nearest number now and then
-            return (pa.string(), pa.float64())
-        wide = kind if kind.bit_width > 128 else pa.decimal128(kind.precision, kind.scale)  # narrow ones become no integers
-        return (wide, pa.uint64() if datatype is Datatype.UINT64 else pa.int64())
-    if pa.types.is_date32(kind) or pa.types.is_time32(kind):
-        return (pa.int32(),)
-    return (pa.int64(),) if pa.types.is_temporal(kind) and not pa.types.is_interval(kind) else ()
-
-
-def _through(column: pa.Array, types: Sequence[pa.DataType]) -> pa.Array:
-    for each in types:
-        column = column.cast(each)
-    return column
 
 
 def _read(value: bytes | None) -> pa.RecordBatch:
