@@ -109,9 +109,12 @@ def _committed(admin: KafkaAdminClient, group: str, parts: list[TopicPartition])
 
 
 def _refusal(admin: KafkaAdminClient, group: str, wanted: Mapping[TopicPartition, OffsetAndMetadata]) -> KafkaError | None:
-    """Commits. What the broker has against it, or None."""
+    """Commits. What the broker has against it, or None. Raises where it is just not ready, as after its start."""
     told = admin.alter_group_offsets(group, wanted) if wanted else {}
-    return next((kind() for kind in told.values() if kind is not NoError), None)
+    failure = next((kind() for kind in told.values() if kind is not NoError), None)
+    if failure is not None and cause_of(said_by(failure)) is Cause.NO_COORDINATOR:
+        raise failure
+    return failure
 
 
 def _members(admin: KafkaAdminClient, group: str) -> list[dict[str, Any]]:
