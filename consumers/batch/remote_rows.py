@@ -11,7 +11,7 @@ from concurrent.futures import Future
 import numpy as np
 
 from cluster.errors import NoCapacity, Unreachable
-from consumers.batch.rowscorer import MOST_FAILED, Patience
+from consumers.batch.rowscorer import MOST_FAILED, FailureLimit
 from deployments.datatypes import Array
 from deployments.scorer_thread import ScorerThread
 from deployments.scoring import Scored
@@ -43,7 +43,7 @@ class RemoteScorer:
         self._rows_per_call = rows_per_call
         self._calls = calls
         self._pauses_s = pauses_s
-        self._patience = Patience(most_failed)
+        self._limit = FailureLimit(most_failed)
 
     def score(self, tensors: Mapping[str, Array], rows: int) -> tuple[dict[str, Array], dict[int, str]]:
         """See RowScorer. Raises NotFound where the version is not served, and GivenUp."""
@@ -61,11 +61,11 @@ class RemoteScorer:
             scored = self._wait(answer, tensors, start, end)
             bad |= {start + at: error.what for at, error in scored.errors.items()}
             if len(scored.errors) < end - start:
-                self._patience.answered()
-            self._patience.check(bad)
+                self._limit.answered()
+            self._limit.check(bad)
             good = np.delete(np.arange(end - start), list(scored.errors)) if scored.errors else slice(None)
             parts.append({name: output[good] for name, output in scored.outputs.items()})
-        self._patience.end(bad)
+        self._limit.end(bad)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, bad
 
     def _submit(self, tensors: Mapping[str, Array], start: int, end: int) -> Future[Scored]:

@@ -25,7 +25,7 @@ class GivenUp(Exception):
         self.hopeless = hopeless
 
 
-class Patience:
+class FailureLimit:
     """How long a scorer goes on while rows fail: to `most_failed` of one call, or HOPELESS_ROWS before any row is answered."""
 
     def __init__(self, most_failed: int) -> None:
@@ -64,7 +64,7 @@ class EmbeddedScorer:
     def __init__(self, engine: Engine, *, rows_per_call: int, most_failed: int = MOST_FAILED) -> None:
         self._engine = engine
         self._rows_per_call = rows_per_call
-        self._patience = Patience(most_failed)
+        self._limit = FailureLimit(most_failed)
 
     def score(self, tensors: Mapping[str, Array], rows: int) -> tuple[dict[str, Array], dict[int, str]]:
         """See RowScorer."""
@@ -72,7 +72,7 @@ class EmbeddedScorer:
         bad: dict[int, str] = {}
         for start in range(0, rows, self._rows_per_call):
             self._halving(tensors, start, min(start + self._rows_per_call, rows), parts, bad)
-        self._patience.end(bad)
+        self._limit.end(bad)
         if len(parts) == 1:
             return parts[0], bad
         return {spec.name: _joined([part[spec.name] for part in parts]) for spec in self._engine.signature.outputs}, bad
@@ -85,13 +85,13 @@ class EmbeddedScorer:
         except EngineFailure as error:
             if end - start == 1:
                 bad[start] = f"the model fails on this row: {error.what}"
-                self._patience.check(bad)
+                self._limit.check(bad)
                 return
             middle = (start + end) // 2
             self._halving(tensors, start, middle, parts, bad)
             self._halving(tensors, middle, end, parts, bad)
         else:
-            self._patience.answered()
+            self._limit.answered()
 
 
 def _joined(parts: list[Array]) -> Array:

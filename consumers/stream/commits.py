@@ -12,7 +12,7 @@ from consumers.stream.micro_batch import MicroBatch, Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class CommitPlan:
     """The oldest `batches`, and what of them is still this member's to commit."""
 
     batches: int
@@ -45,7 +45,7 @@ class Draft:
         return sum(outcome.rows_in for outcome in self.outcomes)
 
 
-NOTHING = Draft(0, ())
+NOTHING = CommitPlan(0, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ class Commit:
 
     future: Future[None]
     began_s: float
-    draft: Draft
+    plan: CommitPlan
 
 
-def next_draft(in_flight: Iterable[MicroBatch], epoch: Callable[[Partition], int | None], most_rows: int | None) -> Draft:
+def next_plan(in_flight: Iterable[MicroBatch], epoch: Callable[[Partition], int | None], most_rows: int | None) -> CommitPlan:
     """All that is ready of the oldest, whole micro-batches of up to `most_rows` together, or one.
 
     What was taken in an epoch that is over is left out: it is another member's, or was taken again.
@@ -69,7 +69,7 @@ def next_draft(in_flight: Iterable[MicroBatch], epoch: Callable[[Partition], int
             break
         batches += 1
         outcomes += [outcome for outcome in batch.outcomes if epoch(outcome.partition) == outcome.epoch]
-    return Draft(batches, outcomes)
+    return CommitPlan(batches, outcomes)
 
 
 def cut_up(slices: Sequence[Records], most_rows: int) -> list[list[Records]]:

@@ -26,7 +26,7 @@ from consumers.stream.breaker import Breaker, backoff_s
 from consumers.stream.codecs.codec import Decoder, Encoder
 from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.codecs.registry import Schemas
-from consumers.stream.commits import NOTHING, Commit, cut_up, next_draft
+from consumers.stream.commits import NOTHING, Commit, cut_up, next_plan
 from consumers.stream.counters import Counters, Phase
 from consumers.stream.intake import gather
 from consumers.stream.log import Header, Log, Owned, Partition, RecordRefused
@@ -318,12 +318,12 @@ class Loop:
         if self._commit is not None or waits:
             return
         log = self._open_log
-        draft = next_draft(self._in_flight, log.epoch, self._refusals.most_rows)
-        if draft.outcomes:
+        plan = next_plan(self._in_flight, log.epoch, self._refusals.most_rows)
+        if plan.outcomes:
             self._began_s = now_s
-            self._commit = Commit(log.commit(draft.outgoing, draft.upto), now_s, draft)
+            self._commit = Commit(log.commit(plan.outgoing, plan.upto), now_s, plan)
         else:  # every partition of them was taken from us
-            self._drop(draft.batches)
+            self._drop(plan.batches)
 
     def _drop(self, batches: int) -> None:
         for _ in range(batches):
@@ -339,11 +339,11 @@ class Loop:
                 raise Unreachable(f"a commit took more than {took_s:.0f} s", where="stream", remedy="look at the broker")
             return
         commit.future.result()
-        self._commit, draft = None, commit.draft
-        self._drop(draft.batches)
-        self._refusals = self._refusals.after_commit(draft, self._owns)
-        self._unstick(self.stuck.after_commit(draft.upto, self._owns))
-        done = draft.outcomes
+        self._commit, plan = None, commit.plan
+        self._drop(plan.batches)
+        self._refusals = self._refusals.after_commit(plan, self._owns)
+        self._unstick(self.stuck.after_commit(plan.upto, self._owns))
+        done = plan.outcomes
         rows_in, rows_out, rows_dead = (
             sum(column) for column in zip(*((o.rows_in, o.rows_out, o.rows_dead) for o in done), strict=True)
         )
@@ -365,7 +365,7 @@ class Loop:
 
     def _recover(self, error: HeadraceError) -> bool:
         """Back to the committed offsets. False where the stop came first: then the next member does it."""
-        failed = self._commit.draft if self._commit is not None else NOTHING
+        failed = self._commit.plan if self._commit is not None else NOTHING
         rebalanced = any(self._open_log.epoch(outcome.partition) != outcome.epoch for outcome in failed.outcomes)
         if isinstance(error, RecordRefused):
             self._refusals = self._refusals.after_refusal(error, failed)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from consumers.stream.commits import Draft
+from consumers.stream.commits import CommitPlan
 from consumers.stream.log import Partition, RecordRefused, RecordTooLarge
 
 Place = tuple[Partition, int]  # a record, by where it was read
@@ -44,25 +44,25 @@ class Refusals:
     suspects: Mapping[Partition, int] = field(default_factory=dict)
     whole_rows: int = 0
 
-    def after_refusal(self, error: RecordRefused, draft: Draft) -> Refusals:
-        """Once the draft was refused."""
-        whole_rows = max(self.whole_rows, draft.rows)
-        if draft.rows > 1:
-            return Refusals(draft.rows // 2, self.refused, False, draft.upto, whole_rows)
-        (alone,) = draft.outcomes
+    def after_refusal(self, error: RecordRefused, plan: CommitPlan) -> Refusals:
+        """Once the plan was refused."""
+        whole_rows = max(self.whole_rows, plan.rows)
+        if plan.rows > 1:
+            return Refusals(plan.rows // 2, self.refused, False, plan.upto, whole_rows)
+        (alone,) = plan.outcomes
         place = alone.partition, alone.first
         bare_error = type(error)(error.what, where=error.where, remedy=error.remedy)  # without the trace of how it got here
         before = self.refused.get(place) or (Refused(bare_error) if alone.rows_dead else None)
         after = before.as_letter(bare_error) if before is not None else Refused(bare_error)
         if hopeless := after == before:
             after = replace(after, bare=False)  # whatever the topic takes next should be as much of the record as can be
-        return Refusals(1, {**self.refused, place: after}, hopeless, draft.upto, whole_rows)
+        return Refusals(1, {**self.refused, place: after}, hopeless, plan.upto, whole_rows)
 
-    def after_commit(self, draft: Draft, owns: Callable[[Partition], bool]) -> Refusals:
-        """Once the draft was committed. What other members have taken over is theirs to find out."""
+    def after_commit(self, plan: CommitPlan, owns: Callable[[Partition], bool]) -> Refusals:
+        """Once the plan was committed. What other members have taken over is theirs to find out."""
         if self.most_rows is None:
             return self
-        upto = draft.upto
+        upto = plan.upto
         refused = {place: why for place, why in self.refused.items() if owns(place[0]) and place[1] >= upto.get(place[0], 0)}
         suspects = {
             partition: end for partition, end in self.suspects.items() if owns(partition) and upto.get(partition, 0) < end

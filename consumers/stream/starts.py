@@ -51,7 +51,7 @@ class NotesInProcess:
 
 
 @dataclass(frozen=True, slots=True)
-class Topic:
+class SeenTopic:
     """A topic as the broker tells it. `id` is another one where a topic of this name was deleted and made anew."""
 
     id: str
@@ -70,7 +70,7 @@ class Committed:
 class Found:
     """What the broker says of one partition. `unstable`: an open transaction holds a commit of it. `[first, end)` exists."""
 
-    topic: Topic
+    topic: SeenTopic
     committed: Committed | None
     unstable: bool
     first: int
@@ -128,7 +128,7 @@ class Held:
 class Memory:
     """The notes of one group, readable: topics as first seen, and the partitions that have begun, with their topic's id."""
 
-    topics: Mapping[str, Topic]
+    topics: Mapping[str, SeenTopic]
     begun: Mapping[Partition, str]
 
     @property
@@ -139,7 +139,7 @@ class Memory:
 
 def read_memory(group: str, notes: Mapping[str, str]) -> Memory:
     """The notes of the group; those of other groups are left out."""
-    topics: dict[str, Topic] = {}
+    topics: dict[str, SeenTopic] = {}
     begun: dict[Partition, str] = {}
     for key, value in notes.items():
         owner, _, where = key.partition("/")
@@ -150,17 +150,17 @@ def read_memory(group: str, notes: Mapping[str, str]) -> Memory:
             begun[Partition(topic, int(number))] = value
         else:
             topic_id, _, count = value.partition("/")
-            topics[topic] = Topic(topic_id, int(count))
+            topics[topic] = SeenTopic(topic_id, int(count))
     return Memory(topics, begun)
 
 
-def notes_of(group: str, topics: Mapping[str, Topic], begun: Mapping[Partition, str]) -> dict[str, str]:
+def notes_of(group: str, topics: Mapping[str, SeenTopic], begun: Mapping[Partition, str]) -> dict[str, str]:
     """What to remember of these topics, and of these partitions that have begun. No name holds a slash."""
     notes = {f"{group}/{name}": f"{topic.id}/{topic.partitions}" for name, topic in topics.items()}
     return notes | {f"{group}/{partition.topic}/{partition.number}": topic_id for partition, topic_id in begun.items()}
 
 
-def new_notes(group: str, memory: Memory, topics: Mapping[str, Topic], begun: Mapping[Partition, str]) -> dict[str, str]:
+def new_notes(group: str, memory: Memory, topics: Mapping[str, SeenTopic], begun: Mapping[Partition, str]) -> dict[str, str]:
     """Those of `notes_of` that the memory lacks. A topic keeps the number of partitions that it was first seen with."""
     seen = {name: topic for name, topic in topics.items() if name not in memory.topics or memory.topics[name].id != topic.id}
     lacking = {partition: topic_id for partition, topic_id in begun.items() if memory.begun.get(partition) != topic_id}

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.errors import BadInput, Unreachable
 from consumers.stream.acceptable import MADE_KEY_HEADER, TIMESTAMP_HEADER, oversized, unfit
-from consumers.stream.commits import cut_up, next_draft
+from consumers.stream.commits import cut_up, next_plan
 from consumers.stream.counters import Phase
 from consumers.stream.kafka.topic_settings import expect_possible, takes
 from consumers.stream.log import Origins, Outgoing, Partition, RecordRefused, Records, RecordTooLarge, Takes
@@ -50,16 +50,16 @@ def test_a_draft_brings_a_partition_to_its_furthest_slice() -> None:
         replace(outcome(IN0, 5, 3), upto=10),
         replace(outcome(IN0, 6, 2), upto=9),
     ]  # 5, 7, 9 of one origin, 6, 8 of another
-    draft = next_draft([ready(*replayed, outcome(IN1, 3))], {IN0: 1, IN1: 1}.get, None)
-    assert (draft.upto, draft.firsts, draft.rows) == ({IN0: 10, IN1: 4}, {IN0: 5, IN1: 3}, 6)
+    plan = next_plan([ready(*replayed, outcome(IN1, 3))], {IN0: 1, IN1: 1}.get, None)
+    assert (plan.upto, plan.firsts, plan.rows) == ({IN0: 10, IN1: 4}, {IN0: 5, IN1: 3}, 6)
 
 
 def test_a_draft_takes_no_more_than_it_may_and_nothing_of_an_epoch_that_is_over() -> None:
     batches = [ready(outcome(IN0, 0, 3)), ready(outcome(IN1, 0, 2, epoch=0)), ready(outcome(IN0, 3, 1)), MicroBatch([], [], 1, 0)]
-    draft = next_draft(batches, {IN0: 1, IN1: 1}.get, None)
-    assert (draft.batches, draft.rows) == (3, 4)
-    assert next_draft(batches, {IN0: 1, IN1: 1}.get, 5).batches == 2
-    assert next_draft(batches, {IN0: 1, IN1: 1}.get, 1).batches == 1
+    plan = next_plan(batches, {IN0: 1, IN1: 1}.get, None)
+    assert (plan.batches, plan.rows) == (3, 4)
+    assert next_plan(batches, {IN0: 1, IN1: 1}.get, 5).batches == 2
+    assert next_plan(batches, {IN0: 1, IN1: 1}.get, 1).batches == 1
 
 
 def test_parts_follow_each_other_by_offset_whatever_slices_they_are_cut_from() -> None:
@@ -77,12 +77,12 @@ def bisect(poison: set[int], total: int, whole: int) -> tuple[list[int], list[in
     while at < total:
         rows = min(whole, refusals.most_rows or whole, total - at)
         held = range(at, at + rows)
-        draft = next_draft([ready(outcome(IN0, at, rows, dead=rows == 1 and (IN0, at) in refusals.refused))], {IN0: 1}.get, None)
+        plan = next_plan([ready(outcome(IN0, at, rows, dead=rows == 1 and (IN0, at) in refusals.refused))], {IN0: 1}.get, None)
         if any(row in poison and (IN0, row) not in refusals.refused for row in held):
-            refusals = refusals.after_refusal(REFUSED, draft)
+            refusals = refusals.after_refusal(REFUSED, plan)
         else:
             letters += [row for row in held if (IN0, row) in refusals.refused]
-            refusals = refusals.after_commit(draft, lambda _: True)
+            refusals = refusals.after_commit(plan, lambda _: True)
             at += rows
         sizes.append(rows)
         assert len(sizes) < 20 * (len(poison) + 1) * 20
@@ -101,7 +101,7 @@ def test_halving_finds_each_record_and_the_commits_grow_back() -> None:
 
 
 def test_a_letter_that_is_refused_is_made_legal_or_bare_and_then_nothing_more_can_be_done() -> None:
-    answer, letter = (next_draft([ready(outcome(IN0, 4, dead=dead))], {IN0: 1}.get, None) for dead in (False, True))
+    answer, letter = (next_plan([ready(outcome(IN0, 4, dead=dead))], {IN0: 1}.get, None) for dead in (False, True))
     refusals = Refusals().after_refusal(REFUSED, answer)
     assert refusals.refused == {(IN0, 4): Refused(refusals.refused[IN0, 4].error)}
     refusals = refusals.after_refusal(REFUSED, letter)
@@ -114,10 +114,10 @@ def test_a_letter_that_is_refused_is_made_legal_or_bare_and_then_nothing_more_ca
 
 
 def test_what_others_took_over_narrows_no_commit() -> None:
-    draft = next_draft([ready(outcome(IN0, 0, 8), outcome(IN1, 0, 8))], {IN0: 1, IN1: 1}.get, None)
-    refusals = Refusals().after_refusal(REFUSED, draft)
+    plan = next_plan([ready(outcome(IN0, 0, 8), outcome(IN1, 0, 8))], {IN0: 1, IN1: 1}.get, None)
+    refusals = Refusals().after_refusal(REFUSED, plan)
     assert (refusals.most_rows, refusals.suspects) == (8, {IN0: 8, IN1: 8})
-    after = refusals.after_commit(next_draft([ready(outcome(IN0, 0, 8))], {IN0: 1}.get, None), lambda partition: partition == IN0)
+    after = refusals.after_commit(next_plan([ready(outcome(IN0, 0, 8))], {IN0: 1}.get, None), lambda partition: partition == IN0)
     assert after == Refusals()
 
 

@@ -14,8 +14,8 @@ from consumers.stream.starts import (
     Held,
     Memory,
     NotesInProcess,
+    SeenTopic,
     Start,
-    Topic,
     Why,
     committed,
     metadata_of,
@@ -27,7 +27,7 @@ from consumers.stream.starts import (
 
 EARLIEST, LATEST = Input(topic="t"), Input(topic="t", begin=Begin.LATEST)
 NEVER = Memory({}, {})
-T = Topic("one", 4)
+T = SeenTopic("one", 4)
 # It holds the records 100 to 499; nothing is committed.
 FOUND = Found(T, None, False, 100, 500)
 RAN = Memory({"t": T}, {Partition("t", n): "one" for n in range(4)})
@@ -53,7 +53,7 @@ def test_one_of_the_first_partitions_may_come_to_its_first_start_late() -> None:
 
 
 def test_a_partition_that_is_added_begins_with_its_first_record() -> None:
-    grown = replace(FOUND, topic=Topic("one", 6))
+    grown = replace(FOUND, topic=SeenTopic("one", 6))
     assert place(at(5), grown, RAN, LATEST, older=False) == Start(100, Why.NEW_PARTITION, "one")
 
 
@@ -77,7 +77,7 @@ def test_what_retention_deleted_is_a_gap_that_is_told() -> None:
 @pytest.mark.parametrize("offset", [0, 300, 10_000])
 def test_another_topic_of_the_name_begins_with_its_first_record(offset: int) -> None:
     """Whatever was committed of the other one, and whether the broker has dropped that."""
-    anew = replace(FOUND, topic=Topic("two", 4))
+    anew = replace(FOUND, topic=SeenTopic("two", 4))
     first = Start(100, Why.ANOTHER_TOPIC, "two")
     assert place(at(0), replace(anew, committed=Committed(offset, "one")), RAN, LATEST, older=False) == first
     assert place(at(0), replace(anew, committed=Committed(offset)), RAN, LATEST, older=False) == first
@@ -87,7 +87,7 @@ def test_another_topic_of_the_name_begins_with_its_first_record(offset: int) -> 
 
 
 def test_a_seek_into_the_new_topic_holds() -> None:
-    anew = replace(FOUND, topic=Topic("two", 4), committed=Committed(300, "two"))
+    anew = replace(FOUND, topic=SeenTopic("two", 4), committed=Committed(300, "two"))
     assert place(at(0), anew, RAN, LATEST, older=False) == Start(300, Why.COMMITTED, "two")
 
 
@@ -134,10 +134,10 @@ def test_notes_are_read_as_they_were_written() -> None:
 
 
 def test_only_what_is_new_is_noted() -> None:
-    grown = {"t": Topic("one", 6)}
+    grown = {"t": SeenTopic("one", 6)}
     assert new_notes("g", RAN, grown, {at(0): "one"}) == {}
     assert new_notes("g", RAN, grown, {at(5): "one"}) == {"g/t/5": "one"}
-    assert new_notes("g", RAN, {"t": Topic("two", 6)}, {}) == {"g/t": "two/6"}
+    assert new_notes("g", RAN, {"t": SeenTopic("two", 6)}, {}) == {"g/t": "two/6"}
 
 
 def test_notes_in_this_process_are_kept() -> None:

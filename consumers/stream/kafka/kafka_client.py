@@ -12,7 +12,7 @@ from consumers.stream.kafka.broker_errors import asker_of, broker_error
 from consumers.stream.kafka.kafka_inside import keep_logins_unlogged
 from consumers.stream.log import Partition
 from consumers.stream.spec import Security, StreamSpec
-from consumers.stream.starts import Topic
+from consumers.stream.starts import SeenTopic
 
 LIMIT = "max.message.bytes"
 DEFAULT_BROKERS = "127.0.0.1:9092"  # where neither the document nor the environment names any
@@ -72,14 +72,14 @@ def _create_one(admin: KafkaAdminClient, name: str, options: dict[str, Any]) -> 
         return  # another member made it a moment ago
 
 
-def topics_of(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, Topic]:
+def topics_of(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, SeenTopic]:
     """Those of these topics that exist. Blocks; raises KafkaError."""
     return topics_in(admin.describe_topics(sorted(names)))
 
 
-def topics_in(told: Iterable[Mapping[str, Any]]) -> dict[str, Topic]:
+def topics_in(told: Iterable[Mapping[str, Any]]) -> dict[str, SeenTopic]:
     """The topics that exist, in what an admin client's `describe_topics` tells."""
-    return {each["name"]: Topic(str(each["topic_id"]), len(each["partitions"])) for each in told if each["partitions"]}
+    return {each["name"]: SeenTopic(str(each["topic_id"]), len(each["partitions"])) for each in told if each["partitions"]}
 
 
 def leaderless_in(told: Iterable[Mapping[str, Any]]) -> set[Partition]:

@@ -29,8 +29,8 @@ from consumers.stream.starts import (
     Held,
     Memory,
     Notes,
+    SeenTopic,
     Start,
-    Topic,
     Why,
     committed,
     labelled,
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Placement:
     """Where a partition that was asked for in `epoch` begins."""
 
     partition: Partition
@@ -79,11 +79,11 @@ class TopicWatch:
         self._asked: dict[Partition, int] = {}  # by epoch, those that wait for an answer
         self._read: dict[Partition, str] = {}  # those that are read, with their topic's id
         self._unnoted: dict[Partition, str] = {}
-        self._answers: list[Answer] = []
+        self._answers: list[Placement] = []
         self._moved: set[Partition] = set()
         self._ends: dict[Partition, Ends] = {}
         self._hinted: set[str] = set()
-        self._topics: dict[str, Topic] = {}
+        self._topics: dict[str, SeenTopic] = {}
         self._leaderless: set[Partition] = set()
         self._topics_s = self._note_s = 0.0
         self._remembered: dict[str, str] | None = None
@@ -116,7 +116,7 @@ class TopicWatch:
             self._read[partition] = self._unnoted[partition] = topic_id
         self._wake.set()
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[Placement]:
         """Those found since the last call. A partition that is held is asked for again by itself."""
         if not self._answers:
             return []
@@ -168,7 +168,7 @@ class TopicWatch:
         logger.warning("%s can't ask where its partitions begin: %s", self._group, error)
         with self._lock:
             self._answers += [
-                Answer(partition, epoch, Held(str(error), passing=True)) for partition, epoch in self._asked.items()
+                Placement(partition, epoch, Held(str(error), passing=True)) for partition, epoch in self._asked.items()
             ]
         if self._admin is not None:
             with contextlib.suppress(KafkaError):
@@ -239,7 +239,7 @@ class TopicWatch:
             for partition, what in found.items():
                 if self._asked.get(partition) != asked[partition]:
                     continue  # lost, or asked for anew
-                self._answers.append(Answer(partition, asked[partition], what))
+                self._answers.append(Placement(partition, asked[partition], what))
                 if isinstance(what, Start):
                     del self._asked[partition]
         news = {partition: what for partition, what in found.items() if self._told.get(partition) != what}
@@ -281,7 +281,7 @@ class TopicWatch:
         ours = [each for part, each in told.items() if self._spec.input.reads(part.topic)]
         return [(each.offset, each.metadata) for each in ours if each.offset is not None]
 
-    def _note(self, topics: Mapping[str, Topic], begun: Mapping[Partition, str]) -> None:
+    def _note(self, topics: Mapping[str, SeenTopic], begun: Mapping[Partition, str]) -> None:
         if not topics:
             return
         notes = new_notes(self._group, read_memory(self._group, self._memory()), topics, begun)
