@@ -200,7 +200,7 @@ def test_kserves_own_clients(service: tuple[Service, GatewaySettings], tmp_path:
     for told in (v1, v2, grpc):
         assert told["live"] is True
         assert told["model ready"] is True
-        assert "is served" in told["other"]
+        assert "Request for unknown model" in told["other"]
     assert v2["ready"] is grpc["ready"] is True
     assert v2["other ready"] is grpc["other ready"] is False
     assert "404" in v1["other ready"]
