@@ -30,8 +30,6 @@ from tests.secured_broker import USER, SecuredBroker, secured_broker
 from tests.stream_topics import WAIT_S, small_stream
 from tests.waiting import until
 
-pytestmark = pytest.mark.proof
-
 PASSWORD, KEY_PASSWORD = "of-sasl", "of-key"  # of a broker that lives as long as these tests
 # Rights are asked for only where some are set; who comes without a password may do everything.
 SETTINGS = (
@@ -43,7 +41,7 @@ SETTINGS = (
     "allow.everyone.if.no.acl.found=true",
 )
 CLIENTS = [Client.KAFKA_PYTHON, Client.LIBRDKAFKA]
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(300)]
 
 
 @dataclass(frozen=True)
