@@ -29,12 +29,11 @@ class Epochs:
             for partition in partitions:
                 self._epochs.pop(partition, None)
 
-    def renew(self, partitions: Iterable[Partition] | None = None) -> None:
-        """What was taken of them so far, or of all, counts no more. Those that are not ours stay so."""
+    def renew(self, partitions: Iterable[Partition]) -> None:
+        """What was taken of them so far counts no more. Those that are not ours stay so."""
         with self._lock:
             self._latest += 1
-            renewed = self._epochs if partitions is None else self._epochs.keys() & set(partitions)
-            self._epochs |= dict.fromkeys(renewed, self._latest)
+            self._epochs |= dict.fromkeys(self._epochs.keys() & set(partitions), self._latest)
 
     def of(self, partition: Partition) -> int | None:
         """The epoch in which the partition is ours, or None."""

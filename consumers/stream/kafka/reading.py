@@ -55,7 +55,7 @@ class Reading:
     def go_back(self, partitions: Iterable[Partition] | None = None) -> list[Partition]:
         """These, or all, begin anew with what is committed. Which they are."""
         owned = self._epochs.now()
-        back = [partition for partition in owned if partitions is None or partition in set(partitions)]
+        back = list(owned) if partitions is None else list(owned.keys() & set(partitions))
         self._epochs.renew(back)
         self._leave(back)
         if partitions is None:
