@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cluster.signature import Datatype, Signature, TensorSpec
 from consumers.batch.spec import BatchSpec
-from consumers.batch.write.ledger import Pinned
+from consumers.batch.write.records import Pinned
 from deployments.artifacts.artifact import Samples, write_artifact
 
 TEXTS, WORDS, EMBEDDING = 4, 1000, 8

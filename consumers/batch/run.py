@@ -17,11 +17,14 @@ from consumers.batch.read.dataset import Dataset, Mark, discover, with_date
 from consumers.batch.read.hive import check_keys
 from consumers.batch.read.listing import covers
 from consumers.batch.score.answers import output_columns
-from consumers.batch.score.unit import empty_output, schema_text, too_many_bad
 from consumers.batch.spec import BatchSpec, OnRunning
-from consumers.batch.write.ledger import Ledger, Pinned, Receipt, RunPhase, RunRecord, Runs, Totals, remaining, to_repeat, totals
+from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import file_lock
+from consumers.batch.write.output import empty_output
 from consumers.batch.write.publish import RunManifest, check_staged, manifest_of, publish, read_manifest, retire_old
+from consumers.batch.write.quarantine import too_many_bad
+from consumers.batch.write.records import Pinned, Receipt, RunPhase, RunRecord, Totals, remaining, schema_text, to_repeat, totals
+from consumers.batch.write.runs import Runs
 
 ScoreUnits = Callable[[Ledger, RunRecord, Sequence[Unit], int], Iterable[Receipt]]
 

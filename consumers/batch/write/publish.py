@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from consumers.batch.places import Place, explaining, locate
 from consumers.batch.spec import Mode
-from consumers.batch.write.ledger import Ledger, Receipt, RunPhase, RunRecord, Runs, rows_differ
+from consumers.batch.write.ledger import Ledger
+from consumers.batch.write.records import Receipt, RunPhase, RunRecord, rows_differ
+from consumers.batch.write.runs import Runs
 
 _AT_FDCWD = -100
 _EXCHANGE = 2
