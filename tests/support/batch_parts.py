@@ -22,7 +22,7 @@ from consumers.batch.spec import BatchSpec
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.publish import RunManifest
 from consumers.batch.write.records import Pinned, Receipt, RunRecord
-from deployments.artifacts.artifact import localize
+from deployments.artifacts.fetch import localize
 from deployments.engines.datatypes import Array
 from deployments.engines.load import load_engine
 from tests.support.models import SIGNATURE, mlp_artifact, rows

@@ -27,7 +27,7 @@ from consumers.batch.spec import BatchSpec, Scoring
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import under_way
 from consumers.batch.write.records import Receipt, RunRecord, read_receipt, receipt_bytes
-from deployments.artifacts.artifact import localize
+from deployments.artifacts.fetch import localize
 from deployments.control.client import ActorControlPlane
 from deployments.engines.load import load_engine
 
