@@ -2,52 +2,60 @@
 
 from __future__ import annotations
 
-import errno
-import os
+import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.fs as pafs
 
 from cluster.errors import BadArtifact, Unreachable
-from deployments.artifacts.manifest import MANIFEST, REMEDY, verify
-from deployments.artifacts.package import Staging
+from deployments.artifacts.cache import ArtifactCache, CacheSettings
+from deployments.artifacts.manifest import MANIFEST, REMEDY, sizes_below, verify
 from deployments.artifacts.roots import local_path, remote
+
+_log = logging.getLogger(__name__)
 
 
 def localize(uri: str, digest: str, *, cache: Path | None = None) -> Path:
     """Returns a local, verified directory of the artifact at `uri`.
 
-    A local one is used where it stands. A remote one (any pyarrow filesystem URI) is fetched once into `cache`, by default
-    `~/.cache/headrace/artifacts`; several processes may do so at a time. Raises BadArtifact, Unreachable, NoCapacity.
+    A local one is used where it stands. A remote one (any pyarrow filesystem URI) is fetched once into `cache`, by default the
+    folder that `CacheSettings` names; several processes may do so at a time, and a damaged copy is fetched again. Raises
+    BadArtifact where the artifact itself is damaged, Unreachable, NoCapacity.
     """
     local = local_path(uri)
     if local is not None:
         verify(local, digest)
         return local
-    cache = cache or Path.home() / ".cache" / "headrace" / "artifacts"
-    target = cache / digest
-    if not target.exists():
-        _fetch(uri, digest, target)
-    verify(target, digest)
-    return target
-
-
-def _fetch(uri: str, digest: str, target: Path) -> None:
-    with Staging(target.parent) as staging:
-        filesystem, base = remote(uri)
-        if filesystem.get_file_info(f"{base}/{MANIFEST}").type != pafs.FileType.File:
-            raise BadArtifact("no manifest: this is no artifact", where=uri, remedy=REMEDY)
-        copied = staging / digest
-        copied.mkdir()
-        pafs.copy_files(base, str(copied), filesystem, pafs.LocalFileSystem())
-        verify(copied, digest)
+    settings = CacheSettings.from_environment()
+    copies = ArtifactCache(settings if cache is None else replace(settings, folder=cache))
+    copy = copies.hold(digest)
+    if copy is not None:
         try:
-            os.rename(copied, target)
-        except OSError as error:
-            # Another process was first: its copy was verified as ours was.
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
+            verify(copy, digest)
+        except BadArtifact as damage:
+            _log.warning("a copy is damaged, and fetched again from %s: %s", uri, damage)
+            copies.drop(copy)
+        else:
+            return copy
+    return _fetch(uri, digest, copies)
+
+
+def _fetch(uri: str, digest: str, copies: ArtifactCache) -> Path:
+    filesystem, base = remote(uri)
+    try:
+        found = sizes_below(filesystem, base)
+    except OSError as error:
+        raise Unreachable(f"the artifact can't be read: {error}", where=uri, remedy="see that its place is there") from error
+    if MANIFEST not in found:
+        raise BadArtifact("no manifest: this is no artifact", where=uri, remedy=REMEDY)
+
+    def fill(folder: Path) -> None:
+        pafs.copy_files(base, str(folder), filesystem, pafs.LocalFileSystem())
+        verify(folder, digest)
+
+    return copies.add(digest, sum(found.values()), fill)
 
 
 def remove(uri: str) -> None:

@@ -125,14 +125,14 @@ def check_registered(uri: str, digest: str, engine: str, signature: Signature) -
     local = local_path(uri)
     try:
         if local is not None:
-            content, sizes = _manifest_bytes(local), _sizes(pafs.LocalFileSystem(), str(local))
+            content, sizes = _manifest_bytes(local), sizes_below(pafs.LocalFileSystem(), str(local))
         else:
             filesystem, base = remote(uri)
             if filesystem.get_file_info(f"{base}/{MANIFEST}").type != pafs.FileType.File:
                 raise BadArtifact("no manifest: this is no artifact", where=uri, remedy=REMEDY)
             with filesystem.open_input_stream(f"{base}/{MANIFEST}") as stream:
                 content = stream.read()
-            sizes = _sizes(filesystem, base)
+            sizes = sizes_below(filesystem, base)
     except OSError as error:
         raise Unreachable(
             f"the artifact can't be read: {error}", where=uri, remedy="check the path and its permissions"
@@ -147,7 +147,7 @@ def check_registered(uri: str, digest: str, engine: str, signature: Signature) -
         raise BadArtifact("its manifest names another engine or signature", where=uri, remedy="register what the build told")
 
 
-def _sizes(filesystem: pafs.FileSystem, base: str) -> dict[str, int]:
-    """Every file below a folder, by its path from there."""
-    found = filesystem.get_file_info(pafs.FileSelector(base, recursive=True))
+def sizes_below(filesystem: pafs.FileSystem, base: str) -> dict[str, int]:
+    """The size of every file below a folder, by its path from there; none where nothing is."""
+    found = filesystem.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
     return {info.path.removeprefix(base).lstrip("/"): info.size for info in found if info.type == pafs.FileType.File}

@@ -54,7 +54,7 @@ def write_artifact(
     elsewhere by writing the manifest last. Raises NoCapacity on a full disk, Unreachable where the root can't be written.
     """
     check_name(model, what="model")
-    with Staging(root) as staging:
+    with _Staging(root) as staging:
         for name, path in files.items():
             target = staging / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def write_artifact(
     return Artifact(uri, digest, manifest)
 
 
-class Staging:
+class _Staging:
     """A directory next to where the artifact will stand, so that a rename is enough; gone at the end, whatever happens."""
 
     def __init__(self, root: str | Path) -> None:

@@ -60,9 +60,7 @@ def test_no_artifact_is_said(tmp_path: Path, name: str) -> None:
 def test_a_remote_artifact_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # pyarrow's own file system behind a name that is not local stands for S3 and the like.
     uri, digest, _ = mlp_artifact(tmp_path / "far")
-    monkeypatch.setattr(
-        "deployments.artifacts.fetch.remote", lambda uri: (pafs.LocalFileSystem(), uri.removeprefix("far://"))
-    )
+    monkeypatch.setattr("deployments.artifacts.fetch.remote", lambda uri: (pafs.LocalFileSystem(), uri.removeprefix("far://")))
     cache = tmp_path / "cache"
     local = localize(f"far://{uri}", digest, cache=cache)
     assert local == cache / digest
