@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from cluster.errors import BadInput, NoCapacity, Unreachable
-from deployments.artifacts.locks import HOLDS, locked, locking
+from deployments.artifacts.locks import HOLDS, is_locked, locked, locking
 
 FOLDER_VARIABLE = "HEADRACE_ARTIFACT_CACHE"
 MAX_VARIABLE = "HEADRACE_ARTIFACT_CACHE_BYTES"
@@ -143,7 +143,7 @@ class ArtifactCache:
         try:
             with locking(self._folder, fcntl.LOCK_EX):
                 left = [path for path in self._folder.glob(".*") if path.name.startswith((_STAGING, _GONE))]
-                gone = [path for path in left if not _islocked(path)]  # of processes that were killed
+                gone = [path for path in left if not is_locked(path)]  # of processes that were killed
                 free_bytes = shutil.disk_usage(self._folder).free
                 for copy in superfluous(self._copies(), need_bytes, free_bytes, self._settings):
                     _log.info("%s was not used lately: its %d bytes are given up", copy.path, copy.size_bytes)
@@ -155,7 +155,7 @@ class ArtifactCache:
 
     def _copies(self) -> list[Copy]:
         found = [path for path in self._folder.iterdir() if _DIGEST.fullmatch(path.name)]
-        return [Copy(path, _size_of(path), path.stat().st_mtime_ns, _islocked(path)) for path in found]
+        return [Copy(path, _size_of(path), path.stat().st_mtime_ns, is_locked(path)) for path in found]
 
     @contextmanager
     def _staging(self) -> Iterator[Path]:

@@ -85,7 +85,7 @@ def locking(path: Path, how: int) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _islocked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether any process uses the folder; also where that can't be known."""
     try:
         os.close(locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB))

@@ -18,10 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import TypeAdapter, ValidationError
 
-from cluster.errors import Conflict
+from cluster.errors import NotFound
 from consumers.batch.places import Place
 from consumers.batch.plan import Unit
-from consumers.batch.write.records import Receipt, RunPhase, RunRecord, read_receipt, receipt_bytes
+from consumers.batch.write.records import Receipt, RunPhase, RunRecord, read_receipt, receipt_bytes, unreadable
 
 _UNITS = TypeAdapter(tuple[Unit, ...])
 _READERS = 16
@@ -64,20 +64,31 @@ class Ledger:
         (self.place / "plan.json").write(_UNITS.dump_json(tuple(units)))
         (self.place / "run.json").write(record.model_dump_json().encode())
 
+    def remove(self) -> None:
+        """Removes the run's folder. The record goes first: without it, it is no run, wherever this is stopped."""
+        (self.place / "run.json").remove_file()
+        self.place.remove()
+
     def record(self) -> RunRecord:
-        """What is run. Raises Conflict where the record is not one that this version of Headrace can read."""
+        """What is run. Raises Conflict where the record is not one that this version of Headrace can read, and NotFound where the
+        run has just been removed."""
+        place = self.place / "run.json"
         try:
-            return RunRecord.model_validate_json((self.place / "run.json").read())
+            return RunRecord.model_validate_json(place.read())
         except ValidationError as error:
-            raise Conflict(
-                f"this is not a run that this version of headrace can read: {error.errors()[0]['msg']}",
-                where=f"{self.place.path}/run.json",
-                remedy="begin again with --fresh",
+            raise unreadable(error, place.path) from error
+        except FileNotFoundError as error:
+            raise NotFound(
+                "there is no such run any more", where=self.run_id, remedy="ask again; spec.output.keep_runs says how many stay"
             ) from error
 
     def units(self) -> tuple[Unit, ...]:
-        """All units of the run."""
-        return _UNITS.validate_json((self.place / "plan.json").read())
+        """All units of the run. Raises Conflict where the plan is not one that this version of Headrace can read."""
+        place = self.place / "plan.json"
+        try:
+            return _UNITS.validate_json(place.read())
+        except ValidationError as error:
+            raise unreadable(error, place.path) from error
 
     def write(self, receipt: Receipt) -> None:
         """Marks a unit as done. Called by the worker once the unit's files are whole."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from cluster.errors import Conflict
 from cluster.signature import Signature
@@ -151,6 +151,15 @@ def rows_differ(found: int, wanted: int, where: str) -> Conflict:
         f"the files hold {found:,} rows, and {wanted:,} were scored for them: rows are lost or doubled",
         where=where,
         remedy="nothing was published; begin again with --fresh, and tell Headrace's makers of it where it comes again",
+    )
+
+
+def unreadable(error: ValidationError, where: str) -> Conflict:
+    """A record that another version of Headrace wrote, or nobody."""
+    return Conflict(
+        f"this is not a run that this version of headrace can read: {error.errors()[0]['msg']}",
+        where=where,
+        remedy="begin again with --fresh",
     )
 
 
