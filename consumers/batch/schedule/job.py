@@ -17,8 +17,8 @@ from cluster.commands.requests import FeedName, FeedView, Message, Resolve, Vers
 from cluster.errors import HeadraceError, Unreachable
 from consumers.batch.run import NothingNew, Progress, Workforce, begin
 from consumers.batch.spec import BatchSpec
-from consumers.batch.write.ledger import Pinned
 from consumers.batch.write.publish import RunManifest
+from consumers.batch.write.records import Pinned
 
 _TRIES = 60  # a controller that is being restarted is back in seconds
 _PAUSE_S = 1.0
