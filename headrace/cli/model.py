@@ -9,7 +9,8 @@ import orjson
 import typer
 from rich.table import Table
 
-from cluster.commands.requests import ModelView, VersionView
+from cluster.commands.models import ModelView
+from cluster.commands.versions import VersionView
 from cluster.errors import BadArtifact, NotFound
 from deployments.artifacts.artifact import REPORT, localize, read_manifest, remove
 from deployments.builder.report import Report
