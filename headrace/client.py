@@ -23,6 +23,8 @@ from cluster.commands.models import ModelView, ScaleModel
 from cluster.commands.rollouts import RolloutView, StartRollout
 from cluster.commands.status import StatusView
 from cluster.commands.versions import RegisterVersion, Resolve, VersionView
+from cluster.error_wire import from_wire
+from cluster.findings import first_finding
 from cluster.rollout.plan import NamedPlan, Plan
 from headrace.local.home import Home, Settings, read_settings
 from headrace.local.run_state import RAY, load_run
@@ -30,10 +32,6 @@ from headrace.patience import Patience, Waiting
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
-
-KINDS: dict[str, type[errors.HeadraceError]] = {
-    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.HeadraceError)
-}
 
 AWAY = frozenset({httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT})
 
@@ -135,7 +133,7 @@ class ControlClient:
                 return answer.model_validate(data)
             except ValidationError as error:
                 raise errors.HeadraceError(
-                    f"the answer is not what this version of headrace knows: {error.errors()[0]['msg']}",
+                    f"the answer is not what this version of headrace knows: {first_finding(error).words}",
                     where=where,
                     remedy="run the same version of headrace here and there",
                 ) from error
@@ -247,11 +245,7 @@ def _is_nowhere(error: BaseException) -> bool:
 
 def _error_in(data: Any) -> errors.HeadraceError | None:
     """The error that the body holds, of its own class; None where it holds none."""
-    told = data.get("error") if isinstance(data, dict) else None
-    if not isinstance(told, dict) or not isinstance(told.get("what"), str):
-        return None
-    kind = KINDS.get(str(told.get("kind")), errors.HeadraceError)
-    return kind(told["what"], where=str(told.get("where") or ""), remedy=str(told.get("remedy") or ""))
+    return from_wire(data.get("error")) if isinstance(data, dict) else None
 
 
 def _error_of_status(status: int, where: str) -> errors.HeadraceError:

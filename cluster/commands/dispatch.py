@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from cluster.commands.command import Command, Context, Outcome
 from cluster.commands.registry import COMMANDS
 from cluster.errors import BadInput, NotFound
-from cluster.section import sentence
+from cluster.findings import first_finding
 from cluster.state import AuditEvent, State, feed_key
 
 SOMEBODY = "a person"  # asked, and did not say who it is
@@ -22,10 +22,9 @@ def parse(command: str, payload: dict[str, Any]) -> Any:
     try:
         return COMMANDS[command].request.model_validate(payload)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        where = f"{command}: {field}" if field else command
-        raise BadInput(sentence(first), where=where, remedy="correct this field") from error
+        found = first_finding(error)
+        where = f"{command}: {found.field}" if found.field else command
+        raise BadInput(found.words, where=where, remedy="correct this field") from error
 
 
 def actor_of(request: Any) -> str:

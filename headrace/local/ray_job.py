@@ -34,7 +34,8 @@ def submit_command(settings: Settings, arguments: Sequence[str], *, job: str) ->
     # On a local cluster the job uses this very installation; elsewhere what the node has.
     local = settings.ray_address is None
     program = str(Path(sys.executable).with_name("headrace")) if local else "headrace"
-    variables = {"HEADRACE_HOME": str(settings.home.root)} if local else {}
+    # Ray sets RAY_ADDRESS of a job to whichever Ray of the machine it finds first.
+    variables = {"HEADRACE_HOME": str(settings.home.root), "HEADRACE_RAY_ADDRESS": address} if local else {}
     url = settings.url or (run.addresses.http if run else None)
     if url:
         variables["HEADRACE_URL"] = url

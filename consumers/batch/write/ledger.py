@@ -22,6 +22,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from cluster.errors import Conflict
+from cluster.findings import first_finding
 from cluster.signature import Signature
 from consumers.batch.places import Place
 from consumers.batch.plan import Damaged, Unit
@@ -199,7 +200,7 @@ class Ledger:
             return RunRecord.model_validate_json((self.place / "run.json").read())
         except ValidationError as error:
             raise Conflict(
-                f"this is not a run that this version of headrace can read: {error.errors()[0]['msg']}",
+                f"this is not a run that this version of headrace can read: {first_finding(error).words}",
                 where=f"{self.place.path}/run.json",
                 remedy="begin again with --fresh",
             ) from error

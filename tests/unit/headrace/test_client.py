@@ -20,7 +20,8 @@ from cluster.commands.documents import Apply, ModelDocument
 from cluster.commands.models import SCALE, ScaleModel
 from cluster.commands.registry import COMMANDS
 from cluster.commands.status import STATUS as STATUS_COMMAND
-from headrace.client import KINDS, ControlClient, may_answer
+from cluster.error_wire import KINDS
+from headrace.client import ControlClient, may_answer
 from headrace.local.home import read_settings
 from headrace.local.ports import free_port
 from headrace.local.run_state import RAY, Addresses, Phase, RunState, save_run, started
