@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from cluster.commands.requests import RegisterVersion
+from cluster.commands.versions import RegisterVersion
 from cluster.controller import Controller, Point
 from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable
 from cluster.rollout.evidence import EvidenceBatch

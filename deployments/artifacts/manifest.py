@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from cluster.errors import BadArtifact, Unreachable
+from cluster.findings import first_finding
 from cluster.signature import Signature
 from deployments.artifacts.roots import local_path, remote
 
@@ -89,9 +90,8 @@ def _parse_manifest(content: bytes, path: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise BadArtifact(f"bad manifest: {field} {first['msg']}", where=str(path / MANIFEST), remedy=REMEDY) from error
+        found = first_finding(error)
+        raise BadArtifact(f"bad manifest: {found.field} {found.words}", where=str(path / MANIFEST), remedy=REMEDY) from error
     if manifest.format != 1:
         raise BadArtifact(
             f"format {manifest.format} is unknown", where=str(path / MANIFEST), remedy="use the Headrace release that built it"

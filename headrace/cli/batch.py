@@ -15,7 +15,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from cluster.commands.requests import FeedName, FeedView, ScheduleView
+from cluster.commands.feeds import FeedName, FeedView, ScheduleView
 from cluster.errors import BadInput, NotFound
 from consumers.batch.places import locate
 from consumers.batch.run import Progress as RunProgress

@@ -9,7 +9,8 @@ import orjson
 import typer
 from rich.table import Table
 
-from cluster.commands.requests import ModelView, VersionView
+from cluster.commands.models import ModelView
+from cluster.commands.versions import VersionView
 from cluster.errors import BadArtifact, NotFound
 from deployments.artifacts.fetch import localize, remove
 from deployments.artifacts.manifest import REPORT, read_manifest

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import ray
 
-from cluster.commands.requests import FeedView
+from cluster.commands.feeds import FeedView
 from cluster.errors import HeadraceError
 from cluster.store.sql import SqlStore
 from consumers.batch.places import locate

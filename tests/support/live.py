@@ -16,7 +16,9 @@ import psutil
 import ray
 from ray import serve
 
-from cluster.commands.requests import Apply, ModelDocument, RegisterVersion, RolloutView
+from cluster.commands.documents import Apply, ModelDocument
+from cluster.commands.rollouts import RolloutView
+from cluster.commands.versions import RegisterVersion
 from cluster.errors import HeadraceError, Unreachable
 from deployments.artifacts.manifest import Manifest
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE, connect

@@ -13,7 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import date
 from typing import Any
 
-from cluster.commands.requests import FeedName, FeedView, Message, Resolve, VersionView
+from cluster.commands.command import Message
+from cluster.commands.feeds import FeedName, FeedView
+from cluster.commands.versions import Resolve, VersionView
 from cluster.errors import HeadraceError, Unreachable
 from consumers.batch.run import NothingNew, Progress, Workforce, begin
 from consumers.batch.spec import BatchSpec

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from cluster.errors import Conflict
+from cluster.findings import first_finding
 from cluster.signature import Signature
 from consumers.batch.plan import Damaged, Unit
 from consumers.batch.read.schemas import TimeUnit
@@ -157,7 +158,7 @@ def rows_differ(found: int, wanted: int, where: str) -> Conflict:
 def unreadable(error: ValidationError, where: str) -> Conflict:
     """A record that another version of Headrace wrote, or nobody."""
     return Conflict(
-        f"this is not a run that this version of headrace can read: {error.errors()[0]['msg']}",
+        f"this is not a run that this version of headrace can read: {first_finding(error).words}",
         where=where,
         remedy="begin again with --fresh",
     )

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.commands.requests import FeedView, VersionView
+from cluster.commands.feeds import FeedView
+from cluster.commands.versions import VersionView
 from cluster.errors import NoCapacity, Unreachable
 from cluster.schedule.fires import JobState
 from consumers.batch.places import locate

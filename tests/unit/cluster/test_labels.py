@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cluster.commands.requests import LabelsTold, TellLabels
+from cluster.commands.labels import LabelsTold, TellLabels
 from cluster.errors import BadInput, Conflict, EngineFailure
 from cluster.rollout.evidence import Counts
 from cluster.rollout.labels import LabelKey, judge_labels, loss

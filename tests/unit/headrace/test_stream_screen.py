@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from cluster.commands.requests import FeedView
+from cluster.commands.feeds import FeedView
 from consumers.stream.counters import Phase
 from headrace.cli.main import main
 from headrace.client import ControlClient
