@@ -16,7 +16,7 @@ from ray import serve
 
 from cluster.commands.requests import Apply, FeedDocument, FeedName, Label, RolloutView, TellLabels
 from cluster.errors import Conflict
-from consumers.stream.answers import LABEL_KEY_HEADER, VERSION_HEADER
+from consumers.stream.outgoing.answers import LABEL_KEY_HEADER, VERSION_HEADER
 from consumers.stream.spec import Format, Input, Output, StreamSpec, Topic
 from deployments.engines.load import load_engine
 from tests.support.live import Artifact, Service
