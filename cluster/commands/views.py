@@ -20,7 +20,8 @@ from cluster.commands.requests import (
 from cluster.errors import in_words
 from cluster.fleet.retry import Retry
 from cluster.ports import AppState, AppStatus, FeedKind, FeedState
-from cluster.rollout.gate import Judged, judge
+from cluster.rollout.checks.check import Judged
+from cluster.rollout.gate import judge
 from cluster.rollout.record import Rollout, RolloutState
 from cluster.routing.table import shares
 from cluster.schedule.fires import job_id, next_fires
