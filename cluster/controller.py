@@ -245,9 +245,13 @@ class Controller:
                 self._do(action)
             except Unreachable as trouble:
                 self._note(str(trouble))
+                if isinstance(action, SubmitJob):
+                    refused[action.job] = str(trouble)
             except HeadraceError as refusal:
                 _log.warning("%s: %s", type(action).__name__, refusal)
-                if isinstance(action, Deploy):
+                if isinstance(action, SubmitJob):
+                    refused[action.job] = str(refusal)
+                elif isinstance(action, Deploy):
                     refused[action.version.id.app] = str(refusal)
                 elif isinstance(action, StartFeed):
                     refused[action.feed.app] = str(refusal)

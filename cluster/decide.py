@@ -31,7 +31,7 @@ from cluster.versions import VersionId
 class Snapshot:
     """What is remembered and what is seen. `feeds` and `jobs` are None where they could not be asked.
 
-    `refused` has, by app, why the fleet would not run it at the last try; `unscalable` the models that it would not scale.
+    `refused` has, by app or job, why it would not be run at the last try; `unscalable` the models that it would not scale.
     `published` is the last table of this controller; the empty one before its first.
     """
 
@@ -85,7 +85,7 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
         try:
             after = note_failed_stream(state, key, snapshot.feeds, snapshot.refused, now_s, told)
             moves = feed_actions(after, key, snapshot.feeds, now_s)
-            state, jobs = fire_batch(after, key, snapshot.jobs, now_s, told)
+            state, jobs = fire_batch(after, key, snapshot.jobs, snapshot.refused, now_s, told)
             actions += [*moves, *jobs]
             events += told
         except Exception as fault:  # noqa: BLE001 - as above

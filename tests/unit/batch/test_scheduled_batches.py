@@ -60,6 +60,10 @@ def states(brain: Brain) -> list[str]:
     return [fire["state"] for fire in shown(brain)["fires"]]
 
 
+def reasons(brain: Brain) -> list[str]:
+    return [fire["reason"] for fire in shown(brain)["fires"]]
+
+
 def test_a_fire_is_submitted_followed_and_kept(brain: Brain) -> None:
     brain.tick(10)
     assert (brain.jobs.submitted, brain.jobs.asked) == ([], 0)
@@ -112,8 +116,10 @@ def test_jobs_that_cannot_be_asked_hold_nothing_else_up(brain: Brain) -> None:
     brain.build(1)
     brain.tick(4, each_s=30)
     assert brain.controller.table.routes["digits"].stable == 1
+    assert reasons(brain) == ["not submitted yet, tried again: fake jobs: the jobs are away (bring them back)"]
     brain.jobs.away = False
     brain.tick(2)
+    assert reasons(brain) == [""]
     assert [job.job for job in brain.jobs.submitted] == ["sched-nightly-20261123T120000Z"]
 
 
