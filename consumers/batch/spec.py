@@ -114,9 +114,10 @@ class OutputColumn(Section):
 class Output(Section):
     """What to write. `columns` maps column names to what they hold; left out, every output and the version.
 
-    `partition_by` names pass-through columns that become hive directories. `keep` is how many replaced runs stay on disk. Of the
-    `keep_runs` newest runs the records stay readable (manifest, receipts, what is set aside), beside the output in
-    `.NAME.headrace/runs`; published rows and quarantines are never removed, and `only_new` knows the files of all runs.
+    `partition_by` names pass-through columns that become hive directories; that of an empty text Spark does not read.
+    `keep` is how many replaced runs stay on disk. Of the `keep_runs` newest runs the records stay readable (manifest, receipts,
+    what is set aside), beside the output in `.NAME.headrace/runs`; published rows and quarantines are never removed, and
+    `only_new` knows the files of all runs.
     """
 
     path: str
