@@ -10,7 +10,8 @@ from cluster.commands.command import CommandEntry, Context, Message, ModelName, 
 from cluster.commands.known import active_rollout, known_model, staying_model
 from cluster.decide import settle, transition
 from cluster.errors import Conflict, NotFound
-from cluster.rollout.gate import Judged, judge
+from cluster.rollout.checks.check import Judged
+from cluster.rollout.gate import judge
 from cluster.rollout.opening import open_rollout
 from cluster.rollout.plan import NamedPlan, Plan, named_plan
 from cluster.rollout.record import IllegalTransition, Rollout, RolloutState

@@ -40,9 +40,7 @@ def apply(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is ready.")] = True,
     timeout_s: Annotated[float, typer.Option("--timeout", min=1, help="How long to wait, in seconds.")] = 180.0,
     check: Annotated[bool, typer.Option("--check", help="Only check the files; needs nothing running.")] = False,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="Remove what is of this Project and has no document.")
-    ] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove what is of this Project and has no document.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change, field by field.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -25,9 +25,10 @@ from consumers.batch.run import Workforce
 from consumers.batch.score.rowscorer import EmbeddedScorer, RowScorer
 from consumers.batch.score.unit import UnitRunner
 from consumers.batch.spec import BatchSpec, Scoring
-from consumers.batch.write.ledger import Ledger, Receipt, RunRecord, read_receipt, receipt_bytes
+from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import under_way
-from deployments.artifacts.artifact import localize
+from consumers.batch.write.records import Receipt, RunRecord, read_receipt, receipt_bytes
+from deployments.artifacts.fetch import localize
 from deployments.control.client import ActorControlPlane
 from deployments.engines.load import load_engine
 

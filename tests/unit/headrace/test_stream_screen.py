@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from cluster.commands.feeds import FeedView
-from consumers.stream.counters import Phase
+from consumers.stream.phases import Phase
 from headrace.cli.main import main
 from headrace.client import ControlClient
 from tests.unit.stream.test_stream_health import worker
