@@ -20,10 +20,14 @@ MOVED_BYTES_AT_LEAST = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one version said to one batch of n rows. `outputs` have n rows each; those in `failed` hold zeros."""
+    """What one version said to one batch of n rows. `outputs` have n rows each; those in `failed` hold zeros.
+
+    `timed` is False where replicas were away meanwhile: how long it took then says nothing of the version.
+    """
 
     outputs: dict[str, Array]
     failed: dict[int, HeadraceError] = field(default_factory=dict)
+    timed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ def joined(signature: Signature, answers: Sequence[Answer], sizes: Sequence[int]
         Part(0, np.arange(start, start + size), answer) for start, size, answer in zip(starts[:-1], sizes, answers, strict=True)
     ]
     outputs, failed = assembled(signature, parts, starts[-1])
-    return Answer(outputs, failed)
+    return Answer(outputs, failed, all(answer.timed for answer in answers))
 
 
 def assembled(signature: Signature, parts: Sequence[Part], rows: int) -> tuple[dict[str, Array], dict[int, HeadraceError]]:
