@@ -22,8 +22,8 @@ class Misses:
     """From when to when each window has had too many misses; both None where the last had not. Times are Unix seconds.
 
     The window under way began at `began_s` in `stage`, where `ours` and `base` had been counted of the candidate and of stable:
-    how many rows were asked, and how many of them missed. `so_far` says whether it has too many until now. `words` tell of the last
-    window that had.
+    how many rows were asked, and how many of them missed. `so_far` says whether it has too many until now. `words` tell of the
+    last window that had.
     """
 
     since_s: float | None = None
