@@ -238,6 +238,8 @@ def settle(state: State, rollout: Rollout, now_s: float) -> State:
     """The state with the rollout, and what its end means for the model: who is stable, who stays warm and until when."""
     state = state.with_rollout(rollout)
     model: Model = state.models[rollout.model]
+    if rollout.ended:
+        state = state.with_newest_rollouts(model.name, (model.plan or rollout.plan).keep_ended)
     if rollout.state is RolloutState.PROMOTED:
         warm = {number: until for number, until in model.warm.items() if number != rollout.candidate}
         if model.stable is not None and model.stable != rollout.candidate:

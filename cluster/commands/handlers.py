@@ -13,7 +13,7 @@ from cluster.decide import settle, transition
 from cluster.errors import Conflict, NotFound
 from cluster.fleet.serving import ScalingMode
 from cluster.ports import AppState, FeedState
-from cluster.rollout.evidence import Counts, EvidenceKey
+from cluster.rollout.evidence import Counts, EvidenceKey, mark
 from cluster.rollout.gate import judge
 from cluster.rollout.labels import judge_labels, stage_of
 from cluster.rollout.opening import open_rollout
@@ -208,7 +208,9 @@ def _label(at: Context, request: c.TellLabels) -> Outcome:
     for version, counts in told.counts.items():
         key = EvidenceKey(active.model, stage_of(active), version)
         evidence[key] = evidence.get(key, Counts()) + counts
-    scorers = {**state.scorers, scorer: request.sequence} if request.source else state.scorers
+    scorers = dict(state.scorers)
+    if request.source:
+        mark(scorers, scorer, request.sequence)
     counted = sum(counts.labelled for counts in told.counts.values())
     answer = c.LabelsTold(
         counted=counted,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MARKS_AT_MOST = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class EvidenceKey:
@@ -47,6 +49,15 @@ class Counts:
             self.loss + other.loss,
             self.missed + other.missed,
         )
+
+
+def mark(marks: dict[str, int], scorer: str, sequence: int) -> None:
+    """Remembers what a scorer told last, as the newest. Of more than MARKS_AT_MOST the oldest go: who was not heard of for so
+    long sends nothing again."""
+    marks.pop(scorer, None)
+    marks[scorer] = sequence
+    while len(marks) > MARKS_AT_MOST:
+        del marks[next(iter(marks))]
 
 
 @dataclass(frozen=True, slots=True)
