@@ -201,7 +201,7 @@ def _check_version(request: RegisterVersion) -> None:
 
 def _remove_artifact(uri: str) -> None:
     # As above.
-    from deployments.artifacts.artifact import remove
+    from deployments.artifacts.fetch import remove
 
     remove(uri)
 
