@@ -82,7 +82,10 @@ class ControllerActor:
         """See `ControlPlane.push`."""
         if self._controller is None:
             return self._trouble
-        self._controller.push(batch)
+        try:
+            self._controller.push(batch)
+        except HeadraceError as error:
+            return error
         return None
 
     async def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any] | HeadraceError:
@@ -121,7 +124,15 @@ class ControllerActor:
         store = SqlStore(self._store_url)
         try:
             world = self._fleet, self._feeds, self._jobs
-            return Controller(store, *world, time.time, self._at, look_every_s=LOOK_EVERY_S, check_version=_check_version)
+            return Controller(
+                store,
+                *world,
+                time.time,
+                self._at,
+                look_every_s=LOOK_EVERY_S,
+                check_version=_check_version,
+                remove_artifact=_remove_artifact,
+            )
         except HeadraceError:
             store.close()
             raise
@@ -186,6 +197,13 @@ def _check_version(request: RegisterVersion) -> None:
     from deployments.artifacts.manifest import check_registered
 
     check_registered(request.artifact_uri, request.digest, request.engine, request.signature)
+
+
+def _remove_artifact(uri: str) -> None:
+    # As above.
+    from deployments.artifacts.fetch import remove
+
+    remove(uri)
 
 
 def _made(named: str) -> Any:
