@@ -19,7 +19,7 @@ from consumers.batch.places import locate
 from consumers.batch.ray_inside import ACTORS
 from consumers.batch.run import begin, resume
 from consumers.batch.write.lock import is_held
-from consumers.batch.write.runs import Runs
+from consumers.batch.write.runs import RunHistory
 from tests.conftest import RayCluster
 from tests.support.batch_driver import driver, workers
 from tests.support.batch_parts import digits_pin, images, published, quarantined, spec_of, write_dataset, write_file
@@ -101,7 +101,7 @@ def test_killed_at_random_it_publishes_what_an_undisturbed_run_does(ray_cluster:
         watch=print,
     )
     spec = spec_of(tmp_path / "in", tmp_path / "out", **settings)
-    runs = Runs(locate(spec.output.path))
+    runs = RunHistory(locate(spec.output.path))
     what = "begin"
     for _ in range(2):
         process = driver(ray_cluster.address, what, spec, pin)

@@ -18,7 +18,7 @@ from consumers.batch.places import locate
 from consumers.batch.schedule.job import find, run_fire
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.write.records import Pinned
-from consumers.batch.write.runs import Runs
+from consumers.batch.write.runs import RunHistory
 from tests.support.batch_parts import (
     digits_pin,
     engine_scorer,
@@ -178,7 +178,7 @@ def test_a_fire_gives_up_what_an_earlier_one_left(tmp_path: Path, pin: Pinned) -
         run_fire("digits", spec, pin, stopping_after(INLINE, 1), as_of=DAY, fire="sched-digits-1")
     manifest = run_fire("digits", spec, pin, INLINE, as_of=DAY, fire="sched-digits-2")
     assert manifest is not None
-    assert [run.run_id for run in Runs(locate(spec.output.path)).all()] == [manifest.run_id]
+    assert [run.run_id for run in RunHistory(locate(spec.output.path)).all()] == [manifest.run_id]
 
 
 def test_nothing_new_is_no_failure(tmp_path: Path, pin: Pinned) -> None:
