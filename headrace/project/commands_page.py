@@ -12,10 +12,11 @@ HEADER = """# Commands of the control API
 
 Written from the code by `make reference`; a test fails when it is out of date.
 
-`POST /control/COMMAND` at a gateway's address, with `Content-Type: application/json`; a gateway's `/openapi.json` has every field,
-under the names that stand here. The command line and `headrace.client.ControlClient` ask nothing else. What is refused comes back
-as `{"error": {"kind": ..., "what": ..., "where": ..., "remedy": ...}}`. A command that only looks may be asked again whatever became
-of the first time; each other one leaves an event that says who asked (`actor`), in `headrace rollout history MODEL`.
+`POST /control/COMMAND` at a gateway's address, with `Content-Type: application/json`; a gateway's `/openapi.json` has every
+field, under the names that stand here. The command line and `headrace.client.ControlClient` ask nothing else. What is refused
+comes back as `{"error": {"kind": ..., "what": ..., "where": ..., "remedy": ...}}`. A command that only looks may be asked
+again whatever became of the first time; each other one leaves an event that says who asked (`actor`), in `headrace rollout
+history MODEL`.
 
 | command | what it does | asked with | answers | |
 |---|---|---|---|---|
