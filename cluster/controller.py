@@ -19,7 +19,7 @@ from cluster.decide import Decision, Snapshot, decide
 from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable, in_words
 from cluster.fleet.desired import Action, Deploy, RemoveArtifact, Retire, Scale, StartFeed, StopFeed, concerns
 from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
-from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey
+from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey, mark
 from cluster.routing.routes import EMPTY, RouteTable
 from cluster.schedule.due import jobs_to_ask
 from cluster.schedule.fires import JobSeen, StopJob, SubmitJob
@@ -27,6 +27,8 @@ from cluster.state import AuditEvent, State
 from cluster.store.port import Store
 
 T = TypeVar("T")
+
+PUSHED_AT_MOST = 4096  # batches that wait to be saved; what a scorer keeps meanwhile is added up, and so bounded
 
 _log = logging.getLogger(__name__)
 
@@ -150,8 +152,14 @@ class Controller:
         self._note("")
 
     def push(self, batch: EvidenceBatch) -> None:
-        """Takes evidence; it is counted at the next tick. A batch that was seen is not counted again."""
+        """Takes evidence; it is counted at the next tick. A batch that was seen is not counted again.
+
+        Raises Unreachable where so much waits for the store already that its scorer had better keep it.
+        """
         with self._evidence_lock:
+            if len(self._pushed) >= PUSHED_AT_MOST:
+                remedy = "push it again later: it is counted once"
+                raise Unreachable("much evidence waits for the store already", where="controller", remedy=remedy)
             self._pushed.append(batch)
 
     def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -322,7 +330,7 @@ def count(state: State, batches: list[EvidenceBatch]) -> State:
         fresh: dict[EvidenceKey, Counts] = {key: n for key, n in batch.counts.items() if stages.get(key.model) == key.stage}
         if not fresh or batch.sequence <= scorers.get(batch.scorer, -1):
             continue
-        scorers[batch.scorer] = batch.sequence
+        mark(scorers, batch.scorer, batch.sequence)
         for key, counts in fresh.items():
             evidence[key] = evidence.get(key, Counts()) + counts
     if scorers == state.scorers and not (scorers and not stages):

@@ -240,8 +240,8 @@ def _beyond_hope(rollout: Rollout, app: AppState | None, now_s: float, *, again:
 def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, late: bool) -> Rollout:
     step = rollout.plan.steps[rollout.step]
     # A step of 0 s asks for no proof: blue/green and going back at once are such plans.
-    takes_its_share = rollout.misses.since_s is None
-    proven = step.bake_s == 0 or (takes_its_share and all(check.verdict is Verdict.PASSED for check in judged))
+    passed = rollout.misses.takes_its_share and all(check.verdict is Verdict.PASSED for check in judged)
+    proven = step.bake_s == 0 or passed
     if proven and is_ready(app) and now_s - rollout.step_started_s >= step.bake_s:
         return _enter(rollout, rollout.step + 1, now_s)
     if late and not is_ready(app) and lasts(rollout.illness, now_s, rollout.warmed_s):
@@ -269,6 +269,8 @@ def settle(state: State, rollout: Rollout, now_s: float) -> State:
     """The state with the rollout, and what its end means for the model: who is stable, who stays warm and until when."""
     state = state.with_rollout(rollout)
     model: Model = state.models[rollout.model]
+    if rollout.ended:
+        state = state.with_newest_rollouts(model.name, (model.plan or rollout.plan).keep_ended)
     if rollout.state is RolloutState.PROMOTED:
         warm = {number: until for number, until in model.warm.items() if number != rollout.candidate}
         if model.stable is not None and model.stable != rollout.candidate:

@@ -131,6 +131,14 @@ class State:
             evidence = {key: counts for key, counts in evidence.items() if not of_rollout(key, rollout)}
         return replace(self, rollouts={**self.rollouts, rollout.id: rollout}, evidence=evidence)
 
+    def with_newest_rollouts(self, model: str, keep: int) -> State:
+        """The state without the model's ended rollouts but the last so many."""
+        ended = sorted(rollout.id for rollout in self.rollouts.values() if rollout.model == model and rollout.ended)
+        gone = frozenset(ended[:-keep])
+        if not gone:
+            return self
+        return replace(self, rollouts={number: rollout for number, rollout in self.rollouts.items() if number not in gone})
+
     def rollout_of(self, model: str) -> Rollout | None:
         """The rollout under way, or the last one."""
         known = self.models.get(model)

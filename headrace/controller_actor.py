@@ -82,7 +82,10 @@ class ControllerActor:
         """See `ControlPlane.push`."""
         if self._controller is None:
             return self._trouble
-        self._controller.push(batch)
+        try:
+            self._controller.push(batch)
+        except HeadraceError as error:
+            return error
         return None
 
     async def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any] | HeadraceError:
