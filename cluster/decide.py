@@ -19,8 +19,8 @@ from cluster.rollout.misses import MARGIN, Misses, after_counts, missing
 from cluster.rollout.opening import open_rollout
 from cluster.rollout.plan import OnDeadline, Start
 from cluster.rollout.record import Rollout, RolloutState
-from cluster.routing.routes import EMPTY, Route, RouteTable
-from cluster.routing.table import build_route, is_ready, number_table
+from cluster.routing.routes import EMPTY, Route, RouteTable, Standing
+from cluster.routing.table import build_route, is_ready, number_table, standing_of
 from cluster.schedule.due import fire_batch
 from cluster.schedule.fires import JobSeen
 from cluster.state import CONTROLLER, AuditEvent, Model, State
@@ -32,7 +32,7 @@ class Snapshot:
     """What is remembered and what is seen. `feeds` and `jobs` are None where they could not be asked.
 
     `refused` has, by app, why the fleet would not run it at the last try; `unscalable` the models that it would not scale.
-    `published` is the last table of this controller; the empty one before its first.
+    `published` is the last table of this controller; the empty one before its first. `fence` is the controller's own.
     """
 
     state: State
@@ -41,6 +41,7 @@ class Snapshot:
     refused: Mapping[str, str] = field(default_factory=dict)
     unscalable: frozenset[str] = frozenset()
     published: RouteTable = EMPTY
+    fence: int = 0
     jobs: Mapping[str, JobSeen] | None = None
 
 
@@ -61,6 +62,7 @@ class Decision:
 def decide(snapshot: Snapshot, now_s: float) -> Decision:
     """The next state, the route table that goes with it, the actions and the audit of what changed."""
     state, events, actions, routes = snapshot.state, list[AuditEvent](), list[Action](), dict[str, Route]()
+    models, published = dict[str, Standing](), snapshot.published
     running, faults = running_versions(snapshot.apps), dict[str, Exception]()
     for name in sorted(state.models):
         told = list[AuditEvent]()
@@ -70,16 +72,18 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
         except Exception as fault:  # noqa: BLE001 - a mistake of ours in one model must not stop the others
             faults[name] = fault
         model = state.models[name]
-        route = snapshot.published.routes.get(name)
+        route, standing = published.routes.get(name), published.models.get(name, Standing.EMPTY)
         try:
             # Of what is saved: after a mistake above it still serves, and comes back after the loss of the cluster.
             route = build_route(state, model, snapshot.apps, now_s, route)
+            standing = standing_of(state, model, route, snapshot.apps)
             actions += fleet_actions(state, model, snapshot.apps, running.get(name, ()), now_s)
         except Exception as fault:  # noqa: BLE001 - as above
             faults.setdefault(name, fault)
         if route is not None:
             routes[model.name] = route
-    state, table = number_table(state, routes, snapshot.published)
+        models[model.name] = standing
+    state, table = number_table(state, routes, models, published, snapshot.fence)
     for key in list(state.feeds):
         told = []
         try:

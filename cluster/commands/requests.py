@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from cluster.fleet.serving import AskedServing, Serving
 from cluster.rollout.evidence import EvidenceBatch
 from cluster.rollout.plan import NamedPlan, Plan
-from cluster.routing.routes import RouteTable
+from cluster.routing.routes import RouteTable, Stamp
 from cluster.schedule.fires import AskedSchedule
 from cluster.signature import Signature
 
@@ -344,8 +344,8 @@ COMMANDS: dict[str, tuple[type[Message], type[Message]]] = {
 class ControlPlane(Protocol):
     """What scorers and the gateway need of the controller. The calls return quickly, or raise Unreachable while it is away."""
 
-    async def routes(self, after: int, timeout_s: float) -> RouteTable:
-        """The table as soon as its number is above `after`; the unchanged one once `timeout_s` is over."""
+    async def routes(self, after: Stamp, timeout_s: float) -> RouteTable:
+        """The table as soon as it is later than `after`; the unchanged one once `timeout_s` is over."""
 
     async def push(self, batch: EvidenceBatch) -> None:
         """Hands evidence over. Safe to repeat: a batch that was seen is not counted again."""
