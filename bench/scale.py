@@ -1,9 +1,9 @@
 """`python -m bench.scale [--quick] [--json]`: what the controller's rounds cost with many models, each of 20 versions, at rest.
 
 A tick that looks at the world, decides, and finds nothing to do; the command `status`, whose answer is plain data; and the
-table's bytes as they travel to each scorer, whole and where one model has changed. All over fakes in memory, so that nothing of Ray or a database is timed. The
-reference of a tick is its goal. Of `status` and the table it is what they come to with ten models, as many times as there are
-more: a ratio well above 1 tells of what grows faster than the models do.
+table's bytes as they travel to a scorer, whole and where one model has changed. All over fakes in memory, so that nothing of Ray
+or a database is timed. The reference of a tick is its goal, and of a change the whole table. Of `status` and the table it is what
+they come to with ten models, as many times as there are more: a ratio well above 1 tells of what grows faster than the models do.
 """
 
 from __future__ import annotations
