@@ -13,11 +13,11 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from cluster.commands import dispatch
-from cluster.commands.handlers import Context
-from cluster.commands.requests import RegisterVersion
+from cluster.commands.command import Context
+from cluster.commands.versions import RegisterVersion
 from cluster.decide import Decision, Snapshot, decide
 from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable, in_words
-from cluster.fleet.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed, concerns
+from cluster.fleet.desired import Action, Deploy, RemoveArtifact, Retire, Scale, StartFeed, StopFeed, concerns
 from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
 from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey, mark
 from cluster.routing.changes import TableChange, change_between
@@ -64,6 +64,10 @@ def _trusting(_: RegisterVersion) -> None:
     return
 
 
+def _keeping(_: str) -> None:
+    return
+
+
 class Controller:
     """One controller over one store. `tick` is called from one thread; `call`, `push` and `table` from any.
 
@@ -85,9 +89,11 @@ class Controller:
         *,
         look_every_s: float = 0.0,
         check_version: Callable[[RegisterVersion], None] = _trusting,
+        remove_artifact: Callable[[str], None] = _keeping,
     ) -> None:
-        """`check_version` raises where no artifact stands as it is said of a version to be registered."""
-        self._check_version = check_version
+        """`check_version` raises where no artifact stands as it is said of a version to be registered. `remove_artifact` deletes
+        the one at a URI; nothing happens where there is none."""
+        self._check_version, self._remove_artifact = check_version, remove_artifact
         self._store, self._clock, self._hook, self._look_every_s = store, clock, hook, look_every_s
         self._fleet, self._feeds, self._jobs = fleet, feeds, jobs
         self._fence = store.acquire()
@@ -99,6 +105,7 @@ class Controller:
         self._seen = _Seen({}, None, None, 0.0)
         self._refused: dict[str, str] = {}
         self._unscalable: frozenset[str] = frozenset()
+        self._removed: frozenset[str] = frozenset()
         self._faults: dict[str, str] = {}
         self._recent: tuple[RouteTable, ...] = (EMPTY,)
         self._trouble = ""
@@ -231,7 +238,8 @@ class Controller:
         with self._evidence_lock:
             batches = list(self._pushed)
         counted = count(state, batches)
-        snapshot = Snapshot(counted, seen.apps, seen.feeds, self._refused, self._unscalable, self.table, self._fence, seen.jobs)
+        failures = self._refused, self._unscalable, self._removed
+        snapshot = Snapshot(counted, seen.apps, seen.feeds, *failures, self.table, self._fence, seen.jobs)
         decision = decide(snapshot, self._clock())
         self._hook(Point.DECIDED)
         return decision, len(batches)
@@ -240,7 +248,7 @@ class Controller:
         self._persist(decision.state, decision.events)
         with self._evidence_lock:
             del self._pushed[:batches]
-        self._unscalable = frozenset()
+        self._unscalable, self._removed = frozenset(), frozenset()
 
     def _current(self) -> State:
         if self._must_load:
@@ -268,12 +276,16 @@ class Controller:
                 self._do(action)
             except Unreachable as trouble:
                 self._note(str(trouble))
+                if isinstance(action, RemoveArtifact):
+                    refused[action.uri] = str(trouble)
             except HeadraceError as refusal:
                 _log.warning("%s: %s", type(action).__name__, refusal)
                 if isinstance(action, Deploy):
                     refused[action.version.id.app] = str(refusal)
                 elif isinstance(action, StartFeed):
                     refused[action.feed.app] = str(refusal)
+                elif isinstance(action, RemoveArtifact):
+                    refused[action.uri] = str(refusal)
                 elif isinstance(action, Scale) and isinstance(refusal, Conflict):
                     self._unscalable |= {action.model}
             except Exception as fault:  # noqa: BLE001 - a mistake of ours in one must not keep all others from being done
@@ -297,6 +309,9 @@ class Controller:
                 self._jobs.submit(action)
             case StopJob(job):
                 self._jobs.stop(job)
+            case RemoveArtifact(_, uri):
+                self._remove_artifact(uri)
+                self._removed |= {uri}
 
     def _tell(self, faults: Mapping[str, Exception]) -> None:
         """Keeps mistakes of ours for `status`; logs each when it begins and changes, not at every tick."""

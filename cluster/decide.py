@@ -12,6 +12,7 @@ from cluster.errors import Conflict, NotFound
 from cluster.fleet.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
 from cluster.fleet.failures import note_failed_stream, note_failures, tried
 from cluster.ports import AppState, AppStatus, FeedState
+from cluster.removal import advance_removal, removal_actions, remove_feed
 from cluster.rollout.checks.check import Judged, Verdict
 from cluster.rollout.gate import judge, of_stage
 from cluster.rollout.illness import after_look, lasts, too_ill
@@ -31,7 +32,8 @@ from cluster.versions import VersionId
 class Snapshot:
     """What is remembered and what is seen. `feeds` and `jobs` are None where they could not be asked.
 
-    `refused` has, by app, why the fleet would not run it at the last try; `unscalable` the models that it would not scale.
+    `refused` has, by app, why the fleet would not run it at the last try, and by URI why an artifact could not be removed;
+    `removed` the URIs of those that were; `unscalable` the models that the fleet would not scale.
     `published` is the last table of this controller; the empty one before its first. `fence` is the controller's own.
     """
 
@@ -40,6 +42,7 @@ class Snapshot:
     feeds: Mapping[str, FeedState] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     unscalable: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
     published: RouteTable = EMPTY
     fence: int = 0
     jobs: Mapping[str, JobSeen] | None = None
@@ -67,17 +70,21 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
     for name in sorted(state.models):
         told = list[AuditEvent]()
         try:
-            state = _advance_model(state, name, snapshot, now_s, told)
+            after = _advance_model(state, name, snapshot, now_s, told)
+            state = advance_removal(after, name, running.get(name, ()), snapshot.refused, snapshot.removed, now_s, told)
             events += told
         except Exception as fault:  # noqa: BLE001 - a mistake of ours in one model must not stop the others
             faults[name] = fault
-        model = state.models[name]
+        model = state.models.get(name)
+        if model is None:
+            continue
         route, standing = published.routes.get(name), published.models.get(name, Standing.EMPTY)
         try:
             # Of what is saved: after a mistake above it still serves, and comes back after the loss of the cluster.
             route = build_route(state, model, snapshot.apps, now_s, route)
             standing = standing_of(state, model, route, snapshot.apps)
-            actions += fleet_actions(state, model, snapshot.apps, running.get(name, ()), now_s)
+            act = removal_actions if model.unrouted else fleet_actions
+            actions += act(state, model, snapshot.apps, running.get(name, ()), now_s)
         except Exception as fault:  # noqa: BLE001 - as above
             faults.setdefault(name, fault)
         if route is not None:
@@ -87,6 +94,11 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
     for key in list(state.feeds):
         told = []
         try:
+            if state.feeds[key].removal is not None:
+                state, moves = remove_feed(state, key, snapshot.feeds, snapshot.jobs, now_s, told)
+                actions += moves
+                events += told
+                continue
             after = note_failed_stream(state, key, snapshot.feeds, snapshot.refused, now_s, told)
             moves = feed_actions(after, key, snapshot.feeds, now_s)
             state, jobs = fire_batch(after, key, snapshot.jobs, now_s, told)
@@ -98,6 +110,10 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
 
 
 def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, events: list[AuditEvent]) -> State:
+    if state.models[name].removal is not None:
+        state = _end_rollout(state, name, now_s, events)
+        if state.models[name].unrouted:
+            return state
     state = forget_cold(state, name, now_s)
     state = learn_scale(state, name, snapshot.apps, gave_up=name in snapshot.unscalable)
     state = _start_newest(state, name, now_s, events)
@@ -115,11 +131,26 @@ def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, ev
     return state
 
 
+def _end_rollout(state: State, name: str, now_s: float, events: list[AuditEvent]) -> State:
+    """Of a model that is being removed."""
+    rollout, removal = state.active(name), state.models[name].removal
+    if rollout is None or removal is None:
+        return state
+    ended = rollout.to(RolloutState.ROLLED_BACK, now_s, reason="its model is being removed")
+    events.append(transition(rollout, ended, judge(rollout, state.evidence), now_s, removal.by))
+    return settle(state, ended, now_s)
+
+
 def _start_newest(state: State, name: str, now_s: float, events: list[AuditEvent]) -> State:
     """Starts a rollout of a newer version where the plan says so, or where the model has no stable version yet."""
     model = state.models[name]
     newest = state.versions.newest(name)
-    if model.plan is None or newest <= max(model.considered, model.stable or 0) or state.active(name) is not None:
+    if (
+        model.plan is None
+        or model.removal is not None
+        or newest <= max(model.considered, model.stable or 0)
+        or state.active(name) is not None
+    ):
         return state
     if model.stable is not None and model.plan.start is not Start.AUTO:
         return state

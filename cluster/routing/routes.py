@@ -77,7 +77,7 @@ class Standing(StrEnum):
     WAITING = "waiting"
     """It has a version, and none is ready yet."""
     EMPTY = "empty"
-    """It has no version, or no document says how to serve it."""
+    """It has no version, or no document says how to serve it, or it is being removed."""
 
 
 class Stamp(NamedTuple):

@@ -27,7 +27,7 @@ def build_route(state: State, model: Model, apps: Mapping[str, AppState], now_s:
     its replicas are away: nothing else could answer, and its callers are then told to retry, not that there is no such model.
     What is as it was is the same object.
     """
-    if model.stable is None or model.serving is None:
+    if model.stable is None or model.serving is None or model.unrouted:
         return None
     if not ((last is not None and model.stable in last.targets) or _seen(apps, model, model.stable)):
         return None
@@ -38,7 +38,8 @@ def build_route(state: State, model: Model, apps: Mapping[str, AppState], now_s:
 def standing_of(state: State, model: Model, route: Route | None, apps: Mapping[str, AppState]) -> Standing:
     """How a model stands whose route this is."""
     if route is None:
-        return Standing.WAITING if model.serving is not None and state.versions.newest(model.name) else Standing.EMPTY
+        wanted = model.serving is not None and not model.unrouted and state.versions.newest(model.name) > 0
+        return Standing.WAITING if wanted else Standing.EMPTY
     if route.asleep:
         return Standing.ASLEEP
     if route.serving.transport is Transport.EMBEDDED:

@@ -24,6 +24,7 @@ from deployments.scoring.rows import Answer, Part, all_failed, assembled, take
 from deployments.scoring.suspects import Suspects, marks_of
 from deployments.transport.lines.client import Declined, Line, Lines, ReplicaGone, StandsStill
 from deployments.transport.lines.frames import Broken, Reply
+from deployments.transport.lines.serve_book import route_on_this_loop
 
 # The deployment's name in every version's app: the last part of the dashboard's scale address.
 DEPLOYMENT = "replicas"
@@ -190,7 +191,7 @@ class RemoteTransport:
         if found is None:
             found = serve.get_deployment_handle(DEPLOYMENT, app_name=app, _check_exists=False)
             if self._for_life and not found.is_initialized:  # Serve keeps handles: a version may come back
-                found._init(_run_router_in_separate_loop=False)
+                route_on_this_loop(found)
             self._handles[app] = found
         return found
 

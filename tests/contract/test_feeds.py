@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cluster.ports import AppStatus, FeedKind, Feeds, FeedSpec, FeedState
-from consumers.stream.kafka.kafka_python.client import ensure_topics
+from consumers.stream.kafka.making_topics import ensure_topics
 from consumers.stream.kafka.offsets import set_group, stretch_of
 from consumers.stream.serving.fake_feeds import FakeFeeds
 from consumers.stream.serving.feed import ServeStreams
@@ -19,6 +19,7 @@ from tests.support.waiting import until
 WAIT_S = 90.0
 
 
+pytestmark = pytest.mark.xdist_group("ray_cluster")
 NAME = f"s{uuid.uuid4().hex[:6]}"
 
 

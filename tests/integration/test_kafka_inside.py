@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from consumers.stream.kafka.kafka_python.log import KafkaLog
+from consumers.stream.kafka.kafka_python.reader import KafkaReader
+from consumers.stream.kafka.member import KafkaLog
 from consumers.stream.log.port import Partition
 from consumers.stream.spec import Client, Guarantee
 from tests.contract.test_log import WAIT_S, KafkaWorld
@@ -14,13 +15,15 @@ def test_a_join_that_ends_between_two_polls_is_kept(broker: str) -> None:
     try:
         log = world.member("a")
         assert isinstance(log, KafkaLog)
-        log._consumer.partitions_for_topic(world.spec.input.topic)  # a join that does not know them yet is followed by another
-        coordinator = log._consumer._coordinator
+        assert isinstance(log._reader, KafkaReader)
+        consumer = log._reader._consumer
+        consumer.partitions_for_topic(world.spec.input.topic)  # a join that does not know them yet is followed by another
+        coordinator = consumer._coordinator
 
         def joined() -> bool:
             join = coordinator._join_task
             if join is None or join.failed():
-                log._consumer.poll(timeout_ms=0)
+                consumer.poll(timeout_ms=0)
                 return False
             return bool(join.succeeded())
 
@@ -31,6 +34,6 @@ def test_a_join_that_ends_between_two_polls_is_kept(broker: str) -> None:
             return log.epoch(Partition(world.spec.input.topic, 0)) is not None
 
         until(owned, WAIT_S)
-        assert log._consumer.group_metadata().generation_id == 1
+        assert consumer.group_metadata().generation_id == 1
     finally:
         world.close()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder  # type: ignore[import-untyped]
 
-from consumers.stream.kafka.record_batch import Row, bodies, cuts, read_rows, written
+from consumers.stream.kafka.kafka_python.record_batch import Row, bodies, cuts, read_rows, written
 
 HEADER_BYTES = DefaultRecordBatch.HEADER_STRUCT.size
 FIRST_OFFSET, FIRST_MS = 12_345_678_901, 1_700_000_000_000

@@ -25,7 +25,7 @@ from kafka.record.default_records import DefaultRecordBatch  # type: ignore[impo
 from kafka.record.legacy_records import LegacyRecordBatch  # type: ignore[import-untyped]
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder  # type: ignore[import-untyped]
 
-from consumers.stream.kafka.record_batch import Row, bodies, cuts, read_rows, written
+from consumers.stream.kafka.kafka_python.record_batch import Row, bodies, cuts, read_rows, written
 from consumers.stream.log.port import Outgoing
 
 FORMAT = 2
