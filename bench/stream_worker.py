@@ -33,7 +33,7 @@ from consumers.stream.log.port import Header, Member
 from consumers.stream.loop import Loop
 from consumers.stream.outgoing.answers import MODEL_HEADER, PREDICTION_HEADER, VERSION_HEADER
 from consumers.stream.spec import Client, StreamSpec
-from deployments.artifacts.artifact import localize
+from deployments.artifacts.fetch import localize
 from deployments.engines.load import load_engine
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread

@@ -13,13 +13,13 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from cluster.commands import dispatch
-from cluster.commands.handlers import Context
-from cluster.commands.requests import RegisterVersion
+from cluster.commands.command import Context
+from cluster.commands.versions import RegisterVersion
 from cluster.decide import Decision, Snapshot, decide
 from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable, in_words
-from cluster.fleet.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed, concerns
+from cluster.fleet.desired import Action, Deploy, RemoveArtifact, Retire, Scale, StartFeed, StopFeed, concerns
 from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
-from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey
+from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey, mark
 from cluster.routing.routes import EMPTY, RouteTable
 from cluster.schedule.due import jobs_to_ask
 from cluster.schedule.fires import JobSeen, StopJob, SubmitJob
@@ -27,6 +27,8 @@ from cluster.state import AuditEvent, State
 from cluster.store.port import Store
 
 T = TypeVar("T")
+
+PUSHED_AT_MOST = 4096  # batches that wait to be saved; what a scorer keeps meanwhile is added up, and so bounded
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +62,10 @@ def _trusting(_: RegisterVersion) -> None:
     return
 
 
+def _keeping(_: str) -> None:
+    return
+
+
 class Controller:
     """One controller over one store. `tick` is called from one thread; `call`, `push` and `table` from any.
 
@@ -81,9 +87,11 @@ class Controller:
         *,
         look_every_s: float = 0.0,
         check_version: Callable[[RegisterVersion], None] = _trusting,
+        remove_artifact: Callable[[str], None] = _keeping,
     ) -> None:
-        """`check_version` raises where no artifact stands as it is said of a version to be registered."""
-        self._check_version = check_version
+        """`check_version` raises where no artifact stands as it is said of a version to be registered. `remove_artifact` deletes
+        the one at a URI; nothing happens where there is none."""
+        self._check_version, self._remove_artifact = check_version, remove_artifact
         self._store, self._clock, self._hook, self._look_every_s = store, clock, hook, look_every_s
         self._fleet, self._feeds, self._jobs = fleet, feeds, jobs
         self._fence = store.acquire()
@@ -95,6 +103,7 @@ class Controller:
         self._seen = _Seen({}, None, None, 0.0)
         self._refused: dict[str, str] = {}
         self._unscalable: frozenset[str] = frozenset()
+        self._removed: frozenset[str] = frozenset()
         self._faults: dict[str, str] = {}
         self._table = EMPTY
         self._trouble = ""
@@ -143,8 +152,14 @@ class Controller:
         self._note("")
 
     def push(self, batch: EvidenceBatch) -> None:
-        """Takes evidence; it is counted at the next tick. A batch that was seen is not counted again."""
+        """Takes evidence; it is counted at the next tick. A batch that was seen is not counted again.
+
+        Raises Unreachable where so much waits for the store already that its scorer had better keep it.
+        """
         with self._evidence_lock:
+            if len(self._pushed) >= PUSHED_AT_MOST:
+                remedy = "push it again later: it is counted once"
+                raise Unreachable("much evidence waits for the store already", where="controller", remedy=remedy)
             self._pushed.append(batch)
 
     def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +223,8 @@ class Controller:
         with self._evidence_lock:
             batches = list(self._pushed)
         counted = count(state, batches)
-        snapshot = Snapshot(counted, seen.apps, seen.feeds, self._refused, self._unscalable, self._table, seen.jobs)
+        failures = self._refused, self._unscalable, self._removed
+        snapshot = Snapshot(counted, seen.apps, seen.feeds, *failures, self._table, seen.jobs)
         decision = decide(snapshot, self._clock())
         self._hook(Point.DECIDED)
         return decision, len(batches)
@@ -217,7 +233,7 @@ class Controller:
         self._persist(decision.state, decision.events)
         with self._evidence_lock:
             del self._pushed[:batches]
-        self._unscalable = frozenset()
+        self._unscalable, self._removed = frozenset(), frozenset()
 
     def _current(self) -> State:
         if self._must_load:
@@ -245,12 +261,16 @@ class Controller:
                 self._do(action)
             except Unreachable as trouble:
                 self._note(str(trouble))
+                if isinstance(action, RemoveArtifact):
+                    refused[action.uri] = str(trouble)
             except HeadraceError as refusal:
                 _log.warning("%s: %s", type(action).__name__, refusal)
                 if isinstance(action, Deploy):
                     refused[action.version.id.app] = str(refusal)
                 elif isinstance(action, StartFeed):
                     refused[action.feed.app] = str(refusal)
+                elif isinstance(action, RemoveArtifact):
+                    refused[action.uri] = str(refusal)
                 elif isinstance(action, Scale) and isinstance(refusal, Conflict):
                     self._unscalable |= {action.model}
             except Exception as fault:  # noqa: BLE001 - a mistake of ours in one must not keep all others from being done
@@ -274,6 +294,9 @@ class Controller:
                 self._jobs.submit(action)
             case StopJob(job):
                 self._jobs.stop(job)
+            case RemoveArtifact(_, uri):
+                self._remove_artifact(uri)
+                self._removed |= {uri}
 
     def _tell(self, faults: Mapping[str, Exception]) -> None:
         """Keeps mistakes of ours for `status`; logs each when it begins and changes, not at every tick."""
@@ -307,7 +330,7 @@ def count(state: State, batches: list[EvidenceBatch]) -> State:
         fresh: dict[EvidenceKey, Counts] = {key: n for key, n in batch.counts.items() if stages.get(key.model) == key.stage}
         if not fresh or batch.sequence <= scorers.get(batch.scorer, -1):
             continue
-        scorers[batch.scorer] = batch.sequence
+        mark(scorers, batch.scorer, batch.sequence)
         for key, counts in fresh.items():
             evidence[key] = evidence.get(key, Counts()) + counts
     if scorers == state.scorers and not (scorers and not stages):

@@ -12,8 +12,11 @@ from cluster.errors import Conflict, NotFound
 from cluster.fleet.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
 from cluster.fleet.failures import note_failed_stream, note_failures, tried
 from cluster.ports import AppState, AppStatus, FeedState
-from cluster.rollout.gate import Judged, Verdict, judge
+from cluster.removal import advance_removal, removal_actions, remove_feed
+from cluster.rollout.checks.check import Judged, Verdict
+from cluster.rollout.gate import judge, of_stage
 from cluster.rollout.illness import after_look, lasts, too_ill
+from cluster.rollout.misses import MARGIN, Misses, after_counts, missing
 from cluster.rollout.opening import open_rollout
 from cluster.rollout.plan import OnDeadline, Start
 from cluster.rollout.record import Rollout, RolloutState
@@ -29,7 +32,8 @@ from cluster.versions import VersionId
 class Snapshot:
     """What is remembered and what is seen. `feeds` and `jobs` are None where they could not be asked.
 
-    `refused` has, by app, why the fleet would not run it at the last try; `unscalable` the models that it would not scale.
+    `refused` has, by app, why the fleet would not run it at the last try, and by URI why an artifact could not be removed;
+    `removed` the URIs of those that were; `unscalable` the models that the fleet would not scale.
     `published` is the last table of this controller; the empty one before its first.
     """
 
@@ -38,6 +42,7 @@ class Snapshot:
     feeds: Mapping[str, FeedState] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     unscalable: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
     published: RouteTable = EMPTY
     jobs: Mapping[str, JobSeen] | None = None
 
@@ -63,16 +68,20 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
     for name in sorted(state.models):
         told = list[AuditEvent]()
         try:
-            state = _advance_model(state, name, snapshot, now_s, told)
+            after = _advance_model(state, name, snapshot, now_s, told)
+            state = advance_removal(after, name, running.get(name, ()), snapshot.refused, snapshot.removed, now_s, told)
             events += told
         except Exception as fault:  # noqa: BLE001 - a mistake of ours in one model must not stop the others
             faults[name] = fault
-        model = state.models[name]
+        model = state.models.get(name)
+        if model is None:
+            continue
         route = snapshot.published.routes.get(name)
         try:
             # Of what is saved: after a mistake above it still serves, and comes back after the loss of the cluster.
             route = build_route(state, model, snapshot.apps, now_s, route)
-            actions += fleet_actions(state, model, snapshot.apps, running.get(name, ()), now_s)
+            act = removal_actions if model.unrouted else fleet_actions
+            actions += act(state, model, snapshot.apps, running.get(name, ()), now_s)
         except Exception as fault:  # noqa: BLE001 - as above
             faults.setdefault(name, fault)
         if route is not None:
@@ -81,6 +90,11 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
     for key in list(state.feeds):
         told = []
         try:
+            if state.feeds[key].removal is not None:
+                state, moves = remove_feed(state, key, snapshot.feeds, snapshot.jobs, now_s, told)
+                actions += moves
+                events += told
+                continue
             after = note_failed_stream(state, key, snapshot.feeds, snapshot.refused, now_s, told)
             moves = feed_actions(after, key, snapshot.feeds, now_s)
             state, jobs = fire_batch(after, key, snapshot.jobs, now_s, told)
@@ -92,6 +106,10 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
 
 
 def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, events: list[AuditEvent]) -> State:
+    if state.models[name].removal is not None:
+        state = _end_rollout(state, name, now_s, events)
+        if state.models[name].unrouted:
+            return state
     state = forget_cold(state, name, now_s)
     state = learn_scale(state, name, snapshot.apps, gave_up=name in snapshot.unscalable)
     state = _start_newest(state, name, now_s, events)
@@ -109,11 +127,26 @@ def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, ev
     return state
 
 
+def _end_rollout(state: State, name: str, now_s: float, events: list[AuditEvent]) -> State:
+    """Of a model that is being removed."""
+    rollout, removal = state.active(name), state.models[name].removal
+    if rollout is None or removal is None:
+        return state
+    ended = rollout.to(RolloutState.ROLLED_BACK, now_s, reason="its model is being removed")
+    events.append(transition(rollout, ended, judge(rollout, state.evidence), now_s, removal.by))
+    return settle(state, ended, now_s)
+
+
 def _start_newest(state: State, name: str, now_s: float, events: list[AuditEvent]) -> State:
     """Starts a rollout of a newer version where the plan says so, or where the model has no stable version yet."""
     model = state.models[name]
     newest = state.versions.newest(name)
-    if model.plan is None or newest <= max(model.considered, model.stable or 0) or state.active(name) is not None:
+    if (
+        model.plan is None
+        or model.removal is not None
+        or newest <= max(model.considered, model.stable or 0)
+        or state.active(name) is not None
+    ):
         return state
     if model.stable is not None and model.plan.start is not Start.AUTO:
         return state
@@ -139,14 +172,24 @@ def _outage(rollout: Rollout | None, snapshot: Snapshot) -> bool:
 
 
 def _look_at_candidate(state: State, name: str, snapshot: Snapshot, now_s: float) -> State:
-    """Remembers since when the candidate is ill. While it starts it may be away; once in a step it may not."""
+    """Remembers since when the candidate is ill, or misses calls. While it starts it may be away; once in a step it may not."""
     rollout = state.active(name)
     if rollout is None or rollout.phase is RolloutState.PENDING:
         return state
     app = _candidate(rollout, snapshot)
     ill = rollout.current is not None or (app is not None and app.status is AppStatus.UNHEALTHY)
     seen = after_look(rollout.illness, ready=is_ready(app), ill=ill, outage=_outage(rollout, snapshot), now_s=now_s)
-    return state if seen == rollout.illness else state.with_rollout(replace(rollout, illness=seen))
+    after = replace(rollout, illness=seen, misses=_misses(rollout, state, now_s))
+    return state if after == rollout else state.with_rollout(after)
+
+
+def _misses(rollout: Rollout, state: State, now_s: float) -> Misses:
+    if rollout.current is None or rollout.stable is None:
+        return rollout.misses
+    ours, base = of_stage(rollout, rollout.stage, state.evidence)
+    check = rollout.plan.checks.error_rate
+    margin = check.margin if check is not None else MARGIN
+    return after_counts(rollout.misses, rollout.stage, ours, base, margin=margin, now_s=now_s)
 
 
 def _next(
@@ -181,7 +224,10 @@ def _next(
 
 
 def _beyond_hope(rollout: Rollout, app: AppState | None, now_s: float, *, again: bool) -> str:
-    """Why what the fleet says of the candidate ends its rollout; empty where it does not."""
+    """Why what is seen of the candidate's replicas ends its rollout; empty where it does not."""
+    missed = missing(rollout.misses, rollout.warmed_s)
+    if missed:
+        return f"the candidate misses its calls {missed}"
     if app is None or app.status not in (AppStatus.FAILED, AppStatus.UNHEALTHY):
         return ""
     why = app.message or "no reason given"
@@ -194,7 +240,8 @@ def _beyond_hope(rollout: Rollout, app: AppState | None, now_s: float, *, again:
 def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, late: bool) -> Rollout:
     step = rollout.plan.steps[rollout.step]
     # A step of 0 s asks for no proof: blue/green and going back at once are such plans.
-    proven = step.bake_s == 0 or all(check.verdict is Verdict.PASSED for check in judged)
+    passed = rollout.misses.takes_its_share and all(check.verdict is Verdict.PASSED for check in judged)
+    proven = step.bake_s == 0 or passed
     if proven and is_ready(app) and now_s - rollout.step_started_s >= step.bake_s:
         return _enter(rollout, rollout.step + 1, now_s)
     if late and not is_ready(app) and lasts(rollout.illness, now_s, rollout.warmed_s):
@@ -202,7 +249,7 @@ def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ..
         return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
     if not late or rollout.held or not is_ready(app):
         return rollout
-    waiting = "; ".join(check.words for check in judged if check.verdict is Verdict.WAITING)
+    waiting = "; ".join(check.words for check in judged if check.verdict is Verdict.WAITING) or rollout.misses.words
     why = f"neither proven good nor bad within {rollout.plan.deadline_s:g} s: {waiting}"
     if rollout.plan.on_deadline is OnDeadline.ROLLBACK:
         return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
@@ -222,6 +269,8 @@ def settle(state: State, rollout: Rollout, now_s: float) -> State:
     """The state with the rollout, and what its end means for the model: who is stable, who stays warm and until when."""
     state = state.with_rollout(rollout)
     model: Model = state.models[rollout.model]
+    if rollout.ended:
+        state = state.with_newest_rollouts(model.name, (model.plan or rollout.plan).keep_ended)
     if rollout.state is RolloutState.PROMOTED:
         warm = {number: until for number, until in model.warm.items() if number != rollout.candidate}
         if model.stable is not None and model.stable != rollout.candidate:

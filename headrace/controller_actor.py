@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from cluster.commands.requests import RegisterVersion
+from cluster.commands.versions import RegisterVersion
 from cluster.controller import Controller, Point
 from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable
 from cluster.rollout.evidence import EvidenceBatch
@@ -82,7 +82,10 @@ class ControllerActor:
         """See `ControlPlane.push`."""
         if self._controller is None:
             return self._trouble
-        self._controller.push(batch)
+        try:
+            self._controller.push(batch)
+        except HeadraceError as error:
+            return error
         return None
 
     async def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any] | HeadraceError:
@@ -121,7 +124,15 @@ class ControllerActor:
         store = SqlStore(self._store_url)
         try:
             world = self._fleet, self._feeds, self._jobs
-            return Controller(store, *world, time.time, self._at, look_every_s=LOOK_EVERY_S, check_version=_check_version)
+            return Controller(
+                store,
+                *world,
+                time.time,
+                self._at,
+                look_every_s=LOOK_EVERY_S,
+                check_version=_check_version,
+                remove_artifact=_remove_artifact,
+            )
         except HeadraceError:
             store.close()
             raise
@@ -183,9 +194,16 @@ def _actor(store_url: str, fleet: str, feeds: str, jobs: str) -> Any:
 
 def _check_version(request: RegisterVersion) -> None:
     # pyarrow's 60 MB are had only where versions are registered.
-    from deployments.artifacts.artifact import check_registered
+    from deployments.artifacts.manifest import check_registered
 
     check_registered(request.artifact_uri, request.digest, request.engine, request.signature)
+
+
+def _remove_artifact(uri: str) -> None:
+    # As above.
+    from deployments.artifacts.fetch import remove
+
+    remove(uri)
 
 
 def _made(named: str) -> Any:

@@ -31,6 +31,30 @@ settings.register_profile("headrace", deadline=None, derandomize=True, suppress_
 settings.load_profile("headrace")
 
 
+# What a run of several workers (pytest-xdist) keeps together, the longest first: tests that share a cluster, those that start
+# one of their own, those that share a broker. All others stay with their file. A test that takes such a fixture by its name only
+# while it runs says so itself: `pytest.mark.xdist_group`.
+_SHARED = ("ray_cluster", "machine", "broker")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deals the tests out to workers; before xdist reads the marks."""
+    groups = {item: _group(item) for item in items}
+    items.sort(key=lambda item: _SHARED.index(groups[item]) if groups[item] in _SHARED else len(_SHARED))  # keeps a file's order
+    for item, group in groups.items():
+        own_cluster = group not in _SHARED or group == "machine"
+        item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0] if own_cluster else group))
+
+
+def _group(item: pytest.Item) -> str:
+    said = item.get_closest_marker("xdist_group")
+    if said is not None:
+        return str(said.args[0])
+    fixtures = getattr(item, "fixturenames", ())
+    return next((name for name in _SHARED if name in fixtures), "")
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """Asynchronous tests run on asyncio."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MARKS_AT_MOST = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class EvidenceKey:
@@ -18,9 +20,10 @@ class EvidenceKey:
 class Counts:
     """Sums over what was scored. Rows judge answers, calls judge time.
 
-    `errors` are rows that the version failed (bad input is the sender's and is not counted). `slow` are calls above the
-    route's `slow_ms`. `compared` rows were scored in shadow, `disagreed` of them differed from the stable version. `labelled`
-    answers have met their label, and `loss` is the sum of what they lost, 0 to 1 each.
+    `errors` are rows that the version failed: neither bad input, which is the sender's fault, nor `missed` rows, which met no
+    replica that took them and are not among `rows` (see blame.py). `slow` are calls above the route's `slow_ms`. `compared` rows
+    were scored in shadow, `disagreed` of them differed from the stable version. `labelled` answers have met their label, and
+    `loss` is the sum of what they lost, 0 to 1 each.
     """
 
     rows: int = 0
@@ -31,9 +34,10 @@ class Counts:
     disagreed: int = 0
     labelled: int = 0
     loss: float = 0.0
+    missed: int = 0
 
     def __add__(self, other: Counts) -> Counts:
-        # Name by name: with a rollout under way each call is counted.
+        # Name by name, which takes half as long as any loop: with a rollout under way each call is counted.
         return Counts(
             self.rows + other.rows,
             self.errors + other.errors,
@@ -43,7 +47,17 @@ class Counts:
             self.disagreed + other.disagreed,
             self.labelled + other.labelled,
             self.loss + other.loss,
+            self.missed + other.missed,
         )
+
+
+def mark(marks: dict[str, int], scorer: str, sequence: int) -> None:
+    """Remembers what a scorer told last, as the newest. Of more than MARKS_AT_MOST the oldest go: who was not heard of for so
+    long sends nothing again."""
+    marks.pop(scorer, None)
+    marks[scorer] = sequence
+    while len(marks) > MARKS_AT_MOST:
+        del marks[next(iter(marks))]
 
 
 @dataclass(frozen=True, slots=True)

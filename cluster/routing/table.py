@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from cluster.fleet.desired import by_hand, initial_replicas
 from cluster.fleet.serving import Serving
 from cluster.ports import AppState, AppStatus
-from cluster.rollout.plan import Loss
+from cluster.rollout.checks.labels import Loss
 from cluster.rollout.record import Rollout
 from cluster.routing.routes import WEIGHT_UNIT, LabelledOutput, Route, RouteTable, Target
 from cluster.state import Model, State
@@ -26,7 +26,7 @@ def build_route(state: State, model: Model, apps: Mapping[str, AppState], now_s:
     A version gets into the table when it is READY. The stable one, once in the table (`last` is what was published), stays while
     its replicas are away: nothing else could answer, and its callers are then told to retry, not that there is no such model.
     """
-    if model.stable is None or model.serving is None:
+    if model.stable is None or model.serving is None or model.unrouted:
         return None
     if not ((last is not None and model.stable in last.targets) or _seen(apps, model, model.stable)):
         return None

@@ -12,6 +12,7 @@ from typing import Annotated
 import orjson
 import typer
 
+from cluster.error_wire import to_wire
 from cluster.errors import HeadraceError
 from headrace.cli.exits import MEANING, ExitCode, code_of
 from headrace.cli.screens.output import notes
@@ -35,6 +36,8 @@ ENTRIES: dict[str, Entry] = {
     "models": Entry("models", "List the models and their versions."),
     "model": Entry("model", "Show, compare and remove versions.", group=True),
     "apply": Entry("apply", "Make Models, Streams and Batches as the project files say."),
+    "diff": Entry("apply", "Show what `headrace apply` would change, field by field."),
+    "delete": Entry("delete", "Remove a model, a stream or a batch."),
     "rollout": Entry("rollout", "Replace a model's version live, on evidence.", group=True),
     "scale": Entry("scale", "Set the replicas of a model that is scaled by hand."),
     "stream": Entry("stream", "Watch, pause and resume streams.", group=True),
@@ -121,8 +124,7 @@ def _root(
 
 def _tell(error: HeadraceError, *, as_json: bool) -> None:
     if as_json:
-        told = {"kind": error.kind, "what": error.what, "where": error.where, "remedy": error.remedy}
-        sys.stderr.write(orjson.dumps({"error": told}).decode() + "\n")
+        sys.stderr.write(orjson.dumps({"error": to_wire(error)}).decode() + "\n")
         return
     screen = notes()
     screen.print("error: ", style="bold red", end="")

@@ -12,7 +12,9 @@ from cluster.errors import Unreachable
 from cluster.ports import Jobs
 from cluster.schedule.fires import JobSeen, JobState, SubmitJob
 from consumers.batch.schedule.fake_jobs import FakeJobs
+from tests.conftest import RayCluster
 
+pytestmark = pytest.mark.xdist_group("ray_cluster")
 WAIT_S = 120.0  # of a machine that is busy with other things
 
 
@@ -81,6 +83,14 @@ def test_jobs_are_submitted_once_followed_and_stopped(jobs: Jobs) -> None:
     assert until(jobs, waits.job, lambda seen: seen.state is not JobState.RUNNING).state is JobState.FAILED
     jobs.stop(ends.job)
     jobs.stop("never-was")
+
+
+def test_a_job_is_told_which_ray_is_its_own(ray_cluster: RayCluster) -> None:
+    from consumers.batch.schedule.jobs import RayJobs
+
+    jobs, one = RayJobs(program="tests.support.job_program"), wanted("says-its-ray")
+    submit(jobs, one)
+    assert until(jobs, one.job, lambda seen: seen.state is JobState.FAILED).message == ray_cluster.address
 
 
 def test_without_a_dashboard_they_are_unreachable(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What the contract's jobs run instead of a batch: ends, fails or waits, as the batch's name says."""
+"""What the contract's jobs run instead of a batch: as its name says, ends, fails, waits, or tells which Ray it is to join."""
 
 from __future__ import annotations
 
@@ -9,5 +9,7 @@ if __name__ == "__main__":
     sys.stderr.write(f"as asked: {sys.argv[1:]}\n")
     if sys.argv[1] == "fails":
         sys.exit("the last words")
+    if sys.argv[1] == "says-its-ray":
+        sys.exit(sys.argv[sys.argv.index("--ray") + 1])
     if sys.argv[1] == "waits":
         signal.pause()

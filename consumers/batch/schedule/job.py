@@ -1,4 +1,4 @@
-"""One scheduled run, in a job of its own: `python -m consumers.batch.schedule.job BATCH --fire ID --as-of DATE`.
+"""One scheduled run, in a job of its own: `python -m consumers.batch.schedule.job BATCH --fire ID --as-of DATE --ray ADDRESS`.
 
 It asks the controller's actor, not the gateway: a scheduled run needs nothing but the cluster.
 """
@@ -13,12 +13,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import date
 from typing import Any
 
-from cluster.commands.requests import FeedName, FeedView, Message, Resolve, VersionView
+from cluster.commands.command import Message
+from cluster.commands.feeds import FeedName, FeedView
+from cluster.commands.versions import Resolve, VersionView
 from cluster.errors import HeadraceError, Unreachable
 from consumers.batch.run import NothingNew, Progress, Workforce, begin
 from consumers.batch.spec import BatchSpec
-from consumers.batch.write.ledger import Pinned
 from consumers.batch.write.publish import RunManifest
+from consumers.batch.write.records import Pinned
 
 _TRIES = 60  # a controller that is being restarted is back in seconds
 _PAUSE_S = 1.0
@@ -32,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("batch")
     parser.add_argument("--fire", required=True)
     parser.add_argument("--as-of", required=True, type=date.fromisoformat)
+    parser.add_argument("--ray", required=True)
     given = parser.parse_args(arguments)
     # Not needed to read the arguments, and slow to import.
     import ray
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from consumers.batch.score.pool import ray_workforce
     from deployments.control.client import NAMESPACE, ActorControlPlane
 
-    ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(address=given.ray, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     try:
         spec, pinned = asyncio.run(find(given.batch, ActorControlPlane().call))
         manifest = run_fire(given.batch, spec, pinned, ray_workforce(), as_of=given.as_of, fire=given.fire)

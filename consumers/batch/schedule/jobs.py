@@ -5,16 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.errors import Unreachable
 from cluster.schedule.fires import JobSeen, JobState, SubmitJob
+from consumers.batch.ray_inside import OwnJobClient
 
 PROGRAM = "consumers.batch.schedule.job"
-_ANSWER_S = 30.0  # the first job of a cluster starts parts of the dashboard
 _STATES = {
     JobStatus.PENDING: JobState.RUNNING,
     JobStatus.RUNNING: JobState.RUNNING,
@@ -22,14 +21,6 @@ _STATES = {
     JobStatus.STOPPED: JobState.FAILED,
     JobStatus.FAILED: JobState.FAILED,
 }
-
-
-class OwnJobClient(JobSubmissionClient):
-    """Asks the dashboard of this cluster: without a proxy, which would not know it, and with a limit to how long it may hang."""
-
-    def _do_request(self, *request: Any, **options: Any) -> Any:
-        # An empty proxy is none, and keeps the environment's from being taken.
-        return super()._do_request(*request, **{"timeout": _ANSWER_S, "proxies": {"http": "", "https": ""}, **options})
 
 
 class RayJobs:
@@ -45,7 +36,10 @@ class RayJobs:
 
     def submit(self, wanted: SubmitJob) -> None:
         """See `Jobs.submit`."""
-        program = [sys.executable, "-m", self._program, wanted.batch, "--fire", wanted.fire, "--as-of", wanted.as_of]
+        # Told, since Ray would have the job join whichever Ray of its machine it finds first.
+        own = ray.get_runtime_context().gcs_address
+        options = ["--fire", wanted.fire, "--as-of", wanted.as_of, "--ray", own]
+        program = [sys.executable, "-m", self._program, wanted.batch, *options]
         try:
             self._connected().submit_job(entrypoint=shlex.join(program), submission_id=wanted.job, entrypoint_num_cpus=0)
         except (OSError, RuntimeError) as error:

@@ -13,20 +13,22 @@ import ray
 import ray.actor
 import ray.data
 from pydantic import TypeAdapter
-from ray._private.log import PlainRayHandler
 from ray.exceptions import RayError
 
-from cluster.errors import BadArtifact, BadInput, Conflict, EngineFailure, HeadraceError, NoCapacity, NotFound, Unreachable
+from cluster.error_wire import from_wire, to_wire
+from cluster.errors import BadInput, HeadraceError, Unreachable
 from cluster.fleet.serving import Resources
 from consumers.batch.places import Place, locate
 from consumers.batch.plan import Unit
+from consumers.batch.ray_inside import LeftActors, quieten_log
 from consumers.batch.run import Workforce
 from consumers.batch.score.rowscorer import EmbeddedScorer, RowScorer
 from consumers.batch.score.unit import UnitRunner
 from consumers.batch.spec import BatchSpec, Scoring
-from consumers.batch.write.ledger import Ledger, Receipt, RunRecord, read_receipt, receipt_bytes
+from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import under_way
-from deployments.artifacts.artifact import localize
+from consumers.batch.write.records import Receipt, RunRecord, read_receipt, receipt_bytes
+from deployments.artifacts.fetch import localize
 from deployments.control.client import ActorControlPlane
 from deployments.engines.load import load_engine
 
@@ -34,7 +36,6 @@ _log = logging.getLogger(__name__)
 
 _UNIT = TypeAdapter(Unit)
 _NAMESPACE = "headrace"
-_KINDS = (BadArtifact, BadInput, Conflict, EngineFailure, NoCapacity, NotFound, Unreachable)  # what a worker's failure may be
 
 
 class UnitActor:
@@ -59,8 +60,7 @@ class UnitActor:
                 raise self._failure
             return {"receipt": receipt_bytes(self._runner.run(_UNIT.validate_json(row["unit"]))), "failure": ""}
         except HeadraceError as error:
-            kind = next((kind.__name__ for kind in _KINDS if isinstance(error, kind)), "")
-            return {"receipt": b"", "failure": json.dumps([kind, error.what, error.where, error.remedy])}
+            return {"receipt": b"", "failure": json.dumps(to_wire(error))}
 
     @staticmethod
     def scorer(record: RunRecord) -> RowScorer:
@@ -128,6 +128,7 @@ def score_units(
     free = ray.available_resources()  # type: ignore[no-untyped-call]
     if (shortage := short_of(spec.workers.resources, free)) is not None:
         _log.warning("%s: %s", record.spec.output.path, shortage)
+    left = LeftActors()  # before anything of Ray Data's
     rows = ray.data.from_items([{"unit": _UNIT.dump_json(unit)} for unit in units], override_num_blocks=len(units))
     most = min(workers, len(units))
     answers = rows.map(
@@ -140,12 +141,17 @@ def score_units(
         **_remote_args(spec),
     )
     try:
-        for answer in answers.iter_rows():
-            if answer["failure"]:
-                raise _failure(answer["failure"])
+        for place, answer in enumerate(answers.iter_rows()):
+            if not place:
+                left.note()
+            failure = from_wire(json.loads(answer["failure"] or "null"))
+            if failure is not None:
+                raise failure
             yield read_receipt(answer["receipt"])
     except RayError as error:
         raise _of_ray(error) from error
+    finally:
+        left.end()
 
 
 def short_of(wanted: Resources, free: Mapping[str, float]) -> str | None:
@@ -194,16 +200,7 @@ def _quieten() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # What matters of its log comes back as errors; the file keeps the rest.
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, PlainRayHandler):
-            handler.setLevel(logging.CRITICAL)
-
-
-def _failure(content: str) -> HeadraceError:
-    kinds = {kind.__name__: kind for kind in _KINDS}
-    kind, what, where, remedy = json.loads(content)
-    return kinds.get(kind, HeadraceError)(what, where=where, remedy=remedy)
+    quieten_log()
 
 
 def _of_ray(error: RayError) -> HeadraceError:

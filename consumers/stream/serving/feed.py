@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve._private.common import ReplicaState
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.exceptions import RayServeException
 
@@ -21,7 +20,8 @@ from consumers.stream.serving.health import stream_state
 from consumers.stream.serving.replica import STOP_S, StreamReplica
 from consumers.stream.serving.watch import Replicas, Watch
 from consumers.stream.spec import StreamSpec
-from deployments.serving.serve_controller import SeenApp, away, serve_details
+from deployments.serving.serve_controller import RUNNING, SeenApp, serve_details
+from deployments.serving.serve_inside import away
 from deployments.serving.serve_state import app_state
 
 DEPLOYMENT = "consumer"
@@ -128,7 +128,7 @@ def _replicas(app: SeenApp) -> frozenset[str]:
     """The replicas that work now."""
     details = app.deployments.get(DEPLOYMENT)
     replicas = details.replicas if details is not None else ()
-    return frozenset(replica.replica_id for replica in replicas if replica.state is ReplicaState.RUNNING)
+    return frozenset(replica.replica_id for replica in replicas if replica.state == RUNNING)
 
 
 def _digest(app: SeenApp) -> str | None:

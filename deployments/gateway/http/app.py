@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.commands.requests import COMMANDS, ControlPlane
+from cluster.commands.registry import COMMANDS
+from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, HeadraceError, NotFound
 from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, DataPlane
 from deployments.gateway.http.asgi import (

@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from ray.serve._private.common import ReplicaID
-
 from deployments.engines.datatypes import Array
 from deployments.transport.lines.frames import Ask, Broken, Frames, Reply, Word
-from deployments.transport.lines.serve_book import HandleBook, line_name, own_node
+from deployments.transport.lines.serve_book import HandleBook, ReplicaName, own_node
 from deployments.transport.lines.server import address
 
 _log = logging.getLogger(__name__)
@@ -47,7 +45,7 @@ class State(Enum):
 class Line:
     """To one replica; calls share it."""
 
-    def __init__(self, book: HandleBook, replica: ReplicaID, most: int) -> None:
+    def __init__(self, book: HandleBook, replica: ReplicaName, most: int) -> None:
         self._book = book
         self._replica = replica
         self._most = most
@@ -160,8 +158,8 @@ class Lines:
 
     def __init__(self, handle: Any) -> None:
         self._book = HandleBook(handle)
-        self._replicas: Mapping[ReplicaID, Any] = {}
-        self._lines: dict[ReplicaID, Line] = {}
+        self._replicas: Mapping[ReplicaName, Any] = {}
+        self._lines: dict[ReplicaName, Line] = {}
         self._trying: asyncio.Task[None] | None = None
         self._tried_s = 0.0
 
@@ -203,11 +201,13 @@ class Lines:
             node = own_node()
             for replica, seen in list(self._replicas.items()):
                 line = self._lines.get(replica)
-                if seen.node_id != node or (line is not None and line.state is not State.ENDED):
+                to = self._book.line_to(replica, seen, node)
+                if to is None or (line is not None and line.state is not State.ENDED):
                     continue
-                line = Line(self._book, replica, seen.max_ongoing_requests)
+                name, most = to
+                line = Line(self._book, replica, most)
                 try:
-                    await line.connect(line_name(node, replica))
+                    await line.connect(name)
                 except OSError as error:
                     _log.debug("no line to %s: %s", replica, error)
                 else:

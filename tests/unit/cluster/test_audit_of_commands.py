@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster.commands import dispatch
-from cluster.commands.requests import COMMANDS, Command
+from cluster.commands.command import Command
+from cluster.commands.registry import COMMANDS
 from cluster.errors import BadInput
 from cluster.state import AuditEvent
 from tests.support.brain import SIGNATURE, SURE, Brain
@@ -30,6 +30,8 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] 
     "rollout.abort": (("rollout.start",), DIGITS, "rolled_back", {}),
     "feed.pause": ((), STREAM, "feed.pause", STREAM),
     "feed.resume": (("feed.pause",), STREAM, "feed.resume", STREAM),
+    "feed.delete": ((), STREAM, "feed.delete", STREAM),
+    "model.delete": (("feed.delete", "no batch"), DIGITS, "model.delete", {"artifacts": False}),
 }
 LOOKS: dict[str, dict[str, Any]] = {
     "status": {},
@@ -61,8 +63,9 @@ def told(brain: Brain) -> list[AuditEvent]:
 
 
 def test_each_command_changes_or_looks_or_is_known_to_be_untold() -> None:
-    assert set(CHANGES) | set(LOOKS) | dispatch.UNTOLD == set(COMMANDS)
-    assert all(issubclass(COMMANDS[command][0], Command) for command in CHANGES)
+    assert set(CHANGES) | set(LOOKS) | {name for name, entry in COMMANDS.items() if not entry.told} == set(COMMANDS)
+    assert set(LOOKS) == {name for name, entry in COMMANDS.items() if entry.looks}
+    assert all(issubclass(COMMANDS[command].request, Command) for command in CHANGES)
 
 
 @pytest.mark.parametrize("command", CHANGES)
@@ -72,6 +75,8 @@ def test_what_changes_something_says_who_asked(brain: Brain, command: str, actor
     for earlier in first:
         if earlier == "tick":
             brain.tick(4)
+        elif earlier == "no batch":
+            brain.call("feed.delete", **BATCH)
         else:
             brain.call(earlier, **CHANGES[earlier][1])
     before = len(told(brain))

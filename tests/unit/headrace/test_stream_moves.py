@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from cluster.commands.requests import FeedName, FeedView
+from cluster.commands.feeds import FeedName, FeedView
 from cluster.errors import Conflict, HeadraceError, Unreachable
 from consumers.stream.kafka.offsets import Stretch
 from consumers.stream.phases import Phase

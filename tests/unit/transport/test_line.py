@@ -18,7 +18,7 @@ from ray.serve._private.common import DeploymentID, ReplicaID
 
 from cluster.errors import NoCapacity
 from deployments.engines.datatypes import NUMPY, Array
-from deployments.transport.lines import client
+from deployments.transport.lines import client, serve_book
 from deployments.transport.lines.client import Declined, Line, Lines, ReplicaGone, StandsStill, State
 from deployments.transport.lines.frames import STAGED_BYTES, Ask, Broken, Frames, Reply, Word, packed, unpacked
 from deployments.transport.lines.server import LineServer, address
@@ -261,7 +261,7 @@ def near(monkeypatch: pytest.MonkeyPatch) -> str:
     """This process's node, and tries that need no second's wait."""
     monkeypatch.setattr(client, "own_node", lambda: "here")
     monkeypatch.setattr(client, "TRY_AGAIN_S", 0.0)
-    monkeypatch.setattr(client, "line_name", lambda _node, replica: replica.unique_id)
+    monkeypatch.setattr(serve_book, "line_name", lambda _node, replica: replica.unique_id)
     return "here"
 
 
