@@ -20,7 +20,8 @@ from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable, in_word
 from cluster.fleet.desired import Action, Deploy, RemoveArtifact, Retire, Scale, StartFeed, StopFeed, concerns
 from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
 from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey, mark
-from cluster.routing.routes import EMPTY, RouteTable
+from cluster.routing.changes import TableChange, change_between
+from cluster.routing.routes import EMPTY, RouteTable, Stamp
 from cluster.schedule.due import jobs_to_ask
 from cluster.schedule.fires import JobSeen, StopJob, SubmitJob
 from cluster.state import AuditEvent, State
@@ -28,6 +29,7 @@ from cluster.store.port import Store
 
 T = TypeVar("T")
 
+TABLES_KEPT = 16  # a scorer that has an older one gets the whole
 PUSHED_AT_MOST = 4096  # batches that wait to be saved; what a scorer keeps meanwhile is added up, and so bounded
 
 _log = logging.getLogger(__name__)
@@ -105,19 +107,30 @@ class Controller:
         self._unscalable: frozenset[str] = frozenset()
         self._removed: frozenset[str] = frozenset()
         self._faults: dict[str, str] = {}
-        self._table = EMPTY
+        self._recent: tuple[RouteTable, ...] = (EMPTY,)
         self._trouble = ""
-        self._settled = self._still = False
+        self._settled = self._still = self._stirred = False
 
     @property
     def table(self) -> RouteTable:
         """The newest published table; the empty one before the first tick."""
-        return self._table
+        return self._recent[-1]
+
+    def news(self, after: Stamp) -> RouteTable | TableChange:
+        """What a scorer lacks whose table is stamped so: what has changed since, or the whole where that is too long ago."""
+        tables = self._recent
+        before = next((table for table in tables if table.stamp == after), None)
+        return tables[-1] if before is None else change_between(before, tables[-1])
 
     @property
     def settled(self) -> bool:
         """Whether all was as it should be at the last look, and no rollout is under way: then the next look has time."""
         return self._settled
+
+    @property
+    def stirred(self) -> bool:
+        """Whether a command has changed something since the last tick began: then the next one has no time."""
+        return self._stirred
 
     @property
     def ready(self) -> bool:
@@ -129,7 +142,7 @@ class Controller:
 
         Raises Fenced.
         """
-        self._settled = False
+        self._settled = self._stirred = False
         try:
             seen, decision = self._seen, self._go_on_waiting() if self._may_do_without_a_look() else None
             if decision is None:
@@ -141,7 +154,8 @@ class Controller:
             self._note(str(trouble))
             return
         self._hook(Point.PERSISTED)
-        self._table = decision.table
+        if decision.table is not self.table:
+            self._recent = (*self._recent, decision.table)[-TABLES_KEPT:]
         self._seen = seen
         self._hook(Point.PUBLISHED)
         faults = {**decision.faults, **self._act(decision.actions)}
@@ -176,6 +190,7 @@ class Controller:
             seen = self._seen
             at = Context(state, seen.apps, seen.feeds or {}, seen.at_s, self._clock(), self._store.audit, self._faults, actor)
             outcome, events = dispatch.run(command, request, at)
+            self._stirred |= outcome.state is not state
             self._persist(outcome.state, events)
         return outcome.answer.model_dump(mode="json")
 
@@ -206,7 +221,7 @@ class Controller:
         """The decision on the last look, saved; None where it is more than to wait: an old look is no ground for that."""
         with self._lock:
             decision, batches = self._decide(self._seen)
-            if decision.actions or decision.events or decision.table.number != self._table.number:
+            if decision.actions or decision.events or decision.table.number != self.table.number:
                 return None
             self._keep(decision, batches)
             return decision
@@ -224,7 +239,7 @@ class Controller:
             batches = list(self._pushed)
         counted = count(state, batches)
         failures = self._refused, self._unscalable, self._removed
-        snapshot = Snapshot(counted, seen.apps, seen.feeds, *failures, self._table, seen.jobs)
+        snapshot = Snapshot(counted, seen.apps, seen.feeds, *failures, self.table, self._fence, seen.jobs)
         decision = decide(snapshot, self._clock())
         self._hook(Point.DECIDED)
         return decision, len(batches)

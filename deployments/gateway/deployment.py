@@ -58,7 +58,7 @@ class Gateway:
         settings, control = self._settings, connect()
         version = importlib.metadata.version("headrace")
         scorer = RoutedScorer(control, RemoteTransport(for_life=True))
-        dataplane = DataPlane(scorer, control, BatchLimits())
+        dataplane = DataPlane(scorer, BatchLimits())
         repository = Repository(scorer, control)
         limits = settings.max_grpc_message_bytes, settings.max_ongoing
         front = None if settings.grpc_port is None else haproxy()

@@ -59,9 +59,10 @@ def test_a_model_leaves_the_table_first_and_its_replicas_follow() -> None:
     assert brain.call("model.show", **DIGITS)["removing"] == "its replicas are going away: digits--v1"
     brain.tick(3)
     assert brain.fleet.state() == {}
-    for command in ("model.show", "rollout.history", "model.delete", "version.resolve"):
+    for command in ("model.show", "rollout.status", "model.delete", "version.resolve"):
         with pytest.raises(NotFound, match="no model 'digits'"):
             brain.call(command, **DIGITS)
+    assert brain.call("rollout.history", **DIGITS)["audit"][-1]["event"] == "deleted"
     deleted = [(event.event, event.actor, event.detail) for event in told(brain)][-2:]
     assert deleted == [("model.delete", "ann", {"artifacts": False}), ("deleted", "controller", {"last_number": 1})]
 

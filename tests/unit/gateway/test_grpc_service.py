@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from cluster.errors import BadInput, EngineFailure, HeadraceError, NoCapacity, Unreachable
 from cluster.fleet.serving import Serving
-from cluster.routing.routes import EMPTY
+from cluster.routing.routes import EMPTY, Standing
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.grpc.front import haproxy
 from deployments.gateway.grpc.server import GrpcServer
@@ -71,7 +71,7 @@ def play(scene: Callable[[Door], Awaitable[None]], serving: Serving | None = Non
         routes = table(serving=serving)
         scorer, control = FakeScorer(routes), FakeControl(routes)
         server = GrpcServer(
-            DataPlane(scorer, control, PATIENT), Repository(scorer, control), "0.0.0", max_message_bytes, 100, Door.haproxy
+            DataPlane(scorer, PATIENT), Repository(scorer, control), "0.0.0", max_message_bytes, 100, Door.haproxy
         )
         address = f"127.0.0.1:{await server.start('127.0.0.1', 0)}"
         try:
@@ -321,7 +321,7 @@ def test_limits_that_grpc_lacks_are_refused() -> None:
     routes = table()
     scorer, control = FakeScorer(routes), FakeControl(routes)
     with pytest.raises(BadInput, match="max_grpc_message_bytes"):
-        GrpcServer(DataPlane(scorer, control, PATIENT), Repository(scorer, control), "0", 2 << 30, 100, None)
+        GrpcServer(DataPlane(scorer, PATIENT), Repository(scorer, control), "0", 2 << 30, 100, None)
 
 
 def test_health_of_the_server_and_of_a_model() -> None:
@@ -334,7 +334,7 @@ def test_health_of_the_server_and_of_a_model() -> None:
             await health.Check(health_pb2.HealthCheckRequest(service="none"))
         watch = health.Watch(health_pb2.HealthCheckRequest(service="pair"))
         seen = [(await watch.read()).status]
-        door.scorer.table = EMPTY
+        door.scorer.table = replace(EMPTY, models={"pair": Standing.WAITING})
         seen.append((await watch.read()).status)
         status = health_pb2.HealthCheckResponse
         assert seen == [status.SERVING, status.NOT_SERVING]  # there is such a model

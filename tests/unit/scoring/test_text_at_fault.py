@@ -43,7 +43,7 @@ async def test_a_client_cannot_roll_a_version_back_with_bytes_that_are_no_text(t
     scorer = RoutedScorer(control, embedded=embedded)
     await scorer.start()
     await embedded.settled([version.app for version in versions])
-    dataplane, repository = DataPlane(scorer, control, PATIENT), Repository(scorer, control)
+    dataplane, repository = DataPlane(scorer, PATIENT), Repository(scorer, control)
     app = GatewayApp(dataplane, repository, control, "0", 1 << 20, nothing, nothing)
     service = InferenceService(dataplane, repository, "0", Calls())
     head = b'{"inputs":[{"name":"text","datatype":"BYTES","shape":[1,2],"parameters":{"binary_data_size":%d}}]}'

@@ -7,7 +7,7 @@ from typing import Any
 
 from kafka.admin import KafkaAdminClient  # type: ignore[import-untyped]
 
-from consumers.stream.kafka.kafka_python.inside import keep_logins_unlogged
+from consumers.stream.kafka.kafka_python.logins import keep_logins_unlogged
 from consumers.stream.log.port import Partition
 from consumers.stream.log.starts import SeenTopic
 from consumers.stream.spec import Security

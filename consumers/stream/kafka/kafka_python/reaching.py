@@ -10,7 +10,7 @@ from kafka.errors import FencedInstanceIdError, KafkaError  # type: ignore[impor
 from cluster.errors import Conflict
 from consumers.stream.kafka.broker_errors import asker_of, unreachable
 from consumers.stream.kafka.commit_thread import record_refused
-from consumers.stream.kafka.kafka_python.batches import REFUSALS, TOO_LARGE
+from consumers.stream.kafka.kafka_python.sending import REFUSALS, TOO_LARGE
 from consumers.stream.log.port import Member
 from consumers.stream.spec import StreamSpec
 

@@ -20,12 +20,12 @@ from kafka.errors import (  # type: ignore[import-untyped]
 )
 
 from consumers.stream.kafka.broker_errors import asker_of, unreachable
-from consumers.stream.kafka.kafka_python.batches import read_by_rows
 from consumers.stream.kafka.kafka_python.client import client_config
-from consumers.stream.kafka.kafka_python.inside import Membership, stuck_at
+from consumers.stream.kafka.kafka_python.inside import stuck_at
+from consumers.stream.kafka.kafka_python.membership import Membership
+from consumers.stream.kafka.kafka_python.names import Use, has
 from consumers.stream.kafka.kafka_python.offsets import partition_of, to_client
 from consumers.stream.kafka.kafka_python.reaching import Reaching
-from consumers.stream.kafka.kafka_python.wire import read_wide
 from consumers.stream.kafka.member import Offsets
 from consumers.stream.kafka.reading import Reading
 from consumers.stream.log.port import Member, Partition, Records, subset
@@ -69,10 +69,17 @@ class KafkaReader:
         self._reading, self._reaching = reading, reaching
         self.polled_s = 0.0
         self._reached_s = 0.0
-        read_wide()
+        self._by_rows = has(Use.ROWS)
+        if has(Use.WIRE):
+            from consumers.stream.kafka.kafka_python.wire import read_wide  # it builds on what the client may lack
+
+            read_wide()
         try:
             self._consumer = _consumer_of(spec, brokers, member)
-            read_by_rows(self._consumer)
+            if self._by_rows:
+                from consumers.stream.kafka.kafka_python.rows import read_by_rows  # so does it
+
+                read_by_rows(self._consumer)
             ownership = _Ownership(self._consumer, reading)
             if spec.input.pattern:
                 self._consumer.subscribe(pattern=f"^(?:{spec.input.pattern})$", listener=ownership)
@@ -163,6 +170,8 @@ class KafkaReader:
         taken: list[Records] = []
         for part, rows in polled.items():
             partition = partition_of(part)
+            if not self._by_rows:
+                rows = [(each.offset, each.timestamp, each.key, each.value, each.headers) for each in rows]
             offsets, times_ms, keys, values, headers = zip(*rows, strict=True)
             found = self._reading.take(partition, offsets)
             if found is None:  # revoked while the poll was under way, or not to be read yet

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from kafka import KafkaProducer  # type: ignore[import-untyped]
 from kafka.errors import KafkaError, UnknownError  # type: ignore[import-untyped]
 
-from consumers.stream.kafka.kafka_python.batches import expect_written, refusal_of, send
 from consumers.stream.kafka.kafka_python.client import ROOM_BYTES, client_config
 from consumers.stream.kafka.kafka_python.inside import abandon
 from consumers.stream.kafka.kafka_python.offsets import to_client
 from consumers.stream.kafka.kafka_python.reaching import Reaching
+from consumers.stream.kafka.kafka_python.sending import expect_written, refusal_of, send
 from consumers.stream.kafka.member import Offsets
 from consumers.stream.log.port import Member, Outgoing
 from consumers.stream.spec import Guarantee, StreamSpec

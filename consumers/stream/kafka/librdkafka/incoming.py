@@ -8,12 +8,13 @@ from operator import itemgetter
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
+from consumers.stream.kafka.librdkafka import codes
 from consumers.stream.kafka.librdkafka.batches import headers_of, runs
 from consumers.stream.kafka.reading import Reading
 from consumers.stream.log.port import Partition, Records
 
-OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
-UNREADABLE = (KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION)
+OUT_OF_RANGE = (codes.NO_OFFSET, KafkaError.OFFSET_OUT_OF_RANGE)
+UNREADABLE = (codes.BAD_MESSAGE, codes.BAD_COMPRESSION)
 
 
 class Incoming:
@@ -70,7 +71,7 @@ class Incoming:
         code, offset = error.code(), message.offset()
         topic, number = message.topic(), message.partition()
         partition = Partition(str(topic), int(number or 0))
-        if code == KafkaError._PARTITION_EOF:
+        if code == codes.PARTITION_EOF:
             self._reading.reach(partition, int(offset or 0))
             return []
         expected = self._reading.position(partition)

@@ -10,14 +10,15 @@ from confluent_kafka import KafkaError, KafkaException
 from cluster.errors import Conflict
 from consumers.stream.kafka.broker_errors import asker_of, unreachable
 from consumers.stream.kafka.commit_thread import record_refused
+from consumers.stream.kafka.librdkafka import codes
 from consumers.stream.kafka.librdkafka.watch import Watch
 from consumers.stream.log.port import Member
 from consumers.stream.spec import StreamSpec
 
 TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 REFUSALS = (KafkaError.INVALID_RECORD, KafkaError.INVALID_TIMESTAMP, *TOO_LARGE)  # of a record for what it is
-NAME_TAKEN = (KafkaError.FENCED_INSTANCE_ID, KafkaError._FATAL)
-FENCED = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
+NAME_TAKEN = (KafkaError.FENCED_INSTANCE_ID, codes.FATAL)
+FENCED = (codes.FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
 
 
 class Reaching:
@@ -35,7 +36,7 @@ class Reaching:
             yield
         except KafkaException as error:
             told = error.args[0]
-            cause = self._watch.fatal if told.code() == KafkaError._FATAL and self._watch.fatal is not None else told
+            cause = self._watch.fatal if told.code() == codes.FATAL and self._watch.fatal is not None else told
             if cause.code() in NAME_TAKEN and "group.instance.id" in cause.str():
                 raise Conflict(
                     "another member of this name took over", where=self._member.instance, remedy="end this one"

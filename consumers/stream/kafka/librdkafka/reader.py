@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from cluster.errors import Unreachable
 from consumers.stream.kafka.commit_thread import CommitThread
+from consumers.stream.kafka.librdkafka import codes
 from consumers.stream.kafka.librdkafka.config import consumer_config, rdkafka_config
 from consumers.stream.kafka.librdkafka.incoming import Incoming
 from consumers.stream.kafka.librdkafka.offsets import partition_of, to_client, upto_of
@@ -172,7 +173,7 @@ class RdKafkaReader:
             try:
                 self._consumer.seek(part)
             except KafkaException as error:
-                if error.args[0].code() != KafkaError._STATE:
+                if error.args[0].code() != codes.STATE:
                     raise
                 # The client has stopped to fetch it, as where its topic was made anew. A waiting rebalance is served right after.
                 self._consumer.incremental_unassign([part])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from cluster.errors import Unreachable
+from consumers.stream.kafka.librdkafka import codes
 from consumers.stream.kafka.librdkafka.batches import send
 from consumers.stream.kafka.librdkafka.config import producer_config, rdkafka_config
 from consumers.stream.kafka.librdkafka.offsets import to_client
@@ -61,7 +62,7 @@ class RdKafkaWriter:
                 send(producer, outgoing)
             except KafkaException as error:
                 # The transaction has failed meanwhile: any call but a send says why.
-                if error.args[0].code() == KafkaError._STATE:
+                if error.args[0].code() == codes.STATE:
                     producer.send_offsets_to_transaction(parts, group, timeout_s)
                 raise
             producer.commit_transaction(timeout_s)
