@@ -83,6 +83,10 @@ class Coordination:
     def join(self, join: Any) -> None:
         self._coordinator._join_task = join
 
+    def need_join(self) -> None:
+        """The next poll goes on with the join that is under way, or begins one."""
+        self._coordinator.request_rejoin()
+
     def heartbeat(self) -> None:
         """Sends one, and waits for the answer. Raises KafkaError."""
         self._coordinator._net.run(self._coordinator._send_heartbeat_request)
