@@ -25,7 +25,7 @@ from consumers.stream.kafka.kafka_python import reader as kafka_reader
 from consumers.stream.kafka.kafka_python import writer as kafka_writer
 from consumers.stream.kafka.librdkafka import writer as rdkafka_writer
 from consumers.stream.kafka.making_topics import ensure_topics
-from consumers.stream.kafka.offsets import set_group, stretch_of
+from consumers.stream.kafka.offsets import offset_ranges, set_group
 from consumers.stream.log.port import Member, Partition
 from consumers.stream.spec import Client, Guarantee, Protocol, Security, StreamSpec, Topic
 from tests.support.secured_broker import USER, SecuredBroker, secured_broker
@@ -154,7 +154,7 @@ def test_a_group_that_another_consumer_uses(broker: str, stranger: StreamSpec, c
 
 
 def test_a_group_that_another_consumer_uses_is_not_moved_and_it_is_named(broker: str, stranger: StreamSpec) -> None:
-    stretch = stretch_of(stranger, broker)
+    stretch = offset_ranges(stranger, broker)
     began_s = time.monotonic()
     with pytest.raises(Conflict, match=r"in use by another consumer: old-reader at 127\.0\.0\.1"):
         set_group(stranger.group_of("s"), stretch.starts, broker, stranger.security, timeout_s=60)
@@ -166,7 +166,7 @@ def test_a_broker_that_says_nothing_is_given_up_in_time(broker: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
         for ask in (
-            lambda: stretch_of(spec, address, timeout_s=0.5),
+            lambda: offset_ranges(spec, address, timeout_s=0.5),
             lambda: set_group("g", {}, address, spec.security, timeout_s=0.5),
         ):
             began_s = time.monotonic()
