@@ -1,9 +1,8 @@
-"""Where gateways listen: numbered slots in one folder a node, which only this user can enter. Nothing registers: HAProxy checks."""
+"""Where gateways listen: numbered slots in a folder of the node, which only this user can enter. HAProxy checks them all."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import stat
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.errors import Conflict, NoCapacity
+from deployments.gateway.door.files import is_locked, try_lock
 
 SLOTS = 4  # unless told otherwise
 BACKLOG = 4096  # the kernel takes its own limit where that is lower
@@ -73,15 +73,13 @@ def take_slot(folder: Path, slots: int = SLOTS) -> Slot:
     What a killed gateway left there is removed. Raises NoCapacity where all are taken, OSError where a socket can't be made.
     """
     for number in range(1, slots + 1):
-        lock = os.open(lock_path(folder, number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return _slot(folder, number, lock)
-        except BlockingIOError:
-            os.close(lock)
-        except BaseException:
-            os.close(lock)
-            raise
+        lock = try_lock(lock_path(folder, number))
+        if lock is not None:
+            try:
+                return _slot(folder, number, lock)
+            except BaseException:
+                os.close(lock)
+                raise
     raise NoCapacity(
         f"all {slots} places of gateways on this node are taken", where=str(folder), remedy="run fewer gateways on a node"
     )
@@ -95,22 +93,6 @@ def taken_slots(folder: Path, slots: int = SLOTS) -> list[int]:
 def lock_path(folder: Path, number: int) -> Path:
     """What the gateway in a slot holds locked."""
     return folder / f"{number}.lock"
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a living process holds this file's lock."""
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(lock)
 
 
 def _slot(folder: Path, number: int, lock: int) -> Slot:
