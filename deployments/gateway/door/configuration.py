@@ -24,7 +24,8 @@ INFERENCE_SERVICE = "inference.GRPCInferenceService"
 HEALTH_SERVICE = "grpc.health.v1.Health"
 
 HELD, AGAIN, ADMIN = "keeper.sock", "again.sock", "admin.sock"
-UP_PATH = "/up"  # on AGAIN: 200 while a gateway is up
+# On AGAIN: 200 while a gateway is up, and with a slot's number behind it, while that one is.
+UP_PATH = "/headrace-door-up/"
 ALIVE_PATH = "/v2/health/live"
 
 # On answers of the door itself: no gateway has got the request.
@@ -117,7 +118,7 @@ def configuration(settings: DoorSettings, folder: Path, listening: Listening) ->
     ]
     if listening.grpc is not None:
         sections.append(_section("frontend grpc", _grpc_frontend(settings, listening.grpc)))
-    sections.append(_section("frontend again", _again_frontend(folder)))
+    sections.append(_section("frontend again", _again_frontend(settings, folder)))
     for way in Way:
         sections += [
             _section(f"backend {way}", _several(settings, folder, way)),
@@ -231,13 +232,17 @@ def _routed(way: Way, *conditions: str) -> Iterator[str]:
         yield f"use_backend {way} if {condition}"
 
 
-def _again_frontend(folder: Path) -> list[str]:
+def _again_frontend(settings: DoorSettings, folder: Path) -> list[str]:
     return [
         f"bind unix@{folder}/{AGAIN} mode 600",
-        f"monitor-uri {UP_PATH}",
-        f"monitor fail if {{ nbsrv({CHECKED}) eq 0 }}",
         "timeout client 20d",
         "option httpclose",
+        f"http-request return status 200 if {{ path {UP_PATH} }} {{ nbsrv({CHECKED}) gt 0 }}",
+        *(
+            f"http-request return status 200 if {{ path {UP_PATH}{number} }} {{ srv_is_up({CHECKED}/s{number}) }}"
+            for number in range(1, settings.slots + 1)
+        ),
+        f"http-request return status 503 if {{ path_beg {UP_PATH} }}",
         f"acl grpc path_beg /{INFERENCE_SERVICE}/ /{HEALTH_SERVICE}/",
         f"use_backend {Way.INFER}_again if {{ path /{INFERENCE_SERVICE}/ModelInfer }} !{{ req.hdr(grpc-encoding) -m found }}",
         r"use_backend infer_again if METH_POST { path -m reg ^/v2/models/[^/]+(/versions/[^/]+)?/infer$ }",

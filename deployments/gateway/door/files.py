@@ -39,6 +39,24 @@ def is_locked(path: Path) -> bool:
         os.close(lock)
 
 
+def note_holder(lock: int) -> None:
+    """Writes into a locked file which process holds it."""
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
+
+
+def holder_of(path: Path) -> int | None:
+    """A descriptor (pidfd) that can be read once the process that holds the lock has ended; None where there is none."""
+    try:
+        watched = os.pidfd_open(int(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+    if is_locked(path):  # so it is not a later process of that number
+        return watched
+    os.close(watched)
+    return None
+
+
 @contextlib.contextmanager
 def waited_lock(path: Path) -> Iterator[bool]:
     """Waits for the lock. Whether it still is the file's of that name: who removes the folder holds it."""

@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.gateway.door.configuration import AGAIN, HELD, NOT_DELIVERED, UP_PATH
+from deployments.gateway.door.configuration import AGAIN, HELD, NOT_DELIVERED
+from deployments.gateway.door.health import is_up
 from deployments.gateway.door.settings import DoorSettings
 
 LOOK_S = 0.02  # between two looks for a gateway, while a request waits for one
 PIECE_BYTES = 64 << 10
-ANSWERS_WITHIN_S = 1.0  # HAProxy, what it knows itself
-_PROBE = f"GET {UP_PATH} HTTP/1.0\r\n\r\n".encode()
 _ERROR = json.dumps({"error": "gateway: no replica answers now (retry; one is started if the last has died)"}).encode()
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n%b: 1\r\n"
@@ -150,24 +149,12 @@ class Holding:
     async def _look(self) -> None:
         """Asks HAProxy whether a gateway is up, for as long as somebody waits."""
         while self.waiting:
-            if await self._is_up():
+            if await is_up(self._folder):
                 self._up.set()
             else:
                 self._up.clear()
             await asyncio.sleep(LOOK_S)
         self._up.clear()
-
-    async def _is_up(self) -> bool:
-        try:
-            async with asyncio.timeout(ANSWERS_WITHIN_S):
-                reader, writer = await asyncio.open_unix_connection(self._folder / AGAIN)
-                try:
-                    writer.write(_PROBE)
-                    return b" 200 " in await reader.readline()
-                finally:
-                    writer.close()
-        except (OSError, TimeoutError):
-            return False
 
 
 def _is_refusal(first: bytes) -> bool:

@@ -18,14 +18,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deployments.gateway.door.files import try_lock
+from deployments.gateway.door.departures import Departures
+from deployments.gateway.door.files import note_holder, try_lock
 from deployments.gateway.door.haproxy_process import HaproxyProcess
 from deployments.gateway.door.holding import Holding
 from deployments.gateway.door.settings import DoorSettings, read_settings
 from deployments.gateway.door.slots import BACKLOG, taken_slots
 
 KEEPER_LOCK, START_LOCK, LOG = "keeper.lock", "start.lock", "keeper.log"
-LOOK_S = 1.0
+LOOK_S = 0.25
 LOG_MOST_BYTES = 1 << 20
 
 
@@ -46,8 +47,7 @@ def main(folder: Path) -> int:
             os._exit(0)
         settings = read_settings(folder)
         listening = _listen(settings)
-        os.ftruncate(lock, 0)
-        os.write(lock, str(os.getpid()).encode())
+        note_holder(lock)
         _let_go(folder)
     except Exception as error:  # noqa: BLE001 (whoever started this one tells it)
         os.write(tell, str(error).encode())
@@ -69,6 +69,7 @@ class Keeper:
             settings, folder, http.fileno(), None if grpc is None else grpc.fileno(), self._log
         )
         self._holding = Holding(settings, folder)
+        self._departures = Departures(folder, settings.slots, self._log)
 
     async def run(self) -> None:
         """Returns when it has ended everything, the folder included."""
@@ -83,12 +84,13 @@ class Keeper:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._end.wait(), LOOK_S)
             now_s = time.monotonic()
-            if taken_slots(self._folder, self._settings.slots):
+            if self._departures.look():
                 used_s = now_s
             elif now_s - used_s > self._settings.idle_s and self._may_end():
                 break
         for listening in self._listening:
             listening.close()
+        self._departures.close()
         keeping.cancel()
         await asyncio.gather(keeping, self._holding.close(), return_exceptions=True)
         shutil.rmtree(self._folder, ignore_errors=True)

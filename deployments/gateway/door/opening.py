@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from cluster.errors import Conflict, HeadraceError, Unreachable
-from deployments.gateway.door.configuration import AGAIN, UP_PATH
-from deployments.gateway.door.files import is_locked, waited_lock
+from deployments.gateway.door.files import holder_of, is_locked, waited_lock
+from deployments.gateway.door.health import is_up
 from deployments.gateway.door.keeper import KEEPER_LOCK, LOG, START_LOCK
 from deployments.gateway.door.settings import DoorSettings, read_settings
 from deployments.gateway.door.slots import Slot, door_folder, take_slot, taken_slots
@@ -55,9 +55,9 @@ class Door:
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def opened(self) -> None:
-        """Returns once HAProxy has found this or another gateway up. Raises Unreachable where it does not in time."""
+        """Returns once HAProxy has found this gateway up. Raises Unreachable where it does not in time."""
         end_s = time.monotonic() + OPENS_WITHIN_S
-        while not await _is_up(self._folder):
+        while not await is_up(self._folder, self.slot.number):
             if time.monotonic() > end_s:
                 raise Unreachable(
                     f"HAProxy does not find the gateway within {OPENS_WITHIN_S:.0f} s: {_last_words(self._folder)}",
@@ -76,7 +76,7 @@ class Door:
 
     async def _watch(self) -> None:
         while True:
-            watched = _watched_keeper(self._folder)
+            watched = holder_of(self._folder / KEEPER_LOCK)
             if watched is None:
                 try:
                     await asyncio.to_thread(self._start_again)
@@ -145,7 +145,7 @@ def _ensure_keeper(folder: Path) -> None:
 
 
 def _end_keeper(folder: Path) -> None:
-    watched = _watched_keeper(folder)
+    watched = holder_of(folder / KEEPER_LOCK)
     if watched is None:
         return
     try:
@@ -159,19 +159,6 @@ def _end_keeper(folder: Path) -> None:
         os.close(watched)
 
 
-def _watched_keeper(folder: Path) -> int | None:
-    """A descriptor that can be read once the keeper has ended; None where there is none."""
-    lock = folder / KEEPER_LOCK
-    try:
-        watched = os.pidfd_open(int(lock.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
-    if is_locked(lock):  # so it is not a later process of that number
-        return watched
-    os.close(watched)
-    return None
-
-
 async def _readable(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
@@ -180,19 +167,6 @@ async def _readable(descriptor: int) -> None:
         await ready
     finally:
         loop.remove_reader(descriptor)
-
-
-async def _is_up(folder: Path) -> bool:
-    try:
-        async with asyncio.timeout(1.0):
-            reader, writer = await asyncio.open_unix_connection(folder / AGAIN)
-            try:
-                writer.write(f"GET {UP_PATH} HTTP/1.0\r\n\r\n".encode())
-                return b" 200 " in await reader.readline()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return False
 
 
 def _last_words(folder: Path) -> str:

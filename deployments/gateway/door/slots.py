@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import stat
 import tempfile
@@ -11,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.errors import Conflict, NoCapacity
-from deployments.gateway.door.files import is_locked, try_lock
+from deployments.gateway.door.files import is_locked, note_holder, try_lock
 
 SLOTS = 4  # unless told otherwise
 BACKLOG = 4096  # the kernel takes its own limit where that is lower
 # A socket's path ends at 107 bytes. The folder's name takes 32, and `/NN.infer` 9.
-ROOT_MOST_CHARACTERS = 60
+# HAProxy's configuration has its own idea of quotes and spaces.
+_PLAIN = re.compile(r"[A-Za-z0-9._/-]{1,60}")
 NAME = "headrace-door-"
 NODE_CHARACTERS = 16  # of a Ray node's id, which is 56 random hexadecimal digits
 
@@ -56,8 +58,8 @@ def door_folder(node_id: str) -> Path:
 
 def root() -> Path:
     """Where such folders lie."""
-    default = Path(tempfile.gettempdir())
-    return default if len(str(default)) <= ROOT_MOST_CHARACTERS else Path("/tmp")  # noqa: S108 (made with mode 700, checked)
+    default = tempfile.gettempdir()
+    return Path(default if _PLAIN.fullmatch(default) else "/tmp")  # noqa: S108 (made with mode 700, checked)
 
 
 def check_folder(folder: Path) -> None:
@@ -103,6 +105,7 @@ def _slot(folder: Path, number: int, lock: int) -> Slot:
         infer = undo.enter_context(_listening(paths[0]))
         http = undo.enter_context(_listening(paths[1]))
         undo.pop_all()
+    note_holder(lock)
     return Slot(number, infer, http, paths[2], paths, lock)
 
 
