@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PROTO := deployments/gateway/proto
+PROTO := deployments/gateway/protocol/proto
 # The commands, workers and replicas are many short processes: without compiled modules each would compile torch and Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace tests bench examples
@@ -39,7 +39,7 @@ tensorflow: $(STAMP)
 # KServe's own clients, in a venv of their own: their pins are not ours. Where they can't be had, the test of them is skipped.
 kserve: $(VENV)-kserve/.installed
 
-$(VENV)-kserve/.installed: tests/kserve-constraints.txt | $(STAMP)
+$(VENV)-kserve/.installed: tests/support/kserve-constraints.txt | $(STAMP)
 	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(@D) && \
 	  $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r $< && touch $@ || \
 	  { echo "==> KServe's clients could not be installed"; rm -rf $(@D); }

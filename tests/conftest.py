@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, settings
 
 from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment
 from headrace.local.ports import free_port
-from tests.broker import broker as broker
-from tests.machine import machine as machine
-from tests.postgres import postgres as postgres
-from tests.postgres import postgres_server as postgres_server
+from tests.support.broker import broker as broker
+from tests.support.machine import machine as machine
+from tests.support.postgres import postgres as postgres
+from tests.support.postgres import postgres_server as postgres_server
 
 # How fast an example runs says more about what else the machine does than about our code. The same examples each time: a test
 # that fails once in a hundred runs tells nobody what he broke.
