@@ -65,9 +65,7 @@ class Keeper:
         self._folder = folder
         self._listening = [http] if grpc is None else [http, grpc]
         self._end = asyncio.Event()
-        self._haproxy = HaproxyProcess(
-            settings, folder, http.fileno(), None if grpc is None else grpc.fileno(), self._log
-        )
+        self._haproxy = HaproxyProcess(settings, folder, http.fileno(), None if grpc is None else grpc.fileno(), self._log)
         self._holding = Holding(settings, folder)
         self._departures = Departures(folder, settings.slots, self._log)
 

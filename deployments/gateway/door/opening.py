@@ -141,7 +141,9 @@ def _ensure_keeper(folder: Path) -> None:
         raise Unreachable("the door's keeper does not start in time", where=str(folder), remedy="look at the machine") from error
     if done.returncode != 0:
         said = (done.stdout or done.stderr).decode(errors="replace").strip()[-SAID_BYTES:]
-        raise Unreachable(f"the door can't listen: {said}", where="--host, --http-port, --grpc-port", remedy="choose what is free")
+        raise Unreachable(
+            f"the door can't listen: {said}", where="--host, --http-port, --grpc-port", remedy="choose what is free"
+        )
 
 
 def _end_keeper(folder: Path) -> None:

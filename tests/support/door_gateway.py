@@ -1,6 +1,6 @@
 """A gateway without models: a slot of a real door, and two tiny servers, which say who they are and what they were asked.
 
-A program: `python -m tests.door_gateway NODE SETTINGS`. A path with `slow` is answered after a while, `deadly` ends the process at once.
+A program: `python -m tests.support.door_gateway NODE SETTINGS`. A path with `slow` is answered after a while, `deadly` ends the process at once.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class _Server:
                     await asyncio.sleep(SLOW_S)
                 if "deadly" in first:
                     os._exit(9)
-                told = json.dumps({"slot": self._slot, "way": self._way, "asked": first, "bytes": body, "headers": headers}).encode()
+                told = json.dumps(
+                    {"slot": self._slot, "way": self._way, "asked": first, "bytes": body, "headers": headers}
+                ).encode()
                 if headers.get("content-type", "").startswith("application/grpc"):
                     message = b"\0" + len(told).to_bytes(4, "big") + told
                     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ntransfer-encoding: chunked\r\ntrailer: grpc-status\r\n\r\n"

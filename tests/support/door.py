@@ -21,16 +21,16 @@ from deployments.gateway.door.keeper import KEEPER_LOCK
 from deployments.gateway.door.opening import close_door
 from deployments.gateway.door.settings import DoorSettings
 from deployments.gateway.door.slots import door_folder, taken_slots
-from deployments.haproxy import usable_haproxy
+from deployments.gateway.door.haproxy import usable_haproxy
 from headrace.local.ports import free_port
-from tests.waiting import until
+from tests.support.waiting import until
 
 STARTS_WITHIN_S = 60.0
 
 
 @dataclass
 class StartedGateway:
-    """One `tests.door_gateway`."""
+    """One `tests.support.door_gateway`."""
 
     process: subprocess.Popen[str]
     slot: int
@@ -83,7 +83,7 @@ class LiveDoor:
         """Starts a gateway and does not wait."""
         told = json.dumps(dataclasses.asdict(self.settings))
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.door_gateway", self.node, told],
+            [sys.executable, "-m", "tests.support.door_gateway", self.node, told],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

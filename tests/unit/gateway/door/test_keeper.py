@@ -26,10 +26,10 @@ from deployments.gateway.door.files import is_locked
 from deployments.gateway.door.haproxy_process import FIRST_WAIT_S, LASTED_S, WAIT_AT_MOST_S, next_wait_s
 from deployments.gateway.door.keeper import KEEPER_LOCK
 from deployments.gateway.door.opening import Door, close_door
-from deployments.haproxy import usable_haproxy
+from deployments.gateway.door.haproxy import usable_haproxy
 from headrace.local.ports import free_port
-from tests.door import LiveDoor, door_settings, kill, live_door
-from tests.waiting import until
+from tests.support.door import LiveDoor, door_settings, kill, live_door
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"), pytest.mark.timeout(120)]
 LIMIT_S = 30.0
@@ -151,7 +151,11 @@ def test_a_killed_keeper_is_away_for_no_more_than_a_second() -> None:
                 calls.await_answers(200)
                 killed, its_haproxy = door.keeper, door.haproxy
                 kill(killed)
-                until(lambda k=killed: is_locked(door.folder / KEEPER_LOCK) and door.keeper != k, LIMIT_S, trouble=(ValueError, psutil.Error))
+                until(
+                    lambda k=killed: is_locked(door.folder / KEEPER_LOCK) and door.keeper != k,
+                    LIMIT_S,
+                    trouble=(ValueError, psutil.Error),
+                )
                 calls.await_answers(200)
                 assert not _runs(its_haproxy)
         assert calls.away_s <= 1.0
@@ -305,7 +309,10 @@ def test_without_gateways_the_keeper_ends_and_takes_its_folder_along() -> None:
 
 
 def test_the_keeper_ends_with_ray() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as raylet, live_door(raylet_pid=raylet.pid) as door:
+    with (
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as raylet,
+        live_door(raylet_pid=raylet.pid) as door,
+    ):
         door.start()
         keeper, haproxy, folder = door.keeper, door.haproxy, door.folder
         raylet.communicate(b"\n")

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from deployments.gateway.door.configuration import NOT_DELIVERED
-from deployments.haproxy import usable_haproxy
-from tests.door import LiveDoor, live_door
+from deployments.gateway.door.haproxy import usable_haproxy
+from tests.support.door import LiveDoor, live_door
 
 pytestmark = [pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"), pytest.mark.timeout(120)]
 INFER = "/v2/models/m/infer"
@@ -85,7 +85,9 @@ def test_grpc_infer_goes_the_way_of_infer(door: LiveDoor) -> None:
     assert (told["way"], told["bytes"], told["headers"]["te"]) == ("infer", 8, "trailers")
 
 
-@pytest.mark.parametrize("headers", [{}, {"X-Forwarded-For": "9.9.9.9", "Forwarded": "for=9.9.9.9", "X-Headrace-Peer": "me"}], ids=len)
+@pytest.mark.parametrize(
+    "headers", [{}, {"X-Forwarded-For": "9.9.9.9", "Forwarded": "for=9.9.9.9", "X-Headrace-Peer": "me"}], ids=len
+)
 def test_the_callers_address_is_passed_on_and_nobody_can_give_another(door: LiveDoor, headers: dict[str, str]) -> None:
     seen = ask(door, "POST", INFER, headers=headers)["headers"]
     assert seen["x-forwarded-for"] == "127.0.0.1"
@@ -164,7 +166,11 @@ def test_what_is_no_http_is_refused_and_its_connection_closed(door: LiveDoor, re
 @pytest.mark.parametrize("how", [["--http2-prior-knowledge"], []], ids=["HTTP/2", "HTTP/1.1"])
 def test_who_takes_the_grpc_port_for_http_is_told(door: LiveDoor, how: list[str]) -> None:
     done = subprocess.run(
-        ["curl", "-s", *how, "-w", "%{http_code}", f"http://{door.grpc}/v2"], capture_output=True, text=True, check=True, timeout=30
+        ["curl", "-s", *how, "-w", "%{http_code}", f"http://{door.grpc}/v2"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
     )
     assert done.stdout.endswith("405")
     assert "only gRPC" in json.loads(done.stdout[:-3])["error"]
