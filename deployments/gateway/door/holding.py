@@ -17,6 +17,8 @@ from deployments.gateway.door.health import is_up
 from deployments.gateway.door.settings import DoorSettings
 
 LOOK_S = 0.02  # between two looks for a gateway, while a request waits for one
+# Who comes here has often just seen a gateway end, whose socket may still take connections for milliseconds: what it takes is lost.
+SETTLES_S = 0.1
 PIECE_BYTES = 64 << 10
 _ERROR = json.dumps({"error": "gateway: no replica answers now (retry; one is started if the last has died)"}).encode()
 _REFUSAL = (
@@ -102,7 +104,7 @@ class Holding:
 
     async def _hold(self, reader: asyncio.StreamReader, held: bytearray, within_s: float) -> bool:
         """Reads on until a gateway is up. False where there is no room or no time, or the caller has gone."""
-        up = asyncio.ensure_future(self._up.wait())
+        up = asyncio.ensure_future(self._seen_up())
         end_s = asyncio.get_running_loop().time() + within_s
         try:
             while not up.done():
@@ -122,6 +124,10 @@ class Holding:
             return True
         finally:
             up.cancel()
+
+    async def _seen_up(self) -> None:
+        await asyncio.sleep(SETTLES_S)
+        await self._up.wait()
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, held: bytearray) -> bool:
         """Whether it was answered, well or badly, or its caller has gone; False where it can be asked again."""
