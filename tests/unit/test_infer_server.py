@@ -28,6 +28,7 @@ from deployments.gateway.http_io import HEAD_MOST_BYTES
 from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer, ServerLimits
 from tests.gateway_fakes import PATIENT, FakeControl, FakeScorer, table
+from tests.listening import slot_in
 
 INFER = "/v2/models/pair/infer"
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).encode()
@@ -42,25 +43,6 @@ def request(path: str = INFER, body: bytes = BODY, headers: Sequence[str] = (), 
     """One request as it goes over the wire."""
     lines = (f"{method} {path} HTTP/1.1", "host: x", f"content-length: {len(body)}", *headers)
     return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n" + body
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Sockets in a folder, as a door gives them."""
-
-    infer: socket.socket
-    http: socket.socket
-    grpc_path: Path
-
-
-def slot_in(folder: Path) -> Slot:
-    listening = []
-    for name in ("infer", "http"):
-        one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        one.bind(str(folder / name))
-        one.listen()
-        listening.append(one)
-    return Slot(*listening, folder / "grpc")
 
 
 @dataclass
