@@ -52,7 +52,9 @@ async def haproxy_before(folder: Path) -> AsyncIterator[tuple[int, int]]:
         configuration = folder / "haproxy.cfg"
         configuration.write_text(_CONFIGURATION.format(http=http.fileno(), grpc=grpc.fileno(), folder=folder, service=SERVICE))
         command = [HAPROXY, "-db", "-q", "-f", configuration]
-        process = opened.enter_context(subprocess.Popen(command, pass_fds=(http.fileno(), grpc.fileno()), stderr=subprocess.DEVNULL))
+        process = opened.enter_context(
+            subprocess.Popen(command, pass_fds=(http.fileno(), grpc.fileno()), stderr=subprocess.DEVNULL)
+        )
         try:
             yield http.getsockname()[1], grpc.getsockname()[1]
         finally:

@@ -19,9 +19,9 @@ from pathlib import Path
 import grpc
 import orjson
 import pytest
+from deployments.gateway.grpc_front import haproxy
 
 from cluster.commands import Apply, ModelDocument, RegisterVersion
-from deployments.gateway.grpc_front import haproxy
 from deployments.gateway.proto import inference_pb2 as pb
 from headrace.client import ControlClient
 from tests.machine import Machine

@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from deployments.gateway.direct_lane import middlewares
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
 from cluster.errors import Unreachable
 from deployments.gateway.deployment import APP
-from deployments.gateway.direct_lane import middlewares
 from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment, haproxy_threads, launcher_script, replica_ports
 from tests.broken_haproxy import broken_haproxy
 

@@ -16,8 +16,8 @@ from deployments.gateway.app import GatewayApp
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.grpc_errors import code_of
 from deployments.gateway.grpc_service import InferenceService
-from deployments.gateway.proto import inference_pb2 as pb
 from deployments.gateway.large import LargeWork
+from deployments.gateway.proto import inference_pb2 as pb
 from deployments.gateway.repository import Repository
 from deployments.scorer import RoutedScorer
 from deployments.transports import EmbeddedTransport

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import time
 import urllib.parse
+from typing import Protocol
 
 import grpc
 
 from cluster.errors import BadInput, HeadraceError
 from deployments.gateway.admission import Lease
 from deployments.gateway.grpc_errors import Status, fault_of, status_of
-from deployments.gateway.grpc_service import LEAST_S, ROUTING_KEY, InferenceService
+from deployments.gateway.grpc_service import LEAST_S, ROUTING_KEY
 from deployments.gateway.http.body import Pieces
 from deployments.gateway.http.exchange import Answer
 from deployments.gateway.http.head import RequestHead
-from deployments.gateway.large import LARGE_BYTES
+from deployments.gateway.large import LARGE_BYTES, LargeWork
 
 PREFIX_BYTES = 5  # before a message: a byte that is 1 where it is compressed, and 4 with its length
 METADATA_MOST_BYTES = 16 << 10  # as much as grpc.aio takes
@@ -29,12 +30,23 @@ _OK = b"\r\n0\r\ngrpc-status: 0\r\n\r\n"
 _NOT_ESCAPED = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 
+class ModelInfer(Protocol):
+    """What answers a call's message, whoever took it."""
+
+    @property
+    def large(self) -> LargeWork:
+        """Where large ones are put together."""
+
+    async def infer(self, data: memoryview, key: bytes | None, timeout_s: float | None) -> bytes:
+        """The answering message, to one with this routing key, within so much time. Raises HeadraceError."""
+
+
 class GrpcExchange:
     """Calls with certain metadata."""
 
     __slots__ = ("_key", "_max_message_bytes", "_refused", "_service", "_timeout_s")
 
-    def __init__(self, service: InferenceService, head: RequestHead, max_message_bytes: int) -> None:
+    def __init__(self, service: ModelInfer, head: RequestHead, max_message_bytes: int) -> None:
         self._service = service
         self._max_message_bytes = max_message_bytes
         self._key = next((value for name, value in head.headers if name == _KEY), None) or None
