@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PROTO := deployments/gateway/proto
+PROTO := deployments/gateway/protocol/proto
 # The commands, workers and replicas are many short processes: without compiled modules each would compile torch and Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace tests bench examples
 
-.PHONY: test proof tools lint unit tensorflow kserve soak demo bench proto reference constraints clean
+.PHONY: check test proof tools lint unit tensorflow kserve soak demo bench proto reference constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -24,11 +24,18 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two workers on two cores; tests that share a cluster or a broker stay together (tests/conftest.py).
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+# While you work: lint, types and unit tests.
+check: lint unit
+
 unit: $(STAMP)
-	$(BIN)/python -m pytest tests/unit -q
+	$(PYTEST) tests/unit
 
 test: lint kserve
-	$(BIN)/python -m pytest tests -q --durations=15
+	$(PYTEST) tests --durations=15
 
 # What needs TensorFlow, in a venv of its own: it is large, and nothing else needs it.
 tensorflow: $(STAMP)
@@ -39,7 +46,7 @@ tensorflow: $(STAMP)
 # KServe's own clients, in a venv of their own: their pins are not ours. Where they can't be had, the test of them is skipped.
 kserve: $(VENV)-kserve/.installed
 
-$(VENV)-kserve/.installed: tests/kserve-constraints.txt | $(STAMP)
+$(VENV)-kserve/.installed: tests/support/kserve-constraints.txt | $(STAMP)
 	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(@D) && \
 	  $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r $< && touch $@ || \
 	  { echo "==> KServe's clients could not be installed"; rm -rf $(@D); }
@@ -50,7 +57,7 @@ tools:
 
 # Long tests of real parts, which `test` leaves out.
 proof: $(STAMP)
-	$(BIN)/python -m pytest tests -q -m proof --durations=15
+	$(PYTEST) tests -m proof --durations=15
 
 # Many minutes: not a part of `test`.
 soak: $(STAMP)

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from onnx import TensorProto, helper, numpy_helper
 
 from cluster.signature import Datatype, Signature, TensorSpec
-from consumers.batch.ledger import Pinned
 from consumers.batch.spec import BatchSpec
-from deployments.artifact import Samples, write_artifact
+from consumers.batch.write.ledger import Pinned
+from deployments.artifacts.artifact import Samples, write_artifact
 
 TEXTS, WORDS, EMBEDDING = 4, 1000, 8
 

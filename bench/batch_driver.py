@@ -19,13 +19,13 @@ import numpy as np
 import orjson
 import ray
 
-from consumers.batch.ledger import Pinned, RunRecord, Runs
 from consumers.batch.places import locate
-from consumers.batch.pool import UnitActor, ray_workforce
-from consumers.batch.rowscorer import RowScorer
 from consumers.batch.run import begin
+from consumers.batch.score.pool import UnitActor, ray_workforce
+from consumers.batch.score.rowscorer import RowScorer
 from consumers.batch.spec import BatchSpec
-from deployments.datatypes import Array
+from consumers.batch.write.ledger import Pinned, RunRecord, Runs
+from deployments.engines.datatypes import Array
 
 _GLANCE_S = 0.01
 

@@ -17,11 +17,11 @@ from typing import Any
 
 from rich.console import Console
 
-from deployments.build.pipeline import Built, build
-from deployments.build.report import IMPORTED, Report
-from deployments.build.spec import BuildSpec, Compress, Source
-from headrace.cli.report_screen import report_table
-from headrace.cli.screen import answers
+from deployments.builder.pipeline import Built, build
+from deployments.builder.report import IMPORTED, Report
+from deployments.builder.spec import BuildSpec, Compress, Source
+from headrace.cli.screens.output import answers
+from headrace.cli.screens.report import report_table
 from headrace.project.documents import load_project
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

@@ -27,9 +27,9 @@ from bench.http_load import Measured, measure, measure_in_turn, p99, refuse_fail
 from bench.paired import paired
 from bench.service import Service, http_message, running
 from bench.stream_canary import canary
-from cluster.rollout_plan import NamedPlan, Plan
-from deployments.control_client import connect
-from deployments.scorer import RoutedScorer
+from cluster.rollout.plan import NamedPlan, Plan
+from deployments.control.client import connect
+from deployments.scoring.scorer import RoutedScorer
 
 MODEL = "bench-rollout"
 PLAIN = "plain"

@@ -20,15 +20,15 @@ from rich.console import Console
 
 from bench.batch import Figure, show
 from cluster.controller import Controller
-from cluster.rollout_plan import Plan
-from cluster.serving import Serving
+from cluster.fleet.serving import Serving
+from cluster.rollout.plan import Plan
 from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.state import Model, State
 from cluster.store.memory import MemoryStore
 from cluster.versions import Version, VersionId, Versions
-from consumers.batch.fake_jobs import FakeJobs
-from deployments.fake_control import NoFeeds
-from deployments.fake_fleet import FakeFleet
+from consumers.batch.schedule.fake_jobs import FakeJobs
+from deployments.control.fake_control import NoFeeds
+from deployments.serving.fake_fleet import FakeFleet
 
 MODELS = (10, 100, 1000)
 VERSIONS = 20

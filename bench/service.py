@@ -17,7 +17,7 @@ import orjson
 
 from bench.batch_data import Case, write_model
 from bench.http_load import request
-from cluster.commands import Apply, ModelDocument, RegisterVersion, RolloutView
+from cluster.commands.requests import Apply, ModelDocument, RegisterVersion, RolloutView
 from cluster.errors import HeadraceError
 from headrace.client import ControlClient
 from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment
@@ -97,7 +97,7 @@ def http_message(model: str) -> bytes:
 
 def grpc_message(model: str) -> bytes:
     """One row as a gRPC request with raw contents."""
-    from deployments.gateway.proto import inference_pb2 as pb
+    from deployments.gateway.protocol.proto import inference_pb2 as pb
 
     row = np.random.default_rng(0).random((1, WIDTH), np.float32)
     tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, WIDTH])

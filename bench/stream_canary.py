@@ -23,10 +23,10 @@ from bench.batch import Figure
 from bench.paired import paired
 from bench.stream import PYTHON, Bench, prepared, topic_of
 from bench.stream_worker import HeldTable, Job, work
-from cluster.routes import RouteTable
+from cluster.routing.routes import RouteTable
 from consumers.stream.spec import Format, StreamSpec
-from deployments.call import Call
-from deployments.scorer import RoutedScorer
+from deployments.scoring.call import Call
+from deployments.scoring.scorer import RoutedScorer
 
 EVENTS = 480_000
 # Micro-batches, of 2,000 events. While the first of a turn are scored, the last turn's are still on their way out.

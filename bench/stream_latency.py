@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from deployments.collector import spare_collections
+from deployments.serving.collector import spare_collections
 
 RATE = 500
 WARM_S = 4.0

@@ -21,23 +21,23 @@ from confluent_kafka import Consumer, Producer
 from kafka import KafkaConsumer, KafkaProducer
 
 from cluster.errors import NotFound
-from cluster.evidence import EvidenceBatch
-from cluster.routes import Route, RouteTable, Target
-from cluster.serving import Serving, Transport
+from cluster.fleet.serving import Serving, Transport
+from cluster.rollout.evidence import EvidenceBatch
+from cluster.routing.routes import Route, RouteTable, Target
 from cluster.signature import Signature
 from consumers.stream.answers import MODEL_HEADER, PREDICTION_HEADER, VERSION_HEADER
 from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.counters import Counters
 from consumers.stream.kafka.clients import chosen_client, open_log
-from consumers.stream.kafka.rdkafka_config import BATCH_BYTES, FULL_QUEUE_WAIT_MS, LINGER_MS
-from consumers.stream.log import Header, Member
+from consumers.stream.kafka.librdkafka.config import BATCH_BYTES, FULL_QUEUE_WAIT_MS, LINGER_MS
+from consumers.stream.log.port import Header, Member
 from consumers.stream.loop import Loop
 from consumers.stream.spec import Client, StreamSpec
-from deployments.artifact import localize
-from deployments.collector import spare_collections
+from deployments.artifacts.artifact import localize
 from deployments.engines.load import load_engine
-from deployments.scorer import RoutedScorer
-from deployments.scorer_thread import ScorerThread
+from deployments.scoring.scorer import RoutedScorer
+from deployments.scoring.scorer_thread import ScorerThread
+from deployments.serving.collector import spare_collections
 
 CANARY_WEIGHT = 1_000
 Answer = Callable[[list[bytes]], list[bytes]]
@@ -99,7 +99,7 @@ def remote(job: Job) -> None:
     """The product's worker as a Ray driver, with the versions that the controller serves."""
     import ray
 
-    from deployments.control_client import connect
+    from deployments.control.client import connect
 
     ray.init(address=job.ray, namespace="headrace", log_to_driver=False, logging_level="ERROR", _node_ip_address="127.0.0.1")
     work(job, StreamSpec.model_validate_json(job.document), lambda: RoutedScorer(connect()))

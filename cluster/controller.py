@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from cluster import dispatch
-from cluster.commands import RegisterVersion
+from cluster.commands import dispatch
+from cluster.commands.handlers import Context
+from cluster.commands.requests import RegisterVersion
 from cluster.decide import Decision, Snapshot, decide
-from cluster.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed, concerns
 from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable, in_words
-from cluster.evidence import Counts, EvidenceBatch, EvidenceKey
-from cluster.firing import jobs_to_ask
-from cluster.handlers import Context
+from cluster.fleet.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed, concerns
 from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
-from cluster.routes import EMPTY, RouteTable
-from cluster.schedules import JobSeen, StopJob, SubmitJob
+from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey
+from cluster.routing.routes import EMPTY, RouteTable
+from cluster.schedule.due import jobs_to_ask
+from cluster.schedule.fires import JobSeen, StopJob, SubmitJob
 from cluster.state import AuditEvent, State
 from cluster.store.port import Store
 

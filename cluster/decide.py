@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from cluster.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
 from cluster.errors import Conflict, NotFound
-from cluster.failures import note_failed_stream, note_failures, tried
-from cluster.firing import fire_batch
-from cluster.gate import Judged, Verdict, judge
-from cluster.illness import after_look, lasts, too_ill
-from cluster.opening import open_rollout
+from cluster.fleet.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
+from cluster.fleet.failures import note_failed_stream, note_failures, tried
 from cluster.ports import AppState, AppStatus, FeedState
-from cluster.rollout import Rollout, RolloutState
-from cluster.rollout_plan import OnDeadline, Start
-from cluster.routes import EMPTY, Route, RouteTable
-from cluster.schedules import JobSeen
+from cluster.rollout.gate import Judged, Verdict, judge
+from cluster.rollout.illness import after_look, lasts, too_ill
+from cluster.rollout.opening import open_rollout
+from cluster.rollout.plan import OnDeadline, Start
+from cluster.rollout.record import Rollout, RolloutState
+from cluster.routing.routes import EMPTY, Route, RouteTable
+from cluster.routing.table import build_route, is_ready, number_table
+from cluster.schedule.due import fire_batch
+from cluster.schedule.fires import JobSeen
 from cluster.state import CONTROLLER, AuditEvent, Model, State
-from cluster.table import build_route, is_ready, number_table
 from cluster.versions import VersionId
 
 

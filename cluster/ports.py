@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from cluster.schedules import JobSeen, Schedule, SubmitJob
-from cluster.serving import Serving
+from cluster.fleet.serving import Serving
+from cluster.schedule.fires import JobSeen, Schedule, SubmitJob
 from cluster.versions import Version
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from cluster.evidence import Counts, EvidenceKey
+from cluster.fleet.retry import Retry
+from cluster.fleet.serving import Serving
 from cluster.ports import FeedSpec
-from cluster.retry import Retry
-from cluster.rollout import Rollout
-from cluster.rollout_plan import Plan
-from cluster.schedules import Fire
-from cluster.serving import Serving
+from cluster.rollout.evidence import Counts, EvidenceKey
+from cluster.rollout.plan import Plan
+from cluster.rollout.record import Rollout
+from cluster.schedule.fires import Fire
 from cluster.versions import Version, Versions
 
 

@@ -12,9 +12,9 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import ValidationError
 
-from cluster import commands as c
 from cluster import errors
-from cluster.rollout_plan import NamedPlan, Plan
+from cluster.commands import requests as c
+from cluster.rollout.plan import NamedPlan, Plan
 from headrace.local.home import Home, Settings, read_settings
 from headrace.local.run_state import RAY, load_run
 from headrace.patience import Patience, Waiting
@@ -82,7 +82,7 @@ class ControlClient:
         self._http.close()
 
     def call(self, command: str, request: c.Message, answer: type[A]) -> A:
-        """Runs one of `cluster.commands.COMMANDS` and returns its answer."""
+        """Runs one of `cluster.commands.requests.COMMANDS` and returns its answer."""
         looks = command in LOOKS
         waiting = Waiting(self._patience, self.base_url, self._timeout_s)
         body = request.model_dump(mode="json")

@@ -13,13 +13,13 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from cluster.commands import RegisterVersion
+from cluster.commands.requests import RegisterVersion
 from cluster.controller import Controller, Point
 from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable
-from cluster.evidence import EvidenceBatch
-from cluster.routes import RouteTable
+from cluster.rollout.evidence import EvidenceBatch
+from cluster.routing.routes import RouteTable
 from cluster.store.sql import SqlStore
-from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE
+from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from headrace.local.home import Settings, without_password
 
 TICK_S = 0.5
@@ -27,9 +27,9 @@ CALM_TICK_S = 2.0  # a look at the world costs Serve and us some 10 ms: not more
 LOOK_EVERY_S = CALM_TICK_S - TICK_S / 2  # nor while a rollout only waits: then each fourth tick looks
 START_TIMEOUT_S = 60.0
 LONG_POLLS = 5_000  # calls at a time; each scorer has one long poll under way
-FLEET = "deployments.fleet:ServeFleet"
-FEEDS = "consumers.stream.feed:ServeStreams"
-JOBS = "consumers.batch.jobs:RayJobs"
+FLEET = "deployments.serving.fleet:ServeFleet"
+FEEDS = "consumers.stream.serving.feed:ServeStreams"
+JOBS = "consumers.batch.schedule.jobs:RayJobs"
 
 _log = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def _actor(store_url: str, fleet: str, feeds: str, jobs: str) -> Any:
 
 def _check_version(request: RegisterVersion) -> None:
     # pyarrow's 60 MB are had only where versions are registered.
-    from deployments.artifact import check_registered
+    from deployments.artifacts.artifact import check_registered
 
     check_registered(request.artifact_uri, request.digest, request.engine, request.signature)
 

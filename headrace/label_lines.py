@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from pydantic import ValidationError
 
-from cluster.commands import REASONS_AT_MOST, Label, LabelsTold, TellLabels
+from cluster.commands.requests import REASONS_AT_MOST, Label, LabelsTold, TellLabels
 
 LABELS_AT_ONCE = 5_000
 

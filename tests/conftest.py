@@ -20,15 +20,36 @@ from hypothesis import HealthCheck, settings
 
 from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment
 from headrace.local.ports import free_port
-from tests.broker import broker as broker
-from tests.machine import machine as machine
-from tests.postgres import postgres as postgres
-from tests.postgres import postgres_server as postgres_server
+from tests.support.broker import broker as broker
+from tests.support.machine import machine as machine
+from tests.support.postgres import postgres as postgres
+from tests.support.postgres import postgres_server as postgres_server
 
 # How fast an example runs says more about what else the machine does than about our code. The same examples each time: a test
 # that fails once in a hundred runs tells nobody what he broke.
 settings.register_profile("headrace", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("headrace")
+
+
+# What a run of several workers (pytest-xdist) keeps together, the longest first: tests that share a cluster, those that start
+# one of their own, those that share a broker. All others stay with their file.
+_GROUPS = ("ray_cluster", "machine", "broker")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deals the tests out to workers; before xdist reads the marks."""
+
+    def shared(item: pytest.Item) -> int:
+        if "/e2e/" in item.nodeid:
+            return _GROUPS.index("machine")
+        fixtures = getattr(item, "fixturenames", ())
+        return next((at for at, name in enumerate(_GROUPS) if name in fixtures), len(_GROUPS))
+
+    items.sort(key=shared)  # stable: a file's tests stay in their order
+    for item in items:
+        group = "ray_cluster" if shared(item) == 0 else "broker" if shared(item) == 2 else item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import BadInput
-from cluster.evidence import Counts, EvidenceKey
-from cluster.rollout import Rollout
+from cluster.rollout.evidence import Counts, EvidenceKey
+from cluster.rollout.record import Rollout
 from cluster.state import Feed, Model, State
 from cluster.versions import Version, Versions
 

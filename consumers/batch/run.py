@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 from cluster.errors import BadInput, Conflict, NotFound
-from consumers.batch.answers import output_columns
-from consumers.batch.columns import bind
-from consumers.batch.dataset import Dataset, Mark, discover, with_date
-from consumers.batch.hive import check_keys
-from consumers.batch.ledger import Ledger, Pinned, Receipt, RunPhase, RunRecord, Runs, Totals, remaining, to_repeat, totals
-from consumers.batch.listing import covers
-from consumers.batch.lock import file_lock
 from consumers.batch.places import Place, explaining, locate
 from consumers.batch.plan import Unit, plan
-from consumers.batch.publish import RunManifest, check_staged, manifest_of, publish, read_manifest, retire_old
+from consumers.batch.read.columns import bind
+from consumers.batch.read.dataset import Dataset, Mark, discover, with_date
+from consumers.batch.read.hive import check_keys
+from consumers.batch.read.listing import covers
+from consumers.batch.score.answers import output_columns
+from consumers.batch.score.unit import empty_output, schema_text, too_many_bad
 from consumers.batch.spec import BatchSpec, OnRunning
-from consumers.batch.unit import empty_output, schema_text, too_many_bad
+from consumers.batch.write.ledger import Ledger, Pinned, Receipt, RunPhase, RunRecord, Runs, Totals, remaining, to_repeat, totals
+from consumers.batch.write.lock import file_lock
+from consumers.batch.write.publish import RunManifest, check_staged, manifest_of, publish, read_manifest, retire_old
 
 ScoreUnits = Callable[[Ledger, RunRecord, Sequence[Unit], int], Iterable[Receipt]]
 

@@ -8,9 +8,9 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cluster.schedules import Schedule
+from cluster.fleet.serving import Resources
+from cluster.schedule.fires import Schedule
 from cluster.section import Section
-from cluster.serving import Resources
 
 _CALL = re.compile(r"^(argmax|max)\(([^()]+)\)$")
 

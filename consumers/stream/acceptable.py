@@ -8,7 +8,7 @@ from itertools import chain
 
 from cluster.errors import BadInput
 from consumers.stream.answers import CONNECT, Dead, Stage
-from consumers.stream.log import NO_TIME_MS, Header, Outgoing, Takes
+from consumers.stream.log.port import NO_TIME_MS, Header, Outgoing, Takes
 
 VALUE_BYTES_HEADER = "headrace.value_bytes"
 MADE_KEY_HEADER = "headrace.made_key"  # the record had no key

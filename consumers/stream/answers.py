@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from cluster.errors import HeadraceError
 from consumers.stream.codecs.cloudevents import Envelope, about_event
-from consumers.stream.log import Header, Origins, Outgoing, Records, subset
+from consumers.stream.log.port import Header, Origins, Outgoing, Records, subset
 from consumers.stream.spec import InputEnvelope, OutputEnvelope, StreamSpec
 
 MODEL_HEADER = "headrace.model"

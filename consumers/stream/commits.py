@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from consumers.stream.log import Outgoing, Partition, Records, subset
+from consumers.stream.log.port import Outgoing, Partition, Records, subset
 from consumers.stream.micro_batch import MicroBatch, Outcome
 
 

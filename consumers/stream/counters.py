@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from consumers.stream.log import Owned
+from consumers.stream.log.port import Owned
 
 
 class Phase(StrEnum):

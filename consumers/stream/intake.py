@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from consumers.stream.log import Log, Records
+from consumers.stream.log.port import Log, Records
 
 
 def gather(log: Log, most_rows: int, most_bytes: int, *, linger_s: float, timeout_s: float) -> list[Records]:

@@ -29,14 +29,14 @@ from consumers.stream.codecs.registry import Schemas
 from consumers.stream.commits import NOTHING, Commit, cut_up, next_plan
 from consumers.stream.counters import Counters, Phase
 from consumers.stream.intake import gather
-from consumers.stream.log import Header, Log, Owned, Partition, RecordRefused
+from consumers.stream.log.port import Header, Log, Owned, Partition, RecordRefused
 from consumers.stream.micro_batch import MicroBatch
 from consumers.stream.outcomes import Outcomes
 from consumers.stream.refusals import Refusals
 from consumers.stream.spec import StreamSpec
 from consumers.stream.stuck import Stuck
-from deployments.datatypes import Array
-from deployments.scoring import Scored
+from deployments.engines.datatypes import Array
+from deployments.scoring.port import Scored
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ DRAIN_S = 20.0
 
 
 class Scoring(Protocol):
-    """What the loop needs of a scorer; `deployments.scorer_thread.ScorerThread` is one. Safe to call from any thread."""
+    """What the loop needs of a scorer; `deployments.scoring.scorer_thread.ScorerThread` is one. Safe to call from any thread."""
 
     def submit(
         self, model: str, tensors: Mapping[str, Array], keys: Sequence[bytes | None] | None = None, *, donated: bool = False

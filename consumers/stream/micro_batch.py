@@ -7,8 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from consumers.stream.codecs.codec import Decoded, Encoder
-from consumers.stream.log import Outgoing, Partition, Records
-from deployments.scoring import Scored
+from consumers.stream.log.port import Outgoing, Partition, Records
+from deployments.scoring.port import Scored
 
 
 @dataclass(frozen=True, slots=True)

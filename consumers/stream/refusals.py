@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from consumers.stream.commits import CommitPlan
-from consumers.stream.log import Partition, RecordRefused, RecordTooLarge
+from consumers.stream.log.port import Partition, RecordRefused, RecordTooLarge
 
 Place = tuple[Partition, int]  # a record, by where it was read
 

@@ -11,8 +11,8 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from cluster.errors import BadInput
+from cluster.fleet.serving import Resources
 from cluster.section import Section
-from cluster.serving import Resources
 
 TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 OPTIONAL_TOPIC_PATTERN = r"^[A-Za-z0-9._-]{0,249}$"

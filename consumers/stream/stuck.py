@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from consumers.stream.log import Partition
+from consumers.stream.log.port import Partition
 
 FORGET_AFTER_S = 60.0
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from cluster.errors import BadArtifact, EngineFailure
 from cluster.signature import Signature
-from deployments.artifact import SAMPLES, read_samples, verify
-from deployments.datatypes import Array
+from deployments.artifacts.artifact import SAMPLES, read_samples, verify
+from deployments.engines.datatypes import Array
 from deployments.engines.onnx import OnnxEngine
 from deployments.engines.port import Engine
 

@@ -13,8 +13,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from cluster.errors import BadArtifact, BadInput, EngineFailure
 from cluster.signature import Datatype, Signature
-from deployments.datatypes import NUMPY, Array
 from deployments.engines.cuda import memory_bytes
+from deployments.engines.datatypes import NUMPY, Array
 from deployments.engines.port import RowsRefused
 
 CUDA = "CUDAExecutionProvider"

@@ -8,7 +8,7 @@ from typing import Protocol, Self
 
 from cluster.errors import BadInput, HeadraceError
 from cluster.signature import Signature
-from deployments.datatypes import Array
+from deployments.engines.datatypes import Array
 
 
 class DeviceLost(HeadraceError):

@@ -11,7 +11,7 @@ from torch.export.passes import move_to_device_pass
 
 from cluster.errors import EngineFailure
 from cluster.signature import Signature
-from deployments.datatypes import NUMPY, Array
+from deployments.engines.datatypes import NUMPY, Array
 from deployments.engines.port import DeviceLost
 from deployments.engines.program import load_program
 

@@ -30,13 +30,13 @@ from typing import NamedTuple
 import numpy as np
 
 from cluster.errors import BadInput, HeadraceError, NoCapacity, TooLarge
-from cluster.routes import Route
-from cluster.serving import Serving, Transport
-from cluster.traffic import goes_to_candidate
-from deployments.datatypes import Array
+from cluster.fleet.serving import Serving, Transport
+from cluster.routing.routes import Route
+from cluster.routing.split import goes_to_candidate
+from deployments.engines.datatypes import Array
 from deployments.gateway.statistics import Statistics
-from deployments.pieces import bearable_calls
-from deployments.scoring import Scored, Scorer
+from deployments.scoring.pieces import bearable_calls
+from deployments.scoring.port import Scored, Scorer
 
 _log = logging.getLogger(__name__)
 

@@ -11,16 +11,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cluster.commands import ControlPlane
+from cluster.commands.requests import ControlPlane
 from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound, Unreachable
-from cluster.routes import Route, RouteTable
+from cluster.routing.routes import Route, RouteTable
 from cluster.signature import Signature, TensorSpec
 from deployments.gateway.batcher import Batcher, BatchLimits
 from deployments.gateway.known import KnownModels
-from deployments.gateway.request import InferRequest
-from deployments.gateway.response import InferResponse, OutputTensor
+from deployments.gateway.protocol.request import InferRequest
+from deployments.gateway.protocol.response import InferResponse, OutputTensor
 from deployments.gateway.statistics import Statistics
-from deployments.scoring import Scored, Scorer
+from deployments.scoring.port import Scored, Scorer
 
 SERVER_NAME = "headrace"
 OUR_FAULT = "a fault of the gateway, not of the request (the gateway's log has it)"

@@ -9,19 +9,19 @@ from typing import Any
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from deployments.collector import spare_collections
-from deployments.control_client import connect
-from deployments.gateway.app import GatewayApp
+from deployments.control.client import connect
 from deployments.gateway.batcher import BatchLimits
-from deployments.gateway.callers import Callers
 from deployments.gateway.dataplane import DataPlane
-from deployments.gateway.direct_lane import DirectLane
-from deployments.gateway.grpc_front import haproxy
-from deployments.gateway.grpc_server import GrpcServer
+from deployments.gateway.grpc.front import haproxy
+from deployments.gateway.grpc.server import GrpcServer
+from deployments.gateway.http.app import GatewayApp
+from deployments.gateway.http.callers import Callers
+from deployments.gateway.http.direct_lane import DirectLane
 from deployments.gateway.repository import Repository
-from deployments.remote import RemoteTransport
-from deployments.scorer import RoutedScorer
-from deployments.serve_log import log_with_serve
+from deployments.scoring.scorer import RoutedScorer
+from deployments.serving.collector import spare_collections
+from deployments.serving.serve_log import log_with_serve
+from deployments.transport.remote import RemoteTransport
 
 APP = "gateway"
 DRAIN_S = 30.0
@@ -100,7 +100,7 @@ def gateway_application(settings: GatewaySettings) -> Any:
 def start_gateway(settings: GatewaySettings | None = None) -> None:
     """Runs the gateway at `/`; returns when it is ready. Run again, it is replaced: only call it where none runs.
 
-    Needs a connected Ray, the controller (deployments.control_client.connect finds it), and Serve with its HTTP options set:
+    Needs a connected Ray, the controller (deployments.control.client.connect finds it), and Serve with its HTTP options set:
     `serve.start(http_options=...)` decides address and port, and is the front door's. Works behind Serve's proxy and behind
     HAProxy with direct ingress alike. Raises RuntimeError where Serve can't start the replicas.
     """

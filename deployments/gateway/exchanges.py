@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from cluster.errors import BadInput, HeadraceError, NotFound
 from deployments.gateway.admission import Admission, Lease
-from deployments.gateway.grpc.infer_exchange import GrpcExchange
-from deployments.gateway.grpc_service import SERVICE, InferenceService
+from deployments.gateway.grpc.exchange import GrpcExchange
+from deployments.gateway.grpc.service import SERVICE, InferenceService
+from deployments.gateway.http.answers import HttpAnswers, HttpExchange, Told
+from deployments.gateway.http.asgi import HEAD_MOST_BYTES, Reply, error_reply, head_too_large, json_reply, wrong_method_reply
 from deployments.gateway.http.body import Pieces
 from deployments.gateway.http.exchange import Answer, Exchange
 from deployments.gateway.http.head import RequestHead
-from deployments.gateway.http.infer_exchange import HttpAnswers, HttpExchange, Told
-from deployments.gateway.http_io import HEAD_MOST_BYTES, Reply, error_reply, head_too_large, json_reply, wrong_method_reply
-from deployments.gateway.infer_http import HttpInfer, read_head
+from deployments.gateway.http.infer import HttpInfer, read_head
 
 MODEL_INFER = f"/{SERVICE}/ModelInfer"
 HEALTH = "/-/healthz"  # asked by the door

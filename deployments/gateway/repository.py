@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from cluster.commands import ControlPlane, ModelView
+from cluster.commands.requests import ControlPlane, ModelView
 from cluster.errors import BadInput, Conflict, NotFound
-from cluster.routes import Route
+from cluster.routing.routes import Route
 from cluster.signature import Datatype, TensorSpec
 from deployments.gateway.dataplane import SERVER_NAME, TableScorer, parse_version
 

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cluster.commands import ControlPlane
+from cluster.commands.requests import ControlPlane
 from cluster.errors import BadInput
 from deployments.gateway.admission import Admission
-from deployments.gateway.app import GatewayApp
-from deployments.gateway.callers import Callers
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.exchanges import InferExchanges
-from deployments.gateway.grpc_server import GrpcServer
-from deployments.gateway.grpc_service import InferenceService
+from deployments.gateway.grpc.server import GrpcServer
+from deployments.gateway.grpc.service import InferenceService
+from deployments.gateway.http.app import GatewayApp
+from deployments.gateway.http.callers import Callers
 from deployments.gateway.http.connection import InferServer
+from deployments.gateway.http.infer import HttpInfer
 from deployments.gateway.http.uvicorn_server import HttpServer
-from deployments.gateway.infer_http import HttpInfer
 from deployments.gateway.large import LargeWork
 from deployments.gateway.repository import Repository
 

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cluster.commands import Applied, Apply, Change, FeedView, ModelView, StatusView
+from cluster.commands.requests import Applied, Apply, Change, FeedView, ModelView, StatusView
 from cluster.errors import EngineFailure, NoCapacity
 from cluster.ports import AppStatus
 from cluster.versions import VersionId
-from headrace.cli.screen import AsJson, answers, notes, print_json
+from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
 from headrace.project.documents import load_project
 

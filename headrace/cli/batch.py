@@ -15,16 +15,16 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from cluster.commands import FeedName, FeedView, ScheduleView
+from cluster.commands.requests import FeedName, FeedView, ScheduleView
 from cluster.errors import BadInput, NotFound
-from consumers.batch.ledger import Ledger, Pinned, RunPhase, Runs, totals
-from consumers.batch.lock import is_held
 from consumers.batch.places import locate
-from consumers.batch.publish import RunManifest, read_manifest
 from consumers.batch.run import Progress as RunProgress
 from consumers.batch.run import Watcher, Workforce, begin, resume
 from consumers.batch.spec import BatchSpec
-from headrace.cli.screen import AsJson, age, answers, notes, print_json
+from consumers.batch.write.ledger import Ledger, Pinned, RunPhase, Runs, totals
+from consumers.batch.write.lock import is_held
+from consumers.batch.write.publish import RunManifest, read_manifest
+from headrace.cli.screens.output import AsJson, age, answers, notes, print_json
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
 from headrace.local.ray_connection import joined_ray
@@ -262,7 +262,7 @@ def _on_ray() -> Iterator[Workforce]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with joined_ray(read_settings()):
         # Ray reads its variables when it is imported, and the block above has just set them.
-        from consumers.batch.pool import ray_workforce
+        from consumers.batch.score.pool import ray_workforce
 
         yield ray_workforce()
 

@@ -9,14 +9,14 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from cluster.commands import RegisterVersion
+from cluster.commands.requests import RegisterVersion
 from cluster.errors import BadInput, HeadraceError
-from deployments.build.page import page
-from deployments.build.pipeline import Built, build
-from deployments.build.report import Report
-from deployments.build.spec import BuildSpec
-from headrace.cli.report_screen import report_table
-from headrace.cli.screen import AS_WRITTEN, AsJson, answers, print_json
+from deployments.builder.page import page
+from deployments.builder.pipeline import Built, build
+from deployments.builder.report import Report
+from deployments.builder.spec import BuildSpec
+from headrace.cli.screens.output import AS_WRITTEN, AsJson, answers, print_json
+from headrace.cli.screens.report import report_table
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
 from headrace.project.documents import ModelFile, load_project

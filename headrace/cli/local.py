@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from headrace.cli.screen import AsJson, answers, notes, print_json, watch
+from headrace.cli.screens.output import AsJson, answers, notes, print_json, watch
 from headrace.local.home import read_settings
 
 app = typer.Typer()
@@ -94,7 +94,7 @@ def status(
 
     Example: `headrace status --watch`
     """
-    from headrace.cli.status_screen import shown
+    from headrace.cli.screens.status import shown
     from headrace.local.status import look
 
     settings = read_settings()

@@ -14,7 +14,7 @@ import typer
 
 from cluster.errors import HeadraceError
 from headrace.cli.exits import MEANING, ExitCode, code_of
-from headrace.cli.screen import notes
+from headrace.cli.screens.output import notes
 from headrace.local.home import read_settings
 
 

@@ -9,13 +9,13 @@ import orjson
 import typer
 from rich.table import Table
 
-from cluster.commands import ModelView, VersionView
+from cluster.commands.requests import ModelView, VersionView
 from cluster.errors import BadArtifact, NotFound
-from deployments.artifact import REPORT, localize, read_manifest, remove
-from deployments.build.report import Report
+from deployments.artifacts.artifact import REPORT, localize, read_manifest, remove
+from deployments.builder.report import Report
 from headrace.cli.models import day
-from headrace.cli.report_screen import report_table
-from headrace.cli.screen import AsJson, answers, notes, print_json
+from headrace.cli.screens.output import AsJson, answers, notes, print_json
+from headrace.cli.screens.report import report_table
 from headrace.client import ControlClient
 
 app = typer.Typer(no_args_is_help=True)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import typer
 from rich.table import Table
 
-from headrace.cli.screen import AsJson, answers, print_json
+from headrace.cli.screens.output import AsJson, answers, print_json
 from headrace.client import ControlClient
 
 app = typer.Typer()

@@ -14,10 +14,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cluster.commands import CheckView, RolloutHistory, RolloutStatus, RolloutView
+from cluster.commands.requests import CheckView, RolloutHistory, RolloutStatus, RolloutView
 from cluster.errors import BadInput, NotFound
-from cluster.rollout_plan import NamedPlan, Plan
-from headrace.cli.screen import AsJson, age, answers, print_json, watch, watch_json
+from cluster.rollout.plan import NamedPlan, Plan
+from headrace.cli.screens.output import AsJson, age, answers, print_json, watch, watch_json
 from headrace.client import ControlClient
 from headrace.label_lines import tell
 from headrace.project.documents import load_project

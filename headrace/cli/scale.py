@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.screen import AsJson, notes, print_json
+from headrace.cli.screens.output import AsJson, notes, print_json
 from headrace.client import ControlClient
 
 app = typer.Typer()

@@ -10,10 +10,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cluster.commands import FeedList, FeedName, FeedView
+from cluster.commands.requests import FeedList, FeedName, FeedView
 from cluster.errors import BadInput
 from consumers.stream.counters import Counters, WorkerStatus
-from headrace.cli.screen import AsJson, answers, notes, print_json
+from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
 
@@ -132,7 +132,7 @@ def replay(
         raise BadInput("say what to replay", where="replay", remedy="give --dead-letters, or --from and --to")
     if where and not dead_letters:
         raise BadInput("only dead letters have what --where asks for", where="--where", remedy="leave it out")
-    from consumers.stream.replay import Condition
+    from consumers.stream.replay.stretch import Condition
     from headrace.cli import stream_moves as moves  # brings Kafka's client, which other commands need not wait for
 
     asked = moves.Asked(

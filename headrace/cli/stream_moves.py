@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cluster.commands import FeedName, FeedView
+from cluster.commands.requests import FeedName, FeedView
 from cluster.errors import BadInput, Conflict, HeadraceError, Unreachable
 from consumers.stream.counters import Counters, WorkerStatus
-from consumers.stream.kafka.kafka_client import DEFAULT_BROKERS
+from consumers.stream.kafka.kafka_python.client import DEFAULT_BROKERS
 from consumers.stream.kafka.offsets import set_group, stretch_of
-from consumers.stream.replay import Condition, dead_letters, everything, spec_of_replay
-from consumers.stream.replay_run import Replayed, run_replay
+from consumers.stream.replay.run import Replayed, run_replay
+from consumers.stream.replay.stretch import Condition, dead_letters, everything, spec_of_replay
 from consumers.stream.spec import StreamSpec
 from headrace.client import ControlClient
 from headrace.local.home import Settings
@@ -65,9 +65,9 @@ def replay(stream: FeedView, asked: Asked, settings: Settings, look: Look) -> Re
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with joined_ray(settings):
         # Ray reads its variables when it is imported, and the block above has just set them.
-        from deployments.control_client import connect
-        from deployments.scorer import RoutedScorer
-        from deployments.scorer_thread import ScorerThread
+        from deployments.control.client import connect
+        from deployments.scoring.scorer import RoutedScorer
+        from deployments.scoring.scorer_thread import ScorerThread
 
         with ScorerThread(lambda: RoutedScorer(connect())) as scoring:
             return run_replay(stream.name, again, brokers, scoring, stretch, choose, replay=asked.replay, look=look)

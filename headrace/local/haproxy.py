@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from deployments.haproxy import usable_haproxy
+from deployments.gateway.door.haproxy import usable_haproxy
 from headrace.local.ports import free_port
 
 # Read by every process of Serve, and by those that call it: HAProxy hands requests straight to the replica that serves them,
@@ -28,7 +28,7 @@ SERVE_ENVIRONMENT = {
     # Else HAProxy writes a line for each request, which a Python process of Serve's reads: a fifth of what two cores can answer.
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     # The gateway's replicas take requests past Serve's own handling of them (docs/decisions/0016-direct-lane.md).
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.gateway.direct_lane.middlewares",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.gateway.http.direct_lane.middlewares",
 }
 
 # The ports that replicas take lie below those that the kernel hands out, in a window for each folder: a proxy that outlived

@@ -64,9 +64,9 @@ class Home:
 class Settings:
     """What the environment says. Options of a command come before these.
 
-    `url` is the gateway's address (HEADRACE_URL). `ray_address` is a running cluster to join (RAY_ADDRESS),
-    `bootstrap_servers` a running broker to use (KAFKA_BOOTSTRAP_SERVERS). `store_url` is any SQLAlchemy URL
-    (HEADRACE_STORE_URL) and defaults to the home's SQLite file. `debug` shows tracebacks (HEADRACE_DEBUG=1).
+    `url` is the gateway's address (HEADRACE_URL). `ray_address` is a running cluster to join
+    (HEADRACE_RAY_ADDRESS, else RAY_ADDRESS), `bootstrap_servers` a running broker to use (KAFKA_BOOTSTRAP_SERVERS). `store_url`
+    is any SQLAlchemy URL (HEADRACE_STORE_URL) and defaults to the home's SQLite file. `debug` shows tracebacks (HEADRACE_DEBUG=1).
     """
 
     home: Home
@@ -89,7 +89,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         home=home,
         url=seen.get("HEADRACE_URL") or None,
-        ray_address=seen.get("RAY_ADDRESS") or None,
+        ray_address=seen.get("HEADRACE_RAY_ADDRESS") or seen.get("RAY_ADDRESS") or None,
         bootstrap_servers=seen.get("KAFKA_BOOTSTRAP_SERVERS") or None,
         store_url=seen.get("HEADRACE_STORE_URL") or f"sqlite:///{home.store}",
         debug=seen.get("HEADRACE_DEBUG", "") not in ("", "0"),

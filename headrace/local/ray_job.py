@@ -29,12 +29,13 @@ def submit_command(settings: Settings, arguments: Sequence[str], *, job: str) ->
     # Ray reads its variables when it is imported.
     from ray.job_submission import JobSubmissionClient
 
-    from consumers.batch.jobs import OwnJobClient
+    from consumers.batch.schedule.jobs import OwnJobClient
 
     # On a local cluster the job uses this very installation; elsewhere what the node has.
     local = settings.ray_address is None
     program = str(Path(sys.executable).with_name("headrace")) if local else "headrace"
-    variables = {"HEADRACE_HOME": str(settings.home.root)} if local else {}
+    # Ray sets RAY_ADDRESS of a job to whichever Ray of the machine it finds first.
+    variables = {"HEADRACE_HOME": str(settings.home.root), "HEADRACE_RAY_ADDRESS": address} if local else {}
     url = settings.url or (run.addresses.http if run else None)
     if url:
         variables["HEADRACE_URL"] = url

@@ -13,9 +13,9 @@ from ray.serve.config import HTTPOptions
 from ray.serve.schema import ApplicationStatus
 
 from cluster.errors import Conflict, Unreachable
-from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE
+from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from deployments.gateway.deployment import APP, GatewaySettings, start_gateway
-from deployments.serve_controller import serve_details
+from deployments.serving.serve_controller import serve_details
 
 POLL_S = 0.1
 

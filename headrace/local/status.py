@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from cluster.commands import FeedView, ModelView
+from cluster.commands.requests import FeedView, ModelView
 from cluster.errors import Unreachable
 from headrace.client import ControlClient
 from headrace.local.home import Settings

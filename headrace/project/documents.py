@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cluster.commands import Apply, FeedDocument, ModelDocument
+from cluster.commands.requests import Apply, FeedDocument, ModelDocument
 from cluster.errors import BadInput, HeadraceError, NotFound
-from cluster.rollout_plan import Plan
-from cluster.schedules import with_five_fields
-from cluster.serving import AskedServing, Serving
+from cluster.fleet.serving import AskedServing, Serving
+from cluster.rollout.plan import Plan
+from cluster.schedule.fires import with_five_fields
 from cluster.versions import check_name
 from consumers.batch.spec import BatchSpec, Scoring
 from consumers.stream.spec import StreamSpec
-from deployments.build.spec import BuildSpec
+from deployments.builder.spec import BuildSpec
 from headrace.project.explain import did_you_mean, explain
 from headrace.project.paths import PATH_FIELDS, resolve_fields
 from headrace.project.yaml_source import Source, read_sources

@@ -12,11 +12,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from cluster.rollout_plan import Plan
-from cluster.serving import Serving
+from cluster.fleet.serving import Serving
+from cluster.rollout.plan import Plan
 from consumers.batch.spec import BatchSpec
 from consumers.stream.spec import StreamSpec
-from deployments.build.spec import BuildSpec
+from deployments.builder.spec import BuildSpec
 
 HEADER = """# Project files
 

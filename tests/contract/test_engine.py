@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from cluster.errors import BadArtifact, BadInput, EngineFailure
-from deployments.artifact import SAMPLES, Manifest, read_samples
+from deployments.artifacts.artifact import SAMPLES, Manifest, read_samples
 from deployments.engines import load
+from deployments.engines.isolate import score_isolating
 from deployments.engines.port import Engine
-from deployments.isolate import score_isolating
-from tests.cuda import needs_cuda
-from tests.models import INPUT, OUTPUT, SIGNATURE, failing_artifact, mlp_artifact, rows, text_artifact
-from tests.own_process import OwnProcess
-from tests.torch_models import failing_program, mlp_program
+from tests.support.cuda import needs_cuda
+from tests.support.models import INPUT, OUTPUT, SIGNATURE, failing_artifact, mlp_artifact, rows, text_artifact
+from tests.support.own_process import OwnProcess
+from tests.support.torch_models import failing_program, mlp_program
 
 Make = Callable[[Path], tuple[str, str, Manifest]]
 Load = Callable[[Path], Engine]

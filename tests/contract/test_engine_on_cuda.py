@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from cluster.errors import EngineFailure
-from deployments.artifact import Manifest, read_samples
+from deployments.artifacts.artifact import Manifest, read_samples
 from deployments.engines.load import load_engine
-from tests.cuda import CUDA, needs_cuda
-from tests.models import INPUT, OUTPUT, mlp_artifact, rows
-from tests.torch_models import failing_program, mlp_program, weighing_program
+from tests.support.cuda import CUDA, needs_cuda
+from tests.support.models import INPUT, OUTPUT, mlp_artifact, rows
+from tests.support.torch_models import failing_program, mlp_program, weighing_program
 
 Make = Callable[[Path], tuple[str, str, Manifest]]
 
@@ -57,7 +57,7 @@ from pathlib import Path
 import numpy as np
 from cluster.errors import EngineFailure
 from deployments.engines.load import load_engine
-from deployments.isolate import score_isolating
+from deployments.engines.isolate import score_isolating
 engine = load_engine(Path({make(tmp_path)[0]!r}), gpus=0.002)
 many = {{"image": np.zeros((200_000, 784), np.float32)}}  # 627 MB
 try:
@@ -87,7 +87,7 @@ def test_a_row_that_ends_the_use_of_the_gpu_is_told_apart_from_one_that_fails(ma
 from pathlib import Path
 from deployments.engines.load import load_engine
 from deployments.engines.port import DeviceLost
-from tests.models import INPUT, rows
+from tests.support.models import INPUT, rows
 engine = load_engine(Path({artifact!r}), gpus=1)
 image = rows(6)
 image[3, 0] = 0.9

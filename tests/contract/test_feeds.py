@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cluster.ports import AppStatus, FeedKind, Feeds, FeedSpec, FeedState
-from consumers.stream.fake_feeds import FakeFeeds
-from consumers.stream.feed import ServeStreams
-from consumers.stream.kafka.kafka_client import ensure_topics
+from consumers.stream.kafka.kafka_python.client import ensure_topics
 from consumers.stream.kafka.offsets import set_group, stretch_of
+from consumers.stream.serving.fake_feeds import FakeFeeds
+from consumers.stream.serving.feed import ServeStreams
 from consumers.stream.spec import Input, Output, StreamSpec, Topic
-from tests.waiting import until
+from tests.support.waiting import until
 
 WAIT_S = 90.0
 

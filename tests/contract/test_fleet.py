@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import Conflict, NotFound
+from cluster.fleet.serving import Resources, Scaling, ScalingMode, Serving
 from cluster.ports import AppState, AppStatus, Fleet
-from cluster.serving import Resources, Scaling, ScalingMode, Serving
 from cluster.versions import Version, VersionId
-from deployments.fake_fleet import FakeFleet
-from tests.models import SIGNATURE, mlp_artifact
+from deployments.serving.fake_fleet import FakeFleet
+from tests.support.models import SIGNATURE, mlp_artifact
 
 LIGHT = Resources(cpus=0.1)
 AUTO = Serving(resources=LIGHT)
@@ -27,7 +27,7 @@ def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
         yield FakeFleet()
         return
     request.getfixturevalue("ray_cluster")
-    from deployments.fleet import ServeFleet
+    from deployments.serving.fleet import ServeFleet
 
     real = ServeFleet()
     yield real

@@ -10,8 +10,9 @@ import pytest
 
 from cluster.errors import Unreachable
 from cluster.ports import Jobs
-from cluster.schedules import JobSeen, JobState, SubmitJob
-from consumers.batch.fake_jobs import FakeJobs
+from cluster.schedule.fires import JobSeen, JobState, SubmitJob
+from consumers.batch.schedule.fake_jobs import FakeJobs
+from tests.conftest import RayCluster
 
 WAIT_S = 120.0  # of a machine that is busy with other things
 
@@ -34,9 +35,9 @@ def jobs(request: pytest.FixtureRequest) -> Iterator[Jobs]:
         yield FinishedByThemselves()
         return
     request.getfixturevalue("ray_cluster")
-    from consumers.batch.jobs import RayJobs
+    from consumers.batch.schedule.jobs import RayJobs
 
-    yield RayJobs(program="tests.contract.job_program")
+    yield RayJobs(program="tests.support.job_program")
 
 
 def wanted(batch: str) -> SubmitJob:
@@ -83,11 +84,19 @@ def test_jobs_are_submitted_once_followed_and_stopped(jobs: Jobs) -> None:
     jobs.stop("never-was")
 
 
+def test_a_job_is_told_which_ray_is_its_own(ray_cluster: RayCluster) -> None:
+    from consumers.batch.schedule.jobs import RayJobs
+
+    jobs, one = RayJobs(program="tests.support.job_program"), wanted("says-its-ray")
+    submit(jobs, one)
+    assert until(jobs, one.job, lambda seen: seen.state is JobState.FAILED).message == ray_cluster.address
+
+
 def test_without_a_dashboard_they_are_unreachable(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     if isinstance(jobs, FakeJobs):
         jobs.away = True
     else:
-        from consumers.batch import jobs as real
+        from consumers.batch.schedule import jobs as real
 
         monkeypatch.setattr(real, "OwnJobClient", lambda _address: real.JobSubmissionClient("http://127.0.0.1:9"))
     with pytest.raises(Unreachable):

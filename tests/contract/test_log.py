@@ -14,11 +14,11 @@ from kafka.admin import ConfigResource, KafkaAdminClient  # type: ignore[import-
 
 from cluster.errors import BadInput, NotFound, Unreachable
 from consumers.stream.kafka.clients import open_log
-from consumers.stream.kafka.kafka_client import ensure_topics
-from consumers.stream.log import Log, Member, Outgoing, Partition, RecordRefused, Records, RecordTooLarge, subset
-from consumers.stream.memory_log import MemoryBroker, MemoryLog, Stored
+from consumers.stream.kafka.kafka_python.client import ensure_topics
+from consumers.stream.log.memory_log import MemoryBroker, MemoryLog, Stored
+from consumers.stream.log.port import Log, Member, Outgoing, Partition, RecordRefused, Records, RecordTooLarge, subset
 from consumers.stream.spec import Client, Guarantee, Input, Output, StreamSpec, Topic
-from tests.waiting import until
+from tests.support.waiting import until
 
 WAIT_S = 120.0  # a rebalance on a busy machine
 NOW_MS = int(time.time() * 1000)  # of today: a real broker's retention deletes what is old, within minutes

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import BadInput, Fenced, Unreachable
-from cluster.evidence import Counts, EvidenceKey
-from cluster.illness import Illness
+from cluster.fleet.retry import Retry
+from cluster.fleet.serving import Serving
 from cluster.ports import FeedKind, FeedSpec
-from cluster.retry import Retry
-from cluster.rollout import Rollout
-from cluster.rollout_plan import Plan
-from cluster.serving import Serving
+from cluster.rollout.evidence import Counts, EvidenceKey
+from cluster.rollout.illness import Illness
+from cluster.rollout.plan import Plan
+from cluster.rollout.record import Rollout
 from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.state import AuditEvent, Feed, Model, State
 from cluster.store.memory import MemoryStore

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from consumers.batch.inline import inline_workforce
-from consumers.batch.ledger import RunPhase, Runs
 from consumers.batch.places import locate
-from consumers.batch.publish import read_manifest
 from consumers.batch.run import begin
-from tests.batch_driver import driver, workers
-from tests.batch_parts import digits_pin, engine_scorer, published, quarantined, spec_of, write_dataset, write_file
+from consumers.batch.score.inline import inline_workforce
+from consumers.batch.write.ledger import RunPhase, Runs
+from consumers.batch.write.publish import read_manifest
+from tests.support.batch_driver import driver, workers
+from tests.support.batch_parts import digits_pin, engine_scorer, published, quarantined, spec_of, write_dataset, write_file
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "8"))

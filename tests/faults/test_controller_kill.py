@@ -1,6 +1,7 @@
 """The controller is killed with SIGKILL between observe, decide, persist, publish and act, in every state of a rollout.
 
-Over a real SQLite file, each life a process; see tests.controller_life, which also looks at every table that is published.
+Over a real SQLite file, each life a process; see tests.support.controller_life, which also looks at every
+table that is published.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ STATES += ["superseded, then pending", "superseded, then warming", "superseded, 
 @pytest.fixture(scope="module")
 def lives(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("lives")
-    command = [sys.executable, "-m", "tests.controller_life", str(folder)]
+    command = [sys.executable, "-m", "tests.support.controller_life", str(folder)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == 0, ended.stderr
     return [json.loads(line) for line in ended.stdout.splitlines()]

@@ -18,8 +18,8 @@ import pytest
 
 from headrace.local.home import read_settings
 from tests.conftest import RayCluster
-from tests.live import Service, running
-from tests.models import INPUT, mlp_artifact, rows
+from tests.support.live import Service, running
+from tests.support.models import INPUT, mlp_artifact, rows
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(7200)]
 MODEL = "online-soak"

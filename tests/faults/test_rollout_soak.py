@@ -14,8 +14,8 @@ import pytest
 
 from headrace.local.home import read_settings
 from tests.conftest import RayCluster
-from tests.live import Artifact, Load, Service, loaded, running
-from tests.models import failing_artifact, mlp_artifact
+from tests.support.live import Artifact, Load, Service, loaded, running
+from tests.support.models import failing_artifact, mlp_artifact
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 MODEL = "soak"

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from consumers.stream.spec import Client
-from tests.faults.stream_faults import play, site
+from tests.support.stream_faults import play, site
 
 CLIENTS = [Client.KAFKA_PYTHON, Client.LIBRDKAFKA]
 # What the rounds of `make test` draw from: those that take seconds.

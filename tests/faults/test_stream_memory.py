@@ -14,8 +14,8 @@ from confluent_kafka import Producer
 from kafka import KafkaConsumer, TopicPartition
 
 from consumers.stream.spec import Client
-from tests.stream_workers import PARTITIONS, Pipeline, pipeline_on
-from tests.waiting import until
+from tests.support.stream_workers import PARTITIONS, Pipeline, pipeline_on
+from tests.support.waiting import until
 
 MIB = 1024 * 1024
 IN_FLIGHT_BYTES = 16 * MIB

@@ -15,19 +15,19 @@ import pyarrow as pa
 import pytest
 
 from cluster.errors import Conflict, HeadraceError
-from consumers.batch.ledger import Runs
-from consumers.batch.lock import is_held
 from consumers.batch.places import locate
 from consumers.batch.run import begin, resume
-from tests.batch_driver import driver, workers
-from tests.batch_parts import digits_pin, images, published, quarantined, spec_of, write_dataset, write_file
+from consumers.batch.write.ledger import Runs
+from consumers.batch.write.lock import is_held
 from tests.conftest import RayCluster
+from tests.support.batch_driver import driver, workers
+from tests.support.batch_parts import digits_pin, images, published, quarantined, spec_of, write_dataset, write_file
 
 WAIT_S = 120.0
 
 
 def test_a_whole_run_on_a_pool_of_workers(ray_cluster: RayCluster, tmp_path: Path) -> None:
-    from consumers.batch.pool import ray_workforce
+    from consumers.batch.score.pool import ray_workforce
 
     pin = digits_pin(tmp_path)
     total = write_dataset(tmp_path / "in")
@@ -42,7 +42,7 @@ def test_a_whole_run_on_a_pool_of_workers(ray_cluster: RayCluster, tmp_path: Pat
 
 
 def test_a_worker_that_cannot_go_on_ends_the_run_with_its_own_error(ray_cluster: RayCluster, tmp_path: Path) -> None:
-    from consumers.batch.pool import ray_workforce
+    from consumers.batch.score.pool import ray_workforce
 
     pin = digits_pin(tmp_path)
     write_dataset(tmp_path / "in", files=1)
@@ -61,7 +61,7 @@ def test_a_worker_that_cannot_go_on_ends_the_run_with_its_own_error(ray_cluster:
 
 
 def test_more_than_the_cluster_has_is_refused(ray_cluster: RayCluster, tmp_path: Path) -> None:
-    from consumers.batch.pool import ray_workforce
+    from consumers.batch.score.pool import ray_workforce
 
     write_dataset(tmp_path / "in", files=1)
     spec = spec_of(tmp_path / "in", tmp_path / "out", workers={"resources": {"gpus": 64}})
@@ -70,7 +70,7 @@ def test_more_than_the_cluster_has_is_refused(ray_cluster: RayCluster, tmp_path:
 
 
 def test_killed_at_random_it_publishes_what_an_undisturbed_run_does(ray_cluster: RayCluster, tmp_path: Path) -> None:
-    from consumers.batch.pool import ray_workforce
+    from consumers.batch.score.pool import ray_workforce
 
     seed = int(os.environ.get("HEADRACE_TEST_SEED", time.time_ns() % 10**6))
     print(f"HEADRACE_TEST_SEED={seed}")  # noqa: T201
@@ -138,7 +138,7 @@ def test_a_killed_worker_costs_nothing_but_time(ray_cluster: RayCluster, tmp_pat
 
 
 def test_a_second_run_is_refused_and_a_dead_one_resumed(ray_cluster: RayCluster, tmp_path: Path) -> None:
-    from consumers.batch.pool import actor_lock
+    from consumers.batch.score.pool import actor_lock
 
     home = locate(str(tmp_path / "out"))
     with actor_lock(home, "digits"), pytest.raises(Conflict, match="under way"), actor_lock(home, "digits"):
@@ -147,8 +147,8 @@ def test_a_second_run_is_refused_and_a_dead_one_resumed(ray_cluster: RayCluster,
 
 def test_readers_never_see_half_of_a_replacement(tmp_path: Path) -> None:
     """A reader that lists the output again and again meets one run or the other, whole."""
-    from consumers.batch.inline import inline_workforce
-    from tests.batch_parts import engine_scorer
+    from consumers.batch.score.inline import inline_workforce
+    from tests.support.batch_parts import engine_scorer
 
     write_dataset(tmp_path / "in", files=2)
     spec = spec_of(tmp_path / "in", tmp_path / "out")

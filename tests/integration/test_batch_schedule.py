@@ -15,17 +15,17 @@ import psutil
 import pytest
 import ray
 
-from cluster.commands import FeedView
+from cluster.commands.requests import FeedView
 from cluster.errors import HeadraceError
 from cluster.store.sql import SqlStore
-from consumers.batch.ledger import Runs
 from consumers.batch.places import locate
-from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE
+from consumers.batch.write.ledger import Runs
+from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from headrace.controller_actor import start_controller
 from headrace.local.home import Settings, read_settings
-from tests import waiting
-from tests.batch_parts import digits_pin, published, spec_of, write_dataset
 from tests.conftest import RayCluster
+from tests.support import waiting
+from tests.support.batch_parts import digits_pin, published, spec_of, write_dataset
 
 WAIT_S = 240.0
 
@@ -37,7 +37,7 @@ def settings(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[Settings]:
 
 
 def start(settings: Settings) -> None:
-    start_controller(settings, fleet="deployments.fake_fleet:FakeFleet", feeds="deployments.fake_control:NoFeeds")
+    start_controller(settings, fleet="deployments.serving.fake_fleet:FakeFleet", feeds="deployments.control.fake_control:NoFeeds")
 
 
 def call(command: str, payload: dict[str, Any]) -> dict[str, Any]:

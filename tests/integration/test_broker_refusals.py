@@ -20,15 +20,16 @@ from kafka.admin import ACL, ACLFilter, ACLOperation, ACLPermissionType, KafkaAd
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 
 from cluster.errors import BadInput, Conflict, Unreachable
-from consumers.stream.kafka import kafka_log, rdkafka_log
 from consumers.stream.kafka.clients import open_log
-from consumers.stream.kafka.kafka_client import ensure_topics
+from consumers.stream.kafka.kafka_python import log as kafka_log
+from consumers.stream.kafka.kafka_python.client import ensure_topics
+from consumers.stream.kafka.librdkafka import log as rdkafka_log
 from consumers.stream.kafka.offsets import set_group, stretch_of
-from consumers.stream.log import Member, Partition
+from consumers.stream.log.port import Member, Partition
 from consumers.stream.spec import Client, Guarantee, Protocol, Security, StreamSpec, Topic
-from tests.secured_broker import USER, SecuredBroker, secured_broker
-from tests.stream_topics import WAIT_S, small_stream
-from tests.waiting import until
+from tests.support.secured_broker import USER, SecuredBroker, secured_broker
+from tests.support.stream_topics import WAIT_S, small_stream
+from tests.support.waiting import until
 
 PASSWORD, KEY_PASSWORD = "of-sasl", "of-key"  # of a broker that lives as long as these tests
 # Rights are asked for only where some are set; who comes without a password may do everything.

@@ -19,11 +19,11 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound
-from deployments.build.pipeline import Built, build
-from deployments.build.report import IMPORTED
-from deployments.build.spec import BuildSpec
+from deployments.builder.pipeline import Built, build
+from deployments.builder.report import IMPORTED
+from deployments.builder.spec import BuildSpec
 from deployments.engines.load import load_engine
-from tests.small_disk import mounted
+from tests.support.small_disk import mounted
 
 TENSORFLOW = Path(__file__).parent.parent / "fixtures" / "tensorflow"
 NETWORK = """
@@ -101,8 +101,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("KERAS_BACKEND", "torch")  # read when keras is first imported
     monkeypatch.setattr(
-        "deployments.build.importing.run_worker",
-        lambda step, job, **_: importlib.import_module(f"deployments.build.{step}").step(job),
+        "deployments.builder.sources.importing.run_worker",
+        lambda step, job, **_: importlib.import_module(f"deployments.builder.{step}").step(job),
     )
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cluster.errors import BadInput
-from deployments.build.pipeline import Built, build
-from deployments.build.spec import BuildSpec
+from deployments.builder.pipeline import Built, build
+from deployments.builder.spec import BuildSpec
 from deployments.engines.load import load_engine
 
 pytest.importorskip("tensorflow", reason="needs the extra tensorflow: `make tensorflow`")

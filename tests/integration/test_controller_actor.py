@@ -16,16 +16,16 @@ import psutil
 import pytest
 import ray
 
-from cluster.commands import ControlPlane
+from cluster.commands.requests import ControlPlane
 from cluster.errors import BadArtifact, BadInput, Conflict, NotFound, Unreachable
-from cluster.evidence import Counts, EvidenceBatch, EvidenceKey
-from cluster.routes import Route, RouteTable
+from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey
+from cluster.routing.routes import Route, RouteTable
 from cluster.store.sql import SqlStore
-from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE, connect
+from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE, connect
 from headrace.controller_actor import start_controller
 from headrace.local.home import Settings, read_settings
 from tests.conftest import RayCluster
-from tests.models import SIGNATURE, mlp_artifact
+from tests.support.models import SIGNATURE, mlp_artifact
 
 pytestmark = pytest.mark.anyio
 PLAN = {"steps": [{"weight": 10, "bake_s": 0.1}, {"weight": 100, "bake_s": 0.1}]}
@@ -47,7 +47,7 @@ async def control(settings: Settings) -> ControlPlane:
 
 
 def _start(settings: Settings) -> None:
-    start_controller(settings, fleet="deployments.fake_fleet:FakeFleet", feeds="deployments.fake_control:NoFeeds")
+    start_controller(settings, fleet="deployments.serving.fake_fleet:FakeFleet", feeds="deployments.control.fake_control:NoFeeds")
 
 
 def _about() -> dict[str, Any]:

@@ -19,14 +19,14 @@ from pathlib import Path
 import grpc
 import orjson
 import pytest
-from deployments.gateway.grpc_front import haproxy
 
-from cluster.commands import Apply, ModelDocument, RegisterVersion
-from deployments.gateway.proto import inference_pb2 as pb
+from cluster.commands.requests import Apply, ModelDocument, RegisterVersion
+from deployments.gateway.grpc.front import haproxy
+from deployments.gateway.protocol.proto import inference_pb2 as pb
 from headrace.client import ControlClient
-from tests.machine import Machine
-from tests.models import INPUT, rows, slow_artifact
-from tests.waiting import until
+from tests.support.machine import Machine
+from tests.support.models import INPUT, rows, slow_artifact
+from tests.support.waiting import until
 
 MODELS = {"near": "embedded", "far": "remote"}
 HTTP, GRPC = "HTTP", "gRPC"

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from ray import serve
 
-from cluster.commands import AppView
+from cluster.commands.requests import AppView
 from headrace.local.home import read_settings
 from tests.conftest import RayCluster
-from tests.live import running
-from tests.models import mlp_artifact
-from tests.waiting import until
+from tests.support.live import running
+from tests.support.models import mlp_artifact
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
 MODEL = "comes-back"

@@ -26,9 +26,9 @@ from deployments.gateway.deployment import APP, GatewaySettings
 from headrace.local.home import read_settings
 from headrace.local.ports import free_port
 from tests.conftest import RayCluster
-from tests.live import Service
-from tests.live import running as running_service
-from tests.models import INPUT, OUTPUT, mlp_artifact, rows
+from tests.support.live import Service
+from tests.support.live import running as running_service
+from tests.support.models import INPUT, OUTPUT, mlp_artifact, rows
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -191,7 +191,7 @@ def test_kserves_own_clients(service: tuple[Service, GatewaySettings], tmp_path:
     key = next(key for key, version in model.version_of(b"key-%d" % number for number in range(20)).items() if version == 2)
     x = rows(2)
     np.save(tmp_path / "x.npy", x)
-    command = [str(kserve), str(Path(__file__).parent.parent / "kserve_calls.py"), model.url]
+    command = [str(kserve), str(Path(__file__).parent.parent / "support" / "kserve_calls.py"), model.url]
     command += [f"127.0.0.1:{service[1].grpc_port}", model.name, key.decode(), str(tmp_path / "x.npy")]
     calls = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=120).stdout)
 

@@ -18,15 +18,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ray import serve
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from deployments.artifact import localize
-from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE, connect
+from deployments.artifacts.artifact import localize
+from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE, connect
 from deployments.engines.load import load_engine
 from deployments.gateway.deployment import APP, GatewaySettings, start_gateway
 from headrace.controller_actor import start_controller
 from headrace.local.home import read_settings
 from headrace.local.ports import free_port
 from tests.conftest import RayCluster
-from tests.models import INPUT, OUTPUT, mlp_artifact, rows
+from tests.support.models import INPUT, OUTPUT, mlp_artifact, rows
 
 MODEL = "grpc-online"
 REPLICAS = 2

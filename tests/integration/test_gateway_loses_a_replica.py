@@ -14,8 +14,8 @@ import pytest
 from deployments.gateway.deployment import APP, GatewaySettings
 from headrace.local.home import read_settings
 from tests.conftest import RayCluster
-from tests.live import Artifact, Service, loaded, running
-from tests.models import mlp_artifact
+from tests.support.live import Artifact, Service, loaded, running
+from tests.support.models import mlp_artifact
 
 MODEL = "killed"
 CALLERS = 4

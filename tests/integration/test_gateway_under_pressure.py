@@ -18,9 +18,9 @@ from ray import serve
 from deployments.gateway.deployment import APP, GatewaySettings
 from headrace.local.home import read_settings
 from tests.conftest import RayCluster
-from tests.live import Service, running
-from tests.models import INPUT, mlp_artifact, rows
-from tests.waiting import until
+from tests.support.live import Service, running
+from tests.support.models import INPUT, mlp_artifact, rows
+from tests.support.waiting import until
 
 MODEL = "pressed"
 ROOM = 8  # requests that the gateway takes: twice its `max_ongoing`

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from consumers.stream.kafka.kafka_log import KafkaLog
-from consumers.stream.log import Partition
+from consumers.stream.kafka.kafka_python.log import KafkaLog
+from consumers.stream.log.port import Partition
 from consumers.stream.spec import Client, Guarantee
 from tests.contract.test_log import WAIT_S, KafkaWorld
-from tests.waiting import until
+from tests.support.waiting import until
 
 
 def test_a_join_that_ends_between_two_polls_is_kept(broker: str) -> None:

@@ -12,7 +12,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from cluster.errors import Conflict
 from headrace.local.broker import running_broker, start_broker, stop_broker
 from headrace.local.ports import free_port
-from tests.broker import jar_cache
+from tests.support.broker import jar_cache
 
 
 def test_keeps_its_data_over_a_restart(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from cluster.commands import ModelView
+from cluster.commands.requests import ModelView
 from headrace.client import ControlClient
 from tests.integration.test_up_and_down import Machine
-from tests.live import Service
-from tests.models import mlp_artifact
+from tests.support.live import Service
+from tests.support.models import mlp_artifact
 
 pytestmark = pytest.mark.timeout(900)
 MODEL = "digits"

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from cluster.errors import Unreachable
-from cluster.rollout_plan import NamedPlan
+from cluster.rollout.plan import NamedPlan
 from headrace.local.home import Settings, read_settings
 from tests.conftest import RayCluster
-from tests.leaky_fleet import LEAKS
-from tests.live import Artifact, Load, Service, controller_process, loaded, running
-from tests.live_stream import Events, streaming
-from tests.models import OUTPUT, crashing_artifact, failing_artifact, mistaken_artifact, mlp_artifact, slow_artifact
-from tests.stream_topics import KEYS, WAIT_S
-from tests.waiting import until
+from tests.support.leaky_fleet import LEAKS
+from tests.support.live import Artifact, Load, Service, controller_process, loaded, running
+from tests.support.live_stream import Events, streaming
+from tests.support.models import OUTPUT, crashing_artifact, failing_artifact, mistaken_artifact, mlp_artifact, slow_artifact
+from tests.support.stream_topics import KEYS, WAIT_S
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
 MODEL = "live"
@@ -59,7 +59,7 @@ def settings(folder: Path) -> Settings:
 @pytest.fixture(scope="module")
 def service(ray_cluster: RayCluster, settings: Settings, stable: Artifact) -> Iterator[Service]:
     """Version 1 is stable."""
-    with running(ray_cluster, settings, MODEL, fleet="tests.leaky_fleet:LeakyFleet") as service:
+    with running(ray_cluster, settings, MODEL, fleet="tests.support.leaky_fleet:LeakyFleet") as service:
         service.register(stable)
         service.apply(SERVING, PLAN)
         assert service.ended(1).state == "promoted"

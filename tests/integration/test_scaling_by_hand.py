@@ -11,13 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster.commands import AppView
+from cluster.commands.requests import AppView
 from cluster.errors import Unreachable
-from deployments.remote import DEPLOYMENT
+from deployments.transport.remote import DEPLOYMENT
 from headrace.local.home import read_settings
 from tests.conftest import RayCluster
-from tests.live import Service, controller_process, running
-from tests.models import mlp_artifact
+from tests.support.live import Service, controller_process, running
+from tests.support.models import mlp_artifact
 
 pytestmark = pytest.mark.timeout(600)
 MODEL = "by-hand"

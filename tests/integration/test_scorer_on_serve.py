@@ -16,27 +16,27 @@ import pytest
 import ray
 
 from cluster.errors import EngineFailure, NoCapacity
-from cluster.evidence import Counts
+from cluster.fleet.serving import Resources, Scaling, ScalingMode, Serving
 from cluster.ports import AppState, AppStatus
-from cluster.serving import Resources, Scaling, ScalingMode, Serving
-from cluster.traffic import to_candidate
+from cluster.rollout.evidence import Counts
+from cluster.routing.split import to_candidate
 from cluster.versions import Version, VersionId
-from deployments import fleet as fleet_module
-from deployments import remote
-from deployments.artifact import Manifest
-from deployments.datatypes import Array
+from deployments.artifacts.artifact import Manifest
+from deployments.engines.datatypes import Array
 from deployments.engines.load import load_engine
-from deployments.fleet import ServeFleet
-from deployments.line import client
-from deployments.line.client import Line, Lines
-from deployments.line.frames import Broken, Reply
-from deployments.remote import DEPLOYMENT, RemoteTransport
-from deployments.scorer import RoutedScorer
+from deployments.scoring.scorer import RoutedScorer
+from deployments.serving import fleet as fleet_module
+from deployments.serving.fleet import ServeFleet
+from deployments.transport import remote
+from deployments.transport.lines import client
+from deployments.transport.lines.client import Line, Lines
+from deployments.transport.lines.frames import Broken, Reply
+from deployments.transport.remote import DEPLOYMENT, RemoteTransport
 from tests.conftest import RayCluster
 from tests.contract.test_fleet import await_state, is_ready
-from tests.models import INPUT, OUTPUT, SIGNATURE, failing_artifact, mlp_artifact, rows
-from tests.routing import TableControl, route, target
-from tests.waiting import until
+from tests.support.models import INPUT, OUTPUT, SIGNATURE, failing_artifact, mlp_artifact, rows
+from tests.support.routing import TableControl, route, target
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

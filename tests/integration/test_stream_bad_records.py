@@ -14,12 +14,12 @@ from kafka.admin import ConfigResource, KafkaAdminClient
 from kafka.consumer.fetcher import ConsumerRecord
 
 from consumers.stream.kafka.clients import open_log
-from consumers.stream.log import Member
+from consumers.stream.log.port import Member
 from consumers.stream.loop import Loop
 from consumers.stream.spec import Client, StreamSpec
-from tests.stream_parts import SumScoring
-from tests.stream_topics import WAIT_S, small_stream
-from tests.waiting import until
+from tests.support.stream_parts import SumScoring
+from tests.support.stream_topics import WAIT_S, small_stream
+from tests.support.waiting import until
 
 
 class HostileName(str):

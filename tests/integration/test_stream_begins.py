@@ -16,16 +16,16 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from consumers.stream.kafka.clients import open_log
-from consumers.stream.kafka.kafka_client import ensure_topics
-from consumers.stream.kafka.kafka_inside import stable_offsets
-from consumers.stream.log import Member, Owned, Partition
+from consumers.stream.kafka.kafka_python.client import ensure_topics
+from consumers.stream.kafka.kafka_python.inside import stable_offsets
+from consumers.stream.log.port import Member, Owned, Partition
+from consumers.stream.log.starts import NotesInProcess, Why
 from consumers.stream.loop import Loop
 from consumers.stream.spec import Begin, Client, Input, Output, StreamSpec, Topic
-from consumers.stream.starts import NotesInProcess, Why
-from tests.broker_admin import administered
-from tests.stream_parts import SumScoring
-from tests.stream_topics import WAIT_S, read_values
-from tests.waiting import until
+from tests.support.broker_admin import administered
+from tests.support.stream_parts import SumScoring
+from tests.support.stream_topics import WAIT_S, read_values
+from tests.support.waiting import until
 
 CLIENTS = [Client.KAFKA_PYTHON, Client.LIBRDKAFKA]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from consumers.stream.spec import Client
-from tests.stream_workers import Pipeline, pipeline_on
+from tests.support.stream_workers import Pipeline, pipeline_on
 
 
 @pytest.fixture(params=[Client.KAFKA_PYTHON, Client.LIBRDKAFKA])

@@ -12,11 +12,11 @@ from kafka.admin import ConfigResource, KafkaAdminClient
 
 from consumers.stream.counters import Phase
 from consumers.stream.kafka import topic_settings
-from consumers.stream.log import Takes
+from consumers.stream.log.port import Takes
 from consumers.stream.spec import Client, Guarantee, StreamSpec
 from tests.integration.test_stream_bad_records import read, working
-from tests.stream_topics import WAIT_S, small_stream
-from tests.waiting import until
+from tests.support.stream_topics import WAIT_S, small_stream
+from tests.support.waiting import until
 
 HOUR_MS = 3_600_000
 COMPACT = {"cleanup.policy": "compact"}

@@ -12,13 +12,13 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from cluster.errors import Conflict
 from consumers.stream.kafka.clients import open_log
 from consumers.stream.kafka.offsets import set_group, stretch_of
-from consumers.stream.log import Member
-from consumers.stream.replay import dead_letters, everything, spec_of_replay
-from consumers.stream.replay_run import run_replay
+from consumers.stream.log.port import Member
+from consumers.stream.replay.run import run_replay
+from consumers.stream.replay.stretch import dead_letters, everything, spec_of_replay
 from consumers.stream.spec import Client, StreamSpec
-from tests.stream_parts import SumScoring
-from tests.stream_topics import WAIT_S, small_stream
-from tests.waiting import until
+from tests.support.stream_parts import SumScoring
+from tests.support.stream_topics import WAIT_S, small_stream
+from tests.support.waiting import until
 
 CONNECT = "__connect.errors."
 

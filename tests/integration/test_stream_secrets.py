@@ -13,13 +13,13 @@ from confluent_kafka import KafkaException, Producer
 
 from cluster.errors import Unreachable
 from consumers.stream.kafka.clients import open_log
-from consumers.stream.kafka.kafka_client import ensure_topics
-from consumers.stream.kafka.rdkafka_config import rdkafka_config
-from consumers.stream.log import Member, Partition
+from consumers.stream.kafka.kafka_python.client import ensure_topics
+from consumers.stream.kafka.librdkafka.config import rdkafka_config
+from consumers.stream.log.port import Member, Partition
 from consumers.stream.spec import Client, Input, Output, Protocol, Security, StreamSpec, Topic
 from headrace.local.ports import free_port
-from tests.secured_broker import USER, SecuredBroker, secured_broker
-from tests.waiting import until
+from tests.support.secured_broker import USER, SecuredBroker, secured_broker
+from tests.support.waiting import until
 
 PASSWORD, KEY_PASSWORD = "hush-of-sasl", "hush-of-key"  # of a broker that lives as long as these tests
 WRONG = "hush-wrong"

@@ -18,15 +18,15 @@ from ray import serve
 
 from cluster.ports import AppStatus, FeedKind, FeedSpec
 from consumers.stream.counters import Phase, WorkerStatus
-from consumers.stream.feed import ServeStreams
+from consumers.stream.serving.feed import ServeStreams
 from consumers.stream.spec import Format, Input, Output, Protocol, Scaling, Security, StreamSpec, Topic
-from deployments.control_client import CONTROLLER_ACTOR, NAMESPACE, connect
+from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE, connect
 from headrace.controller_actor import start_controller
 from headrace.local.home import read_settings
 from tests.conftest import RayCluster
-from tests.models import SIGNATURE, rows, slow_artifact
-from tests.stream_topics import WAIT_S, Topics
-from tests.waiting import until
+from tests.support.models import SIGNATURE, rows, slow_artifact
+from tests.support.stream_topics import WAIT_S, Topics
+from tests.support.waiting import until
 
 MODEL = "streamed"
 SMALL = {"cpus": 0.1}

@@ -18,23 +18,23 @@ import pytest
 import ray
 from ray.serve._private.common import ReplicaID
 
-from cluster.routes import Target
-from cluster.serving import Resources, Scaling, ScalingMode, Serving
+from cluster.fleet.serving import Resources, Scaling, ScalingMode, Serving
+from cluster.routing.routes import Target
 from cluster.versions import Version, VersionId
-from deployments import fleet as fleet_module
-from deployments.datatypes import Array
+from deployments.engines.datatypes import Array
 from deployments.engines.load import load_engine
-from deployments.fleet import ServeFleet, deployment_options
-from deployments.line import client
-from deployments.line.client import Line
-from deployments.line.frames import Broken, Reply
-from deployments.line.serve_book import own_node
-from deployments.remote import RemoteTransport
+from deployments.serving import fleet as fleet_module
+from deployments.serving.fleet import ServeFleet, deployment_options
+from deployments.transport.lines import client
+from deployments.transport.lines.client import Line
+from deployments.transport.lines.frames import Broken, Reply
+from deployments.transport.lines.serve_book import own_node
+from deployments.transport.remote import RemoteTransport
 from tests.conftest import RayCluster
 from tests.contract.test_fleet import await_state, is_ready
-from tests.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
-from tests.routing import target
-from tests.waiting import until
+from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
+from tests.support.routing import target
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 MODEL = "on-two-nodes"

@@ -13,7 +13,7 @@ import pytest
 
 from headrace.local.processes import of_run
 from headrace.local.run_state import Phase, load_run
-from tests.machine import Machine
+from tests.support.machine import Machine
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -11,7 +11,7 @@ import orjson
 
 from cluster.errors import BadInput
 from consumers.stream.codecs.codec import Decoded, Decoder
-from consumers.stream.log import Header
+from consumers.stream.log.port import Header
 from consumers.stream.spec import Format, OutputEnvelope
 
 REQUIRED = ("specversion", "id", "source", "type")

@@ -10,8 +10,8 @@ import numpy as np
 
 from cluster.errors import BadInput
 from cluster.signature import Datatype, TensorSpec
-from consumers.stream.log import Header
-from deployments.datatypes import Array
+from consumers.stream.log.port import Header
+from deployments.engines.datatypes import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ import pyarrow as pa
 
 from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature, TensorSpec
-from consumers.batch.columns import ARROW, Binding, bind, to_tensors
+from consumers.batch.read.columns import ARROW, Binding, bind, to_tensors
 from consumers.batch.spec import Input as Columns
 from consumers.stream.codecs.codec import Decoded
 from consumers.stream.codecs.fields import REFUSED, first_line
-from consumers.stream.log import Header
-from deployments.datatypes import NUMPY, Array
+from consumers.stream.log.port import Header
+from deployments.engines.datatypes import NUMPY, Array
 
 FILE_MAGIC = b"ARROW1"
 SCHEMAS_KEPT = 64

@@ -18,9 +18,9 @@ from cluster.errors import BadInput
 from cluster.signature import Datatype, TensorSpec
 from consumers.stream.codecs.codec import Decoded
 from consumers.stream.codecs.fields import REFUSED, Field, first_line, overflows, taken
-from consumers.stream.log import Header
-from deployments.datatypes import Array
-from deployments.nonfinite import has_infinity, spoken
+from consumers.stream.log.port import Header
+from deployments.engines.datatypes import Array
+from deployments.scoring.nonfinite import has_infinity, spoken
 
 STAGE_BYTES = 1024 * 1024
 

@@ -9,8 +9,8 @@ import numpy as np
 from cluster.errors import BadInput
 from cluster.signature import TensorSpec
 from consumers.stream.codecs.codec import Decoded, row_bytes
-from consumers.stream.log import Header
-from deployments.datatypes import NUMPY, Array
+from consumers.stream.log.port import Header
+from deployments.engines.datatypes import NUMPY, Array
 
 
 class RawDecoder:

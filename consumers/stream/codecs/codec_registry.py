@@ -17,8 +17,8 @@ from consumers.stream.codecs.codec_json import JsonDecoder, JsonEncoder
 from consumers.stream.codecs.fields import REFUSED, first_line, make_fields, read_documents
 from consumers.stream.codecs.framing import frame, unframe
 from consumers.stream.codecs.registry import Schemas
-from consumers.stream.log import Header
-from deployments.datatypes import Array
+from consumers.stream.log.port import Header
+from deployments.engines.datatypes import Array
 
 # What fastavro raises for bytes that are not of the schema.
 _NOT_AVRO = (*REFUSED, EOFError, struct.error, MemoryError, ArithmeticError, AssertionError)

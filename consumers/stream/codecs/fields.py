@@ -12,8 +12,8 @@ import numpy as np
 
 from cluster.errors import BadInput
 from cluster.signature import Datatype, TensorSpec
-from deployments.datatypes import NUMPY, Array
-from deployments.nonfinite import REMEDY, WORDS, has_infinity, overflown
+from deployments.engines.datatypes import NUMPY, Array
+from deployments.scoring.nonfinite import REMEDY, WORDS, has_infinity, overflown
 
 _FLOATS = {Datatype.FP16, Datatype.FP32, Datatype.FP64}
 _SIGNED = {Datatype.INT8, Datatype.INT16, Datatype.INT32, Datatype.INT64}

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 
 from cluster.errors import BadInput
-from consumers.stream.log import Header
+from consumers.stream.log.port import Header
 
 SCHEMA_HEADER = "__value_schema_id"
 PREFIX = struct.Struct(">bi")

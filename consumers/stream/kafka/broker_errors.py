@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from kafka import errors as kafka_errors  # type: ignore[import-untyped]
 
 from cluster.errors import BadInput, Conflict, HeadraceError, NotFound, Unreachable
-from consumers.stream.log import Member
+from consumers.stream.log.port import Member
 from consumers.stream.spec import StreamSpec
 
 E = TypeVar("E", bound=HeadraceError)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 
 from cluster.errors import BadInput
-from consumers.stream.log import Log, Member
+from consumers.stream.log.port import Log, Member
+from consumers.stream.log.starts import Notes, NotesInProcess
 from consumers.stream.spec import Client, StreamSpec
-from consumers.stream.starts import Notes, NotesInProcess
 
 
 def chosen_client(wanted: Client) -> Client:
@@ -27,9 +27,9 @@ def open_log(spec: StreamSpec, brokers: str, member: Member, notes: Notes | None
     """
     notes = notes or NotesInProcess()
     if chosen_client(spec.client) is Client.LIBRDKAFKA:
-        from consumers.stream.kafka.rdkafka_log import RdKafkaLog  # an extra: a plain install does not have it
+        from consumers.stream.kafka.librdkafka.log import RdKafkaLog  # an extra: a plain install does not have it
 
         return RdKafkaLog(spec, brokers, member, notes)
-    from consumers.stream.kafka.kafka_log import KafkaLog  # not needed where the other one is
+    from consumers.stream.kafka.kafka_python.log import KafkaLog  # not needed where the other one is
 
     return KafkaLog(spec, brokers, member, notes)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from consumers.stream.log import RecordRefused, RecordTooLarge
+from consumers.stream.log.port import RecordRefused, RecordTooLarge
 
 _Work = tuple[Future[None], Callable[[], None]]
 

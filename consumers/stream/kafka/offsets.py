@@ -16,11 +16,11 @@ from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict, NotFound
 from consumers.stream.kafka.broker_errors import Asker, Cause, broker_error, cause_of, said_by
-from consumers.stream.kafka.kafka_client import client_config, topics_of
-from consumers.stream.kafka.kafka_inside import end_requests_by
-from consumers.stream.log import Partition
+from consumers.stream.kafka.kafka_python.client import client_config, topics_of
+from consumers.stream.kafka.kafka_python.inside import end_requests_by
+from consumers.stream.log.port import Partition
+from consumers.stream.log.starts import metadata_of
 from consumers.stream.spec import Security, StreamSpec
-from consumers.stream.starts import metadata_of
 
 CALL_TIMEOUT_S = 10.0
 ASK_EVERY_S = 1.0

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
-from consumers.stream.epochs import Epochs
 from consumers.stream.kafka.topic_watch import TopicWatch
-from consumers.stream.log import Owned, Partition
-from consumers.stream.starts import Held, Start, Why
+from consumers.stream.log.epochs import Epochs
+from consumers.stream.log.port import Owned, Partition
+from consumers.stream.log.starts import Held, Start, Why
 
 Commit = Callable[[Mapping[Partition, Start]], Future[None]]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain, repeat
 from typing import NamedTuple
 
-from consumers.stream.log import Header
+from consumers.stream.log.port import Header
 
 PLACE_MAX_BYTES = 21  # what a record takes besides its body: length 5, attributes 1, time 10, offset 5
 NO_ATTRIBUTES = b"\0"

@@ -9,8 +9,8 @@ from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from cluster.errors import BadInput
 from consumers.stream.kafka.broker_errors import asker_of, unreachable
-from consumers.stream.kafka.kafka_client import LIMIT, ROOM_BYTES, client_config
-from consumers.stream.log import Takes
+from consumers.stream.kafka.kafka_python.client import LIMIT, ROOM_BYTES, client_config
+from consumers.stream.log.port import Takes
 from consumers.stream.spec import StreamSpec
 
 POLICY = "cleanup.policy"

@@ -19,12 +19,11 @@ from kafka.errors import KafkaError  # type: ignore[import-untyped]
 from cluster.errors import HeadraceError
 from consumers.stream.breaker import backoff_s
 from consumers.stream.kafka.broker_errors import asker_of, unreachable
-from consumers.stream.kafka.kafka_client import client_config, leaderless_in, topics_in
-from consumers.stream.kafka.kafka_inside import stable_offsets
+from consumers.stream.kafka.kafka_python.client import client_config, leaderless_in, topics_in
+from consumers.stream.kafka.kafka_python.inside import stable_offsets
 from consumers.stream.kafka.unassigned import Unassigned
-from consumers.stream.log import Member, Partition
-from consumers.stream.spec import StreamSpec
-from consumers.stream.starts import (
+from consumers.stream.log.port import Member, Partition
+from consumers.stream.log.starts import (
     Found,
     Held,
     Memory,
@@ -38,6 +37,7 @@ from consumers.stream.starts import (
     place,
     read_memory,
 )
+from consumers.stream.spec import StreamSpec
 
 CALL_TIMEOUT_S = 20.0
 LOOK_EVERY_S = 1.0

@@ -14,8 +14,8 @@ from typing import Any
 from kafka.admin import KafkaAdminClient, MemberToRemove  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
-from consumers.stream.kafka.kafka_client import topics_of
-from consumers.stream.log import Member, Partition
+from consumers.stream.kafka.kafka_python.client import topics_of
+from consumers.stream.log.port import Member, Partition
 from consumers.stream.spec import Input
 
 FIRST_LOOK_S = 2.0

@@ -12,10 +12,10 @@ from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from cluster.errors import NotFound, Unreachable
 from consumers.stream.kafka.broker_errors import asker_of, unreachable
-from consumers.stream.kafka.kafka_client import client_config, topics_of
+from consumers.stream.kafka.kafka_python.client import client_config, topics_of
 from consumers.stream.kafka.topic_watch import CALL_TIMEOUT_S
+from consumers.stream.log.starts import Notes, new_notes, read_memory
 from consumers.stream.spec import StreamSpec
-from consumers.stream.starts import Notes, new_notes, read_memory
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from typing import cast
 
 from cluster.errors import BadInput, NoCapacity
 from deployments.gateway.admission import Admission, Lease
+from deployments.gateway.http.asgi import head_too_large
 from deployments.gateway.http.body import Body, ChunkedBody, Pieces, SizedBody
 from deployments.gateway.http.exchange import Answer, Exchange, Exchanges
 from deployments.gateway.http.head import HEAD_END, RequestHead, parse_head
-from deployments.gateway.http_io import head_too_large
 
 # A head over what an exchange takes is refused by it. One that has no end by here is not read on.
 HEAD_MOST_BYTES = 128 << 10

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from cluster.errors import Unreachable
-from deployments.gateway.app import GatewayApp
+from deployments.gateway.http.app import GatewayApp
 
 KEEP_ALIVE_S = 20  # of idle connections
 

@@ -1,0 +1,54 @@
+"""The one way of every command: its payload is checked, it is run, and what it changed is audited with who asked for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from cluster.commands.handlers import HANDLERS, Context, Outcome
+from cluster.commands.requests import COMMANDS, Command
+from cluster.errors import BadInput, NotFound
+from cluster.section import sentence
+from cluster.state import AuditEvent, State, feed_key
+
+SOMEBODY = "a person"  # asked, and did not say who it is
+# What a feed remembers for itself is no decision of anybody's. Labels are evidence: what they came to stands at each transition.
+UNTOLD = frozenset({"feed.notes", "rollout.label"})
+
+
+def parse(command: str, payload: dict[str, Any]) -> Any:
+    """The command's request. Raises NotFound for an unknown command, BadInput for a bad payload."""
+    if command not in COMMANDS:
+        raise NotFound(f"there is no command {command!r}", where="command", remedy=f"commands: {', '.join(sorted(COMMANDS))}")
+    try:
+        return COMMANDS[command][0].model_validate(payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        where = f"{command}: {field}" if field else command
+        raise BadInput(sentence(first), where=where, remedy="correct this field") from error
+
+
+def actor_of(request: Any) -> str:
+    """Who asks."""
+    return request.actor if isinstance(request, Command) and request.actor else SOMEBODY
+
+
+def run(command: str, request: Any, at: Context) -> tuple[Outcome, tuple[AuditEvent, ...]]:
+    """What the command comes to, and its audit: what its handler tells; else that it was asked for, where it changed anything.
+
+    Raises what the command raises.
+    """
+    outcome = HANDLERS[command](at, request)
+    if outcome.events or outcome.state is at.state or command in UNTOLD:
+        return outcome, outcome.events
+    detail = request.model_dump(mode="json", exclude={"model", "actor"})
+    return outcome, (AuditEvent(at.now_s, _model_of(outcome.state, request), None, command, at.actor, detail),)
+
+
+def _model_of(state: State, request: Any) -> str:
+    """The model under which it is found in the audit; a feed's is that which it scores with."""
+    if hasattr(request, "kind"):
+        return state.feeds[feed_key(request.kind, request.name)].spec.model
+    return str(getattr(request, "model", ""))

@@ -1,0 +1,82 @@
+"""Late labels: what an answer gave out so that it can be judged once the truth is known, and what it lost. Pure.
+
+A label key says by itself what it is the key of, so that nothing is kept until the label comes, however late. See decision 12.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cluster.errors import BadInput
+from cluster.rollout.evidence import Counts
+from cluster.rollout.plan import LabelCheck, Loss
+from cluster.rollout.record import Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class LabelKey:
+    """Which rollout the answer belongs to, which version gave it, what it was, and to which prediction.
+
+    Written `rollout/version/answer/prediction`. A stream's prediction is `topic/partition/offset`, the same after any replay.
+    """
+
+    rollout: int
+    version: int
+    answer: float
+    prediction: str
+
+    @classmethod
+    def parse(cls, text: str) -> LabelKey:
+        """The key that is written so. Raises BadInput."""
+        try:
+            rollout, version, answer, prediction = text.split("/", 3)
+            return cls(int(rollout), int(version), float(answer), prediction)
+        except ValueError:
+            raise BadInput(
+                f"not a label key: {text[:80]!r}", where="key", remedy="send what came with the answer, as it came"
+            ) from None
+
+
+def stage_of(rollout: Rollout) -> str:
+    """What evidence from labels is filed under: one stage a rollout, since a label may come long after its step."""
+    return f"r{rollout.id}.labels"
+
+
+def loss(check: LabelCheck, answer: float, label: float) -> float:
+    """What the answer lost, 0 to 1."""
+    if check.scale is None:
+        return float(answer != label)
+    share = min(abs(answer - label) / check.scale, 1.0)
+    if math.isnan(share):  # the version answered NaN
+        return 1.0
+    return share * share if check.loss is Loss.SQUARED else share
+
+
+@dataclass(frozen=True, slots=True)
+class LabelsJudged:
+    """What a batch of labels came to: evidence by version, and why some were refused. The rest belongs to other rollouts."""
+
+    counts: dict[int, Counts]
+    refused: tuple[str, ...]
+
+
+def judge_labels(rollout: Rollout, check: LabelCheck, labels: Iterable[tuple[str, float]]) -> LabelsJudged:
+    """Every label on its own: a bad one never takes others along. A key that comes twice counts once."""
+    counts: dict[int, Counts] = {}
+    seen: set[str] = set()
+    refused: list[str] = []
+    for text, label in labels:
+        try:
+            key = LabelKey.parse(text)
+        except BadInput as error:
+            refused.append(error.what)
+            continue
+        if not math.isfinite(label):
+            refused.append(f"the label of {text[:80]!r} is {label}")
+        elif key.rollout == rollout.id and key.version in (rollout.stable, rollout.candidate) and text not in seen:
+            seen.add(text)
+            one = Counts(labelled=1, loss=loss(check, key.answer, label))
+            counts[key.version] = counts.get(key.version, Counts()) + one
+    return LabelsJudged(counts, tuple(refused))

@@ -1,0 +1,53 @@
+"""Batches that are due: what their schedules come to at one tick. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from cluster.ports import FeedKind
+from cluster.schedule.fires import Fire, JobSeen, Schedule, StopJob, SubmitJob, job_id, jobs_of, look
+from cluster.state import AuditEvent, Feed, State, Wanted
+
+SCHEDULE = "schedule"
+
+
+def jobs_to_ask(state: State, now_s: float) -> set[str]:
+    """The jobs whose state the next decision needs; none as long as nothing is under way."""
+    return {job for feed in state.feeds.values() if feed.fires for job in jobs_of(feed.spec.name, feed.fires, now_s)}
+
+
+def fire_batch(
+    state: State, key: str, jobs: Mapping[str, JobSeen] | None, now_s: float, events: list[AuditEvent]
+) -> tuple[State, list[SubmitJob | StopJob]]:
+    """The state with a schedule's new fires, and the jobs to start and to stop. Appends what changed to `events`.
+
+    A paused batch fires no more; what it has under way is followed to its end.
+    """
+    feed = state.feeds[key]
+    schedule = feed.spec.schedule
+    if feed.spec.kind is not FeedKind.BATCH or schedule is None:
+        return state, []
+    since_s = now_s if feed.wanted is Wanted.PAUSED else feed.since_s
+    seen = look(feed.spec.name, schedule, feed.fires, jobs, since_s=since_s, now_s=now_s)
+    if seen.fires != feed.fires:
+        events += _told(feed, schedule, seen.fires, now_s)
+        state = replace(state, feeds={**state.feeds, key: replace(feed, fires=seen.fires)})
+    return state, list(seen.actions)
+
+
+def _told(feed: Feed, schedule: Schedule, after: tuple[Fire, ...], now_s: float) -> list[AuditEvent]:
+    before = {fire.at_s: fire for fire in feed.fires}
+    name, model = feed.spec.name, feed.spec.model
+    return [
+        AuditEvent(
+            now_s,
+            model,
+            None,
+            f"batch {fire.state}",
+            SCHEDULE,
+            {"batch": name, "job": job_id(name, fire.at_s, fire.attempt), "cron": schedule.cron, "reason": fire.reason},
+        )
+        for fire in after
+        if fire.at_s not in before or before[fire.at_s].state is not fire.state
+    ]

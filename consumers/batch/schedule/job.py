@@ -1,0 +1,96 @@
+"""One scheduled run, in a job of its own: `python -m consumers.batch.schedule.job BATCH --fire ID --as-of DATE --ray ADDRESS`.
+
+It asks the controller's actor, not the gateway: a scheduled run needs nothing but the cluster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import date
+from typing import Any
+
+from cluster.commands.requests import FeedName, FeedView, Message, Resolve, VersionView
+from cluster.errors import HeadraceError, Unreachable
+from consumers.batch.run import NothingNew, Progress, Workforce, begin
+from consumers.batch.spec import BatchSpec
+from consumers.batch.write.ledger import Pinned
+from consumers.batch.write.publish import RunManifest
+
+_TRIES = 60  # a controller that is being restarted is back in seconds
+_PAUSE_S = 1.0
+
+Call = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0 where the fire's run is published, whoever published it, or nothing was to do."""
+    parser = argparse.ArgumentParser(description="One scheduled run of a batch.")
+    parser.add_argument("batch")
+    parser.add_argument("--fire", required=True)
+    parser.add_argument("--as-of", required=True, type=date.fromisoformat)
+    parser.add_argument("--ray", required=True)
+    given = parser.parse_args(arguments)
+    # Not needed to read the arguments, and slow to import.
+    import ray
+
+    from consumers.batch.score.pool import ray_workforce
+    from deployments.control.client import NAMESPACE, ActorControlPlane
+
+    ray.init(address=given.ray, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        spec, pinned = asyncio.run(find(given.batch, ActorControlPlane().call))
+        manifest = run_fire(given.batch, spec, pinned, ray_workforce(), as_of=given.as_of, fire=given.fire)
+    except HeadraceError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the job's log, of which the schedule's history shows the last line
+        return 1
+    print(manifest.model_dump_json() if manifest else "no file is new: there is nothing to score")  # noqa: T201
+    return 0
+
+
+async def find(batch: str, call: Call, *, pause_s: float = _PAUSE_S) -> tuple[BatchSpec, Pinned]:
+    """The applied document, and the version that the run is pinned to: the document's, or stable now.
+
+    Waits for a controller that is being restarted. Raises Unreachable where it does not come back, and NotFound.
+    """
+    shown = FeedView.model_validate(await _ask(call, pause_s, "feed.show", FeedName(kind="batch", name=batch)))
+    spec = BatchSpec.model_validate(shown.spec)
+    asked = Resolve(model=spec.model, version=spec.version)
+    found = VersionView.model_validate(await _ask(call, pause_s, "version.resolve", asked))
+    return spec, Pinned(
+        model=found.model,
+        version=found.version,
+        artifact_uri=found.artifact_uri,
+        digest=found.digest,
+        signature=found.signature,
+    )
+
+
+async def _ask(call: Call, pause_s: float, command: str, request: Message) -> dict[str, Any]:
+    for _ in range(_TRIES):
+        try:
+            return await call(command, request.model_dump())
+        except Unreachable:
+            await asyncio.sleep(pause_s)
+    return await call(command, request.model_dump())
+
+
+def run_fire(name: str, spec: BatchSpec, pinned: Pinned, workforce: Workforce, *, as_of: date, fire: str) -> RunManifest | None:
+    """Makes the fire's run, or goes on with it. None where the batch scores only new files and there are none."""
+    try:
+        return begin(name, spec, pinned, workforce, as_of=as_of, fresh=True, watch=_log, fire=fire)
+    except NothingNew:
+        return None
+
+
+def _log(seen: Progress) -> None:
+    rate = f", {seen.rows_per_s:,.0f} rows/s" if seen.rows_per_s else ""
+    line = f"{seen.units_done}/{seen.units} units, {seen.rows_done:,} of {seen.rows:,} rows{rate}"
+    print(line, flush=True)  # noqa: T201 - the job's log
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Scheduled batches as Ray Jobs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import ray
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from cluster.errors import Unreachable
+from cluster.schedule.fires import JobSeen, JobState, SubmitJob
+
+PROGRAM = "consumers.batch.schedule.job"
+_ANSWER_S = 30.0  # the first job of a cluster starts parts of the dashboard
+_STATES = {
+    JobStatus.PENDING: JobState.RUNNING,
+    JobStatus.RUNNING: JobState.RUNNING,
+    JobStatus.SUCCEEDED: JobState.SUCCEEDED,
+    JobStatus.STOPPED: JobState.FAILED,
+    JobStatus.FAILED: JobState.FAILED,
+}
+
+
+class OwnJobClient(JobSubmissionClient):
+    """Asks the dashboard of this cluster: without a proxy, which would not know it, and with a limit to how long it may hang."""
+
+    def _do_request(self, *request: Any, **options: Any) -> Any:
+        # An empty proxy is none, and keeps the environment's from being taken.
+        return super()._do_request(*request, **{"timeout": _ANSWER_S, "proxies": {"http": "", "https": ""}, **options})
+
+
+class RayJobs:
+    """Implements `Jobs` over the dashboard of the Ray that this process belongs to. The submission id is the job's id.
+
+    A job's driver runs on the head node with the Python of this process, and asks for no CPU: its workers do.
+    """
+
+    def __init__(self, program: str = PROGRAM) -> None:
+        """`program` is the module that a job runs."""
+        self._program = program
+        self._client: OwnJobClient | None = None
+
+    def submit(self, wanted: SubmitJob) -> None:
+        """See `Jobs.submit`."""
+        # Told, since Ray would have the job join whichever Ray of its machine it finds first.
+        own = ray.get_runtime_context().gcs_address
+        program = [sys.executable, "-m", self._program, wanted.batch, "--fire", wanted.fire, "--as-of", wanted.as_of, "--ray", own]
+        try:
+            self._connected().submit_job(entrypoint=shlex.join(program), submission_id=wanted.job, entrypoint_num_cpus=0)
+        except (OSError, RuntimeError) as error:
+            if "already exists" not in str(error):
+                raise self._away(error) from error
+
+    def state(self, jobs: Collection[str]) -> Mapping[str, JobSeen]:
+        """See `Jobs.state`."""
+        seen = {}
+        for job in jobs:
+            details = self._details(job)
+            if details is not None:
+                seen[job] = JobSeen(_STATES[details.status], _why(details))
+        return seen
+
+    def stop(self, job: str) -> None:
+        """See `Jobs.stop`."""
+        details = self._details(job)
+        if details is None or details.status.is_terminal():
+            return
+        try:
+            self._connected().stop_job(job)
+        except (OSError, RuntimeError) as error:
+            raise self._away(error) from error
+
+    def _details(self, job: str) -> JobDetails | None:
+        try:
+            return self._connected().get_job_info(job)
+        except RuntimeError as error:
+            if "404" in str(error):
+                return None
+            raise self._away(error) from error
+        except OSError as error:
+            raise self._away(error) from error
+
+    def _connected(self) -> JobSubmissionClient:
+        if self._client is None:
+            self._client = OwnJobClient(ray.get_runtime_context().gcs_address)
+        return self._client
+
+    def _away(self, error: Exception) -> Unreachable:
+        self._client = None  # the dashboard may come back elsewhere
+        return Unreachable(
+            f"Ray's jobs can't be asked: {str(error).splitlines()[0]}",
+            where="ray dashboard",
+            remedy="scheduled batches are submitted through it: see that it runs",
+        )
+
+
+def _why(details: JobDetails) -> str:
+    """The job's last words, without Ray's preface and the log lines before them."""
+    if details.status not in (JobStatus.FAILED, JobStatus.STOPPED):
+        return ""
+    lines = [line.strip() for line in (details.message or "").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "the job failed"

@@ -1,0 +1,68 @@
+"""From the engine's outputs to the columns of the output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.errors import BadInput
+from cluster.signature import Signature
+from consumers.batch.spec import Output, OutputColumn, Source
+from deployments.engines.datatypes import Array
+
+VERSION_COLUMN = "model_version"
+
+
+def output_columns(output: Output, signature: Signature) -> dict[str, OutputColumn]:
+    """The columns to write: those declared, or every output and the version. Raises BadInput where one can't be made."""
+    declared = output.columns or {
+        **{spec.name: OutputColumn(source=Source.OUTPUT, output=spec.name) for spec in signature.outputs},
+        VERSION_COLUMN: OutputColumn(source=Source.VERSION),
+    }
+    for name, column in declared.items():
+        if column.source in (Source.VERSION, Source.MODEL):
+            continue
+        spec = signature.output(column.output)
+        if spec is None:
+            raise BadInput(
+                f"the model has no output {column.output!r}; it has {', '.join(o.name for o in signature.outputs)}",
+                where=f"spec.output.columns.{name}",
+                remedy="name an output, argmax(OUTPUT), max(OUTPUT), version() or model()",
+            )
+        if column.source is not Source.OUTPUT and len(spec.shape) < 2:
+            raise BadInput(
+                f"{column.source}({column.output}) needs an output with a second axis; its shape is {list(spec.shape)}",
+                where=f"spec.output.columns.{name}",
+                remedy="write the output as it is",
+            )
+    return declared
+
+
+def to_columns(
+    columns: Mapping[str, OutputColumn], outputs: Mapping[str, Array], rows: int, *, model: str, version: int
+) -> dict[str, pa.Array]:
+    """One Arrow array of `rows` values a column."""
+    arrays: dict[str, pa.Array] = {}
+    for name, column in columns.items():
+        match column.source:
+            case Source.VERSION:
+                arrays[name] = pa.array(np.full(rows, version, dtype=np.int32))
+            case Source.MODEL:
+                arrays[name] = pa.repeat(pa.scalar(model), rows)
+            case Source.ARGMAX:
+                arrays[name] = _arrow(outputs[column.output].argmax(axis=-1).astype(np.int32))
+            case Source.MAX:
+                arrays[name] = _arrow(outputs[column.output].max(axis=-1))
+            case Source.OUTPUT:
+                arrays[name] = _arrow(outputs[column.output])
+    return arrays
+
+
+def _arrow(values: Array) -> pa.Array:
+    """One value a row, or a fixed-size list where a row holds several."""
+    width = math.prod(values.shape[1:])
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1), type=pa.binary() if values.dtype == np.object_ else None)
+    return flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)

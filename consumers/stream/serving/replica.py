@@ -1,0 +1,134 @@
+"""One consumer of a stream as a Serve replica, so that operators see and scale streams in the dashboard."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+from ray import serve
+from ray.serve.schema import ReplicaRank
+
+from cluster.errors import Unreachable
+from consumers.stream.counters import Phase, WorkerStatus, began_of, open_of
+from consumers.stream.kafka.clients import chosen_client, open_log
+from consumers.stream.kafka.kafka_python.client import ensure_topics
+from consumers.stream.log.notes import ControlledNotes
+from consumers.stream.log.port import Log, Member, Partition
+from consumers.stream.loop import Loop
+from consumers.stream.serving.autoscale import LAG
+from consumers.stream.spec import Client, StreamSpec
+from deployments.control.client import connect
+from deployments.scoring.scorer import RoutedScorer
+from deployments.scoring.scorer_thread import ScorerThread
+from deployments.serving.collector import spare_collections
+from deployments.serving.serve_log import log_with_serve
+
+STUCK_AFTER_S = 120.0
+STOP_S = 30.0
+
+
+class StreamReplica:
+    """Runs one worker on a thread. Its name in the consumer group follows the replica's rank.
+
+    So a replica that is replaced takes its predecessor's partitions back without a rebalance, and fences it if it still lives.
+    """
+
+    def __init__(self, name: str, document: str, brokers: str) -> None:
+        """`document` is a StreamSpec as JSON. Returns at once; the worker starts when Serve tells the rank."""
+        log_with_serve()
+        self._name = name
+        self._spec = StreamSpec.model_validate_json(document)
+        self._brokers = brokers
+        self._lock = threading.Lock()
+        self._rank: int | None = None
+        self._loop: Loop | None = None
+        self._thread: threading.Thread | None = None
+
+    def reconfigure(self, user_config: dict[str, Any], rank: ReplicaRank | None) -> None:  # noqa: ARG002  # Serve's signature
+        """Called by Serve after `__init__`, and when ranks are dealt anew: then the worker starts over under its new name."""
+        with self._lock:
+            number = rank.rank if rank is not None else 0
+            if number == self._rank:
+                return
+            self._rank = number
+            before = self._thread
+            if self._loop is not None:
+                self._loop.stop()
+            scoring = ScorerThread(lambda: RoutedScorer(connect()))
+            loop = Loop(self._name, self._spec, scoring, lambda: self._open(number))
+            self._loop = loop
+            self._thread = threading.Thread(target=self._work, args=(loop, scoring, before), name="stream", daemon=True)
+            self._thread.start()
+
+    def check_health(self) -> None:
+        """Called by Serve. A worker that failed or stands still makes the replica ill, and Serve replaces it."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return
+        if loop.phase is Phase.FAILED or not thread.is_alive():
+            raise Unreachable(f"the worker has ended: {loop.message}", where=self._name, remedy="Serve starts another")
+        idle_s = time.monotonic() - loop.turned_s
+        if idle_s > STUCK_AFTER_S:
+            raise Unreachable(f"the worker has stood still for {idle_s:.0f} s", where=self._name, remedy="Serve starts another")
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve: how many records wait in this replica's partitions."""
+        return {LAG: float(sum(self._loop.lag().values())) if self._loop is not None else 0.0}
+
+    def status(self) -> dict[str, Any]:
+        """How the worker is doing: a WorkerStatus as plain data."""
+        loop = self._loop
+        if loop is None:
+            raise Unreachable("the worker has not started", where=self._name, remedy="ask again in a moment")
+        owned, counters = {self._label(partition): known for partition, known in sorted(loop.owned().items())}, loop.counters
+        return WorkerStatus(
+            replica=serve.get_replica_context().replica_tag,
+            rank=self._rank or 0,
+            pid=os.getpid(),
+            client="librdkafka" if chosen_client(self._spec.client) is Client.LIBRDKAFKA else "kafka-python",
+            phase=loop.phase,
+            message=loop.message,
+            partitions=tuple(owned),
+            lag={label: known.lag for label, known in owned.items()},
+            began={label: began_of(known) for label, known in owned.items() if known.began_at is not None},
+            held={label: known.held for label, known in owned.items() if known.held},
+            open_transactions={label: open_of(known) for label, known in owned.items() if known.unreadable},
+            rows_in=counters.rows_in,
+            rows_out=counters.rows_out,
+            rows_dead=counters.rows_dead,
+            rows_s=counters.rows_s,
+            in_flight_rows=loop.in_flight_rows,
+            in_flight_bytes=loop.in_flight_bytes,
+            commits=counters.commits,
+            commit_ms=counters.commit_ms,
+            recoveries=counters.recoveries,
+            retries=counters.retries,
+            breaker_open=loop.breaker.open,
+            stuck_recoveries=loop.stuck.recoveries,
+            stuck_cause=loop.stuck.cause,
+        ).model_dump(mode="json")
+
+    def __del__(self) -> None:
+        """Called by Serve when the replica stops: what was taken is committed first."""
+        loop, thread = self._loop, self._thread
+        if loop is not None and thread is not None:
+            loop.stop()
+            thread.join(STOP_S)
+
+    def _label(self, partition: Partition) -> int | str:
+        return partition.number if self._spec.input.topic else f"{partition.topic}/{partition.number}"
+
+    def _open(self, rank: int) -> Log:
+        ensure_topics(self._spec, self._brokers)
+        group = self._spec.group_of(self._name)
+        member = Member(group, f"{group}-{rank}", f"{group}-{rank}")
+        return open_log(self._spec, self._brokers, member, ControlledNotes(connect(), self._name))
+
+    def _work(self, loop: Loop, scoring: ScorerThread, before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()
+        with scoring:
+            spare_collections()
+            loop.run()

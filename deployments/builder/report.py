@@ -1,0 +1,72 @@
+"""What a build found, as kept in report.json and shown on screens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from deployments.builder.evaluation.quality import Quality, Task
+
+IMPORTED = "imported"
+
+
+class Entry(BaseModel):
+    """Base of the report's parts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Speed(Entry):
+    """At one batch size, one thread. `speedup` is against the imported model, measured in turns with it."""
+
+    rows_per_s: float
+    p50_ms: float
+    p99_ms: float
+    speedup: float
+
+
+class Variant(Entry):
+    """One form of the model. `speed` is by batch size; `peak_bytes` what loading and scoring adds to a process.
+
+    `broken` lists the gate's limits that it breaks. A variant with `skipped` could not be made or run, and has nothing else.
+    """
+
+    name: str
+    steps: tuple[dict[str, Any], ...] = ()
+    size_bytes: int = 0
+    quality: Quality | None = None
+    speed: dict[str, Speed] = {}
+    peak_bytes: int | None = None
+    broken: tuple[str, ...] = ()
+    skipped: str = ""
+
+    @property
+    def speedup(self) -> float:
+        """The geometric mean of the speedups at all batch sizes; 1 where none was measured."""
+        product = 1.0
+        for speed in self.speed.values():
+            product *= speed.speedup
+        return product ** (1 / len(self.speed)) if self.speed else 1.0
+
+
+class Report(Entry):
+    """report.json. `parity` is the largest difference of the import from its framework's own answers; `chosen` was kept."""
+
+    model: str
+    task: Task
+    source: dict[str, Any]
+    training: dict[str, Any] | None = None
+    parity: float
+    data: dict[str, Any]
+    variants: tuple[Variant, ...]
+    chosen: str | None
+    machine: dict[str, Any]
+    took_s: float
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name; KeyError where there is none."""
+        for one in self.variants:
+            if one.name == name:
+                return one
+        raise KeyError(name)

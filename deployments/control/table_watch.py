@@ -1,0 +1,82 @@
+"""Keeps a scorer's table the newest, and brings its evidence to the controller; both go on by themselves while it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from cluster.commands.requests import ControlPlane
+from cluster.errors import HeadraceError
+from cluster.routing.routes import EMPTY, RouteTable
+from deployments.control.evidence_log import EvidenceLog
+
+POLL_S = 30.0
+PUSH_EVERY_S = 1.0
+AWAY_PAUSE_S = 0.2
+AWAY_PAUSE_MAX_S = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class TableWatch:
+    """Long-polls the route table and hands each new one to `changed`. The last one is kept while the controller is away."""
+
+    def __init__(self, control: ControlPlane, changed: Callable[[RouteTable], None]) -> None:
+        """`changed` is called on the event loop, and must not block."""
+        self._control = control
+        self._changed = changed
+        self._known = asyncio.Event()
+        self.table = EMPTY
+
+    async def first(self, timeout_s: float) -> None:
+        """Waits for the first table, `timeout_s` at most."""
+        try:
+            await asyncio.wait_for(self._known.wait(), timeout_s)
+        except TimeoutError:
+            _log.warning("no route table within %g s; still asking the controller for one", timeout_s)
+
+    async def run(self) -> None:
+        """Goes on until cancelled."""
+        pause_s = AWAY_PAUSE_S
+        after = -1  # the first answer is the table as it is, also where nothing is served yet
+        while True:
+            try:
+                table = await self._control.routes(after, POLL_S)
+            except HeadraceError as error:
+                _log.warning("the controller is away, table %d stays: %s", self.table.number, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, AWAY_PAUSE_MAX_S)
+                continue
+            pause_s = AWAY_PAUSE_S
+            after = max(after, table.number)
+            if table.number > self.table.number:
+                self.table = table
+                self._changed(table)
+            self._known.set()
+
+
+class EvidencePush:
+    """Pushes evidence about once a second. What could not be pushed waits, added up, for the next time."""
+
+    def __init__(self, control: ControlPlane, log: EvidenceLog) -> None:
+        self._control = control
+        self._log = log
+
+    async def run(self) -> None:
+        """Goes on until cancelled."""
+        while True:
+            await asyncio.sleep(PUSH_EVERY_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Pushes what there is now; keeps it where the controller is away."""
+        batch = self._log.next_batch()
+        if batch is None:
+            return
+        try:
+            await self._control.push(batch)
+        except HeadraceError as error:
+            _log.debug("evidence waits: %s", error)
+        else:
+            self._log.delivered(batch)

@@ -1,0 +1,224 @@
+"""The gateway's ASGI application: Open Inference Protocol v2, V1 predict, the control API, a page. The work is elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.commands.requests import COMMANDS, ControlPlane
+from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound
+from deployments.gateway.admission import Admission, Lease
+from deployments.gateway.dataplane import EXTENSIONS, SERVER_NAME, DataPlane
+from deployments.gateway.http.asgi import (
+    Disconnected,
+    NotOffered,
+    Receive,
+    Reply,
+    Request,
+    Scope,
+    Send,
+    control_error_reply,
+    error_reply,
+    json_object,
+    json_reply,
+    ready_reply,
+    reply_to,
+    wrong_method_reply,
+)
+from deployments.gateway.http.callers import Callers
+from deployments.gateway.http.infer import HttpInfer, read_call, read_head
+from deployments.gateway.http.openapi import openapi_document
+from deployments.gateway.http.page import render_page, summary
+from deployments.gateway.http.repository import answer_repository_call, is_repository_call
+from deployments.gateway.large import LARGE_BYTES, LargeWork
+from deployments.gateway.protocol.v1 import encode_v1, parse_v1
+from deployments.gateway.repository import Repository
+
+
+class _WrongMethod(Exception):
+    """The path exists, but not for this method."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayApp:
+    """One ASGI application. `startup` and `shutdown` run with the server's lifespan."""
+
+    dataplane: DataPlane
+    repository: Repository
+    control: ControlPlane
+    server_version: str
+    max_body_bytes: int
+    admission: Admission
+    large: LargeWork
+    callers: Callers = field(default_factory=Callers.to)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one connection event, as ASGI asks."""
+        if scope["type"] == "http":
+            with Lease(self.admission) as lease:
+                await self._http(Request(scope, receive, self.max_body_bytes, lease, self.large), send)
+        elif scope["type"] == "websocket":
+            await _no_websocket(scope, receive, send)
+        else:
+            raise NotImplementedError(f"ASGI {scope['type']} is not served")
+
+    async def _http(self, request: Request, send: Send) -> None:
+        try:
+            self.admission.enter()
+        except NoCapacity as error:
+            await error_reply(error).send(send)
+            return
+        watch = asyncio.create_task(_end_when_gone(request, asyncio.current_task()))
+        try:
+            reply = await self._route(request)
+        except Disconnected:
+            return
+        except asyncio.CancelledError:
+            if not request.gone:
+                raise
+            return
+        except _WrongMethod:
+            reply = wrong_method_reply(request.method)
+        except Exception as error:  # noqa: BLE001 (`reply_to` logs it)
+            reply = reply_to(error, f"{request.method} {request.path}")
+        finally:
+            watch.cancel()
+            self.admission.leave()
+        await reply.send(send)
+
+    async def _route(self, request: Request) -> Reply:
+        request.check_head()
+        segments = [segment for segment in request.path.split("/") if segment]
+        match segments:
+            case ["v2", "models", model, "infer"]:
+                return await self._infer(request, model, None)
+            case ["v2", "models", model, "versions", version, "infer"]:
+                return await self._infer(request, model, version)
+            case ["v1", "models", model] if model.endswith(":predict"):
+                return await self._predict(request, model.removesuffix(":predict"))
+            case ["control", command]:
+                return await self._command(request, command)
+        if is_repository_call(segments):
+            _only_post(request)
+            self.callers.check(request.headers)
+            return await answer_repository_call(self.repository, segments, request)
+        if segments[:1] == ["v2"] and (missing := _not_offered(segments[1:])):
+            raise NotOffered(missing[0], where=f"/v2/{segments[1]}", remedy=missing[1])
+        reply = await self._describe(segments, request)
+        if reply is None:
+            raise NotFound(f"nothing at {request.path[:200]}", where="path", remedy="see / for what is served")
+        if request.method not in ("GET", "HEAD"):
+            raise _WrongMethod
+        return reply
+
+    async def _describe(self, segments: list[str], request: Request) -> Reply | None:
+        """What only tells; None where there is no such path."""
+        plane = self.dataplane
+        match segments:
+            case []:
+                return self._front_page(request)
+            case ["v2"]:
+                return json_reply({"name": SERVER_NAME, "version": self.server_version, "extensions": EXTENSIONS})
+            case ["openapi.json"]:
+                return json_reply(openapi_document(self.server_version))
+            case ["v2", "health", "live"]:
+                return json_reply({"live": True})
+            case ["v2", "health", "ready"]:
+                ready = await plane.ready()
+                return ready_reply({"ready": ready}, ready)
+            case ["v2", "models", "stats"]:
+                return json_reply(plane.statistics())
+            case ["v2", "models", model, "stats"]:
+                return json_reply(plane.statistics(model))
+            case ["v2", "models", model, "versions", version, "stats"]:
+                return json_reply(plane.statistics(model, version))
+            case ["v2", "models", model] | ["v2", "models", model, "versions", _] if len(segments) != 4:
+                return json_reply(plane.model_metadata(model, segments[4] if len(segments) == 5 else None))
+            case ["v2", "models", model, "ready"]:
+                return await self._model_ready(model)
+            case ["v2", "models", model, "versions", version, "ready"]:
+                return await self._model_ready(model, version)
+            case ["v2", "models", model, "config"]:
+                return json_reply(self.repository.config(model))
+            case ["v2", "models", model, "versions", version, "config"]:
+                return json_reply(self.repository.config(model, version))
+            case ["v1", "models"]:
+                return json_reply({"models": [route.model for route in plane.models()]})
+            case ["v1", "models", model]:
+                return await self._model_ready(model)
+        return None
+
+    async def _model_ready(self, model: str, version: str | None = None) -> Reply:
+        ready = await self.dataplane.model_ready(model, version)
+        return ready_reply({"name": model, "ready": ready}, ready)
+
+    def _front_page(self, request: Request) -> Reply:
+        models, host = self.dataplane.models(), request.header(b"host") or "127.0.0.1:8000"
+        if "text/html" not in (request.header(b"accept") or ""):
+            return json_reply(summary(models, host))
+        return Reply(200, render_page(models, self.server_version, host), b"text/html; charset=utf-8")
+
+    async def _infer(self, request: Request, model: str, version: str | None) -> Reply:
+        _only_post(request)
+        head = read_head(request.headers, model, version)
+        infer = HttpInfer(self.dataplane, self.large, self.max_body_bytes)
+        return await infer.answer(head, await request.raw_body(), request.lease)
+
+    async def _predict(self, request: Request, model: str) -> Reply:
+        _only_post(request)
+        body, signature = await request.body(), await self.dataplane.signature(model)
+        large = len(body) > LARGE_BYTES
+        wanted = await self.large.run(parse_v1, body, signature) if large else parse_v1(body, signature)
+        answer = await self.dataplane.infer(read_call(request.headers, model, None), wanted)
+        if sum(output.array.nbytes for output in answer.outputs) > LARGE_BYTES:
+            return Reply(200, await self.large.run(encode_v1, answer, columns=wanted.columns))
+        return Reply(200, encode_v1(answer, columns=wanted.columns))
+
+    async def _command(self, request: Request, command: str) -> Reply:
+        _only_post(request)
+        try:
+            self.callers.check(request.headers)
+            return json_reply(await self.control.call(command, await _payload(request, command)))
+        except HeadraceError as error:
+            return control_error_reply(error)
+
+
+def _not_offered(segments: list[str]) -> tuple[str, str] | None:
+    """Why a call of Triton's is not answered here, and what to do instead."""
+    match segments:
+        case [("systemsharedmemory" | "cudasharedmemory"), *_]:
+            return "tensors in shared memory are not taken", "send them in the body: binary tensors are as quick on one machine"
+        case [("trace" | "logging"), *_] | ["models", _, "trace", *_]:
+            return "traces and logs are not set by callers", "see the replicas' logs in Ray's folder"
+    return None
+
+
+async def _no_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    reply = json_reply({"error": "no WebSocket is served here (use HTTP, or gRPC's ModelStreamInfer)"}, 400)
+    await send({"type": "websocket.http.response.start", "status": reply.status, "headers": reply.all_headers()})
+    await send({"type": "websocket.http.response.body", "body": reply.body})
+
+
+async def _end_when_gone(request: Request, task: asyncio.Task[None] | None) -> None:
+    """Ends a request's work once its caller has hung up. Before its body is whole, who reads that is told."""
+    if await request.until_gone() and task is not None:
+        task.cancel()
+
+
+async def _payload(request: Request, command: str) -> dict[str, Any]:
+    # A page on another site can post a form to this address, but not JSON: so no browser is made to run a command.
+    if (request.header(b"content-type") or "").partition(";")[0].strip().lower() != "application/json":
+        raise BadInput("commands are JSON", where="Content-Type", remedy="send Content-Type: application/json")
+    if command not in COMMANDS:
+        raise NotFound(f"no command {command[:80]!r}", where="command", remedy=f"commands: {', '.join(COMMANDS)}")
+    return json_object(await request.body(), command)
+
+
+def _only_post(request: Request) -> None:
+    if request.method != "POST":
+        raise _WrongMethod

@@ -1,0 +1,73 @@
+"""An answer to its bytes: JSON, with binary tensors after it where they were asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from cluster.signature import Datatype
+from deployments.engines.datatypes import Array
+from deployments.gateway.protocol.request import Parameter
+from deployments.gateway.protocol.tensors import to_json, to_raw
+from deployments.scoring.nonfinite import has_infinity, spoken
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """One output, and whether it goes as binary."""
+
+    name: str
+    datatype: Datatype
+    array: Array
+    binary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """What is answered. `version` is the one that scored it."""
+
+    model: str
+    version: str
+    outputs: tuple[OutputTensor, ...]
+    id: str = ""
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+
+
+def encode_response(response: InferResponse) -> tuple[bytes, int | None]:
+    """The body, and the length of its JSON where tensors follow (else None). In JSON, NaN is null, and infinities are texts.
+
+    Raises BadInput where an output can't be sent as JSON.
+    """
+    document: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
+    if response.id:
+        document["id"] = response.id
+    if response.parameters:
+        document["parameters"] = response.parameters
+    tail: list[bytes] = []
+    document["outputs"] = [_output(output, tail) for output in response.outputs]
+    header = dumps(document, response)
+    if not tail:
+        return header, None
+    return b"".join((header, *tail)), len(header)
+
+
+def dumps(document: dict[str, Any], response: InferResponse) -> bytes:
+    """The document of an answer as JSON."""
+    written = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    # What is not finite orjson writes as null: seldom is there any, and to look for it here costs least.
+    if b"null" in written and any(not output.binary and has_infinity(output.array) for output in response.outputs):
+        return orjson.dumps(document, default=spoken)
+    return written
+
+
+def _output(output: OutputTensor, tail: list[bytes]) -> dict[str, Any]:
+    tensor: dict[str, Any] = {"name": output.name, "datatype": output.datatype.value, "shape": list(output.array.shape)}
+    if output.binary:
+        data = to_raw(output.datatype, output.array)
+        tensor["parameters"] = {"binary_data_size": len(data)}
+        tail.append(data)
+    else:
+        tensor["data"] = to_json(output.name, output.datatype, output.array)
+    return tensor

@@ -1,0 +1,46 @@
+"""Gives out label keys with the answers that labels may judge later. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cluster.routing.routes import LabelledOutput
+from deployments.engines.datatypes import Array
+from deployments.scoring.rows import Part
+
+
+def label_keys(wanted: LabelledOutput, outputs: Mapping[str, Array], parts: Sequence[Part], rows: int) -> list[str]:
+    """A key a row, as cluster.rollout.labels reads them, but for the prediction at its end, which the caller knows.
+
+    Empty where the answer is no fair sample of its version, or there is none.
+    """
+    keys = [""] * rows
+    output = outputs.get(wanted.name)
+    if output is None:
+        return keys
+    answers = _answers(output, by_class=wanted.by_class)
+    if answers is None:
+        return keys
+    for part in parts:
+        if part.fair:
+            for place, row in enumerate(part.rows.tolist()):
+                if place not in part.answer.failed:
+                    keys[row] = f"{wanted.rollout}/{part.version}/{answers[row]:.9g}"
+    return keys
+
+
+def _answers(output: Array, *, by_class: bool) -> list[float] | None:
+    """A number a row: its class, or the number that it holds; None where rows hold neither."""
+    flat = output.reshape(len(output), -1)
+    if output.dtype == np.object_ or flat.shape[1] == 0:
+        return None
+    if by_class and np.issubdtype(output.dtype, np.floating) and flat.shape[1] > 1:
+        classes: list[float] = np.argmax(flat, axis=1).tolist()
+        return classes
+    if flat.shape[1] != 1:
+        return None
+    values = np.rint(flat[:, 0]) if by_class else flat[:, 0]
+    numbers: list[float] = values.astype(np.float64).tolist()
+    return numbers

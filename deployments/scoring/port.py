@@ -1,0 +1,56 @@
+"""What every caller of a scorer meets: the question, the answer, the typed failures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.errors import HeadraceError
+from cluster.signature import Signature
+from deployments.engines.datatypes import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Answers in the order of the rows asked.
+
+    `outputs` has n rows each; rows with an error hold zeros (empty bytes for BYTES). `versions[i]` is the version that
+    scored row i, int32. `errors` maps a row's index to its error: BadInput (the row's fault) or EngineFailure (no version
+    could score it, found by bisecting). Empty where all went well. `label_keys`, while a rollout wants labels, has a text for
+    each row, empty for rows that must not be judged: with `/` and a name of the prediction it is what a label is sent under.
+    """
+
+    outputs: dict[str, Array]
+    versions: npt.NDArray[np.int32]
+    errors: dict[int, HeadraceError]
+    label_keys: Sequence[str] | None = None
+
+
+class Scorer(Protocol):
+    """The one object through which every caller scores; owns split, shadow, fallback, bisecting and evidence."""
+
+    async def score(
+        self,
+        model: str,
+        tensors: Mapping[str, Array],
+        keys: Sequence[bytes | None] | None = None,
+        *,
+        version: int | None = None,
+        timeout_s: float | None = None,
+        donated: bool = False,
+    ) -> Scored:
+        """Scores n rows; `tensors` have the batch axis first. `keys` (n of them) steer the split; None: drawn at random.
+
+        `version` pins, without split, shadow or evidence. `timeout_s` defaults to the model's own. `donated`: the arrays,
+        none of which share memory, are given up; their rows may lie in any order afterwards, which saves copies. A row with NaN,
+        where the model refuses it, is that row's BadInput. Raises NotFound (no such model or version is served), BadInput (a
+        missing, unknown or wrongly shaped tensor: the whole call is wrong), NoCapacity (transient: no replica, a full queue,
+        deadline).
+        """
+
+    def signature(self, model: str, version: int | None = None) -> Signature:
+        """The signature of the stable version, or of the one given. Raises NotFound."""

@@ -1,0 +1,114 @@
+"""One replica of a version: a Serve actor that holds an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from ray import serve
+
+from cluster.errors import NoCapacity
+from deployments.artifacts.artifact import localize, read_samples
+from deployments.engines.datatypes import Array
+from deployments.engines.isolate import score_isolating
+from deployments.engines.load import load_engine
+from deployments.engines.port import DeviceLost
+from deployments.scoring.rows import Answer, take
+from deployments.serving.collector import keep_from_collections
+from deployments.serving.memory_limit import end_above
+from deployments.serving.serve_log import log_with_serve
+from deployments.transport.lines.frames import Reply
+from deployments.transport.lines.serve_book import ReplicaBook, line_name, own_node
+from deployments.transport.lines.server import LineServer
+
+_log = logging.getLogger(__name__)
+
+
+class Replica:
+    """Loads one artifact, proves it on its sample rows, and scores batches. Run by Serve; see `deployments.serving.fleet`.
+
+    Only modules that scoring needs are imported here: torch is loaded by a torch engine alone.
+    """
+
+    _lines: LineServer | None = None
+    _opening: asyncio.Task[None] | None = None
+
+    def __init__(
+        self, uri: str, digest: str, *, threads: int, gpus: float, stuck_after_s: float, memory_bytes: int | None = None
+    ) -> None:
+        """Blocks until the engine is warm. `stuck_after_s` is how long calls may wait with none finished before the replica
+        calls itself ill; above `memory_bytes` its process ends. Raises BadArtifact, Unreachable or NoCapacity, which Serve shows
+        as the app's message."""
+        log_with_serve()
+        if memory_bytes is not None:
+            end_above(memory_bytes)
+        path = localize(uri, digest)
+        self._engine = load_engine(path, threads=threads, gpus=gpus)
+        self._probe = take(read_samples(path).inputs, slice(0, 1))
+        self._stuck_after_s = stuck_after_s
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="engine")
+        self._waiting = 0
+        self._progress_s = time.monotonic()
+        keep_from_collections()
+        self._opening = asyncio.get_running_loop().create_task(self._open_lines())
+
+    async def __del__(self) -> None:
+        """Called by Serve before the process ends, when its own calls are answered."""
+        if self._opening is not None:
+            await self._opening
+        if self._lines is not None:
+            await self._lines.close()
+
+    async def score(self, tensors: dict[str, Array], timeout_s: float) -> Reply:
+        """Scores n rows: the outputs, the indices of rows that the engine failed (zeros in the outputs), and the error of each.
+
+        Raises NoCapacity where the call waited for `timeout_s` before its turn came.
+        """
+        end_s = time.monotonic() + timeout_s
+        answer = await self._run(tensors, end_s)
+        rows = sorted(answer.failed)
+        return answer.outputs, rows, [answer.failed[row] for row in rows]
+
+    async def check_health(self) -> None:
+        """Called by Serve. An idle replica scores a sample row; a busy one must have finished a call not long ago."""
+        if self._waiting == 0:
+            answer = await self._run(self._probe, time.monotonic() + self._stuck_after_s)
+            if answer.failed:
+                raise answer.failed[0]
+        elif time.monotonic() - self._progress_s > self._stuck_after_s:
+            raise NoCapacity(f"no call has finished for {self._stuck_after_s:g} s", remedy="Serve replaces the replica")
+
+    async def _run(self, tensors: dict[str, Array], end_s: float) -> Answer:
+        if self._waiting == 0:
+            self._progress_s = time.monotonic()
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._in_turn, tensors, end_s)
+        finally:
+            self._waiting -= 1
+            self._progress_s = time.monotonic()
+
+    async def _open_lines(self) -> None:
+        try:
+            book = ReplicaBook()
+            lines = LineServer(self.score, book.most, book.answered)
+            await lines.open(line_name(own_node(), serve.get_replica_context().replica_id))
+        except (AttributeError, KeyError, OSError) as error:
+            _log.warning("callers reach this replica by Serve alone: %r", error)
+        else:
+            self._lines = lines
+
+    def _in_turn(self, tensors: dict[str, Array], end_s: float) -> Answer:
+        if time.monotonic() > end_s:
+            raise NoCapacity("its turn came after the deadline", remedy="retry, or add replicas")
+        try:
+            return score_isolating(self._engine, tensors)
+        except DeviceLost as error:
+            # As after a crash: callers find the row at fault, and Serve starts another replica.
+            _log.error("the process ends: %s", error)
+            os.kill(os.getpid(), signal.SIGKILL)
+            raise

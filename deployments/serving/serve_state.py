@@ -1,0 +1,60 @@
+"""What Serve says of an app, as the brain's words. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from ray.serve._private.common import DeploymentStatus, ReplicaState
+from ray.serve.schema import ApplicationStatus
+
+from cluster.ports import AppState, AppStatus
+from deployments.serving.serve_controller import SeenApp
+
+_REASON = re.compile(
+    r"^\s*(?:[A-Za-z_][\w.]*\.)?(\w*(?:Error|Exception|BadArtifact|Unreachable|NoCapacity|EngineFailure)): (.+)$", re.M
+)
+_LONGEST = 2000
+
+
+def app_state(name: str, app: SeenApp, deployment: str) -> AppState:
+    """The state of an app with one deployment.
+
+    An app is READY as long as any replica serves: one that lost some replicas, or is being scaled, must not lose its traffic.
+    """
+    details = app.deployments.get(deployment)
+    # Either may have the reason; the app's may only say that the deployment failed.
+    message = "\n".join(told for told in (app.message, details.message if details is not None else "") if told)
+    if details is None:
+        return AppState(name, _WITHOUT_REPLICAS[app.status], 0, 0, reason(message))
+    running = sum(replica.state is ReplicaState.RUNNING for replica in details.replicas)
+    target = details.target_num_replicas or 0
+    status = _status(app.status, details.status, running, target)
+    return AppState(name, status, running, target, "" if running >= target and status is AppStatus.READY else reason(message))
+
+
+_WITHOUT_REPLICAS = {
+    ApplicationStatus.NOT_STARTED: AppStatus.STARTING,
+    ApplicationStatus.DEPLOYING: AppStatus.STARTING,
+    ApplicationStatus.DEPLOY_FAILED: AppStatus.FAILED,
+    ApplicationStatus.RUNNING: AppStatus.STARTING,
+    ApplicationStatus.UNHEALTHY: AppStatus.UNHEALTHY,
+    ApplicationStatus.DELETING: AppStatus.STOPPING,
+}
+
+
+def _status(app: ApplicationStatus, deployment: DeploymentStatus, running: int, target: int) -> AppStatus:
+    if app is ApplicationStatus.DELETING:
+        return AppStatus.STOPPING
+    if app is ApplicationStatus.DEPLOY_FAILED or deployment is DeploymentStatus.DEPLOY_FAILED:
+        return AppStatus.FAILED
+    if deployment is DeploymentStatus.UPDATING:
+        return AppStatus.STARTING
+    if running > 0 or target == 0:
+        return AppStatus.READY
+    return AppStatus.UNHEALTHY if deployment is DeploymentStatus.UNHEALTHY else AppStatus.STARTING
+
+
+def reason(message: str) -> str:
+    """The last error that a traceback in Serve's message names; the message itself where it names none."""
+    found = _REASON.findall(message)
+    return (found[-1][1] if found else message).strip()[:_LONGEST]

@@ -1,0 +1,82 @@
+"""`headrace status` as a person reads it."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cluster.commands.requests import FeedView, ModelView
+from headrace.cli.rollout import shown as shown_rollout
+from headrace.local.status import NodeView, Overview
+
+STYLES = {"ready": "green", "running": "green", "alive": "green", "failed": "red", "unhealthy": "red", "dead": "red"}
+
+
+def shown(seen: Overview) -> RenderableType:
+    """Addresses, nodes, models, rollouts under way, streams and batches."""
+    parts: list[RenderableType] = [_addresses(seen)]
+    if seen.nodes:
+        parts += [Text(), _nodes(seen.nodes)]
+    parts += [Text(), _models(seen.models)]
+    parts += [Text(f"{model.name}: {model.fault}", "red") for model in seen.models if model.fault]
+    # Where no version serves, the last rollout says why.
+    told = [model for model in seen.models if model.rollout and (model.rollout.ended_s is None or model.stable is None)]
+    parts += [shown_rollout(model.rollout) for model in told if model.rollout]
+    if seen.feeds:
+        parts += [Text(), _feeds(seen.feeds)]
+    return Group(*parts)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _word(status: str) -> Text:
+    return Text(status, STYLES.get(status, "yellow"))
+
+
+def _addresses(seen: Overview) -> Table:
+    table = _table("address", "")
+    for name, address in seen.addresses.model_dump().items():
+        if address:
+            table.add_row(name, address)
+    return table
+
+
+def _nodes(nodes: tuple[NodeView, ...]) -> Table:
+    table = _table("node", "state", "role", "resources")
+    for node in nodes:
+        counted = {k: v for k, v in node.resources.items() if k in ("CPU", "GPU") or k.startswith("accelerator_type:")}
+        resources = ", ".join(f"{name} {amount:g}" for name, amount in sorted(counted.items()))
+        table.add_row(node.address, _word(node.state), "head" if node.is_head else "worker", resources)
+    return table
+
+
+def _models(models: tuple[ModelView, ...]) -> RenderableType:
+    if not models:
+        return Text("no models yet: `headrace build` makes a version, `headrace apply` serves it")
+    table = _table("model", "version", "role", "status", "replicas", "")
+    for model in models:
+        apps = {app.app: app for app in model.apps}
+        for version in model.versions:
+            app = apps.get(f"{model.name}--v{version.version}")
+            if app is None:
+                table.add_row(model.name, str(version.version), version.role, "-", "-", "")
+                continue
+            replicas = f"{app.replicas} of {app.target_replicas}"
+            table.add_row(model.name, str(version.version), version.role, _word(app.status), replicas, Text(app.message))
+        if not model.versions:
+            table.add_row(model.name, "-", "-", "-", "-", "no version yet: `headrace build`")
+    return table
+
+
+def _feeds(feeds: tuple[FeedView, ...]) -> Table:
+    table = _table("feed", "name", "model", "wanted", "status", "replicas", "")
+    for feed in feeds:
+        row = (feed.kind, feed.name, feed.model, feed.wanted, _word(feed.status), str(feed.replicas), Text(feed.message))
+        table.add_row(*row)
+    return table

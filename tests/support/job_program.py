@@ -1,0 +1,15 @@
+"""What the contract's jobs run instead of a batch: ends, fails, waits, or says which Ray it is to join, as the batch's name says."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+if __name__ == "__main__":
+    sys.stderr.write(f"as asked: {sys.argv[1:]}\n")
+    if sys.argv[1] == "fails":
+        sys.exit("the last words")
+    if sys.argv[1] == "says-its-ray":
+        sys.exit(sys.argv[sys.argv.index("--ray") + 1])
+    if sys.argv[1] == "waits":
+        signal.pause()

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.fs as pafs
+import pytest
+
+from cluster.errors import BadArtifact, NoCapacity
+from deployments.artifacts.artifact import (
+    MANIFEST,
+    Samples,
+    check_registered,
+    localize,
+    read_manifest,
+    read_samples,
+    remove,
+    verify,
+    write_artifact,
+)
+from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
+
+
+def test_is_found_by_its_digest(tmp_path: Path) -> None:
+    uri, digest, manifest = mlp_artifact(tmp_path)
+    assert Path(uri) == tmp_path / "digits" / digest
+    assert hashlib.sha256((Path(uri) / MANIFEST).read_bytes()).hexdigest() == digest
+    assert read_manifest(Path(uri)) == manifest == verify(Path(uri), digest)
+    assert localize(uri, digest) == Path(uri)
+    assert {entry.path for entry in manifest.files} == {"model.onnx", "samples.npz", "report.json"}
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "samples.npz", "report.json"])
+def test_damage_names_the_file(tmp_path: Path, name: str) -> None:
+    uri, digest, _ = mlp_artifact(tmp_path)
+    with (Path(uri) / name).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BadArtifact, match=name):
+        verify(Path(uri), digest)
+
+
+def test_another_manifest_is_refused(tmp_path: Path) -> None:
+    uri, _, _ = mlp_artifact(tmp_path)
+    with pytest.raises(BadArtifact, match="not the registered one"):
+        verify(Path(uri), "0" * 64)
+
+
+def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
+    uri, _, _ = mlp_artifact(tmp_path)
+    manifest = Path(uri) / MANIFEST
+    manifest.write_bytes(manifest.read_bytes().replace(b'"model.onnx"', b'"../model.onnx"'))
+    with pytest.raises(BadArtifact, match="leaves the artifact"):
+        verify(Path(uri))
+
+
+@pytest.mark.parametrize("name", ["", MANIFEST])
+def test_no_artifact_is_said(tmp_path: Path, name: str) -> None:
+    if name:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(BadArtifact, match="manifest"):
+        read_manifest(tmp_path)
+
+
+def test_a_remote_artifact_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # pyarrow's own file system behind a name that is not local stands for S3 and the like.
+    uri, digest, _ = mlp_artifact(tmp_path / "far")
+    monkeypatch.setattr(
+        "deployments.artifacts.artifact._remote", lambda uri: (pafs.LocalFileSystem(), uri.removeprefix("far://"))
+    )
+    cache = tmp_path / "cache"
+    local = localize(f"far://{uri}", digest, cache=cache)
+    assert local == cache / digest
+    shutil.rmtree(uri)
+    assert localize(f"far://{uri}", digest, cache=cache) == local
+    assert [path.name for path in cache.iterdir()] == [digest]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("deployments.artifacts.artifact.shutil.copyfile", full)
+    with pytest.raises(NoCapacity, match="free some space"):
+        mlp_artifact(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_removed_is_gone_and_removing_again_is_harmless(tmp_path: Path) -> None:
+    uri, _, _ = mlp_artifact(tmp_path)
+    remove(uri)
+    remove(uri)
+    assert not Path(uri).exists()
+
+
+def test_bytes_survive_as_samples(tmp_path: Path) -> None:
+    words = np.empty((3,), dtype=np.object_)
+    words[:] = [b"a\x00", b"", "ü".encode()]
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"never read here")
+    written = write_artifact(
+        tmp_path / "root",
+        model="words",
+        engine="onnx",
+        signature=SIGNATURE,
+        files={"model.onnx": model},
+        samples=Samples(inputs={"word": words, INPUT: rows(3)}, outputs={OUTPUT: rows(3)}),
+        report={},
+        source={},
+    )
+    found = read_samples(Path(written.uri))
+    assert found.inputs["word"].tolist() == words.tolist()
+    np.testing.assert_array_equal(found.inputs[INPUT], rows(3))
+
+
+@pytest.mark.parametrize("place", ["{}", "file://{}"])
+def test_a_version_is_registered_only_where_its_artifact_stands(tmp_path: Path, place: str) -> None:
+    uri, digest, manifest = mlp_artifact(tmp_path)
+    check_registered(place.format(uri), digest, "onnx", manifest.signature)
+    (Path(uri) / "report.json").unlink()
+    with pytest.raises(BadArtifact, match=r"report\.json is missing"):
+        check_registered(place.format(uri), digest, "onnx", manifest.signature)
+
+
+def test_a_version_is_registered_only_as_what_its_artifact_is(tmp_path: Path) -> None:
+    uri, digest, manifest = mlp_artifact(tmp_path)
+    other = manifest.signature.model_copy(update={"outputs": manifest.signature.inputs})
+    for place, its_digest, engine, signature, words in (
+        ("/etc", digest, "onnx", manifest.signature, "no manifest"),
+        (str(tmp_path / "nowhere"), digest, "onnx", manifest.signature, "no manifest"),
+        (uri, "0" * 64, "onnx", manifest.signature, "another digest"),
+        (uri, digest, "torch", manifest.signature, "another engine or signature"),
+        (uri, digest, "onnx", other, "another engine or signature"),
+    ):
+        with pytest.raises(BadArtifact, match=words):
+            check_registered(place, its_digest, engine, signature)

@@ -1,0 +1,118 @@
+"""Every command that changes something leaves an event that says who asked for it; what only looks leaves none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster.commands import dispatch
+from cluster.commands.requests import COMMANDS, Command
+from cluster.errors import BadInput
+from cluster.state import AuditEvent
+from tests.support.brain import SIGNATURE, SURE, Brain
+
+STREAM = {"kind": "stream", "name": "scores"}
+BATCH = {"kind": "batch", "name": "nightly"}
+DIGITS = {"model": "digits"}
+THIRD = {"artifact_uri": "file:///3", "digest": "d3", "engine": "onnx", "signature": SIGNATURE}
+APPLIED = {"models": [{"name": "digits", "rollout": SURE, "serving": {"threads": 2}}]}
+# By command: what is asked first, the request, and the event that it leaves.
+CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] = {
+    "apply": ((), APPLIED, "applied", {"kind": "model", "name": "digits", "action": "updated"}),
+    "version.register": ((), DIGITS | THIRD, "registered", {"version": 4, "digest": "d3"}),
+    "version.remove": ((), DIGITS | {"version": 3}, "removed", {"version": 3}),
+    "model.scale": ((), DIGITS | {"replicas": 3}, "scaled", {"replicas": 3}),
+    "rollout.start": ((), DIGITS | {"version": 2}, "started", {"candidate": 2, "stable": 1}),
+    "rollout.pause": (("rollout.start",), DIGITS, "paused", {}),
+    "rollout.resume": (("rollout.start", "rollout.pause"), DIGITS, "pending", {}),
+    "rollout.promote": (("rollout.start", "tick"), DIGITS, "promoted", {}),
+    "rollout.abort": (("rollout.start",), DIGITS, "rolled_back", {}),
+    "feed.pause": ((), STREAM, "feed.pause", STREAM),
+    "feed.resume": (("feed.pause",), STREAM, "feed.resume", STREAM),
+}
+LOOKS: dict[str, dict[str, Any]] = {
+    "status": {},
+    "version.resolve": DIGITS,
+    "model.show": DIGITS,
+    "rollout.status": DIGITS,
+    "rollout.history": DIGITS,
+    "feed.list": {},
+    "feed.show": STREAM,
+}
+
+
+@pytest.fixture
+def brain() -> Brain:
+    """Version 1 of `digits` is stable, 2 and 3 wait; a stream and a batch score with it."""
+    brain = Brain()
+    plan, serving = {**SURE, "start": "manual"}, {"scaling": {"mode": "manual", "replicas": 1}}
+    brain.build(1)
+    brain.apply(plan, serving, feeds=[feed | {"model": "digits", "spec": {}} for feed in (STREAM, BATCH)])
+    brain.tick(4)
+    brain.build(2)
+    brain.build(3)
+    brain.tick()
+    return brain
+
+
+def told(brain: Brain) -> list[AuditEvent]:
+    return brain.store.audit("digits")
+
+
+def test_each_command_changes_or_looks_or_is_known_to_be_untold() -> None:
+    assert set(CHANGES) | set(LOOKS) | dispatch.UNTOLD == set(COMMANDS)
+    assert all(issubclass(COMMANDS[command][0], Command) for command in CHANGES)
+
+
+@pytest.mark.parametrize("command", CHANGES)
+@pytest.mark.parametrize(("actor", "by"), [("ann", "ann"), ("", "a person")])
+def test_what_changes_something_says_who_asked(brain: Brain, command: str, actor: str, by: str) -> None:
+    first, request, event, detail = CHANGES[command]
+    for earlier in first:
+        if earlier == "tick":
+            brain.tick(4)
+        else:
+            brain.call(earlier, **CHANGES[earlier][1])
+    before = len(told(brain))
+    brain.call(command, **request, actor=actor)
+    (new,) = told(brain)[before:]
+    assert (new.event, new.actor, new.at_s) == (event, by, brain.clock.now_s)
+    assert new.detail.items() >= detail.items()
+
+
+def test_a_batch_is_paused_under_its_own_name(brain: Brain) -> None:
+    brain.call("feed.pause", **BATCH, actor="ann")
+    (shown,) = [event for event in brain.call("rollout.history", model="digits")["audit"] if event["event"] == "feed.pause"]
+    assert (shown["actor"], shown["rollout"], shown["detail"]) == ("ann", None, BATCH)
+
+
+@pytest.mark.parametrize("command", LOOKS)
+def test_what_only_looks_leaves_nothing(brain: Brain, command: str) -> None:
+    before = told(brain), brain.store.load()
+    brain.call(command, **LOOKS[command])
+    assert (told(brain), brain.store.load()) == before
+
+
+@pytest.mark.parametrize(("command", "first"), [("feed.resume", ()), ("feed.pause", ("feed.pause",))])
+def test_what_is_so_already_leaves_nothing(brain: Brain, command: str, first: tuple[str, ...]) -> None:
+    for earlier in first:
+        brain.call(earlier, **STREAM)
+    before = told(brain), brain.store.load()
+    brain.clock.now_s += 60
+    brain.call(command, **STREAM, actor="ann")
+    assert (told(brain), brain.store.load()) == before
+
+
+def test_what_a_stream_remembers_for_itself_is_no_ones_decision(brain: Brain) -> None:
+    before = told(brain)
+    brain.call("feed.notes", **STREAM, notes={"begins/in/0": "17"})
+    assert brain.store.load().feeds["stream--scores"].notes == {"begins/in/0": "17"}
+    assert told(brain) == before
+
+
+def test_what_is_refused_leaves_nothing(brain: Brain) -> None:
+    before = told(brain)
+    with pytest.raises(BadInput, match="actor"):
+        brain.call("feed.pause", **STREAM, actor="a" * 201)
+    assert told(brain) == before

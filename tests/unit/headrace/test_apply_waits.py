@@ -1,0 +1,90 @@
+"""What `headrace apply` waits for, and when it says instead that waiting is in vain."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.commands.requests import Apply, FeedDocument, ModelDocument, StatusView
+from cluster.errors import BadInput, EngineFailure
+from cluster.fleet.serving import Serving
+from cluster.versions import Version
+from deployments.serving.fake_fleet import FakeFleet
+from headrace.cli.apply import unready
+from tests.support.brain import Brain
+
+DOCUMENTS = Apply(models=(ModelDocument(name="digits"),))
+
+
+def awaited(brain: Brain) -> list[str]:
+    return unready(StatusView.model_validate(brain.call("status")), DOCUMENTS)
+
+
+def test_it_waits_for_the_first_version_and_no_longer() -> None:
+    brain = Brain()
+    brain.build(1)
+    brain.apply()
+    brain.tick()
+    assert awaited(brain) == ["model digits: first version is starting"]
+    brain.tick(4)
+    assert awaited(brain) == []
+
+
+def with_one_given_up() -> Brain:
+    """Version 1 could not start, and its rollout is over."""
+    brain = Brain()
+    brain.fleet.doom("digits--v1", "no such operator")
+    brain.build(1)
+    brain.apply()
+    brain.tick(40, each_s=1)
+    return brain
+
+
+def test_a_first_version_that_was_given_up_is_not_waited_for_and_its_next_try_is() -> None:
+    brain = with_one_given_up()
+    with pytest.raises(EngineFailure, match=r"rolled_back: the candidate is failed: no such operator .*rollout start digits"):
+        awaited(brain)
+    brain.call("rollout.start", model="digits")
+    brain.tick()
+    assert awaited(brain) == ["model digits: first version is starting"]
+
+
+def test_after_a_version_that_was_given_up_a_newer_one_is_waited_for() -> None:
+    brain = with_one_given_up()
+    brain.build(2)
+    assert awaited(brain) == ["model digits: first version is starting"]
+
+
+def test_a_version_that_the_fleet_refuses_is_told_with_its_reason() -> None:
+    class Refusing(FakeFleet):
+        def deploy(self, version: Version, serving: Serving, replicas: int) -> None:
+            raise BadInput("no node is called so", where=str(version.id), remedy="correct it")
+
+    brain = Brain(fleet=Refusing())
+    brain.build(1)
+    brain.apply()
+    brain.tick(4)
+    with pytest.raises(EngineFailure, match="no node is called so"):
+        awaited(brain)
+
+
+def test_a_stable_version_that_fails_is_told_with_when_it_is_tried_again_and_not_as_serving_on() -> None:
+    brain = Brain()
+    brain.serve_first()
+    brain.fleet.vanish("digits--v1")
+    brain.fleet.doom("digits--v1", "no such folder")
+    brain.tick(3)
+    with pytest.raises(EngineFailure, match=r"no such folder; failed once, is tried again in \d s") as refused:
+        awaited(brain)
+    assert "it is tried again by itself" in refused.value.remedy
+    assert "goes on serving" not in refused.value.remedy
+
+
+def test_a_stream_whose_document_is_refused_is_not_waited_for() -> None:
+    brain = Brain()
+    brain.serve_first()
+    brain.streams.refused["scores"] = BadInput("there is no codec yaml", where="stream scores", remedy="name another")
+    stream = FeedDocument(kind="stream", name="scores", model="digits", spec={})
+    brain.call("apply", feeds=[stream.model_dump()])
+    brain.tick(2)
+    with pytest.raises(EngineFailure, match="there is no codec yaml"):
+        unready(StatusView.model_validate(brain.call("status")), Apply(feeds=(stream,)))

@@ -1,0 +1,247 @@
+"""The control client, against a transport that answers what a gateway would."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cluster import errors
+from cluster.commands.requests import COMMANDS, Apply, ModelDocument, Nothing, ScaleModel, StatusView
+from headrace.client import KINDS, LOOKS, ControlClient, may_answer
+from headrace.local.home import read_settings
+from headrace.local.ports import free_port
+from headrace.local.run_state import RAY, Addresses, Phase, RunState, save_run, started
+from headrace.patience import Patience
+
+STATUS = {"table": 3, "tick_s": 1.0, "models": [], "feeds": []}
+
+
+def client(answer: Callable[[httpx.Request], httpx.Response]) -> ControlClient:
+    return ControlClient("http://gateway", transport=httpx.MockTransport(answer))
+
+
+def test_a_command_is_posted_and_its_answer_read() -> None:
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, json={"changes": [{"kind": "model", "name": "digits", "action": "created"}]})
+
+    with client(answer) as control:
+        applied = control.apply(Apply(models=(ModelDocument(name="digits"),)))
+    assert (asked[0].method, asked[0].url.path) == ("POST", "/control/apply")
+    assert json.loads(asked[0].content)["models"][0]["name"] == "digits"
+    assert applied.changes[0].action == "created"
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_an_error_comes_back_as_its_own_class(kind: str) -> None:
+    body = {"error": {"kind": kind, "what": "no", "where": "here", "remedy": "do"}}
+    with client(lambda _: httpx.Response(409, json=body)) as control, pytest.raises(errors.HeadraceError) as caught:
+        control.status()
+    assert type(caught.value) is KINDS[kind]
+    assert (caught.value.what, caught.value.where, caught.value.remedy) == ("no", "here", "do")
+
+
+def test_every_error_of_the_tree_can_come_back() -> None:
+    tree = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.HeadraceError)}
+    assert set(KINDS.values()) == tree
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (httpx.ConnectError("refused"), errors.Unreachable),
+        (httpx.ReadTimeout("slow"), errors.Unreachable),
+        (httpx.RemoteProtocolError("cut"), errors.Unreachable),
+    ],
+)
+def test_a_gateway_that_is_away_is_unreachable_with_a_remedy(failure: Exception, kind: type[Exception]) -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        raise failure
+
+    with client(answer) as control, pytest.raises(kind) as caught:
+        control.call("status", Nothing(), StatusView)
+    assert isinstance(caught.value, errors.HeadraceError)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("response", "kind"),
+    [
+        (httpx.Response(404, text="not here"), errors.Unreachable),
+        (httpx.Response(503, text="busy"), errors.Unreachable),
+        (httpx.Response(500, json={"error": "text"}), errors.HeadraceError),
+        (httpx.Response(200, text="<html>"), errors.HeadraceError),
+        (httpx.Response(200, json={**STATUS, "surprise": 1}), errors.HeadraceError),
+    ],
+)
+def test_an_answer_of_something_else_is_a_clear_error(response: httpx.Response, kind: type[errors.HeadraceError]) -> None:
+    with client(lambda _: response) as control, pytest.raises(kind):
+        control.status()
+
+
+def test_a_bad_url_is_bad_input() -> None:
+    with ControlClient("localhost:8000") as control, pytest.raises(errors.BadInput, match="HEADRACE_URL"):
+        control.status()
+
+
+def test_the_address_comes_from_the_environment_then_from_run_json(tmp_path: Path) -> None:
+    home = {"HEADRACE_HOME": str(tmp_path)}
+    with pytest.raises(errors.Unreachable, match="headrace up"):
+        ControlClient.from_environment(read_settings(home))
+    addresses = Addresses(http="http://127.0.0.1:8123")
+    save_run(read_settings(home).home, RunState(run_id="a", phase=Phase.RUNNING, started_s=1, owns_ray=True, addresses=addresses))
+    assert ControlClient.from_environment(read_settings(home)).base_url == "http://127.0.0.1:8123"
+    elsewhere = read_settings({**home, "HEADRACE_URL": "http://far:1/"})
+    assert ControlClient.from_environment(elsewhere).base_url == "http://far:1"
+
+
+class Time:
+    """A clock that only sleep moves, and what was noted meanwhile."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.notes: list[tuple[float, str]] = []
+
+    def patience(self, may_answer: Callable[[], bool] = lambda: True) -> Patience:
+        return Patience(may_answer, lambda text: self.notes.append((self.now_s, text)), lambda: self.now_s, self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@dataclass
+class Restarting:
+    """A gateway that is back at some time, and fails in one way until then."""
+
+    time: Time
+    back_s: float
+    failure: Exception | httpx.Response
+    asked: list[str] = field(default_factory=list)
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request.url.path.removeprefix("/control/"))
+        if self.time.now_s >= self.back_s:
+            return httpx.Response(200, json=STATUS if self.asked[-1] == "status" else {})
+        if isinstance(self.failure, Exception):
+            raise self.failure
+        return self.failure
+
+    def client(self, may_answer: Callable[[], bool] = lambda: True) -> ControlClient:
+        return ControlClient("http://gateway", transport=httpx.MockTransport(self), patience=self.time.patience(may_answer))
+
+
+AWAY = {"error": {"kind": "Unreachable", "what": "the gateway starts", "where": "", "remedy": ""}}
+FAILURES: list[Exception | httpx.Response] = [
+    httpx.ConnectError("refused"),
+    httpx.ReadError("cut"),
+    httpx.RemoteProtocolError("cut"),
+    httpx.Response(502, text="bad gateway"),
+    httpx.Response(503, json=AWAY),
+    httpx.Response(504, text="slow"),
+]
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_what_only_looks_is_asked_until_the_gateway_is_back(failure: Exception | httpx.Response) -> None:
+    gateway = Restarting(Time(), 15.0, failure)
+    with gateway.client() as control:
+        assert control.status().table == STATUS["table"]
+    assert 15 <= gateway.time.now_s < 16.1
+    assert len(gateway.asked) < 25
+    ((noted_s, note),) = gateway.time.notes
+    assert 3 <= noted_s < 5
+    assert note.startswith("waiting for the gateway at http://gateway: ")
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_no_longer_than_its_time(failure: Exception | httpx.Response) -> None:
+    gateway = Restarting(Time(), 1000.0, failure)
+    with gateway.client() as control, pytest.raises(errors.Unreachable):
+        control.status()
+    assert 28 < gateway.time.now_s <= 30
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_what_changes_something_is_asked_again_only_where_it_was_not_delivered(failure: Exception | httpx.Response) -> None:
+    gateway = Restarting(Time(), 5.0, failure)
+    with gateway.client() as control:
+        if isinstance(failure, httpx.ConnectError):
+            control.scale("digits", 2)
+            assert len(gateway.asked) > 1
+        else:
+            with pytest.raises(errors.Unreachable):
+                control.scale("digits", 2)
+            assert gateway.asked == ["model.scale"]
+
+
+def test_where_nothing_is_left_that_could_answer_it_fails_at_once() -> None:
+    gateway = Restarting(Time(), 1000.0, httpx.ConnectError("refused"))
+    with gateway.client(lambda: False) as control, pytest.raises(errors.Unreachable, match="headrace up"):
+        control.status()
+    assert (len(gateway.asked), gateway.time.now_s, gateway.time.notes) == (1, 0.0, [])
+
+
+def test_a_name_without_an_address_is_not_waited_for() -> None:
+    unknown = httpx.ConnectError("no such name")
+    unknown.__cause__ = socket.gaierror("no such name")
+    gateway = Restarting(Time(), 1000.0, unknown)
+    with gateway.client() as control, pytest.raises(errors.Unreachable, match="no such name"):
+        control.status()
+    assert len(gateway.asked) == 1
+
+
+def test_every_command_either_looks_or_changes_something() -> None:
+    verbs = {command.rpartition(".")[2] for command in COMMANDS if command in LOOKS}
+    assert verbs == {"status", "resolve", "show", "history", "list"}
+    assert [command for command in COMMANDS if command.rpartition(".")[2] in verbs and command not in LOOKS] == []
+    assert set(COMMANDS) > LOOKS
+
+
+def test_a_run_whose_ray_has_ended_will_not_answer(tmp_path: Path) -> None:
+    home = read_settings({"HEADRACE_HOME": str(tmp_path)}).home
+    assert not may_answer(home)
+    state = RunState(run_id="a", phase=Phase.RUNNING, started_s=1, owns_ray=True, processes=(started(RAY, os.getpid()),))
+    save_run(home, state)
+    assert may_answer(home)
+    ended = state.processes[0].model_copy(update={"created_s": 1.0})  # its pid is another's by now
+    save_run(home, state.model_copy(update={"processes": (ended,)}))
+    assert not may_answer(home)
+    save_run(home, state.model_copy(update={"processes": (), "owns_ray": False}))
+    assert may_answer(home)
+
+
+def test_a_dead_runs_command_fails_at_once(tmp_path: Path) -> None:
+    began_s = time.monotonic()
+    settings = read_settings({"HEADRACE_HOME": str(tmp_path)})
+    addresses = Addresses(http=f"http://127.0.0.1:{free_port()}")
+    save_run(settings.home, RunState(run_id="a", phase=Phase.RUNNING, started_s=1, owns_ray=True, addresses=addresses))
+    with ControlClient.from_environment(settings) as control, pytest.raises(errors.Unreachable, match="headrace up"):
+        control.feeds()
+    assert time.monotonic() - began_s < 10  # of the 30 s for which it would wait for one that lives
+
+
+def test_what_may_change_something_says_who_asks_and_what_a_script_says_itself_is_kept() -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return httpx.Response(200, json={})
+
+    client = ControlClient("http://gateway", transport=httpx.MockTransport(answer), actor="ann")
+    client.scale("digits", 2)
+    client.remove_version("digits", 1)
+    for actor in ("", "bob"):
+        client.call("model.scale", ScaleModel(model="digits", replicas=1, actor=actor), Nothing)
+    client.call("status", Nothing(), Nothing)
+    assert [body.get("actor") for body in bodies] == ["ann", "ann", "ann", "bob", None]

@@ -1,0 +1,52 @@
+"""What Ray raises, as callers of the remote transport meet it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.errors import NoCapacity
+from cluster.routing.routes import Target
+from cluster.signature import Datatype, Signature, TensorSpec
+from deployments.transport.remote import RemoteTransport
+
+pytestmark = pytest.mark.anyio
+
+
+X, Y = (TensorSpec(name=name, datatype=Datatype.FP32, shape=(-1, 1)) for name in "xy")
+TARGET = Target(1, "m--v1", "file:///nowhere", "sha256-1", "onnx", Signature(inputs=(X,), outputs=(Y,)))
+
+
+def asking(monkeypatch: pytest.MonkeyPatch, remote: Callable[..., Any]) -> RemoteTransport:
+    """A transport whose handles do this."""
+    transport = RemoteTransport()
+    monkeypatch.setattr(transport, "_handle", lambda _: SimpleNamespace(score=SimpleNamespace(remote=remote)))
+    return transport
+
+
+async def test_a_call_that_is_lost_for_no_reason_of_its_own_may_be_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lost(*_: Any) -> Any:
+        raise ValueError("the owner is unknown")
+
+    with pytest.raises(NoCapacity, match="the owner is unknown"):
+        await asking(monkeypatch, lost).score(TARGET, {"x": np.zeros((1, 1), np.float32)}, 5.0)
+
+
+async def test_a_line_that_breaks_leaves_the_call_to_serve(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answered(tensors: dict[str, Any], _: float) -> Any:
+        return {"y": tensors["x"] + 1}, [], []
+
+    async def broken(*_: Any) -> Any:
+        raise ValueError("a defect")
+
+    transport = asking(monkeypatch, answered)
+    monkeypatch.setattr(transport, "_line", lambda *_: SimpleNamespace(score=broken))
+    answer = await transport.score(TARGET, {"x": np.zeros((2, 1), np.float32)}, 5.0)
+    assert answer.outputs["y"].tolist() == [[1.0], [1.0]]
+    assert "a defect" in caplog.text
