@@ -8,7 +8,7 @@ PROTO := deployments/gateway/protocol/proto
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace tests bench examples
 
-.PHONY: test proof tools lint unit tensorflow kserve soak demo bench proto reference constraints clean
+.PHONY: check test proof tools lint unit tensorflow kserve soak demo bench proto reference constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -24,11 +24,18 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two workers on two cores; tests that share a cluster or a broker stay together (tests/conftest.py).
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+# While you work: lint, types and unit tests.
+check: lint unit
+
 unit: $(STAMP)
-	$(BIN)/python -m pytest tests/unit -q
+	$(PYTEST) tests/unit
 
 test: lint kserve
-	$(BIN)/python -m pytest tests -q --durations=15
+	$(PYTEST) tests --durations=15
 
 # What needs TensorFlow, in a venv of its own: it is large, and nothing else needs it.
 tensorflow: $(STAMP)
@@ -50,7 +57,7 @@ tools:
 
 # Long tests of real parts, which `test` leaves out.
 proof: $(STAMP)
-	$(BIN)/python -m pytest tests -q -m proof --durations=15
+	$(PYTEST) tests -m proof --durations=15
 
 # Many minutes: not a part of `test`.
 soak: $(STAMP)

@@ -75,7 +75,7 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, messa
     """Whether the answer was 200, and how many bytes its body had."""
     writer.write(message)
     head = await reader.readuntil(b"\r\n\r\n")
-    length = head.lower().partition(b"content-length:")[2]
+    length = head.lower().partition(b"\r\ncontent-length:")[2]  # not that of the inference header
     if length:
         answer_bytes = int(length.split(b"\r\n")[0])
         await reader.readexactly(answer_bytes)

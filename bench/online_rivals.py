@@ -95,7 +95,9 @@ def _serve(port: int, model: str) -> None:
     @serve.deployment
     class Plain:
         def __init__(self) -> None:
-            self.session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = 1  # as everyone else here: more than there are cores only spin
+            self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
         async def __call__(self, request: Request) -> dict[str, Any]:
             if request.method == "GET":  # whether it runs

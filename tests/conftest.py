@@ -31,6 +31,27 @@ settings.register_profile("headrace", deadline=None, derandomize=True, suppress_
 settings.load_profile("headrace")
 
 
+# What a run of several workers (pytest-xdist) keeps together, the longest first: tests that share a cluster, those that start
+# one of their own, those that share a broker. All others stay with their file.
+_GROUPS = ("ray_cluster", "machine", "broker")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deals the tests out to workers; before xdist reads the marks."""
+
+    def shared(item: pytest.Item) -> int:
+        if "/e2e/" in item.nodeid:
+            return _GROUPS.index("machine")
+        fixtures = getattr(item, "fixturenames", ())
+        return next((at for at, name in enumerate(_GROUPS) if name in fixtures), len(_GROUPS))
+
+    items.sort(key=shared)  # stable: a file's tests stay in their order
+    for item in items:
+        group = "ray_cluster" if shared(item) == 0 else "broker" if shared(item) == 2 else item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """Asynchronous tests run on asyncio."""

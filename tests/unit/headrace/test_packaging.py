@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -13,3 +14,15 @@ def test_every_package_is_in_the_product() -> None:
     tops = {name.split(".")[0] for name in listed}
     found = {".".join(path.parent.relative_to(ROOT).parts) for top in tops for path in (ROOT / top).rglob("__init__.py")}
     assert sorted(listed) == sorted(found)
+
+
+def test_what_it_needs_of_others_stands_in_the_notices() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"]]
+    for extra, requirements in project["optional-dependencies"].items():
+        if extra not in ("dev", "bench"):
+            needed += requirements
+    names = {re.split(r"[^A-Za-z0-9_.-]", one)[0] for one in needed} - {"headrace"}
+    told = set(re.findall(r"^\| ([\w.-]+) \|", (ROOT / "THIRD_PARTY_NOTICES.md").read_text(), re.MULTILINE)) - {"package"}
+    assert names == told
+    assert "Version 2.0, January 2004" in (ROOT / "LICENSE").read_text()

@@ -28,6 +28,7 @@ def test_each_worker_is_shown_with_its_troubles_and_the_age_of_its_words(
         workers=(silent.model_dump(mode="json"),),
     )
     gateway = httpx.MockTransport(lambda _: httpx.Response(200, json=stream.model_dump(mode="json")))
+    monkeypatch.delenv("COLUMNS", raising=False)  # as a pipe has it
     monkeypatch.setattr(ControlClient, "from_environment", lambda: ControlClient("http://gateway", transport=gateway))
     assert main(["stream", "status", "s"]) == 0
     shown = capsys.readouterr().out
