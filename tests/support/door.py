@@ -17,11 +17,11 @@ from pathlib import Path
 import psutil
 
 from deployments.gateway.door.files import is_locked
+from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.keeper import KEEPER_LOCK
 from deployments.gateway.door.opening import close_door
 from deployments.gateway.door.settings import DoorSettings
 from deployments.gateway.door.slots import door_folder, taken_slots
-from deployments.gateway.door.haproxy import usable_haproxy
 from headrace.local.ports import free_port
 from tests.support.waiting import until
 

@@ -26,7 +26,7 @@ HEALTH_SERVICE = "grpc.health.v1.Health"
 HELD, AGAIN, ADMIN = "keeper.sock", "again.sock", "admin.sock"
 # On AGAIN: 200 while a gateway is up, and with a slot's number behind it, while that one is.
 UP_PATH = "/headrace-door-up/"
-ALIVE_PATH = "/v2/health/live"
+ALIVE_PATH = "/-/healthz"
 
 # On answers of the door itself: no gateway has got the request.
 NOT_DELIVERED = "x-headrace-not-delivered"
@@ -259,7 +259,7 @@ def _several(settings: DoorSettings, folder: Path, way: Way) -> list[str]:
         "retries 1",
         "option redispatch 1",
         "retry-on conn-failure empty-response",
-        *([f"option httpchk GET {ALIVE_PATH}", "http-check expect rstatus ^[24]"] if checked else []),  # any answer is one
+        *([f"option httpchk GET {ALIVE_PATH}"] if checked else []),
         *_slots(settings, folder, way, tracking=not checked),
     ]
 

@@ -85,7 +85,7 @@ class HaproxyProcess:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            preexec_fn=tie,  # noqa: PLW1509 (see `tie`)
+            preexec_fn=tie,
         )
         self.starts += 1
         self._said.clear()

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from deployments.gateway.door.departures import Departures

@@ -62,7 +62,7 @@ class Door:
                 raise Unreachable(
                     f"HAProxy does not find the gateway within {OPENS_WITHIN_S:.0f} s: {_last_words(self._folder)}",
                     where=f"{self._settings.host}:{self._settings.http_port}",
-                    remedy="read the gateway's log; RAY_SERVE_ENABLE_HA_PROXY=0 does without HAProxy",
+                    remedy="read the gateway's log; HEADRACE_HAPROXY=0 does without HAProxy",
                 )
             await asyncio.sleep(AGAIN_S)
 

@@ -11,6 +11,8 @@ from typing import Any
 from cluster.errors import Conflict
 
 FILE = "door.json"
+# A process that `headrace up` starts carries the run's id in this variable, and so do all its children: none can hide.
+RUN_VARIABLE = "HEADRACE_RUN_ID"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ import pytest
 
 from cluster.errors import Conflict, Unreachable
 from deployments.gateway.door.files import is_locked
+from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.haproxy_process import FIRST_WAIT_S, LASTED_S, WAIT_AT_MOST_S, next_wait_s
 from deployments.gateway.door.keeper import KEEPER_LOCK
 from deployments.gateway.door.opening import Door, close_door
-from deployments.gateway.door.haproxy import usable_haproxy
 from headrace.local.ports import free_port
 from tests.support.door import LiveDoor, door_settings, kill, live_door
 from tests.support.waiting import until
