@@ -32,8 +32,8 @@ POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What the user chose. `hosts` are names by which the gateway takes commands, beside the machine's own. There are `gateways` of
-    them, and by load up to `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has."""
+    """What the user chose. `hosts` are names by which the gateway takes commands, beside the machine's own. `gateways` are
+    started, and by load up to `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has."""
 
     host: str = LOOPBACK
     hosts: tuple[str, ...] = ()

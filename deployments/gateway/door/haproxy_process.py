@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, cast
 
 from deployments.gateway.door.configuration import STATE, Listening, configuration, slots_state
 from deployments.gateway.door.settings import DoorSettings
@@ -85,6 +86,7 @@ class HaproxyProcess:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            bufsize=0,
             preexec_fn=tie,
         )
         self.starts += 1
@@ -95,8 +97,7 @@ class HaproxyProcess:
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         """It has ended where it says no more."""
         loop = asyncio.get_running_loop()
-        assert process.stderr is not None
-        said = process.stderr
+        said = cast(IO[bytes], process.stderr)
         os.set_blocking(said.fileno(), False)
 
         def more() -> None:

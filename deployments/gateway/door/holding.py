@@ -1,6 +1,6 @@
 """While no gateway is up: holds requests, and lets HAProxy ask again for them when one is. The last server of HAProxy's `_last`.
 
-A request is held as the bytes that HAProxy sends, unread: they go back to HAProxy, at `again.sock`, which knows where they belong.
+A request is held as the bytes that HAProxy sends, unread: they go back to it, at `again.sock`, and it knows where they belong.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from deployments.gateway.door.configuration import AGAIN, HELD, NOT_DELIVERED
 from deployments.gateway.door.health import is_up
 from deployments.gateway.door.settings import DoorSettings
 
 LOOK_S = 0.02  # between two looks for a gateway, while a request waits for one
-# Who comes here has often just seen a gateway end, whose socket may still take connections for milliseconds: what it takes is lost.
+# Who comes here has often just seen a gateway end. Its socket may take connections for milliseconds more: what it takes is lost.
 SETTLES_S = 0.1
 PIECE_BYTES = 64 << 10
 _ERROR = json.dumps({"error": "gateway: no replica answers now (retry; one is started if the last has died)"}).encode()
@@ -65,8 +66,7 @@ class Holding:
         await asyncio.gather(*self._visits, return_exceptions=True)
 
     async def _visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+        task = cast(asyncio.Task[None], asyncio.current_task())
         self._visits.add(task)
         held = bytearray()
         try:

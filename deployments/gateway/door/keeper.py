@@ -1,7 +1,7 @@
 """The keeper of a node's door: a small process that holds the ports, runs HAProxy, and holds requests while no gateway is up.
 
-`python -m deployments.gateway.door.keeper FOLDER` returns when it listens, and goes on alone: it belongs to no worker of Ray's. It ends
-with the node's Ray, or when there has been no gateway for a while, and takes the folder along. What is imported here takes milliseconds.
+`python -m deployments.gateway.door.keeper FOLDER` returns when it listens, and goes on alone: it belongs to no worker of Ray. It
+ends with the node's Ray, or when there has been no gateway for a while, and takes the folder along. Imports here are quick.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(folder: Path) -> int:
         settings = read_settings(folder)
         listening = _listen(settings)
         note_holder(lock)
-        _let_go(folder)
+        _let_go()
     except Exception as error:  # noqa: BLE001 (whoever started this one tells it)
         os.write(tell, str(error).encode())
         os._exit(1)
@@ -92,7 +92,7 @@ class Keeper:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _may_end(self) -> bool:
-        """Whether no gateway is about to come: whoever starts one holds this lock meanwhile, and looks whether the folder is left."""
+        """Whether no gateway is about to come: one that does holds this lock meanwhile, and looks whether the folder is left."""
         self._start_lock = try_lock(self._folder / START_LOCK)
         if self._start_lock is None:
             return False
@@ -141,7 +141,7 @@ def _listening(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _let_go(folder: Path) -> None:
+def _let_go() -> None:
     """Of whoever started this one: his folder, and what he reads and writes."""
     os.chdir("/")
     nothing = os.open(os.devnull, os.O_RDWR)

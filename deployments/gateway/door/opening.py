@@ -41,8 +41,8 @@ class Door:
 
     @classmethod
     def enter(cls, settings: DoorSettings, node_id: str) -> Door:
-        """Takes a slot, with a keeper on the node. Raises Unreachable where the ports can't be had, Conflict where the node has a door
-        with other settings that is in use, NoCapacity where all slots are taken."""
+        """Takes a slot, with a keeper on the node. Raises Unreachable where the ports can't be had, Conflict where the door is in
+        use with other settings, NoCapacity where all slots are taken."""
         while True:
             folder = door_folder(node_id)
             with contextlib.suppress(FileNotFoundError), waited_lock(folder / START_LOCK) as is_there:
@@ -163,10 +163,10 @@ def _end_keeper(folder: Path) -> None:
 
 async def _readable(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(descriptor, lambda: ready.done() or ready.set_result(None))
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
     try:
-        await ready
+        await ready.wait()
     finally:
         loop.remove_reader(descriptor)
 
