@@ -17,7 +17,9 @@ import orjson
 
 from bench.batch_data import Case, write_model
 from bench.http_load import request
-from cluster.commands.requests import Apply, ModelDocument, RegisterVersion, RolloutView
+from cluster.commands.documents import Apply, ModelDocument
+from cluster.commands.rollouts import RolloutView
+from cluster.commands.versions import RegisterVersion
 from cluster.errors import HeadraceError
 from headrace.client import ControlClient
 from headrace.local.home import read_settings

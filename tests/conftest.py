@@ -31,24 +31,27 @@ settings.load_profile("headrace")
 
 
 # What a run of several workers (pytest-xdist) keeps together, the longest first: tests that share a cluster, those that start
-# one of their own, those that share a broker. All others stay with their file.
-_GROUPS = ("ray_cluster", "machine", "broker")
+# one of their own, those that share a broker. All others stay with their file. A test that takes such a fixture by its name only
+# while it runs says so itself: `pytest.mark.xdist_group`.
+_SHARED = ("ray_cluster", "machine", "broker")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Deals the tests out to workers; before xdist reads the marks."""
+    groups = {item: _group(item) for item in items}
+    items.sort(key=lambda item: _SHARED.index(groups[item]) if groups[item] in _SHARED else len(_SHARED))  # keeps a file's order
+    for item, group in groups.items():
+        own_cluster = group not in _SHARED or group == "machine"
+        item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0] if own_cluster else group))
 
-    def shared(item: pytest.Item) -> int:
-        if "/e2e/" in item.nodeid:
-            return _GROUPS.index("machine")
-        fixtures = getattr(item, "fixturenames", ())
-        return next((at for at, name in enumerate(_GROUPS) if name in fixtures), len(_GROUPS))
 
-    items.sort(key=shared)  # stable: a file's tests stay in their order
-    for item in items:
-        group = "ray_cluster" if shared(item) == 0 else "broker" if shared(item) == 2 else item.nodeid.split("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+def _group(item: pytest.Item) -> str:
+    said = item.get_closest_marker("xdist_group")
+    if said is not None:
+        return str(said.args[0])
+    fixtures = getattr(item, "fixturenames", ())
+    return next((name for name in _SHARED if name in fixtures), "")
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from cluster.commands.requests import FeedView, ModelView
+from cluster.commands.feeds import FeedView
+from cluster.commands.models import ModelView
 from cluster.errors import Unreachable
 from deployments.gateway.door.found import doors_of
 from headrace.client import ControlClient

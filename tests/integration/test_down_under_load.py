@@ -20,7 +20,8 @@ import grpc
 import orjson
 import pytest
 
-from cluster.commands.requests import Apply, ModelDocument, RegisterVersion
+from cluster.commands.documents import Apply, ModelDocument
+from cluster.commands.versions import RegisterVersion
 from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.protocol.proto import inference_pb2 as pb
 from headrace.client import ControlClient

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ray import serve
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from deployments.artifacts.artifact import localize
+from deployments.artifacts.fetch import localize
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE, connect
 from deployments.engines.load import load_engine
 from deployments.gateway.deployment import APP, GatewaySettings, start_gateway

@@ -16,9 +16,11 @@ import psutil
 import ray
 from ray import serve
 
-from cluster.commands.requests import Apply, ModelDocument, RegisterVersion, RolloutView
+from cluster.commands.documents import Apply, ModelDocument
+from cluster.commands.rollouts import RolloutView
+from cluster.commands.versions import RegisterVersion
 from cluster.errors import HeadraceError, Unreachable
-from deployments.artifacts.artifact import Manifest
+from deployments.artifacts.manifest import Manifest
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE, connect
 from deployments.engines.load import load_engine
 from deployments.gateway.deployment import APP, GatewaySettings, start_gateway

@@ -6,7 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cluster.commands.requests import FeedView, ModelView
+from cluster.commands.feeds import FeedView
+from cluster.commands.models import ModelView
 from headrace.cli.rollout import shown as shown_rollout
 from headrace.local.status import DoorView, NodeView, Overview
 

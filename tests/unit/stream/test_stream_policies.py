@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cluster.errors import BadInput
-from consumers.stream.answers import OwnHeaders
 from consumers.stream.breaker import Breaker, backoff_s
 from consumers.stream.log.port import Origins, Partition
+from consumers.stream.outgoing.answers import OwnHeaders
 from consumers.stream.serving.autoscale import Bounds, replicas_for
 from consumers.stream.serving.feed import deployment_options
 from consumers.stream.spec import Protocol, Security, StreamSpec
