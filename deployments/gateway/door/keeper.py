@@ -26,6 +26,7 @@ from deployments.gateway.door.slots import BACKLOG, taken_slots
 KEEPER_LOCK, START_LOCK, LOG = "keeper.lock", "start.lock", "keeper.log"
 LOOK_S = 0.25
 LOG_MOST_BYTES = 1 << 20
+LAST_ANSWERS_S = 1.0
 
 
 def main(folder: Path) -> int:
@@ -63,6 +64,7 @@ class Keeper:
         self._folder = folder
         self._listening = [http] if grpc is None else [http, grpc]
         self._end = asyncio.Event()
+        self._ray_has_ended = False
         self._haproxy = HaproxyProcess(settings, folder, http.fileno(), None if grpc is None else grpc.fileno(), self._log)
         self._holding = Holding(settings, folder)
         self._departures = Departures(folder, settings.slots, self._log)
@@ -88,8 +90,11 @@ class Keeper:
             listening.close()
         self._departures.close()
         keeping.cancel()
-        await asyncio.gather(keeping, self._holding.close(), return_exceptions=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        await asyncio.gather(keeping, return_exceptions=True)
+        await asyncio.gather(self._haproxy.end(LAST_ANSWERS_S), self._holding.close(), return_exceptions=True)
+        # One that was told to end, with gateways about, is started again by them.
+        if self._ray_has_ended or not taken_slots(self._folder, self._settings.slots):
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _may_end(self) -> bool:
         """Whether no gateway is about to come: one that does holds this lock meanwhile, and looks whether the folder is left."""
@@ -107,11 +112,13 @@ class Keeper:
         try:
             watched = os.pidfd_open(self._settings.raylet_pid)
         except ProcessLookupError:
+            self._ray_has_ended = True
             self._end.set()
             return
 
         def ended() -> None:
             loop.remove_reader(watched)
+            self._ray_has_ended = True
             self._end.set()
 
         loop.add_reader(watched, ended)

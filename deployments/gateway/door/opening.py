@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from deployments.gateway.door.files import holder_of, is_locked, waited_lock
 from deployments.gateway.door.health import is_up
 from deployments.gateway.door.keeper import KEEPER_LOCK, LOG, START_LOCK
 from deployments.gateway.door.settings import DoorSettings, read_settings
-from deployments.gateway.door.slots import Slot, door_folder, take_slot, taken_slots
+from deployments.gateway.door.slots import Slot, door_folder, folder_of, take_slot, taken_slots
 
 _log = logging.getLogger(__name__)
 
@@ -97,10 +98,11 @@ class Door:
 
 def close_door(node_id: str) -> None:
     """Ends the keeper of a node on which no gateway is left; nothing happens elsewhere. Returns when it has ended."""
-    folder = door_folder(node_id)
-    with waited_lock(folder / START_LOCK):
-        if not taken_slots(folder, 1 << 8):
+    folder = folder_of(node_id)
+    with contextlib.suppress(FileNotFoundError), waited_lock(folder / START_LOCK):
+        if not taken_slots(folder, read_settings(folder).slots):
             _end_keeper(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # where a keeper was killed
 
 
 def _has_settings(folder: Path, wanted: DoorSettings) -> bool:
