@@ -22,6 +22,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from deployments.gateway.deployment import APP, GatewaySettings
 from deployments.gateway.door.files import is_locked
+from deployments.gateway.door.found import keeper_of
 from deployments.gateway.door.keeper import KEEPER_LOCK
 from deployments.gateway.door.slots import folder_of, taken_slots
 from headrace.local.home import read_settings
@@ -78,7 +79,7 @@ class Door:
     @property
     def keeper(self) -> psutil.Process:
         """Its process."""
-        return psutil.Process(int((folder_of(ray.get_runtime_context().get_node_id()) / KEEPER_LOCK).read_text()))
+        return psutil.Process(keeper_of(ray.get_runtime_context().get_node_id()))
 
     def gateways(self, without: set[int]) -> set[int]:
         """Two gateways, as soon as there are; those that are up have a slot."""
