@@ -81,7 +81,7 @@ def play(scene: Callable[[House], Awaitable[None]], limits: ServerLimits = LIMIT
     async def run() -> None:
         scorer = FakeScorer(table())
         control = FakeControl(scorer.table)
-        dataplane = DataPlane(scorer, control, PATIENT)
+        dataplane = DataPlane(scorer, PATIENT)
         with tempfile.TemporaryDirectory() as folder:
             server = GatewayServer(dataplane, Repository(scorer, control), control, "0", Callers.to("gateway"), limits)
             await server.start(slot_in(Path(folder)))
