@@ -20,6 +20,7 @@ from deployments.gateway.http.head import HEAD_END, RequestHead, parse_head
 
 # A head over what an exchange takes is refused by it. One that has no end by here is not read on.
 HEAD_MOST_BYTES = 128 << 10
+BACKLOG = 4096  # of connections that wait to be taken; one too many on a Unix socket is refused at once
 KNOWN_HEAD_MOST_BYTES, HEADS_KNOWN = 4096, 256  # callers send the same head again and again: it is looked up, not parsed
 _CLOSE = b"connection: close\r\n\r\n"
 _CRLF = b"\r\n"
@@ -43,7 +44,7 @@ class InferServer:
         """Takes connections from a socket that listens, and is closed by `stop`. Raises OSError."""
         loop = asyncio.get_running_loop()
         make = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
-        self._server = await make(lambda: _Connection(self), sock=listening)
+        self._server = await make(lambda: _Connection(self), sock=listening, backlog=BACKLOG)
 
     async def stop(self, within_s: float) -> None:
         """Takes no more, answers what it has, and gives up what is not answered within the time. Safe to repeat."""
