@@ -48,11 +48,16 @@ class HeadTooLarge(TooLarge):
     """A request's path and headers are over the limit."""
 
 
+class TooSlow(BadInput):
+    """A request comes slower than is waited for."""
+
+
 STATUS: dict[type[HeadraceError], int] = {
     BadInput: 400,
     TooLarge: 413,
     ForeignCaller: 403,
     HeadTooLarge: 431,
+    TooSlow: 408,
     NotOffered: 501,
     NotFound: 404,
     Conflict: 409,

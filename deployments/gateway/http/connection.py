@@ -13,7 +13,7 @@ from typing import cast
 
 from cluster.errors import BadInput, NoCapacity
 from deployments.gateway.admission import Admission, Lease
-from deployments.gateway.http.asgi import head_too_large
+from deployments.gateway.http.asgi import TooSlow, head_too_large
 from deployments.gateway.http.body import Body, ChunkedBody, Pieces, SizedBody
 from deployments.gateway.http.exchange import Answer, Exchange, Exchanges
 from deployments.gateway.http.head import HEAD_END, RequestHead, parse_head
@@ -22,6 +22,8 @@ from deployments.gateway.http.head import HEAD_END, RequestHead, parse_head
 HEAD_MOST_BYTES = 128 << 10
 BACKLOG = 4096  # of connections that wait to be taken; one too many on a Unix socket is refused at once
 KNOWN_HEAD_MOST_BYTES, HEADS_KNOWN = 4096, 256  # callers send the same head again and again: it is looked up, not parsed
+# Slower callers would hold what they have sent for as long as they like.
+LEAST_BYTES_PER_S, PACE_S = 1024, 10.0
 _CLOSE = b"connection: close\r\n\r\n"
 _CRLF = b"\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -39,11 +41,13 @@ class InferServer:
         self.known_head = functools.lru_cache(HEADS_KNOWN)(self.head)
         self._server: asyncio.AbstractServer | None = None
         self._none = asyncio.Event()
+        self._pacing: asyncio.Task[None] | None = None
 
     async def start(self, listening: socket.socket) -> None:
         """Takes connections from a socket that listens, and is closed by `stop`. Raises OSError."""
         loop = asyncio.get_running_loop()
         make = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
+        self._pacing = loop.create_task(self._pace())
         self._server = await make(lambda: _Connection(self), sock=listening, backlog=BACKLOG)
 
     async def stop(self, within_s: float) -> None:
@@ -61,6 +65,9 @@ class InferServer:
         except TimeoutError:
             for connection in list(self.connections):
                 connection.abort()
+        finally:
+            if self._pacing is not None:
+                self._pacing.cancel()
 
     def head(self, data: bytes) -> tuple[RequestHead, Exchange]:
         """What such a head asks for. Raises BadInput."""
@@ -73,6 +80,12 @@ class InferServer:
         if not self.connections:
             self._none.set()
 
+    async def _pace(self) -> None:
+        while True:
+            await asyncio.sleep(PACE_S)
+            for connection in list(self.connections):
+                connection.keep_pace(round(LEAST_BYTES_PER_S * PACE_S))
+
 
 class _Connection(asyncio.Protocol):
     """One connection: a request at a time. What comes before its turn is kept, and no more is read."""
@@ -83,11 +96,13 @@ class _Connection(asyncio.Protocol):
         self._unread = Lease(server.admission)  # answers that are written and not taken
         self._transport: asyncio.Transport | None = None
         self._begun = b""  # of a head
+        self._begins: object = None  # which head that is
         self._reading: _Reading | None = None
         self._task: asyncio.Task[None] | None = None
         self._early: list[bytes] = []
         self._paused = False  # the caller does not read
         self._last = False  # no request is taken after this one
+        self._pace: tuple[object, int] = None, 0  # what was being read when this was looked at last, and how much of it was there
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
@@ -133,6 +148,21 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None and self._task is None and self._reading is None and not self._begun:
             self._transport.close()
 
+    def keep_pace(self, least_bytes: int) -> None:
+        """Refuses a request of which less than so many bytes have come since this was called last, and which is not whole."""
+        had, had_bytes = self._pace
+        what, has_bytes = (self._reading[2], self._reading[2].size_bytes) if self._reading else (self._begins, len(self._begun))
+        self._pace = what, has_bytes
+        if what is None or what is not had or has_bytes - had_bytes >= least_bytes or self._paused:
+            return
+        error = TooSlow(f"less than {LEAST_BYTES_PER_S} bytes of it came a second", where="request", remedy="send it faster")
+        if self._reading is None:
+            self._broken(error)
+        elif self._reading[2].dropped:
+            self.abort()
+        else:
+            self._refuse(self._reading, self._reading[1].failed(error), closes=True)
+
     def abort(self) -> None:
         """Ends at once."""
         if self._transport is not None:
@@ -145,11 +175,12 @@ class _Connection(asyncio.Protocol):
             data = data.lstrip(_CRLF)
         end = data.find(HEAD_END, 0, HEAD_MOST_BYTES) + len(HEAD_END)
         if end < len(HEAD_END):
+            self._begins = self._begins or object()
             self._begun = data
             if len(data) >= HEAD_MOST_BYTES:
                 self._broken(head_too_large(len(data), HEAD_MOST_BYTES))
             return
-        self._begun = b""
+        self._begun, self._begins = b"", None
         read = self._server.known_head if end <= KNOWN_HEAD_MOST_BYTES else self._server.head
         try:
             head, exchange = read(data[:end])

@@ -430,6 +430,27 @@ def test_a_body_of_tiny_chunks_takes_no_more_memory_than_is_counted() -> None:
     play(scene)
 
 
+@pytest.mark.parametrize("begun", [request()[:30], request()[:-5], request(body=LONG)[:-5]], ids=["head", "body", "long"])
+def test_who_sends_too_slowly_is_refused_and_who_works_or_is_idle_is_not(begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "PACE_S", 0.05)
+
+    async def scene(house: House) -> None:
+        (slow, to_slow), (idle, to_idle), (working, to_working) = [await house.connect() for _ in range(3)]
+        to_slow.write(begun)
+        house.scorer.gate.clear()
+        to_working.write(request())
+        assert (await answer(slow)).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+        assert await slow.read() == b""
+        house.scorer.gate.set()
+        assert (await answer(working)).startswith(b"HTTP/1.1 200 OK\r\n")
+        to_idle.write(request())
+        assert (await answer(idle)).startswith(b"HTTP/1.1 200 OK\r\n")
+        for writer in (to_slow, to_idle, to_working):
+            writer.close()
+
+    play(scene)
+
+
 def test_a_gateway_that_stops_answers_what_it_has() -> None:
     async def scene(house: House) -> None:
         house.scorer.gate.clear()
