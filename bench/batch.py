@@ -33,7 +33,7 @@ from bench.batch_data import Case, spec_of, write_dataset, write_model
 from bench.batch_rivals import bare_seconds, ray_data_seconds, spark_seconds
 from bench.service import ENVIRONMENT
 from consumers.batch.spec import BatchSpec
-from consumers.batch.write.ledger import Pinned
+from consumers.batch.write.records import Pinned
 from headrace.cli.screens.output import answers
 
 FEATURES = Case("features", files=16, rows_a_file=125_000, width=64, layers=(256, 128, 2))

@@ -17,8 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cluster.signature import Datatype, Signature, TensorSpec
 from consumers.batch.spec import BatchSpec
-from consumers.batch.write.ledger import Pinned
-from deployments.artifacts.artifact import Samples, write_artifact
+from consumers.batch.write.records import Pinned
+from deployments.artifacts.package import write_artifact
+from deployments.artifacts.samples import Samples
 
 TEXTS, WORDS, EMBEDDING = 4, 1000, 8
 

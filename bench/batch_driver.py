@@ -24,7 +24,8 @@ from consumers.batch.run import begin
 from consumers.batch.score.pool import UnitActor, ray_workforce
 from consumers.batch.score.rowscorer import RowScorer
 from consumers.batch.spec import BatchSpec
-from consumers.batch.write.ledger import Pinned, RunRecord, Runs
+from consumers.batch.write.records import Pinned, RunRecord
+from consumers.batch.write.runs import Runs
 from deployments.engines.datatypes import Array
 
 _GLANCE_S = 0.01

@@ -21,7 +21,7 @@ from confluent_kafka import OFFSET_BEGINNING
 
 from bench.stream_worker import Job
 from consumers.stream.spec import Format, StreamSpec
-from deployments.artifacts.artifact import localize
+from deployments.artifacts.fetch import localize
 from deployments.engines.load import load_engine
 
 BATCH = 256

@@ -25,15 +25,15 @@ from cluster.fleet.serving import Serving, Transport
 from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import Route, RouteTable, Target
 from cluster.signature import Signature
-from consumers.stream.answers import MODEL_HEADER, PREDICTION_HEADER, VERSION_HEADER
 from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.counters import Counters
 from consumers.stream.kafka.clients import chosen_client, open_log
 from consumers.stream.kafka.librdkafka.config import BATCH_BYTES, FULL_QUEUE_WAIT_MS, LINGER_MS
 from consumers.stream.log.port import Header, Member
 from consumers.stream.loop import Loop
+from consumers.stream.outgoing.answers import MODEL_HEADER, PREDICTION_HEADER, VERSION_HEADER
 from consumers.stream.spec import Client, StreamSpec
-from deployments.artifacts.artifact import localize
+from deployments.artifacts.fetch import localize
 from deployments.engines.load import load_engine
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread

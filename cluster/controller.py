@@ -13,8 +13,8 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from cluster.commands import dispatch
-from cluster.commands.handlers import Context
-from cluster.commands.requests import RegisterVersion
+from cluster.commands.command import Context
+from cluster.commands.versions import RegisterVersion
 from cluster.decide import Decision, Snapshot, decide
 from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable, in_words
 from cluster.fleet.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed, concerns

@@ -12,8 +12,10 @@ from cluster.errors import Conflict, NotFound
 from cluster.fleet.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
 from cluster.fleet.failures import note_failed_stream, note_failures, tried
 from cluster.ports import AppState, AppStatus, FeedState
-from cluster.rollout.gate import Judged, Verdict, judge
+from cluster.rollout.checks.check import Judged, Verdict
+from cluster.rollout.gate import judge, of_stage
 from cluster.rollout.illness import after_look, lasts, too_ill
+from cluster.rollout.misses import MARGIN, Misses, after_counts, missing
 from cluster.rollout.opening import open_rollout
 from cluster.rollout.plan import OnDeadline, Start
 from cluster.rollout.record import Rollout, RolloutState
@@ -139,14 +141,24 @@ def _outage(rollout: Rollout | None, snapshot: Snapshot) -> bool:
 
 
 def _look_at_candidate(state: State, name: str, snapshot: Snapshot, now_s: float) -> State:
-    """Remembers since when the candidate is ill. While it starts it may be away; once in a step it may not."""
+    """Remembers since when the candidate is ill, or misses calls. While it starts it may be away; once in a step it may not."""
     rollout = state.active(name)
     if rollout is None or rollout.phase is RolloutState.PENDING:
         return state
     app = _candidate(rollout, snapshot)
     ill = rollout.current is not None or (app is not None and app.status is AppStatus.UNHEALTHY)
     seen = after_look(rollout.illness, ready=is_ready(app), ill=ill, outage=_outage(rollout, snapshot), now_s=now_s)
-    return state if seen == rollout.illness else state.with_rollout(replace(rollout, illness=seen))
+    after = replace(rollout, illness=seen, misses=_misses(rollout, state, now_s))
+    return state if after == rollout else state.with_rollout(after)
+
+
+def _misses(rollout: Rollout, state: State, now_s: float) -> Misses:
+    if rollout.current is None or rollout.stable is None:
+        return rollout.misses
+    ours, base = of_stage(rollout, rollout.stage, state.evidence)
+    check = rollout.plan.checks.error_rate
+    margin = check.margin if check is not None else MARGIN
+    return after_counts(rollout.misses, rollout.stage, ours, base, margin=margin, now_s=now_s)
 
 
 def _next(
@@ -181,7 +193,10 @@ def _next(
 
 
 def _beyond_hope(rollout: Rollout, app: AppState | None, now_s: float, *, again: bool) -> str:
-    """Why what the fleet says of the candidate ends its rollout; empty where it does not."""
+    """Why what is seen of the candidate's replicas ends its rollout; empty where it does not."""
+    missed = missing(rollout.misses, rollout.warmed_s)
+    if missed:
+        return f"the candidate misses its calls {missed}"
     if app is None or app.status not in (AppStatus.FAILED, AppStatus.UNHEALTHY):
         return ""
     why = app.message or "no reason given"
@@ -194,7 +209,8 @@ def _beyond_hope(rollout: Rollout, app: AppState | None, now_s: float, *, again:
 def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, late: bool) -> Rollout:
     step = rollout.plan.steps[rollout.step]
     # A step of 0 s asks for no proof: blue/green and going back at once are such plans.
-    proven = step.bake_s == 0 or all(check.verdict is Verdict.PASSED for check in judged)
+    takes_its_share = rollout.misses.since_s is None
+    proven = step.bake_s == 0 or (takes_its_share and all(check.verdict is Verdict.PASSED for check in judged))
     if proven and is_ready(app) and now_s - rollout.step_started_s >= step.bake_s:
         return _enter(rollout, rollout.step + 1, now_s)
     if late and not is_ready(app) and lasts(rollout.illness, now_s, rollout.warmed_s):
@@ -202,7 +218,7 @@ def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ..
         return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
     if not late or rollout.held or not is_ready(app):
         return rollout
-    waiting = "; ".join(check.words for check in judged if check.verdict is Verdict.WAITING)
+    waiting = "; ".join(check.words for check in judged if check.verdict is Verdict.WAITING) or rollout.misses.words
     why = f"neither proven good nor bad within {rollout.plan.deadline_s:g} s: {waiting}"
     if rollout.plan.on_deadline is OnDeadline.ROLLBACK:
         return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)

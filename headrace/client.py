@@ -13,20 +13,26 @@ import httpx
 from pydantic import ValidationError
 
 from cluster import errors
-from cluster.commands import requests as c
+from cluster.commands import audit, documents, feeds, labels, models, rollouts, status, versions
+from cluster.commands.audit import RolloutHistory
+from cluster.commands.command import Command, CommandEntry, Message, ModelName, Nothing
+from cluster.commands.documents import Applied, Apply
+from cluster.commands.feeds import FeedName, FeedView
+from cluster.commands.labels import LabelsTold, TellLabels
+from cluster.commands.models import ModelView, ScaleModel
+from cluster.commands.rollouts import RolloutView, StartRollout
+from cluster.commands.status import StatusView
+from cluster.commands.versions import RegisterVersion, Resolve, VersionView
+from cluster.error_wire import from_wire
+from cluster.findings import first_finding
 from cluster.rollout.plan import NamedPlan, Plan
 from headrace.local.home import Home, Settings, read_settings
 from headrace.local.run_state import RAY, load_run
 from headrace.patience import Patience, Waiting
 
-A = TypeVar("A", bound=c.Message)
+Q = TypeVar("Q", bound=Message)
+A = TypeVar("A", bound=Message)
 
-KINDS: dict[str, type[errors.HeadraceError]] = {
-    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.HeadraceError)
-}
-
-# What only looks, so that it may be asked again whatever became of the first time.
-LOOKS = frozenset({"status", "version.resolve", "model.show", "rollout.status", "rollout.history", "feed.list", "feed.show"})
 AWAY = frozenset({httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT})
 
 
@@ -81,12 +87,12 @@ class ControlClient:
         """Closes the connection. Safe to repeat."""
         self._http.close()
 
-    def call(self, command: str, request: c.Message, answer: type[A]) -> A:
-        """Runs one of `cluster.commands.requests.COMMANDS` and returns its answer."""
-        looks = command in LOOKS
+    def call(self, entry: CommandEntry[Q, A], request: Q) -> A:
+        """Runs one of `cluster.commands.registry.COMMANDS` and returns its answer."""
+        command, looks = entry.name, entry.looks
         waiting = Waiting(self._patience, self.base_url, self._timeout_s)
         body = request.model_dump(mode="json")
-        if isinstance(request, c.Command):
+        if isinstance(request, Command):
             body["actor"] = request.actor or self._actor
         while True:
             left_s = max(waiting.left_s, 0.1)
@@ -105,7 +111,7 @@ class ControlClient:
             else:
                 away = looks and response.status_code in AWAY
                 if not (away and waiting.goes_on(f"HTTP {response.status_code}")):
-                    return self._read(command, response, answer)
+                    return self._read(command, response, entry.answer)
 
     def _unanswered(self, command: str, error: httpx.TransportError) -> errors.Unreachable:
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
@@ -127,39 +133,39 @@ class ControlClient:
                 return answer.model_validate(data)
             except ValidationError as error:
                 raise errors.HeadraceError(
-                    f"the answer is not what this version of headrace knows: {error.errors()[0]['msg']}",
+                    f"the answer is not what this version of headrace knows: {first_finding(error).words}",
                     where=where,
                     remedy="run the same version of headrace here and there",
                 ) from error
         raise _error_in(data) or _error_of_status(response.status_code, where)
 
-    def status(self) -> c.StatusView:
+    def status(self) -> StatusView:
         """Everything at a glance."""
-        return self.call("status", c.Nothing(), c.StatusView)
+        return self.call(status.STATUS, Nothing())
 
-    def apply(self, documents: c.Apply) -> c.Applied:
+    def apply(self, asked: Apply) -> Applied:
         """Makes the documents so: all of them, or none."""
-        return self.call("apply", documents, c.Applied)
+        return self.call(documents.APPLY, asked)
 
-    def register_version(self, version: c.RegisterVersion) -> c.VersionView:
+    def register_version(self, version: RegisterVersion) -> VersionView:
         """Makes a packaged artifact the next version of its model; the same digest again returns the version it has."""
-        return self.call("version.register", version, c.VersionView)
+        return self.call(versions.REGISTER, version)
 
-    def resolve_version(self, model: str, version: int | None = None) -> c.VersionView:
+    def resolve_version(self, model: str, version: int | None = None) -> VersionView:
         """One version; without a number, the stable one."""
-        return self.call("version.resolve", c.Resolve(model=model, version=version), c.VersionView)
+        return self.call(versions.RESOLVE, Resolve(model=model, version=version))
 
     def remove_version(self, model: str, version: int) -> None:
         """Forgets a version that nothing uses."""
-        self.call("version.remove", c.Resolve(model=model, version=version), c.Nothing)
+        self.call(versions.REMOVE, Resolve(model=model, version=version))
 
-    def model(self, model: str) -> c.ModelView:
+    def model(self, model: str) -> ModelView:
         """One model with its versions, replicas and rollout."""
-        return self.call("model.show", c.ModelName(model=model), c.ModelView)
+        return self.call(models.SHOW, ModelName(model=model))
 
     def scale(self, model: str, replicas: int) -> None:
         """Sets the replicas of a model that is scaled by hand."""
-        self.call("model.scale", c.ScaleModel(model=model, replicas=replicas), c.Nothing)
+        self.call(models.SCALE, ScaleModel(model=model, replicas=replicas))
 
     def start_rollout(
         self,
@@ -170,54 +176,54 @@ class ControlClient:
         supersede: bool = False,
         compatible: bool = False,
         actor: str = "",
-    ) -> c.RolloutView:
+    ) -> RolloutView:
         """Starts a rollout of `version`, or of the newest."""
-        request = c.StartRollout(model=model, version=version, plan=plan, supersede=supersede, compatible=compatible, actor=actor)
-        return self.call("rollout.start", request, c.RolloutView)
+        request = StartRollout(model=model, version=version, plan=plan, supersede=supersede, compatible=compatible, actor=actor)
+        return self.call(rollouts.START, request)
 
-    def rollout(self, model: str) -> c.RolloutView | None:
+    def rollout(self, model: str) -> RolloutView | None:
         """The rollout under way, or the last one; None where there was none."""
-        return self.call("rollout.status", c.ModelName(model=model), c.RolloutStatus).rollout
+        return self.call(rollouts.STATUS, ModelName(model=model)).rollout
 
-    def rollout_history(self, model: str) -> c.RolloutHistory:
+    def rollout_history(self, model: str) -> RolloutHistory:
         """All rollouts of a model and their audit."""
-        return self.call("rollout.history", c.ModelName(model=model), c.RolloutHistory)
+        return self.call(audit.HISTORY, ModelName(model=model))
 
-    def pause_rollout(self, model: str, *, actor: str = "") -> c.RolloutView:
+    def pause_rollout(self, model: str, *, actor: str = "") -> RolloutView:
         """Stops the rollout where it is."""
-        return self.call("rollout.pause", c.ModelName(model=model, actor=actor), c.RolloutView)
+        return self.call(rollouts.PAUSE, ModelName(model=model, actor=actor))
 
-    def resume_rollout(self, model: str, *, actor: str = "") -> c.RolloutView:
+    def resume_rollout(self, model: str, *, actor: str = "") -> RolloutView:
         """Lets a paused rollout go on."""
-        return self.call("rollout.resume", c.ModelName(model=model, actor=actor), c.RolloutView)
+        return self.call(rollouts.RESUME, ModelName(model=model, actor=actor))
 
-    def promote(self, model: str, *, actor: str = "") -> c.RolloutView:
+    def promote(self, model: str, *, actor: str = "") -> RolloutView:
         """Makes the candidate stable now, whatever its gates say."""
-        return self.call("rollout.promote", c.ModelName(model=model, actor=actor), c.RolloutView)
+        return self.call(rollouts.PROMOTE, ModelName(model=model, actor=actor))
 
-    def abort(self, model: str, *, actor: str = "") -> c.RolloutView:
+    def abort(self, model: str, *, actor: str = "") -> RolloutView:
         """Takes the candidate back now."""
-        return self.call("rollout.abort", c.ModelName(model=model, actor=actor), c.RolloutView)
+        return self.call(rollouts.ABORT, ModelName(model=model, actor=actor))
 
-    def tell_labels(self, labels: c.TellLabels) -> c.LabelsTold:
+    def tell_labels(self, told: TellLabels) -> LabelsTold:
         """Labels of answers given in the rollout under way."""
-        return self.call("rollout.label", labels, c.LabelsTold)
+        return self.call(labels.LABEL, told)
 
-    def feeds(self) -> tuple[c.FeedView, ...]:
+    def feeds(self) -> tuple[FeedView, ...]:
         """All streams and batches."""
-        return self.call("feed.list", c.Nothing(), c.FeedList).feeds
+        return self.call(feeds.LIST, Nothing()).feeds
 
-    def feed(self, name: c.FeedName) -> c.FeedView:
+    def feed(self, name: FeedName) -> FeedView:
         """One stream or batch."""
-        return self.call("feed.show", name, c.FeedView)
+        return self.call(feeds.SHOW, name)
 
-    def pause_feed(self, name: c.FeedName) -> c.FeedView:
+    def pause_feed(self, name: FeedName) -> FeedView:
         """Drains and stops a stream until it is resumed."""
-        return self.call("feed.pause", name, c.FeedView)
+        return self.call(feeds.PAUSE, name)
 
-    def resume_feed(self, name: c.FeedName) -> c.FeedView:
+    def resume_feed(self, name: FeedName) -> FeedView:
         """Starts a paused stream where it stopped."""
-        return self.call("feed.resume", name, c.FeedView)
+        return self.call(feeds.RESUME, name)
 
 
 def may_answer(home: Home) -> bool:
@@ -239,11 +245,7 @@ def _is_nowhere(error: BaseException) -> bool:
 
 def _error_in(data: Any) -> errors.HeadraceError | None:
     """The error that the body holds, of its own class; None where it holds none."""
-    told = data.get("error") if isinstance(data, dict) else None
-    if not isinstance(told, dict) or not isinstance(told.get("what"), str):
-        return None
-    kind = KINDS.get(str(told.get("kind")), errors.HeadraceError)
-    return kind(told["what"], where=str(told.get("where") or ""), remedy=str(told.get("remedy") or ""))
+    return from_wire(data.get("error")) if isinstance(data, dict) else None
 
 
 def _error_of_status(status: int, where: str) -> errors.HeadraceError:

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from cluster.commands.requests import RegisterVersion
+from cluster.commands.versions import RegisterVersion
 from cluster.controller import Controller, Point
 from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable
 from cluster.rollout.evidence import EvidenceBatch
@@ -183,7 +183,7 @@ def _actor(store_url: str, fleet: str, feeds: str, jobs: str) -> Any:
 
 def _check_version(request: RegisterVersion) -> None:
     # pyarrow's 60 MB are had only where versions are registered.
-    from deployments.artifacts.artifact import check_registered
+    from deployments.artifacts.manifest import check_registered
 
     check_registered(request.artifact_uri, request.digest, request.engine, request.signature)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 
 from pydantic import ValidationError
 
-from cluster.commands.requests import REASONS_AT_MOST, Label, LabelsTold, TellLabels
+from cluster.commands.labels import REASONS_AT_MOST, Label, LabelsTold, TellLabels
+from cluster.findings import first_finding
 
 LABELS_AT_ONCE = 5_000
 
@@ -26,9 +27,9 @@ def tell(model: str, lines: Iterable[bytes], send: Callable[[TellLabels], Labels
         try:
             batch.append(Label.model_validate_json(line))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            field = ".".join(str(part) for part in first["loc"])
-            told = _sum(told, LabelsTold(counted=0, elsewhere=0, refused=1, reasons=(f"line {number}: {field} {first['msg']}",)))
+            found = first_finding(error)
+            reason = f"line {number}: {found.field} {found.words}"
+            told = _sum(told, LabelsTold(counted=0, elsewhere=0, refused=1, reasons=(reason,)))
         if len(batch) == LABELS_AT_ONCE:
             told = _sum(told, send(_request(model, batch)))
             batch = []

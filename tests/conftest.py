@@ -7,7 +7,6 @@ import functools
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
-from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment
 from headrace.local.ports import free_port
+from headrace.local.ray_head import SERVE_ENVIRONMENT
 from tests.support.broker import broker as broker
 from tests.support.machine import machine as machine
 from tests.support.postgres import postgres as postgres
@@ -32,24 +31,27 @@ settings.load_profile("headrace")
 
 
 # What a run of several workers (pytest-xdist) keeps together, the longest first: tests that share a cluster, those that start
-# one of their own, those that share a broker. All others stay with their file.
-_GROUPS = ("ray_cluster", "machine", "broker")
+# one of their own, those that share a broker. All others stay with their file. A test that takes such a fixture by its name only
+# while it runs says so itself: `pytest.mark.xdist_group`.
+_SHARED = ("ray_cluster", "machine", "broker")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Deals the tests out to workers; before xdist reads the marks."""
+    groups = {item: _group(item) for item in items}
+    items.sort(key=lambda item: _SHARED.index(groups[item]) if groups[item] in _SHARED else len(_SHARED))  # keeps a file's order
+    for item, group in groups.items():
+        own_cluster = group not in _SHARED or group == "machine"
+        item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0] if own_cluster else group))
 
-    def shared(item: pytest.Item) -> int:
-        if "/e2e/" in item.nodeid:
-            return _GROUPS.index("machine")
-        fixtures = getattr(item, "fixturenames", ())
-        return next((at for at, name in enumerate(_GROUPS) if name in fixtures), len(_GROUPS))
 
-    items.sort(key=shared)  # stable: a file's tests stay in their order
-    for item in items:
-        group = "ray_cluster" if shared(item) == 0 else "broker" if shared(item) == 2 else item.nodeid.split("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+def _group(item: pytest.Item) -> str:
+    said = item.get_closest_marker("xdist_group")
+    if said is not None:
+        return str(said.args[0])
+    fixtures = getattr(item, "fixturenames", ())
+    return next((name for name in _SHARED if name in fixtures), "")
 
 
 @pytest.fixture
@@ -66,6 +68,11 @@ class RayCluster:
     dashboard_url: str
     http_url: str
     logs: Path
+
+    @property
+    def http_port(self) -> int:
+        """Where the gateway shall listen."""
+        return int(self.http_url.rpartition(":")[2])
 
     def replica_pids(self, app: str) -> set[int]:
         """The processes of an app's running replicas, as the dashboard's REST API tells them."""
@@ -87,10 +94,7 @@ _SETTINGS = {
     "RAY_DEDUP_LOGS": "0",
     # A machine with many tests on few cores is no reason to give up on a process.
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
-    "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "120",
-    # The doors that `headrace up` opens.
+    # As `headrace up` sets it.
     **SERVE_ENVIRONMENT,
 }
 os.environ.update(_SETTINGS)
@@ -102,7 +106,7 @@ _TOO_SLOW = ("timed out during startup", "Timed out", "Failed to start")
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[RayCluster]:
-    """One node with 8 declared CPUs, Serve on a free port of 127.0.0.1, the dashboard on. Ended by pid, whatever happens."""
+    """One node with 8 declared CPUs, Serve, the dashboard on, a free port for the gateway. Ended by pid, whatever happens."""
     import ray
     from ray import serve
 
@@ -110,12 +114,10 @@ def ray_cluster() -> Iterator[RayCluster]:
     folder = tempfile.mkdtemp(prefix="hr-")
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     http_port = free_port()
-    os.environ.update(haproxy_environment(Path(folder)))
     try:
         gcs_address, dashboard_port = _start_ray(f"{folder}/r")  # Ray opens its folder to every user
         with contextlib.suppress(TimeoutError):  # Serve's own patience is a minute
-            serve.start(http_options={"host": "127.0.0.1", "port": http_port})
-        _await_proxies()
+            serve.start(proxy_location="Disabled")
         yield RayCluster(
             address=gcs_address,
             dashboard_url=f"http://127.0.0.1:{dashboard_port}",
@@ -163,15 +165,6 @@ def _start_ray(folder: str) -> tuple[str, int]:
         else:
             return str(context.address_info["gcs_address"]), dashboard_port
     raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-def _await_proxies() -> None:
-    from ray import serve
-
-    end = time.monotonic() + 300
-    while not (proxies := serve.status().proxies) or any(status != "HEALTHY" for status in proxies.values()):
-        assert time.monotonic() < end, f"Serve's proxy never came up: {proxies}"
-        time.sleep(0.05)
 
 
 def _is_rays(process: psutil.Process) -> bool:

@@ -6,15 +6,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.commands.handlers import HANDLERS, Context, Outcome
-from cluster.commands.requests import COMMANDS, Command
+from cluster.commands.command import Command, Context, Outcome
+from cluster.commands.registry import COMMANDS
 from cluster.errors import BadInput, NotFound
-from cluster.section import sentence
+from cluster.findings import first_finding
 from cluster.state import AuditEvent, State, feed_key
 
 SOMEBODY = "a person"  # asked, and did not say who it is
-# What a feed remembers for itself is no decision of anybody's. Labels are evidence: what they came to stands at each transition.
-UNTOLD = frozenset({"feed.notes", "rollout.label"})
 
 
 def parse(command: str, payload: dict[str, Any]) -> Any:
@@ -22,12 +20,11 @@ def parse(command: str, payload: dict[str, Any]) -> Any:
     if command not in COMMANDS:
         raise NotFound(f"there is no command {command!r}", where="command", remedy=f"commands: {', '.join(sorted(COMMANDS))}")
     try:
-        return COMMANDS[command][0].model_validate(payload)
+        return COMMANDS[command].request.model_validate(payload)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        where = f"{command}: {field}" if field else command
-        raise BadInput(sentence(first), where=where, remedy="correct this field") from error
+        found = first_finding(error)
+        where = f"{command}: {found.field}" if found.field else command
+        raise BadInput(found.words, where=where, remedy="correct this field") from error
 
 
 def actor_of(request: Any) -> str:
@@ -40,8 +37,9 @@ def run(command: str, request: Any, at: Context) -> tuple[Outcome, tuple[AuditEv
 
     Raises what the command raises.
     """
-    outcome = HANDLERS[command](at, request)
-    if outcome.events or outcome.state is at.state or command in UNTOLD:
+    entry = COMMANDS[command]
+    outcome = entry.run(at, request)
+    if outcome.events or outcome.state is at.state or not entry.told:
         return outcome, outcome.events
     detail = request.model_dump(mode="json", exclude={"model", "actor"})
     return outcome, (AuditEvent(at.now_s, _model_of(outcome.state, request), None, command, at.actor, detail),)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import add, attrgetter
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,8 @@ class EvidenceKey:
 class Counts:
     """Sums over what was scored. Rows judge answers, calls judge time.
 
-    `errors` are rows that the version failed (bad input is the sender's and is not counted). `slow` are calls above the
+    `errors` are rows that the version failed: neither bad input, which is the sender's fault, nor `missed` rows, which met no replica
+    of it that took them and are no `rows` (see blame.py). `slow` are calls above the
     route's `slow_ms`. `compared` rows were scored in shadow, `disagreed` of them differed from the stable version. `labelled`
     answers have met their label, and `loss` is the sum of what they lost, 0 to 1 each.
     """
@@ -31,19 +33,13 @@ class Counts:
     disagreed: int = 0
     labelled: int = 0
     loss: float = 0.0
+    missed: int = 0
 
     def __add__(self, other: Counts) -> Counts:
-        # Name by name: with a rollout under way each call is counted.
-        return Counts(
-            self.rows + other.rows,
-            self.errors + other.errors,
-            self.calls + other.calls,
-            self.slow + other.slow,
-            self.compared + other.compared,
-            self.disagreed + other.disagreed,
-            self.labelled + other.labelled,
-            self.loss + other.loss,
-        )
+        return Counts(*map(add, _sums(self), _sums(other)))
+
+
+_sums = attrgetter(*(field.name for field in fields(Counts)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,11 +46,16 @@ def after_look(illness: Illness, *, ready: bool, ill: bool, outage: bool, now_s:
 
 def lasts(illness: Illness, now_s: float, warmed_s: float) -> bool:
     """Whether it has been ill for too long: longer than a replica that took `warmed_s` to start needs to be replaced."""
-    return illness.since_s is not None and now_s - illness.since_s >= max(LASTS_S, 2 * warmed_s)
+    return illness.since_s is not None and now_s - illness.since_s >= too_long_s(warmed_s)
+
+
+def too_long_s(warmed_s: float) -> float:
+    """How long is too long: LASTS_S, or what a replica that took `warmed_s` to start may need to be replaced."""
+    return max(LASTS_S, 2 * warmed_s)
 
 
 def too_ill(illness: Illness, now_s: float, warmed_s: float) -> str:
-    """In which way it is too ill, to be put after "it is unillnessy"; empty where it may recover."""
+    """In which way it is too ill, to be put after "it is unhealthy"; empty where it may recover."""
     if illness.since_s is None:
         return ""
     times = 0 if illness.excused else len(_recent(illness, now_s))

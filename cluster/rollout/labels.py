@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cluster.errors import BadInput
+from cluster.rollout.checks.labels import LabelCheck, Loss
 from cluster.rollout.evidence import Counts
-from cluster.rollout.plan import LabelCheck, Loss
 from cluster.rollout.record import Rollout
 
 

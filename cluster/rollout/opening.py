@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from cluster.errors import Conflict, NotFound
-from cluster.rollout.plan import Loss, Plan, is_instant
+from cluster.rollout.plan import Plan, is_instant
 from cluster.rollout.record import Rollout
-from cluster.signature import Datatype, Signature, TensorSpec
+from cluster.signature import Signature, TensorSpec
 from cluster.state import AuditEvent, State
 from cluster.versions import Version, VersionId
-
-FLOATS = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64, Datatype.BF16})
 
 
 def open_rollout(
@@ -33,7 +30,8 @@ def open_rollout(
     if model.stable is not None:
         stable = state.versions[VersionId(model_name, model.stable)]
         _check_signature(stable, candidate, plan, compatible=compatible)
-        _check_outputs(plan, stable)
+        for check in plan.checks.in_force().values():
+            check.require(stable)
     rollout = Rollout(
         id=state.last_rollout + 1,
         model=model_name,
@@ -66,32 +64,6 @@ def _check_signature(stable: Version, candidate: Version, plan: Plan, *, compati
     elif narrower:
         remedy = "it can't share traffic with stable: where callers bear less, `rollout start --plan instant --compatible`"
     raise Conflict(f"its signature is not that of {stable.id}: {difference}", where=str(candidate.id), remedy=remedy)
-
-
-def _check_outputs(plan: Plan, stable: Version) -> None:
-    """Raises Conflict where the plan judges an output that there is not, or in a way that it can't be judged."""
-    check, labels = plan.checks.disagreement, plan.checks.labels
-    for name in check.tolerance if check is not None and isinstance(check.tolerance, dict) else {}:
-        if stable.signature.output(name) is None:
-            raise _no_output(stable, name, "rollout.checks.disagreement.tolerance")
-    if labels is None:
-        return
-    spec = stable.signature.output(labels.output)
-    if spec is None:
-        raise _no_output(stable, labels.output, "rollout.checks.labels.output")
-    one_number = math.prod(spec.shape[1:]) == 1 and spec.datatype is not Datatype.BYTES
-    classes = len(spec.shape) == 2 and spec.datatype in FLOATS
-    if not (one_number or (labels.loss is Loss.WRONG and classes)):
-        raise Conflict(
-            f"output {spec.name!r} is {spec.datatype} {list(spec.shape)}: no label can be held against that",
-            where="rollout.checks.labels",
-            remedy="name an output of one number a row; for loss wrong, one of a score for each class will do too",
-        )
-
-
-def _no_output(stable: Version, name: str, where: str) -> Conflict:
-    known = ", ".join(spec.name for spec in stable.signature.outputs)
-    return Conflict(f"{stable.id} has no output {name!r}", where=where, remedy=f"its outputs: {known}")
 
 
 def differs(stable: Signature, candidate: Signature, *, wider: bool = False) -> str:

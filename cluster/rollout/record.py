@@ -12,7 +12,9 @@ from enum import StrEnum
 
 from cluster.errors import Conflict
 from cluster.rollout.illness import Illness
-from cluster.rollout.plan import Plan, Step
+from cluster.rollout.misses import Misses
+from cluster.rollout.plan import Plan
+from cluster.rollout.steps import Step
 
 
 class RolloutState(StrEnum):
@@ -80,6 +82,7 @@ class Rollout:
     ended_s: float | None = None
     illness: Illness = field(default_factory=Illness)
     warmed_s: float = 0.0
+    misses: Misses = field(default_factory=Misses)
 
     @property
     def salt(self) -> int:

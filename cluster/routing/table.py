@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from cluster.fleet.desired import by_hand, initial_replicas
 from cluster.fleet.serving import Serving
 from cluster.ports import AppState, AppStatus
-from cluster.rollout.plan import Loss
+from cluster.rollout.checks.labels import Loss
 from cluster.rollout.record import Rollout
 from cluster.routing.routes import WEIGHT_UNIT, LabelledOutput, Route, RouteTable, Target
 from cluster.state import Model, State

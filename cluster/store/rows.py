@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import BadInput
+from cluster.findings import first_finding
 from cluster.rollout.evidence import Counts, EvidenceKey
 from cluster.rollout.record import Rollout
 from cluster.state import Feed, Model, State
@@ -94,10 +95,8 @@ def _read(table: str, key: str, document: str) -> Any:
     try:
         return _ADAPTERS[table].validate_json(document)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
         raise BadInput(
-            f"the store holds what this Headrace can't read: {field}: {first['msg']}",
+            f"the store holds what this Headrace can't read: {first_finding(error)}",
             where=f"{table} {key}",
             remedy="use the Headrace that wrote it, or mend this row of the store",
         ) from error

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 
 from cluster.errors import BadInput, Conflict, NotFound
 from consumers.batch.places import Place, explaining, locate
 from consumers.batch.plan import Unit, plan
 from consumers.batch.read.columns import bind
-from consumers.batch.read.dataset import Dataset, Mark, discover, with_date
+from consumers.batch.read.dataset import Dataset, discover, with_date
 from consumers.batch.read.hive import check_keys
 from consumers.batch.read.listing import covers
 from consumers.batch.score.answers import output_columns
-from consumers.batch.score.unit import empty_output, schema_text, too_many_bad
 from consumers.batch.spec import BatchSpec, OnRunning
-from consumers.batch.write.ledger import Ledger, Pinned, Receipt, RunPhase, RunRecord, Runs, Totals, remaining, to_repeat, totals
+from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import file_lock
-from consumers.batch.write.publish import RunManifest, check_staged, manifest_of, publish, read_manifest, retire_old
+from consumers.batch.write.output import empty_output
+from consumers.batch.write.publish import RunManifest, check_staged, manifest_of, publish, read_manifest
+from consumers.batch.write.quarantine import too_many_bad
+from consumers.batch.write.records import Pinned, Receipt, RunPhase, RunRecord, Totals, remaining, schema_text, to_repeat, totals
+from consumers.batch.write.retention import retire_old, scored_before
+from consumers.batch.write.runs import Runs, new_run_id
 
 ScoreUnits = Callable[[Ledger, RunRecord, Sequence[Unit], int], Iterable[Receipt]]
 
@@ -92,7 +95,7 @@ def begin(
                 remedy="go on with `headrace batch resume`, or give it up with --fresh",
             )
         if left is not None:
-            left.place.remove()
+            left.remove()
         ledger, record, units = _prepare(name, spec, pinned, runs, workforce, as_of=as_of, fire=fire)
         return _work(ledger, record, units, runs, workforce, watch)
 
@@ -123,7 +126,7 @@ def _prepare(
 ) -> tuple[Ledger, RunRecord, tuple[Unit, ...]]:
     dated = spec.model_copy(update={"input": with_date(spec.input, as_of)})
     _check_apart(dated)
-    dataset = discover(dated.input, pinned.signature, known=_scored_before(runs) if dated.input.only_new else {})
+    dataset = discover(dated.input, pinned.signature, known=scored_before(runs) if dated.input.only_new else {})
     dated = dated.model_copy(update={"input": dataset.spec})
     if not dataset.rows:
         where = ", ".join(dated.input.paths)
@@ -138,8 +141,7 @@ def _prepare(
         workers=workforce.workers(dated),
     )
     now = time.time()
-    # Ids sort by time, to the microsecond; the letter keeps readers from taking the folder `run=ID` for a date.
-    run_id = f"r{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S.%f}-{secrets.token_hex(2)}"
+    run_id = new_run_id(now)
     record = RunRecord(
         run_id=run_id,
         name=name,
@@ -183,21 +185,6 @@ def _check_columns(dataset: Dataset, spec: BatchSpec, pinned: Pinned) -> None:
         )
 
 
-def _scored_before(runs: Runs) -> dict[str, list[Mark]]:
-    """What published runs have scored, by path, as the files were then."""
-    found: dict[str, list[Mark]] = {}
-    for run in runs.all():
-        if run.phase() is RunPhase.PUBLISHED:
-            scored = {path for path, _ in read_manifest(run).inputs}
-            marks = {
-                (piece.path, Mark(piece.file_bytes, piece.modified_ns, piece.footer)) for u in run.units() for piece in u.slices
-            }
-            for path, mark in marks:
-                if path in scored:
-                    found.setdefault(path, []).append(mark)
-    return found
-
-
 def _work(
     ledger: Ledger, record: RunRecord, units: Sequence[Unit], runs: Runs, workforce: Workforce, watch: Watcher
 ) -> RunManifest:
@@ -218,7 +205,7 @@ def _work(
     else:
         manifest = read_manifest(ledger)
     publish(ledger, record, manifest)
-    retire_old(runs, record.spec.output.keep)
+    retire_old(runs, record.spec.output)
     return manifest
 
 

@@ -114,7 +114,9 @@ class OutputColumn(Section):
 class Output(Section):
     """What to write. `columns` maps column names to what they hold; left out, every output and the version.
 
-    `partition_by` names pass-through columns that become hive directories. `keep` is how many replaced runs stay on disk.
+    `partition_by` names pass-through columns that become hive directories. `keep` is how many replaced runs stay on disk. Of the
+    `keep_runs` newest runs the records stay readable (manifest, receipts, what is set aside), beside the output in
+    `.NAME.headrace/runs`; published rows and quarantines are never removed, and `only_new` knows the files of all runs.
     """
 
     path: str
@@ -124,6 +126,7 @@ class Output(Section):
     partition_by: tuple[str, ...] = ()
     max_file_rows: int = Field(default=10_000_000, ge=1, description="no output file holds more rows than this")
     keep: int = Field(default=1, ge=0)
+    keep_runs: int = Field(default=50, ge=10, description="how many runs' records are kept")
     quarantine: str | None = Field(default=None, description="where quarantined rows go; PATH.quarantine where left out")
 
     @field_validator("compression")

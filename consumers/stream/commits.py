@@ -44,6 +44,16 @@ class CommitPlan:
         """How many records it settles."""
         return sum(outcome.rows_in for outcome in self.outcomes)
 
+    @property
+    def rows_out(self) -> int:
+        """How many of them are answered."""
+        return sum(outcome.rows_out for outcome in self.outcomes)
+
+    @property
+    def rows_dead(self) -> int:
+        """How many of them become dead letters."""
+        return sum(outcome.rows_dead for outcome in self.outcomes)
+
 
 NOTHING = CommitPlan(0, ())
 

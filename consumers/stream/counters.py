@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from consumers.stream.log.port import Owned
-
-
-class Phase(StrEnum):
-    """How the worker is doing."""
-
-    STARTING = "starting"  # opening the log, joining the group
-    RUNNING = "running"
-    CUT_OFF = "cut_off"  # the broker does not answer: nothing comes, nothing is lost
-    HOLDING = "holding"  # transient trouble or an open breaker: the same micro-batch is tried again
-    RECOVERING = "recovering"  # the log failed: back to the committed offsets
-    DRAINING = "draining"
-    STOPPED = "stopped"
-    FAILED = "failed"
+from consumers.stream.phases import Phase
 
 
 class Began(BaseModel):

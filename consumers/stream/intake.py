@@ -1,10 +1,73 @@
-"""How records are taken from the log for one micro-batch."""
+"""How records come in: taken from the log as micro-batches, decoded, and given to the scorer."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Protocol
 
+import numpy as np
+
+from cluster.signature import Signature
+from consumers.stream.codecs.formats import Codecs
+from consumers.stream.commits import cut_up
 from consumers.stream.log.port import Log, Records
+from consumers.stream.micro_batch import MicroBatch
+from consumers.stream.outgoing.answers import split_keys
+from consumers.stream.spec import StreamSpec
+from deployments.engines.datatypes import Array
+from deployments.scoring.port import Scored
+
+
+class Scoring(Protocol):
+    """What a worker needs of a scorer; `deployments.scoring.scorer_thread.ScorerThread` is one. Safe to call from any thread."""
+
+    def submit(
+        self, model: str, tensors: Mapping[str, Array], keys: Sequence[bytes | None] | None = None, *, donated: bool = False
+    ) -> Future[Scored]:
+        """Starts scoring n rows and returns at once. See `Scorer.score`, all of whose errors the future raises."""
+
+    def signature(self, model: str, version: int | None = None) -> Signature:
+        """The signature of the stable version. Raises NotFound while no version is served."""
+
+
+class Intake:
+    """Of one worker, used from its thread. `backlog`: the last micro-batch was whole, so another waits."""
+
+    def __init__(self, spec: StreamSpec, scoring: Scoring) -> None:
+        self._spec, self._scoring = spec, scoring
+        self._codecs = Codecs(spec)
+        self.backlog = False
+
+    def take(self, log: Log, most_rows: int | None, timeout_s: float) -> list[MicroBatch]:
+        """One micro-batch; several where a commit may hold no more than `most_rows`. Raises what `Log.poll` raises."""
+        spec = self._spec
+        most = min(spec.max_batch_rows, most_rows or spec.max_batch_rows)
+        slices = gather(log, most, spec.max_in_flight_bytes, linger_s=spec.linger_ms / 1000, timeout_s=timeout_s)
+        rows = sum(map(len, slices))
+        self.backlog = rows >= most and most_rows is None
+        if not rows:
+            return []
+        return [MicroBatch.of(part) for part in (cut_up(slices, most) if most_rows else [slices])]
+
+    def score(self, batch: MicroBatch) -> None:
+        """Decodes it and begins to score it. Raises NotFound, BadInput and Unreachable where that can't be done now."""
+        decoder, batch.encoder = self._codecs.of(self._scoring.signature(self._spec.model))
+        headers = [each for s in batch.slices for each in s.headers]
+        batch.decoded = decoder.decode(batch.values, headers)
+        if not batch.decoded.rows:
+            batch.scored = Future()
+            batch.scored.set_result(Scored({}, np.empty(0, dtype=np.int32), {}))
+            return
+        keys = [key for s in batch.slices for key in split_keys(s)]
+        if len(batch.decoded.rows) != len(keys):
+            keys = [keys[row] for row in batch.decoded.rows]
+        batch.scored = self._scoring.submit(self._spec.model, batch.decoded.tensors, keys, donated=True)
+
+    def close(self) -> None:
+        """Ends what the codecs have open."""
+        self._codecs.close()
 
 
 def gather(log: Log, most_rows: int, most_bytes: int, *, linger_s: float, timeout_s: float) -> list[Records]:

@@ -13,7 +13,9 @@ from typing import Any
 import onnxruntime as ort
 
 from cluster.errors import BadInput, EngineFailure, NotFound
-from deployments.artifacts.artifact import Artifact, Samples, file_digest, write_artifact
+from deployments.artifacts.manifest import file_digest
+from deployments.artifacts.package import Artifact, write_artifact
+from deployments.artifacts.samples import Samples
 from deployments.builder.evaluation import gate as gates
 from deployments.builder.evaluation.quality import classes
 from deployments.builder.page import page

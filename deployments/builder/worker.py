@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster import errors
+from cluster.error_wire import from_wire, to_wire
 
 LOG_LINES = 12
-
-KINDS = {kind.__name__: kind for kind in (errors.BadInput, errors.NotFound, errors.NoCapacity, errors.BadArtifact)}
 
 
 def run_worker(
@@ -82,9 +81,9 @@ def run_worker(
                 f"{what} {_ending(code)}{_last_lines(log, start)}", where=str(log), remedy="see the whole log there"
             )
         found: dict[str, Any] = json.loads(answer.read_text())
-    if "error" in found:
-        told = found["error"]
-        raise KINDS.get(told["kind"], errors.HeadraceError)(told["what"], where=told["where"], remedy=told["remedy"])
+    failure = from_wire(found.get("error"))
+    if failure is not None:
+        raise failure
     return found
 
 
@@ -94,7 +93,7 @@ def serve(step: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     try:
         found = step(json.loads(question.read_text()))
     except errors.HeadraceError as error:
-        found = {"error": {"kind": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}}
+        found = {"error": to_wire(error)}
     partial = answer.with_suffix(".partial")
     partial.write_text(json.dumps(found))
     partial.rename(answer)

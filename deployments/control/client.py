@@ -9,7 +9,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from cluster.commands.requests import ControlPlane
+from cluster.control_plane import ControlPlane
 from cluster.errors import HeadraceError, Unreachable
 from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import RouteTable

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from cluster.commands.requests import ControlPlane
+from cluster.control_plane import ControlPlane
 from cluster.errors import HeadraceError
 from cluster.routing.routes import EMPTY, RouteTable
 from deployments.control.evidence_log import EvidenceLog

@@ -9,7 +9,8 @@ import numpy as np
 
 from cluster.errors import BadArtifact, EngineFailure
 from cluster.signature import Signature
-from deployments.artifacts.artifact import SAMPLES, read_samples, verify
+from deployments.artifacts.manifest import SAMPLES, verify
+from deployments.artifacts.samples import read_samples
 from deployments.engines.datatypes import Array
 from deployments.engines.onnx import OnnxEngine
 from deployments.engines.port import Engine

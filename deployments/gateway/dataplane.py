@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from cluster.commands.requests import ControlPlane
+from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound, Unreachable
 from cluster.routing.routes import Route, RouteTable
 from cluster.signature import Signature, TensorSpec

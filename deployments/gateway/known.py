@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from cluster.commands.requests import ControlPlane
+from cluster.control_plane import ControlPlane
 from cluster.errors import Unreachable
 
 STATUS_TIMEOUT_S = 2.0

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from cluster.commands.requests import ControlPlane, ModelView
+from cluster.commands.models import ModelView
+from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, Conflict, NotFound
 from cluster.routing.routes import Route
 from cluster.signature import Datatype, TensorSpec

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cluster.commands.requests import ControlPlane
+from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput
 from deployments.gateway.admission import Admission
 from deployments.gateway.dataplane import DataPlane

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cluster.commands.requests import ControlPlane
+from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, EngineFailure, NoCapacity, NotFound
 from cluster.fleet.serving import Serving
 from cluster.fleet.serving import Transport as TransportName

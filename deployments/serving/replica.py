@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from ray import serve
 
 from cluster.errors import NoCapacity
-from deployments.artifacts.artifact import localize, read_samples
+from deployments.artifacts.fetch import localize
+from deployments.artifacts.samples import read_samples
 from deployments.engines.datatypes import Array
 from deployments.engines.isolate import score_isolating
 from deployments.engines.load import load_engine

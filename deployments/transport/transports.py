@@ -13,7 +13,7 @@ from typing import Protocol
 from cluster.errors import HeadraceError, NoCapacity
 from cluster.fleet.serving import Serving
 from cluster.routing.routes import Target
-from deployments.artifacts.artifact import localize
+from deployments.artifacts.fetch import localize
 from deployments.engines.datatypes import Array
 from deployments.engines.isolate import score_isolating
 from deployments.engines.load import load_engine

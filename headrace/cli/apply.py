@@ -10,7 +10,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cluster.commands.requests import Applied, Apply, Change, FeedView, ModelView, StatusView
+from cluster.commands.documents import Applied, Apply, Change
+from cluster.commands.feeds import FeedView
+from cluster.commands.models import ModelView
+from cluster.commands.status import StatusView
 from cluster.errors import EngineFailure, NoCapacity
 from cluster.ports import AppStatus
 from cluster.versions import VersionId

@@ -15,15 +15,17 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from cluster.commands.requests import FeedName, FeedView, ScheduleView
+from cluster.commands.feeds import FeedName, FeedView, ScheduleView
 from cluster.errors import BadInput, NotFound
 from consumers.batch.places import locate
 from consumers.batch.run import Progress as RunProgress
 from consumers.batch.run import Watcher, Workforce, begin, resume
 from consumers.batch.spec import BatchSpec
-from consumers.batch.write.ledger import Ledger, Pinned, RunPhase, Runs, totals
+from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import is_held
 from consumers.batch.write.publish import RunManifest, read_manifest
+from consumers.batch.write.records import Pinned, RunPhase, totals
+from consumers.batch.write.runs import Runs
 from headrace.cli.screens.output import AsJson, age, answers, notes, print_json
 from headrace.client import ControlClient
 from headrace.local.home import read_settings

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from cluster.commands.requests import RegisterVersion
+from cluster.commands.versions import RegisterVersion
 from cluster.errors import BadInput, HeadraceError
 from deployments.builder.page import page
 from deployments.builder.pipeline import Built, build

@@ -12,6 +12,7 @@ from typing import Annotated
 import orjson
 import typer
 
+from cluster.error_wire import to_wire
 from cluster.errors import HeadraceError
 from headrace.cli.exits import MEANING, ExitCode, code_of
 from headrace.cli.screens.output import notes
@@ -121,8 +122,7 @@ def _root(
 
 def _tell(error: HeadraceError, *, as_json: bool) -> None:
     if as_json:
-        told = {"kind": error.kind, "what": error.what, "where": error.where, "remedy": error.remedy}
-        sys.stderr.write(orjson.dumps({"error": told}).decode() + "\n")
+        sys.stderr.write(orjson.dumps({"error": to_wire(error)}).decode() + "\n")
         return
     screen = notes()
     screen.print("error: ", style="bold red", end="")

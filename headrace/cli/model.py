@@ -9,9 +9,11 @@ import orjson
 import typer
 from rich.table import Table
 
-from cluster.commands.requests import ModelView, VersionView
+from cluster.commands.models import ModelView
+from cluster.commands.versions import VersionView
 from cluster.errors import BadArtifact, NotFound
-from deployments.artifacts.artifact import REPORT, localize, read_manifest, remove
+from deployments.artifacts.fetch import localize, remove
+from deployments.artifacts.manifest import REPORT, read_manifest
 from deployments.builder.report import Report
 from headrace.cli.models import day
 from headrace.cli.screens.output import AsJson, answers, notes, print_json

@@ -14,7 +14,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cluster.commands.requests import CheckView, RolloutHistory, RolloutStatus, RolloutView
+from cluster.commands.audit import RolloutHistory
+from cluster.commands.rollouts import CheckView, RolloutStatus, RolloutView
 from cluster.errors import BadInput, NotFound
 from cluster.rollout.plan import NamedPlan, Plan
 from headrace.cli.screens.output import AsJson, age, answers, print_json, watch, watch_json

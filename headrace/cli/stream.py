@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cluster.commands.requests import FeedList, FeedName, FeedView
+from cluster.commands.feeds import FeedList, FeedName, FeedView
 from cluster.errors import BadInput
 from consumers.stream.counters import Counters, WorkerStatus
 from headrace.cli.screens.output import AsJson, answers, notes, print_json

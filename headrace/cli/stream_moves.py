@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cluster.commands.requests import FeedName, FeedView
+from cluster.commands.feeds import FeedName, FeedView
 from cluster.errors import BadInput, Conflict, HeadraceError, Unreachable
 from consumers.stream.counters import Counters, WorkerStatus
 from consumers.stream.kafka.kafka_python.client import DEFAULT_BROKERS

@@ -66,7 +66,8 @@ class Settings:
 
     `url` is the gateway's address (HEADRACE_URL). `ray_address` is a running cluster to join
     (HEADRACE_RAY_ADDRESS, else RAY_ADDRESS), `bootstrap_servers` a running broker to use (KAFKA_BOOTSTRAP_SERVERS). `store_url`
-    is any SQLAlchemy URL (HEADRACE_STORE_URL) and defaults to the home's SQLite file. `debug` shows tracebacks (HEADRACE_DEBUG=1).
+    is any SQLAlchemy URL (HEADRACE_STORE_URL) and defaults to the home's SQLite file. `debug` shows tracebacks
+    (HEADRACE_DEBUG=1).
     """
 
     home: Home

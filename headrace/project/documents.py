@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cluster.commands.requests import Apply, FeedDocument, ModelDocument
+from cluster.commands.documents import Apply, FeedDocument, ModelDocument
 from cluster.errors import BadInput, HeadraceError, NotFound
 from cluster.fleet.serving import AskedServing, Serving
 from cluster.rollout.plan import Plan

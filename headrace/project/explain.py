@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from cluster.errors import BadInput
-from cluster.section import sentence
+from cluster.findings import sentence
 from headrace.project.yaml_source import FieldPath, Source
 
 SHOWN = 10

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from cluster.errors import BadArtifact, BadInput, EngineFailure
-from deployments.artifacts.artifact import SAMPLES, Manifest, read_samples
+from deployments.artifacts.manifest import SAMPLES, Manifest
+from deployments.artifacts.samples import read_samples
 from deployments.engines import load
 from deployments.engines.isolate import score_isolating
 from deployments.engines.port import Engine

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from cluster.errors import EngineFailure
-from deployments.artifacts.artifact import Manifest, read_samples
+from deployments.artifacts.manifest import Manifest
+from deployments.artifacts.samples import read_samples
 from deployments.engines.load import load_engine
 from tests.support.cuda import CUDA, needs_cuda
 from tests.support.models import INPUT, OUTPUT, mlp_artifact, rows

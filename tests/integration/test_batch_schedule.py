@@ -15,11 +15,11 @@ import psutil
 import pytest
 import ray
 
-from cluster.commands.requests import FeedView
+from cluster.commands.feeds import FeedView
 from cluster.errors import HeadraceError
 from cluster.store.sql import SqlStore
 from consumers.batch.places import locate
-from consumers.batch.write.ledger import Runs
+from consumers.batch.write.runs import Runs
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from headrace.controller_actor import start_controller
 from headrace.local.home import Settings, read_settings

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import ray
 
-from cluster.commands.requests import ControlPlane
+from cluster.control_plane import ControlPlane
 from cluster.errors import BadArtifact, BadInput, Conflict, NotFound, Unreachable
 from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey
 from cluster.routing.routes import Route, RouteTable

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ray import serve
 
-from cluster.commands.requests import AppView
+from cluster.commands.models import AppView
 from headrace.local.home import read_settings
 from tests.conftest import RayCluster
 from tests.support.live import running

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.commands.requests import ModelView
+from cluster.commands.models import ModelView
 from headrace.client import ControlClient
 from tests.integration.test_up_and_down import Machine
 from tests.support.live import Service

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster.commands.requests import AppView
+from cluster.commands.models import AppView
 from cluster.errors import Unreachable
 from deployments.transport.remote import DEPLOYMENT
 from headrace.local.home import read_settings

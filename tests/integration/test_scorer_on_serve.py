@@ -21,7 +21,7 @@ from cluster.ports import AppState, AppStatus
 from cluster.rollout.evidence import Counts
 from cluster.routing.split import to_candidate
 from cluster.versions import Version, VersionId
-from deployments.artifacts.artifact import Manifest
+from deployments.artifacts.manifest import Manifest
 from deployments.engines.datatypes import Array
 from deployments.engines.load import load_engine
 from deployments.scoring.scorer import RoutedScorer

@@ -10,9 +10,9 @@ import pytest
 from kafka import KafkaProducer
 from kafka.admin import ConfigResource, KafkaAdminClient
 
-from consumers.stream.counters import Phase
 from consumers.stream.kafka import topic_settings
 from consumers.stream.log.port import Takes
+from consumers.stream.phases import Phase
 from consumers.stream.spec import Client, Guarantee, StreamSpec
 from tests.integration.test_stream_bad_records import read, working
 from tests.support.stream_topics import WAIT_S, small_stream

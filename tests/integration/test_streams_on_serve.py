@@ -17,7 +17,8 @@ import ray
 from ray import serve
 
 from cluster.ports import AppStatus, FeedKind, FeedSpec
-from consumers.stream.counters import Phase, WorkerStatus
+from consumers.stream.counters import WorkerStatus
+from consumers.stream.phases import Phase
 from consumers.stream.serving.feed import ServeStreams
 from consumers.stream.spec import Format, Input, Output, Protocol, Scaling, Security, StreamSpec, Topic
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE, connect

@@ -10,12 +10,12 @@ from pathlib import Path
 import psutil
 
 from consumers.batch.spec import BatchSpec
-from consumers.batch.write.ledger import Pinned
+from consumers.batch.write.records import Pinned
 
 DRIVER = """
 import sys, json
 import ray
-from consumers.batch.write.ledger import Pinned
+from consumers.batch.write.records import Pinned
 from consumers.batch.score.pool import ray_workforce
 from consumers.batch.run import begin, resume
 from consumers.batch.spec import BatchSpec

@@ -19,9 +19,10 @@ from consumers.batch.run import Workforce, begin
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.score.rowscorer import EmbeddedScorer, RowScorer
 from consumers.batch.spec import BatchSpec
-from consumers.batch.write.ledger import Ledger, Pinned, Receipt, RunRecord
+from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.publish import RunManifest
-from deployments.artifacts.artifact import localize
+from consumers.batch.write.records import Pinned, Receipt, RunRecord
+from deployments.artifacts.fetch import localize
 from deployments.engines.datatypes import Array
 from deployments.engines.load import load_engine
 from tests.support.models import SIGNATURE, mlp_artifact, rows

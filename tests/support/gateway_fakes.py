@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cluster.commands.requests import AppView, ModelView, VersionView
+from cluster.commands.models import AppView, ModelView
+from cluster.commands.versions import VersionView
 from cluster.errors import HeadraceError, NotFound, Unreachable
 from cluster.fleet.serving import Serving
 from cluster.rollout.evidence import EvidenceBatch

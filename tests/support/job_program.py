@@ -1,4 +1,4 @@
-"""What the contract's jobs run instead of a batch: ends, fails, waits, or says which Ray it is to join, as the batch's name says."""
+"""What the contract's jobs run instead of a batch: as its name says, ends, fails, waits, or tells which Ray it is to join."""
 
 from __future__ import annotations
 

@@ -14,9 +14,12 @@ import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 from ray import serve
 
-from cluster.commands.requests import Apply, FeedDocument, FeedName, Label, RolloutView, TellLabels
+from cluster.commands.documents import Apply, FeedDocument
+from cluster.commands.feeds import FeedName
+from cluster.commands.labels import Label, TellLabels
+from cluster.commands.rollouts import RolloutView
 from cluster.errors import Conflict
-from consumers.stream.answers import LABEL_KEY_HEADER, VERSION_HEADER
+from consumers.stream.outgoing.answers import LABEL_KEY_HEADER, VERSION_HEADER
 from consumers.stream.spec import Format, Input, Output, StreamSpec, Topic
 from deployments.engines.load import load_engine
 from tests.support.live import Artifact, Service

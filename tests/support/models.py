@@ -11,7 +11,9 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from cluster.signature import Datatype, Signature, TensorSpec
-from deployments.artifacts.artifact import Manifest, Samples, write_artifact
+from deployments.artifacts.manifest import Manifest
+from deployments.artifacts.package import write_artifact
+from deployments.artifacts.samples import Samples
 
 INPUT = "image"
 OUTPUT = "probabilities"

@@ -11,10 +11,10 @@ import threading
 import time
 from collections import deque
 
-from consumers.stream.counters import Phase
 from consumers.stream.kafka.clients import open_log
 from consumers.stream.log.port import Member
 from consumers.stream.loop import Loop
+from consumers.stream.phases import Phase
 from consumers.stream.spec import StreamSpec
 from tests.support.stream_parts import SumScoring
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from deployments.artifacts.artifact import Manifest, Samples, write_artifact
+from deployments.artifacts.manifest import Manifest
+from deployments.artifacts.package import write_artifact
+from deployments.artifacts.samples import Samples
 from tests.support.models import INPUT, OUTPUT, SIGNATURE, rows
 
 

@@ -13,12 +13,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import date
 from typing import Any
 
-from cluster.commands.requests import FeedName, FeedView, Message, Resolve, VersionView
+from cluster.commands.command import Message
+from cluster.commands.feeds import FeedName, FeedView
+from cluster.commands.versions import Resolve, VersionView
 from cluster.errors import HeadraceError, Unreachable
 from consumers.batch.run import NothingNew, Progress, Workforce, begin
 from consumers.batch.spec import BatchSpec
-from consumers.batch.write.ledger import Pinned
 from consumers.batch.write.publish import RunManifest
+from consumers.batch.write.records import Pinned
 
 _TRIES = 60  # a controller that is being restarted is back in seconds
 _PAUSE_S = 1.0

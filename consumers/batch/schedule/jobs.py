@@ -47,7 +47,8 @@ class RayJobs:
         """See `Jobs.submit`."""
         # Told, since Ray would have the job join whichever Ray of its machine it finds first.
         own = ray.get_runtime_context().gcs_address
-        program = [sys.executable, "-m", self._program, wanted.batch, "--fire", wanted.fire, "--as-of", wanted.as_of, "--ray", own]
+        options = ["--fire", wanted.fire, "--as-of", wanted.as_of, "--ray", own]
+        program = [sys.executable, "-m", self._program, wanted.batch, *options]
         try:
             self._connected().submit_job(entrypoint=shlex.join(program), submission_id=wanted.job, entrypoint_num_cpus=0)
         except (OSError, RuntimeError) as error:

@@ -10,7 +10,8 @@ from consumers.batch.plan import Unit
 from consumers.batch.run import Workforce
 from consumers.batch.score.rowscorer import RowScorer
 from consumers.batch.score.unit import UnitRunner
-from consumers.batch.write.ledger import Ledger, Receipt, RunRecord
+from consumers.batch.write.ledger import Ledger
+from consumers.batch.write.records import Receipt, RunRecord
 
 
 def inline_workforce(make_scorer: Callable[[RunRecord], RowScorer]) -> Workforce:

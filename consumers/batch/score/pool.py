@@ -16,7 +16,8 @@ from pydantic import TypeAdapter
 from ray._private.log import PlainRayHandler
 from ray.exceptions import RayError
 
-from cluster.errors import BadArtifact, BadInput, Conflict, EngineFailure, HeadraceError, NoCapacity, NotFound, Unreachable
+from cluster.error_wire import from_wire, to_wire
+from cluster.errors import BadInput, HeadraceError, Unreachable
 from cluster.fleet.serving import Resources
 from consumers.batch.places import Place, locate
 from consumers.batch.plan import Unit
@@ -24,9 +25,10 @@ from consumers.batch.run import Workforce
 from consumers.batch.score.rowscorer import EmbeddedScorer, RowScorer
 from consumers.batch.score.unit import UnitRunner
 from consumers.batch.spec import BatchSpec, Scoring
-from consumers.batch.write.ledger import Ledger, Receipt, RunRecord, read_receipt, receipt_bytes
+from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import under_way
-from deployments.artifacts.artifact import localize
+from consumers.batch.write.records import Receipt, RunRecord, read_receipt, receipt_bytes
+from deployments.artifacts.fetch import localize
 from deployments.control.client import ActorControlPlane
 from deployments.engines.load import load_engine
 
@@ -34,7 +36,6 @@ _log = logging.getLogger(__name__)
 
 _UNIT = TypeAdapter(Unit)
 _NAMESPACE = "headrace"
-_KINDS = (BadArtifact, BadInput, Conflict, EngineFailure, NoCapacity, NotFound, Unreachable)  # what a worker's failure may be
 
 
 class UnitActor:
@@ -59,8 +60,7 @@ class UnitActor:
                 raise self._failure
             return {"receipt": receipt_bytes(self._runner.run(_UNIT.validate_json(row["unit"]))), "failure": ""}
         except HeadraceError as error:
-            kind = next((kind.__name__ for kind in _KINDS if isinstance(error, kind)), "")
-            return {"receipt": b"", "failure": json.dumps([kind, error.what, error.where, error.remedy])}
+            return {"receipt": b"", "failure": json.dumps(to_wire(error))}
 
     @staticmethod
     def scorer(record: RunRecord) -> RowScorer:
@@ -141,8 +141,9 @@ def score_units(
     )
     try:
         for answer in answers.iter_rows():
-            if answer["failure"]:
-                raise _failure(answer["failure"])
+            failure = from_wire(json.loads(answer["failure"] or "null"))
+            if failure is not None:
+                raise failure
             yield read_receipt(answer["receipt"])
     except RayError as error:
         raise _of_ray(error) from error
@@ -198,12 +199,6 @@ def _quieten() -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, PlainRayHandler):
             handler.setLevel(logging.CRITICAL)
-
-
-def _failure(content: str) -> HeadraceError:
-    kinds = {kind.__name__: kind for kind in _KINDS}
-    kind, what, where, remedy = json.loads(content)
-    return kinds.get(kind, HeadraceError)(what, where=where, remedy=remedy)
 
 
 def _of_ray(error: RayError) -> HeadraceError:

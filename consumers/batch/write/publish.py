@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from consumers.batch.places import Place, explaining, locate
 from consumers.batch.spec import Mode
-from consumers.batch.write.ledger import Ledger, Receipt, RunPhase, RunRecord, Runs, rows_differ
+from consumers.batch.write.ledger import Ledger
+from consumers.batch.write.records import Receipt, RunRecord, rows_differ, unreadable
 
 _AT_FDCWD = -100
 _EXCHANGE = 2
@@ -190,13 +191,9 @@ def _exchange(one: str, other: str) -> bool:
 
 
 def read_manifest(ledger: Ledger) -> RunManifest:
-    """The manifest of a run that has scored all its units."""
-    return RunManifest.model_validate_json((ledger.place / "manifest.json").read())
-
-
-def retire_old(runs: Runs, keep: int) -> None:
-    """Removes what replaced runs and abandoned ones take on disk, but for the `keep` newest replaced ones; records stay."""
-    published = [run for run in runs.all() if run.phase() is RunPhase.PUBLISHED]
-    for place in published[: len(published) - keep] if keep else published:
-        for what in ("replaced-data", "replaced-quarantine"):
-            (place.place / what).remove()
+    """The manifest of a run that has scored all its units. Raises Conflict where this version of Headrace can't read it."""
+    place = ledger.place / "manifest.json"
+    try:
+        return RunManifest.model_validate_json(place.read())
+    except ValidationError as error:
+        raise unreadable(error, place.path) from error

@@ -11,7 +11,7 @@ from consumers.stream.codecs.codec_json import JsonDecoder, JsonEncoder
 from consumers.stream.codecs.codec_raw import RawDecoder, RawEncoder
 from consumers.stream.codecs.codec_registry import AvroDecoder, AvroEncoder, FramedJsonDecoder, FramedJsonEncoder
 from consumers.stream.codecs.registry import Schemas
-from consumers.stream.spec import Format, Input, InputEnvelope, Output
+from consumers.stream.spec import Format, Input, InputEnvelope, Output, StreamSpec
 
 
 def make_decoder(signature: Signature, given: Input, schemas: Schemas | None = None) -> Decoder:
@@ -31,6 +31,31 @@ def make_decoder(signature: Signature, given: Input, schemas: Schemas | None = N
     if given.format is Format.JSON:
         return CloudEventsDecoder(bare, JsonDecoder(signature.inputs, given.fields, under="/data", texts=REQUIRED))
     return CloudEventsDecoder(bare, EnvelopeDecoder(bare))
+
+
+class Codecs:
+    """The decoder and the encoder of a stream, made anew where its model's signature is another. Called from one thread."""
+
+    def __init__(self, spec: StreamSpec) -> None:
+        self._spec = spec
+        self._schemas: Schemas | None = None
+        self._made: tuple[Signature, Decoder, Encoder] | None = None
+
+    def of(self, signature: Signature) -> tuple[Decoder, Encoder]:
+        """Raises BadInput where the formats can't carry the signature, Unreachable where a registry is away."""
+        made = self._made
+        if made is None or (made[0] is not signature and made[0] != signature):
+            spec = self._spec
+            if self._schemas is None and spec.registry is not None:
+                self._schemas = Schemas(spec.registry)
+            decoder = make_decoder(signature, spec.input, self._schemas)
+            made = self._made = signature, decoder, make_encoder(signature, spec.output, self._schemas)
+        return made[1:]
+
+    def close(self) -> None:
+        """Ends the connections to the registry."""
+        if self._schemas is not None:
+            self._schemas.close()
 
 
 def _decoder(signature: Signature, given: Input, schemas: Schemas | None) -> Decoder:

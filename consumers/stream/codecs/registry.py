@@ -19,6 +19,7 @@ import httpx
 import orjson
 
 from cluster.errors import BadInput, HeadraceError, NotFound, Unreachable
+from consumers.stream.codecs.framing import SCHEMA_HEADER
 from consumers.stream.spec import Registry
 
 CALL_TIMEOUT_S = 5.0
@@ -27,6 +28,7 @@ ABSENT_KEPT = 10_000
 MOST_BYTES = 8 * 1024 * 1024  # of one answer
 MOST_REFERENCES = 200  # of one schema, through all levels
 MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
+BY_GUID = "/schemas/guids/"
 NO_SUBJECT, NO_VERSION, NO_SCHEMA = 40401, 40402, 40403
 REFUSALS = (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY)
 
@@ -89,7 +91,7 @@ class Schemas:
         self._client.close()
 
     def _registered(self, schema_id: int | str) -> RegisteredSchema:
-        path = f"/schemas/ids/{schema_id}" if isinstance(schema_id, int) else f"/schemas/guids/{schema_id}"
+        path = f"/schemas/ids/{schema_id}" if isinstance(schema_id, int) else f"{BY_GUID}{schema_id}"
         told = self._schema_at(path, absent=(NO_SCHEMA,))
         if told is None:
             what = f"the schema registry knows no schema {schema_id}"
@@ -151,8 +153,12 @@ class Schemas:
     def _away(self, status: int, path: str) -> Unreachable:
         """It, or something between, answers what means nothing: no permission, a leader that is away, a proxy's page."""
         odd = ", and not as a schema registry does" if status in (httpx.codes.OK, httpx.codes.NOT_FOUND) else ""
-        what = f"the schema registry answers {status} to {path}{odd}"
-        return Unreachable(what, where=self._url, remedy="check spec.registry, and what stands between")
+        what, remedy = f"the schema registry answers {status} to {path}{odd}", "check spec.registry, and what stands between"
+        if status == httpx.codes.NOT_FOUND and path.startswith(BY_GUID):
+            # As an older registry does, or one of another maker. That the schema is unknown it would say by its own code.
+            what += f"; a record names its schema by GUID (header {SCHEMA_HEADER}), which not every registry can look up"
+            remedy = f"use a registry that has {BY_GUID}, or have the producer send the schema's number; {remedy}"
+        return Unreachable(what, where=self._url, remedy=remedy)
 
 
 def _client(registry: Registry) -> httpx.Client:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from cluster.commands.requests import ControlPlane, FeedNotes
+from cluster.commands.feeds import FeedNotes
+from cluster.control_plane import ControlPlane
 
 
 class ControlledNotes:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cluster.errors import Unreachable
-from consumers.stream.counters import Counters, Phase
+from consumers.stream.counters import Counters
+from consumers.stream.intake import Scoring
 from consumers.stream.kafka.clients import open_log
 from consumers.stream.kafka.kafka_python.client import ensure_topics
 from consumers.stream.kafka.offsets import Stretch, set_group
 from consumers.stream.log.port import Log, Member
-from consumers.stream.loop import Loop, Scoring
+from consumers.stream.loop import Loop
+from consumers.stream.phases import Phase
 from consumers.stream.replay.stretch import REPLAY_HEADER, BoundedLog, Choose
 from consumers.stream.spec import StreamSpec
 

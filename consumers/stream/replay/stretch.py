@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from cluster.errors import BadInput
-from consumers.stream.acceptable import MADE_KEY_HEADER, TIMESTAMP_HEADER, VALUE_BYTES_HEADER
-from consumers.stream.answers import CONNECT
 from consumers.stream.log.port import Header, Log, Origins, Outgoing, Owned, Partition, Records, Takes, subset
+from consumers.stream.outgoing.acceptable import MADE_KEY_HEADER, TIMESTAMP_HEADER, VALUE_BYTES_HEADER
+from consumers.stream.outgoing.answers import CONNECT
 from consumers.stream.spec import Input, StreamSpec
 
 OF_ITS_DEATH = (VALUE_BYTES_HEADER, MADE_KEY_HEADER, TIMESTAMP_HEADER)

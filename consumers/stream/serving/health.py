@@ -7,7 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from cluster.ports import AppState, AppStatus
-from consumers.stream.counters import Phase, WorkerStatus
+from consumers.stream.counters import WorkerStatus
+from consumers.stream.phases import Phase
 
 _STATUS = {
     Phase.STARTING: AppStatus.STARTING,

@@ -11,12 +11,13 @@ from ray import serve
 from ray.serve.schema import ReplicaRank
 
 from cluster.errors import Unreachable
-from consumers.stream.counters import Phase, WorkerStatus, began_of, open_of
+from consumers.stream.counters import WorkerStatus, began_of, open_of
 from consumers.stream.kafka.clients import chosen_client, open_log
 from consumers.stream.kafka.kafka_python.client import ensure_topics
 from consumers.stream.log.notes import ControlledNotes
 from consumers.stream.log.port import Log, Member, Partition
 from consumers.stream.loop import Loop
+from consumers.stream.phases import Phase
 from consumers.stream.serving.autoscale import LAG
 from consumers.stream.spec import Client, StreamSpec
 from deployments.control.client import connect

@@ -11,7 +11,7 @@ import numpy as np
 
 from cluster.errors import BadInput, EngineFailure, NotFound
 from cluster.signature import Signature
-from deployments.artifacts.artifact import file_digest
+from deployments.artifacts.manifest import file_digest
 from deployments.builder.evaluation.quality import max_difference
 from deployments.builder.sources.rows import PARITY_ROWS, UNSEEN_ROWS, Rows, random_rows, read_rows
 from deployments.builder.spec import BuildSpec

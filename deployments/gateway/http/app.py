@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.commands.requests import COMMANDS, ControlPlane
+from cluster.commands.registry import COMMANDS
+from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound
 from deployments.gateway.admission import Admission, Lease
 from deployments.gateway.dataplane import EXTENSIONS, SERVER_NAME, DataPlane

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from cluster.error_wire import to_wire
 from cluster.errors import (
     BadArtifact,
     BadInput,
@@ -233,8 +234,7 @@ def wrong_method_reply(method: str) -> Reply:
 
 def control_error_reply(error: HeadraceError) -> Reply:
     """A control command's error, from which its client builds the same error again."""
-    document = {"kind": error.kind, "what": error.what, "where": error.where, "remedy": error.remedy}
-    return _with_retry(json_reply({"error": document}, status_of(error)))
+    return _with_retry(json_reply({"error": to_wire(error)}, status_of(error)))
 
 
 def _with_retry(reply: Reply) -> Reply:

@@ -10,17 +10,10 @@ import pyarrow.fs as pafs
 import pytest
 
 from cluster.errors import BadArtifact, NoCapacity
-from deployments.artifacts.artifact import (
-    MANIFEST,
-    Samples,
-    check_registered,
-    localize,
-    read_manifest,
-    read_samples,
-    remove,
-    verify,
-    write_artifact,
-)
+from deployments.artifacts.fetch import localize, remove
+from deployments.artifacts.manifest import MANIFEST, check_registered, read_manifest, verify
+from deployments.artifacts.package import write_artifact
+from deployments.artifacts.samples import Samples, read_samples
 from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
 
 
@@ -67,9 +60,7 @@ def test_no_artifact_is_said(tmp_path: Path, name: str) -> None:
 def test_a_remote_artifact_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # pyarrow's own file system behind a name that is not local stands for S3 and the like.
     uri, digest, _ = mlp_artifact(tmp_path / "far")
-    monkeypatch.setattr(
-        "deployments.artifacts.artifact._remote", lambda uri: (pafs.LocalFileSystem(), uri.removeprefix("far://"))
-    )
+    monkeypatch.setattr("deployments.artifacts.fetch.remote", lambda uri: (pafs.LocalFileSystem(), uri.removeprefix("far://")))
     cache = tmp_path / "cache"
     local = localize(f"far://{uri}", digest, cache=cache)
     assert local == cache / digest
@@ -82,7 +73,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("deployments.artifacts.artifact.shutil.copyfile", full)
+    monkeypatch.setattr("deployments.artifacts.package.shutil.copyfile", full)
     with pytest.raises(NoCapacity, match="free some space"):
         mlp_artifact(tmp_path)
     assert list(tmp_path.iterdir()) == []

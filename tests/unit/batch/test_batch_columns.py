@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature, TensorSpec
-from consumers.batch.read.columns import Rows, bind, to_tensors
+from consumers.batch.read.columns import bind
+from consumers.batch.read.tensors import Rows, to_tensors
 from consumers.batch.spec import Input
 
 

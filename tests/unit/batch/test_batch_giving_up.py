@@ -14,7 +14,7 @@ from cluster.signature import Signature
 from consumers.batch.run import begin
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.score.rowscorer import EmbeddedScorer, RowScorer
-from consumers.batch.write.ledger import RunRecord
+from consumers.batch.write.records import RunRecord
 from deployments.engines.datatypes import Array
 from tests.support.batch_parts import echo_pin, echo_spec_of
 

@@ -19,7 +19,7 @@ from cluster.errors import BadInput, Conflict, NoCapacity
 from consumers.batch.places import locate
 from consumers.batch.read.hive import NULL, by_partition, check_keys
 from consumers.batch.run import begin, resume
-from consumers.batch.write.ledger import Runs
+from consumers.batch.write.runs import Runs
 from tests.support.batch_parts import ECHO, echo, echo_pin, echo_spec_of, stopping_after
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from cluster.fleet.serving import Resources
 from consumers.batch.plan import InputFile, RowGroup, Unit, plan
 from consumers.batch.score.pool import rooms, short_of
-from consumers.batch.write.ledger import Receipt, remaining, totals
+from consumers.batch.write.records import Receipt, remaining, totals
 
 MB = 1024 * 1024
 

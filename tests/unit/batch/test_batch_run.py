@@ -25,8 +25,10 @@ from consumers.batch.plan import Unit
 from consumers.batch.run import Progress, Workforce, begin, resume
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.spec import BatchSpec
-from consumers.batch.write.ledger import Ledger, Pinned, Receipt, RunRecord, Runs
+from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.publish import RunManifest
+from consumers.batch.write.records import Pinned, Receipt, RunRecord
+from consumers.batch.write.runs import Runs
 from tests.support.batch_parts import (
     digits_pin,
     echo,
@@ -439,8 +441,8 @@ def test_small_files_may_differ_in_the_order_of_columns_and_in_what_they_say_of_
 
 
 def test_a_file_without_a_footer_never_stands_under_a_data_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consumers.batch.score.unit._ROW_GROUP_ROWS", 1000)
-    monkeypatch.setattr("consumers.batch.score.unit._READ_BYTES", 1)
+    monkeypatch.setattr("consumers.batch.write.output._ROW_GROUP_ROWS", 1000)
+    monkeypatch.setattr("consumers.batch.read.gathered._READ_BYTES", 1)
     (tmp_path / "in").mkdir()
     pq.write_table(pa.table({"x": pa.array([1.0] * 5000 + [None] * 50, pa.float32())}), tmp_path / "in/a.parquet")
     with pytest.raises(BadInput, match="max_quarantined"):

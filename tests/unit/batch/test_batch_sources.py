@@ -19,7 +19,7 @@ import pytest
 from cluster.errors import BadInput
 from cluster.signature import Datatype
 from consumers.batch.places import locate
-from consumers.batch.write.ledger import Runs
+from consumers.batch.write.runs import Runs
 from tests.support.batch_parts import echo, echo_pin
 
 X = pa.array([1.0, 2.0], pa.float32())

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.commands.requests import FeedView, VersionView
+from cluster.commands.feeds import FeedView
+from cluster.commands.versions import VersionView
 from cluster.errors import NoCapacity, Unreachable
 from cluster.schedule.fires import JobState
 from consumers.batch.places import locate
 from consumers.batch.schedule.job import find, run_fire
 from consumers.batch.score.inline import inline_workforce
-from consumers.batch.write.ledger import Pinned, Runs
+from consumers.batch.write.records import Pinned
+from consumers.batch.write.runs import Runs
 from tests.support.batch_parts import (
     digits_pin,
     engine_scorer,

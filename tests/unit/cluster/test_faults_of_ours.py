@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import cluster.commands.views
+import cluster.commands.rollouts
 import cluster.decide
-from cluster.commands.requests import ModelView
+from cluster.commands.models import ModelView
 from cluster.errors import in_words
 from cluster.rollout.record import Rollout
 from cluster.versions import Version
@@ -59,7 +59,7 @@ def test_a_model_whose_evidence_we_cannot_judge_stays_as_it_is_and_the_others_go
     brain.tick(4)
     with monkeypatch.context() as patch, caplog.at_level(logging.ERROR, logger="cluster.controller"):
         patch.setattr(cluster.decide, "judge", mistaken(cluster.decide.judge))
-        patch.setattr(cluster.commands.views, "judge", mistaken(cluster.commands.views.judge))
+        patch.setattr(cluster.commands.rollouts, "judge", mistaken(cluster.commands.rollouts.judge))
         brain.call("rollout.promote", model="other")
         brain.tick(4)
         assert brain.controller.table.routes["other"].stable == 2

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cluster.rollout.checks.check import Verdict
 from cluster.rollout.evidence import Counts, EvidenceKey
-from cluster.rollout.gate import Verdict, judge
+from cluster.rollout.gate import judge
 from cluster.rollout.plan import Plan
 from cluster.rollout.record import Rollout, RolloutState
 

@@ -12,16 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cluster.commands.requests import LabelsTold, TellLabels
+from cluster.commands.labels import LabelsTold, TellLabels
 from cluster.errors import BadInput, Conflict, EngineFailure
+from cluster.rollout.checks.labels import LabelCheck, Loss
 from cluster.rollout.evidence import Counts
 from cluster.rollout.labels import LabelKey, judge_labels, loss
-from cluster.rollout.plan import LabelCheck, Loss, Plan
+from cluster.rollout.plan import Plan
 from cluster.rollout.record import Rollout
 from cluster.routing.routes import LabelledOutput
 from cluster.signature import Datatype
-from consumers.stream.answers import LABEL_KEY_HEADER, PREDICTION_HEADER, Form, output_records
 from consumers.stream.log.port import Partition, Records
+from consumers.stream.outgoing.answers import LABEL_KEY_HEADER, PREDICTION_HEADER, Form, output_records
 from deployments.engines.datatypes import Array
 from deployments.gateway.batcher import BatchLimits, split
 from deployments.gateway.dataplane import Call, DataPlane

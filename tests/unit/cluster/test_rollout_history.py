@@ -7,7 +7,8 @@ import time
 import pytest
 from rich.console import Console
 
-from cluster.commands.requests import AuditView, CheckView, RolloutHistory, RolloutView
+from cluster.commands.audit import AuditView, RolloutHistory
+from cluster.commands.rollouts import CheckView, RolloutView
 from headrace.cli.rollout import history_told, shown, why
 
 

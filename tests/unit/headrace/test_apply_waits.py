@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.commands.requests import Apply, FeedDocument, ModelDocument, StatusView
+from cluster.commands.documents import Apply, FeedDocument, ModelDocument
+from cluster.commands.status import StatusView
 from cluster.errors import BadInput, EngineFailure
 from cluster.fleet.serving import Serving
 from cluster.versions import Version

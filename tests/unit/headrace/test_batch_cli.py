@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 import headrace.cli.batch as cli
-from cluster.commands.requests import FeedList, FeedView, FireView, ScheduleView, VersionView
+from cluster.commands.feeds import FeedList, FeedView, FireView, ScheduleView
+from cluster.commands.versions import VersionView
 from consumers.batch.run import Workforce
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.spec import BatchSpec

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,13 @@ import httpx
 import pytest
 
 from cluster import errors
-from cluster.commands.requests import COMMANDS, Apply, ModelDocument, Nothing, ScaleModel, StatusView
-from headrace.client import KINDS, LOOKS, ControlClient, may_answer
+from cluster.commands.command import Nothing
+from cluster.commands.documents import Apply, ModelDocument
+from cluster.commands.models import SCALE, ScaleModel
+from cluster.commands.registry import COMMANDS
+from cluster.commands.status import STATUS as STATUS_COMMAND
+from cluster.error_wire import KINDS
+from headrace.client import ControlClient, may_answer
 from headrace.local.home import read_settings
 from headrace.local.ports import free_port
 from headrace.local.run_state import RAY, Addresses, Phase, RunState, save_run, started
@@ -70,7 +75,7 @@ def test_a_gateway_that_is_away_is_unreachable_with_a_remedy(failure: Exception,
         raise failure
 
     with client(answer) as control, pytest.raises(kind) as caught:
-        control.call("status", Nothing(), StatusView)
+        control.status()
     assert isinstance(caught.value, errors.HeadraceError)
     assert caught.value.remedy
 
@@ -202,10 +207,11 @@ def test_a_name_without_an_address_is_not_waited_for() -> None:
 
 
 def test_every_command_either_looks_or_changes_something() -> None:
-    verbs = {command.rpartition(".")[2] for command in COMMANDS if command in LOOKS}
+    looks = {command for command, entry in COMMANDS.items() if entry.looks}
+    verbs = {command.rpartition(".")[2] for command in looks}
     assert verbs == {"status", "resolve", "show", "history", "list"}
-    assert [command for command in COMMANDS if command.rpartition(".")[2] in verbs and command not in LOOKS] == []
-    assert set(COMMANDS) > LOOKS
+    assert [command for command in COMMANDS if command.rpartition(".")[2] in verbs and command not in looks] == []
+    assert set(COMMANDS) > looks
 
 
 def test_a_run_whose_ray_has_ended_will_not_answer(tmp_path: Path) -> None:
@@ -242,6 +248,6 @@ def test_what_may_change_something_says_who_asks_and_what_a_script_says_itself_i
     client.scale("digits", 2)
     client.remove_version("digits", 1)
     for actor in ("", "bob"):
-        client.call("model.scale", ScaleModel(model="digits", replicas=1, actor=actor), Nothing)
-    client.call("status", Nothing(), Nothing)
+        client.call(SCALE, ScaleModel(model="digits", replicas=1, actor=actor))
+    client.call(replace(STATUS_COMMAND, answer=Nothing), Nothing())
     assert [body.get("actor") for body in bodies] == ["ann", "ann", "ann", "bob", None]

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import pytest
 
-from cluster.commands.requests import FeedName, FeedView
+from cluster.commands.feeds import FeedName, FeedView
 from cluster.errors import Conflict, HeadraceError, Unreachable
-from consumers.stream.counters import Phase
 from consumers.stream.kafka.offsets import Stretch
+from consumers.stream.phases import Phase
 from consumers.stream.spec import Input, Output, StreamSpec, Topic
 from headrace.cli import stream_moves as moves
 from headrace.client import ControlClient

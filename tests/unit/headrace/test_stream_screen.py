@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from cluster.commands.requests import FeedView
-from consumers.stream.counters import Phase
+from cluster.commands.feeds import FeedView
+from consumers.stream.phases import Phase
 from headrace.cli.main import main
 from headrace.client import ControlClient
 from tests.unit.stream.test_stream_health import worker

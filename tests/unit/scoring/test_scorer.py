@@ -16,7 +16,7 @@ from cluster.fleet.serving import Serving
 from cluster.rollout.evidence import Counts
 from cluster.routing.routes import RouteTable, Target
 from cluster.routing.split import to_candidate
-from deployments.artifacts.artifact import Manifest
+from deployments.artifacts.manifest import Manifest
 from deployments.engines.datatypes import Array
 from deployments.engines.load import load_engine
 from deployments.scoring.rows import Answer

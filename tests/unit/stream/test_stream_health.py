@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from cluster.ports import AppState, AppStatus
-from consumers.stream.counters import OpenTransaction, Phase, WorkerStatus
+from consumers.stream.counters import OpenTransaction, WorkerStatus
+from consumers.stream.phases import Phase
 from consumers.stream.serving.health import stream_state
 from consumers.stream.serving.watch import Watch
 from tests.support.waiting import until

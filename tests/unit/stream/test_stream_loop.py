@@ -12,10 +12,10 @@ import orjson
 import pytest
 
 from cluster.errors import BadInput, EngineFailure, NoCapacity, Unreachable
-from consumers.stream.counters import Phase
 from consumers.stream.log.memory_log import MemoryBroker, MemoryLog, Stored
-from consumers.stream.log.port import Outgoing, Partition, Takes
+from consumers.stream.log.port import Outgoing, Partition, Records, Takes
 from consumers.stream.loop import Loop
+from consumers.stream.phases import Phase
 from consumers.stream.spec import (
     Format,
     Input,
@@ -176,6 +176,35 @@ def test_a_commit_that_fails_is_done_again_from_the_committed_offsets() -> None:
         until(lambda: count(broker, "out") >= 60)
     assert loop.counters.recoveries == 2
     assert [sums(broker, 0), sums(broker, 1)] == [list(range(0, 60, 2)), list(range(1, 60, 2))]
+
+
+def test_a_worker_whose_every_poll_is_refused_recovers_until_one_succeeds() -> None:
+    broker, refused, seen = make_broker(), threading.Event(), list[tuple[Phase, str]]()
+    put(broker, 0)
+    refused.set()
+
+    class LogThatRefuses(MemoryLog):
+        def poll(self, *, max_rows: int, timeout_s: float) -> list[Records]:
+            seen.append((loop.phase, loop.message))
+            if refused.is_set():
+                raise Unreachable("no right to the topic")
+            return super().poll(max_rows=max_rows, timeout_s=timeout_s)
+
+    loop = Loop("s", SPEC, SumScoring(), lambda: LogThatRefuses(broker, "in", "g"))
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        until(lambda: loop.counters.recoveries > 4)
+        polls = len(seen)
+        assert {phase for phase, _ in seen[1:polls]} == {Phase.RECOVERING}
+        assert all("no right to the topic" in message for _, message in seen[1:polls])
+        refused.clear()
+        until(lambda: count(broker, "out") == 1)
+        until(lambda: (loop.phase, loop.message) == (Phase.RUNNING, ""))
+    finally:
+        loop.stop()
+        thread.join(30)
+    assert loop.phase is Phase.STOPPED
 
 
 def test_a_version_that_fails_everything_opens_the_breaker() -> None:

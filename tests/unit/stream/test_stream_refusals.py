@@ -10,13 +10,13 @@ import orjson
 import pytest
 
 from cluster.errors import BadInput, Unreachable
-from consumers.stream.acceptable import MADE_KEY_HEADER, TIMESTAMP_HEADER, oversized, unfit
 from consumers.stream.commits import cut_up, next_plan
-from consumers.stream.counters import Phase
 from consumers.stream.kafka.topic_settings import expect_possible, takes
 from consumers.stream.log.memory_log import MemoryBroker, Stored
 from consumers.stream.log.port import Origins, Outgoing, Partition, RecordRefused, Records, RecordTooLarge, Takes
 from consumers.stream.micro_batch import MicroBatch, Outcome
+from consumers.stream.outgoing.acceptable import MADE_KEY_HEADER, TIMESTAMP_HEADER, oversized, unfit
+from consumers.stream.phases import Phase
 from consumers.stream.refusals import Refusals, Refused
 from consumers.stream.replay.stretch import dead_letters
 from consumers.stream.stuck import Stuck

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,22 @@ def test_only_the_registrys_own_word_makes_a_schema_unknown(registry: SchemaRegi
     calls = len(registry.calls)
     assert sorted(decoder.decode([framed(99, b"\x0e"), value], [[]] * 2).errors) == [0]
     assert len(registry.calls) == calls
+
+
+def test_a_registry_that_looks_up_no_guid_is_told_apart_from_a_schema_that_it_does_not_know(
+    registry: SchemaRegistry, schemas: Schemas
+) -> None:
+    number = registry.register("t-value", ROW)
+    named = [("__value_schema_id", b"\x01" + uuid.UUID(registry.schemas[number]["guid"]).bytes)]
+    decoder = make_decoder(SIGNATURE, Input(topic="t", format=Format.AVRO), schemas)
+    registry.instead = INSTEAD["an unknown route"]
+    with pytest.raises(Unreachable, match="names its schema by GUID") as held:
+        decoder.decode([avro(ROW, {"n": 7})], [named])
+    assert "use a registry that has /schemas/guids/" in held.value.remedy
+    registry.instead = None
+    assert decoder.decode([avro(ROW, {"n": 7})], [named]).tensors["n"].tolist() == [7]
+    unknown = [("__value_schema_id", b"\x01" + uuid.uuid4().bytes)]
+    assert "knows no schema" in str(decoder.decode([b"\x0e"], [unknown]).errors[0])
 
 
 def test_a_schema_that_refers_to_what_is_gone_is_the_records_fault(registry: SchemaRegistry, schemas: Schemas) -> None:

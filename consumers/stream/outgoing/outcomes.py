@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster.errors import BadInput
-from consumers.stream.acceptable import legal_letters, unfit
-from consumers.stream.answers import Dead, Form, Stage, dead_records, output_records, prediction_ids
 from consumers.stream.log.port import Origins, Outgoing, Records, Takes
 from consumers.stream.micro_batch import MicroBatch, Outcome
+from consumers.stream.outgoing.acceptable import legal_letters, unfit
+from consumers.stream.outgoing.answers import Dead, Form, Stage, dead_records, output_records, prediction_ids
 from consumers.stream.refusals import Place, Refused
 from consumers.stream.spec import OnEmpty, StreamSpec
 from deployments.scoring.port import Scored

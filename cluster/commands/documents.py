@@ -5,20 +5,67 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
-from cluster.commands.requests import Applied, Apply, Change, FeedDocument, ModelDocument
+from cluster.commands.command import Command, CommandEntry, Context, Message, Outcome
 from cluster.errors import BadInput
 from cluster.fleet.retry import due_at
-from cluster.fleet.serving import ScalingMode
+from cluster.fleet.serving import AskedServing, ScalingMode, Serving
 from cluster.ports import FeedKind, FeedSpec
+from cluster.rollout.plan import Plan
+from cluster.schedule.fires import AskedSchedule
 from cluster.state import AuditEvent, Feed, Model, State, feed_key
 from cluster.versions import check_name
 
 Did = Literal["created", "updated", "unchanged"]
 
 
-def apply(state: State, request: Apply, actor: str, now_s: float) -> tuple[State, Applied, list[AuditEvent]]:
+class ModelDocument(Message):
+    """A Model as applied (its build section stays with the builder)."""
+
+    name: str
+    serving: AskedServing = Serving()
+    rollout: Plan = Plan()
+
+
+class FeedDocument(Message):
+    """A Stream or Batch as applied; `spec` is what only its feed understands. Only a Batch has a `schedule`."""
+
+    kind: Literal["stream", "batch"]
+    name: str
+    model: str
+    spec: dict[str, Any]
+    schedule: AskedSchedule | None = None
+
+
+class Apply(Command):
+    """All documents of a project at once: all are taken, or none."""
+
+    models: tuple[ModelDocument, ...] = ()
+    feeds: tuple[FeedDocument, ...] = ()
+
+
+class Change(Message):
+    """What `apply` did to one document. `note` says what it does not do yet."""
+
+    kind: str
+    name: str
+    action: Literal["created", "updated", "unchanged"]
+    note: str = ""
+
+
+class Applied(Message):
+    """The changes, in the documents' order."""
+
+    changes: tuple[Change, ...]
+
+
+def _apply(at: Context, request: Apply) -> Outcome:
+    state, answer, events = _applied(at.state, request, at.actor, at.now_s)
+    return Outcome(state, answer, tuple(events))
+
+
+def _applied(state: State, request: Apply, actor: str, now_s: float) -> tuple[State, Applied, list[AuditEvent]]:
     """The state with the documents in it, and what changed. Raises BadInput for bad or repeated names and unknown models."""
     _refuse_repeated([("model", document.name) for document in request.models])
     _refuse_repeated([(document.kind, document.name) for document in request.feeds])
@@ -97,3 +144,7 @@ def _apply_feed(state: State, document: FeedDocument, now_s: float) -> tuple[Sta
     if known is not None and known.spec.schedule != spec.schedule:
         feed = replace(feed, since_s=now_s, fires=feed.fires if spec.schedule is not None else ())
     return replace(state, feeds={**state.feeds, spec.app: feed}), "created" if known is None else "updated"
+
+
+APPLY = CommandEntry("apply", Apply, Applied, _apply, "Makes models, streams and batches as the documents say: all, or none")
+COMMANDS = (APPLY,)

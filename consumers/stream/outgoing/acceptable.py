@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import chain
 
 from cluster.errors import BadInput
-from consumers.stream.answers import CONNECT, Dead, Stage
 from consumers.stream.log.port import NO_TIME_MS, Header, Outgoing, Takes
+from consumers.stream.outgoing.answers import CONNECT, Dead, Stage
 
 VALUE_BYTES_HEADER = "headrace.value_bytes"
 MADE_KEY_HEADER = "headrace.made_key"  # the record had no key

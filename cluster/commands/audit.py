@@ -1,0 +1,53 @@
+"""What happened to a model: its rollouts, and each thing that somebody or some check did."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.commands.command import CommandEntry, Context, Message, ModelName, Outcome
+from cluster.commands.known import known_model
+from cluster.commands.rollouts import RolloutView, rollout_view
+from cluster.state import AuditEvent
+
+
+class AuditView(Message):
+    """One transition: who or which check made it, when, and from which evidence."""
+
+    at_s: float
+    model: str
+    rollout: int | None
+    event: str
+    actor: str
+    detail: dict[str, Any]
+
+
+class RolloutHistory(Message):
+    """All rollouts of a model, newest first, and their audit, oldest first."""
+
+    rollouts: tuple[RolloutView, ...]
+    audit: tuple[AuditView, ...]
+
+
+def audit_view(event: AuditEvent) -> AuditView:
+    """One audit event."""
+    return AuditView(
+        at_s=event.at_s, model=event.model, rollout=event.rollout, event=event.event, actor=event.actor, detail=event.detail
+    )
+
+
+def _history(at: Context, request: ModelName) -> Outcome:
+    known_model(at.state, request.model)
+    rollouts = sorted((r for r in at.state.rollouts.values() if r.model == request.model), key=lambda r: -r.id)
+    return Outcome(
+        at.state,
+        RolloutHistory(
+            rollouts=tuple(rollout_view(at.state, rollout) for rollout in rollouts),
+            audit=tuple(audit_view(event) for event in at.audit(request.model)),
+        ),
+    )
+
+
+HISTORY = CommandEntry(
+    "rollout.history", ModelName, RolloutHistory, _history, "All rollouts of a model, and its audit", looks=True
+)
+COMMANDS = (HISTORY,)

@@ -1,0 +1,81 @@
+"""What every command is made of: its request and answer, what its handler may look at, and what it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster.ports import AppState, FeedState
+from cluster.state import AuditEvent, State
+
+
+class Message(BaseModel):
+    """Base of all requests and answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Command(Message):
+    """Base of all requests that may change something. `actor` says who asks."""
+
+    actor: str = Field(default="", max_length=200, description="who asks, for the audit")
+
+
+class ModelName(Command):
+    """A command on one model."""
+
+    model: str
+
+
+class Nothing(Message):
+    """No arguments, or no answer."""
+
+
+Q = TypeVar("Q", bound=Message)
+A = TypeVar("A", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a command may look at. `apps` and `feeds` are as last seen, at `tick_s` (0: not yet).
+
+    `faults` are mistakes of ours at the last tick, in words, by model or feed key. `actor` is who asks.
+    """
+
+    state: State
+    apps: Mapping[str, AppState]
+    feeds: Mapping[str, FeedState]
+    tick_s: float
+    now_s: float
+    audit: Callable[[str], list[AuditEvent]]
+    faults: Mapping[str, str]
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What to save and what to answer."""
+
+    state: State
+    answer: Message
+    events: tuple[AuditEvent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CommandEntry(Generic[Q, A]):
+    """One command: its name on the wire, what is asked, what is answered, and what it does to the state.
+
+    `summary` is a line for people. One that `looks` changes nothing, so it may be asked again whatever became of the first time.
+    One that is not `told` leaves no event of its own in the audit.
+    """
+
+    name: str
+    request: type[Q]
+    answer: type[A]
+    run: Callable[[Context, Q], Outcome]
+    summary: str
+    looks: bool = False
+    told: bool = True

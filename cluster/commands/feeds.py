@@ -1,0 +1,184 @@
+"""Commands on streams and batches, and how they are shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from pydantic import Field
+
+from cluster.commands.command import Command, CommandEntry, Context, Message, Nothing, Outcome
+from cluster.commands.known import known_feed
+from cluster.commands.models import tried_again
+from cluster.errors import Conflict
+from cluster.ports import AppStatus, FeedKind, FeedState
+from cluster.schedule.fires import job_id, next_fires
+from cluster.state import Feed, Wanted
+
+NEXT_FIRES = 3
+NOTES_AT_MOST = 20_000
+
+
+class FeedName(Command):
+    """A command on one stream or batch."""
+
+    kind: Literal["stream", "batch"]
+    name: str
+
+
+class FeedNotes(Message):
+    """What a feed remembers between the lives of its workers: keys and texts that only it understands.
+
+    Asked with notes, they are kept in place of those of the same keys; the answer holds all.
+    """
+
+    kind: Literal["stream", "batch"]
+    name: str
+    notes: dict[str, str] = Field(default_factory=dict, max_length=NOTES_AT_MOST)
+
+
+class FireView(Message):
+    """One fire of a schedule: when it was due, how it went, under which job. `attempt` counts from 0."""
+
+    at_s: float
+    state: str
+    job: str
+    attempt: int
+    ended_s: float | None
+    reason: str
+
+
+class ScheduleView(Message):
+    """A batch's schedule: when it runs next (nothing while paused), and its history, oldest first."""
+
+    cron: str
+    timezone: str
+    next_s: tuple[float, ...]
+    fires: tuple[FireView, ...]
+
+
+class FeedView(Message):
+    """A feed as commands show it. `wanted` is what was asked for, `status` what is seen, `workers` what each says of itself."""
+
+    kind: str
+    name: str
+    model: str
+    wanted: Literal["running", "paused"]
+    status: str
+    replicas: int
+    message: str
+    spec: dict[str, Any]
+    workers: tuple[dict[str, Any], ...] = ()
+    schedule: ScheduleView | None = None
+
+
+class FeedList(Message):
+    """All feeds of the kind asked for."""
+
+    feeds: tuple[FeedView, ...]
+
+
+def schedule_view(feed: Feed, now_s: float) -> ScheduleView | None:
+    """When a batch runs; None where it has no schedule."""
+    schedule, name = feed.spec.schedule, feed.spec.name
+    if schedule is None:
+        return None
+    return ScheduleView(
+        cron=schedule.cron,
+        timezone=schedule.timezone,
+        next_s=tuple(next_fires(schedule, max(now_s, feed.since_s), NEXT_FIRES)) if feed.wanted is Wanted.RUNNING else (),
+        fires=tuple(
+            FireView(
+                at_s=fire.at_s,
+                state=fire.state.value,
+                job=job_id(name, fire.at_s, fire.attempt),
+                attempt=fire.attempt,
+                ended_s=fire.ended_s,
+                reason=fire.reason,
+            )
+            for fire in feed.fires
+        ),
+    )
+
+
+def feed_view(feed: Feed, seen: Mapping[str, FeedState], now_s: float, faults: Mapping[str, str]) -> FeedView:
+    """One feed: what is wanted, and what is seen. What runs of an older document is not told as if it were of this one."""
+    spec = feed.spec
+    running = seen.get(spec.name) if spec.kind is FeedKind.STREAM else None
+    older = running is not None and running.digest not in (spec.digest, "")  # "": Serve does not say yet
+    if running is not None and older:
+        status = (AppStatus.STARTING if feed.wanted is Wanted.RUNNING else AppStatus.STOPPING).value
+        replicas, message = 0, f"what runs of the last document drains first ({running.app.replicas} replicas)"
+    elif running is not None:
+        status, replicas, message = running.app.status.value, running.app.replicas, running.app.message
+    else:
+        status, replicas, message = ("declared" if spec.kind is FeedKind.BATCH else "stopped"), 0, ""
+        if feed.retry is not None and feed.retry.next_s is not None:
+            status = AppStatus.FAILED.value
+    if feed.retry is not None:
+        message = "; ".join((message or feed.retry.reason, tried_again(feed.retry, now_s)))
+    return FeedView(
+        kind=spec.kind.value,
+        name=spec.name,
+        model=spec.model,
+        wanted=feed.wanted.value,
+        status=status,
+        replicas=replicas,
+        message=faults.get(spec.app, message),
+        spec=json.loads(spec.document),
+        workers=running.workers if running is not None and not older else (),
+        schedule=schedule_view(feed, now_s),
+    )
+
+
+def _list(at: Context, _: Nothing) -> Outcome:
+    feeds = (at.state.feeds[name] for name in sorted(at.state.feeds))
+    return Outcome(at.state, FeedList(feeds=tuple(feed_view(feed, at.feeds, at.now_s, at.faults) for feed in feeds)))
+
+
+def _show(at: Context, request: FeedName) -> Outcome:
+    return Outcome(at.state, feed_view(known_feed(at.state, request.kind, request.name), at.feeds, at.now_s, at.faults))
+
+
+def _pause(at: Context, request: FeedName) -> Outcome:
+    return _want(at, request, Wanted.PAUSED)
+
+
+def _resume(at: Context, request: FeedName) -> Outcome:
+    return _want(at, request, Wanted.RUNNING)
+
+
+def _notes(at: Context, request: FeedNotes) -> Outcome:
+    feed = known_feed(at.state, request.kind, request.name)
+    notes = {**feed.notes, **request.notes}
+    if len(notes) > NOTES_AT_MOST:
+        raise Conflict(
+            f"it would remember more than {NOTES_AT_MOST} things",
+            where=f"{request.kind} {request.name}",
+            remedy="split it, or give it fewer topics: it remembers each topic and each partition that it reads",
+        )
+    state = at.state
+    if notes != feed.notes:
+        state = replace(state, feeds={**state.feeds, feed.spec.app: replace(feed, notes=notes)})
+    return Outcome(state, FeedNotes(kind=request.kind, name=request.name, notes=notes))
+
+
+def _want(at: Context, request: FeedName, wanted: Wanted) -> Outcome:
+    feed = known_feed(at.state, request.kind, request.name)
+    if feed.wanted is wanted:
+        return Outcome(at.state, feed_view(feed, at.feeds, at.now_s, at.faults))
+    # What a schedule would have fired while paused is not missed.
+    feed = replace(feed, wanted=wanted, since_s=at.now_s)
+    state = replace(at.state, feeds={**at.state.feeds, feed.spec.app: feed})
+    return Outcome(state, feed_view(feed, at.feeds, at.now_s, at.faults))
+
+
+LIST = CommandEntry("feed.list", Nothing, FeedList, _list, "All streams and batches", looks=True)
+SHOW = CommandEntry("feed.show", FeedName, FeedView, _show, "One stream or batch", looks=True)
+PAUSE = CommandEntry("feed.pause", FeedName, FeedView, _pause, "Drains and stops a stream, or lets a schedule rest")
+RESUME = CommandEntry("feed.resume", FeedName, FeedView, _resume, "Starts a paused stream or schedule again")
+# What a feed remembers for itself is no decision of anybody's.
+NOTES = CommandEntry("feed.notes", FeedNotes, FeedNotes, _notes, "What a feed remembers between its workers' lives", told=False)
+COMMANDS = (LIST, SHOW, PAUSE, RESUME, NOTES)

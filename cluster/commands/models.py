@@ -1,0 +1,135 @@
+"""Commands on a model as a whole, and how it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pydantic import Field
+
+from cluster.commands.command import Command, CommandEntry, Context, Message, ModelName, Nothing, Outcome
+from cluster.commands.known import known_model
+from cluster.commands.rollouts import RolloutView, rollout_view
+from cluster.commands.versions import VersionView, version_view
+from cluster.errors import Conflict, in_words
+from cluster.fleet.retry import Retry
+from cluster.fleet.serving import ScalingMode, Serving
+from cluster.ports import AppState, AppStatus
+from cluster.rollout.plan import Plan
+from cluster.state import AuditEvent, Model, State
+
+
+class ScaleModel(Command):
+    """Sets the replicas of the versions of a model that is scaled by hand."""
+
+    model: str
+    replicas: int = Field(ge=0)
+
+
+class AppView(Message):
+    """A version's replicas as seen. One that failed to start is tried again at `next_try_s`, in Unix time; None where it is not,
+    or is being tried."""
+
+    app: str
+    status: str
+    replicas: int
+    target_replicas: int
+    message: str
+    next_try_s: float | None = None
+
+
+class ModelView(Message):
+    """One model with its versions, replicas and rollout. `fault` is a mistake of ours that stops it, in words."""
+
+    name: str
+    stable: int | None
+    candidate: int | None
+    serving: Serving | None
+    plan: Plan | None
+    versions: tuple[VersionView, ...]
+    apps: tuple[AppView, ...]
+    rollout: RolloutView | None
+    fault: str = ""
+
+
+def app_view(name: str, app: AppState | None, retry: Retry | None, now_s: float) -> AppView | None:
+    """A version's app as seen, and when it is tried again; None where there is nothing to tell of it."""
+    if app is None and retry is None:
+        return None
+    seen = app or AppState(name, AppStatus.FAILED, 0, 0)
+    message = seen.message
+    if retry is not None:
+        message = "; ".join(part for part in (message or retry.reason, tried_again(retry, now_s)) if part)
+    return AppView(
+        app=name,
+        status=seen.status.value,
+        replicas=seen.replicas,
+        target_replicas=seen.target_replicas,
+        message=message,
+        next_try_s=retry.next_s if retry is not None else None,
+    )
+
+
+def tried_again(retry: Retry, now_s: float) -> str:
+    """How often it failed, and when it is tried next."""
+    failed = f"failed {retry.failures} times" if retry.failures > 1 else "failed once"
+    if retry.next_s is None:
+        return f"{failed}, is being tried again"
+    return f"{failed}, is tried again in {max(retry.next_s - now_s, 0):.0f} s"
+
+
+def model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s: float, faults: Mapping[str, str]) -> ModelView:
+    """One model with everything about it; with as much as its name where a mistake of ours is in the way of the rest."""
+    try:
+        return _model_view(state, model, apps, now_s, faults.get(model.name, ""))
+    except Exception as fault:  # noqa: BLE001 - what stops one model must not hide all others, nor itself
+        told = faults.get(model.name) or in_words(fault)
+        return ModelView(
+            name=model.name,
+            stable=model.stable,
+            candidate=None,
+            serving=model.serving,
+            plan=model.plan,
+            versions=(),
+            apps=(),
+            rollout=None,
+            fault=told,
+        )
+
+
+def _model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s: float, fault: str) -> ModelView:
+    versions = state.versions_of(model.name)
+    rollout, active = state.rollout_of(model.name), state.active(model.name)
+    names = {version.id.number: version.id.app for version in versions}
+    seen = (app_view(name, apps.get(name), model.retries.get(number), now_s) for number, name in names.items())
+    return ModelView(
+        name=model.name,
+        stable=model.stable,
+        candidate=active.candidate if active is not None else None,
+        serving=model.serving,
+        plan=model.plan,
+        versions=tuple(version_view(state, version) for version in versions),
+        apps=tuple(app for app in seen if app is not None),
+        rollout=rollout_view(state, rollout) if rollout is not None else None,
+        fault=fault,
+    )
+
+
+def _show(at: Context, request: ModelName) -> Outcome:
+    return Outcome(at.state, model_view(at.state, known_model(at.state, request.model), at.apps, at.now_s, at.faults))
+
+
+def _scale(at: Context, request: ScaleModel) -> Outcome:
+    model = known_model(at.state, request.model)
+    if model.serving is None or model.serving.scaling.mode is not ScalingMode.MANUAL:
+        raise Conflict(
+            "it is not scaled by hand", where=f"model {model.name}", remedy="apply it with `serving: {scaling: manual}`"
+        )
+    changed = replace(model, scale_to=request.replicas) if model.stable is not None else replace(model, replicas=request.replicas)
+    event = AuditEvent(at.now_s, model.name, None, "scaled", at.actor, {"replicas": request.replicas})
+    return Outcome(at.state.with_model(changed), Nothing(), (event,))
+
+
+SHOW = CommandEntry("model.show", ModelName, ModelView, _show, "One model with its versions, replicas and rollout", looks=True)
+SCALE = CommandEntry("model.scale", ScaleModel, Nothing, _scale, "Sets the replicas of a model that is scaled by hand")
+COMMANDS = (SHOW, SCALE)

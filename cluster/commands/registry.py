@@ -1,0 +1,14 @@
+"""Every command, by its name on the wire: what the dispatcher runs, the client asks, and the documentation tells.
+
+The same names serve the command line, `POST /control/{command}` and the controller actor's `call`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.commands import audit, documents, feeds, labels, models, rollouts, status, versions
+from cluster.commands.command import CommandEntry
+
+_NOUNS = (status, documents, versions, models, rollouts, audit, labels, feeds)
+COMMANDS: dict[str, CommandEntry[Any, Any]] = {entry.name: entry for noun in _NOUNS for entry in noun.COMMANDS}

@@ -1,0 +1,192 @@
+"""Commands on rollouts: starting one, steering it, and looking at it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from cluster.commands.command import CommandEntry, Context, Message, ModelName, Outcome
+from cluster.commands.known import active_rollout, known_model
+from cluster.decide import settle, transition
+from cluster.errors import Conflict, NotFound
+from cluster.rollout.checks.check import Judged
+from cluster.rollout.gate import judge
+from cluster.rollout.opening import open_rollout
+from cluster.rollout.plan import NamedPlan, Plan, named_plan
+from cluster.rollout.record import IllegalTransition, Rollout, RolloutState
+from cluster.routing.table import is_ready, shares
+from cluster.state import AuditEvent, State
+from cluster.versions import VersionId
+
+# Told apart by kind, so that what is wrong with one is not told as what it lacks of the other.
+AnyPlan = Annotated[
+    Annotated[Plan, Tag("own")] | Annotated[NamedPlan, Tag("named")],
+    Discriminator(lambda value: "named" if isinstance(value, str) else "own"),
+]
+
+
+class StartRollout(ModelName):
+    """Starts a rollout of `version` (the newest where None), with the model's plan where `plan` is None."""
+
+    version: int | None = None
+    plan: AnyPlan | None = None
+    supersede: bool = False
+    compatible: bool = Field(default=False, description="callers bear that its signature is wider than stable's")
+
+
+class CheckView(Message):
+    """A check as it stands, in numbers and in plain words: the difference lies in [low, high] with confidence.
+
+    `observed` is how much of the candidate it rests on: rows, calls or labels.
+    """
+
+    name: str
+    low: float
+    high: float
+    margin: float
+    verdict: Literal["passed", "failed", "waiting"]
+    words: str
+    observed: int = 0
+
+
+class RolloutView(Message):
+    """A rollout as commands show it. `weight` and `shadow` are percent now; `steps` how many the plan has."""
+
+    id: int
+    model: str
+    candidate: int
+    stable: int | None
+    state: str
+    step: int
+    steps: int
+    weight: float
+    shadow: float
+    paused: bool
+    reason: str
+    started_s: float
+    ended_s: float | None
+    checks: tuple[CheckView, ...] = ()
+
+
+class RolloutStatus(Message):
+    """The rollout under way, or the last one, of one model; None where there was none."""
+
+    rollout: RolloutView | None
+
+
+def rollout_view(state: State, rollout: Rollout) -> RolloutView:
+    """One rollout with its checks as they stand; no checks once it has ended (the audit has the last)."""
+    weight, shadow = shares(rollout)
+    if rollout.state is RolloutState.PROMOTED:
+        weight = 10_000
+    judged = judge(rollout, state.evidence) if not rollout.ended else ()
+    return RolloutView(
+        id=rollout.id,
+        model=rollout.model,
+        candidate=rollout.candidate,
+        stable=rollout.stable,
+        state=rollout.state.value,
+        step=rollout.reached,
+        steps=len(rollout.plan.steps),
+        weight=weight / 100,
+        shadow=shadow / 100,
+        paused=rollout.state is RolloutState.PAUSED,
+        reason=rollout.reason,
+        started_s=rollout.started_s,
+        ended_s=rollout.ended_s,
+        checks=tuple(check_view(check) for check in judged),
+    )
+
+
+def check_view(check: Judged) -> CheckView:
+    """One check."""
+    return CheckView(
+        name=check.name,
+        low=check.interval.low,
+        high=check.interval.high,
+        margin=check.margin,
+        verdict=check.verdict.value,
+        words=check.words,
+        observed=check.observed,
+    )
+
+
+def _start_rollout(at: Context, request: StartRollout) -> Outcome:
+    model = known_model(at.state, request.model)
+    if model.serving is None or model.plan is None:
+        raise Conflict("only its versions are known", where=f"model {model.name}", remedy="`headrace apply` its document first")
+    plan = named_plan(request.plan, model.plan) if isinstance(request.plan, NamedPlan) else request.plan or model.plan
+    if request.version is None and not at.state.versions_of(model.name):
+        raise NotFound("it has no versions", where=f"model {model.name}", remedy="`headrace build` one first")
+    version = request.version if request.version is not None else at.state.versions_of(model.name)[-1].id.number
+    state, events, active = at.state, list[AuditEvent](), at.state.active(model.name)
+    if active is not None:
+        if not request.supersede:
+            raise Conflict(
+                f"rollout {active.id}, to version {active.candidate}, is under way",
+                where=f"model {model.name}",
+                remedy="let it end, abort it, or start with supersede",
+            )
+        ended = active.to(RolloutState.SUPERSEDED, at.now_s, reason=f"a rollout to version {version} took its place")
+        events.append(transition(active, ended, judge(active, state.evidence), at.now_s, at.actor))
+        state = settle(state, ended, at.now_s)
+    state, started = open_rollout(state, model.name, version, plan, at.actor, at.now_s, compatible=request.compatible)
+    return _outcome(state, model.name, events + started)
+
+
+def _status(at: Context, request: ModelName) -> Outcome:
+    known_model(at.state, request.model)
+    rollout = at.state.rollout_of(request.model)
+    return Outcome(at.state, RolloutStatus(rollout=rollout_view(at.state, rollout) if rollout is not None else None))
+
+
+def _pause(at: Context, request: ModelName) -> Outcome:
+    active = active_rollout(at.state, request.model)
+    if active.state is RolloutState.PAUSED:
+        return _outcome(at.state, request.model, [])
+    return _move(at, active, active.to(RolloutState.PAUSED, at.now_s, reason=f"paused by {at.actor}"))
+
+
+def _resume(at: Context, request: ModelName) -> Outcome:
+    active = active_rollout(at.state, request.model)
+    if active.paused_from is None:
+        return _outcome(at.state, request.model, [])
+    return _move(at, active, active.to(active.paused_from, at.now_s))
+
+
+def _promote(at: Context, request: ModelName) -> Outcome:
+    active = active_rollout(at.state, request.model)
+    if active.phase is RolloutState.PENDING or not is_ready(at.apps.get(VersionId(active.model, active.candidate).app)):
+        raise IllegalTransition(
+            f"version {active.candidate} is not ready",
+            where=f"rollout {active.id} of {active.model}",
+            remedy="wait until `headrace rollout status` no longer says warming, or abort it",
+        )
+    return _move(at, active, active.to(RolloutState.PROMOTED, at.now_s, reason=f"promoted by {at.actor}"))
+
+
+def _abort(at: Context, request: ModelName) -> Outcome:
+    active = active_rollout(at.state, request.model)
+    return _move(at, active, active.to(RolloutState.ROLLED_BACK, at.now_s, reason=f"aborted by {at.actor}"))
+
+
+def _move(at: Context, before: Rollout, after: Rollout) -> Outcome:
+    event = transition(before, after, judge(before, at.state.evidence), at.now_s, at.actor)
+    return _outcome(settle(at.state, after, at.now_s), after.model, [event])
+
+
+def _outcome(state: State, model: str, events: list[AuditEvent]) -> Outcome:
+    rollout = state.rollout_of(model)
+    if rollout is None:
+        raise NotFound("it has had no rollout", where=f"model {model}", remedy="`headrace rollout start` one")
+    return Outcome(state, rollout_view(state, rollout), tuple(events))
+
+
+START = CommandEntry("rollout.start", StartRollout, RolloutView, _start_rollout, "Starts a rollout of a version")
+STATUS = CommandEntry("rollout.status", ModelName, RolloutStatus, _status, "The rollout under way, or the last one", looks=True)
+PAUSE = CommandEntry("rollout.pause", ModelName, RolloutView, _pause, "Stops the rollout where it is")
+RESUME = CommandEntry("rollout.resume", ModelName, RolloutView, _resume, "Lets a paused rollout go on")
+PROMOTE = CommandEntry("rollout.promote", ModelName, RolloutView, _promote, "Makes the candidate stable, whatever its checks say")
+ABORT = CommandEntry("rollout.abort", ModelName, RolloutView, _abort, "Takes the candidate back now")
+COMMANDS = (START, STATUS, PAUSE, RESUME, PROMOTE, ABORT)

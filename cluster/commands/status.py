@@ -1,0 +1,31 @@
+"""Everything at a glance."""
+
+from __future__ import annotations
+
+from cluster.commands.command import CommandEntry, Context, Message, Nothing, Outcome
+from cluster.commands.feeds import FeedView, feed_view
+from cluster.commands.models import ModelView, model_view
+
+
+class StatusView(Message):
+    """Everything at a glance. `table` is the number of the route table; `tick_s` when the controller last looked."""
+
+    table: int
+    tick_s: float
+    models: tuple[ModelView, ...]
+    feeds: tuple[FeedView, ...]
+
+
+def _status(at: Context, _: Nothing) -> Outcome:
+    state = at.state
+    view = StatusView(
+        table=state.table,
+        tick_s=at.tick_s,
+        models=tuple(model_view(state, state.models[name], at.apps, at.now_s, at.faults) for name in sorted(state.models)),
+        feeds=tuple(feed_view(state.feeds[name], at.feeds, at.now_s, at.faults) for name in sorted(state.feeds)),
+    )
+    return Outcome(state, view)
+
+
+STATUS = CommandEntry("status", Nothing, StatusView, _status, "Everything at a glance", looks=True)
+COMMANDS = (STATUS,)

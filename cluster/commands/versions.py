@@ -1,0 +1,122 @@
+"""Commands on versions: making an artifact the next one, finding one, forgetting one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cluster.commands.command import Command, CommandEntry, Context, Message, Nothing, Outcome
+from cluster.commands.known import known_model, known_version
+from cluster.errors import Conflict, NotFound
+from cluster.signature import Signature
+from cluster.state import AuditEvent, Model, State
+from cluster.versions import Version, VersionId, check_name
+
+
+class RegisterVersion(Command):
+    """Makes a packaged artifact the next version of its model. The same digest again returns the version it has."""
+
+    model: str
+    artifact_uri: str
+    digest: str
+    engine: str
+    signature: Signature
+
+
+class VersionView(Message):
+    """One version as commands show it. `role` is stable, candidate, warm or idle."""
+
+    model: str
+    version: int
+    artifact_uri: str
+    digest: str
+    engine: str
+    signature: Signature
+    created_s: float
+    role: str = "idle"
+
+
+class Resolve(Command):
+    """Asks for one version; without a number, for the stable one."""
+
+    model: str
+    version: int | None = None
+
+
+def version_role(state: State, model: Model, number: int) -> str:
+    """What a version is to its model now: stable, candidate, warm or idle."""
+    rollout = state.active(model.name)
+    if model.stable == number:
+        return "stable"
+    if rollout is not None and rollout.candidate == number:
+        return "candidate"
+    return "warm" if number in model.warm else "idle"
+
+
+def version_view(state: State, version: Version) -> VersionView:
+    """One version."""
+    return VersionView(
+        model=version.id.model,
+        version=version.id.number,
+        artifact_uri=version.artifact_uri,
+        digest=version.digest,
+        engine=version.engine,
+        signature=version.signature,
+        created_s=version.created_s,
+        role=version_role(state, state.models[version.id.model], version.id.number),
+    )
+
+
+def _register(at: Context, request: RegisterVersion) -> Outcome:
+    check_name(request.model, what="model")
+    for known in at.state.versions_of(request.model):
+        if known.digest == request.digest:
+            return Outcome(at.state, version_view(at.state, known))
+    model = at.state.models.get(request.model, Model(request.model))
+    version = Version(
+        id=VersionId(request.model, model.last_number + 1),
+        artifact_uri=request.artifact_uri,
+        digest=request.digest,
+        engine=request.engine,
+        signature=request.signature,
+        created_s=at.now_s,
+    )
+    state = replace(at.state, versions=at.state.versions.adding(version))
+    state = state.with_model(replace(model, last_number=version.id.number))
+    event = AuditEvent(
+        at.now_s, request.model, None, "registered", at.actor, {"version": version.id.number, "digest": version.digest}
+    )
+    return Outcome(state, version_view(state, version), (event,))
+
+
+def _resolve(at: Context, request: Resolve) -> Outcome:
+    model = known_model(at.state, request.model)
+    number = request.version if request.version is not None else model.stable
+    if number is None:
+        raise NotFound(
+            "it has no stable version yet",
+            where=f"model {model.name}",
+            remedy="build a version, apply the model and wait until `headrace status` shows it ready",
+        )
+    return Outcome(at.state, version_view(at.state, known_version(at.state, model.name, number)))
+
+
+def _remove(at: Context, request: Resolve) -> Outcome:
+    model = known_model(at.state, request.model)
+    if request.version is None:
+        raise Conflict("which version to remove was not said", where=f"model {model.name}", remedy="name the version")
+    version = known_version(at.state, model.name, request.version)
+    role = version_role(at.state, model, request.version)
+    if role != "idle":
+        raise Conflict(f"it is {role}", where=str(version.id), remedy="move the model to another version first")
+    if version.id.app in at.apps:
+        raise Conflict("its replicas are still going away", where=str(version.id), remedy="try again in a few seconds")
+    event = AuditEvent(at.now_s, model.name, None, "removed", at.actor, {"version": request.version})
+    return Outcome(replace(at.state, versions=at.state.versions.without(version.id)), Nothing(), (event,))
+
+
+REGISTER = CommandEntry(
+    "version.register", RegisterVersion, VersionView, _register, "Makes an artifact the next version of its model"
+)
+RESOLVE = CommandEntry("version.resolve", Resolve, VersionView, _resolve, "A version; without a number, stable", looks=True)
+REMOVE = CommandEntry("version.remove", Resolve, Nothing, _remove, "Forgets a version that nothing uses")
+COMMANDS = (REGISTER, RESOLVE, REMOVE)

@@ -1,0 +1,24 @@
+"""The controller as scorers and gateways see it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from cluster.rollout.evidence import EvidenceBatch
+from cluster.routing.routes import RouteTable
+
+
+class ControlPlane(Protocol):
+    """What scorers and the gateway need of the controller. The calls return quickly, or raise Unreachable while it is away."""
+
+    async def routes(self, after: int, timeout_s: float) -> RouteTable:
+        """The table as soon as its number is above `after`; the unchanged one once `timeout_s` is over."""
+
+    async def push(self, batch: EvidenceBatch) -> None:
+        """Hands evidence over. Safe to repeat: a batch that was seen is not counted again."""
+
+    async def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any]:
+        """Runs one of `cluster.commands.registry.COMMANDS` on plain JSON data.
+
+        Raises NotFound for an unknown command, BadInput for a bad payload, and what the command raises.
+        """

@@ -1,0 +1,75 @@
+"""Brings a version to this machine, verified."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from cluster.errors import BadArtifact, Unreachable
+from deployments.artifacts.cache import ArtifactCache, CacheSettings
+from deployments.artifacts.manifest import MANIFEST, REMEDY, sizes_below, verify
+from deployments.artifacts.roots import local_path, remote
+
+_log = logging.getLogger(__name__)
+
+
+def localize(uri: str, digest: str, *, cache: Path | None = None) -> Path:
+    """Returns a local, verified directory of the artifact at `uri`.
+
+    A local one is used where it stands. A remote one (any pyarrow filesystem URI) is fetched once into `cache`, by default the
+    folder that `CacheSettings` names; several processes may do so at a time, and a damaged copy is fetched again. Raises
+    BadArtifact where the artifact itself is damaged, Unreachable, NoCapacity.
+    """
+    local = local_path(uri)
+    if local is not None:
+        verify(local, digest)
+        return local
+    settings = CacheSettings.from_environment()
+    copies = ArtifactCache(settings if cache is None else replace(settings, folder=cache))
+    copy = copies.hold(digest)
+    if copy is not None:
+        try:
+            verify(copy, digest)
+        except BadArtifact as damage:
+            _log.warning("a copy is damaged, and fetched again from %s: %s", uri, damage)
+            copies.drop(copy)
+        else:
+            return copy
+    return _fetch(uri, digest, copies)
+
+
+def _fetch(uri: str, digest: str, copies: ArtifactCache) -> Path:
+    filesystem, base = remote(uri)
+    try:
+        found = sizes_below(filesystem, base)
+    except OSError as error:
+        raise Unreachable(f"the artifact can't be read: {error}", where=uri, remedy="see that its place is there") from error
+    if MANIFEST not in found:
+        raise BadArtifact("no manifest: this is no artifact", where=uri, remedy=REMEDY)
+
+    def fill(folder: Path) -> None:
+        pafs.copy_files(base, str(folder), filesystem, pafs.LocalFileSystem())
+        verify(folder, digest)
+
+    return copies.add(digest, sum(found.values()), fill)
+
+
+def remove(uri: str) -> None:
+    """Deletes the artifact at `uri`; nothing happens where there is none. Raises Unreachable."""
+    local = local_path(uri)
+    try:
+        if local is not None:
+            if (local / MANIFEST).exists():
+                shutil.rmtree(local)
+            return
+        filesystem, base = remote(uri)
+        if filesystem.get_file_info(base).type == pafs.FileType.Directory:
+            filesystem.delete_dir(base)
+    except OSError as error:
+        raise Unreachable(
+            f"the artifact can't be removed: {error}", where=uri, remedy="check the path and its permissions"
+        ) from error

@@ -1,0 +1,150 @@
+"""Packages a version: the artifact appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import orjson
+import pyarrow.fs as pafs
+
+from cluster.errors import NoCapacity, Unreachable
+from cluster.signature import Signature
+from cluster.versions import check_name
+from deployments.artifacts.manifest import MANIFEST, PAGE, REPORT, SAMPLES, FileEntry, Manifest, file_digest
+from deployments.artifacts.roots import local_path, remote
+from deployments.artifacts.samples import Samples, save_samples
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A written artifact: where it is, the SHA-256 of its manifest, and the manifest."""
+
+    uri: str
+    digest: str
+    manifest: Manifest
+
+
+def write_artifact(
+    root: str | Path,
+    *,
+    model: str,
+    engine: str,
+    signature: Signature,
+    files: Mapping[str, Path],
+    samples: Samples,
+    report: Mapping[str, Any],
+    page: str = "",
+    source: Mapping[str, Any],
+    steps: tuple[dict[str, Any], ...] = (),
+    sample_tolerance: float = 1e-4,
+) -> Artifact:
+    """Packages a version as `ROOT/MODEL/DIGEST`; `files` maps paths inside the artifact to the files to copy.
+
+    `root` is a local path or any pyarrow filesystem URI. The artifact appears whole or not at all: locally by one rename,
+    elsewhere by writing the manifest last. Raises NoCapacity on a full disk, Unreachable where the root can't be written.
+    """
+    check_name(model, what="model")
+    with _Staging(root) as staging:
+        for name, path in files.items():
+            target = staging / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        save_samples(staging / SAMPLES, samples)
+        (staging / REPORT).write_bytes(orjson.dumps(dict(report), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+        if page:
+            (staging / PAGE).write_text(page)
+        manifest = Manifest(
+            model=model,
+            engine=engine,
+            signature=signature,
+            files=tuple(_entry(staging, path) for path in sorted(p for p in staging.rglob("*") if p.is_file())),
+            source=dict(source),
+            steps=steps,
+            sample_tolerance=sample_tolerance,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        content = manifest.model_dump_json(indent=2).encode()
+        (staging / MANIFEST).write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        uri = _publish(staging, root, model, digest)
+    return Artifact(uri, digest, manifest)
+
+
+class _Staging:
+    """A directory next to where the artifact will stand, so that a rename is enough; gone at the end, whatever happens."""
+
+    def __init__(self, root: str | Path) -> None:
+        self._root = root
+        self._path: Path | None = None
+
+    def __enter__(self) -> Path:
+        local = local_path(self._root)
+        try:
+            if local is not None:
+                local.mkdir(parents=True, exist_ok=True)
+            self._path = Path(tempfile.mkdtemp(prefix=".staging-", dir=local))
+        except OSError as error:
+            raise _write_error(error, str(self._root)) from error
+        return self._path
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._path is not None:
+            shutil.rmtree(self._path, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _write_error(error, str(self._root)) from error
+
+
+def _write_error(error: OSError, where: str) -> NoCapacity | Unreachable:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoCapacity("no space left to package the version", where=where, remedy="free some space, or choose another place")
+    return Unreachable(f"the artifact can't be written: {error}", where=where, remedy="check the path and its permissions")
+
+
+def _publish(staging: Path, root: str | Path, model: str, digest: str) -> str:
+    local = local_path(root)
+    if local is None:
+        filesystem, base = remote(str(root))
+        target = f"{base}/{model}/{digest}"
+        try:
+            filesystem.create_dir(target, recursive=True)
+            for path in sorted(staging.rglob("*"), key=lambda p: p.name == MANIFEST):
+                if path.is_file():
+                    relative = path.relative_to(staging).as_posix()
+                    filesystem.create_dir(f"{target}/{PurePosixPath(relative).parent}", recursive=True)
+                    pafs.copy_files(str(path), f"{target}/{relative}", pafs.LocalFileSystem(), filesystem)
+        except OSError:
+            with contextlib.suppress(OSError):  # the first failure is the one to tell
+                filesystem.delete_dir(target)
+            raise
+        return f"{str(root).rstrip('/')}/{model}/{digest}"
+    target_path = local / model / digest
+    target_path.parent.mkdir(parents=True, exist_ok=True)
+    for path in staging.rglob("*"):
+        if path.is_file():
+            _sync(path)
+    staging.chmod(0o755)
+    os.rename(staging, target_path)
+    _sync(target_path.parent)
+    return str(target_path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _entry(base: Path, path: Path) -> FileEntry:
+    return FileEntry(path=path.relative_to(base).as_posix(), sha256=file_digest(path), size_bytes=path.stat().st_size)
