@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -412,6 +413,45 @@ def test_bytes_are_bounded_in_all_and_not_only_of_each_request(way: str, chunked
             writer.close()
 
     play(scene, ServerLimits(max_buffered_bytes=500_000))
+
+
+LARGE_BINARY_TENSOR = {"name": "x", "shape": [150_000, 2], "datatype": "FP32", "parameters": {"binary_data_size": 1_200_000}}
+LARGE_BINARY_HEAD = json.dumps({"inputs": [LARGE_BINARY_TENSOR], "outputs": [{"name": "sum"}]}).encode()
+LARGE_BINARY = request(
+    body=LARGE_BINARY_HEAD + bytes(1_200_000), headers=[f"inference-header-content-length: {len(LARGE_BINARY_HEAD)}"]
+)
+
+
+@pytest.mark.parametrize("way", ["infer", "http"])
+@pytest.mark.parametrize(
+    ("message", "beside"),
+    [
+        (request(), []),
+        (BINARY, []),
+        (request(body=LONG), []),
+        (EVERY["gzip"], []),
+        (request(body=LARGE), ["_whole", "_read"]),
+        (EVERY["gzip of much"], ["inflate", "_read"]),
+        (LARGE_BINARY, ["_whole", "_read", "_reply"]),
+    ],
+    ids=["small", "binary", "long", "gzip", "large", "gzip of much", "large answer"],
+)
+def test_what_is_large_is_read_and_written_beside_the_loop_and_nothing_else(way: str, message: bytes, beside: list[str]) -> None:
+    async def scene(house: House) -> None:
+        ran, run = [], house.server._large.run
+
+        async def noted(work: Any, *args: Any) -> Any:
+            ran.append(work.__name__)
+            return await run(work, *args)
+
+        house.server._large.run = noted  # type: ignore[method-assign,assignment]
+        reader, writer = await house.connect(way)
+        writer.write(message)
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert ran == beside
+        writer.close()
+
+    play(scene)
 
 
 def test_a_body_of_tiny_chunks_takes_no_more_memory_than_is_counted() -> None:
