@@ -24,8 +24,8 @@ from cluster.errors import (
 )
 from deployments.gateway.admission import Lease
 from deployments.gateway.dataplane import OUR_FAULT
-from deployments.gateway.http.body import Pieces, add_piece
 from deployments.gateway.http.callers import ForeignCaller
+from deployments.gateway.http.server.body import Pieces, add_piece
 from deployments.gateway.large import LARGE_BYTES, LargeWork
 from deployments.gateway.protocol.compression import inflate
 

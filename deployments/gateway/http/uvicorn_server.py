@@ -12,7 +12,7 @@ import uvicorn
 
 from cluster.errors import Unreachable
 from deployments.gateway.http.app import GatewayApp
-from deployments.gateway.http.connection import BACKLOG
+from deployments.gateway.http.server.connection import BACKLOG
 
 KEEP_ALIVE_S = 20  # of idle connections
 

@@ -23,9 +23,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deployments.gateway.dataplane import DataPlane
-from deployments.gateway.http import connection
 from deployments.gateway.http.asgi import HEAD_MOST_BYTES
 from deployments.gateway.http.callers import Callers
+from deployments.gateway.http.server import connection
 from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer, ServerLimits
 from tests.support.gateway_fakes import PATIENT, FakeControl, FakeScorer, table

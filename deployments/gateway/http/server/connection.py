@@ -14,9 +14,9 @@ from typing import cast
 from cluster.errors import BadInput, NoCapacity
 from deployments.gateway.admission import Admission, Lease
 from deployments.gateway.http.asgi import TooSlow, head_too_large
-from deployments.gateway.http.body import Body, ChunkedBody, Pieces, SizedBody
-from deployments.gateway.http.exchange import Answer, Exchange, Exchanges
-from deployments.gateway.http.head import HEAD_END, RequestHead, parse_head
+from deployments.gateway.http.server.body import Body, ChunkedBody, Pieces, SizedBody
+from deployments.gateway.http.server.exchange import Exchange, Exchanges, WireAnswer
+from deployments.gateway.http.server.head import HEAD_END, RequestHead, parse_head
 
 # A head over what an exchange takes is refused by it. One that has no end by here is not read on.
 HEAD_MOST_BYTES = 128 << 10
@@ -254,7 +254,7 @@ class _Connection(asyncio.Protocol):
             self._lease.release()
         self._tell(answer, closes=not head.keeps)
 
-    def _refuse(self, reading: _Reading, refusal: Answer, *, closes: bool) -> None:
+    def _refuse(self, reading: _Reading, refusal: WireAnswer, *, closes: bool) -> None:
         """Tells so at once. What of the body is still to come is read, so that the caller sees the answer, and dropped."""
         head, _, body = reading
         self._last = self._last or not head.keeps
@@ -269,7 +269,7 @@ class _Connection(asyncio.Protocol):
         self._lease.release()
         self._tell(self._server.exchanges.broken(error), closes=True)
 
-    def _tell(self, answer: Answer, *, closes: bool) -> None:
+    def _tell(self, answer: WireAnswer, *, closes: bool) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             return
