@@ -301,8 +301,7 @@ def test_who_waits_for_leave_to_send_gets_it_or_the_refusal() -> None:
 
 
 @pytest.mark.parametrize("way", ["infer", "http"])
-@pytest.mark.parametrize("pipelined", [b"", b"POST"])
-def test_a_client_that_hangs_up_ends_its_work(way: str, pipelined: bytes) -> None:
+def test_a_client_that_hangs_up_ends_its_work(way: str) -> None:
     async def scene(house: House) -> None:
         house.scorer.gate.clear()
         _, writer = await house.connect(way)
@@ -314,6 +313,25 @@ def test_a_client_that_hangs_up_ends_its_work(way: str, pipelined: bytes) -> Non
             await asyncio.sleep(0.001)
         while house.server.requests_under_way:
             await asyncio.sleep(0.001)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("message", [request(), AT_ONCE], ids=["sized", "chunked"])
+def test_a_client_that_hangs_up_before_its_work_begins_leaves_nothing_counted(message: bytes) -> None:
+    async def scene(house: House) -> None:
+        _, writer = await house.connect()
+        while not house.connections:
+            await asyncio.sleep(0.001)
+        (one,) = house.connections
+        transport = one._transport
+        one.data_received(message)  # as the loop tells it, with nothing between
+        one.connection_lost(None)
+        await asyncio.sleep(0.01)
+        assert house.scorer.calls == []
+        assert house.server.admission.requests == house.server.admission.bytes == 0
+        one.connection_made(transport)  # type: ignore[arg-type]
+        writer.close()
 
     play(scene)
 

@@ -115,8 +115,7 @@ class _Connection(asyncio.Protocol):
         self._early = []
         if self._task is not None:
             self._task.cancel()
-        else:
-            self._lease.release()
+        self._lease.release()
         self._unread.release()
         self._server.over(self)
 
@@ -233,16 +232,19 @@ class _Connection(asyncio.Protocol):
 
     def _answer(self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int) -> None:
         """`more_bytes` of the body are not counted yet."""
+        self._task = asyncio.get_running_loop().create_task(self._run(head, exchange, body, more_bytes))
+
+    async def _run(self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int) -> None:
+        # Counted in here: a task that is cancelled before it has begun runs none of this.
+        admission = self._server.admission
         try:
             self._lease.hold(more_bytes)
-            self._server.admission.enter()
+            admission.enter()
         except NoCapacity as error:
+            self._task = None
             self._lease.release()
             self._tell(exchange.failed(error), closes=not head.keeps)
-        else:
-            self._task = asyncio.get_running_loop().create_task(self._run(head, exchange, body))
-
-    async def _run(self, head: RequestHead, exchange: Exchange, body: Pieces) -> None:
+            return
         try:
             answer = await exchange.answer(body, self._lease)
         except BaseException:
@@ -250,7 +252,7 @@ class _Connection(asyncio.Protocol):
             raise
         finally:
             self._task = None
-            self._server.admission.leave()
+            admission.leave()
             self._lease.release()
         self._tell(answer, closes=not head.keeps)
 
