@@ -30,9 +30,10 @@ class HttpServer:
         config = uvicorn.Config(
             self._app,
             http="httptools",
+            ws="none",  # the application says so, as an answer to HTTP
             lifespan="off",
             log_config=None,
-            log_level="warning",
+            log_level="error",  # warnings are of what callers send
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,

@@ -22,6 +22,7 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster.errors import BadInput
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.http.asgi import HEAD_MOST_BYTES
 from deployments.gateway.http.callers import Callers
@@ -76,15 +77,20 @@ def undated(head: bytes) -> bytes:
     return told
 
 
+def gateway_over(scorer: FakeScorer, limits: ServerLimits = LIMITS) -> GatewayServer:
+    control = FakeControl(scorer.table)
+    return GatewayServer(
+        DataPlane(scorer, control, PATIENT), Repository(scorer, control), control, "0", Callers.to("gateway"), limits
+    )
+
+
 def play(scene: Callable[[House], Awaitable[None]], limits: ServerLimits = LIMITS) -> None:
     """Plays a scene with a gateway that listens."""
 
     async def run() -> None:
         scorer = FakeScorer(table())
-        control = FakeControl(scorer.table)
-        dataplane = DataPlane(scorer, control, PATIENT)
+        server = gateway_over(scorer, limits)
         with tempfile.TemporaryDirectory() as folder:
-            server = GatewayServer(dataplane, Repository(scorer, control), control, "0", Callers.to("gateway"), limits)
             await server.start(slot_in(Path(folder)))
             try:
                 async with asyncio.timeout(30):
@@ -604,3 +610,52 @@ def test_what_comes_before_its_turn_is_bounded() -> None:
         reader.feed_eof()
 
     play(scene)
+
+
+def test_a_websocket_is_refused_in_words_and_its_connection_ended(caplog: pytest.LogCaptureFixture) -> None:
+    key = "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=="
+    asked = ["connection: Upgrade", "upgrade: WebSocket", key, "sec-websocket-version: 13"]
+
+    async def scene(house: House) -> None:
+        reader, writer = await house.connect("http")
+        writer.write(request("/v2", b"", headers=asked, method="GET").replace(b"content-length: 0\r\n", b""))
+        refused = await answer(reader)
+        assert refused.startswith(b"HTTP/1.1 400 ")
+        assert "no WebSocket is served here" in json.loads(refused.partition(b"\r\n\r\n")[2])["error"]
+        assert await reader.read() == b""
+        writer.close()
+
+    play(scene)
+    assert caplog.records == []
+
+
+def test_without_a_door_loopback_is_served_by_uvicorn_and_grpc_aio_and_nothing_else_is() -> None:
+    async def run() -> None:
+        scorer = FakeScorer(table())
+        server = gateway_over(scorer)
+        with pytest.raises(BadInput, match="loopback"):
+            await server.listen("0.0.0.0", 0, 0)  # noqa: S104 (refused)
+        port, grpc_port = await server.listen("127.0.0.1", 0, 0)
+        try:
+            assert grpc_port
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for message in (request(), BINARY, request("/v2", b"", method="GET"), request(body=LARGE)):
+                writer.write(message)
+                assert (await answer(reader)).startswith(b"HTTP/1.1 200 OK\r\n")
+            house_answer = by_uvicorn("json")
+            writer.write(request())
+            assert await answer(reader) == house_answer
+            scorer.gate.clear()
+            writer.write(request())
+            while not server.requests_under_way:
+                await asyncio.sleep(0.001)
+            writer.close()
+            while server.requests_under_way:  # hanging up ends the work here as well
+                await asyncio.sleep(0.001)
+            assert scorer.ended == 1
+        finally:
+            await server.stop(0)
+            await server.stop(0)
+
+    by_uvicorn("json")
+    asyncio.run(asyncio.wait_for(run(), 60))
