@@ -80,9 +80,7 @@ def undated(head: bytes) -> bytes:
 
 def gateway_over(scorer: FakeScorer, limits: ServerLimits = LIMITS) -> GatewayServer:
     control = FakeControl(scorer.table)
-    return GatewayServer(
-        DataPlane(scorer, control, PATIENT), Repository(scorer, control), control, "0", Callers.to("gateway"), limits
-    )
+    return GatewayServer(DataPlane(scorer, PATIENT), Repository(scorer, control), control, "0", Callers.to("gateway"), limits)
 
 
 def play(scene: Callable[[House], Awaitable[None]], limits: ServerLimits = LIMITS) -> None:
