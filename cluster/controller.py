@@ -17,7 +17,7 @@ from cluster.commands import dispatch
 from cluster.commands.command import Context
 from cluster.commands.versions import RegisterVersion
 from cluster.decide import Decision, Snapshot, decide
-from cluster.errors import Fenced, Unreachable, in_words
+from cluster.errors import Fenced, Unreachable
 from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
 from cluster.rollout.evidence import EvidenceBatch
 from cluster.rollout.inbox import EvidenceInbox, count
@@ -28,6 +28,7 @@ from cluster.schedule.due import jobs_to_ask
 from cluster.schedule.fires import JobSeen
 from cluster.state import AuditEvent, State
 from cluster.store.port import Store
+from cluster.troubles import TroubleLog
 
 T = TypeVar("T")
 
@@ -104,9 +105,8 @@ class Controller:
         self._must_load = False
         self._seen = _Seen({}, None, None, 0.0)
         self._done = ActionResult()
-        self._faults: dict[str, str] = {}
         self._tables = PublishedTables()
-        self._trouble = ""
+        self._troubles = TroubleLog()
         self._settled = self._still = self._stirred = False
 
     @property
@@ -147,18 +147,18 @@ class Controller:
                 self._hook(Point.OBSERVED)
                 decision = self._decide_and_persist(seen)
         except Unreachable as trouble:
-            self._note(str(trouble))
+            self._troubles.note(str(trouble))
             return
         self._hook(Point.PERSISTED)
         self._tables.publish(decision.table)
         self._seen = seen
         self._hook(Point.PUBLISHED)
         self._done = self._runner.run(decision.actions, lambda: self._hook(Point.BEFORE_ACTION))
-        self._tell({**decision.faults, **self._done.faults})
+        self._troubles.tell_faults({**decision.faults, **self._done.faults})
         self._hook(Point.ACTED)
         self._still = not decision.actions and _is_as_wanted(seen)
         self._settled = self._still and not _is_rolling(decision.state)
-        self._note(self._done.trouble)
+        self._troubles.note(self._done.trouble)
 
     def push(self, batch: EvidenceBatch) -> None:
         """Takes evidence; it is counted at the next tick. A batch that was seen is not counted again.
@@ -179,7 +179,9 @@ class Controller:
         with self._lock:
             state = self._current()
             seen = self._seen
-            at = Context(state, seen.apps, seen.feeds or {}, seen.at_s, self._clock(), self._store.audit, self._faults, actor)
+            at = Context(
+                state, seen.apps, seen.feeds or {}, seen.at_s, self._clock(), self._store.audit, self._troubles.faults, actor
+            )
             outcome, events = dispatch.run(command, request, at)
             self._stirred |= outcome.state is not state
             self._persist(outcome.state, events)
@@ -198,7 +200,7 @@ class Controller:
         try:
             return ask()
         except Unreachable as trouble:
-            self._note(str(trouble))
+            self._troubles.note(str(trouble))
             return None
 
     def _may_do_without_a_look(self) -> bool:
@@ -256,20 +258,6 @@ class Controller:
             self._must_load = True
             raise
         self._state = after
-
-    def _tell(self, faults: Mapping[str, Exception]) -> None:
-        """Keeps mistakes of ours for `status`; logs each when it begins and changes, not at every tick."""
-        told = {name: in_words(fault) for name, fault in faults.items()}
-        for name, words in told.items():
-            if words != self._faults.get(name):
-                _log.error("a mistake of ours stops %s; all else goes on", name, exc_info=faults[name])
-        self._faults = told
-
-    def _note(self, trouble: str) -> None:
-        """Logs trouble when it begins, changes and ends, not at every tick."""
-        if trouble != self._trouble:
-            _log.warning("%s", trouble or "all is reachable again")
-        self._trouble = trouble
 
 
 def _is_as_wanted(seen: _Seen) -> bool:
