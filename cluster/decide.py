@@ -20,8 +20,8 @@ from cluster.rollout.misses import MARGIN, Misses, after_counts, missing
 from cluster.rollout.opening import open_rollout
 from cluster.rollout.plan import OnDeadline, Start
 from cluster.rollout.record import Rollout, RolloutState
-from cluster.routing.routes import EMPTY, Route, RouteTable
-from cluster.routing.table import build_route, is_ready, number_table
+from cluster.routing.routes import EMPTY, Route, RouteTable, Standing
+from cluster.routing.table import build_route, is_ready, number_table, standing_of
 from cluster.schedule.due import fire_batch
 from cluster.schedule.fires import JobSeen
 from cluster.state import CONTROLLER, AuditEvent, Model, State
@@ -32,9 +32,9 @@ from cluster.versions import VersionId
 class Snapshot:
     """What is remembered and what is seen. `feeds` and `jobs` are None where they could not be asked.
 
-    `refused` has, by app, why the fleet would not run it at the last try, and by URI why an artifact could not be removed;
+    `refused` has, by app or job, why it would not be run at the last try, and by URI why an artifact could not be removed;
     `removed` the URIs of those that were; `unscalable` the models that the fleet would not scale.
-    `published` is the last table of this controller; the empty one before its first.
+    `published` is the last table of this controller; the empty one before its first. `fence` is the controller's own.
     """
 
     state: State
@@ -44,6 +44,7 @@ class Snapshot:
     unscalable: frozenset[str] = frozenset()
     removed: frozenset[str] = frozenset()
     published: RouteTable = EMPTY
+    fence: int = 0
     jobs: Mapping[str, JobSeen] | None = None
 
 
@@ -64,6 +65,7 @@ class Decision:
 def decide(snapshot: Snapshot, now_s: float) -> Decision:
     """The next state, the route table that goes with it, the actions and the audit of what changed."""
     state, events, actions, routes = snapshot.state, list[AuditEvent](), list[Action](), dict[str, Route]()
+    models, published = dict[str, Standing](), snapshot.published
     running, faults = running_versions(snapshot.apps), dict[str, Exception]()
     for name in sorted(state.models):
         told = list[AuditEvent]()
@@ -76,17 +78,19 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
         model = state.models.get(name)
         if model is None:
             continue
-        route = snapshot.published.routes.get(name)
+        route, standing = published.routes.get(name), published.models.get(name, Standing.EMPTY)
         try:
             # Of what is saved: after a mistake above it still serves, and comes back after the loss of the cluster.
             route = build_route(state, model, snapshot.apps, now_s, route)
+            standing = standing_of(state, model, route, snapshot.apps)
             act = removal_actions if model.unrouted else fleet_actions
             actions += act(state, model, snapshot.apps, running.get(name, ()), now_s)
         except Exception as fault:  # noqa: BLE001 - as above
             faults.setdefault(name, fault)
         if route is not None:
             routes[model.name] = route
-    state, table = number_table(state, routes, snapshot.published)
+        models[model.name] = standing
+    state, table = number_table(state, routes, models, published, snapshot.fence)
     for key in list(state.feeds):
         told = []
         try:
@@ -97,7 +101,7 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
                 continue
             after = note_failed_stream(state, key, snapshot.feeds, snapshot.refused, now_s, told)
             moves = feed_actions(after, key, snapshot.feeds, now_s)
-            state, jobs = fire_batch(after, key, snapshot.jobs, now_s, told)
+            state, jobs = fire_batch(after, key, snapshot.jobs, snapshot.refused, now_s, told)
             actions += [*moves, *jobs]
             events += told
         except Exception as fault:  # noqa: BLE001 - as above

@@ -83,27 +83,30 @@ def remove_feed(
 ) -> tuple[State, list[Action]]:
     """The state without the stream or batch, where nothing of it runs any more; else what ends it."""
     feed = state.feeds[key]
-    name = feed.spec.name
-    ends: list[Action] | None = []
-    if feed.spec.kind is FeedKind.STREAM:
-        running = seen.get(name) if seen is not None else None
-        if running is not None:
-            return state, [StopFeed(name)] if running.app.status is not AppStatus.STOPPING else []
-        ends = None if seen is None else []
-    else:
-        ends = _busy(name, feed, jobs, now_s)
-    if ends is None or ends:
-        return state, ends or []
-    events.append(AuditEvent(now_s, feed.spec.model, None, DELETED, CONTROLLER, {"kind": feed.spec.kind.value, "name": name}))
+    name, kind = feed.spec.name, feed.spec.kind
+    may_run, ends = _stream_left(name, seen) if kind is FeedKind.STREAM else _jobs_left(feed, jobs, now_s)
+    if may_run:
+        return state, ends
+    events.append(AuditEvent(now_s, feed.spec.model, None, DELETED, CONTROLLER, {"kind": kind.value, "name": name}))
     return replace(state, feeds={other: kept for other, kept in state.feeds.items() if other != key}), []
 
 
-def _busy(name: str, feed: Feed, jobs: Mapping[str, JobSeen] | None, now_s: float) -> list[Action] | None:
-    """The ends of a batch's jobs that run; None where that is not known."""
-    asked = jobs_of(name, feed.fires, now_s)
-    if asked and jobs is None:
-        return None
-    return [StopJob(job) for job in sorted(asked) if jobs and job in jobs and jobs[job].state is JobState.RUNNING]
+def _stream_left(name: str, seen: Mapping[str, FeedState] | None) -> tuple[bool, list[Action]]:
+    """Whether any of the stream may still run, and what ends it."""
+    if seen is None:
+        return True, []
+    running = seen.get(name)
+    drains = running is not None and running.app.status is AppStatus.STOPPING
+    return running is not None, [StopFeed(name)] if running is not None and not drains else []
+
+
+def _jobs_left(feed: Feed, jobs: Mapping[str, JobSeen] | None, now_s: float) -> tuple[bool, list[Action]]:
+    """Whether a job of the batch's schedule may still run, and what ends it."""
+    asked = jobs_of(feed.spec.name, feed.fires, now_s)
+    if jobs is None:
+        return bool(asked), []
+    busy = sorted(job for job in asked if job in jobs and jobs[job].state is JobState.RUNNING)
+    return bool(busy), [StopJob(job) for job in busy]
 
 
 def _artifacts(state: State, name: str, removed: Collection[str]) -> list[str]:

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from cluster.errors import NoCapacity
-from cluster.fleet.serving import Serving
-from cluster.fleet.serving import Transport as TransportName
+from cluster.fleet.serving import Serving, TransportKind
 from cluster.routing.routes import Route, RouteTable, Target
 from deployments.engines.datatypes import Array
 from deployments.scoring.call import Call
@@ -52,7 +51,7 @@ class VersionAsker:
         self._remote.keep({target.app: (target, route.serving) for route, target in everything})
         apps = {target.app for _, target in everything}
         self._rooms = {app: room for app, room in self._rooms.items() if app in apps}
-        here = [(route, target) for route, target in everything if route.serving.transport is TransportName.EMBEDDED]
+        here = [(route, target) for route, target in everything if route.serving.transport is TransportKind.EMBEDDED]
         self._embedded.keep({target.app: (target, route.serving) for route, target in here if not _on_trial(route, target)})
         self._trial.keep({target.app: (target, route.serving) for route, target in here if _on_trial(route, target)})
 
@@ -120,7 +119,7 @@ class VersionAsker:
             return replace(await self._remote.score(target, tensors, end_s - time.monotonic()), timed=False)
 
     def _transport(self, route: Route, target: Target) -> Transport:
-        if route.serving.transport is TransportName.REMOTE:
+        if route.serving.transport is TransportKind.REMOTE:
             return self._remote
         here = self._trial if _on_trial(route, target) else self._embedded
         return here if here.ready(target) else self._remote

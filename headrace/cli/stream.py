@@ -135,7 +135,7 @@ def replay(
     from consumers.stream.replay.conditions import Condition
     from headrace.cli import stream_moves as moves  # brings Kafka's client, which other commands need not wait for
 
-    asked = moves.Asked(
+    asked = moves.ReplayWanted(
         dead_letters=dead_letters,
         conditions=tuple(Condition.parse(each) for each in where or ()),
         from_ms=moves.milliseconds(begin, "--from"),

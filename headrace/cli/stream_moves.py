@@ -27,7 +27,7 @@ Look = Callable[[Counters, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ReplayWanted:
     """What to score again: the dead letters, or the input between two times (Unix, milliseconds)."""
 
     dead_letters: bool
@@ -55,7 +55,7 @@ def milliseconds(written: str | None, option: str) -> int | None:
     return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def replay(stream: FeedView, asked: Asked, settings: Settings, look: Look) -> Replayed:
+def replay(stream: FeedView, asked: ReplayWanted, settings: Settings, look: Look) -> Replayed:
     """Scores in this process, as a driver of the running Ray, with the versions that serve now."""
     spec = StreamSpec.model_validate(stream.spec)
     brokers = brokers_of(spec, settings)

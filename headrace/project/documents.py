@@ -16,7 +16,7 @@ from cluster.rollout.plan import Plan
 from cluster.schedule.fires import with_five_fields
 from cluster.section import Section
 from cluster.versions import check_name
-from consumers.batch.spec import BatchSpec, Scoring
+from consumers.batch.spec import BatchSpec, ScoringPlace
 from consumers.stream.spec import StreamSpec
 from deployments.builder.spec import BuildSpec
 from headrace.project.explain import did_you_mean, explain
@@ -201,7 +201,7 @@ def _refuse_idle_gpus(spec: BaseModel, source: Source) -> None:
     """Raises BadInput for GPUs of a process that scores on the CPU, or asks the model's replicas."""
     if isinstance(spec, StreamSpec) and spec.resources.gpus > 0:
         what, field = "a stream's own replicas use no GPU", "resources"
-    elif isinstance(spec, BatchSpec) and spec.scoring is Scoring.REMOTE and spec.workers.resources.gpus > 0:
+    elif isinstance(spec, BatchSpec) and spec.scoring is ScoringPlace.REMOTE and spec.workers.resources.gpus > 0:
         what, field = "with `scoring: remote` the workers use no GPU", "workers.resources"
     else:
         return

@@ -11,12 +11,13 @@ from ray.serve.handle import DeploymentHandle
 
 from cluster.errors import Unreachable
 from consumers.batch import ray_inside
+from deployments.engines import onnxruntime_inside
 from deployments.insides import Inside
 from deployments.serving import serve_inside
 from deployments.transport.lines import serve_book
 from deployments.transport.lines.serve_book import HandleBook, ReplicaBook, line_name, route_on_this_loop
 
-TABLES = (*ray_inside.TABLE, *serve_inside.TABLE, *serve_book.TABLE)
+TABLES = (*ray_inside.TABLE, *serve_inside.TABLE, *serve_book.TABLE, *onnxruntime_inside.TABLE)
 
 
 @pytest.mark.parametrize("inside", TABLES, ids=lambda inside: f"{inside.module}.{inside.name}")
@@ -161,3 +162,12 @@ def test_answers_of_replicas_come_together_where_they_cannot_come_one_by_one() -
     assert first.get(2.0) == "a"
     with pytest.raises(ValueError, match="b"):
         second.get(2.0)
+
+
+def test_where_a_code_of_onnxruntime_is_not_known_any_error_is_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(onnxruntime_inside.session_errors()) > {RuntimeError, ValueError, TypeError}
+    assert Exception not in onnxruntime_inside.session_errors()
+    monkeypatch.setattr(
+        onnxruntime_inside, "TABLE", (*onnxruntime_inside.TABLE, Inside("onnxruntime", "NoSuchCode", "it counts"))
+    )
+    assert onnxruntime_inside.session_errors() == (Exception,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Collection, Mapping
@@ -13,6 +14,8 @@ from cluster.errors import Unreachable
 from cluster.schedule.fires import JobSeen, JobState, SubmitJob
 from consumers.batch.ray_inside import OwnJobClient
 
+# Of objects in memory, in what requests raises: the same trouble reads the same each time.
+_ADDRESSES = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>:? ?")
 PROGRAM = "consumers.batch.schedule.job"
 _STATES = {
     JobStatus.PENDING: JobState.RUNNING,
@@ -83,7 +86,7 @@ class RayJobs:
     def _away(self, error: Exception) -> Unreachable:
         self._client = None  # the dashboard may come back elsewhere
         return Unreachable(
-            f"Ray's jobs can't be asked: {str(error).splitlines()[0]}",
+            f"Ray's jobs can't be asked: {_ADDRESSES.sub('', str(error).splitlines()[0])}",
             where="ray dashboard",
             remedy="scheduled batches are submitted through it: see that it runs",
         )

@@ -24,7 +24,7 @@ from consumers.batch.ray_inside import LeftActors, quieten_log
 from consumers.batch.run import Workforce
 from consumers.batch.score.rowscorer import EmbeddedScorer, RowScorer
 from consumers.batch.score.unit import UnitRunner
-from consumers.batch.spec import BatchSpec, Scoring
+from consumers.batch.spec import BatchSpec, ScoringPlace
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import under_way
 from consumers.batch.write.records import Receipt, RunRecord, read_receipt, receipt_bytes
@@ -66,7 +66,7 @@ class UnitActor:
     def scorer(record: RunRecord) -> RowScorer:
         """The engine in this process, or the way to the replicas that serve online."""
         spec, pinned = record.spec, record.pinned
-        if spec.scoring is Scoring.REMOTE:
+        if spec.scoring is ScoringPlace.REMOTE:
             # Ray Serve takes seconds to import: a worker with its own engine starts without it.
             from consumers.batch.score.remote_rows import RemoteScorer
             from deployments.scoring.scorer import RoutedScorer

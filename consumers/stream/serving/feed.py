@@ -14,6 +14,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.exceptions import RayServeException
 
 from cluster.errors import BadInput
+from cluster.findings import first_finding
 from cluster.ports import FeedKind, FeedSpec, FeedState
 from consumers.stream.kafka.kafka_python.client import DEFAULT_BROKERS
 from consumers.stream.serving.health import stream_state
@@ -143,5 +144,5 @@ def _parse(feed: FeedSpec) -> StreamSpec:
         return StreamSpec.model_validate_json(feed.document)
     except ValidationError as error:
         raise BadInput(
-            str(error), where=f"stream {feed.name}", remedy="correct the Stream document and apply it again"
+            str(first_finding(error)), where=f"stream {feed.name}", remedy="correct the Stream document and apply it again"
         ) from error

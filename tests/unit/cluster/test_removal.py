@@ -59,9 +59,10 @@ def test_a_model_leaves_the_table_first_and_its_replicas_follow() -> None:
     assert brain.call("model.show", **DIGITS)["removing"] == "its replicas are going away: digits--v1"
     brain.tick(3)
     assert brain.fleet.state() == {}
-    for command in ("model.show", "rollout.history", "model.delete", "version.resolve"):
+    for command in ("model.show", "rollout.status", "model.delete", "version.resolve"):
         with pytest.raises(NotFound, match="no model 'digits'"):
             brain.call(command, **DIGITS)
+    assert brain.call("rollout.history", **DIGITS)["audit"][-1]["event"] == "deleted"
     deleted = [(event.event, event.actor, event.detail) for event in told(brain)][-2:]
     assert deleted == [("model.delete", "ann", {"artifacts": False}), ("deleted", "controller", {"last_number": 1})]
 
@@ -87,6 +88,7 @@ def test_nothing_of_it_stays_but_its_audit() -> None:
     brain.tick(6, each_s=RETIRE_GRACE_S)
     after = brain.store.load()
     assert set(after.models) == {"other"}
+    assert set(brain.controller.table.models) == {"other"}  # gateways answer as of one that never was
     assert {version.model for version in after.versions} == {"other"}
     assert (after.rollouts, after.evidence) == ({}, {})
     assert not [scorer for scorer in after.scorers if "digits" in scorer]

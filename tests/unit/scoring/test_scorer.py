@@ -14,7 +14,7 @@ import pytest
 from cluster.errors import BadInput, EngineFailure, NoCapacity, NotFound
 from cluster.fleet.serving import Serving
 from cluster.rollout.evidence import Counts
-from cluster.routing.routes import RouteTable, Target
+from cluster.routing.routes import EMPTY, RouteTable, Stamp, Target
 from cluster.routing.split import to_candidate
 from deployments.artifacts.manifest import Manifest
 from deployments.engines.datatypes import Array
@@ -532,8 +532,8 @@ async def test_starts_at_once_where_nothing_is_served_yet() -> None:
 
 async def test_a_defect_in_the_background_is_told(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(TableControl):
-        async def routes(self, after: int, timeout_s: float) -> RouteTable:
-            if after >= 0:
+        async def routes(self, after: Stamp, timeout_s: float) -> RouteTable:
+            if after >= EMPTY.stamp:
                 raise ZeroDivisionError
             return await super().routes(after, timeout_s)
 
