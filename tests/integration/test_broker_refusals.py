@@ -27,8 +27,11 @@ from consumers.stream.kafka.librdkafka import writer as rdkafka_writer
 from consumers.stream.kafka.making_topics import ensure_topics
 from consumers.stream.kafka.offsets import offset_ranges, set_group
 from consumers.stream.log.port import Member, Partition
+from consumers.stream.loop import Loop
+from consumers.stream.phases import WorkerPhase
 from consumers.stream.spec import Client, Guarantee, Protocol, Security, StreamSpec, Topic
 from tests.support.secured_broker import USER, SecuredBroker, secured_broker
+from tests.support.stream_parts import SumScoring
 from tests.support.stream_topics import WAIT_S, small_stream
 from tests.support.waiting import until
 
@@ -234,6 +237,27 @@ def test_a_topic_that_may_be_read_again_is_read(strict: Strict) -> None:
         until(lambda: not log.poll(max_rows=1, timeout_s=0.2) and log.epoch(first) is not None, WAIT_S, trouble=(Unreachable,))
     finally:
         log.close()
+
+
+def test_a_worker_that_may_not_read_its_topic_recovers_all_the_time(strict: Strict) -> None:
+    spec, seen = unreadable(strict, Client.KAFKA_PYTHON), list[WorkerPhase]()  # librdkafka says so every few minutes
+    member = Member(str(spec.group), f"{spec.group}-0", f"{spec.group}-0")
+    loop = Loop("s", spec, SumScoring(), lambda: open_log(spec, strict.broker.address, member))
+    worker = threading.Thread(target=loop.run)
+    worker.start()
+    try:
+        until(lambda: loop.phase is WorkerPhase.RECOVERING, WAIT_S)
+
+        def looked_often_enough() -> bool:
+            seen.append(loop.phase)
+            return loop.counters.recoveries >= 5
+
+        until(looked_often_enough, WAIT_S, every_s=0.005)
+        assert "no right to one of the stream's topics" in loop.message
+    finally:
+        loop.stop()
+        worker.join(WAIT_S)
+    assert WorkerPhase.RUNNING not in seen
 
 
 def test_a_right_to_make_topics_that_is_missing(strict: Strict) -> None:
