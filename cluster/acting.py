@@ -16,9 +16,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ActionResult:
-    """What became of some actions. `refused` has why, by app, by job, or by the URI of an artifact; `unscalable` are the
-    models that the fleet would not scale, `removed` the URIs of artifacts that are gone; `faults` are mistakes of ours, by whom they concern;
-    `trouble` is what of the world was away, last.
+    """What became of some actions. `refused` has why, by app, by job, or by the URI of an artifact; `unscalable` are the models
+    that the fleet would not scale, `removed` the URIs of artifacts that are gone; `faults` are mistakes of ours, by whom they
+    concern; `trouble` is what of the world was away, last.
     """
 
     refused: Mapping[str, str] = field(default_factory=dict)
