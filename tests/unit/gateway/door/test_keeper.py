@@ -252,6 +252,25 @@ def test_who_has_waited_long_enough_is_told_to_come_again() -> None:
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+def test_who_asks_how_we_are_is_told_at_once_that_no_gateway_is() -> None:
+    with live_door() as door:
+        door.start().kill()
+        until(lambda: _status(f"{door.http}/v2/health/ready") == 503, LIMIT_S)
+        assert _status(f"{door.http}/v2/health/live") == 503
+        with grpc.insecure_channel(door.grpc, options=[("grpc.enable_retries", 0)]) as channel:
+            with pytest.raises(grpc.RpcError) as refused:
+                channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=LIMIT_S)
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def _status(url: str) -> int | None:
+    """None where there is no answer within a second."""
+    try:
+        return httpx.get(url, timeout=1.0, trust_env=False).status_code
+    except httpx.TimeoutException:
+        return None
+
+
 def test_a_caller_that_hangs_up_waits_no_longer() -> None:
     with live_door(held_most=2) as door:
         door.start().kill()
