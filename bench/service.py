@@ -22,9 +22,9 @@ from cluster.commands.rollouts import RolloutView
 from cluster.commands.versions import RegisterVersion
 from cluster.errors import HeadraceError
 from headrace.client import ControlClient
-from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment
 from headrace.local.home import read_settings
 from headrace.local.ports import free_port
+from headrace.local.ray_head import SERVE_ENVIRONMENT
 
 # Read by Ray when it is imported and by its processes.
 ENVIRONMENT = {
@@ -32,8 +32,6 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
     "RAY_prestart_worker_first_driver": "0",
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
     **SERVE_ENVIRONMENT,
 }
 T = TypeVar("T")
@@ -131,7 +129,6 @@ def running() -> Iterator[Service]:
     from headrace.controller_actor import start_controller
 
     folder, port, grpc_port = Path(tempfile.mkdtemp(prefix="ho-")), free_port(), free_port()
-    os.environ.update(haproxy_environment(folder))
     try:
         ray.init(
             address="local",

@@ -27,6 +27,7 @@ class SeenReplica(BaseModel):
     """One replica, by the name that it is told itself."""
 
     replica_id: str = ""
+    node_id: str | None = None
     state: ReplicaState
 
 
@@ -55,17 +56,10 @@ class SeenApp(BaseModel):
     deployments: dict[str, SeenDeployment] = {}
 
 
-class SeenHttp(BaseModel):
-    """Where Serve listens."""
-
-    port: int
-
-
 class ServeSeen(BaseModel):
     """What we read of Serve's details. Serve's own schema pickles each deployment's router once more: 28 ms for four apps, up to
     four times a second."""
 
-    http_options: SeenHttp | None = None
     applications: dict[str, SeenApp] = {}
 
 

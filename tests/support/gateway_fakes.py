@@ -16,10 +16,12 @@ from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import Route, RouteTable, Target
 from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.engines.datatypes import Array
+from deployments.gateway.admission import Admission
 from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.http.app import GatewayApp
 from deployments.gateway.http.callers import Callers
+from deployments.gateway.large import LargeWork
 from deployments.gateway.repository import Repository
 from deployments.scoring.port import Scored
 
@@ -161,15 +163,10 @@ def model_view() -> dict[str, Any]:
     return view.model_dump(mode="json")
 
 
-async def nothing() -> None:
-    """Where there is nothing to start."""
-
-
 def gateway(
     scorer: FakeScorer, control: FakeControl, limits: BatchLimits | None = None, max_body_bytes: int = 1 << 20
 ) -> GatewayApp:
     """An application over the fakes."""
     dataplane = DataPlane(scorer, control, limits or PATIENT)
-    return GatewayApp(
-        dataplane, Repository(scorer, control), control, "0.0.0", max_body_bytes, nothing, nothing, Callers.to("gateway")
-    )
+    admission, callers = Admission(1000, 1 << 30), Callers.to("gateway")
+    return GatewayApp(dataplane, Repository(scorer, control), control, "0.0.0", max_body_bytes, admission, LargeWork(), callers)

@@ -9,7 +9,7 @@ from rich.text import Text
 from cluster.commands.feeds import FeedView
 from cluster.commands.models import ModelView
 from headrace.cli.rollout import shown as shown_rollout
-from headrace.local.status import NodeView, Overview
+from headrace.local.status import DoorView, NodeView, Overview
 
 STYLES = {"ready": "green", "running": "green", "alive": "green", "failed": "red", "unhealthy": "red", "dead": "red"}
 
@@ -17,6 +17,8 @@ STYLES = {"ready": "green", "running": "green", "alive": "green", "failed": "red
 def shown(seen: Overview) -> RenderableType:
     """Addresses, nodes, models, rollouts under way, streams and batches."""
     parts: list[RenderableType] = [_addresses(seen)]
+    if seen.doors:
+        parts += [Text(), _doors(seen.doors)]
     if seen.nodes:
         parts += [Text(), _nodes(seen.nodes)]
     parts += [Text(), _models(seen.models)]
@@ -45,6 +47,13 @@ def _addresses(seen: Overview) -> Table:
     for name, address in seen.addresses.model_dump().items():
         if address:
             table.add_row(name, address)
+    return table
+
+
+def _doors(doors: tuple[DoorView, ...]) -> Table:
+    table = _table("door", "gRPC", "state", "gateways")
+    for door in doors:
+        table.add_row(door.http, door.grpc or "-", _word("open" if door.is_open else "closed"), str(door.gateways))
     return table
 
 
