@@ -43,7 +43,8 @@ def up(
 
     Example: `headrace up --broker --http-port 8001`
     """
-    from headrace.local.up import UpOptions, bring_up
+    from headrace.local.options import UpOptions
+    from headrace.local.up import bring_up
 
     begun = time.monotonic()
     least, most = gateway_bounds(gateways)
@@ -59,9 +60,10 @@ def up(
         broker_port=broker_port,
         num_cpus=num_cpus,
     )
-    state, fresh = bring_up(options, read_settings(), _progress)
+    brought = bring_up(options, read_settings(), _progress)
+    state, fresh = brought.state, brought.started
     if as_json:
-        print_json({"started": fresh, "addresses": state.addresses.model_dump()})
+        print_json({"started": fresh, "repaired": brought.repaired, "addresses": state.addresses.model_dump()})
         return
     seconds = f"up after {time.monotonic() - begun:.1f} s" if fresh else "already up"
     answers().print(f"{seconds}; `headrace status` shows what runs, `headrace down` ends it")
