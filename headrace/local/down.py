@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -78,6 +79,18 @@ def end_run(home: Home, state: RunState, progress: Progress, *, keep_broker: boo
         raise HeadraceError(f"processes {left} can't be ended", where=str(home.run_file), remedy="look at them with ps")
     remove_doors(state.run_id)
     clear_run(home)
+
+
+def end_at_once(home: Home) -> None:
+    """Kills everything of the home, whatever it is at. Safe to repeat. Raises HeadraceError where one lives on."""
+    state = load_run(home)
+    if state is None:
+        return
+    for _ in range(ENDINGS):
+        for process in of_run(state, home.root):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    end_run(home, state, lambda *_: None)
 
 
 def _without_broker(state: RunState, home: Home) -> list[psutil.Process]:

@@ -49,6 +49,11 @@ class Home:
         """Held while `up` or `down` works, so that two never meet."""
         return self.root / "run.lock"
 
+    @property
+    def supervisor_file(self) -> Path:
+        """Held by `up --supervise`, so that there is one."""
+        return self.root / "supervisor.lock"
+
     def make(self) -> None:
         """Makes the folders that are missing. Safe to repeat. Raises BadInput where that can't be done."""
         for folder in (self.root, self.artifacts, self.logs, self.broker):

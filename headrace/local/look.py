@@ -10,29 +10,32 @@ from cluster.commands import feeds
 from cluster.commands.command import Nothing
 from cluster.errors import HeadraceError, NoCapacity, Unreachable
 from headrace.client import ControlClient
-from headrace.local.parts import Away, Part
+from headrace.local.parts import HELPERS, Away, Part
 from headrace.local.ports import answers, split_address
-from headrace.local.run_state import BROKER, CLIENT_SERVER, DASHBOARD, GCS, MONITOR, RAY, RAYLET, RunState
+from headrace.local.run_state import BROKER, GCS, RAYLET, RunState
 
 ASK_S = 5.0
-HELPERS = {DASHBOARD: Part.DASHBOARD, MONITOR: Part.MONITOR, CLIENT_SERVER: Part.CLIENT_SERVER}
 
 
 def look(state: RunState, *, ask_s: float = ASK_S, ask_controller: bool = True) -> tuple[Away, ...]:
-    """What of the run is away. `ask_s` is how long each part may take to answer."""
-    return tuple(_processes(state, ask_s)) + tuple(_services(state, ask_s, ask_controller=ask_controller))
+    """What of the run is away; of one whose Ray is dead, that alone. `ask_s` is how long each part may take to answer."""
+    ray = tuple(_ray(state))
+    return ray or (*_beside(state, ask_s), *_services(state, ask_s, ask_controller=ask_controller))
 
 
-def _processes(state: RunState, ask_s: float) -> Iterator[Away]:
+def _ray(state: RunState) -> Iterator[Away]:
     if not state.ray_lives():
         gone = [one for one in state.processes if one.role in (RAYLET, GCS) and one.find() is None]
         told = ", ".join(f"{one.role} (pid {one.pid})" for one in gone)
-        yield Away(Part.RAY, f"{told or RAY} has ended")
-    if state.owns_ray and state.addresses.ray is None:
+        yield Away(Part.RAY, f"{told or Part.RAY} has ended")
+    elif state.addresses.ray is None:
         yield Away(Part.RAY, "its start was never finished")
+
+
+def _beside(state: RunState, ask_s: float) -> Iterator[Away]:
     for one in state.processes:
         if one.role in HELPERS and one.find() is None:
-            yield Away(HELPERS[one.role], f"pid {one.pid} has ended")
+            yield Away(Part(one.role), f"pid {one.pid} has ended")
     broker = state.process(BROKER)
     if broker is not None and broker.find() is None:
         yield Away(Part.BROKER, f"pid {broker.pid} has ended")

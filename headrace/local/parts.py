@@ -19,6 +19,8 @@ class Part(StrEnum):
     GATEWAY = "gateway"
 
 
+# Ray has these on its head node beside raylet and GCS. Each can be started again alone; no call to a model needs them.
+HELPERS = (Part.DASHBOARD, Part.MONITOR, Part.CLIENT_SERVER)
 # Ray starts the controller's process again, and Serve the gateway's, within seconds: only then is more wrong.
 COMES_BACK_WITHIN_S: Mapping[Part, float] = {Part.CONTROLLER: 15.0, Part.GATEWAY: 20.0}
 

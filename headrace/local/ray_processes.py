@@ -13,8 +13,9 @@ import psutil
 
 from cluster.errors import Unreachable
 from headrace.local.home import Home
+from headrace.local.parts import Part
 from headrace.local.ports import answers, split_address
-from headrace.local.run_state import CLIENT_SERVER, DASHBOARD, GCS, MONITOR, RAYLET, RunState, StartedProcess, started
+from headrace.local.run_state import GCS, RAYLET, RunState, StartedProcess, started
 
 LOG_TAIL_BYTES = 2000
 DASHBOARD_STARTS_WITHIN_S = 60.0
@@ -29,7 +30,8 @@ def head_processes(processes: list[psutil.Process]) -> list[StartedProcess]:
             command = tuple(process.cmdline())
             role = role_of(command)
             if role is not None:
-                found.append(StartedProcess(role=role, pid=process.pid, created_s=process.create_time(), command=command))
+                kept = () if role in (RAYLET, GCS) else command
+                found.append(StartedProcess(role=role, pid=process.pid, created_s=process.create_time(), command=kept))
         except psutil.NoSuchProcess:
             continue  # a worker may end at any time
     return found
@@ -42,16 +44,16 @@ def role_of(command: tuple[str, ...]) -> str | None:
         return program
     for word, following in zip(command[1:], (*command[2:], ""), strict=True):
         if word.endswith("ray/dashboard/dashboard.py"):
-            return DASHBOARD
+            return Part.DASHBOARD
         if word.endswith(("ray/autoscaler/_private/monitor.py", "ray/autoscaler/v2/monitor.py")):
-            return MONITOR
+            return Part.MONITOR
         if (word, following) == ("-m", "ray.util.client.server"):
-            return CLIENT_SERVER
+            return Part.CLIENT_SERVER
     return None
 
 
-def start_again(home: Home, state: RunState, role: str) -> StartedProcess:
-    """Starts the dashboard, the monitor or the client server of a living Ray, and returns when it works.
+def start_again(home: Home, state: RunState, role: Part) -> StartedProcess:
+    """Starts one of `parts.HELPERS` of a living Ray, and returns when it works.
 
     Raises Unreachable where it ends at once, or nothing is known of it.
     """
@@ -72,7 +74,7 @@ def start_again(home: Home, state: RunState, role: str) -> StartedProcess:
             env=living.environ(),
             start_new_session=True,
         )
-    address = state.addresses.dashboard if role == DASHBOARD else None
+    address = state.addresses.dashboard if role == Part.DASHBOARD else None
     _await(process, role, log, split_address(address.removeprefix("http://")) if address else None)
     return started(role, process.pid).model_copy(update={"command": ended.command})
 

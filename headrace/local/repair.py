@@ -16,11 +16,10 @@ from headrace.local.parts import Away, Part, plan
 from headrace.local.ports import split_address
 from headrace.local.ray_connection import joined_ray
 from headrace.local.ray_processes import start_again
-from headrace.local.run_state import BROKER, CLIENT_SERVER, DASHBOARD, MONITOR, RunState, StartedProcess, save_run
+from headrace.local.run_state import BROKER, RunState, StartedProcess, save_run
 
 GATEWAY_TIMEOUT_S = 120.0
 POLL_S = 0.1
-HELPERS = {Part.DASHBOARD: DASHBOARD, Part.MONITOR: MONITOR, Part.CLIENT_SERVER: CLIENT_SERVER}
 IN_RAY = (Part.CONTROLLER, Part.GATEWAY)
 
 
@@ -53,7 +52,7 @@ def _bring_back(state: RunState, part: Part, settings: Settings) -> RunState:
         broker = start_broker(settings.home.broker, port=port)
         process = StartedProcess(role=BROKER, pid=broker.pid, created_s=broker.created_s)
     else:
-        process = start_again(settings.home, state, HELPERS[part])
+        process = start_again(settings.home, state, part)
     state = state.with_process(process)
     save_run(settings.home, state)
     return state

@@ -13,16 +13,12 @@ from cluster.errors import Conflict
 from headrace.local.home import Home
 from headrace.local.options import UpOptions
 
-# The roles of processes. RAY started Ray and has ended since, but what it started is of its session; up to version 0.1 it stayed,
-# and Ray ended with it.
+# The roles of processes, beside those of `parts.HELPERS`. RAY started Ray and has ended since, but what it started is of its
+# session; up to version 0.1 it stayed, and Ray ended with it.
 RAY = "ray"
 RAYLET = "raylet"
 GCS = "gcs_server"
 BROKER = "broker"
-# Beside those two Ray has these on its head node; they come and go alone, since no call to a model needs them.
-DASHBOARD = "dashboard"
-MONITOR = "monitor"
-CLIENT_SERVER = "client server"
 
 
 class Phase(StrEnum):
@@ -79,8 +75,8 @@ class Addresses(BaseModel):
 
 
 class RunState(BaseModel):
-    """The whole of run.json. `owns_ray` is False where we joined a running cluster: then nothing of it is ended. `options` are those
-    of `up`; None up to version 0.1."""
+    """The whole of run.json. `owns_ray` is False where we joined a running cluster: then nothing of it is ended. `options` are of
+    `up`; None up to version 0.1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -13,7 +13,7 @@ from cluster.errors import Unreachable
 from deployments.gateway.door.found import doors_of
 from headrace.client import ControlClient
 from headrace.local.home import Settings
-from headrace.local.run_state import RAY, Addresses, RunState, load_run
+from headrace.local.run_state import Addresses, RunState, load_run
 
 
 class NodeView(BaseModel):
@@ -69,9 +69,8 @@ def look(settings: Settings) -> Overview:
 
 
 def _check_alive(run: RunState, settings: Settings) -> None:
-    """What its supervisor left behind may answer for a while, but not for long."""
-    ray = run.process(RAY)
-    if ray is not None and ray.find() is None:
+    """What a Ray without its raylet or its GCS left behind may answer for a while, but not for long."""
+    if not run.ray_lives():
         raise Unreachable("Ray has ended", where=str(settings.home.run_file), remedy="`headrace up` finds the way back")
 
 
