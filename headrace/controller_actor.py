@@ -153,10 +153,16 @@ def start_controller(
         raise trouble
 
 
-def bring_back_controller(settings: Settings, waits: Callable[[HeadraceError], None], timeout_s: float = START_TIMEOUT_S) -> None:
+def bring_back_controller(
+    settings: Settings,
+    waits: Callable[[HeadraceError], None],
+    ray_lives: Callable[[], bool],
+    timeout_s: float = START_TIMEOUT_S,
+) -> None:
     """Starts the controller where it is away; waits for one that can't begin yet, and leaves it to begin when it can.
 
-    `waits` is told what it waits for, once for each reason. Raises what `start_controller` raises, for the same.
+    `waits` is told what it waits for, once for each reason; it waits as long as `ray_lives`. Raises what `start_controller`
+    raises, for the same.
     """
     until, told = time.monotonic() + timeout_s, ""
     while True:
@@ -166,7 +172,7 @@ def bring_back_controller(settings: Settings, waits: Callable[[HeadraceError], N
             trouble = error  # Ray starts its process again just now
         if trouble is None:
             return
-        if not isinstance(trouble, Unreachable) or time.monotonic() > until:
+        if not isinstance(trouble, Unreachable) or time.monotonic() > until or not ray_lives():
             raise trouble
         if trouble.what != told:
             waits(trouble)

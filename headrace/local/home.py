@@ -35,6 +35,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def driver_log(self) -> Path:
+        """What Ray has written of itself into our own commands."""
+        return self.logs / "driver.log"
+
+    @property
     def broker(self) -> Path:
         """The local broker's program, settings and data."""
         return self.root / "broker"

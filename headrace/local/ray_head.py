@@ -117,8 +117,10 @@ def await_ray(home: Home, folder: Path, process: subprocess.Popen[bytes]) -> str
 
 
 def _not_started(what: str, log: Path) -> Unreachable:
-    tail = log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
-    return Unreachable(f"{what}:\n{tail}\n", where=str(log), remedy="read the log")
+    told = (
+        log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip().splitlines()[-1:]
+    )  # a traceback ends with its reason
+    return Unreachable(": ".join((what, *told)), where=str(log), remedy="read the log")
 
 
 def ray_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ them: by the command line that was seen then, in the environment that the GCS ha
 from __future__ import annotations
 
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ from headrace.local.run_state import GCS, RAYLET, RunState, StartedProcess, star
 
 LOG_TAIL_BYTES = 2000
 DASHBOARD_STARTS_WITHIN_S = 60.0
+ENDS_AT_ONCE_S = 1.0
 POLL_S = 0.1
 
 
@@ -42,7 +44,7 @@ def role_of(command: tuple[str, ...]) -> str | None:
     program = Path(command[0]).name if command else ""
     if program in (RAYLET, GCS):
         return program
-    for word, following in zip(command[1:], (*command[2:], ""), strict=True):
+    for word, following in pairwise((*command[1:], "")):
         if word.endswith("ray/dashboard/dashboard.py"):
             return Part.DASHBOARD
         if word.endswith(("ray/autoscaler/_private/monitor.py", "ray/autoscaler/v2/monitor.py")):
@@ -80,8 +82,7 @@ def start_again(home: Home, state: RunState, role: Part) -> StartedProcess:
 
 
 def _await(process: subprocess.Popen[bytes], role: str, log: Path, address: tuple[str, int] | None) -> None:
-    tries = round(DASHBOARD_STARTS_WITHIN_S / POLL_S) if address else 1
-    for _ in range(tries):
+    for _ in range(round((DASHBOARD_STARTS_WITHIN_S if address else ENDS_AT_ONCE_S) / POLL_S)):
         if address and answers(*address):
             return
         try:

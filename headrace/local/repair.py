@@ -16,6 +16,7 @@ from headrace.local.parts import Away, Part, plan
 from headrace.local.ports import split_address
 from headrace.local.ray_connection import joined_ray
 from headrace.local.ray_processes import start_again
+from headrace.local.ray_words import kept_apart
 from headrace.local.run_state import BROKER, RunState, StartedProcess, save_run
 
 GATEWAY_TIMEOUT_S = 120.0
@@ -61,7 +62,7 @@ def _bring_back(state: RunState, part: Part, settings: Settings) -> RunState:
 def _bring_back_inside(
     state: RunState, parts: tuple[Part, ...], why: Mapping[Part, str], settings: Settings, progress: Progress
 ) -> None:
-    with joined_ray(settings):
+    with kept_apart(settings.home.driver_log), joined_ray(settings):
         from headrace.controller_actor import bring_back_controller  # imports Ray, whose variables are set by now
         from headrace.local import services
 
@@ -73,7 +74,7 @@ def _bring_back_inside(
         if Part.GATEWAY in parts:
             services.start_serve()
         with _step(progress, Part.CONTROLLER, why.get(Part.CONTROLLER, "")):
-            bring_back_controller(settings, waits)
+            bring_back_controller(settings, waits, state.ray_lives)
         if Part.GATEWAY in parts:
             with _step(progress, Part.GATEWAY, why[Part.GATEWAY]):
                 services.ensure_gateway(services.gateway_settings(state.options or UpOptions()))

@@ -171,7 +171,7 @@ class Supervisor:
                     self._say(line.rstrip())
         self._repairing = None
         if process.returncode != 0 and failed is None:
-            return HeadraceError(f"`up` ended with status {process.returncode}", where=str(self._settings.home.root))
+            return HeadraceError(f"`up` ended with status {process.returncode}", where=str(self._settings.home.driver_log))
         if failed is not None and process.returncode == BUSY:
             return Busy(failed.what, where=failed.where, remedy=failed.remedy)
         return failed

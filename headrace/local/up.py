@@ -24,6 +24,7 @@ from headrace.local.processes import of_run
 from headrace.local.ray_connection import joined_ray
 from headrace.local.ray_head import await_ray, prepare_temp_dir, spawn_ray
 from headrace.local.ray_processes import head_processes
+from headrace.local.ray_words import kept_apart
 from headrace.local.repair import await_gateway, repair
 from headrace.local.run_state import BROKER, RAY, Addresses, Phase, RunState, StartedProcess, load_run, save_run, started
 
@@ -174,7 +175,7 @@ class _Run:
             told.append(f"{address}, dashboard {dashboard}")
 
     def _start_services(self, broker: Future[tuple[StartedProcess, float]] | None) -> None:
-        with joined_ray(self._settings) as joined:
+        with kept_apart(self._home.driver_log), joined_ray(self._settings) as joined:
             from headrace.controller_actor import start_controller  # both import Ray, whose variables are set by now
             from headrace.local import services
 
