@@ -26,6 +26,7 @@ from cluster.commands.versions import RegisterVersion, Resolve, VersionView
 from cluster.error_wire import from_wire
 from cluster.findings import first_finding
 from cluster.rollout.plan import NamedPlan, Plan
+from deployments.gateway.door.configuration import NOT_DELIVERED
 from headrace.local.home import Home, Settings, read_settings
 from headrace.local.run_state import load_run
 from headrace.patience import Patience, Waiting
@@ -109,7 +110,7 @@ class ControlClient:
                 if not (again and waiting.goes_on(str(error))):
                     raise self._unanswered(command, error) from error
             else:
-                away = looks and response.status_code in AWAY
+                away = response.status_code in AWAY and (looks or NOT_DELIVERED in response.headers)
                 if not (away and waiting.goes_on(f"HTTP {response.status_code}")):
                     return self._read(command, response, entry.answer)
 

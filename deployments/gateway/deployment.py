@@ -37,8 +37,8 @@ DRAIN_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """All gateways of a cluster: `replicas`, or by load up to `most`. `max_ongoing` requests are in one at a time, as many more wait
-    there, the rest is refused.
+    """All gateways of a cluster: `replicas`, or by load up to `most`. In one are `max_ongoing` requests at a time, as many more
+    wait there, and the rest is refused.
 
     The door of each node that has a gateway listens at `host`, without a `grpc_port` for HTTP alone. `node` is the address of the
     only Ray node that may have gateways; None: any. `cpus` reserves nothing unless told to: a full cluster still has a door.
@@ -180,7 +180,7 @@ def gateway_application(settings: GatewaySettings) -> Any:
 def start_gateway(settings: GatewaySettings | None = None) -> None:
     """Runs the gateways; returns when their doors are open. Run again, they are replaced: only call it where none runs.
 
-    Needs a connected Ray, the controller (deployments.control.client.connect finds it), and Serve, with or without proxies of its own.
+    Needs a connected Ray, the controller (deployments.control.client.connect finds it), and Serve, with or without own proxies.
     Raises RuntimeError where Serve can't start the replicas.
     """
     serve.run(gateway_application(settings or GatewaySettings()), name=APP, route_prefix=None)

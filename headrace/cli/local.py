@@ -32,9 +32,7 @@ def up(
     ] = None,
     http_port: Annotated[int, typer.Option(**PORTS, help="The gateway's HTTP port.")] = 8000,
     grpc_port: Annotated[int, typer.Option(**PORTS, help="The gateway's gRPC port.")] = 9000,
-    gateways: Annotated[
-        str, typer.Option(metavar="MIN[:MAX]", help="How many gateways; up to MAX as requests ask for them.")
-    ] = "1",
+    gateways: Annotated[str, typer.Option(metavar="MIN[:MAX]", help="How many gateways; up to MAX by load.")] = "1",
     dashboard_port: Annotated[int, typer.Option(**PORTS, help="The Ray dashboard's port.")] = 8265,
     broker_port: Annotated[int, typer.Option(**PORTS, help="The local Kafka's port.")] = 9092,
     num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs that Ray hands out to replicas; the machine's own.")] = None,

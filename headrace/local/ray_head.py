@@ -25,7 +25,7 @@ LOG_TAIL_BYTES = 2000
 # Socket paths end at 107 bytes, and Ray adds about 80 to its folder.
 TEMP_ROOT_CHARS = 12
 
-# Read by every process of Serve, and by those that call it: handles call over gRPC, a replica's code runs on its own event loop.
+# Read by every process of Serve, and by those that call it: handles call over gRPC, and replicas have one event loop each.
 SERVE_ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # That would tie a handle to the event loop that first used it, and scorers come and go with theirs.

@@ -83,8 +83,7 @@ def node_for(host: str, most: int) -> str | None:
     """The address of the Ray node whose door is at `host`: the only one that may have gateways. None: any may."""
     if host == EVERYWHERE and most > 1:
         return None
-    here = ray.get_runtime_context().get_node_id()
-    nodes = {str(node["NodeID"]): str(node["NodeManagerAddress"]) for node in ray.nodes() if node["Alive"]}
+    here, nodes = ray.get_runtime_context().get_node_id(), _nodes()
     return host if host in nodes.values() else nodes[here]
 
 
@@ -92,8 +91,7 @@ def door_address(host: str) -> str:
     """Where a door can be reached: on this node where it has one, else on another that has."""
     if host != EVERYWHERE:
         return host
-    here = ray.get_runtime_context().get_node_id()
-    nodes = {str(node["NodeID"]): str(node["NodeManagerAddress"]) for node in ray.nodes() if node["Alive"]}
+    here, nodes = ray.get_runtime_context().get_node_id(), _nodes()
     app = serve_details().applications.get(APP)
     seen = app.deployments.get(DEPLOYMENT) if app is not None else None
     having = [replica.node_id for replica in (seen.replicas if seen is not None else []) if replica.node_id in nodes]
@@ -120,11 +118,16 @@ def stop_services() -> None:
 
 
 def close_doors() -> None:
-    """Ends the keepers of all nodes, which would wait a minute for another gateway. Returns when they have ended, or in a while."""
+    """Ends the keepers of all nodes, which would wait a minute for another gateway. Returns when they have ended, or soon."""
     task: Any = ray.remote(num_cpus=0)(_close_door_here)
-    nodes = [str(node["NodeID"]) for node in ray.nodes() if node["Alive"]]
-    asked = [task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in nodes]
+    asked = [task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in _nodes()]
     ray.wait(asked, num_returns=len(asked), timeout=CLOSING_S)
+
+
+def _nodes() -> dict[str, str]:
+    """Addresses of the nodes that live, by id."""
+    seen: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {str(node["NodeID"]): str(node["NodeManagerAddress"]) for node in seen if node["Alive"]}
 
 
 def _close_door_here() -> None:

@@ -64,7 +64,13 @@ def look(settings: Settings) -> Overview:
     nodes = _nodes(addresses.dashboard) if addresses.dashboard else None
     doors = _doors(run.run_id) if run is not None and run.addresses.http == client.base_url else ()
     return Overview(
-        addresses=addresses, doors=doors, nodes=nodes, table=seen.table, tick_s=seen.tick_s, models=seen.models, feeds=seen.feeds
+        addresses=addresses,
+        doors=doors,
+        nodes=nodes,
+        table=seen.table,
+        tick_s=seen.tick_s,
+        models=seen.models,
+        feeds=seen.feeds,
     )
 
 

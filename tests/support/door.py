@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.keeper import KEEPER_LOCK
 from deployments.gateway.door.opening import close_door
 from deployments.gateway.door.settings import DoorSettings
-from deployments.gateway.door.slots import door_folder, taken_slots
+from deployments.gateway.door.slots import folder_of, taken_slots
 from headrace.local.ports import free_port
 from tests.support.waiting import until
 
@@ -56,7 +57,7 @@ class LiveDoor:
     @property
     def folder(self) -> Path:
         """Where its sockets are."""
-        return door_folder(self.node)
+        return folder_of(self.node)
 
     @property
     def http(self) -> str:
@@ -102,11 +103,10 @@ class LiveDoor:
         """Ends everything."""
         for gateway in self.gateways:
             gateway.kill()
-        if self.folder.exists():
-            until(lambda: not taken_slots(self.folder, self.settings.slots), STARTS_WITHIN_S)
-            close_door(self.node)
-            with contextlib.suppress(FileNotFoundError):
-                until(lambda: not is_locked(self.folder / KEEPER_LOCK), STARTS_WITHIN_S)
+        until(lambda: not taken_slots(self.folder, self.settings.slots), STARTS_WITHIN_S)
+        close_door(self.node)
+        assert not is_locked(self.folder / KEEPER_LOCK)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def door_settings(**changes: object) -> DoorSettings:

@@ -1,6 +1,7 @@
 """A gateway without models: a slot of a real door, and two tiny servers, which say who they are and what they were asked.
 
-A program: `python -m tests.support.door_gateway NODE SETTINGS`. A path with `slow` is answered after a while, `deadly` ends the process at once.
+A program: `python -m tests.support.door_gateway NODE SETTINGS`. A path with `slow` is answered after a while,
+`deadly` ends the process at once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from deployments.gateway.door.opening import Door
 from deployments.gateway.door.settings import DoorSettings
 
 SLOW_S = 0.5
+_GRPC = b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ntransfer-encoding: chunked\r\ntrailer: grpc-status\r\n\r\n"
 
 
 async def main(node: str, settings: DoorSettings) -> None:
@@ -26,7 +28,8 @@ async def main(node: str, settings: DoorSettings) -> None:
         for way, listening in (("http", door.slot.http), ("infer", door.slot.infer))
     ]
     await door.opened()
-    print(json.dumps({"slot": door.slot.number, "pid": os.getpid()}), flush=True)
+    sys.stdout.write(json.dumps({"slot": door.slot.number}) + "\n")
+    sys.stdout.flush()
     await asyncio.to_thread(sys.stdin.read)
     for server in servers:
         server.close()
@@ -52,8 +55,7 @@ class _Server:
                 ).encode()
                 if headers.get("content-type", "").startswith("application/grpc"):
                     message = b"\0" + len(told).to_bytes(4, "big") + told
-                    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ntransfer-encoding: chunked\r\ntrailer: grpc-status\r\n\r\n"
-                    writer.write(head + b"%x\r\n%b\r\n0\r\ngrpc-status: 0\r\n\r\n" % (len(message), message))
+                    writer.write(_GRPC + b"%x\r\n%b\r\n0\r\ngrpc-status: 0\r\n\r\n" % (len(message), message))
                 else:
                     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(told)
                     writer.write(head + told)

@@ -209,7 +209,7 @@ def _http_frontend(settings: DoorSettings, listening: int) -> list[str]:
 def _grpc_frontend(settings: DoorSettings, listening: int) -> list[str]:
     return [
         f"bind fd@{listening}",
-        # Calls may be as long as their deadlines, and streams as long as their callers like: who goes without a word is found by TCP.
+        # Calls may be as long as their deadlines, and streams as their callers like: who goes without a word is found by TCP.
         "timeout client 20d",
         "timeout http-keep-alive 20d",
         *_arrivals(settings),

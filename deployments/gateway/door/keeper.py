@@ -1,7 +1,7 @@
 """The keeper of a node's door: a small process that holds the ports, runs HAProxy, and holds requests while no gateway is up.
 
-`python -m deployments.gateway.door.keeper FOLDER` returns when it listens, and goes on alone: it belongs to no worker of Ray's. It ends
-with the node's Ray, or when there has been no gateway for a while, and takes the folder along. What is imported here takes milliseconds.
+`python -m deployments.gateway.door.keeper FOLDER` returns when it listens, and goes on alone: it belongs to no worker of Ray. It
+ends with the node's Ray, or when there has been no gateway for a while, and takes the folder along. Imports here are quick.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from deployments.gateway.door.slots import BACKLOG, taken_slots
 KEEPER_LOCK, START_LOCK, LOG = "keeper.lock", "start.lock", "keeper.log"
 LOOK_S = 0.25
 LOG_MOST_BYTES = 1 << 20
+LAST_ANSWERS_S = 1.0
 
 
 def main(folder: Path) -> int:
@@ -46,7 +47,7 @@ def main(folder: Path) -> int:
         settings = read_settings(folder)
         listening = _listen(settings)
         note_holder(lock)
-        _let_go(folder)
+        _let_go()
     except Exception as error:  # noqa: BLE001 (whoever started this one tells it)
         os.write(tell, str(error).encode())
         os._exit(1)
@@ -63,6 +64,7 @@ class Keeper:
         self._folder = folder
         self._listening = [http] if grpc is None else [http, grpc]
         self._end = asyncio.Event()
+        self._ray_has_ended = False
         self._haproxy = HaproxyProcess(settings, folder, http.fileno(), None if grpc is None else grpc.fileno(), self._log)
         self._holding = Holding(settings, folder)
         self._departures = Departures(folder, settings.slots, self._log)
@@ -88,11 +90,14 @@ class Keeper:
             listening.close()
         self._departures.close()
         keeping.cancel()
-        await asyncio.gather(keeping, self._holding.close(), return_exceptions=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        await asyncio.gather(keeping, return_exceptions=True)
+        await asyncio.gather(self._haproxy.end(LAST_ANSWERS_S), self._holding.close(), return_exceptions=True)
+        # One that was told to end, with gateways about, is started again by them.
+        if self._ray_has_ended or not taken_slots(self._folder, self._settings.slots):
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _may_end(self) -> bool:
-        """Whether no gateway is about to come: whoever starts one holds this lock meanwhile, and looks whether the folder is left."""
+        """Whether no gateway is about to come: one that does holds this lock meanwhile, and looks whether the folder is left."""
         self._start_lock = try_lock(self._folder / START_LOCK)
         if self._start_lock is None:
             return False
@@ -107,11 +112,13 @@ class Keeper:
         try:
             watched = os.pidfd_open(self._settings.raylet_pid)
         except ProcessLookupError:
+            self._ray_has_ended = True
             self._end.set()
             return
 
         def ended() -> None:
             loop.remove_reader(watched)
+            self._ray_has_ended = True
             self._end.set()
 
         loop.add_reader(watched, ended)
@@ -141,7 +148,7 @@ def _listening(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _let_go(folder: Path) -> None:
+def _let_go() -> None:
     """Of whoever started this one: his folder, and what he reads and writes."""
     os.chdir("/")
     nothing = os.open(os.devnull, os.O_RDWR)

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from deployments.gateway.door.files import holder_of, is_locked, waited_lock
 from deployments.gateway.door.health import is_up
 from deployments.gateway.door.keeper import KEEPER_LOCK, LOG, START_LOCK
 from deployments.gateway.door.settings import DoorSettings, read_settings
-from deployments.gateway.door.slots import Slot, door_folder, take_slot, taken_slots
+from deployments.gateway.door.slots import Slot, door_folder, folder_of, take_slot, taken_slots
 
 _log = logging.getLogger(__name__)
 
@@ -41,8 +42,8 @@ class Door:
 
     @classmethod
     def enter(cls, settings: DoorSettings, node_id: str) -> Door:
-        """Takes a slot, with a keeper on the node. Raises Unreachable where the ports can't be had, Conflict where the node has a door
-        with other settings that is in use, NoCapacity where all slots are taken."""
+        """Takes a slot, with a keeper on the node. Raises Unreachable where the ports can't be had, Conflict where the door is in
+        use with other settings, NoCapacity where all slots are taken."""
         while True:
             folder = door_folder(node_id)
             with contextlib.suppress(FileNotFoundError), waited_lock(folder / START_LOCK) as is_there:
@@ -97,10 +98,11 @@ class Door:
 
 def close_door(node_id: str) -> None:
     """Ends the keeper of a node on which no gateway is left; nothing happens elsewhere. Returns when it has ended."""
-    folder = door_folder(node_id)
-    with waited_lock(folder / START_LOCK):
-        if not taken_slots(folder, 1 << 8):
+    folder = folder_of(node_id)
+    with contextlib.suppress(FileNotFoundError), waited_lock(folder / START_LOCK):
+        if not taken_slots(folder, read_settings(folder).slots):
             _end_keeper(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # where a keeper was killed
 
 
 def _has_settings(folder: Path, wanted: DoorSettings) -> bool:
@@ -163,10 +165,10 @@ def _end_keeper(folder: Path) -> None:
 
 async def _readable(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(descriptor, lambda: ready.done() or ready.set_result(None))
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
     try:
-        await ready
+        await ready.wait()
     finally:
         loop.remove_reader(descriptor)
 

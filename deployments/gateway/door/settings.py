@@ -17,15 +17,14 @@ RUN_VARIABLE = "HEADRACE_RUN_ID"
 
 @dataclass(frozen=True, slots=True)
 class DoorSettings:
-    """One node's door. TLS gets its place here: certificates for `host`, and who may call.
+    """One node's door. TLS gets its place here: certificates for `host`, and who may call. Without `grpc_port` there is no gRPC.
 
-    HAProxy can hand a request on only where it holds it whole, so `handed_on_bytes` of a body is what callers may lose nothing of. A
-    head, and what is held of a body, must come at `least_bytes_per_s`. An address, other than loopback, may have
-    `unanswered_most` connections on which no answer is owed: it has not asked yet, or not to the end.
+    HAProxy can hand a request on only where it holds it whole: bodies of up to `handed_on_bytes`. A head, and what is held of a
+    body, must come at `least_bytes_per_s`. An address, other than loopback, may have `unanswered_most` connections on which no
+    answer is owed: nothing was asked yet, or not to the end, or all is answered.
 
-    While no gateway is up, the keeper holds `held_most` requests, of `held_bytes` in all, each for `held_s`. With no `grpc_port`
-    there is no gRPC. The door ends with the process `raylet_pid`, where there is one. `run` names who started it, for `headrace
-    down`.
+    While no gateway is up, the keeper holds `held_most` requests, of `held_bytes` in all, each for `held_s`. It ends with the
+    process `raylet_pid`, where there is one, and after `idle_s` without gateways. `run` is the id of its `headrace up`.
     """
 
     binary: str

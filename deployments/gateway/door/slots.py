@@ -49,11 +49,16 @@ class Slot:
 
 def door_folder(node_id: str) -> Path:
     """The folder of a Ray node's door, made where it is missing. Raises Conflict where it is not this user's alone."""
-    folder = root() / f"{NAME}{node_id[:NODE_CHARACTERS]}"
+    folder = folder_of(node_id)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     check_folder(folder)
     return folder
+
+
+def folder_of(node_id: str) -> Path:
+    """Where it is, or would be."""
+    return root() / f"{NAME}{node_id[:NODE_CHARACTERS]}"
 
 
 def root() -> Path:

@@ -10,7 +10,7 @@ from cluster.commands.registry import COMMANDS
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound
 from deployments.gateway.admission import Admission, Lease
-from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, DataPlane
+from deployments.gateway.dataplane import EXTENSIONS, SERVER_NAME, DataPlane
 from deployments.gateway.http.asgi import (
     Disconnected,
     NotOffered,
