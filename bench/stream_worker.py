@@ -23,7 +23,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from cluster.errors import NotFound
 from cluster.fleet.serving import Serving, Transport
 from cluster.rollout.evidence import EvidenceBatch
-from cluster.routing.routes import Route, RouteTable, Target
+from cluster.routing.routes import Route, RouteTable, Stamp, Target
 from cluster.signature import Signature
 from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.counters import Counters
@@ -77,8 +77,8 @@ class HeldTable:
             route = replace(route, candidate=2, weight=CANARY_WEIGHT, stage="r1.1", salt=7)
         self.table = RouteTable(1, {model: route})
 
-    async def routes(self, after: int, timeout_s: float) -> RouteTable:
-        if after >= self.table.number:
+    async def routes(self, after: Stamp, timeout_s: float) -> RouteTable:
+        if after >= self.table.stamp:
             await asyncio.sleep(timeout_s)
         return self.table
 

@@ -17,16 +17,20 @@ from cluster.commands.command import Context
 from cluster.commands.versions import RegisterVersion
 from cluster.decide import Decision, Snapshot, decide
 from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable, in_words
-from cluster.fleet.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed, concerns
+from cluster.fleet.desired import Action, Deploy, RemoveArtifact, Retire, Scale, StartFeed, StopFeed, concerns
 from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
-from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey
-from cluster.routing.routes import EMPTY, RouteTable
+from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey, mark
+from cluster.routing.changes import TableChange, change_between
+from cluster.routing.routes import EMPTY, RouteTable, Stamp
 from cluster.schedule.due import jobs_to_ask
 from cluster.schedule.fires import JobSeen, StopJob, SubmitJob
 from cluster.state import AuditEvent, State
 from cluster.store.port import Store
 
 T = TypeVar("T")
+
+TABLES_KEPT = 16  # a scorer that has an older one gets the whole
+PUSHED_AT_MOST = 4096  # batches that wait to be saved; what a scorer keeps meanwhile is added up, and so bounded
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +64,10 @@ def _trusting(_: RegisterVersion) -> None:
     return
 
 
+def _keeping(_: str) -> None:
+    return
+
+
 class Controller:
     """One controller over one store. `tick` is called from one thread; `call`, `push` and `table` from any.
 
@@ -81,9 +89,11 @@ class Controller:
         *,
         look_every_s: float = 0.0,
         check_version: Callable[[RegisterVersion], None] = _trusting,
+        remove_artifact: Callable[[str], None] = _keeping,
     ) -> None:
-        """`check_version` raises where no artifact stands as it is said of a version to be registered."""
-        self._check_version = check_version
+        """`check_version` raises where no artifact stands as it is said of a version to be registered. `remove_artifact` deletes
+        the one at a URI; nothing happens where there is none."""
+        self._check_version, self._remove_artifact = check_version, remove_artifact
         self._store, self._clock, self._hook, self._look_every_s = store, clock, hook, look_every_s
         self._fleet, self._feeds, self._jobs = fleet, feeds, jobs
         self._fence = store.acquire()
@@ -95,20 +105,32 @@ class Controller:
         self._seen = _Seen({}, None, None, 0.0)
         self._refused: dict[str, str] = {}
         self._unscalable: frozenset[str] = frozenset()
+        self._removed: frozenset[str] = frozenset()
         self._faults: dict[str, str] = {}
-        self._table = EMPTY
+        self._recent: tuple[RouteTable, ...] = (EMPTY,)
         self._trouble = ""
-        self._settled = self._still = False
+        self._settled = self._still = self._stirred = False
 
     @property
     def table(self) -> RouteTable:
         """The newest published table; the empty one before the first tick."""
-        return self._table
+        return self._recent[-1]
+
+    def news(self, after: Stamp) -> RouteTable | TableChange:
+        """What a scorer lacks whose table is stamped so: what has changed since, or the whole where that is too long ago."""
+        tables = self._recent
+        before = next((table for table in tables if table.stamp == after), None)
+        return tables[-1] if before is None else change_between(before, tables[-1])
 
     @property
     def settled(self) -> bool:
         """Whether all was as it should be at the last look, and no rollout is under way: then the next look has time."""
         return self._settled
+
+    @property
+    def stirred(self) -> bool:
+        """Whether a command has changed something since the last tick began: then the next one has no time."""
+        return self._stirred
 
     @property
     def ready(self) -> bool:
@@ -120,7 +142,7 @@ class Controller:
 
         Raises Fenced.
         """
-        self._settled = False
+        self._settled = self._stirred = False
         try:
             seen, decision = self._seen, self._go_on_waiting() if self._may_do_without_a_look() else None
             if decision is None:
@@ -132,7 +154,8 @@ class Controller:
             self._note(str(trouble))
             return
         self._hook(Point.PERSISTED)
-        self._table = decision.table
+        if decision.table is not self.table:
+            self._recent = (*self._recent, decision.table)[-TABLES_KEPT:]
         self._seen = seen
         self._hook(Point.PUBLISHED)
         faults = {**decision.faults, **self._act(decision.actions)}
@@ -143,8 +166,14 @@ class Controller:
         self._note("")
 
     def push(self, batch: EvidenceBatch) -> None:
-        """Takes evidence; it is counted at the next tick. A batch that was seen is not counted again."""
+        """Takes evidence; it is counted at the next tick. A batch that was seen is not counted again.
+
+        Raises Unreachable where so much waits for the store already that its scorer had better keep it.
+        """
         with self._evidence_lock:
+            if len(self._pushed) >= PUSHED_AT_MOST:
+                remedy = "push it again later: it is counted once"
+                raise Unreachable("much evidence waits for the store already", where="controller", remedy=remedy)
             self._pushed.append(batch)
 
     def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -161,6 +190,7 @@ class Controller:
             seen = self._seen
             at = Context(state, seen.apps, seen.feeds or {}, seen.at_s, self._clock(), self._store.audit, self._faults, actor)
             outcome, events = dispatch.run(command, request, at)
+            self._stirred |= outcome.state is not state
             self._persist(outcome.state, events)
         return outcome.answer.model_dump(mode="json")
 
@@ -191,7 +221,7 @@ class Controller:
         """The decision on the last look, saved; None where it is more than to wait: an old look is no ground for that."""
         with self._lock:
             decision, batches = self._decide(self._seen)
-            if decision.actions or decision.events or decision.table.number != self._table.number:
+            if decision.actions or decision.events or decision.table.number != self.table.number:
                 return None
             self._keep(decision, batches)
             return decision
@@ -208,7 +238,8 @@ class Controller:
         with self._evidence_lock:
             batches = list(self._pushed)
         counted = count(state, batches)
-        snapshot = Snapshot(counted, seen.apps, seen.feeds, self._refused, self._unscalable, self._table, seen.jobs)
+        failures = self._refused, self._unscalable, self._removed
+        snapshot = Snapshot(counted, seen.apps, seen.feeds, *failures, self.table, self._fence, seen.jobs)
         decision = decide(snapshot, self._clock())
         self._hook(Point.DECIDED)
         return decision, len(batches)
@@ -217,7 +248,7 @@ class Controller:
         self._persist(decision.state, decision.events)
         with self._evidence_lock:
             del self._pushed[:batches]
-        self._unscalable = frozenset()
+        self._unscalable, self._removed = frozenset(), frozenset()
 
     def _current(self) -> State:
         if self._must_load:
@@ -245,12 +276,20 @@ class Controller:
                 self._do(action)
             except Unreachable as trouble:
                 self._note(str(trouble))
+                if isinstance(action, SubmitJob):
+                    refused[action.job] = str(trouble)
+                elif isinstance(action, RemoveArtifact):
+                    refused[action.uri] = str(trouble)
             except HeadraceError as refusal:
                 _log.warning("%s: %s", type(action).__name__, refusal)
-                if isinstance(action, Deploy):
+                if isinstance(action, SubmitJob):
+                    refused[action.job] = str(refusal)
+                elif isinstance(action, Deploy):
                     refused[action.version.id.app] = str(refusal)
                 elif isinstance(action, StartFeed):
                     refused[action.feed.app] = str(refusal)
+                elif isinstance(action, RemoveArtifact):
+                    refused[action.uri] = str(refusal)
                 elif isinstance(action, Scale) and isinstance(refusal, Conflict):
                     self._unscalable |= {action.model}
             except Exception as fault:  # noqa: BLE001 - a mistake of ours in one must not keep all others from being done
@@ -274,6 +313,9 @@ class Controller:
                 self._jobs.submit(action)
             case StopJob(job):
                 self._jobs.stop(job)
+            case RemoveArtifact(_, uri):
+                self._remove_artifact(uri)
+                self._removed |= {uri}
 
     def _tell(self, faults: Mapping[str, Exception]) -> None:
         """Keeps mistakes of ours for `status`; logs each when it begins and changes, not at every tick."""
@@ -307,7 +349,7 @@ def count(state: State, batches: list[EvidenceBatch]) -> State:
         fresh: dict[EvidenceKey, Counts] = {key: n for key, n in batch.counts.items() if stages.get(key.model) == key.stage}
         if not fresh or batch.sequence <= scorers.get(batch.scorer, -1):
             continue
-        scorers[batch.scorer] = batch.sequence
+        mark(scorers, batch.scorer, batch.sequence)
         for key, counts in fresh.items():
             evidence[key] = evidence.get(key, Counts()) + counts
     if scorers == state.scorers and not (scorers and not stages):

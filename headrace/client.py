@@ -19,7 +19,7 @@ from cluster.commands.command import Command, CommandEntry, Message, ModelName, 
 from cluster.commands.documents import Applied, Apply
 from cluster.commands.feeds import FeedName, FeedView
 from cluster.commands.labels import LabelsTold, TellLabels
-from cluster.commands.models import ModelView, ScaleModel
+from cluster.commands.models import DeleteModel, ModelView, ScaleModel
 from cluster.commands.rollouts import RolloutView, StartRollout
 from cluster.commands.status import StatusView
 from cluster.commands.versions import RegisterVersion, Resolve, VersionView
@@ -164,6 +164,10 @@ class ControlClient:
         """One model with its versions, replicas and rollout."""
         return self.call(models.SHOW, ModelName(model=model))
 
+    def delete_model(self, model: str, *, artifacts: bool = False) -> ModelView:
+        """Begins to remove a model, and its artifacts where asked. Again, it changes nothing."""
+        return self.call(models.DELETE, DeleteModel(model=model, artifacts=artifacts))
+
     def scale(self, model: str, replicas: int) -> None:
         """Sets the replicas of a model that is scaled by hand."""
         self.call(models.SCALE, ScaleModel(model=model, replicas=replicas))
@@ -225,6 +229,10 @@ class ControlClient:
     def resume_feed(self, name: FeedName) -> FeedView:
         """Starts a paused stream where it stopped."""
         return self.call(feeds.RESUME, name)
+
+    def delete_feed(self, name: FeedName) -> FeedView:
+        """Begins to remove a stream or batch. Again, it changes nothing."""
+        return self.call(feeds.DELETE, name)
 
 
 def may_answer(home: Home) -> bool:

@@ -36,13 +36,15 @@ def audit_view(event: AuditEvent) -> AuditView:
 
 
 def _history(at: Context, request: ModelName) -> Outcome:
-    known_model(at.state, request.model)
+    told = at.audit(request.model)
+    if not told:  # of a model that was removed it stays
+        known_model(at.state, request.model)
     rollouts = sorted((r for r in at.state.rollouts.values() if r.model == request.model), key=lambda r: -r.id)
     return Outcome(
         at.state,
         RolloutHistory(
             rollouts=tuple(rollout_view(at.state, rollout) for rollout in rollouts),
-            audit=tuple(audit_view(event) for event in at.audit(request.model)),
+            audit=tuple(audit_view(event) for event in told),
         ),
     )
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from cluster.commands.command import CommandEntry, Context, Message, ModelName, Outcome
 from cluster.commands.known import active_rollout
 from cluster.errors import Conflict
-from cluster.rollout.evidence import Counts, EvidenceKey
+from cluster.rollout.evidence import Counts, EvidenceKey, mark
 from cluster.rollout.labels import judge_labels, stage_of
 
 REASONS_AT_MOST = 10
@@ -59,7 +59,9 @@ def _label(at: Context, request: TellLabels) -> Outcome:
     for version, counts in told.counts.items():
         key = EvidenceKey(active.model, stage_of(active), version)
         evidence[key] = evidence.get(key, Counts()) + counts
-    scorers = {**state.scorers, scorer: request.sequence} if request.source else state.scorers
+    scorers = dict(state.scorers)
+    if request.source:
+        mark(scorers, scorer, request.sequence)
     counted = sum(counts.labelled for counts in told.counts.values())
     answer = LabelsTold(
         counted=counted,

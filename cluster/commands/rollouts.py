@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag
 
 from cluster.commands.command import CommandEntry, Context, Message, ModelName, Outcome
-from cluster.commands.known import active_rollout, known_model
+from cluster.commands.known import active_rollout, known_model, staying_model
 from cluster.decide import settle, transition
 from cluster.errors import Conflict, NotFound
 from cluster.rollout.checks.check import Judged
@@ -113,7 +113,7 @@ def check_view(check: Judged) -> CheckView:
 
 
 def _start_rollout(at: Context, request: StartRollout) -> Outcome:
-    model = known_model(at.state, request.model)
+    model = staying_model(at.state, request.model)
     if model.serving is None or model.plan is None:
         raise Conflict("only its versions are known", where=f"model {model.name}", remedy="`headrace apply` its document first")
     plan = named_plan(request.plan, model.plan) if isinstance(request.plan, NamedPlan) else request.plan or model.plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cluster.commands.command import Command, CommandEntry, Context, Message, Nothing, Outcome
-from cluster.commands.known import known_model, known_version
+from cluster.commands.known import being_removed, known_model, known_version, new_model, staying_model
 from cluster.errors import Conflict, NotFound
 from cluster.signature import Signature
 from cluster.state import AuditEvent, Model, State
@@ -68,10 +68,12 @@ def version_view(state: State, version: Version) -> VersionView:
 
 def _register(at: Context, request: RegisterVersion) -> Outcome:
     check_name(request.model, what="model")
+    model = at.state.models.get(request.model) or new_model(at, request.model)
+    if model.removal is not None:
+        raise being_removed(f"model {model.name}")
     for known in at.state.versions_of(request.model):
         if known.digest == request.digest:
             return Outcome(at.state, version_view(at.state, known))
-    model = at.state.models.get(request.model, Model(request.model))
     version = Version(
         id=VersionId(request.model, model.last_number + 1),
         artifact_uri=request.artifact_uri,
@@ -101,7 +103,7 @@ def _resolve(at: Context, request: Resolve) -> Outcome:
 
 
 def _remove(at: Context, request: Resolve) -> Outcome:
-    model = known_model(at.state, request.model)
+    model = staying_model(at.state, request.model)
     if request.version is None:
         raise Conflict("which version to remove was not said", where=f"model {model.name}", remedy="name the version")
     version = known_version(at.state, model.name, request.version)

@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from cluster.signature import TensorSpec
 
 
-class Section(BaseModel):
+class BuildSection(BaseModel):
     """Base of all parts. Paths are relative to the file that holds them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-class CodeRef(Section):
+class CodeRef(BuildSection):
     """A `module:Name` and the folder where the module is looked for (the document's own by default)."""
 
     code: str = "."
@@ -39,7 +39,7 @@ class PytorchSource(CodeRef):
     _module_and_class = field_validator("class_")(CodeRef.check)
 
 
-class Source(Section):
+class ModelSource(BuildSection):
     """Exactly one of: a PyTorch state_dict, a torch.export program, a Keras file, a TensorFlow SavedModel, an ONNX file."""
 
     pytorch: PytorchSource | None = None
@@ -86,7 +86,7 @@ class Train(CodeRef):
         return {"function": value} if isinstance(value, str) else value
 
 
-class Evaluate(Section):
+class Evaluate(BuildSection):
     """The user's labelled rows: `.npz` or Parquet, with an array or column for each input and one for `label`.
 
     Parquet columns of inputs are numbers or lists of numbers. `rows` is how many are read, from the start.
@@ -98,11 +98,11 @@ class Evaluate(Section):
     rows: int = Field(default=10_000, ge=1)
 
 
-class Gate(Section):
+class Gate(BuildSection):
     """What a version must keep to be registered; None is not looked at. Compared with the imported model on the same rows.
 
-    Agreement is the share of rows with the same argmax (classification), or within `tolerance` of the spread of the imported
-    model's answers (regression). Drops are shares (0.01 is one point); `max_mse_rise` is relative.
+    Agreement is the share of rows with the same argmax (classification), or whose answers differ by at most 5 % of the standard
+    deviation of the imported model's (regression). Drops are shares (0.01 is one point); `max_mse_rise` is relative.
     """
 
     min_agreement: float | None = Field(default=0.98, ge=0, le=1)
@@ -117,7 +117,7 @@ class Gate(Section):
     max_memory_bytes: int | None = Field(default=None, gt=0)
 
 
-class Finetune(Section):
+class Finetune(BuildSection):
     """Gradient descent after pruning: stochastic, with momentum 0.9 and a learning rate that falls from `rate` to 0."""
 
     epochs: int = Field(default=20, ge=1)
@@ -126,14 +126,14 @@ class Finetune(Section):
     seed: int = 0
 
 
-class Prune(Section):
+class Prune(BuildSection):
     """Removes `share` of the neurons and channels of each layer, the weakest first. `finetune: null` leaves it at that."""
 
     share: float = Field(default=0.5, gt=0, lt=1)
     finetune: Finetune | None = Finetune()
 
 
-class Compress(Section):
+class Compress(BuildSection):
     """How the model is made smaller. `auto` tries what makes sense and keeps the fastest that passes the gate.
 
     `data` and `label` are rows that compression may learn from (calibration, fine-tuning): like `evaluate`'s, but other rows.
@@ -158,11 +158,11 @@ class Compress(Section):
         return self
 
 
-class BuildSpec(Section):
+class BuildSpec(BuildSection):
     """The `build` section. `parity`: how far the import may be from the source's own answers, relative where they exceed 1."""
 
     train: Train | None = None
-    source: Source
+    source: ModelSource
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[str, ...] = ()
     evaluate: Evaluate | None = None

@@ -11,12 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cluster.control_plane import ControlPlane
-from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound, Unreachable
-from cluster.routing.routes import Route, RouteTable
+from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound
+from cluster.routing.routes import Route, RouteTable, Standing
 from cluster.signature import Signature, TensorSpec
 from deployments.gateway.batcher import Batcher, BatchLimits
-from deployments.gateway.known import KnownModels
 from deployments.gateway.protocol.request import InferRequest
 from deployments.gateway.protocol.response import InferResponse, OutputTensor
 from deployments.gateway.statistics import Statistics
@@ -51,9 +49,8 @@ class TableScorer(Scorer, Protocol):
 class DataPlane:
     """Transport-free. Used from one event loop."""
 
-    def __init__(self, scorer: TableScorer, control: ControlPlane, limits: BatchLimits) -> None:
+    def __init__(self, scorer: TableScorer, limits: BatchLimits) -> None:
         self._scorer = scorer
-        self._known = KnownModels(control)
         self._statistics = Statistics()
         self._batcher = Batcher(scorer, limits, self._statistics)
 
@@ -111,14 +108,14 @@ class DataPlane:
         except NoCapacity:
             return False
         _served(route, wanted)
-        return not route.asleep
+        return self._scorer.table.models.get(model) is Standing.READY
 
     async def _route(self, model: str) -> Route:
         """The model's route. Raises NotFound where there is no such model, NoCapacity where no version of it is ready yet."""
         try:
             return self._scorer.route(model)
         except NotFound as error:
-            if not await self._known.has(model):
+            if self._scorer.table.models.get(model, Standing.EMPTY) is Standing.EMPTY:
                 # Triton's clients look for these words.
                 what = f"Request for unknown model: {model[:80]!r} is not found"
                 raise NotFound(what, where="model", remedy=error.remedy) from None
@@ -138,15 +135,9 @@ class DataPlane:
         return [route for _, route in sorted(self._scorer.table.routes.items())]
 
     async def ready(self) -> bool:
-        """Whether every model that has a version is served, or asleep by a person's will. While the controller is away, whether
-        anything is."""
+        """Whether every model that has a version is served, or asleep by a person's will, as the newest table says."""
         table = self._scorer.table
-        if table.number == 0:
-            return False
-        try:
-            return all(name in table.routes for name in await self._known.names())
-        except Unreachable:
-            return bool(table.routes)
+        return table.number > 0 and Standing.WAITING not in table.models.values()
 
 
 def parse_version(version: str | None) -> int | None:

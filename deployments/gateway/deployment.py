@@ -101,7 +101,7 @@ class Gateway:
             max_buffered_bytes=settings.max_buffered_bytes,
         )
         self._server = GatewayServer(
-            DataPlane(self._scorer, control, BatchLimits()),
+            DataPlane(self._scorer, BatchLimits()),
             Repository(self._scorer, control),
             control,
             importlib.metadata.version("headrace"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cluster.ports import AppStatus, FeedKind, Feeds, FeedSpec, FeedState
-from consumers.stream.kafka.kafka_python.client import ensure_topics
+from consumers.stream.kafka.making_topics import ensure_topics
 from consumers.stream.kafka.offsets import set_group, stretch_of
 from consumers.stream.serving.fake_feeds import FakeFeeds
 from consumers.stream.serving.feed import ServeStreams

@@ -14,7 +14,7 @@ from kafka.admin import ConfigResource, KafkaAdminClient  # type: ignore[import-
 
 from cluster.errors import BadInput, NotFound, Unreachable
 from consumers.stream.kafka.clients import open_log
-from consumers.stream.kafka.kafka_python.client import ensure_topics
+from consumers.stream.kafka.making_topics import ensure_topics
 from consumers.stream.log.memory_log import MemoryBroker, MemoryLog, Stored
 from consumers.stream.log.port import Log, Member, Outgoing, Partition, RecordRefused, Records, RecordTooLarge, subset
 from consumers.stream.spec import Client, Guarantee, Input, Output, StreamSpec, Topic

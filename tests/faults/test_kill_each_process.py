@@ -1,7 +1,7 @@
 """`kill -9` of each process in turn, under calls and records: what `headrace up --supervise` brings back, how soon, at what cost.
 
-Our own processes, Ray's workers and those that Ray keeps beside raylet and GCS: at most the calls that were under way on it fail. Where
-the raylet, an agent of its or the GCS is killed, Ray starts afresh. Prints the table of docs/operating.md.
+Our own processes, Ray's workers and those that Ray keeps beside raylet and GCS: at most the calls that were under way on it fail.
+Where the raylet, an agent of its or the GCS is killed, Ray starts afresh. Prints the table of docs/operating.md.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ pytestmark = [pytest.mark.proof, pytest.mark.timeout(1800)]
 
 @dataclass(frozen=True)
 class Victim:
-    """What is killed. `title` is how its command line begins, or a part of it; `spares`: at most the calls under way on it fail."""
+    """What is killed. `title` is a part of its command line; `spares`: at most the calls under way on it fail."""
 
     name: str
     title: str

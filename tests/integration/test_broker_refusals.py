@@ -21,9 +21,10 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 
 from cluster.errors import BadInput, Conflict, Unreachable
 from consumers.stream.kafka.clients import open_log
-from consumers.stream.kafka.kafka_python import log as kafka_log
-from consumers.stream.kafka.kafka_python.client import ensure_topics
-from consumers.stream.kafka.librdkafka import log as rdkafka_log
+from consumers.stream.kafka.kafka_python import reader as kafka_reader
+from consumers.stream.kafka.kafka_python import writer as kafka_writer
+from consumers.stream.kafka.librdkafka import writer as rdkafka_writer
+from consumers.stream.kafka.making_topics import ensure_topics
 from consumers.stream.kafka.offsets import set_group, stretch_of
 from consumers.stream.log.port import Member, Partition
 from consumers.stream.spec import Client, Guarantee, Protocol, Security, StreamSpec, Topic
@@ -91,7 +92,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strict]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (kafka_log, rdkafka_log):
+    for module in (kafka_reader, kafka_writer, rdkafka_writer):
         monkeypatch.setattr(module, "CALL_TIMEOUT_S", 2.0)
 
 

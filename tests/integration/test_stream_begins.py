@@ -16,8 +16,8 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from consumers.stream.kafka.clients import open_log
-from consumers.stream.kafka.kafka_python.client import ensure_topics
 from consumers.stream.kafka.kafka_python.inside import stable_offsets
+from consumers.stream.kafka.making_topics import ensure_topics
 from consumers.stream.log.port import Member, Owned, Partition
 from consumers.stream.log.starts import NotesInProcess, Why
 from consumers.stream.loop import Loop

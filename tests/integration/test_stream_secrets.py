@@ -13,8 +13,8 @@ from confluent_kafka import KafkaException, Producer
 
 from cluster.errors import Unreachable
 from consumers.stream.kafka.clients import open_log
-from consumers.stream.kafka.kafka_python.client import ensure_topics
 from consumers.stream.kafka.librdkafka.config import rdkafka_config
+from consumers.stream.kafka.making_topics import ensure_topics
 from consumers.stream.log.port import Member, Partition
 from consumers.stream.spec import Client, Input, Output, Protocol, Security, StreamSpec, Topic
 from headrace.local.ports import free_port

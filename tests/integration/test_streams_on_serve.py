@@ -15,17 +15,23 @@ from typing import Any
 import pytest
 import ray
 from ray import serve
+from ray.job_submission import JobStatus
 
+from cluster.errors import Conflict, NotFound
 from cluster.ports import AppStatus, FeedKind, FeedSpec
+from consumers.batch.schedule.jobs import OwnJobClient
 from consumers.stream.counters import WorkerStatus
 from consumers.stream.phases import Phase
 from consumers.stream.serving.feed import ServeStreams
 from consumers.stream.spec import Format, Input, Output, Protocol, Scaling, Security, StreamSpec, Topic
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE, connect
+from deployments.scoring.scorer import RoutedScorer
+from deployments.scoring.scorer_thread import ScorerThread
 from headrace.controller_actor import start_controller
 from headrace.local.home import read_settings
 from tests.conftest import RayCluster
-from tests.support.models import SIGNATURE, rows, slow_artifact
+from tests.support.batch_parts import spec_of, write_dataset
+from tests.support.models import INPUT, SIGNATURE, rows, slow_artifact
 from tests.support.stream_topics import WAIT_S, Topics
 from tests.support.waiting import until
 
@@ -193,6 +199,59 @@ def test_a_document_may_change_while_the_stream_works(running: Running) -> None:
     assert not shown & old  # what ran of the document before is never told as of this one
     running.topics.check()
     assert running.view()["spec"]["linger_ms"] == 1.0
+
+
+@pytest.mark.timeout(600)
+def test_stream_batch_and_model_are_removed_and_the_stream_goes_on_when_applied_again(running: Running, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "in", files=1)
+    spec = spec_of(tmp_path / "in", tmp_path / "out", model=MODEL, workers={"max": 1})
+    batch = {"kind": "batch", "name": f"b{running.name}"}
+    document = {**batch, "model": MODEL, "spec": spec.model_dump(mode="json"), "schedule": {"cron": "* * * * *"}}
+    running.ask("apply", feeds=[document])
+    stream = {"kind": "stream", "name": running.name}
+    before = running.topics.outputs()
+    running.topics.publish(1000)
+    running.topics.wait_for(before + 50)
+    running.ask("feed.delete", **stream)
+    with pytest.raises(Conflict, match=f"batch {batch['name']} scores with it"):
+        running.ask("model.delete", model=MODEL)
+    until(lambda: is_gone(running, "feed.show", **stream), WAIT_S)
+    assert f"stream--{running.name}" not in serve.status().applications
+    running.apply(running.topics.spec)
+    running.topics.check()  # from where it stopped: nothing is lost or doubled
+    until(lambda: fires(running, batch)[-1:] in (["submitted"], ["running"]), WAIT_S)
+    running.ask("feed.delete", **batch)
+    until(lambda: is_gone(running, "feed.show", **batch), WAIT_S)
+    jobs = OwnJobClient(ray.get_runtime_context().gcs_address).list_jobs()
+    mine = {job.submission_id: job.status for job in jobs if batch["name"] in (job.submission_id or "")}
+    assert mine
+    assert not {JobStatus.PENDING, JobStatus.RUNNING} & set(mine.values())
+    artifact = Path(running.ask("version.resolve", model=MODEL)["artifact_uri"].removeprefix("file://"))
+    assert artifact.is_dir()
+    running.ask("feed.delete", **stream)
+    running.ask("model.delete", model=MODEL, artifacts=True)
+    until(lambda: is_gone(running, "model.show", model=MODEL), WAIT_S)
+    assert not {f"{MODEL}--v1", f"stream--{running.name}"} & set(serve.status().applications)
+    assert not artifact.exists()
+    with ScorerThread(lambda: RoutedScorer(connect())) as scorer:
+        refusals = []
+        for name in (MODEL, "never-was"):
+            with pytest.raises(NotFound) as caught:
+                scorer.score(name, {INPUT: rows(1)})
+            refusals.append(str(caught.value).replace(name, "NAME"))
+    assert refusals[0] == refusals[1]
+
+
+def is_gone(running: Running, command: str, **name: str) -> bool:
+    try:
+        running.ask(command, **name)
+    except NotFound:
+        return True
+    return False
+
+
+def fires(running: Running, batch: dict[str, str]) -> list[str]:
+    return [fire["state"] for fire in running.ask("feed.show", **batch)["schedule"]["fires"]]
 
 
 def test_a_stream_whose_broker_is_away_says_so_and_not_its_password(ray_cluster: RayCluster, tmp_path: Path) -> None:

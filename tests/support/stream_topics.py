@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from consumers.stream.kafka.kafka_python.client import ensure_topics
+from consumers.stream.kafka.making_topics import ensure_topics
 from consumers.stream.spec import Client, Input, Output, StreamSpec, Topic
 from tests.support.broker_admin import administered
 from tests.support.waiting import until

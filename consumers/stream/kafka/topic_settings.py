@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kafka.admin import ConfigResource, KafkaAdminClient  # type: ignore[import-untyped]
-from kafka.errors import KafkaError  # type: ignore[import-untyped]
+from kafka.admin import ConfigResource  # type: ignore[import-untyped]
 
 from cluster.errors import BadInput
-from consumers.stream.kafka.broker_errors import asker_of, unreachable
-from consumers.stream.kafka.kafka_python.client import LIMIT, ROOM_BYTES, client_config
+from consumers.stream.kafka.admin import Admin
+from consumers.stream.kafka.kafka_python.client import LIMIT, ROOM_BYTES
 from consumers.stream.log.port import Takes
 from consumers.stream.spec import StreamSpec
 
@@ -58,21 +57,13 @@ def expect_possible(topic: str, told: Told, replicas: int | None) -> None:
         raise BadInput(f"{IN_SYNC}={told[IN_SYNC]} is more than its {replicas} replicas", where=topic, remedy=remedy)
 
 
-def _asked(spec: StreamSpec, brokers: str) -> dict[str, tuple[Told, int | None]]:
+def _asked(spec: StreamSpec, admin: Admin) -> dict[str, tuple[Told, int | None]]:
     """Settings and replicas of the topics that the stream writes. Raises Unreachable."""
     topics = list(dict.fromkeys((spec.output.topic, spec.dead_letters.topic)))
-    try:
-        admin = KafkaAdminClient(**client_config(brokers, spec.security), bootstrap_timeout_ms=10_000)
-    except KafkaError as error:
-        raise unreachable(brokers, error, asker_of(spec)) from error
-    try:
-        # Where we have no right to ask, this tells nothing.
-        told = admin.describe_configs([ConfigResource("topic", topic, list(ASKED)) for topic in topics], config_filter="all")
-        described = {each["name"]: each["partitions"] for each in admin.describe_topics(topics)}
-    except KafkaError as error:
-        raise unreachable(brokers, error, asker_of(spec)) from error
-    finally:
-        admin.close()
+    resources = [ConfigResource("topic", topic, list(ASKED)) for topic in topics]
+    with admin.asking() as client:
+        told = client.describe_configs(resources, config_filter="all")  # where we have no right to ask, this tells nothing
+        described = {each["name"]: each["partitions"] for each in client.describe_topics(topics)}
     found: dict[str, tuple[Told, int | None]] = {}
     for topic in topics:
         settings = told.get("topic", {}).get(topic, {})
@@ -85,12 +76,12 @@ def _asked(spec: StreamSpec, brokers: str) -> dict[str, tuple[Told, int | None]]
 class TopicSettings:
     """What the topics take that a stream writes, as last asked: when made, and by `renew` after a refusal (raise Unreachable)."""
 
-    def __init__(self, spec: StreamSpec, brokers: str) -> None:
+    def __init__(self, spec: StreamSpec, admin: Admin) -> None:
         """Raises BadInput where a topic's settings let it take no record at all."""
-        self._spec, self._brokers = spec, brokers
+        self._spec, self._admin = spec, admin
         self._refused = False
         self._takes: dict[str, Takes] = {}
-        self._ask(expecting=True)
+        self._ask(admin, expecting=True)
 
     def of(self, topic: str) -> Takes:
         """What one record of the topic may be."""
@@ -107,13 +98,18 @@ class TopicSettings:
 
     def renew(self) -> None:
         """Asks again where something was refused."""
-        if self._refused:
-            self._ask(expecting=False)  # a stream that runs says itself what it can't write
-            self._refused = False
+        if not self._refused:
+            return
+        admin = self._admin.twin()  # by now the first one is another thread's
+        try:
+            self._ask(admin, expecting=False)  # a stream that runs says itself what it can't write
+        finally:
+            admin.close()
+        self._refused = False
 
-    def _ask(self, *, expecting: bool) -> None:
+    def _ask(self, admin: Admin, *, expecting: bool) -> None:
         ours_bytes = self._spec.max_record_bytes + ROOM_BYTES
-        for topic, (told, replicas) in _asked(self._spec, self._brokers).items():
+        for topic, (told, replicas) in _asked(self._spec, admin).items():
             if expecting:
                 expect_possible(topic, told, replicas)
             self._takes[topic] = takes(told, ours_bytes)

@@ -10,7 +10,7 @@ from cluster.errors import Unreachable
 from consumers.stream.counters import Counters
 from consumers.stream.intake import Scoring
 from consumers.stream.kafka.clients import open_log
-from consumers.stream.kafka.kafka_python.client import ensure_topics
+from consumers.stream.kafka.making_topics import ensure_topics
 from consumers.stream.kafka.offsets import Stretch, set_group
 from consumers.stream.log.port import Log, Member
 from consumers.stream.loop import Loop

@@ -13,7 +13,6 @@ from ray.serve.schema import ReplicaRank
 from cluster.errors import Unreachable
 from consumers.stream.counters import WorkerStatus, began_of, open_of
 from consumers.stream.kafka.clients import chosen_client, open_log
-from consumers.stream.kafka.kafka_python.client import ensure_topics
 from consumers.stream.log.notes import ControlledNotes
 from consumers.stream.log.port import Log, Member, Partition
 from consumers.stream.loop import Loop
@@ -122,10 +121,9 @@ class StreamReplica:
         return partition.number if self._spec.input.topic else f"{partition.topic}/{partition.number}"
 
     def _open(self, rank: int) -> Log:
-        ensure_topics(self._spec, self._brokers)
         group = self._spec.group_of(self._name)
         member = Member(group, f"{group}-{rank}", f"{group}-{rank}")
-        return open_log(self._spec, self._brokers, member, ControlledNotes(connect(), self._name))
+        return open_log(self._spec, self._brokers, member, ControlledNotes(connect(), self._name), making_topics=True)
 
     def _work(self, loop: Loop, scoring: ScorerThread, before: threading.Thread | None) -> None:
         if before is not None:

@@ -13,7 +13,7 @@ from cluster.errors import BadInput, EngineFailure, NotFound
 from cluster.signature import Signature
 from deployments.artifacts.manifest import file_digest
 from deployments.builder.evaluation.quality import max_difference
-from deployments.builder.sources.rows import PARITY_ROWS, UNSEEN_ROWS, Rows, random_rows, read_rows
+from deployments.builder.sources.rows import PARITY_ROWS, UNSEEN_ROWS, LabelledRows, random_rows, read_rows
 from deployments.builder.spec import BuildSpec
 from deployments.builder.steps.graph import check_inputs, read_signature, run_rows
 from deployments.builder.worker import run_worker
@@ -34,7 +34,7 @@ class Imported:
 
     file: Path
     signature: Signature
-    rows: Rows
+    rows: LabelledRows
     source: dict[str, Any]
     parity: float
 
@@ -86,13 +86,13 @@ def import_source(spec: BuildSpec, base: Path, work: Path, log: Path, progress: 
     return Imported(target, signature, rows, about, parity)
 
 
-def _rows(spec: BuildSpec, base: Path, signature: Signature) -> Rows:
+def _rows(spec: BuildSpec, base: Path, signature: Signature) -> LabelledRows:
     if spec.evaluate is None:
         return random_rows(signature.inputs, UNSEEN_ROWS)
     return read_rows(base / spec.evaluate.data, signature.inputs, label=spec.evaluate.label, limit=spec.evaluate.rows)
 
 
-def _parity(engine: Engine, rows: Rows, expected: Path, file: Path) -> float:
+def _parity(engine: Engine, rows: LabelledRows, expected: Path, file: Path) -> float:
     with np.load(expected, allow_pickle=False) as archive:
         theirs = {name: archive[name] for name in archive.files}
     try:

@@ -21,7 +21,7 @@ UNSEEN_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class LabelledRows:
     """n rows: `inputs` by name with the batch axis first; `labels` [n], or None."""
 
     inputs: dict[str, Array]
@@ -30,14 +30,14 @@ class Rows:
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
 
-    def take(self, indices: slice | Array) -> Rows:
+    def take(self, indices: slice | Array) -> LabelledRows:
         """Some of the rows."""
-        return Rows(
+        return LabelledRows(
             {name: value[indices] for name, value in self.inputs.items()}, None if self.labels is None else self.labels[indices]
         )
 
 
-def read_rows(file: Path, inputs: Sequence[TensorSpec], *, label: str | None = None, limit: int = 10_000) -> Rows:
+def read_rows(file: Path, inputs: Sequence[TensorSpec], *, label: str | None = None, limit: int = 10_000) -> LabelledRows:
     """Reads at most `limit` rows. Raises NotFound, or BadInput that names the file and the column."""
     if not file.exists():
         raise NotFound("no such file", where=str(file), remedy="check the path: it is relative to the document")
@@ -54,7 +54,7 @@ def read_rows(file: Path, inputs: Sequence[TensorSpec], *, label: str | None = N
         )
     if labels is not None:
         labels = _check_labels(labels, file, str(label))
-    return Rows(values, labels)
+    return LabelledRows(values, labels)
 
 
 def rows_to_check(evaluate: Mapping[str, Any] | None, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
@@ -64,7 +64,7 @@ def rows_to_check(evaluate: Mapping[str, Any] | None, inputs: Sequence[TensorSpe
     return read_rows(Path(evaluate["data"]), inputs, limit=min(PARITY_ROWS, evaluate["rows"])).inputs
 
 
-def random_rows(inputs: Sequence[TensorSpec], count: int, seed: int = 0) -> Rows:
+def random_rows(inputs: Sequence[TensorSpec], count: int, seed: int = 0) -> LabelledRows:
     """Rows to compare with where the user gave none: normal for floats, small counts for integers. Free axes are 4 long."""
     random = np.random.default_rng(seed)
     values: dict[str, Array] = {}
@@ -75,7 +75,7 @@ def random_rows(inputs: Sequence[TensorSpec], count: int, seed: int = 0) -> Rows
             raise BadInput(f"input {spec.name} is BYTES", where="evaluate", remedy="name a data file with rows to check it with")
         drawn = random.standard_normal(shape) if np.issubdtype(dtype, np.floating) else random.integers(0, 2, shape)
         values[spec.name] = drawn.astype(dtype)
-    return Rows(values, None)
+    return LabelledRows(values, None)
 
 
 def _read_npz(file: Path, wanted: Sequence[str]) -> dict[str, Array]:

@@ -23,6 +23,7 @@ def shown(seen: Overview) -> RenderableType:
         parts += [Text(), _nodes(seen.nodes)]
     parts += [Text(), _models(seen.models)]
     parts += [Text(f"{model.name}: {model.fault}", "red") for model in seen.models if model.fault]
+    parts += [Text(f"{model.name}: is being removed: {model.removing}", "yellow") for model in seen.models if model.removing]
     # Where no version serves, the last rollout says why.
     told = [model for model in seen.models if model.rollout and (model.rollout.ended_s is None or model.stable is None)]
     parts += [shown_rollout(model.rollout) for model in told if model.rollout]
@@ -87,6 +88,7 @@ def _models(models: tuple[ModelView, ...]) -> RenderableType:
 def _feeds(feeds: tuple[FeedView, ...]) -> Table:
     table = _table("feed", "name", "model", "wanted", "status", "replicas", "")
     for feed in feeds:
-        row = (feed.kind, feed.name, feed.model, feed.wanted, _word(feed.status), str(feed.replicas), Text(feed.message))
+        wanted = "removed" if feed.removing else feed.wanted
+        row = (feed.kind, feed.name, feed.model, wanted, _word(feed.status), str(feed.replicas), Text(feed.message))
         table.add_row(*row)
     return table

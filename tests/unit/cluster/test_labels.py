@@ -32,7 +32,7 @@ from deployments.scoring.port import Scored
 from deployments.scoring.rows import Answer, Part
 from headrace.label_lines import LABELS_AT_ONCE, tell
 from tests.support.brain import Brain
-from tests.support.gateway_fakes import FakeControl, FakeScorer, table
+from tests.support.gateway_fakes import FakeScorer, table
 
 WRONG = LabelCheck(margin=0.05, output="output")
 PLAN: dict[str, Any] = {
@@ -258,7 +258,7 @@ class LabellingScorer(FakeScorer):
 @pytest.mark.anyio
 async def test_over_http_each_row_has_a_key_of_its_own_or_nothing() -> None:
     scorer = LabellingScorer(table())
-    plane = DataPlane(scorer, FakeControl(scorer.table), BatchLimits())
+    plane = DataPlane(scorer, BatchLimits())
     request = InferRequest({"x": np.zeros((3, 2), np.float32)}, {"x": Datatype.FP32})
     answers = [await plane.infer(Call("pair"), request) for _ in range(2)]
     first, empty, third = str(answers[0].parameters["label_keys"]).split(",")

@@ -15,7 +15,7 @@ from cluster.errors import BadInput, HeadraceError, NoCapacity
 from cluster.signature import Datatype
 from deployments.gateway.dataplane import Call, DataPlane
 from deployments.gateway.protocol.request import InferRequest
-from tests.support.gateway_fakes import PATIENT, FakeControl, FakeScorer, table
+from tests.support.gateway_fakes import PATIENT, FakeScorer, table
 
 Scene = Callable[[FakeScorer, DataPlane], Awaitable[None]]
 
@@ -89,7 +89,7 @@ SCENES: dict[str, Scene] = {
 def test_nothing_is_left_to_the_collector(scene: Scene) -> None:
     async def play() -> list[object]:
         scorer = FakeScorer(table())
-        plane = DataPlane(scorer, FakeControl(scorer.table), PATIENT)
+        plane = DataPlane(scorer, PATIENT)
         await scene(scorer, plane)  # what is made once, by imports and caches
         gc.collect()
         gc.set_debug(gc.DEBUG_SAVEALL)

@@ -7,7 +7,7 @@ import contextlib
 import gzip
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +25,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from cluster.errors import BadInput, EngineFailure, HeadraceError, NoCapacity, Unreachable
 from cluster.fleet.serving import Serving
-from cluster.routing.routes import EMPTY
+from cluster.routing.routes import EMPTY, Standing
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.grpc.service import SERVICE
 from deployments.gateway.http.callers import Callers
@@ -75,7 +75,7 @@ def play(scene: Callable[[Door], Awaitable[None]], serving: Serving | None = Non
         routes = table(serving=serving)
         scorer, control = FakeScorer(routes), FakeControl(routes)
         limits = ServerLimits(max_requests=100, max_message_bytes=max_message_bytes)
-        dataplane, repository = DataPlane(scorer, control, PATIENT), Repository(scorer, control)
+        dataplane, repository = DataPlane(scorer, PATIENT), Repository(scorer, control)
         server = GatewayServer(dataplane, repository, control, "0.0.0", Callers.to(), limits)
         async with contextlib.AsyncExitStack() as around:
             around.push_async_callback(server.stop, 0)
@@ -329,7 +329,7 @@ def test_calls_of_tritons_that_are_not_offered_are_refused_in_words() -> None:
 def test_limits_that_grpc_lacks_are_refused() -> None:
     routes = table()
     scorer, control = FakeScorer(routes), FakeControl(routes)
-    dataplane, repository = DataPlane(scorer, control, PATIENT), Repository(scorer, control)
+    dataplane, repository = DataPlane(scorer, PATIENT), Repository(scorer, control)
     with pytest.raises(BadInput, match="max_grpc_message_bytes"):
         GatewayServer(dataplane, repository, control, "0", Callers.to(), ServerLimits(max_message_bytes=2 << 30))
 
@@ -344,7 +344,7 @@ def test_health_of_the_server_and_of_a_model() -> None:
             await health.Check(health_pb2.HealthCheckRequest(service="none"))
         watch = health.Watch(health_pb2.HealthCheckRequest(service="pair"))
         seen = [(await watch.read()).status]
-        door.scorer.table = EMPTY
+        door.scorer.table = replace(EMPTY, models={"pair": Standing.WAITING})
         seen.append((await watch.read()).status)
         status = health_pb2.HealthCheckResponse
         assert seen == [status.SERVING, status.NOT_SERVING]  # there is such a model

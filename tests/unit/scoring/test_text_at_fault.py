@@ -44,7 +44,7 @@ async def test_a_client_cannot_roll_a_version_back_with_bytes_that_are_no_text(t
     scorer = RoutedScorer(control, embedded=embedded)
     await scorer.start()
     await embedded.settled([version.app for version in versions])
-    dataplane, repository = DataPlane(scorer, control, PATIENT), Repository(scorer, control)
+    dataplane, repository = DataPlane(scorer, PATIENT), Repository(scorer, control)
     admission, large = Admission(100, 1 << 30), LargeWork()
     app = GatewayApp(dataplane, repository, control, "0", 1 << 20, admission, large)
     service = InferenceService(dataplane, repository, "0", admission, large)

@@ -20,7 +20,7 @@ def in_phase(phase: Phase) -> Phases:
     return phases
 
 
-@pytest.mark.parametrize(("before", "after"), product(Phase, Phase))
+@pytest.mark.parametrize(("before", "after"), list(product(Phase, Phase)))
 def test_what_may_not_follow_raises_and_changes_nothing(before: Phase, after: Phase) -> None:
     phases = in_phase(before)
     if after is before or after in FOLLOWING[before]:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from consumers.stream.log.port import Header
 
+FORMAT = 2
+HEADER_BYTES = 61  # of a batch
 PLACE_MAX_BYTES = 21  # what a record takes besides its body: length 5, attributes 1, time 10, offset 5
 NO_ATTRIBUTES = b"\0"
 NULL = b"\x01"  # a length of -1
