@@ -30,7 +30,6 @@ def shown(seen: Overview) -> RenderableType:
     if seen.nodes:
         parts += [Text(), _nodes(seen.nodes)]
     parts += [Text(), _models(seen.models)]
-    parts += [Text(f"{model.name}: {model.fault}", "red") for model in seen.models if model.fault]
     parts += [Text(f"{model.name}: is being removed: {model.removing}", "yellow") for model in seen.models if model.removing]
     # Where no version serves, the last rollout says why.
     told = [model for model in seen.models if model.rollout and (model.rollout.ended_s is None or model.stable is None)]
