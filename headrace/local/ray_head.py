@@ -73,6 +73,11 @@ def ray_folder(folder: Path) -> Path:
     return folder / "r"
 
 
+def ray_logs(home: Home) -> Path:
+    """Where the processes of the home's own Ray write; Serve's replicas in its folder `serve`."""
+    return ray_folder(temp_dir(home)) / "session_latest" / "logs"
+
+
 def spawn_ray(
     home: Home,
     folder: Path,

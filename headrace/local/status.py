@@ -13,7 +13,7 @@ from cluster.errors import Unreachable
 from deployments.gateway.door.found import doors_of
 from headrace.client import ControlClient
 from headrace.local.home import Settings
-from headrace.local.ray_head import ray_folder, temp_dir
+from headrace.local.ray_head import ray_logs
 from headrace.local.replaced import ReplacedView, replaced
 from headrace.local.run_state import BROKER, Addresses, RunState, load_run
 
@@ -87,7 +87,7 @@ def _logs(run: RunState, settings: Settings) -> tuple[str, ...]:
     """Our own commands' and the broker's; Ray's processes'; those of replicas, the gateway's and streams' too."""
     home = settings.home
     ours = [home.logs, *([home.broker / "broker.log"] if run.process(BROKER) is not None else [])]
-    rays = ray_folder(temp_dir(home)) / "session_latest" / "logs"
+    rays = ray_logs(home)
     return tuple(str(path) for path in (*ours, *([rays, rays / "serve"] if run.owns_ray else [])))
 
 

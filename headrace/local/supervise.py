@@ -27,10 +27,13 @@ from headrace.local.lock import Busy
 from headrace.local.look import look
 from headrace.local.options import UpOptions
 from headrace.local.parts import Absences, Away, Backoff, Part, plan
+from headrace.local.ray_head import ray_logs
+from headrace.local.ray_logs import prune
 from headrace.local.run_state import RunState, load_run
 
 LOOK_EVERY_S = 1.0
 ASK_CONTROLLER_EVERY = 5  # looks
+PRUNE_EVERY = 60  # looks
 ASK_S = 5.0
 # An `up` of somebody else has no run.json for a moment, while it begins.
 TAKEN_DOWN_AFTER = 3  # looks
@@ -101,6 +104,8 @@ class Supervisor:
                 return False
             if state is not None:
                 self._look(state, time.monotonic())
+            if state is not None and state.owns_ray and self._looks % PRUNE_EVERY == 0:
+                prune(ray_logs(self._settings.home))
             self._repair((Part.RAY,) if state is None and not self._is_up else self._overdue())
         return True
 
