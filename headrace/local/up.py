@@ -13,14 +13,14 @@ from typing import Any
 from cluster.errors import BadInput, Unreachable
 from deployments.gateway.door.haproxy import usable_haproxy
 from headrace.local.broker import running_broker, start_broker
-from headrace.local.down import Progress, end_run
+from headrace.local.down import RAY_STOP_S, Progress, end_run
 from headrace.local.home import Home, Settings, without_password
 from headrace.local.lock import only_one
 from headrace.local.look import look
 from headrace.local.options import LOOPBACK, UpOptions
 from headrace.local.parts import Part, plan
 from headrace.local.ports import check_free
-from headrace.local.processes import of_run
+from headrace.local.processes import end, of_run
 from headrace.local.ray_connection import joined_ray
 from headrace.local.ray_head import await_ray, prepare_temp_dir, spawn_ray
 from headrace.local.ray_processes import head_processes
@@ -29,6 +29,8 @@ from headrace.local.repair import await_gateway, repair
 from headrace.local.run_state import BROKER, RAY, Addresses, Phase, RunState, StartedProcess, load_run, save_run, started
 
 LOOPBACKS = (LOOPBACK, "localhost")
+# Ray gives its raylet 30 s to start, which a busy machine may exceed.
+RAY_TRIES, TOO_SLOW = 3, "timed out during startup"
 UP_ASKS_S = 10.0  # a gateway with much to do may be slow to answer: that is not yet away
 
 
@@ -153,26 +155,37 @@ class _Run:
 
     def _start_ray(self) -> None:
         with self._step("Ray") as told:
-            folder = prepare_temp_dir(self._home)
-            environment = {"HEADRACE_HOME": str(self._home.root)}
-            if self._brokers:
-                environment["KAFKA_BOOTSTRAP_SERVERS"] = self._brokers
-            process = spawn_ray(
-                self._home,
-                folder,
-                run_id=self.state.run_id,
-                dashboard_port=self._options.dashboard_port,
-                num_cpus=self._options.num_cpus,
-                environment=environment,
-            )
-            self._note(processes=(*self.state.processes, started(RAY, process.pid)))
-            address = await_ray(self._home, folder, process)
-            self._note(processes=(*self.state.processes, *head_processes(of_run(self.state, self._home.root))))
-            if not self.state.ray_lives():
-                raise Unreachable("Ray ended at once", where=str(folder), remedy=f"read {self._home.logs / 'ray.log'}")
+            for tries_left in reversed(range(RAY_TRIES)):
+                try:
+                    address = self._start_head()
+                    break
+                except Unreachable as error:
+                    if not tries_left or TOO_SLOW not in error.what:
+                        raise
+                    end(of_run(self.state, self._home.root), timeout_s=RAY_STOP_S)
             dashboard = f"http://{LOOPBACK}:{self._options.dashboard_port}"
             self._note(addresses=self.state.addresses.model_copy(update={"ray": address, "dashboard": dashboard}))
             told.append(f"{address}, dashboard {dashboard}")
+
+    def _start_head(self) -> str:
+        folder = prepare_temp_dir(self._home)
+        environment = {"HEADRACE_HOME": str(self._home.root)}
+        if self._brokers:
+            environment["KAFKA_BOOTSTRAP_SERVERS"] = self._brokers
+        process = spawn_ray(
+            self._home,
+            folder,
+            run_id=self.state.run_id,
+            dashboard_port=self._options.dashboard_port,
+            num_cpus=self._options.num_cpus,
+            environment=environment,
+        )
+        self._note(processes=self.state.with_process(started(RAY, process.pid)).processes)
+        address = await_ray(self._home, folder, process)
+        self._note(processes=(*self.state.processes, *head_processes(of_run(self.state, self._home.root))))
+        if not self.state.ray_lives():
+            raise Unreachable("Ray ended at once", where=str(folder), remedy=f"read {self._home.logs / 'ray.log'}")
+        return address
 
     def _start_services(self, broker: Future[tuple[StartedProcess, float]] | None) -> None:
         with kept_apart(self._home.driver_log), joined_ray(self._settings) as joined:
