@@ -1,4 +1,4 @@
-"""The limit that the gateway is compared with: a plain uvicorn that answers bodies of the same size, behind a door of its own kind.
+"""The limit that the gateway is compared with: a plain uvicorn that answers bodies of the same size, behind a door of its own.
 
 A program: `python -m bench.echo PORT`; it says a line once its door is open, and ends with its standard input.
 """

@@ -6,12 +6,12 @@ from cluster.errors import BadInput, HeadraceError, NotFound
 from deployments.gateway.admission import Admission, Lease
 from deployments.gateway.grpc.exchange import GrpcExchange
 from deployments.gateway.grpc.service import SERVICE, InferenceService
-from deployments.gateway.http.answers import HttpAnswers, HttpExchange, Told
 from deployments.gateway.http.asgi import HEAD_MOST_BYTES, Reply, error_reply, head_too_large, json_reply, wrong_method_reply
-from deployments.gateway.http.body import Pieces
-from deployments.gateway.http.exchange import Answer, Exchange
-from deployments.gateway.http.head import RequestHead
 from deployments.gateway.http.infer import HttpInfer, read_head
+from deployments.gateway.http.server.answers import FixedExchange, HttpAnswers, HttpExchange
+from deployments.gateway.http.server.body import Pieces
+from deployments.gateway.http.server.exchange import Exchange, WireAnswer
+from deployments.gateway.http.server.head import RequestHead
 
 MODEL_INFER = f"/{SERVICE}/ModelInfer"
 HEALTH = "/-/healthz"  # asked by the door
@@ -53,12 +53,12 @@ class InferExchanges:
         except BadInput as error:
             return self._told(head, error_reply(error))
 
-    def broken(self, error: HeadraceError) -> Answer:
+    def broken(self, error: HeadraceError) -> WireAnswer:
         """See Exchanges."""
         return self._answers.of(error_reply(error))
 
-    def _told(self, head: RequestHead, reply: Reply) -> Told:
-        return Told(reply, self._answers, bodiless=head.method == "HEAD")
+    def _told(self, head: RequestHead, reply: Reply) -> FixedExchange:
+        return FixedExchange(reply, self._answers, bodiless=head.method == "HEAD")
 
 
 class _Health:
@@ -70,14 +70,14 @@ class _Health:
         self._admission = admission
         self._answers = answers
 
-    def refusal(self, body_bytes: int) -> Answer | None:  # noqa: ARG002
+    def refusal(self, body_bytes: int) -> WireAnswer | None:  # noqa: ARG002
         """See Exchange. So it is told at once, also where too many requests are under way."""
         return self._answers.of(_ENDING if self._admission.ending.is_set() else _READY)
 
-    def failed(self, error: HeadraceError) -> Answer:
+    def failed(self, error: HeadraceError) -> WireAnswer:
         """See Exchange."""
         return self._answers.of(error_reply(error))
 
-    async def answer(self, body: Pieces, lease: Lease) -> Answer:  # noqa: ARG002
+    async def answer(self, body: Pieces, lease: Lease) -> WireAnswer:  # noqa: ARG002
         """See Exchange."""
         return self._answers.of(_READY)

@@ -21,8 +21,8 @@ from deployments.gateway.grpc.server import GrpcServer
 from deployments.gateway.grpc.service import InferenceService
 from deployments.gateway.http.app import GatewayApp
 from deployments.gateway.http.callers import Callers
-from deployments.gateway.http.connection import InferServer
 from deployments.gateway.http.infer import HttpInfer
+from deployments.gateway.http.server.connection import InferServer
 from deployments.gateway.http.uvicorn_server import HttpServer
 from deployments.gateway.large import LargeWork
 from deployments.gateway.repository import Repository
@@ -41,7 +41,7 @@ class ServerLimits:
     max_buffered_bytes: int = 1 << 30
 
 
-class Listening(Protocol):
+class DoorSockets(Protocol):
     """Where a door hands requests over: sockets that listen, and the path at which grpc.aio shall."""
 
     @property
@@ -87,7 +87,7 @@ class GatewayServer:
         """How many are taken and not answered, HTTP and gRPC together."""
         return self.admission.requests
 
-    async def start(self, slot: Listening) -> None:
+    async def start(self, slot: DoorSockets) -> None:
         """Serves behind a door. Closes the slot's sockets at the end. Raises OSError or RuntimeError where it can't listen."""
         await self._grpc.start(f"unix:{slot.grpc_path}")
         await self._http.start(slot.http, behind_door=True)

@@ -15,9 +15,9 @@ from cluster.errors import BadInput, HeadraceError
 from deployments.gateway.admission import Lease
 from deployments.gateway.grpc.errors import Status, fault_of, status_of
 from deployments.gateway.grpc.service import LEAST_S, ROUTING_KEY
-from deployments.gateway.http.body import Pieces
-from deployments.gateway.http.exchange import Answer
-from deployments.gateway.http.head import RequestHead
+from deployments.gateway.http.server.body import Pieces
+from deployments.gateway.http.server.exchange import WireAnswer
+from deployments.gateway.http.server.head import RequestHead
 from deployments.gateway.large import LARGE_BYTES, LargeWork
 
 PREFIX_BYTES = 5  # before a message: a byte that is 1 where it is compressed, and 4 with its length
@@ -62,7 +62,7 @@ class GrpcExchange:
         except BadInput as error:
             self._refused = status_of(error, None)
 
-    def refusal(self, body_bytes: int) -> Answer | None:
+    def refusal(self, body_bytes: int) -> WireAnswer | None:
         """See Exchange."""
         if self._refused is not None:
             return _status(self._refused)
@@ -72,11 +72,11 @@ class GrpcExchange:
         text = f"the message has {message_bytes} bytes or more; {self._max_message_bytes} are taken"
         return _status(Status(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
 
-    def failed(self, error: HeadraceError) -> Answer:
+    def failed(self, error: HeadraceError) -> WireAnswer:
         """See Exchange."""
         return _status(status_of(error, self._timeout_s))
 
-    async def answer(self, body: Pieces, lease: Lease) -> Answer:  # noqa: ARG002 (messages are not compressed)
+    async def answer(self, body: Pieces, lease: Lease) -> WireAnswer:  # noqa: ARG002 (messages are not compressed)
         """See Exchange."""
         timeout_s = self._timeout_s
         end_s = None if timeout_s is None else time.monotonic() + timeout_s
@@ -89,7 +89,7 @@ class GrpcExchange:
         except Exception as error:  # noqa: BLE001 (`fault_of` logs it)
             return _status(status_of(fault_of("ModelInfer", error), None if end_s is None else end_s - time.monotonic()))
         size = len(told)
-        return Answer(_HEAD, (b"%x\r\n\0%b" % (PREFIX_BYTES + size, size.to_bytes(4, "big")), told, _OK))
+        return WireAnswer(_HEAD, (b"%x\r\n\0%b" % (PREFIX_BYTES + size, size.to_bytes(4, "big")), told, _OK))
 
 
 def _message(body: Pieces) -> memoryview:
@@ -110,9 +110,9 @@ def _seconds(timeout: bytes) -> float:
     return int(digits) * _UNIT_S[unit]
 
 
-def _status(status: Status) -> Answer:
+def _status(status: Status) -> WireAnswer:
     code: int = status.code.value[0]
     text = urllib.parse.quote(status.text, safe=_NOT_ESCAPED)
     lines = [("grpc-status", str(code)), ("grpc-message", text), *status.hints]
     trailers = "".join(f"{name}: {value}\r\n" for name, value in lines).encode()
-    return Answer(_HEAD, (b"0\r\n%b\r\n" % trailers,))
+    return WireAnswer(_HEAD, (b"0\r\n%b\r\n" % trailers,))

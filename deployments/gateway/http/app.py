@@ -36,6 +36,13 @@ from deployments.gateway.large import LARGE_BYTES, LargeWork
 from deployments.gateway.protocol.v1 import encode_v1, parse_v1
 from deployments.gateway.repository import Repository
 
+# After an offer to upgrade the connection is read no further.
+_NO_WEBSOCKET = Reply(
+    400,
+    json_reply({"error": "no WebSocket is served here (use HTTP, or gRPC's ModelStreamInfer)"}).body,
+    headers=((b"connection", b"close"),),
+)
+
 
 class _WrongMethod(Exception):
     """The path exists, but not for this method."""
@@ -43,7 +50,7 @@ class _WrongMethod(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GatewayApp:
-    """One ASGI application. `startup` and `shutdown` run with the server's lifespan."""
+    """One ASGI application."""
 
     dataplane: DataPlane
     repository: Repository
@@ -59,8 +66,6 @@ class GatewayApp:
         if scope["type"] == "http":
             with Lease(self.admission) as lease:
                 await self._http(Request(scope, receive, self.max_body_bytes, lease, self.large), send)
-        elif scope["type"] == "websocket":
-            await _no_websocket(scope, receive, send)
         else:
             raise NotImplementedError(f"ASGI {scope['type']} is not served")
 
@@ -90,6 +95,8 @@ class GatewayApp:
 
     async def _route(self, request: Request) -> Reply:
         request.check_head()
+        if (request.header(b"upgrade") or "").lower() == "websocket":
+            return _NO_WEBSOCKET
         segments = [segment for segment in request.path.split("/") if segment]
         match segments:
             case ["v2", "models", model, "infer"]:
@@ -193,16 +200,6 @@ def _not_offered(segments: list[str]) -> tuple[str, str] | None:
         case [("trace" | "logging"), *_] | ["models", _, "trace", *_]:
             return "traces and logs are not set by callers", "see the replicas' logs in Ray's folder"
     return None
-
-
-async def _no_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    await receive()
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008})
-        return
-    reply = json_reply({"error": "no WebSocket is served here (use HTTP, or gRPC's ModelStreamInfer)"}, 400)
-    await send({"type": "websocket.http.response.start", "status": reply.status, "headers": reply.all_headers()})
-    await send({"type": "websocket.http.response.body", "body": reply.body})
 
 
 async def _end_when_gone(request: Request, task: asyncio.Task[None] | None) -> None:

@@ -24,8 +24,8 @@ from cluster.errors import (
 )
 from deployments.gateway.admission import Lease
 from deployments.gateway.dataplane import OUR_FAULT
-from deployments.gateway.http.body import Pieces, add_piece
 from deployments.gateway.http.callers import ForeignCaller
+from deployments.gateway.http.server.body import Pieces, add_piece
 from deployments.gateway.large import LARGE_BYTES, LargeWork
 from deployments.gateway.protocol.compression import inflate
 
@@ -49,11 +49,16 @@ class HeadTooLarge(TooLarge):
     """A request's path and headers are over the limit."""
 
 
+class TooSlow(BadInput):
+    """A request comes slower than is waited for."""
+
+
 STATUS: dict[type[HeadraceError], int] = {
     BadInput: 400,
     TooLarge: 413,
     ForeignCaller: 403,
     HeadTooLarge: 431,
+    TooSlow: 408,
     NotOffered: 501,
     NotFound: 404,
     Conflict: 409,

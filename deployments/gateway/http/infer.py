@@ -10,7 +10,7 @@ from cluster.signature import Datatype, Signature
 from deployments.gateway.admission import Lease
 from deployments.gateway.dataplane import Call, DataPlane
 from deployments.gateway.http.asgi import Reply, inflated, text_of
-from deployments.gateway.http.body import Pieces
+from deployments.gateway.http.server.body import Pieces
 from deployments.gateway.large import LARGE_BYTES, LargeWork
 from deployments.gateway.protocol.compression import WORTH_BYTES, deflate
 from deployments.gateway.protocol.request import InferRequest, parse_raw_request, parse_request

@@ -12,6 +12,7 @@ import uvicorn
 
 from cluster.errors import Unreachable
 from deployments.gateway.http.app import GatewayApp
+from deployments.gateway.http.server.connection import BACKLOG
 
 KEEP_ALIVE_S = 20  # of idle connections
 
@@ -29,12 +30,14 @@ class HttpServer:
         config = uvicorn.Config(
             self._app,
             http="httptools",
+            ws="none",  # the application says so, as an answer to HTTP
             lifespan="off",
             log_config=None,
-            log_level="warning",
+            log_level="error",  # warnings are of what callers send
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
+            backlog=BACKLOG,
             # The door alone reaches its sockets, and takes away what callers say of this.
             proxy_headers=behind_door,
             forwarded_allow_ips="*" if behind_door else None,

@@ -767,29 +767,6 @@ def test_tritons_clients_are_answered_in_their_words(method: str, path: str, sta
     run(scene)
 
 
-@pytest.mark.parametrize("can_tell", [True, False])
-def test_a_websocket_is_refused_and_no_fault_of_ours(can_tell: bool) -> None:
-    async def play() -> None:
-        routes = table()
-        app, sent = gateway(FakeScorer(routes), FakeControl(routes)), list[dict[str, Any]]()
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "websocket.connect"}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        extensions: dict[str, Any] = {"websocket.http.response": {}} if can_tell else {}
-        await app({"type": "websocket", "path": "/", "headers": [], "extensions": extensions}, receive, send)
-        if can_tell:
-            assert sent[0]["status"] == 400
-            assert "no WebSocket" in json.loads(sent[1]["body"])["error"]
-        else:
-            assert [message["type"] for message in sent] == ["websocket.close"]
-
-    asyncio.run(play())
-
-
 def test_the_page_shows_what_is_loaded() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
         page = await client.get("/", headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})

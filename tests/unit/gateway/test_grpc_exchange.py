@@ -18,9 +18,9 @@ from cluster.errors import HeadraceError, NoCapacity
 from deployments.gateway.admission import Admission
 from deployments.gateway.grpc.exchange import GrpcExchange
 from deployments.gateway.grpc.service import SERVICE
-from deployments.gateway.http.connection import InferServer, _Connection
-from deployments.gateway.http.exchange import Answer, Exchange
-from deployments.gateway.http.head import RequestHead
+from deployments.gateway.http.server.connection import InferServer, _Connection
+from deployments.gateway.http.server.exchange import Exchange, WireAnswer
+from deployments.gateway.http.server.head import RequestHead
 from deployments.gateway.large import LargeWork
 from tests.support.listening import slot_in
 from tests.support.one_haproxy import HAPROXY, haproxy_before
@@ -62,7 +62,7 @@ class Calls:
     def of(self, head: RequestHead) -> Exchange:
         return GrpcExchange(self.model, head, LIMIT_BYTES)
 
-    def broken(self, error: HeadraceError) -> Answer:
+    def broken(self, error: HeadraceError) -> WireAnswer:
         raise error
 
 

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +22,11 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster.errors import BadInput
 from deployments.gateway.dataplane import DataPlane
-from deployments.gateway.http import connection
 from deployments.gateway.http.asgi import HEAD_MOST_BYTES
 from deployments.gateway.http.callers import Callers
+from deployments.gateway.http.server import connection
 from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer, ServerLimits
 from tests.support.gateway_fakes import PATIENT, FakeControl, FakeScorer, table
@@ -75,15 +77,18 @@ def undated(head: bytes) -> bytes:
     return told
 
 
+def gateway_over(scorer: FakeScorer, limits: ServerLimits = LIMITS) -> GatewayServer:
+    control = FakeControl(scorer.table)
+    return GatewayServer(DataPlane(scorer, PATIENT), Repository(scorer, control), control, "0", Callers.to("gateway"), limits)
+
+
 def play(scene: Callable[[House], Awaitable[None]], limits: ServerLimits = LIMITS) -> None:
     """Plays a scene with a gateway that listens."""
 
     async def run() -> None:
         scorer = FakeScorer(table())
-        control = FakeControl(scorer.table)
-        dataplane = DataPlane(scorer, control, PATIENT)
+        server = gateway_over(scorer, limits)
         with tempfile.TemporaryDirectory() as folder:
-            server = GatewayServer(dataplane, Repository(scorer, control), control, "0", Callers.to("gateway"), limits)
             await server.start(slot_in(Path(folder)))
             try:
                 async with asyncio.timeout(30):
@@ -300,8 +305,7 @@ def test_who_waits_for_leave_to_send_gets_it_or_the_refusal() -> None:
 
 
 @pytest.mark.parametrize("way", ["infer", "http"])
-@pytest.mark.parametrize("pipelined", [b"", b"POST"])
-def test_a_client_that_hangs_up_ends_its_work(way: str, pipelined: bytes) -> None:
+def test_a_client_that_hangs_up_ends_its_work(way: str) -> None:
     async def scene(house: House) -> None:
         house.scorer.gate.clear()
         _, writer = await house.connect(way)
@@ -313,6 +317,25 @@ def test_a_client_that_hangs_up_ends_its_work(way: str, pipelined: bytes) -> Non
             await asyncio.sleep(0.001)
         while house.server.requests_under_way:
             await asyncio.sleep(0.001)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("message", [request(), AT_ONCE], ids=["sized", "chunked"])
+def test_a_client_that_hangs_up_before_its_work_begins_leaves_nothing_counted(message: bytes) -> None:
+    async def scene(house: House) -> None:
+        _, writer = await house.connect()
+        while not house.connections:
+            await asyncio.sleep(0.001)
+        (one,) = house.connections
+        transport = one._transport
+        one.data_received(message)  # as the loop tells it, with nothing between
+        one.connection_lost(None)
+        await asyncio.sleep(0.01)
+        assert house.scorer.calls == []
+        assert house.server.admission.requests == house.server.admission.bytes == 0
+        one.connection_made(transport)  # type: ignore[arg-type]
+        writer.close()
 
     play(scene)
 
@@ -414,6 +437,45 @@ def test_bytes_are_bounded_in_all_and_not_only_of_each_request(way: str, chunked
     play(scene, ServerLimits(max_buffered_bytes=500_000))
 
 
+LARGE_BINARY_TENSOR = {"name": "x", "shape": [150_000, 2], "datatype": "FP32", "parameters": {"binary_data_size": 1_200_000}}
+LARGE_BINARY_HEAD = json.dumps({"inputs": [LARGE_BINARY_TENSOR], "outputs": [{"name": "sum"}]}).encode()
+LARGE_BINARY = request(
+    body=LARGE_BINARY_HEAD + bytes(1_200_000), headers=[f"inference-header-content-length: {len(LARGE_BINARY_HEAD)}"]
+)
+
+
+@pytest.mark.parametrize("way", ["infer", "http"])
+@pytest.mark.parametrize(
+    ("message", "beside"),
+    [
+        (request(), []),
+        (BINARY, []),
+        (request(body=LONG), []),
+        (EVERY["gzip"], []),
+        (request(body=LARGE), ["_whole", "_read"]),
+        (EVERY["gzip of much"], ["inflate", "_read"]),
+        (LARGE_BINARY, ["_whole", "_read", "_reply"]),
+    ],
+    ids=["small", "binary", "long", "gzip", "large", "gzip of much", "large answer"],
+)
+def test_what_is_large_is_read_and_written_beside_the_loop_and_nothing_else(way: str, message: bytes, beside: list[str]) -> None:
+    async def scene(house: House) -> None:
+        ran, run = [], house.server._large.run
+
+        async def noted(work: Any, *args: Any) -> Any:
+            ran.append(work.__name__)
+            return await run(work, *args)
+
+        house.server._large.run = noted  # type: ignore[method-assign,assignment]
+        reader, writer = await house.connect(way)
+        writer.write(message)
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert ran == beside
+        writer.close()
+
+    play(scene)
+
+
 def test_a_body_of_tiny_chunks_takes_no_more_memory_than_is_counted() -> None:
     async def scene(house: House) -> None:
         reader, writer = await house.connect()
@@ -426,6 +488,27 @@ def test_a_body_of_tiny_chunks_takes_no_more_memory_than_is_counted() -> None:
         writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
         assert (await answer(reader)).startswith(b"HTTP/1.1 200 OK\r\n")
         writer.close()
+
+    play(scene)
+
+
+@pytest.mark.parametrize("begun", [request()[:30], request()[:-5], request(body=LONG)[:-5]], ids=["head", "body", "long"])
+def test_who_sends_too_slowly_is_refused_and_who_works_or_is_idle_is_not(begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "PACE_S", 0.05)
+
+    async def scene(house: House) -> None:
+        (slow, to_slow), (idle, to_idle), (working, to_working) = [await house.connect() for _ in range(3)]
+        to_slow.write(begun)
+        house.scorer.gate.clear()
+        to_working.write(request())
+        assert (await answer(slow)).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+        assert await slow.read() == b""
+        house.scorer.gate.set()
+        assert (await answer(working)).startswith(b"HTTP/1.1 200 OK\r\n")
+        to_idle.write(request())
+        assert (await answer(idle)).startswith(b"HTTP/1.1 200 OK\r\n")
+        for writer in (to_slow, to_idle, to_working):
+            writer.close()
 
     play(scene)
 
@@ -525,3 +608,52 @@ def test_what_comes_before_its_turn_is_bounded() -> None:
         reader.feed_eof()
 
     play(scene)
+
+
+def test_a_websocket_is_refused_in_words_and_its_connection_ended(caplog: pytest.LogCaptureFixture) -> None:
+    key = "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=="
+    asked = ["connection: Upgrade", "upgrade: WebSocket", key, "sec-websocket-version: 13"]
+
+    async def scene(house: House) -> None:
+        reader, writer = await house.connect("http")
+        writer.write(request("/v2", b"", headers=asked, method="GET").replace(b"content-length: 0\r\n", b""))
+        refused = await answer(reader)
+        assert refused.startswith(b"HTTP/1.1 400 ")
+        assert "no WebSocket is served here" in json.loads(refused.partition(b"\r\n\r\n")[2])["error"]
+        assert await reader.read() == b""
+        writer.close()
+
+    play(scene)
+    assert caplog.records == []
+
+
+def test_without_a_door_loopback_is_served_by_uvicorn_and_grpc_aio_and_nothing_else_is() -> None:
+    async def run() -> None:
+        scorer = FakeScorer(table())
+        server = gateway_over(scorer)
+        with pytest.raises(BadInput, match="loopback"):
+            await server.listen("0.0.0.0", 0, 0)  # noqa: S104 (refused)
+        port, grpc_port = await server.listen("127.0.0.1", 0, 0)
+        try:
+            assert grpc_port
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for message in (request(), BINARY, request("/v2", b"", method="GET"), request(body=LARGE)):
+                writer.write(message)
+                assert (await answer(reader)).startswith(b"HTTP/1.1 200 OK\r\n")
+            house_answer = by_uvicorn("json")
+            writer.write(request())
+            assert await answer(reader) == house_answer
+            scorer.gate.clear()
+            writer.write(request())
+            while not server.requests_under_way:
+                await asyncio.sleep(0.001)
+            writer.close()
+            while server.requests_under_way:  # hanging up ends the work here as well
+                await asyncio.sleep(0.001)
+            assert scorer.ended == 1
+        finally:
+            await server.stop(0)
+            await server.stop(0)
+
+    by_uvicorn("json")
+    asyncio.run(asyncio.wait_for(run(), 60))

@@ -9,9 +9,9 @@ from http import HTTPStatus
 from cluster.errors import HeadraceError
 from deployments.gateway.admission import Lease
 from deployments.gateway.http.asgi import Reply, body_too_large, error_reply, reply_to
-from deployments.gateway.http.body import Pieces
-from deployments.gateway.http.exchange import Answer
 from deployments.gateway.http.infer import HttpInfer, InferHead
+from deployments.gateway.http.server.body import Pieces
+from deployments.gateway.http.server.exchange import WireAnswer
 
 _STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -37,7 +37,7 @@ class HttpAnswers:
     def __init__(self) -> None:
         self._clock = Clock()
 
-    def of(self, reply: Reply, *, bodiless: bool = False) -> Answer:
+    def of(self, reply: Reply, *, bodiless: bool = False) -> WireAnswer:
         """The answer that a reply is; one to HEAD has no body."""
         more = b"".join([b"%b: %b\r\n" % header for header in reply.headers]) if reply.headers else b""
         head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b" % (
@@ -47,7 +47,7 @@ class HttpAnswers:
             len(reply.body),
             more,
         )
-        return Answer(head, () if bodiless else (reply.body,))
+        return WireAnswer(head, () if bodiless else (reply.body,))
 
 
 class HttpExchange:
@@ -60,16 +60,16 @@ class HttpExchange:
         self._head = head
         self._answers = answers
 
-    def refusal(self, body_bytes: int) -> Answer | None:
+    def refusal(self, body_bytes: int) -> WireAnswer | None:
         """See Exchange."""
         most_bytes = self._infer.max_body_bytes
         return None if body_bytes <= most_bytes else self.failed(body_too_large(most_bytes))
 
-    def failed(self, error: HeadraceError) -> Answer:
+    def failed(self, error: HeadraceError) -> WireAnswer:
         """See Exchange."""
         return self._answers.of(error_reply(error))
 
-    async def answer(self, body: Pieces, lease: Lease) -> Answer:
+    async def answer(self, body: Pieces, lease: Lease) -> WireAnswer:
         """See Exchange."""
         try:
             reply = await self._infer.answer(self._head, body, lease)
@@ -78,7 +78,7 @@ class HttpExchange:
         return self._answers.of(reply)
 
 
-class Told:
+class FixedExchange:
     """Requests that all get the same reply, whatever their bodies."""
 
     __slots__ = ("_answers", "_bodiless", "_reply")
@@ -88,14 +88,14 @@ class Told:
         self._answers = answers
         self._bodiless = bodiless
 
-    def refusal(self, body_bytes: int) -> Answer | None:  # noqa: ARG002
+    def refusal(self, body_bytes: int) -> WireAnswer | None:  # noqa: ARG002
         """See Exchange."""
         return self._answers.of(self._reply, bodiless=self._bodiless)
 
-    def failed(self, error: HeadraceError) -> Answer:  # noqa: ARG002
+    def failed(self, error: HeadraceError) -> WireAnswer:  # noqa: ARG002
         """See Exchange."""
         return self._answers.of(self._reply, bodiless=self._bodiless)
 
-    async def answer(self, body: Pieces, lease: Lease) -> Answer:  # noqa: ARG002
+    async def answer(self, body: Pieces, lease: Lease) -> WireAnswer:  # noqa: ARG002
         """See Exchange."""
         return self._answers.of(self._reply, bodiless=self._bodiless)

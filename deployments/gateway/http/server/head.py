@@ -31,7 +31,7 @@ class RequestHead:
 
 def parse_head(data: bytes) -> RequestHead:
     """Reads a head that ends with HEAD_END, and nothing after it. Raises BadInput."""
-    seen = _Seen()
+    seen = _HeadEvents()
     parser = httptools.HttpRequestParser(seen)
     try:
         parser.feed_data(data)
@@ -64,7 +64,7 @@ def _path(url: bytes) -> str:
     return urllib.parse.unquote(path) if "%" in path else path
 
 
-class _Seen:
+class _HeadEvents:
     """What the parser saw."""
 
     def __init__(self) -> None:

@@ -6,11 +6,11 @@ from typing import NamedTuple, Protocol
 
 from cluster.errors import HeadraceError
 from deployments.gateway.admission import Lease
-from deployments.gateway.http.body import Pieces
-from deployments.gateway.http.head import RequestHead
+from deployments.gateway.http.server.body import Pieces
+from deployments.gateway.http.server.head import RequestHead
 
 
-class Answer(NamedTuple):
+class WireAnswer(NamedTuple):
     """As it goes over the wire: a head without the empty line that ends it, and what follows."""
 
     head: bytes
@@ -20,13 +20,13 @@ class Answer(NamedTuple):
 class Exchange(Protocol):
     """How a request with a certain head is answered."""
 
-    def refusal(self, body_bytes: int) -> Answer | None:
+    def refusal(self, body_bytes: int) -> WireAnswer | None:
         """What a request is told at once whose body has at least so many bytes; None where it is taken."""
 
-    def failed(self, error: HeadraceError) -> Answer:
+    def failed(self, error: HeadraceError) -> WireAnswer:
         """What a request is told that ended so before it was whole, or for which there is no room."""
 
-    async def answer(self, body: Pieces, lease: Lease) -> Answer:
+    async def answer(self, body: Pieces, lease: Lease) -> WireAnswer:
         """The answer to a whole request, which may empty `body` and hold more by `lease`. Never raises but where it is
         cancelled."""
 
@@ -34,7 +34,7 @@ class Exchange(Protocol):
 class Exchanges(Protocol):
     """Which there are."""
 
-    def broken(self, error: HeadraceError) -> Answer:
+    def broken(self, error: HeadraceError) -> WireAnswer:
         """What is told to what is no HTTP request."""
 
     def of(self, head: RequestHead) -> Exchange:

@@ -13,14 +13,17 @@ from typing import cast
 
 from cluster.errors import BadInput, NoCapacity
 from deployments.gateway.admission import Admission, Lease
-from deployments.gateway.http.asgi import head_too_large
-from deployments.gateway.http.body import Body, ChunkedBody, Pieces, SizedBody
-from deployments.gateway.http.exchange import Answer, Exchange, Exchanges
-from deployments.gateway.http.head import HEAD_END, RequestHead, parse_head
+from deployments.gateway.http.asgi import TooSlow, head_too_large
+from deployments.gateway.http.server.body import Body, ChunkedBody, Pieces, SizedBody
+from deployments.gateway.http.server.exchange import Exchange, Exchanges, WireAnswer
+from deployments.gateway.http.server.head import HEAD_END, RequestHead, parse_head
 
 # A head over what an exchange takes is refused by it. One that has no end by here is not read on.
 HEAD_MOST_BYTES = 128 << 10
+BACKLOG = 4096  # of connections that wait to be taken; one too many on a Unix socket is refused at once
 KNOWN_HEAD_MOST_BYTES, HEADS_KNOWN = 4096, 256  # callers send the same head again and again: it is looked up, not parsed
+# Slower callers would hold what they have sent for as long as they like.
+LEAST_BYTES_PER_S, PACE_S = 1024, 10.0
 _CLOSE = b"connection: close\r\n\r\n"
 _CRLF = b"\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -38,12 +41,14 @@ class InferServer:
         self.known_head = functools.lru_cache(HEADS_KNOWN)(self.head)
         self._server: asyncio.AbstractServer | None = None
         self._none = asyncio.Event()
+        self._pacing: asyncio.Task[None] | None = None
 
     async def start(self, listening: socket.socket) -> None:
         """Takes connections from a socket that listens, and is closed by `stop`. Raises OSError."""
         loop = asyncio.get_running_loop()
         make = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
-        self._server = await make(lambda: _Connection(self), sock=listening)
+        self._pacing = loop.create_task(self._pace())
+        self._server = await make(lambda: _Connection(self), sock=listening, backlog=BACKLOG)
 
     async def stop(self, within_s: float) -> None:
         """Takes no more, answers what it has, and gives up what is not answered within the time. Safe to repeat."""
@@ -60,6 +65,9 @@ class InferServer:
         except TimeoutError:
             for connection in list(self.connections):
                 connection.abort()
+        finally:
+            if self._pacing is not None:
+                self._pacing.cancel()
 
     def head(self, data: bytes) -> tuple[RequestHead, Exchange]:
         """What such a head asks for. Raises BadInput."""
@@ -72,6 +80,12 @@ class InferServer:
         if not self.connections:
             self._none.set()
 
+    async def _pace(self) -> None:
+        while True:
+            await asyncio.sleep(PACE_S)
+            for connection in list(self.connections):
+                connection.keep_pace(round(LEAST_BYTES_PER_S * PACE_S))
+
 
 class _Connection(asyncio.Protocol):
     """One connection: a request at a time. What comes before its turn is kept, and no more is read."""
@@ -82,11 +96,13 @@ class _Connection(asyncio.Protocol):
         self._unread = Lease(server.admission)  # answers that are written and not taken
         self._transport: asyncio.Transport | None = None
         self._begun = b""  # of a head
+        self._begins: object = None  # which head that is
         self._reading: _Reading | None = None
         self._task: asyncio.Task[None] | None = None
         self._early: list[bytes] = []
         self._paused = False  # the caller does not read
         self._last = False  # no request is taken after this one
+        self._pace: tuple[object, int] = None, 0  # what was being read when this was looked at last, and how much of it was there
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
@@ -99,8 +115,7 @@ class _Connection(asyncio.Protocol):
         self._early = []
         if self._task is not None:
             self._task.cancel()
-        else:
-            self._lease.release()
+        self._lease.release()
         self._unread.release()
         self._server.over(self)
 
@@ -132,6 +147,21 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None and self._task is None and self._reading is None and not self._begun:
             self._transport.close()
 
+    def keep_pace(self, least_bytes: int) -> None:
+        """Refuses a request of which less than so many bytes have come since this was called last, and which is not whole."""
+        had, had_bytes = self._pace
+        what, has_bytes = (self._reading[2], self._reading[2].size_bytes) if self._reading else (self._begins, len(self._begun))
+        self._pace = what, has_bytes
+        if what is None or what is not had or has_bytes - had_bytes >= least_bytes or self._paused:
+            return
+        error = TooSlow(f"less than {LEAST_BYTES_PER_S} bytes of it came a second", where="request", remedy="send it faster")
+        if self._reading is None:
+            self._broken(error)
+        elif self._reading[2].dropped:
+            self.abort()
+        else:
+            self._refuse(self._reading, self._reading[1].failed(error), closes=True)
+
     def abort(self) -> None:
         """Ends at once."""
         if self._transport is not None:
@@ -144,11 +174,12 @@ class _Connection(asyncio.Protocol):
             data = data.lstrip(_CRLF)
         end = data.find(HEAD_END, 0, HEAD_MOST_BYTES) + len(HEAD_END)
         if end < len(HEAD_END):
+            self._begins = self._begins or object()
             self._begun = data
             if len(data) >= HEAD_MOST_BYTES:
                 self._broken(head_too_large(len(data), HEAD_MOST_BYTES))
             return
-        self._begun = b""
+        self._begun, self._begins = b"", None
         read = self._server.known_head if end <= KNOWN_HEAD_MOST_BYTES else self._server.head
         try:
             head, exchange = read(data[:end])
@@ -201,16 +232,19 @@ class _Connection(asyncio.Protocol):
 
     def _answer(self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int) -> None:
         """`more_bytes` of the body are not counted yet."""
+        self._task = asyncio.get_running_loop().create_task(self._run(head, exchange, body, more_bytes))
+
+    async def _run(self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int) -> None:
+        # Counted in here: a task that is cancelled before it has begun runs none of this.
+        admission = self._server.admission
         try:
             self._lease.hold(more_bytes)
-            self._server.admission.enter()
+            admission.enter()
         except NoCapacity as error:
+            self._task = None
             self._lease.release()
             self._tell(exchange.failed(error), closes=not head.keeps)
-        else:
-            self._task = asyncio.get_running_loop().create_task(self._run(head, exchange, body))
-
-    async def _run(self, head: RequestHead, exchange: Exchange, body: Pieces) -> None:
+            return
         try:
             answer = await exchange.answer(body, self._lease)
         except BaseException:
@@ -218,11 +252,11 @@ class _Connection(asyncio.Protocol):
             raise
         finally:
             self._task = None
-            self._server.admission.leave()
+            admission.leave()
             self._lease.release()
         self._tell(answer, closes=not head.keeps)
 
-    def _refuse(self, reading: _Reading, refusal: Answer, *, closes: bool) -> None:
+    def _refuse(self, reading: _Reading, refusal: WireAnswer, *, closes: bool) -> None:
         """Tells so at once. What of the body is still to come is read, so that the caller sees the answer, and dropped."""
         head, _, body = reading
         self._last = self._last or not head.keeps
@@ -237,7 +271,7 @@ class _Connection(asyncio.Protocol):
         self._lease.release()
         self._tell(self._server.exchanges.broken(error), closes=True)
 
-    def _tell(self, answer: Answer, *, closes: bool) -> None:
+    def _tell(self, answer: WireAnswer, *, closes: bool) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             return
