@@ -12,25 +12,26 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from cluster.acting import ActionResult, ActionRunner
 from cluster.commands import dispatch
 from cluster.commands.command import Context
 from cluster.commands.versions import RegisterVersion
 from cluster.decide import Decision, Snapshot, decide
-from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable, in_words
-from cluster.fleet.desired import Action, Deploy, RemoveArtifact, Retire, Scale, StartFeed, StopFeed, concerns
+from cluster.errors import Fenced, Unreachable
 from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
-from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey, mark
-from cluster.routing.changes import TableChange, change_between
-from cluster.routing.routes import EMPTY, RouteTable, Stamp
+from cluster.rollout.evidence import EvidenceBatch
+from cluster.rollout.inbox import EvidenceInbox, count
+from cluster.routing.changes import TableChange
+from cluster.routing.published import PublishedTables
+from cluster.routing.routes import RouteTable, Stamp
 from cluster.schedule.due import jobs_to_ask
-from cluster.schedule.fires import JobSeen, StopJob, SubmitJob
+from cluster.schedule.fires import JobSeen
 from cluster.state import AuditEvent, State
 from cluster.store.port import Store
+from cluster.troubles import TroubleLog
 
 T = TypeVar("T")
 
-TABLES_KEPT = 16  # a scorer that has an older one gets the whole
-PUSHED_AT_MOST = 4096  # batches that wait to be saved; what a scorer keeps meanwhile is added up, and so bounded
 
 _log = logging.getLogger(__name__)
 
@@ -93,34 +94,29 @@ class Controller:
     ) -> None:
         """`check_version` raises where no artifact stands as it is said of a version to be registered. `remove_artifact` deletes
         the one at a URI; nothing happens where there is none."""
-        self._check_version, self._remove_artifact = check_version, remove_artifact
+        self._check_version = check_version
         self._store, self._clock, self._hook, self._look_every_s = store, clock, hook, look_every_s
         self._fleet, self._feeds, self._jobs = fleet, feeds, jobs
+        self._runner = ActionRunner(fleet, feeds, jobs, remove_artifact)
         self._fence = store.acquire()
         self._state = store.load()
         self._lock = threading.Lock()  # the state and the store
-        self._evidence_lock = threading.Lock()  # only what is pushed: a push never waits for the store
-        self._pushed: list[EvidenceBatch] = []
+        self._inbox = EvidenceInbox()
         self._must_load = False
         self._seen = _Seen({}, None, None, 0.0)
-        self._refused: dict[str, str] = {}
-        self._unscalable: frozenset[str] = frozenset()
-        self._removed: frozenset[str] = frozenset()
-        self._faults: dict[str, str] = {}
-        self._recent: tuple[RouteTable, ...] = (EMPTY,)
-        self._trouble = ""
+        self._done = ActionResult()
+        self._tables = PublishedTables()
+        self._troubles = TroubleLog()
         self._settled = self._still = self._stirred = False
 
     @property
     def table(self) -> RouteTable:
         """The newest published table; the empty one before the first tick."""
-        return self._recent[-1]
+        return self._tables.newest
 
     def news(self, after: Stamp) -> RouteTable | TableChange:
-        """What a scorer lacks whose table is stamped so: what has changed since, or the whole where that is too long ago."""
-        tables = self._recent
-        before = next((table for table in tables if table.stamp == after), None)
-        return tables[-1] if before is None else change_between(before, tables[-1])
+        """See `PublishedTables.news`."""
+        return self._tables.news(after)
 
     @property
     def settled(self) -> bool:
@@ -151,30 +147,25 @@ class Controller:
                 self._hook(Point.OBSERVED)
                 decision = self._decide_and_persist(seen)
         except Unreachable as trouble:
-            self._note(str(trouble))
+            self._troubles.note(str(trouble))
             return
         self._hook(Point.PERSISTED)
-        if decision.table is not self.table:
-            self._recent = (*self._recent, decision.table)[-TABLES_KEPT:]
+        self._tables.publish(decision.table)
         self._seen = seen
         self._hook(Point.PUBLISHED)
-        faults = {**decision.faults, **self._act(decision.actions)}
-        self._tell(faults)
+        self._done = self._runner.run(decision.actions, lambda: self._hook(Point.BEFORE_ACTION))
+        self._troubles.tell_faults({**decision.faults, **self._done.faults})
         self._hook(Point.ACTED)
         self._still = not decision.actions and _is_as_wanted(seen)
         self._settled = self._still and not _is_rolling(decision.state)
-        self._note("")
+        self._troubles.note(self._done.trouble)
 
     def push(self, batch: EvidenceBatch) -> None:
         """Takes evidence; it is counted at the next tick. A batch that was seen is not counted again.
 
         Raises Unreachable where so much waits for the store already that its scorer had better keep it.
         """
-        with self._evidence_lock:
-            if len(self._pushed) >= PUSHED_AT_MOST:
-                remedy = "push it again later: it is counted once"
-                raise Unreachable("much evidence waits for the store already", where="controller", remedy=remedy)
-            self._pushed.append(batch)
+        self._inbox.push(batch)
 
     def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any]:
         """Runs one of COMMANDS on plain JSON data; what it changes is saved before it answers.
@@ -188,7 +179,9 @@ class Controller:
         with self._lock:
             state = self._current()
             seen = self._seen
-            at = Context(state, seen.apps, seen.feeds or {}, seen.at_s, self._clock(), self._store.audit, self._faults, actor)
+            at = Context(
+                state, seen.apps, seen.feeds or {}, seen.at_s, self._clock(), self._store.audit, self._troubles.faults, actor
+            )
             outcome, events = dispatch.run(command, request, at)
             self._stirred |= outcome.state is not state
             self._persist(outcome.state, events)
@@ -207,7 +200,7 @@ class Controller:
         try:
             return ask()
         except Unreachable as trouble:
-            self._note(str(trouble))
+            self._troubles.note(str(trouble))
             return None
 
     def _may_do_without_a_look(self) -> bool:
@@ -235,10 +228,9 @@ class Controller:
     def _decide(self, seen: _Seen) -> tuple[Decision, int]:
         """What to do, with the first so many of the pushed batches counted."""
         state = self._current()
-        with self._evidence_lock:
-            batches = list(self._pushed)
-        counted = count(state, batches)
-        failures = self._refused, self._unscalable, self._removed
+        batches = self._inbox.waiting()
+        counted, done = count(state, batches), self._done
+        failures = done.refused, done.unscalable, done.removed
         snapshot = Snapshot(counted, seen.apps, seen.feeds, *failures, self.table, self._fence, seen.jobs)
         decision = decide(snapshot, self._clock())
         self._hook(Point.DECIDED)
@@ -246,9 +238,9 @@ class Controller:
 
     def _keep(self, decision: Decision, batches: int) -> None:
         self._persist(decision.state, decision.events)
-        with self._evidence_lock:
-            del self._pushed[:batches]
-        self._unscalable, self._removed = frozenset(), frozenset()
+        self._inbox.saved(batches)
+        # What was refused stands until it is tried again.
+        self._done = replace(self._done, unscalable=frozenset(), removed=frozenset())
 
     def _current(self) -> State:
         if self._must_load:
@@ -267,70 +259,6 @@ class Controller:
             raise
         self._state = after
 
-    def _act(self, actions: tuple[Action, ...]) -> dict[str, Exception]:
-        """Does them all; mistakes of ours by whom they concern."""
-        refused, faults = dict[str, str](), dict[str, Exception]()
-        for action in actions:
-            self._hook(Point.BEFORE_ACTION)
-            try:
-                self._do(action)
-            except Unreachable as trouble:
-                self._note(str(trouble))
-                if isinstance(action, SubmitJob):
-                    refused[action.job] = str(trouble)
-                elif isinstance(action, RemoveArtifact):
-                    refused[action.uri] = str(trouble)
-            except HeadraceError as refusal:
-                _log.warning("%s: %s", type(action).__name__, refusal)
-                if isinstance(action, SubmitJob):
-                    refused[action.job] = str(refusal)
-                elif isinstance(action, Deploy):
-                    refused[action.version.id.app] = str(refusal)
-                elif isinstance(action, StartFeed):
-                    refused[action.feed.app] = str(refusal)
-                elif isinstance(action, RemoveArtifact):
-                    refused[action.uri] = str(refusal)
-                elif isinstance(action, Scale) and isinstance(refusal, Conflict):
-                    self._unscalable |= {action.model}
-            except Exception as fault:  # noqa: BLE001 - a mistake of ours in one must not keep all others from being done
-                faults[concerns(action) or type(action).__name__] = fault
-        self._refused = refused
-        return faults
-
-    def _do(self, action: Action) -> None:
-        match action:
-            case Deploy(version, serving, replicas):
-                self._fleet.deploy(version, serving, replicas)
-            case Retire(app):
-                self._fleet.retire(app)
-            case Scale(app, _, replicas):
-                self._fleet.scale(app, replicas)
-            case StartFeed(feed):
-                self._feeds.start(feed)
-            case StopFeed(name):
-                self._feeds.stop(name)
-            case SubmitJob():
-                self._jobs.submit(action)
-            case StopJob(job):
-                self._jobs.stop(job)
-            case RemoveArtifact(_, uri):
-                self._remove_artifact(uri)
-                self._removed |= {uri}
-
-    def _tell(self, faults: Mapping[str, Exception]) -> None:
-        """Keeps mistakes of ours for `status`; logs each when it begins and changes, not at every tick."""
-        told = {name: in_words(fault) for name, fault in faults.items()}
-        for name, words in told.items():
-            if words != self._faults.get(name):
-                _log.error("a mistake of ours stops %s; all else goes on", name, exc_info=faults[name])
-        self._faults = told
-
-    def _note(self, trouble: str) -> None:
-        """Logs trouble when it begins, changes and ends, not at every tick."""
-        if trouble != self._trouble:
-            _log.warning("%s", trouble or "all is reachable again")
-        self._trouble = trouble
-
 
 def _is_as_wanted(seen: _Seen) -> bool:
     apps = seen.apps.values()
@@ -341,21 +269,4 @@ def _is_rolling(state: State) -> bool:
     return any(state.active(name) is not None for name in state.models)
 
 
-def count(state: State, batches: list[EvidenceBatch]) -> State:
-    """The state with the batches' evidence of the steps under way; the rest, and what was seen before, is left out."""
-    stages = {name: rollout.stage for name in state.models if (rollout := state.active(name)) is not None}
-    evidence, scorers = dict(state.evidence), dict(state.scorers)
-    for batch in batches:
-        fresh: dict[EvidenceKey, Counts] = {key: n for key, n in batch.counts.items() if stages.get(key.model) == key.stage}
-        if not fresh or batch.sequence <= scorers.get(batch.scorer, -1):
-            continue
-        mark(scorers, batch.scorer, batch.sequence)
-        for key, counts in fresh.items():
-            evidence[key] = evidence.get(key, Counts()) + counts
-    if scorers == state.scorers and not (scorers and not stages):
-        return state
-    # Marks of resends matter only while evidence is gathered.
-    return replace(state, evidence=evidence, scorers=scorers if stages else {})
-
-
-__all__ = ["Controller", "Fenced", "Point", "count"]
+__all__ = ["Controller", "Fenced", "Point"]

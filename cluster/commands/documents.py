@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from cluster.commands import feeds, models
-from cluster.commands.command import Command, CommandEntry, Context, Message, Outcome
+from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message
 from cluster.commands.differences import FieldChange, differences, feed_fields, model_fields
 from cluster.commands.known import being_removed, new_model
 from cluster.errors import BadInput
@@ -73,7 +73,7 @@ class Applied(Message):
     changes: tuple[Change, ...]
 
 
-def _apply(at: Context, request: Apply) -> Outcome:
+def _apply(at: Context, request: Apply) -> CommandResult:
     _check(request)
     state, changes = at.state, list[Change]()
     for document in request.models:
@@ -87,8 +87,8 @@ def _apply(at: Context, request: Apply) -> Outcome:
         changes += gone
     answer = Applied(changes=tuple(changes))
     if request.dry_run:
-        return Outcome(at.state, answer)
-    return Outcome(state, answer, tuple(_event(at, state, change) for change in changes if change.action != "unchanged"))
+        return CommandResult(at.state, answer)
+    return CommandResult(state, answer, tuple(_event(at, state, change) for change in changes if change.action != "unchanged"))
 
 
 def _event(at: Context, state: State, change: Change) -> AuditEvent:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from cluster.commands.command import Command, CommandEntry, Context, Message, Nothing, Outcome
+from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message, Nothing
 from cluster.commands.known import known_feed, staying_feed
 from cluster.commands.models import tried_again
 from cluster.errors import Conflict
@@ -155,29 +155,29 @@ def begin_removal(state: State, feed: Feed, actor: str) -> State:
     return replace(state, feeds={**state.feeds, feed.spec.app: replace(feed, removal=Removal(actor), retry=None)})
 
 
-def _delete(at: Context, request: FeedName) -> Outcome:
+def _delete(at: Context, request: FeedName) -> CommandResult:
     state = begin_removal(at.state, known_feed(at.state, request.kind, request.name), at.actor)
-    return Outcome(state, feed_view(known_feed(state, request.kind, request.name), at.feeds, at.now_s, at.faults))
+    return CommandResult(state, feed_view(known_feed(state, request.kind, request.name), at.feeds, at.now_s, at.faults))
 
 
-def _list(at: Context, _: Nothing) -> Outcome:
+def _list(at: Context, _: Nothing) -> CommandResult:
     feeds = (at.state.feeds[name] for name in sorted(at.state.feeds))
-    return Outcome(at.state, FeedList(feeds=tuple(feed_view(feed, at.feeds, at.now_s, at.faults) for feed in feeds)))
+    return CommandResult(at.state, FeedList(feeds=tuple(feed_view(feed, at.feeds, at.now_s, at.faults) for feed in feeds)))
 
 
-def _show(at: Context, request: FeedName) -> Outcome:
-    return Outcome(at.state, feed_view(known_feed(at.state, request.kind, request.name), at.feeds, at.now_s, at.faults))
+def _show(at: Context, request: FeedName) -> CommandResult:
+    return CommandResult(at.state, feed_view(known_feed(at.state, request.kind, request.name), at.feeds, at.now_s, at.faults))
 
 
-def _pause(at: Context, request: FeedName) -> Outcome:
+def _pause(at: Context, request: FeedName) -> CommandResult:
     return _want(at, request, Wanted.PAUSED)
 
 
-def _resume(at: Context, request: FeedName) -> Outcome:
+def _resume(at: Context, request: FeedName) -> CommandResult:
     return _want(at, request, Wanted.RUNNING)
 
 
-def _notes(at: Context, request: FeedNotes) -> Outcome:
+def _notes(at: Context, request: FeedNotes) -> CommandResult:
     feed = known_feed(at.state, request.kind, request.name)
     notes = {**feed.notes, **request.notes}
     if len(notes) > NOTES_AT_MOST:
@@ -189,17 +189,17 @@ def _notes(at: Context, request: FeedNotes) -> Outcome:
     state = at.state
     if notes != feed.notes:
         state = replace(state, feeds={**state.feeds, feed.spec.app: replace(feed, notes=notes)})
-    return Outcome(state, FeedNotes(kind=request.kind, name=request.name, notes=notes))
+    return CommandResult(state, FeedNotes(kind=request.kind, name=request.name, notes=notes))
 
 
-def _want(at: Context, request: FeedName, wanted: Wanted) -> Outcome:
+def _want(at: Context, request: FeedName, wanted: Wanted) -> CommandResult:
     feed = staying_feed(at.state, request.kind, request.name)
     if feed.wanted is wanted:
-        return Outcome(at.state, feed_view(feed, at.feeds, at.now_s, at.faults))
+        return CommandResult(at.state, feed_view(feed, at.feeds, at.now_s, at.faults))
     # What a schedule would have fired while paused is not missed.
     feed = replace(feed, wanted=wanted, since_s=at.now_s)
     state = replace(at.state, feeds={**at.state.feeds, feed.spec.app: feed})
-    return Outcome(state, feed_view(feed, at.feeds, at.now_s, at.faults))
+    return CommandResult(state, feed_view(feed, at.feeds, at.now_s, at.faults))
 
 
 LIST = CommandEntry("feed.list", Nothing, FeedList, _list, "All streams and batches", looks=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from cluster.commands.command import Command, CommandEntry, Context, Message, ModelName, Nothing, Outcome
+from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message, ModelName, Nothing
 from cluster.commands.known import known_model, staying_model
 from cluster.commands.rollouts import RolloutView, rollout_view
 from cluster.commands.versions import VersionView, version_view
@@ -130,8 +130,8 @@ def _model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s:
     )
 
 
-def _show(at: Context, request: ModelName) -> Outcome:
-    return Outcome(at.state, model_view(at.state, known_model(at.state, request.model), at.apps, at.now_s, at.faults))
+def _show(at: Context, request: ModelName) -> CommandResult:
+    return CommandResult(at.state, model_view(at.state, known_model(at.state, request.model), at.apps, at.now_s, at.faults))
 
 
 def _removing(state: State, model: Model, apps: Mapping[str, AppState], now_s: float) -> str:
@@ -166,12 +166,12 @@ def begin_removal(state: State, model: Model, actor: str, *, artifacts: bool) ->
     return state.with_model(replace(model, removal=removal))
 
 
-def _delete(at: Context, request: DeleteModel) -> Outcome:
+def _delete(at: Context, request: DeleteModel) -> CommandResult:
     state = begin_removal(at.state, known_model(at.state, request.model), at.actor, artifacts=request.artifacts)
-    return Outcome(state, model_view(state, state.models[request.model], at.apps, at.now_s, at.faults))
+    return CommandResult(state, model_view(state, state.models[request.model], at.apps, at.now_s, at.faults))
 
 
-def _scale(at: Context, request: ScaleModel) -> Outcome:
+def _scale(at: Context, request: ScaleModel) -> CommandResult:
     model = staying_model(at.state, request.model)
     if model.serving is None or model.serving.scaling.mode is not ScalingMode.MANUAL:
         raise Conflict(
@@ -179,7 +179,7 @@ def _scale(at: Context, request: ScaleModel) -> Outcome:
         )
     changed = replace(model, scale_to=request.replicas) if model.stable is not None else replace(model, replicas=request.replicas)
     event = AuditEvent(at.now_s, model.name, None, "scaled", at.actor, {"replicas": request.replicas})
-    return Outcome(at.state.with_model(changed), Nothing(), (event,))
+    return CommandResult(at.state.with_model(changed), Nothing(), (event,))
 
 
 SHOW = CommandEntry("model.show", ModelName, ModelView, _show, "One model with its versions, replicas and rollout", looks=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pydantic import TypeAdapter
 
 from cluster.fleet.desired import by_hand, initial_replicas
-from cluster.fleet.serving import Serving, Transport
+from cluster.fleet.serving import Serving, TransportKind
 from cluster.ports import AppState, AppStatus
 from cluster.rollout.checks.labels import Loss
 from cluster.rollout.record import Rollout
@@ -42,7 +42,7 @@ def standing_of(state: State, model: Model, route: Route | None, apps: Mapping[s
         return Standing.WAITING if wanted else Standing.EMPTY
     if route.asleep:
         return Standing.ASLEEP
-    if route.serving.transport is Transport.EMBEDDED:
+    if route.serving.transport is TransportKind.EMBEDDED:
         return Standing.READY  # its callers hold it
     app = apps.get(route.targets[route.stable].app)
     return Standing.READY if app is not None and (is_ready(app) or app.replicas > 0) else Standing.AWAY

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cluster.errors import BadInput, HeadraceError, NoCapacity, TooLarge
-from cluster.fleet.serving import Serving, Transport
+from cluster.fleet.serving import Serving, TransportKind
 from cluster.routing.routes import Route
 from cluster.routing.split import goes_to_candidate
 from deployments.engines.datatypes import Array
@@ -224,7 +224,7 @@ class _Lane:
         crowd = self.seen.last_asks >= CROWD
         if self.key.candidate:
             return self.limits.candidate_crowd_apart_s if crowd else self.limits.candidate_apart_s
-        return self.limits.crowd_apart_s if crowd and self.serving.transport is Transport.REMOTE else 0.0
+        return self.limits.crowd_apart_s if crowd and self.serving.transport is TransportKind.REMOTE else 0.0
 
     def _look_in(self, seconds: float) -> None:
         if self.timer is None:

@@ -26,7 +26,7 @@ EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class InferCall:
     """Who is asked and how: a pinned version or the split, the key that steers it, and the time allowed (None: the model's)."""
 
     model: str
@@ -54,7 +54,7 @@ class DataPlane:
         self._statistics = Statistics()
         self._batcher = Batcher(scorer, limits, self._statistics)
 
-    async def infer(self, call: Call, request: InferRequest) -> InferResponse:
+    async def infer(self, call: InferCall, request: InferRequest) -> InferResponse:
         """Scores a request by one version. Raises BadInput, NotFound, NoCapacity or EngineFailure."""
         version = parse_version(call.version)
         route = self._scorer.table.routes.get(call.model) or await self._route(call.model)

@@ -18,7 +18,7 @@ from cluster.routing.split import to_candidate
 from deployments.scoring.asking import VersionAsker
 from deployments.scoring.call import Call
 from deployments.scoring.rows import Answer, Part, Rows, all_failed, assembled, take
-from deployments.scoring.shadows import Shadowed, Shadows
+from deployments.scoring.shadow.shadows import Shadowed, Shadows
 from deployments.scoring.tally import Tally
 
 T = TypeVar("T")

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from cluster.errors import NoCapacity
-from cluster.fleet.serving import Serving
-from cluster.fleet.serving import Transport as TransportName
+from cluster.fleet.serving import Serving, TransportKind
 from cluster.routing.routes import Route, RouteTable, Target
 from deployments.engines.datatypes import Array
 from deployments.scoring.call import Call
@@ -25,7 +24,7 @@ MORE_TIME = "allow more time, or send fewer rows a request"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TimedAnswer:
     """What a version said, and how many seconds it took, or its slowest piece: what is large takes long by its caller's will."""
 
     answer: Answer
@@ -52,7 +51,7 @@ class VersionAsker:
         self._remote.keep({target.app: (target, route.serving) for route, target in everything})
         apps = {target.app for _, target in everything}
         self._rooms = {app: room for app, room in self._rooms.items() if app in apps}
-        here = [(route, target) for route, target in everything if route.serving.transport is TransportName.EMBEDDED]
+        here = [(route, target) for route, target in everything if route.serving.transport is TransportKind.EMBEDDED]
         self._embedded.keep({target.app: (target, route.serving) for route, target in here if not _on_trial(route, target)})
         self._trial.keep({target.app: (target, route.serving) for route, target in here if _on_trial(route, target)})
 
@@ -62,7 +61,7 @@ class VersionAsker:
         await self._embedded.close()
         await self._remote.close()
 
-    async def ask_rows(self, call: Call, target: Target, rows: Rows, timeout_s: float) -> Asked:
+    async def ask_rows(self, call: Call, target: Target, rows: Rows, timeout_s: float) -> TimedAnswer:
         """`ask` with these rows of the call, which rise; they are copied unless they lie together."""
         first, end = int(rows[0]), int(rows[-1]) + 1
         if end - first == len(rows):
@@ -74,7 +73,7 @@ class VersionAsker:
         self._scratch.give_back(lent)
         return told
 
-    async def ask(self, route: Route, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Asked:
+    async def ask(self, route: Route, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> TimedAnswer:
         """One call to a version, in pieces of at most the model's `max_batch_rows`. Raises NoCapacity."""
         serving = route.serving
         begin = time.monotonic()
@@ -86,7 +85,7 @@ class VersionAsker:
         end_s = begin + timeout_s
         rows = len(next(iter(tensors.values())))
         if rows <= serving.max_batch_rows:
-            return Asked(await self._piece(transport, target, tensors, end_s), time.monotonic() - begin)
+            return TimedAnswer(await self._piece(transport, target, tensors, end_s), time.monotonic() - begin)
         size = math.ceil(rows / math.ceil(rows / serving.max_batch_rows))
         starts = range(0, rows, size)
         slowest_s = 0.0
@@ -102,7 +101,7 @@ class VersionAsker:
 
         room, most = self._room(target, serving)
         answers = await fed([functools.partial(piece, start) for start in starts], room, most)
-        return Asked(joined(target.signature, answers, [min(size, rows - start) for start in starts]), slowest_s)
+        return TimedAnswer(joined(target.signature, answers, [min(size, rows - start) for start in starts]), slowest_s)
 
     def _room(self, target: Target, serving: Serving) -> tuple[asyncio.Semaphore, int]:
         """Shared by all large calls to a version, and for how many pieces."""
@@ -120,7 +119,7 @@ class VersionAsker:
             return replace(await self._remote.score(target, tensors, end_s - time.monotonic()), timed=False)
 
     def _transport(self, route: Route, target: Target) -> Transport:
-        if route.serving.transport is TransportName.REMOTE:
+        if route.serving.transport is TransportKind.REMOTE:
             return self._remote
         here = self._trial if _on_trial(route, target) else self._embedded
         return here if here.ready(target) else self._remote

@@ -26,8 +26,8 @@ from deployments.scoring.call import Call, begin_call, target_of
 from deployments.scoring.label_keys import label_keys
 from deployments.scoring.port import Scored
 from deployments.scoring.rows import assembled
-from deployments.scoring.shadow_score import ShadowScorer
-from deployments.scoring.shadows import Shadows
+from deployments.scoring.shadow.score import ShadowScorer
+from deployments.scoring.shadow.shadows import Shadows
 from deployments.scoring.tally import Tally
 from deployments.transport.engine_process import start_engine_process
 from deployments.transport.remote import RemoteTransport

@@ -43,6 +43,35 @@ def test_a_join_that_ends_between_two_polls_is_kept(broker: str) -> None:
         world.close()
 
 
+def test_a_join_that_nothing_calls_for_any_more_is_ended_all_the_same(broker: str) -> None:
+    world = KafkaWorld(broker, Guarantee.AT_LEAST_ONCE, Client.KAFKA_PYTHON)
+    try:
+        log = world.member("a")
+        assert isinstance(log, KafkaLog)
+        assert isinstance(log._reader, KafkaReader)
+        consumer = log._reader._consumer
+        coordinator = consumer._coordinator
+
+        def under_way() -> bool:
+            consumer.poll(timeout_ms=0)
+            return coordinator._join_task is not None
+
+        until(under_way, WAIT_S)
+        # As where topics had changed, which the leader has dealt out by now.
+        coordinator.rejoin_needed = False
+        coordinator._joined_subscription = set(consumer.subscription())
+        coordinator._assignment_snapshot = coordinator._metadata_snapshot
+        assert not coordinator.need_rejoin()
+
+        def owned() -> bool:
+            log.poll(max_rows=1, timeout_s=0.2)
+            return log.epoch(Partition(world.spec.input.topic, 0)) is not None
+
+        until(owned, WAIT_S)
+    finally:
+        world.close()
+
+
 def test_without_the_insides_that_only_make_it_faster_all_is_read_and_written(
     broker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,9 +21,9 @@ from cluster.errors import Conflict, NotFound
 from cluster.ports import AppStatus, FeedKind, FeedSpec
 from consumers.batch.schedule.jobs import OwnJobClient
 from consumers.stream.counters import WorkerStatus
-from consumers.stream.phases import Phase
+from consumers.stream.phases import WorkerPhase
 from consumers.stream.serving.feed import ServeStreams
-from consumers.stream.spec import Format, Input, Output, Protocol, Scaling, Security, StreamSpec, Topic
+from consumers.stream.spec import ConsumerScaling, Format, Protocol, Security, StreamInput, StreamOutput, StreamSpec, Topic
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE, connect
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread
@@ -79,7 +79,7 @@ def share(count: int) -> Callable[[list[WorkerStatus]], bool]:
 
     def look(workers: list[WorkerStatus]) -> bool:
         owned = [partition for worker in workers for partition in worker.partitions]
-        return len(workers) == count and sorted(owned) == [0, 1, 2, 3] and all(w.phase is Phase.RUNNING for w in workers)
+        return len(workers) == count and sorted(owned) == [0, 1, 2, 3] and all(w.phase is WorkerPhase.RUNNING for w in workers)
 
     return look
 
@@ -98,14 +98,14 @@ def running(ray_cluster: RayCluster, broker: str, tmp_path_factory: pytest.TempP
     spec = StreamSpec(
         model=MODEL,
         brokers=broker,
-        input=Input(topic=f"in-{tag}", format=Format.RAW),
-        output=Output(topic=f"out-{tag}", format=Format.RAW),
+        input=StreamInput(topic=f"in-{tag}", format=Format.RAW),
+        output=StreamOutput(topic=f"out-{tag}", format=Format.RAW),
         dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
         max_batch_rows=20,
         session_timeout_s=6,
         transaction_timeout_s=10,
         resources=SMALL,  # type: ignore[arg-type]  # as a document would say it
-        scaling=Scaling(min=1, max=2, lag_per_replica=400, calm_s=1),
+        scaling=ConsumerScaling(min=1, max=2, lag_per_replica=400, calm_s=1),
     )
     start_controller(read_settings({"HEADRACE_HOME": str(home)}))
     made = Running(Topics(broker, spec, value), f"s{tag}")
@@ -130,7 +130,7 @@ def _register(made: Running, home: Path) -> None:
 
 def test_ready_means_that_its_workers_poll(running: Running) -> None:
     (worker,) = running.workers()
-    assert worker.phase is Phase.RUNNING
+    assert worker.phase is WorkerPhase.RUNNING
     running.topics.publish(300)
     running.topics.check()
     (worker,) = running.await_workers(lambda workers: workers[0].rows_in == 300 and sum(workers[0].lag.values()) == 0)
@@ -158,7 +158,7 @@ def test_a_worker_that_stands_still_is_told_with_the_age_of_its_last_words(runni
         seen = running.view()
     finally:
         os.kill(worker.pid, signal.SIGCONT)
-    assert (frozen.replica, frozen.phase, seen["status"]) == (worker.replica, Phase.RUNNING, "unhealthy")
+    assert (frozen.replica, frozen.phase, seen["status"]) == (worker.replica, WorkerPhase.RUNNING, "unhealthy")
     assert re.fullmatch(r"worker 0 has not answered for \d+ s", seen["message"])
     running.await_status("ready")
 
@@ -260,8 +260,8 @@ def test_a_stream_whose_broker_is_away_says_so_and_not_its_password(ray_cluster:
     secret.write_text("hush-hush")
     spec = StreamSpec(
         model="m",
-        input=Input(topic="a"),
-        output=Output(topic="b"),
+        input=StreamInput(topic="a"),
+        output=StreamOutput(topic="b"),
         dead_letters=Topic(topic="c"),
         security=Security(protocol=Protocol.SASL_SSL, mechanism="PLAIN", username="u", password_file=str(secret)),
         resources=SMALL,  # type: ignore[arg-type]  # as a document would say it

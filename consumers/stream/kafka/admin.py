@@ -16,7 +16,7 @@ from consumers.stream.kafka.broker_errors import Asker, unreachable
 from consumers.stream.kafka.kafka_python.client import client_config
 from consumers.stream.spec import Security
 
-Tell = Callable[[str, Exception, Asker], HeadraceError]
+AsError = Callable[[str, Exception, Asker], HeadraceError]
 
 CONNECT_TIMEOUT_S = 10.0
 CALL_TIMEOUT_S = 20.0
@@ -41,8 +41,8 @@ class Admin:
         return self._client
 
     @contextlib.contextmanager
-    def asking(self, told: Tell = unreachable) -> Iterator[KafkaAdminClient]:
-        """The client. What it raises becomes an error of ours, Unreachable unless `told` says otherwise.
+    def asking(self, as_error: AsError = unreachable) -> Iterator[KafkaAdminClient]:
+        """The client. What it raises becomes an error of ours, Unreachable unless `as_error` says otherwise.
 
         The next question then connects anew.
         """
@@ -50,7 +50,7 @@ class Admin:
             yield self.client
         except KafkaError as error:
             self.close()
-            raise told(self._brokers, error, self._asker) from error
+            raise as_error(self._brokers, error, self._asker) from error
 
     def twin(self) -> Admin:
         """Another connection to the same broker, for another thread."""

@@ -67,23 +67,25 @@ def _librdkafka(
     spec: StreamSpec, brokers: str, member: Member, reading: Reading, settings: TopicSettings
 ) -> tuple[GroupReader, GroupWriter]:
     # An extra: a plain install does not have it.
-    from consumers.stream.kafka.librdkafka.reaching import Reaching
+    from consumers.stream.kafka.librdkafka.errors import RdKafkaErrors
     from consumers.stream.kafka.librdkafka.reader import RdKafkaReader
-    from consumers.stream.kafka.librdkafka.watch import Watch
+    from consumers.stream.kafka.librdkafka.statistics import ClientStatistics
     from consumers.stream.kafka.librdkafka.writer import RdKafkaWriter
 
-    watch = Watch(member.group, spec.session_timeout_s / 2)
-    reaching = Reaching(spec, brokers, member, watch, settings.refuse)
-    return RdKafkaReader(spec, brokers, member, reading, reaching, watch), RdKafkaWriter(spec, brokers, member, reaching)
+    statistics = ClientStatistics(member.group, spec.session_timeout_s / 2)
+    translating = RdKafkaErrors(spec, brokers, member, statistics, settings.refuse)
+    return RdKafkaReader(spec, brokers, member, reading, translating, statistics), RdKafkaWriter(
+        spec, brokers, member, translating
+    )
 
 
 def _kafka_python(
     spec: StreamSpec, brokers: str, member: Member, reading: Reading, settings: TopicSettings
 ) -> tuple[GroupReader, GroupWriter]:
     # Not needed where the other one is.
-    from consumers.stream.kafka.kafka_python.reaching import Reaching
+    from consumers.stream.kafka.kafka_python.errors import KafkaErrors
     from consumers.stream.kafka.kafka_python.reader import KafkaReader
     from consumers.stream.kafka.kafka_python.writer import KafkaWriter
 
-    reaching = Reaching(spec, brokers, member, settings.refuse)
-    return KafkaReader(spec, brokers, member, reading, reaching), KafkaWriter(spec, brokers, member, reaching)
+    translating = KafkaErrors(spec, brokers, member, settings.refuse)
+    return KafkaReader(spec, brokers, member, reading, translating), KafkaWriter(spec, brokers, member, translating)

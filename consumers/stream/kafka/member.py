@@ -20,8 +20,8 @@ from consumers.stream.kafka.reading import Reading
 from consumers.stream.kafka.topic_settings import TopicSettings
 from consumers.stream.kafka.topic_watch import TopicWatch
 from consumers.stream.kafka.written_topics import WrittenTopics
-from consumers.stream.log.port import Member, Outgoing, Owned, Partition, Records, Takes
-from consumers.stream.log.starts import Start, metadata_of
+from consumers.stream.log.port import Member, Outgoing, OwnedPartition, Partition, Records, TopicLimits
+from consumers.stream.log.starts import StartOffset, metadata_of
 from consumers.stream.spec import Guarantee
 
 KEEP_ALIVE_EVERY_S = 0.5
@@ -189,11 +189,11 @@ class KafkaLog:
         """See Log."""
         return self._topics.written.partitions_of(topic)
 
-    def takes(self, topic: str) -> Takes:
+    def limits_of(self, topic: str) -> TopicLimits:
         """See Log."""
         return self._topics.settings.of(topic)
 
-    def owned(self) -> dict[Partition, Owned]:
+    def owned(self) -> dict[Partition, OwnedPartition]:
         """See Log."""
         return self._reading.owned()
 
@@ -218,7 +218,7 @@ class KafkaLog:
         if due := self._reading.due(self._commit_starts):
             self._reader.begin(due)
 
-    def _commit_starts(self, starts: Mapping[Partition, Start]) -> Future[None]:
+    def _commit_starts(self, starts: Mapping[Partition, StartOffset]) -> Future[None]:
         group = self._reader.group()
         offsets = {partition: GroupOffset(start.offset, start.topic_id) for partition, start in starts.items()}
         if self._exactly_once:

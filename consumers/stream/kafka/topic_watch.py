@@ -27,8 +27,8 @@ from consumers.stream.log.starts import (
     Memory,
     Notes,
     SeenTopic,
-    Start,
-    Why,
+    StartOffset,
+    StartReason,
     committed,
     labelled,
     new_notes,
@@ -51,7 +51,7 @@ class Placement:
 
     partition: Partition
     epoch: int
-    found: Start | Held
+    found: StartOffset | Held
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class TopicWatch:
         self._leaderless: set[Partition] = set()
         self._topics_s = self._note_s = 0.0
         self._remembered: dict[str, str] | None = None
-        self._told: dict[Partition, Start | Held] = {}
+        self._reported: dict[Partition, StartOffset | Held] = {}
         self._thread = threading.Thread(target=self._run, name="stream-topics", daemon=True)
 
     def begin(self) -> None:
@@ -170,7 +170,7 @@ class TopicWatch:
     @property
     def _waiting(self) -> bool:
         """Whether some partition is asked for that need not wait for a person."""
-        held = {partition for partition, what in self._told.items() if isinstance(what, Held) and not what.passing}
+        held = {partition for partition, what in self._reported.items() if isinstance(what, Held) and not what.passing}
         return bool(self._asked.keys() - held)
 
     def _look(self) -> None:
@@ -190,9 +190,9 @@ class TopicWatch:
         if not now and time.monotonic() - self._topics_s < TOPICS_EVERY_S:
             return
         self._topics_s = time.monotonic()
-        told = self._admin.client.describe_topics(sorted(names))
-        before, self._topics = self._topics, topics_in(told)
-        self._leaderless = leaderless_in(told)
+        described = self._admin.client.describe_topics(sorted(names))
+        before, self._topics = self._topics, topics_in(described)
+        self._leaderless = leaderless_in(described)
         if any(name in before and topic.partitions > before[name].partitions for name, topic in self._topics.items()):
             self._unassigned.expect_growth()
         moved = {
@@ -213,24 +213,26 @@ class TopicWatch:
                 )
 
     def _find(self, asked: Mapping[Partition, int]) -> None:
-        found: dict[Partition, Start | Held] = {p: why for p in asked if (why := self._out_of_reach(p)) is not None}
+        found: dict[Partition, StartOffset | Held] = {p: why for p in asked if (why := self._out_of_reach(p)) is not None}
         if there := [p for p in asked if p not in found]:
             found |= self._placed(there)
         # Before anything of them is committed: so another member sees that this is a first start.
-        uncommitted = {p.topic for p, what in found.items() if isinstance(what, Start) and what.why is not Why.COMMITTED}
+        uncommitted = {
+            p.topic for p, what in found.items() if isinstance(what, StartOffset) and what.why is not StartReason.COMMITTED
+        }
         self._note({name: self._topics[name] for name in uncommitted}, {})
         with self._lock:
             for partition, what in found.items():
                 if self._asked.get(partition) != asked[partition]:
                     continue  # lost, or asked for anew
                 self._answers.append(Placement(partition, asked[partition], what))
-                if isinstance(what, Start):
+                if isinstance(what, StartOffset):
                     del self._asked[partition]
-        news = {partition: what for partition, what in found.items() if self._told.get(partition) != what}
-        odd = any(isinstance(what, Held) or what.why in (Why.GAP, Why.ANOTHER_TOPIC) for what in news.values())
+        news = {partition: what for partition, what in found.items() if self._reported.get(partition) != what}
+        odd = any(isinstance(what, Held) or what.why in (StartReason.GAP, StartReason.ANOTHER_TOPIC) for what in news.values())
         if news:
             logger.log(logging.WARNING if odd else logging.INFO, "%s: %s", self._group, labelled(sorted(news.items())))
-        self._told |= news
+        self._reported |= news
 
     def _out_of_reach(self, partition: Partition) -> Held | None:
         topic = self._topics.get(partition.topic)
@@ -238,7 +240,7 @@ class TopicWatch:
             return Held("its topic is gone", passing=True)
         return Held("it has no leader: a broker is away", passing=True) if partition in self._leaderless else None
 
-    def _placed(self, partitions: list[Partition]) -> dict[Partition, Start | Held]:
+    def _placed(self, partitions: list[Partition]) -> dict[Partition, StartOffset | Held]:
         parts = {partition: TopicPartition(*partition) for partition in partitions}
         offsets = stable_offsets(self._admin.client, self._group, list(parts.values()))
         lacking = any(each.offset is None and not each.unstable for each in offsets.values())
@@ -251,18 +253,18 @@ class TopicWatch:
             memory = read_memory(self._group, self._memory())
         first = self._admin.client.list_partition_offsets(dict.fromkeys(parts.values(), OffsetSpec.EARLIEST))
         end = self._admin.client.list_partition_offsets(dict.fromkeys(parts.values(), OffsetSpec.LATEST))
-        found: dict[Partition, Start | Held] = {}
+        found: dict[Partition, StartOffset | Held] = {}
         for partition, part in parts.items():
-            told = offsets[part]
-            commit = committed(told.offset, told.metadata) if told.offset is not None else None
-            seen = Found(self._topics[partition.topic], commit, told.unstable, first[part].offset, end[part].offset)
+            stable = offsets[part]
+            commit = committed(stable.offset, stable.metadata) if stable.offset is not None else None
+            seen = Found(self._topics[partition.topic], commit, stable.unstable, first[part].offset, end[part].offset)
             found[partition] = place(partition, seen, memory, self._spec.input, older=older)
         return found
 
     def _of_the_input(self) -> list[tuple[int, str]]:
         """All that the group has committed of what the stream reads, with its metadata."""
-        told = stable_offsets(self._admin.client, self._group, None)
-        ours = [each for part, each in told.items() if self._spec.input.reads(part.topic)]
+        offsets = stable_offsets(self._admin.client, self._group, None)
+        ours = [each for part, each in offsets.items() if self._spec.input.reads(part.topic)]
         return [(each.offset, each.metadata) for each in ours if each.offset is not None]
 
     def _note(self, topics: Mapping[str, SeenTopic], begun: Mapping[Partition, str]) -> None:

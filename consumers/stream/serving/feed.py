@@ -19,7 +19,7 @@ from cluster.ports import FeedKind, FeedSpec, FeedState
 from consumers.stream.kafka.kafka_python.client import DEFAULT_BROKERS
 from consumers.stream.serving.health import stream_state
 from consumers.stream.serving.replica import STOP_S, StreamReplica
-from consumers.stream.serving.watch import Replicas, Watch
+from consumers.stream.serving.worker_reports import Replicas, WorkerReports
 from consumers.stream.spec import StreamSpec
 from deployments.serving.serve_controller import RUNNING, SeenApp, serve_details
 from deployments.serving.serve_inside import away
@@ -38,7 +38,7 @@ class ServeStreams:
 
     def __init__(self, brokers: str | None = None) -> None:
         self._brokers = brokers or os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or DEFAULT_BROKERS
-        self._watch = Watch(Replicas(DEPLOYMENT))
+        self._reports = WorkerReports(Replicas(DEPLOYMENT))
 
     def start(self, feed: FeedSpec) -> None:
         """See `Feeds.start`. Raises BadInput where the document is no StreamSpec.
@@ -63,7 +63,7 @@ class ServeStreams:
     def state(self) -> Mapping[str, FeedState]:
         """See `Feeds.state`. READY means that every worker polls its topic, as it said a second ago or so."""
         apps = self._apps()
-        reports, seen = self._watch.workers({app: _replicas(details) for app, details in apps.items()}), {}
+        reports, seen = self._reports.workers({app: _replicas(details) for app, details in apps.items()}), {}
         for app, details in apps.items():
             name, workers = app.removeprefix(PREFIX), reports.get(app, ())
             state = stream_state(app_state(app, details, DEPLOYMENT), workers, time.time())

@@ -16,7 +16,7 @@ from consumers.stream.kafka.clients import chosen_client, open_log
 from consumers.stream.log.notes import ControlledNotes
 from consumers.stream.log.port import Log, Member, Partition
 from consumers.stream.loop import Loop
-from consumers.stream.phases import Phase
+from consumers.stream.phases import WorkerPhase
 from consumers.stream.serving.autoscale import LAG
 from consumers.stream.spec import Client, StreamSpec
 from deployments.control.client import connect
@@ -67,9 +67,9 @@ class StreamReplica:
         loop, thread = self._loop, self._thread
         if loop is None or thread is None:
             return
-        if loop.phase is Phase.FAILED or not thread.is_alive():
+        if loop.phase is WorkerPhase.FAILED or not thread.is_alive():
             raise Unreachable(f"the worker has ended: {loop.message}", where=self._name, remedy="Serve starts another")
-        idle_s = time.monotonic() - loop.turned_s
+        idle_s = time.monotonic() - loop.last_turn_s
         if idle_s > STUCK_AFTER_S:
             raise Unreachable(f"the worker has stood still for {idle_s:.0f} s", where=self._name, remedy="Serve starts another")
 

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from cluster.errors import BadInput, HeadraceError, NotFound, Unreachable
 from deployments.gateway.admission import Admission, Lease
-from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, Call, DataPlane
+from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, DataPlane, InferCall
 from deployments.gateway.grpc.errors import abort, fault_of, text_of
 from deployments.gateway.large import LARGE_BYTES, LargeWork
 from deployments.gateway.protocol.grpc_codec import parse, parse_infer, request_from, response_to, stream_response
@@ -112,7 +112,7 @@ class InferenceService:
         self, parsed: tuple[pb.ModelInferRequest, list[memoryview]], key: bytes | None, timeout_s: float | None
     ) -> bytes:
         proto, raw = parsed
-        call = Call(proto.model_name, proto.model_version, key, timeout_s)
+        call = InferCall(proto.model_name, proto.model_version, key, timeout_s)
         # What is large and not raw is typed: to read its numbers takes longer than to parse the message did.
         large = not raw and proto.ByteSize() > LARGE_BYTES
         request = await self.large.run(request_from, proto, raw) if large else request_from(proto, raw)

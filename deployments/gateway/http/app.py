@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster.commands.registry import COMMANDS
@@ -36,12 +36,7 @@ from deployments.gateway.large import LARGE_BYTES, LargeWork
 from deployments.gateway.protocol.v1 import encode_v1, parse_v1
 from deployments.gateway.repository import Repository
 
-# After an offer to upgrade the connection is read no further.
-_NO_WEBSOCKET = Reply(
-    400,
-    json_reply({"error": "no WebSocket is served here (use HTTP, or gRPC's ModelStreamInfer)"}).body,
-    headers=((b"connection", b"close"),),
-)
+_NO_WEBSOCKET = json_reply({"error": "no WebSocket is served here (use HTTP, or gRPC's ModelStreamInfer)"}, 400)
 
 
 class _WrongMethod(Exception):
@@ -70,28 +65,36 @@ class GatewayApp:
             raise NotImplementedError(f"ASGI {scope['type']} is not served")
 
     async def _http(self, request: Request, send: Send) -> None:
+        reply = await self._reply(request)
+        if reply is None:
+            return
+        if b"upgrade" in request.headers:
+            # uvicorn has ended its reading of a request with its head then: what is the body it would take for the next request.
+            reply = replace(reply, headers=(*reply.headers, (b"connection", b"close")))
+        await reply.send(send)
+
+    async def _reply(self, request: Request) -> Reply | None:
+        """What a request is answered, well or badly; None where its caller has gone."""
         try:
             self.admission.enter()
         except NoCapacity as error:
-            await error_reply(error).send(send)
-            return
+            return error_reply(error)
         watch = asyncio.create_task(_end_when_gone(request, asyncio.current_task()))
         try:
-            reply = await self._route(request)
+            return await self._route(request)
         except Disconnected:
-            return
+            return None
         except asyncio.CancelledError:
             if not request.gone:
                 raise
-            return
+            return None
         except _WrongMethod:
-            reply = wrong_method_reply(request.method)
+            return wrong_method_reply(request.method)
         except Exception as error:  # noqa: BLE001 (`reply_to` logs it)
-            reply = reply_to(error, f"{request.method} {request.path}")
+            return reply_to(error, f"{request.method} {request.path}")
         finally:
             watch.cancel()
             self.admission.leave()
-        await reply.send(send)
 
     async def _route(self, request: Request) -> Reply:
         request.check_head()

@@ -169,11 +169,14 @@ async def inflated(data: bytes, encoding: str, limit_bytes: int, lease: Lease, l
     """A body without its Content-Encoding, held by `lease`. Raises BadInput, TooLarge and NoCapacity."""
     if encoding in ("", "identity"):
         return data
-    try:
-        whole = inflate(data, encoding, min(LARGE_BYTES, limit_bytes))
-    except TooLarge:
-        if limit_bytes <= LARGE_BYTES:
-            raise
+    whole = None
+    if len(data) <= LARGE_BYTES:
+        try:
+            whole = inflate(data, encoding, min(LARGE_BYTES, limit_bytes))
+        except TooLarge:
+            if limit_bytes <= LARGE_BYTES:
+                raise
+    if whole is None:
         whole = await large.run(inflate, data, encoding, limit_bytes)
     lease.hold(len(whole))
     return whole

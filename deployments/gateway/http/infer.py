@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature
 from deployments.gateway.admission import Lease
-from deployments.gateway.dataplane import Call, DataPlane
+from deployments.gateway.dataplane import DataPlane, InferCall
 from deployments.gateway.http.asgi import Reply, inflated, text_of
 from deployments.gateway.http.server.body import Pieces
 from deployments.gateway.large import LARGE_BYTES, LargeWork
@@ -25,7 +25,7 @@ DEFLATE_FOLD = 8  # a byte takes that much longer to compress than to write
 class InferHead:
     """What is told before the body. `header_bytes` of it are JSON; None: all, 0: none."""
 
-    call: Call
+    call: InferCall
     header_bytes: int | None
     content_encoding: str
     accept_encoding: str
@@ -44,12 +44,12 @@ def read_head(headers: Mapping[bytes, bytes], model: str, version: str | None) -
     )
 
 
-def read_call(headers: Mapping[bytes, bytes], model: str, version: str | None) -> Call:
+def read_call(headers: Mapping[bytes, bytes], model: str, version: str | None) -> InferCall:
     """Who is asked, with which key, and by when. Raises BadInput."""
     timeout = text_of(headers, b"x-timeout-ms")
     if timeout is not None and (not timeout.isascii() or not timeout.isdigit() or not 0 < len(timeout) <= 9 or int(timeout) == 0):
         raise BadInput(f"it must be a whole number of milliseconds above 0; got {timeout[:80]!r}", where="x-timeout-ms")
-    return Call(model, version, headers.get(b"x-routing-key") or None, None if timeout is None else int(timeout) / 1000)
+    return InferCall(model, version, headers.get(b"x-routing-key") or None, None if timeout is None else int(timeout) / 1000)
 
 
 @dataclass(frozen=True, slots=True)

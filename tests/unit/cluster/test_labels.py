@@ -22,7 +22,7 @@ from cluster.rollout.record import Rollout
 from cluster.routing.routes import LabelledOutput
 from cluster.signature import Datatype
 from consumers.stream.log.port import Partition, Records
-from consumers.stream.outgoing.answers import LABEL_KEY_HEADER, PREDICTION_HEADER, Form, output_records
+from consumers.stream.outgoing.answers import LABEL_KEY_HEADER, PREDICTION_HEADER, AnswerTemplate, output_records
 from deployments.engines.datatypes import Array
 from deployments.gateway.batcher import BatchLimits, split
 from deployments.gateway.dataplane import Call, DataPlane
@@ -236,7 +236,7 @@ def test_on_a_stream_the_key_ends_in_the_prediction_id() -> None:
         [0, 1],
         [b"x", b"y"],
         np.array([2, 1], np.int32),
-        form=Form("digits", "out"),
+        form=AnswerTemplate("digits", "out"),
         partitions=4,
         label_keys=["4/2/7", ""],
     )

@@ -88,6 +88,7 @@ def test_nothing_of_it_stays_but_its_audit() -> None:
     brain.tick(6, each_s=RETIRE_GRACE_S)
     after = brain.store.load()
     assert set(after.models) == {"other"}
+    assert set(brain.controller.table.models) == {"other"}  # gateways answer as of one that never was
     assert {version.model for version in after.versions} == {"other"}
     assert (after.rollouts, after.evidence) == ({}, {})
     assert not [scorer for scorer in after.scorers if "digits" in scorer]

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from cluster import controller as controllers
 from cluster.errors import Unreachable
-from cluster.rollout import evidence
+from cluster.rollout import evidence, inbox
 from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey, mark
 from cluster.state import AuditEvent, State
 from cluster.store.memory import MemoryStore
@@ -59,7 +58,7 @@ class Away(MemoryStore):
 
 
 def test_evidence_that_waits_for_the_store_is_bounded_and_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controllers, "PUSHED_AT_MOST", 5)
+    monkeypatch.setattr(inbox, "PUSHED_AT_MOST", 5)
     store = Away()
     brain = Brain(store)
     brain.serve_first({**SURE, "steps": [{"weight": 10, "bake_s": 3600}, {"weight": 100}], "deadline_s": 7200})

@@ -7,9 +7,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.controller import TABLES_KEPT
 from cluster.fleet.serving import Serving
 from cluster.routing.changes import TableChange, change_between, with_change
+from cluster.routing.published import TABLES_KEPT
 from cluster.routing.routes import EMPTY, NOTHING, Route, RouteTable, Stamp, Standing, Target
 from cluster.signature import Signature
 from tests.support.brain import SIGNATURE, SURE, Brain
@@ -84,7 +84,7 @@ def test_who_has_a_recent_table_is_told_what_changed_and_others_the_whole() -> N
         brain.call("rollout.start", model="digits", version=version, plan="instant")
         brain.tick(4)
     assert brain.controller.news(old.stamp) is brain.controller.table
-    assert len(brain.controller._recent) == TABLES_KEPT
+    assert len(brain.controller._tables._recent) == TABLES_KEPT
 
 
 def test_only_what_changes_something_stirs_the_controller() -> None:

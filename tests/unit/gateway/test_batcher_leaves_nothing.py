@@ -13,7 +13,7 @@ import uvloop
 
 from cluster.errors import BadInput, HeadraceError, NoCapacity
 from cluster.signature import Datatype
-from deployments.gateway.dataplane import Call, DataPlane
+from deployments.gateway.dataplane import DataPlane, InferCall
 from deployments.gateway.protocol.request import InferRequest
 from tests.support.gateway_fakes import PATIENT, FakeScorer, table
 
@@ -23,7 +23,9 @@ Scene = Callable[[FakeScorer, DataPlane], Awaitable[None]]
 async def ask(plane: DataPlane, callers: int, timeout_s: float | None = None) -> None:
     """So many ask at once; none is told of the others' errors."""
     one = InferRequest({"x": np.ones((1, 2), np.float32)}, {"x": Datatype.FP32})
-    await asyncio.gather(*(plane.infer(Call("pair", timeout_s=timeout_s), one) for _ in range(callers)), return_exceptions=True)
+    await asyncio.gather(
+        *(plane.infer(InferCall("pair", timeout_s=timeout_s), one) for _ in range(callers)), return_exceptions=True
+    )
 
 
 async def answered(_: FakeScorer, plane: DataPlane) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import gzip
@@ -625,6 +626,26 @@ def test_a_websocket_is_refused_in_words_and_its_connection_ended(caplog: pytest
 
     play(scene)
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("offer", ["h2c", "websocket", "anything"])
+@pytest.mark.parametrize("pause_s", [0.0, 0.05])
+def test_an_offer_to_upgrade_smuggles_no_request_in_its_body(offer: str, pause_s: float) -> None:
+    async def scene(house: House) -> None:
+        reader, writer = await house.connect("http")
+        inner = request("/v2/models/pair", b"", method="GET")
+        head, _, body = request("/v1/models/pair:predict", inner, ["connection: Upgrade", f"upgrade: {offer}"]).partition(
+            b"\r\n\r\n"
+        )
+        writer.write(head + b"\r\n\r\n")
+        await asyncio.sleep(pause_s)
+        writer.write(body)
+        assert (await answer(reader)).startswith(b"HTTP/1.1 400 ")
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
+
+    play(scene)
 
 
 def test_without_a_door_loopback_is_served_by_uvicorn_and_grpc_aio_and_nothing_else_is() -> None:

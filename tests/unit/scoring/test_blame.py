@@ -13,8 +13,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from cluster.errors import EngineFailure, NoCapacity
-from cluster.fleet.serving import Serving
-from cluster.fleet.serving import Transport as TransportName
+from cluster.fleet.serving import Serving, TransportKind
 from cluster.rollout.evidence import Counts
 from cluster.routing.routes import Route, Target
 from consumers.batch.score.remote_rows import RemoteScorer
@@ -179,7 +178,7 @@ async def test_embedded_who_is_late_missed_the_call_and_was_slow() -> None:
     def load(target: Target, _: Serving) -> Engine:
         return Slow() if target.version == 2 else Quick()  # type: ignore[return-value]
 
-    embedded, serving = EmbeddedTransport(load), Serving(transport=TransportName.EMBEDDED, timeout_s=0.2)
+    embedded, serving = EmbeddedTransport(load), Serving(transport=TransportKind.EMBEDDED, timeout_s=0.2)
     control = TableControl(routed(serving=serving, slow_ms=50.0))
     scorer = RoutedScorer(control, Candidate(NoCapacity("none")), embedded)
     await scorer.start()

@@ -12,8 +12,8 @@ from cluster.rollout.evidence import Counts, EvidenceKey
 from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.control.evidence_log import EvidenceLog
 from deployments.scoring.call_check import nan_rows
-from deployments.scoring.compare import disagreements
 from deployments.scoring.rows import KNOWN_ROWS_AT_MOST, Answer, Part, all_rows, assembled, can_move, joined, move_to_end
+from deployments.scoring.shadow.compare import disagreements
 
 SIGNATURE = Signature(
     inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1,)),),

@@ -42,11 +42,11 @@ def topics_of(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, SeenTo
     return topics_in(admin.describe_topics(sorted(names)))
 
 
-def topics_in(told: Iterable[Mapping[str, Any]]) -> dict[str, SeenTopic]:
+def topics_in(described: Iterable[Mapping[str, Any]]) -> dict[str, SeenTopic]:
     """The topics that exist, in what an admin client's `describe_topics` tells."""
-    return {each["name"]: SeenTopic(str(each["topic_id"]), len(each["partitions"])) for each in told if each["partitions"]}
+    return {each["name"]: SeenTopic(str(each["topic_id"]), len(each["partitions"])) for each in described if each["partitions"]}
 
 
-def leaderless_in(told: Iterable[Mapping[str, Any]]) -> set[Partition]:
+def leaderless_in(described: Iterable[Mapping[str, Any]]) -> set[Partition]:
     """The partitions that no broker leads just now."""
-    return {Partition(each["name"], p["partition_index"]) for each in told for p in each["partitions"] if p["leader_id"] < 0}
+    return {Partition(each["name"], p["partition_index"]) for each in described for p in each["partitions"] if p["leader_id"] < 0}

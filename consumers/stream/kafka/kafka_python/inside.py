@@ -83,6 +83,10 @@ class Coordination:
     def join(self, join: Any) -> None:
         self._coordinator._join_task = join
 
+    def need_join(self) -> None:
+        """The next poll goes on with the join that is under way, or begins one."""
+        self._coordinator.request_rejoin()
+
     def heartbeat(self) -> None:
         """Sends one, and waits for the answer. Raises KafkaError."""
         self._coordinator._net.run(self._coordinator._send_heartbeat_request)
@@ -217,8 +221,8 @@ def stable_offsets(
         min_version=7,  # the first that tells what is not stable
         max_version=8,
     )
-    told = admin._manager.run(_ask_coordinator, admin, group, request)
-    answer = told.groups[0] if told.API_VERSION >= 8 else told
+    response = admin._manager.run(_ask_coordinator, admin, group, request)
+    answer = response.groups[0] if response.API_VERSION >= 8 else response
     if answer.error_code:
         raise for_code(answer.error_code)(f"what {group} has committed can't be read")
     offsets: dict[TopicPartition, StableOffset] = {}

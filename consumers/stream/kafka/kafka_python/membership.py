@@ -1,7 +1,7 @@
 """A kafka-python consumer's place in its group: what it knows of that and does not say.
 
 It polls in vain where its broker is away, or a topic may not be seen; where another member took its name, it only stops its
-heartbeats; and a rebalance that ends between two polls it forgets.
+heartbeats; and a rebalance that ends between two polls, or that nothing calls for any more, it forgets.
 """
 
 from __future__ import annotations
@@ -61,8 +61,12 @@ class Membership:
         if topics := inside.unseen_topics:
             inside.look_at_topics_again()  # the right may be given meanwhile
             raise TopicAuthorizationFailedError(topics)
-        if inside.join is not None and not isinstance(inside.join, _KeptJoin):
-            inside.join = _KeptJoin(inside.join)
+        if inside.join is not None:
+            # What called for it may be gone by now, as where it was the topics that have changed: then no poll would look at it
+            # again, and the member would stand between two generations, without a heartbeat, for ever.
+            inside.need_join()
+            if not isinstance(inside.join, _KeptJoin):
+                inside.join = _KeptJoin(inside.join)
         now_s = time.monotonic()
         if self.silent_s > self._limit_s and now_s - self._asked_s > ASK_EVERY_S:
             self._asked_s = now_s

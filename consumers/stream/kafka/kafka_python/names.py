@@ -53,6 +53,7 @@ NAMES: Mapping[Use, Mapping[str, Sequence[str]]] = {
             "heartbeat",
             "coordinator_id",
             "group_instance_id",
+            "request_rejoin",
             "_join_task",
             "_net",
             "_send_heartbeat_request",

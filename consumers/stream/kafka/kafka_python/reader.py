@@ -21,11 +21,11 @@ from kafka.errors import (  # type: ignore[import-untyped]
 
 from consumers.stream.kafka.broker_errors import asker_of, unreachable
 from consumers.stream.kafka.kafka_python.client import client_config
+from consumers.stream.kafka.kafka_python.errors import KafkaErrors
 from consumers.stream.kafka.kafka_python.inside import stuck_at
 from consumers.stream.kafka.kafka_python.membership import Membership
 from consumers.stream.kafka.kafka_python.names import Use, has
 from consumers.stream.kafka.kafka_python.offsets import partition_of, to_client
-from consumers.stream.kafka.kafka_python.reaching import Reaching
 from consumers.stream.kafka.member import Offsets
 from consumers.stream.kafka.reading import Reading
 from consumers.stream.log.port import Member, Partition, Records, subset
@@ -65,8 +65,8 @@ class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pyth
 class KafkaReader:
     """See GroupReader. Raises Unreachable where the broker does not answer."""
 
-    def __init__(self, spec: StreamSpec, brokers: str, member: Member, reading: Reading, reaching: Reaching) -> None:
-        self._reading, self._reaching = reading, reaching
+    def __init__(self, spec: StreamSpec, brokers: str, member: Member, reading: Reading, translating: KafkaErrors) -> None:
+        self._reading, self._translating = reading, translating
         self.polled_s = 0.0
         self._reached_s = 0.0
         self._by_rows = has(Use.ROWS)
@@ -99,7 +99,7 @@ class KafkaReader:
 
     def stay(self, held_rows: int) -> list[Records]:  # noqa: ARG002  # the pause costs nothing here
         """See GroupReader. A partition that arrives in this very poll is not paused yet: what it brings waits."""
-        with self._reaching():
+        with self._translating():
             self._consumer.pause(*self._consumer.assignment())
             early = self._poll(EARLY_MAX_ROWS, STAY_POLL_S)
             self._consumer.resume(*(part for part in self._consumer.assignment() if self._reading.is_read(partition_of(part))))
@@ -125,7 +125,7 @@ class KafkaReader:
 
     def commit(self, offsets: Offsets, *, wait: bool) -> None:
         """See GroupReader."""
-        with self._reaching():
+        with self._translating():
             if wait:
                 self._consumer.commit(to_client(offsets), timeout_ms=COMMIT_TIMEOUT_MS)
             else:
@@ -144,7 +144,7 @@ class KafkaReader:
 
     def check_name(self) -> None:
         """See GroupReader."""
-        with self._reaching():
+        with self._translating():
             self._membership.check_name()
 
     def close(self, *, quickly: bool = False) -> None:
@@ -153,7 +153,7 @@ class KafkaReader:
 
     def _poll(self, max_rows: int, timeout_s: float) -> list[Records]:
         self.polled_s = time.monotonic()
-        with self._reaching():
+        with self._translating():
             self._membership.look()
             if not self._membership.settled:
                 timeout_s = max(timeout_s, STAY_POLL_S)
@@ -194,12 +194,12 @@ class KafkaReader:
         return [Records(partition, taken[0], [offset], [None], [None], [()], [now_ms], {0: why})]
 
     def _look_how_far(self) -> None:
-        """Where nothing more was found: past the marks of transactions, too."""
+        """Where nothing more was found: past transaction markers, too."""
         now_s = time.monotonic()
         if now_s - self._reached_s < LOOK_HOW_FAR_EVERY_S:
             return
         self._reached_s = now_s
-        with self._reaching():
+        with self._translating():
             for part in self._consumer.assignment():
                 if self._reading.is_read(partition_of(part)):
                     reached = self._consumer.position(part, timeout_ms=0)

@@ -73,7 +73,7 @@ class RowsOfPartition(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-
         self.drain()
 
     def _is_for_nobody(self, batch: DefaultRecordBatch) -> bool:
-        """Whether it is a transaction's mark, or was given up."""
+        """Whether it is a transaction marker, or was given up."""
         if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.has_producer_id():
             self._consume_aborted_transactions_up_to(batch.last_offset)
             if self._contains_abort_marker(batch):

@@ -9,9 +9,9 @@ from kafka import KafkaProducer  # type: ignore[import-untyped]
 from kafka.errors import KafkaError, UnknownError  # type: ignore[import-untyped]
 
 from consumers.stream.kafka.kafka_python.client import ROOM_BYTES, client_config
+from consumers.stream.kafka.kafka_python.errors import KafkaErrors
 from consumers.stream.kafka.kafka_python.inside import abandon
 from consumers.stream.kafka.kafka_python.offsets import to_client
-from consumers.stream.kafka.kafka_python.reaching import Reaching
 from consumers.stream.kafka.kafka_python.sending import expect_written, refusal_of, send
 from consumers.stream.kafka.member import Offsets
 from consumers.stream.log.port import Member, Outgoing
@@ -19,15 +19,15 @@ from consumers.stream.spec import Guarantee, StreamSpec
 
 CALL_TIMEOUT_S = 20.0
 BATCH_BYTES = 256 * 1024
-# Each transaction that follows another at once is first refused, until the broker has written the marks of the last one.
+# Each transaction that follows another at once is first refused, until the broker has written the markers of the last one.
 RETRY_BACKOFF_MS = 5
 
 
 class KafkaWriter:
     """See GroupWriter."""
 
-    def __init__(self, spec: StreamSpec, brokers: str, member: Member, reaching: Reaching) -> None:
-        self._spec, self._member, self._reaching = spec, member, reaching
+    def __init__(self, spec: StreamSpec, brokers: str, member: Member, translating: KafkaErrors) -> None:
+        self._spec, self._member, self._translating = spec, member, translating
         self._config = client_config(brokers, spec.security)
         self._producer: KafkaProducer | None = None
 
@@ -36,7 +36,7 @@ class KafkaWriter:
         exactly_once = self._spec.guarantee is Guarantee.EXACTLY_ONCE
         timeout_ms = int(self._spec.transaction_timeout_s * 1000)
         named = {"transactional_id": self._member.transactional_id, "transaction_timeout_ms": timeout_ms} if exactly_once else {}
-        with self._reaching():
+        with self._translating():
             producer = KafkaProducer(
                 **self._config,
                 **named,
@@ -66,7 +66,7 @@ class KafkaWriter:
     def transaction(self, outgoing: Sequence[Outgoing], offsets: Offsets, group: object) -> None:
         """See GroupWriter."""
         producer = self._open_producer()
-        with self._reaching(committing=True):
+        with self._translating(committing=True):
             producer.begin_transaction()
             sent = send(producer, outgoing)
             try:
@@ -80,7 +80,7 @@ class KafkaWriter:
     def write(self, outgoing: Sequence[Outgoing]) -> None:
         """See GroupWriter."""
         producer = self._open_producer()
-        with self._reaching():
+        with self._translating():
             sent = send(producer, outgoing)
             self._flush(producer)
             expect_written(sent)

@@ -17,10 +17,10 @@ from cluster.errors import Unreachable
 from consumers.stream.kafka.commit_thread import CommitThread
 from consumers.stream.kafka.librdkafka import codes
 from consumers.stream.kafka.librdkafka.config import consumer_config, rdkafka_config
+from consumers.stream.kafka.librdkafka.errors import RdKafkaErrors
 from consumers.stream.kafka.librdkafka.incoming import Incoming
 from consumers.stream.kafka.librdkafka.offsets import partition_of, to_client, upto_of
-from consumers.stream.kafka.librdkafka.reaching import Reaching
-from consumers.stream.kafka.librdkafka.watch import Watch
+from consumers.stream.kafka.librdkafka.statistics import ClientStatistics
 from consumers.stream.kafka.member import Offsets
 from consumers.stream.kafka.reading import Reading
 from consumers.stream.log.port import Member, Partition, Records
@@ -37,9 +37,21 @@ class RdKafkaReader:
     """See GroupReader."""
 
     def __init__(
-        self, spec: StreamSpec, brokers: str, member: Member, reading: Reading, reaching: Reaching, watch: Watch
+        self,
+        spec: StreamSpec,
+        brokers: str,
+        member: Member,
+        reading: Reading,
+        translating: RdKafkaErrors,
+        statistics: ClientStatistics,
     ) -> None:
-        self._brokers, self._member, self._reading, self._reaching, self._watch = brokers, member, reading, reaching, watch
+        self._brokers, self._member, self._reading, self._translating, self._statistics = (
+            brokers,
+            member,
+            reading,
+            translating,
+            statistics,
+        )
         self._session_s = spec.session_timeout_s
         topic = spec.input.names[0] if len(spec.input.names) == 1 else None  # a pattern names none
         self._incoming = Incoming(reading, topic, pause=self.pause, seek=self._seek)
@@ -47,14 +59,14 @@ class RdKafkaReader:
         self._paused = False
         self._starting: tuple[dict[Partition, int], Future[None]] | None = None
         self.polled_s = time.monotonic()
-        with self._reaching():
+        with self._translating():
             self._consumer = self._new_consumer(spec)
 
     def poll(self, max_rows: int, timeout_s: float) -> list[Records]:
         """See GroupReader."""
         if self._paused:
             self._paused = False
-            with self._reaching():
+            with self._translating():
                 self._consumer.resume(self._read_ones())
         return self._poll(max_rows, timeout_s)
 
@@ -62,20 +74,20 @@ class RdKafkaReader:
         """See GroupReader. A pause throws away what was fetched ahead, so it comes last."""
         if held_rows >= EARLY_MAX_ROWS:
             self._paused = True
-            with self._reaching():
+            with self._translating():
                 self._consumer.pause(self._read_ones())
         return self._poll(1, 0.0)
 
     def begin(self, due: Mapping[Partition, int]) -> None:
         """See GroupReader."""
-        with self._reaching():
+        with self._translating():
             for partition, offset in due.items():
                 self._begin_at(partition, TopicPartition(*partition, offset))
 
     def pause(self, partitions: Sequence[Partition]) -> None:
         """See GroupReader."""
         if given := [TopicPartition(*partition) for partition in partitions if partition in self._given]:
-            with self._reaching():
+            with self._translating():
                 self._consumer.pause(given)
 
     def group(self) -> object:
@@ -84,7 +96,7 @@ class RdKafkaReader:
 
     def commit(self, offsets: Offsets, *, wait: bool) -> None:
         """See GroupReader."""
-        with self._reaching():
+        with self._translating():
             if wait:
                 self._consumer.commit(offsets=to_client(offsets), asynchronous=False)
             else:
@@ -98,7 +110,7 @@ class RdKafkaReader:
 
     def trouble(self) -> str:
         """See GroupReader."""
-        return self._watch.trouble(owning=self._reading.owns)
+        return self._statistics.trouble(owning=self._reading.owns)
 
     def check_name(self) -> None:
         """See GroupReader: needed once a producer was fenced, or this process stood still.
@@ -108,13 +120,13 @@ class RdKafkaReader:
         began_s = time.monotonic()
         asleep = began_s - self.polled_s > self._session_s / 2
         until_s = began_s + self._session_s
-        while (self._reaching.fenced or asleep) and not self._watch.heard_since(began_s):
+        while (self._translating.fenced or asleep) and not self._statistics.answered_since(began_s):
             if time.monotonic() > until_s:
                 raise Unreachable("the group's broker does not answer", where=self._brokers, remedy="check that the broker runs")
             self._poll(1, 0.1)
-        with self._reaching():
+        with self._translating():
             self._check_fatal()
-        self._reaching.fenced = False
+        self._translating.fenced = False
 
     def close(self, *, quickly: bool = False) -> None:  # noqa: ARG002  # it never takes long
         """See GroupReader."""
@@ -146,7 +158,7 @@ class RdKafkaReader:
 
     def _poll(self, max_rows: int, timeout_s: float) -> list[Records]:
         self.polled_s = time.monotonic()
-        with self._reaching():
+        with self._translating():
             # `consume` waits until it has all that it was asked for: only the first record is worth waiting for.
             messages = self._consumer.consume(max_rows, 0.0)
             if not messages and timeout_s > 0:
@@ -157,8 +169,8 @@ class RdKafkaReader:
             return self._incoming.records(messages)
 
     def _check_fatal(self) -> None:
-        if self._watch.fatal is not None:
-            raise KafkaException(self._watch.fatal)
+        if self._statistics.fatal is not None:
+            raise KafkaException(self._statistics.fatal)
 
     # --- what it reads
 
@@ -184,7 +196,7 @@ class RdKafkaReader:
         self._consumer.resume([part])
 
     def _new_consumer(self, spec: StreamSpec) -> Consumer:
-        watched = {"stats_cb": self._watch.on_stats, "error_cb": self._watch.on_error, "on_commit": self._on_commit}
+        watched = {"stats_cb": self._statistics.on_stats, "error_cb": self._statistics.on_error, "on_commit": self._on_commit}
         config = {**rdkafka_config(self._brokers, spec.security), **consumer_config(spec, self._member), **watched}
         consumer = Consumer(config, logger=logger)
         chosen = spec.input

@@ -12,8 +12,8 @@ from cluster.errors import Unreachable
 from consumers.stream.kafka.librdkafka import codes
 from consumers.stream.kafka.librdkafka.batches import send
 from consumers.stream.kafka.librdkafka.config import producer_config, rdkafka_config
+from consumers.stream.kafka.librdkafka.errors import REFUSALS, RdKafkaErrors
 from consumers.stream.kafka.librdkafka.offsets import to_client
-from consumers.stream.kafka.librdkafka.reaching import REFUSALS, Reaching
 from consumers.stream.kafka.member import Offsets
 from consumers.stream.log.port import Member, Outgoing
 from consumers.stream.spec import Guarantee, StreamSpec
@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 class RdKafkaWriter:
     """See GroupWriter."""
 
-    def __init__(self, spec: StreamSpec, brokers: str, member: Member, reaching: Reaching) -> None:
-        self._spec, self._brokers, self._member, self._reaching = spec, brokers, member, reaching
+    def __init__(self, spec: StreamSpec, brokers: str, member: Member, translating: RdKafkaErrors) -> None:
+        self._spec, self._brokers, self._member, self._translating = spec, brokers, member, translating
         self._config = rdkafka_config(brokers, spec.security)
         self._producer: Producer | None = None
         self._failed_sends: list[KafkaError] = []
@@ -37,7 +37,7 @@ class RdKafkaWriter:
         exactly_once = self._spec.guarantee is Guarantee.EXACTLY_ONCE
         reported = {} if exactly_once else {"on_delivery": self._on_failed_send, "delivery.report.only.error": True}
         config = {**self._config, **producer_config(self._spec, self._member, largest_bytes), **reported}
-        with self._reaching():
+        with self._translating():
             producer = Producer(config, logger=logger)
             if exactly_once:
                 producer.init_transactions(CALL_TIMEOUT_S)
@@ -53,10 +53,10 @@ class RdKafkaWriter:
     def transaction(self, outgoing: Sequence[Outgoing], offsets: Offsets, group: object) -> None:
         """See GroupWriter."""
         producer, timeout_s = self._open_producer(), self._spec.transaction_timeout_s
-        with self._reaching():
+        with self._translating():
             parts = to_client(offsets)
             producer.begin_transaction()
-            # First: this is what waits for the marks of the last transaction; a send that meets them is held for 20 ms.
+            # First: this is what waits for the markers of the last transaction; a send that meets them is held for 20 ms.
             producer.send_offsets_to_transaction(parts, group, timeout_s)
             try:
                 send(producer, outgoing)
@@ -70,13 +70,13 @@ class RdKafkaWriter:
     def write(self, outgoing: Sequence[Outgoing]) -> None:
         """See GroupWriter."""
         producer = self._open_producer()
-        with self._reaching():
+        with self._translating():
             self._failed_sends.clear()
             send(producer, outgoing)
             left = producer.flush(self._spec.transaction_timeout_s)
             if self._failed_sends:
-                told = [error for error in self._failed_sends if error.code() in REFUSALS] or self._failed_sends
-                raise KafkaException(told[0])
+                failures = [error for error in self._failed_sends if error.code() in REFUSALS] or self._failed_sends
+                raise KafkaException(failures[0])
             if left:
                 raise Unreachable(f"{left} records were not written in time", where=self._brokers, remedy="look at the broker")
 

@@ -1,26 +1,24 @@
-"""Scores again what was scored, or died: a stretch of a topic, in a group of its own, through the same loop as always."""
+"""Which records a replay takes: those of a stretch, or the dead letters that conditions choose, as they were before they died."""
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from cluster.errors import BadInput
-from consumers.stream.log.port import Header, Log, Origins, Outgoing, Owned, Partition, Records, Takes, subset
+from consumers.stream.log.port import Header, Origins, Partition, Records, subset
 from consumers.stream.outgoing.acceptable import MADE_KEY_HEADER, TIMESTAMP_HEADER, VALUE_BYTES_HEADER
 from consumers.stream.outgoing.answers import CONNECT
-from consumers.stream.spec import Input, StreamSpec
+from consumers.stream.spec import StreamInput, StreamSpec
 
 OF_ITS_DEATH = (VALUE_BYTES_HEADER, MADE_KEY_HEADER, TIMESTAMP_HEADER)
 REPLAY_HEADER = "headrace.replay"
 Choose = Callable[[Records], list[Records]]
 
 
-class Letter(StrEnum):
+class DeadLetterField(StrEnum):
     """What a condition may ask of a dead letter, and the header that tells it."""
 
     TOPIC = "topic"
@@ -34,14 +32,14 @@ class Letter(StrEnum):
 class Condition:
     """One condition on a dead letter: FIELD=TEXT, FIELD!=TEXT, or FIELD~REGEX (found anywhere)."""
 
-    field: Letter
+    field: DeadLetterField
     operator: str
     text: str
 
     @classmethod
     def parse(cls, written: str) -> Condition:
         """Raises BadInput."""
-        names = {field.name.lower(): field for field in Letter}
+        names = {field.name.lower(): field for field in DeadLetterField}
         match = re.match(r"^(\w+)(!=|=|~)(.*)$", written, re.DOTALL)
         if match is None or match[1] not in names:
             how = f"write FIELD=TEXT, FIELD!=TEXT or FIELD~REGEX; fields: {', '.join(names)}"
@@ -55,10 +53,10 @@ class Condition:
 
     def holds(self, headers: Mapping[str, bytes | None]) -> bool:
         """Whether it holds for a dead letter's headers."""
-        told = (headers.get(CONNECT + self.field) or b"").decode(errors="replace")
+        found = (headers.get(CONNECT + self.field) or b"").decode(errors="replace")
         if self.operator == "~":
-            return re.search(self.text, told) is not None
-        return (told == self.text) is (self.operator == "=")
+            return re.search(self.text, found) is not None
+        return (found == self.text) is (self.operator == "=")
 
 
 def spec_of_replay(spec: StreamSpec, name: str, replay: str, *, of_dead_letters: bool, to_topic: str | None) -> StreamSpec:
@@ -66,7 +64,7 @@ def spec_of_replay(spec: StreamSpec, name: str, replay: str, *, of_dead_letters:
     given, dead = spec.input, spec.dead_letters
     if of_dead_letters:
         what = {"topic": dead.topic, "topics": (), "pattern": "", "partitions": dead.partitions}
-        given = Input.model_validate(given.model_dump() | what)
+        given = StreamInput.model_validate(given.model_dump() | what)
     output = spec.output.model_copy(update={"topic": to_topic}) if to_topic else spec.output
     if given.reads(output.topic):
         raise BadInput(f"{output.topic} is what the replay reads", where="--to-topic", remedy="name another topic")
@@ -82,10 +80,12 @@ def dead_letters(conditions: Sequence[Condition]) -> Choose:
         offsets: dict[Partition, list[int]] = {}
         headers: list[Sequence[Header]] = []
         keys, times_ms = list(records.keys), list(records.timestamps_ms)
-        for row, told in enumerate(records.headers):
-            about = dict(told)
+        for row, headers_of_one in enumerate(records.headers):
+            about = dict(headers_of_one)
             origin, offset = _origin(about, records, row)
-            headers.append([header for header in told if not header[0].startswith(CONNECT) and header[0] not in OF_ITS_DEATH])
+            headers.append(
+                [header for header in headers_of_one if not header[0].startswith(CONNECT) and header[0] not in OF_ITS_DEATH]
+            )
             if MADE_KEY_HEADER in about:
                 keys[row] = None
             if re.fullmatch(rb"-?\d{1,18}", about.get(TIMESTAMP_HEADER) or b""):
@@ -110,66 +110,3 @@ def _origin(about: Mapping[str, bytes | None], records: Records, row: int) -> tu
         return Partition(topic, int(about[f"{CONNECT}partition"] or b"")), int(about[f"{CONNECT}offset"] or b"")
     except (KeyError, ValueError):  # somebody else's: it is its own origin
         return records.partition, records.offsets[row]
-
-
-class BoundedLog:
-    """See Log. Hands out what lies below `ends`, and of that what `choose` lets through; `finished` once no more can come."""
-
-    def __init__(self, log: Log, ends: Mapping[Partition, int], choose: Choose) -> None:
-        self._log, self._ends, self._choose = log, dict(ends), choose
-        self.finished = not any(ends.values())
-        self.rows_skipped = 0
-
-    def poll(self, *, max_rows: int, timeout_s: float) -> list[Records]:
-        """See Log."""
-        chosen: list[Records] = []
-        for records in self._log.poll(max_rows=max_rows, timeout_s=timeout_s):
-            below = bisect_left(records.offsets, self._ends.get(records.partition, 0))
-            if below:
-                kept = self._choose(subset(records, range(below)) if below < len(records) else records)
-                self.rows_skipped += below - sum(map(len, kept))
-                chosen += kept
-        positions = {partition: self._log.position(partition) for partition in self._ends}
-        self.finished = all((positions[partition] or 0) >= end for partition, end in self._ends.items())
-        return chosen
-
-    def keep_alive(self) -> None:
-        """See Log."""
-        self._log.keep_alive()
-
-    def commit(self, outgoing: Sequence[Outgoing], upto: Mapping[Partition, int]) -> Future[None]:
-        """See Log."""
-        return self._log.commit(outgoing, upto)
-
-    def recover(self) -> None:
-        """See Log."""
-        self.finished = False
-        self._log.recover()
-
-    def trouble(self) -> str:
-        """See Log."""
-        return self._log.trouble()
-
-    def epoch(self, partition: Partition) -> int | None:
-        """See Log."""
-        return self._log.epoch(partition)
-
-    def position(self, partition: Partition) -> int | None:
-        """See Log."""
-        return self._log.position(partition)
-
-    def partitions_of(self, topic: str) -> int:
-        """See Log."""
-        return self._log.partitions_of(topic)
-
-    def takes(self, topic: str) -> Takes:
-        """See Log."""
-        return self._log.takes(topic)
-
-    def owned(self) -> Mapping[Partition, Owned]:
-        """See Log."""
-        return self._log.owned()
-
-    def close(self) -> None:
-        """See Log."""
-        self._log.close()

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from cluster.rollout.blame import Blame, blame
 from cluster.routing.routes import Route
 from deployments.scoring.asking import VersionAsker
-from deployments.scoring.compare import Tolerance, disagreements
 from deployments.scoring.rows import Answer, take
-from deployments.scoring.shadows import Shadowed
+from deployments.scoring.shadow.compare import Tolerance, disagreements
+from deployments.scoring.shadow.shadows import Shadowed
 from deployments.scoring.tally import Tally
 
 

@@ -11,7 +11,7 @@ from cluster.errors import Conflict
 from consumers.stream.kafka.broker_errors import asker_of, unreachable
 from consumers.stream.kafka.commit_thread import record_refused
 from consumers.stream.kafka.librdkafka import codes
-from consumers.stream.kafka.librdkafka.watch import Watch
+from consumers.stream.kafka.librdkafka.statistics import ClientStatistics
 from consumers.stream.log.port import Member
 from consumers.stream.spec import StreamSpec
 
@@ -21,11 +21,13 @@ NAME_TAKEN = (KafkaError.FENCED_INSTANCE_ID, codes.FATAL)
 FENCED = (codes.FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
 
 
-class Reaching:
+class RdKafkaErrors:
     """Of one member. `fenced`: a producer of its name took its transactions. `on_refusal`: the broker refused a record."""
 
-    def __init__(self, spec: StreamSpec, brokers: str, member: Member, watch: Watch, on_refusal: Callable[[], None]) -> None:
-        self._brokers, self._member, self._watch, self._on_refusal = brokers, member, watch, on_refusal
+    def __init__(
+        self, spec: StreamSpec, brokers: str, member: Member, statistics: ClientStatistics, on_refusal: Callable[[], None]
+    ) -> None:
+        self._brokers, self._member, self._statistics, self._on_refusal = brokers, member, statistics, on_refusal
         self._asker = asker_of(spec, member)
         self.fenced = False
 
@@ -35,8 +37,8 @@ class Reaching:
         try:
             yield
         except KafkaException as error:
-            told = error.args[0]
-            cause = self._watch.fatal if told.code() == codes.FATAL and self._watch.fatal is not None else told
+            raised = error.args[0]
+            cause = self._statistics.fatal if raised.code() == codes.FATAL and self._statistics.fatal is not None else raised
             if cause.code() in NAME_TAKEN and "group.instance.id" in cause.str():
                 raise Conflict(
                     "another member of this name took over", where=self._member.instance, remedy="end this one"

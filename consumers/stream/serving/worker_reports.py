@@ -45,7 +45,7 @@ class _App:
     began_s: float = float("-inf")
 
 
-class Watch:
+class WorkerReports:
     """The last words of each app's workers. Used from one thread.
 
     `ask` is called with an app and with what to tell each answer to as it comes; on threads of its own, once a second and app.

@@ -15,7 +15,7 @@ from consumers.stream.log.port import Member
 from consumers.stream.spec import StreamSpec
 
 
-class Reaching:
+class KafkaErrors:
     """Of one member. `on_refusal` is called where the broker refused a record."""
 
     def __init__(self, spec: StreamSpec, brokers: str, member: Member, on_refusal: Callable[[], None]) -> None:
