@@ -54,7 +54,7 @@ def up(
     Example: `headrace up --broker --http-port 8001`
     """
     from headrace.local.options import UpOptions
-    from headrace.local.supervise import supervise as run_supervised
+    from headrace.local.repairs.supervise import supervise as run_supervised
     from headrace.local.up import bring_up
 
     begun = time.monotonic()

@@ -13,8 +13,8 @@ from cluster.errors import Unreachable
 from deployments.gateway.door.found import doors_of
 from headrace.client import ControlClient
 from headrace.local.home import Settings
+from headrace.local.ray.replaced import ReplacedView, replaced
 from headrace.local.ray_head import ray_logs
-from headrace.local.replaced import ReplacedView, replaced
 from headrace.local.run_state import BROKER, Addresses, RunState, load_run
 
 

@@ -16,16 +16,16 @@ from headrace.local.broker import running_broker, start_broker
 from headrace.local.down import RAY_STOP_S, Progress, end_run
 from headrace.local.home import Home, Settings, without_password
 from headrace.local.lock import only_one
-from headrace.local.look import look
 from headrace.local.options import LOOPBACK, UpOptions
-from headrace.local.parts import Part, plan
 from headrace.local.ports import check_free
 from headrace.local.processes import end, of_run
+from headrace.local.ray.processes import head_processes
+from headrace.local.ray.words import kept_apart
 from headrace.local.ray_connection import joined_ray
 from headrace.local.ray_head import await_ray, prepare_temp_dir, spawn_ray
-from headrace.local.ray_processes import head_processes
-from headrace.local.ray_words import kept_apart
-from headrace.local.repair import await_gateway, repair
+from headrace.local.repairs.look import look
+from headrace.local.repairs.parts import RunPart, plan
+from headrace.local.repairs.repair import await_gateway, repair
 from headrace.local.run_state import BROKER, RAY, Addresses, Phase, RunState, StartedProcess, load_run, save_run, started
 
 LOOPBACKS = (LOOPBACK, "localhost")
@@ -40,7 +40,7 @@ class Brought:
 
     state: RunState
     started: bool
-    repaired: tuple[Part, ...] = ()
+    repaired: tuple[RunPart, ...] = ()
 
 
 def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brought:
@@ -56,7 +56,7 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brou
         if state is not None and state.phase is Phase.RUNNING:
             away = look(state, ask_s=UP_ASKS_S)
             wanted = plan(away)
-            if Part.RAY not in wanted:
+            if RunPart.RAY not in wanted:
                 now, repaired = repair(state, away, settings, progress)
                 return Brought(now, False, repaired)
             for one in away:

@@ -30,9 +30,9 @@ from consumers.stream.spec import Format, Input, Output, StreamSpec, Topic
 from headrace.client import ControlClient
 from headrace.local.broker import class_path
 from headrace.local.home import Home
-from headrace.local.look import look
 from headrace.local.ports import free_port
 from headrace.local.processes import of_run
+from headrace.local.repairs.look import look
 from headrace.local.run_state import RunState, load_run
 from tests.support.broker import jar_cache
 from tests.support.live import Service

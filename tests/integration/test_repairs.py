@@ -11,8 +11,8 @@ import httpx
 import psutil
 import pytest
 
-from headrace.local.parts import HELPERS
 from headrace.local.processes import of_run
+from headrace.local.repairs.parts import HELPERS
 from headrace.local.run_state import RAYLET
 from tests.support.machine import Machine
 from tests.support.waiting import until

@@ -12,9 +12,9 @@ from cluster.commands.feeds import FeedView
 from cluster.commands.models import ModelView
 from headrace.cli.rollout import shown as shown_rollout
 from headrace.cli.screens.output import age
-from headrace.local.replaced import ReplacedView
+from headrace.cli.screens.summary import counts, wrong
+from headrace.local.ray.replaced import ReplacedView
 from headrace.local.status import DoorView, NodeView, Overview
-from headrace.local.summary import counts, wrong
 
 REPLACED_MOST = 5
 STYLES = {"ready": "green", "running": "green", "alive": "green", "failed": "red", "unhealthy": "red", "dead": "red"}

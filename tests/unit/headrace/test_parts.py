@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as s
 
-from headrace.local.parts import COMES_BACK_WITHIN_S, HELPERS, Absences, Away, Backoff, Part, plan
+from headrace.local.repairs.parts import COMES_BACK_WITHIN_S, HELPERS, Absences, Away, Backoff, RunPart, plan
 
-SOME = s.lists(s.sampled_from(Part), unique=True)
+SOME = s.lists(s.sampled_from(RunPart), unique=True)
 
 
-def away(*parts: Part) -> tuple[Away, ...]:
+def away(*parts: RunPart) -> tuple[Away, ...]:
     return tuple(Away(part, "it has ended") for part in parts)
 
 
@@ -19,30 +19,30 @@ def test_nothing_is_done_where_nothing_is_away() -> None:
     assert plan(()) == ()
 
 
-@pytest.mark.parametrize("part", [Part.BROKER, *HELPERS, Part.CONTROLLER])
-def test_a_part_is_brought_back_alone(part: Part) -> None:
+@pytest.mark.parametrize("part", [RunPart.BROKER, *HELPERS, RunPart.CONTROLLER])
+def test_a_part_is_brought_back_alone(part: RunPart) -> None:
     assert plan(away(part)) == (part,)
 
 
 def test_a_gateway_needs_a_controller_that_nobody_could_ask() -> None:
-    assert plan(away(Part.GATEWAY)) == (Part.CONTROLLER, Part.GATEWAY)
+    assert plan(away(RunPart.GATEWAY)) == (RunPart.CONTROLLER, RunPart.GATEWAY)
 
 
 def test_a_dead_ray_stands_for_all_that_ran_in_it() -> None:
-    assert plan(away(Part.GATEWAY, Part.RAY, Part.DASHBOARD)) == (Part.RAY,)
+    assert plan(away(RunPart.GATEWAY, RunPart.RAY, RunPart.DASHBOARD)) == (RunPart.RAY,)
 
 
 @given(SOME)
-def test_ray_is_ended_only_where_ray_is_dead(parts: list[Part]) -> None:
+def test_ray_is_ended_only_where_ray_is_dead(parts: list[RunPart]) -> None:
     wanted = plan(away(*parts))
-    assert (Part.RAY in wanted) == (Part.RAY in parts)
-    if Part.RAY not in parts:
-        assert set(parts) <= set(wanted) <= {*parts, Part.CONTROLLER}
-        assert list(wanted) == sorted(wanted, key=list(Part).index)
+    assert (RunPart.RAY in wanted) == (RunPart.RAY in parts)
+    if RunPart.RAY not in parts:
+        assert set(parts) <= set(wanted) <= {*parts, RunPart.CONTROLLER}
+        assert list(wanted) == sorted(wanted, key=list(RunPart).index)
 
 
-@pytest.mark.parametrize("part", list(Part))
-def test_what_comes_back_by_itself_is_given_the_time(part: Part) -> None:
+@pytest.mark.parametrize("part", list(RunPart))
+def test_what_comes_back_by_itself_is_given_the_time(part: RunPart) -> None:
     patience_s = COMES_BACK_WITHIN_S.get(part, 0.0)
     absences = Absences({}).seen(away(part), 100.0).seen(away(part), 100.0 + patience_s / 2)
     assert (part in absences.overdue(100.0 + patience_s / 2)) == (patience_s == 0)
@@ -50,8 +50,8 @@ def test_what_comes_back_by_itself_is_given_the_time(part: Part) -> None:
 
 
 def test_an_absence_that_ended_is_forgotten() -> None:
-    absences = Absences({}).seen(away(Part.GATEWAY), 0.0).seen((), 1.0).seen(away(Part.GATEWAY), 30.0)
-    assert absences.since_s == {Part.GATEWAY: 30.0}
+    absences = Absences({}).seen(away(RunPart.GATEWAY), 0.0).seen((), 1.0).seen(away(RunPart.GATEWAY), 30.0)
+    assert absences.since_s == {RunPart.GATEWAY: 30.0}
     assert absences.overdue(31.0) == ()
 
 

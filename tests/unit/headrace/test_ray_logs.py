@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as s
 
-from headrace.local.ray_logs import QUIET_S, LogFile, prune, superfluous
+from headrace.local.ray.logs import QUIET_S, LogFile, prune, superfluous
 
 NOW_S = 1e9
 FILES = s.lists(s.builds(LogFile, s.just(Path("a")), s.integers(0, 100), s.floats(NOW_S - 5 * QUIET_S, NOW_S)), max_size=8).map(

@@ -12,8 +12,8 @@ import pytest
 
 from cluster.errors import Unreachable
 from headrace.local.home import Home
-from headrace.local.parts import Part
-from headrace.local.ray_processes import role_of, start_again
+from headrace.local.ray.processes import role_of, start_again
+from headrace.local.repairs.parts import RunPart
 from headrace.local.run_state import GCS, RAY, RAYLET, Addresses, Phase, RunState, StartedProcess, load_run, started
 
 SLEEP = (sys.executable, "-c", "import time; time.sleep(120)")
@@ -49,12 +49,12 @@ def home(tmp_path: Path) -> Home:
 
 def test_one_that_ended_is_started_again_in_the_environment_of_the_gcs(tmp_path: Path) -> None:
     with subprocess.Popen(SLEEP, env={**os.environ, "HEADRACE_RUN_ID": "mine"}) as gcs:
-        ended = ENDED.model_copy(update={"role": Part.MONITOR, "command": SLEEP})
-        again = start_again(home(tmp_path), run(started(GCS, gcs.pid), ended), Part.MONITOR)
+        ended = ENDED.model_copy(update={"role": RunPart.MONITOR, "command": SLEEP})
+        again = start_again(home(tmp_path), run(started(GCS, gcs.pid), ended), RunPart.MONITOR)
         process = again.find()
         try:
             assert process is not None
-            assert (again.role, again.command) == (Part.MONITOR, SLEEP)
+            assert (again.role, again.command) == (RunPart.MONITOR, SLEEP)
             assert process.environ()["HEADRACE_RUN_ID"] == "mine"
             assert os.getsid(process.pid) == process.pid
         finally:
@@ -64,17 +64,17 @@ def test_one_that_ended_is_started_again_in_the_environment_of_the_gcs(tmp_path:
 
 def test_one_that_ends_at_once_says_why(tmp_path: Path) -> None:
     with subprocess.Popen(SLEEP) as gcs:
-        ended = ENDED.model_copy(update={"role": Part.MONITOR, "command": ("/bin/sh", "-c", "echo no such GCS; exit 1")})
+        ended = ENDED.model_copy(update={"role": RunPart.MONITOR, "command": ("/bin/sh", "-c", "echo no such GCS; exit 1")})
         try:
             with pytest.raises(Unreachable, match="monitor ended with status 1: no such GCS"):
-                start_again(home(tmp_path), run(started(GCS, gcs.pid), ended), Part.MONITOR)
+                start_again(home(tmp_path), run(started(GCS, gcs.pid), ended), RunPart.MONITOR)
         finally:
             gcs.kill()
 
 
 def test_without_a_gcs_nothing_is_started(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="nothing says how"):
-        start_again(home(tmp_path), run(ENDED.model_copy(update={"role": Part.MONITOR, "command": SLEEP})), Part.MONITOR)
+        start_again(home(tmp_path), run(ENDED.model_copy(update={"role": RunPart.MONITOR, "command": SLEEP})), RunPart.MONITOR)
 
 
 def test_ray_lives_by_its_raylet_and_its_gcs() -> None:

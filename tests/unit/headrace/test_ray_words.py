@@ -9,7 +9,7 @@ from pathlib import Path
 SAYS = """
 import os, sys, warnings
 from pathlib import Path
-from headrace.local.ray_words import kept_apart
+from headrace.local.ray.words import kept_apart
 print("before", file=sys.stderr)
 with kept_apart(Path(sys.argv[1])):
     os.write(2, b"of the raylet\\n")

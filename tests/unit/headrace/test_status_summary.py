@@ -10,10 +10,10 @@ from rich.console import Console
 from cluster.commands.feeds import FeedView
 from cluster.commands.models import AppView, ModelView
 from headrace.cli.screens.status import shown
-from headrace.local.replaced import in_order
+from headrace.cli.screens.summary import counts, wrong
+from headrace.local.ray.replaced import in_order
 from headrace.local.run_state import Addresses
 from headrace.local.status import DoorView, NodeView, Overview
-from headrace.local.summary import counts, wrong
 
 NOW_S = 1000.0
 

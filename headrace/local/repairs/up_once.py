@@ -1,4 +1,4 @@
-"""One `headrace up` in a process of its own, a line a step: `python -m headrace.local.up_once OPTIONS`, for `supervise`."""
+"""One `headrace up` in a process of its own, a line a step: `python -m headrace.local.repairs.up_once OPTIONS`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cluster.errors import HeadraceError
 from headrace.local.home import read_settings
 from headrace.local.lock import Busy
 from headrace.local.options import UpOptions
-from headrace.local.supervise import BUSY, line_of
+from headrace.local.repairs.supervise import BUSY, line_of
 from headrace.local.up import bring_up
 
 

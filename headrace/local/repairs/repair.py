@@ -12,19 +12,21 @@ from headrace.local.broker import start_broker
 from headrace.local.down import Progress
 from headrace.local.home import Settings
 from headrace.local.options import UpOptions
-from headrace.local.parts import Away, Part, plan
 from headrace.local.ports import split_address
+from headrace.local.ray.processes import start_again
+from headrace.local.ray.words import kept_apart
 from headrace.local.ray_connection import joined_ray
-from headrace.local.ray_processes import start_again
-from headrace.local.ray_words import kept_apart
+from headrace.local.repairs.parts import Away, RunPart, plan
 from headrace.local.run_state import BROKER, RunState, StartedProcess, save_run
 
 GATEWAY_TIMEOUT_S = 120.0
 POLL_S = 0.1
-IN_RAY = (Part.CONTROLLER, Part.GATEWAY)
+IN_RAY = (RunPart.CONTROLLER, RunPart.GATEWAY)
 
 
-def repair(state: RunState, away: tuple[Away, ...], settings: Settings, progress: Progress) -> tuple[RunState, tuple[Part, ...]]:
+def repair(
+    state: RunState, away: tuple[Away, ...], settings: Settings, progress: Progress
+) -> tuple[RunState, tuple[RunPart, ...]]:
     """Brings back what is away. Ray itself must live. Returns what runs now, and what was brought back.
 
     Each that can be is brought back, also where another can't: that one's error is raised in the end, with the rest left at work.
@@ -47,8 +49,8 @@ def repair(state: RunState, away: tuple[Away, ...], settings: Settings, progress
     return state, wanted
 
 
-def _bring_back(state: RunState, part: Part, settings: Settings) -> RunState:
-    if part is Part.BROKER:
+def _bring_back(state: RunState, part: RunPart, settings: Settings) -> RunState:
+    if part is RunPart.BROKER:
         _, port = split_address(str(state.addresses.broker))
         broker = start_broker(settings.home.broker, port=port)
         process = StartedProcess(role=BROKER, pid=broker.pid, created_s=broker.created_s)
@@ -60,7 +62,7 @@ def _bring_back(state: RunState, part: Part, settings: Settings) -> RunState:
 
 
 def _bring_back_inside(
-    state: RunState, parts: tuple[Part, ...], why: Mapping[Part, str], settings: Settings, progress: Progress
+    state: RunState, parts: tuple[RunPart, ...], why: Mapping[RunPart, str], settings: Settings, progress: Progress
 ) -> None:
     with kept_apart(settings.home.driver_log), joined_ray(settings):
         from headrace.controller_actor import bring_back_controller  # imports Ray, whose variables are set by now
@@ -69,21 +71,21 @@ def _bring_back_inside(
         begun = time.monotonic()
 
         def waits(error: HeadraceError) -> None:
-            progress(Part.CONTROLLER, f"waits, and what serves goes on: {error}", time.monotonic() - begun)
+            progress(RunPart.CONTROLLER, f"waits, and what serves goes on: {error}", time.monotonic() - begun)
 
-        if Part.GATEWAY in parts:
+        if RunPart.GATEWAY in parts:
             services.start_serve()
-        with _step(progress, Part.CONTROLLER, why.get(Part.CONTROLLER, "")):
+        with _step(progress, RunPart.CONTROLLER, why.get(RunPart.CONTROLLER, "")):
             bring_back_controller(settings, waits, state.ray_lives)
-        if Part.GATEWAY in parts:
-            with _step(progress, Part.GATEWAY, why[Part.GATEWAY]):
+        if RunPart.GATEWAY in parts:
+            with _step(progress, RunPart.GATEWAY, why[RunPart.GATEWAY]):
                 services.ensure_gateway(services.gateway_settings(state.options or UpOptions()))
-    if Part.GATEWAY in parts:
+    if RunPart.GATEWAY in parts:
         await_gateway(str(state.addresses.http))
 
 
 @contextmanager
-def _step(progress: Progress, part: Part, why: str) -> Iterator[None]:
+def _step(progress: Progress, part: RunPart, why: str) -> Iterator[None]:
     begun = time.monotonic()
     yield
     progress(part, f"{why}; it is back" if why else "answers", time.monotonic() - begun)

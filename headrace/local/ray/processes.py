@@ -14,8 +14,8 @@ import psutil
 
 from cluster.errors import Unreachable
 from headrace.local.home import Home
-from headrace.local.parts import Part
 from headrace.local.ports import answers, split_address
+from headrace.local.repairs.parts import RunPart
 from headrace.local.run_state import GCS, RAYLET, RunState, StartedProcess, started
 
 LOG_TAIL_BYTES = 2000
@@ -46,15 +46,15 @@ def role_of(command: tuple[str, ...]) -> str | None:
         return program
     for word, following in pairwise((*command[1:], "")):
         if word.endswith("ray/dashboard/dashboard.py"):
-            return Part.DASHBOARD
+            return RunPart.DASHBOARD
         if word.endswith(("ray/autoscaler/_private/monitor.py", "ray/autoscaler/v2/monitor.py")):
-            return Part.MONITOR
+            return RunPart.MONITOR
         if (word, following) == ("-m", "ray.util.client.server"):
-            return Part.CLIENT_SERVER
+            return RunPart.CLIENT_SERVER
     return None
 
 
-def start_again(home: Home, state: RunState, role: Part) -> StartedProcess:
+def start_again(home: Home, state: RunState, role: RunPart) -> StartedProcess:
     """Starts one of `parts.HELPERS` of a living Ray, and returns when it works.
 
     Raises Unreachable where it ends at once, or nothing is known of it.
@@ -76,7 +76,7 @@ def start_again(home: Home, state: RunState, role: Part) -> StartedProcess:
             env=living.environ(),
             start_new_session=True,
         )
-    address = state.addresses.dashboard if role == Part.DASHBOARD else None
+    address = state.addresses.dashboard if role == RunPart.DASHBOARD else None
     _await(process, role, log, split_address(address.removeprefix("http://")) if address else None)
     return started(role, process.pid).model_copy(update={"command": ended.command})
 

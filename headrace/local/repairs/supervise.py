@@ -1,7 +1,6 @@
 """`headrace up --supervise`: brings back what is away, again and again, until it is told to end. What lives it never touches.
 
-Each repair is one run of `headrace.local.up_once` in a process of its own: a driver whose Ray dies under it takes its process
-along.
+Each repair is one run of `up_once` in a process of its own: a driver whose Ray dies under it takes its process along.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from cluster.errors import BadInput, Conflict, HeadraceError
 from headrace.local.down import end_at_once, take_down
 from headrace.local.home import Home, Settings
 from headrace.local.lock import Busy
-from headrace.local.look import look
 from headrace.local.options import UpOptions
-from headrace.local.parts import Absences, Away, Backoff, Part, plan
+from headrace.local.ray.logs import prune
 from headrace.local.ray_head import ray_logs
-from headrace.local.ray_logs import prune
+from headrace.local.repairs.look import look
+from headrace.local.repairs.parts import Absences, Away, Backoff, RunPart, plan
 from headrace.local.run_state import RunState, load_run
 
 LOOK_EVERY_S = 1.0
@@ -78,7 +77,7 @@ class Supervisor:
         self._stop = threading.Event()
         self._repairing: subprocess.Popen[str] | None = None
         self._absences = Absences({})
-        self._backoffs: dict[Part, Backoff] = {}
+        self._backoffs: dict[RunPart, Backoff] = {}
         self._controller_away: tuple[Away, ...] = ()
         self._looks = self._without_run = 0
         self._is_up = False
@@ -93,7 +92,7 @@ class Supervisor:
 
     def run(self) -> bool:
         """True where it was told to stop; False where somebody else has ended the run. Raises as `supervise` does."""
-        failed = self._bring_up((Part.RAY,))
+        failed = self._bring_up((RunPart.RAY,))
         if isinstance(failed, BadInput | Conflict):
             raise failed
         while not self._stop.wait(LOOK_EVERY_S):
@@ -106,7 +105,7 @@ class Supervisor:
                 self._look(state, time.monotonic())
             if state is not None and state.owns_ray and self._looks % PRUNE_EVERY == 0:
                 prune(ray_logs(self._settings.home))
-            self._repair((Part.RAY,) if state is None and not self._is_up else self._overdue())
+            self._repair((RunPart.RAY,) if state is None and not self._is_up else self._overdue())
         return True
 
     def _look(self, state: RunState, now_s: float) -> None:
@@ -114,7 +113,7 @@ class Supervisor:
         asks = self._looks % ASK_CONTROLLER_EVERY == 0
         away = look(state, ask_s=ASK_S, ask_controller=asks)
         if asks:
-            self._controller_away = tuple(one for one in away if one.part is Part.CONTROLLER)
+            self._controller_away = tuple(one for one in away if one.part is RunPart.CONTROLLER)
         else:
             away += self._controller_away
         before, self._absences = self._absences, self._absences.seen(away, now_s)
@@ -128,21 +127,21 @@ class Supervisor:
             part: backoff if part in self._absences.since_s else backoff.well(now_s) for part, backoff in self._backoffs.items()
         }
 
-    def _overdue(self) -> Sequence[Part]:
+    def _overdue(self) -> Sequence[RunPart]:
         wanted = plan(tuple(Away(part, "") for part in self._absences.since_s))
         overdue = self._absences.overdue(time.monotonic())
         return [part for part in wanted if part in overdue]
 
-    def _repair(self, overdue: Sequence[Part]) -> None:
+    def _repair(self, overdue: Sequence[RunPart]) -> None:
         now_s = time.monotonic()
         due = [part for part in overdue if now_s >= self._backoff(part).next_s]
         if due:
             self._bring_up(due)
 
-    def _backoff(self, part: Part) -> Backoff:
+    def _backoff(self, part: RunPart) -> Backoff:
         return self._backoffs.get(part, Backoff())
 
-    def _bring_up(self, parts: Sequence[Part]) -> HeadraceError | None:
+    def _bring_up(self, parts: Sequence[RunPart]) -> HeadraceError | None:
         """One `up`, and why it failed."""
         failed = self._up_once()
         now_s = time.monotonic()
@@ -155,7 +154,7 @@ class Supervisor:
         return failed
 
     def _up_once(self) -> HeadraceError | None:
-        command = [sys.executable, "-m", "headrace.local.up_once", json.dumps(asdict(self._options))]
+        command = [sys.executable, "-m", "headrace.local.repairs.up_once", json.dumps(asdict(self._options))]
         environment = {**os.environ, "HEADRACE_HOME": str(self._settings.home.root)}
         failed: HeadraceError | None = None
         with subprocess.Popen(

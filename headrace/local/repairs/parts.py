@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Part(StrEnum):
+class RunPart(StrEnum):
     """What `headrace up` starts, in the order in which one needs the other. RAY are its raylet and GCS, which end together."""
 
     BROKER = "broker"
@@ -20,41 +20,41 @@ class Part(StrEnum):
 
 
 # Ray has these on its head node beside raylet and GCS. Each can be started again alone; no call to a model needs them.
-HELPERS = (Part.DASHBOARD, Part.MONITOR, Part.CLIENT_SERVER)
+HELPERS = (RunPart.DASHBOARD, RunPart.MONITOR, RunPart.CLIENT_SERVER)
 # Ray starts the controller's process again, and Serve the gateway's, within seconds: only then is more wrong.
-COMES_BACK_WITHIN_S: Mapping[Part, float] = {Part.CONTROLLER: 15.0, Part.GATEWAY: 20.0}
+COMES_BACK_WITHIN_S: Mapping[RunPart, float] = {RunPart.CONTROLLER: 15.0, RunPart.GATEWAY: 20.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Away:
     """A part that does not do its work. `why` says what was seen of it."""
 
-    part: Part
+    part: RunPart
     why: str
 
 
-def plan(seen: tuple[Away, ...]) -> tuple[Part, ...]:
+def plan(seen: tuple[Away, ...]) -> tuple[RunPart, ...]:
     """What is to be brought back, in order; nothing that lives is on it. Where Ray itself has ended, so has all that ran in it,
     and RAY stands for that. Pure."""
     away = {one.part for one in seen}
-    if Part.RAY in away:
-        return (Part.RAY,)
-    if Part.GATEWAY in away:
-        away.add(Part.CONTROLLER)  # which nobody could ask; where it lives, it is left as it is
-    return tuple(part for part in Part if part in away)
+    if RunPart.RAY in away:
+        return (RunPart.RAY,)
+    if RunPart.GATEWAY in away:
+        away.add(RunPart.CONTROLLER)  # which nobody could ask; where it lives, it is left as it is
+    return tuple(part for part in RunPart if part in away)
 
 
 @dataclass(frozen=True, slots=True)
 class Absences:
     """Since when each part is away, by the watcher's clock in seconds."""
 
-    since_s: Mapping[Part, float]
+    since_s: Mapping[RunPart, float]
 
     def seen(self, away: tuple[Away, ...], now_s: float) -> Absences:
         """After another look. Pure."""
         return Absences({one.part: self.since_s.get(one.part, now_s) for one in away})
 
-    def overdue(self, now_s: float) -> tuple[Part, ...]:
+    def overdue(self, now_s: float) -> tuple[RunPart, ...]:
         """Those that do not come back by themselves. Pure."""
         return tuple(part for part, since_s in self.since_s.items() if now_s - since_s >= COMES_BACK_WITHIN_S.get(part, 0.0))
 
