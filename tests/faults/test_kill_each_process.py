@@ -52,7 +52,7 @@ CALLERS = 4  # each has one call under way
 PAUSE_S = 0.02
 DOOR_AWAY_S = 1.0
 CALL_S = 10.0
-WELL_WITHIN_S = 240.0
+WELL_WITHIN_S = 300.0
 RECORDS = 20
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(1800)]
 
