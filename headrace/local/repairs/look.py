@@ -52,7 +52,7 @@ def _services(state: RunState, ask_s: float, *, ask_controller: bool) -> Iterato
         # Whatever is said: a gateway said it. One that is away is waited for at the door, longer than we ask.
         httpx.get(f"{url}/v2/health/live", timeout=ask_s, trust_env=False).raise_for_status()
     except httpx.HTTPError as error:
-        yield Away(RunPart.GATEWAY, f"{url} does not answer: {str(error).splitlines()[0]}")
+        yield Away(RunPart.GATEWAY, f"{url} does not answer: {_said(error)}")
         return
     if ask_controller:
         try:
@@ -62,3 +62,7 @@ def _services(state: RunState, ask_s: float, *, ask_controller: bool) -> Iterato
             yield Away(RunPart.CONTROLLER, error.what)
         except HeadraceError:
             return  # another version's answer, or a refusal: it is there
+
+
+def _said(error: httpx.HTTPError) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
