@@ -26,7 +26,7 @@ import pytest
 from cluster.commands.documents import Apply, FeedDocument
 from cluster.commands.feeds import FeedName
 from cluster.errors import HeadraceError
-from consumers.stream.spec import Format, Input, Output, StreamSpec, Topic
+from consumers.stream.spec import Format, StreamInput, StreamOutput, StreamSpec, Topic
 from headrace.client import ControlClient
 from headrace.local.broker import class_path
 from headrace.local.home import Home
@@ -198,8 +198,8 @@ def streaming(service: Service, brokers: str) -> Iterator[Topics]:
     spec = StreamSpec(
         model=MODEL,
         brokers=brokers,
-        input=Input(topic=f"in-{tag}", format=Format.RAW, partitions=2),
-        output=Output(topic=f"out-{tag}", format=Format.RAW, partitions=2),
+        input=StreamInput(topic=f"in-{tag}", format=Format.RAW, partitions=2),
+        output=StreamOutput(topic=f"out-{tag}", format=Format.RAW, partitions=2),
         dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
         session_timeout_s=6,
         resources={"cpus": 0.1},  # type: ignore[arg-type]  # as a document would say it
