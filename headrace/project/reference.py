@@ -23,8 +23,9 @@ HEADER = """# Project files
 Written from the code by `make reference`; a test fails when it is out of date.
 
 YAML documents of kind `Model`, `Stream` or `Batch`, one or several in a file. Paths are relative to the file that holds them.
-Fields that are not listed here are refused. Every document has `kind` and `name` (lower-case letters, digits, single dashes). A
-Model has the sections `build`, `serving` and `rollout`; a Stream's and a Batch's fields stand beside `kind` and `name`.
+Fields that are not listed here are refused. Every document has `kind` and `name` (lower-case letters, digits, single dashes;
+a Model's also capitals, underscores and dots). A Model has the
+sections `build`, `serving` and `rollout`; a Stream's and a Batch's fields stand beside `kind` and `name`.
 """
 
 DOCUMENTS: tuple[tuple[str, str, type[BaseModel]], ...] = (

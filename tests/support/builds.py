@@ -1,4 +1,4 @@
-"""Builds in this process: which process imports or compresses a model does not matter to what comes out, and takes much longer."""
+"""Builds in this process: in which one a model is imported or compressed does not matter to what comes out, but to the time."""
 
 from __future__ import annotations
 

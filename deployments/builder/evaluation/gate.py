@@ -51,10 +51,7 @@ def _alone(gate: Gate, found: Neighbours | None) -> Iterator[str]:
     if not found.steady:
         yield f"it answers differently each time, by up to {found.twice:.3g} on the same rows: is dropout on?"
     if gate.max_neighbour_changes is not None and found.changed > gate.max_neighbour_changes:
-        yield (
-            f"its rows are not independent: {found.changed:.4f} of {found.rows} rows change, row {found.row} first, between"
-            f" {found.pair} (by up to {found.largest:.3g}), more than max_neighbour_changes {gate.max_neighbour_changes}"
-        )
+        yield f"{found.sentence}, more than max_neighbour_changes {gate.max_neighbour_changes}"
 
 
 def _cost(gate: Gate, found: Variant) -> Iterator[str]:

@@ -47,6 +47,14 @@ class Neighbours(BaseModel):
     extreme: bool = True
 
     @property
+    def sentence(self) -> str:
+        """What changed, in words."""
+        return (
+            f"its rows are not independent: {self.changed:.4f} of {self.rows} rows change, row {self.row} first, between"
+            f" {self.pair} (by up to {self.largest:.3g})"
+        )
+
+    @property
     def steady(self) -> bool:
         """Whether the same batch got the same answer twice."""
         return self.twice == 0

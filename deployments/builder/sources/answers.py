@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deployments.builder.evaluation.neighbours import Score, neighbours
+from cluster.errors import BadInput
+from deployments.builder.evaluation.neighbours import Neighbours, Score, neighbours
 from deployments.engines.arrays import load_arrays, save_arrays
 from deployments.engines.datatypes import Array
 
@@ -24,6 +26,22 @@ def record(score: Score, rows: Mapping[str, Array], job: Mapping[str, Any]) -> d
     arrays = {f"{TOGETHER}{name}": value for name, value in together.items()}
     save_arrays(Path(job["expected"]), arrays | {f"{ALONE}{name}": value for name, value in alone.items()})
     return {"neighbours": neighbours(score, rows, job["task"]).model_dump(mode="json")}
+
+
+@contextlib.contextmanager
+def blamed(told: Mapping[str, Any], where: str) -> Iterator[None]:
+    """Where the source's rows depend on each other, that is why an export of it for any number of rows fails."""
+    try:
+        yield
+    except BadInput as error:
+        found = Neighbours.model_validate(told["neighbours"])
+        if not found.changed:
+            raise
+        raise BadInput(
+            f"{found.sentence}, and so it {error.what}",
+            where=where,
+            remedy="let each row be scored by itself, along the first axis: recurrent layers need batch_first=True",
+        ) from error
 
 
 def read_answers(file: Path) -> dict[str, dict[str, Array]]:

@@ -21,6 +21,7 @@ import torch
 
 from cluster.errors import BadInput
 from cluster.signature import Datatype, TensorSpec
+from deployments.builder.sources.answers import blamed
 from deployments.builder.sources.binding import bind, select
 from deployments.builder.sources.rows import read_inputs, rows_to_check
 from deployments.builder.sources.torch_export import Bound, export, own_answers, select_outputs
@@ -64,7 +65,8 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
     feed = [torch.from_numpy(rows[spec.name]) for spec in inputs]
     names, outputs_how = _outputs(model, bound, feed, job)
     told = own_answers(bound, {spec.name: rows[spec.name] for spec in inputs}, names, job, job["file"])
-    export(bound, feed, inputs, names, Path(job["target"]), where=job["file"])
+    with blamed(told, job["file"]):
+        export(bound, feed, inputs, names, Path(job["target"]), where=job["file"])
     return {
         "framework": f"keras {keras.__version__} on torch {torch.__version__}",
         "parameters": int(model.count_params()),

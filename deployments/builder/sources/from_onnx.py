@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from cluster.errors import BadInput
 from deployments.builder.sources.answers import record
 from deployments.builder.sources.binding import BY_NAME, select
 from deployments.builder.sources.external_data import beside
-from deployments.builder.sources.rows import read_inputs, rows_to_check
-from deployments.builder.steps.graph import BATCH, open_session, read_signature
+from deployments.builder.sources.rows import ranged, read_inputs, rows_to_check
+from deployments.builder.steps.free_batch import free_inputs, free_outputs, unservable
+from deployments.builder.steps.graph import BATCH, input_specs, open_session, read_signature
 from deployments.builder.steps.renaming import keep_outputs
 from deployments.builder.worker import serve
 from deployments.engines.datatypes import Array
@@ -35,21 +36,29 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         file = beside(given, Path(folder))
         model = _read(file, given)
-        session = open_session(file)
+        session = open_session(file, given)
         _check(file, given)
         constants = {name: _constant(model, name, value, given) for name, value in job["constants"].items()}
-        names = list(select(job["outputs"], [item.name for item in model.graph.output], named=True).names)
-        keep_outputs(model, names)
+        keep_outputs(model, list(select(job["outputs"], [item.name for item in model.graph.output], named=True).names))
+        names = [item.name for item in model.graph.output]
         _bake(model, constants)
+        fixed = free_inputs(model)
         onnx.save(model, target)
-        rows = rows_to_check(job["evaluate"], read_signature(target, read_inputs(job), names).inputs)
-        told = record(lambda batch: _plain(session, names, {**batch, **constants}, constants), rows, job)
+        declared = read_inputs(job)
+        rows = rows_to_check(job["evaluate"], ranged(input_specs(open_session(target, given), declared, given), declared))
+        source = PlainModel(session, names, constants, fixed)
+        servable = [name for name in names if name not in unservable(model)]
+        free_outputs(model, PlainModel(session, servable, constants, fixed).score({name: v[:2] for name, v in rows.items()}))
+        onnx.save(model, target)
+        read_signature(target, declared, names, given)
+        told = record(source.score, rows, job)
     opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), "unknown")
     return {
         "framework": f"onnx opset {opset}, by {model.producer_name or 'unknown'}",
         "inputs": BY_NAME,
         "outputs": BY_NAME,
         **({"constants": job["constants"]} if constants else {}),
+        **({"fixed_batch": fixed} if fixed else {}),
         **told,
     }
 
@@ -108,24 +117,40 @@ def _bake(model: onnx.ModelProto, constants: Mapping[str, Array]) -> None:
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
 
 
-def _plain(
-    session: ort.InferenceSession, names: list[str], inputs: Mapping[str, Array], constants: Mapping[str, Array]
-) -> dict[str, Array]:
-    """What plain onnxruntime answers to the file as it was given."""
-    rows = len(next(value for name, value in inputs.items() if name not in constants))
-    parts = []
-    for start in range(0, rows, BATCH):
-        batch = {name: value if name in constants else value[start : start + BATCH] for name, value in inputs.items()}
+class PlainModel:
+    """The file as it was given, in plain onnxruntime."""
+
+    def __init__(
+        self, session: ort.InferenceSession, names: Sequence[str], constants: Mapping[str, Array], fixed: int | None
+    ) -> None:
+        """`fixed` is the number of rows that the file takes at a time, where it takes one only."""
+        self._session = session
+        self._names = list(names)
+        self._constants = constants
+        self._fixed = fixed
+
+    def score(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Its answers to any number of rows; a last batch that is too short is filled up with its last row."""
+        rows = len(next(iter(inputs.values())))
+        size = self._fixed or BATCH
+        parts = []
+        for start in range(0, rows, size):
+            count = min(size, rows - start)
+            places = np.arange(start, start + (self._fixed or count)).clip(max=rows - 1)
+            parts.append([value[:count] for value in self._batch({name: value[places] for name, value in inputs.items()})])
+        return {name: np.concatenate([part[place] for part in parts]) for place, name in enumerate(self._names)}
+
+    def _batch(self, inputs: Mapping[str, Array]) -> list[Array]:
+        feed = {**inputs, **self._constants}
         try:
-            feed = {name: decode_text(value) if value.dtype == np.object_ else value for name, value in batch.items()}
-            answers = session.run(names, feed)
+            texts = {name: decode_text(value) if value.dtype == np.object_ else value for name, value in feed.items()}
+            answers = self._session.run(self._names, texts)
         except ORT_ERRORS as error:
             first = str(error).strip().split("\n", 1)[0]
             raise BadInput(
-                f"the model fails on the rows: {first}", where="evaluate.data", remedy="see which rows it holds"
+                f"the model fails on the rows: {first}", where="evaluate.data", remedy="set it to a file of rows that it takes"
             ) from error
-        parts.append([encode_text(value) if value.dtype == np.object_ else value for value in answers])
-    return {name: np.concatenate([part[place] for part in parts]) for place, name in enumerate(names)}
+        return [encode_text(value) if value.dtype == np.object_ else value for value in answers]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cluster.errors import BadInput
+from deployments.builder.sources.answers import blamed
 from deployments.builder.sources.rows import read_inputs, rows_to_check
 from deployments.builder.sources.torch_export import (
     answers,
@@ -48,12 +49,13 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
         "outputs": outputs_how,
         **own_answers(bound, {spec.name: rows[spec.name] for spec in inputs}, names, job, job["class"]),
     }
-    if job["engine"] == "torch":
-        export_program(bound, feed, inputs, Path(job["target"]), where=job["class"])
-        few = answers(bound, [tensor[:2] for tensor in feed], where=job["class"])
-        told["signature"] = signature_json(inputs, dict(zip(names, few, strict=True)), job["class"])
-    else:
-        export(bound, feed, inputs, names, Path(job["target"]), where=job["class"])
+    with blamed(told, job["class"]):
+        if job["engine"] == "torch":
+            export_program(bound, feed, inputs, Path(job["target"]), where=job["class"])
+            few = answers(bound, [tensor[:2] for tensor in feed], where=job["class"])
+            told["signature"] = signature_json(inputs, dict(zip(names, few, strict=True)), job["class"])
+        else:
+            export(bound, feed, inputs, names, Path(job["target"]), where=job["class"])
     return told
 
 

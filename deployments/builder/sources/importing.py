@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from cluster.errors import BadInput, EngineFailure, NotFound
-from cluster.signature import Signature, TensorSpec
+from cluster.signature import Signature
 from deployments.artifacts.manifest import file_digest
 from deployments.builder.evaluation.neighbours import Neighbours
 from deployments.builder.evaluation.quality import max_difference
 from deployments.builder.sources.answers import ALONE_ROWS, read_answers
 from deployments.builder.sources.binding import IN_ORDER
-from deployments.builder.sources.rows import PARITY_ROWS, UNSEEN_ROWS, Rows, random_rows, read_rows
-from deployments.builder.spec import BuildSpec, InputSpec
+from deployments.builder.sources.rows import PARITY_ROWS, UNSEEN_ROWS, Rows, random_rows, ranged, read_rows
+from deployments.builder.spec import BuildSpec
 from deployments.builder.steps.graph import check_inputs, read_signature, run_rows
 from deployments.builder.worker import run_worker
 from deployments.engines.load import MODEL_FILES, open_engine
@@ -63,12 +63,16 @@ def import_source(spec: BuildSpec, base: Path, work: Path, log: Path, progress: 
         if told.get(what) == IN_ORDER:
             progress(f"{what} are taken {IN_ORDER}")
     _refuse_unsteady(Neighbours.model_validate(told["neighbours"]), file, spec)
-    signature = Signature.model_validate(told.pop("signature")) if spec.engine == "torch" else read_signature(target, spec.inputs)
-    check_inputs(spec.inputs, signature, "inputs")
+    signature = (
+        Signature.model_validate(told.pop("signature"))
+        if spec.engine == "torch"
+        else read_signature(target, spec.inputs, where=file)
+    )
+    check_inputs(spec.inputs, signature.inputs, "inputs")
     rows = _rows(spec, base, signature)
     checked = rows.take(slice(PARITY_ROWS if spec.evaluate else UNSEEN_ROWS))
     progress("compare with the source")
-    parity = _parity(open_engine(spec.engine, target, signature), checked, expected, file)
+    parity = _parity(open_engine(spec.engine, target, signature), checked, expected, file, told.get("fixed_batch"))
     worst = max(parity, key=lambda way: parity[way])
     if not parity[worst] <= spec.parity:
         raise BadInput(
@@ -118,17 +122,11 @@ def _refuse_unsteady(found: Neighbours, file: Path, spec: BuildSpec) -> None:
 
 def _rows(spec: BuildSpec, base: Path, signature: Signature) -> Rows:
     if spec.evaluate is None:
-        return random_rows([_ranged(one, spec) for one in signature.inputs], UNSEEN_ROWS)
+        return random_rows(ranged(signature.inputs, spec.inputs), UNSEEN_ROWS)
     return read_rows(base / spec.evaluate.data, signature.inputs, label=spec.evaluate.label, limit=spec.evaluate.rows)
 
 
-def _ranged(one: TensorSpec, spec: BuildSpec) -> TensorSpec:
-    """The input with the range that the document gives it."""
-    said = next((item for item in spec.inputs if item.name == one.name), None)
-    return one if said is None else InputSpec(**one.model_dump(), range=said.range)
-
-
-def _parity(engine: Engine, rows: Rows, expected: Path, file: Path) -> dict[str, float]:
+def _parity(engine: Engine, rows: Rows, expected: Path, file: Path, fixed: int | None) -> dict[str, float]:
     """The largest difference from the source by the way that the rows came in: what a source's rows do to each other is no fault
     of the import."""
     theirs = read_answers(expected)
@@ -138,6 +136,10 @@ def _parity(engine: Engine, rows: Rows, expected: Path, file: Path) -> dict[str,
             "alone": run_rows(engine, rows.take(slice(ALONE_ROWS)).inputs, batch=1),
         }
     except EngineFailure as error:
+        if fixed is not None:
+            raise BadInput(
+                f"works with {fixed} rows only", where=str(file), remedy="export it with a first axis that is free, one row each"
+            ) from error
         raise BadInput(
             f"the imported model fails on the rows: {error.what}", where=str(file), remedy="check the export"
         ) from error

@@ -64,6 +64,12 @@ def read_inputs(job: Mapping[str, Any]) -> list[InputSpec]:
     return [InputSpec.model_validate(item) for item in job["inputs"]]
 
 
+def ranged(inputs: Sequence[TensorSpec], declared: Sequence[InputSpec]) -> list[TensorSpec]:
+    """The inputs, each with the range that the document gives it."""
+    spans = {spec.name: spec.range for spec in declared}
+    return [InputSpec(name=one.name, datatype=one.datatype, shape=one.shape, range=spans.get(one.name)) for one in inputs]
+
+
 def rows_to_check(evaluate: Mapping[str, Any] | None, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
     """The rows that a source and its import are compared on: the first of `evaluate`'s {data, rows}, or random ones."""
     if evaluate is None:

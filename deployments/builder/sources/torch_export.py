@@ -190,10 +190,12 @@ def _refused(error: BaseException, what: str, where: str, remedy: str) -> BadInp
             where=where,
             remedy="compute both ways and choose by torch.where, or use torch.cond",
         )
-    fixed = re.search(r"(?:specialized|marked .{0,80} as dynamic but)[^.]{0,200}", told)
-    if fixed and "batch" in told:
+    fixed = re.search(r"specialized it to be a constant \((\d+)\)", told)
+    if fixed:
         return BadInput(
-            f"{what}: its forward works with one number of rows only", where=where, remedy="take the batch from x.shape[0]"
+            f"{what}: its forward takes an axis of {fixed.group(1)} for a constant, one that callers may make longer",
+            where=where,
+            remedy="take lengths from x.shape, not from what was seen; a recurrent layer needs batch_first=True",
         )
     return BadInput(f"{what}: {reason(error)}", where=where, remedy=remedy)
 

@@ -35,24 +35,31 @@ DATATYPES = {
 BATCH = 256
 
 
-def read_signature(file: Path, inputs: Sequence[InputSpec] = (), outputs: Sequence[str] = ()) -> Signature:
+def read_signature(
+    file: Path, inputs: Sequence[InputSpec] = (), outputs: Sequence[str] = (), where: Path | None = None
+) -> Signature:
     """What the ONNX file takes, and gives of `outputs` (all where none is listed), in that order.
 
     Axes that the file leaves free are as `inputs` says. Raises BadInput where it is no model, or where a tensor that is named is
-    unknown or can't be served; outputs that nobody asked for are not looked at.
+    unknown or can't be served; outputs that nobody asked for are not looked at. Errors name `where`, or else the file.
     """
-    session = open_session(file)
+    session, where = open_session(file, where), where or file
     given = {item.name: item for item in session.get_outputs()}
     binding = select(outputs, list(given), named=True)
-    found = Signature(
-        inputs=tuple(_input(item, session.get_inputs(), file) for item in session.get_inputs()),
-        outputs=tuple(_output(given[name], list(given.values()), file) for name in binding.names),
+    return Signature(
+        inputs=input_specs(session, inputs, where),
+        outputs=tuple(_output(given[name], list(given.values()), where) for name in binding.names),
     )
-    check_inputs(inputs, found, "inputs")
-    return found.model_copy(update={"inputs": tuple(_narrowed(spec, inputs) for spec in found.inputs)})
 
 
-def open_session(file: Path) -> ort.InferenceSession:
+def input_specs(session: ort.InferenceSession, declared: Sequence[InputSpec], file: Path) -> tuple[TensorSpec, ...]:
+    """What a file takes; axes that it leaves free are as `declared`. Raises BadInput."""
+    found = tuple(_input(item, session.get_inputs(), file) for item in session.get_inputs())
+    check_inputs(declared, found, "inputs")
+    return tuple(_narrowed(spec, declared) for spec in found)
+
+
+def open_session(file: Path, where: Path | None = None) -> ort.InferenceSession:
     """The file as onnxruntime reads it. Raises BadInput that names the cause."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -60,7 +67,7 @@ def open_session(file: Path) -> ort.InferenceSession:
         return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except ORT_ERRORS as error:
         what, remedy = why_refused(str(error))
-        raise BadInput(what, where=str(file), remedy=remedy) from error
+        raise BadInput(what, where=str(where or file), remedy=remedy) from error
 
 
 def why_refused(error: str) -> tuple[str, str]:
@@ -171,13 +178,13 @@ def fits(said: TensorSpec, own: TensorSpec) -> bool:
     )
 
 
-def check_inputs(declared: Sequence[TensorSpec], found: Signature, where: str) -> None:
+def check_inputs(declared: Sequence[TensorSpec], found: Sequence[TensorSpec], where: str) -> None:
     """Raises BadInput where the document lists inputs that the model does not have, saying which."""
     for spec in declared:
-        own = found.input(spec.name)
+        own = next((item for item in found if item.name == spec.name), None)
         if own is None:
             raise BadInput(
-                f"the model has no input {spec.name}; it has {', '.join(item.name for item in found.inputs)}",
+                f"the model has no input {spec.name}; it has {', '.join(item.name for item in found)}",
                 where=where,
                 remedy="rename it",
             )
