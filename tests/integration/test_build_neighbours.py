@@ -138,9 +138,9 @@ def test_batch_and_time_swapped_is_refused_in_words(tmp_path: Path) -> None:
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 5, 3]}],
         "evaluate": {"data": "rows.npz"},
     }
-    with pytest.raises(BadInput, match="its rows are not independent") as caught:
-        run(tmp_path, section)
-    assert "batch_first=True" in caught.value.remedy
+    built = run(tmp_path, section)
+    assert built.artifact is None
+    assert "its rows are not independent" in built.broken[0]
 
 
 def test_dropout_that_is_on_is_asked_for(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from cluster.errors import EngineFailure
+from cluster.errors import BadInput, EngineFailure
 from deployments.builder.evaluation.gate import broken
 from deployments.builder.evaluation.neighbours import extreme_rows, neighbours
 from deployments.builder.evaluation.quality import Quality
 from deployments.builder.report import Variant
+from deployments.builder.sources.answers import blamed
 from deployments.builder.spec import Gate
 from deployments.engines.datatypes import Array
 
@@ -102,3 +103,16 @@ def test_the_gate_says_which_pair_differs() -> None:
     random = found.model_copy(update={"twice": 0.1, "changed": 0.0})
     (sentence,) = broken(Gate(), variant.model_copy(update={"neighbours": random}), variant)
     assert "is dropout on?" in sentence
+
+
+def test_an_export_that_fails_since_rows_depend_on_each_other_says_so() -> None:
+    told = {"neighbours": neighbours(scaled_by_the_batch, ROWS, "classification").model_dump(mode="json")}
+    with (
+        pytest.raises(BadInput, match=r"its rows are not independent.*and so it can't be exported") as caught,
+        blamed(told, "net:Net"),
+    ):
+        raise BadInput("can't be exported")
+    assert "batch_first=True" in caught.value.remedy
+    independent = {"neighbours": neighbours(honest, ROWS, "classification").model_dump(mode="json")}
+    with pytest.raises(BadInput, match=r"^can't be exported$"), blamed(independent, "net:Net"):
+        raise BadInput("can't be exported")
