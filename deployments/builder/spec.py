@@ -72,16 +72,28 @@ class KerasSource(CodeRef):
         return tuple(CodeRef.check(one) for one in value)
 
 
+class SklearnSource(Section):
+    """A fitted scikit-learn estimator or Pipeline: `.skops`, or a pickle or joblib file, which runs code as it is read: only with
+    `allow_pickle: true`. `sklearn: FILE` is short for a file without."""
+
+    file: str
+    allow_pickle: bool = False
+
+
 class Source(Section):
-    """Exactly one of: a PyTorch state_dict, a torch.export program, a Keras file, a TensorFlow SavedModel, an ONNX file."""
+    """Exactly one of: a PyTorch state_dict, a torch.export program, a Keras file, a TensorFlow SavedModel, an ONNX file, a fitted
+    scikit-learn estimator, an XGBoost model (JSON or UBJ), a LightGBM model (text)."""
 
     pytorch: PytorchSource | None = None
     pt2: str | None = None
     keras: KerasSource | None = None
     saved_model: str | None = None
     onnx: str | None = None
+    sklearn: SklearnSource | None = None
+    xgboost: str | None = None
+    lightgbm: str | None = None
 
-    @field_validator("keras", mode="before")
+    @field_validator("keras", "sklearn", mode="before")
     @classmethod
     def _file_alone(cls, value: object) -> object:
         return {"file": value} if isinstance(value, str) else value
@@ -103,7 +115,8 @@ class Source(Section):
         """The file, or SavedModel folder, that holds the trained numbers."""
         if self.pytorch:
             return self.pytorch.state_dict
-        return self.keras.file if self.keras else str(getattr(self, self.kind))
+        section = self.keras or self.sklearn
+        return section.file if section else str(getattr(self, self.kind))
 
 
 class Train(CodeRef):

@@ -26,7 +26,9 @@ from deployments.engines.port import Engine
 # Keras runs on torch, so that its files need no TensorFlow.
 ENVIRONMENT = {"KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "2"}
 # Which of Headrace's extras each kind of source needs.
-EXTRAS = {"pytorch": "torch", "pt2": "torch", "keras": "keras", "saved_model": "tensorflow", "onnx": "torch"}
+EXTRAS = {"pytorch": "torch", "pt2": "torch", "keras": "keras", "saved_model": "tensorflow", "onnx": "torch"} | dict.fromkeys(
+    ("sklearn", "xgboost", "lightgbm"), "sklearn"
+)
 Progress = Callable[[str], None]
 
 
@@ -103,6 +105,8 @@ def _job(spec: BuildSpec, base: Path, file: Path, target: Path, expected: Path) 
         source = spec.source.pytorch
         job |= {"class": source.class_, "args": source.args, "state_dict_key": source.state_dict_key}
         job |= {"code": str((base / source.code).resolve())}
+    if spec.source.sklearn:
+        job |= {"allow_pickle": spec.source.sklearn.allow_pickle}
     if spec.source.keras:
         job |= {"custom": list(spec.source.keras.custom), "code": str((base / spec.source.keras.code).resolve())}
     return job
