@@ -75,9 +75,10 @@ proto: $(STAMP)
 	$(BIN)/python -c "import pathlib; file = pathlib.Path('$(PROTO)/inference_pb2.py'); \
 	  file.write_text(file.read_text().replace('_descriptor_pool.Default()', '_descriptor_pool.DescriptorPool()'))"
 
-# The project file reference, written from the code; a test fails when it is out of date.
+# The project file reference and the page of commands, written from the code; a test fails when they are out of date.
 reference: $(STAMP)
 	$(BIN)/python -m headrace.project.reference > docs/project-files.md
+	$(BIN)/python -m headrace.project.commands_page > docs/commands.md
 
 # Pins without naming any registry host; run after changing pyproject.toml.
 constraints: $(STAMP)

@@ -25,7 +25,7 @@ from consumers.batch.score.pool import UnitActor, ray_workforce
 from consumers.batch.score.rowscorer import RowScorer
 from consumers.batch.spec import BatchSpec
 from consumers.batch.write.records import Pinned, RunRecord
-from consumers.batch.write.runs import Runs
+from consumers.batch.write.runs import RunHistory
 from deployments.engines.datatypes import Array
 
 _GLANCE_S = 0.01
@@ -70,7 +70,7 @@ def main() -> None:
     manifest = start(as_of=None, fresh=True, watch=lambda _progress: None)
     told: dict[str, Any] = {
         "published_s": time.time(),
-        "first_s": min(receipt.started_s for receipt in Runs(locate(spec.output.path)).all()[-1].receipts()),
+        "first_s": min(receipt.started_s for receipt in RunHistory(locate(spec.output.path)).all()[-1].receipts()),
         "written": manifest.written,
     }
     print(orjson.dumps(told).decode())

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from deployments.builder.pipeline import Built, build
 from deployments.builder.report import IMPORTED, Report
-from deployments.builder.spec import BuildSpec, Compress, Source
+from deployments.builder.spec import BuildSpec, Compress, ModelSource
 from headrace.cli.screens.output import answers
 from headrace.cli.screens.report import report_table
 from headrace.project.documents import load_project
@@ -86,7 +86,7 @@ def other_sources(screen: Console) -> Iterator[tuple[str, float]]:
         yield "keras", built.report.parity
         assert built.artifact is not None
         file = str(Path(built.artifact.uri) / "model.onnx")
-        onnx = keras.model_copy(update={"train": None, "source": Source(onnx=file)})
+        onnx = keras.model_copy(update={"train": None, "source": ModelSource(onnx=file)})
         yield "onnx", make("onnx", onnx, Path(folder), screen).report.parity
 
 

@@ -27,6 +27,7 @@ from bench.batch import Figure, show
 from bench.http_load import Measured, refuse_failed
 from bench.online import GRPC_METHOD, compared
 from bench.service import Service, grpc_message, http_message, running
+from deployments.gateway.door.found import keeper_of
 
 MODEL = "bench-idle"
 IDLE = 1000
@@ -87,9 +88,13 @@ def seen(service: Service, door: str, connections: int, seconds: float) -> Seen:
 
 
 def processes() -> list[psutil.Process]:
-    """The gateway's replica, and every HAProxy."""
+    """The gateway's replica, and its door's."""
     commands = {process: " ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)}
-    return [each for each, words in commands.items() if words.startswith("ray::ServeReplica:gateway:") or "/haproxy " in words]
+    gateways = [each for each, words in commands.items() if words.startswith("ray::ServeReplica:gateway:")]
+    import ray  # by now its variables are set
+
+    keeper = psutil.Process(keeper_of(ray.get_runtime_context().get_node_id()))
+    return [*gateways, keeper, *keeper.children()]
 
 
 def cpu_s(ours: Sequence[psutil.Process]) -> float:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from bench import grpc_load
 from bench.batch import Figure, show
+from bench.echo import PATH as ECHO_PATH
 from bench.http_load import Measured, measure, refuse_failed, request
 from bench.online_rivals import mlserver, plain_serve
 from bench.service import Service, binary_body, grpc_message, json_body, running
@@ -44,7 +45,7 @@ def main() -> None:
             paths = {"json": (json_body(), {"content-type": "application/json"}), "binary": binary_body()}
             for form, (body, headers) in paths.items():
                 message = request(f"/v2/models/{model}/infer", body, headers)
-                ours, limit = turns(service.port, message, body, rounds, seconds, options.connections)
+                ours, limit = turns(service, message, body, rounds, seconds, options.connections)
                 screen.print(f"{form} {transport}: {_rates(ours)}; echo: {_rates(limit)}")
                 figures += compared(f"online.{form}.{transport}", ours, limit)
             ours, limit = grpc_turns(service.grpc_port, model, rounds, seconds, options.connections)
@@ -70,13 +71,14 @@ def begin_canary(service: Service, model: str, transport: str) -> None:
 
 
 def turns(
-    port: int, message: bytes, body: bytes, rounds: int, seconds: float, connections: int
+    service: Service, message: bytes, body: bytes, rounds: int, seconds: float, connections: int
 ) -> tuple[list[Measured], list[Measured]]:
     """Ours and the echo in turn, after one round that does not count."""
-    size = measure(port, message, connections=connections, seconds=seconds / 2).answer_bytes
-    echo = request("/echo", body, {"answer-bytes": str(size)})
-    measure(port, echo, connections=connections, seconds=seconds / 2)
-    return _in_turn(rounds, *(partial(measure, port, each, connections=connections, seconds=seconds) for each in (message, echo)))
+    size = measure(service.port, message, connections=connections, seconds=seconds / 2).answer_bytes
+    echo = request(ECHO_PATH, body, {"answer-bytes": str(size)})
+    measure(service.echo_port, echo, connections=connections, seconds=seconds / 2)
+    both = ((service.port, message), (service.echo_port, echo))
+    return _in_turn(rounds, *(partial(measure, port, each, connections=connections, seconds=seconds) for port, each in both))
 
 
 def grpc_turns(port: int, model: str, rounds: int, seconds: float, calls: int) -> tuple[list[Measured], list[Measured]]:

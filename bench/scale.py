@@ -1,9 +1,9 @@
 """`python -m bench.scale [--quick] [--json]`: what the controller's rounds cost with many models, each of 20 versions, at rest.
 
 A tick that looks at the world, decides, and finds nothing to do; the command `status`, whose answer is plain data; and the
-table's bytes as they travel to each scorer. All over fakes in memory, so that nothing of Ray or a database is timed. The
-reference of a tick is its goal. Of `status` and the table it is what they come to with ten models, as many times as there are
-more: a ratio well above 1 tells of what grows faster than the models do.
+table's bytes as they travel to a scorer, whole and where one model has changed. All over fakes in memory, so that nothing of Ray
+or a database is timed. The reference of a tick is its goal, and of a change the whole table. Of `status` and the table it is what
+they come to with ten models, as many times as there are more: a ratio well above 1 tells of what grows faster than the models do.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from bench.batch import Figure, show
 from cluster.controller import Controller
 from cluster.fleet.serving import Serving
 from cluster.rollout.plan import Plan
+from cluster.routing.changes import change_between
 from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.state import Model, State
 from cluster.store.memory import MemoryStore
@@ -56,7 +57,9 @@ def main() -> None:
         screen.print(f"{models} models: a tick {tick_ms:.1f} ms, status {status_ms:.1f} ms")
         figures.append(Figure(f"scale.tick.{models}", tick_ms, TICK_GOAL_MS, "ms (lower is better, goal)"))
         figures.append(Figure(f"scale.status.{models}", status_ms, times * few_status_ms, "ms (lower is better)"))
-        figures.append(Figure(f"scale.table.{models}", table_bytes(controller), times * few_bytes, "bytes (lower is better)"))
+        whole = table_bytes(controller)
+        figures.append(Figure(f"scale.table.{models}", whole, times * few_bytes, "bytes (lower is better)"))
+        figures.append(Figure(f"scale.change.{models}", change_bytes(controller), whole, "bytes (lower is better)"))
     show(figures, as_json=options.json)
 
 
@@ -79,6 +82,14 @@ def at_rest(models: int) -> Controller:
 def table_bytes(controller: Controller) -> int:
     """Of the whole table, as it is pickled for a scorer."""
     return len(pickle.dumps(controller.table, protocol=pickle.HIGHEST_PROTOCOL))
+
+
+def change_bytes(controller: Controller) -> int:
+    """Of what a scorer is told that has the last table, when one model has changed."""
+    table = controller.table
+    name = next(iter(table.routes))
+    after = replace(table, number=table.number + 1, routes={**table.routes, name: replace(table.routes[name], weight=1)})
+    return len(pickle.dumps(change_between(table, after), protocol=pickle.HIGHEST_PROTOCOL))
 
 
 def median_ms(what: Callable[[], object], rounds: int) -> float:

@@ -1,4 +1,4 @@
-"""A whole service for the benches of the online way: Ray, Serve, controller, gateway, and an echo app behind the same proxy."""
+"""A whole service for the benches of the online way: Ray, Serve, controller, gateway, and an echo behind a door like its."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +16,16 @@ import numpy as np
 import orjson
 
 from bench.batch_data import Case, write_model
+from bench.echo import echoing
 from bench.http_load import request
 from cluster.commands.documents import Apply, ModelDocument
 from cluster.commands.rollouts import RolloutView
 from cluster.commands.versions import RegisterVersion
 from cluster.errors import HeadraceError
 from headrace.client import ControlClient
-from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment
 from headrace.local.home import read_settings
 from headrace.local.ports import free_port
+from headrace.local.ray_head import SERVE_ENVIRONMENT
 
 # Read by Ray when it is imported and by its processes.
 ENVIRONMENT = {
@@ -32,8 +33,6 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
     "RAY_prestart_worker_first_driver": "0",
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
     **SERVE_ENVIRONMENT,
 }
 T = TypeVar("T")
@@ -47,6 +46,7 @@ class Service:
 
     port: int
     grpc_port: int
+    echo_port: int
     control: ControlClient
     folder: Path
 
@@ -130,8 +130,7 @@ def running() -> Iterator[Service]:
     from deployments.gateway.deployment import GatewaySettings, start_gateway
     from headrace.controller_actor import start_controller
 
-    folder, port, grpc_port = Path(tempfile.mkdtemp(prefix="ho-")), free_port(), free_port()
-    os.environ.update(haproxy_environment(folder))
+    folder, port, grpc_port, echo_port = Path(tempfile.mkdtemp(prefix="ho-")), free_port(), free_port(), free_port()
     try:
         ray.init(
             address="local",
@@ -144,44 +143,14 @@ def running() -> Iterator[Service]:
             log_to_driver=False,
             logging_level="ERROR",
         )
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        serve.start(proxy_location="Disabled")
         start_controller(read_settings({"HEADRACE_HOME": str(folder / "home")}), timeout_s=PATIENCE_S)
-        start_gateway(GatewaySettings(grpc_port=grpc_port))
-        echo = serve.deployment(name="Echo", max_ongoing_requests=1024, ray_actor_options={"num_cpus": 0.1})
-        serve.run(echo(serve.ingress(EchoApp())(_Nothing)).bind(), name="echo", route_prefix="/echo")
-        with ControlClient(f"http://127.0.0.1:{port}", timeout_s=60.0) as control:
+        start_gateway(GatewaySettings(http_port=port, grpc_port=grpc_port))
+        with ControlClient(f"http://127.0.0.1:{port}", timeout_s=60.0) as control, echoing(echo_port):
             awaited(control.status)
-            yield Service(port, grpc_port, control, folder)
+            yield Service(port, grpc_port, echo_port, control, folder)
     finally:
         if ray.is_initialized():
             serve.shutdown()
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-class _Nothing:
-    """The echo's deployment holds nothing."""
-
-
-class EchoApp:
-    """Reads the body and answers as many zero bytes as the header `answer-bytes` says: the least that any gateway can do.
-
-    An object, since Serve takes a function for one that makes an app.
-    """
-
-    async def __call__(
-        self,
-        scope: MutableMapping[str, Any],
-        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
-        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
-    ) -> None:
-        if scope["type"] == "lifespan":
-            for word in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{word}.complete"})
-            return
-        while (await receive()).get("more_body"):
-            continue
-        size = int(dict(scope["headers"])[b"answer-bytes"])
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
-        await send({"type": "http.response.body", "body": bytes(size)})

@@ -41,7 +41,7 @@ from bench.batch import Figure, show
 from bench.batch_data import Case, Pinned, write_model
 from bench.stream_latency import latencies_ms
 from bench.stream_worker import Job
-from consumers.stream.spec import Client, Format, Guarantee, Input, Output, StreamSpec, Topic
+from consumers.stream.spec import Client, Format, Guarantee, StreamInput, StreamOutput, StreamSpec, Topic
 from headrace.local.broker import start_broker, stop_broker
 from headrace.local.ports import free_port
 
@@ -84,8 +84,8 @@ class Bench:
         tag = uuid.uuid4().hex[:8]
         spec = StreamSpec(
             model="bench",
-            input=Input(topic=topic, format=format_),
-            output=Output(topic=f"bench-out-{tag}", format=format_),
+            input=StreamInput(topic=topic, format=format_),
+            output=StreamOutput(topic=f"bench-out-{tag}", format=format_),
             dead_letters=Topic(topic=f"bench-dead-{tag}"),
             guarantee=guarantee,
             client=self.client,

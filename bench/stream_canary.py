@@ -23,7 +23,7 @@ from bench.batch import Figure
 from bench.paired import paired
 from bench.stream import PYTHON, Bench, prepared, topic_of
 from bench.stream_worker import HeldTable, Job, work
-from cluster.routing.routes import RouteTable
+from cluster.routing.routes import RouteTable, Stamp
 from consumers.stream.spec import Format, StreamSpec
 from deployments.scoring.call import Call
 from deployments.scoring.scorer import RoutedScorer
@@ -84,8 +84,8 @@ class TableInTurn(HeldTable):
         self.table, self._other = replace(self._other, number=self.table.number + 1), self.table
         self._changed.set()
 
-    async def routes(self, after: int, timeout_s: float) -> RouteTable:  # noqa: ARG002
-        while self.table.number <= after:
+    async def routes(self, after: Stamp, timeout_s: float) -> RouteTable:  # noqa: ARG002
+        while self.table.stamp <= after:
             self._changed.clear()
             await self._changed.wait()
         return self.table

@@ -21,9 +21,9 @@ from confluent_kafka import Consumer, Producer
 from kafka import KafkaConsumer, KafkaProducer
 
 from cluster.errors import NotFound
-from cluster.fleet.serving import Serving, Transport
+from cluster.fleet.serving import Serving, TransportKind
 from cluster.rollout.evidence import EvidenceBatch
-from cluster.routing.routes import Route, RouteTable, Target
+from cluster.routing.routes import Route, RouteTable, Stamp, Target
 from cluster.signature import Signature
 from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.counters import Counters
@@ -71,14 +71,14 @@ class HeldTable:
     def __init__(self, job: Job, model: str, *, canary: bool = True) -> None:
         signature = Signature.model_validate_json(job.signature)
         targets = {v: Target(v, f"{model}--v{v}", job.artifact_uri, job.digest, "onnx", signature) for v in (1, 2)}
-        serving = Serving(transport=Transport.EMBEDDED)
+        serving = Serving(transport=TransportKind.EMBEDDED)
         route = Route(model, 1, serving, targets)
         if canary:
             route = replace(route, candidate=2, weight=CANARY_WEIGHT, stage="r1.1", salt=7)
         self.table = RouteTable(1, {model: route})
 
-    async def routes(self, after: int, timeout_s: float) -> RouteTable:
-        if after >= self.table.number:
+    async def routes(self, after: Stamp, timeout_s: float) -> RouteTable:
+        if after >= self.table.stamp:
             await asyncio.sleep(timeout_s)
         return self.table
 

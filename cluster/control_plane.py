@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from cluster.rollout.evidence import EvidenceBatch
-from cluster.routing.routes import RouteTable
+from cluster.routing.routes import RouteTable, Stamp
 
 
 class ControlPlane(Protocol):
     """What scorers and the gateway need of the controller. The calls return quickly, or raise Unreachable while it is away."""
 
-    async def routes(self, after: int, timeout_s: float) -> RouteTable:
-        """The table as soon as its number is above `after`; the unchanged one once `timeout_s` is over."""
+    async def routes(self, after: Stamp, timeout_s: float) -> RouteTable:
+        """The table as soon as it is later than `after`; the unchanged one once `timeout_s` is over."""
 
     async def push(self, batch: EvidenceBatch) -> None:
         """Hands evidence over. Safe to repeat: a batch that was seen is not counted again."""

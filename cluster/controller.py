@@ -12,21 +12,26 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from cluster.acting import ActionResult, ActionRunner
 from cluster.commands import dispatch
 from cluster.commands.command import Context
 from cluster.commands.versions import RegisterVersion
 from cluster.decide import Decision, Snapshot, decide
-from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable, in_words
-from cluster.fleet.desired import Action, Deploy, Retire, Scale, StartFeed, StopFeed, concerns
+from cluster.errors import Fenced, Unreachable
 from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
-from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey
-from cluster.routing.routes import EMPTY, RouteTable
+from cluster.rollout.evidence import EvidenceBatch
+from cluster.rollout.inbox import EvidenceInbox, count
+from cluster.routing.changes import TableChange
+from cluster.routing.published import PublishedTables
+from cluster.routing.routes import RouteTable, Stamp
 from cluster.schedule.due import jobs_to_ask
-from cluster.schedule.fires import JobSeen, StopJob, SubmitJob
+from cluster.schedule.fires import JobSeen
 from cluster.state import AuditEvent, State
 from cluster.store.port import Store
+from cluster.troubles import TroubleLog
 
 T = TypeVar("T")
+
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +65,10 @@ def _trusting(_: RegisterVersion) -> None:
     return
 
 
+def _keeping(_: str) -> None:
+    return
+
+
 class Controller:
     """One controller over one store. `tick` is called from one thread; `call`, `push` and `table` from any.
 
@@ -81,34 +90,43 @@ class Controller:
         *,
         look_every_s: float = 0.0,
         check_version: Callable[[RegisterVersion], None] = _trusting,
+        remove_artifact: Callable[[str], None] = _keeping,
     ) -> None:
-        """`check_version` raises where no artifact stands as it is said of a version to be registered."""
+        """`check_version` raises where no artifact stands as it is said of a version to be registered. `remove_artifact` deletes
+        the one at a URI; nothing happens where there is none."""
         self._check_version = check_version
         self._store, self._clock, self._hook, self._look_every_s = store, clock, hook, look_every_s
         self._fleet, self._feeds, self._jobs = fleet, feeds, jobs
+        self._runner = ActionRunner(fleet, feeds, jobs, remove_artifact)
         self._fence = store.acquire()
         self._state = store.load()
         self._lock = threading.Lock()  # the state and the store
-        self._evidence_lock = threading.Lock()  # only what is pushed: a push never waits for the store
-        self._pushed: list[EvidenceBatch] = []
+        self._inbox = EvidenceInbox()
         self._must_load = False
         self._seen = _Seen({}, None, None, 0.0)
-        self._refused: dict[str, str] = {}
-        self._unscalable: frozenset[str] = frozenset()
-        self._faults: dict[str, str] = {}
-        self._table = EMPTY
-        self._trouble = ""
-        self._settled = self._still = False
+        self._done = ActionResult()
+        self._tables = PublishedTables()
+        self._troubles = TroubleLog()
+        self._settled = self._still = self._stirred = False
 
     @property
     def table(self) -> RouteTable:
         """The newest published table; the empty one before the first tick."""
-        return self._table
+        return self._tables.newest
+
+    def news(self, after: Stamp) -> RouteTable | TableChange:
+        """See `PublishedTables.news`."""
+        return self._tables.news(after)
 
     @property
     def settled(self) -> bool:
         """Whether all was as it should be at the last look, and no rollout is under way: then the next look has time."""
         return self._settled
+
+    @property
+    def stirred(self) -> bool:
+        """Whether a command has changed something since the last tick began: then the next one has no time."""
+        return self._stirred
 
     @property
     def ready(self) -> bool:
@@ -120,7 +138,7 @@ class Controller:
 
         Raises Fenced.
         """
-        self._settled = False
+        self._settled = self._stirred = False
         try:
             seen, decision = self._seen, self._go_on_waiting() if self._may_do_without_a_look() else None
             if decision is None:
@@ -129,23 +147,25 @@ class Controller:
                 self._hook(Point.OBSERVED)
                 decision = self._decide_and_persist(seen)
         except Unreachable as trouble:
-            self._note(str(trouble))
+            self._troubles.note(str(trouble))
             return
         self._hook(Point.PERSISTED)
-        self._table = decision.table
+        self._tables.publish(decision.table)
         self._seen = seen
         self._hook(Point.PUBLISHED)
-        faults = {**decision.faults, **self._act(decision.actions)}
-        self._tell(faults)
+        self._done = self._runner.run(decision.actions, lambda: self._hook(Point.BEFORE_ACTION))
+        self._troubles.tell_faults({**decision.faults, **self._done.faults})
         self._hook(Point.ACTED)
         self._still = not decision.actions and _is_as_wanted(seen)
         self._settled = self._still and not _is_rolling(decision.state)
-        self._note("")
+        self._troubles.note(self._done.trouble)
 
     def push(self, batch: EvidenceBatch) -> None:
-        """Takes evidence; it is counted at the next tick. A batch that was seen is not counted again."""
-        with self._evidence_lock:
-            self._pushed.append(batch)
+        """Takes evidence; it is counted at the next tick. A batch that was seen is not counted again.
+
+        Raises Unreachable where so much waits for the store already that its scorer had better keep it.
+        """
+        self._inbox.push(batch)
 
     def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any]:
         """Runs one of COMMANDS on plain JSON data; what it changes is saved before it answers.
@@ -159,8 +179,11 @@ class Controller:
         with self._lock:
             state = self._current()
             seen = self._seen
-            at = Context(state, seen.apps, seen.feeds or {}, seen.at_s, self._clock(), self._store.audit, self._faults, actor)
+            at = Context(
+                state, seen.apps, seen.feeds or {}, seen.at_s, self._clock(), self._store.audit, self._troubles.faults, actor
+            )
             outcome, events = dispatch.run(command, request, at)
+            self._stirred |= outcome.state is not state
             self._persist(outcome.state, events)
         return outcome.answer.model_dump(mode="json")
 
@@ -177,7 +200,7 @@ class Controller:
         try:
             return ask()
         except Unreachable as trouble:
-            self._note(str(trouble))
+            self._troubles.note(str(trouble))
             return None
 
     def _may_do_without_a_look(self) -> bool:
@@ -191,7 +214,7 @@ class Controller:
         """The decision on the last look, saved; None where it is more than to wait: an old look is no ground for that."""
         with self._lock:
             decision, batches = self._decide(self._seen)
-            if decision.actions or decision.events or decision.table.number != self._table.number:
+            if decision.actions or decision.events or decision.table.number != self.table.number:
                 return None
             self._keep(decision, batches)
             return decision
@@ -205,19 +228,19 @@ class Controller:
     def _decide(self, seen: _Seen) -> tuple[Decision, int]:
         """What to do, with the first so many of the pushed batches counted."""
         state = self._current()
-        with self._evidence_lock:
-            batches = list(self._pushed)
-        counted = count(state, batches)
-        snapshot = Snapshot(counted, seen.apps, seen.feeds, self._refused, self._unscalable, self._table, seen.jobs)
+        batches = self._inbox.waiting()
+        counted, done = count(state, batches), self._done
+        failures = done.refused, done.unscalable, done.removed
+        snapshot = Snapshot(counted, seen.apps, seen.feeds, *failures, self.table, self._fence, seen.jobs)
         decision = decide(snapshot, self._clock())
         self._hook(Point.DECIDED)
         return decision, len(batches)
 
     def _keep(self, decision: Decision, batches: int) -> None:
         self._persist(decision.state, decision.events)
-        with self._evidence_lock:
-            del self._pushed[:batches]
-        self._unscalable = frozenset()
+        self._inbox.saved(batches)
+        # What was refused stands until it is tried again.
+        self._done = replace(self._done, unscalable=frozenset(), removed=frozenset())
 
     def _current(self) -> State:
         if self._must_load:
@@ -236,59 +259,6 @@ class Controller:
             raise
         self._state = after
 
-    def _act(self, actions: tuple[Action, ...]) -> dict[str, Exception]:
-        """Does them all; mistakes of ours by whom they concern."""
-        refused, faults = dict[str, str](), dict[str, Exception]()
-        for action in actions:
-            self._hook(Point.BEFORE_ACTION)
-            try:
-                self._do(action)
-            except Unreachable as trouble:
-                self._note(str(trouble))
-            except HeadraceError as refusal:
-                _log.warning("%s: %s", type(action).__name__, refusal)
-                if isinstance(action, Deploy):
-                    refused[action.version.id.app] = str(refusal)
-                elif isinstance(action, StartFeed):
-                    refused[action.feed.app] = str(refusal)
-                elif isinstance(action, Scale) and isinstance(refusal, Conflict):
-                    self._unscalable |= {action.model}
-            except Exception as fault:  # noqa: BLE001 - a mistake of ours in one must not keep all others from being done
-                faults[concerns(action) or type(action).__name__] = fault
-        self._refused = refused
-        return faults
-
-    def _do(self, action: Action) -> None:
-        match action:
-            case Deploy(version, serving, replicas):
-                self._fleet.deploy(version, serving, replicas)
-            case Retire(app):
-                self._fleet.retire(app)
-            case Scale(app, _, replicas):
-                self._fleet.scale(app, replicas)
-            case StartFeed(feed):
-                self._feeds.start(feed)
-            case StopFeed(name):
-                self._feeds.stop(name)
-            case SubmitJob():
-                self._jobs.submit(action)
-            case StopJob(job):
-                self._jobs.stop(job)
-
-    def _tell(self, faults: Mapping[str, Exception]) -> None:
-        """Keeps mistakes of ours for `status`; logs each when it begins and changes, not at every tick."""
-        told = {name: in_words(fault) for name, fault in faults.items()}
-        for name, words in told.items():
-            if words != self._faults.get(name):
-                _log.error("a mistake of ours stops %s; all else goes on", name, exc_info=faults[name])
-        self._faults = told
-
-    def _note(self, trouble: str) -> None:
-        """Logs trouble when it begins, changes and ends, not at every tick."""
-        if trouble != self._trouble:
-            _log.warning("%s", trouble or "all is reachable again")
-        self._trouble = trouble
-
 
 def _is_as_wanted(seen: _Seen) -> bool:
     apps = seen.apps.values()
@@ -299,21 +269,4 @@ def _is_rolling(state: State) -> bool:
     return any(state.active(name) is not None for name in state.models)
 
 
-def count(state: State, batches: list[EvidenceBatch]) -> State:
-    """The state with the batches' evidence of the steps under way; the rest, and what was seen before, is left out."""
-    stages = {name: rollout.stage for name in state.models if (rollout := state.active(name)) is not None}
-    evidence, scorers = dict(state.evidence), dict(state.scorers)
-    for batch in batches:
-        fresh: dict[EvidenceKey, Counts] = {key: n for key, n in batch.counts.items() if stages.get(key.model) == key.stage}
-        if not fresh or batch.sequence <= scorers.get(batch.scorer, -1):
-            continue
-        scorers[batch.scorer] = batch.sequence
-        for key, counts in fresh.items():
-            evidence[key] = evidence.get(key, Counts()) + counts
-    if scorers == state.scorers and not (scorers and not stages):
-        return state
-    # Marks of resends matter only while evidence is gathered.
-    return replace(state, evidence=evidence, scorers=scorers if stages else {})
-
-
-__all__ = ["Controller", "Fenced", "Point", "count"]
+__all__ = ["Controller", "Fenced", "Point"]

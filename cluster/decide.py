@@ -12,6 +12,7 @@ from cluster.errors import Conflict, NotFound
 from cluster.fleet.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
 from cluster.fleet.failures import note_failed_stream, note_failures, tried
 from cluster.ports import AppState, AppStatus, FeedState
+from cluster.removal import advance_removal, removal_actions, remove_feed
 from cluster.rollout.checks.check import Judged, Verdict
 from cluster.rollout.gate import judge, of_stage
 from cluster.rollout.illness import after_look, lasts, too_ill
@@ -19,8 +20,8 @@ from cluster.rollout.misses import MARGIN, Misses, after_counts, missing
 from cluster.rollout.opening import open_rollout
 from cluster.rollout.plan import OnDeadline, Start
 from cluster.rollout.record import Rollout, RolloutState
-from cluster.routing.routes import EMPTY, Route, RouteTable
-from cluster.routing.table import build_route, is_ready, number_table
+from cluster.routing.routes import EMPTY, Route, RouteTable, Standing
+from cluster.routing.table import build_route, is_ready, number_table, standing_of
 from cluster.schedule.due import fire_batch
 from cluster.schedule.fires import JobSeen
 from cluster.state import CONTROLLER, AuditEvent, Model, State
@@ -31,8 +32,9 @@ from cluster.versions import VersionId
 class Snapshot:
     """What is remembered and what is seen. `feeds` and `jobs` are None where they could not be asked.
 
-    `refused` has, by app, why the fleet would not run it at the last try; `unscalable` the models that it would not scale.
-    `published` is the last table of this controller; the empty one before its first.
+    `refused` has, by app or job, why it would not be run at the last try, and by URI why an artifact could not be removed;
+    `removed` the URIs of those that were; `unscalable` the models that the fleet would not scale.
+    `published` is the last table of this controller; the empty one before its first. `fence` is the controller's own.
     """
 
     state: State
@@ -40,7 +42,9 @@ class Snapshot:
     feeds: Mapping[str, FeedState] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     unscalable: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
     published: RouteTable = EMPTY
+    fence: int = 0
     jobs: Mapping[str, JobSeen] | None = None
 
 
@@ -61,31 +65,43 @@ class Decision:
 def decide(snapshot: Snapshot, now_s: float) -> Decision:
     """The next state, the route table that goes with it, the actions and the audit of what changed."""
     state, events, actions, routes = snapshot.state, list[AuditEvent](), list[Action](), dict[str, Route]()
+    models, published = dict[str, Standing](), snapshot.published
     running, faults = running_versions(snapshot.apps), dict[str, Exception]()
     for name in sorted(state.models):
         told = list[AuditEvent]()
         try:
-            state = _advance_model(state, name, snapshot, now_s, told)
+            after = _advance_model(state, name, snapshot, now_s, told)
+            state = advance_removal(after, name, running.get(name, ()), snapshot.refused, snapshot.removed, now_s, told)
             events += told
         except Exception as fault:  # noqa: BLE001 - a mistake of ours in one model must not stop the others
             faults[name] = fault
-        model = state.models[name]
-        route = snapshot.published.routes.get(name)
+        model = state.models.get(name)
+        if model is None:
+            continue
+        route, standing = published.routes.get(name), published.models.get(name, Standing.EMPTY)
         try:
             # Of what is saved: after a mistake above it still serves, and comes back after the loss of the cluster.
             route = build_route(state, model, snapshot.apps, now_s, route)
-            actions += fleet_actions(state, model, snapshot.apps, running.get(name, ()), now_s)
+            standing = standing_of(state, model, route, snapshot.apps)
+            act = removal_actions if model.unrouted else fleet_actions
+            actions += act(state, model, snapshot.apps, running.get(name, ()), now_s)
         except Exception as fault:  # noqa: BLE001 - as above
             faults.setdefault(name, fault)
         if route is not None:
             routes[model.name] = route
-    state, table = number_table(state, routes, snapshot.published)
+        models[model.name] = standing
+    state, table = number_table(state, routes, models, published, snapshot.fence)
     for key in list(state.feeds):
         told = []
         try:
+            if state.feeds[key].removal is not None:
+                state, moves = remove_feed(state, key, snapshot.feeds, snapshot.jobs, now_s, told)
+                actions += moves
+                events += told
+                continue
             after = note_failed_stream(state, key, snapshot.feeds, snapshot.refused, now_s, told)
             moves = feed_actions(after, key, snapshot.feeds, now_s)
-            state, jobs = fire_batch(after, key, snapshot.jobs, now_s, told)
+            state, jobs = fire_batch(after, key, snapshot.jobs, snapshot.refused, now_s, told)
             actions += [*moves, *jobs]
             events += told
         except Exception as fault:  # noqa: BLE001 - as above
@@ -94,6 +110,10 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
 
 
 def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, events: list[AuditEvent]) -> State:
+    if state.models[name].removal is not None:
+        state = _end_rollout(state, name, now_s, events)
+        if state.models[name].unrouted:
+            return state
     state = forget_cold(state, name, now_s)
     state = learn_scale(state, name, snapshot.apps, gave_up=name in snapshot.unscalable)
     state = _start_newest(state, name, now_s, events)
@@ -111,11 +131,26 @@ def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, ev
     return state
 
 
+def _end_rollout(state: State, name: str, now_s: float, events: list[AuditEvent]) -> State:
+    """Of a model that is being removed."""
+    rollout, removal = state.active(name), state.models[name].removal
+    if rollout is None or removal is None:
+        return state
+    ended = rollout.to(RolloutState.ROLLED_BACK, now_s, reason="its model is being removed")
+    events.append(transition(rollout, ended, judge(rollout, state.evidence), now_s, removal.by))
+    return settle(state, ended, now_s)
+
+
 def _start_newest(state: State, name: str, now_s: float, events: list[AuditEvent]) -> State:
     """Starts a rollout of a newer version where the plan says so, or where the model has no stable version yet."""
     model = state.models[name]
     newest = state.versions.newest(name)
-    if model.plan is None or newest <= max(model.considered, model.stable or 0) or state.active(name) is not None:
+    if (
+        model.plan is None
+        or model.removal is not None
+        or newest <= max(model.considered, model.stable or 0)
+        or state.active(name) is not None
+    ):
         return state
     if model.stable is not None and model.plan.start is not Start.AUTO:
         return state
@@ -209,8 +244,8 @@ def _beyond_hope(rollout: Rollout, app: AppState | None, now_s: float, *, again:
 def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, late: bool) -> Rollout:
     step = rollout.plan.steps[rollout.step]
     # A step of 0 s asks for no proof: blue/green and going back at once are such plans.
-    takes_its_share = rollout.misses.since_s is None
-    proven = step.bake_s == 0 or (takes_its_share and all(check.verdict is Verdict.PASSED for check in judged))
+    passed = rollout.misses.takes_its_share and all(check.verdict is Verdict.PASSED for check in judged)
+    proven = step.bake_s == 0 or passed
     if proven and is_ready(app) and now_s - rollout.step_started_s >= step.bake_s:
         return _enter(rollout, rollout.step + 1, now_s)
     if late and not is_ready(app) and lasts(rollout.illness, now_s, rollout.warmed_s):
@@ -238,6 +273,8 @@ def settle(state: State, rollout: Rollout, now_s: float) -> State:
     """The state with the rollout, and what its end means for the model: who is stable, who stays warm and until when."""
     state = state.with_rollout(rollout)
     model: Model = state.models[rollout.model]
+    if rollout.ended:
+        state = state.with_newest_rollouts(model.name, (model.plan or rollout.plan).keep_ended)
     if rollout.state is RolloutState.PROMOTED:
         warm = {number: until for number, until in model.warm.items() if number != rollout.candidate}
         if model.stable is not None and model.stable != rollout.candidate:

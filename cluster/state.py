@@ -18,13 +18,28 @@ from cluster.versions import Version, Versions
 
 
 @dataclass(frozen=True, slots=True)
+class Removal:
+    """That a model, stream or batch shall go, and `by` whom that was asked.
+
+    Of a model: its `artifacts` too, or not; since when, in Unix time, nobody is sent to it (`unrouted_s`); and `retry` where an
+    artifact could not be removed.
+    """
+
+    by: str
+    artifacts: bool = False
+    unrouted_s: float | None = None
+    retry: Retry | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One model. `serving` and `plan` are None until its document is applied; until then nothing of it runs.
 
     `last_number` is the newest version number given out, `considered` the newest version for which a rollout was started or
     refused. `rollout` is the id of the one under way, or of the last. `warm` maps former versions to the Unix time until which
     they stay in the route table. `replicas` is the last number seen of a model scaled by hand, `scale_to` a number asked for
-    and not seen yet. `retries` are versions that should run and failed to start.
+    and not seen yet. `retries` are versions that should run and failed to start. `project` names the project whose files it was
+    last applied from, where they say so. `removal` is there once it shall go.
     """
 
     name: str
@@ -38,6 +53,13 @@ class Model:
     replicas: int | None = None
     scale_to: int | None = None
     retries: Mapping[int, Retry] = field(default_factory=dict)
+    project: str = ""
+    removal: Removal | None = None
+
+    @property
+    def unrouted(self) -> bool:
+        """Whether it is being removed and nobody may be sent to it any more."""
+        return self.removal is not None and self.removal.unrouted_s is not None
 
 
 class Wanted(StrEnum):
@@ -52,7 +74,8 @@ class Feed:
     """A stream or batch as applied, and whether it should run.
 
     `fires` is the history of a batch's schedule, and what of it is under way; nothing fires before `since_s`. `notes` are what
-    the feed itself wants remembered, `retry` is there where it should run and failed to start.
+    the feed itself wants remembered, `retry` is there where it should run and failed to start. `project` and `removal` are as a
+    model's.
     """
 
     spec: FeedSpec
@@ -61,6 +84,8 @@ class Feed:
     fires: tuple[Fire, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
     retry: Retry | None = None
+    project: str = ""
+    removal: Removal | None = None
 
 
 CONTROLLER = "controller"  # who does in the audit what nobody asked for
@@ -105,6 +130,14 @@ class State:
         if rollout.ended:
             evidence = {key: counts for key, counts in evidence.items() if not of_rollout(key, rollout)}
         return replace(self, rollouts={**self.rollouts, rollout.id: rollout}, evidence=evidence)
+
+    def with_newest_rollouts(self, model: str, keep: int) -> State:
+        """The state without the model's ended rollouts but the last so many."""
+        ended = sorted(rollout.id for rollout in self.rollouts.values() if rollout.model == model and rollout.ended)
+        gone = frozenset(ended[:-keep])
+        if not gone:
+            return self
+        return replace(self, rollouts={number: rollout for number, rollout in self.rollouts.items() if number not in gone})
 
     def rollout_of(self, model: str) -> Rollout | None:
         """The rollout under way, or the last one."""

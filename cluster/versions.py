@@ -103,7 +103,7 @@ class Versions(Mapping[VersionId, Version]):
 
     def _with(self, model: str, versions: list[Version]) -> Versions:
         changed = Versions()
-        changed._by_model = {**self._by_model, **Versions(versions)._by_model}
+        changed._by_model = {**self._by_model, **Versions(versions)._by_model}  # noqa: SLF001 - its own
         if not versions:
             changed._by_model.pop(model, None)
         return changed

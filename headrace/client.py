@@ -19,13 +19,14 @@ from cluster.commands.command import Command, CommandEntry, Message, ModelName, 
 from cluster.commands.documents import Applied, Apply
 from cluster.commands.feeds import FeedName, FeedView
 from cluster.commands.labels import LabelsTold, TellLabels
-from cluster.commands.models import ModelView, ScaleModel
+from cluster.commands.models import DeleteModel, ModelView, ScaleModel
 from cluster.commands.rollouts import RolloutView, StartRollout
 from cluster.commands.status import StatusView
 from cluster.commands.versions import RegisterVersion, Resolve, VersionView
 from cluster.error_wire import from_wire
 from cluster.findings import first_finding
 from cluster.rollout.plan import NamedPlan, Plan
+from deployments.gateway.door.configuration import NOT_DELIVERED
 from headrace.local.home import Home, Settings, read_settings
 from headrace.local.run_state import RAY, load_run
 from headrace.patience import Patience, Waiting
@@ -109,7 +110,7 @@ class ControlClient:
                 if not (again and waiting.goes_on(str(error))):
                     raise self._unanswered(command, error) from error
             else:
-                away = looks and response.status_code in AWAY
+                away = response.status_code in AWAY and (looks or NOT_DELIVERED in response.headers)
                 if not (away and waiting.goes_on(f"HTTP {response.status_code}")):
                     return self._read(command, response, entry.answer)
 
@@ -162,6 +163,10 @@ class ControlClient:
     def model(self, model: str) -> ModelView:
         """One model with its versions, replicas and rollout."""
         return self.call(models.SHOW, ModelName(model=model))
+
+    def delete_model(self, model: str, *, artifacts: bool = False) -> ModelView:
+        """Begins to remove a model, and its artifacts where asked. Again, it changes nothing."""
+        return self.call(models.DELETE, DeleteModel(model=model, artifacts=artifacts))
 
     def scale(self, model: str, replicas: int) -> None:
         """Sets the replicas of a model that is scaled by hand."""
@@ -224,6 +229,10 @@ class ControlClient:
     def resume_feed(self, name: FeedName) -> FeedView:
         """Starts a paused stream where it stopped."""
         return self.call(feeds.RESUME, name)
+
+    def delete_feed(self, name: FeedName) -> FeedView:
+        """Begins to remove a stream or batch. Again, it changes nothing."""
+        return self.call(feeds.DELETE, name)
 
 
 def may_answer(home: Home) -> bool:

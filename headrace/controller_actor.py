@@ -17,7 +17,8 @@ from cluster.commands.versions import RegisterVersion
 from cluster.controller import Controller, Point
 from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable
 from cluster.rollout.evidence import EvidenceBatch
-from cluster.routing.routes import RouteTable
+from cluster.routing.changes import TableChange
+from cluster.routing.routes import NOTHING, RouteTable, Stamp
 from cluster.store.sql import SqlStore
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from headrace.local.home import Settings, without_password
@@ -48,7 +49,7 @@ class ControllerActor:
         self._controller: Controller | None = None
         self._trouble: HeadraceError = Unreachable("it is starting", where="controller", remedy="try again in a few seconds")
         self._fenced = False
-        self._announced = -1  # the last table that the long polls were woken for
+        self._announced = NOTHING  # the last table that the long polls were woken for
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
@@ -59,14 +60,14 @@ class ControllerActor:
         """Which store it keeps and which process it is."""
         return {"store": self._store_url, "pid": os.getpid()}
 
-    async def routes(self, after: int, timeout_s: float) -> RouteTable | HeadraceError:
-        """See `ControlPlane.routes`."""
+    async def routes(self, after: Stamp, timeout_s: float) -> RouteTable | TableChange | HeadraceError:
+        """See `ControlPlane.routes`; to who has the table of `after`, only what has changed since."""
         changed = (asyncio.get_running_loop(), asyncio.Event())
         with self._lock:
             self._waiting.add(changed)
         try:
             async with asyncio.timeout(timeout_s):
-                while self._controller is None or not self._controller.ready or self._controller.table.number <= after:
+                while self._controller is None or not self._controller.ready or self._controller.table.stamp <= after:
                     await changed[1].wait()
                     changed[1].clear()
         except TimeoutError:
@@ -76,13 +77,16 @@ class ControllerActor:
                 self._waiting.discard(changed)
         if self._controller is None or not self._controller.ready:
             return self._trouble
-        return self._controller.table
+        return self._controller.news(after)
 
     async def push(self, batch: EvidenceBatch) -> HeadraceError | None:
         """See `ControlPlane.push`."""
         if self._controller is None:
             return self._trouble
-        self._controller.push(batch)
+        try:
+            self._controller.push(batch)
+        except HeadraceError as error:
+            return error
         return None
 
     async def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any] | HeadraceError:
@@ -94,7 +98,8 @@ class ControllerActor:
         except HeadraceError as error:
             self._fenced |= isinstance(error, Fenced)
             return error
-        self._wake.set()
+        if self._controller.stirred:
+            self._wake.set()
         return answer
 
     def _run(self) -> None:
@@ -121,15 +126,23 @@ class ControllerActor:
         store = SqlStore(self._store_url)
         try:
             world = self._fleet, self._feeds, self._jobs
-            return Controller(store, *world, time.time, self._at, look_every_s=LOOK_EVERY_S, check_version=_check_version)
+            return Controller(
+                store,
+                *world,
+                time.time,
+                self._at,
+                look_every_s=LOOK_EVERY_S,
+                check_version=_check_version,
+                remove_artifact=_remove_artifact,
+            )
         except HeadraceError:
             store.close()
             raise
 
     def _at(self, point: Point) -> None:
-        if point is not Point.PUBLISHED or self._controller is None or self._controller.table.number == self._announced:
+        if point is not Point.PUBLISHED or self._controller is None or self._controller.table.stamp == self._announced:
             return
-        self._announced = self._controller.table.number
+        self._announced = self._controller.table.stamp
         with self._lock:
             for loop, event in self._waiting:
                 loop.call_soon_threadsafe(event.set)
@@ -155,7 +168,7 @@ def start_controller(
             )
         answer = ray.get(actor.call.remote("status", {}), timeout=timeout_s)
         while isinstance(answer, Unreachable) and time.monotonic() < until:
-            answer = ray.get(actor.routes.remote(-1, TICK_S), timeout=timeout_s)
+            answer = ray.get(actor.routes.remote(NOTHING, TICK_S), timeout=timeout_s)
             answer = ray.get(actor.call.remote("status", {}), timeout=timeout_s)
     except RayError as error:
         raise Unreachable(
@@ -186,6 +199,13 @@ def _check_version(request: RegisterVersion) -> None:
     from deployments.artifacts.manifest import check_registered
 
     check_registered(request.artifact_uri, request.digest, request.engine, request.signature)
+
+
+def _remove_artifact(uri: str) -> None:
+    # As above.
+    from deployments.artifacts.fetch import remove
+
+    remove(uri)
 
 
 def _made(named: str) -> Any:

@@ -7,7 +7,6 @@ import functools
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
-from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment
 from headrace.local.ports import free_port
+from headrace.local.ray_head import SERVE_ENVIRONMENT
 from tests.support.broker import broker as broker
 from tests.support.builds import builds_here as builds_here
 from tests.support.machine import machine as machine
@@ -71,6 +70,11 @@ class RayCluster:
     http_url: str
     logs: Path
 
+    @property
+    def http_port(self) -> int:
+        """Where the gateway shall listen."""
+        return int(self.http_url.rpartition(":")[2])
+
     def replica_pids(self, app: str) -> set[int]:
         """The processes of an app's running replicas, as the dashboard's REST API tells them."""
         answer = httpx.get(f"{self.dashboard_url}/api/serve/applications/", timeout=60).json()
@@ -91,10 +95,7 @@ _SETTINGS = {
     "RAY_DEDUP_LOGS": "0",
     # A machine with many tests on few cores is no reason to give up on a process.
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
-    "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "120",
-    # The doors that `headrace up` opens.
+    # As `headrace up` sets it.
     **SERVE_ENVIRONMENT,
 }
 os.environ.update(_SETTINGS)
@@ -106,7 +107,7 @@ _TOO_SLOW = ("timed out during startup", "Timed out", "Failed to start")
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[RayCluster]:
-    """One node with 8 declared CPUs, Serve on a free port of 127.0.0.1, the dashboard on. Ended by pid, whatever happens."""
+    """One node with 8 declared CPUs, Serve, the dashboard on, a free port for the gateway. Ended by pid, whatever happens."""
     import ray
     from ray import serve
 
@@ -114,12 +115,10 @@ def ray_cluster() -> Iterator[RayCluster]:
     folder = tempfile.mkdtemp(prefix="hr-")
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     http_port = free_port()
-    os.environ.update(haproxy_environment(Path(folder)))
     try:
         gcs_address, dashboard_port = _start_ray(f"{folder}/r")  # Ray opens its folder to every user
         with contextlib.suppress(TimeoutError):  # Serve's own patience is a minute
-            serve.start(http_options={"host": "127.0.0.1", "port": http_port})
-        _await_proxies()
+            serve.start(proxy_location="Disabled")
         yield RayCluster(
             address=gcs_address,
             dashboard_url=f"http://127.0.0.1:{dashboard_port}",
@@ -167,15 +166,6 @@ def _start_ray(folder: str) -> tuple[str, int]:
         else:
             return str(context.address_info["gcs_address"]), dashboard_port
     raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-def _await_proxies() -> None:
-    from ray import serve
-
-    end = time.monotonic() + 300
-    while not (proxies := serve.status().proxies) or any(status != "HEALTHY" for status in proxies.values()):
-        assert time.monotonic() < end, f"Serve's proxy never came up: {proxies}"
-        time.sleep(0.05)
 
 
 def _is_rays(process: psutil.Process) -> bool:

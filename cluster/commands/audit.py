@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.commands.command import CommandEntry, Context, Message, ModelName, Outcome
+from cluster.commands.command import CommandEntry, CommandResult, Context, Message, ModelName
 from cluster.commands.known import known_model
 from cluster.commands.rollouts import RolloutView, rollout_view
 from cluster.state import AuditEvent
@@ -35,14 +35,16 @@ def audit_view(event: AuditEvent) -> AuditView:
     )
 
 
-def _history(at: Context, request: ModelName) -> Outcome:
-    known_model(at.state, request.model)
+def _history(at: Context, request: ModelName) -> CommandResult:
+    told = at.audit(request.model)
+    if not told:  # of a model that was removed it stays
+        known_model(at.state, request.model)
     rollouts = sorted((r for r in at.state.rollouts.values() if r.model == request.model), key=lambda r: -r.id)
-    return Outcome(
+    return CommandResult(
         at.state,
         RolloutHistory(
             rollouts=tuple(rollout_view(at.state, rollout) for rollout in rollouts),
-            audit=tuple(audit_view(event) for event in at.audit(request.model)),
+            audit=tuple(audit_view(event) for event in told),
         ),
     )
 

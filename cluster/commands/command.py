@@ -56,7 +56,7 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CommandResult:
     """What to save and what to answer."""
 
     state: State
@@ -75,7 +75,7 @@ class CommandEntry(Generic[Q, A]):
     name: str
     request: type[Q]
     answer: type[A]
-    run: Callable[[Context, Q], Outcome]
+    run: Callable[[Context, Q], CommandResult]
     summary: str
     looks: bool = False
     told: bool = True

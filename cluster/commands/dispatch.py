@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.commands.command import Command, Context, Outcome
+from cluster.commands.command import Command, CommandResult, Context
 from cluster.commands.registry import COMMANDS
 from cluster.errors import BadInput, NotFound
 from cluster.findings import first_finding
@@ -32,7 +32,7 @@ def actor_of(request: Any) -> str:
     return request.actor if isinstance(request, Command) and request.actor else SOMEBODY
 
 
-def run(command: str, request: Any, at: Context) -> tuple[Outcome, tuple[AuditEvent, ...]]:
+def run(command: str, request: Any, at: Context) -> tuple[CommandResult, tuple[AuditEvent, ...]]:
     """What the command comes to, and its audit: what its handler tells; else that it was asked for, where it changed anything.
 
     Raises what the command raises.

@@ -7,17 +7,22 @@ import json
 from dataclasses import replace
 from typing import Any, Literal
 
-from cluster.commands.command import Command, CommandEntry, Context, Message, Outcome
+from pydantic import Field
+
+from cluster.commands import feeds, models
+from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message
+from cluster.commands.differences import FieldChange, differences, feed_fields, model_fields
+from cluster.commands.known import being_removed, new_model
 from cluster.errors import BadInput
 from cluster.fleet.retry import due_at
 from cluster.fleet.serving import AskedServing, ScalingMode, Serving
 from cluster.ports import FeedKind, FeedSpec
 from cluster.rollout.plan import Plan
 from cluster.schedule.fires import AskedSchedule
-from cluster.state import AuditEvent, Feed, Model, State, feed_key
+from cluster.state import AuditEvent, Feed, State, feed_key
 from cluster.versions import check_name
 
-Did = Literal["created", "updated", "unchanged"]
+Did = Literal["created", "updated", "unchanged", "removed"]
 
 
 class ModelDocument(Message):
@@ -39,19 +44,27 @@ class FeedDocument(Message):
 
 
 class Apply(Command):
-    """All documents of a project at once: all are taken, or none."""
+    """All documents of a project at once: all are taken, or none.
+
+    With a `project` what is in them belongs to it from then on; `prune` removes what belongs to it and is in none of them. A
+    `dry_run` says what would change, and changes nothing.
+    """
 
     models: tuple[ModelDocument, ...] = ()
     feeds: tuple[FeedDocument, ...] = ()
+    project: str = Field(default="", max_length=63)
+    prune: bool = False
+    dry_run: bool = False
 
 
 class Change(Message):
-    """What `apply` did to one document. `note` says what it does not do yet."""
+    """What `apply` did to one document, or to what has no document any more. `note` says what it does not do yet."""
 
     kind: str
     name: str
-    action: Literal["created", "updated", "unchanged"]
+    action: Did
     note: str = ""
+    fields: tuple[FieldChange, ...] = ()
 
 
 class Applied(Message):
@@ -60,69 +73,85 @@ class Applied(Message):
     changes: tuple[Change, ...]
 
 
-def _apply(at: Context, request: Apply) -> Outcome:
-    state, answer, events = _applied(at.state, request, at.actor, at.now_s)
-    return Outcome(state, answer, tuple(events))
-
-
-def _applied(state: State, request: Apply, actor: str, now_s: float) -> tuple[State, Applied, list[AuditEvent]]:
-    """The state with the documents in it, and what changed. Raises BadInput for bad or repeated names and unknown models."""
-    _refuse_repeated([("model", document.name) for document in request.models])
-    _refuse_repeated([(document.kind, document.name) for document in request.feeds])
-    changes: list[Change] = []
+def _apply(at: Context, request: Apply) -> CommandResult:
+    _check(request)
+    state, changes = at.state, list[Change]()
     for document in request.models:
-        check_name(document.name, what="model")
-        note = _what_waits(state, document)
-        state, action = _apply_model(state, document, now_s)
-        changes.append(Change(kind="model", name=document.name, action=action, note=note))
+        state, change = _apply_model(at, state, document, request.project)
+        changes.append(change)
     for feed in request.feeds:
-        check_name(feed.name, what=feed.kind)
-        if feed.model not in state.models:
-            known = ", ".join(sorted(state.models)) or "none yet"
-            raise BadInput(
-                f"there is no model {feed.model!r}",
-                where=f"{feed.kind} {feed.name}: model",
-                remedy=f"apply its Model document too; known models: {known}",
-            )
-        state, action = _apply_feed(state, feed, now_s)
-        changes.append(Change(kind=feed.kind, name=feed.name, action=action))
-    model_of = {feed_key(feed.kind, feed.name): feed.model for feed in request.feeds}
-    events = [
-        AuditEvent(
-            now_s,
-            model_of.get(feed_key(change.kind, change.name), change.name),
-            None,
-            "applied",
-            actor,
-            {"kind": change.kind, "name": change.name, "action": change.action},
-        )
-        for change in changes
-        if change.action != "unchanged"
-    ]
-    return state, Applied(changes=tuple(changes)), events
+        state, change = _apply_feed(at, state, feed, request.project)
+        changes.append(change)
+    if request.prune:
+        state, gone = _prune(at, state, request)
+        changes += gone
+    answer = Applied(changes=tuple(changes))
+    if request.dry_run:
+        return CommandResult(at.state, answer)
+    return CommandResult(state, answer, tuple(_event(at, state, change) for change in changes if change.action != "unchanged"))
 
 
-def _refuse_repeated(named: list[tuple[str, str]]) -> None:
+def _event(at: Context, state: State, change: Change) -> AuditEvent:
+    feed = state.feeds.get(feed_key(change.kind, change.name))
+    detail: dict[str, Any] = {"kind": change.kind, "name": change.name, "action": change.action}
+    return AuditEvent(at.now_s, feed.spec.model if feed is not None else change.name, None, "applied", at.actor, detail)
+
+
+def _check(request: Apply) -> None:
+    """Raises BadInput for bad and repeated names, and for a project that can't be pruned."""
+    named = [("model", document.name) for document in request.models] + [(feed.kind, feed.name) for feed in request.feeds]
     for kind, name in named:
         if named.count((kind, name)) > 1:
             raise BadInput(f"the {kind} {name!r} is there twice", where=f"{kind} {name}", remedy="keep one of the documents")
+        check_name(name, what=kind)
+    if request.project:
+        check_name(request.project, what="project")
+    elif request.prune:
+        raise BadInput(
+            "no project is named, so nothing is known to belong to it",
+            where="prune",
+            remedy="add a document `kind: Project` with a `name` to the folder, apply it once, and prune from then on",
+        )
 
 
-def _apply_model(state: State, document: ModelDocument, now_s: float) -> tuple[State, Did]:
-    model = state.models.get(document.name, Model(document.name))
-    created = model.serving is None
-    if (model.serving, model.plan) == (document.serving, document.rollout):
-        return state, "unchanged"
+def _prune(at: Context, state: State, request: Apply) -> tuple[State, list[Change]]:
+    """The state with everything on its way out that belongs to the project and has no document. Raises Conflict where what has
+    one, or is another project's, scores with a model that has none."""
+    kept = {feed_key(feed.kind, feed.name) for feed in request.feeds}
+    changes = []
+    for key, feed in sorted(state.feeds.items()):
+        if feed.project == request.project and key not in kept and feed.removal is None:
+            state = feeds.begin_removal(state, feed, at.actor)
+            changes.append(Change(kind=feed.spec.kind.value, name=feed.spec.name, action="removed"))
+    named = {document.name for document in request.models}
+    for name, model in sorted(state.models.items()):
+        if model.project == request.project and name not in named and model.removal is None:
+            state = models.begin_removal(state, model, at.actor, artifacts=False)
+            changes.append(Change(kind="model", name=name, action="removed"))
+    return state, changes
+
+
+def _apply_model(at: Context, state: State, document: ModelDocument, project: str) -> tuple[State, Change]:
+    model = state.models.get(document.name) or new_model(at, document.name)
+    if model.removal is not None:
+        raise being_removed(f"model {document.name}")
+    created, note = model.serving is None, _what_waits(state, document)
+    project = project or model.project
+    if (model.serving, model.plan, model.project) == (document.serving, document.rollout, project):
+        return state, Change(kind="model", name=document.name, action="unchanged", note=note)
+    before = model_fields(model.serving, model.plan, model.project)
+    fields = () if created else differences(before, model_fields(document.serving, document.rollout, project))
     scaling = document.serving.scaling
     if not created and model.serving is not None and scaling != model.serving.scaling and scaling.mode is ScalingMode.MANUAL:
         # A new number in the document is a person's word too.
         wanted = scaling.replicas
         model = replace(model, scale_to=wanted) if model.stable is not None else replace(model, replicas=wanted)
-    changed = replace(model, serving=document.serving, plan=document.rollout)
+    changed = replace(model, serving=document.serving, plan=document.rollout, project=project)
     if model.serving != document.serving:
         # What has failed may start with the new section: it is tried at once.
-        changed = replace(changed, retries={number: due_at(now_s, retry) for number, retry in model.retries.items()})
-    return state.with_model(changed), "created" if created else "updated"
+        changed = replace(changed, retries={number: due_at(at.now_s, retry) for number, retry in model.retries.items()})
+    action: Did = "created" if created else "updated"
+    return state.with_model(changed), Change(kind="model", name=document.name, action=action, note=note, fields=fields)
 
 
 def _what_waits(state: State, document: ModelDocument) -> str:
@@ -132,18 +161,46 @@ def _what_waits(state: State, document: ModelDocument) -> str:
     return f"the rollout of version {rollout.candidate} keeps its plan; the new one is for the next"
 
 
-def _apply_feed(state: State, document: FeedDocument, now_s: float) -> tuple[State, Did]:
+def _apply_feed(at: Context, state: State, document: FeedDocument, project: str) -> tuple[State, Change]:
+    _check_model(state, document)
     text = json.dumps(document.spec, sort_keys=True, separators=(",", ":"))
     # The model belongs to the digest: a stream that moves to another model has to be started anew.
     digest = hashlib.sha256(f"{document.model}\n{text}".encode()).hexdigest()
     spec = FeedSpec(FeedKind(document.kind), document.name, document.model, text, digest, document.schedule)
     known = state.feeds.get(spec.app)
-    if known is not None and known.spec == spec:
-        return state, "unchanged"
-    feed = Feed(spec, since_s=now_s) if known is None else replace(known, spec=spec, retry=None)
-    if known is not None and known.spec.schedule != spec.schedule:
-        feed = replace(feed, since_s=now_s, fires=feed.fires if spec.schedule is not None else ())
-    return replace(state, feeds={**state.feeds, spec.app: feed}), "created" if known is None else "updated"
+    if known is None:
+        feed = Feed(spec, since_s=at.now_s, project=project)
+        return _with_feed(state, feed), Change(kind=document.kind, name=document.name, action="created")
+    if known.removal is not None:
+        raise being_removed(f"{document.kind} {document.name}")
+    project = project or known.project
+    if (known.spec, known.project) == (spec, project):
+        return state, Change(kind=document.kind, name=document.name, action="unchanged")
+    feed = replace(known, spec=spec, project=project)
+    if known.spec != spec:
+        feed = replace(feed, retry=None)
+    if known.spec.schedule != spec.schedule:
+        feed = replace(feed, since_s=at.now_s, fires=feed.fires if spec.schedule is not None else ())
+    fields = differences(feed_fields(known.spec, known.project), feed_fields(spec, project))
+    return _with_feed(state, feed), Change(kind=document.kind, name=document.name, action="updated", fields=fields)
+
+
+def _check_model(state: State, document: FeedDocument) -> None:
+    """Raises BadInput where there is no such model, Conflict where it is being removed."""
+    model = state.models.get(document.model)
+    if model is None:
+        known = ", ".join(sorted(state.models)) or "none yet"
+        raise BadInput(
+            f"there is no model {document.model!r}",
+            where=f"{document.kind} {document.name}: model",
+            remedy=f"apply its Model document too; known models: {known}",
+        )
+    if model.removal is not None:
+        raise being_removed(f"model {document.model}")
+
+
+def _with_feed(state: State, feed: Feed) -> State:
+    return replace(state, feeds={**state.feeds, feed.spec.app: feed})
 
 
 APPLY = CommandEntry("apply", Apply, Applied, _apply, "Makes models, streams and batches as the documents say: all, or none")

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from cluster.commands.command import Command, CommandEntry, Context, Message, Nothing, Outcome
-from cluster.commands.known import known_feed
+from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message, Nothing
+from cluster.commands.known import known_feed, staying_feed
 from cluster.commands.models import tried_again
 from cluster.errors import Conflict
 from cluster.ports import AppStatus, FeedKind, FeedState
 from cluster.schedule.fires import job_id, next_fires
-from cluster.state import Feed, Wanted
+from cluster.state import Feed, Removal, State, Wanted
 
 NEXT_FIRES = 3
 NOTES_AT_MOST = 20_000
@@ -60,7 +60,10 @@ class ScheduleView(Message):
 
 
 class FeedView(Message):
-    """A feed as commands show it. `wanted` is what was asked for, `status` what is seen, `workers` what each says of itself."""
+    """A feed as commands show it. `wanted` is what was asked for, `status` what is seen, `workers` what each says of itself.
+
+    `removing` is what its removal waits for; empty where it stays.
+    """
 
     kind: str
     name: str
@@ -72,6 +75,8 @@ class FeedView(Message):
     spec: dict[str, Any]
     workers: tuple[dict[str, Any], ...] = ()
     schedule: ScheduleView | None = None
+    project: str = ""
+    removing: str = ""
 
 
 class FeedList(Message):
@@ -130,27 +135,49 @@ def feed_view(feed: Feed, seen: Mapping[str, FeedState], now_s: float, faults: M
         spec=json.loads(spec.document),
         workers=running.workers if running is not None and not older else (),
         schedule=schedule_view(feed, now_s),
+        project=feed.project,
+        removing=_removing(feed, running),
     )
 
 
-def _list(at: Context, _: Nothing) -> Outcome:
+def _removing(feed: Feed, running: FeedState | None) -> str:
+    if feed.removal is None:
+        return ""
+    if feed.spec.kind is FeedKind.BATCH:
+        return "its job is being stopped" if feed.fires else "waits for the next look"
+    return "it drains" if running is not None else "waits for the next look"
+
+
+def begin_removal(state: State, feed: Feed, actor: str) -> State:
+    """The state with the stream or batch on its way out."""
+    if feed.removal is not None:
+        return state
+    return replace(state, feeds={**state.feeds, feed.spec.app: replace(feed, removal=Removal(actor), retry=None)})
+
+
+def _delete(at: Context, request: FeedName) -> CommandResult:
+    state = begin_removal(at.state, known_feed(at.state, request.kind, request.name), at.actor)
+    return CommandResult(state, feed_view(known_feed(state, request.kind, request.name), at.feeds, at.now_s, at.faults))
+
+
+def _list(at: Context, _: Nothing) -> CommandResult:
     feeds = (at.state.feeds[name] for name in sorted(at.state.feeds))
-    return Outcome(at.state, FeedList(feeds=tuple(feed_view(feed, at.feeds, at.now_s, at.faults) for feed in feeds)))
+    return CommandResult(at.state, FeedList(feeds=tuple(feed_view(feed, at.feeds, at.now_s, at.faults) for feed in feeds)))
 
 
-def _show(at: Context, request: FeedName) -> Outcome:
-    return Outcome(at.state, feed_view(known_feed(at.state, request.kind, request.name), at.feeds, at.now_s, at.faults))
+def _show(at: Context, request: FeedName) -> CommandResult:
+    return CommandResult(at.state, feed_view(known_feed(at.state, request.kind, request.name), at.feeds, at.now_s, at.faults))
 
 
-def _pause(at: Context, request: FeedName) -> Outcome:
+def _pause(at: Context, request: FeedName) -> CommandResult:
     return _want(at, request, Wanted.PAUSED)
 
 
-def _resume(at: Context, request: FeedName) -> Outcome:
+def _resume(at: Context, request: FeedName) -> CommandResult:
     return _want(at, request, Wanted.RUNNING)
 
 
-def _notes(at: Context, request: FeedNotes) -> Outcome:
+def _notes(at: Context, request: FeedNotes) -> CommandResult:
     feed = known_feed(at.state, request.kind, request.name)
     notes = {**feed.notes, **request.notes}
     if len(notes) > NOTES_AT_MOST:
@@ -162,17 +189,17 @@ def _notes(at: Context, request: FeedNotes) -> Outcome:
     state = at.state
     if notes != feed.notes:
         state = replace(state, feeds={**state.feeds, feed.spec.app: replace(feed, notes=notes)})
-    return Outcome(state, FeedNotes(kind=request.kind, name=request.name, notes=notes))
+    return CommandResult(state, FeedNotes(kind=request.kind, name=request.name, notes=notes))
 
 
-def _want(at: Context, request: FeedName, wanted: Wanted) -> Outcome:
-    feed = known_feed(at.state, request.kind, request.name)
+def _want(at: Context, request: FeedName, wanted: Wanted) -> CommandResult:
+    feed = staying_feed(at.state, request.kind, request.name)
     if feed.wanted is wanted:
-        return Outcome(at.state, feed_view(feed, at.feeds, at.now_s, at.faults))
+        return CommandResult(at.state, feed_view(feed, at.feeds, at.now_s, at.faults))
     # What a schedule would have fired while paused is not missed.
     feed = replace(feed, wanted=wanted, since_s=at.now_s)
     state = replace(at.state, feeds={**at.state.feeds, feed.spec.app: feed})
-    return Outcome(state, feed_view(feed, at.feeds, at.now_s, at.faults))
+    return CommandResult(state, feed_view(feed, at.feeds, at.now_s, at.faults))
 
 
 LIST = CommandEntry("feed.list", Nothing, FeedList, _list, "All streams and batches", looks=True)
@@ -181,4 +208,5 @@ PAUSE = CommandEntry("feed.pause", FeedName, FeedView, _pause, "Drains and stops
 RESUME = CommandEntry("feed.resume", FeedName, FeedView, _resume, "Starts a paused stream or schedule again")
 # What a feed remembers for itself is no decision of anybody's.
 NOTES = CommandEntry("feed.notes", FeedNotes, FeedNotes, _notes, "What a feed remembers between its workers' lives", told=False)
-COMMANDS = (LIST, SHOW, PAUSE, RESUME, NOTES)
+DELETE = CommandEntry("feed.delete", FeedName, FeedView, _delete, "Removes a stream or batch: drains it, then forgets it")
+COMMANDS = (LIST, SHOW, PAUSE, RESUME, NOTES, DELETE)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from cluster.commands.command import Context
 from cluster.errors import Conflict, NotFound
+from cluster.removal import DELETED, LAST_NUMBER
 from cluster.rollout.record import Rollout
 from cluster.state import Feed, Model, State, feed_key
 from cluster.versions import Version, VersionId
@@ -16,6 +18,25 @@ def known_model(state: State, name: str) -> Model:
     return state.models[name]
 
 
+def staying_model(state: State, name: str) -> Model:
+    """The model of that name, for what changes it. Raises NotFound, and Conflict where it is being removed."""
+    model = known_model(state, name)
+    if model.removal is not None:
+        raise being_removed(f"model {name}")
+    return model
+
+
+def new_model(at: Context, name: str) -> Model:
+    """A model of which nothing is remembered. Where one of that name was removed, numbers go on: each names one artifact ever."""
+    numbers = [int(event.detail.get(LAST_NUMBER, 0)) for event in at.audit(name) if event.event == DELETED]
+    return Model(name, last_number=max(numbers, default=0))
+
+
+def being_removed(where: str) -> Conflict:
+    """The refusal of what would change something that is on its way out."""
+    return Conflict("it is being removed", where=where, remedy="wait until `headrace status` shows it no longer, then try again")
+
+
 def known_version(state: State, model: str, number: int) -> Version:
     """That version of a model. Raises NotFound."""
     version = state.versions.get(VersionId(model, number))
@@ -27,7 +48,7 @@ def known_version(state: State, model: str, number: int) -> Version:
 
 def active_rollout(state: State, model: str) -> Rollout:
     """The rollout under way. Raises NotFound for an unknown model, Conflict where none is."""
-    known_model(state, model)
+    staying_model(state, model)
     active = state.active(model)
     if active is None:
         raise Conflict("no rollout is under way", where=f"model {model}", remedy="`headrace rollout start` one")
@@ -40,4 +61,12 @@ def known_feed(state: State, kind: str, name: str) -> Feed:
     if feed is None:
         known = ", ".join(sorted(f.spec.name for f in state.feeds.values() if f.spec.kind == kind)) or "none yet"
         raise NotFound(f"there is no {kind} {name!r}", where=kind, remedy=f"known: {known}")
+    return feed
+
+
+def staying_feed(state: State, kind: str, name: str) -> Feed:
+    """The stream or batch of that name, for what changes it. Raises NotFound, and Conflict where it is being removed."""
+    feed = known_feed(state, kind, name)
+    if feed.removal is not None:
+        raise being_removed(f"{kind} {name}")
     return feed

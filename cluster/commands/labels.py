@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from cluster.commands.command import CommandEntry, Context, Message, ModelName, Outcome
+from cluster.commands.command import CommandEntry, CommandResult, Context, Message, ModelName
 from cluster.commands.known import active_rollout
 from cluster.errors import Conflict
-from cluster.rollout.evidence import Counts, EvidenceKey
+from cluster.rollout.evidence import Counts, EvidenceKey, mark
 from cluster.rollout.labels import judge_labels, stage_of
 
 REASONS_AT_MOST = 10
@@ -42,7 +42,7 @@ class LabelsTold(Message):
     reasons: tuple[str, ...] = ()
 
 
-def _label(at: Context, request: TellLabels) -> Outcome:
+def _label(at: Context, request: TellLabels) -> CommandResult:
     active = active_rollout(at.state, request.model)
     check = active.plan.checks.labels
     if check is None:
@@ -53,13 +53,15 @@ def _label(at: Context, request: TellLabels) -> Outcome:
         )
     state, scorer = at.state, f"labels/{request.model}/{request.source}"
     if request.source and request.sequence <= state.scorers.get(scorer, -1):
-        return Outcome(state, LabelsTold(counted=0, elsewhere=len(request.labels), refused=0))
+        return CommandResult(state, LabelsTold(counted=0, elsewhere=len(request.labels), refused=0))
     told = judge_labels(active, check, ((one.key, one.label) for one in request.labels))
     evidence = dict(state.evidence)
     for version, counts in told.counts.items():
         key = EvidenceKey(active.model, stage_of(active), version)
         evidence[key] = evidence.get(key, Counts()) + counts
-    scorers = {**state.scorers, scorer: request.sequence} if request.source else state.scorers
+    scorers = dict(state.scorers)
+    if request.source:
+        mark(scorers, scorer, request.sequence)
     counted = sum(counts.labelled for counts in told.counts.values())
     answer = LabelsTold(
         counted=counted,
@@ -67,7 +69,7 @@ def _label(at: Context, request: TellLabels) -> Outcome:
         refused=len(told.refused),
         reasons=told.refused[:REASONS_AT_MOST],
     )
-    return Outcome(replace(state, evidence=evidence, scorers=scorers), answer)
+    return CommandResult(replace(state, evidence=evidence, scorers=scorers), answer)
 
 
 # Labels are evidence: what they came to stands at each transition.

@@ -7,16 +7,18 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from cluster.commands.command import Command, CommandEntry, Context, Message, ModelName, Nothing, Outcome
-from cluster.commands.known import known_model
+from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message, ModelName, Nothing
+from cluster.commands.known import known_model, staying_model
 from cluster.commands.rollouts import RolloutView, rollout_view
 from cluster.commands.versions import VersionView, version_view
 from cluster.errors import Conflict, in_words
+from cluster.fleet.desired import RETIRE_GRACE_S
 from cluster.fleet.retry import Retry
 from cluster.fleet.serving import ScalingMode, Serving
 from cluster.ports import AppState, AppStatus
+from cluster.removal import dependents
 from cluster.rollout.plan import Plan
-from cluster.state import AuditEvent, Model, State
+from cluster.state import AuditEvent, Model, Removal, State
 
 
 class ScaleModel(Command):
@@ -24,6 +26,12 @@ class ScaleModel(Command):
 
     model: str
     replicas: int = Field(ge=0)
+
+
+class DeleteModel(ModelName):
+    """Removes a model: its rollout ends, its replicas drain, and nothing of it is remembered but its audit."""
+
+    artifacts: bool = Field(default=False, description="delete its versions' files too")
 
 
 class AppView(Message):
@@ -39,7 +47,10 @@ class AppView(Message):
 
 
 class ModelView(Message):
-    """One model with its versions, replicas and rollout. `fault` is a mistake of ours that stops it, in words."""
+    """One model with its versions, replicas and rollout.
+
+    `fault` is a mistake of ours that stops it, in words. `removing` is what its removal waits for; empty where it stays.
+    """
 
     name: str
     stable: int | None
@@ -50,6 +61,8 @@ class ModelView(Message):
     apps: tuple[AppView, ...]
     rollout: RolloutView | None
     fault: str = ""
+    project: str = ""
+    removing: str = ""
 
 
 def app_view(name: str, app: AppState | None, retry: Retry | None, now_s: float) -> AppView | None:
@@ -112,24 +125,64 @@ def _model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s:
         apps=tuple(app for app in seen if app is not None),
         rollout=rollout_view(state, rollout) if rollout is not None else None,
         fault=fault,
+        project=model.project,
+        removing=_removing(state, model, apps, now_s),
     )
 
 
-def _show(at: Context, request: ModelName) -> Outcome:
-    return Outcome(at.state, model_view(at.state, known_model(at.state, request.model), at.apps, at.now_s, at.faults))
+def _show(at: Context, request: ModelName) -> CommandResult:
+    return CommandResult(at.state, model_view(at.state, known_model(at.state, request.model), at.apps, at.now_s, at.faults))
 
 
-def _scale(at: Context, request: ScaleModel) -> Outcome:
-    model = known_model(at.state, request.model)
+def _removing(state: State, model: Model, apps: Mapping[str, AppState], now_s: float) -> str:
+    removal = model.removal
+    if removal is None:
+        return ""
+    if removal.unrouted_s is None:
+        users = ", ".join(f"{feed.spec.kind} {feed.spec.name}" for feed in dependents(state, model.name))
+        return f"waits for {users or 'the next look'}"
+    left = [version.id.app for version in state.versions_of(model.name) if version.id.app in apps]
+    if left:
+        wait_s = removal.unrouted_s + RETIRE_GRACE_S - now_s
+        return f"its replicas are going away: {', '.join(left)}" if wait_s <= 0 else f"its replicas go in {wait_s:.0f} s"
+    if removal.retry is None:
+        return "its artifacts are being deleted"
+    return f"its artifacts can't be deleted: {removal.retry.reason}; {tried_again(removal.retry, now_s)}"
+
+
+def begin_removal(state: State, model: Model, actor: str, *, artifacts: bool) -> State:
+    """The state with the model on its way out. Raises Conflict where something that stays scores with it."""
+    users = [feed.spec for feed in dependents(state, model.name) if feed.removal is None]
+    if users:
+        raise Conflict(
+            f"{', '.join(f'{one.kind} {one.name}' for one in users)} {'score' if len(users) > 1 else 'scores'} with it",
+            where=f"model {model.name}",
+            remedy=f"first `headrace delete {users[0].kind} {users[0].name}`, or apply it with another model",
+        )
+    known = model.removal
+    if known is not None and (known.artifacts or not artifacts):
+        return state
+    removal = Removal(actor, artifacts) if known is None else replace(known, artifacts=True)
+    return state.with_model(replace(model, removal=removal))
+
+
+def _delete(at: Context, request: DeleteModel) -> CommandResult:
+    state = begin_removal(at.state, known_model(at.state, request.model), at.actor, artifacts=request.artifacts)
+    return CommandResult(state, model_view(state, state.models[request.model], at.apps, at.now_s, at.faults))
+
+
+def _scale(at: Context, request: ScaleModel) -> CommandResult:
+    model = staying_model(at.state, request.model)
     if model.serving is None or model.serving.scaling.mode is not ScalingMode.MANUAL:
         raise Conflict(
             "it is not scaled by hand", where=f"model {model.name}", remedy="apply it with `serving: {scaling: manual}`"
         )
     changed = replace(model, scale_to=request.replicas) if model.stable is not None else replace(model, replicas=request.replicas)
     event = AuditEvent(at.now_s, model.name, None, "scaled", at.actor, {"replicas": request.replicas})
-    return Outcome(at.state.with_model(changed), Nothing(), (event,))
+    return CommandResult(at.state.with_model(changed), Nothing(), (event,))
 
 
 SHOW = CommandEntry("model.show", ModelName, ModelView, _show, "One model with its versions, replicas and rollout", looks=True)
 SCALE = CommandEntry("model.scale", ScaleModel, Nothing, _scale, "Sets the replicas of a model that is scaled by hand")
-COMMANDS = (SHOW, SCALE)
+DELETE = CommandEntry("model.delete", DeleteModel, ModelView, _delete, "Removes a model: drains it, then forgets it")
+COMMANDS = (SHOW, SCALE, DELETE)

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from cluster.commands.command import CommandEntry, Context, Message, ModelName, Outcome
-from cluster.commands.known import active_rollout, known_model
+from cluster.commands.command import CommandEntry, CommandResult, Context, Message, ModelName
+from cluster.commands.known import active_rollout, known_model, staying_model
 from cluster.decide import settle, transition
 from cluster.errors import Conflict, NotFound
 from cluster.rollout.checks.check import Judged
@@ -112,8 +112,8 @@ def check_view(check: Judged) -> CheckView:
     )
 
 
-def _start_rollout(at: Context, request: StartRollout) -> Outcome:
-    model = known_model(at.state, request.model)
+def _start_rollout(at: Context, request: StartRollout) -> CommandResult:
+    model = staying_model(at.state, request.model)
     if model.serving is None or model.plan is None:
         raise Conflict("only its versions are known", where=f"model {model.name}", remedy="`headrace apply` its document first")
     plan = named_plan(request.plan, model.plan) if isinstance(request.plan, NamedPlan) else request.plan or model.plan
@@ -135,27 +135,27 @@ def _start_rollout(at: Context, request: StartRollout) -> Outcome:
     return _outcome(state, model.name, events + started)
 
 
-def _status(at: Context, request: ModelName) -> Outcome:
+def _status(at: Context, request: ModelName) -> CommandResult:
     known_model(at.state, request.model)
     rollout = at.state.rollout_of(request.model)
-    return Outcome(at.state, RolloutStatus(rollout=rollout_view(at.state, rollout) if rollout is not None else None))
+    return CommandResult(at.state, RolloutStatus(rollout=rollout_view(at.state, rollout) if rollout is not None else None))
 
 
-def _pause(at: Context, request: ModelName) -> Outcome:
+def _pause(at: Context, request: ModelName) -> CommandResult:
     active = active_rollout(at.state, request.model)
     if active.state is RolloutState.PAUSED:
         return _outcome(at.state, request.model, [])
     return _move(at, active, active.to(RolloutState.PAUSED, at.now_s, reason=f"paused by {at.actor}"))
 
 
-def _resume(at: Context, request: ModelName) -> Outcome:
+def _resume(at: Context, request: ModelName) -> CommandResult:
     active = active_rollout(at.state, request.model)
     if active.paused_from is None:
         return _outcome(at.state, request.model, [])
     return _move(at, active, active.to(active.paused_from, at.now_s))
 
 
-def _promote(at: Context, request: ModelName) -> Outcome:
+def _promote(at: Context, request: ModelName) -> CommandResult:
     active = active_rollout(at.state, request.model)
     if active.phase is RolloutState.PENDING or not is_ready(at.apps.get(VersionId(active.model, active.candidate).app)):
         raise IllegalTransition(
@@ -166,21 +166,21 @@ def _promote(at: Context, request: ModelName) -> Outcome:
     return _move(at, active, active.to(RolloutState.PROMOTED, at.now_s, reason=f"promoted by {at.actor}"))
 
 
-def _abort(at: Context, request: ModelName) -> Outcome:
+def _abort(at: Context, request: ModelName) -> CommandResult:
     active = active_rollout(at.state, request.model)
     return _move(at, active, active.to(RolloutState.ROLLED_BACK, at.now_s, reason=f"aborted by {at.actor}"))
 
 
-def _move(at: Context, before: Rollout, after: Rollout) -> Outcome:
+def _move(at: Context, before: Rollout, after: Rollout) -> CommandResult:
     event = transition(before, after, judge(before, at.state.evidence), at.now_s, at.actor)
     return _outcome(settle(at.state, after, at.now_s), after.model, [event])
 
 
-def _outcome(state: State, model: str, events: list[AuditEvent]) -> Outcome:
+def _outcome(state: State, model: str, events: list[AuditEvent]) -> CommandResult:
     rollout = state.rollout_of(model)
     if rollout is None:
         raise NotFound("it has had no rollout", where=f"model {model}", remedy="`headrace rollout start` one")
-    return Outcome(state, rollout_view(state, rollout), tuple(events))
+    return CommandResult(state, rollout_view(state, rollout), tuple(events))
 
 
 START = CommandEntry("rollout.start", StartRollout, RolloutView, _start_rollout, "Starts a rollout of a version")

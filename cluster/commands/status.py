@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.commands.command import CommandEntry, Context, Message, Nothing, Outcome
+from cluster.commands.command import CommandEntry, CommandResult, Context, Message, Nothing
 from cluster.commands.feeds import FeedView, feed_view
 from cluster.commands.models import ModelView, model_view
 
@@ -16,7 +16,7 @@ class StatusView(Message):
     feeds: tuple[FeedView, ...]
 
 
-def _status(at: Context, _: Nothing) -> Outcome:
+def _status(at: Context, _: Nothing) -> CommandResult:
     state = at.state
     view = StatusView(
         table=state.table,
@@ -24,7 +24,7 @@ def _status(at: Context, _: Nothing) -> Outcome:
         models=tuple(model_view(state, state.models[name], at.apps, at.now_s, at.faults) for name in sorted(state.models)),
         feeds=tuple(feed_view(state.feeds[name], at.feeds, at.now_s, at.faults) for name in sorted(state.feeds)),
     )
-    return Outcome(state, view)
+    return CommandResult(state, view)
 
 
 STATUS = CommandEntry("status", Nothing, StatusView, _status, "Everything at a glance", looks=True)

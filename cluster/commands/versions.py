@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cluster.commands.command import Command, CommandEntry, Context, Message, Nothing, Outcome
-from cluster.commands.known import known_model, known_version
+from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message, Nothing
+from cluster.commands.known import being_removed, known_model, known_version, new_model, staying_model
 from cluster.errors import Conflict, NotFound
 from cluster.signature import Signature
 from cluster.state import AuditEvent, Model, State
@@ -66,12 +66,14 @@ def version_view(state: State, version: Version) -> VersionView:
     )
 
 
-def _register(at: Context, request: RegisterVersion) -> Outcome:
+def _register(at: Context, request: RegisterVersion) -> CommandResult:
     check_name(request.model, what="model")
+    model = at.state.models.get(request.model) or new_model(at, request.model)
+    if model.removal is not None:
+        raise being_removed(f"model {model.name}")
     for known in at.state.versions_of(request.model):
         if known.digest == request.digest:
-            return Outcome(at.state, version_view(at.state, known))
-    model = at.state.models.get(request.model, Model(request.model))
+            return CommandResult(at.state, version_view(at.state, known))
     version = Version(
         id=VersionId(request.model, model.last_number + 1),
         artifact_uri=request.artifact_uri,
@@ -85,10 +87,10 @@ def _register(at: Context, request: RegisterVersion) -> Outcome:
     event = AuditEvent(
         at.now_s, request.model, None, "registered", at.actor, {"version": version.id.number, "digest": version.digest}
     )
-    return Outcome(state, version_view(state, version), (event,))
+    return CommandResult(state, version_view(state, version), (event,))
 
 
-def _resolve(at: Context, request: Resolve) -> Outcome:
+def _resolve(at: Context, request: Resolve) -> CommandResult:
     model = known_model(at.state, request.model)
     number = request.version if request.version is not None else model.stable
     if number is None:
@@ -97,11 +99,11 @@ def _resolve(at: Context, request: Resolve) -> Outcome:
             where=f"model {model.name}",
             remedy="build a version, apply the model and wait until `headrace status` shows it ready",
         )
-    return Outcome(at.state, version_view(at.state, known_version(at.state, model.name, number)))
+    return CommandResult(at.state, version_view(at.state, known_version(at.state, model.name, number)))
 
 
-def _remove(at: Context, request: Resolve) -> Outcome:
-    model = known_model(at.state, request.model)
+def _remove(at: Context, request: Resolve) -> CommandResult:
+    model = staying_model(at.state, request.model)
     if request.version is None:
         raise Conflict("which version to remove was not said", where=f"model {model.name}", remedy="name the version")
     version = known_version(at.state, model.name, request.version)
@@ -111,7 +113,7 @@ def _remove(at: Context, request: Resolve) -> Outcome:
     if version.id.app in at.apps:
         raise Conflict("its replicas are still going away", where=str(version.id), remedy="try again in a few seconds")
     event = AuditEvent(at.now_s, model.name, None, "removed", at.actor, {"version": request.version})
-    return Outcome(replace(at.state, versions=at.state.versions.without(version.id)), Nothing(), (event,))
+    return CommandResult(replace(at.state, versions=at.state.versions.without(version.id)), Nothing(), (event,))
 
 
 REGISTER = CommandEntry(

@@ -55,7 +55,15 @@ class StopFeed:
     name: str
 
 
-Action = Deploy | Retire | Scale | StartFeed | StopFeed | SubmitJob | StopJob
+@dataclass(frozen=True, slots=True)
+class RemoveArtifact:
+    """Delete the files of a version of a model that is being removed."""
+
+    model: str
+    uri: str
+
+
+Action = Deploy | Retire | Scale | StartFeed | StopFeed | SubmitJob | StopJob | RemoveArtifact
 
 
 def concerns(action: Action) -> str | None:
@@ -66,7 +74,7 @@ def concerns(action: Action) -> str | None:
         case Retire(app):
             version_id = VersionId.of_app(app)
             return version_id.model if version_id is not None else None
-        case Scale(_, model):
+        case Scale(_, model) | RemoveArtifact(model):
             return model
         case StartFeed(feed):
             return feed.app

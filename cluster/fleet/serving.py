@@ -12,7 +12,7 @@ from cluster.section import Section
 LEAST_MEMORY_BYTES = 100_000_000  # what a replica holds before it loads anything
 
 
-class Transport(StrEnum):
+class TransportKind(StrEnum):
     """Where a scorer finds the engine."""
 
     REMOTE = "remote"
@@ -60,8 +60,8 @@ class Scaling(Section):
 class Serving(Section):
     """The `serving` section of a Model document."""
 
-    transport: Transport = Field(
-        default=Transport.REMOTE, description="`embedded`: callers hold the model too, in their processes and on the CPU"
+    transport: TransportKind = Field(
+        default=TransportKind.REMOTE, description="`embedded`: callers hold the model too, in their processes and on the CPU"
     )
     resources: Resources = Resources()
     scaling: Scaling = Scaling()
@@ -79,7 +79,7 @@ def _gpus_make_sense(serving: Serving) -> Serving:
     gpus = serving.resources.gpus
     if gpus > 1 and gpus != int(gpus):
         raise ValueError(f"Ray gives a share of one GPU, or whole ones; got `gpus: {gpus:g}`")
-    if serving.transport is Transport.EMBEDDED and gpus > 0:
+    if serving.transport is TransportKind.EMBEDDED and gpus > 0:
         raise ValueError(
             "with `transport: embedded` callers hold the model themselves and score on the CPU, so `resources.gpus` would stand "
             "idle: take `transport: remote`, or no `gpus`"

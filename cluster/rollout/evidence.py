@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from operator import add, attrgetter
+from dataclasses import dataclass
+
+MARKS_AT_MOST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +20,10 @@ class EvidenceKey:
 class Counts:
     """Sums over what was scored. Rows judge answers, calls judge time.
 
-    `errors` are rows that the version failed: neither bad input, which is the sender's fault, nor `missed` rows, which met no replica
-    of it that took them and are no `rows` (see blame.py). `slow` are calls above the
-    route's `slow_ms`. `compared` rows were scored in shadow, `disagreed` of them differed from the stable version. `labelled`
-    answers have met their label, and `loss` is the sum of what they lost, 0 to 1 each.
+    `errors` are rows that the version failed: neither bad input, which is the sender's fault, nor `missed` rows, which met no
+    replica that took them and are not among `rows` (see blame.py). `slow` are calls above the route's `slow_ms`. `compared` rows
+    were scored in shadow, `disagreed` of them differed from the stable version. `labelled` answers have met their label, and
+    `loss` is the sum of what they lost, 0 to 1 each.
     """
 
     rows: int = 0
@@ -36,10 +37,27 @@ class Counts:
     missed: int = 0
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(*map(add, _sums(self), _sums(other)))
+        # Name by name, which takes half as long as any loop: with a rollout under way each call is counted.
+        return Counts(
+            self.rows + other.rows,
+            self.errors + other.errors,
+            self.calls + other.calls,
+            self.slow + other.slow,
+            self.compared + other.compared,
+            self.disagreed + other.disagreed,
+            self.labelled + other.labelled,
+            self.loss + other.loss,
+            self.missed + other.missed,
+        )
 
 
-_sums = attrgetter(*(field.name for field in fields(Counts)))
+def mark(marks: dict[str, int], scorer: str, sequence: int) -> None:
+    """Remembers what a scorer told last, as the newest. Of more than MARKS_AT_MOST the oldest go: who was not heard of for so
+    long sends nothing again."""
+    marks.pop(scorer, None)
+    marks[scorer] = sequence
+    while len(marks) > MARKS_AT_MOST:
+        del marks[next(iter(marks))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Whether a candidate goes on missing calls that stable takes. Pure.
 
 A call that met no replica of it, or none in time, is no evidence for the checks (blame.py). But a candidate that can't take its
-share must not pass a step, and where that lasts it is too ill to go on. It is looked at in windows, so that one that is well again
+share must not pass a step, and where that lasts it is too ill to go on. It is looked at in windows, so that one that recovers
 is well at once: in each, its share of missed rows may be above stable's by as much as its share of failed ones.
 """
 
@@ -22,7 +22,8 @@ class Misses:
     """From when to when each window has had too many misses; both None where the last had not. Times are Unix seconds.
 
     The window under way began at `began_s` in `stage`, where `ours` and `base` had been counted of the candidate and of stable:
-    how many rows were asked, and how many of them missed. `words` tell of the last window.
+    how many rows were asked, and how many of them missed. `so_far` says whether it has too many until now. `words` tell of the
+    last window that had.
     """
 
     since_s: float | None = None
@@ -31,27 +32,29 @@ class Misses:
     stage: str = ""
     ours: tuple[int, int] = (0, 0)
     base: tuple[int, int] = (0, 0)
+    so_far: bool = False
     words: str = ""
+
+    @property
+    def takes_its_share(self) -> bool:
+        """Whether nothing is known of calls that it goes on missing."""
+        return self.since_s is None and not self.so_far
 
 
 def after_counts(misses: Misses, stage: str, ours: Counts, base: Counts, *, margin: float, now_s: float) -> Misses:
-    """What is known after a look at what was counted in the stage; the same object within a window."""
+    """What is known after a look at what was counted in the stage; the same object where nothing has changed."""
     if misses.stage != stage:
-        return replace(misses, began_s=now_s, stage=stage, ours=(0, 0), base=(0, 0))
-    lasted_s = now_s - misses.began_s
-    asked = _asked(ours)[0] - misses.ours[0]
-    if lasted_s < WINDOW_S or (asked == 0 and (misses.since_s is None or lasted_s < QUIET_S)):
-        return misses
+        misses = replace(misses, began_s=now_s, stage=stage, ours=(0, 0), base=(0, 0))
+    mine, its = _since(misses.ours, _asked(ours)), _since(misses.base, _asked(base))
+    too_many, lasted_s = _share(mine) > _share(its) + margin, now_s - misses.began_s
+    if lasted_s < WINDOW_S or (mine[0] == 0 and (misses.since_s is None or lasted_s < QUIET_S)):
+        return misses if misses.so_far == too_many else replace(misses, so_far=too_many)
     after = Misses(began_s=now_s, stage=stage, ours=_asked(ours), base=_asked(base))
-    if asked == 0:
-        return after
-    mine, its = _since(misses.ours, after.ours), _since(misses.base, after.base)
-    if _share(mine) <= _share(its) + margin:
+    if not too_many:
         return after
     since_s = misses.since_s if misses.since_s is not None else max(misses.began_s, now_s - WINDOW_S)
-    return replace(
-        after, since_s=since_s, until_s=now_s, words=f"{_told(mine)} met no replica that took them, stable {_told(its)}"
-    )
+    words = f"{_told(mine)} met no replica that took them, stable {_told(its)}"
+    return replace(after, since_s=since_s, until_s=now_s, words=words)
 
 
 def missing(misses: Misses, warmed_s: float) -> str:

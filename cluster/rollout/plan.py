@@ -38,6 +38,7 @@ class Plan(Section):
     fallback: bool = True
     start: Start = Start.AUTO
     keep_warm_s: float = Field(default=600.0, ge=0, description="how long the former stable version stays deployed")
+    keep_ended: int = Field(default=50, ge=1, description="how many ended rollouts `rollout history` lists; the audit has all")
 
     @model_validator(mode="after")
     def _rising(self) -> Self:

@@ -5,7 +5,9 @@ The controller numbers and publishes it; every scorer keeps the newest it has se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
 
 from cluster.fleet.serving import Serving
 from cluster.signature import Signature
@@ -64,12 +66,44 @@ class Route:
     asleep: bool = False
 
 
+class Standing(StrEnum):
+    """Whether a model can answer now, and why not."""
+
+    READY = "ready"
+    AWAY = "away"
+    """It is served, but has no replica now: its callers are told to retry."""
+    ASLEEP = "asleep"
+    """A person wants no replicas of it."""
+    WAITING = "waiting"
+    """It has a version, and none is ready yet."""
+    EMPTY = "empty"
+    """It has no version, or no document says how to serve it, or it is being removed."""
+
+
+class Stamp(NamedTuple):
+    """Orders tables: those of a later controller after all of an earlier one, also where its store was restored from a copy."""
+
+    fence: int
+    number: int
+
+
+NOTHING = Stamp(-1, -1)
+
+
 @dataclass(frozen=True, slots=True)
 class RouteTable:
-    """All routes at one moment. `number` only rises; 0 is the empty table before the first."""
+    """All routes at one moment, and how each known model stands. `fence` is that of the controller that published it; `number`
+    only rises in one store. 0 is the empty table before the first."""
 
     number: int
     routes: dict[str, Route]
+    models: dict[str, Standing] = field(default_factory=dict)
+    fence: int = 0
+
+    @property
+    def stamp(self) -> Stamp:
+        """To be compared."""
+        return Stamp(self.fence, self.number)
 
 
 EMPTY = RouteTable(number=0, routes={})

@@ -9,15 +9,15 @@ from dataclasses import replace
 from pydantic import TypeAdapter
 
 from cluster.fleet.desired import by_hand, initial_replicas
-from cluster.fleet.serving import Serving
+from cluster.fleet.serving import Serving, TransportKind
 from cluster.ports import AppState, AppStatus
 from cluster.rollout.checks.labels import Loss
 from cluster.rollout.record import Rollout
-from cluster.routing.routes import WEIGHT_UNIT, LabelledOutput, Route, RouteTable, Target
+from cluster.routing.routes import WEIGHT_UNIT, LabelledOutput, Route, RouteTable, Standing, Target
 from cluster.state import Model, State
 from cluster.versions import VersionId
 
-_ROUTES = TypeAdapter(dict[str, Route])
+_CONTENTS = TypeAdapter(tuple[dict[str, Route], dict[str, Standing]])
 
 
 def build_route(state: State, model: Model, apps: Mapping[str, AppState], now_s: float, last: Route | None) -> Route | None:
@@ -25,28 +25,48 @@ def build_route(state: State, model: Model, apps: Mapping[str, AppState], now_s:
 
     A version gets into the table when it is READY. The stable one, once in the table (`last` is what was published), stays while
     its replicas are away: nothing else could answer, and its callers are then told to retry, not that there is no such model.
+    What is as it was is the same object.
     """
-    if model.stable is None or model.serving is None:
+    if model.stable is None or model.serving is None or model.unrouted:
         return None
     if not ((last is not None and model.stable in last.targets) or _seen(apps, model, model.stable)):
         return None
-    return _route(state, model, model.stable, model.serving, apps, now_s)
+    route = _route(state, model, model.stable, model.serving, apps, now_s)
+    return last if route == last else route
 
 
-def number_table(state: State, routes: dict[str, Route], published: RouteTable) -> tuple[State, RouteTable]:
-    """The table of these routes, under a new number where they are others than the last, which is then saved with the state."""
-    if published.number == state.table > 0 and routes == published.routes:
+def standing_of(state: State, model: Model, route: Route | None, apps: Mapping[str, AppState]) -> Standing:
+    """How a model stands whose route this is."""
+    if route is None:
+        wanted = model.serving is not None and not model.unrouted and state.versions.newest(model.name) > 0
+        return Standing.WAITING if wanted else Standing.EMPTY
+    if route.asleep:
+        return Standing.ASLEEP
+    if route.serving.transport is TransportKind.EMBEDDED:
+        return Standing.READY  # its callers hold it
+    app = apps.get(route.targets[route.stable].app)
+    return Standing.READY if app is not None and (is_ready(app) or app.replicas > 0) else Standing.AWAY
+
+
+def number_table(
+    state: State, routes: dict[str, Route], models: dict[str, Standing], published: RouteTable, fence: int
+) -> tuple[State, RouteTable]:
+    """The table of these, under a new number where they are others than the last, which is then saved with the state."""
+    same = published.number == state.table > 0 and published.fence == fence
+    if same and routes == published.routes and models == published.models:
         return state, published  # to digest a thousand routes costs more than all else of a tick
-    digest = digest_of(routes)
-    if digest != state.table_digest:
-        state = replace(state, table=state.table + 1, table_digest=digest)
-    return state, RouteTable(state.table, routes)
+    table = RouteTable(state.table, routes, models, fence)
+    digest = digest_of(table)
+    if digest == state.table_digest:
+        return state, table
+    return replace(state, table=state.table + 1, table_digest=digest), replace(table, number=state.table + 1)
 
 
-def digest_of(routes: Mapping[str, Route]) -> str:
+def digest_of(table: RouteTable) -> str:
     """Equal for equal contents, in every process."""
-    ordered = {name: routes[name] for name in sorted(routes)}
-    return hashlib.sha256(_ROUTES.dump_json(ordered)).hexdigest()
+    routes = {name: table.routes[name] for name in sorted(table.routes)}
+    models = {name: table.models[name] for name in sorted(table.models)}
+    return hashlib.sha256(_CONTENTS.dump_json((routes, models))).hexdigest()
 
 
 def is_ready(app: AppState | None) -> bool:

@@ -18,18 +18,24 @@ def jobs_to_ask(state: State, now_s: float) -> set[str]:
 
 
 def fire_batch(
-    state: State, key: str, jobs: Mapping[str, JobSeen] | None, now_s: float, events: list[AuditEvent]
+    state: State,
+    key: str,
+    jobs: Mapping[str, JobSeen] | None,
+    refused: Mapping[str, str],
+    now_s: float,
+    events: list[AuditEvent],
 ) -> tuple[State, list[SubmitJob | StopJob]]:
     """The state with a schedule's new fires, and the jobs to start and to stop. Appends what changed to `events`.
 
-    A paused batch fires no more; what it has under way is followed to its end.
+    `refused` has, by job, why it could not be submitted at the last try. A paused batch fires no more; what it has under way is
+    followed to its end.
     """
     feed = state.feeds[key]
     schedule = feed.spec.schedule
     if feed.spec.kind is not FeedKind.BATCH or schedule is None:
         return state, []
     since_s = now_s if feed.wanted is Wanted.PAUSED else feed.since_s
-    seen = look(feed.spec.name, schedule, feed.fires, jobs, since_s=since_s, now_s=now_s)
+    seen = look(feed.spec.name, schedule, feed.fires, jobs, since_s=since_s, now_s=now_s, refused=refused)
     if seen.fires != feed.fires:
         events += _told(feed, schedule, seen.fires, now_s)
         state = replace(state, feeds={**state.feeds, key: replace(feed, fires=seen.fires)})

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -25,6 +26,7 @@ from pydantic import AfterValidator, Field, field_validator
 from cluster.section import Section
 
 MOST_AT_ONCE = 1000  # fires made up for at one look; the rest are made up for at the next
+_NOT_YET = "not submitted yet, tried again: "
 _STOPPING_S = 600.0  # a job that was given up is watched for this long, and ended again should it still run
 
 
@@ -66,6 +68,8 @@ class Schedule(Section):
     @field_validator("cron")
     @classmethod
     def _is_cron(cls, cron: str) -> str:
+        if (words := _of_another_cron(cron)) is not None:
+            raise ValueError(words)
         try:
             next(CronSim(cron, datetime(2024, 1, 1, tzinfo=UTC)))
         except CronSimError as error:
@@ -80,6 +84,30 @@ class Schedule(Section):
         except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # OSError: a folder of zones, e.g. Europe
             raise ValueError(f"{name!r} is not a time zone; use an IANA name, e.g. Europe/Berlin") from error
         return name
+
+
+_SHORTHANDS = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+
+
+def _of_another_cron(cron: str) -> str | None:
+    """How to write what other programs write in a cron line; None where it is no such thing."""
+    first, _, rest = cron.strip().partition(" ")
+    if first.startswith("@"):
+        fields = _SHORTHANDS.get(first.lower(), "30 2 * * *")
+        return f"{first!r} is not taken: write the five fields, '{fields}', and the zone as `timezone: Europe/Berlin`"
+    variable, equals, zone = first.partition("=")
+    if equals and variable in ("CRON_TZ", "TZ"):
+        fields = rest.strip() or "30 2 * * *"
+        return f"{variable}= is not taken in the cron line: write `timezone: {zone}`, and the five fields alone, '{fields}'"
+    return None
 
 
 def with_five_fields(schedule: Schedule) -> Schedule:
@@ -190,14 +218,23 @@ def jobs_of(name: str, fires: Sequence[Fire], now_s: float) -> set[str]:
 
 
 def look(
-    name: str, schedule: Schedule, fires: Sequence[Fire], seen: Mapping[str, JobSeen] | None, *, since_s: float, now_s: float
+    name: str,
+    schedule: Schedule,
+    fires: Sequence[Fire],
+    seen: Mapping[str, JobSeen] | None,
+    *,
+    since_s: float,
+    now_s: float,
+    refused: Mapping[str, str] = MappingProxyType({}),
 ) -> Look:
     """One look at the schedule of the batch `name`.
 
     `fires` is what the last look returned, `seen` the cluster's jobs by id, `since_s` when the schedule was applied: nothing
     fires before it. An id that is not in `seen` was never submitted, or its submission was lost: it is submitted again. Where
-    the cluster can't be asked (None) new fires are noted, and nothing is done.
+    the cluster can't be asked (None) new fires are noted, and nothing is done. `refused` has, by job, why it could not be
+    submitted at the last try.
     """
+    fires = [_waits_for(name, fire, refused) for fire in fires]
     if seen is None:
         return Look(_trimmed([*fires, *_new_fires(schedule, fires, since_s=since_s, now_s=now_s)], schedule.keep), ())
     known = [_follow(name, schedule, fire, seen, now_s) for fire in fires]
@@ -247,7 +284,15 @@ def _follow(name: str, schedule: Schedule, fire: Fire, seen: Mapping[str, JobSee
         return _failed(schedule, fire, now_s, job.message or "the job failed")
     if schedule.timeout_s is not None and now_s - fire.submitted_s > schedule.timeout_s:
         return _failed(schedule, fire, now_s, f"it took longer than {schedule.timeout_s:g} s")
-    return replace(fire, state=FireState.RUNNING) if job is not None else fire
+    if job is None:
+        return fire
+    return replace(fire, state=FireState.RUNNING, reason="" if fire.reason.startswith(_NOT_YET) else fire.reason)
+
+
+def _waits_for(name: str, fire: Fire, refused: Mapping[str, str]) -> Fire:
+    """With why its job is not submitted yet."""
+    why = refused.get(job_id(name, fire.at_s, fire.attempt)) if fire.state is FireState.SUBMITTED else None
+    return fire if why is None else replace(fire, reason=_NOT_YET + why)
 
 
 def _failed(schedule: Schedule, fire: Fire, now_s: float, reason: str) -> Fire:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 from cluster.errors import Fenced
@@ -21,7 +22,7 @@ class MemoryStore:
 
     def acquire(self) -> int:
         with self._lock:
-            self._fence += 1
+            self._fence = max(self._fence + 1, int(time.time()))
             return self._fence
 
     def load(self) -> State:

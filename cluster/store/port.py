@@ -16,7 +16,11 @@ class Store(Protocol):
     """
 
     def acquire(self) -> int:
-        """Raises the fence and returns it: from now on only writes under this number are taken. Each call raises it again."""
+        """Raises the fence and returns it: from now on only writes under this number are taken. Each call raises it again.
+
+        It is no less than the time, in Unix seconds: so a store that was restored from a copy has a higher one than any before,
+        and its controller's tables are taken for newer than those of the store that was lost.
+        """
 
     def load(self) -> State:
         """The state as last saved; the empty one in a new store. Raises BadInput where it holds what can't be read."""

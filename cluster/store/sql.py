@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,8 +63,10 @@ class SqlStore:
 
     def acquire(self) -> int:
         with self._transaction() as connection:
-            connection.execute(sa.update(_fence).values(number=_fence.c.number + 1))
-            return int(connection.execute(sa.select(_fence.c.number)).scalar_one())
+            last = connection.execute(sa.select(_fence.c.number).with_for_update()).scalar_one()
+            number = max(int(last) + 1, int(time.time()))
+            connection.execute(sa.update(_fence).values(number=number))
+            return number
 
     def load(self) -> State:
         with self._transaction() as connection:

@@ -24,13 +24,13 @@ from consumers.batch.write.publish import RunManifest, check_staged, manifest_of
 from consumers.batch.write.quarantine import too_many_bad
 from consumers.batch.write.records import Pinned, Receipt, RunPhase, RunRecord, Totals, remaining, schema_text, to_repeat, totals
 from consumers.batch.write.retention import retire_old, scored_before
-from consumers.batch.write.runs import Runs, new_run_id
+from consumers.batch.write.runs import RunHistory, new_run_id
 
 ScoreUnits = Callable[[Ledger, RunRecord, Sequence[Unit], int], Iterable[Receipt]]
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RunProgress:
     """How far a run is. `rows_per_s` and `left_s` are of this attempt; None before the first unit ends."""
 
     units: int
@@ -42,7 +42,7 @@ class Progress:
     left_s: float | None
 
 
-Watcher = Callable[[Progress], None]
+Watcher = Callable[[RunProgress], None]
 
 
 class NothingNew(BadInput):
@@ -81,7 +81,7 @@ def begin(
     BadInput for everything about the input or output that can be known beforehand, and whatever stopped the work: then
     `resume` goes on.
     """
-    runs = Runs(locate(spec.output.path))
+    runs = RunHistory(locate(spec.output.path))
     with explaining(runs.home.path), _only_run(runs.home, name, workforce, wait=spec.on_running is OnRunning.QUEUE):
         earlier = runs.of_fire(fire) if fire else None
         if earlier is not None:
@@ -105,7 +105,7 @@ def resume(name: str, output_uri: str, workforce: Workforce, *, watch: Watcher) 
 
     Raises NotFound where no run is unfinished, and otherwise as `begin`.
     """
-    runs = Runs(locate(output_uri))
+    runs = RunHistory(locate(output_uri))
     with explaining(runs.home.path), _only_run(runs.home, name, workforce, wait=False):
         ledger = runs.unfinished()
         if ledger is None:
@@ -113,7 +113,7 @@ def resume(name: str, output_uri: str, workforce: Workforce, *, watch: Watcher) 
         return _continue(ledger, runs, workforce, watch)
 
 
-def _continue(ledger: Ledger, runs: Runs, workforce: Workforce, watch: Watcher) -> RunManifest:
+def _continue(ledger: Ledger, runs: RunHistory, workforce: Workforce, watch: Watcher) -> RunManifest:
     return _work(ledger, ledger.record(), ledger.units(), runs, workforce, watch)
 
 
@@ -122,7 +122,7 @@ def _only_run(home: Place, name: str, workforce: Workforce, *, wait: bool) -> Ab
 
 
 def _prepare(
-    name: str, spec: BatchSpec, pinned: Pinned, runs: Runs, workforce: Workforce, *, as_of: date | None, fire: str
+    name: str, spec: BatchSpec, pinned: Pinned, runs: RunHistory, workforce: Workforce, *, as_of: date | None, fire: str
 ) -> tuple[Ledger, RunRecord, tuple[Unit, ...]]:
     dated = spec.model_copy(update={"input": with_date(spec.input, as_of)})
     _check_apart(dated)
@@ -186,7 +186,7 @@ def _check_columns(dataset: Dataset, spec: BatchSpec, pinned: Pinned) -> None:
 
 
 def _work(
-    ledger: Ledger, record: RunRecord, units: Sequence[Unit], runs: Runs, workforce: Workforce, watch: Watcher
+    ledger: Ledger, record: RunRecord, units: Sequence[Unit], runs: RunHistory, workforce: Workforce, watch: Watcher
 ) -> RunManifest:
     if ledger.phase() is RunPhase.SCORING:
         receipts = ledger.receipts()
@@ -248,7 +248,7 @@ def _score(
         yield receipt
 
 
-def _progress(units: Sequence[Unit], rows: int, sums: Totals, here: int, seconds: float) -> Progress:
+def _progress(units: Sequence[Unit], rows: int, sums: Totals, here: int, seconds: float) -> RunProgress:
     rate = here / seconds if here and seconds > 0 else None
     left_s = max(rows - sums.rows, 0) / rate if rate else None
-    return Progress(len(units), sums.units, rows, sums.rows, sums.quarantined, rate, left_s)
+    return RunProgress(len(units), sums.units, rows, sums.rows, sums.quarantined, rate, left_s)

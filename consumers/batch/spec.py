@@ -22,7 +22,7 @@ class Mode(StrEnum):
     APPEND = "append"
 
 
-class Scoring(StrEnum):
+class ScoringPlace(StrEnum):
     """Where the engine runs: in each worker, or in the replicas that also serve online."""
 
     EMBEDDED = "embedded"
@@ -43,7 +43,7 @@ class OnDamage(StrEnum):
     QUARANTINE = "quarantine"
 
 
-class Source(StrEnum):
+class ColumnSource(StrEnum):
     """What an output column holds."""
 
     OUTPUT = "output"
@@ -61,7 +61,7 @@ class PatternOrder(StrEnum):
     NUMBER = "number"
 
 
-class Input(Section):
+class BatchInput(Section):
     """What to read.
 
     `path` is a Parquet file, a directory (hive partitions are recognised), a glob, or a list of these; any of them may be a
@@ -97,7 +97,7 @@ class Input(Section):
 class OutputColumn(Section):
     """One column of the output: `NAME` (an output of the model), `argmax(NAME)`, `max(NAME)`, `version()` or `model()`."""
 
-    source: Source
+    source: ColumnSource
     output: str = ""
 
     @model_validator(mode="before")
@@ -108,15 +108,16 @@ class OutputColumn(Section):
         if value in ("version()", "model()"):
             return {"source": value.removesuffix("()")}
         call = _CALL.match(value)
-        return {"source": call[1], "output": call[2].strip()} if call else {"source": Source.OUTPUT, "output": value}
+        return {"source": call[1], "output": call[2].strip()} if call else {"source": ColumnSource.OUTPUT, "output": value}
 
 
-class Output(Section):
+class BatchOutput(Section):
     """What to write. `columns` maps column names to what they hold; left out, every output and the version.
 
-    `partition_by` names pass-through columns that become hive directories. `keep` is how many replaced runs stay on disk. Of the
-    `keep_runs` newest runs the records stay readable (manifest, receipts, what is set aside), beside the output in
-    `.NAME.headrace/runs`; published rows and quarantines are never removed, and `only_new` knows the files of all runs.
+    `partition_by` names pass-through columns that become hive directories; that of an empty text Spark does not read.
+    `keep` is how many replaced runs stay on disk. Of the `keep_runs` newest runs the records stay readable (manifest, receipts,
+    what is set aside), beside the output in `.NAME.headrace/runs`; published rows and quarantines are never removed, and
+    `only_new` knows the files of all runs.
     """
 
     path: str
@@ -164,10 +165,10 @@ class BatchSpec(Section):
 
     model: str
     version: int | None = Field(default=None, ge=1)
-    input: Input
-    output: Output
+    input: BatchInput
+    output: BatchOutput
     max_quarantined: int = Field(default=1000, ge=0, description="more bad rows than this stop the run")
-    scoring: Scoring = Scoring.EMBEDDED
+    scoring: ScoringPlace = ScoringPlace.EMBEDDED
     rows_per_call: int = Field(default=2048, ge=1, description="rows an engine is given at a time")
     workers: Workers = Workers()
     units: UnitBounds = UnitBounds()

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from consumers.stream.log.port import Outgoing, Partition, Records, subset
-from consumers.stream.micro_batch import MicroBatch, Outcome
+from consumers.stream.micro_batch import MicroBatch, SliceOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class CommitPlan:
     """The oldest `batches`, and what of them is still this member's to commit."""
 
     batches: int
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[SliceOutcome]
 
     @property
     def outgoing(self) -> list[Outgoing]:
@@ -72,7 +72,7 @@ def next_plan(in_flight: Iterable[MicroBatch], epoch: Callable[[Partition], int 
 
     What was taken in an epoch that is over is left out: it is another member's, or was taken again.
     """
-    batches, rows, outcomes = 0, 0, list[Outcome]()
+    batches, rows, outcomes = 0, 0, list[SliceOutcome]()
     for batch in in_flight:
         rows += batch.rows
         if batch.outcomes is None or (batches and most_rows is not None and rows > most_rows):

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from consumers.stream.log.port import Owned
-from consumers.stream.phases import Phase
+from consumers.stream.log.port import OwnedPartition
+from consumers.stream.phases import WorkerPhase
 
 
 class Began(BaseModel):
@@ -30,12 +30,12 @@ class OpenTransaction(BaseModel):
     records: int
 
 
-def began_of(known: Owned) -> Began:
+def began_of(known: OwnedPartition) -> Began:
     """Where a partition began that is read."""
     return Began(offset=known.began_at or 0, why=known.why, missing=known.missing)
 
 
-def open_of(known: Owned) -> OpenTransaction:
+def open_of(known: OwnedPartition) -> OpenTransaction:
     """What a partition waits for behind which others have left a transaction open."""
     return OpenTransaction(since_s=known.open_since_s, records=known.unreadable)
 
@@ -57,7 +57,7 @@ class WorkerStatus(BaseModel):
     rank: int
     pid: int
     client: Literal["kafka-python", "librdkafka"]
-    phase: Phase
+    phase: WorkerPhase
     message: str
     partitions: tuple[int | str, ...]
     lag: dict[int | str, int]

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from cluster.errors import BadInput, EngineFailure, HeadraceError, NoCapacity, NotFound, Unreachable
 from consumers.stream.breaker import Breaker, backoff_s
 from consumers.stream.counters import Counters
-from consumers.stream.micro_batch import MicroBatch, Outcome
-from consumers.stream.phases import Phases
+from consumers.stream.micro_batch import MicroBatch, SliceOutcome
+from consumers.stream.phases import WorkerPhases
 from deployments.scoring.port import Scored
 
 MOST_IN_FLIGHT = 32  # while one commit runs, as many as get ready wait for the next; `max_in_flight_bytes` is the real bound
 
-Conclude = Callable[[MicroBatch, Scored], list[Outcome]]
+Conclude = Callable[[MicroBatch, Scored], list[SliceOutcome]]
 
 
 class InFlight:
@@ -27,7 +27,7 @@ class InFlight:
     def __init__(
         self,
         score: Callable[[MicroBatch], None],
-        phases: Phases,
+        phases: WorkerPhases,
         counters: Counters,
         *,
         breaker_rows: int,

@@ -20,7 +20,7 @@ from deployments.engines.datatypes import Array
 from deployments.scoring.port import Scored
 
 
-class Scoring(Protocol):
+class ScorerPort(Protocol):
     """What a worker needs of a scorer; `deployments.scoring.scorer_thread.ScorerThread` is one. Safe to call from any thread."""
 
     def submit(
@@ -35,7 +35,7 @@ class Scoring(Protocol):
 class Intake:
     """Of one worker, used from its thread. `backlog`: the last micro-batch was whole, so another waits."""
 
-    def __init__(self, spec: StreamSpec, scoring: Scoring) -> None:
+    def __init__(self, spec: StreamSpec, scoring: ScorerPort) -> None:
         self._spec, self._scoring = spec, scoring
         self._codecs = Codecs(spec)
         self.backlog = False

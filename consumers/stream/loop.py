@@ -22,11 +22,11 @@ from consumers.stream.breaker import Breaker, backoff_s
 from consumers.stream.committing import Committing, owns
 from consumers.stream.counters import Counters
 from consumers.stream.in_flight import InFlight
-from consumers.stream.intake import Intake, Scoring
-from consumers.stream.log.port import Header, Log, Owned, Partition, RecordRefused
-from consumers.stream.outgoing.answers import form_of
+from consumers.stream.intake import Intake, ScorerPort
+from consumers.stream.log.port import Header, Log, OwnedPartition, Partition, RecordRefused
+from consumers.stream.outgoing.answers import answer_template
 from consumers.stream.outgoing.outcomes import Outcomes
-from consumers.stream.phases import Phase, Phases
+from consumers.stream.phases import WorkerPhase, WorkerPhases
 from consumers.stream.spec import StreamSpec
 from consumers.stream.stuck import Stuck
 
@@ -48,20 +48,20 @@ class _Open:
 class Loop:
     """One stream's worker. `run` blocks its thread until `stop`; everything else may be called from any thread.
 
-    `make_log` opens the log inside the worker's thread; `marks` are headers that everything it writes gets. `run` raises Conflict
-    where another member of its name took over; all else that it raises is a fault of ours. `turned_s` is when it last went round
+    `make_log` opens the log inside the worker's thread; `extra_headers` go on everything it writes. `run` raises Conflict where
+    another member of its name took over; all else that it raises is a fault of ours. `last_turn_s` is when it last went round
     (monotonic).
     """
 
     def __init__(
-        self, name: str, spec: StreamSpec, scoring: Scoring, make_log: Callable[[], Log], marks: Sequence[Header] = ()
+        self, name: str, spec: StreamSpec, scoring: ScorerPort, make_log: Callable[[], Log], extra_headers: Sequence[Header] = ()
     ) -> None:
         self.name, self.spec = name, spec
         self.counters = Counters()
-        self.turned_s = time.monotonic()
+        self.last_turn_s = time.monotonic()
         self._make_log = make_log
-        self._form = form_of(spec, marks)
-        self._phases = Phases()
+        self._form = answer_template(spec, extra_headers)
+        self._phases = WorkerPhases()
         self._intake = Intake(spec, scoring)
         self._in_flight = InFlight(
             self._intake.score,
@@ -79,7 +79,7 @@ class Loop:
         self._stop.set()
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> WorkerPhase:
         """How it is doing."""
         return self._phases.phase
 
@@ -108,7 +108,7 @@ class Loop:
         """Bytes of the values that wait: of those taken until they are scored, of what leaves until it is committed."""
         return self._in_flight.size_bytes
 
-    def owned(self) -> Mapping[Partition, Owned]:
+    def owned(self) -> Mapping[Partition, OwnedPartition]:
         """What is known of each partition owned; empty before the log is open."""
         return self._log.owned() if self._log is not None else {}
 
@@ -122,11 +122,11 @@ class Loop:
             if (opened := self._open()) is not None:
                 self._work(opened)
         except BaseException as error:
-            self._phases.enter(Phase.FAILED, f"{type(error).__name__}: {error}")
+            self._phases.enter(WorkerPhase.FAILED, f"{type(error).__name__}: {error}")
             logger.exception("stream %s failed", self.name)
             raise
         else:
-            self._phases.enter(Phase.STOPPED, self.message)
+            self._phases.enter(WorkerPhase.STOPPED, self.message)
         finally:
             self._intake.close()
             if self._log is not None:
@@ -140,7 +140,7 @@ class Loop:
                 self._log = log = self._make_log()
                 topics = (self.spec.output.topic, self.spec.dead_letters.topic)
                 partitions = {topic: log.partitions_of(topic) for topic in topics}
-                outcomes = Outcomes(self.name, self.spec, self._form, partitions, log.takes)
+                outcomes = Outcomes(self.name, self.spec, self._form, partitions, log.limits_of)
             except (Unreachable, NotFound, BadInput) as error:
                 if self._log is not None:
                     self._log.close()
@@ -148,7 +148,7 @@ class Loop:
                 attempt += 1
                 self._phases.say(str(error))
                 logger.warning("stream %s can't open its log: %s", self.name, error)
-                self.turned_s = time.monotonic()
+                self.last_turn_s = time.monotonic()
                 self._stop.wait(backoff_s(attempt))
             else:
                 self._phases.say("")
@@ -158,7 +158,7 @@ class Loop:
     def _work(self, opened: _Open) -> None:
         deadline_s = float("inf")
         while True:
-            self.turned_s = now_s = time.monotonic()
+            self.last_turn_s = now_s = time.monotonic()
             self.counters.look(now_s)
             if self._stop.is_set() and deadline_s == float("inf"):
                 self._phases.drain()
@@ -228,13 +228,13 @@ class Loop:
         while True:
             attempt += 1
             self.counters.recoveries += 1
-            message = self.stuck.told or str(error)
+            message = self.stuck.message or str(error)
             if self._stop.is_set():
                 self._phases.say(message)
                 return False
-            self._phases.enter(Phase.RECOVERING, message)
+            self._phases.enter(WorkerPhase.RECOVERING, message)
             logger.warning("stream %s goes back to its committed offsets: %s", self.name, error)
-            self.turned_s = time.monotonic()
+            self.last_turn_s = time.monotonic()
             try:
                 log.recover()
             except Unreachable as again:
@@ -245,6 +245,6 @@ class Loop:
         if attempt == 1 and not rebalanced:  # the broker is there, and the records are ours still
             self._phases.stuck = self.stuck.after_failure(str(cause), failed.firsts, time.monotonic())
         self._phases.recovered()
-        if self.stuck.told and (self._committing.refusals.hopeless or not isinstance(cause, RecordRefused)):
+        if self.stuck.message and (self._committing.refusals.hopeless or not isinstance(cause, RecordRefused)):
             self._stop.wait(backoff_s(self.stuck.recoveries - 1))
         return True

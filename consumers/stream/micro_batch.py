@@ -12,7 +12,7 @@ from deployments.scoring.port import Scored
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SliceOutcome:
     """What leaves for the records of one slice, and how far that brings their partition. `epoch`: when they were taken.
 
     `first` is the offset of the first record.
@@ -42,7 +42,7 @@ class MicroBatch:
     decoded: Decoded | None = None
     encoder: Encoder | None = None
     scored: Future[Scored] | None = None
-    outcomes: list[Outcome] | None = None
+    outcomes: list[SliceOutcome] | None = None
     attempt: int = 0
     not_before_s: float = 0.0
 
@@ -52,7 +52,7 @@ class MicroBatch:
         values = [value for s in slices for value in s.values]
         return cls(slices, values, len(values), sum(s.size_bytes for s in slices))
 
-    def conclude(self, outcomes: list[Outcome]) -> None:
+    def conclude(self, outcomes: list[SliceOutcome]) -> None:
         """Keeps what leaves, and lets go of what it was made of: a commit may be far off."""
         self.outcomes = outcomes
         self.size_bytes = sum(out.size_bytes for outcome in outcomes for out in outcome.outgoing)

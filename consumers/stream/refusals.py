@@ -24,7 +24,7 @@ class Refused:
     legal: bool = False
     bare: bool = False
 
-    def as_letter(self, error: RecordRefused) -> Refused:
+    def as_dead_letter(self, error: RecordRefused) -> Refused:
         """After its letter was refused as well."""
         large = isinstance(error, RecordTooLarge)
         return replace(self, legal=self.legal or not large, bare=self.bare or large)
@@ -53,7 +53,7 @@ class Refusals:
         place = alone.partition, alone.first
         bare_error = type(error)(error.what, where=error.where, remedy=error.remedy)  # without the trace of how it got here
         before = self.refused.get(place) or (Refused(bare_error) if alone.rows_dead else None)
-        after = before.as_letter(bare_error) if before is not None else Refused(bare_error)
+        after = before.as_dead_letter(bare_error) if before is not None else Refused(bare_error)
         if hopeless := after == before:
             after = replace(after, bare=False)  # whatever the topic takes next should be as much of the record as can be
         return Refusals(1, {**self.refused, place: after}, hopeless, plan.upto, whole_rows)

@@ -91,7 +91,7 @@ class Topic(Section):
     partitions: int = Field(default=4, ge=1)
 
 
-class Input(Section):
+class StreamInput(Section):
     """What to read: one of `topic`, `topics` and `pattern` (a regular expression that a topic's whole name matches).
 
     Topics that are named and missing are made with `partitions`; those that are there are read whole, and partitions that are
@@ -138,7 +138,7 @@ class Input(Section):
         return topic in self.names or bool(self.pattern and re.fullmatch(self.pattern, topic))
 
 
-class Output(Topic):
+class StreamOutput(Topic):
     """What to write. Input partition p goes to output partition p modulo the partitions that the topic had when the stream first
     wrote to it, so order is kept."""
 
@@ -146,7 +146,7 @@ class Output(Topic):
     envelope: OutputEnvelope = OutputEnvelope.NONE
 
 
-class Scaling(Section):
+class ConsumerScaling(Section):
     """How many consumers run: the lag divided by `lag_per_replica`, never more than the input's partitions."""
 
     min: int = Field(default=1, ge=0)
@@ -248,8 +248,8 @@ class StreamSpec(Section):
 
     model: str
     brokers: str | None = None
-    input: Input
-    output: Output
+    input: StreamInput
+    output: StreamOutput
     dead_letters: Topic
     guarantee: Guarantee = Guarantee.EXACTLY_ONCE
     client: Client = Client.AUTO
@@ -262,7 +262,7 @@ class StreamSpec(Section):
     transaction_timeout_s: float = Field(default=30.0, ge=5, le=900)
     breaker_rows: int = Field(default=500, ge=1, description="rows in a row that the version may fail before the stream holds")
     resources: Resources = Resources()
-    scaling: Scaling = Scaling()
+    scaling: ConsumerScaling = ConsumerScaling()
     security: Security = Security()
     registry: Registry | None = None
 

@@ -24,7 +24,7 @@ class Stuck:
     last_s: float = 0.0
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         """Empty while all is well, or may still be."""
         if self.recoveries < 2:
             return ""

@@ -132,9 +132,8 @@ class ArtifactCache:
                 except OSError as error:
                     os.close(lock)
                     # Another process was first: its copy was verified as ours was.
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not HOLDS.take(path):
                         raise
-                    HOLDS.take(path)
                 else:
                     HOLDS.put(path, lock)
         return path
@@ -146,12 +145,23 @@ class ArtifactCache:
                 gone = [path for path in left if not is_locked(path)]  # of processes that were killed
                 free_bytes = shutil.disk_usage(self._folder).free
                 for copy in superfluous(self._copies(), need_bytes, free_bytes, self._settings):
-                    _log.info("%s was not used lately: its %d bytes are given up", copy.path, copy.size_bytes)
-                    gone.append(_set_aside(copy.path))
+                    gone += self._given_up(copy)
         except OSError as error:
             _log.warning("%s: no room was made for another artifact: %s", self._folder, error)
         else:
             _clear(gone)
+
+    def _given_up(self, copy: Copy) -> list[Path]:
+        """Where the copy lies now, to be removed; nowhere where a process has begun to use it."""
+        try:
+            lock = locked(copy.path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return []
+        try:
+            _log.info("%s was not used lately: its %d bytes are given up", copy.path, copy.size_bytes)
+            return [_set_aside(copy.path)]  # whoever waits for the lock finds that it is gone
+        finally:
+            os.close(lock)
 
     def _copies(self) -> list[Copy]:
         found = [path for path in self._folder.iterdir() if _DIGEST.fullmatch(path.name)]

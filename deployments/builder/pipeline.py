@@ -20,10 +20,10 @@ from deployments.builder.evaluation import gate as gates
 from deployments.builder.page import page
 from deployments.builder.report import IMPORTED, Report, Variant
 from deployments.builder.sources.importing import ENVIRONMENT, Imported, Progress, import_source
-from deployments.builder.sources.rows import Rows, check_classes, read_rows
+from deployments.builder.sources.rows import LabelledRows, check_classes, read_rows
 from deployments.builder.spec import BuildSpec
 from deployments.builder.steps.graph import run_rows
-from deployments.builder.steps.variants import Workshop
+from deployments.builder.steps.variants import VariantBuilder
 from deployments.builder.worker import run_worker
 from deployments.engines.load import MODEL_FILES, open_engine
 
@@ -55,10 +55,10 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
         imported = import_source(spec, base, work, log, progress)
         learn = _rows_to_learn_from(spec, imported, base)
         _check_labels(spec, imported, learn, base)
-        workshop = Workshop(spec, imported, learn, work, log, progress)
-        drafts = workshop.drafts()
-        variants = workshop.judge(drafts)
-        kept = gates.choose(workshop.wanted(), variants)
+        builder = VariantBuilder(spec, imported, learn, work, log, progress)
+        candidates = builder.candidates()
+        variants = builder.judge(candidates)
+        kept = gates.choose(builder.wanted(), variants)
         report = Report(
             model=model,
             task=spec.evaluate.task if spec.evaluate else "classification",
@@ -72,9 +72,9 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
             took_s=round(time.monotonic() - started_s, 1),
         )
         if kept is None:
-            return Built(None, report, _why(workshop.wanted(), variants))
+            return Built(None, report, _why(builder.wanted(), variants))
         progress("package")
-        file = next(draft.file for draft in drafts if draft.name == kept.name)
+        file = next(candidate.file for candidate in candidates if candidate.name == kept.name)
         artifact = write_artifact(
             root,
             model=model,
@@ -105,13 +105,13 @@ def _train(spec: BuildSpec, base: Path, log: Path, progress: Progress) -> dict[s
     return {**job, "code": spec.train.code, "data": digests, **told}
 
 
-def _rows_to_learn_from(spec: BuildSpec, imported: Imported, base: Path) -> Rows | None:
+def _rows_to_learn_from(spec: BuildSpec, imported: Imported, base: Path) -> LabelledRows | None:
     if spec.compress.data is None:
         return None
     return read_rows(base / spec.compress.data, imported.signature.inputs, label=spec.compress.label, limit=spec.compress.rows)
 
 
-def _check_labels(spec: BuildSpec, imported: Imported, learn: Rows | None, base: Path) -> None:
+def _check_labels(spec: BuildSpec, imported: Imported, learn: LabelledRows | None, base: Path) -> None:
     """Raises BadInput where a label is none of the model's classes, or the model fails on the rows it is judged on."""
     engine = open_engine(spec.engine, imported.file, imported.signature)
     try:

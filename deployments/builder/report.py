@@ -13,13 +13,13 @@ from deployments.builder.evaluation.quality import Quality
 IMPORTED = "imported"
 
 
-class Entry(BaseModel):
+class ReportPart(BaseModel):
     """Base of the report's parts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Speed(Entry):
+class Speed(ReportPart):
     """At one batch size, one thread. `speedup` is against the imported model, measured in turns with it."""
 
     rows_per_s: float
@@ -28,7 +28,7 @@ class Speed(Entry):
     speedup: float
 
 
-class Variant(Entry):
+class Variant(ReportPart):
     """One form of the model. `speed` is by batch size; `peak_bytes` what loading and scoring adds to a process.
 
     `unmeasured` says by batch size why there is no speed. `neighbours` is what rows do to each other's answers; None in reports
@@ -57,7 +57,7 @@ class Variant(Entry):
         return product ** (1 / len(self.speed)) if self.speed else 1.0
 
 
-class Report(Entry):
+class Report(ReportPart):
     """report.json. `parity` is the largest difference of the import from its framework's own answers; `chosen` was kept."""
 
     model: str

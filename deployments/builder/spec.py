@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from cluster.signature import TensorSpec
 
 
-class Section(BaseModel):
+class BuildSection(BaseModel):
     """Base of all parts. Paths are relative to the file that holds them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-class CodeRef(Section):
+class CodeRef(BuildSection):
     """A `module:Name` and the folder where the module is looked for (the document's own by default)."""
 
     code: str = "."
@@ -72,7 +72,7 @@ class KerasSource(CodeRef):
         return tuple(CodeRef.check(one) for one in value)
 
 
-class SklearnSource(Section):
+class SklearnSource(BuildSection):
     """A fitted scikit-learn estimator or Pipeline: `.skops`, or a pickle or joblib file, which runs code as it is read: only with
     `allow_pickle: true`. `sklearn: FILE` is short for a file without."""
 
@@ -80,7 +80,7 @@ class SklearnSource(Section):
     allow_pickle: bool = False
 
 
-class Source(Section):
+class ModelSource(BuildSection):
     """Exactly one of: a PyTorch state_dict, a torch.export program, a Keras file, a TensorFlow SavedModel, an ONNX file, a fitted
     scikit-learn estimator, an XGBoost model (JSON or UBJ), a LightGBM model (text)."""
 
@@ -139,7 +139,7 @@ class Train(CodeRef):
         return {"function": value} if isinstance(value, str) else value
 
 
-class Evaluate(Section):
+class Evaluate(BuildSection):
     """The user's labelled rows: `.npz` or Parquet, with an array or column for each input and one for `label`.
 
     Parquet columns of inputs are numbers or lists of numbers. `rows` is how many are read, from the start.
@@ -151,11 +151,11 @@ class Evaluate(Section):
     rows: int = Field(default=10_000, ge=1)
 
 
-class Gate(Section):
+class Gate(BuildSection):
     """What a version must keep to be registered; None is not looked at. Compared with the imported model on the same rows.
 
-    Agreement is the share of rows with the same argmax (classification), or within `tolerance` of the spread of the imported
-    model's answers (regression). Drops are shares (0.01 is one point); `max_mse_rise` is relative.
+    Agreement is the share of rows with the same argmax (classification), or whose answers differ by at most 5 % of the standard
+    deviation of the imported model's (regression). Drops are shares (0.01 is one point); `max_mse_rise` is relative.
     """
 
     min_agreement: float | None = Field(default=0.98, ge=0, le=1)
@@ -173,7 +173,7 @@ class Gate(Section):
     max_memory_bytes: int | None = Field(default=None, gt=0)
 
 
-class Finetune(Section):
+class Finetune(BuildSection):
     """Gradient descent after pruning: stochastic, with momentum 0.9 and a learning rate that falls from `rate` to 0."""
 
     epochs: int = Field(default=20, ge=1)
@@ -182,14 +182,14 @@ class Finetune(Section):
     seed: int = 0
 
 
-class Prune(Section):
+class Prune(BuildSection):
     """Removes `share` of the neurons and channels of each layer, the weakest first. `finetune: null` leaves it at that."""
 
     share: float = Field(default=0.5, gt=0, lt=1)
     finetune: Finetune | None = Finetune()
 
 
-class Compress(Section):
+class Compress(BuildSection):
     """How the model is made smaller. `auto` tries what makes sense and keeps the fastest that passes the gate.
 
     `data` and `label` are rows that compression may learn from (calibration, fine-tuning): like `evaluate`'s, but other rows.
@@ -214,14 +214,14 @@ class Compress(Section):
         return self
 
 
-class Measure(Section):
+class Measure(BuildSection):
     """How long each variant is timed, all batch sizes together; a batch size that would take longer is left out, and said."""
 
     seconds: float = Field(default=60, gt=0)
     memory_bytes: int | None = Field(default=None, gt=0, description="half of the free memory by default")
 
 
-class BuildSpec(Section):
+class BuildSpec(BuildSection):
     """The `build` section. `parity`: how far the import may be from the source's own answers, relative where they exceed 1.
 
     Inputs are bound by name where the source has names. `outputs` selects among the source's outputs, in that order; the others
@@ -229,7 +229,7 @@ class BuildSpec(Section):
     """
 
     train: Train | None = None
-    source: Source
+    source: ModelSource
     inputs: tuple[InputSpec, ...] = ()
     outputs: tuple[str, ...] = ()
     constants: dict[str, Any] = Field(default_factory=dict)

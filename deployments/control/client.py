@@ -12,7 +12,8 @@ from ray.exceptions import RayError
 from cluster.control_plane import ControlPlane
 from cluster.errors import HeadraceError, Unreachable
 from cluster.rollout.evidence import EvidenceBatch
-from cluster.routing.routes import RouteTable
+from cluster.routing.changes import TableChange, with_change
+from cluster.routing.routes import EMPTY, NOTHING, RouteTable, Stamp
 
 CONTROLLER_ACTOR = "headrace-controller"
 NAMESPACE = "headrace"
@@ -29,9 +30,14 @@ class ActorControlPlane:
         self._name = name
         self._namespace = namespace
         self._actor: ActorHandle[Any] | None = None
+        self._table = EMPTY  # the last one had: the controller tells only what has changed since
 
-    async def routes(self, after: int, timeout_s: float) -> RouteTable:
-        table: RouteTable = await self._ask("routes", timeout_s + ANSWER_S, after, timeout_s)
+    async def routes(self, after: Stamp, timeout_s: float) -> RouteTable:
+        news: RouteTable | TableChange = await self._ask("routes", timeout_s + ANSWER_S, after, timeout_s)
+        table = with_change(self._table, news) if isinstance(news, TableChange) else news
+        if table is None:  # somebody else asked here meanwhile
+            table = await self._ask("routes", timeout_s + ANSWER_S, NOTHING, timeout_s)
+        self._table = table
         return table
 
     async def push(self, batch: EvidenceBatch) -> None:

@@ -11,7 +11,7 @@ from cluster.controller import Controller
 from cluster.errors import Unreachable
 from cluster.ports import Feeds, FeedSpec, FeedState, Fleet
 from cluster.rollout.evidence import EvidenceBatch
-from cluster.routing.routes import RouteTable
+from cluster.routing.routes import RouteTable, Stamp
 from cluster.schedule.fires import JobSeen, SubmitJob
 from cluster.store.memory import MemoryStore
 
@@ -60,12 +60,12 @@ class FakeControlPlane:
         for _ in range(times):
             self.controller.tick()
 
-    async def routes(self, after: int, timeout_s: float) -> RouteTable:
+    async def routes(self, after: Stamp, timeout_s: float) -> RouteTable:
         until = time.monotonic() + timeout_s
         while True:
             self._reach()
             self.controller.tick()
-            if self.controller.table.number > after or time.monotonic() >= until:
+            if self.controller.table.stamp > after or time.monotonic() >= until:
                 return self.controller.table
             await asyncio.sleep(_LOOK_S)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from cluster.control_plane import ControlPlane
 from cluster.errors import HeadraceError
-from cluster.routing.routes import EMPTY, RouteTable
+from cluster.routing.routes import EMPTY, NOTHING, RouteTable
 from deployments.control.evidence_log import EvidenceLog
 
 POLL_S = 30.0
@@ -39,7 +39,7 @@ class TableWatch:
     async def run(self) -> None:
         """Goes on until cancelled."""
         pause_s = AWAY_PAUSE_S
-        after = -1  # the first answer is the table as it is, also where nothing is served yet
+        after = NOTHING  # the first answer is the table as it is, also where nothing is served yet
         while True:
             try:
                 table = await self._control.routes(after, POLL_S)
@@ -49,8 +49,8 @@ class TableWatch:
                 pause_s = min(2 * pause_s, AWAY_PAUSE_MAX_S)
                 continue
             pause_s = AWAY_PAUSE_S
-            after = max(after, table.number)
-            if table.number > self.table.number:
+            after = max(after, table.stamp)
+            if table.stamp > self.table.stamp:
                 self.table = table
                 self._changed(table)
             self._known.set()

@@ -9,33 +9,19 @@ from typing import cast
 
 import numpy as np
 import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from cluster.errors import BadArtifact, BadInput, EngineFailure
 from cluster.signature import Datatype, Signature
 from deployments.engines.cuda import memory_bytes
 from deployments.engines.datatypes import NUMPY, Array
+from deployments.engines.onnxruntime_inside import session_errors
 from deployments.engines.port import RowsRefused
 
 CUDA = "CUDAExecutionProvider"
 
 _log = logging.getLogger(__name__)
 
-# RuntimeError and ValueError are what the binding itself raises; the others are onnxruntime's own status codes.
-ORT_ERRORS: tuple[type[Exception], ...] = (
-    state.EPFail,
-    state.Fail,
-    state.InvalidArgument,
-    state.InvalidGraph,
-    state.InvalidProtobuf,
-    state.NoModel,
-    state.NoSuchFile,
-    state.NotImplemented,
-    state.RuntimeException,
-    RuntimeError,
-    ValueError,
-    TypeError,
-)
+ORT_ERRORS = session_errors()
 
 
 class OnnxEngine:

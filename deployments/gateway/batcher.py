@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cluster.errors import BadInput, HeadraceError, NoCapacity, TooLarge
-from cluster.fleet.serving import Serving, Transport
+from cluster.fleet.serving import Serving, TransportKind
 from cluster.routing.routes import Route
 from cluster.routing.split import goes_to_candidate
 from deployments.engines.datatypes import Array
@@ -123,14 +123,15 @@ class Batcher:
         longer than `timeout_s`.
         """
         names = sorted(tensors)
-        if len(tensors[names[0]]) > self._limits.request_rows:
-            what = f"it has {len(tensors[names[0]])} rows, and a request may have {self._limits.request_rows}"
+        rows = len(tensors[names[0]])
+        if rows > self._limits.request_rows:
+            what = f"it has {rows} rows, and a request may have {self._limits.request_rows}"
             raise TooLarge(what, where="request", remedy="send fewer rows a request, or run a batch")
         candidate = (
             version is None and route.candidate is not None and goes_to_candidate(key, salt=route.salt, weight=route.weight)
         )
         lane_key = LaneKey(
-            route.model, version, candidate, tuple((name, tensors[name].dtype.char, tensors[name].shape[1:]) for name in names)
+            route.model, version, candidate, tuple([(name, tensors[name].dtype.char, tensors[name].shape[1:]) for name in names])
         )
         lane = self._lanes.get(lane_key)
         if lane is None:
@@ -138,7 +139,7 @@ class Batcher:
             lane = self._lanes[lane_key] = _Lane(lane_key, self._scorer, self._limits, self._statistics, seen, route.serving)
         lane.serving = route.serving
         try:
-            return await lane.score(tensors, len(tensors[names[0]]), key, timeout_s)
+            return await lane.score(tensors, rows, key, timeout_s)
         finally:
             # Of a batch's callers the first finds the lane idle, lets it go and may come back by a new one before the next looks.
             if lane.idle and self._lanes.get(lane_key) is lane:
@@ -175,7 +176,7 @@ class _Lane:
 
     async def score(self, tensors: Mapping[str, Array], rows: int, key: bytes, timeout_s: float) -> Scored:
         loop = asyncio.get_running_loop()
-        size_bytes = sum(array.nbytes for array in tensors.values())
+        size_bytes = sum([array.nbytes for array in tensors.values()])
         self._admit(rows, size_bytes, timeout_s)
         ask = _Ask(tensors, rows, size_bytes, key, time.monotonic(), loop.time() + timeout_s, loop.create_future())
         self.queue.append(ask)
@@ -223,7 +224,7 @@ class _Lane:
         crowd = self.seen.last_asks >= CROWD
         if self.key.candidate:
             return self.limits.candidate_crowd_apart_s if crowd else self.limits.candidate_apart_s
-        return self.limits.crowd_apart_s if crowd and self.serving.transport is Transport.REMOTE else 0.0
+        return self.limits.crowd_apart_s if crowd and self.serving.transport is TransportKind.REMOTE else 0.0
 
     def _look_in(self, seconds: float) -> None:
         if self.timer is None:

@@ -7,16 +7,14 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from cluster.control_plane import ControlPlane
-from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound, Unreachable
-from cluster.routing.routes import Route, RouteTable
+from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound
+from cluster.routing.routes import Route, RouteTable, Standing
 from cluster.signature import Signature, TensorSpec
 from deployments.gateway.batcher import Batcher, BatchLimits
-from deployments.gateway.known import KnownModels
 from deployments.gateway.protocol.request import InferRequest
 from deployments.gateway.protocol.response import InferResponse, OutputTensor
 from deployments.gateway.statistics import Statistics
@@ -28,7 +26,7 @@ EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class InferCall:
     """Who is asked and how: a pinned version or the split, the key that steers it, and the time allowed (None: the model's)."""
 
     model: str
@@ -51,16 +49,15 @@ class TableScorer(Scorer, Protocol):
 class DataPlane:
     """Transport-free. Used from one event loop."""
 
-    def __init__(self, scorer: TableScorer, control: ControlPlane, limits: BatchLimits) -> None:
+    def __init__(self, scorer: TableScorer, limits: BatchLimits) -> None:
         self._scorer = scorer
-        self._known = KnownModels(control)
         self._statistics = Statistics()
         self._batcher = Batcher(scorer, limits, self._statistics)
 
-    async def infer(self, call: Call, request: InferRequest) -> InferResponse:
+    async def infer(self, call: InferCall, request: InferRequest) -> InferResponse:
         """Scores a request by one version. Raises BadInput, NotFound, NoCapacity or EngineFailure."""
         version = parse_version(call.version)
-        route = await self._route(call.model)
+        route = self._scorer.table.routes.get(call.model) or await self._route(call.model)
         signature = self._scorer.signature(call.model, version)
         check_inputs(request, signature)
         wanted = _wanted(request, signature)
@@ -82,8 +79,8 @@ class DataPlane:
         version_name, parameters = _versions(scored)
         if scored.label_keys is not None:
             parameters["label_keys"] = _label_keys(scored.label_keys)
-        outputs = tuple(OutputTensor(spec.name, spec.datatype, scored.outputs[spec.name], binary) for spec, binary in wanted)
-        return InferResponse(call.model, version_name, outputs, request.id, parameters)
+        outputs = [OutputTensor(spec.name, spec.datatype, scored.outputs[spec.name], binary) for spec, binary in wanted]
+        return InferResponse(call.model, version_name, tuple(outputs), request.id, parameters)
 
     async def signature(self, model: str, version: str | None = None) -> Signature:
         """The signature of the stable version or of the one named. Raises NotFound or NoCapacity."""
@@ -111,14 +108,14 @@ class DataPlane:
         except NoCapacity:
             return False
         _served(route, wanted)
-        return not route.asleep
+        return self._scorer.table.models.get(model) is Standing.READY
 
     async def _route(self, model: str) -> Route:
         """The model's route. Raises NotFound where there is no such model, NoCapacity where no version of it is ready yet."""
         try:
             return self._scorer.route(model)
         except NotFound as error:
-            if not await self._known.has(model):
+            if self._scorer.table.models.get(model, Standing.EMPTY) is Standing.EMPTY:
                 # Triton's clients look for these words.
                 what = f"Request for unknown model: {model[:80]!r} is not found"
                 raise NotFound(what, where="model", remedy=error.remedy) from None
@@ -138,15 +135,9 @@ class DataPlane:
         return [route for _, route in sorted(self._scorer.table.routes.items())]
 
     async def ready(self) -> bool:
-        """Whether every model that has a version is served, or asleep by a person's will. While the controller is away, whether
-        anything is."""
+        """Whether every model that has a version is served, or asleep by a person's will, as the newest table says."""
         table = self._scorer.table
-        if table.number == 0:
-            return False
-        try:
-            return all(name in table.routes for name in await self._known.names())
-        except Unreachable:
-            return bool(table.routes)
+        return table.number > 0 and Standing.WAITING not in table.models.values()
 
 
 def parse_version(version: str | None) -> int | None:
@@ -160,28 +151,37 @@ def parse_version(version: str | None) -> int | None:
 
 def check_inputs(request: InferRequest, signature: Signature) -> None:
     """Checks names, datatypes, shapes and equal rows, so that a bad request never joins others. Raises BadInput."""
-    for name in request.inputs:
-        if signature.input(name) is None:
-            known = ", ".join(spec.name for spec in signature.inputs)
-            raise BadInput("the model has no such input", where=f"tensor {name!r}", remedy=f"its inputs: {known}")
+    if len(request.inputs) != len(signature.inputs) or any(spec.name not in request.inputs for spec in signature.inputs):
+        _raise_names(request, signature)
     rows: int | None = None
     for spec in signature.inputs:
-        where = f"tensor {spec.name!r}"
-        array = request.inputs.get(spec.name)
-        if array is None:
-            raise BadInput("the input is missing", where=where)
+        shape = request.inputs[spec.name].shape
         if request.datatypes[spec.name] is not spec.datatype:
-            raise BadInput(f"its datatype must be {spec.datatype}; got {request.datatypes[spec.name]}", where=where)
-        if not _fits(array.shape, spec.shape):
-            raise BadInput(f"its shape must be {list(spec.shape)}; got {list(array.shape)}", where=where)
-        if rows is not None and rows != array.shape[0]:
-            raise BadInput(f"it has {array.shape[0]} rows, but other inputs have {rows}", where=where)
-        rows = array.shape[0]
+            what = f"its datatype must be {spec.datatype}; got {request.datatypes[spec.name]}"
+            raise BadInput(what, where=f"tensor {spec.name!r}")
+        if not _fits(shape, spec.shape):
+            raise BadInput(f"its shape must be {list(spec.shape)}; got {list(shape)}", where=f"tensor {spec.name!r}")
+        if rows is not None and rows != shape[0]:
+            raise BadInput(f"it has {shape[0]} rows, but other inputs have {rows}", where=f"tensor {spec.name!r}")
+        rows = shape[0]
     if rows == 0:
         raise BadInput("the request has no rows", where="request")
 
 
+def _raise_names(request: InferRequest, signature: Signature) -> NoReturn:
+    """Names the input that the model does not have, or else the first that is missing."""
+    known = [spec.name for spec in signature.inputs]
+    for name in request.inputs:
+        if name not in known:
+            what = "the model has no such input"
+            raise BadInput(what, where=f"tensor {name!r}", remedy=f"its inputs: {', '.join(known)}")
+    missing = next(name for name in known if name not in request.inputs)
+    raise BadInput("the input is missing", where=f"tensor {missing!r}")
+
+
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    if shape[1:] == wanted[1:] and wanted[0] == -1:  # most often
+        return True
     return len(shape) == len(wanted) and all(want in (-1, axis) for axis, want in zip(shape, wanted, strict=True))
 
 

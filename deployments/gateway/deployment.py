@@ -1,107 +1,186 @@
-"""The gateway as a Serve application: one routed app named `gateway`, each replica with its own scorer and batcher."""
+"""The gateway as a Serve application, `gateway`, without a route: callers come by the door of its node, not by Serve's proxy."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
+import logging
+import os
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from deployments.control.client import connect
+from deployments.gateway.autoscale import REQUESTS, autoscaling
 from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.dataplane import DataPlane
-from deployments.gateway.grpc.front import haproxy
-from deployments.gateway.grpc.server import GrpcServer
-from deployments.gateway.http.app import GatewayApp
+from deployments.gateway.door.haproxy import usable_haproxy
+from deployments.gateway.door.opening import Door
+from deployments.gateway.door.settings import RUN_VARIABLE, DoorSettings
 from deployments.gateway.http.callers import Callers
-from deployments.gateway.http.direct_lane import DirectLane
 from deployments.gateway.repository import Repository
+from deployments.gateway.server import GatewayServer, ServerLimits
 from deployments.scoring.scorer import RoutedScorer
 from deployments.serving.collector import spare_collections
 from deployments.serving.serve_log import log_with_serve
 from deployments.transport.remote import RemoteTransport
 
+_log = logging.getLogger(__name__)
+
 APP = "gateway"
+DEPLOYMENT = "Gateway"
 DRAIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """One gateway. `max_ongoing` requests are in one replica at a time, as many more wait before it, the rest is refused.
+    """All gateways of a cluster: `replicas`, or by load up to `most`. In one are `max_ongoing` requests at a time, as many more
+    wait there, and the rest is refused.
 
-    `cpus` only reserve a place for each replica: little, so that a full cluster still has a door. With a `grpc_port`, each node
-    that has a replica listens there; without, there is no gRPC. The two byte limits bound one message each. `hosts` are the
-    names, beside its nodes' own, by which commands may be given: see `Callers`.
+    The door of each node that has a gateway listens at `host`, without a `grpc_port` for HTTP alone. `node` is the address of the
+    only Ray node that may have gateways; None: any. `cpus` reserves nothing unless told to: a full cluster still has a door.
+    `hosts` are the names, beside its nodes' own, by which commands may be given: see `Callers`. Of the byte limits two bound one
+    message each, and the last all that are in one gateway.
     """
 
     replicas: int = 1
-    cpus: float = 0.1
+    most: int | None = None
+    node: str | None = None
+    cpus: float = 0.0
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int | None = None
+    hosts: tuple[str, ...] = ()
     max_ongoing: int = 1024
     max_body_bytes: int = 256 << 20
-    grpc_host: str = "127.0.0.1"
-    grpc_port: int | None = None
     max_grpc_message_bytes: int = 256 << 20
-    hosts: tuple[str, ...] = ()
+    max_buffered_bytes: int = 1 << 30
+
+    @property
+    def door(self) -> dict[str, Any]:
+        """Where callers come in, as Serve remembers it."""
+        return {"host": self.host, "http_port": self.http_port, "grpc_port": self.grpc_port}
 
 
 class Gateway:
-    """One replica: builds its scorer when Serve builds it, starts and stops it with the lifespan of the ASGI server."""
+    """One replica: opens for callers when Serve builds it, and leaves in order when Serve lets it go."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    async def __init__(self, settings: GatewaySettings) -> None:  # type: ignore[misc]  # Serve awaits it
         log_with_serve()
         self._settings = settings
+        self._server: GatewayServer | None = None
+        self._scorer: RoutedScorer | None = None
+        self._door: Door | None = None
+        try:
+            await self._open()
+        except BaseException:
+            await self._close()
+            raise
 
-    def __serve_build_asgi_app__(self) -> GatewayApp:
-        """Called by Serve once, after the constructor, in the replica."""
+    def reconfigure(self, door: dict[str, Any]) -> None:
+        """Called by Serve, which keeps `GatewaySettings.door` for those who ask; nothing changes while a gateway runs."""
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve: how many requests are under way."""
+        return {REQUESTS: 0.0 if self._server is None else float(self._server.requests_under_way)}
+
+    async def __del__(self) -> None:
+        """Called by Serve, once."""
+        await self._close()
+
+    async def _open(self) -> None:
         settings, control = self._settings, connect()
-        version = importlib.metadata.version("headrace")
-        scorer = RoutedScorer(control, RemoteTransport(for_life=True))
-        dataplane = DataPlane(scorer, control, BatchLimits())
-        repository = Repository(scorer, control)
-        limits = settings.max_grpc_message_bytes, settings.max_ongoing
-        front = None if settings.grpc_port is None else haproxy()
-        grpc_server = GrpcServer(dataplane, repository, version, *limits, front)
+        self._scorer = RoutedScorer(control, RemoteTransport(for_life=True))
+        limits = ServerLimits(
+            max_requests=2 * settings.max_ongoing,
+            max_body_bytes=settings.max_body_bytes,
+            max_message_bytes=settings.max_grpc_message_bytes,
+            max_buffered_bytes=settings.max_buffered_bytes,
+        )
+        self._server = GatewayServer(
+            DataPlane(self._scorer, BatchLimits()),
+            Repository(self._scorer, control),
+            control,
+            importlib.metadata.version("headrace"),
+            Callers.to(*settings.hosts),
+            limits,
+        )
+        binary = await asyncio.to_thread(usable_haproxy)
+        if binary is not None:
+            node = ray.get_runtime_context().get_node_id()
+            self._door = await asyncio.to_thread(Door.enter, door_settings(settings, str(binary)), node)
+        await self._scorer.start()
+        spare_collections()
+        if self._door is None:
+            await self._server.listen(settings.host, settings.http_port, settings.grpc_port)
+            _log.warning("without HAProxy, requests are served more slowly, and on loopback alone")
+        else:
+            self._door.watch()
+            await self._server.start(self._door.slot)
+            await self._door.opened()
 
-        async def startup() -> None:
-            await scorer.start()
-            spare_collections()
-            await lane.open()
-            if settings.grpc_port is not None:
-                await grpc_server.start(settings.grpc_host, settings.grpc_port)
+    async def _close(self) -> None:
+        if self._server is not None:
+            await self._server.stop(DRAIN_S / 2)
+        if self._door is not None:
+            await self._door.leave()
+        if self._scorer is not None:
+            await self._scorer.close()
 
-        async def shutdown() -> None:
-            await grpc_server.stop(DRAIN_S / 2)
-            await lane.close()
-            await scorer.close()
 
-        callers = Callers.to(*settings.hosts)
-        app = GatewayApp(dataplane, repository, control, version, settings.max_body_bytes, startup, shutdown, callers)
-        lane = DirectLane(app, app.infer, 2 * settings.max_ongoing)
-        return app
+def door_settings(settings: GatewaySettings, binary: str) -> DoorSettings:
+    """The door of this process's node, which ends with the node's Ray: the parent of this process."""
+    return DoorSettings(
+        binary=binary,
+        host=settings.host,
+        http_port=settings.http_port,
+        grpc_port=settings.grpc_port,
+        slots=slots_for(settings.most or settings.replicas),
+        threads=haproxy_threads(len(os.sched_getaffinity(0))),
+        concurrent_streams=2 * settings.max_ongoing,
+        raylet_pid=os.getppid(),
+        run=os.environ.get(RUN_VARIABLE, ""),
+    )
+
+
+def slots_for(gateways: int) -> int:
+    """Places on a node where all gateways may be, and those that replace them may have begun. Pure."""
+    return max(4, 2 * gateways)
+
+
+def haproxy_threads(cores: int) -> int:
+    """One thread passes 30,000 requests/s on, and more than one for two cores only wake each other. Pure."""
+    return max(1, min(4, cores // 2))
 
 
 def gateway_application(settings: GatewaySettings) -> Any:
     """The Serve application, ready for `serve.run`."""
-    deployment: Any = serve.deployment(
-        name="Gateway",
-        num_replicas=settings.replicas,
-        max_ongoing_requests=settings.max_ongoing,
-        max_queued_requests=settings.max_ongoing,
-        graceful_shutdown_timeout_s=DRAIN_S,
-        ray_actor_options={"num_cpus": settings.cpus},
-        # No line a request: Serve's metrics count them.
-        logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
-    )(serve.ingress()(Gateway))
+    actor: dict[str, Any] = {"num_cpus": settings.cpus}
+    if settings.node is not None:
+        actor["resources"] = {f"node:{settings.node}": 0.001}  # which that node alone has, from Ray
+    options: dict[str, Any] = {
+        "name": DEPLOYMENT,
+        "user_config": settings.door,
+        "graceful_shutdown_timeout_s": DRAIN_S,
+        "graceful_shutdown_wait_loop_s": 0.1,
+        "ray_actor_options": actor,
+        "logging_config": LoggingConfig(log_level="WARNING", enable_access_log=False),
+    }
+    if settings.most is None or settings.most == settings.replicas:
+        options["num_replicas"] = settings.replicas
+    else:
+        options["autoscaling_config"] = autoscaling(settings.replicas, settings.most)
+    deployment: Any = serve.deployment(**options)(Gateway)
     return deployment.bind(settings)
 
 
 def start_gateway(settings: GatewaySettings | None = None) -> None:
-    """Runs the gateway at `/`; returns when it is ready. Run again, it is replaced: only call it where none runs.
+    """Runs the gateways; returns when their doors are open. Run again, they are replaced: only call it where none runs.
 
-    Needs a connected Ray, the controller (deployments.control.client.connect finds it), and Serve with its HTTP options set:
-    `serve.start(http_options=...)` decides address and port, and is the front door's. Works behind Serve's proxy and behind
-    HAProxy with direct ingress alike. Raises RuntimeError where Serve can't start the replicas.
+    Needs a connected Ray, the controller (deployments.control.client.connect finds it), and Serve, with or without own proxies.
+    Raises RuntimeError where Serve can't start the replicas.
     """
-    serve.run(gateway_application(settings or GatewaySettings()), name=APP, route_prefix="/")
+    serve.run(gateway_application(settings or GatewaySettings()), name=APP, route_prefix=None)

@@ -7,14 +7,14 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from cluster.fleet.serving import ScalingMode, Serving, Transport
+from cluster.fleet.serving import ScalingMode, Serving, TransportKind
 
 T = TypeVar("T")
 
 
 def bearable_calls(serving: Serving) -> int:
     """How many calls at a time the replicas may have: as many as make Serve start the last of them."""
-    if serving.transport is Transport.EMBEDDED:
+    if serving.transport is TransportKind.EMBEDDED:
         return serving.threads
     scaling = serving.scaling
     replicas = scaling.max if scaling.mode is ScalingMode.AUTO else scaling.replicas

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cluster.errors import HeadraceError
+from cluster.errors import HeadraceError, NoCapacity
 from cluster.signature import Signature
 from deployments.engines.datatypes import Array
 
@@ -28,6 +28,10 @@ class Scored:
     versions: npt.NDArray[np.int32]
     errors: dict[int, HeadraceError]
     label_keys: Sequence[str] | None = None
+
+
+class Late(NoCapacity):
+    """A version had the call and did not answer in time: nothing is known of its rows, but that it took long is."""
 
 
 class Scorer(Protocol):

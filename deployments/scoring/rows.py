@@ -16,14 +16,19 @@ from deployments.engines.datatypes import NUMPY, Array
 Rows = npt.NDArray[np.intp]
 
 MOVED_BYTES_AT_LEAST = 64 * 1024
+KNOWN_ROWS_AT_MOST = 16_384  # callers choose the sizes: 8 MiB in all are kept for them
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one version said to one batch of n rows. `outputs` have n rows each; those in `failed` hold zeros."""
+    """What one version said to one batch of n rows. `outputs` have n rows each; those in `failed` hold zeros.
+
+    `timed` is False where replicas were away meanwhile: how long it took then says nothing of the version.
+    """
 
     outputs: dict[str, Array]
     failed: dict[int, HeadraceError] = field(default_factory=dict)
+    timed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +44,17 @@ class Part:
     fair: bool = True
 
 
-@functools.lru_cache(maxsize=64)
 def all_rows(count: int) -> Rows:
     """0 to `count` - 1, read-only."""
+    return _known_rows(count) if count <= KNOWN_ROWS_AT_MOST else _rows(count)
+
+
+@functools.lru_cache(maxsize=64)
+def _known_rows(count: int) -> Rows:
+    return _rows(count)
+
+
+def _rows(count: int) -> Rows:
     rows = np.arange(count)
     rows.setflags(write=False)
     return rows
@@ -99,7 +112,7 @@ def joined(signature: Signature, answers: Sequence[Answer], sizes: Sequence[int]
         Part(0, np.arange(start, start + size), answer) for start, size, answer in zip(starts[:-1], sizes, answers, strict=True)
     ]
     outputs, failed = assembled(signature, parts, starts[-1])
-    return Answer(outputs, failed)
+    return Answer(outputs, failed, all(answer.timed for answer in answers))
 
 
 def assembled(signature: Signature, parts: Sequence[Part], rows: int) -> tuple[dict[str, Array], dict[int, HeadraceError]]:
@@ -133,6 +146,6 @@ def assembled(signature: Signature, parts: Sequence[Part], rows: int) -> tuple[d
 
 
 def _is_whole(rows: Rows, count: int) -> bool:
-    if rows is all_rows(count):
+    if count <= KNOWN_ROWS_AT_MOST and rows is _known_rows(count):
         return True
     return bool(count == 0 or (rows[0] == 0 and rows[-1] == count - 1 and np.all(rows[1:] > rows[:-1])))

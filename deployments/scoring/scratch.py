@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,10 +17,13 @@ _Kind = tuple[str, tuple[int, ...]]
 
 
 class Scratch:
-    """Lends copies of rows. Used from one event loop."""
+    """Lends copies of rows. Used from one event loop.
+
+    Where too much is kept, what has lain unused for longest goes: callers choose the shapes, and may never come back to one.
+    """
 
     def __init__(self) -> None:
-        self._free: dict[_Kind, list[Array]] = {}
+        self._free: OrderedDict[_Kind, list[Array]] = OrderedDict()  # the kind that was given back last is the last
         self._free_bytes = 0
 
     def take(self, tensors: Mapping[str, Array], rows: Rows) -> dict[str, Array]:
@@ -30,24 +34,36 @@ class Scratch:
         """Takes back what `take` lent. Only where nobody can read it any more; what never comes back is freed as usual."""
         for array in lent.values():
             buffer = array.base
-            if isinstance(buffer, np.ndarray) and self._free_bytes + buffer.nbytes <= MOST_BYTES:
+            if isinstance(buffer, np.ndarray) and buffer.nbytes <= MOST_BYTES:
                 self._free.setdefault(_kind(buffer), []).append(buffer)
+                self._free.move_to_end(_kind(buffer))
                 self._free_bytes += buffer.nbytes
+        while self._free_bytes > MOST_BYTES:
+            self._drop(next(iter(self._free)), 0)
 
     def _copy(self, tensor: Array, rows: Rows) -> Array:
         row_bytes = tensor.nbytes // max(len(tensor), 1)
         if tensor.dtype == np.object_ or row_bytes * len(rows) < LEAST_BYTES:
             return tensor[rows]
-        free = self._free.get(_kind(tensor), [])
-        buffer = next((each for each in free if len(each) >= len(rows)), None)
-        if buffer is not None:
-            free[:] = [each for each in free if each is not buffer]
-            self._free_bytes -= buffer.nbytes
-        else:
+        buffer = self._fitting(_kind(tensor), len(rows))
+        if buffer is None:
             # Batches differ a little in size, and so do their parts.
             buffer = np.empty((len(rows) + len(rows) // 4, *tensor.shape[1:]), tensor.dtype)
         view = buffer[: len(rows)]
         return np.take(tensor, rows, axis=0, out=view, mode="clip")
+
+    def _fitting(self, kind: _Kind, rows: int) -> Array | None:
+        for place, buffer in enumerate(self._free.get(kind, ())):
+            if len(buffer) >= rows:
+                self._drop(kind, place)
+                return buffer
+        return None
+
+    def _drop(self, kind: _Kind, place: int) -> None:
+        buffers = self._free[kind]
+        self._free_bytes -= buffers.pop(place).nbytes
+        if not buffers:
+            del self._free[kind]
 
 
 def _kind(array: Array) -> _Kind:

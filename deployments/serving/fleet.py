@@ -8,7 +8,6 @@ from typing import Any
 
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve._private.common import DeploymentID
 from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import RayServeException
 
@@ -17,7 +16,8 @@ from cluster.fleet.serving import Scaling, ScalingMode, Serving
 from cluster.ports import AppState
 from cluster.versions import Version
 from deployments.serving.replica import Replica
-from deployments.serving.serve_controller import ask, away, serve_details
+from deployments.serving.serve_controller import serve_details
+from deployments.serving.serve_inside import away, scale
 from deployments.serving.serve_state import app_state
 from deployments.transport.remote import DEPLOYMENT
 
@@ -61,7 +61,7 @@ class ServeFleet:
         deployment = found.deployments.get(DEPLOYMENT)
         if deployment is not None and deployment.target_num_replicas == replicas:
             return
-        ask("update_deployment_replicas", DeploymentID(name=DEPLOYMENT, app_name=app), replicas)
+        scale(app, DEPLOYMENT, replicas)
 
     def retire(self, app: str) -> None:
         """See `Fleet.retire`."""

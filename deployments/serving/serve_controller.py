@@ -1,4 +1,4 @@
-"""Asks Serve's controller what nothing public of Serve tells or does: the one place that reaches into Serve for it."""
+"""What Serve's controller tells that nothing public of Serve does."""
 
 from __future__ import annotations
 
@@ -7,27 +7,23 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-import ray
 from pydantic import BaseModel
-from ray.exceptions import RayError
-from ray.serve._private.common import DeploymentStatus, ReplicaState
-from ray.serve.context import _get_global_client
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
-from cluster.errors import Unreachable
+from deployments.serving.serve_inside import ask, replica_results
 
-ASK_TIMEOUT_S = 30
+RUNNING = "RUNNING"  # the state of a replica that takes calls
 
 logger = logging.getLogger(__name__)
 
 
 class SeenReplica(BaseModel):
-    """One replica, by the name that it is told itself."""
+    """One replica, by the name that it is told itself. `state` is one of Serve's words, such as RUNNING."""
 
     replica_id: str = ""
-    state: ReplicaState
+    node_id: str | None = None
+    state: str
 
 
 class SeenConfig(BaseModel):
@@ -37,9 +33,9 @@ class SeenConfig(BaseModel):
 
 
 class SeenDeployment(BaseModel):
-    """One deployment of an app."""
+    """One deployment of an app. `status` is one of Serve's words, such as UPDATING."""
 
-    status: DeploymentStatus
+    status: str
     message: str = ""
     target_num_replicas: int | None = None
     replicas: list[SeenReplica] = []
@@ -55,30 +51,11 @@ class SeenApp(BaseModel):
     deployments: dict[str, SeenDeployment] = {}
 
 
-class SeenHttp(BaseModel):
-    """Where Serve listens."""
-
-    port: int
-
-
 class ServeSeen(BaseModel):
     """What we read of Serve's details. Serve's own schema pickles each deployment's router once more: 28 ms for four apps, up to
     four times a second."""
 
-    http_options: SeenHttp | None = None
     applications: dict[str, SeenApp] = {}
-
-
-def ask(method: str, *args: Any) -> Any:
-    """Calls a method of Serve's controller, the one that the dashboard's REST door asks in the same words. Blocks.
-
-    Raises Unreachable.
-    """
-    try:
-        client: Any = _get_global_client()
-        return ray.get(getattr(client._controller, method).remote(*args), timeout=ASK_TIMEOUT_S)
-    except (RayError, RayServeException) as error:
-        raise away(error) from error
 
 
 def serve_details() -> ServeSeen:
@@ -92,7 +69,7 @@ def each_answer(handle: DeploymentHandle[Any], method: str, *, timeout_s: float)
     Serve's own `results` gives the first answer together with the last. Raises what Serve raises, and TimeoutError where it finds
     no replica in time.
     """
-    asked: list[Any] = handle.broadcast(method)._fetch_replica_results_sync(timeout_s)
+    asked: list[Any] = replica_results(handle.broadcast(method), timeout_s)
     with ThreadPoolExecutor(max(len(asked), 1), thread_name_prefix="replica-answers") as threads:
         answers = {threads.submit(one.get, timeout_s): one for one in asked}
         for answered in as_completed(answers):
@@ -103,8 +80,3 @@ def each_answer(handle: DeploymentHandle[Any], method: str, *, timeout_s: float)
             if isinstance(error, TimeoutError):
                 answers[answered].cancel()  # else they pile up before a replica that stands still
             logger.info("a replica of %s does not answer: %s", handle.deployment_id, error)
-
-
-def away(error: Exception) -> Unreachable:
-    """What Serve's own errors become."""
-    return Unreachable(f"Serve can't be asked: {error}", where="ray serve", remedy="start the cluster, or wait for its head")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 
-from ray.serve._private.common import DeploymentStatus, ReplicaState
 from ray.serve.schema import ApplicationStatus
 
 from cluster.ports import AppState, AppStatus
-from deployments.serving.serve_controller import SeenApp
+from deployments.serving.serve_controller import RUNNING, SeenApp
 
 _REASON = re.compile(
     r"^\s*(?:[A-Za-z_][\w.]*\.)?(\w*(?:Error|Exception|BadArtifact|Unreachable|NoCapacity|EngineFailure)): (.+)$", re.M
@@ -26,7 +25,7 @@ def app_state(name: str, app: SeenApp, deployment: str) -> AppState:
     message = "\n".join(told for told in (app.message, details.message if details is not None else "") if told)
     if details is None:
         return AppState(name, _WITHOUT_REPLICAS[app.status], 0, 0, reason(message))
-    running = sum(replica.state is ReplicaState.RUNNING for replica in details.replicas)
+    running = sum(replica.state == RUNNING for replica in details.replicas)
     target = details.target_num_replicas or 0
     status = _status(app.status, details.status, running, target)
     return AppState(name, status, running, target, "" if running >= target and status is AppStatus.READY else reason(message))
@@ -42,16 +41,16 @@ _WITHOUT_REPLICAS = {
 }
 
 
-def _status(app: ApplicationStatus, deployment: DeploymentStatus, running: int, target: int) -> AppStatus:
+def _status(app: ApplicationStatus, deployment: str, running: int, target: int) -> AppStatus:
     if app is ApplicationStatus.DELETING:
         return AppStatus.STOPPING
-    if app is ApplicationStatus.DEPLOY_FAILED or deployment is DeploymentStatus.DEPLOY_FAILED:
+    if app is ApplicationStatus.DEPLOY_FAILED or deployment == "DEPLOY_FAILED":
         return AppStatus.FAILED
-    if deployment is DeploymentStatus.UPDATING:
+    if deployment == "UPDATING":
         return AppStatus.STARTING
     if running > 0 or target == 0:
         return AppStatus.READY
-    return AppStatus.UNHEALTHY if deployment is DeploymentStatus.UNHEALTHY else AppStatus.STARTING
+    return AppStatus.UNHEALTHY if deployment == "UNHEALTHY" else AppStatus.STARTING
 
 
 def reason(message: str) -> str:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,12 @@ from cluster.errors import EngineFailure, HeadraceError, NoCapacity
 from cluster.fleet.serving import Serving
 from cluster.routing.routes import Target
 from deployments.engines.datatypes import Array
+from deployments.scoring.port import Late
 from deployments.scoring.rows import Answer, Part, all_failed, assembled, take
 from deployments.scoring.suspects import Suspects, marks_of
 from deployments.transport.lines.client import Declined, Line, Lines, ReplicaGone, StandsStill
 from deployments.transport.lines.frames import Broken, Reply
+from deployments.transport.lines.serve_book import route_on_this_loop
 
 # The deployment's name in every version's app: the last part of the dashboard's scale address.
 DEPLOYMENT = "replicas"
@@ -31,6 +34,7 @@ FORGET_AFTER_S = 300.0  # without a death, a version's rows are above suspicion 
 _DEATHS = (RayActorError, ReplicaUnavailableError, ReplicaGone)
 # Larger calls go by Serve, which hands them over in shared memory.
 LINE_MOST_BYTES = 4 << 20
+IN_TIME = "retry, add replicas, or allow more time"
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +49,7 @@ class RemoteTransport:
         self._handles: dict[str, Any] = {}
         self._lines: dict[str, Lines] = {}
         self._suspects: dict[str, Suspects] = {}
+        self._away: set[str] = set()  # apps of which a replica died, and no call has been answered since
 
     def keep(self, wanted: Mapping[str, tuple[Target, Serving]]) -> None:
         """See `Transport.keep`."""
@@ -53,6 +58,7 @@ class RemoteTransport:
         for known in (self._handles, self._suspects):
             for app in [app for app in known if app not in wanted]:
                 del known[app]
+        self._away &= wanted.keys()
 
     def ready(self, target: Target) -> bool:  # noqa: ARG002
         """Always: a handle waits for replicas by itself."""
@@ -62,22 +68,27 @@ class RemoteTransport:
         """See `Transport.score`. Where a replica dies under a call, another one is asked: scoring is idempotent.
 
         Rows that kill replicas are told apart from their neighbours, over several calls where the time is short: they fail,
-        the others are scored.
+        the others are scored. How long it takes says nothing of the version, then and until a call is answered again.
         """
         begin_s = time.monotonic()
         end_s = begin_s + timeout_s
-        deaths = 0
+        deaths, away = 0, target.app in self._away
         known = self._suspects.get(target.app)
         if known is not None and begin_s - known.last_death_s > FORGET_AFTER_S:
             del self._suspects[target.app]
         while target.app not in self._suspects:
             try:
-                return await self._once(target, tensors, end_s)
+                return self._told(target, await self._once(target, tensors, end_s), undisturbed=deaths == 0 and not away)
             except _DEATHS:
+                self._away.add(target.app)
                 deaths += 1
                 if deaths >= DEATHS_AT_MOST:
                     self._suspects.setdefault(target.app, Suspects()).died(marks_of(tensors), time.monotonic())
-        return await self._warily(target, tensors, end_s, self._suspects[target.app])
+        return self._told(target, await self._warily(target, tensors, end_s, self._suspects[target.app]), undisturbed=False)
+
+    def _told(self, target: Target, answer: Answer, *, undisturbed: bool) -> Answer:
+        self._away.discard(target.app)
+        return answer if undisturbed else replace(answer, timed=False)
 
     async def _warily(self, target: Target, tensors: Mapping[str, Array], end_s: float, suspects: Suspects) -> Answer:
         """One group at a time, so that a death has one cause. When the time is over, what was learnt stays for the next try."""
@@ -133,7 +144,8 @@ class RemoteTransport:
             reply = await asyncio.wait_for(response, max(left_s, 0.0))
         except TimeoutError:
             response.cancel()
-            raise _late(target) from None
+            # Whether one had it, or all were away, nobody knows.
+            raise NoCapacity("no replica answered in time", where=target.app, remedy=IN_TIME) from None
         except BackPressureError as error:
             raise NoCapacity("the replicas' queue is full", where=target.app, remedy="retry, or add replicas") from error
         except DeploymentUnavailableError as error:
@@ -158,7 +170,7 @@ class RemoteTransport:
         try:
             reply = await line.score(tensors, max(end_s - time.monotonic(), 0.0))
         except TimeoutError:
-            raise _late(target) from None
+            raise Late("the replica did not answer in time", where=target.app, remedy=IN_TIME) from None
         if not isinstance(reply, Broken):
             return _answer(target, reply)
         if reply.refusal is not None:
@@ -179,7 +191,7 @@ class RemoteTransport:
         if found is None:
             found = serve.get_deployment_handle(DEPLOYMENT, app_name=app, _check_exists=False)
             if self._for_life and not found.is_initialized:  # Serve keeps handles: a version may come back
-                found._init(_run_router_in_separate_loop=False)
+                route_on_this_loop(found)
             self._handles[app] = found
         return found
 
@@ -195,7 +207,3 @@ def _defect(target: Target, tensors: Mapping[str, Array], raised: str) -> Answer
     rows = len(next(iter(tensors.values())))
     failure = EngineFailure(f"the replica failed: {raised}", where=target.app, remedy="look at its log")
     return all_failed(target.signature, rows, failure)
-
-
-def _late(target: Target) -> NoCapacity:
-    return NoCapacity("no replica answered in time", where=target.app, remedy="retry, add replicas, or allow more time")

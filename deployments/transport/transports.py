@@ -18,6 +18,7 @@ from deployments.engines.datatypes import Array
 from deployments.engines.isolate import score_isolating
 from deployments.engines.load import load_engine
 from deployments.engines.port import Engine
+from deployments.scoring.port import Late
 from deployments.scoring.rows import Answer
 from deployments.transport.engine_process import EngineGone, EngineProcess
 
@@ -35,7 +36,7 @@ class Transport(Protocol):
 
     async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
         """Scores n rows, n at least 1. Safe to repeat. Rows that the version failed are in the answer; raises NoCapacity where
-        it could not be asked, lost its processes, or did not answer within `timeout_s`."""
+        it could not be asked, lost its processes, or did not answer within `timeout_s`: Late where it had the call for sure."""
 
     async def close(self) -> None:
         """Lets everything go. Safe to repeat."""
@@ -134,7 +135,7 @@ class EmbeddedTransport:
                 self._loaded.pop(target.app).close()
             raise
         except TimeoutError:
-            raise NoCapacity(f"no answer within {timeout_s:g} s", where=target.app, remedy="retry, or allow more time") from None
+            raise Late(f"no answer within {timeout_s:g} s", where=target.app, remedy="retry, or allow more time") from None
         finally:
             timer.cancel()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import orjson
 import typer
 from rich.text import Text
 
@@ -17,6 +18,7 @@ from cluster.commands.status import StatusView
 from cluster.errors import EngineFailure, NoCapacity
 from cluster.ports import AppStatus
 from cluster.versions import VersionId
+from headrace.cli.exits import ExitCode
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
 from headrace.project.documents import load_project
@@ -24,6 +26,12 @@ from headrace.project.documents import load_project
 app = typer.Typer()
 
 POLL_S = 0.3
+WOULD_BE = {
+    "created": "would be created",
+    "updated": "would be updated",
+    "unchanged": "unchanged",
+    "removed": "would be removed",
+}
 
 
 @app.command()
@@ -32,25 +40,60 @@ def apply(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is ready.")] = True,
     timeout_s: Annotated[float, typer.Option("--timeout", min=1, help="How long to wait, in seconds.")] = 180.0,
     check: Annotated[bool, typer.Option("--check", help="Only check the files; needs nothing running.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove what is of this Project and has no document.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change, field by field.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make Models, Streams and Batches as the files say: all of them, or none. Applying again changes nothing.
 
     A Model's newest version is served, or rolled out by the plan in its `rollout` section; a Stream starts; a Batch waits for
-    `headrace batch run`.
+    `headrace batch run`. With --prune, what belongs to the folder's Project and is in none of the files is removed as `headrace
+    delete` does it; artifacts stay. A Model's build section is not looked at: `headrace build` is.
 
-    Example: `headrace apply -f model.yaml -f stream.yaml`
+    Example: `headrace apply -f model.yaml -f stream.yaml`; a whole folder: `headrace apply -f project --prune --dry-run`
     """
-    documents = load_project(files).apply()
+    documents = load_project(files).apply(prune=prune, dry_run=dry_run)
     if check:
         found = [*((("model", m.name)) for m in documents.models), *((f.kind, f.name) for f in documents.feeds)]
         _report(as_json, Applied(changes=()), [f"{kind} {name}: correct" for kind, name in found])
         return
     with ControlClient.from_environment() as client:
         applied = client.apply(documents)
-        _report(as_json, applied, map(_line, applied.changes))
-        if wait:
-            _wait(client, documents, timeout_s)
+        _report(as_json, applied, changes_told(applied) if dry_run else map(_line, applied.changes))
+        if wait and not dry_run:
+            _wait(client, documents, applied, timeout_s)
+
+
+@app.command()
+def diff(
+    files: Annotated[list[Path], typer.Option("--file", "-f", help="A project file, or a folder of them; may be given again.")],
+    prune: Annotated[bool, typer.Option("--prune", help="Also tell what --prune would remove.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what `headrace apply` would change, field by field: what it is now, and what it would be. Changes nothing.
+
+    The exit code is 0 where nothing would change, 1 where something would. A Model's build section is not looked at.
+
+    Example: `headrace diff -f project`
+    """
+    with ControlClient.from_environment() as client:
+        applied = client.apply(load_project(files).apply(prune=prune, dry_run=True))
+    different = Applied(changes=tuple(change for change in applied.changes if change.action != "unchanged"))
+    _report(as_json, different, changes_told(different))
+    if different.changes:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def changes_told(applied: Applied) -> Iterator[str]:
+    """A line for each change, and under it one for each field."""
+    for change in applied.changes:
+        yield f"{change.kind} {change.name}: {WOULD_BE[change.action]}" + (f" ({change.note})" if change.note else "")
+        for field in change.fields:
+            yield f"  {field.field}: {_value(field.before)} -> {_value(field.after)}"
+
+
+def _value(value: Any) -> str:
+    return "nothing" if value is None else orjson.dumps(value).decode()
 
 
 def _report(as_json: bool, applied: Applied, lines: Iterable[str]) -> None:
@@ -65,10 +108,10 @@ def _line(change: Change) -> str:
     return f"{change.kind} {change.name}: {change.action}" + (f" ({change.note})" if change.note else "")
 
 
-def _wait(client: ControlClient, documents: Apply, timeout_s: float) -> None:
+def _wait(client: ControlClient, documents: Apply, applied: Applied, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     with notes().status("waiting") as spinner:
-        while waiting := unready(client.status(), documents):
+        while waiting := _left(client.status(), documents, applied):
             if time.monotonic() > deadline:
                 raise NoCapacity(
                     f"not ready after {timeout_s:g} s: {'; '.join(waiting)}",
@@ -77,6 +120,13 @@ def _wait(client: ControlClient, documents: Apply, timeout_s: float) -> None:
                 )
             spinner.update(Text("waiting: " + "; ".join(waiting)))
             time.sleep(POLL_S)  # the gateway has no call that waits for a change
+
+
+def _left(status: StatusView, documents: Apply, applied: Applied) -> list[str]:
+    removed = {(change.kind, change.name) for change in applied.changes if change.action == "removed"}
+    going = [(f"{feed.kind} {feed.name}", feed.removing) for feed in status.feeds if (feed.kind, feed.name) in removed]
+    going += [(f"model {model.name}", model.removing) for model in status.models if ("model", model.name) in removed]
+    return unready(status, documents) + [f"{what} is being removed: {why}" for what, why in going if why]
 
 
 def unready(status: StatusView, documents: Apply) -> list[str]:

@@ -18,14 +18,13 @@ from rich.table import Table
 from cluster.commands.feeds import FeedName, FeedView, ScheduleView
 from cluster.errors import BadInput, NotFound
 from consumers.batch.places import locate
-from consumers.batch.run import Progress as RunProgress
-from consumers.batch.run import Watcher, Workforce, begin, resume
+from consumers.batch.run import RunProgress, Watcher, Workforce, begin, resume
 from consumers.batch.spec import BatchSpec
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import is_held
 from consumers.batch.write.publish import RunManifest, read_manifest
 from consumers.batch.write.records import Pinned, RunPhase, totals
-from consumers.batch.write.runs import Runs
+from consumers.batch.write.runs import RunHistory
 from headrace.cli.screens.output import AsJson, age, answers, notes, print_json
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
@@ -68,7 +67,7 @@ def run_command(
             options += [*(["--fresh"] if fresh else []), *(["--or-resume"] if or_resume else [])]
             _detach(str(Path(target).absolute()) if _is_file(target) else name, name, options, as_json=as_json)
             return
-        if or_resume and Runs(locate(spec.output.path)).unfinished():
+        if or_resume and RunHistory(locate(spec.output.path)).unfinished():
             _resume(name, spec, as_json=as_json)
             return
         found = control.resolve_version(spec.model, version or spec.version)
@@ -105,7 +104,7 @@ def status_command(target: Target, as_json: AsJson = False) -> None:
     with ControlClient.from_environment() as control:
         name, spec = _find(target, control)
         schedule = None if _is_file(target) else control.feed(FeedName(kind="batch", name=name)).schedule
-    runs = Runs(locate(spec.output.path))
+    runs = RunHistory(locate(spec.output.path))
     ledgers = runs.all()
     held = bool(is_held(runs.home))
     told = [_told(run, held=held and run is ledgers[-1]) for run in ledgers]
@@ -148,7 +147,7 @@ def list_command(as_json: AsJson = False) -> None:
         table.add_column(column)
     for feed in feeds:
         spec = BatchSpec.model_validate(feed.spec)
-        runs = Runs(locate(spec.output.path))
+        runs = RunHistory(locate(spec.output.path))
         newest = runs.all()[-1:]
         last = _told(newest[0], held=bool(is_held(runs.home))) if newest else None
         told.append(

@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from cluster.errors import BadInput
 from headrace.cli.screens.output import AsJson, answers, notes, print_json, watch
 from headrace.local.home import read_settings
 
 app = typer.Typer()
 
 PORTS = {"min": 1, "max": 65535}
+GATEWAYS_MOST = 64
 
 
 @app.command()
@@ -25,6 +27,7 @@ def up(
     ] = None,
     http_port: Annotated[int, typer.Option(**PORTS, help="The gateway's HTTP port.")] = 8000,
     grpc_port: Annotated[int, typer.Option(**PORTS, help="The gateway's gRPC port.")] = 9000,
+    gateways: Annotated[str, typer.Option(metavar="MIN[:MAX]", help="How many gateways; up to MAX by load.")] = "1",
     dashboard_port: Annotated[int, typer.Option(**PORTS, help="The Ray dashboard's port.")] = 8265,
     broker_port: Annotated[int, typer.Option(**PORTS, help="The local Kafka's port.")] = 9092,
     num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs that Ray hands out to replicas; the machine's own.")] = None,
@@ -41,11 +44,14 @@ def up(
     from headrace.local.up import UpOptions, bring_up
 
     begun = time.monotonic()
+    least, most = gateway_bounds(gateways)
     options = UpOptions(
         host=host,
         hosts=tuple(allow_host or ()),
         http_port=http_port,
         grpc_port=grpc_port,
+        gateways=least,
+        most_gateways=most,
         dashboard_port=dashboard_port,
         broker=broker,
         broker_port=broker_port,
@@ -104,6 +110,25 @@ def status(
         watch(lambda: (shown(look(settings)), False), every_s=1.0)
     else:
         answers().print(shown(look(settings)))
+
+
+def gateway_bounds(text: str) -> tuple[int, int]:
+    """What `--gateways` says. Raises BadInput. Pure."""
+    least, colon, most = text.partition(":")
+    if not least.isdecimal() or (colon and not most.isdecimal()) or len(text) > 9:
+        raise _no_bounds(text)
+    bounds = int(least), int(most if colon else least)
+    if not 1 <= bounds[0] <= bounds[1] <= GATEWAYS_MOST:
+        raise _no_bounds(text)
+    return bounds
+
+
+def _no_bounds(text: str) -> BadInput:
+    return BadInput(
+        f"{text!r} is no number of gateways",
+        where="--gateways",
+        remedy=f"write MIN or MIN:MAX, e.g. 2:8; at most {GATEWAYS_MOST}",
+    )
 
 
 def _progress(step: str, detail: str, seconds: float) -> None:

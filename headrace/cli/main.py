@@ -36,6 +36,8 @@ ENTRIES: dict[str, Entry] = {
     "models": Entry("models", "List the models and their versions."),
     "model": Entry("model", "Show, compare and remove versions.", group=True),
     "apply": Entry("apply", "Make Models, Streams and Batches as the project files say."),
+    "diff": Entry("apply", "Show what `headrace apply` would change, field by field."),
+    "delete": Entry("delete", "Remove a model, a stream or a batch."),
     "rollout": Entry("rollout", "Replace a model's version live, on evidence.", group=True),
     "scale": Entry("scale", "Set the replicas of a model that is scaled by hand."),
     "stream": Entry("stream", "Watch, pause and resume streams.", group=True),

@@ -20,7 +20,9 @@ def scale(
 ) -> None:
     """Set the replicas of a model whose document says `scaling: manual`.
 
-    The number stays until somebody changes it, here or in the Ray dashboard; the controller never undoes it.
+    The number stays until somebody changes it: with this command, in the document, or by Ray Serve's own ways, which are its
+    config and the REST API at the dashboard's address (`POST /api/v1/applications/APP/deployments/DEPLOYMENT/scale`). The
+    dashboard's pages only show it. The controller never undoes it.
 
     Example: `headrace scale digits 4`
     """

@@ -132,10 +132,10 @@ def replay(
         raise BadInput("say what to replay", where="replay", remedy="give --dead-letters, or --from and --to")
     if where and not dead_letters:
         raise BadInput("only dead letters have what --where asks for", where="--where", remedy="leave it out")
-    from consumers.stream.replay.stretch import Condition
+    from consumers.stream.replay.conditions import Condition
     from headrace.cli import stream_moves as moves  # brings Kafka's client, which other commands need not wait for
 
-    asked = moves.Asked(
+    asked = moves.ReplayWanted(
         dead_letters=dead_letters,
         conditions=tuple(Condition.parse(each) for each in where or ()),
         from_ms=moves.milliseconds(begin, "--from"),

@@ -13,9 +13,9 @@ from cluster.commands.feeds import FeedName, FeedView
 from cluster.errors import BadInput, Conflict, HeadraceError, Unreachable
 from consumers.stream.counters import Counters, WorkerStatus
 from consumers.stream.kafka.kafka_python.client import DEFAULT_BROKERS
-from consumers.stream.kafka.offsets import set_group, stretch_of
+from consumers.stream.kafka.offsets import offset_ranges, set_group
+from consumers.stream.replay.conditions import Condition, dead_letters, everything, spec_of_replay
 from consumers.stream.replay.run import Replayed, run_replay
-from consumers.stream.replay.stretch import Condition, dead_letters, everything, spec_of_replay
 from consumers.stream.spec import StreamSpec
 from headrace.client import ControlClient
 from headrace.local.home import Settings
@@ -27,7 +27,7 @@ Look = Callable[[Counters, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ReplayWanted:
     """What to score again: the dead letters, or the input between two times (Unix, milliseconds)."""
 
     dead_letters: bool
@@ -55,12 +55,12 @@ def milliseconds(written: str | None, option: str) -> int | None:
     return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def replay(stream: FeedView, asked: Asked, settings: Settings, look: Look) -> Replayed:
+def replay(stream: FeedView, asked: ReplayWanted, settings: Settings, look: Look) -> Replayed:
     """Scores in this process, as a driver of the running Ray, with the versions that serve now."""
     spec = StreamSpec.model_validate(stream.spec)
     brokers = brokers_of(spec, settings)
     again = spec_of_replay(spec, stream.name, asked.replay, of_dead_letters=asked.dead_letters, to_topic=asked.to_topic)
-    stretch = stretch_of(again, brokers, from_ms=asked.from_ms, to_ms=asked.to_ms)
+    stretch = offset_ranges(again, brokers, from_ms=asked.from_ms, to_ms=asked.to_ms)
     choose = dead_letters(asked.conditions) if asked.dead_letters else everything
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with joined_ray(settings):
@@ -87,7 +87,7 @@ def seek(control: ControlClient, name: FeedName, to: str, settings: Settings, *,
     with _put_back(control, name, before):
         control.pause_feed(name)
         stopped(control, name, _left(until_s))
-        stretch = stretch_of(spec, brokers, from_ms=when_ms, timeout_s=_left(until_s))
+        stretch = offset_ranges(spec, brokers, from_ms=when_ms, timeout_s=_left(until_s))
         starts = stretch.ends if to == "latest" else stretch.starts
         set_group(spec.group_of(name.name), starts, brokers, spec.security, timeout_s=_left(until_s))
     return control.resume_feed(name) if before.wanted == "running" else control.feed(name)

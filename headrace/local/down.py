@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.errors import HeadraceError
+from deployments.gateway.door.found import remove_doors
 from headrace.local.broker import stop_broker
 from headrace.local.home import Home, Settings
 from headrace.local.lock import only_one
@@ -74,6 +75,7 @@ def end_run(home: Home, state: RunState, progress: Progress) -> None:
     left = sorted(process.pid for process in of_run(state, home.root))
     if left:
         raise HeadraceError(f"processes {left} can't be ended", where=str(home.run_file), remedy="look at them with ps")
+    remove_doors(state.run_id)
     clear_run(home)
 
 

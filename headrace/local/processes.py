@@ -8,7 +8,8 @@ from pathlib import Path
 
 import psutil
 
-from headrace.local.run_state import RUN_VARIABLE, RunState
+from deployments.gateway.door.settings import RUN_VARIABLE
+from headrace.local.run_state import RunState
 
 
 def of_run(state: RunState, home: Path) -> list[psutil.Process]:

@@ -15,10 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.errors import Conflict, Unreachable
-from headrace.local.haproxy import SERVE_ENVIRONMENT, haproxy_environment
+from deployments.gateway.door.settings import RUN_VARIABLE
 from headrace.local.home import Home
 from headrace.local.ports import free_port
-from headrace.local.run_state import RUN_VARIABLE
 
 LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 180.0
@@ -27,6 +26,17 @@ LOG_TAIL_BYTES = 2000
 # Socket paths end at 107 bytes, and Ray adds about 80 to its folder.
 TEMP_ROOT_CHARS = 12
 
+# Read by every process of Serve, and by those that call it: handles call over gRPC, and replicas have one event loop each.
+SERVE_ENVIRONMENT = {
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # That would tie a handle to the event loop that first used it, and scorers come and go with theirs.
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
+    # And it would give each replica an HTTP server, and a while in which one that stops waits for HAProxy to know.
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
+    # Serve's gRPC takes 4 MiB unless told; a call may hold any batch that a model's `max_batch_rows` allows.
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
+}
+
 # Whoever reaches Ray's ports may run code as this user. Ray listens on every interface unless told that the cluster
 # will never have a second node; the variable's name is older than its use on Linux.
 RAY_ENVIRONMENT = {
@@ -34,13 +44,12 @@ RAY_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # `down` has drained; Ray would wait up to 30 s for workers that wait for it
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # on a busy machine a proxy needs more than Serve's 5 s
     **SERVE_ENVIRONMENT,
 }
 
 
 def temp_dir(home: Home) -> Path:
-    """The folder for this home's sockets and logs of Ray and HAProxy: short, and another one for each home."""
+    """The folder for this home's sockets and logs of Ray: short, and another one for each home."""
     default = Path(tempfile.gettempdir())
     root = default if len(str(default)) <= TEMP_ROOT_CHARS else Path("/tmp")  # noqa: S108 (made with mode 700, owner checked)
     return root / f"headrace-{hashlib.sha256(str(home.root).encode()).hexdigest()[:8]}"
@@ -89,7 +98,7 @@ def spawn_ray(
             stdout=log,
             stderr=log,
             cwd=home.root,
-            env={**haproxy_environment(folder), **os.environ, **ray_environment(os.environ), **environment, RUN_VARIABLE: run_id},
+            env={**os.environ, **ray_environment(os.environ), **environment, RUN_VARIABLE: run_id},
             start_new_session=True,  # Ctrl-C at the terminal is for the command line, not for Ray
         )
 

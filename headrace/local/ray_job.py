@@ -29,7 +29,7 @@ def submit_command(settings: Settings, arguments: Sequence[str], *, job: str) ->
     # Ray reads its variables when it is imported.
     from ray.job_submission import JobSubmissionClient
 
-    from consumers.batch.schedule.jobs import OwnJobClient
+    from consumers.batch.ray_inside import OwnJobClient
 
     # On a local cluster the job uses this very installation; elsewhere what the node has.
     local = settings.ray_address is None

@@ -12,9 +12,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cluster.errors import Conflict
 from headrace.local.home import Home
 
-# A process that we start carries the run's id in this variable, and so do all its children: none can hide.
-RUN_VARIABLE = "HEADRACE_RUN_ID"
-
 # The roles of processes.
 RAY = "ray"
 BROKER = "broker"

@@ -5,55 +5,81 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from typing import Any
 
 import ray
 from ray import serve
-from ray.serve.config import HTTPOptions
 from ray.serve.schema import ApplicationStatus
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import Conflict, Unreachable
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
-from deployments.gateway.deployment import APP, GatewaySettings, start_gateway
-from deployments.serving.serve_controller import serve_details
+from deployments.gateway.deployment import APP, DEPLOYMENT, GatewaySettings, start_gateway
+from deployments.gateway.door.opening import close_door
+from deployments.serving.serve_controller import SeenApp, serve_details
 
 POLL_S = 0.1
+CLOSING_S = 20.0
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 (compared)
 
 
-def start_serve(host: str, http_port: int) -> None:
-    """Starts Serve on the cluster, its proxy on the head node; nothing happens where Serve runs.
-
-    Raises Conflict where it runs and listens on another port, Unreachable where it does not start.
-    """
+def start_serve() -> None:
+    """Starts Serve on the cluster without a proxy of its own; nothing happens where Serve runs. Raises Unreachable."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # importing Serve has set it to INFO
     try:
-        serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=http_port))
+        serve.start(proxy_location="Disabled")
     except (RuntimeError, TimeoutError) as error:
         said = str(error).strip().splitlines()[-1:]  # what comes from an actor ends with its own words
-        raise Unreachable(
-            f"Serve does not start: {''.join(said)}", where=f"{host}:{http_port}", remedy="look into Ray's logs"
-        ) from error
-    found = serve_details().http_options
-    if found is not None and found.port != http_port:
-        raise Conflict(
-            f"Serve runs on this cluster already, on port {found.port}",
-            where=f"--http-port {http_port}",
-            remedy=f"give `--http-port {found.port}`, or shut that Serve down",
-        )
+        raise Unreachable(f"Serve does not start: {''.join(said)}", where="ray serve", remedy="look into Ray's logs") from error
 
 
-def ensure_gateway(host: str, grpc_port: int, hosts: Sequence[str] = ()) -> None:
-    """Runs the gateway, with gRPC on that port, unless it runs; returns when it is ready. It takes commands by the names `hosts`
-    too. Raises Unreachable where it fails."""
-    found = serve.status().applications.get(APP)
+def ensure_gateway(settings: GatewaySettings) -> None:
+    """Runs the gateways unless they run; returns when their doors are open.
+
+    Raises Conflict where they run and listen elsewhere, Unreachable where they fail.
+    """
+    found = serve_details().applications.get(APP)
     if found is not None and found.status is ApplicationStatus.RUNNING:
+        _check_door(found, settings)
         return
     try:
-        start_gateway(GatewaySettings(grpc_host=host, grpc_port=grpc_port, hosts=(host, *hosts)))
+        start_gateway(settings)
     except RuntimeError as error:
         raise Unreachable(
             f"the gateway does not start: {error}", where="gateway", remedy="read its log in the Ray dashboard"
         ) from error
+
+
+def _check_door(app: SeenApp, wanted: GatewaySettings) -> None:
+    seen = app.deployments.get(DEPLOYMENT)
+    door = seen.deployment_config.user_config if seen is not None else None
+    if not isinstance(door, dict) or door == wanted.door:
+        return
+    raise Conflict(
+        f"the gateway runs on this cluster already, at {door['host']}:{door['http_port']}",
+        where=f"--http-port {wanted.http_port}",
+        remedy=f"give `--host {door['host']} --http-port {door['http_port']} --grpc-port {door['grpc_port']}`, or end it with "
+        "`headrace down` where it was started",
+    )
+
+
+def node_for(host: str, most: int) -> str | None:
+    """The address of the Ray node whose door is at `host`: the only one that may have gateways. None: any may."""
+    if host == EVERYWHERE and most > 1:
+        return None
+    here, nodes = ray.get_runtime_context().get_node_id(), _nodes()
+    return host if host in nodes.values() else nodes[here]
+
+
+def door_address(host: str) -> str:
+    """Where a door can be reached: on this node where it has one, else on another that has."""
+    if host != EVERYWHERE:
+        return host
+    here, nodes = ray.get_runtime_context().get_node_id(), _nodes()
+    app = serve_details().applications.get(APP)
+    seen = app.deployments.get(DEPLOYMENT) if app is not None else None
+    having = [replica.node_id for replica in (seen.replicas if seen is not None else []) if replica.node_id in nodes]
+    return LOOPBACK if here in having or not having else nodes[having[0]]
 
 
 def stop_services() -> None:
@@ -70,5 +96,23 @@ def stop_services() -> None:
             serve.delete(app, _blocking=False)
         while set(ours) & set(serve.status().applications):
             time.sleep(POLL_S)  # bounded by whoever started this process
+    close_doors()
     if not serve.status().applications:
         serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def close_doors() -> None:
+    """Ends the keepers of all nodes, which would wait a minute for another gateway. Returns when they have ended, or soon."""
+    task: Any = ray.remote(num_cpus=0)(_close_door_here)
+    asked = [task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in _nodes()]
+    ray.wait(asked, num_returns=len(asked), timeout=CLOSING_S)
+
+
+def _nodes() -> dict[str, str]:
+    """Addresses of the nodes that live, by id."""
+    seen: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {str(node["NodeID"]): str(node["NodeManagerAddress"]) for node in seen if node["Alive"]}
+
+
+def _close_door_here() -> None:
+    close_door(ray.get_runtime_context().get_node_id())

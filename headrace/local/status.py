@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from cluster.commands.feeds import FeedView
 from cluster.commands.models import ModelView
 from cluster.errors import Unreachable
+from deployments.gateway.door.found import doors_of
 from headrace.client import ControlClient
 from headrace.local.home import Settings
 from headrace.local.run_state import RAY, Addresses, RunState, load_run
@@ -27,12 +28,24 @@ class NodeView(BaseModel):
     resources: dict[str, float]
 
 
+class DoorView(BaseModel):
+    """A door on this machine, of this run. `is_open` is False where nobody listens; `gateways` are how many stand behind it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    http: str
+    grpc: str | None
+    is_open: bool
+    gateways: int
+
+
 class Overview(BaseModel):
     """Everything at a glance. `nodes` is None where no dashboard can be asked; `tick_s` is when the controller last looked."""
 
     model_config = ConfigDict(frozen=True)
 
     addresses: Addresses
+    doors: tuple[DoorView, ...] = ()
     nodes: tuple[NodeView, ...] | None
     table: int
     tick_s: float
@@ -49,7 +62,16 @@ def look(settings: Settings) -> Overview:
         seen = client.status()
         addresses = run.addresses if run and run.addresses.http == client.base_url else Addresses(http=client.base_url)
     nodes = _nodes(addresses.dashboard) if addresses.dashboard else None
-    return Overview(addresses=addresses, nodes=nodes, table=seen.table, tick_s=seen.tick_s, models=seen.models, feeds=seen.feeds)
+    doors = _doors(run.run_id) if run is not None and run.addresses.http == client.base_url else ()
+    return Overview(
+        addresses=addresses,
+        doors=doors,
+        nodes=nodes,
+        table=seen.table,
+        tick_s=seen.tick_s,
+        models=seen.models,
+        feeds=seen.feeds,
+    )
 
 
 def _check_alive(run: RunState, settings: Settings) -> None:
@@ -57,6 +79,12 @@ def _check_alive(run: RunState, settings: Settings) -> None:
     ray = run.process(RAY)
     if ray is not None and ray.find() is None:
         raise Unreachable("Ray has ended", where=str(settings.home.run_file), remedy="`headrace up` finds the way back")
+
+
+def _doors(run_id: str) -> tuple[DoorView, ...]:
+    return tuple(
+        DoorView(http=door.http, grpc=door.grpc, is_open=door.keeper, gateways=door.gateways) for door in doors_of(run_id)
+    )
 
 
 def _nodes(dashboard: str) -> tuple[NodeView, ...] | None:

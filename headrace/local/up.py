@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.errors import BadInput, HeadraceError, Unreachable
+from deployments.gateway.door.haproxy import usable_haproxy
 from headrace.client import ControlClient
 from headrace.local.broker import start_broker
 from headrace.local.down import Progress, end_run
@@ -21,19 +22,25 @@ from headrace.local.ray_connection import joined_ray
 from headrace.local.ray_head import LOOPBACK, await_ray, prepare_temp_dir, spawn_ray
 from headrace.local.run_state import BROKER, RAY, Addresses, Phase, RunState, StartedProcess, load_run, save_run, started
 
+if TYPE_CHECKING:
+    from deployments.gateway.deployment import GatewaySettings
+
+LOOPBACKS = (LOOPBACK, "localhost")
 GATEWAY_TIMEOUT_S = 120.0
 POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What the user chose. `hosts` are names by which the gateway takes commands, beside the machine's own. `num_cpus` is how
-    many CPUs Ray may hand out; None: as many as the machine has."""
+    """What the user chose. `hosts` are names by which the gateway takes commands, beside the machine's own. `gateways` are
+    started, and by load up to `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has."""
 
     host: str = LOOPBACK
     hosts: tuple[str, ...] = ()
     http_port: int = 8000
     grpc_port: int = 9000
+    gateways: int = 1
+    most_gateways: int = 1
     dashboard_port: int = 8265
     broker: bool = False
     broker_port: int = 9092
@@ -53,6 +60,7 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> tupl
             if is_whole(state):
                 return state, False
             end_run(home, state, progress)
+        _check_door(options)
         _check_ports(options, settings)
         run = _Run(options, settings, progress)
         try:
@@ -78,9 +86,18 @@ def is_whole(state: RunState) -> bool:
     return True
 
 
+def _check_door(options: UpOptions) -> None:
+    if usable_haproxy() is None and (options.most_gateways > 1 or options.host not in LOOPBACKS):
+        raise BadInput(
+            "without HAProxy there is one gateway, on loopback",
+            where=f"--host {options.host} --gateways {options.most_gateways}",
+            remedy="leave these options out, or run where HAProxy can: on Linux, and not with HEADRACE_HAPROXY=0",
+        )
+
+
 def _check_ports(options: UpOptions, settings: Settings) -> None:
     if not options.host or ":" in options.host:
-        raise BadInput("Serve needs an IPv4 address", where=f"--host {options.host}", remedy="use 127.0.0.1 or 0.0.0.0")
+        raise BadInput("the door needs an IPv4 address", where=f"--host {options.host}", remedy="use 127.0.0.1 or 0.0.0.0")
     if settings.ray_address is None:
         check_free(options.host, options.http_port, option="--http-port")
         check_free(options.host, options.grpc_port, option="--grpc-port")
@@ -166,9 +183,8 @@ class _Run:
             if not self.state.owns_ray:
                 found = {"ray": joined.address, "dashboard": joined.dashboard}
                 self._note(addresses=self.state.addresses.model_copy(update=found))
-            with self._step("Serve") as told:
-                services.start_serve(self._options.host, self._options.http_port)
-                told.append(self._url)
+            with self._step("Serve"):
+                services.start_serve()
             with self._step("controller") as told:
                 start_controller(self._settings)
                 told.append(without_password(self._settings.store_url))
@@ -177,9 +193,28 @@ class _Run:
                 self._note(processes=(*self.state.processes, process))
                 self._progress("broker", str(self._brokers), seconds)
             with self._step("gateway") as told:
-                services.ensure_gateway(self._options.host, self._options.grpc_port, self._options.hosts)
-                await_gateway(self._url)
-                told.append(self._url)
+                services.ensure_gateway(self._gateway(services.node_for(self._options.host, self._options.most_gateways)))
+                self._find_door(services.door_address(self._options.host))
+                await_gateway(str(self.state.addresses.http))
+                told.append(f"{self.state.addresses.http}, gRPC {self.state.addresses.grpc}")
+
+    def _gateway(self, node: str | None) -> GatewaySettings:
+        from deployments.gateway.deployment import GatewaySettings  # imports Ray, see above
+
+        options = self._options
+        return GatewaySettings(
+            replicas=options.gateways,
+            most=options.most_gateways,
+            node=node,
+            host=options.host,
+            http_port=options.http_port,
+            grpc_port=options.grpc_port,
+            hosts=(options.host, *options.hosts),
+        )
+
+    def _find_door(self, host: str) -> None:
+        found = {"http": f"http://{host}:{self._options.http_port}", "grpc": f"{host}:{self._options.grpc_port}"}
+        self._note(addresses=self.state.addresses.model_copy(update=found))
 
     @contextmanager
     def _step(self, name: str) -> Iterator[list[str]]:
@@ -203,6 +238,6 @@ def await_gateway(url: str) -> None:
             except Unreachable:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(POLL_S)  # the proxy learns of a new route by itself, and tells nobody
+                time.sleep(POLL_S)  # the gateway may wait for the controller
             else:
                 return

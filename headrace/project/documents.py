@@ -1,4 +1,4 @@
-"""Project files: YAML documents of kind Model, Stream and Batch, checked against what each kind may hold."""
+"""Project files: YAML documents of kind Model, Stream, Batch and Project, checked against what each kind may hold."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from cluster.errors import BadInput, HeadraceError, NotFound
 from cluster.fleet.serving import AskedServing, Serving
 from cluster.rollout.plan import Plan
 from cluster.schedule.fires import with_five_fields
+from cluster.section import Section
 from cluster.versions import check_name
-from consumers.batch.spec import BatchSpec, Scoring
+from consumers.batch.spec import BatchSpec, ScoringPlace
 from consumers.stream.spec import StreamSpec
 from deployments.builder.spec import BuildSpec
 from headrace.project.explain import did_you_mean, explain
@@ -24,9 +25,16 @@ from headrace.project.yaml_source import Source, read_sources
 
 S = TypeVar("S", bound=BaseModel)
 
-KINDS = ("Model", "Stream", "Batch")
+KINDS = ("Model", "Stream", "Batch", "Project")
 SPECS: dict[str, type[BaseModel]] = {"Stream": StreamSpec, "Batch": BatchSpec}
 SUFFIXES = (".yaml", ".yml")
+
+
+class _Project(Section):
+    """Names the project that all documents beside it make up."""
+
+    kind: str
+    name: str
 
 
 class _Model(BaseModel):
@@ -71,14 +79,21 @@ class FeedFile:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """All documents of the files given, in their order."""
+    """All documents of the files given, in their order. `name` is the Project document's; empty where there is none."""
 
     models: tuple[ModelFile, ...]
     feeds: tuple[FeedFile, ...]
+    name: str = ""
 
-    def apply(self) -> Apply:
+    def apply(self, *, prune: bool = False, dry_run: bool = False) -> Apply:
         """The request that makes these documents so."""
-        return Apply(models=tuple(m.document for m in self.models), feeds=tuple(f.document for f in self.feeds))
+        return Apply(
+            models=tuple(model.document for model in self.models),
+            feeds=tuple(feed.document for feed in self.feeds),
+            project=self.name,
+            prune=prune,
+            dry_run=dry_run,
+        )
 
     def feed(self, kind: str, name: str) -> FeedFile:
         """The Stream or Batch (`stream`, `batch`) of that name. Raises NotFound."""
@@ -102,8 +117,12 @@ def load_project(paths: Sequence[Path]) -> Project:
     models: list[ModelFile] = []
     feeds: list[FeedFile] = []
     seen: dict[tuple[str, str], Source] = {}
+    named: dict[str, Source] = {}
     for source in (source for file in _files(paths) for source in read_sources(file)):
         kind = _kind(source)
+        if kind == "Project":
+            named[_name(_check(_Project, source.data, source).name, "name", source)] = source
+            continue
         one = _model(source) if kind == "Model" else _feed(source, kind)
         key = (kind, one.document.name)
         if key in seen:
@@ -117,9 +136,16 @@ def load_project(paths: Sequence[Path]) -> Project:
             models.append(one)
         else:
             feeds.append(one)
-    if not seen:
+    if len(named) > 1:
+        first, second, *_ = named
+        raise BadInput(
+            f"two projects, {first!r} and {second!r}",
+            where=named[second].where(("name",)),
+            remedy="keep one Project document, or apply the two one after the other",
+        )
+    if not seen and not named:
         raise BadInput("no document found", where=", ".join(map(str, paths)), remedy="write one that begins with `kind: Model`")
-    return Project(tuple(models), tuple(feeds))
+    return Project(tuple(models), tuple(feeds), next(iter(named), ""))
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
@@ -175,7 +201,7 @@ def _refuse_idle_gpus(spec: BaseModel, source: Source) -> None:
     """Raises BadInput for GPUs of a process that scores on the CPU, or asks the model's replicas."""
     if isinstance(spec, StreamSpec) and spec.resources.gpus > 0:
         what, field = "a stream's own replicas use no GPU", "resources"
-    elif isinstance(spec, BatchSpec) and spec.scoring is Scoring.REMOTE and spec.workers.resources.gpus > 0:
+    elif isinstance(spec, BatchSpec) and spec.scoring is ScoringPlace.REMOTE and spec.workers.resources.gpus > 0:
         what, field = "with `scoring: remote` the workers use no GPU", "workers.resources"
     else:
         return

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cluster.ports import AppStatus, FeedKind, Feeds, FeedSpec, FeedState
-from consumers.stream.kafka.kafka_python.client import ensure_topics
-from consumers.stream.kafka.offsets import set_group, stretch_of
+from consumers.stream.kafka.making_topics import ensure_topics
+from consumers.stream.kafka.offsets import offset_ranges, set_group
 from consumers.stream.serving.fake_feeds import FakeFeeds
 from consumers.stream.serving.feed import ServeStreams
-from consumers.stream.spec import Input, Output, StreamSpec, Topic
+from consumers.stream.spec import StreamInput, StreamOutput, StreamSpec, Topic
 from tests.support.waiting import until
 
 WAIT_S = 90.0
@@ -32,7 +32,7 @@ def feeds(request: pytest.FixtureRequest) -> Iterator[Feeds]:
     request.getfixturevalue("ray_cluster")
     broker, spec = request.getfixturevalue("broker"), stream_spec(NAME)
     ensure_topics(spec, broker)
-    set_group(spec.group_of(NAME), stretch_of(spec, broker).starts, broker, spec.security)
+    set_group(spec.group_of(NAME), offset_ranges(spec, broker).starts, broker, spec.security)
     made = ServeStreams(broker)
     yield made
     for name in made.state():
@@ -43,8 +43,8 @@ def feeds(request: pytest.FixtureRequest) -> Iterator[Feeds]:
 def stream_spec(name: str, *, linger_ms: float = 5) -> StreamSpec:
     return StreamSpec(
         model="nobody",
-        input=Input(topic=f"{name}-in"),
-        output=Output(topic=f"{name}-out"),
+        input=StreamInput(topic=f"{name}-in"),
+        output=StreamOutput(topic=f"{name}-out"),
         dead_letters=Topic(topic=f"{name}-dead"),
         linger_ms=linger_ms,
     )

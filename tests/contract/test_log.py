@@ -14,10 +14,10 @@ from kafka.admin import ConfigResource, KafkaAdminClient  # type: ignore[import-
 
 from cluster.errors import BadInput, NotFound, Unreachable
 from consumers.stream.kafka.clients import open_log
-from consumers.stream.kafka.kafka_python.client import ensure_topics
+from consumers.stream.kafka.making_topics import ensure_topics
 from consumers.stream.log.memory_log import MemoryBroker, MemoryLog, Stored
 from consumers.stream.log.port import Log, Member, Outgoing, Partition, RecordRefused, Records, RecordTooLarge, subset
-from consumers.stream.spec import Client, Guarantee, Input, Output, StreamSpec, Topic
+from consumers.stream.spec import Client, Guarantee, StreamInput, StreamOutput, StreamSpec, Topic
 from tests.support.waiting import until
 
 WAIT_S = 120.0  # a rebalance on a busy machine
@@ -41,8 +41,8 @@ def spec_of(guarantee: Guarantee) -> StreamSpec:
     tag = uuid.uuid4().hex[:8]
     return StreamSpec(
         model="m",
-        input=Input(topic=f"in-{tag}", partitions=2),
-        output=Output(topic=f"out-{tag}", partitions=2),
+        input=StreamInput(topic=f"in-{tag}", partitions=2),
+        output=StreamOutput(topic=f"out-{tag}", partitions=2),
         dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
         guarantee=guarantee,
         session_timeout_s=6,
@@ -241,7 +241,7 @@ def test_a_record_without_key_and_value_can_be_written(world: World) -> None:
 
 def test_a_refused_record_fails_its_commit_and_the_others_commit_after_a_recovery(world: World) -> None:
     log = world.member("a")
-    assert not log.takes(world.spec.output.topic).keyed
+    assert not log.limits_of(world.spec.output.topic).keyed
     world.refuse_keyless(world.spec.output.topic)
     for i in range(6):
         world.put(0, None if i == 2 else b"k", str(i).encode())
@@ -292,9 +292,9 @@ def test_refusals_of_time_and_size_are_told_apart(
             log.commit([out], {taken.partition: 1}).result(WAIT_S)
         assert isinstance(caught.value, RecordTooLarge) is (shift_ms == 0)
         log.recover()
-        known = log.takes(world.spec.output.topic)
-        assert known.takes_time(now_ms, now_ms)
-        assert known.takes_time(now_ms + shift_ms, now_ms) is (shift_ms == 0)
+        known = log.limits_of(world.spec.output.topic)
+        assert known.allows_time(now_ms, now_ms)
+        assert known.allows_time(now_ms + shift_ms, now_ms) is (shift_ms == 0)
         (again,) = take(log, 1)
         log.commit(*answer(world, [again])).result(WAIT_S)
         until(lambda: world.committed_values(world.spec.output.topic)[-1:] == [b"re:v"], WAIT_S)
@@ -443,8 +443,8 @@ def test_topics_that_are_there_are_taken_as_they_are(broker: str) -> None:
 def test_several_topics_are_one_input(broker: str, by_pattern: bool, client: Client) -> None:
     world = KafkaWorld(broker, Guarantee.EXACTLY_ONCE, client)
     names = (f"{world.spec.input.topic}.a", f"{world.spec.input.topic}.b")
-    ensure_topics(world.spec.model_copy(update={"input": Input(topics=names, partitions=2)}), broker)
-    chosen = Input(pattern=rf"{world.spec.input.topic}\..") if by_pattern else Input(topics=names, partitions=2)
+    ensure_topics(world.spec.model_copy(update={"input": StreamInput(topics=names, partitions=2)}), broker)
+    chosen = StreamInput(pattern=rf"{world.spec.input.topic}\..") if by_pattern else StreamInput(topics=names, partitions=2)
     world.spec = world.spec.model_copy(update={"input": chosen})
     try:
         for name in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,12 @@ def test_a_fenced_controller_writes_nothing(open_store: Open) -> None:
         old.save(fence, _full(), replace(_full(), table=99), [_event("late")])
     assert new.load() == _full()
     assert new.audit("digits") == []
+
+
+def test_a_fence_outranks_any_that_a_lost_store_gave_out(open_store: Open) -> None:
+    """A copy of a store knows nothing of the fences that were given out after it was made: time does."""
+    before_s = int(time.time())
+    assert before_s <= open_store().acquire() <= time.time() + 1
 
 
 def test_the_fence_survives_reopening(open_store: Open) -> None:

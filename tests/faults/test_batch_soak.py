@@ -18,7 +18,7 @@ from consumers.batch.run import begin
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.write.publish import read_manifest
 from consumers.batch.write.records import RunPhase
-from consumers.batch.write.runs import Runs
+from consumers.batch.write.runs import RunHistory
 from tests.support.batch_driver import driver, workers
 from tests.support.batch_parts import digits_pin, engine_scorer, published, quarantined, spec_of, write_dataset, write_file
 
@@ -55,7 +55,7 @@ def test_whatever_dies_the_result_is_that_of_an_undisturbed_run(cluster: Cluster
     )
     for turn in range(ROUNDS):
         spec = spec_of(tmp_path / "in", tmp_path / f"out-{turn}", **settings)
-        runs, lost = Runs(locate(spec.output.path)), list[str]()
+        runs, lost = RunHistory(locate(spec.output.path)), list[str]()
         while not runs.all() or runs.all()[-1].phase() is not RunPhase.PUBLISHED:
             process = driver(cluster.address, "begin" if not runs.all() else "resume", spec, pin)
             victim = dice.choice(["driver", "worker", "node"]) if len(lost) < 4 else "nothing"

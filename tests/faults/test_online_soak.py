@@ -15,7 +15,9 @@ from typing import Any
 import orjson
 import psutil
 import pytest
+import ray
 
+from deployments.gateway.door.found import keeper_of
 from headrace.local.home import read_settings
 from tests.conftest import RayCluster
 from tests.support.live import Service, running
@@ -99,7 +101,8 @@ def service(ray_cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -
 def held() -> dict[str, tuple[int, int]]:
     """By process of the service: the bytes that are its alone, and its file descriptors."""
     found = {}
-    for process in psutil.Process().children(recursive=True):
+    keeper = psutil.Process(keeper_of(ray.get_runtime_context().get_node_id()))
+    for process in (*psutil.Process().children(recursive=True), *keeper.children()):
         try:
             name = Path(process.cmdline()[0]).name.partition(".")[0]  # an actor appends the method it runs
             if name.startswith("ray::") or "haproxy" in name:

@@ -16,14 +16,21 @@ import pytest
 
 from cluster.errors import Conflict, HeadraceError
 from consumers.batch.places import locate
+from consumers.batch.ray_inside import ACTORS
 from consumers.batch.run import begin, resume
 from consumers.batch.write.lock import is_held
-from consumers.batch.write.runs import Runs
+from consumers.batch.write.runs import RunHistory
 from tests.conftest import RayCluster
 from tests.support.batch_driver import driver, workers
 from tests.support.batch_parts import digits_pin, images, published, quarantined, spec_of, write_dataset, write_file
 
 WAIT_S = 120.0
+
+
+def named_actors() -> set[tuple[str, str]]:
+    import ray
+
+    return {(one["namespace"], one["name"]) for one in ray.util.list_named_actors(all_namespaces=True)}
 
 
 def test_a_whole_run_on_a_pool_of_workers(ray_cluster: RayCluster, tmp_path: Path) -> None:
@@ -35,7 +42,12 @@ def test_a_whole_run_on_a_pool_of_workers(ray_cluster: RayCluster, tmp_path: Pat
     image[40] = None
     write_file(tmp_path / "in/bad.parquet", range(total, total + 100), image)
     spec = spec_of(tmp_path / "in", tmp_path / "out", workers={"max": 2})
-    manifest = begin("digits", spec, pin, ray_workforce(), as_of=None, fresh=False, watch=lambda _progress: None)
+    before, during = named_actors(), set[tuple[str, str]]()
+    manifest = begin(
+        "digits", spec, pin, ray_workforce(), as_of=None, fresh=False, watch=lambda _progress: during.update(named_actors())
+    )
+    assert during & ACTORS
+    assert named_actors() <= before  # what Ray Data started for the run ended with it
     assert manifest.written == total + 99
     assert published(tmp_path / "out")["id"].to_pylist() == [at for at in range(total + 100) if at != total + 40]
     assert quarantined(tmp_path / "out") == {total + 40: "column image is null"}
@@ -89,7 +101,7 @@ def test_killed_at_random_it_publishes_what_an_undisturbed_run_does(ray_cluster:
         watch=print,
     )
     spec = spec_of(tmp_path / "in", tmp_path / "out", **settings)
-    runs = Runs(locate(spec.output.path))
+    runs = RunHistory(locate(spec.output.path))
     what = "begin"
     for _ in range(2):
         process = driver(ray_cluster.address, what, spec, pin)

@@ -19,7 +19,7 @@ from cluster.commands.feeds import FeedView
 from cluster.errors import HeadraceError
 from cluster.store.sql import SqlStore
 from consumers.batch.places import locate
-from consumers.batch.write.runs import Runs
+from consumers.batch.write.runs import RunHistory
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from headrace.controller_actor import start_controller
 from headrace.local.home import Settings, read_settings
@@ -88,7 +88,7 @@ def test_a_missed_fire_runs_once_though_the_controller_is_killed(settings: Setti
     until(lambda: fires()[-1][0] not in ("submitted", "running"))
     # The newest was run, the ones before it were missed.
     assert fires() == [("skipped", "missed while nobody looked")] * (len(fires()) - 1) + [("succeeded", "")]
-    (run,) = Runs(locate(spec.output.path)).all()
+    (run,) = RunHistory(locate(spec.output.path)).all()
     assert run.record().fire.startswith("sched-nightly-")
     assert published(tmp_path / "out").num_rows == total
 

@@ -21,13 +21,17 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 
 from cluster.errors import BadInput, Conflict, Unreachable
 from consumers.stream.kafka.clients import open_log
-from consumers.stream.kafka.kafka_python import log as kafka_log
-from consumers.stream.kafka.kafka_python.client import ensure_topics
-from consumers.stream.kafka.librdkafka import log as rdkafka_log
-from consumers.stream.kafka.offsets import set_group, stretch_of
+from consumers.stream.kafka.kafka_python import reader as kafka_reader
+from consumers.stream.kafka.kafka_python import writer as kafka_writer
+from consumers.stream.kafka.librdkafka import writer as rdkafka_writer
+from consumers.stream.kafka.making_topics import ensure_topics
+from consumers.stream.kafka.offsets import offset_ranges, set_group
 from consumers.stream.log.port import Member, Partition
+from consumers.stream.loop import Loop
+from consumers.stream.phases import WorkerPhase
 from consumers.stream.spec import Client, Guarantee, Protocol, Security, StreamSpec, Topic
 from tests.support.secured_broker import USER, SecuredBroker, secured_broker
+from tests.support.stream_parts import SumScoring
 from tests.support.stream_topics import WAIT_S, small_stream
 from tests.support.waiting import until
 
@@ -91,7 +95,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strict]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (kafka_log, rdkafka_log):
+    for module in (kafka_reader, kafka_writer, rdkafka_writer):
         monkeypatch.setattr(module, "CALL_TIMEOUT_S", 2.0)
 
 
@@ -153,7 +157,7 @@ def test_a_group_that_another_consumer_uses(broker: str, stranger: StreamSpec, c
 
 
 def test_a_group_that_another_consumer_uses_is_not_moved_and_it_is_named(broker: str, stranger: StreamSpec) -> None:
-    stretch = stretch_of(stranger, broker)
+    stretch = offset_ranges(stranger, broker)
     began_s = time.monotonic()
     with pytest.raises(Conflict, match=r"in use by another consumer: old-reader at 127\.0\.0\.1"):
         set_group(stranger.group_of("s"), stretch.starts, broker, stranger.security, timeout_s=60)
@@ -165,7 +169,7 @@ def test_a_broker_that_says_nothing_is_given_up_in_time(broker: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
         for ask in (
-            lambda: stretch_of(spec, address, timeout_s=0.5),
+            lambda: offset_ranges(spec, address, timeout_s=0.5),
             lambda: set_group("g", {}, address, spec.security, timeout_s=0.5),
         ):
             began_s = time.monotonic()
@@ -233,6 +237,27 @@ def test_a_topic_that_may_be_read_again_is_read(strict: Strict) -> None:
         until(lambda: not log.poll(max_rows=1, timeout_s=0.2) and log.epoch(first) is not None, WAIT_S, trouble=(Unreachable,))
     finally:
         log.close()
+
+
+def test_a_worker_that_may_not_read_its_topic_recovers_all_the_time(strict: Strict) -> None:
+    spec, seen = unreadable(strict, Client.KAFKA_PYTHON), list[WorkerPhase]()  # librdkafka says so every few minutes
+    member = Member(str(spec.group), f"{spec.group}-0", f"{spec.group}-0")
+    loop = Loop("s", spec, SumScoring(), lambda: open_log(spec, strict.broker.address, member))
+    worker = threading.Thread(target=loop.run)
+    worker.start()
+    try:
+        until(lambda: loop.phase is WorkerPhase.RECOVERING, WAIT_S)
+
+        def looked_often_enough() -> bool:
+            seen.append(loop.phase)
+            return loop.counters.recoveries >= 5
+
+        until(looked_often_enough, WAIT_S, every_s=0.005)
+        assert "no right to one of the stream's topics" in loop.message
+    finally:
+        loop.stop()
+        worker.join(WAIT_S)
+    assert WorkerPhase.RUNNING not in seen
 
 
 def test_a_right_to_make_topics_that_is_missing(strict: Strict) -> None:

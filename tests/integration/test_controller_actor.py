@@ -19,7 +19,7 @@ import ray
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadArtifact, BadInput, Conflict, NotFound, Unreachable
 from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey
-from cluster.routing.routes import Route, RouteTable
+from cluster.routing.routes import EMPTY, Route, RouteTable, Stamp
 from cluster.store.sql import SqlStore
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE, connect
 from headrace.controller_actor import start_controller
@@ -65,14 +65,14 @@ async def _patiently(ask: Callable[[], Awaitable[Any]]) -> Any:
                 await asyncio.sleep(0.1)
 
 
-async def _route(control: ControlPlane, wanted: Callable[[Route], bool], after: int = 0) -> RouteTable:
+async def _route(control: ControlPlane, wanted: Callable[[Route], bool], after: Stamp = EMPTY.stamp) -> RouteTable:
     """Long-polls as a scorer does, until the route is as wanted."""
     async with asyncio.timeout(60):
         while True:
             table: RouteTable = await _patiently(lambda: control.routes(after, 5.0))  # noqa: B023 - asked at once
             if "digits" in table.routes and wanted(table.routes["digits"]):
                 return table
-            after = table.number
+            after = table.stamp
 
 
 async def _register(control: ControlPlane, version: int, root: Path) -> None:
@@ -121,11 +121,11 @@ async def test_a_kill_in_the_middle_of_a_rollout_loses_nothing(control: ControlP
 
     enough = {EvidenceKey("digits", stage, 1): Counts(rows=90_000), EvidenceKey("digits", stage, 2): Counts(rows=10_000)}
     await control.push(EvidenceBatch("scorer-1", 2, enough))
-    table = await _route(control, lambda route: route.weight == 10_000, again.number)
+    table = await _route(control, lambda route: route.weight == 10_000, again.stamp)
     await control.push(
         EvidenceBatch("scorer-1", 3, {EvidenceKey("digits", table.routes["digits"].stage, 2): Counts(rows=10_000)})
     )
-    table = await _route(control, lambda route: route.stable == 2, table.number)
+    table = await _route(control, lambda route: route.stable == 2, table.stamp)
     history = await control.call("rollout.history", {"model": "digits"})
     assert [rollout["state"] for rollout in history["rollouts"]] == ["promoted", "promoted"]
 
@@ -167,7 +167,7 @@ async def test_without_a_controller_every_call_is_unreachable(ray_cluster: RayCl
     with pytest.raises(Unreachable, match="the controller is away"):
         await control.call("status", {})
     with pytest.raises(Unreachable, match="the controller is away"):
-        await control.routes(0, 0.1)
+        await control.routes(EMPTY.stamp, 0.1)
 
 
 async def test_a_store_that_cannot_be_used_ends_the_start(ray_cluster: RayCluster, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import pytest
 
 from cluster.commands.documents import Apply, ModelDocument
 from cluster.commands.versions import RegisterVersion
-from deployments.gateway.grpc.front import haproxy
+from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.protocol.proto import inference_pb2 as pb
 from headrace.client import ControlClient
 from tests.support.machine import Machine
@@ -37,7 +37,7 @@ LIMIT_S = 120.0
 NOBODY = b"gateway: no replica answers now"  # says HAProxy
 AT_THE_DOOR = ("it is ending", "failed to connect")
 # What arrives as grpc.aio stops, it says is cancelled; HAProxy, where it is the front, says nothing of the kind.
-NOT_TAKEN = {grpc.StatusCode.UNAVAILABLE} | ({grpc.StatusCode.CANCELLED} if haproxy() is None else set())
+NOT_TAKEN = {grpc.StatusCode.UNAVAILABLE} | ({grpc.StatusCode.CANCELLED} if usable_haproxy() is None else set())
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 pytestmark = pytest.mark.timeout(900)
 

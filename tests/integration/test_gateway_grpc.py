@@ -48,7 +48,7 @@ def running(ray_cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -
     port = free_port()
     try:
         start_controller(read_settings({"HEADRACE_HOME": str(folder)}))
-        start_gateway(GatewaySettings(replicas=REPLICAS, grpc_port=port))
+        start_gateway(GatewaySettings(replicas=REPLICAS, http_port=ray_cluster.http_port, grpc_port=port))
         serving = {"transport": "embedded", "resources": {"cpus": 0.5}, "scaling": {"min": 1, "max": 1}}
         version = {"model": MODEL, "artifact_uri": uri, "digest": digest, "engine": manifest.engine}
         asyncio.run(command("apply", {"models": [{"name": MODEL, "serving": serving}]}))

@@ -15,6 +15,7 @@ import ray
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
+from deployments.gateway.door.slots import folder_of
 from headrace.local.ports import free_port
 from tests.conftest import RayCluster
 
@@ -35,20 +36,18 @@ def neighbour(ray_cluster: RayCluster) -> Iterator[str]:
 
 
 def test_up_joins_a_running_cluster_and_down_leaves_it_as_it_was(ray_cluster: RayCluster, neighbour: str, tmp_path: Path) -> None:
-    environment = os.environ | {"RAY_ADDRESS": ray_cluster.address, "HEADRACE_HOME": str(tmp_path / "home")}
-
-    def headrace(*words: str) -> subprocess.CompletedProcess[str]:
+    def headrace(*words: str, home: str = "home") -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"RAY_ADDRESS": ray_cluster.address, "HEADRACE_HOME": str(tmp_path / home)}
         command = [str(Path(sys.executable).with_name("headrace")), *words, "--json"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
     port, grpc = ray_cluster.http_url.rpartition(":")[2], str(free_port())
     try:
-        elsewhere = headrace("up", "--http-port", str(free_port()), "--grpc-port", grpc)
-        assert elsewhere.returncode == 4
-        assert f"--http-port {port}" in elsewhere.stderr
-
         up = headrace("up", "--http-port", port, "--grpc-port", grpc)
         assert up.returncode == 0, up.stderr
+        elsewhere = headrace("up", "--http-port", str(free_port()), "--grpc-port", grpc, home="other")
+        assert elsewhere.returncode == 4
+        assert f"--http-port {port}" in elsewhere.stderr
         assert json.loads(up.stdout)["addresses"]["http"] == ray_cluster.http_url
         status = json.loads(headrace("status").stdout)
         assert status["addresses"]["dashboard"] == ray_cluster.dashboard_url
@@ -58,4 +57,5 @@ def test_up_joins_a_running_cluster_and_down_leaves_it_as_it_was(ray_cluster: Ra
     assert json.loads(down.stdout) == {"was_running": True, "drained": True}
     assert serve.status().applications[neighbour].status is ApplicationStatus.RUNNING
     assert "gateway" not in serve.status().applications
+    assert not folder_of(ray.get_runtime_context().get_node_id()).exists()  # the door is closed too
     assert ray.cluster_resources()["CPU"] == 8

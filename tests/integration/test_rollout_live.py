@@ -154,6 +154,24 @@ def test_the_controller_is_killed_in_the_middle(service: Service, load: Load, fo
     assert controller_process().pid != killed.pid
 
 
+def test_a_candidate_whose_only_replica_is_killed_is_promoted_in_the_end(
+    service: Service, load: Load, folder: Path, ray_cluster: RayCluster
+) -> None:
+    """Under load, and with each caller answered: the calls that met no replica of it are no evidence against it."""
+    service.apply(SERVING, PLAN | {"steps": [{"weight": 30, "bake_s": 30}, {"weight": 100, "bake_s": 0.5}]})
+    candidate = service.register(mlp_artifact(folder, MODEL, nudge=0.9))
+    service.seen(lambda rollout: rollout.candidate == candidate and rollout.state == "canary")
+    app = f"{MODEL}--v{candidate}"
+    until(lambda: len(ray_cluster.replica_pids(app)) == 1, 60)
+    (killed,) = ray_cluster.replica_pids(app)
+    load.await_calls(20)
+    os.kill(killed, signal.SIGKILL)
+    ended = service.ended(candidate)
+    assert ended.state == "promoted", ended.reason
+    assert service.control.model(MODEL).stable == candidate
+    assert killed not in ray_cluster.replica_pids(app)
+
+
 def test_while_the_store_is_locked_all_is_scored_and_then_the_rollout_goes_on(
     service: Service, load: Load, events: Events, settings: Settings, folder: Path
 ) -> None:

@@ -16,12 +16,12 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from consumers.stream.kafka.clients import open_log
-from consumers.stream.kafka.kafka_python.client import ensure_topics
 from consumers.stream.kafka.kafka_python.inside import stable_offsets
-from consumers.stream.log.port import Member, Owned, Partition
-from consumers.stream.log.starts import NotesInProcess, Why
+from consumers.stream.kafka.making_topics import ensure_topics
+from consumers.stream.log.port import Member, OwnedPartition, Partition
+from consumers.stream.log.starts import NotesInProcess, StartReason
 from consumers.stream.loop import Loop
-from consumers.stream.spec import Begin, Client, Input, Output, StreamSpec, Topic
+from consumers.stream.spec import Begin, Client, StreamInput, StreamOutput, StreamSpec, Topic
 from tests.support.broker_admin import administered
 from tests.support.stream_parts import SumScoring
 from tests.support.stream_topics import WAIT_S, read_values
@@ -84,8 +84,8 @@ def make(broker: str, request: pytest.FixtureRequest) -> Callable[..., Site]:
         tag = uuid.uuid4().hex[:8]
         spec = StreamSpec(
             model="m",
-            input=Input(**(chosen or {"topic": f"in-{tag}"}), partitions=partitions, begin=begin),  # type: ignore[arg-type]
-            output=Output(topic=f"out-{tag}", partitions=1),
+            input=StreamInput(**(chosen or {"topic": f"in-{tag}"}), partitions=partitions, begin=begin),  # type: ignore[arg-type]
+            output=StreamOutput(topic=f"out-{tag}", partitions=1),
             dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
             group=f"group-{tag}",
             client=request.param,
@@ -97,9 +97,9 @@ def make(broker: str, request: pytest.FixtureRequest) -> Callable[..., Site]:
     return make_site
 
 
-def read_from(loop: Loop, partition: int = 0) -> Owned:
+def read_from(loop: Loop, partition: int = 0) -> OwnedPartition:
     """What is known of a partition of the only topic, once it is read."""
-    found: list[Owned] = []
+    found: list[OwnedPartition] = []
 
     def is_read() -> bool:
         found[:] = [known for where, known in loop.owned().items() if where.number == partition and known.began_at is not None]
@@ -114,11 +114,11 @@ def test_latest_holds_from_the_first_start_on(make: Callable[..., Site]) -> None
     site = make(begin=Begin.LATEST)
     site.put(0, 10)
     with site.worker() as loop:
-        assert (read_from(loop).began_at, read_from(loop).why) == (10, Why.FIRST_START)
+        assert (read_from(loop).began_at, read_from(loop).why) == (10, StartReason.FIRST_START)
     site.put(100, 5)
     with site.worker() as loop:
         assert site.await_answers(5) == [100, 101, 102, 103, 104]
-        assert read_from(loop).why == Why.COMMITTED
+        assert read_from(loop).why == StartReason.COMMITTED
 
 
 def test_what_retention_deleted_is_a_gap_and_the_rest_is_scored(make: Callable[..., Site]) -> None:
@@ -134,7 +134,7 @@ def test_what_retention_deleted_is_a_gap_and_the_rest_is_scored(make: Callable[.
     site.put(600, 100)
     with site.worker() as loop:
         known = read_from(loop)
-        assert (known.began_at, known.why, known.missing) == (600, Why.GAP, 300)
+        assert (known.began_at, known.why, known.missing) == (600, StartReason.GAP, 300)
         assert site.await_answers(400)[300:] == list(range(600, 700))
 
 
@@ -170,12 +170,12 @@ def test_a_topic_made_anew_is_scored_from_its_first_record(make: Callable[..., S
         if running:
             make_anew()
             assert site.await_answers(15)[5:] == list(range(1000, 1010))
-            assert read_from(loop).why == Why.ANOTHER_TOPIC
+            assert read_from(loop).why == StartReason.ANOTHER_TOPIC
     if not running:
         make_anew()
         with site.worker() as loop:
             assert site.await_answers(15)[5:] == list(range(1000, 1010))
-            assert read_from(loop).why == Why.ANOTHER_TOPIC
+            assert read_from(loop).why == StartReason.ANOTHER_TOPIC
 
 
 @pytest.mark.proof
@@ -200,7 +200,7 @@ def test_partitions_that_are_added_are_scored_from_their_first_record(make: Call
         add()
         with site.worker() as loop:
             assert sorted(site.await_answers(23)[3:]) == [*range(200, 210), *range(300, 310)]
-            assert read_from(loop, 3).why == Why.NEW_PARTITION
+            assert read_from(loop, 3).why == StartReason.NEW_PARTITION
 
 
 @pytest.mark.proof

@@ -11,8 +11,8 @@ from kafka import KafkaProducer
 from kafka.admin import ConfigResource, KafkaAdminClient
 
 from consumers.stream.kafka import topic_settings
-from consumers.stream.log.port import Takes
-from consumers.stream.phases import Phase
+from consumers.stream.log.port import TopicLimits
+from consumers.stream.phases import WorkerPhase
 from consumers.stream.spec import Client, Guarantee, StreamSpec
 from tests.integration.test_stream_bad_records import read, working
 from tests.support.stream_topics import WAIT_S, small_stream
@@ -32,9 +32,9 @@ def spec(broker: str, request: pytest.FixtureRequest) -> StreamSpec:
     return small_stream(broker, client, partitions=1, guarantee=guarantee)
 
 
-def untold(_: Mapping[str, str], ours_bytes: int) -> Takes:
+def untold(_: Mapping[str, str], ours_bytes: int) -> TopicLimits:
     """What is known of a topic where there is no right to ask."""
-    return Takes(ours_bytes)
+    return TopicLimits(ours_bytes)
 
 
 def alter(broker: str, topic: str, settings: dict[str, str]) -> None:
@@ -101,14 +101,14 @@ def test_what_the_settings_tell_beforehand_costs_no_recovery(spec: StreamSpec, b
 def test_where_the_settings_can_not_be_asked_smaller_commits_find_them(
     spec: StreamSpec, broker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(topic_settings, "takes", untold)
+    monkeypatch.setattr(topic_settings, "limits_in", untold)
     rows, odd = numbered(int(time.time() * 1000))
     publish(broker, spec.input.topic, rows)
     for topic in (spec.output.topic, spec.dead_letters.topic):
         alter(broker, topic, COMPACT)
     with working(spec, broker) as loop:
         until(lambda: sum(loop.lag().values()) == 0 and loop.counters.rows_dead >= len(odd), WAIT_S)
-        until(lambda: loop.phase is Phase.RUNNING and loop.stuck.recoveries == 0, WAIT_S)
+        until(lambda: loop.phase is WorkerPhase.RUNNING and loop.stuck.recoveries == 0, WAIT_S)
         assert 0 < loop.counters.recoveries < 150
     check(spec, broker, rows, odd)
 
@@ -116,17 +116,17 @@ def test_where_the_settings_can_not_be_asked_smaller_commits_find_them(
 def test_a_topic_that_takes_no_letter_at_all_holds_the_stream_which_says_so(
     spec: StreamSpec, broker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(topic_settings, "takes", untold)
+    monkeypatch.setattr(topic_settings, "limits_in", untold)
     now_ms = int(time.time() * 1000)
     publish(broker, spec.input.topic, [(0, b"k", now_ms), (1, None, now_ms), (2, b"k", now_ms)])
     alter(broker, spec.output.topic, COMPACT)
     alter(broker, spec.dead_letters.topic, {"max.message.bytes": "100"})
     with working(spec, broker) as loop:
-        until(lambda: loop.stuck.recoveries > 4 and loop.phase is Phase.HOLDING, WAIT_S)
+        until(lambda: loop.stuck.recoveries > 4 and loop.phase is WorkerPhase.HOLDING, WAIT_S)
         assert f"{spec.input.topic}/0 from offset 1" in loop.message
         assert loop.counters.rows_dead == 0
         alter(broker, spec.dead_letters.topic, {"max.message.bytes": "1000000"})
         until(lambda: loop.counters.rows_out == 2 and loop.counters.rows_dead == 1, WAIT_S)
-        until(lambda: loop.phase is Phase.RUNNING and not loop.message, WAIT_S)
+        until(lambda: loop.phase is WorkerPhase.RUNNING and not loop.message, WAIT_S)
     (letter,) = read(broker, spec.dead_letters.topic, 1)
     assert dict(letter.headers)["__connect.errors.offset"] == b"1"

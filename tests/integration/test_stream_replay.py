@@ -11,10 +11,10 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from cluster.errors import Conflict
 from consumers.stream.kafka.clients import open_log
-from consumers.stream.kafka.offsets import set_group, stretch_of
+from consumers.stream.kafka.offsets import offset_ranges, set_group
 from consumers.stream.log.port import Member
+from consumers.stream.replay.conditions import dead_letters, everything, spec_of_replay
 from consumers.stream.replay.run import run_replay
-from consumers.stream.replay.stretch import dead_letters, everything, spec_of_replay
 from consumers.stream.spec import Client, StreamSpec
 from tests.support.stream_parts import SumScoring
 from tests.support.stream_topics import WAIT_S, small_stream
@@ -67,7 +67,7 @@ def test_dead_letters_are_scored_again_once(spec: StreamSpec, broker: str) -> No
     again = spec_of_replay(spec, "s", "r1", of_dead_letters=True, to_topic=None)
     for expected in (5, 0):  # the second time its group has them all
         scoring = SumScoring()
-        done = run_replay("s", again, broker, scoring, stretch_of(again, broker), dead_letters(()), replay="r1")
+        done = run_replay("s", again, broker, scoring, offset_ranges(again, broker), dead_letters(()), replay="r1")
         scoring.executor.shutdown()
         assert (done.rows_out, done.rows_dead, done.rows_skipped) == (expected, 0, 0)
     found = answers(broker, spec.output.topic)
@@ -84,7 +84,7 @@ def test_letters_of_two_origins_that_lie_among_each_other_are_scored_once(spec: 
     again = spec_of_replay(spec, "s", "r1", of_dead_letters=True, to_topic=None)
     for expected in (9, 0):
         scoring = SumScoring()
-        done = run_replay("s", again, broker, scoring, stretch_of(again, broker), dead_letters(()), replay="r1")
+        done = run_replay("s", again, broker, scoring, offset_ranges(again, broker), dead_letters(()), replay="r1")
         scoring.executor.shutdown()
         assert (done.rows_out, done.rows_dead, done.rows_skipped) == (expected, 0, 0)
     assert [total for total, _ in answers(broker, spec.output.topic)] == [float(i) for i in range(9)]
@@ -95,7 +95,7 @@ def test_a_stretch_of_time_is_scored_again_into_another_topic(spec: StreamSpec, 
     publish(broker, spec.input.topic, [(i, i % 2, [], now_ms + i * 1000) for i in range(10)])
     other = f"{spec.output.topic}-again"
     again = spec_of_replay(spec, "s", "r1", of_dead_letters=False, to_topic=other)
-    stretch = stretch_of(again, broker, from_ms=now_ms + 3000, to_ms=now_ms + 7000)
+    stretch = offset_ranges(again, broker, from_ms=now_ms + 3000, to_ms=now_ms + 7000)
     scoring = SumScoring()
     done = run_replay("s", again, broker, scoring, stretch, everything, replay="r1")
     scoring.executor.shutdown()
@@ -109,7 +109,7 @@ def test_a_group_is_moved_once_it_has_no_members(spec: StreamSpec, broker: str) 
     member = open_log(spec, broker, Member(group, f"{group}-0", f"{group}-0"))
     try:
         until(lambda: bool(member.poll(max_rows=10, timeout_s=0.2)), WAIT_S)
-        stretch = stretch_of(spec, broker)
+        stretch = offset_ranges(spec, broker)
         with pytest.raises(Conflict, match="has members"):
             set_group(group, stretch.ends, broker, spec.security, timeout_s=1)
     finally:

@@ -13,10 +13,10 @@ from confluent_kafka import KafkaException, Producer
 
 from cluster.errors import Unreachable
 from consumers.stream.kafka.clients import open_log
-from consumers.stream.kafka.kafka_python.client import ensure_topics
 from consumers.stream.kafka.librdkafka.config import rdkafka_config
+from consumers.stream.kafka.making_topics import ensure_topics
 from consumers.stream.log.port import Member, Partition
-from consumers.stream.spec import Client, Input, Output, Protocol, Security, StreamSpec, Topic
+from consumers.stream.spec import Client, Protocol, Security, StreamInput, StreamOutput, StreamSpec, Topic
 from headrace.local.ports import free_port
 from tests.support.secured_broker import USER, SecuredBroker, secured_broker
 from tests.support.waiting import until
@@ -87,8 +87,8 @@ def spec_of(client: Client, security: Security) -> StreamSpec:
     tag = client.value
     return StreamSpec(
         model="m",
-        input=Input(topic=f"in-{tag}", partitions=1),
-        output=Output(topic=f"out-{tag}", partitions=1),
+        input=StreamInput(topic=f"in-{tag}", partitions=1),
+        output=StreamOutput(topic=f"out-{tag}", partitions=1),
         dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
         client=client,
         session_timeout_s=6,

@@ -15,17 +15,23 @@ from typing import Any
 import pytest
 import ray
 from ray import serve
+from ray.job_submission import JobStatus
 
+from cluster.errors import Conflict, NotFound
 from cluster.ports import AppStatus, FeedKind, FeedSpec
+from consumers.batch.schedule.jobs import OwnJobClient
 from consumers.stream.counters import WorkerStatus
-from consumers.stream.phases import Phase
+from consumers.stream.phases import WorkerPhase
 from consumers.stream.serving.feed import ServeStreams
-from consumers.stream.spec import Format, Input, Output, Protocol, Scaling, Security, StreamSpec, Topic
+from consumers.stream.spec import ConsumerScaling, Format, Protocol, Security, StreamInput, StreamOutput, StreamSpec, Topic
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE, connect
+from deployments.scoring.scorer import RoutedScorer
+from deployments.scoring.scorer_thread import ScorerThread
 from headrace.controller_actor import start_controller
 from headrace.local.home import read_settings
 from tests.conftest import RayCluster
-from tests.support.models import SIGNATURE, rows, slow_artifact
+from tests.support.batch_parts import spec_of, write_dataset
+from tests.support.models import INPUT, SIGNATURE, rows, slow_artifact
 from tests.support.stream_topics import WAIT_S, Topics
 from tests.support.waiting import until
 
@@ -73,7 +79,7 @@ def share(count: int) -> Callable[[list[WorkerStatus]], bool]:
 
     def look(workers: list[WorkerStatus]) -> bool:
         owned = [partition for worker in workers for partition in worker.partitions]
-        return len(workers) == count and sorted(owned) == [0, 1, 2, 3] and all(w.phase is Phase.RUNNING for w in workers)
+        return len(workers) == count and sorted(owned) == [0, 1, 2, 3] and all(w.phase is WorkerPhase.RUNNING for w in workers)
 
     return look
 
@@ -92,14 +98,14 @@ def running(ray_cluster: RayCluster, broker: str, tmp_path_factory: pytest.TempP
     spec = StreamSpec(
         model=MODEL,
         brokers=broker,
-        input=Input(topic=f"in-{tag}", format=Format.RAW),
-        output=Output(topic=f"out-{tag}", format=Format.RAW),
+        input=StreamInput(topic=f"in-{tag}", format=Format.RAW),
+        output=StreamOutput(topic=f"out-{tag}", format=Format.RAW),
         dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
         max_batch_rows=20,
         session_timeout_s=6,
         transaction_timeout_s=10,
         resources=SMALL,  # type: ignore[arg-type]  # as a document would say it
-        scaling=Scaling(min=1, max=2, lag_per_replica=400, calm_s=1),
+        scaling=ConsumerScaling(min=1, max=2, lag_per_replica=400, calm_s=1),
     )
     start_controller(read_settings({"HEADRACE_HOME": str(home)}))
     made = Running(Topics(broker, spec, value), f"s{tag}")
@@ -124,7 +130,7 @@ def _register(made: Running, home: Path) -> None:
 
 def test_ready_means_that_its_workers_poll(running: Running) -> None:
     (worker,) = running.workers()
-    assert worker.phase is Phase.RUNNING
+    assert worker.phase is WorkerPhase.RUNNING
     running.topics.publish(300)
     running.topics.check()
     (worker,) = running.await_workers(lambda workers: workers[0].rows_in == 300 and sum(workers[0].lag.values()) == 0)
@@ -152,7 +158,7 @@ def test_a_worker_that_stands_still_is_told_with_the_age_of_its_last_words(runni
         seen = running.view()
     finally:
         os.kill(worker.pid, signal.SIGCONT)
-    assert (frozen.replica, frozen.phase, seen["status"]) == (worker.replica, Phase.RUNNING, "unhealthy")
+    assert (frozen.replica, frozen.phase, seen["status"]) == (worker.replica, WorkerPhase.RUNNING, "unhealthy")
     assert re.fullmatch(r"worker 0 has not answered for \d+ s", seen["message"])
     running.await_status("ready")
 
@@ -195,14 +201,67 @@ def test_a_document_may_change_while_the_stream_works(running: Running) -> None:
     assert running.view()["spec"]["linger_ms"] == 1.0
 
 
+@pytest.mark.timeout(600)
+def test_stream_batch_and_model_are_removed_and_the_stream_goes_on_when_applied_again(running: Running, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "in", files=1)
+    spec = spec_of(tmp_path / "in", tmp_path / "out", model=MODEL, workers={"max": 1})
+    batch = {"kind": "batch", "name": f"b{running.name}"}
+    document = {**batch, "model": MODEL, "spec": spec.model_dump(mode="json"), "schedule": {"cron": "* * * * *"}}
+    running.ask("apply", feeds=[document])
+    stream = {"kind": "stream", "name": running.name}
+    before = running.topics.outputs()
+    running.topics.publish(1000)
+    running.topics.wait_for(before + 50)
+    running.ask("feed.delete", **stream)
+    with pytest.raises(Conflict, match=f"batch {batch['name']} scores with it"):
+        running.ask("model.delete", model=MODEL)
+    until(lambda: is_gone(running, "feed.show", **stream), WAIT_S)
+    assert f"stream--{running.name}" not in serve.status().applications
+    running.apply(running.topics.spec)
+    running.topics.check()  # from where it stopped: nothing is lost or doubled
+    until(lambda: fires(running, batch)[-1:] in (["submitted"], ["running"]), WAIT_S)
+    running.ask("feed.delete", **batch)
+    until(lambda: is_gone(running, "feed.show", **batch), WAIT_S)
+    jobs = OwnJobClient(ray.get_runtime_context().gcs_address).list_jobs()
+    mine = {job.submission_id: job.status for job in jobs if batch["name"] in (job.submission_id or "")}
+    assert mine
+    assert not {JobStatus.PENDING, JobStatus.RUNNING} & set(mine.values())
+    artifact = Path(running.ask("version.resolve", model=MODEL)["artifact_uri"].removeprefix("file://"))
+    assert artifact.is_dir()
+    running.ask("feed.delete", **stream)
+    running.ask("model.delete", model=MODEL, artifacts=True)
+    until(lambda: is_gone(running, "model.show", model=MODEL), WAIT_S)
+    assert not {f"{MODEL}--v1", f"stream--{running.name}"} & set(serve.status().applications)
+    assert not artifact.exists()
+    with ScorerThread(lambda: RoutedScorer(connect())) as scorer:
+        refusals = []
+        for name in (MODEL, "never-was"):
+            with pytest.raises(NotFound) as caught:
+                scorer.score(name, {INPUT: rows(1)})
+            refusals.append(str(caught.value).replace(name, "NAME"))
+    assert refusals[0] == refusals[1]
+
+
+def is_gone(running: Running, command: str, **name: str) -> bool:
+    try:
+        running.ask(command, **name)
+    except NotFound:
+        return True
+    return False
+
+
+def fires(running: Running, batch: dict[str, str]) -> list[str]:
+    return [fire["state"] for fire in running.ask("feed.show", **batch)["schedule"]["fires"]]
+
+
 def test_a_stream_whose_broker_is_away_says_so_and_not_its_password(ray_cluster: RayCluster, tmp_path: Path) -> None:
     streams = ServeStreams("127.0.0.1:1")
     secret = tmp_path / "secret"
     secret.write_text("hush-hush")
     spec = StreamSpec(
         model="m",
-        input=Input(topic="a"),
-        output=Output(topic="b"),
+        input=StreamInput(topic="a"),
+        output=StreamOutput(topic="b"),
         dead_letters=Topic(topic="c"),
         security=Security(protocol=Protocol.SASL_SSL, mechanism="PLAIN", username="u", password_file=str(secret)),
         resources=SMALL,  # type: ignore[arg-type]  # as a document would say it

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cluster.controller import Controller, Point
-from cluster.errors import HeadraceError
+from cluster.errors import HeadraceError, Unreachable
 from cluster.ports import AppState, AppStatus, FeedSpec, FeedState
 from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey
 from cluster.store.memory import MemoryStore
@@ -36,7 +36,10 @@ class Clock:
 
 
 class FakeStreams:
-    """Feeds in memory: what is started runs at once, but for those `broken`, which fail to start, and those `refused`."""
+    """Feeds in memory: what is started runs at once, but for those `broken`, which fail to start, and those `refused`.
+
+    `away` makes them unreachable.
+    """
 
     def __init__(self) -> None:
         self.running: dict[str, FeedSpec] = {}
@@ -44,6 +47,7 @@ class FakeStreams:
         self.broken: dict[str, str] = {}
         self.refused: dict[str, HeadraceError] = {}
         self.started: list[str] = []
+        self.away = False
 
     def start(self, feed: FeedSpec) -> None:
         self.started.append(feed.name)
@@ -55,6 +59,8 @@ class FakeStreams:
             self.failed[feed.name] = self.broken[feed.name]
 
     def state(self) -> Mapping[str, FeedState]:
+        if self.away:
+            raise Unreachable("the streams are away", where="fake streams", remedy="bring them back")
         return {name: FeedState(name, feed.digest, self._app(feed)) for name, feed in self.running.items()}
 
     def _app(self, feed: FeedSpec) -> AppState:

@@ -100,7 +100,7 @@ class Life:
             (document,) = other.execute("SELECT document FROM control").fetchone()
         other.close()
         saved, table = json.loads(document), self.controller.table
-        assert (saved["table"], saved["table_digest"]) == (table.number, digest_of(table.routes)), "a split that was not saved"
+        assert (saved["table"], saved["table_digest"]) == (table.number, digest_of(table)), "a split that was not saved"
         seen = FakeFleet.state(FileFleet(self.folder / "fleet"))
         for route in table.routes.values():
             assert all(seen[target.app].status is AppStatus.READY for target in route.targets.values()), "not ready"

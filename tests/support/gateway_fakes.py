@@ -13,13 +13,15 @@ from cluster.commands.versions import VersionView
 from cluster.errors import HeadraceError, NotFound, Unreachable
 from cluster.fleet.serving import Serving
 from cluster.rollout.evidence import EvidenceBatch
-from cluster.routing.routes import Route, RouteTable, Target
+from cluster.routing.routes import Route, RouteTable, Stamp, Standing, Target
 from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.engines.datatypes import Array
+from deployments.gateway.admission import Admission
 from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.http.app import GatewayApp
 from deployments.gateway.http.callers import Callers
+from deployments.gateway.large import LargeWork
 from deployments.gateway.repository import Repository
 from deployments.scoring.port import Scored
 
@@ -40,7 +42,8 @@ def target(version: int, signature: Signature = PAIR) -> Target:
 def table(signature: Signature = PAIR, serving: Serving | None = None, number: int = 1) -> RouteTable:
     """Model `pair` with stable version 3 and warm version 2."""
     targets = {2: target(2, signature), 3: target(3, signature)}
-    return RouteTable(number, {"pair": Route(model="pair", stable=3, serving=serving or Serving(), targets=targets)})
+    route = Route(model="pair", stable=3, serving=serving or Serving(), targets=targets)
+    return RouteTable(number, {"pair": route}, {"pair": Standing.READY})
 
 
 def double(tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -119,10 +122,10 @@ class FakeControl:
         self.away = False
         self.models: list[dict[str, Any]] = [{"name": name, "versions": [1]} for name in routes.routes]
 
-    async def routes(self, after: int, timeout_s: float) -> RouteTable:
+    async def routes(self, after: Stamp, timeout_s: float) -> RouteTable:
         if self.away:
             raise Unreachable("away", where="controller")
-        if self.table.number <= after:
+        if self.table.stamp <= after:
             await asyncio.sleep(timeout_s)
         return self.table
 
@@ -161,15 +164,10 @@ def model_view() -> dict[str, Any]:
     return view.model_dump(mode="json")
 
 
-async def nothing() -> None:
-    """Where there is nothing to start."""
-
-
 def gateway(
     scorer: FakeScorer, control: FakeControl, limits: BatchLimits | None = None, max_body_bytes: int = 1 << 20
 ) -> GatewayApp:
     """An application over the fakes."""
-    dataplane = DataPlane(scorer, control, limits or PATIENT)
-    return GatewayApp(
-        dataplane, Repository(scorer, control), control, "0.0.0", max_body_bytes, nothing, nothing, Callers.to("gateway")
-    )
+    dataplane = DataPlane(scorer, limits or PATIENT)
+    admission, callers = Admission(1000, 1 << 30), Callers.to("gateway")
+    return GatewayApp(dataplane, Repository(scorer, control), control, "0.0.0", max_body_bytes, admission, LargeWork(), callers)

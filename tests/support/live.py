@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def running(
 ) -> Iterator[Service]:
     """Controller and gateway, ended at the end with all that runs of the model and of others whose names begin so."""
     start_controller(settings, fleet=fleet, timeout_s=240)
-    start_gateway(gateway)
+    start_gateway(replace(gateway or GatewaySettings(), http_port=cluster.http_port))
     try:
         with ControlClient(cluster.http_url, timeout_s=60.0) as control:
             yield Service(name, cluster.http_url, control)

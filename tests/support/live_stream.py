@@ -20,7 +20,7 @@ from cluster.commands.labels import Label, TellLabels
 from cluster.commands.rollouts import RolloutView
 from cluster.errors import Conflict
 from consumers.stream.outgoing.answers import LABEL_KEY_HEADER, VERSION_HEADER
-from consumers.stream.spec import Format, Input, Output, StreamSpec, Topic
+from consumers.stream.spec import Format, StreamInput, StreamOutput, StreamSpec, Topic
 from deployments.engines.load import load_engine
 from tests.support.live import Artifact, Service
 from tests.support.models import INPUT, OUTPUT, rows
@@ -113,8 +113,8 @@ def streaming(service: Service, brokers: str, artifact: Artifact) -> Iterator[Ev
     spec = StreamSpec(
         model=service.name,
         brokers=brokers,
-        input=Input(topic=f"live-in-{tag}", format=Format.RAW, partitions=PARTITIONS),
-        output=Output(topic=f"live-out-{tag}", format=Format.RAW, partitions=PARTITIONS),
+        input=StreamInput(topic=f"live-in-{tag}", format=Format.RAW, partitions=PARTITIONS),
+        output=StreamOutput(topic=f"live-out-{tag}", format=Format.RAW, partitions=PARTITIONS),
         dead_letters=Topic(topic=f"live-dead-{tag}", partitions=1),
         resources={"cpus": 0.1},  # type: ignore[arg-type]  # as a document would say it
     )

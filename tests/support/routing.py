@@ -8,7 +8,7 @@ from typing import Any
 from cluster.errors import Unreachable
 from cluster.fleet.serving import Serving
 from cluster.rollout.evidence import Counts, EvidenceBatch
-from cluster.routing.routes import EMPTY, Route, RouteTable, Target
+from cluster.routing.routes import EMPTY, Route, RouteTable, Stamp, Target
 from tests.support.models import SIGNATURE
 
 Artifact = tuple[str, str, Any]
@@ -28,9 +28,9 @@ class TableControl:
         self._table = RouteTable(self._table.number + 1, {route.model: route for route in routes})
         self._changed.set()
 
-    async def routes(self, after: int, timeout_s: float) -> RouteTable:
+    async def routes(self, after: Stamp, timeout_s: float) -> RouteTable:
         self._reach()
-        while self._table.number <= after:
+        while self._table.stamp <= after:
             self._changed.clear()
             await self._changed.wait()
             self._reach()

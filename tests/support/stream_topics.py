@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from consumers.stream.kafka.kafka_python.client import ensure_topics
-from consumers.stream.spec import Client, Input, Output, StreamSpec, Topic
+from consumers.stream.kafka.making_topics import ensure_topics
+from consumers.stream.spec import Client, StreamInput, StreamOutput, StreamSpec, Topic
 from tests.support.broker_admin import administered
 from tests.support.waiting import until
 
@@ -30,8 +30,8 @@ def small_stream(brokers: str, client: Client, partitions: int, **settings: Any)
     tag = uuid.uuid4().hex[:8]
     spec = StreamSpec(
         model="m",
-        input=Input(topic=f"in-{tag}", partitions=partitions),
-        output=Output(topic=f"out-{tag}", partitions=partitions),
+        input=StreamInput(topic=f"in-{tag}", partitions=partitions),
+        output=StreamOutput(topic=f"out-{tag}", partitions=partitions),
         dead_letters=Topic(topic=f"dead-{tag}", partitions=1),
         group=f"group-{tag}",
         client=client,

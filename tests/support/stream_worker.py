@@ -14,7 +14,7 @@ from collections import deque
 from consumers.stream.kafka.clients import open_log
 from consumers.stream.log.port import Member
 from consumers.stream.loop import Loop
-from consumers.stream.phases import Phase
+from consumers.stream.phases import WorkerPhase
 from consumers.stream.spec import StreamSpec
 from tests.support.stream_parts import SumScoring
 
@@ -35,7 +35,7 @@ def main(document: str, brokers: str, rank: str) -> None:
     sys.stdout.flush()
     worker.join()
     scoring.executor.shutdown()
-    if loop.phase is Phase.FAILED:
+    if loop.phase is WorkerPhase.FAILED:
         sys.exit(1)
 
 

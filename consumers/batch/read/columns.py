@@ -15,7 +15,7 @@ import pyarrow as pa
 from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature, TensorSpec
 from consumers.batch.read.stored import may_lose, types_between
-from consumers.batch.spec import Input, PatternOrder
+from consumers.batch.spec import BatchInput, PatternOrder
 from deployments.engines.datatypes import NUMPY
 
 ARROW: dict[Datatype, pa.DataType] = {
@@ -59,7 +59,7 @@ class Binding:
         return self.tensor.shape[1:]
 
 
-def bind(schema: pa.Schema, signature: Signature, spec: Input, *, where: str) -> tuple[Binding, ...]:
+def bind(schema: pa.Schema, signature: Signature, spec: BatchInput, *, where: str) -> tuple[Binding, ...]:
     """Matches every input of the version with columns of `schema`.
 
     `where` is the dataset, for messages. Raises BadInput where an input has no column, a column is missing, or its type can't
@@ -86,7 +86,7 @@ def bind(schema: pa.Schema, signature: Signature, spec: Input, *, where: str) ->
     return tuple(_bind_one(schema, tensor, spec, where=where) for tensor in signature.inputs)
 
 
-def expanded(spec: Input, names: Sequence[str]) -> Input:
+def expanded(spec: BatchInput, names: Sequence[str]) -> BatchInput:
     """With the columns that its patterns name, of these. Raises BadInput where there is none, or no order is declared."""
     patterns = {
         key: named for key, named in spec.columns.items() if isinstance(named, str) and "*" in named and named not in names
@@ -114,14 +114,14 @@ def _by_number(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def used_columns(signature: Signature, spec: Input) -> tuple[str, ...]:
+def used_columns(signature: Signature, spec: BatchInput) -> tuple[str, ...]:
     """The names of the columns that inputs and `passthrough` ask for, each once."""
     named = [spec.columns.get(tensor.name, tensor.name) for tensor in signature.inputs]
     features = [name for names in named for name in ((names,) if isinstance(names, str) else names)]
     return tuple(dict.fromkeys([*features, *spec.passthrough]))
 
 
-def _bind_one(schema: pa.Schema, tensor: TensorSpec, spec: Input, *, where: str) -> Binding:
+def _bind_one(schema: pa.Schema, tensor: TensorSpec, spec: BatchInput, *, where: str) -> Binding:
     named = spec.columns.get(tensor.name, tensor.name)
     columns = (named,) if isinstance(named, str) else named
     missing = sorted(set(columns) - set(schema.names), key=columns.index)

@@ -26,7 +26,7 @@ from consumers.batch.read.hive import Keys, fields_of, folder_of, keys_of
 from consumers.batch.read.listing import list_data
 from consumers.batch.read.reader import holds_times, int96_types
 from consumers.batch.read.schemas import TimeUnit, common_type, without_views
-from consumers.batch.spec import Input, OnDamage
+from consumers.batch.spec import BatchInput, OnDamage
 
 _READERS = 16  # footers are small reads: waiting, not computing
 
@@ -55,7 +55,7 @@ class Dataset:
     """
 
     place: Place
-    spec: Input
+    spec: BatchInput
     schema: pa.Schema
     files: tuple[InputFile, ...]
     damaged: tuple[Damaged, ...]
@@ -68,7 +68,7 @@ class Dataset:
         return sum(file.rows for file in self.files)
 
 
-def with_date(spec: Input, as_of: date | None) -> Input:
+def with_date(spec: BatchInput, as_of: date | None) -> BatchInput:
     """Puts the date where the paths and the filter say `{as_of}`. Raises BadInput where they do and there is none."""
     wanted = any("{as_of}" in path for path in spec.paths) or "{as_of}" in repr(spec.filter)
     if not wanted:
@@ -84,7 +84,7 @@ def with_date(spec: Input, as_of: date | None) -> Input:
     return spec.model_copy(update={"path": put(spec.path), "filter": put(spec.filter)})
 
 
-def discover(spec: Input, signature: Signature, *, known: Mapping[str, Sequence[Mark]] | None = None) -> Dataset:
+def discover(spec: BatchInput, signature: Signature, *, known: Mapping[str, Sequence[Mark]] | None = None) -> Dataset:
     """Lists the files and reads every footer. The columns that are used must go together; `known` files are left out.
 
     Blocks. Raises BadInput where nothing is found, a footer is damaged (as declared), two files hold a used column in types that
@@ -123,7 +123,7 @@ def _is_known(file: InputFile, known: Mapping[str, Sequence[Mark]]) -> bool:
 
 def _footer(
     filesystem: pafs.FileSystem,
-    spec: Input,
+    spec: BatchInput,
     fields: Sequence[pa.Field],
     info: pafs.FileInfo,
     keys: Keys,
@@ -154,7 +154,7 @@ def _fragment(filesystem: pafs.FileSystem, path: str, keys: Keys, fields: Sequen
     return form.make_fragment(path, filesystem, partition_expression=reduce(operator.and_, terms) if terms else None)
 
 
-def _pruned(fragment: ds.ParquetFileFragment, spec: Input, schema: pa.Schema) -> ds.ParquetFileFragment:
+def _pruned(fragment: ds.ParquetFileFragment, spec: BatchInput, schema: pa.Schema) -> ds.ParquetFileFragment:
     """Without the row groups in which the filter matches nothing, as far as this file's types let that be known."""
     try:
         return fragment.subset(filter=filter_of(spec, schema), schema=schema)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from cluster.errors import BadInput
-from consumers.batch.spec import Input
+from consumers.batch.spec import BatchInput
 
 _COMPARE: dict[str, Callable[[ds.Expression, Any], ds.Expression]] = {
     "=": operator.eq,
@@ -28,12 +28,12 @@ _COMPARE: dict[str, Callable[[ds.Expression, Any], ds.Expression]] = {
 _WHERE = "spec.input.filter"
 
 
-def filter_columns(spec: Input) -> tuple[str, ...]:
+def filter_columns(spec: BatchInput) -> tuple[str, ...]:
     """The columns that the filter looks at. Raises BadInput where it is malformed."""
     return tuple(dict.fromkeys(name for clause in _clauses(spec) for name, _, _ in clause))
 
 
-def filter_of(spec: Input, schema: pa.Schema) -> ds.Expression | None:
+def filter_of(spec: BatchInput, schema: pa.Schema) -> ds.Expression | None:
     """The row filter as an expression over `schema`; None where there is none.
 
     Dates and times are written as texts, since documents may have no others. Raises BadInput where it is malformed, a column is
@@ -50,7 +50,7 @@ def filter_of(spec: Input, schema: pa.Schema) -> ds.Expression | None:
     return expression
 
 
-def _clauses(spec: Input) -> list[list[tuple[str, str, Any]]]:
+def _clauses(spec: BatchInput) -> list[list[tuple[str, str, Any]]]:
     """In disjunctive normal form: any of the clauses, in each all of the terms."""
     found: list[Any] = list(spec.filter)
     if found and not _holds_terms(found[0]):

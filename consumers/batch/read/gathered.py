@@ -14,7 +14,7 @@ _READ_BYTES = 2 * 1024 * 1024  # of one batch: enough for few calls, small enoug
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class RowSpan:
     """Rows of a batch that follow each other in a slice: from its row `start` among those that pass the filter."""
 
     piece: Slice
@@ -27,19 +27,19 @@ class Gathered:
     """One batch, and where its rows are from, in their order."""
 
     batch: pa.RecordBatch
-    stretches: tuple[Stretch, ...]
+    stretches: tuple[RowSpan, ...]
 
 
 def gathered(reader: Reader, pieces: Iterable[Slice], columns: Sequence[str], batch_rows: int) -> Iterator[Gathered]:
     """The rows of the slices in order, in batches of at least `batch_rows` but for the last. Raises as the reader."""
     batches: list[pa.RecordBatch] = []
-    stretches: list[Stretch] = []
+    stretches: list[RowSpan] = []
     rows = 0
     for piece in pieces:
         start = 0
         for batch in reader.batches(piece, columns):
             batches.append(batch)
-            stretches.append(Stretch(piece, start, batch.num_rows))
+            stretches.append(RowSpan(piece, start, batch.num_rows))
             start += batch.num_rows
             rows += batch.num_rows
             if rows >= batch_rows:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from cluster.errors import BadInput
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
 MOST_PARTITIONS = 1000
+_ESCAPED = re.compile(r"""[\x00-\x1f\x7f"#%'*/:=?\\{}\[\]^]""")
 _LONGEST_NAME_BYTES = 255  # of every common file system
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})")
 
@@ -127,14 +128,19 @@ def _segment(name: str, value: str | None) -> str:
             where="output.partition_by",
             remedy="replace that text in the input, or partition by another column",
         )
-    segment = f"{quote(name)}={NULL if value is None else quote(value, safe=' :+,@')}"
-    if len(segment) > _LONGEST_NAME_BYTES:
+    segment = f"{_escaped(name)}={NULL if value is None else _escaped(value)}"
+    if (size_bytes := len(segment.encode())) > _LONGEST_NAME_BYTES:
         raise BadInput(
-            f"column {name} holds a text too long for a folder's name: {len(segment)} of {_LONGEST_NAME_BYTES} bytes",
+            f"column {name} holds a text too long for a folder's name: {size_bytes} of {_LONGEST_NAME_BYTES} bytes",
             where="output.partition_by",
             remedy="partition by a column of short texts, or leave such rows out with spec.input.filter",
         )
     return segment
+
+
+def _escaped(text: str) -> str:
+    """As Hive and Spark write it: Spark takes an escape for one letter, so that what is beyond ASCII stands as it is."""
+    return _ESCAPED.sub(lambda found: f"%{ord(found[0]):02X}", text)
 
 
 def _too_many(columns: Sequence[str], found: int) -> BadInput:

@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 
 from cluster.errors import BadInput
 from consumers.batch.places import Place, explaining, locate
-from consumers.batch.spec import Input
+from consumers.batch.spec import BatchInput
 
 _GLOB = re.compile(r"[*?\[]")
 
@@ -24,7 +24,7 @@ class Listing:
     others: tuple[str, ...]
 
 
-def list_data(spec: Input) -> tuple[Place, Listing]:
+def list_data(spec: BatchInput) -> tuple[Place, Listing]:
     """Where the input lies and what is there. Blocks. Raises BadInput where nothing is data."""
     places = [locate(path) for path in spec.paths]
     if len({place.filesystem.type_name for place in places}) > 1:
@@ -49,7 +49,7 @@ def list_data(spec: Input) -> tuple[Place, Listing]:
     return Place(places[0].filesystem, _fixed_part(places[0].path)), Listing(data, beside)
 
 
-def covers(spec: Input, place: Place) -> bool:
+def covers(spec: BatchInput, place: Place) -> bool:
     """Whether a file below `place` would be read as input, or `place` holds the input."""
     for path in spec.paths:
         source = locate(path)

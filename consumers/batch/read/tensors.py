@@ -18,7 +18,7 @@ from deployments.engines.datatypes import NUMPY, Array
 
 
 @dataclass(slots=True)
-class Rows:
+class TensorRows:
     """One batch as tensors. `good` are the indices of its rows that are in them (None: all), `bad` the others' reasons."""
 
     tensors: dict[str, Array]
@@ -26,7 +26,7 @@ class Rows:
     bad: dict[int, str]
 
 
-def to_tensors(batch: pa.RecordBatch, bindings: Sequence[Binding], *, refuse_nan: bool) -> Rows:
+def to_tensors(batch: pa.RecordBatch, bindings: Sequence[Binding], *, refuse_nan: bool) -> TensorRows:
     """Rows that can't be scored are left out and named with their reason; the others keep their order. Unless `refuse_nan`, a
     null where a floating-point input has a number is NaN."""
     bad: dict[int, str] = {}
@@ -46,7 +46,7 @@ def to_tensors(batch: pa.RecordBatch, bindings: Sequence[Binding], *, refuse_nan
         bad.update({int(row if good is None else good[row]): reason for row, reason in worse.items()})
         good = keep if good is None else good[keep]
     narrowed = {binding.name: tensors[binding.name] for binding in bindings}
-    return Rows(
+    return TensorRows(
         {name: _convert(tensor, bindings[i].tensor.datatype) for i, (name, tensor) in enumerate(narrowed.items())}, good, bad
     )
 

@@ -17,7 +17,7 @@ from cluster.commands.command import Message
 from cluster.commands.feeds import FeedName, FeedView
 from cluster.commands.versions import Resolve, VersionView
 from cluster.errors import HeadraceError, Unreachable
-from consumers.batch.run import NothingNew, Progress, Workforce, begin
+from consumers.batch.run import NothingNew, RunProgress, Workforce, begin
 from consumers.batch.spec import BatchSpec
 from consumers.batch.write.publish import RunManifest
 from consumers.batch.write.records import Pinned
@@ -88,7 +88,7 @@ def run_fire(name: str, spec: BatchSpec, pinned: Pinned, workforce: Workforce, *
         return None
 
 
-def _log(seen: Progress) -> None:
+def _log(seen: RunProgress) -> None:
     rate = f", {seen.rows_per_s:,.0f} rows/s" if seen.rows_per_s else ""
     line = f"{seen.units_done}/{seen.units} units, {seen.rows_done:,} of {seen.rows:,} rows{rate}"
     print(line, flush=True)  # noqa: T201 - the job's log

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.errors import Unreachable
 from cluster.schedule.fires import JobSeen, JobState, SubmitJob
+from consumers.batch.ray_inside import OwnJobClient
 
+# Of objects in memory, in what requests raises: the same trouble reads the same each time.
+_ADDRESSES = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>:? ?")
 PROGRAM = "consumers.batch.schedule.job"
-_ANSWER_S = 30.0  # the first job of a cluster starts parts of the dashboard
 _STATES = {
     JobStatus.PENDING: JobState.RUNNING,
     JobStatus.RUNNING: JobState.RUNNING,
@@ -22,14 +24,6 @@ _STATES = {
     JobStatus.STOPPED: JobState.FAILED,
     JobStatus.FAILED: JobState.FAILED,
 }
-
-
-class OwnJobClient(JobSubmissionClient):
-    """Asks the dashboard of this cluster: without a proxy, which would not know it, and with a limit to how long it may hang."""
-
-    def _do_request(self, *request: Any, **options: Any) -> Any:
-        # An empty proxy is none, and keeps the environment's from being taken.
-        return super()._do_request(*request, **{"timeout": _ANSWER_S, "proxies": {"http": "", "https": ""}, **options})
 
 
 class RayJobs:
@@ -92,7 +86,7 @@ class RayJobs:
     def _away(self, error: Exception) -> Unreachable:
         self._client = None  # the dashboard may come back elsewhere
         return Unreachable(
-            f"Ray's jobs can't be asked: {str(error).splitlines()[0]}",
+            f"Ray's jobs can't be asked: {_ADDRESSES.sub('', str(error).splitlines()[0])}",
             where="ray dashboard",
             remedy="scheduled batches are submitted through it: see that it runs",
         )

@@ -10,20 +10,20 @@ import pyarrow as pa
 
 from cluster.errors import BadInput
 from cluster.signature import Signature
-from consumers.batch.spec import Output, OutputColumn, Source
+from consumers.batch.spec import BatchOutput, ColumnSource, OutputColumn
 from deployments.engines.datatypes import Array
 
 VERSION_COLUMN = "model_version"
 
 
-def output_columns(output: Output, signature: Signature) -> dict[str, OutputColumn]:
+def output_columns(output: BatchOutput, signature: Signature) -> dict[str, OutputColumn]:
     """The columns to write: those declared, or every output and the version. Raises BadInput where one can't be made."""
     declared = output.columns or {
-        **{spec.name: OutputColumn(source=Source.OUTPUT, output=spec.name) for spec in signature.outputs},
-        VERSION_COLUMN: OutputColumn(source=Source.VERSION),
+        **{spec.name: OutputColumn(source=ColumnSource.OUTPUT, output=spec.name) for spec in signature.outputs},
+        VERSION_COLUMN: OutputColumn(source=ColumnSource.VERSION),
     }
     for name, column in declared.items():
-        if column.source in (Source.VERSION, Source.MODEL):
+        if column.source in (ColumnSource.VERSION, ColumnSource.MODEL):
             continue
         spec = signature.output(column.output)
         if spec is None:
@@ -32,7 +32,7 @@ def output_columns(output: Output, signature: Signature) -> dict[str, OutputColu
                 where=f"spec.output.columns.{name}",
                 remedy="name an output, argmax(OUTPUT), max(OUTPUT), version() or model()",
             )
-        if column.source is not Source.OUTPUT and len(spec.shape) < 2:
+        if column.source is not ColumnSource.OUTPUT and len(spec.shape) < 2:
             raise BadInput(
                 f"{column.source}({column.output}) needs an output with a second axis; its shape is {list(spec.shape)}",
                 where=f"spec.output.columns.{name}",
@@ -48,15 +48,15 @@ def to_columns(
     arrays: dict[str, pa.Array] = {}
     for name, column in columns.items():
         match column.source:
-            case Source.VERSION:
+            case ColumnSource.VERSION:
                 arrays[name] = pa.array(np.full(rows, version, dtype=np.int32))
-            case Source.MODEL:
+            case ColumnSource.MODEL:
                 arrays[name] = pa.repeat(pa.scalar(model), rows)
-            case Source.ARGMAX:
+            case ColumnSource.ARGMAX:
                 arrays[name] = _arrow(outputs[column.output].argmax(axis=-1).astype(np.int32))
-            case Source.MAX:
+            case ColumnSource.MAX:
                 arrays[name] = _arrow(outputs[column.output].max(axis=-1))
-            case Source.OUTPUT:
+            case ColumnSource.OUTPUT:
                 arrays[name] = _arrow(outputs[column.output])
     return arrays
 

@@ -13,7 +13,6 @@ import ray
 import ray.actor
 import ray.data
 from pydantic import TypeAdapter
-from ray._private.log import PlainRayHandler
 from ray.exceptions import RayError
 
 from cluster.error_wire import from_wire, to_wire
@@ -21,10 +20,11 @@ from cluster.errors import BadInput, HeadraceError, Unreachable
 from cluster.fleet.serving import Resources
 from consumers.batch.places import Place, locate
 from consumers.batch.plan import Unit
+from consumers.batch.ray_inside import LeftActors, quieten_log
 from consumers.batch.run import Workforce
 from consumers.batch.score.rowscorer import EmbeddedScorer, RowScorer
 from consumers.batch.score.unit import UnitRunner
-from consumers.batch.spec import BatchSpec, Scoring
+from consumers.batch.spec import BatchSpec, ScoringPlace
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import under_way
 from consumers.batch.write.records import Receipt, RunRecord, read_receipt, receipt_bytes
@@ -66,7 +66,7 @@ class UnitActor:
     def scorer(record: RunRecord) -> RowScorer:
         """The engine in this process, or the way to the replicas that serve online."""
         spec, pinned = record.spec, record.pinned
-        if spec.scoring is Scoring.REMOTE:
+        if spec.scoring is ScoringPlace.REMOTE:
             # Ray Serve takes seconds to import: a worker with its own engine starts without it.
             from consumers.batch.score.remote_rows import RemoteScorer
             from deployments.scoring.scorer import RoutedScorer
@@ -128,6 +128,7 @@ def score_units(
     free = ray.available_resources()  # type: ignore[no-untyped-call]
     if (shortage := short_of(spec.workers.resources, free)) is not None:
         _log.warning("%s: %s", record.spec.output.path, shortage)
+    left = LeftActors()  # before anything of Ray Data's
     rows = ray.data.from_items([{"unit": _UNIT.dump_json(unit)} for unit in units], override_num_blocks=len(units))
     most = min(workers, len(units))
     answers = rows.map(
@@ -140,13 +141,17 @@ def score_units(
         **_remote_args(spec),
     )
     try:
-        for answer in answers.iter_rows():
+        for place, answer in enumerate(answers.iter_rows()):
+            if not place:
+                left.note()
             failure = from_wire(json.loads(answer["failure"] or "null"))
             if failure is not None:
                 raise failure
             yield read_receipt(answer["receipt"])
     except RayError as error:
         raise _of_ray(error) from error
+    finally:
+        left.end()
 
 
 def short_of(wanted: Resources, free: Mapping[str, float]) -> str | None:
@@ -195,10 +200,7 @@ def _quieten() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # What matters of its log comes back as errors; the file keeps the rest.
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, PlainRayHandler):
-            handler.setLevel(logging.CRITICAL)
+    quieten_log()
 
 
 def _of_ray(error: RayError) -> HeadraceError:

@@ -15,7 +15,7 @@ from consumers.batch.places import explaining
 from consumers.batch.plan import Slice, Unit
 from consumers.batch.read.columns import bind, used_columns
 from consumers.batch.read.filters import filter_columns, filter_of
-from consumers.batch.read.gathered import Gathered, Stretch, gathered, rows_of_batch
+from consumers.batch.read.gathered import Gathered, RowSpan, gathered, rows_of_batch
 from consumers.batch.read.reader import Reader, Unreadable
 from consumers.batch.read.tensors import to_tensors
 from consumers.batch.score.answers import output_columns, to_columns
@@ -40,7 +40,7 @@ class _Found:
     def quarantined(self) -> int:
         return sum(len(rows) for rows in self.bad.values())
 
-    def blame(self, stretches: Iterable[Stretch], bad: Mapping[int, str]) -> None:
+    def blame(self, stretches: Iterable[RowSpan], bad: Mapping[int, str]) -> None:
         """Notes the bad rows of a batch that is made of these stretches."""
         end = 0
         for stretch in stretches:

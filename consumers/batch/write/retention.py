@@ -9,11 +9,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import Conflict
 from consumers.batch.read.dataset import Mark
-from consumers.batch.spec import Output
+from consumers.batch.spec import BatchOutput
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.publish import read_manifest
 from consumers.batch.write.records import RunPhase
-from consumers.batch.write.runs import Runs
+from consumers.batch.write.runs import RunHistory
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _SCORED = TypeAdapter(_Marks)
 _SET_ASIDE = ("replaced-data", "replaced-quarantine")
 
 
-def scored_before(runs: Runs) -> _Marks:
+def scored_before(runs: RunHistory) -> _Marks:
     """What published runs have scored, by path, as the files were then; also the runs whose folders are gone.
 
     Raises Conflict where a record of it is not one that this version of Headrace can read.
@@ -34,7 +34,7 @@ def scored_before(runs: Runs) -> _Marks:
     return found
 
 
-def retire_old(runs: Runs, output: Output) -> None:
+def retire_old(runs: RunHistory, output: BatchOutput) -> None:
     """Removes the folders of all but the `keep_runs` newest runs, and what all but the `keep` newest published ones replaced.
 
     What readers see lies elsewhere and stays: published rows and published quarantines. Safe to repeat after a crash at any
@@ -47,7 +47,7 @@ def retire_old(runs: Runs, output: Output) -> None:
             (run.place / name).remove()
 
 
-def _remove_oldest(runs: Runs, keep: int) -> None:
+def _remove_oldest(runs: RunHistory, keep: int) -> None:
     oldest_kept = next((run.run_id for run in runs.all()[-keep:]), "")
     # Also folders without a record: of a run that was killed as it began, or of a removal that was.
     old = [run for run in runs.folders() if run.run_id < oldest_kept]
@@ -55,7 +55,7 @@ def _remove_oldest(runs: Runs, keep: int) -> None:
         run.remove()
 
 
-def _remember(runs: Runs, old: Iterable[Ledger]) -> list[Ledger]:
+def _remember(runs: RunHistory, old: Iterable[Ledger]) -> list[Ledger]:
     """Writes down what these runs have scored; those of which it is known, and may go."""
     found, known = _remembered(runs), []
     for run in old:
@@ -70,7 +70,7 @@ def _remember(runs: Runs, old: Iterable[Ledger]) -> list[Ledger]:
     return known
 
 
-def _remembered(runs: Runs) -> _Marks:
+def _remembered(runs: RunHistory) -> _Marks:
     place = runs.home / "scored.json"
     if not place.exists():
         return {}

@@ -18,7 +18,7 @@ def new_run_id(now_s: float) -> str:
     return f"r{datetime.fromtimestamp(now_s, UTC):%Y%m%dT%H%M%S.%f}-{secrets.token_hex(2)}"
 
 
-class Runs:
+class RunHistory:
     """All runs of one output, newest last."""
 
     def __init__(self, output: Place) -> None:

@@ -85,8 +85,8 @@ def _strip(nodes: Iterable[Any]) -> None:
         elif isinstance(node, dict):
             for name in _HINTS:
                 node.pop(name, None)
-            told = node.pop("logicalType", None)
-            if told == "decimal" and _is_sound(node):  # else it is none, as Avro has it
+            logical = node.pop("logicalType", None)
+            if logical == "decimal" and _is_sound(node):  # else it is none, as Avro has it
                 node["logicalType"] = _DECIMAL
             _strip(node.values())
 

@@ -12,7 +12,7 @@ from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature, TensorSpec
 from consumers.batch.read.columns import ARROW, Binding, bind
 from consumers.batch.read.tensors import to_tensors
-from consumers.batch.spec import Input as Columns
+from consumers.batch.spec import BatchInput as Columns
 from consumers.stream.codecs.codec import Decoded
 from consumers.stream.codecs.fields import REFUSED, first_line
 from consumers.stream.log.port import Header

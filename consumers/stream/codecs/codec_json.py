@@ -83,7 +83,7 @@ class JsonDecoder:
         arrays = [np.empty((len(values), field.size), dtype=field.dtype) for field in self._fields]
         rows: list[int] = []
         errors: dict[int, BadInput] = {}
-        lost: dict[int, Field] = {}
+        overflowed: dict[int, Field] = {}
         at = 0
         with np.errstate(over="ignore", invalid="ignore"):
             for start in range(0, len(values), self._step):
@@ -91,9 +91,9 @@ class JsonDecoder:
                 for field, array, stage in zip(self._fields, arrays, self._stages, strict=True):
                     array[at : at + staged] = stage.rows[:staged]
                     places = overflows(array[at : at + staged], stage.rows[:staged])
-                    lost |= {at + place: field for place in places}
+                    overflowed |= {at + place: field for place in places}
                 at += staged
-        tensors, rows = taken(self._fields, [array[:at] for array in arrays], rows, lost, errors)
+        tensors, rows = taken(self._fields, [array[:at] for array in arrays], rows, overflowed, errors)
         return Decoded(tensors, rows, errors)
 
     def _stage(self, values: Sequence[bytes | None], start: int, rows: list[int], errors: dict[int, BadInput]) -> int:

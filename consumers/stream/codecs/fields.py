@@ -101,7 +101,7 @@ def read_documents(
     arrays = [np.empty((len(documents), field.size), field.wire if field.kind == "d" else field.dtype) for field in fields]
     rows: list[int] = []
     errors: dict[int, BadInput] = {}
-    lost: dict[int, Field] = {}
+    overflowed: dict[int, Field] = {}
     with np.errstate(over="ignore", invalid="ignore"):
         for row, document in documents.items():
             field = None
@@ -114,8 +114,8 @@ def read_documents(
                 rows.append(row)
         for index, (field, wide) in enumerate(zip(fields, arrays, strict=True)):
             arrays[index] = narrow = wide[: len(rows)].astype(field.dtype, copy=False)
-            lost |= dict.fromkeys(overflows(narrow, wide[: len(rows)]), field)
-    return (*taken(fields, arrays, rows, lost, errors), errors)
+            overflowed |= dict.fromkeys(overflows(narrow, wide[: len(rows)]), field)
+    return (*taken(fields, arrays, rows, overflowed, errors), errors)
 
 
 def overflows(narrow: Array, wide: Array) -> list[int]:
@@ -127,12 +127,16 @@ def overflows(narrow: Array, wide: Array) -> list[int]:
 
 
 def taken(
-    fields: Sequence[Field], arrays: Sequence[Array], rows: list[int], lost: Mapping[int, Field], errors: dict[int, BadInput]
+    fields: Sequence[Field],
+    arrays: Sequence[Array],
+    rows: list[int],
+    overflowed: Mapping[int, Field],
+    errors: dict[int, BadInput],
 ) -> tuple[dict[str, Array], list[int]]:
-    """The tensors that flat arrays are, and their rows, without those at the places `lost`, whose errors are added."""
-    if lost:
-        kept = np.delete(np.arange(len(rows)), list(lost))
-        for place, field in lost.items():
+    """The tensors that flat arrays are, and their rows, without those at the places `overflowed`, whose errors are added."""
+    if overflowed:
+        kept = np.delete(np.arange(len(rows)), list(overflowed))
+        for place, field in overflowed.items():
             errors[rows[place]] = field.refusal(OverflowError(f"a number is out of the range of {field.datatype}"))
         arrays, rows = [array[kept] for array in arrays], [rows[place] for place in kept.tolist()]
     shaped = zip(fields, arrays, strict=True)

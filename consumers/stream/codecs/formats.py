@@ -11,10 +11,10 @@ from consumers.stream.codecs.codec_json import JsonDecoder, JsonEncoder
 from consumers.stream.codecs.codec_raw import RawDecoder, RawEncoder
 from consumers.stream.codecs.codec_registry import AvroDecoder, AvroEncoder, FramedJsonDecoder, FramedJsonEncoder
 from consumers.stream.codecs.registry import Schemas
-from consumers.stream.spec import Format, Input, InputEnvelope, Output, StreamSpec
+from consumers.stream.spec import Format, InputEnvelope, StreamInput, StreamOutput, StreamSpec
 
 
-def make_decoder(signature: Signature, given: Input, schemas: Schemas | None = None) -> Decoder:
+def make_decoder(signature: Signature, given: StreamInput, schemas: Schemas | None = None) -> Decoder:
     """The decoder for these inputs. Raises BadInput where the format can't carry them."""
     unknown = sorted(set(given.fields) - {spec.name for spec in signature.inputs})
     if unknown:
@@ -58,7 +58,7 @@ class Codecs:
             self._schemas.close()
 
 
-def _decoder(signature: Signature, given: Input, schemas: Schemas | None) -> Decoder:
+def _decoder(signature: Signature, given: StreamInput, schemas: Schemas | None) -> Decoder:
     match given.format:
         case Format.JSON:
             return JsonDecoder(signature.inputs, given.fields)
@@ -72,7 +72,7 @@ def _decoder(signature: Signature, given: Input, schemas: Schemas | None) -> Dec
             return FramedJsonDecoder(signature.inputs, given.fields, _registry(schemas))
 
 
-def make_encoder(signature: Signature, given: Output, schemas: Schemas | None = None) -> Encoder:
+def make_encoder(signature: Signature, given: StreamOutput, schemas: Schemas | None = None) -> Encoder:
     """The encoder for these outputs. Raises BadInput where the format can't carry them, Unreachable where a registry is away."""
     subject = f"{given.topic}-value"
     match given.format:

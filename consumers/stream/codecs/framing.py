@@ -18,9 +18,9 @@ def unframe(value: bytes | None, headers: Sequence[Header]) -> tuple[int | str, 
     """The schema's number or GUID, and the bytes that it describes: the header counts where there is one. Raises BadInput."""
     if not value:
         raise BadInput("the record has no value", where="value", remedy="send it with its schema's id")
-    told = next((told for name, told in reversed(headers) if name == SCHEMA_HEADER), None) if headers else None
-    if told is not None:
-        return _from_header(told), value
+    stated = next((stated for name, stated in reversed(headers) if name == SCHEMA_HEADER), None) if headers else None
+    if stated is not None:
+        return _from_header(stated), value
     if len(value) < PREFIX.size:
         raise BadInput(f"{len(value)} bytes hold no schema id", where="value", remedy="send it with its schema's id")
     magic, number = PREFIX.unpack_from(value)
@@ -34,11 +34,11 @@ def frame(schema_id: int) -> bytes:
     return PREFIX.pack(MAGIC_ID, schema_id)
 
 
-def _from_header(told: bytes) -> int | str:
-    if len(told) == 17 and told[0] == MAGIC_GUID:
-        return str(uuid.UUID(bytes=told[1:]))
-    if len(told) == PREFIX.size and told[0] == MAGIC_ID:
-        return _checked(PREFIX.unpack(told)[1], f"header {SCHEMA_HEADER}")
+def _from_header(stated: bytes) -> int | str:
+    if len(stated) == 17 and stated[0] == MAGIC_GUID:
+        return str(uuid.UUID(bytes=stated[1:]))
+    if len(stated) == PREFIX.size and stated[0] == MAGIC_ID:
+        return _checked(PREFIX.unpack(stated)[1], f"header {SCHEMA_HEADER}")
     raise BadInput("holds no schema id", where=f"header {SCHEMA_HEADER}", remedy="send byte 1 and the schema's GUID")
 
 

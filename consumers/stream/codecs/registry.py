@@ -77,11 +77,11 @@ class Schemas:
         Raises BadInput where the registry refuses it, Unreachable where it does not say.
         """
         path = f"/subjects/{quote(subject, safe='')}/versions"
-        status, told = self._ask("POST", path, {"schemaType": kind, "schema": json.dumps(schema)})
-        if status in REFUSALS and _code(told) is not None:
-            what = f"the schema registry refuses {path}: {str(told.get('message'))[:300]}"
+        status, answer = self._ask("POST", path, {"schemaType": kind, "schema": json.dumps(schema)})
+        if status in REFUSALS and _code(answer) is not None:
+            what = f"the schema registry refuses {path}: {str(answer.get('message'))[:300]}"
             raise BadInput(what, where=self._url, remedy="see the subject's compatibility")
-        number = told.get("id")
+        number = answer.get("id")
         if not httpx.codes.is_success(status) or type(number) is not int or not 0 <= number < 2**31:
             raise self._away(status, path)
         return number
@@ -92,14 +92,14 @@ class Schemas:
 
     def _registered(self, schema_id: int | str) -> RegisteredSchema:
         path = f"/schemas/ids/{schema_id}" if isinstance(schema_id, int) else f"{BY_GUID}{schema_id}"
-        told = self._schema_at(path, absent=(NO_SCHEMA,))
-        if told is None:
+        answer = self._schema_at(path, absent=(NO_SCHEMA,))
+        if answer is None:
             what = f"the schema registry knows no schema {schema_id}"
             raise NotFound(what, where=self._url, remedy="register it before sending")
         references: dict[str, str] = {}
-        if told["schemaType"] == "AVRO":  # nobody reads those of the others
-            self._follow(schema_id, told["references"], references, set())
-        return RegisteredSchema(told["schemaType"], told["schema"], references)
+        if answer["schemaType"] == "AVRO":  # nobody reads those of the others
+            self._follow(schema_id, answer["references"], references, set())
+        return RegisteredSchema(answer["schemaType"], answer["schema"], references)
 
     def _follow(self, schema_id: int | str, references: list[dict[str, Any]], found: dict[str, str], begun: set[str]) -> None:
         """Those that a reference itself refers to come first, as parsers want them. A circle is gone round once."""
@@ -113,19 +113,19 @@ class Schemas:
             subject, version = each["subject"], each["version"]
             # Deleted ones too: softly deleted, they still describe what was written with them.
             path = f"/subjects/{quote(subject, safe='')}/versions/{version}?deleted=true"
-            told = self._schema_at(path, absent=(NO_SUBJECT, NO_VERSION, NO_SCHEMA))
-            if told is None:  # the schema is there, and nobody can read what was written with it
+            answer = self._schema_at(path, absent=(NO_SUBJECT, NO_VERSION, NO_SCHEMA))
+            if answer is None:  # the schema is there, and nobody can read what was written with it
                 what = f"schema {schema_id} refers to version {version} of {subject}, which the schema registry does not have"
                 raise NotFound(what, where=self._url, remedy="register that again")
-            self._follow(schema_id, told["references"], found, begun)
-            found[each["name"]] = told["schema"]
+            self._follow(schema_id, answer["references"], found, begun)
+            found[each["name"]] = answer["schema"]
 
     def _schema_at(self, path: str, *, absent: tuple[int, ...]) -> dict[str, Any] | None:
         """`schema`, `schemaType` and `references` of what lies there; None where the registry says by its own code: nothing."""
-        status, told = self._ask("GET", path)
-        if status == httpx.codes.NOT_FOUND and _code(told) in absent:
+        status, answer = self._ask("GET", path)
+        if status == httpx.codes.NOT_FOUND and _code(answer) in absent:
             return None
-        schema, kind, references = told.get("schema"), told.get("schemaType") or "AVRO", told.get("references") or []
+        schema, kind, references = answer.get("schema"), answer.get("schemaType") or "AVRO", answer.get("references") or []
         whole = isinstance(schema, str) and isinstance(kind, str) and isinstance(references, list)
         if not httpx.codes.is_success(status) or not whole or not all(map(_is_reference, references)):
             raise self._away(status, path)
@@ -135,20 +135,20 @@ class Schemas:
         """Status and answer; an empty one where it is no JSON object."""
         content, until_s = bytearray(), time.monotonic() + CALL_TIMEOUT_S
         try:
-            with self._client.stream(method, self._url + path, json=body) as answer:
-                for chunk in answer.iter_bytes():
+            with self._client.stream(method, self._url + path, json=body) as response:
+                for chunk in response.iter_bytes():
                     content += chunk
                     if len(content) > MOST_BYTES or time.monotonic() > until_s:  # the client's own limit is one of each read
-                        raise self._away(answer.status_code, path)
+                        raise self._away(response.status_code, path)
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last is a host that can't be a name
             raise Unreachable(
                 f"the schema registry does not answer: {type(error).__name__}", where=self._url, remedy="check spec.registry.url"
             ) from error
         try:
-            told = orjson.loads(content)
+            answer = orjson.loads(content)
         except orjson.JSONDecodeError:  # a page of something between, or nothing: what it means, the status says
-            told = None
-        return answer.status_code, told if isinstance(told, dict) else {}
+            answer = None
+        return response.status_code, answer if isinstance(answer, dict) else {}
 
     def _away(self, status: int, path: str) -> Unreachable:
         """It, or something between, answers what means nothing: no permission, a leader that is away, a proxy's page."""
@@ -182,8 +182,8 @@ def _client(registry: Registry) -> httpx.Client:
         raise BadInput(f"no certificates: {error}", where="spec.registry.ca_file", remedy=remedy) from error
 
 
-def _code(told: Mapping[str, Any]) -> int | None:
-    code = told.get("error_code")
+def _code(answer: Mapping[str, Any]) -> int | None:
+    code = answer.get("error_code")
     return code if type(code) is int else None
 
 

@@ -54,7 +54,7 @@ class Cause(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ClientError:
     """What a client said: the error's number and name, and its text."""
 
     number: int
@@ -243,32 +243,32 @@ _INSIDE = re.compile(r"\[Error (\d+)\]|'(\w+Error)'")
 
 def broker_error(brokers: str, error: Exception, asker: Asker = UNKNOWN) -> HeadraceError:
     """What a client raised, as an error of the right class."""
-    said = said_by(error)
-    return _told(_WORDS[cause_of(said)].kind, said, brokers, asker)
+    said = client_error_of(error)
+    return _worded(_WORDS[cause_of(said)].kind, said, brokers, asker)
 
 
 def unreachable(brokers: str, error: Exception, asker: Asker = UNKNOWN) -> Unreachable:
     """The same words as Unreachable: what the log of a running stream raises, which is tried again whatever it was."""
-    return _told(Unreachable, said_by(error), brokers, asker)
+    return _worded(Unreachable, client_error_of(error), brokers, asker)
 
 
-def said_by(error: Exception) -> Said:
+def client_error_of(error: Exception) -> ClientError:
     """What either client's exception holds."""
     inner: Any = error.args[0] if error.args else None
     if callable(getattr(inner, "code", None)):  # librdkafka's KafkaError, which a plain install does not have
-        return Said(int(inner.code()), str(inner.name()), str(inner.str()))
+        return ClientError(int(inner.code()), str(inner.name()), str(inner.str()))
     name, text = type(error).__name__, str(error)
     number = getattr(error, "errno", None)
     if number is None:
         number = next(map(_number_inside, _INSIDE.finditer(text)), NO_NUMBER)
-    return Said(int(number), name, text)
+    return ClientError(int(number), name, text)
 
 
 def _number_inside(found: re.Match[str]) -> int:
     return int(found[1] or getattr(getattr(kafka_errors, found[2], None), "errno", None) or NO_NUMBER)
 
 
-def cause_of(said: Said) -> Cause:
+def cause_of(said: ClientError) -> Cause:
     """Why it failed."""
     cause = _BY_NUMBER.get(said.number) or _BY_NAME.get(said.name) or Cause.UNFORESEEN
     if cause is Cause.AWAY and any(words in said.text for words in _OPENING_TRANSACTIONS):
@@ -276,7 +276,7 @@ def cause_of(said: Said) -> Cause:
     return cause
 
 
-def _told(kind: type[E], said: Said, brokers: str, asker: Asker) -> E:
+def _worded(kind: type[E], said: ClientError, brokers: str, asker: Asker) -> E:
     words = _WORDS[cause_of(said)]
     names = {
         "group": asker.group,

@@ -65,11 +65,11 @@ def refused(error: Exception) -> Future[None]:
     return future
 
 
-def record_refused(told: str, brokers: str, *, too_large: bool) -> RecordRefused:
-    """What a commit fails with of which the broker refused a record; `told` is the broker's reason."""
+def record_refused(reason: str, brokers: str, *, too_large: bool) -> RecordRefused:
+    """What a commit fails with of which the broker refused a record; `reason` is the broker's reason."""
     kind = RecordTooLarge if too_large else RecordRefused
     remedy = "look at what its topic takes: cleanup.policy, message.timestamp.*, max.message.bytes"
-    return kind(f"the broker refuses a record: {told}", where=brokers, remedy=remedy)
+    return kind(f"the broker refuses a record: {reason}", where=brokers, remedy=remedy)
 
 
 def _begin() -> queue.SimpleQueue[_Work | None]:

@@ -15,7 +15,7 @@ from kafka.errors import KafkaError, NoError, RetriableError  # type: ignore[imp
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from cluster.errors import Conflict, NotFound
-from consumers.stream.kafka.broker_errors import Asker, Cause, broker_error, cause_of, said_by
+from consumers.stream.kafka.broker_errors import Asker, Cause, broker_error, cause_of, client_error_of
 from consumers.stream.kafka.kafka_python.client import client_config, topics_of
 from consumers.stream.kafka.kafka_python.inside import end_requests_by
 from consumers.stream.log.port import Partition
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class OffsetRanges:
     """A part of a topic, by partition: from, and up to but without."""
 
     starts: dict[Partition, int]
@@ -40,9 +40,9 @@ class Stretch:
         return sum(end - self.starts[partition] for partition, end in self.ends.items())
 
 
-def stretch_of(
+def offset_ranges(
     spec: StreamSpec, brokers: str, *, from_ms: int | None = None, to_ms: int | None = None, timeout_s: float = CALL_TIMEOUT_S
-) -> Stretch:
+) -> OffsetRanges:
     """What lies in the input's topics between two times (Unix, milliseconds); None is the beginning, or what is committed now.
 
     A broker that stands still is given up after `timeout_s`. Raises Unreachable, and NotFound where there is no such topic.
@@ -52,16 +52,18 @@ def stretch_of(
         if not names:
             raise NotFound("no such topic", where=str(spec.input.topic or spec.input.pattern), remedy="check the document")
         parts = [
-            TopicPartition(told["name"], partition["partition_index"])
-            for told in patiently(partial(admin.describe_topics, names))
-            for partition in told["partitions"]
+            TopicPartition(answer["name"], partition["partition_index"])
+            for answer in patiently(partial(admin.describe_topics, names))
+            for partition in answer["partitions"]
         ]
         first = patiently(partial(_offsets, admin, parts, OffsetSpec.EARLIEST))
         last = patiently(partial(_offsets, admin, parts, OffsetSpec.LATEST))
         starts = patiently(partial(_at, admin, parts, from_ms, last)) if from_ms is not None else first
         ends = patiently(partial(_at, admin, parts, to_ms, last)) if to_ms is not None else last
     where = {part: Partition(part.topic, part.partition) for part in parts}
-    return Stretch({where[part]: starts[part] for part in parts}, {where[part]: max(ends[part], starts[part]) for part in parts})
+    return OffsetRanges(
+        {where[part]: starts[part] for part in parts}, {where[part]: max(ends[part], starts[part]) for part in parts}
+    )
 
 
 def set_group(
@@ -84,7 +86,7 @@ def set_group(
             known = patiently(partial(_committed, admin, group, list(wanted)))
             wanted = {part: to for part, to in wanted.items() if known.get(part, -1) < 0}
         while (failure := patiently(partial(_refusal, admin, group, wanted))) is not None:
-            if cause_of(said_by(failure)) not in (Cause.GROUP_CHANGED, Cause.GROUP_IN_USE):
+            if cause_of(client_error_of(failure)) not in (Cause.GROUP_CHANGED, Cause.GROUP_IN_USE):
                 raise failure
             members = patiently(partial(_members, admin, group))
             strangers = [member for member in members if not _is_ours(member, group)]
@@ -104,15 +106,15 @@ def set_group(
 
 
 def _committed(admin: KafkaAdminClient, group: str, parts: list[TopicPartition]) -> dict[TopicPartition, int]:
-    told = admin.list_group_offsets({group: parts}).get(group, {}) if parts else {}
-    return {part: int(to.offset) for part, to in told.items()}
+    answer = admin.list_group_offsets({group: parts}).get(group, {}) if parts else {}
+    return {part: int(to.offset) for part, to in answer.items()}
 
 
 def _refusal(admin: KafkaAdminClient, group: str, wanted: Mapping[TopicPartition, OffsetAndMetadata]) -> KafkaError | None:
     """Commits. What the broker has against it, or None. Raises where it is just not ready, as after its start."""
-    told = admin.alter_group_offsets(group, wanted) if wanted else {}
-    failure = next((kind() for kind in told.values() if kind is not NoError), None)
-    if failure is not None and cause_of(said_by(failure)) is Cause.NO_COORDINATOR:
+    answer = admin.alter_group_offsets(group, wanted) if wanted else {}
+    failure = next((kind() for kind in answer.values() if kind is not NoError), None)
+    if failure is not None and cause_of(client_error_of(failure)) is Cause.NO_COORDINATOR:
         raise failure
     return failure
 
@@ -134,15 +136,15 @@ def _named(members: list[dict[str, Any]]) -> str:
 
 
 def _offsets(admin: KafkaAdminClient, parts: list[TopicPartition], where: OffsetSpec | int) -> dict[TopicPartition, int]:
-    told = admin.list_partition_offsets(dict.fromkeys(parts, where), isolation_level=IsolationLevel.READ_COMMITTED)
-    return {part: int(told[part].offset) for part in parts}
+    answer = admin.list_partition_offsets(dict.fromkeys(parts, where), isolation_level=IsolationLevel.READ_COMMITTED)
+    return {part: int(answer[part].offset) for part in parts}
 
 
 def _at(
     admin: KafkaAdminClient, parts: list[TopicPartition], when_ms: int, last: Mapping[TopicPartition, int]
 ) -> dict[TopicPartition, int]:
-    told = _offsets(admin, parts, when_ms)
-    return {part: told[part] if told[part] >= 0 else last[part] for part in parts}
+    answer = _offsets(admin, parts, when_ms)
+    return {part: answer[part] if answer[part] >= 0 else last[part] for part in parts}
 
 
 class _Patience:

@@ -14,10 +14,10 @@ from dataclasses import replace
 
 from consumers.stream.kafka.topic_watch import TopicWatch
 from consumers.stream.log.epochs import Epochs
-from consumers.stream.log.port import Owned, Partition
-from consumers.stream.log.starts import Held, Start, Why
+from consumers.stream.log.port import OwnedPartition, Partition
+from consumers.stream.log.starts import Held, StartOffset, StartReason
 
-Commit = Callable[[Mapping[Partition, Start]], Future[None]]
+Commit = Callable[[Mapping[Partition, StartOffset]], Future[None]]
 
 
 class Reading:
@@ -29,11 +29,11 @@ class Reading:
         self._lock = threading.Lock()
         self._next: dict[Partition, int] = {}  # of those that are read: the offset behind what was taken
         self._done: dict[Partition, int] = {}
-        self._reached: dict[Partition, int] = {}  # where nothing more was found: also past the marks of transactions
-        self._starts: dict[Partition, Start] = {}
+        self._reached: dict[Partition, int] = {}  # where nothing more was found: also past transaction markers
+        self._starts: dict[Partition, StartOffset] = {}
         self._held: dict[Partition, str] = {}
-        self._uncommitted: dict[Partition, tuple[int, Start]] = {}
-        self._committing: tuple[Future[None], dict[Partition, tuple[int, Start]]] | None = None
+        self._uncommitted: dict[Partition, tuple[int, StartOffset]] = {}
+        self._committing: tuple[Future[None], dict[Partition, tuple[int, StartOffset]]] | None = None
 
     def gain(self, partitions: Iterable[Partition]) -> None:
         """They are this member's now."""
@@ -73,22 +73,22 @@ class Reading:
 
         Where that is not what the group has committed, it is committed first. Raises what the commit raises.
         """
-        ready: dict[Partition, tuple[int, Start]] = {}
+        ready: dict[Partition, tuple[int, StartOffset]] = {}
         for answer in self._watch.answers():
             if self._epochs.of(answer.partition) != answer.epoch:
                 continue
             if isinstance(answer.found, Held):
                 with self._lock:
                     self._held[answer.partition] = answer.found.reason
-            elif answer.found.why is Why.COMMITTED:
+            elif answer.found.why is StartReason.COMMITTED:
                 ready[answer.partition] = answer.epoch, answer.found
             else:
                 self._uncommitted[answer.partition] = answer.epoch, answer.found
         ready |= self._committed(commit)
         return {p: start.offset for p, (epoch, start) in ready.items() if self._begins(p, epoch, start)}
 
-    def _committed(self, commit: Commit) -> dict[Partition, tuple[int, Start]]:
-        done: dict[Partition, tuple[int, Start]] = {}
+    def _committed(self, commit: Commit) -> dict[Partition, tuple[int, StartOffset]]:
+        done: dict[Partition, tuple[int, StartOffset]] = {}
         if self._committing is not None and self._committing[0].done():
             (future, done), self._committing = self._committing, None
             future.result()
@@ -102,14 +102,14 @@ class Reading:
     def _is(self, partition: Partition, epoch: int) -> bool:
         return self._epochs.of(partition) == epoch
 
-    def _begins(self, partition: Partition, epoch: int, start: Start) -> bool:
+    def _begins(self, partition: Partition, epoch: int, start: StartOffset) -> bool:
         with self._lock:
             if not self._is(partition, epoch):
                 return False  # lost meanwhile
             self._next[partition] = self._done[partition] = start.offset
             before = self._starts.get(partition)
             # A worker that goes back to what is committed did not begin there.
-            if before is None or start.why is not Why.COMMITTED:
+            if before is None or start.why is not StartReason.COMMITTED:
                 self._starts[partition] = start
             self._held.pop(partition, None)
         self._watch.read(partition, start.topic_id)
@@ -162,22 +162,22 @@ class Reading:
         """Whether any partition is this member's."""
         return bool(self._epochs.now())
 
-    def owned(self) -> dict[Partition, Owned]:
+    def owned(self) -> dict[Partition, OwnedPartition]:
         """What is known of each partition of this member. From any thread."""
         owned = self._epochs.now()
         with self._lock:
             return {partition: self._owned(partition) for partition in owned}
 
-    def _owned(self, partition: Partition) -> Owned:
+    def _owned(self, partition: Partition) -> OwnedPartition:
         ends, following = self._watch.ends(partition), self._next.get(partition)
         start = self._starts.get(partition)
-        about = Owned(held=self._held.get(partition, ""))
+        about = OwnedPartition(held=self._held.get(partition, ""))
         if start is not None:
             about = replace(about, began_at=start.offset, why=start.why.value, missing=start.missing)
         if following is None or ends is None:
             return about
         done = self._done[partition]
-        if following <= done:  # nothing in flight: what lies before the end, as last found, are marks of transactions
+        if following <= done:  # nothing in flight: what lies before the end, as last found, are transaction markers
             done = max(done, self._reached.get(partition, 0))
         behind = max(ends.written - max(ends.readable, done), 0)
         about = replace(about, lag=max(ends.readable - done, 0))

@@ -5,7 +5,6 @@ Through kafka-python whatever client the stream has: none of them says of a comm
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -13,13 +12,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from kafka import TopicPartition  # type: ignore[import-untyped]
-from kafka.admin import KafkaAdminClient, OffsetSpec  # type: ignore[import-untyped]
-from kafka.errors import KafkaError  # type: ignore[import-untyped]
+from kafka.admin import OffsetSpec  # type: ignore[import-untyped]
 
 from cluster.errors import HeadraceError
 from consumers.stream.breaker import backoff_s
-from consumers.stream.kafka.broker_errors import asker_of, unreachable
-from consumers.stream.kafka.kafka_python.client import client_config, leaderless_in, topics_in
+from consumers.stream.kafka.admin import Admin
+from consumers.stream.kafka.kafka_python.client import leaderless_in, topics_in
 from consumers.stream.kafka.kafka_python.inside import stable_offsets
 from consumers.stream.kafka.unassigned import Unassigned
 from consumers.stream.log.port import Member, Partition
@@ -29,8 +27,8 @@ from consumers.stream.log.starts import (
     Memory,
     Notes,
     SeenTopic,
-    Start,
-    Why,
+    StartOffset,
+    StartReason,
     committed,
     labelled,
     new_notes,
@@ -39,7 +37,6 @@ from consumers.stream.log.starts import (
 )
 from consumers.stream.spec import StreamSpec
 
-CALL_TIMEOUT_S = 20.0
 LOOK_EVERY_S = 1.0
 TOPICS_EVERY_S = 5.0
 ASK_AGAIN_S = 0.25
@@ -54,7 +51,7 @@ class Placement:
 
     partition: Partition
     epoch: int
-    found: Start | Held
+    found: StartOffset | Held
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +66,8 @@ class Ends:
 class TopicWatch:
     """Of one member of a group. `begin` must be called once; everything may be called from any thread, and nothing blocks."""
 
-    def __init__(self, spec: StreamSpec, brokers: str, member: Member, notes: Notes) -> None:
-        self._spec, self._brokers, self._group, self._notes = spec, brokers, member.group, notes
-        self._asker = asker_of(spec, member)
+    def __init__(self, spec: StreamSpec, admin: Admin, member: Member, notes: Notes) -> None:
+        self._spec, self._admin, self._group, self._notes = spec, admin, member.group, notes
         self._unassigned = Unassigned(member, spec.input)
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -87,8 +83,7 @@ class TopicWatch:
         self._leaderless: set[Partition] = set()
         self._topics_s = self._note_s = 0.0
         self._remembered: dict[str, str] | None = None
-        self._told: dict[Partition, Start | Held] = {}
-        self._admin: KafkaAdminClient | None = None
+        self._reported: dict[Partition, StartOffset | Held] = {}
         self._thread = threading.Thread(target=self._run, name="stream-topics", daemon=True)
 
     def begin(self) -> None:
@@ -147,10 +142,11 @@ class TopicWatch:
         failed = 0
         while not self._closed:
             try:
-                self._look()
-            except (KafkaError, HeadraceError) as error:
+                with self._admin.asking():
+                    self._look()
+            except HeadraceError as error:
                 failed += 1
-                self._fail(error if isinstance(error, HeadraceError) else unreachable(self._brokers, error, self._asker))
+                self._fail(error)
             except Exception as error:  # without this thread the stream would stand and say nothing
                 logger.exception("%s: a fault of ours", self._group)
                 failed += 1
@@ -160,8 +156,7 @@ class TopicWatch:
             wait_s = backoff_s(failed, first_s=ASK_AGAIN_S) if failed or self._waiting else LOOK_EVERY_S
             self._wake.wait(wait_s)
             self._wake.clear()
-        if self._admin is not None:
-            self._admin.close()
+        self._admin.close()
 
     def _fail(self, error: HeadraceError) -> None:
         """What is asked for stays held, and says why."""
@@ -170,15 +165,12 @@ class TopicWatch:
             self._answers += [
                 Placement(partition, epoch, Held(str(error), passing=True)) for partition, epoch in self._asked.items()
             ]
-        if self._admin is not None:
-            with contextlib.suppress(KafkaError):
-                self._admin.close()
-            self._admin = None
+        self._admin.close()
 
     @property
     def _waiting(self) -> bool:
         """Whether some partition is asked for that need not wait for a person."""
-        held = {partition for partition, what in self._told.items() if isinstance(what, Held) and not what.passing}
+        held = {partition for partition, what in self._reported.items() if isinstance(what, Held) and not what.passing}
         return bool(self._asked.keys() - held)
 
     def _look(self) -> None:
@@ -190,25 +182,17 @@ class TopicWatch:
             self._find(asked)
         if read:
             self._look_at_ends(read)
-            self._unassigned.look(self._broker)
+            self._unassigned.look(self._admin.client)
         if unnoted and time.monotonic() >= self._note_s:
             self._note_begun(unnoted)
-
-    @property
-    def _broker(self) -> KafkaAdminClient:
-        if self._admin is None:
-            timeout_ms = int(CALL_TIMEOUT_S * 1000)
-            config = client_config(self._brokers, self._spec.security)
-            self._admin = KafkaAdminClient(**config, bootstrap_timeout_ms=timeout_ms, request_timeout_ms=timeout_ms)
-        return self._admin
 
     def _look_at_topics(self, names: set[str], *, now: bool, read: Mapping[Partition, str]) -> None:
         if not now and time.monotonic() - self._topics_s < TOPICS_EVERY_S:
             return
         self._topics_s = time.monotonic()
-        told = self._broker.describe_topics(sorted(names))
-        before, self._topics = self._topics, topics_in(told)
-        self._leaderless = leaderless_in(told)
+        described = self._admin.client.describe_topics(sorted(names))
+        before, self._topics = self._topics, topics_in(described)
+        self._leaderless = leaderless_in(described)
         if any(name in before and topic.partitions > before[name].partitions for name, topic in self._topics.items()):
             self._unassigned.expect_growth()
         moved = {
@@ -229,24 +213,26 @@ class TopicWatch:
                 )
 
     def _find(self, asked: Mapping[Partition, int]) -> None:
-        found: dict[Partition, Start | Held] = {p: why for p in asked if (why := self._out_of_reach(p)) is not None}
+        found: dict[Partition, StartOffset | Held] = {p: why for p in asked if (why := self._out_of_reach(p)) is not None}
         if there := [p for p in asked if p not in found]:
             found |= self._placed(there)
         # Before anything of them is committed: so another member sees that this is a first start.
-        uncommitted = {p.topic for p, what in found.items() if isinstance(what, Start) and what.why is not Why.COMMITTED}
+        uncommitted = {
+            p.topic for p, what in found.items() if isinstance(what, StartOffset) and what.why is not StartReason.COMMITTED
+        }
         self._note({name: self._topics[name] for name in uncommitted}, {})
         with self._lock:
             for partition, what in found.items():
                 if self._asked.get(partition) != asked[partition]:
                     continue  # lost, or asked for anew
                 self._answers.append(Placement(partition, asked[partition], what))
-                if isinstance(what, Start):
+                if isinstance(what, StartOffset):
                     del self._asked[partition]
-        news = {partition: what for partition, what in found.items() if self._told.get(partition) != what}
-        odd = any(isinstance(what, Held) or what.why in (Why.GAP, Why.ANOTHER_TOPIC) for what in news.values())
+        news = {partition: what for partition, what in found.items() if self._reported.get(partition) != what}
+        odd = any(isinstance(what, Held) or what.why in (StartReason.GAP, StartReason.ANOTHER_TOPIC) for what in news.values())
         if news:
             logger.log(logging.WARNING if odd else logging.INFO, "%s: %s", self._group, labelled(sorted(news.items())))
-        self._told |= news
+        self._reported |= news
 
     def _out_of_reach(self, partition: Partition) -> Held | None:
         topic = self._topics.get(partition.topic)
@@ -254,9 +240,9 @@ class TopicWatch:
             return Held("its topic is gone", passing=True)
         return Held("it has no leader: a broker is away", passing=True) if partition in self._leaderless else None
 
-    def _placed(self, partitions: list[Partition]) -> dict[Partition, Start | Held]:
+    def _placed(self, partitions: list[Partition]) -> dict[Partition, StartOffset | Held]:
         parts = {partition: TopicPartition(*partition) for partition in partitions}
-        offsets = stable_offsets(self._broker, self._group, list(parts.values()))
+        offsets = stable_offsets(self._admin.client, self._group, list(parts.values()))
         lacking = any(each.offset is None and not each.unstable for each in offsets.values())
         older = lacking and any(not committed(offset, metadata).topic_id for offset, metadata in self._of_the_input())
         memory = Memory({}, {})
@@ -265,20 +251,20 @@ class TopicWatch:
         ):
             self._remembered = None  # other members may have noted more
             memory = read_memory(self._group, self._memory())
-        first = self._broker.list_partition_offsets(dict.fromkeys(parts.values(), OffsetSpec.EARLIEST))
-        end = self._broker.list_partition_offsets(dict.fromkeys(parts.values(), OffsetSpec.LATEST))
-        found: dict[Partition, Start | Held] = {}
+        first = self._admin.client.list_partition_offsets(dict.fromkeys(parts.values(), OffsetSpec.EARLIEST))
+        end = self._admin.client.list_partition_offsets(dict.fromkeys(parts.values(), OffsetSpec.LATEST))
+        found: dict[Partition, StartOffset | Held] = {}
         for partition, part in parts.items():
-            told = offsets[part]
-            commit = committed(told.offset, told.metadata) if told.offset is not None else None
-            seen = Found(self._topics[partition.topic], commit, told.unstable, first[part].offset, end[part].offset)
+            stable = offsets[part]
+            commit = committed(stable.offset, stable.metadata) if stable.offset is not None else None
+            seen = Found(self._topics[partition.topic], commit, stable.unstable, first[part].offset, end[part].offset)
             found[partition] = place(partition, seen, memory, self._spec.input, older=older)
         return found
 
     def _of_the_input(self) -> list[tuple[int, str]]:
         """All that the group has committed of what the stream reads, with its metadata."""
-        told = stable_offsets(self._broker, self._group, None)
-        ours = [each for part, each in told.items() if self._spec.input.reads(part.topic)]
+        offsets = stable_offsets(self._admin.client, self._group, None)
+        ours = [each for part, each in offsets.items() if self._spec.input.reads(part.topic)]
         return [(each.offset, each.metadata) for each in ours if each.offset is not None]
 
     def _note(self, topics: Mapping[str, SeenTopic], begun: Mapping[Partition, str]) -> None:
@@ -310,8 +296,8 @@ class TopicWatch:
         if not parts:
             return
         latest = dict.fromkeys(parts.values(), OffsetSpec.LATEST)
-        readable = self._broker.list_partition_offsets(latest, isolation_level="read_committed")
-        written = self._broker.list_partition_offsets(latest)
+        readable = self._admin.client.list_partition_offsets(latest, isolation_level="read_committed")
+        written = self._admin.client.list_partition_offsets(latest)
         now_s = time.time()
         with self._lock:
             for partition, part in parts.items():

@@ -16,7 +16,7 @@ from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from consumers.stream.kafka.kafka_python.client import topics_of
 from consumers.stream.log.port import Member, Partition
-from consumers.stream.spec import Input
+from consumers.stream.spec import StreamInput
 
 FIRST_LOOK_S = 2.0
 CONFIRM_S = 2.0
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 class Unassigned:
     """Of one member, from when it owns something. Called from one thread."""
 
-    def __init__(self, member: Member, chosen: Input) -> None:
+    def __init__(self, member: Member, chosen: StreamInput) -> None:
         self._member, self._chosen = member, chosen
         self._next_s: float | None = time.monotonic() + FIRST_LOOK_S
         self._unread: set[Partition] = set()

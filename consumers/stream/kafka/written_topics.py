@@ -7,13 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from kafka.admin import KafkaAdminClient  # type: ignore[import-untyped]
-from kafka.errors import KafkaError  # type: ignore[import-untyped]
-
 from cluster.errors import NotFound, Unreachable
-from consumers.stream.kafka.broker_errors import asker_of, unreachable
-from consumers.stream.kafka.kafka_python.client import client_config, topics_of
-from consumers.stream.kafka.topic_watch import CALL_TIMEOUT_S
+from consumers.stream.kafka.admin import Admin
+from consumers.stream.kafka.kafka_python.client import topics_of
 from consumers.stream.log.starts import Notes, new_notes, read_memory
 from consumers.stream.spec import StreamSpec
 
@@ -27,17 +23,11 @@ class WrittenTopics:
     partitions: Mapping[str, int]
 
     @classmethod
-    def find(cls, spec: StreamSpec, brokers: str, group: str, notes: Notes) -> Self:
+    def find(cls, spec: StreamSpec, admin: Admin, group: str, notes: Notes) -> Self:
         """Asks the broker. Blocks; raises NotFound, Unreachable, and as `notes` do."""
         names = [spec.output.topic, spec.dead_letters.topic]
-        try:
-            admin = KafkaAdminClient(**client_config(brokers, spec.security), bootstrap_timeout_ms=int(CALL_TIMEOUT_S * 1000))
-            try:
-                found = topics_of(admin, names)
-            finally:
-                admin.close()
-        except KafkaError as error:
-            raise unreachable(brokers, error, asker_of(spec)) from error
+        with admin.asking() as client:
+            found = topics_of(client, names)
         for name in names:
             if name not in found:
                 raise _missing(name)

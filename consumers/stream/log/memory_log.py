@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from cluster.errors import HeadraceError, NotFound, Unreachable
-from consumers.stream.log.port import Header, Outgoing, Owned, Partition, RecordRefused, Records, Takes
-from consumers.stream.log.starts import Why
+from consumers.stream.log.port import Header, Outgoing, OwnedPartition, Partition, RecordRefused, Records, TopicLimits
+from consumers.stream.log.starts import StartReason
 
 NO_LIMIT_BYTES = 2**31
 
@@ -29,14 +29,14 @@ class Stored:
 class MemoryBroker:
     """Topics, groups and their committed offsets. `fail_next` commits fail with that error, once each.
 
-    `takes` is what a topic says that it takes; `refuses` is why one takes no record such as this, empty where it does.
+    `limits` is what a topic says that it takes; `refuses` is why one takes no record such as this, empty where it does.
     """
 
     topics: dict[str, list[list[Stored]]] = field(default_factory=dict)
     committed: dict[tuple[str, Partition], int] = field(default_factory=dict)
     members: dict[tuple[str, str], list[MemoryLog]] = field(default_factory=dict)
     fail_next: list[HeadraceError] = field(default_factory=list)
-    takes: dict[str, Takes] = field(default_factory=dict)
+    limits: dict[str, TopicLimits] = field(default_factory=dict)
     refuses: Callable[[str, Stored], str] = lambda _topic, _record: ""
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -179,15 +179,15 @@ class MemoryLog:
         except KeyError:
             raise NotFound("no such topic", where=topic, remedy="create it") from None
 
-    def takes(self, topic: str) -> Takes:
+    def limits_of(self, topic: str) -> TopicLimits:
         """See Log."""
-        return self.broker.takes.get(topic, Takes(NO_LIMIT_BYTES))
+        return self.broker.limits.get(topic, TopicLimits(NO_LIMIT_BYTES))
 
-    def owned(self) -> dict[Partition, Owned]:
+    def owned(self) -> dict[Partition, OwnedPartition]:
         """See Log."""
         with self.broker.lock:
             ends = {p: len(self.broker.topics[self.topic][p.number]) for p in self._next}
-            return {p: Owned(ends[p] - self._committed(p), self._began[p], Why.COMMITTED) for p in self._next}
+            return {p: OwnedPartition(ends[p] - self._committed(p), self._began[p], StartReason.COMMITTED) for p in self._next}
 
     def close(self) -> None:
         """See Log."""

@@ -25,7 +25,7 @@ class Partition(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Owned:
+class OwnedPartition:
     """What a member knows of a partition that it owns.
 
     `lag` are records that can be read and are not committed. It began at `began_at` because of `why`; `missing` offsets before
@@ -133,7 +133,7 @@ class RecordTooLarge(RecordRefused):
 
 
 @dataclass(frozen=True, slots=True)
-class Takes:
+class TopicLimits:
     """What a topic takes of one record, as far as it is known.
 
     `largest_bytes`: key, value and headers. `keyed`: none without a key, since the topic is compacted. A record's time may lie
@@ -145,7 +145,7 @@ class Takes:
     before_ms: int | None = None
     after_ms: int | None = None
 
-    def takes_time(self, time_ms: int, now_ms: int) -> bool:
+    def allows_time(self, time_ms: int, now_ms: int) -> bool:
         """Whether a record of this time would be taken (Unix, milliseconds)."""
         early = self.before_ms is not None and time_ms < now_ms - self.before_ms
         late = self.after_ms is not None and time_ms > now_ms + self.after_ms
@@ -190,15 +190,15 @@ class Log(Protocol):
         """The epoch in which this member owns the partition, or None."""
 
     def position(self, partition: Partition) -> int | None:
-        """Where reading goes on, past the marks of transactions too; None where the partition is not owned, or not known yet."""
+        """Where reading goes on, past transaction markers too; None where the partition is not owned, or not known yet."""
 
     def partitions_of(self, topic: str) -> int:
         """Over how many partitions of the topic the stream writes: as many as it had when the stream began. Raises NotFound."""
 
-    def takes(self, topic: str) -> Takes:
+    def limits_of(self, topic: str) -> TopicLimits:
         """What the topic, one of those that the stream writes, takes of a record; asked anew by a `recover` after a refusal."""
 
-    def owned(self) -> Mapping[Partition, Owned]:
+    def owned(self) -> Mapping[Partition, OwnedPartition]:
         """What is known of each partition owned, as last seen."""
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from consumers.stream.log.port import Partition
-from consumers.stream.spec import Begin, Input
+from consumers.stream.spec import Begin, StreamInput
 
 
 class Notes(Protocol):
@@ -91,7 +91,7 @@ def committed(offset: int, metadata: str) -> Committed:
     return Committed(offset, metadata.removeprefix(TOPIC_ID) if metadata.startswith(TOPIC_ID) else "")
 
 
-class Why(StrEnum):
+class StartReason(StrEnum):
     """Why a partition begins where it does."""
 
     COMMITTED = "committed"
@@ -103,11 +103,11 @@ class Why(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartOffset:
     """Where a partition begins. `missing` counts the offsets between what was committed and what exists."""
 
     offset: int
-    why: Why
+    why: StartReason
     topic_id: str
     missing: int = 0
 
@@ -167,7 +167,7 @@ def new_notes(group: str, memory: Memory, topics: Mapping[str, SeenTopic], begun
     return notes_of(group, seen, lacking)
 
 
-def place(partition: Partition, found: Found, memory: Memory, chosen: Input, *, older: bool) -> Start | Held:
+def place(partition: Partition, found: Found, memory: Memory, chosen: StreamInput, *, older: bool) -> StartOffset | Held:
     """Where the partition begins. `older`: the group has commits of a Headrace that wrote neither notes nor topic ids."""
     if found.unstable:
         return Held("an open transaction holds what is committed of it", passing=True)
@@ -176,38 +176,42 @@ def place(partition: Partition, found: Found, memory: Memory, chosen: Input, *, 
     return _from_nothing(partition, found, memory, chosen, older=older)
 
 
-def _from_commit(partition: Partition, found: Found, committed: Committed, memory: Memory) -> Start | Held:
+def _from_commit(partition: Partition, found: Found, committed: Committed, memory: Memory) -> StartOffset | Held:
     topic = found.topic
     meant = committed.topic_id or memory.begun.get(partition, topic.id)
     if meant != topic.id:
-        return Start(found.first, Why.ANOTHER_TOPIC, topic.id)
+        return StartOffset(found.first, StartReason.ANOTHER_TOPIC, topic.id)
     if committed.offset < found.first:
-        return Start(found.first, Why.GAP, topic.id, found.first - committed.offset)
+        return StartOffset(found.first, StartReason.GAP, topic.id, found.first - committed.offset)
     if committed.offset > found.end:
         return Held(f"{committed.offset} is committed, but it ends at {found.end}: the broker has lost records; {SAY_WHERE}")
-    return Start(committed.offset, Why.COMMITTED, topic.id)
+    return StartOffset(committed.offset, StartReason.COMMITTED, topic.id)
 
 
-def _from_nothing(partition: Partition, found: Found, memory: Memory, chosen: Input, *, older: bool) -> Start | Held:
+def _from_nothing(partition: Partition, found: Found, memory: Memory, chosen: StreamInput, *, older: bool) -> StartOffset | Held:
     topic, known = found.topic, memory.topics.get(partition.topic)
     begin = found.first if chosen.begin is Begin.EARLIEST else found.end
     began_as = memory.begun.get(partition)
     if began_as == topic.id:
         return Held(f"the group's commit of it is gone; {SAY_WHERE}")
     if began_as is not None or (known is not None and known.id != topic.id):
-        return Start(found.first, Why.ANOTHER_TOPIC, topic.id)
+        return StartOffset(found.first, StartReason.ANOTHER_TOPIC, topic.id)
     if older:
         # Where a partition had no record yet, it committed nothing.
-        return Start(found.first, Why.NEW_PARTITION, topic.id)
+        return StartOffset(found.first, StartReason.NEW_PARTITION, topic.id)
     if known is not None:
         # One of the first partitions, which no member came to yet; or one that was added since.
         of_the_first = partition.number < known.partitions
-        return Start(begin, Why.FIRST_START, topic.id) if of_the_first else Start(found.first, Why.NEW_PARTITION, topic.id)
+        return (
+            StartOffset(begin, StartReason.FIRST_START, topic.id)
+            if of_the_first
+            else StartOffset(found.first, StartReason.NEW_PARTITION, topic.id)
+        )
     if not memory.empty and chosen.pattern:
-        return Start(found.first, Why.NEW_TOPIC, topic.id)
-    return Start(begin, Why.FIRST_START, topic.id)
+        return StartOffset(found.first, StartReason.NEW_TOPIC, topic.id)
+    return StartOffset(begin, StartReason.FIRST_START, topic.id)
 
 
-def labelled(found: Iterable[tuple[Partition, Start | Held]]) -> str:
+def labelled(found: Iterable[tuple[Partition, StartOffset | Held]]) -> str:
     """A line for the log: each partition and where it begins, or why it is held."""
     return ", ".join(f"{partition.topic}/{partition.number} {what}" for partition, what in found)

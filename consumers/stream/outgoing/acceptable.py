@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import chain
 
 from cluster.errors import BadInput
-from consumers.stream.log.port import NO_TIME_MS, Header, Outgoing, Takes
-from consumers.stream.outgoing.answers import CONNECT, Dead, Stage
+from consumers.stream.log.port import NO_TIME_MS, Header, Outgoing, TopicLimits
+from consumers.stream.outgoing.answers import CONNECT, DeadLetterReason, Stage
 
 VALUE_BYTES_HEADER = "headrace.value_bytes"
 MADE_KEY_HEADER = "headrace.made_key"  # the record had no key
@@ -20,50 +20,60 @@ HEADER_BYTES = 10  # of a header: two lengths
 VERSION_DIGITS = 10
 
 
-def unfit(answers: Outgoing, takes: Takes, now_ms: int, *, alike: bool = False) -> dict[int, Dead]:
+def unfit(answers: Outgoing, limits: TopicLimits, now_ms: int, *, alike: bool = False) -> dict[int, DeadLetterReason]:
     """Which of the answers their topic won't take at this time (Unix, milliseconds), and why. `alike`: see `oversized`."""
-    found = {row: _too_large(takes.largest_bytes) for row in oversized(answers, takes.largest_bytes, alike=alike)}
-    if untimely := _untimely(answers.timestamps_ms, takes, now_ms):
-        found |= dict.fromkeys(untimely, _wrong_time(takes))
-    if takes.keyed and None in answers.keys:
+    found = {row: _too_large(limits.largest_bytes) for row in oversized(answers, limits.largest_bytes, alike=alike)}
+    if untimely := _untimely(answers.timestamps_ms, limits, now_ms):
+        found |= dict.fromkeys(untimely, _wrong_time(limits))
+    if limits.keyed and None in answers.keys:
         found |= {row: _KEYLESS for row, key in enumerate(answers.keys) if key is None}
     return found
 
 
-def legal_letters(
-    letters: Outgoing, takes: Takes, now_ms: int, ids: Sequence[bytes], *, legal: Collection[int], bare: Collection[int]
+def acceptable_letters(
+    dead_letters: Outgoing,
+    limits: TopicLimits,
+    now_ms: int,
+    ids: Sequence[bytes],
+    *,
+    legal: Collection[int],
+    bare: Collection[int],
 ) -> Outgoing:
     """The dead letters as their topic takes them: a key is made of the record's id where there must be one, its time is now where
     its own is refused, and it is cut where it is too large. Headers tell what it had.
 
     The rows of `legal` get a key and the time, those of `bare` are cut, whatever the topic says that it takes.
     """
-    moved = {*legal, *_untimely(letters.timestamps_ms, takes, now_ms)}
-    named = {row for row in (range(len(letters)) if takes.keyed else legal) if letters.keys[row] is None}
+    moved = {*legal, *_untimely(dead_letters.timestamps_ms, limits, now_ms)}
+    named = {row for row in (range(len(dead_letters)) if limits.keyed else legal) if dead_letters.keys[row] is None}
     if moved or named:
-        keys, times_ms, headers = list(letters.keys), list(letters.timestamps_ms), [list(each) for each in letters.headers]
+        keys, times_ms, headers = (
+            list(dead_letters.keys),
+            list(dead_letters.timestamps_ms),
+            [list(each) for each in dead_letters.headers],
+        )
         for row in moved:
             headers[row].append((TIMESTAMP_HEADER, str(times_ms[row]).encode()))
             times_ms[row] = now_ms
         for row in named:
             headers[row].append((MADE_KEY_HEADER, b"true"))
             keys[row] = ids[row]
-        letters = replace(letters, keys=keys, timestamps_ms=times_ms, headers=headers)
-    if large := {*bare, *oversized(letters, takes.largest_bytes)}:
-        letters = cut(letters, sorted(large))
-        letters = shortened(letters, sorted({*bare, *oversized(letters, takes.largest_bytes)}))
-    return letters
+        dead_letters = replace(dead_letters, keys=keys, timestamps_ms=times_ms, headers=headers)
+    if large := {*bare, *oversized(dead_letters, limits.largest_bytes)}:
+        dead_letters = cut(dead_letters, sorted(large))
+        dead_letters = shortened(dead_letters, sorted({*bare, *oversized(dead_letters, limits.largest_bytes)}))
+    return dead_letters
 
 
-def _untimely(times_ms: Sequence[int], takes: Takes, now_ms: int) -> Sequence[int]:
+def _untimely(times_ms: Sequence[int], limits: TopicLimits, now_ms: int) -> Sequence[int]:
     """Which times the topic won't take. Looks at each only where the first or the last of them is refused."""
-    if not len(times_ms) or (takes.before_ms is None and takes.after_ms is None):
+    if not len(times_ms) or (limits.before_ms is None and limits.after_ms is None):
         return ()
     first_ms, last_ms = min(times_ms), max(times_ms)
-    told = first_ms > NO_TIME_MS or takes.before_ms is None
-    if told and takes.takes_time(first_ms, now_ms) and takes.takes_time(last_ms, now_ms):
+    dated = first_ms > NO_TIME_MS or limits.before_ms is None
+    if dated and limits.allows_time(first_ms, now_ms) and limits.allows_time(last_ms, now_ms):
         return ()
-    return [row for row, time_ms in enumerate(times_ms) if not takes.takes_time(time_ms, now_ms)]
+    return [row for row, time_ms in enumerate(times_ms) if not limits.allows_time(time_ms, now_ms)]
 
 
 def oversized(outgoing: Outgoing, largest_bytes: int, *, alike: bool = False) -> list[int]:
@@ -88,21 +98,23 @@ def _named_bytes(headers: Sequence[Header]) -> int:
     return sum([len(name) + len(value or b"") + HEADER_BYTES for name, value in headers])
 
 
-def _too_large(largest_bytes: int) -> Dead:
+def _too_large(largest_bytes: int) -> DeadLetterReason:
     what = f"the answer with its headers is larger than the {largest_bytes} bytes that its topic takes"
-    return Dead(Stage.WRITING, BadInput(what, where="output", remedy="raise the topic's max.message.bytes, or send less headers"))
+    return DeadLetterReason(
+        Stage.WRITING, BadInput(what, where="output", remedy="raise the topic's max.message.bytes, or send less headers")
+    )
 
 
-def _wrong_time(takes: Takes) -> Dead:
-    before, after = ("any time" if ms is None else f"{ms} ms" for ms in (takes.before_ms, takes.after_ms))
+def _wrong_time(limits: TopicLimits) -> DeadLetterReason:
+    before, after = ("any time" if ms is None else f"{ms} ms" for ms in (limits.before_ms, limits.after_ms))
     what = f"the output's topic takes records whose time lies up to {before} back and up to {after} ahead; this one's does not"
     remedy = (
         "have its producer send the time in ms, or change the topic's message.timestamp.before.max.ms, .after.max.ms or .type"
     )
-    return Dead(Stage.WRITING, BadInput(what, where="output", remedy=remedy))
+    return DeadLetterReason(Stage.WRITING, BadInput(what, where="output", remedy=remedy))
 
 
-_KEYLESS = Dead(
+_KEYLESS = DeadLetterReason(
     Stage.WRITING,
     BadInput(
         "the record has no key, and the output's topic is compacted, which takes none without",

@@ -35,7 +35,7 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Dead:
+class DeadLetterReason:
     """Why a record can't be scored."""
 
     stage: Stage
@@ -43,25 +43,25 @@ class Dead:
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class AnswerTemplate:
     """What all answers of a stream have in common. `unwrapped`: the input was an event, whose headers end here.
 
-    `marks` are headers that say how they came about.
+    `extra_headers` are headers that say how they came about.
     """
 
     model: str
     topic: str
     envelope: Envelope | None = None
     unwrapped: bool = False
-    marks: tuple[Header, ...] = ()
+    extra_headers: tuple[Header, ...] = ()
 
 
-def form_of(spec: StreamSpec, marks: Sequence[Header] = ()) -> Form:
+def answer_template(spec: StreamSpec, extra_headers: Sequence[Header] = ()) -> AnswerTemplate:
     """The form that a stream's document declares."""
     output = spec.output
     envelope = None if output.envelope is OutputEnvelope.NONE else Envelope(output.envelope, output.format, spec.model)
     unwrapped = spec.input.envelope is not InputEnvelope.NONE or envelope is not None
-    return Form(spec.model, output.topic, envelope, unwrapped, tuple(marks))
+    return AnswerTemplate(spec.model, output.topic, envelope, unwrapped, tuple(extra_headers))
 
 
 def prediction_ids(origin: Origins) -> list[bytes]:
@@ -116,7 +116,7 @@ def output_records(
     bodies: Sequence[bytes | None],
     versions: npt.NDArray[np.int32],
     *,
-    form: Form,
+    form: AnswerTemplate,
     partitions: int,
     label_keys: Sequence[str] | None = None,
 ) -> Outgoing:
@@ -125,7 +125,7 @@ def output_records(
     Key, headers and timestamp travel on; ours come last, so a reader that keeps the last of a name sees ours.
     """
     envelope = form.envelope
-    fixed = [(MODEL_HEADER, form.model.encode()), *form.marks]
+    fixed = [(MODEL_HEADER, form.model.encode()), *form.extra_headers]
     chosen = records if len(rows) == len(records) else subset(records, rows)
     ours = OwnHeaders(fixed, versions.tolist(), chosen.origin)
     headers: Sequence[list[Header]] = ours
@@ -150,14 +150,20 @@ def output_records(
     )
 
 
-def dead_records(
-    records: Records, dead: Mapping[int, Dead], *, stream: str, topic: str, partitions: int, marks: Sequence[Header] = ()
+def dead_letter_records(
+    records: Records,
+    dead: Mapping[int, DeadLetterReason],
+    *,
+    stream: str,
+    topic: str,
+    partitions: int,
+    extra_headers: Sequence[Header] = (),
 ) -> Outgoing:
     """The rows of `records` that can't be scored, untouched, with the headers that Kafka Connect writes."""
     rows = sorted(dead)
     origin, offsets = records.origin
     where = [
-        *marks,
+        *extra_headers,
         (f"{CONNECT}topic", origin.topic.encode()),
         (f"{CONNECT}partition", str(origin.number).encode()),
         (f"{CONNECT}connector.name", stream.encode()),
@@ -177,17 +183,17 @@ def dead_records(
     )
 
 
-def _reason(dead: Dead) -> list[Header]:
+def _reason(dead: DeadLetterReason) -> list[Header]:
     error = dead.error
-    kind, told = f"{type(error).__module__}.{type(error).__qualname__}", str(error)
+    kind, message = f"{type(error).__module__}.{type(error).__qualname__}", str(error)
     # Most were never raised. To have Python format what has no trace costs as much as to decode the record.
     bare = error.__traceback__ is None and error.__cause__ is None and error.__context__ is None
-    trace = f"{kind}: {told}\n" if bare else "".join(traceback.format_exception(error))
+    trace = f"{kind}: {message}\n" if bare else "".join(traceback.format_exception(error))
     return [
         (f"{CONNECT}stage", dead.stage.value.encode()),
         (f"{CONNECT}class.name", b"consumers.stream.loop.Loop"),
         (f"{CONNECT}exception.class.name", kind.encode()),
-        (f"{CONNECT}exception.message", told.encode()[:MESSAGE_MAX_BYTES]),
+        (f"{CONNECT}exception.message", message.encode()[:MESSAGE_MAX_BYTES]),
         (f"{CONNECT}exception.stacktrace", trace.encode()[-STACK_MAX_BYTES:]),
     ]
 

@@ -8,10 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster.errors import BadInput
-from consumers.stream.log.port import Origins, Outgoing, Records, Takes
-from consumers.stream.micro_batch import MicroBatch, Outcome
-from consumers.stream.outgoing.acceptable import legal_letters, unfit
-from consumers.stream.outgoing.answers import Dead, Form, Stage, dead_records, output_records, prediction_ids
+from consumers.stream.log.port import Origins, Outgoing, Records, TopicLimits
+from consumers.stream.micro_batch import MicroBatch, SliceOutcome
+from consumers.stream.outgoing.acceptable import acceptable_letters, unfit
+from consumers.stream.outgoing.answers import (
+    AnswerTemplate,
+    DeadLetterReason,
+    Stage,
+    dead_letter_records,
+    output_records,
+    prediction_ids,
+)
 from consumers.stream.refusals import Place, Refused
 from consumers.stream.spec import OnEmpty, StreamSpec
 from deployments.scoring.port import Scored
@@ -21,15 +28,15 @@ Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What is the same for all micro-batches of a stream: `partitions` and `takes` by topic that it writes."""
+    """What is the same for all micro-batches of a stream: `partitions` and `limits_of` by topic that it writes."""
 
     stream: str
     spec: StreamSpec
-    form: Form
+    form: AnswerTemplate
     partitions: Mapping[str, int]
-    takes: Callable[[str], Takes]
+    limits_of: Callable[[str], TopicLimits]
 
-    def of(self, batch: MicroBatch, scored: Scored, now_ms: int, refused: Mapping[Place, Refused]) -> list[Outcome]:
+    def of(self, batch: MicroBatch, scored: Scored, now_ms: int, refused: Mapping[Place, Refused]) -> list[SliceOutcome]:
         """One a slice, in order, at this time (Unix, ms). `refused` are records that the broker did not take before."""
         decoded, encoder = batch.decoded, batch.encoder
         if decoded is None or encoder is None:
@@ -38,8 +45,8 @@ class Outcomes:
         positions = np.asarray(decoded.rows, dtype=np.int64)
         answered = np.ones(len(positions), dtype=np.bool_)
         answered[list(scored.errors)] = False
-        dead = {row: Dead(Stage.DECODING, error) for row, error in decoded.errors.items()}
-        dead |= {int(positions[j]): Dead(Stage.SCORING, error) for j, error in scored.errors.items()}
+        dead = {row: DeadLetterReason(Stage.DECODING, error) for row, error in decoded.errors.items()}
+        dead |= {int(positions[j]): DeadLetterReason(Stage.SCORING, error) for j, error in scored.errors.items()}
         unreadable = _unreadable(batch)
         again = _again(batch, refused) if refused else {}
         passed = self._passed(batch, dead, {*unreadable, *again})
@@ -48,50 +55,59 @@ class Outcomes:
             dead |= unreadable
         if again:
             answered &= ~np.isin(positions, list(again))
-            dead = {row: Dead(Stage.WRITING, why.error) for row, why in again.items()} | dead
-        made: list[Outcome] = []
+            dead = {row: DeadLetterReason(Stage.WRITING, why.error) for row, why in again.items()} | dead
+        made: list[SliceOutcome] = []
         begin = 0
         for records in batch.slices:
             end = begin + len(records)
             first, last = np.searchsorted(positions, (begin, end)).tolist()
             chosen = first + np.flatnonzero(answered[first:last])
             here = {row - begin: why for row, why in dead.items() if begin <= row < end} if dead else {}
-            tombs = [row - begin for row in passed if begin <= row < end]
+            tombstones = [row - begin for row in passed if begin <= row < end]
             out = self._answers(records, chosen, positions[chosen] - begin, bodies, scored, here, now_ms)
-            out += self._tombs(records, tombs, here, now_ms)
-            letters = self._letters(records, here, {row - begin: why for row, why in again.items()}, now_ms)
+            out += self._tombstones(records, tombstones, here, now_ms)
+            dead_letters = self._dead_letters(records, here, {row - begin: why for row, why in again.items()}, now_ms)
             rows_out = sum(map(len, out))
-            whole = (*out, *letters)
-            first, upto, rows_dead = records.offsets[0], records.offsets[-1] + 1, sum(map(len, letters))
-            made.append(Outcome(records.partition, records.epoch, first, upto, whole, len(records), rows_out, rows_dead))
+            whole = (*out, *dead_letters)
+            first, upto, rows_dead = records.offsets[0], records.offsets[-1] + 1, sum(map(len, dead_letters))
+            made.append(SliceOutcome(records.partition, records.epoch, first, upto, whole, len(records), rows_out, rows_dead))
             begin = end
         return made
 
     def _answers(
-        self, records: Records, chosen: Rows, rows: Rows, bodies: list[bytes], scored: Scored, dead: dict[int, Dead], now_ms: int
+        self,
+        records: Records,
+        chosen: Rows,
+        rows: Rows,
+        bodies: list[bytes],
+        scored: Scored,
+        dead: dict[int, DeadLetterReason],
+        now_ms: int,
     ) -> list[Outgoing]:
         """Of the scored rows `chosen`, which are `rows` of the records. Those that can't be written are added to `dead`."""
         if not len(chosen):
             return []
         out = self._outputs(records, chosen, rows, bodies, scored)
         alike = self.form.envelope is None and scored.label_keys is None and not any(records.headers)
-        if refused := unfit(out, self.takes(self.spec.output.topic), now_ms, alike=alike):
+        if refused := unfit(out, self.limits_of(self.spec.output.topic), now_ms, alike=alike):
             dead |= {int(rows[j]): why for j, why in refused.items()}
             out = self._outputs(records, np.delete(chosen, list(refused)), np.delete(rows, list(refused)), bodies, scored)
         return [out] if len(out) else []
 
     def _outputs(self, records: Records, chosen: Rows, rows: Rows, bodies: list[bytes], scored: Scored) -> Outgoing:
-        answers, told = [bodies[j] for j in chosen.tolist()], scored.label_keys
-        keys = [told[j] for j in chosen.tolist()] if told is not None else None
+        answers, label_keys = [bodies[j] for j in chosen.tolist()], scored.label_keys
+        keys = [label_keys[j] for j in chosen.tolist()] if label_keys is not None else None
         versions, partitions = scored.versions[chosen], self.partitions[self.spec.output.topic]
         return output_records(records, rows.tolist(), answers, versions, form=self.form, partitions=partitions, label_keys=keys)
 
-    def _tombs(self, records: Records, rows: Sequence[int], dead: dict[int, Dead], now_ms: int) -> list[Outgoing]:
+    def _tombstones(
+        self, records: Records, rows: Sequence[int], dead: dict[int, DeadLetterReason], now_ms: int
+    ) -> list[Outgoing]:
         """Rows without a value that pass. Those that can't be written are added to `dead`."""
         if not rows:
             return []
         out = self._passing(records, rows)
-        if refused := unfit(out, self.takes(self.spec.output.topic), now_ms):
+        if refused := unfit(out, self.limits_of(self.spec.output.topic), now_ms):
             dead |= {rows[j]: why for j, why in refused.items()}
             out = self._passing(records, [row for j, row in enumerate(rows) if j not in refused])
         return [out] if len(out) else []
@@ -101,18 +117,22 @@ class Outcomes:
         partitions = self.partitions[self.spec.output.topic]
         return output_records(records, rows, [None] * len(rows), versions, form=self.form, partitions=partitions)
 
-    def _letters(self, records: Records, dead: Mapping[int, Dead], again: Mapping[int, Refused], now_ms: int) -> list[Outgoing]:
+    def _dead_letters(
+        self, records: Records, dead: Mapping[int, DeadLetterReason], again: Mapping[int, Refused], now_ms: int
+    ) -> list[Outgoing]:
         if not dead:
             return []
-        to, marks, rows = self.spec.dead_letters.topic, self.form.marks, sorted(dead)
-        letters = dead_records(records, dead, stream=self.stream, topic=to, partitions=self.partitions[to], marks=marks)
+        to, extra_headers, rows = self.spec.dead_letters.topic, self.form.extra_headers, sorted(dead)
+        dead_letters = dead_letter_records(
+            records, dead, stream=self.stream, topic=to, partitions=self.partitions[to], extra_headers=extra_headers
+        )
         origin, offsets = records.origin
         ids = prediction_ids(Origins(origin, [offsets[row] for row in rows]))
         legal = [j for j, row in enumerate(rows) if row in again and again[row].legal]
         bare = [j for j, row in enumerate(rows) if row in again and again[row].bare]
-        return [legal_letters(letters, self.takes(to), now_ms, ids, legal=legal, bare=bare)]
+        return [acceptable_letters(dead_letters, self.limits_of(to), now_ms, ids, legal=legal, bare=bare)]
 
-    def _passed(self, batch: MicroBatch, dead: dict[int, Dead], kept: Collection[int]) -> list[int]:
+    def _passed(self, batch: MicroBatch, dead: dict[int, DeadLetterReason], kept: Collection[int]) -> list[int]:
         """Rows without a value that the document lets through; they are taken out of `dead`, but for those of `kept`."""
         if self.spec.input.on_empty is not OnEmpty.PASS:
             return []
@@ -122,12 +142,12 @@ class Outcomes:
         return passed
 
 
-def _unreadable(batch: MicroBatch) -> dict[int, Dead]:
+def _unreadable(batch: MicroBatch) -> dict[int, DeadLetterReason]:
     found, begin = {}, 0
     for records in batch.slices:
         for row, why in records.unreadable.items():
             error = BadInput(why, where="record", remedy="look at it with the broker's own tools; it can't be read")
-            found[begin + row] = Dead(Stage.DECODING, error)
+            found[begin + row] = DeadLetterReason(Stage.DECODING, error)
         begin += len(records)
     return found
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 from cluster.errors import Unreachable
 from consumers.stream.counters import Counters
-from consumers.stream.intake import Scoring
+from consumers.stream.intake import ScorerPort
 from consumers.stream.kafka.clients import open_log
-from consumers.stream.kafka.kafka_python.client import ensure_topics
-from consumers.stream.kafka.offsets import Stretch, set_group
+from consumers.stream.kafka.making_topics import ensure_topics
+from consumers.stream.kafka.offsets import OffsetRanges, set_group
 from consumers.stream.log.port import Log, Member
 from consumers.stream.loop import Loop
-from consumers.stream.phases import Phase
-from consumers.stream.replay.stretch import REPLAY_HEADER, BoundedLog, Choose
+from consumers.stream.phases import WorkerPhase
+from consumers.stream.replay.bounded_log import BoundedLog
+from consumers.stream.replay.conditions import REPLAY_HEADER, Choose
 from consumers.stream.spec import StreamSpec
 
 LOOK_EVERY_S = 0.1
@@ -34,8 +35,8 @@ def run_replay(
     name: str,
     spec: StreamSpec,
     brokers: str,
-    scoring: Scoring,
-    stretch: Stretch,
+    scoring: ScorerPort,
+    stretch: OffsetRanges,
     choose: Choose,
     *,
     replay: str,
@@ -57,7 +58,7 @@ def run_replay(
     if not len(stretch):
         return Replayed(0, 0, 0)
     failed: list[BaseException] = []
-    loop = Loop(name, spec, scoring, make_log, marks=((REPLAY_HEADER, replay.encode()),))
+    loop = Loop(name, spec, scoring, make_log, extra_headers=((REPLAY_HEADER, replay.encode()),))
     worker = threading.Thread(target=_run, args=(loop, failed), name="replay")
     worker.start()
     try:
@@ -70,7 +71,7 @@ def run_replay(
     if failed:
         raise failed[0]
     done = loop.counters
-    if loop.phase is not Phase.STOPPED or loop.in_flight_rows or not bounded[0].finished:
+    if loop.phase is not WorkerPhase.STOPPED or loop.in_flight_rows or not bounded[0].finished:
         raise Unreachable(f"the replay ended early: {loop.message}", where=group, remedy=f"go on with --id {replay}")
     return Replayed(done.rows_out, done.rows_dead, bounded[0].rows_skipped)
 

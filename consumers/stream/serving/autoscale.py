@@ -8,6 +8,8 @@ from typing import Any
 
 from ray.serve.config import AutoscalingContext
 
+from deployments.serving.scaling import settled
+
 LAG = "lag"
 
 
@@ -26,14 +28,6 @@ def replicas_for(lag: float, bounds: Bounds) -> int:
     return min(max(math.ceil(lag / bounds.lag_per_replica), bounds.least), bounds.most)
 
 
-def decide(wanted: int, current: int, now_s: float, calm_since_s: float | None, calm_s: float) -> tuple[int, float | None]:
-    """Up at once, down after `calm_s`: the target, and since when fewer would do (None: they would not)."""
-    if wanted >= current:
-        return wanted, None
-    since_s = now_s if calm_since_s is None else calm_since_s
-    return (wanted, None) if now_s - since_s >= calm_s else (current, since_s)
-
-
 class FollowLag:
     """Serve's policy object, made from the deployment's `policy_kwargs`."""
 
@@ -47,7 +41,7 @@ class FollowLag:
             return context.target_num_replicas, context.policy_state
         # One slow replica must not be hidden by idle ones: the sum is what waits in the topic.
         wanted = replicas_for(sum(lags.values()), self._bounds)
-        target, since_s = decide(
+        target, since_s = settled(
             wanted,
             context.target_num_replicas,
             context.current_time or 0.0,

@@ -10,18 +10,19 @@ from typing import Any
 from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve._private.common import ReplicaState
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.exceptions import RayServeException
 
 from cluster.errors import BadInput
+from cluster.findings import first_finding
 from cluster.ports import FeedKind, FeedSpec, FeedState
 from consumers.stream.kafka.kafka_python.client import DEFAULT_BROKERS
 from consumers.stream.serving.health import stream_state
 from consumers.stream.serving.replica import STOP_S, StreamReplica
-from consumers.stream.serving.watch import Replicas, Watch
+from consumers.stream.serving.worker_reports import Replicas, WorkerReports
 from consumers.stream.spec import StreamSpec
-from deployments.serving.serve_controller import SeenApp, away, serve_details
+from deployments.serving.serve_controller import RUNNING, SeenApp, serve_details
+from deployments.serving.serve_inside import away
 from deployments.serving.serve_state import app_state
 
 DEPLOYMENT = "consumer"
@@ -37,7 +38,7 @@ class ServeStreams:
 
     def __init__(self, brokers: str | None = None) -> None:
         self._brokers = brokers or os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or DEFAULT_BROKERS
-        self._watch = Watch(Replicas(DEPLOYMENT))
+        self._reports = WorkerReports(Replicas(DEPLOYMENT))
 
     def start(self, feed: FeedSpec) -> None:
         """See `Feeds.start`. Raises BadInput where the document is no StreamSpec.
@@ -62,7 +63,7 @@ class ServeStreams:
     def state(self) -> Mapping[str, FeedState]:
         """See `Feeds.state`. READY means that every worker polls its topic, as it said a second ago or so."""
         apps = self._apps()
-        reports, seen = self._watch.workers({app: _replicas(details) for app, details in apps.items()}), {}
+        reports, seen = self._reports.workers({app: _replicas(details) for app, details in apps.items()}), {}
         for app, details in apps.items():
             name, workers = app.removeprefix(PREFIX), reports.get(app, ())
             state = stream_state(app_state(app, details, DEPLOYMENT), workers, time.time())
@@ -128,7 +129,7 @@ def _replicas(app: SeenApp) -> frozenset[str]:
     """The replicas that work now."""
     details = app.deployments.get(DEPLOYMENT)
     replicas = details.replicas if details is not None else ()
-    return frozenset(replica.replica_id for replica in replicas if replica.state is ReplicaState.RUNNING)
+    return frozenset(replica.replica_id for replica in replicas if replica.state == RUNNING)
 
 
 def _digest(app: SeenApp) -> str | None:
@@ -143,5 +144,5 @@ def _parse(feed: FeedSpec) -> StreamSpec:
         return StreamSpec.model_validate_json(feed.document)
     except ValidationError as error:
         raise BadInput(
-            str(error), where=f"stream {feed.name}", remedy="correct the Stream document and apply it again"
+            str(first_finding(error)), where=f"stream {feed.name}", remedy="correct the Stream document and apply it again"
         ) from error

@@ -8,17 +8,17 @@ from datetime import UTC, datetime
 
 from cluster.ports import AppState, AppStatus
 from consumers.stream.counters import WorkerStatus
-from consumers.stream.phases import Phase
+from consumers.stream.phases import WorkerPhase
 
 _STATUS = {
-    Phase.STARTING: AppStatus.STARTING,
-    Phase.RUNNING: AppStatus.READY,
-    Phase.CUT_OFF: AppStatus.UNHEALTHY,
-    Phase.HOLDING: AppStatus.UNHEALTHY,
-    Phase.RECOVERING: AppStatus.UNHEALTHY,
-    Phase.DRAINING: AppStatus.STARTING,  # it starts over under another rank
-    Phase.STOPPED: AppStatus.STARTING,
-    Phase.FAILED: AppStatus.UNHEALTHY,  # Serve starts another
+    WorkerPhase.STARTING: AppStatus.STARTING,
+    WorkerPhase.RUNNING: AppStatus.READY,
+    WorkerPhase.CUT_OFF: AppStatus.UNHEALTHY,
+    WorkerPhase.HOLDING: AppStatus.UNHEALTHY,
+    WorkerPhase.RECOVERING: AppStatus.UNHEALTHY,
+    WorkerPhase.DRAINING: AppStatus.STARTING,  # it starts over under another rank
+    WorkerPhase.STOPPED: AppStatus.STARTING,
+    WorkerPhase.FAILED: AppStatus.UNHEALTHY,  # Serve starts another
 }
 _WORST_FIRST = (AppStatus.UNHEALTHY, AppStatus.STARTING)
 SILENT_S = 3.0

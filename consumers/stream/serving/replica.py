@@ -13,11 +13,10 @@ from ray.serve.schema import ReplicaRank
 from cluster.errors import Unreachable
 from consumers.stream.counters import WorkerStatus, began_of, open_of
 from consumers.stream.kafka.clients import chosen_client, open_log
-from consumers.stream.kafka.kafka_python.client import ensure_topics
 from consumers.stream.log.notes import ControlledNotes
 from consumers.stream.log.port import Log, Member, Partition
 from consumers.stream.loop import Loop
-from consumers.stream.phases import Phase
+from consumers.stream.phases import WorkerPhase
 from consumers.stream.serving.autoscale import LAG
 from consumers.stream.spec import Client, StreamSpec
 from deployments.control.client import connect
@@ -68,9 +67,9 @@ class StreamReplica:
         loop, thread = self._loop, self._thread
         if loop is None or thread is None:
             return
-        if loop.phase is Phase.FAILED or not thread.is_alive():
+        if loop.phase is WorkerPhase.FAILED or not thread.is_alive():
             raise Unreachable(f"the worker has ended: {loop.message}", where=self._name, remedy="Serve starts another")
-        idle_s = time.monotonic() - loop.turned_s
+        idle_s = time.monotonic() - loop.last_turn_s
         if idle_s > STUCK_AFTER_S:
             raise Unreachable(f"the worker has stood still for {idle_s:.0f} s", where=self._name, remedy="Serve starts another")
 
@@ -122,10 +121,9 @@ class StreamReplica:
         return partition.number if self._spec.input.topic else f"{partition.topic}/{partition.number}"
 
     def _open(self, rank: int) -> Log:
-        ensure_topics(self._spec, self._brokers)
         group = self._spec.group_of(self._name)
         member = Member(group, f"{group}-{rank}", f"{group}-{rank}")
-        return open_log(self._spec, self._brokers, member, ControlledNotes(connect(), self._name))
+        return open_log(self._spec, self._brokers, member, ControlledNotes(connect(), self._name), making_topics=True)
 
     def _work(self, loop: Loop, scoring: ScorerThread, before: threading.Thread | None) -> None:
         if before is not None:

@@ -16,7 +16,7 @@ from deployments.builder.evaluation.neighbours import Neighbours
 from deployments.builder.evaluation.quality import max_difference
 from deployments.builder.sources.answers import ALONE_ROWS, read_answers
 from deployments.builder.sources.binding import IN_ORDER
-from deployments.builder.sources.rows import PARITY_ROWS, UNSEEN_ROWS, Rows, random_rows, ranged, read_rows
+from deployments.builder.sources.rows import PARITY_ROWS, UNSEEN_ROWS, LabelledRows, random_rows, ranged, read_rows
 from deployments.builder.spec import BuildSpec
 from deployments.builder.steps.graph import check_inputs, read_signature, run_rows
 from deployments.builder.worker import run_worker
@@ -38,7 +38,7 @@ class Imported:
 
     file: Path
     signature: Signature
-    rows: Rows
+    rows: LabelledRows
     source: dict[str, Any]
     parity: float
 
@@ -124,13 +124,13 @@ def _refuse_unsteady(found: Neighbours, file: Path, spec: BuildSpec) -> None:
     )
 
 
-def _rows(spec: BuildSpec, base: Path, signature: Signature) -> Rows:
+def _rows(spec: BuildSpec, base: Path, signature: Signature) -> LabelledRows:
     if spec.evaluate is None:
         return random_rows(ranged(signature.inputs, spec.inputs), UNSEEN_ROWS)
     return read_rows(base / spec.evaluate.data, signature.inputs, label=spec.evaluate.label, limit=spec.evaluate.rows)
 
 
-def _parity(engine: Engine, rows: Rows, expected: Path, file: Path, fixed: int | None) -> dict[str, float]:
+def _parity(engine: Engine, rows: LabelledRows, expected: Path, file: Path, fixed: int | None) -> dict[str, float]:
     """The largest difference from the source by the way that the rows came in: what a source's rows do to each other is no fault
     of the import."""
     theirs = read_answers(expected)

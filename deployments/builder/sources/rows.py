@@ -23,7 +23,7 @@ UNSEEN_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class LabelledRows:
     """n rows: `inputs` by name with the batch axis first; `labels` [n], or None."""
 
     inputs: dict[str, Array]
@@ -32,14 +32,14 @@ class Rows:
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
 
-    def take(self, indices: slice | Array) -> Rows:
+    def take(self, indices: slice | Array) -> LabelledRows:
         """Some of the rows."""
-        return Rows(
+        return LabelledRows(
             {name: value[indices] for name, value in self.inputs.items()}, None if self.labels is None else self.labels[indices]
         )
 
 
-def read_rows(file: Path, inputs: Sequence[TensorSpec], *, label: str | None = None, limit: int = 10_000) -> Rows:
+def read_rows(file: Path, inputs: Sequence[TensorSpec], *, label: str | None = None, limit: int = 10_000) -> LabelledRows:
     """Reads at most `limit` rows. Raises NotFound, or BadInput that names the file and the column."""
     if not file.exists():
         raise NotFound("no such file", where=str(file), remedy="check the path: it is relative to the document")
@@ -56,7 +56,7 @@ def read_rows(file: Path, inputs: Sequence[TensorSpec], *, label: str | None = N
         )
     if labels is not None:
         labels = _check_labels(labels, file, str(label))
-    return Rows(values, labels)
+    return LabelledRows(values, labels)
 
 
 def read_inputs(job: Mapping[str, Any]) -> list[InputSpec]:
@@ -77,7 +77,7 @@ def rows_to_check(evaluate: Mapping[str, Any] | None, inputs: Sequence[TensorSpe
     return read_rows(Path(evaluate["data"]), inputs, limit=min(PARITY_ROWS, evaluate["rows"])).inputs
 
 
-def random_rows(inputs: Sequence[TensorSpec], count: int, seed: int = 0) -> Rows:
+def random_rows(inputs: Sequence[TensorSpec], count: int, seed: int = 0) -> LabelledRows:
     """Trial rows, where the user gave none: from an input's range; else normal for floats, all that 8 bits hold, and 0 and 1 for
     larger whole numbers, which may be places in a table. Free axes are 4 long."""
     random = np.random.default_rng(seed)
@@ -92,7 +92,7 @@ def random_rows(inputs: Sequence[TensorSpec], count: int, seed: int = 0) -> Rows
                 remedy="set evaluate.data to a file with some rows as the model gets them",
             )
         values[spec.name] = _drawn(random, dtype, shape, spec.range if isinstance(spec, InputSpec) else None)
-    return Rows(values, None)
+    return LabelledRows(values, None)
 
 
 def _drawn(random: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...], span: tuple[float, float] | None) -> Array:

@@ -41,7 +41,7 @@ VECTOR = 8
 
 
 @dataclass(slots=True)
-class Slice:
+class ConstantSlice:
     """A constant that shrinks along `axis`; `positions[c]` are the indices that belong to channel c."""
 
     constant: str
@@ -62,8 +62,8 @@ class Channels:
     """Everything that one layer's output channels touch."""
 
     layer: str
-    own: list[Slice]
-    readers: list[Slice] = field(default_factory=list)
+    own: list[ConstantSlice]
+    readers: list[ConstantSlice] = field(default_factory=list)
     shapes: list[Reshape] = field(default_factory=list)
 
     @property
@@ -100,7 +100,7 @@ def _strongest(graph: _Graph, group: Channels, share: float) -> Positions:
     return np.sort(np.argsort(-strength, kind="stable")[:wanted])
 
 
-def _norms(graph: _Graph, slices: list[Slice]) -> npt.NDArray[np.float64]:
+def _norms(graph: _Graph, slices: list[ConstantSlice]) -> npt.NDArray[np.float64]:
     total = np.zeros(len(slices[0].positions))
     for item in slices:
         weights = np.moveaxis(graph.constants[item.constant], item.axis, 0).astype(np.float64)
@@ -137,13 +137,13 @@ class _Graph:
         else:
             axis, out_axis, bias = (0 if _attribute(node, "transB", 0) else 1), 1, node.input[2:3]
         each = np.arange(self.constants[name].shape[axis]).reshape(-1, 1)
-        group = Channels(node.name or node.output[0], [Slice(name, axis, each)])
+        group = Channels(node.name or node.output[0], [ConstantSlice(name, axis, each)])
         for item in bias:
             if item not in self.constants or self._uses[item] > 1:
                 return None
             if self.constants[item].ndim != 1:
                 return None
-            group.own.append(Slice(item, 0, each))
+            group.own.append(ConstantSlice(item, 0, each))
         rank = len(self._shapes.get(node.output[0], [])) or (4 if node.op_type == "Conv" else 2)
         if node.op_type != "Conv" and rank != 2:
             return None
@@ -195,7 +195,7 @@ class _Graph:
             return False
         name = weight[0]
         inner = 1 if node.op_type == "Conv" or _attribute(node, "transB", 0) else 0
-        group.readers.append(Slice(name, inner, positions))
+        group.readers.append(ConstantSlice(name, inner, positions))
         return True
 
     def _beside(self, node: onnx.NodeProto, tensor: str, axis: int, positions: Positions, group: Channels) -> bool:
@@ -210,7 +210,7 @@ class _Graph:
             return True
         if self._uses[other] > 1 or value.shape[own_axis] != positions.size:
             return False
-        group.own.append(Slice(other, own_axis, positions))
+        group.own.append(ConstantSlice(other, own_axis, positions))
         return True
 
     def _reduce(self, node: onnx.NodeProto, axis: int) -> bool:

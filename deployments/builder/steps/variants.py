@@ -16,7 +16,7 @@ from deployments.builder.evaluation.neighbours import Neighbours, neighbours
 from deployments.builder.evaluation.quality import quality
 from deployments.builder.report import IMPORTED, Speed, Variant
 from deployments.builder.sources.importing import Imported, Progress
-from deployments.builder.sources.rows import Rows
+from deployments.builder.sources.rows import LabelledRows
 from deployments.builder.spec import BuildSpec, Prune
 from deployments.builder.steps.graph import run_rows
 from deployments.builder.worker import run_worker
@@ -32,7 +32,7 @@ AUTO_METHODS = ("int8-static", HALF, "int8-dynamic")
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class Candidate:
     """A variant's file, how it was made, and why it could not be (then there is no file)."""
 
     name: str
@@ -42,18 +42,18 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Recipe:
     """How a variant is made: pruned, then put through the methods."""
 
     prune: Prune | None = None
     methods: tuple[str, ...] = ()
 
 
-class Workshop:
+class VariantBuilder:
     """Makes and judges the variants of one build in the folder `work`."""
 
     def __init__(
-        self, spec: BuildSpec, imported: Imported, learn: Rows | None, work: Path, log: Path, progress: Progress
+        self, spec: BuildSpec, imported: Imported, learn: LabelledRows | None, work: Path, log: Path, progress: Progress
     ) -> None:
         """`learn` are the rows that compression may learn from."""
         self._spec = spec
@@ -70,60 +70,62 @@ class Workshop:
             return None
         return next(reversed(self._plan()), IMPORTED)
 
-    def drafts(self) -> list[Draft]:
+    def candidates(self) -> list[Candidate]:
         """Makes every variant of the plan, the imported model first, which stays as it is to compare with."""
         plan = self._plan()
-        pruned = self._prune({name: way.prune for name, way in plan.items() if way.prune and name == _pruned(way.prune)})
-        made = [Draft(IMPORTED, self._imported.file, ())]
-        jobs: list[tuple[Draft, Path, list[str]]] = []
-        for name, way in plan.items():
-            source = pruned[_pruned(way.prune)] if way.prune else made[0]
-            methods = list(way.methods)
+        pruned = self._prune(
+            {name: recipe.prune for name, recipe in plan.items() if recipe.prune and name == _pruned(recipe.prune)}
+        )
+        made = [Candidate(IMPORTED, self._imported.file, ())]
+        jobs: list[tuple[Candidate, Path, list[str]]] = []
+        for name, recipe in plan.items():
+            source = pruned[_pruned(recipe.prune)] if recipe.prune else made[0]
+            methods = list(recipe.methods)
             if self._spec.optimise:
                 # Not after fp16, which the CPU can't compute in: the model would do so in fp32 for ever, on a GPU too.
                 methods.insert(0 if HALF in methods else len(methods), OPTIMISED)
             steps = (*source.steps, *({"step": method} for method in methods))
             if source.skipped or not methods:
-                made.append(Draft(name, source.file, steps, source.skipped))
+                made.append(Candidate(name, source.file, steps, source.skipped))
             else:
-                jobs.append((Draft(name, self._file(f"{name}.made"), steps), source.file, methods))
+                jobs.append((Candidate(name, self._file(f"{name}.made"), steps), source.file, methods))
         told = self._quantise(jobs)
-        made += [replace(draft, skipped=told[str(draft.file)]) for draft, _, _ in jobs]
+        made += [replace(candidate, skipped=told[str(candidate.file)]) for candidate, _, _ in jobs]
         names = [IMPORTED, *plan]
-        return sorted(made, key=lambda draft: names.index(draft.name))
+        return sorted(made, key=lambda candidate: names.index(candidate.name))
 
-    def _plan(self) -> dict[str, Way]:
+    def _plan(self) -> dict[str, Recipe]:
         """How each variant is made, by name, the one wanted last; a pruned float variant stands before its int8."""
         compress = self._spec.compress
         if self._spec.engine == "torch":
             return {}
-        plan: dict[str, Way] = {OPTIMISED: Way()} if self._spec.optimise else {}
+        plan: dict[str, Recipe] = {OPTIMISED: Recipe()} if self._spec.optimise else {}
         if compress.method != "auto":
             if compress.prune:
-                plan[_pruned(compress.prune)] = Way(compress.prune)
+                plan[_pruned(compress.prune)] = Recipe(compress.prune)
             if compress.method != "none":
                 prefix = f"{_pruned(compress.prune)}+" if compress.prune else ""
-                plan[f"{prefix}{compress.method}"] = Way(compress.prune, (compress.method,))
+                plan[f"{prefix}{compress.method}"] = Recipe(compress.prune, (compress.method,))
             return plan
         prunes = [compress.prune] if compress.prune else []
         if not prunes and self._learn is not None and self._learn.labels is not None and not self._has_text():
             prunes = [Prune(share=share) for share in AUTO_SHARES]
-        plan |= {method: Way(None, (method,)) for method in AUTO_METHODS}
+        plan |= {method: Recipe(None, (method,)) for method in AUTO_METHODS}
         for prune in prunes:
-            plan[_pruned(prune)] = Way(prune)
-            plan |= {f"{_pruned(prune)}+{method}": Way(prune, (method,)) for method in AUTO_METHODS if method != HALF}
+            plan[_pruned(prune)] = Recipe(prune)
+            plan |= {f"{_pruned(prune)}+{method}": Recipe(prune, (method,)) for method in AUTO_METHODS if method != HALF}
         return plan
 
     def _has_text(self) -> bool:
         """Whether a row holds text, which no gradient goes through."""
         return any(spec.datatype is Datatype.BYTES for spec in self._imported.signature.inputs)
 
-    def _prune(self, wanted: dict[str, Prune]) -> dict[str, Draft]:
+    def _prune(self, wanted: dict[str, Prune]) -> dict[str, Candidate]:
         if not wanted:
             return {}
         if self._has_text():
             why = "a model that reads text can't be pruned"
-            return {name: Draft(name, self._file(name), (), why) for name in wanted}
+            return {name: Candidate(name, self._file(name), (), why) for name in wanted}
         self._progress("prune " + ", ".join(f"{prune.share:.0%}" for prune in wanted.values()))
         first = next(iter(wanted.values()))
         job = {
@@ -135,69 +137,69 @@ class Workshop:
             "variants": [{"share": prune.share, "target": str(self._file(name))} for name, prune in wanted.items()],
         }
         told = run_worker("steps.prune", job, what="pruning", log=self._log, extra="torch")["made"]
-        made: dict[str, Draft] = {}
+        made: dict[str, Candidate] = {}
         for name, prune in wanted.items():
             answer = told[str(self._file(name))]
             step = {"step": "prune", **prune.model_dump(), **{key: answer[key] for key in ("removed", "losses") if key in answer}}
-            made[name] = Draft(name, self._file(name), (step,), answer["skipped"])
+            made[name] = Candidate(name, self._file(name), (step,), answer["skipped"])
         return made
 
-    def _quantise(self, jobs: list[tuple[Draft, Path, list[str]]]) -> dict[str, str]:
+    def _quantise(self, jobs: list[tuple[Candidate, Path, list[str]]]) -> dict[str, str]:
         """Runs the methods on each source, one after another; answers by target: "" or why it was not made."""
         if not jobs:
             return {}
-        self._progress("compress " + ", ".join(draft.name for draft, _, _ in jobs))
+        self._progress("compress " + ", ".join(candidate.name for candidate, _, _ in jobs))
         rows = self._learn or self._imported.rows
         job = {
             "rows": self._save("calibration", rows.take(slice(CALIBRATION_ROWS)).inputs),
             "variants": [
-                {"methods": methods, "source": str(source), "target": str(draft.file)} for draft, source, methods in jobs
+                {"methods": methods, "source": str(source), "target": str(candidate.file)} for candidate, source, methods in jobs
             ],
         }
         made: dict[str, str] = run_worker("steps.quantize", job, what="compressing", log=self._log, extra="torch")["made"]
         return made
 
-    def judge(self, drafts: list[Draft]) -> list[Variant]:
-        """Measures and gates the drafts."""
-        self._progress("evaluate " + ", ".join(draft.name for draft in drafts))
+    def judge(self, candidates: list[Candidate]) -> list[Variant]:
+        """Measures and gates the candidates."""
+        self._progress("evaluate " + ", ".join(candidate.name for candidate in candidates))
         rows, signature = self._imported.rows, self._imported.signature
         answers: dict[str, dict[str, Array]] = {}
         beside: dict[str, Neighbours] = {}
-        skipped = {draft.name: draft.skipped for draft in drafts}
-        for draft in drafts:
-            if not draft.skipped:
+        skipped = {candidate.name: candidate.skipped for candidate in candidates}
+        for candidate in candidates:
+            if not candidate.skipped:
                 try:
-                    engine = open_engine(self._spec.engine, draft.file, signature)
-                    beside[draft.name] = neighbours(engine.score, rows.inputs, self._task)
-                    answers[draft.name] = run_rows(engine, rows.inputs)
+                    engine = open_engine(self._spec.engine, candidate.file, signature)
+                    beside[candidate.name] = neighbours(engine.score, rows.inputs, self._task)
+                    answers[candidate.name] = run_rows(engine, rows.inputs)
                 except (BadArtifact, EngineFailure) as error:
-                    skipped[draft.name] = error.what
-        good = [draft for draft in drafts if draft.name in answers]
+                    skipped[candidate.name] = error.what
+        good = [candidate for candidate in candidates if candidate.name in answers]
         measured = self._measure(good, signature)
         found: list[Variant] = []
-        for draft in drafts:
-            if skipped[draft.name]:
-                found.append(Variant(name=draft.name, skipped=skipped[draft.name]))
+        for candidate in candidates:
+            if skipped[candidate.name]:
+                found.append(Variant(name=candidate.name, skipped=skipped[candidate.name]))
                 continue
             variant = Variant(
-                name=draft.name,
-                steps=draft.steps,
-                size_bytes=draft.file.stat().st_size,
-                quality=quality(answers[draft.name], answers[IMPORTED], rows.labels, self._task),
-                neighbours=beside[draft.name],
-                **measured[draft.name],
+                name=candidate.name,
+                steps=candidate.steps,
+                size_bytes=candidate.file.stat().st_size,
+                quality=quality(answers[candidate.name], answers[IMPORTED], rows.labels, self._task),
+                neighbours=beside[candidate.name],
+                **measured[candidate.name],
             )
             imported = found[0] if found else variant
             found.append(variant.model_copy(update={"broken": gates.broken(self._spec.gate, variant, imported)}))
         return found
 
-    def _measure(self, drafts: list[Draft], signature: Signature) -> dict[str, dict[str, Any]]:
+    def _measure(self, candidates: list[Candidate], signature: Signature) -> dict[str, dict[str, Any]]:
         """By variant: its speed, what was not measured, and peak_bytes."""
         budget = self._spec.measure
         self._progress(f"measure, {budget.seconds:g} s a variant at most")
         job = {
             "engine": self._spec.engine,
-            "files": {draft.name: str(draft.file) for draft in drafts},
+            "files": {candidate.name: str(candidate.file) for candidate in candidates},
             "signature": signature.model_dump(mode="json"),
             "rows": self._save("measure", self._imported.rows.take(slice(1024)).inputs),
             "seconds": budget.seconds,
@@ -223,7 +225,7 @@ class Workshop:
         return str(file)
 
 
-def _labels(rows: Rows | None) -> dict[str, Array]:
+def _labels(rows: LabelledRows | None) -> dict[str, Array]:
     return {} if rows is None or rows.labels is None else {"labels": rows.labels}
 
 

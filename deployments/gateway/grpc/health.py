@@ -60,7 +60,7 @@ class Health:
             if status != told:
                 told = status
                 await context.write(Status(status=status).SerializeToString())
-            # Readiness is asked of the controller each time: nothing tells of its changes.
+            # Of the table that is here: it costs next to nothing.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._ending.wait()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
 from cluster.errors import BadInput, HeadraceError, NotFound, Unreachable
-from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, Call, DataPlane
-from deployments.gateway.grpc.calls import Calls
+from deployments.gateway.admission import Admission, Lease
+from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, DataPlane, InferCall
 from deployments.gateway.grpc.errors import abort, fault_of, text_of
+from deployments.gateway.large import LARGE_BYTES, LargeWork
 from deployments.gateway.protocol.grpc_codec import parse, parse_infer, request_from, response_to, stream_response
 from deployments.gateway.protocol.proto import inference_pb2 as pb
 from deployments.gateway.repository import Repository
@@ -45,11 +47,14 @@ Handler = Callable[[bytes, Context], Awaitable[Message | bytes]]
 class InferenceService:
     """All calls of the service. Takes and gives bytes, since what is not a message at all is the caller's fault too."""
 
-    def __init__(self, dataplane: DataPlane, repository: Repository, server_version: str, calls: Calls) -> None:
+    def __init__(
+        self, dataplane: DataPlane, repository: Repository, server_version: str, admission: Admission, large: LargeWork
+    ) -> None:
         self._dataplane = dataplane
         self._repository = repository
         self._server_version = server_version
-        self._calls = calls
+        self._admission = admission
+        self.large = large
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What a grpc.aio server is given."""
@@ -67,7 +72,7 @@ class InferenceService:
             "RepositoryModelUnload": self._unload,
         }
         methods: dict[str, Any] = {
-            name: grpc.unary_unary_rpc_method_handler(_guarded(name, unary[name], self._calls)) for name in unary
+            name: grpc.unary_unary_rpc_method_handler(_guarded(name, unary[name], self._admission)) for name in unary
         }
         for name, why in NOT_OFFERED.items():
             methods[name] = grpc.unary_unary_rpc_method_handler(_refused(why))
@@ -100,9 +105,21 @@ class InferenceService:
 
     async def infer(self, data: bytes | memoryview, key: bytes | None, timeout_s: float | None) -> bytes:
         """Answers a ModelInferRequest, sent with this routing key, within so much time. Raises HeadraceError."""
-        proto, raw = parse_infer(data)
-        call = Call(proto.model_name, proto.model_version, key, timeout_s)
-        return response_to(await self._dataplane.infer(call, request_from(proto, raw)))
+        large = len(data) > LARGE_BYTES
+        return await self._scored(await self.large.run(parse_infer, data) if large else parse_infer(data), key, timeout_s)
+
+    async def _scored(
+        self, parsed: tuple[pb.ModelInferRequest, list[memoryview]], key: bytes | None, timeout_s: float | None
+    ) -> bytes:
+        proto, raw = parsed
+        call = InferCall(proto.model_name, proto.model_version, key, timeout_s)
+        # What is large and not raw is typed: to read its numbers takes longer than to parse the message did.
+        large = not raw and proto.ByteSize() > LARGE_BYTES
+        request = await self.large.run(request_from, proto, raw) if large else request_from(proto, raw)
+        response = await self._dataplane.infer(call, request)
+        if sum(output.array.nbytes for output in response.outputs) > LARGE_BYTES:
+            return await self.large.run(response_to, response)
+        return response_to(response)
 
     async def _model_infer(self, data: bytes, context: Context) -> bytes:
         return await self.infer(data, *_key_and_time(context))
@@ -110,8 +127,7 @@ class InferenceService:
     async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """See `_answer_stream`."""
         try:
-            with self._calls:
-                await self._answer_stream(requests, context)
+            await self._answer_stream(requests, context)
         except Unreachable as error:
             await abort(context, error)
 
@@ -136,22 +152,22 @@ class InferenceService:
                     answers.put_nowait(None)
 
             reader = group.create_task(read())
-            watch = group.create_task(self._calls.ending.wait())
+            watch = group.create_task(self._admission.ending.wait())
             watch.add_done_callback(lambda _: reader.cancel())
             reader.add_done_callback(lambda _: watch.cancel())
             while (answer := await answers.get()) is not None:
                 await context.write(await answer)
                 window.release()
-        if self._calls.ending.is_set():
+        if self._admission.ending.is_set():
             raise Unreachable("it is ending", where="gateway", remedy="open the stream again")
 
     async def _stream_answer(self, data: bytes, context: Context) -> bytes:
         answer = pb.ModelStreamInferResponse()
         try:
-            proto, raw = parse_infer(data)
-            answer.infer_response.id = proto.id
-            call = Call(proto.model_name, proto.model_version, *_key_and_time(context))
-            return stream_response(response_to(await self._dataplane.infer(call, request_from(proto, raw))))
+            with _taken(self._admission, len(data)):
+                parsed = await self.large.run(parse_infer, data) if len(data) > LARGE_BYTES else parse_infer(data)
+                answer.infer_response.id = parsed[0].id
+                return stream_response(await self._scored(parsed, *_key_and_time(context)))
         except HeadraceError as error:
             answer.error_message = text_of(error)
         except Exception:
@@ -193,10 +209,24 @@ def _refused(why: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
     return answer
 
 
-def _guarded(name: str, handler: Handler, calls: Calls) -> Callable[[bytes, Context], Awaitable[bytes]]:
+@contextlib.contextmanager
+def _taken(admission: Admission, size_bytes: int) -> Iterator[None]:
+    """While a request of so many bytes is under way. Raises NoCapacity."""
+    with Lease(admission) as lease:
+        lease.hold(size_bytes)
+        admission.enter()
+        try:
+            yield
+        finally:
+            admission.leave()
+
+
+def _guarded(name: str, handler: Handler, admission: Admission) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def answer(data: bytes, context: Context) -> bytes:
         try:
-            with calls:
+            if admission.ending.is_set():
+                raise Unreachable("it is ending", where="gateway", remedy="call again")
+            with _taken(admission, len(data)):
                 reply = await handler(data, context)
         except grpc.aio.AbortError:
             raise

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+import asyncio
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster.commands.registry import COMMANDS
 from cluster.control_plane import ControlPlane
-from cluster.errors import BadInput, HeadraceError, NotFound
-from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, DataPlane
+from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound
+from deployments.gateway.admission import Admission, Lease
+from deployments.gateway.dataplane import EXTENSIONS, SERVER_NAME, DataPlane
 from deployments.gateway.http.asgi import (
     Disconnected,
     NotOffered,
@@ -24,16 +24,19 @@ from deployments.gateway.http.asgi import (
     json_object,
     json_reply,
     ready_reply,
+    reply_to,
+    wrong_method_reply,
 )
 from deployments.gateway.http.callers import Callers
-from deployments.gateway.http.infer import InferHead, answer_infer, read_call, read_head
+from deployments.gateway.http.infer import HttpInfer, read_call, read_head
 from deployments.gateway.http.openapi import openapi_document
 from deployments.gateway.http.page import render_page, summary
 from deployments.gateway.http.repository import answer_repository_call, is_repository_call
+from deployments.gateway.large import LARGE_BYTES, LargeWork
 from deployments.gateway.protocol.v1 import encode_v1, parse_v1
 from deployments.gateway.repository import Repository
 
-log = logging.getLogger(__name__)
+_NO_WEBSOCKET = json_reply({"error": "no WebSocket is served here (use HTTP, or gRPC's ModelStreamInfer)"}, 400)
 
 
 class _WrongMethod(Exception):
@@ -42,56 +45,61 @@ class _WrongMethod(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GatewayApp:
-    """One ASGI application. `startup` and `shutdown` run with the server's lifespan."""
+    """One ASGI application."""
 
     dataplane: DataPlane
     repository: Repository
     control: ControlPlane
     server_version: str
     max_body_bytes: int
-    startup: Callable[[], Awaitable[None]]
-    shutdown: Callable[[], Awaitable[None]]
+    admission: Admission
+    large: LargeWork
     callers: Callers = field(default_factory=Callers.to)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection event, as ASGI asks."""
-        if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        elif scope["type"] == "http":
-            await self._http(Request(scope, receive, self.max_body_bytes), send)
-        elif scope["type"] == "websocket":
-            await _no_websocket(scope, receive, send)
+        if scope["type"] == "http":
+            with Lease(self.admission) as lease:
+                await self._http(Request(scope, receive, self.max_body_bytes, lease, self.large), send)
         else:
             raise NotImplementedError(f"ASGI {scope['type']} is not served")
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()
-        await self.startup()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self.shutdown()
-        await send({"type": "lifespan.shutdown.complete"})
-
     async def _http(self, request: Request, send: Send) -> None:
-        try:
-            reply = await self._route(request)
-        except Disconnected:
+        reply = await self._reply(request)
+        if reply is None:
             return
-        except _WrongMethod:
-            reply = json_reply({"error": f"{request.method} is not possible here"}, 405)
-        except Exception as error:  # noqa: BLE001 (`_fault` logs it)
-            reply = _fault(error, f"{request.method} {request.path}")
+        if b"upgrade" in request.headers:
+            # uvicorn has ended its reading of a request with its head then: what is the body it would take for the next request.
+            reply = replace(reply, headers=(*reply.headers, (b"connection", b"close")))
         await reply.send(send)
 
-    async def infer(self, head: InferHead, body: bytes | memoryview) -> Reply:
-        """Answers one `infer`, well or badly. Never raises but where it is cancelled."""
+    async def _reply(self, request: Request) -> Reply | None:
+        """What a request is answered, well or badly; None where its caller has gone."""
         try:
-            return await answer_infer(self.dataplane, head, body, self.max_body_bytes)
-        except Exception as error:  # noqa: BLE001 (`_fault` logs it)
-            return _fault(error, f"infer of {head.call.model}")
+            self.admission.enter()
+        except NoCapacity as error:
+            return error_reply(error)
+        watch = asyncio.create_task(_end_when_gone(request, asyncio.current_task()))
+        try:
+            return await self._route(request)
+        except Disconnected:
+            return None
+        except asyncio.CancelledError:
+            if not request.gone:
+                raise
+            return None
+        except _WrongMethod:
+            return wrong_method_reply(request.method)
+        except Exception as error:  # noqa: BLE001 (`reply_to` logs it)
+            return reply_to(error, f"{request.method} {request.path}")
+        finally:
+            watch.cancel()
+            self.admission.leave()
 
     async def _route(self, request: Request) -> Reply:
         request.check_head()
+        if (request.header(b"upgrade") or "").lower() == "websocket":
+            return _NO_WEBSOCKET
         segments = [segment for segment in request.path.split("/") if segment]
         match segments:
             case ["v2", "models", model, "infer"]:
@@ -165,12 +173,17 @@ class GatewayApp:
     async def _infer(self, request: Request, model: str, version: str | None) -> Reply:
         _only_post(request)
         head = read_head(request.headers, model, version)
-        return await answer_infer(self.dataplane, head, await request.raw_body(), self.max_body_bytes)
+        infer = HttpInfer(self.dataplane, self.large, self.max_body_bytes)
+        return await infer.answer(head, await request.raw_body(), request.lease)
 
     async def _predict(self, request: Request, model: str) -> Reply:
         _only_post(request)
-        wanted = parse_v1(await request.body(), await self.dataplane.signature(model))
+        body, signature = await request.body(), await self.dataplane.signature(model)
+        large = len(body) > LARGE_BYTES
+        wanted = await self.large.run(parse_v1, body, signature) if large else parse_v1(body, signature)
         answer = await self.dataplane.infer(read_call(request.headers, model, None), wanted)
+        if sum(output.array.nbytes for output in answer.outputs) > LARGE_BYTES:
+            return Reply(200, await self.large.run(encode_v1, answer, columns=wanted.columns))
         return Reply(200, encode_v1(answer, columns=wanted.columns))
 
     async def _command(self, request: Request, command: str) -> Reply:
@@ -192,25 +205,10 @@ def _not_offered(segments: list[str]) -> tuple[str, str] | None:
     return None
 
 
-async def _no_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    await receive()
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008})
-        return
-    reply = json_reply({"error": "no WebSocket is served here (use HTTP, or gRPC's ModelStreamInfer)"}, 400)
-    await send({"type": "websocket.http.response.start", "status": reply.status, "headers": reply.all_headers()})
-    await send({"type": "websocket.http.response.body", "body": reply.body})
-
-
-def _fault(error: Exception, what: str) -> Reply:
-    """What a request is told that ended so; logged where it was not the request's fault."""
-    if not isinstance(error, HeadraceError):
-        log.error("%s", what, exc_info=error)
-        return json_reply({"error": OUR_FAULT}, 500)
-    reply = error_reply(error)
-    if reply.status == 500:
-        log.error("%s: %s", what, error)
-    return reply
+async def _end_when_gone(request: Request, task: asyncio.Task[None] | None) -> None:
+    """Ends a request's work once its caller has hung up. Before its body is whole, who reads that is told."""
+    if await request.until_gone() and task is not None:
+        task.cancel()
 
 
 async def _payload(request: Request, command: str) -> dict[str, Any]:

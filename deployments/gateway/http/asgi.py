@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +22,14 @@ from cluster.errors import (
     TooLarge,
     Unreachable,
 )
+from deployments.gateway.admission import Lease
+from deployments.gateway.dataplane import OUR_FAULT
 from deployments.gateway.http.callers import ForeignCaller
+from deployments.gateway.http.server.body import Pieces, add_piece
+from deployments.gateway.large import LARGE_BYTES, LargeWork
 from deployments.gateway.protocol.compression import inflate
+
+_log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -41,11 +49,16 @@ class HeadTooLarge(TooLarge):
     """A request's path and headers are over the limit."""
 
 
+class TooSlow(BadInput):
+    """A request comes slower than is waited for."""
+
+
 STATUS: dict[type[HeadraceError], int] = {
     BadInput: 400,
     TooLarge: 413,
     ForeignCaller: 403,
     HeadTooLarge: 431,
+    TooSlow: 408,
     NotOffered: 501,
     NotFound: 404,
     Conflict: 409,
@@ -54,6 +67,17 @@ STATUS: dict[type[HeadraceError], int] = {
     NoCapacity: 503,
     Unreachable: 503,
 }
+
+
+def head_too_large(size_bytes: int, most_bytes: int = HEAD_MOST_BYTES) -> HeadTooLarge:
+    """What a head of so many bytes is told."""
+    what = f"its path and headers have {size_bytes} bytes, and {most_bytes} are taken"
+    return HeadTooLarge(what, where="request", remedy="send fewer headers, or what they hold in the body")
+
+
+def body_too_large(most_bytes: int) -> TooLarge:
+    """What a body of more bytes is told."""
+    return TooLarge(f"the body is over {most_bytes} bytes", where="request", remedy="send fewer rows a request")
 
 
 class Disconnected(Exception):
@@ -80,23 +104,27 @@ class Reply:
 
 
 class Request:
-    """One request: its headers by lower-case name, and its body on demand."""
+    """One request: its headers by lower-case name, and its body on demand, whose bytes `lease` holds. `gone` tells whether its
+    caller has hung up after that."""
 
-    __slots__ = ("_limit_bytes", "_receive", "headers", "method", "path")
+    __slots__ = ("_large", "_limit_bytes", "_receive", "_whole", "gone", "headers", "lease", "method", "path")
 
-    def __init__(self, scope: Scope, receive: Receive, limit_bytes: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, limit_bytes: int, lease: Lease, large: LargeWork) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.lease = lease
+        self.gone = False
+        self._large = large
         self._receive = receive
         self._limit_bytes = limit_bytes
+        self._whole = asyncio.Event()
 
     def check_head(self) -> None:
         """Raises HeadTooLarge."""
         size = len(self.path) + sum(len(name) + len(value) for name, value in self.headers.items())
         if size > HEAD_MOST_BYTES:
-            what = f"its path and headers have {size} bytes, and {HEAD_MOST_BYTES} are taken"
-            raise HeadTooLarge(what, where="request", remedy="send fewer headers, or what they hold in the body")
+            raise head_too_large(size)
 
     def header(self, name: bytes) -> str | None:
         """A header's text, or None."""
@@ -104,30 +132,54 @@ class Request:
 
     async def body(self) -> bytes:
         """The whole body, inflated. Raises what `raw_body` does, and BadInput for a broken encoding."""
-        return inflate(await self.raw_body(), (self.header(b"content-encoding") or "").lower(), self._limit_bytes)
+        encoding = (self.header(b"content-encoding") or "").lower()
+        data = b"".join(await self.raw_body())
+        return await inflated(data, encoding, self._limit_bytes, self.lease, self._large)
 
-    async def raw_body(self) -> bytes:
-        """The whole body as it came. Raises TooLarge and Disconnected."""
+    async def raw_body(self) -> Pieces:
+        """The whole body as it came, in pieces. Raises TooLarge, NoCapacity and Disconnected."""
         declared = self.header(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > self._limit_bytes:
-            raise self._too_large()
-        chunks: list[bytes] = []
+            raise body_too_large(self._limit_bytes)
+        pieces: Pieces = []
         size = 0
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise Disconnected
-            chunk = message.get("body", b"")
-            size += len(chunk)
+            piece = message.get("body", b"")
+            size += len(piece)
             if size > self._limit_bytes:
-                raise self._too_large()
-            chunks.append(chunk)
+                raise body_too_large(self._limit_bytes)
+            self.lease.hold(len(piece))
+            add_piece(pieces, piece)
             if not message.get("more_body", False):
                 break
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._whole.set()
+        return pieces or [b""]
 
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"the body is over {self._limit_bytes} bytes", where="request", remedy="send fewer rows a request")
+    async def until_gone(self) -> bool:
+        """Waits until the body was read, and then until its caller has hung up; False where the server tells something else."""
+        await self._whole.wait()
+        self.gone = (await self._receive())["type"] == "http.disconnect"
+        return self.gone
+
+
+async def inflated(data: bytes, encoding: str, limit_bytes: int, lease: Lease, large: LargeWork) -> bytes:
+    """A body without its Content-Encoding, held by `lease`. Raises BadInput, TooLarge and NoCapacity."""
+    if encoding in ("", "identity"):
+        return data
+    whole = None
+    if len(data) <= LARGE_BYTES:
+        try:
+            whole = inflate(data, encoding, min(LARGE_BYTES, limit_bytes))
+        except TooLarge:
+            if limit_bytes <= LARGE_BYTES:
+                raise
+    if whole is None:
+        whole = await large.run(inflate, data, encoding, limit_bytes)
+    lease.hold(len(whole))
+    return whole
 
 
 def json_object(body: bytes, where: str) -> dict[str, Any]:
@@ -165,6 +217,22 @@ def status_of(error: HeadraceError) -> int:
 def error_reply(error: HeadraceError) -> Reply:
     """The protocol's error: one string."""
     return _with_retry(json_reply({"error": str(error)}, status_of(error)))
+
+
+def reply_to(error: Exception, what: str) -> Reply:
+    """What a request is told that ended so; logged where it was not the request's fault."""
+    if not isinstance(error, HeadraceError):
+        _log.error("%s", what, exc_info=error)
+        return json_reply({"error": OUR_FAULT}, 500)
+    reply = error_reply(error)
+    if reply.status == 500:
+        _log.error("%s: %s", what, error)
+    return reply
+
+
+def wrong_method_reply(method: str) -> Reply:
+    """What is told where the path exists, but not for this method."""
+    return json_reply({"error": f"{method} is not possible here"}, 405)
 
 
 def control_error_reply(error: HeadraceError) -> Reply:

@@ -1,10 +1,11 @@
-"""The OpenAPI document of what the gateway serves over HTTP, control commands and the page aside."""
+"""The OpenAPI document of what the gateway serves over HTTP, the page aside."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from cluster.signature import Datatype
+from deployments.gateway.http.control_openapi import control_openapi
 
 _PARAMETERS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
 _SHAPE = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "maxItems": 32}
@@ -15,11 +16,12 @@ _NAME = {"type": "string", "minLength": 1}
 
 def openapi_document(server_version: str) -> dict[str, Any]:
     """OpenAPI 3.1, made anew at each call."""
+    commands, shapes = control_openapi()
     return {
         "openapi": "3.1.0",
         "info": {"title": "Headrace: Open Inference Protocol v2", "version": server_version},
-        "paths": _paths(),
-        "components": {"schemas": _schemas()},
+        "paths": _paths() | commands,
+        "components": {"schemas": _schemas() | shapes},
     }
 
 

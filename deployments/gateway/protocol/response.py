@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import orjson
 
 from cluster.signature import Datatype
@@ -12,6 +13,8 @@ from deployments.engines.datatypes import Array
 from deployments.gateway.protocol.request import Parameter
 from deployments.gateway.protocol.tensors import to_json, to_raw
 from deployments.scoring.nonfinite import has_infinity, spoken
+
+SLICE_ITEMS = 32_768  # of a large tensor in JSON: written in about a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +68,22 @@ def dumps(document: dict[str, Any], response: InferResponse) -> bytes:
 def _output(output: OutputTensor, tail: list[bytes]) -> dict[str, Any]:
     tensor: dict[str, Any] = {"name": output.name, "datatype": output.datatype.value, "shape": list(output.array.shape)}
     if output.binary:
-        data = to_raw(output.datatype, output.array)
-        tensor["parameters"] = {"binary_data_size": len(data)}
-        tail.append(data)
+        raw = to_raw(output.datatype, output.array)
+        tensor["parameters"] = {"binary_data_size": len(raw)}
+        tail.append(raw)
     else:
-        tensor["data"] = to_json(output.name, output.datatype, output.array)
+        data = to_json(output.name, output.datatype, output.array)
+        tensor["data"] = _in_slices(data) if len(data) > SLICE_ITEMS else data
     return tensor
+
+
+def _in_slices(data: Any) -> orjson.Fragment:
+    """Flat data as JSON. Written in one go, it would keep every other thread waiting: so long is the interpreter's lock held."""
+    return orjson.Fragment(b"[%b]" % b",".join([_items(data[at : at + SLICE_ITEMS]) for at in range(0, len(data), SLICE_ITEMS)]))
+
+
+def _items(part: Any) -> bytes:
+    written = orjson.dumps(part, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in written and isinstance(part, np.ndarray) and has_infinity(part):
+        written = orjson.dumps(spoken(part))
+    return written[1:-1]

@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from ray.serve._private.common import ReplicaID
-
 from deployments.engines.datatypes import Array
 from deployments.transport.lines.frames import Ask, Broken, Frames, Reply, Word
-from deployments.transport.lines.serve_book import HandleBook, line_name, own_node
+from deployments.transport.lines.serve_book import HandleBook, ReplicaName, own_node
 from deployments.transport.lines.server import address
 
 _log = logging.getLogger(__name__)
@@ -36,7 +34,7 @@ class StandsStill(Exception):
     """Nothing comes from the replica, though the line holds: its process is stopped, or has no time. It may go on later."""
 
 
-class State(Enum):
+class LineState(Enum):
     """Of a line."""
 
     NEW = 1  # the replica has not said yet that it takes calls
@@ -47,7 +45,7 @@ class State(Enum):
 class Line:
     """To one replica; calls share it."""
 
-    def __init__(self, book: HandleBook, replica: ReplicaID, most: int) -> None:
+    def __init__(self, book: HandleBook, replica: ReplicaName, most: int) -> None:
         self._book = book
         self._replica = replica
         self._most = most
@@ -56,7 +54,7 @@ class Line:
         self._number = 0
         self._looking: asyncio.TimerHandle | None = None
         self._silences = 0
-        self.state = State.NEW
+        self.state = LineState.NEW
 
     async def connect(self, name: str) -> None:
         """Raises OSError where nobody listens."""
@@ -76,12 +74,12 @@ class Line:
     @property
     def fit(self) -> bool:
         """Whether another call may be made."""
-        return self.state is State.READY and self.under_way < self._most
+        return self.state is LineState.READY and self.under_way < self._most
 
     async def score(self, tensors: Mapping[str, Array], timeout_s: float) -> Reply | Broken:
         """Raises ReplicaGone, StandsStill, Declined, or TimeoutError: the line then ends, and whether the replica lives, another
         will tell."""
-        if self.state is not State.READY:
+        if self.state is not LineState.READY:
             raise Declined
         loop = asyncio.get_running_loop()
         self._number += 1
@@ -110,11 +108,11 @@ class Line:
 
     def leave(self) -> None:
         """No more calls; ends once those under way are answered. Safe to repeat."""
-        self.state = State.ENDED
+        self.state = LineState.ENDED
         self._close_if_done()
 
     def _close_if_done(self) -> None:
-        if self.state is State.ENDED and not self._waiting:
+        if self.state is LineState.ENDED and not self._waiting:
             self._frames.close()
 
     def _expire(self, answer: asyncio.Future[Any]) -> None:
@@ -137,8 +135,8 @@ class Line:
 
     def _heard(self, _: Frames, call: int, message: Any) -> None:
         self._silences = 0
-        if message is Word.READY and self.state is State.NEW:
-            self.state = State.READY
+        if message is Word.READY and self.state is LineState.NEW:
+            self.state = LineState.READY
         elif message is Word.GOING:
             self.leave()
         answer = self._waiting.get(call)
@@ -149,7 +147,7 @@ class Line:
         self._fail(ReplicaGone("the line to the replica ended"))
 
     def _fail(self, error: Exception) -> None:
-        self.state = State.ENDED
+        self.state = LineState.ENDED
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(error)
@@ -160,8 +158,8 @@ class Lines:
 
     def __init__(self, handle: Any) -> None:
         self._book = HandleBook(handle)
-        self._replicas: Mapping[ReplicaID, Any] = {}
-        self._lines: dict[ReplicaID, Line] = {}
+        self._replicas: Mapping[ReplicaName, Any] = {}
+        self._lines: dict[ReplicaName, Line] = {}
         self._trying: asyncio.Task[None] | None = None
         self._tried_s = 0.0
 
@@ -175,11 +173,11 @@ class Lines:
             self._tried_s = 0.0
             for replica in [replica for replica in self._lines if replica not in replicas]:
                 self._lines.pop(replica).leave()
-        ready = [line for line in self._lines.values() if line.state is State.READY]
+        ready = [line for line in self._lines.values() if line.state is LineState.READY]
         best = min(ready, key=_under_way, default=None)
         if len(ready) < len(replicas):
             self._look_for_more()
-            reached = [line for line in self._lines.values() if line.state is not State.ENDED]
+            reached = [line for line in self._lines.values() if line.state is not LineState.ENDED]
             if best is not None and best.under_way and len(reached) < len(replicas):
                 return None
         return best if best is not None and best.fit else None
@@ -203,11 +201,13 @@ class Lines:
             node = own_node()
             for replica, seen in list(self._replicas.items()):
                 line = self._lines.get(replica)
-                if seen.node_id != node or (line is not None and line.state is not State.ENDED):
+                to = self._book.line_to(replica, seen, node)
+                if to is None or (line is not None and line.state is not LineState.ENDED):
                     continue
-                line = Line(self._book, replica, seen.max_ongoing_requests)
+                name, most = to
+                line = Line(self._book, replica, most)
                 try:
-                    await line.connect(line_name(node, replica))
+                    await line.connect(name)
                 except OSError as error:
                     _log.debug("no line to %s: %s", replica, error)
                 else:

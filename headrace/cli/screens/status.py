@@ -9,7 +9,7 @@ from rich.text import Text
 from cluster.commands.feeds import FeedView
 from cluster.commands.models import ModelView
 from headrace.cli.rollout import shown as shown_rollout
-from headrace.local.status import NodeView, Overview
+from headrace.local.status import DoorView, NodeView, Overview
 
 STYLES = {"ready": "green", "running": "green", "alive": "green", "failed": "red", "unhealthy": "red", "dead": "red"}
 
@@ -17,10 +17,13 @@ STYLES = {"ready": "green", "running": "green", "alive": "green", "failed": "red
 def shown(seen: Overview) -> RenderableType:
     """Addresses, nodes, models, rollouts under way, streams and batches."""
     parts: list[RenderableType] = [_addresses(seen)]
+    if seen.doors:
+        parts += [Text(), _doors(seen.doors)]
     if seen.nodes:
         parts += [Text(), _nodes(seen.nodes)]
     parts += [Text(), _models(seen.models)]
     parts += [Text(f"{model.name}: {model.fault}", "red") for model in seen.models if model.fault]
+    parts += [Text(f"{model.name}: is being removed: {model.removing}", "yellow") for model in seen.models if model.removing]
     # Where no version serves, the last rollout says why.
     told = [model for model in seen.models if model.rollout and (model.rollout.ended_s is None or model.stable is None)]
     parts += [shown_rollout(model.rollout) for model in told if model.rollout]
@@ -45,6 +48,13 @@ def _addresses(seen: Overview) -> Table:
     for name, address in seen.addresses.model_dump().items():
         if address:
             table.add_row(name, address)
+    return table
+
+
+def _doors(doors: tuple[DoorView, ...]) -> Table:
+    table = _table("door", "gRPC", "state", "gateways")
+    for door in doors:
+        table.add_row(door.http, door.grpc or "-", _word("open" if door.is_open else "closed"), str(door.gateways))
     return table
 
 
@@ -78,6 +88,7 @@ def _models(models: tuple[ModelView, ...]) -> RenderableType:
 def _feeds(feeds: tuple[FeedView, ...]) -> Table:
     table = _table("feed", "name", "model", "wanted", "status", "replicas", "")
     for feed in feeds:
-        row = (feed.kind, feed.name, feed.model, feed.wanted, _word(feed.status), str(feed.replicas), Text(feed.message))
+        wanted = "removed" if feed.removing else feed.wanted
+        row = (feed.kind, feed.name, feed.model, wanted, _word(feed.status), str(feed.replicas), Text(feed.message))
         table.add_row(*row)
     return table

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import shutil
 import stat
 import subprocess
@@ -10,6 +12,7 @@ import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 import pytest
@@ -24,7 +27,7 @@ from deployments.artifacts.cache import (
     superfluous,
 )
 from deployments.artifacts.fetch import localize
-from deployments.artifacts.locks import MOST_HELD
+from deployments.artifacts.locks import MOST_HELD, locked
 from deployments.artifacts.manifest import verify
 from tests.support.models import mlp_artifact
 
@@ -98,6 +101,25 @@ def test_the_cache_keeps_to_its_bound_and_to_what_is_used(tmp_path: Path) -> Non
     copies.add(digests[3], 100, filled(100))  # the third is in use by this process, and the first by none now
     assert sorted(path.name for path in settings.folder.iterdir()) == [digests[2], digests[3]]
     assert stat.S_IMODE(settings.folder.stat().st_mode) == 0o700
+
+
+def test_a_copy_that_a_process_begins_to_use_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = CacheSettings(tmp_path / "cache", max_bytes=100, free_bytes=0)
+    first, second = f"{1:064x}", f"{2:064x}"
+    (settings.folder / first).mkdir(parents=True)
+    (settings.folder / first / "model.onnx").write_bytes(b"x" * 100)
+    locks: list[int] = []
+
+    def chosen(*asked: Any) -> list[Copy]:
+        gone = superfluous(*asked)
+        locks.extend(locked(copy.path, fcntl.LOCK_SH) for copy in gone)
+        return gone
+
+    monkeypatch.setattr("deployments.artifacts.cache.superfluous", chosen)
+    ArtifactCache(settings).add(second, 100, filled(100))
+    assert len(locks) == 1
+    os.close(locks[0])
+    assert sorted(path.name for path in settings.folder.iterdir()) == [first, second]
 
 
 def test_copies_go_while_little_is_free_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

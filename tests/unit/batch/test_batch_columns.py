@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature, TensorSpec
 from consumers.batch.read.columns import bind
-from consumers.batch.read.tensors import Rows, to_tensors
-from consumers.batch.spec import Input
+from consumers.batch.read.tensors import TensorRows, to_tensors
+from consumers.batch.spec import BatchInput
 
 
 def signature(datatype: Datatype = Datatype.FP32, *shape: int, name: str = "x") -> Signature:
     return Signature(inputs=(TensorSpec(name=name, datatype=datatype, shape=(-1, *shape)),), outputs=())
 
 
-def convert(batch: pa.RecordBatch, asked: Signature, refuse_nan: bool = True, **spec: object) -> Rows:
-    bindings = bind(batch.schema, asked, Input.model_validate({"path": "in", **spec}), where="in/a.parquet")
+def convert(batch: pa.RecordBatch, asked: Signature, refuse_nan: bool = True, **spec: object) -> TensorRows:
+    bindings = bind(batch.schema, asked, BatchInput.model_validate({"path": "in", **spec}), where="in/a.parquet")
     return to_tensors(batch, bindings, refuse_nan=refuse_nan)
 
 

@@ -19,7 +19,7 @@ from cluster.errors import BadInput, Conflict, NoCapacity
 from consumers.batch.places import locate
 from consumers.batch.read.hive import NULL, by_partition, check_keys
 from consumers.batch.run import begin, resume
-from consumers.batch.write.runs import Runs
+from consumers.batch.write.runs import RunHistory
 from tests.support.batch_parts import ECHO, echo, echo_pin, echo_spec_of, stopping_after
 
 
@@ -126,7 +126,7 @@ def test_a_key_that_is_no_folder_is_refused_before_any_work(tmp_path: Path) -> N
     write(tmp_path / "in/a.parquet", x=pa.array([1.0], pa.float32()), k=[b"a"])
     with pytest.raises(BadInput, match="column k is binary"):
         echo(tmp_path / "in", tmp_path / "out", input={"passthrough": ["k"]}, output={"partition_by": ["k"]})
-    assert Runs(locate(str(tmp_path / "out"))).all() == ()
+    assert RunHistory(locate(str(tmp_path / "out"))).all() == ()
 
 
 def test_rows_lost_before_publishing_are_never_published(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_rows_lost_before_publishing_are_never_published(tmp_path: Path) -> None
     spec = echo_spec_of(tmp_path / "in", tmp_path / "out", units={"max_rows": 2})
     with pytest.raises(NoCapacity, match="disk is full"):
         begin("echo", spec, echo_pin(), stopping_after(ECHO, 1), as_of=None, fresh=False, watch=lambda _p: None)
-    ledger = Runs(locate(spec.output.path)).all()[0]
+    ledger = RunHistory(locate(spec.output.path)).all()[0]
     (scored,) = Path(ledger.data.path).glob("*.parquet")
     pq.write_table(pq.read_table(scored).slice(1), scored)
     with pytest.raises(Conflict, match="hold 3 rows, and 4 were scored"):
@@ -149,7 +149,7 @@ def test_what_a_killed_attempt_left_is_not_published(tmp_path: Path) -> None:
     spec = echo_spec_of(tmp_path / "in", tmp_path / "out", units={"max_rows": 2})
     with pytest.raises(NoCapacity):
         begin("echo", spec, echo_pin(), stopping_after(ECHO, 1), as_of=None, fresh=False, watch=lambda _p: None)
-    ledger = Runs(locate(spec.output.path)).all()[0]
+    ledger = RunHistory(locate(spec.output.path)).all()[0]
     write(Path(ledger.data.path) / f"k=9/part-000001-{ledger.run_id}.parquet", y=[1.0])
     assert resume("echo", spec.output.path, ECHO, watch=lambda _p: None).written == 4
     assert ds.dataset(tmp_path / "out").count_rows() == 4

@@ -20,7 +20,7 @@ from consumers.batch.score.rowscorer import RowScorer
 from consumers.batch.spec import BatchSpec
 from consumers.batch.write.publish import RunManifest, read_manifest
 from consumers.batch.write.records import RunPhase, RunRecord
-from consumers.batch.write.runs import Runs
+from consumers.batch.write.runs import RunHistory
 from tests.support.batch_parts import ECHO, echo_pin
 
 KEPT = 10
@@ -57,7 +57,7 @@ def test_the_newest_runs_stay_readable_and_all_that_was_published_stays(tmp_path
     for at in range(KEPT + 3):
         add(tmp_path / "in", at)
         manifests.append(score(asked))
-    runs = Runs(locate(asked.output.path))
+    runs = RunHistory(locate(asked.output.path))
     assert [run.run_id for run in runs.all()] == [one.run_id for one in manifests[3:]]
     for run, manifest in zip(runs.all(), manifests[3:], strict=True):
         assert read_manifest(run) == manifest
@@ -95,8 +95,8 @@ def test_a_run_whose_record_cannot_be_read_stays(tmp_path: Path, caplog: pytest.
     for at in range(KEPT + 2):
         manifests.append(score(asked))
         if at == 0:
-            (Runs(locate(asked.output.path)).all()[0].place / "manifest.json").write(b"{}")
-    assert [run.run_id for run in Runs(locate(asked.output.path)).all()] == [manifests[0].run_id] + [
+            (RunHistory(locate(asked.output.path)).all()[0].place / "manifest.json").write(b"{}")
+    assert [run.run_id for run in RunHistory(locate(asked.output.path)).all()] == [manifests[0].run_id] + [
         one.run_id for one in manifests[2:]
     ]
     assert "manifest.json" in caplog.text
@@ -108,10 +108,10 @@ def test_what_was_replaced_stays_as_declared_however_few_records_do(tmp_path: Pa
     for _ in range(3):
         score(asked)
     # The first had nothing to replace.
-    assert [(run.place / "replaced-data").exists() for run in Runs(locate(asked.output.path)).all()] == [False, True, True]
+    assert [(run.place / "replaced-data").exists() for run in RunHistory(locate(asked.output.path)).all()] == [False, True, True]
     for _ in range(KEPT + 1):
         score(asked)
-    kept = Runs(locate(asked.output.path)).all()
+    kept = RunHistory(locate(asked.output.path)).all()
     assert len(kept) == KEPT + 2
     assert all((run.place / "replaced-data").files() for run in kept)
     assert ids(tmp_path / "out") == [0]
@@ -128,7 +128,7 @@ def test_what_killed_removals_left_goes_and_what_is_not_a_run_stays(tmp_path: Pa
         score(asked)
     assert not half.exists()
     assert (folder / "notes").exists()
-    assert len(Runs(locate(asked.output.path)).all()) == KEPT
+    assert len(RunHistory(locate(asked.output.path)).all()) == KEPT
 
 
 def test_an_unfinished_run_stays_and_a_fire_finds_its_own(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_an_unfinished_run_stays_and_a_fire_finds_its_own(tmp_path: Path) -> Non
 
     with pytest.raises(BadInput, match="stopped"):
         score(asked, inline_workforce(broken))
-    runs = Runs(locate(asked.output.path)).all()
+    runs = RunHistory(locate(asked.output.path)).all()
     assert len(runs) == KEPT + 1
     assert runs[-1].phase() is RunPhase.SCORING
 

@@ -22,13 +22,13 @@ import pytest
 from cluster.errors import BadInput, Conflict, HeadraceError, NoCapacity, NotFound
 from consumers.batch.places import locate
 from consumers.batch.plan import Unit
-from consumers.batch.run import Progress, Workforce, begin, resume
+from consumers.batch.run import RunProgress, Workforce, begin, resume
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.spec import BatchSpec
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.publish import RunManifest
 from consumers.batch.write.records import Pinned, Receipt, RunRecord
-from consumers.batch.write.runs import Runs
+from consumers.batch.write.runs import RunHistory
 from tests.support.batch_parts import (
     digits_pin,
     echo,
@@ -64,13 +64,13 @@ def refused(spec: BatchSpec, pin: Pinned) -> str:
     with pytest.raises(BadInput) as caught:
         run(spec, pin)
     assert not Path(spec.output.path).exists()
-    assert Runs(locate(spec.output.path)).unfinished() is None
+    assert RunHistory(locate(spec.output.path)).unfinished() is None
     return str(caught.value)
 
 
 def test_every_row_is_scored_once_with_what_the_engine_answers(tmp_path: Path, pin: Pinned) -> None:
     total = write_dataset(tmp_path / "in")
-    seen: list[Progress] = []
+    seen: list[RunProgress] = []
     manifest = run(spec_of(tmp_path / "in", tmp_path / "out"), pin, watch=seen.append)
     table = published(tmp_path / "out")
     assert table["id"].to_pylist() == list(range(total))
@@ -154,7 +154,7 @@ def test_the_next_run_replaces_the_last_and_keeps_it_aside(tmp_path: Path, pin: 
     table = published(tmp_path / "out")
     assert table["id"].to_pylist() == list(range(300, 600))
     assert set(table["v"].to_pylist()) == {2}
-    aside = Runs(locate(str(tmp_path / "out"))).new(second.run_id).place / "replaced-data"
+    aside = RunHistory(locate(str(tmp_path / "out"))).new(second.run_id).place / "replaced-data"
     assert sorted(info.base_name for info in aside.files()) == sorted(file.path for file in first.files)
 
 
@@ -303,7 +303,7 @@ def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(small_disk: 
         run(spec, pin)
     assert not Path(spec.output.path).exists()
     ballast.unlink()
-    done = Runs(locate(spec.output.path)).all()[0].done()
+    done = RunHistory(locate(spec.output.path)).all()[0].done()
     manifest = resume("digits", spec.output.path, INLINE, watch=lambda _progress: None)
     assert 0 < done < manifest.units
     assert published(small_disk / "out")["id"].to_pylist() == list(range(total))
@@ -398,7 +398,7 @@ def test_fresh_gives_an_unfinished_run_up(tmp_path: Path, pin: Pinned) -> None:
         run(spec, pin, stopping_after(INLINE, 5))
     manifest = run(spec, pin, fresh=True)
     assert manifest.units == 12
-    assert len(Runs(locate(spec.output.path)).all()) == 1
+    assert len(RunHistory(locate(spec.output.path)).all()) == 1
 
 
 def test_the_models_floats_have_no_dictionary_and_what_repeats_has_one(tmp_path: Path, pin: Pinned) -> None:
@@ -447,6 +447,6 @@ def test_a_file_without_a_footer_never_stands_under_a_data_name(tmp_path: Path, 
     pq.write_table(pa.table({"x": pa.array([1.0] * 5000 + [None] * 50, pa.float32())}), tmp_path / "in/a.parquet")
     with pytest.raises(BadInput, match="max_quarantined"):
         echo(tmp_path / "in", tmp_path / "out", max_quarantined=9)
-    ledger = Runs(locate(str(tmp_path / "out"))).all()[0]
+    ledger = RunHistory(locate(str(tmp_path / "out"))).all()[0]
     assert ledger.data.files() == []
     assert ledger.scratch.files() == []

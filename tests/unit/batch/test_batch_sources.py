@@ -19,7 +19,7 @@ import pytest
 from cluster.errors import BadInput
 from cluster.signature import Datatype
 from consumers.batch.places import locate
-from consumers.batch.write.runs import Runs
+from consumers.batch.write.runs import RunHistory
 from tests.support.batch_parts import echo, echo_pin
 
 X = pa.array([1.0, 2.0], pa.float32())
@@ -38,7 +38,7 @@ def refused(source: Path, **spec: Any) -> str:
     """What the run says that does not begin, having made nothing."""
     with pytest.raises(BadInput) as caught:
         echo(source, source.parent / "refused", input=spec)
-    assert Runs(locate(str(source.parent / "refused"))).all() == ()
+    assert RunHistory(locate(str(source.parent / "refused"))).all() == ()
     return str(caught.value)
 
 

@@ -18,7 +18,7 @@ from consumers.batch.places import locate
 from consumers.batch.schedule.job import find, run_fire
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.write.records import Pinned
-from consumers.batch.write.runs import Runs
+from consumers.batch.write.runs import RunHistory
 from tests.support.batch_parts import (
     digits_pin,
     engine_scorer,
@@ -58,6 +58,10 @@ def shown(brain: Brain) -> dict[str, Any]:
 
 def states(brain: Brain) -> list[str]:
     return [fire["state"] for fire in shown(brain)["fires"]]
+
+
+def reasons(brain: Brain) -> list[str]:
+    return [fire["reason"] for fire in shown(brain)["fires"]]
 
 
 def test_a_fire_is_submitted_followed_and_kept(brain: Brain) -> None:
@@ -112,8 +116,10 @@ def test_jobs_that_cannot_be_asked_hold_nothing_else_up(brain: Brain) -> None:
     brain.build(1)
     brain.tick(4, each_s=30)
     assert brain.controller.table.routes["digits"].stable == 1
+    assert reasons(brain) == ["not submitted yet, tried again: fake jobs: the jobs are away (bring them back)"]
     brain.jobs.away = False
     brain.tick(2)
+    assert reasons(brain) == [""]
     assert [job.job for job in brain.jobs.submitted] == ["sched-nightly-20261123T120000Z"]
 
 
@@ -172,7 +178,7 @@ def test_a_fire_gives_up_what_an_earlier_one_left(tmp_path: Path, pin: Pinned) -
         run_fire("digits", spec, pin, stopping_after(INLINE, 1), as_of=DAY, fire="sched-digits-1")
     manifest = run_fire("digits", spec, pin, INLINE, as_of=DAY, fire="sched-digits-2")
     assert manifest is not None
-    assert [run.run_id for run in Runs(locate(spec.output.path)).all()] == [manifest.run_id]
+    assert [run.run_id for run in RunHistory(locate(spec.output.path)).all()] == [manifest.run_id]
 
 
 def test_nothing_new_is_no_failure(tmp_path: Path, pin: Pinned) -> None:

@@ -30,6 +30,8 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] 
     "rollout.abort": (("rollout.start",), DIGITS, "rolled_back", {}),
     "feed.pause": ((), STREAM, "feed.pause", STREAM),
     "feed.resume": (("feed.pause",), STREAM, "feed.resume", STREAM),
+    "feed.delete": ((), STREAM, "feed.delete", STREAM),
+    "model.delete": (("feed.delete", "no batch"), DIGITS, "model.delete", {"artifacts": False}),
 }
 LOOKS: dict[str, dict[str, Any]] = {
     "status": {},
@@ -73,6 +75,8 @@ def test_what_changes_something_says_who_asked(brain: Brain, command: str, actor
     for earlier in first:
         if earlier == "tick":
             brain.tick(4)
+        elif earlier == "no batch":
+            brain.call("feed.delete", **BATCH)
         else:
             brain.call(earlier, **CHANGES[earlier][1])
     before = len(told(brain))

@@ -11,6 +11,7 @@ import pytest
 from cluster.errors import BadInput, Conflict, Fenced, NotFound, Unreachable
 from cluster.fleet.serving import Serving
 from cluster.rollout.illness import LASTS_S
+from cluster.routing.routes import Standing
 from cluster.schedule.fires import Schedule
 from cluster.state import AuditEvent, State
 from cluster.store.memory import MemoryStore
@@ -637,8 +638,14 @@ def test_a_table_at_rest_is_the_same_object_and_one_of_another_controller_is_num
     assert brain.controller.table is table
     brain.revive()
     brain.tick(2)
-    assert brain.controller.table == table
+    again = brain.controller.table
+    assert again == replace(table, fence=again.fence)
+    assert again.stamp > table.stamp
     brain.call("version.register", model="other", artifact_uri="u", digest="d", engine="onnx", signature=SIGNATURE)
     brain.call("apply", models=[{"name": "other"}])
-    brain.tick(4)
-    assert (brain.controller.table.number, set(brain.controller.table.routes)) == (table.number + 1, {"digits", "other"})
+    brain.tick()
+    assert brain.controller.table.number == table.number + 1
+    assert brain.controller.table.models == {"digits": Standing.READY, "other": Standing.WAITING}
+    brain.tick(3)
+    assert (brain.controller.table.number, set(brain.controller.table.routes)) == (table.number + 2, {"digits", "other"})
+    assert brain.controller.table.models == {"digits": Standing.READY, "other": Standing.READY}

@@ -22,7 +22,7 @@ from cluster.rollout.record import Rollout
 from cluster.routing.routes import LabelledOutput
 from cluster.signature import Datatype
 from consumers.stream.log.port import Partition, Records
-from consumers.stream.outgoing.answers import LABEL_KEY_HEADER, PREDICTION_HEADER, Form, output_records
+from consumers.stream.outgoing.answers import LABEL_KEY_HEADER, PREDICTION_HEADER, AnswerTemplate, output_records
 from deployments.engines.datatypes import Array
 from deployments.gateway.batcher import BatchLimits, split
 from deployments.gateway.dataplane import Call, DataPlane
@@ -32,7 +32,7 @@ from deployments.scoring.port import Scored
 from deployments.scoring.rows import Answer, Part
 from headrace.label_lines import LABELS_AT_ONCE, tell
 from tests.support.brain import Brain
-from tests.support.gateway_fakes import FakeControl, FakeScorer, table
+from tests.support.gateway_fakes import FakeScorer, table
 
 WRONG = LabelCheck(margin=0.05, output="output")
 PLAN: dict[str, Any] = {
@@ -236,7 +236,7 @@ def test_on_a_stream_the_key_ends_in_the_prediction_id() -> None:
         [0, 1],
         [b"x", b"y"],
         np.array([2, 1], np.int32),
-        form=Form("digits", "out"),
+        form=AnswerTemplate("digits", "out"),
         partitions=4,
         label_keys=["4/2/7", ""],
     )
@@ -258,7 +258,7 @@ class LabellingScorer(FakeScorer):
 @pytest.mark.anyio
 async def test_over_http_each_row_has_a_key_of_its_own_or_nothing() -> None:
     scorer = LabellingScorer(table())
-    plane = DataPlane(scorer, FakeControl(scorer.table), BatchLimits())
+    plane = DataPlane(scorer, BatchLimits())
     request = InferRequest({"x": np.zeros((3, 2), np.float32)}, {"x": Datatype.FP32})
     answers = [await plane.infer(Call("pair"), request) for _ in range(2)]
     first, empty, third = str(answers[0].parameters["label_keys"]).split(",")

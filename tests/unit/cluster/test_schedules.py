@@ -73,6 +73,10 @@ def test_a_zone_that_changes_by_half_an_hour() -> None:
     [
         ({"cron": "61 * * * *"}, "not a cron line"),
         ({"cron": "* * *"}, "not a cron line"),
+        ({"cron": "@daily"}, r"write the five fields, '0 0 \* \* \*', and the zone as `timezone: Europe/Berlin`"),
+        ({"cron": "@reboot"}, "write the five fields.*`timezone: "),
+        ({"cron": "CRON_TZ=Asia/Tokyo 30 2 * * *"}, r"write `timezone: Asia/Tokyo`, and the five fields alone, '30 2 \* \* \*'"),
+        ({"cron": "TZ=UTC 0 0 * * *"}, "write `timezone: UTC`"),
         ({"cron": "0 0 30 2 *"}, "Bad day-of-month"),
         ({"cron": "0 0 * * *", "timezone": "Mars/Olympus"}, "not a time zone"),
         ({"cron": "0 0 * * *", "timezone": "../etc/passwd"}, "not a time zone"),
@@ -204,6 +208,24 @@ def test_while_the_cluster_cannot_be_asked_fires_are_noted_and_nothing_is_done()
     assert (states(away.fires), away.actions) == ([FireState.WAITING], ())
     back = look("digits", hourly(), away.fires, {}, since_s=NOON - 60, now_s=NOON + HOUR / 2)
     assert [action.job for action in back.actions] == [job_id("digits", NOON)]
+
+
+def test_a_fire_whose_job_could_not_be_submitted_says_why_until_it_runs() -> None:
+    first = look("digits", hourly(), (), {}, since_s=NOON - 60, now_s=NOON + 1)
+    (action,) = first.actions
+    assert isinstance(action, SubmitJob)
+    refused = {action.job: "Ray's jobs can't be asked: proxy"}
+    again = look("digits", hourly(), first.fires, {}, since_s=NOON - 60, now_s=NOON + 2, refused=refused)
+    assert again.actions == (action,)
+    assert [(fire.state, fire.reason) for fire in again.fires] == [
+        (FireState.SUBMITTED, "not submitted yet, tried again: Ray's jobs can't be asked: proxy")
+    ]
+    away = look("digits", hourly(), first.fires, None, since_s=NOON - 60, now_s=NOON + 2, refused=refused)
+    assert away.fires == again.fires
+    lasting = look("digits", hourly(), again.fires, {}, since_s=NOON - 60, now_s=NOON + 3)
+    assert lasting.fires == again.fires
+    running = look("digits", hourly(), lasting.fires, {action.job: JobSeen(JobState.RUNNING)}, since_s=NOON - 60, now_s=NOON + 4)
+    assert [(fire.state, fire.reason) for fire in running.fires] == [(FireState.RUNNING, "")]
 
 
 def test_the_date_of_a_fire_is_that_of_its_zone() -> None:

@@ -13,9 +13,9 @@ import uvloop
 
 from cluster.errors import BadInput, HeadraceError, NoCapacity
 from cluster.signature import Datatype
-from deployments.gateway.dataplane import Call, DataPlane
+from deployments.gateway.dataplane import DataPlane, InferCall
 from deployments.gateway.protocol.request import InferRequest
-from tests.support.gateway_fakes import PATIENT, FakeControl, FakeScorer, table
+from tests.support.gateway_fakes import PATIENT, FakeScorer, table
 
 Scene = Callable[[FakeScorer, DataPlane], Awaitable[None]]
 
@@ -23,7 +23,9 @@ Scene = Callable[[FakeScorer, DataPlane], Awaitable[None]]
 async def ask(plane: DataPlane, callers: int, timeout_s: float | None = None) -> None:
     """So many ask at once; none is told of the others' errors."""
     one = InferRequest({"x": np.ones((1, 2), np.float32)}, {"x": Datatype.FP32})
-    await asyncio.gather(*(plane.infer(Call("pair", timeout_s=timeout_s), one) for _ in range(callers)), return_exceptions=True)
+    await asyncio.gather(
+        *(plane.infer(InferCall("pair", timeout_s=timeout_s), one) for _ in range(callers)), return_exceptions=True
+    )
 
 
 async def answered(_: FakeScorer, plane: DataPlane) -> None:
@@ -89,7 +91,7 @@ SCENES: dict[str, Scene] = {
 def test_nothing_is_left_to_the_collector(scene: Scene) -> None:
     async def play() -> list[object]:
         scorer = FakeScorer(table())
-        plane = DataPlane(scorer, FakeControl(scorer.table), PATIENT)
+        plane = DataPlane(scorer, PATIENT)
         await scene(scorer, plane)  # what is made once, by imports and caches
         gc.collect()
         gc.set_debug(gc.DEBUG_SAVEALL)

@@ -21,7 +21,7 @@ import pytest
 from cluster.errors import BadInput, Conflict, EngineFailure, HeadraceError, NoCapacity, Unreachable
 from cluster.fleet.serving import Serving
 from cluster.rollout.record import IllegalTransition
-from cluster.routing.routes import EMPTY, Route, RouteTable
+from cluster.routing.routes import EMPTY, Route, RouteTable, Standing
 from cluster.routing.split import goes_to_candidate, to_candidate
 from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.gateway.batcher import CROWD, BatchLimits
@@ -157,8 +157,7 @@ def test_what_only_tells(path: str, status: int, document: dict[str, Any]) -> No
 
 def test_a_model_that_is_known_and_not_ready_is_said_to_be_so() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
-        control.models = [{"name": "pair", "versions": [1]}, {"name": "documented", "versions": []}]
-        scorer.table = EMPTY
+        scorer.table = replace(EMPTY, models={"pair": Standing.WAITING, "documented": Standing.EMPTY})
         for path in ("/v2/models/pair/ready", "/v2/models/pair/versions/3/ready", "/v1/models/pair"):
             answer = await client.get(path)
             assert (answer.status_code, answer.json()) == (503, {"name": "pair", "ready": False})
@@ -169,7 +168,7 @@ def test_a_model_that_is_known_and_not_ready_is_said_to_be_so() -> None:
         assert (await client.post("/v1/models/pair:predict", json={"instances": [[1, 2]]})).status_code == 503
         for path in ("/v2/models/none/ready", "/v2/models/documented/ready"):
             assert (await client.get(path)).status_code == 404
-        assert len(control.called) == 1  # who asks again and again does not wake the controller each time
+        assert control.called == []  # who asks again and again does not wake the controller
 
     run(scene)
 
@@ -188,7 +187,8 @@ def test_a_model_that_is_scaled_to_nothing_is_not_ready_and_the_others_are() -> 
         assert (await client.post("/v2/repository/models/pair/unload", json={})).status_code == 200
 
     routes = table()
-    run(scene, routes=replace(routes, routes={"pair": replace(routes.routes["pair"], asleep=True)}))
+    asleep = {"pair": replace(routes.routes["pair"], asleep=True)}
+    run(scene, routes=replace(routes, routes=asleep, models={"pair": Standing.ASLEEP}))
 
 
 def test_metadata_comes_from_the_signature() -> None:
@@ -203,15 +203,25 @@ def test_metadata_comes_from_the_signature() -> None:
 
 def test_ready_only_when_every_model_with_a_version_is_served() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
-        control.models.append({"name": "documented", "versions": []})
+        served = scorer.table
+        for away in (False, True):  # the controller: the table that is here stays true
+            control.away = away
+            scorer.table = replace(served, models={**served.models, "documented": Standing.EMPTY})
+            assert (await client.get("/v2/health/ready")).status_code == 200
+            scorer.table = replace(served, models={**served.models, "warming": Standing.WAITING})
+            answer = await client.get("/v2/health/ready")
+            assert (answer.status_code, answer.json()) == (503, {"ready": False})
+            scorer.table = EMPTY
+            assert (await client.get("/v2/health/ready")).status_code == 503
+        assert control.called == []
+
+
+def test_a_model_whose_replicas_are_away_is_not_ready_and_the_gateway_is() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        scorer.table = replace(scorer.table, models={"pair": Standing.AWAY})
+        answer = await client.get("/v2/models/pair/ready")
+        assert (answer.status_code, answer.json()) == (503, {"name": "pair", "ready": False})
         assert (await client.get("/v2/health/ready")).status_code == 200
-        control.models.append({"name": "warming", "versions": [1]})
-        answer = await client.get("/v2/health/ready")
-        assert (answer.status_code, answer.json()) == (503, {"ready": False})
-        control.away = True
-        assert (await client.get("/v2/health/ready")).status_code == 200
-        scorer.table = EMPTY
-        assert (await client.get("/v2/health/ready")).status_code == 503
 
     run(scene)
 
@@ -755,29 +765,6 @@ def test_tritons_clients_are_answered_in_their_words(method: str, path: str, sta
         assert re.search(words, answer.json()["error"])
 
     run(scene)
-
-
-@pytest.mark.parametrize("can_tell", [True, False])
-def test_a_websocket_is_refused_and_no_fault_of_ours(can_tell: bool) -> None:
-    async def play() -> None:
-        routes = table()
-        app, sent = gateway(FakeScorer(routes), FakeControl(routes)), list[dict[str, Any]]()
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "websocket.connect"}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        extensions: dict[str, Any] = {"websocket.http.response": {}} if can_tell else {}
-        await app({"type": "websocket", "path": "/", "headers": [], "extensions": extensions}, receive, send)
-        if can_tell:
-            assert sent[0]["status"] == 400
-            assert "no WebSocket" in json.loads(sent[1]["body"])["error"]
-        else:
-            assert [message["type"] for message in sent] == ["websocket.close"]
-
-    asyncio.run(play())
 
 
 def test_the_page_shows_what_is_loaded() -> None:

@@ -20,7 +20,7 @@ from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.engines.datatypes import NUMPY, Array
 from deployments.gateway.protocol.compression import WORTH_BYTES, deflate, inflate
 from deployments.gateway.protocol.request import parse_raw_request, parse_request
-from deployments.gateway.protocol.response import InferResponse, OutputTensor, encode_response
+from deployments.gateway.protocol.response import SLICE_ITEMS, InferResponse, OutputTensor, encode_response
 from deployments.gateway.protocol.tensors import BINARY_ONLY, from_raw, to_json, to_raw
 from deployments.gateway.protocol.v1 import encode_v1, parse_v1
 
@@ -314,6 +314,27 @@ def test_json_says_what_is_not_finite_by_null_and_texts(data: list[Any]) -> None
     told = InferResponse("m", "1", (OutputTensor("x", Datatype.FP32, ODD), OutputTensor("n", Datatype.BOOL, np.array([True]))))
     document = orjson.loads(encode_response(told)[0])
     assert [output["data"] for output in document["outputs"]] == [[None, "Infinity", "-Infinity", 1.5], [True]]
+
+
+@pytest.mark.parametrize("odd", [None, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("datatype", [Datatype.FP32, Datatype.INT64, Datatype.BYTES])
+def test_what_is_large_is_written_in_slices_and_nobody_sees_it(datatype: Datatype, odd: float | None) -> None:
+    items = np.arange(3 * SLICE_ITEMS + 5)
+    array: Array = items.astype(np.float32) if datatype is Datatype.FP32 else items
+    if datatype is Datatype.BYTES:
+        array = np.array([b"%d" % item for item in items], np.object_)
+    elif odd is not None and datatype is Datatype.FP32:
+        array[SLICE_ITEMS + 3] = odd
+
+    def written(part: Array) -> list[Any]:
+        body, _ = encode_response(InferResponse("m", "1", (OutputTensor("y", datatype, part),)))
+        (output,) = json.loads(body)["outputs"]
+        return output["data"]  # type: ignore[no-any-return]
+
+    whole = written(array)
+    assert len(whole) == len(array)
+    for at in range(0, len(array), SLICE_ITEMS // 2):
+        assert whole[at : at + 9] == written(array[at : at + 9])
 
 
 def test_v1_says_what_is_not_finite_alike() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,13 +25,15 @@ from tritonclient.grpc import service_pb2_grpc
 
 from cluster.errors import BadInput, EngineFailure, HeadraceError, NoCapacity, Unreachable
 from cluster.fleet.serving import Serving
-from cluster.routing.routes import EMPTY
+from cluster.routing.routes import EMPTY, Standing
 from deployments.gateway.dataplane import DataPlane
-from deployments.gateway.grpc.front import haproxy
-from deployments.gateway.grpc.server import GrpcServer
 from deployments.gateway.grpc.service import SERVICE
+from deployments.gateway.http.callers import Callers
 from deployments.gateway.repository import Repository
+from deployments.gateway.server import GatewayServer, ServerLimits
 from tests.support.gateway_fakes import PATIENT, FakeControl, FakeScorer, model_view, table
+from tests.support.listening import slot_in
+from tests.support.one_haproxy import HAPROXY, haproxy_before
 
 Client = triton.InferenceServerClient
 ALLOWED = {
@@ -43,25 +47,25 @@ ALLOWED = {
 @pytest.fixture(params=[False, True], ids=["grpc.aio", "haproxy"], scope="module", autouse=True)
 def door_kind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Callers find no difference."""
-    if request.param and haproxy() is None:
+    if request.param and HAPROXY is None:
         pytest.skip("Ray brings no HAProxy here")
-    Door.haproxy = haproxy() if request.param else None
+    Door.by_haproxy = request.param
     yield
-    Door.haproxy = None
+    Door.by_haproxy = False
 
 
 @dataclass
 class Door:
-    """A server on a free port, with what is behind it."""
+    """A gateway on a free port, with what is behind it."""
 
-    haproxy: ClassVar[Path | None] = None
+    by_haproxy: ClassVar[bool] = False
 
     client: Client
     channel: grpc.aio.Channel
     address: str
     scorer: FakeScorer
     control: FakeControl
-    server: GrpcServer
+    server: GatewayServer
 
 
 def play(scene: Callable[[Door], Awaitable[None]], serving: Serving | None = None, max_message_bytes: int = 1 << 20) -> None:
@@ -70,15 +74,20 @@ def play(scene: Callable[[Door], Awaitable[None]], serving: Serving | None = Non
     async def run() -> None:
         routes = table(serving=serving)
         scorer, control = FakeScorer(routes), FakeControl(routes)
-        server = GrpcServer(
-            DataPlane(scorer, control, PATIENT), Repository(scorer, control), "0.0.0", max_message_bytes, 100, Door.haproxy
-        )
-        address = f"127.0.0.1:{await server.start('127.0.0.1', 0)}"
-        try:
+        limits = ServerLimits(max_requests=100, max_message_bytes=max_message_bytes)
+        dataplane, repository = DataPlane(scorer, PATIENT), Repository(scorer, control)
+        server = GatewayServer(dataplane, repository, control, "0.0.0", Callers.to(), limits)
+        async with contextlib.AsyncExitStack() as around:
+            around.push_async_callback(server.stop, 0)
+            if Door.by_haproxy:
+                folder = Path(around.enter_context(tempfile.TemporaryDirectory()))
+                await server.start(slot_in(folder))
+                _, port = await around.enter_async_context(haproxy_before(folder))
+            else:
+                _, port = await server.listen("127.0.0.1", 0, 0)
+            address = f"127.0.0.1:{port}"
             async with Client(address) as client, grpc.aio.insecure_channel(address) as channel:
                 await scene(Door(client, channel, address, scorer, control, server))
-        finally:
-            await server.stop(0)
 
     asyncio.run(run())
 
@@ -320,8 +329,9 @@ def test_calls_of_tritons_that_are_not_offered_are_refused_in_words() -> None:
 def test_limits_that_grpc_lacks_are_refused() -> None:
     routes = table()
     scorer, control = FakeScorer(routes), FakeControl(routes)
+    dataplane, repository = DataPlane(scorer, PATIENT), Repository(scorer, control)
     with pytest.raises(BadInput, match="max_grpc_message_bytes"):
-        GrpcServer(DataPlane(scorer, control, PATIENT), Repository(scorer, control), "0", 2 << 30, 100, None)
+        GatewayServer(dataplane, repository, control, "0", Callers.to(), ServerLimits(max_message_bytes=2 << 30))
 
 
 def test_health_of_the_server_and_of_a_model() -> None:
@@ -334,7 +344,7 @@ def test_health_of_the_server_and_of_a_model() -> None:
             await health.Check(health_pb2.HealthCheckRequest(service="none"))
         watch = health.Watch(health_pb2.HealthCheckRequest(service="pair"))
         seen = [(await watch.read()).status]
-        door.scorer.table = EMPTY
+        door.scorer.table = replace(EMPTY, models={"pair": Standing.WAITING})
         seen.append((await watch.read()).status)
         status = health_pb2.HealthCheckResponse
         assert seen == [status.SERVING, status.NOT_SERVING]  # there is such a model
@@ -396,7 +406,7 @@ def test_whom_it_has_taken_it_answers_at_its_end_and_the_rest_it_refuses() -> No
         codes = await asyncio.gather(*callers)
         await ending
         # grpc.aio tells what arrives as it stops that it is cancelled.
-        dropped = {grpc.StatusCode.CANCELLED} if Door.haproxy is None else set()
+        dropped = {grpc.StatusCode.CANCELLED} if not Door.by_haproxy else set()
         assert set(codes) <= {grpc.StatusCode.UNAVAILABLE} | dropped
         assert sum(door.scorer.calls) == answered
 

@@ -13,7 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.commands.registry import COMMANDS
+from cluster.errors import NotFound
 from cluster.routing.routes import EMPTY
+from tests.support.brain import Brain
 from tests.support.gateway_fakes import FakeControl, FakeScorer, gateway, model_view, table
 
 TENSOR = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
@@ -60,9 +63,30 @@ def test_its_schemas_are_schemas_and_every_reference_leads_somewhere() -> None:
         schemas = document["components"]["schemas"]
         for schema in schemas.values():
             jsonschema.Draft202012Validator.check_schema(schema)
-        used = set(json.dumps(document["paths"]).split("#/components/schemas/")[1:])
+        used = set(json.dumps(document).split("#/components/schemas/")[1:])
         assert {text.partition('"')[0] for text in used} == set(schemas)
         jsonschema.validate(BINARY, schemas["InferRequest"])
+
+    run(scene)
+
+
+def test_every_command_is_told_with_what_it_takes_and_answers() -> None:
+    async def scene(ask: Ask, document: dict[str, Any], scorer: FakeScorer, control: FakeControl) -> None:
+        told = {path.removeprefix("/control/") for path in document["paths"] if path.startswith("/control/")}
+        assert told == set(COMMANDS)
+        schemas = document["components"]["schemas"]
+        assert schemas["control.DeleteModel"]["required"] == ["model"]
+        brain = Brain()
+        brain.serve_first()
+        for command, asked in (("status", {}), ("model.show", {"model": "digits"}), ("rollout.history", {"model": "digits"})):
+            answer = document["paths"][f"/control/{command}"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+            whole = answer | {"components": document["components"]}
+            jsonschema.validate(brain.call(command, **asked), whole, jsonschema.Draft202012Validator)
+        assert (await ask("POST", "/control/model.show", content=b"{}")).status_code == 400
+        control.failure = NotFound("there is no model 'none'", where="model", remedy="known models: pair")
+        assert (await ask("POST", "/control/model.show", json={"model": "none"})).status_code == 404
+        control.away = True
+        assert (await ask("POST", "/control/status", json={})).status_code == 503
 
     run(scene)
 

@@ -21,6 +21,7 @@ from cluster.commands.models import SCALE, ScaleModel
 from cluster.commands.registry import COMMANDS
 from cluster.commands.status import STATUS as STATUS_COMMAND
 from cluster.error_wire import KINDS
+from deployments.gateway.door.configuration import NOT_DELIVERED
 from headrace.client import ControlClient, may_answer
 from headrace.local.home import read_settings
 from headrace.local.ports import free_port
@@ -154,6 +155,7 @@ FAILURES: list[Exception | httpx.Response] = [
     httpx.Response(502, text="bad gateway"),
     httpx.Response(503, json=AWAY),
     httpx.Response(504, text="slow"),
+    httpx.Response(503, json={"error": "gateway: no replica answers now"}, headers={NOT_DELIVERED: "1"}),
 ]
 
 
@@ -181,7 +183,7 @@ def test_no_longer_than_its_time(failure: Exception | httpx.Response) -> None:
 def test_what_changes_something_is_asked_again_only_where_it_was_not_delivered(failure: Exception | httpx.Response) -> None:
     gateway = Restarting(Time(), 5.0, failure)
     with gateway.client() as control:
-        if isinstance(failure, httpx.ConnectError):
+        if isinstance(failure, httpx.ConnectError) or NOT_DELIVERED in getattr(failure, "headers", {}):
             control.scale("digits", 2)
             assert len(gateway.asked) > 1
         else:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.project.commands_page import commands_page
 from headrace.project.documents import load_project
 from headrace.project.reference import reference
 
@@ -16,6 +17,10 @@ EXAMPLES = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encod
 
 def test_the_reference_is_up_to_date() -> None:
     assert (ROOT / "docs" / "project-files.md").read_text(encoding="utf-8") == reference(), "run `make reference`"
+
+
+def test_the_page_of_commands_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == commands_page(), "run `make reference`"
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[example.split("\n")[0] for example in EXAMPLES])

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import ray
 
-from consumers.batch.schedule.jobs import OwnJobClient
+from consumers.batch.ray_inside import OwnJobClient
 
 
 class _Dashboard(BaseHTTPRequestHandler):

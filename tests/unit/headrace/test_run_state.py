@@ -12,11 +12,11 @@ import psutil
 import pytest
 
 from cluster.errors import Conflict
+from deployments.gateway.door.settings import RUN_VARIABLE
 from headrace.local.home import Home, read_settings, without_password
 from headrace.local.lock import only_one
 from headrace.local.processes import end, of_run
 from headrace.local.run_state import (
-    RUN_VARIABLE,
     Phase,
     RunState,
     StartedProcess,

@@ -11,9 +11,9 @@ import pytest
 
 from cluster.commands.feeds import FeedName, FeedView
 from cluster.errors import Conflict, HeadraceError, Unreachable
-from consumers.stream.kafka.offsets import Stretch
-from consumers.stream.phases import Phase
-from consumers.stream.spec import Input, Output, StreamSpec, Topic
+from consumers.stream.kafka.offsets import OffsetRanges
+from consumers.stream.phases import WorkerPhase
+from consumers.stream.spec import StreamInput, StreamOutput, StreamSpec, Topic
 from headrace.cli import stream_moves as moves
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
@@ -21,7 +21,7 @@ from tests.unit.stream.test_stream_health import worker
 
 NAME = FeedName(kind="stream", name="s")
 SPEC = StreamSpec(
-    model="m", brokers="b:1", input=Input(topic="i"), output=Output(topic="o"), dead_letters=Topic(topic="d")
+    model="m", brokers="b:1", input=StreamInput(topic="i"), output=StreamOutput(topic="o"), dead_letters=Topic(topic="d")
 ).model_dump(mode="json")
 
 
@@ -37,7 +37,7 @@ class Gateway(ControlClient):
 
     def feed(self, name: FeedName) -> FeedView:
         gone = self.wanted == "paused" and self.stops
-        workers = () if gone else (worker(Phase.RUNNING).model_copy(update={"lag": {0: self.lag}}).model_dump(mode="json"),)
+        workers = () if gone else (worker(WorkerPhase.RUNNING).model_copy(update={"lag": {0: self.lag}}).model_dump(mode="json"),)
         return FeedView(
             kind=name.kind,
             name=name.name,
@@ -66,7 +66,7 @@ class Gateway(ControlClient):
 def moved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The groups that were set; the broker holds nothing."""
     done: list[str] = []
-    monkeypatch.setattr(moves, "stretch_of", lambda *_, **__: Stretch({}, {}))
+    monkeypatch.setattr(moves, "offset_ranges", lambda *_, **__: OffsetRanges({}, {}))
     monkeypatch.setattr(moves, "set_group", lambda group, *_, **__: done.append(group))
     monkeypatch.setattr(moves, "LOOK_EVERY_S", 0.01)
     return done
@@ -120,11 +120,11 @@ def test_one_that_cant_be_resumed_is_told_with_both_reasons(tmp_path: Path) -> N
 def test_each_step_gets_the_time_that_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float] = []
 
-    def note(*_: Any, timeout_s: float, **__: Any) -> Stretch:
+    def note(*_: Any, timeout_s: float, **__: Any) -> OffsetRanges:
         given.append(timeout_s)
-        return Stretch({}, {})
+        return OffsetRanges({}, {})
 
-    monkeypatch.setattr(moves, "stretch_of", note)
+    monkeypatch.setattr(moves, "offset_ranges", note)
     monkeypatch.setattr(moves, "set_group", note)
     seek(Gateway(), tmp_path, timeout_s=7.0)
     assert 7.0 >= given[0] >= given[1] > 0

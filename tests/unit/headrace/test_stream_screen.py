@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from cluster.commands.feeds import FeedView
-from consumers.stream.phases import Phase
+from consumers.stream.phases import WorkerPhase
 from headrace.cli.main import main
 from headrace.client import ControlClient
 from tests.unit.stream.test_stream_health import worker
@@ -15,7 +15,7 @@ from tests.unit.stream.test_stream_health import worker
 def test_each_worker_is_shown_with_its_troubles_and_the_age_of_its_words(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    silent = worker(Phase.RUNNING, age_s=7.4).model_copy(update={"retries": 31, "recoveries": 42})
+    silent = worker(WorkerPhase.RUNNING, age_s=7.4).model_copy(update={"retries": 31, "recoveries": 42})
     stream = FeedView(
         kind="stream",
         name="s",

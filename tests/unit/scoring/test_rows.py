@@ -12,8 +12,8 @@ from cluster.rollout.evidence import Counts, EvidenceKey
 from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.control.evidence_log import EvidenceLog
 from deployments.scoring.call_check import nan_rows
-from deployments.scoring.compare import disagreements
-from deployments.scoring.rows import Answer, Part, assembled, can_move, joined, move_to_end
+from deployments.scoring.rows import KNOWN_ROWS_AT_MOST, Answer, Part, all_rows, assembled, can_move, joined, move_to_end
+from deployments.scoring.shadow.compare import disagreements
 
 SIGNATURE = Signature(
     inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1,)),),
@@ -152,3 +152,12 @@ def test_evidence_of_a_step_that_is_over_is_forgotten() -> None:
     log.add(KEY, Counts(rows=1))
     log.keep_only({("digits", "r1.2")})
     assert log.next_batch() is None
+
+
+def test_indexes_of_large_calls_are_not_kept() -> None:
+    large = KNOWN_ROWS_AT_MOST + 1
+    assert all_rows(KNOWN_ROWS_AT_MOST) is all_rows(KNOWN_ROWS_AT_MOST)
+    assert all_rows(large) is not all_rows(large)
+    for rows in (all_rows(large), all_rows(3)):
+        assert rows.tolist() == list(range(len(rows)))
+        assert not rows.flags.writeable

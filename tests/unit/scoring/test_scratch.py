@@ -55,3 +55,22 @@ def test_rows_of_a_caller_are_never_kept() -> None:
     lender, given = Scratch(), tensors(600)
     lender.give_back(lender.take(given, np.arange(3)))
     assert lender._free_bytes == 0
+
+
+def test_shapes_that_nobody_comes_back_to_make_room_and_leave_nothing() -> None:
+    """A free axis is of any length: each is another shape."""
+    lender, row = Scratch(), np.arange(1)
+    for width in range(1_000_000, 1_000_400):
+        lender.give_back(lender.take({"x": np.zeros((2, width), np.float32)}, row))
+        assert lender._free_bytes == sum(buffer.nbytes for kept in lender._free.values() for buffer in kept)
+        assert lender._free_bytes <= scratch.MOST_BYTES
+    assert len(lender._free) <= scratch.MOST_BYTES // 4_000_000
+    last = lender.take({"x": np.zeros((2, width), np.float32)}, row)["x"]
+    lender.give_back({"x": last})
+    assert np.shares_memory(last, lender.take({"x": np.zeros((2, width), np.float32)}, row)["x"])
+
+
+def test_what_is_larger_than_all_that_may_be_kept_is_not() -> None:
+    lender, rows = Scratch(), np.arange(1)
+    lender.give_back(lender.take({"x": np.zeros((2, scratch.MOST_BYTES // 4 + 1), np.float32)}, rows))
+    assert (lender._free_bytes, lender._free) == (0, {})

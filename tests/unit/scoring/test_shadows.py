@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cluster.errors import EngineFailure
-from deployments.scoring import shadows
 from deployments.scoring.rows import Answer
-from deployments.scoring.shadows import Shadowed, Shadows
+from deployments.scoring.shadow import shadows
+from deployments.scoring.shadow.shadows import Shadowed, Shadows
 from tests.support.models import mlp_artifact
 from tests.support.routing import route, target
 

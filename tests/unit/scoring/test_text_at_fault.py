@@ -11,16 +11,17 @@ import pytest
 
 from cluster.errors import BadInput
 from cluster.rollout.evidence import Counts
+from deployments.gateway.admission import Admission
 from deployments.gateway.dataplane import DataPlane
-from deployments.gateway.grpc.calls import Calls
 from deployments.gateway.grpc.errors import code_of
 from deployments.gateway.grpc.service import InferenceService
 from deployments.gateway.http.app import GatewayApp
+from deployments.gateway.large import LargeWork
 from deployments.gateway.protocol.proto import inference_pb2 as pb
 from deployments.gateway.repository import Repository
 from deployments.scoring.scorer import RoutedScorer
 from deployments.transport.transports import EmbeddedTransport
-from tests.support.gateway_fakes import PATIENT, nothing
+from tests.support.gateway_fakes import PATIENT
 from tests.support.models import TEXT_SIGNATURE, text_artifact
 from tests.support.routing import TableControl, route, target
 
@@ -43,9 +44,10 @@ async def test_a_client_cannot_roll_a_version_back_with_bytes_that_are_no_text(t
     scorer = RoutedScorer(control, embedded=embedded)
     await scorer.start()
     await embedded.settled([version.app for version in versions])
-    dataplane, repository = DataPlane(scorer, control, PATIENT), Repository(scorer, control)
-    app = GatewayApp(dataplane, repository, control, "0", 1 << 20, nothing, nothing)
-    service = InferenceService(dataplane, repository, "0", Calls())
+    dataplane, repository = DataPlane(scorer, PATIENT), Repository(scorer, control)
+    admission, large = Admission(100, 1 << 30), LargeWork()
+    app = GatewayApp(dataplane, repository, control, "0", 1 << 20, admission, large)
+    service = InferenceService(dataplane, repository, "0", admission, large)
     head = b'{"inputs":[{"name":"text","datatype":"BYTES","shape":[1,2],"parameters":{"binary_data_size":%d}}]}'
 
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:

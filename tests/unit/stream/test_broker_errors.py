@@ -8,9 +8,9 @@ from confluent_kafka import KafkaException
 from kafka import errors as k
 
 from cluster.errors import BadInput, Conflict, HeadraceError, NotFound, Unreachable
-from consumers.stream.kafka.broker_errors import Asker, Cause, asker_of, broker_error, cause_of, said_by, unreachable
+from consumers.stream.kafka.broker_errors import Asker, Cause, asker_of, broker_error, cause_of, client_error_of, unreachable
 from consumers.stream.log.port import Member
-from consumers.stream.spec import Input, Output, Security, StreamSpec, Topic
+from consumers.stream.spec import Security, StreamInput, StreamOutput, StreamSpec, Topic
 
 ASKER = Asker("g", "t-1", ("in", "out", "dead"))
 
@@ -127,13 +127,13 @@ def test_both_clients_errors_are_told_in_the_same_words(
     for error, raised in zip(told, (of_python, of_rdkafka), strict=True):
         assert (type(error), error.where) == (kind, "b:1")
         assert [words for words in named if words not in str(error)] == []
-        assert said_by(raised).name in error.what
+        assert client_error_of(raised).name in error.what
         in_a_log = unreachable("b:1", raised, ASKER)
         assert (type(in_a_log), in_a_log.what, in_a_log.remedy) == (Unreachable, error.what, error.remedy)
 
 
 def test_every_cause_is_one_that_a_client_can_raise() -> None:
-    tried = {cause_of(said_by(error)) for of_python, of_rdkafka, _, _ in TOLD for error in (of_python, of_rdkafka)}
+    tried = {cause_of(client_error_of(error)) for of_python, of_rdkafka, _, _ in TOLD for error in (of_python, of_rdkafka)}
     assert set(Cause) - tried == {Cause.TLS}  # which only librdkafka tells apart
     assert "spec.security" in broker_error("b:1", rdkafka(RdKafkaError._SSL)).remedy
 
@@ -141,12 +141,12 @@ def test_every_cause_is_one_that_a_client_can_raise() -> None:
 def test_the_broker_has_the_same_numbers_in_both_clients() -> None:
     known = [kind for kind in vars(k).values() if isinstance(kind, type) and isinstance(getattr(kind, "errno", None), int)]
     assert len(known) > 100
-    differ = [kind for kind in known if cause_of(said_by(kind())) is not cause_of(said_by(rdkafka(kind.errno)))]
+    differ = [kind for kind in known if cause_of(client_error_of(kind())) is not cause_of(client_error_of(rdkafka(kind.errno)))]
     assert differ == []
 
 
 def test_where_a_user_or_certificate_is_shown_the_broker_may_refuse_that() -> None:
-    plain = StreamSpec(model="m", input=Input(topic="i"), output=Output(topic="o"), dead_letters=Topic(topic="d"))
+    plain = StreamSpec(model="m", input=StreamInput(topic="i"), output=StreamOutput(topic="o"), dead_letters=Topic(topic="d"))
     secured = plain.model_copy(update={"security": Security(mechanism="PLAIN", username="u")})
     slow = k.KafkaTimeoutError("Unable to bootstrap")
     assert "spec.security" not in unreachable("b:1", slow, asker_of(plain)).remedy
@@ -154,6 +154,6 @@ def test_where_a_user_or_certificate_is_shown_the_broker_may_refuse_that() -> No
 
 
 def test_an_asker_is_a_stream_or_one_of_its_members() -> None:
-    spec = StreamSpec(model="m", input=Input(pattern="i.*"), output=Output(topic="o"), dead_letters=Topic(topic="d"))
+    spec = StreamSpec(model="m", input=StreamInput(pattern="i.*"), output=StreamOutput(topic="o"), dead_letters=Topic(topic="d"))
     assert asker_of(spec, Member("g", "t", "n")) == Asker("g", "t", ("i.*", "o", "d"))
     assert "{" not in str(broker_error("b:1", k.TopicAuthorizationFailedError()))

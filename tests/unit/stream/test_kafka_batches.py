@@ -18,7 +18,8 @@ from kafka.record.default_records import DefaultRecordBatchBuilder  # type: igno
 from kafka.record.legacy_records import LegacyRecordBatchBuilder  # type: ignore[import-untyped]
 from kafka.record.memory_records import MemoryRecords  # type: ignore[import-untyped]
 
-from consumers.stream.kafka.kafka_python.batches import HEADER_BYTES, RowsOfPartition
+from consumers.stream.kafka.kafka_python.record_batch import HEADER_BYTES
+from consumers.stream.kafka.kafka_python.rows import RowsOfPartition
 
 PARTITION = TopicPartition("in", 3)
 FIRST_MS = 1_700_000_000_000

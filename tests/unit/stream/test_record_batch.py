@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder  # type: ignore[import-untyped]
 
-from consumers.stream.kafka.record_batch import Row, bodies, cuts, read_rows, written
+from consumers.stream.kafka.kafka_python.record_batch import HEADER_BYTES, Row, bodies, cuts, read_rows, written
 
-HEADER_BYTES = DefaultRecordBatch.HEADER_STRUCT.size
 FIRST_OFFSET, FIRST_MS = 12_345_678_901, 1_700_000_000_000
 
 fields = st.none() | st.binary(max_size=300)
@@ -103,3 +102,7 @@ def test_cuts_hold_all_in_order_and_fit(sizes: list[int], room_bytes: int) -> No
 
 def test_nothing_is_no_stretch() -> None:
     assert list(cuts([], 100)) == []
+
+
+def test_a_batchs_header_is_as_long_as_the_librarys() -> None:
+    assert DefaultRecordBatch.HEADER_STRUCT.size == HEADER_BYTES

@@ -18,7 +18,7 @@ from cluster.signature import Datatype, Signature, TensorSpec
 from consumers.stream.codecs.codec import Decoded
 from consumers.stream.codecs.formats import make_decoder
 from consumers.stream.codecs.registry import Schemas
-from consumers.stream.spec import Format, Input, Registry
+from consumers.stream.spec import Format, Registry, StreamInput
 from tests.support.schema_registry import SchemaRegistry, avro, framed, schema_registry
 
 F = TensorSpec(name="f", datatype=Datatype.FP64, shape=(-1,))
@@ -49,7 +49,7 @@ def decode(
     """The bodies as written with the schema, at the input that is given."""
     number = registry.register("t", schema, references=references)
     schemas = Schemas(Registry(url=registry.url))
-    given_ = Input(topic="t", format=Format.AVRO, fields=fields)
+    given_ = StreamInput(topic="t", format=Format.AVRO, fields=fields)
     decoder = make_decoder(Signature(inputs=inputs, outputs=()), given_, schemas)
     try:
         return decoder.decode([framed(number, body) for body in bodies], [[]] * len(bodies))
@@ -278,7 +278,7 @@ def chain(length: int) -> list[dict[str, Any]]:
 def test_no_schema_harms_a_neighbour(registry: SchemaRegistry, schema: Any) -> None:
     bad, good = registry.register("t", schema), registry.register("t", row("double"))
     schemas = Schemas(Registry(url=registry.url))
-    decoder = make_decoder(Signature(inputs=(F,), outputs=()), Input(topic="t", format=Format.AVRO), schemas)
+    decoder = make_decoder(Signature(inputs=(F,), outputs=()), StreamInput(topic="t", format=Format.AVRO), schemas)
     endless = b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01"  # a list of 2**63 - 1 items
     bodies = [b"", b"\x00", endless, b"\x02" * 100_000, avro("long", 39_998) + b"\x00" * 9]
     mixed = [framed(good, avro("double", 1.5)), *(framed(bad, body) for body in bodies), framed(good, avro("double", 2.5))]

@@ -23,7 +23,7 @@ from consumers.stream.codecs.codec import Decoded, Decoder
 from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.codecs.registry import Schemas
 from consumers.stream.log.port import Header
-from consumers.stream.spec import Format, Input, InputEnvelope, Output, OutputEnvelope, Registry, StreamSpec
+from consumers.stream.spec import Format, InputEnvelope, OutputEnvelope, Registry, StreamInput, StreamOutput, StreamSpec
 from deployments.engines.datatypes import NUMPY
 from tests.support.schema_registry import SchemaRegistry, avro, framed, schema_registry
 
@@ -73,8 +73,8 @@ def arrow_row(x: list[float], n: int, *, list_type: pa.DataType | None = None) -
 
 
 def test_arrow_goes_through_both_ways() -> None:
-    values = make_encoder(SIGNATURE, Output(topic="o", format=Format.ARROW)).encode(TENSORS)
-    decoder = make_decoder(SIGNATURE, Input(topic="t", format=Format.ARROW))
+    values = make_encoder(SIGNATURE, StreamOutput(topic="o", format=Format.ARROW)).encode(TENSORS)
+    decoder = make_decoder(SIGNATURE, StreamInput(topic="t", format=Format.ARROW))
     decoded = decoder.decode([values[0], None, b"", b"junk", values[0][:-60], values[1]])
     check_same(decoded, [0, 5])
     assert sorted(decoded.errors) == [1, 2, 3, 4]
@@ -84,7 +84,7 @@ def test_arrow_goes_through_both_ways() -> None:
 @pytest.mark.parametrize("datatype", [Datatype.FP32, Datatype.BOOL, Datatype.BYTES])
 def test_arrow_answers_may_hold_nothing(datatype: Datatype, shape: tuple[int, ...]) -> None:
     found = TensorSpec(name="found", datatype=datatype, shape=(-1, *(-1 if axis == 0 else axis for axis in shape)))
-    encoder = make_encoder(Signature(inputs=(N,), outputs=(found,)), Output(topic="o", format=Format.ARROW))
+    encoder = make_encoder(Signature(inputs=(N,), outputs=(found,)), StreamOutput(topic="o", format=Format.ARROW))
     values = encoder.encode({"found": np.empty((2, *shape), dtype=NUMPY[datatype])})
     for value in values:
         read = pa.ipc.open_stream(value).read_all()
@@ -94,7 +94,7 @@ def test_arrow_answers_may_hold_nothing(datatype: Datatype, shape: tuple[int, ..
 
 
 def test_arrow_rows_of_several_schemas_keep_their_order() -> None:
-    decoder = make_decoder(SIGNATURE, Input(topic="t", format=Format.ARROW))
+    decoder = make_decoder(SIGNATURE, StreamInput(topic="t", format=Format.ARROW))
     doubles = pa.list_(pa.float64(), 4)
     values = [
         arrow(arrow_row([0, 1, 2, 3], 1)),
@@ -150,7 +150,7 @@ def test_arrows_times_and_decimals_are_numbers(when: pa.DataType, at: list[int])
         logical_arrow(when, [Decimal("1.000")], [None], at),
         logical_arrow(when, [Decimal("-612345678901.337")], [Decimal("-6.00")], at),
     ]
-    decoded = make_decoder(spec, Input(topic="t", format=Format.ARROW)).decode(values)
+    decoded = make_decoder(spec, StreamInput(topic="t", format=Format.ARROW)).decode(values)
     tensors = {
         "t": np.array([at] * 2),
         "p": np.array([12.34, -612345678901.337]),
@@ -162,7 +162,9 @@ def test_arrows_times_and_decimals_are_numbers(when: pa.DataType, at: list[int])
 
 def test_arrows_one_decimal_is_a_whole_number_for_one_input_and_none_for_another() -> None:
     whole = TensorSpec(name="n", datatype=Datatype.INT64, shape=(-1,))
-    decoder = make_decoder(Signature(inputs=(PRICE, whole), outputs=()), Input(topic="t", format=Format.ARROW, fields={"n": "p"}))
+    decoder = make_decoder(
+        Signature(inputs=(PRICE, whole), outputs=()), StreamInput(topic="t", format=Format.ARROW, fields={"n": "p"})
+    )
     values = [arrow(pa.record_batch({"p": pa.array([Decimal(price)], pa.decimal128(2, 1))})) for price in ("1.5", "2.0")]
     decoded = decoder.decode(values)
     assert "column p holds a value that INT64 can't hold" in str(decoded.errors[0])
@@ -182,7 +184,7 @@ def test_arrows_dictionaries_are_what_they_stand_for() -> None:
         return arrow(pa.record_batch(columns))
 
     values = [row(1.5, "a"), row(None, "b"), row(2.5, None), row(-1.5, "c")]
-    decoded = make_decoder(spec, Input(topic="t", format=Format.ARROW)).decode(values)
+    decoded = make_decoder(spec, StreamInput(topic="t", format=Format.ARROW)).decode(values)
     expected = {"p": np.array([1.5, math.nan, -1.5]), "name": np.array([b"a", b"b", b"c"], dtype=object)}
     check_same(decoded, [0, 1, 3], expected)
     assert sorted(decoded.errors) == [2]
@@ -194,13 +196,13 @@ def test_spoilt_arrow_never_raises(at: int, junk: bytes) -> None:
     at %= len(whole)
     whole[at : at + len(junk)] = junk
     good = arrow(arrow_row([4, 5, 6, 7], 2))
-    decoded = make_decoder(SIGNATURE, Input(topic="t", format=Format.ARROW)).decode([bytes(whole), good])
+    decoded = make_decoder(SIGNATURE, StreamInput(topic="t", format=Format.ARROW)).decode([bytes(whole), good])
     assert 1 in decoded.rows
     assert sorted([*decoded.rows, *decoded.errors]) == [0, 1]
 
 
 def cloud(format_: Format = Format.JSON, schemas: Schemas | None = None) -> Decoder:
-    return make_decoder(SIGNATURE, Input(topic="t", format=format_, envelope=InputEnvelope.CLOUDEVENTS), schemas)
+    return make_decoder(SIGNATURE, StreamInput(topic="t", format=format_, envelope=InputEnvelope.CLOUDEVENTS), schemas)
 
 
 def test_cloudevents_are_taken_in_both_modes() -> None:
@@ -226,7 +228,7 @@ def test_cloudevents_are_taken_in_both_modes() -> None:
 
 
 def test_cloudevents_carry_other_formats_in_base64() -> None:
-    values = make_encoder(SIGNATURE, Output(topic="o", format=Format.RAW)).encode(TENSORS)
+    values = make_encoder(SIGNATURE, StreamOutput(topic="o", format=Format.RAW)).encode(TENSORS)
     whole = orjson.dumps({**ABOUT, "data_base64": base64.b64encode(values[1]).decode()})
     spoilt = orjson.dumps({**ABOUT, "data_base64": "%%%"})
     decoded = cloud(Format.RAW).decode([values[0], spoilt, whole, b"[]"], [BINARY, STRUCTURED, STRUCTURED, STRUCTURED])
@@ -294,7 +296,7 @@ def test_avro_is_read_with_the_schema_that_stands_before_it(registry: SchemaRegi
     values = [framed(number, first), *bad, second]
     headers: list[list[Header]] = [[] for _ in values]
     headers[-1] = [("__value_schema_id", guid)]
-    decoder = make_decoder(SIGNATURE, Input(topic="t", format=Format.AVRO, fields={"n": "/who/n"}), schemas)
+    decoder = make_decoder(SIGNATURE, StreamInput(topic="t", format=Format.AVRO, fields={"n": "/who/n"}), schemas)
     decoded = decoder.decode(values, headers)
     check_same(decoded, [0, len(values) - 1])
     assert sorted(decoded.errors) == list(range(1, len(values) - 1))
@@ -314,7 +316,7 @@ def test_avro_follows_references(registry: SchemaRegistry, schemas: Schemas) -> 
     number = registry.register("t-value", event, references=[{"name": "Who", "subject": "who", "version": 1}])
     whole = {**event, "fields": [event["fields"][0], {"name": "who", "type": who}]}  # type: ignore[index]
     value = framed(number, avro(whole, {"x": [0, 1, 2, 3], "who": {"n": 3}}))
-    decoder = make_decoder(SIGNATURE, Input(topic="t", format=Format.AVRO, fields={"n": "/who/n"}), schemas)
+    decoder = make_decoder(SIGNATURE, StreamInput(topic="t", format=Format.AVRO, fields={"n": "/who/n"}), schemas)
     assert decoder.decode([value], [[]]).errors == {}
 
 
@@ -324,7 +326,7 @@ def test_avro_that_is_none_never_raises(body: bytes) -> None:
         def find(self, _: object) -> Any:
             return type("Found", (), {"kind": "AVRO", "text": orjson.dumps(RECORD).decode(), "references": {}})
 
-    decoder = make_decoder(SIGNATURE, Input(topic="t", format=Format.AVRO), Known())  # type: ignore[arg-type]
+    decoder = make_decoder(SIGNATURE, StreamInput(topic="t", format=Format.AVRO), Known())  # type: ignore[arg-type]
     decoded = decoder.decode([framed(1, body), body], [[], []])
     assert sorted([*decoded.rows, *decoded.errors]) == [0, 1]
 
@@ -340,7 +342,7 @@ def test_framed_json_is_scored_and_its_schema_must_exist(registry: SchemaRegistr
         first,
         framed(number, b'{"x": [4, 5, 6, 7], "n": -4}'),
     ]
-    decoder = make_decoder(SIGNATURE, Input(topic="t", format=Format.JSON_SCHEMA), schemas)
+    decoder = make_decoder(SIGNATURE, StreamInput(topic="t", format=Format.JSON_SCHEMA), schemas)
     decoded = decoder.decode(values, [[]] * 5)
     check_same(decoded, [0, 4])
     assert "knows no schema 77" in str(decoded.errors[1])
@@ -351,16 +353,16 @@ def test_framed_json_is_scored_and_its_schema_must_exist(registry: SchemaRegistr
 def test_answers_are_framed_with_a_schema_registered_for_their_topic(
     registry: SchemaRegistry, schemas: Schemas, format_: Format
 ) -> None:
-    values = make_encoder(SIGNATURE, Output(topic="o", format=format_), schemas).encode(TENSORS)
+    values = make_encoder(SIGNATURE, StreamOutput(topic="o", format=format_), schemas).encode(TENSORS)
     assert registry.subjects == {"o-value": [1]}
-    decoded = make_decoder(SIGNATURE, Input(topic="o", format=format_), schemas).decode(values, [[], []])
+    decoded = make_decoder(SIGNATURE, StreamInput(topic="o", format=format_), schemas).decode(values, [[], []])
     check_same(decoded, [0, 1])
 
 
 def test_a_registry_that_is_away_is_no_fault_of_the_record(registry: SchemaRegistry, schemas: Schemas) -> None:
     number = registry.register("t-value", RECORD)
     registry.away = True
-    decoder = make_decoder(SIGNATURE, Input(topic="t", format=Format.AVRO, fields={"n": "/who/n"}), schemas)
+    decoder = make_decoder(SIGNATURE, StreamInput(topic="t", format=Format.AVRO, fields={"n": "/who/n"}), schemas)
     value = framed(number, avro(RECORD, {"x": [0, 1, 2, 3], "who": {"n": 3}}))
     with pytest.raises(Unreachable, match="503"):
         decoder.decode([value], [[]])

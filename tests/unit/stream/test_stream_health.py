@@ -10,16 +10,16 @@ import pytest
 
 from cluster.ports import AppState, AppStatus
 from consumers.stream.counters import OpenTransaction, WorkerStatus
-from consumers.stream.phases import Phase
+from consumers.stream.phases import WorkerPhase
 from consumers.stream.serving.health import stream_state
-from consumers.stream.serving.watch import Watch
+from consumers.stream.serving.worker_reports import WorkerReports
 from tests.support.waiting import until
 
 READY = AppState("stream--s", AppStatus.READY, 2, 2)
 NOW_S = 1_800_000_000.0
 
 
-def worker(phase: Phase, message: str = "", rank: int = 0, age_s: float = 0.0, replica: str = "r") -> WorkerStatus:
+def worker(phase: WorkerPhase, message: str = "", rank: int = 0, age_s: float = 0.0, replica: str = "r") -> WorkerStatus:
     return WorkerStatus(
         replica=replica,
         age_s=age_s,
@@ -44,7 +44,7 @@ def worker(phase: Phase, message: str = "", rank: int = 0, age_s: float = 0.0, r
     )
 
 
-RUNNING = worker(Phase.RUNNING)
+RUNNING = worker(WorkerPhase.RUNNING)
 
 
 def test_a_stream_is_ready_once_every_worker_polls() -> None:
@@ -57,15 +57,15 @@ def test_a_stream_is_ready_once_every_worker_polls() -> None:
 @pytest.mark.parametrize(
     ("phase", "status"),
     [
-        (Phase.STARTING, AppStatus.STARTING),
-        (Phase.CUT_OFF, AppStatus.UNHEALTHY),
-        (Phase.HOLDING, AppStatus.UNHEALTHY),
-        (Phase.RECOVERING, AppStatus.UNHEALTHY),
-        (Phase.FAILED, AppStatus.UNHEALTHY),
-        (Phase.STOPPED, AppStatus.STARTING),
+        (WorkerPhase.STARTING, AppStatus.STARTING),
+        (WorkerPhase.CUT_OFF, AppStatus.UNHEALTHY),
+        (WorkerPhase.HOLDING, AppStatus.UNHEALTHY),
+        (WorkerPhase.RECOVERING, AppStatus.UNHEALTHY),
+        (WorkerPhase.FAILED, AppStatus.UNHEALTHY),
+        (WorkerPhase.STOPPED, AppStatus.STARTING),
     ],
 )
-def test_one_worker_that_does_not_poll_gives_its_reason(phase: Phase, status: AppStatus) -> None:
+def test_one_worker_that_does_not_poll_gives_its_reason(phase: WorkerPhase, status: AppStatus) -> None:
     seen = stream_state(READY, [RUNNING, worker(phase, "the broker is away")], NOW_S)
     assert (seen.status, seen.message) == (status, f"{phase}: the broker is away")
 
@@ -97,10 +97,12 @@ def test_an_open_transaction_is_told_once_it_is_older_than_transactions_are() ->
 
 
 def test_one_that_does_not_answer_is_not_taken_for_what_it_last_said() -> None:
-    assert stream_state(READY, [RUNNING, worker(Phase.RUNNING, age_s=3.0)], NOW_S) == READY
-    seen = stream_state(READY, [RUNNING, worker(Phase.RUNNING, rank=1, age_s=7.2)], NOW_S)
+    assert stream_state(READY, [RUNNING, worker(WorkerPhase.RUNNING, age_s=3.0)], NOW_S) == READY
+    seen = stream_state(READY, [RUNNING, worker(WorkerPhase.RUNNING, rank=1, age_s=7.2)], NOW_S)
     assert (seen.status, seen.message) == (AppStatus.UNHEALTHY, "worker 1 has not answered for 7 s")
-    starting = stream_state(READY, [worker(Phase.STARTING), worker(Phase.STARTING, "joining", rank=1, age_s=7.2)], NOW_S)
+    starting = stream_state(
+        READY, [worker(WorkerPhase.STARTING), worker(WorkerPhase.STARTING, "joining", rank=1, age_s=7.2)], NOW_S
+    )
     assert (starting.status, starting.message) == (AppStatus.UNHEALTHY, "worker 1 has not answered for 7 s")
 
 
@@ -116,7 +118,7 @@ class Workers:
         self.asked.append(app)
         assert self.go_on.wait(20)
         for replica in self.replicas[app]:
-            tell(worker(Phase.RUNNING, replica=replica))
+            tell(worker(WorkerPhase.RUNNING, replica=replica))
         if app == "mute":
             raise TimeoutError(app)
 
@@ -131,13 +133,13 @@ class Clock:
         return self.now_s
 
 
-def ages(watching: Watch, running: dict[str, list[str]]) -> dict[str, dict[str, float]]:
+def ages(watching: WorkerReports, running: dict[str, list[str]]) -> dict[str, dict[str, float]]:
     return {app: {each.replica: each.age_s for each in found} for app, found in watching.workers(running).items()}
 
 
 def test_a_worker_that_does_not_answer_holds_nobody_up() -> None:
     workers, clock = Workers({"mute": [], "s": ["a"]}), Clock()
-    watching, running = Watch(workers, clock), {"mute": ["m"], "s": ["a"]}
+    watching, running = WorkerReports(workers, clock), {"mute": ["m"], "s": ["a"]}
     assert ages(watching, running) == {"mute": {}, "s": {}}
     until(lambda: sorted(workers.asked) == ["mute", "s"], 20)
     clock.now_s += 5
@@ -150,7 +152,7 @@ def test_a_worker_that_does_not_answer_holds_nobody_up() -> None:
 def test_what_a_worker_last_said_grows_old_while_it_is_silent() -> None:
     workers, clock = Workers({"s": ["a", "b"]}), Clock()
     workers.go_on.set()
-    watching, running = Watch(workers, clock), {"s": ["a", "b"]}
+    watching, running = WorkerReports(workers, clock), {"s": ["a", "b"]}
     until(lambda: ages(watching, running)["s"] == {"a": 0.0, "b": 0.0}, 20)
     workers.replicas["s"] = ["a"]
     clock.now_s += 4.5
@@ -160,7 +162,7 @@ def test_what_a_worker_last_said_grows_old_while_it_is_silent() -> None:
 def test_what_runs_no_more_is_told_no_more() -> None:
     workers, clock = Workers({"s": ["a"], "t": ["x"]}), Clock()
     workers.go_on.set()
-    watching = Watch(workers, clock)
+    watching = WorkerReports(workers, clock)
     until(lambda: ages(watching, {"s": ["a"], "t": ["x"]}) == {"s": {"a": 0.0}, "t": {"x": 0.0}}, 20)
     assert ages(watching, {"s": ["new"]}) == {"s": {}}  # another document began, under the same name
     asked = len(workers.asked)

@@ -13,17 +13,17 @@ import pytest
 
 from cluster.errors import BadInput, EngineFailure, NoCapacity, Unreachable
 from consumers.stream.log.memory_log import MemoryBroker, MemoryLog, Stored
-from consumers.stream.log.port import Outgoing, Partition, Records, Takes
+from consumers.stream.log.port import Outgoing, Partition, Records, TopicLimits
 from consumers.stream.loop import Loop
-from consumers.stream.phases import Phase
+from consumers.stream.phases import WorkerPhase
 from consumers.stream.spec import (
     Format,
-    Input,
     InputEnvelope,
     OnEmpty,
-    Output,
     OutputEnvelope,
     Registry,
+    StreamInput,
+    StreamOutput,
     StreamSpec,
     Topic,
 )
@@ -33,8 +33,8 @@ from tests.support.stream_parts import SumScoring
 
 SPEC = StreamSpec(
     model="m",
-    input=Input(topic="in", partitions=2),
-    output=Output(topic="out", partitions=2),
+    input=StreamInput(topic="in", partitions=2),
+    output=StreamOutput(topic="out", partitions=2),
     dead_letters=Topic(topic="dead", partitions=1),
     max_batch_rows=7,
     linger_ms=1,
@@ -84,7 +84,7 @@ def test_each_record_comes_out_once_in_order_with_its_origin() -> None:
         put(broker, i)
     with running(broker, scoring) as loop:
         until(lambda: count(broker, "out") == 100)
-    assert loop.phase is Phase.STOPPED
+    assert loop.phase is WorkerPhase.STOPPED
     assert [sums(broker, 0), sums(broker, 1)] == [list(range(0, 100, 2)), list(range(1, 100, 2))]
     record = broker.topics["out"][1][3]
     assert (record.key, record.timestamp_ms) == (b"k", 1007)
@@ -179,7 +179,7 @@ def test_a_commit_that_fails_is_done_again_from_the_committed_offsets() -> None:
 
 
 def test_a_worker_whose_every_poll_is_refused_recovers_until_one_succeeds() -> None:
-    broker, refused, seen = make_broker(), threading.Event(), list[tuple[Phase, str]]()
+    broker, refused, seen = make_broker(), threading.Event(), list[tuple[WorkerPhase, str]]()
     put(broker, 0)
     refused.set()
 
@@ -196,15 +196,15 @@ def test_a_worker_whose_every_poll_is_refused_recovers_until_one_succeeds() -> N
     try:
         until(lambda: loop.counters.recoveries > 4)
         polls = len(seen)
-        assert {phase for phase, _ in seen[1:polls]} == {Phase.RECOVERING}
+        assert {phase for phase, _ in seen[1:polls]} == {WorkerPhase.RECOVERING}
         assert all("no right to the topic" in message for _, message in seen[1:polls])
         refused.clear()
         until(lambda: count(broker, "out") == 1)
-        until(lambda: (loop.phase, loop.message) == (Phase.RUNNING, ""))
+        until(lambda: (loop.phase, loop.message) == (WorkerPhase.RUNNING, ""))
     finally:
         loop.stop()
         thread.join(30)
-    assert loop.phase is Phase.STOPPED
+    assert loop.phase is WorkerPhase.STOPPED
 
 
 def test_a_version_that_fails_everything_opens_the_breaker() -> None:
@@ -218,7 +218,7 @@ def test_a_version_that_fails_everything_opens_the_breaker() -> None:
 
     with running(broker, SumScoring(row_errors=row_errors)) as loop:
         until(lambda: loop.breaker.open and loop.counters.retries > 3)
-        assert loop.phase is Phase.HOLDING
+        assert loop.phase is WorkerPhase.HOLDING
         assert "circuit open" in loop.message
         assert count(broker, "dead") < SPEC.breaker_rows
         broken.clear()
@@ -234,7 +234,7 @@ def test_two_workers_share_and_a_worker_that_comes_late_doubles_nothing() -> Non
         until(lambda: count(broker, "out") > 20)
         with running(broker, SumScoring()):
             until(lambda: count(broker, "out") >= 300)
-    assert first.phase is Phase.STOPPED
+    assert first.phase is WorkerPhase.STOPPED
     assert [sums(broker, 0), sums(broker, 1)] == [list(range(0, 300, 2)), list(range(1, 300, 2))]
 
 
@@ -279,7 +279,7 @@ def test_while_a_commit_runs_only_what_will_leave_is_kept_and_the_next_takes_all
 
 def test_what_a_topic_will_not_take_dies_and_a_letter_too_large_is_cut() -> None:
     broker = make_broker()
-    broker.takes = {"out": Takes(600), "dead": Takes(2500)}
+    broker.limits = {"out": TopicLimits(600), "dead": TopicLimits(2500)}
     put(broker, 0)
     body = orjson.dumps({"x": [2, 0, 0]})
     broker.append("in", 0, Stored(b"k", body, (("trace", b"t" * 500),), 5))
@@ -342,7 +342,7 @@ def test_a_registry_that_is_away_or_answers_rubbish_holds_the_stream_and_nothing
             until(lambda: loop.counters.retries > 1)  # its answers' schema could not be registered
             registry.instead_of = "/schemas/ids/"
             until(lambda: "/schemas/ids/" in loop.message)
-            assert loop.phase is Phase.HOLDING
+            assert loop.phase is WorkerPhase.HOLDING
             assert f"answers {instead[0]}" in loop.message
             registry.instead = None
             until(lambda: count(broker, "out") == 10)

@@ -11,9 +11,10 @@ from cluster.errors import BadInput
 from consumers.stream.breaker import Breaker, backoff_s
 from consumers.stream.log.port import Origins, Partition
 from consumers.stream.outgoing.answers import OwnHeaders
-from consumers.stream.serving.autoscale import Bounds, decide, replicas_for
+from consumers.stream.serving.autoscale import Bounds, replicas_for
 from consumers.stream.serving.feed import deployment_options
 from consumers.stream.spec import Protocol, Security, StreamSpec
+from deployments.serving.scaling import settled
 
 DOCUMENT = {
     "model": "digits",
@@ -29,11 +30,11 @@ def test_one_consumer_for_so_many_records_never_above_the_bound(lag: float, repl
 
 
 def test_up_at_once_and_down_only_after_a_calm() -> None:
-    assert decide(3, 1, now_s=100, calm_since_s=None, calm_s=60) == (3, None)
-    assert decide(1, 3, now_s=100, calm_since_s=None, calm_s=60) == (3, 100)
-    assert decide(1, 3, now_s=159, calm_since_s=100, calm_s=60) == (3, 100)
-    assert decide(1, 3, now_s=160, calm_since_s=100, calm_s=60) == (1, None)
-    assert decide(3, 3, now_s=160, calm_since_s=100, calm_s=60) == (3, None)
+    assert settled(3, 1, now_s=100, calm_since_s=None, calm_s=60) == (3, None)
+    assert settled(1, 3, now_s=100, calm_since_s=None, calm_s=60) == (3, 100)
+    assert settled(1, 3, now_s=159, calm_since_s=100, calm_s=60) == (3, 100)
+    assert settled(1, 3, now_s=160, calm_since_s=100, calm_s=60) == (1, None)
+    assert settled(3, 3, now_s=160, calm_since_s=100, calm_s=60) == (3, None)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 50)), max_size=30))

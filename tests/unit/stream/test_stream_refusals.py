@@ -11,14 +11,14 @@ import pytest
 
 from cluster.errors import BadInput, Unreachable
 from consumers.stream.commits import cut_up, next_plan
-from consumers.stream.kafka.topic_settings import expect_possible, takes
+from consumers.stream.kafka.topic_settings import expect_possible, limits_in
 from consumers.stream.log.memory_log import MemoryBroker, Stored
-from consumers.stream.log.port import Origins, Outgoing, Partition, RecordRefused, Records, RecordTooLarge, Takes
-from consumers.stream.micro_batch import MicroBatch, Outcome
+from consumers.stream.log.port import Origins, Outgoing, Partition, RecordRefused, Records, RecordTooLarge, TopicLimits
+from consumers.stream.micro_batch import MicroBatch, SliceOutcome
 from consumers.stream.outgoing.acceptable import MADE_KEY_HEADER, TIMESTAMP_HEADER, oversized, unfit
-from consumers.stream.phases import Phase
+from consumers.stream.phases import WorkerPhase
 from consumers.stream.refusals import Refusals, Refused
-from consumers.stream.replay.stretch import dead_letters
+from consumers.stream.replay.conditions import dead_letters
 from consumers.stream.stuck import Stuck
 from tests.support import waiting
 from tests.support.stream_parts import SumScoring
@@ -30,11 +30,11 @@ NOW_MS = 1_800_000_000_000
 REFUSED = RecordRefused("no", where="b", remedy="r")
 
 
-def outcome(partition: Partition, first: int, rows: int = 1, *, epoch: int = 1, dead: bool = False) -> Outcome:
-    return Outcome(partition, epoch, first, first + rows, (), rows, 0 if dead else rows, rows if dead else 0)
+def outcome(partition: Partition, first: int, rows: int = 1, *, epoch: int = 1, dead: bool = False) -> SliceOutcome:
+    return SliceOutcome(partition, epoch, first, first + rows, (), rows, 0 if dead else rows, rows if dead else 0)
 
 
-def ready(*outcomes: Outcome) -> MicroBatch:
+def ready(*outcomes: SliceOutcome) -> MicroBatch:
     return MicroBatch([], [], sum(each.rows_in for each in outcomes), 0, outcomes=list(outcomes))
 
 
@@ -123,17 +123,17 @@ def test_what_others_took_over_narrows_no_commit() -> None:
 
 def test_a_worker_is_stuck_from_its_second_recovery_at_one_offset_until_a_commit_passes_it() -> None:
     once = Stuck().after_failure("why", {IN0: 5, IN1: 2}, 0.0)
-    assert once.told == ""
+    assert once.message == ""
     twice = once.after_failure("why", {IN0: 5, IN1: 7}, 1.0)
     assert (twice.recoveries, twice.at) == (2, {IN0: 5})
-    assert "in/0 from offset 5" in twice.told
-    assert "why" in twice.told
+    assert "in/0 from offset 5" in twice.message
+    assert "why" in twice.message
     assert twice.after_commit({IN0: 5, IN1: 99}, lambda _: True) == twice
     assert twice.after_commit({IN0: 6}, lambda _: True) == Stuck()
     assert twice.after_commit({}, lambda _: False) == Stuck()
     assert once.after_failure("other", {IN0: 9}, 1.0).recoveries == 1
     reading = Stuck().after_failure("poll", {}, 0.0).after_failure("poll", {}, 1.0)
-    assert "poll" in reading.told
+    assert "poll" in reading.message
     assert reading.after_turn(30.0) == reading
     assert reading.after_turn(62.0) == Stuck()
 
@@ -141,10 +141,10 @@ def test_a_worker_is_stuck_from_its_second_recovery_at_one_offset_until_a_commit
 def test_settings_tell_what_a_topic_takes() -> None:
     told = {"max.message.bytes": "5100", "cleanup.policy": "compact,delete", "message.timestamp.after.max.ms": "3600000"}
     told["message.timestamp.before.max.ms"] = str(2**63 - 1)
-    assert takes(told, 10_000) == Takes(5000, True, None, 3_600_000)
-    assert takes({**told, "message.timestamp.type": "LogAppendTime"}, 4000) == Takes(4000, True)
-    assert takes({"message.timestamp.difference.max.ms": "60000"}, 4000) == Takes(4000, False, 60_000, 60_000)
-    assert takes({}, 4000) == Takes(4000)
+    assert limits_in(told, 10_000) == TopicLimits(5000, True, None, 3_600_000)
+    assert limits_in({**told, "message.timestamp.type": "LogAppendTime"}, 4000) == TopicLimits(4000, True)
+    assert limits_in({"message.timestamp.difference.max.ms": "60000"}, 4000) == TopicLimits(4000, False, 60_000, 60_000)
+    assert limits_in({}, 4000) == TopicLimits(4000)
 
 
 @pytest.mark.parametrize(
@@ -162,10 +162,10 @@ def test_settings_that_refuse_every_record_are_named(told: dict[str, str]) -> No
 def test_times_and_keys_that_a_topic_will_not_take_are_seen_beforehand() -> None:
     times_ms = [NOW_MS, -1, 0, NOW_MS * 1000, NOW_MS - 59_000]
     out = Outgoing("out", 0, [b"k", b"k", b"k", b"k", None], [b"v"] * 5, [[]] * 5, times_ms)
-    assert unfit(out, Takes(1000), NOW_MS) == {}
-    assert sorted(unfit(out, Takes(1000, before_ms=60_000, after_ms=60_000), NOW_MS)) == [2, 3]
-    assert sorted(unfit(out, Takes(1000, before_ms=60_000), NOW_MS)) == [2]
-    (only,) = unfit(out, Takes(1000, keyed=True), NOW_MS).items()
+    assert unfit(out, TopicLimits(1000), NOW_MS) == {}
+    assert sorted(unfit(out, TopicLimits(1000, before_ms=60_000, after_ms=60_000), NOW_MS)) == [2, 3]
+    assert sorted(unfit(out, TopicLimits(1000, before_ms=60_000), NOW_MS)) == [2]
+    (only,) = unfit(out, TopicLimits(1000, keyed=True), NOW_MS).items()
     assert only[0] == 4
     assert "compacted" in str(only[1].error)
 
@@ -184,7 +184,7 @@ def test_a_refused_record_becomes_a_letter_and_its_neighbours_come_out_once_in_o
     with running(broker, SumScoring()) as loop:
         until(lambda: count(broker, "out") + count(broker, "dead") == 200)
         until(lambda: loop.stuck.recoveries == 0)
-        assert (loop.phase, loop.message) == (Phase.RUNNING, "")
+        assert (loop.phase, loop.message) == (WorkerPhase.RUNNING, "")
         assert loop.counters.recoveries < 60
     assert sums(broker, 0) == [i for i in range(0, 200, 2) if i not in keyless]
     assert sums(broker, 1) == [i for i in range(1, 200, 2) if i not in keyless]
@@ -236,7 +236,7 @@ def test_a_letter_that_is_refused_too_gets_a_key_and_the_time() -> None:
 def test_what_is_known_beforehand_costs_no_recovery() -> None:
     broker = make_broker()
     compacted(broker, "out", "dead")
-    broker.takes = {"out": Takes(2**20, keyed=True, after_ms=1000), "dead": Takes(2**20, keyed=True, after_ms=1000)}
+    broker.limits = {"out": TopicLimits(2**20, keyed=True, after_ms=1000), "dead": TopicLimits(2**20, keyed=True, after_ms=1000)}
     put(broker, 0)
     put(broker, 2, key=None)
     broker.append("in", 0, Stored(b"k", orjson.dumps({"x": [4, 0, 0]}), (), 2**50))
@@ -257,13 +257,13 @@ def test_a_record_of_which_nothing_is_taken_is_held_and_said_and_goes_on_once_it
         broker.append("in", 0, Stored(b"k", orjson.dumps({"x": [i // 2, 0, 0]}), (), NOW_MS))
     with running(broker, SumScoring()) as loop:
         until(lambda: loop.stuck.recoveries >= 5)
-        until(lambda: loop.phase is Phase.HOLDING)
+        until(lambda: loop.phase is WorkerPhase.HOLDING)
         assert "in/0 from offset 2" in loop.message
         assert "not this one" in loop.message
         assert (count(broker, "out"), count(broker, "dead")) == (2, 0)
         broker.refuses = lambda *_: ""
         until(lambda: count(broker, "out") == 3 and count(broker, "dead") == 1)
-        until(lambda: loop.phase is Phase.RUNNING)
+        until(lambda: loop.phase is WorkerPhase.RUNNING)
         assert (loop.message, loop.stuck) == ("", Stuck())
 
 
@@ -274,14 +274,14 @@ def test_commits_that_fail_at_one_offset_are_told_and_the_message_stays() -> Non
     with running(broker, SumScoring()) as loop:
         until(lambda: loop.stuck.recoveries == 3)
         assert "NotEnoughReplicas" in loop.message
-        until(lambda: count(broker, "out") == 1 and loop.phase is Phase.RUNNING)
+        until(lambda: count(broker, "out") == 1 and loop.phase is WorkerPhase.RUNNING)
         assert loop.stuck == Stuck()
         assert loop.counters.recoveries == 4
 
 
 def test_a_letter_for_a_topic_that_takes_next_to_nothing_still_says_where_its_record_lies() -> None:
     broker = make_broker()
-    broker.takes = {"dead": Takes(2048)}
+    broker.limits = {"dead": TopicLimits(2048)}
     broker.append("in", 0, Stored(b"k", b"{" * 5000, (("trace", b"t" * 5000),), NOW_MS))
     with running(broker, SumScoring(), SPEC.model_copy(update={"max_batch_rows": 1})):
         until(lambda: count(broker, "dead") == 1)

@@ -16,7 +16,7 @@ from cluster.signature import Datatype, Signature, TensorSpec
 from consumers.stream.codecs import registry as module
 from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.codecs.registry import Schemas
-from consumers.stream.spec import Format, Input, Output, Registry
+from consumers.stream.spec import Format, Registry, StreamInput, StreamOutput
 from tests.support.schema_registry import SchemaRegistry, avro, framed, schema_registry
 
 N = TensorSpec(name="n", datatype=Datatype.INT64, shape=(-1,))
@@ -71,19 +71,19 @@ def test_rubbish_means_that_the_registry_is_away(
     schema, kind, body = made[format_]
     value = framed(registry.register("t-value", schema, kind), body)
     registry.instead = instead
-    decoder = make_decoder(SIGNATURE, Input(topic="t", format=format_), schemas)
+    decoder = make_decoder(SIGNATURE, StreamInput(topic="t", format=format_), schemas)
     with pytest.raises(Unreachable, match=f"answers {instead[0]} to /schemas/ids/1"):
         decoder.decode([value], [[]])
     with pytest.raises(Unreachable, match=f"answers {instead[0]} to /subjects/o-value/versions"):
-        make_encoder(SIGNATURE, Output(topic="o", format=format_), schemas)
+        make_encoder(SIGNATURE, StreamOutput(topic="o", format=format_), schemas)
     registry.instead = None
     assert decoder.decode([value], [[]]).tensors["n"].tolist() == [7]  # nothing of it is remembered
-    assert len(make_encoder(SIGNATURE, Output(topic="o", format=format_), schemas).encode({"n": np.array([7])})) == 1
+    assert len(make_encoder(SIGNATURE, StreamOutput(topic="o", format=format_), schemas).encode({"n": np.array([7])})) == 1
 
 
 def test_only_the_registrys_own_word_makes_a_schema_unknown(registry: SchemaRegistry, schemas: Schemas) -> None:
     value = framed(registry.register("t-value", ROW), avro(ROW, {"n": 7}))
-    decoder = make_decoder(SIGNATURE, Input(topic="t", format=Format.AVRO), schemas)
+    decoder = make_decoder(SIGNATURE, StreamInput(topic="t", format=Format.AVRO), schemas)
     decoded = decoder.decode([framed(99, b"\x0e"), value, framed(-5, b"\x0e")], [[]] * 3)
     assert decoded.tensors["n"].tolist() == [7]
     assert "knows no schema 99" in str(decoded.errors[0])
@@ -99,7 +99,7 @@ def test_a_registry_that_looks_up_no_guid_is_told_apart_from_a_schema_that_it_do
 ) -> None:
     number = registry.register("t-value", ROW)
     named = [("__value_schema_id", b"\x01" + uuid.UUID(registry.schemas[number]["guid"]).bytes)]
-    decoder = make_decoder(SIGNATURE, Input(topic="t", format=Format.AVRO), schemas)
+    decoder = make_decoder(SIGNATURE, StreamInput(topic="t", format=Format.AVRO), schemas)
     registry.instead = INSTEAD["an unknown route"]
     with pytest.raises(Unreachable, match="names its schema by GUID") as held:
         decoder.decode([avro(ROW, {"n": 7})], [named])
@@ -115,7 +115,7 @@ def test_a_schema_that_refers_to_what_is_gone_is_the_records_fault(registry: Sch
     lost = registry.register("t", ROW, references=[{"name": "B", "subject": "b", "version": 1}])
     old = registry.register("t", ROW, references=[{"name": "A", "subject": "a", "version": 9}])
     good = registry.register("t", ROW)
-    decoder = make_decoder(SIGNATURE, Input(topic="t", format=Format.AVRO), schemas)
+    decoder = make_decoder(SIGNATURE, StreamInput(topic="t", format=Format.AVRO), schemas)
     values = [framed(number, avro(ROW, {"n": 7})) for number in (lost, old, good)]
     decoded = decoder.decode(values, [[]] * 3)
     assert decoded.tensors["n"].tolist() == [7]
@@ -150,7 +150,7 @@ def test_references_go_in_circles_and_on_without_end(registry: SchemaRegistry, s
         below = [{"name": f"C{i + 1}", "subject": f"c{i + 1}", "version": 1}]
         registry.register(f"c{i}", {**ROW, "name": f"C{i}"}, references=below)
     endless = registry.register("t", '"C0"', references=[{"name": "C0", "subject": "c0", "version": 1}])
-    decoder = make_decoder(SIGNATURE, Input(topic="t", format=Format.AVRO), schemas)
+    decoder = make_decoder(SIGNATURE, StreamInput(topic="t", format=Format.AVRO), schemas)
     assert f"more than {module.MOST_REFERENCES} others" in str(decoder.decode([framed(endless, b"")], [[]]).errors[0])
     calls = len(registry.calls)
     assert list(decoder.decode([framed(endless, b"")] * 9, [[]] * 9).errors) == list(range(9))
@@ -160,7 +160,7 @@ def test_references_go_in_circles_and_on_without_end(registry: SchemaRegistry, s
 def test_a_refusal_to_register_is_told(registry: SchemaRegistry, schemas: Schemas) -> None:
     registry.instead = (409, b'{"error_code": 409, "message": "incompatible with an earlier schema"}')
     with pytest.raises(BadInput, match="refuses /subjects/o-value/versions: incompatible with an earlier schema"):
-        make_encoder(SIGNATURE, Output(topic="o", format=Format.AVRO), schemas)
+        make_encoder(SIGNATURE, StreamOutput(topic="o", format=Format.AVRO), schemas)
 
 
 def test_an_answer_that_drips_is_left(registry: SchemaRegistry, schemas: Schemas, monkeypatch: pytest.MonkeyPatch) -> None:

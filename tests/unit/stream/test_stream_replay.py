@@ -12,14 +12,15 @@ from cluster.errors import BadInput
 from consumers.stream.log.memory_log import MemoryBroker, MemoryLog, Stored
 from consumers.stream.log.port import Log, Partition
 from consumers.stream.loop import Loop
-from consumers.stream.replay.stretch import BoundedLog, Choose, Condition, dead_letters, everything, spec_of_replay
-from consumers.stream.spec import Input, Output, StreamSpec, Topic
+from consumers.stream.replay.bounded_log import BoundedLog
+from consumers.stream.replay.conditions import Choose, Condition, dead_letters, everything, spec_of_replay
+from consumers.stream.spec import StreamInput, StreamOutput, StreamSpec, Topic
 from tests.support.stream_parts import SumScoring
 
 SPEC = StreamSpec(
     model="m",
-    input=Input(topic="in", partitions=2),
-    output=Output(topic="out", partitions=2),
+    input=StreamInput(topic="in", partitions=2),
+    output=StreamOutput(topic="out", partitions=2),
     dead_letters=Topic(topic="dead", partitions=1),
     max_batch_rows=5,
     linger_ms=1,
@@ -49,7 +50,7 @@ def run(broker: MemoryBroker, spec: StreamSpec, ends: dict[Partition, int], choo
         bounded.append(BoundedLog(MemoryLog(broker, spec.input.topic, spec.group or "g"), ends, choose))
         return bounded[-1]
 
-    loop = Loop("s", spec, SumScoring(), make_log, marks=(("headrace.replay", b"r1"),))
+    loop = Loop("s", spec, SumScoring(), make_log, extra_headers=(("headrace.replay", b"r1"),))
     worker = threading.Thread(target=loop.run)
     worker.start()
     deadline = time.monotonic() + 20

@@ -14,8 +14,8 @@ from consumers.stream.log.starts import (
     Memory,
     NotesInProcess,
     SeenTopic,
-    Start,
-    Why,
+    StartOffset,
+    StartReason,
     committed,
     metadata_of,
     new_notes,
@@ -23,9 +23,9 @@ from consumers.stream.log.starts import (
     place,
     read_memory,
 )
-from consumers.stream.spec import Begin, Input
+from consumers.stream.spec import Begin, StreamInput
 
-EARLIEST, LATEST = Input(topic="t"), Input(topic="t", begin=Begin.LATEST)
+EARLIEST, LATEST = StreamInput(topic="t"), StreamInput(topic="t", begin=Begin.LATEST)
 NEVER = Memory({}, {})
 T = SeenTopic("one", 4)
 # It holds the records 100 to 499; nothing is committed.
@@ -39,38 +39,38 @@ def at(number: int, topic: str = "t") -> Partition:
 
 def test_what_is_committed_is_where_it_begins() -> None:
     found = replace(FOUND, committed=Committed(300, "one"))
-    assert place(at(0), found, RAN, LATEST, older=False) == Start(300, Why.COMMITTED, "one")
+    assert place(at(0), found, RAN, LATEST, older=False) == StartOffset(300, StartReason.COMMITTED, "one")
 
 
 def test_a_first_start_is_as_the_document_says() -> None:
-    assert place(at(0), FOUND, NEVER, EARLIEST, older=False) == Start(100, Why.FIRST_START, "one")
-    assert place(at(0), FOUND, NEVER, LATEST, older=False) == Start(500, Why.FIRST_START, "one")
+    assert place(at(0), FOUND, NEVER, EARLIEST, older=False) == StartOffset(100, StartReason.FIRST_START, "one")
+    assert place(at(0), FOUND, NEVER, LATEST, older=False) == StartOffset(500, StartReason.FIRST_START, "one")
 
 
 def test_one_of_the_first_partitions_may_come_to_its_first_start_late() -> None:
     begun = Memory({"t": T}, {at(0): "one", at(1): "one"})
-    assert place(at(3), FOUND, begun, LATEST, older=False) == Start(500, Why.FIRST_START, "one")
+    assert place(at(3), FOUND, begun, LATEST, older=False) == StartOffset(500, StartReason.FIRST_START, "one")
 
 
 def test_a_partition_that_is_added_begins_with_its_first_record() -> None:
     grown = replace(FOUND, topic=SeenTopic("one", 6))
-    assert place(at(5), grown, RAN, LATEST, older=False) == Start(100, Why.NEW_PARTITION, "one")
+    assert place(at(5), grown, RAN, LATEST, older=False) == StartOffset(100, StartReason.NEW_PARTITION, "one")
 
 
 def test_a_topic_that_the_pattern_takes_in_later_begins_with_its_first_record() -> None:
-    pattern = Input(pattern="t.*", begin=Begin.LATEST)
-    assert place(at(0, "t2"), FOUND, RAN, pattern, older=False) == Start(100, Why.NEW_TOPIC, "one")
+    pattern = StreamInput(pattern="t.*", begin=Begin.LATEST)
+    assert place(at(0, "t2"), FOUND, RAN, pattern, older=False) == StartOffset(100, StartReason.NEW_TOPIC, "one")
 
 
 def test_a_topic_that_the_document_takes_in_later_begins_as_the_document_says() -> None:
-    both = Input(topics=("t", "t2"), begin=Begin.LATEST)
-    assert place(at(0, "t2"), FOUND, RAN, both, older=False) == Start(500, Why.FIRST_START, "one")
+    both = StreamInput(topics=("t", "t2"), begin=Begin.LATEST)
+    assert place(at(0, "t2"), FOUND, RAN, both, older=False) == StartOffset(500, StartReason.FIRST_START, "one")
 
 
 def test_what_retention_deleted_is_a_gap_that_is_told() -> None:
     found = replace(FOUND, committed=Committed(60, "one"))
     start = place(at(0), found, RAN, LATEST, older=False)
-    assert start == Start(100, Why.GAP, "one", missing=40)
+    assert start == StartOffset(100, StartReason.GAP, "one", missing=40)
     assert str(start) == "from 100: what was committed next exists no more; 40 offsets are missing"
 
 
@@ -78,7 +78,7 @@ def test_what_retention_deleted_is_a_gap_that_is_told() -> None:
 def test_another_topic_of_the_name_begins_with_its_first_record(offset: int) -> None:
     """Whatever was committed of the other one, and whether the broker has dropped that."""
     anew = replace(FOUND, topic=SeenTopic("two", 4))
-    first = Start(100, Why.ANOTHER_TOPIC, "two")
+    first = StartOffset(100, StartReason.ANOTHER_TOPIC, "two")
     assert place(at(0), replace(anew, committed=Committed(offset, "one")), RAN, LATEST, older=False) == first
     assert place(at(0), replace(anew, committed=Committed(offset)), RAN, LATEST, older=False) == first
     assert place(at(0), anew, RAN, LATEST, older=False) == first
@@ -88,7 +88,7 @@ def test_another_topic_of_the_name_begins_with_its_first_record(offset: int) -> 
 
 def test_a_seek_into_the_new_topic_holds() -> None:
     anew = replace(FOUND, topic=SeenTopic("two", 4), committed=Committed(300, "two"))
-    assert place(at(0), anew, RAN, LATEST, older=False) == Start(300, Why.COMMITTED, "two")
+    assert place(at(0), anew, RAN, LATEST, older=False) == StartOffset(300, StartReason.COMMITTED, "two")
 
 
 def test_a_commit_that_is_gone_holds_the_partition() -> None:
@@ -115,10 +115,10 @@ def test_a_commit_past_the_end_holds_the_partition() -> None:
 
 def test_a_group_of_an_older_headrace_skips_nothing() -> None:
     """It committed no start: where a partition had no record, it has no commit."""
-    assert place(at(0), FOUND, NEVER, LATEST, older=True) == Start(100, Why.NEW_PARTITION, "one")
-    assert place(at(0), FOUND, Memory({"t": T}, {}), LATEST, older=True) == Start(100, Why.NEW_PARTITION, "one")
-    assert place(at(0), replace(FOUND, committed=committed(300, "")), NEVER, LATEST, older=True) == Start(
-        300, Why.COMMITTED, "one"
+    assert place(at(0), FOUND, NEVER, LATEST, older=True) == StartOffset(100, StartReason.NEW_PARTITION, "one")
+    assert place(at(0), FOUND, Memory({"t": T}, {}), LATEST, older=True) == StartOffset(100, StartReason.NEW_PARTITION, "one")
+    assert place(at(0), replace(FOUND, committed=committed(300, "")), NEVER, LATEST, older=True) == StartOffset(
+        300, StartReason.COMMITTED, "one"
     )
 
 

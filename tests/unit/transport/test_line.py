@@ -18,8 +18,8 @@ from ray.serve._private.common import DeploymentID, ReplicaID
 
 from cluster.errors import NoCapacity
 from deployments.engines.datatypes import NUMPY, Array
-from deployments.transport.lines import client
-from deployments.transport.lines.client import Declined, Line, Lines, ReplicaGone, StandsStill, State
+from deployments.transport.lines import client, serve_book
+from deployments.transport.lines.client import Declined, Line, Lines, LineState, ReplicaGone, StandsStill
 from deployments.transport.lines.frames import STAGED_BYTES, Ask, Broken, Frames, Reply, Word, packed, unpacked
 from deployments.transport.lines.server import LineServer, address
 
@@ -165,7 +165,7 @@ async def test_a_replica_that_stops_answers_what_it_took_and_takes_no_more() -> 
         assert not isinstance(answer, Broken)
         await closing
         line._heard(line._frames, 0, Word.READY)  # too late: it stopped
-        assert line.state is State.ENDED
+        assert line.state is LineState.ENDED
 
 
 async def test_what_the_replica_raises_is_told() -> None:
@@ -189,7 +189,7 @@ async def test_a_call_that_is_late_or_given_up_ends_at_the_replica_too() -> None
         with pytest.raises(TimeoutError):
             await line.score(x(1), 0.01)
         await until(lambda: there.cancelled == 2)
-        assert line.state is State.ENDED  # whether the replica lives, another line tells
+        assert line.state is LineState.ENDED  # whether the replica lives, another line tells
         assert book.under_way == 0
 
 
@@ -200,7 +200,7 @@ async def test_the_death_of_a_replica_is_known_at_once() -> None:
             frames.abort()
         with pytest.raises(ReplicaGone):
             await call
-        assert line.state is State.ENDED
+        assert line.state is LineState.ENDED
         assert book.under_way == 0
         with pytest.raises(Declined):  # told, not waited for
             await line.score(x(1), 60.0)
@@ -215,7 +215,7 @@ async def test_who_calls_a_replica_that_stands_still_is_told(monkeypatch: pytest
             monkeypatch.setattr(frames, "_heard", lambda *_: None)
         with pytest.raises(StandsStill):
             await call
-        assert (line.state, book.under_way, book.doubted) == (State.ENDED, 0, [REPLICA])
+        assert (line.state, book.under_way, book.doubted) == (LineState.ENDED, 0, [REPLICA])
         await until(lambda: there.cancelled == 1)  # as soon as it goes on
 
 
@@ -253,7 +253,7 @@ async def test_a_frame_of_no_size_ends_the_line() -> None:
         assert transport is not None
         transport.write(bytes(64))
         await until(lambda: not there.server._lines)
-        await until(lambda: line.state is State.ENDED)
+        await until(lambda: line.state is LineState.ENDED)
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def near(monkeypatch: pytest.MonkeyPatch) -> str:
     """This process's node, and tries that need no second's wait."""
     monkeypatch.setattr(client, "own_node", lambda: "here")
     monkeypatch.setattr(client, "TRY_AGAIN_S", 0.0)
-    monkeypatch.setattr(client, "line_name", lambda _node, replica: replica.unique_id)
+    monkeypatch.setattr(serve_book, "line_name", lambda _node, replica: replica.unique_id)
     return "here"
 
 
@@ -339,7 +339,7 @@ async def test_a_replica_that_says_nothing_is_no_reason_to_ask_serve(near: str) 
         there.go.set()
         await call
         still.close()
-        await until(lambda: lines._lines[ids[1]].state is State.ENDED)
+        await until(lambda: lines._lines[ids[1]].state is LineState.ENDED)
         call = await under_way(there, picked)
         assert lines.pick() is None
         there.go.set()

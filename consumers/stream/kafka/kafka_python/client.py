@@ -1,4 +1,4 @@
-"""Kafka's addresses and credentials as kafka-python wants them, and topics made where they are missing."""
+"""Kafka's addresses and credentials as kafka-python wants them, and what its admin client tells of topics."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kafka.admin import KafkaAdminClient  # type: ignore[import-untyped]
-from kafka.errors import KafkaError, TopicAlreadyExistsError  # type: ignore[import-untyped]
 
-from consumers.stream.kafka.broker_errors import asker_of, broker_error
-from consumers.stream.kafka.kafka_python.inside import keep_logins_unlogged
+from consumers.stream.kafka.kafka_python.logins import keep_logins_unlogged
 from consumers.stream.log.port import Partition
 from consumers.stream.log.starts import SeenTopic
-from consumers.stream.spec import Security, StreamSpec
+from consumers.stream.spec import Security
 
 LIMIT = "max.message.bytes"
 DEFAULT_BROKERS = "127.0.0.1:9092"  # where neither the document nor the environment names any
@@ -39,49 +37,16 @@ def client_config(brokers: str, security: Security) -> dict[str, Any]:
     return config | {name: value for name, value in given.items() if value is not None}
 
 
-def ensure_topics(spec: StreamSpec, brokers: str) -> None:
-    """Makes the stream's topics that are missing, with their declared partitions. Those that are there stay as they are.
-
-    Raises Unreachable, and BadInput where the broker does not take one as it is declared.
-    """
-    written = (spec.output, spec.dead_letters)
-    wanted = dict.fromkeys(spec.input.names, spec.input.partitions) | {topic.topic: topic.partitions for topic in written}
-    try:
-        _create(brokers, spec.security, wanted, spec.max_record_bytes)
-    except KafkaError as error:
-        raise broker_error(brokers, error, asker_of(spec)) from error
-
-
-def _create(brokers: str, security: Security, wanted: Mapping[str, int], max_record_bytes: int) -> None:
-    # A dead letter is its input record with more headers, so it must be allowed to be larger.
-    configs = {LIMIT: str(max_record_bytes + ROOM_BYTES)}
-    admin = KafkaAdminClient(**client_config(brokers, security), bootstrap_timeout_ms=10_000)
-    try:
-        present = set(admin.list_topics())
-        for name, count in wanted.items():
-            if name not in present:
-                _create_one(admin, name, {"num_partitions": count, "configs": configs})
-    finally:
-        admin.close()
-
-
-def _create_one(admin: KafkaAdminClient, name: str, options: dict[str, Any]) -> None:
-    try:
-        admin.create_topics({name: options}, wait_for_metadata=True)
-    except TopicAlreadyExistsError:
-        return  # another member made it a moment ago
-
-
 def topics_of(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, SeenTopic]:
     """Those of these topics that exist. Blocks; raises KafkaError."""
     return topics_in(admin.describe_topics(sorted(names)))
 
 
-def topics_in(told: Iterable[Mapping[str, Any]]) -> dict[str, SeenTopic]:
+def topics_in(described: Iterable[Mapping[str, Any]]) -> dict[str, SeenTopic]:
     """The topics that exist, in what an admin client's `describe_topics` tells."""
-    return {each["name"]: SeenTopic(str(each["topic_id"]), len(each["partitions"])) for each in told if each["partitions"]}
+    return {each["name"]: SeenTopic(str(each["topic_id"]), len(each["partitions"])) for each in described if each["partitions"]}
 
 
-def leaderless_in(told: Iterable[Mapping[str, Any]]) -> set[Partition]:
+def leaderless_in(described: Iterable[Mapping[str, Any]]) -> set[Partition]:
     """The partitions that no broker leads just now."""
-    return {Partition(each["name"], p["partition_index"]) for each in told for p in each["partitions"] if p["leader_id"] < 0}
+    return {Partition(each["name"], p["partition_index"]) for each in described for p in each["partitions"] if p["leader_id"] < 0}

@@ -1,15 +1,11 @@
-"""What kafka-python knows and does not say: where we look inside it (pinned below 3.1), with `kafka_batches`.
+"""Where we look inside kafka-python: what it knows and does not say, and what it does only a record at a time.
 
-It polls in vain where its broker is away, or a topic may not be seen; where another member took its name, it only stops its
-heartbeats; a rebalance that ends between two polls it forgets; where a record can't be read, it does not tell which; a producer
-with unsent records can't be thrown away; its debug log would tell the password; and a commit that is not yet stable is told as
-none.
+`names` lists all that is used here. `rows` and `wire` hold classes that stand in for the client's own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,105 +13,153 @@ from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from kafka.admin import KafkaAdminClient  # type: ignore[import-untyped]
-from kafka.coordinator.base import MemberState  # type: ignore[import-untyped]
 from kafka.errors import (  # type: ignore[import-untyped]
-    FencedInstanceIdError,
-    IllegalGenerationError,
+    IllegalStateError,
     KafkaTimeoutError,
-    RebalanceInProgressError,
-    TopicAuthorizationFailedError,
-    UnknownMemberIdError,
     UnstableOffsetCommitError,
     for_code,
 )
-from kafka.protocol.consumer.group import OffsetFetchRequest  # type: ignore[import-untyped]
-from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest  # type: ignore[import-untyped]
 
-from cluster.errors import Conflict
+from consumers.stream.kafka.kafka_python.names import (
+    BATCH_BUILDER,
+    MEMBER_STATE,
+    OFFSET_FETCH,
+    PRODUCER_BATCH,
+    RECORD_FUTURE,
+    Use,
+    expect,
+    found,
+    has,
+)
+from consumers.stream.kafka.kafka_python.record_batch import FORMAT
 
-ASK_EVERY_S = 1.0
-REQUEST_LOGGERS = ("kafka.protocol.parser", "kafka.net.connection")
 
+class Coordination:
+    """What one consumer knows of its group. Raises BadInput where this client does not keep it as expected."""
 
-class Membership:
-    """One consumer's place in its group. `limit_s` is how long the broker may leave heartbeats unanswered. Not thread-safe."""
-
-    def __init__(self, consumer: KafkaConsumer, limit_s: float) -> None:
+    def __init__(self, consumer: KafkaConsumer) -> None:
+        expect(Use.MEMBERSHIP)
         self._consumer = consumer
-        self._coordinator = consumer._coordinator
-        self._limit_s = limit_s
-        self._asked_s = 0.0
+        self._coordinator: Any = consumer._coordinator
+        self._cluster: Any = consumer._cluster
+        self._stable = found(MEMBER_STATE).STABLE
 
     @property
-    def settled(self) -> bool:
-        """Whether no rebalance is under way, as far as this member knows."""
-        return bool(self._consumer.group_metadata().state is MemberState.STABLE)
+    def stable(self) -> bool:
+        """Whether no rebalance is under way, as far as the consumer knows."""
+        return self._consumer.group_metadata().state is self._stable
 
     @property
-    def silent_s(self) -> float:
-        """For how long the group's broker has not answered."""
+    def found(self) -> bool:
+        """Whether it knows the broker that keeps the group."""
+        return self._coordinator.coordinator_id is not None
+
+    @property
+    def name(self) -> str:
+        """The member's own name in the group."""
+        return str(self._coordinator.group_instance_id)
+
+    @property
+    def answered_s(self) -> float:
+        """When the group's broker last answered, or was last found (monotonic)."""
         heartbeat = self._coordinator.heartbeat
-        return float(time.monotonic() - max(heartbeat.last_receive, heartbeat.last_reset))
+        return float(max(heartbeat.last_receive, heartbeat.last_reset))
 
-    def trouble(self) -> str:
-        """Why no records can come; empty where all is well. Asks nobody."""
-        metadata = self._consumer.group_metadata()
-        if metadata.generation_id < 0:
-            return f"joining the group {metadata.group_id}"
-        silent_s = self.silent_s
-        return f"the broker has not answered the group's heartbeat for {silent_s:.0f} s" if silent_s > self._limit_s else ""
+    @property
+    def unseen_topics(self) -> set[str]:
+        """Topics that the consumer's user may not see."""
+        return set(self._cluster.unauthorized_topics)
 
-    def look(self) -> None:
-        """To be called before each poll, in its thread: sees to it that no rebalance is lost.
+    def look_at_topics_again(self) -> None:
+        """Asks for the topics anew, soon."""
+        self._cluster.request_update()
 
-        Asks whether the name is still ours, but only in trouble, and once a second at most. Raises as `check_name`, and
-        KafkaError where a topic may not be seen.
-        """
-        cluster = self._consumer._cluster
-        if cluster.unauthorized_topics:
-            cluster.request_update()  # the right may be given meanwhile
-            raise TopicAuthorizationFailedError(cluster.unauthorized_topics)
-        join = self._coordinator._join_task
-        if join is not None and not isinstance(join, _KeptJoin):
-            self._coordinator._join_task = _KeptJoin(join)
-        now_s = time.monotonic()
-        if self.silent_s > self._limit_s and now_s - self._asked_s > ASK_EVERY_S:
-            self._asked_s = now_s
-            self.check_name()
+    @property
+    def join(self) -> Any:
+        """The join that is under way or was not looked at yet; None where there is none."""
+        return self._coordinator._join_task
 
-    def check_name(self) -> None:
-        """Asks the broker. Raises Conflict where another member took this one's name, and KafkaError where it can't be asked."""
-        coordinator = self._coordinator
-        if not self.settled or coordinator.coordinator_id is None:
-            return  # the next poll joins, which is refused where the name is taken
+    @join.setter
+    def join(self, join: Any) -> None:
+        self._coordinator._join_task = join
+
+    def need_join(self) -> None:
+        """The next poll goes on with the join that is under way, or begins one."""
+        self._coordinator.request_rejoin()
+
+    def heartbeat(self) -> None:
+        """Sends one, and waits for the answer. Raises KafkaError."""
+        self._coordinator._net.run(self._coordinator._send_heartbeat_request)
+
+
+def stuck_at(consumer: KafkaConsumer) -> tuple[TopicPartition, int]:
+    """The record that the poll which raised CorruptRecordError could not read: the error does not say which."""
+    expect(Use.STEP_OVER)
+    part = consumer._fetcher._next_partition_records
+    return part.topic_partition, part.next_fetch_offset
+
+
+def read_with(consumer: KafkaConsumer, reading: type) -> None:
+    """What the consumer fetches of a partition is handed out by this class from now on."""
+    consumer._fetcher.PartitionRecords = reading
+
+
+def next_slice(records: Any) -> tuple[bytes, memoryview, int] | None:
+    """The batch that comes next in MemoryRecords: in which bytes, itself, and where it ends; None where there is none."""
+    following = records._next_slice
+    return None if following is None else (records._buffer, following, records._pos)  # it is always one batch ahead
+
+
+def step_over_slice(records: Any) -> None:
+    """The batch that `next_slice` told is taken."""
+    records._cache_next()
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """The parts of one producer that batches go through. `transactions` is None where it has none."""
+
+    transactions: Any
+    accumulator: Any
+    sender: Any
+
+    @classmethod
+    def of(cls, producer: KafkaProducer) -> Sending:
+        """Raises BadInput where this client is not made so."""
+        expect(Use.SENDING)
+        transactions = producer._transaction_manager
+        named = transactions is not None and transactions.is_transactional()
+        return cls(transactions if named else None, producer._accumulator, producer._sender)
+
+    def add_partition(self, partition: TopicPartition) -> None:
+        """The transaction that is under way, if there is one, takes in what goes to this partition."""
+        if self.transactions is not None:
+            self.transactions.maybe_add_partition_to_transaction(partition)
+
+    def enqueue(self, partition: TopicPartition, records: bytes, times_ms: Sequence[int]) -> Any:
+        """A batch of these records, as `RecordAccumulator.append` begins one. Raises KafkaError where the producer is closed."""
+        accumulator, count = self.accumulator, len(times_ms)
+        builder = found(BATCH_BUILDER)(
+            FORMAT, accumulator.config["compression_attrs"], accumulator.config["batch_size"], offset=count
+        )
+        inside = builder._builder
+        inside._buffer += records
+        inside._num_records, inside._last_offset = count, count - 1
+        inside._first_timestamp, inside._max_timestamp = times_ms[0], max(times_ms)
+        batch = found(PRODUCER_BATCH)(partition, builder)
+        # Where it is split, since its topic takes less by now, this is what wakes those who wait for it.
+        batch._record_futures.append(found(RECORD_FUTURE)(batch.produce_future, 0, None, None, -1, -1, -1))
+        accumulator._appends_in_progress.increment()
         try:
-            coordinator._net.run(coordinator._send_heartbeat_request)
-        except FencedInstanceIdError as error:
-            raise Conflict(
-                "another member of this name took over", where=coordinator.group_instance_id, remedy="end this one"
-            ) from error
-        except (RebalanceInProgressError, IllegalGenerationError, UnknownMemberIdError):
-            return  # the next poll joins again
-
-
-class _KeptJoin:
-    """A join that is not taken for done before a poll has its result.
-
-    Of one that was done as the poll began the client forgets the result and joins anew, at which all others have to as well: two
-    members that were polled in turn did this for ever (kafka-python 3.0.12). Of a join that failed the poll raises the error: a
-    KafkaError makes the client forget the join, anything else ends the worker, and the client with it.
-    """
-
-    is_done = False
-
-    def __init__(self, join: Any) -> None:
-        self._join = join
-
-    def __await__(self) -> Any:
-        return self._join.__await__()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._join, name)
+            with accumulator._tp_lock(partition):
+                if accumulator._closed:
+                    raise IllegalStateError("the producer is closed")
+                accumulator._batches[partition].append(batch)
+                accumulator._incomplete.add(batch)
+        finally:
+            accumulator._appends_in_progress.decrement()
+        self.sender.wakeup()
+        return batch
 
 
 def abandon(producer: KafkaProducer) -> None:
@@ -123,13 +167,16 @@ def abandon(producer: KafkaProducer) -> None:
 
     Its own close waits for that first, and where the broker is away raises and leaves its thread running.
     """
-    producer._sender.force_close()
+    if has(Use.ABANDON):
+        producer._sender.force_close()
     with contextlib.suppress(KafkaTimeoutError):
         producer.close(timeout=0)
 
 
 def end_requests_by(admin: KafkaAdminClient, until_s: float) -> None:
     """No request of this client takes longer than until then (monotonic): its own limit counts anew for each."""
+    if not has(Use.DEADLINE):
+        return
     send, most_ms = admin._manager.send, admin.config["request_timeout_ms"]
 
     def bounded(request: Any, node_id: Any = None, request_timeout_ms: int | None = None) -> Any:
@@ -137,32 +184,6 @@ def end_requests_by(admin: KafkaAdminClient, until_s: float) -> None:
         return send(request, node_id=node_id, request_timeout_ms=min(request_timeout_ms or most_ms, left_ms))
 
     admin._manager.send = bounded
-
-
-def stuck_at(consumer: KafkaConsumer) -> tuple[TopicPartition, int]:
-    """The record that the poll which raised CorruptRecordError could not read."""
-    part = consumer._fetcher._next_partition_records
-    return part.topic_partition, part.next_fetch_offset
-
-
-class _WithoutLogins(logging.Filter):
-    """Leaves out requests that log in, and bytes as they go over the wire: PLAIN sends the password as it is."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record may be seen."""
-        arguments = record.args if isinstance(record.args, tuple) else ()
-        return not any(
-            isinstance(argument, (SaslAuthenticateRequest, SaslBytesRequest, bytes, bytearray)) for argument in arguments
-        )
-
-
-_WITHOUT_LOGINS = _WithoutLogins()
-
-
-def keep_logins_unlogged() -> None:
-    """No password in the client's debug log. May be called again."""
-    for name in REQUEST_LOGGERS:
-        logging.getLogger(name).addFilter(_WITHOUT_LOGINS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +208,8 @@ def stable_offsets(
     topics: dict[str, list[int]] = {}
     for part in partitions or ():
         topics.setdefault(part.topic, []).append(part.partition)
+    expect(Use.STABLE)
+    OffsetFetchRequest: Any = found(OFFSET_FETCH)  # noqa: N806  # a class
     of_group = OffsetFetchRequest.OffsetFetchRequestGroup
     inner = [of_group.OffsetFetchRequestTopics(name=name, partition_indexes=numbers) for name, numbers in topics.items()]
     outer = [OffsetFetchRequest.OffsetFetchRequestTopic(name=name, partition_indexes=numbers) for name, numbers in topics.items()]
@@ -198,22 +221,22 @@ def stable_offsets(
         min_version=7,  # the first that tells what is not stable
         max_version=8,
     )
-    told = admin._manager.run(_ask_coordinator, admin, group, request)
-    answer = told.groups[0] if told.API_VERSION >= 8 else told
+    response = admin._manager.run(_ask_coordinator, admin, group, request)
+    answer = response.groups[0] if response.API_VERSION >= 8 else response
     if answer.error_code:
         raise for_code(answer.error_code)(f"what {group} has committed can't be read")
-    found: dict[TopicPartition, StableOffset] = {}
+    offsets: dict[TopicPartition, StableOffset] = {}
     for topic in answer.topics:
         for each in topic.partitions:
             unstable = each.error_code == UnstableOffsetCommitError.errno
             if each.error_code and not unstable:
                 raise for_code(each.error_code)(f"what {group} has committed of {topic.name} can't be read")
             offset = each.committed_offset if each.committed_offset >= 0 and not unstable else None
-            found[TopicPartition(topic.name, each.partition_index)] = StableOffset(
+            offsets[TopicPartition(topic.name, each.partition_index)] = StableOffset(
                 offset, (each.metadata or "").rstrip("\0"), unstable
             )
-    return found
+    return offsets
 
 
-async def _ask_coordinator(admin: KafkaAdminClient, group: str, request: OffsetFetchRequest) -> Any:
+async def _ask_coordinator(admin: KafkaAdminClient, group: str, request: Any) -> Any:
     return await admin._manager.send(request, node_id=await admin._find_coordinator_id(group))

@@ -76,7 +76,7 @@ def producer_config(spec: StreamSpec, member: Member, largest_bytes: int) -> dic
         "batch.size": min(BATCH_BYTES, largest_bytes),
         "message.max.bytes": spec.max_record_bytes + 2 * ROOM_BYTES,
         "delivery.timeout.ms": timeout_ms,
-        # While the marks of the last transaction are being written the broker refuses the next one's offsets: this is how long
+        # While the markers of the last transaction are being written the broker refuses the next one's offsets: this is how long
         # the client then waits, and by default it is a tenth of a second.
         "retry.backoff.ms": BUSY_COORDINATOR_WAIT_MS,
         "queue.buffering.max.messages": max(10 * spec.max_batch_rows, 100_000),

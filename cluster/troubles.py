@@ -1,0 +1,33 @@
+"""What stands in the controller's way: logged when it begins, changes and ends, not at every tick."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from cluster.errors import in_words
+
+_log = logging.getLogger(__name__)
+
+
+class TroubleLog:
+    """Written by one thread, read by any."""
+
+    def __init__(self) -> None:
+        self._trouble = ""
+        self.faults: Mapping[str, str] = {}
+        """Mistakes of ours as `status` tells them, by the model or feed that each stops."""
+
+    def tell_faults(self, faults: Mapping[str, Exception]) -> None:
+        """Those that there are now."""
+        told = {name: in_words(fault) for name, fault in faults.items()}
+        for name, words in told.items():
+            if words != self.faults.get(name):
+                _log.error("a mistake of ours stops %s; all else goes on", name, exc_info=faults[name])
+        self.faults = told
+
+    def note(self, trouble: str) -> None:
+        """What of the world or the store is away; empty where nothing is."""
+        if trouble != self._trouble:
+            _log.warning("%s", trouble or "all is reachable again")
+        self._trouble = trouble

@@ -1,0 +1,65 @@
+"""What a node's door is told: written by the gateway that starts it, read by the keeper. No Ray, and quick to import."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import Conflict
+
+FILE = "door.json"
+# A process that `headrace up` starts carries the run's id in this variable, and so do all its children: none can hide.
+RUN_VARIABLE = "HEADRACE_RUN_ID"
+
+
+@dataclass(frozen=True, slots=True)
+class DoorSettings:
+    """One node's door. TLS gets its place here: certificates for `host`, and who may call. Without `grpc_port` there is no gRPC.
+
+    HAProxy can hand a request on only where it holds it whole: bodies of up to `handed_on_bytes`. A head, and what is held of a
+    body, must come at `least_bytes_per_s`. An address, other than loopback, may have `unanswered_most` connections on which no
+    answer is owed: nothing was asked yet, or not to the end, or all is answered.
+
+    While no gateway is up, the keeper holds `held_most` requests, of `held_bytes` in all, each for `held_s`. It ends with the
+    process `raylet_pid`, where there is one, and after `idle_s` without gateways. `run` is the id of its `headrace up`.
+    """
+
+    binary: str
+    host: str
+    http_port: int
+    grpc_port: int | None
+    slots: int
+    threads: int = 1
+    raylet_pid: int | None = None
+    run: str = ""
+    head_bytes: int = 16 << 10
+    handed_on_bytes: int = 128 << 10
+    least_bytes_per_s: int = 1 << 10
+    connections_most: int = 16_384
+    unanswered_most: int = 2048
+    concurrent_streams: int = 2048
+    held_most: int = 1024
+    held_bytes: int = 64 << 20
+    held_s: float = 60.0
+    idle_s: float = 60.0
+
+    def write(self, folder: Path) -> None:
+        """Replaces what the folder says, in one step."""
+        fresh = folder / f"{FILE}.new"
+        fresh.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        fresh.replace(folder / FILE)
+
+
+def read_settings(folder: Path) -> DoorSettings:
+    """What was written there. Raises Conflict where it is not what this version writes, FileNotFoundError where nothing is."""
+    text = (folder / FILE).read_text(encoding="utf-8")
+    try:
+        document: Mapping[str, Any] = json.loads(text)
+        return DoorSettings(**document)
+    except (ValueError, TypeError) as error:
+        raise Conflict(
+            f"another version of headrace wrote this: {error}", where=str(folder / FILE), remedy="end what runs, then remove it"
+        ) from error

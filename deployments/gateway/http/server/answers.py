@@ -1,0 +1,101 @@
+"""HTTP's `infer` on a connection of ours, and what is told there to everything else."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from http import HTTPStatus
+
+from cluster.errors import HeadraceError
+from deployments.gateway.admission import Lease
+from deployments.gateway.http.asgi import Reply, body_too_large, error_reply, reply_to
+from deployments.gateway.http.infer import HttpInfer, InferHead
+from deployments.gateway.http.server.body import Pieces
+from deployments.gateway.http.server.exchange import WireAnswer
+
+_STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+class Clock:
+    """The `date` line of answers, made once a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._line = b""
+
+    def line(self) -> bytes:
+        """As of now."""
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._line = second, f"date: {formatdate(second, usegmt=True)}\r\n".encode()
+        return self._line
+
+
+class HttpAnswers:
+    """Writes replies as HTTP/1.1."""
+
+    def __init__(self) -> None:
+        self._clock = Clock()
+
+    def of(self, reply: Reply, *, bodiless: bool = False) -> WireAnswer:
+        """The answer that a reply is; one to HEAD has no body."""
+        more = b"".join([b"%b: %b\r\n" % header for header in reply.headers]) if reply.headers else b""
+        head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b" % (
+            _STATUS_LINE[reply.status],
+            self._clock.line(),
+            reply.content_type,
+            len(reply.body),
+            more,
+        )
+        return WireAnswer(head, () if bodiless else (reply.body,))
+
+
+class HttpExchange:
+    """Requests of one `infer`."""
+
+    __slots__ = ("_answers", "_head", "_infer")
+
+    def __init__(self, infer: HttpInfer, head: InferHead, answers: HttpAnswers) -> None:
+        self._infer = infer
+        self._head = head
+        self._answers = answers
+
+    def refusal(self, body_bytes: int) -> WireAnswer | None:
+        """See Exchange."""
+        most_bytes = self._infer.max_body_bytes
+        return None if body_bytes <= most_bytes else self.failed(body_too_large(most_bytes))
+
+    def failed(self, error: HeadraceError) -> WireAnswer:
+        """See Exchange."""
+        return self._answers.of(error_reply(error))
+
+    async def answer(self, body: Pieces, lease: Lease) -> WireAnswer:
+        """See Exchange."""
+        try:
+            reply = await self._infer.answer(self._head, body, lease)
+        except Exception as error:  # noqa: BLE001 (`reply_to` logs it)
+            reply = reply_to(error, f"infer of {self._head.call.model}")
+        return self._answers.of(reply)
+
+
+class FixedExchange:
+    """Requests that all get the same reply, whatever their bodies."""
+
+    __slots__ = ("_answers", "_bodiless", "_reply")
+
+    def __init__(self, reply: Reply, answers: HttpAnswers, *, bodiless: bool = False) -> None:
+        self._reply = reply
+        self._answers = answers
+        self._bodiless = bodiless
+
+    def refusal(self, body_bytes: int) -> WireAnswer | None:  # noqa: ARG002
+        """See Exchange."""
+        return self._answers.of(self._reply, bodiless=self._bodiless)
+
+    def failed(self, error: HeadraceError) -> WireAnswer:  # noqa: ARG002
+        """See Exchange."""
+        return self._answers.of(self._reply, bodiless=self._bodiless)
+
+    async def answer(self, body: Pieces, lease: Lease) -> WireAnswer:  # noqa: ARG002
+        """See Exchange."""
+        return self._answers.of(self._reply, bodiless=self._bodiless)
