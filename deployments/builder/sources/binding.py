@@ -18,14 +18,14 @@ IN_ORDER = "in the order listed: the source has no names"
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
+class NameBinding:
     """The document's names by the source's own, in the source's order, and how they were found."""
 
     names: Mapping[str, str]
     how: str = BY_NAME
 
 
-def bind(listed: Sequence[str], own: Sequence[str], *, what: str, optional: Sequence[str] = ()) -> Binding:
+def bind(listed: Sequence[str], own: Sequence[str], *, what: str, optional: Sequence[str] = ()) -> NameBinding:
     """Binds inputs: `listed` in the document to the source's `own`, where `optional` ones may be left out.
 
     One input listed for a source of one needs no name. Names that the framework made up are none: then the order counts, which
@@ -33,13 +33,13 @@ def bind(listed: Sequence[str], own: Sequence[str], *, what: str, optional: Sequ
     """
     _refuse_doubles(listed, what)
     if not listed:
-        return Binding({name: name for name in own})
+        return NameBinding({name: name for name in own})
     if set(listed) <= set(own) and all(name in listed or name in optional for name in own):
-        return Binding({name: name for name in own if name in listed})
+        return NameBinding({name: name for name in own if name in listed})
     if len(listed) == len(own) == 1:
-        return Binding({own[0]: listed[0]})
+        return NameBinding({own[0]: listed[0]})
     if len(listed) == len(own) and not set(listed) & set(own) and all(UNNAMED.fullmatch(name) for name in own):
-        return Binding(dict(zip(own, listed, strict=True)), IN_ORDER)
+        return NameBinding(dict(zip(own, listed, strict=True)), IN_ORDER)
     unknown = [name for name in listed if name not in own]
     missing = [name for name in own if name not in listed and name not in optional]
     fault = (
@@ -52,19 +52,19 @@ def bind(listed: Sequence[str], own: Sequence[str], *, what: str, optional: Sequ
     )
 
 
-def select(listed: Sequence[str], own: Sequence[str], *, named: bool) -> Binding:
+def select(listed: Sequence[str], own: Sequence[str], *, named: bool) -> NameBinding:
     """Selects outputs: the document's names by the source's own, in the order listed; all of them where none is listed.
 
     `named` is False where the source has only an order. Raises BadInput for a name that the source does not have.
     """
     _refuse_doubles(listed, "outputs")
     if not listed:
-        return Binding({name: name for name in own})
+        return NameBinding({name: name for name in own})
     if set(listed) <= set(own) and named:
-        return Binding({name: name for name in listed})
+        return NameBinding({name: name for name in listed})
     made_up = not named or all(UNNAMED.fullmatch(name) for name in own)
     if len(listed) == len(own) and made_up and not (named and set(listed) & set(own)):
-        return Binding(dict(zip(own, listed, strict=True)), IN_ORDER if len(own) > 1 else BY_NAME)
+        return NameBinding(dict(zip(own, listed, strict=True)), IN_ORDER if len(own) > 1 else BY_NAME)
     if not named:
         raise BadInput(
             f"the network has {len(own)} outputs without names, {len(listed)} are named",

@@ -26,9 +26,10 @@ from deployments.engines.port import Engine
 # Keras runs on torch, so that its files need no TensorFlow.
 ENVIRONMENT = {"KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "2"}
 # Which of Headrace's extras each kind of source needs.
-EXTRAS = {"pytorch": "torch", "pt2": "torch", "keras": "keras", "saved_model": "tensorflow", "onnx": "torch"} | dict.fromkeys(
-    ("sklearn", "xgboost", "lightgbm"), "sklearn"
-)
+EXTRAS = {"pytorch": "torch", "pt2": "torch", "keras": "keras", "saved_model": "tensorflow", "onnx": "torch"}
+# Fitted estimators, whose workers are in a room and an extra of their own.
+TABLES = ("sklearn", "xgboost", "lightgbm")
+EXTRAS |= dict.fromkeys(TABLES, "sklearn")
 Progress = Callable[[str], None]
 
 
@@ -54,7 +55,7 @@ def import_source(spec: BuildSpec, base: Path, work: Path, log: Path, progress: 
     progress(f"import {file.name} ({spec.source.kind})")
     target, expected = work / MODEL_FILES[spec.engine], work / "expected.npz"
     told = run_worker(
-        f"sources.from_{spec.source.kind}",
+        f"{_room(spec.source.kind)}.from_{spec.source.kind}",
         _job(spec, base, file, target, expected),
         what=f"importing {file.name}",
         log=log,
@@ -86,6 +87,10 @@ def import_source(spec: BuildSpec, base: Path, work: Path, log: Path, progress: 
         )
     about = {"kind": spec.source.kind, "file": file.name, "sha256": file_digest(file), **told}
     return Imported(target, signature, rows, about, parity[worst])
+
+
+def _room(kind: str) -> str:
+    return "sources.tables" if kind in TABLES else "sources"
 
 
 def _job(spec: BuildSpec, base: Path, file: Path, target: Path, expected: Path) -> dict[str, Any]:

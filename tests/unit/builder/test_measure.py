@@ -41,7 +41,7 @@ class Slow:
             os._exit(9)
         if self.kind == "wide":
             try:
-                np.ones((rows, 1_000_000), np.float32).sum()
+                np.empty((rows, 1_000_000), np.float32)[:16] = 1
             except MemoryError as error:
                 raise EngineFailure("the model failed: std::bad_alloc") from error
         if self.kind == "fails" and rows > 1:
@@ -89,7 +89,7 @@ def test_a_batch_that_does_not_fit_is_left_out_and_said(tmp_path: Path) -> None:
     assert found["unmeasured"]["wide"] == {
         "1024": "it needs more than the 1000 MB that measuring may take (measure.memory_bytes)"
     }
-    assert found["peak_bytes"]["wide"] > 200_000_000
+    assert found["peak_bytes"]["wide"] > 50_000_000
 
 
 def test_a_process_that_ends_ends_no_build(tmp_path: Path) -> None:

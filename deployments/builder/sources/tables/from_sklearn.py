@@ -23,10 +23,10 @@ from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
 
 from cluster.errors import BadInput
 from cluster.signature import Datatype, TensorSpec
-from deployments.builder.sources import tabular
 from deployments.builder.sources.binding import BY_NAME, bind
 from deployments.builder.sources.rows import read_inputs
-from deployments.builder.sources.sandbox import enclose
+from deployments.builder.sources.tables import tabular
+from deployments.builder.sources.tables.sandbox import enclose
 from deployments.builder.worker import serve
 from deployments.engines.datatypes import Array
 

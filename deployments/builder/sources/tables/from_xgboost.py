@@ -14,8 +14,8 @@ from onnxmltools.convert.common.data_types import FloatTensorType
 
 from cluster.errors import BadInput
 from cluster.signature import Datatype
-from deployments.builder.sources import tabular
-from deployments.builder.sources.sandbox import enclose
+from deployments.builder.sources.tables import tabular
+from deployments.builder.sources.tables.sandbox import enclose
 from deployments.builder.worker import serve
 from deployments.engines.datatypes import Array
 
