@@ -28,7 +28,7 @@ from cluster.findings import first_finding
 from cluster.rollout.plan import NamedPlan, Plan
 from deployments.gateway.door.configuration import NOT_DELIVERED
 from headrace.local.home import Home, Settings, read_settings
-from headrace.local.run_state import RAY, load_run
+from headrace.local.run_state import load_run
 from headrace.patience import Patience, Waiting
 
 Q = TypeVar("Q", bound=Message)
@@ -238,10 +238,7 @@ class ControlClient:
 def may_answer(home: Home) -> bool:
     """Whether what `headrace up` started may still come to answer: its Ray runs, or is not ours to know of."""
     run = load_run(home)
-    if run is None:
-        return False
-    ray = run.process(RAY)
-    return not run.owns_ray or (ray is not None and ray.find() is not None)
+    return run is not None and run.ray_lives()
 
 
 def _is_nowhere(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -27,6 +28,7 @@ TICK_S = 0.5
 CALM_TICK_S = 2.0  # a look at the world costs Serve and us some 10 ms: not more often where nothing happens
 LOOK_EVERY_S = CALM_TICK_S - TICK_S / 2  # nor while a rollout only waits: then each fourth tick looks
 START_TIMEOUT_S = 60.0
+ASK_S = 10.0
 LONG_POLLS = 5_000  # calls at a time; each scorer has one long poll under way
 FLEET = "deployments.serving.fleet:ServeFleet"
 FEEDS = "consumers.stream.serving.feed:ServeStreams"
@@ -157,27 +159,61 @@ def start_controller(
     can't be used.
     """
     actor = _actor(settings.store_url, fleet, feeds, jobs)
-    until = time.monotonic() + timeout_s
+    trouble = _trouble_of(actor, settings, timeout_s)
+    if trouble is not None:
+        # One that never began must not stay behind and begin later, by itself.
+        ray.kill(actor)
+        raise trouble
+
+
+def bring_back_controller(
+    settings: Settings,
+    waits: Callable[[HeadraceError], None],
+    ray_lives: Callable[[], bool],
+    timeout_s: float = START_TIMEOUT_S,
+) -> None:
+    """Starts the controller where it is away; waits for one that can't begin yet, and leaves it to begin when it can.
+
+    `waits` is told what it waits for, once for each reason; it waits as long as `ray_lives`. Raises what `start_controller`
+    raises, for the same.
+    """
+    until, told = time.monotonic() + timeout_s, ""
+    while True:
+        try:
+            trouble = _trouble_of(_actor(settings.store_url, FLEET, FEEDS, JOBS), settings, TICK_S)
+        except Unreachable as error:
+            trouble = error  # Ray starts its process again just now
+        if trouble is None:
+            return
+        if not isinstance(trouble, Unreachable) or time.monotonic() > until or not ray_lives():
+            raise trouble
+        if trouble.what != told:
+            waits(trouble)
+            told = trouble.what
+        time.sleep(TICK_S)  # a store that is locked tells nobody when it is free
+
+
+def _trouble_of(actor: Any, settings: Settings, timeout_s: float) -> HeadraceError | None:
+    """Why the controller does not answer within `timeout_s`, in its own words; None once it does. Raises Conflict where it keeps
+    another store, Unreachable where there is nobody to say why."""
+    until, ask_s = time.monotonic() + timeout_s, max(timeout_s, ASK_S)
     try:
-        about = ray.get(actor.about.remote(), timeout=timeout_s)
+        about = ray.get(actor.about.remote(), timeout=ask_s)
         if about["store"] != settings.store_url:
             raise Conflict(
                 f"the controller of this Ray keeps another store, {without_password(about['store'])}",
                 where=without_password(settings.store_url),
                 remedy="use that one's HEADRACE_HOME or HEADRACE_STORE_URL, or another Ray",
             )
-        answer = ray.get(actor.call.remote("status", {}), timeout=timeout_s)
+        answer = ray.get(actor.call.remote("status", {}), timeout=ask_s)
         while isinstance(answer, Unreachable) and time.monotonic() < until:
-            answer = ray.get(actor.routes.remote(NOTHING, TICK_S), timeout=timeout_s)
-            answer = ray.get(actor.call.remote("status", {}), timeout=timeout_s)
+            answer = ray.get(actor.routes.remote(NOTHING, TICK_S), timeout=ask_s)
+            answer = ray.get(actor.call.remote("status", {}), timeout=ask_s)
     except RayError as error:
         raise Unreachable(
             f"the controller does not answer: {type(error).__name__}", where=CONTROLLER_ACTOR, remedy="look into Ray's logs"
         ) from error
-    if isinstance(answer, HeadraceError):
-        # One that never began must not stay behind and begin later, by itself.
-        ray.kill(actor)
-        raise answer
+    return answer if isinstance(answer, HeadraceError) else None
 
 
 def _actor(store_url: str, fleet: str, feeds: str, jobs: str) -> Any:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from cluster.errors import BadInput
+from headrace.cli.exits import ExitCode
 from headrace.cli.screens.output import AsJson, answers, notes, print_json, watch
 from headrace.local.home import read_settings
 
 app = typer.Typer()
 
+DrainTimeout = Annotated[
+    float, typer.Option("--drain-timeout", min=0, help="How long streams and calls may take to finish, in seconds.")
+]
 PORTS = {"min": 1, "max": 65535}
 GATEWAYS_MOST = 64
 
@@ -31,17 +36,26 @@ def up(
     dashboard_port: Annotated[int, typer.Option(**PORTS, help="The Ray dashboard's port.")] = 8265,
     broker_port: Annotated[int, typer.Option(**PORTS, help="The local Kafka's port.")] = 9092,
     num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs that Ray hands out to replicas; the machine's own.")] = None,
+    supervise: Annotated[
+        bool, typer.Option("--supervise", help="Stay, and bring back whatever ends; SIGTERM drains as `down` does.")
+    ] = False,
+    drain_timeout_s: DrainTimeout = 40.0,
     as_json: AsJson = False,
 ) -> None:
     """Start a local Ray with its dashboard, the controller, the gateway and, with --broker, Apache Kafka.
 
-    Started again, it says what runs; where a part was killed, it ends the rest and starts afresh. Versions, rollouts and
-    topics stay. With RAY_ADDRESS set, it joins that cluster instead of starting one; with KAFKA_BOOTSTRAP_SERVERS set, it
-    uses that broker.
+    Started again, it says what runs, and brings back what is away, each part alone: what serves is never ended for it. Only
+    where Ray itself has died it is started afresh; versions, rollouts and topics stay. With RAY_ADDRESS set, it joins that
+    cluster instead of starting one; with KAFKA_BOOTSTRAP_SERVERS set, it uses that broker.
+
+    With --supervise it stays in the foreground and does so each second, one line an event, until SIGTERM or Ctrl-C: that drains
+    and ends all, and a second one ends it at once.
 
     Example: `headrace up --broker --http-port 8001`
     """
-    from headrace.local.up import UpOptions, bring_up
+    from headrace.local.options import UpOptions
+    from headrace.local.repairs.supervise import supervise as run_supervised
+    from headrace.local.up import bring_up
 
     begun = time.monotonic()
     least, most = gateway_bounds(gateways)
@@ -57,12 +71,20 @@ def up(
         broker_port=broker_port,
         num_cpus=num_cpus,
     )
-    state, fresh = bring_up(options, read_settings(), _progress)
-    if as_json:
-        print_json({"started": fresh, "addresses": state.addresses.model_dump()})
+    if supervise:
+        if not run_supervised(options, read_settings(), _log, drain_timeout_s=drain_timeout_s):
+            raise typer.Exit(ExitCode.FAILED)
         return
-    seconds = f"up after {time.monotonic() - begun:.1f} s" if fresh else "already up"
-    answers().print(f"{seconds}; `headrace status` shows what runs, `headrace down` ends it")
+    brought = bring_up(options, read_settings(), _progress)
+    state, fresh = brought.state, brought.started
+    if as_json:
+        print_json({"started": fresh, "repaired": brought.repaired, "addresses": state.addresses.model_dump()})
+        return
+    seconds = time.monotonic() - begun
+    repaired = f"was up; brought back {', '.join(brought.repaired)} in {seconds:.1f} s" if brought.repaired else "already up"
+    answers().print(
+        f"{f'up after {seconds:.1f} s' if fresh else repaired}; `headrace status` shows what runs, `headrace down` ends it"
+    )
     for name, address in state.addresses.model_dump().items():
         if address:
             answers().print(f"  {name:<10}{address}")
@@ -70,9 +92,7 @@ def up(
 
 @app.command()
 def down(
-    drain_timeout_s: Annotated[
-        float, typer.Option("--drain-timeout", min=0, help="How long streams and calls may take to finish, in seconds.")
-    ] = 40.0,
+    drain_timeout_s: DrainTimeout = 40.0,
     as_json: AsJson = False,
 ) -> None:
     """Drain streams and gateway, then end everything that `headrace up` started. Safe to repeat, and after any kill.
@@ -110,6 +130,11 @@ def status(
         watch(lambda: (shown(look(settings)), False), every_s=1.0)
     else:
         answers().print(shown(look(settings)))
+
+
+def _log(line: str) -> None:
+    at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    notes().print(f"{at} {line}", soft_wrap=True)
 
 
 def gateway_bounds(text: str) -> tuple[int, int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from typing import Protocol
+
+import psutil
 
 from cluster.errors import HeadraceError
 from deployments.gateway.door.found import remove_doors
@@ -16,7 +19,7 @@ from headrace.local.home import Home, Settings
 from headrace.local.lock import only_one
 from headrace.local.ports import answers, split_address
 from headrace.local.processes import end, of_run
-from headrace.local.run_state import BROKER, RAY, Phase, RunState, clear_run, load_run
+from headrace.local.run_state import BROKER, RAY, RAYLET, Phase, RunState, clear_run, load_run
 
 RAY_STOP_S = 15.0
 ENDINGS = 5
@@ -54,29 +57,45 @@ def take_down(settings: Settings, progress: Progress, *, drain_timeout_s: float)
         return Ended(was_running=True, drained=drained)
 
 
-def end_run(home: Home, state: RunState, progress: Progress) -> None:
+def end_run(home: Home, state: RunState, progress: Progress, *, keep_broker: bool = False) -> None:
     """Ends the run's processes without draining, and forgets it. Safe to repeat. Raises HeadraceError where one lives on."""
     begun = time.monotonic()
-    broker = state.process(BROKER)
-    others = [process for process in of_run(state, home.root) if broker is None or process.pid != broker.pid]
-    supervisor = state.process(RAY)
-    # Ray's supervisor ends its own in the right order; whatever is left then had lost it.
-    end([process for process in others if supervisor and process.pid == supervisor.pid], timeout_s=RAY_STOP_S)
+    others = _without_broker(state, home)
+    # The raylet ends its workers in the right order, as up to version 0.1 the supervisor did all of Ray; the rest had lost them.
+    first = {one.pid for one in state.processes if one.role in (RAY, RAYLET)}
+    end([process for process in others if process.pid in first], timeout_s=RAY_STOP_S)
     for _ in range(ENDINGS):  # one that is ending may start another
-        rest = [process for process in of_run(state, home.root) if broker is None or process.pid != broker.pid]
+        rest = _without_broker(state, home)
         if not rest:
             break
         end(rest, timeout_s=3.0)
     if others:
         progress(RAY, "ended", time.monotonic() - begun)
     begun = time.monotonic()
-    if stop_broker(home.broker):
+    if not keep_broker and stop_broker(home.broker):
         progress(BROKER, "ended", time.monotonic() - begun)
-    left = sorted(process.pid for process in of_run(state, home.root))
+    left = sorted(process.pid for process in (_without_broker(state, home) if keep_broker else of_run(state, home.root)))
     if left:
         raise HeadraceError(f"processes {left} can't be ended", where=str(home.run_file), remedy="look at them with ps")
     remove_doors(state.run_id)
     clear_run(home)
+
+
+def end_at_once(home: Home) -> None:
+    """Kills everything of the home, whatever it is at. Safe to repeat. Raises HeadraceError where one lives on."""
+    state = load_run(home)
+    if state is None:
+        return
+    for _ in range(ENDINGS):
+        for process in of_run(state, home.root):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    end_run(home, state, lambda *_: None)
+
+
+def _without_broker(state: RunState, home: Home) -> list[psutil.Process]:
+    broker = state.process(BROKER)
+    return [process for process in of_run(state, home.root) if broker is None or process.pid != broker.pid]
 
 
 def _ray_answers(state: RunState) -> bool:

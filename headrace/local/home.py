@@ -35,6 +35,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def driver_log(self) -> Path:
+        """What Ray has written of itself into our own commands."""
+        return self.logs / "driver.log"
+
+    @property
     def broker(self) -> Path:
         """The local broker's program, settings and data."""
         return self.root / "broker"
@@ -48,6 +53,11 @@ class Home:
     def lock_file(self) -> Path:
         """Held while `up` or `down` works, so that two never meet."""
         return self.root / "run.lock"
+
+    @property
+    def supervisor_file(self) -> Path:
+        """Held by `up --supervise`, so that there is one."""
+        return self.root / "supervisor.lock"
 
     def make(self) -> None:
         """Makes the folders that are missing. Safe to repeat. Raises BadInput where that can't be done."""

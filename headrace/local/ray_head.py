@@ -10,16 +10,15 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.errors import Conflict, Unreachable
 from deployments.gateway.door.settings import RUN_VARIABLE
 from headrace.local.home import Home
+from headrace.local.options import LOOPBACK
 from headrace.local.ports import free_port
 
-LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 180.0
 OBJECT_STORE_BYTES = 512 * 1024 * 1024
 LOG_TAIL_BYTES = 2000
@@ -42,7 +41,9 @@ SERVE_ENVIRONMENT = {
 RAY_ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # `down` has drained; Ray would wait up to 30 s for workers that wait for it
+    # Each process's log is bounded so, that of a worker too; Ray's own bound is 3 GB a file.
+    "RAY_ROTATION_MAX_BYTES": str(16 << 20),
+    "RAY_ROTATION_BACKUP_COUNT": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     **SERVE_ENVIRONMENT,
 }
@@ -72,6 +73,11 @@ def ray_folder(folder: Path) -> Path:
     return folder / "r"
 
 
+def ray_logs(home: Home) -> Path:
+    """Where the processes of the home's own Ray write; Serve's replicas in its folder `serve`."""
+    return ray_folder(temp_dir(home)) / "session_latest" / "logs"
+
+
 def spawn_ray(
     home: Home,
     folder: Path,
@@ -81,9 +87,9 @@ def spawn_ray(
     num_cpus: int | None,
     environment: Mapping[str, str],
 ) -> subprocess.Popen[bytes]:
-    """Starts the head's supervisor, which ends all of Ray when it ends. Does not wait. All its processes see `environment`."""
+    """Starts what starts the head, and then ends: each of Ray's processes lives alone. Does not wait. All see `environment`."""
     command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--disable-usage-stats"),
         *(f"--node-ip-address={LOOPBACK}", "--port=0", f"--ray-client-server-port={free_port()}"),
         *("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
         *(f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard_port}", "--include-log-monitor=false"),
@@ -104,19 +110,22 @@ def spawn_ray(
 
 
 def await_ray(home: Home, folder: Path, process: subprocess.Popen[bytes]) -> str:
-    """Returns its address, for `ray.init`, once the head takes work. Raises Unreachable where it ends or is not up in time."""
-    noted = ray_folder(folder) / "ray_current_cluster"
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not (noted.exists() and noted.stat().st_size):
-        ended = process.poll() is not None
-        if ended or time.monotonic() > deadline:
-            log = home.logs / "ray.log"
-            what = f"Ray ended with status {process.returncode}" if ended else f"Ray was not up within {START_TIMEOUT_S:.0f} s"
-            tail = log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
-            raise Unreachable(f"{what}:\n{tail}\n", where=str(log), remedy="read the log")
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.05)
-    return noted.read_text(encoding="utf-8").strip()
+    """Returns its address, for `ray.init`, once the head takes work. Raises Unreachable where it does not start in time."""
+    log = home.logs / "ray.log"
+    try:
+        status = process.wait(START_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise _not_started(f"Ray was not up within {START_TIMEOUT_S:.0f} s", log) from None
+    if status != 0:
+        raise _not_started(f"Ray did not start (status {status})", log)
+    return (ray_folder(folder) / "ray_current_cluster").read_text(encoding="utf-8").strip()
+
+
+def _not_started(what: str, log: Path) -> Unreachable:
+    told = (
+        log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip().splitlines()[-1:]
+    )  # a traceback ends with its reason
+    return Unreachable(": ".join((what, *told)), where=str(log), remedy="read the log")
 
 
 def ray_environment(environment: Mapping[str, str]) -> dict[str, str]:

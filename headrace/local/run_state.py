@@ -11,9 +11,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import Conflict
 from headrace.local.home import Home
+from headrace.local.options import UpOptions
 
-# The roles of processes.
+# The roles of processes, beside those of `parts.HELPERS`. RAY started Ray and has ended since, but what it started is of its
+# session; up to version 0.1 it stayed, and Ray ended with it.
 RAY = "ray"
+RAYLET = "raylet"
+GCS = "gcs_server"
 BROKER = "broker"
 
 
@@ -25,13 +29,15 @@ class Phase(StrEnum):
 
 
 class StartedProcess(BaseModel):
-    """One process that we started. `created_s` tells it from a later process with the same pid."""
+    """One process that we started. `created_s` tells it from a later process with the same pid; `command` starts one of Ray's own
+    again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     role: str
     pid: int
     created_s: float
+    command: tuple[str, ...] = ()
 
     def find(self) -> psutil.Process | None:
         """The process where it still runs, else None; a zombie counts as ended."""
@@ -69,7 +75,8 @@ class Addresses(BaseModel):
 
 
 class RunState(BaseModel):
-    """The whole of run.json. `owns_ray` is False where we joined a running cluster: then nothing of it is ended."""
+    """The whole of run.json. `owns_ray` is False where we joined a running cluster: then nothing of it is ended. `options` are of
+    `up`; None up to version 0.1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -79,10 +86,23 @@ class RunState(BaseModel):
     owns_ray: bool
     processes: tuple[StartedProcess, ...] = ()
     addresses: Addresses = Addresses()
+    options: UpOptions | None = None
 
     def process(self, role: str) -> StartedProcess | None:
         """The process of that role, or None."""
         return next((one for one in self.processes if one.role == role), None)
+
+    def with_process(self, process: StartedProcess) -> RunState:
+        """This, with that process in its role."""
+        others = (one for one in self.processes if one.role != process.role)
+        return self.model_copy(update={"processes": (*others, process)})
+
+    def ray_lives(self) -> bool:
+        """Whether the Ray that we started can work: without its raylet or its GCS it can't. True for a Ray of somebody else."""
+        if not self.owns_ray:
+            return True
+        parts = [one for one in self.processes if one.role in (RAYLET, GCS)] or [one for one in self.processes if one.role == RAY]
+        return bool(parts) and all(one.find() is not None for one in parts)
 
 
 def load_run(home: Home) -> RunState | None:

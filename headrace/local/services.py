@@ -17,9 +17,12 @@ from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from deployments.gateway.deployment import APP, DEPLOYMENT, GatewaySettings, start_gateway
 from deployments.gateway.door.opening import close_door
 from deployments.serving.serve_controller import SeenApp, serve_details
+from headrace.local.options import UpOptions
 
 POLL_S = 0.1
 CLOSING_S = 20.0
+# Serve starts a replica that ended again, for as long as it takes.
+KEPT_UP = (ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING, ApplicationStatus.UNHEALTHY)
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 (compared)
 
 
@@ -33,13 +36,26 @@ def start_serve() -> None:
         raise Unreachable(f"Serve does not start: {''.join(said)}", where="ray serve", remedy="look into Ray's logs") from error
 
 
-def ensure_gateway(settings: GatewaySettings) -> None:
-    """Runs the gateways unless they run; returns when their doors are open.
+def gateway_settings(options: UpOptions) -> GatewaySettings:
+    """The gateways that `headrace up` was asked for."""
+    return GatewaySettings(
+        replicas=options.gateways,
+        most=options.most_gateways,
+        node=node_for(options.host, options.most_gateways),
+        host=options.host,
+        http_port=options.http_port,
+        grpc_port=options.grpc_port,
+        hosts=(options.host, *options.hosts),
+    )
 
-    Raises Conflict where they run and listen elsewhere, Unreachable where they fail.
+
+def ensure_gateway(settings: GatewaySettings) -> None:
+    """Runs the gateways unless Serve has them: what it has, it keeps up, and to run them again would end those that serve.
+
+    Raises Conflict where they listen elsewhere, Unreachable where they fail.
     """
     found = serve_details().applications.get(APP)
-    if found is not None and found.status is ApplicationStatus.RUNNING:
+    if found is not None and found.status in KEPT_UP:
         _check_door(found, settings)
         return
     try:

@@ -13,7 +13,9 @@ from cluster.errors import Unreachable
 from deployments.gateway.door.found import doors_of
 from headrace.client import ControlClient
 from headrace.local.home import Settings
-from headrace.local.run_state import RAY, Addresses, RunState, load_run
+from headrace.local.ray.replaced import ReplacedView, replaced
+from headrace.local.ray_head import ray_logs
+from headrace.local.run_state import BROKER, Addresses, RunState, load_run
 
 
 class NodeView(BaseModel):
@@ -40,7 +42,10 @@ class DoorView(BaseModel):
 
 
 class Overview(BaseModel):
-    """Everything at a glance. `nodes` is None where no dashboard can be asked; `tick_s` is when the controller last looked."""
+    """Everything at a glance. `nodes` is None where no dashboard can be asked; `tick_s` is when the controller last looked.
+
+    `replaced` are replicas that ended by themselves, None as `nodes` is; `logs` are this machine's folders of them.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,6 +56,8 @@ class Overview(BaseModel):
     tick_s: float
     models: tuple[ModelView, ...]
     feeds: tuple[FeedView, ...]
+    replaced: tuple[ReplacedView, ...] | None = None
+    logs: tuple[str, ...] = ()
 
 
 def look(settings: Settings) -> Overview:
@@ -71,13 +78,22 @@ def look(settings: Settings) -> Overview:
         tick_s=seen.tick_s,
         models=seen.models,
         feeds=seen.feeds,
+        replaced=replaced(addresses.dashboard) if addresses.dashboard and nodes is not None else None,
+        logs=_logs(run, settings) if run is not None and addresses is run.addresses else (),
     )
 
 
+def _logs(run: RunState, settings: Settings) -> tuple[str, ...]:
+    """Our own commands' and the broker's; Ray's processes'; those of replicas, the gateway's and streams' too."""
+    home = settings.home
+    ours = [home.logs, *([home.broker / "broker.log"] if run.process(BROKER) is not None else [])]
+    rays = ray_logs(home)
+    return tuple(str(path) for path in (*ours, *([rays, rays / "serve"] if run.owns_ray else [])))
+
+
 def _check_alive(run: RunState, settings: Settings) -> None:
-    """What its supervisor left behind may answer for a while, but not for long."""
-    ray = run.process(RAY)
-    if ray is not None and ray.find() is None:
+    """What a Ray without its raylet or its GCS left behind may answer for a while, but not for long."""
+    if not run.ray_lives():
         raise Unreachable("Ray has ended", where=str(settings.home.run_file), remedy="`headrace up` finds the way back")
 
 

@@ -1,4 +1,4 @@
-"""`headrace up`: a local Ray, Serve, the controller, the gateway and, where asked for, a broker. All of it, or nothing."""
+"""`headrace up`: a local Ray, Serve, the controller, the gateway and, where asked for, a broker: what of it is away."""
 
 from __future__ import annotations
 
@@ -8,82 +8,76 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cluster.errors import BadInput, HeadraceError, Unreachable
+from cluster.errors import BadInput, Unreachable
 from deployments.gateway.door.haproxy import usable_haproxy
-from headrace.client import ControlClient
-from headrace.local.broker import start_broker
-from headrace.local.down import Progress, end_run
-from headrace.local.home import Settings, without_password
+from headrace.local.broker import running_broker, start_broker
+from headrace.local.down import RAY_STOP_S, Progress, end_run
+from headrace.local.home import Home, Settings, without_password
 from headrace.local.lock import only_one
-from headrace.local.ports import answers, check_free, split_address
+from headrace.local.options import LOOPBACK, UpOptions
+from headrace.local.ports import check_free
+from headrace.local.processes import end, of_run
+from headrace.local.ray.processes import head_processes
+from headrace.local.ray.words import kept_apart
 from headrace.local.ray_connection import joined_ray
-from headrace.local.ray_head import LOOPBACK, await_ray, prepare_temp_dir, spawn_ray
+from headrace.local.ray_head import await_ray, prepare_temp_dir, spawn_ray
+from headrace.local.repairs.look import look
+from headrace.local.repairs.parts import RunPart, plan
+from headrace.local.repairs.repair import await_gateway, repair
 from headrace.local.run_state import BROKER, RAY, Addresses, Phase, RunState, StartedProcess, load_run, save_run, started
 
-if TYPE_CHECKING:
-    from deployments.gateway.deployment import GatewaySettings
-
 LOOPBACKS = (LOOPBACK, "localhost")
-GATEWAY_TIMEOUT_S = 120.0
-POLL_S = 0.1
+# Ray gives its raylet 30 s to start, which a busy machine may exceed.
+RAY_TRIES, TOO_SLOW = 3, "timed out during startup"
+UP_ASKS_S = 10.0  # a gateway with much to do may be slow to answer: that is not yet away
 
 
 @dataclass(frozen=True, slots=True)
-class UpOptions:
-    """What the user chose. `hosts` are names by which the gateway takes commands, beside the machine's own. `gateways` are
-    started, and by load up to `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has."""
+class Brought:
+    """What runs after `up`. `started`: this call started it, with Ray; else `repaired` are the parts that it brought back."""
 
-    host: str = LOOPBACK
-    hosts: tuple[str, ...] = ()
-    http_port: int = 8000
-    grpc_port: int = 9000
-    gateways: int = 1
-    most_gateways: int = 1
-    dashboard_port: int = 8265
-    broker: bool = False
-    broker_port: int = 9092
-    num_cpus: int | None = None
+    state: RunState
+    started: bool
+    repaired: tuple[RunPart, ...] = ()
 
 
-def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> tuple[RunState, bool]:
-    """Starts what does not run. Returns what runs now, and whether it was started by this call.
+def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brought:
+    """Starts what does not run.
 
-    A run that is not whole (a part was killed) is ended first and started afresh: all that matters lies in the store and
-    in the broker's data. Raises Conflict for a port in use, Unreachable for what does not come up; then nothing is left.
+    Of a run whose Ray lives, only what is away is brought back, with the options that it was started with; what lives is left
+    alone, whatever comes of it. A dead Ray is started afresh: all that matters lies in the store and in the broker's data.
+    Raises Conflict for a port in use, Unreachable for what does not come up; what this call alone has started is ended then.
     """
     home = settings.home
     with only_one(home):
         state = load_run(home)
+        if state is not None and state.phase is Phase.RUNNING:
+            away = look(state, ask_s=UP_ASKS_S)
+            wanted = plan(away)
+            if RunPart.RAY not in wanted:
+                now, repaired = repair(state, away, settings, progress)
+                return Brought(now, False, repaired)
+            for one in away:
+                progress(one.part, one.why, 0.0)
+        kept = state is not None and keeps_broker(state, options, home)
         if state is not None:
-            if is_whole(state):
-                return state, False
-            end_run(home, state, progress)
+            end_run(home, state, progress, keep_broker=kept)
         _check_door(options)
-        _check_ports(options, settings)
+        _check_ports(options, settings, broker_runs=kept)
         run = _Run(options, settings, progress)
         try:
-            return run.start(), True
+            return Brought(run.start(), started=True)
         except BaseException:  # Ctrl-C too: nothing half-made stays
-            end_run(home, run.state, progress)
+            end_run(home, run.state, progress, keep_broker=kept)
             raise
 
 
-def is_whole(state: RunState) -> bool:
-    """Whether everything of the run lives and the controller answers through the gateway."""
-    if state.phase is not Phase.RUNNING or state.addresses.http is None:
-        return False
-    if any(process.find() is None for process in state.processes):
-        return False
-    if state.addresses.broker and not answers(*split_address(state.addresses.broker.split(",")[0])):
-        return False
-    try:
-        with ControlClient(state.addresses.http, timeout_s=10.0) as client:
-            client.status()
-    except HeadraceError:
-        return False
-    return True
+def keeps_broker(state: RunState, options: UpOptions, home: Home) -> bool:
+    """Whether the broker of a run whose Ray is dead goes on: it lives, and is what is asked for now."""
+    broker = running_broker(home.broker)
+    return options.broker and state.process(BROKER) is not None and broker is not None and broker.port == options.broker_port
 
 
 def _check_door(options: UpOptions) -> None:
@@ -95,14 +89,14 @@ def _check_door(options: UpOptions) -> None:
         )
 
 
-def _check_ports(options: UpOptions, settings: Settings) -> None:
+def _check_ports(options: UpOptions, settings: Settings, *, broker_runs: bool) -> None:
     if not options.host or ":" in options.host:
         raise BadInput("the door needs an IPv4 address", where=f"--host {options.host}", remedy="use 127.0.0.1 or 0.0.0.0")
     if settings.ray_address is None:
         check_free(options.host, options.http_port, option="--http-port")
         check_free(options.host, options.grpc_port, option="--grpc-port")
         check_free(LOOPBACK, options.dashboard_port, option="--dashboard-port")
-    if options.broker and settings.bootstrap_servers is None:
+    if options.broker and settings.bootstrap_servers is None and not broker_runs:
         check_free(LOOPBACK, options.broker_port, option="--broker-port")
 
 
@@ -115,7 +109,11 @@ class _Run:
         self._home = settings.home
         self._progress = progress
         self.state = RunState(
-            run_id=secrets.token_hex(8), phase=Phase.STARTING, started_s=time.time(), owns_ray=settings.ray_address is None
+            run_id=secrets.token_hex(8),
+            phase=Phase.STARTING,
+            started_s=time.time(),
+            owns_ray=settings.ray_address is None,
+            options=options,
         )
         self._note()
 
@@ -157,26 +155,40 @@ class _Run:
 
     def _start_ray(self) -> None:
         with self._step("Ray") as told:
-            folder = prepare_temp_dir(self._home)
-            environment = {"HEADRACE_HOME": str(self._home.root)}
-            if self._brokers:
-                environment["KAFKA_BOOTSTRAP_SERVERS"] = self._brokers
-            process = spawn_ray(
-                self._home,
-                folder,
-                run_id=self.state.run_id,
-                dashboard_port=self._options.dashboard_port,
-                num_cpus=self._options.num_cpus,
-                environment=environment,
-            )
-            self._note(processes=(*self.state.processes, started(RAY, process.pid)))
-            address = await_ray(self._home, folder, process)
+            for tries_left in reversed(range(RAY_TRIES)):
+                try:
+                    address = self._start_head()
+                    break
+                except Unreachable as error:
+                    if not tries_left or TOO_SLOW not in error.what:
+                        raise
+                    end(of_run(self.state, self._home.root), timeout_s=RAY_STOP_S)
             dashboard = f"http://{LOOPBACK}:{self._options.dashboard_port}"
             self._note(addresses=self.state.addresses.model_copy(update={"ray": address, "dashboard": dashboard}))
             told.append(f"{address}, dashboard {dashboard}")
 
+    def _start_head(self) -> str:
+        folder = prepare_temp_dir(self._home)
+        environment = {"HEADRACE_HOME": str(self._home.root)}
+        if self._brokers:
+            environment["KAFKA_BOOTSTRAP_SERVERS"] = self._brokers
+        process = spawn_ray(
+            self._home,
+            folder,
+            run_id=self.state.run_id,
+            dashboard_port=self._options.dashboard_port,
+            num_cpus=self._options.num_cpus,
+            environment=environment,
+        )
+        self._note(processes=self.state.with_process(started(RAY, process.pid)).processes)
+        address = await_ray(self._home, folder, process)
+        self._note(processes=(*self.state.processes, *head_processes(of_run(self.state, self._home.root))))
+        if not self.state.ray_lives():
+            raise Unreachable("Ray ended at once", where=str(folder), remedy=f"read {self._home.logs / 'ray.log'}")
+        return address
+
     def _start_services(self, broker: Future[tuple[StartedProcess, float]] | None) -> None:
-        with joined_ray(self._settings) as joined:
+        with kept_apart(self._home.driver_log), joined_ray(self._settings) as joined:
             from headrace.controller_actor import start_controller  # both import Ray, whose variables are set by now
             from headrace.local import services
 
@@ -193,24 +205,10 @@ class _Run:
                 self._note(processes=(*self.state.processes, process))
                 self._progress("broker", str(self._brokers), seconds)
             with self._step("gateway") as told:
-                services.ensure_gateway(self._gateway(services.node_for(self._options.host, self._options.most_gateways)))
+                services.ensure_gateway(services.gateway_settings(self._options))
                 self._find_door(services.door_address(self._options.host))
                 await_gateway(str(self.state.addresses.http))
                 told.append(f"{self.state.addresses.http}, gRPC {self.state.addresses.grpc}")
-
-    def _gateway(self, node: str | None) -> GatewaySettings:
-        from deployments.gateway.deployment import GatewaySettings  # imports Ray, see above
-
-        options = self._options
-        return GatewaySettings(
-            replicas=options.gateways,
-            most=options.most_gateways,
-            node=node,
-            host=options.host,
-            http_port=options.http_port,
-            grpc_port=options.grpc_port,
-            hosts=(options.host, *options.hosts),
-        )
 
     def _find_door(self, host: str) -> None:
         found = {"http": f"http://{host}:{self._options.http_port}", "grpc": f"{host}:{self._options.grpc_port}"}
@@ -226,18 +224,3 @@ class _Run:
     def _note(self, **changes: Any) -> None:
         self.state = self.state.model_copy(update=changes)
         save_run(self._home, self.state)
-
-
-def await_gateway(url: str) -> None:
-    """Returns once the controller answers through the gateway. Raises Unreachable with the last reason."""
-    deadline = time.monotonic() + GATEWAY_TIMEOUT_S
-    with ControlClient(url, timeout_s=5.0) as client:
-        while True:
-            try:
-                client.status()
-            except Unreachable:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(POLL_S)  # the gateway may wait for the controller
-            else:
-                return

@@ -11,6 +11,7 @@ import pytest
 
 from cluster.commands.models import ModelView
 from headrace.client import ControlClient
+from headrace.local.run_state import RAYLET
 from tests.integration.test_up_and_down import Machine
 from tests.support.live import Service
 from tests.support.models import mlp_artifact
@@ -42,7 +43,7 @@ def test_versions_stable_scale_and_rollout_come_back(machine: Machine, tmp_path:
         control.pause_rollout(MODEL)
         before = control.model(MODEL)
 
-        os.kill(machine.state().processes[0].pid, signal.SIGKILL)
+        os.kill(machine.pid_of(RAYLET), signal.SIGKILL)
         assert machine.up()["started"] is True
 
         service.seen(lambda _: replicas(control.model(MODEL)) == {"digits--v1": (2, 2), "digits--v2": (2, 2)})

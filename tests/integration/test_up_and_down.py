@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from headrace.local.processes import of_run
-from headrace.local.run_state import Phase, load_run
+from headrace.local.run_state import RAYLET, Phase, load_run
 from tests.support.machine import Machine
 
 pytestmark = pytest.mark.timeout(900)
@@ -50,7 +50,7 @@ def test_up_status_kill_up_down(machine: Machine, tmp_path: Path) -> None:
 
     # Ray dies at once; what was applied does not.
     before = family(machine)
-    os.kill(first.processes[0].pid, signal.SIGKILL)
+    os.kill(machine.pid_of(RAYLET), signal.SIGKILL)
     assert machine.run("status").returncode == 5
     assert machine.up()["started"] is True
     assert machine.state().run_id != first.run_id

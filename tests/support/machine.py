@@ -64,6 +64,12 @@ class Machine:
         assert state is not None
         return state
 
+    def pid_of(self, role: str) -> int:
+        """The process of that role."""
+        process = self.state().process(role)
+        assert process is not None
+        return process.pid
+
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:

@@ -200,6 +200,8 @@ def _http_frontend(settings: DoorSettings, listening: int) -> list[str]:
         r"acl scores path -m reg ^/v[12]/.*(/infer|:predict|/repository/index)$",
         "acl reads method GET HEAD OPTIONS",
         *_whole(settings, "TRUE"),
+        # Who asks how we are wants to know it now.
+        f"use_backend commands if {{ path_beg /v2/health/ }} {{ nbsrv({CHECKED}) eq 0 }}",
         *_routed(Way.INFER, "infer METH_POST"),
         *_routed(Way.HTTP, "reads", "scores METH_POST"),
         "default_backend commands",
@@ -219,7 +221,9 @@ def _grpc_frontend(settings: DoorSettings, listening: int) -> list[str]:
         f"acl unary path_beg /{INFERENCE_SERVICE}/",
         f"acl unary path /{HEALTH_SERVICE}/Check",
         f"acl streams path /{INFERENCE_SERVICE}/ModelStreamInfer",
+        f"acl health path /{HEALTH_SERVICE}/Check /{INFERENCE_SERVICE}/ServerLive /{INFERENCE_SERVICE}/ServerReady",
         *_whole(settings, "unary !streams"),
+        f"use_backend grpc_streams if health {{ nbsrv({CHECKED}) eq 0 }}",
         *_routed(Way.INFER, "infer !compressed"),
         *_routed(Way.GRPC, "unary !streams"),
         "default_backend grpc_streams",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -44,6 +45,7 @@ def main(folder: Path) -> int:
         lock = try_lock(folder / KEEPER_LOCK)
         if lock is None:
             os._exit(0)
+        _in_use(folder)
         settings = read_settings(folder)
         listening = _listen(settings)
         note_holder(lock)
@@ -146,6 +148,11 @@ def _listening(host: str, port: int) -> socket.socket:
         listening.close()
         raise OSError(f"{host}:{port}: {error.strerror}") from error
     return listening
+
+
+def _in_use(folder: Path) -> None:
+    """Whoever tidies temporary folders up leaves one alone that is locked, for as long as this process lives."""
+    fcntl.flock(os.open(folder, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_SH)
 
 
 def _let_go() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -9,26 +11,35 @@ from rich.text import Text
 from cluster.commands.feeds import FeedView
 from cluster.commands.models import ModelView
 from headrace.cli.rollout import shown as shown_rollout
+from headrace.cli.screens.output import age
+from headrace.cli.screens.summary import counts, wrong
+from headrace.local.ray.replaced import ReplacedView
 from headrace.local.status import DoorView, NodeView, Overview
 
+REPLACED_MOST = 5
 STYLES = {"ready": "green", "running": "green", "alive": "green", "failed": "red", "unhealthy": "red", "dead": "red"}
 
 
 def shown(seen: Overview) -> RenderableType:
-    """Addresses, nodes, models, rollouts under way, streams and batches."""
-    parts: list[RenderableType] = [_addresses(seen)]
+    """What is wrong and how much there is; then addresses, nodes, models, rollouts under way, streams and batches, and logs."""
+    now_s = time.time()
+    parts: list[RenderableType] = [Text(line, "red") for line in wrong(seen, now_s)] or [Text("nothing is wrong", "green")]
+    parts += [Text(counts(seen)), Text(), _addresses(seen)]
     if seen.doors:
         parts += [Text(), _doors(seen.doors)]
     if seen.nodes:
         parts += [Text(), _nodes(seen.nodes)]
     parts += [Text(), _models(seen.models)]
-    parts += [Text(f"{model.name}: {model.fault}", "red") for model in seen.models if model.fault]
     parts += [Text(f"{model.name}: is being removed: {model.removing}", "yellow") for model in seen.models if model.removing]
     # Where no version serves, the last rollout says why.
     told = [model for model in seen.models if model.rollout and (model.rollout.ended_s is None or model.stable is None)]
     parts += [shown_rollout(model.rollout) for model in told if model.rollout]
     if seen.feeds:
         parts += [Text(), _feeds(seen.feeds)]
+    if seen.replaced:
+        parts += [Text(), _replaced(seen.replaced, now_s)]
+    if seen.logs:
+        parts += [Text(), Text(f"logs: {', '.join(seen.logs)}", "dim", overflow="fold")]
     return Group(*parts)
 
 
@@ -55,6 +66,13 @@ def _doors(doors: tuple[DoorView, ...]) -> Table:
     table = _table("door", "gRPC", "state", "gateways")
     for door in doors:
         table.add_row(door.http, door.grpc or "-", _word("open" if door.is_open else "closed"), str(door.gateways))
+    return table
+
+
+def _replaced(replaced: tuple[ReplacedView, ...], now_s: float) -> Table:
+    table = _table("ended by itself", "pid", "ago", "why")
+    for one in replaced[-REPLACED_MOST:]:
+        table.add_row(one.app, str(one.pid), age(now_s - one.ended_s), Text(one.why))
     return table
 
 

@@ -136,7 +136,7 @@ def test_a_mistake_in_an_action_is_told_of_its_model() -> None:
     assert brain.controller.table.routes["other"].candidate == 2
 
 
-def test_the_status_screen_says_it_under_the_models() -> None:
+def test_the_status_screen_says_it_once() -> None:
     brain = Brain()
     brain.serve_first()
     (model,) = (ModelView.model_validate(one) for one in brain.call("status")["models"])

@@ -1,0 +1,73 @@
+"""What is wrong, then how much there is: the first lines of `headrace status`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cluster.commands.feeds import FeedView
+from cluster.commands.models import ModelView
+from headrace.local.status import Overview
+
+QUIET_S = 15.0  # a controller with nothing to do looks every other second
+ILL = ("failed", "unhealthy")
+
+
+def wrong(seen: Overview, now_s: float) -> tuple[str, ...]:
+    """Each line names one thing, and why where that is known."""
+    return (*_of_the_house(seen, now_s), *(line for model in seen.models for line in _of_model(model)), *_of_feeds(seen.feeds))
+
+
+def counts(seen: Overview) -> str:
+    """One line, e.g. `2 models, 3 of 4 replicas, 1 rollout under way, 1 stream`."""
+    apps = [app for model in seen.models for app in model.apps]
+    parts = [_many(len(seen.models), "model")]
+    if apps:
+        parts.append(f"{sum(app.replicas for app in apps)} of {_many(sum(app.target_replicas for app in apps), 'replica')}")
+    under_way = sum(model.rollout is not None and model.rollout.ended_s is None for model in seen.models)
+    if under_way:
+        parts.append(f"{_many(under_way, 'rollout')} under way")
+    for kind, several in (("stream", "streams"), ("batch", "batches")):
+        number = sum(feed.kind == kind for feed in seen.feeds)
+        if number:
+            parts.append(f"{number} {kind if number == 1 else several}")
+    if seen.nodes:
+        parts.append(_many(len(seen.nodes), "node"))
+    return ", ".join(parts)
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _of_the_house(seen: Overview, now_s: float) -> Iterator[str]:
+    for door in seen.doors:
+        if not door.is_open:
+            yield f"the door at {door.http} is closed"
+        elif door.gateways == 0:
+            yield f"no gateway is up behind the door at {door.http}"
+    if seen.addresses.dashboard and seen.nodes is None:
+        yield f"the Ray dashboard at {seen.addresses.dashboard} does not answer"
+    for node in seen.nodes or ():
+        if node.state != "alive":
+            yield f"node {node.address} is {node.state}"
+    if now_s - seen.tick_s > QUIET_S:
+        yield f"the controller has not looked for {now_s - seen.tick_s:.0f} s"
+
+
+def _of_model(model: ModelView) -> Iterator[str]:
+    if model.fault:
+        yield f"{model.name}: {model.fault}"
+    if model.versions and model.stable is None:
+        yield f"{model.name}: no version serves"
+    for app in model.apps:
+        why = f": {app.message}" if app.message else ""
+        if app.status in ILL:
+            yield f"{app.app}: {app.status}{why}"
+        elif app.status == "ready" and app.replicas < app.target_replicas:
+            yield f"{app.app}: {app.replicas} of {app.target_replicas} replicas{why}"
+
+
+def _of_feeds(feeds: tuple[FeedView, ...]) -> Iterator[str]:
+    for feed in feeds:
+        if feed.status in ILL or (feed.status == "stopped" and feed.wanted == "running"):
+            yield f"{feed.kind} {feed.name}: {feed.status}{f': {feed.message}' if feed.message else ''}"

@@ -1,0 +1,97 @@
+"""The first lines of `headrace status`: what is wrong, how much there is, and why a replica ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cluster.commands.feeds import FeedView
+from cluster.commands.models import AppView, ModelView
+from headrace.cli.screens.status import shown
+from headrace.cli.screens.summary import counts, wrong
+from headrace.local.ray.replaced import in_order
+from headrace.local.run_state import Addresses
+from headrace.local.status import DoorView, NodeView, Overview
+
+NOW_S = 1000.0
+
+
+def model(name: str = "digits", stable: int | None = 1, **app: Any) -> ModelView:
+    told = {"app": f"{name}--v1", "status": "ready", "replicas": 2, "target_replicas": 2, "message": "", **app}
+    return ModelView(
+        name=name, stable=stable, candidate=None, serving=None, plan=None, versions=(), apps=(AppView(**told),), rollout=None
+    )
+
+
+def feed(status: str, wanted: str = "running", message: str = "") -> FeedView:
+    told = {"kind": "stream", "name": "s", "model": "digits", "wanted": wanted, "status": status, "message": message}
+    return FeedView.model_validate({**told, "replicas": 1, "spec": {}})
+
+
+def overview(**changes: Any) -> Overview:
+    node = NodeView(id="a", address="127.0.0.1", state="alive", is_head=True, resources={})
+    door = DoorView(http="127.0.0.1:8000", grpc=None, is_open=True, gateways=1)
+    well = {"addresses": Addresses(dashboard="http://d"), "doors": (door,), "nodes": (node,), "table": 1, "tick_s": NOW_S - 2}
+    return Overview(**{**well, "models": (model(),), "feeds": (feed("ready"),), **changes})
+
+
+def test_nothing_is_wrong_where_all_is_well() -> None:
+    assert wrong(overview(), NOW_S) == ()
+    assert wrong(overview(feeds=(feed("stopped", wanted="paused"), feed("starting"))), NOW_S) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"tick_s": NOW_S - 60}, "the controller has not looked for 60 s"),
+        ({"nodes": None}, "the Ray dashboard at http://d does not answer"),
+        ({"doors": (DoorView(http="h:1", grpc=None, is_open=False, gateways=0),)}, "the door at h:1 is closed"),
+        ({"doors": (DoorView(http="h:1", grpc=None, is_open=True, gateways=0),)}, "no gateway is up behind the door at h:1"),
+        ({"models": (model(replicas=1, message="out of memory"),)}, "digits--v1: 1 of 2 replicas: out of memory"),
+        ({"models": (model(status="failed", replicas=0, message="no file"),)}, "digits--v1: failed: no file"),
+        ({"models": (model().model_copy(update={"fault": "a mistake"}),)}, "digits: a mistake"),
+        ({"feeds": (feed("failed", message="no broker"),)}, "stream s: failed: no broker"),
+        ({"feeds": (feed("stopped"),)}, "stream s: stopped"),
+    ],
+)
+def test_each_thing_that_is_wrong_has_a_line(changes: dict[str, Any], line: str) -> None:
+    assert wrong(overview(**changes), NOW_S) == (line,)
+
+
+def test_the_counts_stand_in_one_line() -> None:
+    assert counts(overview(models=(model("a"), model("b", replicas=1)))) == "2 models, 3 of 4 replicas, 1 stream, 1 node"
+    assert counts(overview(models=(), feeds=(), nodes=None)) == "0 models"
+
+
+def actor(**changes: Any) -> dict[str, Any]:
+    dead = {"state": "DEAD", "actorClass": "ServeReplica:digits--v1:replicas", "pid": 7, "endTime": 5000}
+    return {**dead, "exitDetail": "Worker exit detail: Worker unexpectedly exits with a connection error code 2. End", **changes}
+
+
+def test_only_replicas_that_ended_by_themselves_are_told_the_newest_last() -> None:
+    rows = [
+        actor(endTime=9000, exitDetail="... Worker exit detail: Worker exits with\nan exit code 3."),
+        actor(),
+        actor(exitDetail="The actor is dead because it was killed by `ray.kill`."),
+        actor(state="ALIVE"),
+        actor(actorClass="ControllerActor"),
+    ]
+    first, last = in_order(rows)
+    assert (first.app, first.pid, first.ended_s) == ("digits--v1", 7, 5.0)
+    assert "its process ended at once" in first.why
+    assert last.why == "Worker exits with an exit code 3."
+
+
+def test_the_screen_begins_with_the_summary_and_ends_with_the_logs() -> None:
+    console = Console(width=120, record=True, file=None)
+    seen = overview(feeds=(feed("failed", message="no broker"),), replaced=in_order([actor()]), logs=("/home/logs",), tick_s=0.0)
+    with console.capture() as captured:
+        console.print(shown(seen))
+    lines = [line.strip() for line in captured.get().splitlines()]
+    assert lines[0].startswith("the controller has not looked for")
+    assert lines[1] == "stream s: failed: no broker"
+    assert lines[2] == "1 model, 2 of 2 replicas, 1 stream, 1 node"
+    assert lines[-1] == "logs: /home/logs"
+    assert any("its process ended at once" in line for line in lines)
