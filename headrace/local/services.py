@@ -16,6 +16,7 @@ from cluster.errors import Conflict, Unreachable
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from deployments.gateway.deployment import APP, DEPLOYMENT, GatewaySettings, start_gateway
 from deployments.gateway.door.opening import close_door
+from deployments.gateway.door.slots import folder_of
 from deployments.serving.serve_controller import SeenApp, serve_details
 from headrace.local.options import UpOptions
 
@@ -119,9 +120,17 @@ def stop_services() -> None:
 
 def close_doors() -> None:
     """Ends the keepers of all nodes, which would wait a minute for another gateway. Returns when they have ended, or soon."""
+    nodes = _nodes()
+    machines = {str(address) for address in nodes.values()}
+    here = [node for node in nodes if folder_of(node).exists()]
+    # A node on this machine needs no process of Ray's for it. One elsewhere has no folder here, and nor has one without a door.
+    elsewhere = [node for node in nodes if node not in here] if len(machines) > 1 else []
     task: Any = ray.remote(num_cpus=0)(_close_door_here)
-    asked = [task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in _nodes()]
-    ray.wait(asked, num_returns=len(asked), timeout=CLOSING_S)
+    asked = [task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in elsewhere]
+    for node in here:
+        close_door(node)
+    if asked:
+        ray.wait(asked, num_returns=len(asked), timeout=CLOSING_S)
 
 
 def _nodes() -> dict[str, str]:
