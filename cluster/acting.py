@@ -16,9 +16,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ActionResult:
-    """What became of some actions. `refused` has why, by app, or by the URI of an artifact; `unscalable` are the models that the
-    fleet would not scale, `removed` the URIs of artifacts that are gone; `faults` are mistakes of ours, by whom they concern;
-    `trouble` is what of the world was away, last.
+    """What became of some actions. `refused` has why, by app, by job, or by the URI of an artifact; `unscalable` are the models
+    that the fleet would not scale, `removed` the URIs of artifacts that are gone; `faults` are mistakes of ours, by whom they
+    concern; `trouble` is what of the world was away, last.
     """
 
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -45,8 +45,11 @@ class ActionRunner:
                     removed.add(action.uri)
             except Unreachable as error:
                 trouble = str(error)
-                if isinstance(action, RemoveArtifact):
-                    refused[action.uri] = trouble
+                match action:
+                    case RemoveArtifact(_, uri):
+                        refused[uri] = trouble
+                    case SubmitJob(job):
+                        refused[job] = trouble
             except HeadraceError as refusal:
                 _log.warning("%s: %s", type(action).__name__, refusal)
                 match action:
@@ -56,6 +59,8 @@ class ActionRunner:
                         refused[feed.app] = str(refusal)
                     case RemoveArtifact(_, uri):
                         refused[uri] = str(refusal)
+                    case SubmitJob(job):
+                        refused[job] = str(refusal)
                     case Scale(_, model) if isinstance(refusal, Conflict):
                         unscalable.add(model)
             except Exception as fault:  # noqa: BLE001 - a mistake of ours in one must not keep all others from being done

@@ -11,6 +11,10 @@ from cluster.errors import BadInput
 from cluster.signature import Signature
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+# As other servers take them, `simple_string` or `Churn.v2`. The name of its app is this as it is, which two of them never share.
+MODEL_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+# What explains a model is asked by the model's name and this.
+EXPLAINS = ".explain"
 # With these a version's app would be called like a stream's, say `stream--v1`, or like the gateway's.
 TAKEN = frozenset({"stream", "batch", "gateway"})
 
@@ -19,11 +23,16 @@ def check_name(name: str, *, what: str) -> str:
     """Returns `name` where it may name a model, stream or batch; raises BadInput elsewhere."""
     if what == "model" and name in TAKEN:
         raise BadInput(f"{name!r} can't name a model: headrace calls its own apps so", where="name", remedy=f"say {name}-model")
-    if not re.fullmatch(NAME_PATTERN, name) or "--" in name:
+    if what == "model" and name.endswith(EXPLAINS):
+        raise BadInput(
+            f"{name!r} can't name a model: {EXPLAINS} asks for explanations", where="name", remedy="give it another ending"
+        )
+    if not re.fullmatch(MODEL_PATTERN if what == "model" else NAME_PATTERN, name) or "--" in name:
+        letters = "letters, digits, underscores, dots" if what == "model" else "lower-case letters, digits"
         raise BadInput(
             f"{name!r} can't name a {what}",
             where="name",
-            remedy="use lower-case letters, digits and single dashes, 63 characters at most",
+            remedy=f"use {letters} and single dashes, 63 characters at most, a letter or digit first and last",
         )
     return name
 

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, settings
 from headrace.local.ports import free_port
 from headrace.local.ray_head import SERVE_ENVIRONMENT
 from tests.support.broker import broker as broker
+from tests.support.builds import builds_here as builds_here
 from tests.support.machine import machine as machine
 from tests.support.postgres import postgres as postgres
 from tests.support.postgres import postgres_server as postgres_server

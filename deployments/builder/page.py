@@ -41,15 +41,20 @@ def _row(one: Variant, chosen: bool) -> str:
     numbers = (quality.accuracy, quality.cross_entropy, quality.mse, quality.agreement, quality.max_difference)
     cells = [
         f"{one.size_bytes / 1000:.0f} kB",
-        " / ".join(f"{speed.speedup:.2f}" for speed in one.speed.values()),
-        f"{one.speed['64'].rows_per_s:,.0f}",
-        f"{one.speed['1'].p99_ms:.3f} ms",
+        " / ".join(f"{one.speed[batch].speedup:.2f}" if batch in one.speed else "-" for batch in ("1", "64", "1024")),
+        f"{one.speed['64'].rows_per_s:,.0f}" if "64" in one.speed else "-",
+        f"{one.speed['1'].p99_ms:.3f} ms" if "1" in one.speed else "-",
         f"{(one.peak_bytes or 0) / 1e6:.0f} MB",
         *("-" if number is None else f"{number:.4g}" for number in numbers),
-        "chosen" if chosen else html.escape("; ".join(one.broken)),
+        html.escape("; ".join(("chosen",) * chosen + one.broken + unmeasured(one))),
     ]
     kind = "chosen" if chosen else "broken" if one.broken else ""
     return f'<tr class="{kind}"><td>{name}' + "".join(f"<td>{cell}" for cell in cells) + "</tr>"
+
+
+def unmeasured(one: Variant) -> tuple[str, ...]:
+    """Why it has no speed at a batch size, in words."""
+    return tuple(f"batch {batch} is not measured: {why}" for batch, why in one.unmeasured.items())
 
 
 def _plot(report: Report) -> str:

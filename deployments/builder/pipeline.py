@@ -17,7 +17,6 @@ from deployments.artifacts.manifest import file_digest
 from deployments.artifacts.package import Artifact, write_artifact
 from deployments.artifacts.samples import Samples
 from deployments.builder.evaluation import gate as gates
-from deployments.builder.evaluation.quality import classes
 from deployments.builder.page import page
 from deployments.builder.report import IMPORTED, Report, Variant
 from deployments.builder.sources.importing import ENVIRONMENT, Imported, Progress, import_source
@@ -26,7 +25,6 @@ from deployments.builder.spec import BuildSpec
 from deployments.builder.steps.graph import run_rows
 from deployments.builder.steps.variants import VariantBuilder
 from deployments.builder.worker import run_worker
-from deployments.engines.datatypes import Array
 from deployments.engines.load import MODEL_FILES, open_engine
 
 SAMPLE_ROWS = 8
@@ -59,7 +57,7 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
         _check_labels(spec, imported, learn, base)
         builder = VariantBuilder(spec, imported, learn, work, log, progress)
         candidates = builder.candidates()
-        variants, answers = builder.judge(candidates)
+        variants = builder.judge(candidates)
         kept = gates.choose(builder.wanted(), variants)
         report = Report(
             model=model,
@@ -83,7 +81,7 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
             engine=spec.engine,
             signature=imported.signature,
             files={MODEL_FILES[spec.engine]: file},
-            samples=_samples(imported.rows, answers[kept.name]),
+            samples=_samples(spec, imported, file),
             report=report.model_dump(mode="json"),
             page=page(report),
             source=imported.source,
@@ -120,15 +118,16 @@ def _check_labels(spec: BuildSpec, imported: Imported, learn: LabelledRows | Non
         first = run_rows(engine, imported.rows.take(slice(1)).inputs)
     except EngineFailure as error:
         raise BadInput(
-            f"the model fails on the rows: {error.what}", where="evaluate.data", remedy="see which rows it holds"
+            f"the model fails on the rows: {error.what}",
+            where="evaluate.data",
+            remedy="see which rows it holds" if spec.evaluate else "set it to a file of real rows: these were drawn at random",
         ) from error
     if spec.evaluate is None or spec.evaluate.task != "classification":
         return
-    count = classes(first)
     if imported.rows.labels is not None:
-        check_classes(imported.rows.labels, count, f"{base / spec.evaluate.data} column {spec.evaluate.label}")
+        check_classes(imported.rows.labels, first, f"{base / spec.evaluate.data} column {spec.evaluate.label}")
     if learn is not None and learn.labels is not None:
-        check_classes(learn.labels, count, f"{base / str(spec.compress.data)} column {spec.compress.label}")
+        check_classes(learn.labels, first, f"{base / str(spec.compress.data)} column {spec.compress.label}")
 
 
 def _why(wanted: str | None, variants: list[Variant]) -> tuple[str, ...]:
@@ -155,8 +154,7 @@ def _machine() -> dict[str, object]:
     }
 
 
-def _samples(rows: LabelledRows, answers: dict[str, Array]) -> Samples:
-    return Samples(
-        inputs=rows.take(slice(SAMPLE_ROWS)).inputs,
-        outputs={name: value[:SAMPLE_ROWS] for name, value in answers.items()},
-    )
+def _samples(spec: BuildSpec, imported: Imported, file: Path) -> Samples:
+    """Scored as they are replayed: in one batch of their own."""
+    inputs = imported.rows.take(slice(SAMPLE_ROWS)).inputs
+    return Samples(inputs=inputs, outputs=open_engine(spec.engine, file, imported.signature).score(inputs))

@@ -6,7 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from deployments.builder.evaluation.quality import Quality, Task
+from deployments.builder.evaluation.judged import Task
+from deployments.builder.evaluation.neighbours import Neighbours
+from deployments.builder.evaluation.quality import Quality
 
 IMPORTED = "imported"
 
@@ -29,6 +31,9 @@ class Speed(ReportPart):
 class Variant(ReportPart):
     """One form of the model. `speed` is by batch size; `peak_bytes` what loading and scoring adds to a process.
 
+    `unmeasured` says by batch size why there is no speed. `neighbours` is what rows do to each other's answers; None in reports
+    of earlier releases.
+
     `broken` lists the gate's limits that it breaks. A variant with `skipped` could not be made or run, and has nothing else.
     """
 
@@ -36,7 +41,9 @@ class Variant(ReportPart):
     steps: tuple[dict[str, Any], ...] = ()
     size_bytes: int = 0
     quality: Quality | None = None
+    neighbours: Neighbours | None = None
     speed: dict[str, Speed] = {}
+    unmeasured: dict[str, str] = {}
     peak_bytes: int | None = None
     broken: tuple[str, ...] = ()
     skipped: str = ""

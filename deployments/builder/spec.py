@@ -29,24 +29,74 @@ class CodeRef(BuildSection):
         return value
 
 
+class InputSpec(TensorSpec):
+    """An input of the version. Its shape holds where the source leaves an axis free. `range`, lowest and highest, is what trial
+    numbers are drawn from where there are no rows to try the model on."""
+
+    range: tuple[float, float] | None = None
+
+    @field_validator("range")
+    @classmethod
+    def _rises(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not value[0] <= value[1]:
+            raise ValueError(f"must be [lowest, highest]; got {list(value)}")
+        return value
+
+    @property
+    def plain(self) -> TensorSpec:
+        """The same as it stands in a signature."""
+        return TensorSpec(name=self.name, datatype=self.datatype, shape=self.shape)
+
+
 class PytorchSource(CodeRef):
-    """A state_dict and the `module:Class` that it fills, made with `args`."""
+    """A state_dict and the `module:Class` that it fills, made with `args`. `state_dict_key` is where it lies in a checkpoint."""
 
     state_dict: str
+    state_dict_key: str | None = None
     class_: str = Field(alias="class")
     args: dict[str, Any] = Field(default_factory=dict)
 
     _module_and_class = field_validator("class_")(CodeRef.check)
 
 
+class KerasSource(CodeRef):
+    """A Keras file with layers of one's own: `custom` are their classes, `module:Class`. `keras: FILE` is short for a file
+    without."""
+
+    file: str
+    custom: tuple[str, ...] = ()
+
+    @field_validator("custom")
+    @classmethod
+    def _modules_and_classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(CodeRef.check(one) for one in value)
+
+
+class SklearnSource(BuildSection):
+    """A fitted scikit-learn estimator or Pipeline: `.skops`, or a pickle or joblib file, which runs code as it is read: only with
+    `allow_pickle: true`. `sklearn: FILE` is short for a file without."""
+
+    file: str
+    allow_pickle: bool = False
+
+
 class ModelSource(BuildSection):
-    """Exactly one of: a PyTorch state_dict, a torch.export program, a Keras file, a TensorFlow SavedModel, an ONNX file."""
+    """Exactly one of: a PyTorch state_dict, a torch.export program, a Keras file, a TensorFlow SavedModel, an ONNX file, a fitted
+    scikit-learn estimator, an XGBoost model (JSON or UBJ), a LightGBM model (text)."""
 
     pytorch: PytorchSource | None = None
     pt2: str | None = None
-    keras: str | None = None
+    keras: KerasSource | None = None
     saved_model: str | None = None
     onnx: str | None = None
+    sklearn: SklearnSource | None = None
+    xgboost: str | None = None
+    lightgbm: str | None = None
+
+    @field_validator("keras", "sklearn", mode="before")
+    @classmethod
+    def _file_alone(cls, value: object) -> object:
+        return {"file": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -63,7 +113,10 @@ class ModelSource(BuildSection):
     @property
     def file(self) -> str:
         """The file, or SavedModel folder, that holds the trained numbers."""
-        return self.pytorch.state_dict if self.pytorch else str(getattr(self, self.kind))
+        if self.pytorch:
+            return self.pytorch.state_dict
+        section = self.keras or self.sklearn
+        return section.file if section else str(getattr(self, self.kind))
 
 
 class Train(CodeRef):
@@ -108,6 +161,9 @@ class Gate(BuildSection):
     min_agreement: float | None = Field(default=0.98, ge=0, le=1)
     max_accuracy_drop: float | None = Field(default=0.01, ge=0, le=1)
     max_mse_rise: float | None = Field(default=0.05, ge=0)
+    max_neighbour_changes: float | None = Field(
+        default=0.0, ge=0, le=1, description="share of rows that get another class beside other rows, extreme ones among them"
+    )
     min_accuracy: float | None = Field(default=None, ge=0, le=1)
     max_cross_entropy: float | None = Field(default=None, gt=0)
     max_mse: float | None = Field(default=None, gt=0)
@@ -158,17 +214,30 @@ class Compress(BuildSection):
         return self
 
 
+class Measure(BuildSection):
+    """How long each variant is timed, all batch sizes together; a batch size that would take longer is left out, and said."""
+
+    seconds: float = Field(default=60, gt=0)
+    memory_bytes: int | None = Field(default=None, gt=0, description="half of the free memory by default")
+
+
 class BuildSpec(BuildSection):
-    """The `build` section. `parity`: how far the import may be from the source's own answers, relative where they exceed 1."""
+    """The `build` section. `parity`: how far the import may be from the source's own answers, relative where they exceed 1.
+
+    Inputs are bound by name where the source has names. `outputs` selects among the source's outputs, in that order; the others
+    are left out. `constants` are inputs that no caller gives, with their values.
+    """
 
     train: Train | None = None
     source: ModelSource
-    inputs: tuple[TensorSpec, ...] = ()
+    inputs: tuple[InputSpec, ...] = ()
     outputs: tuple[str, ...] = ()
+    constants: dict[str, Any] = Field(default_factory=dict)
     evaluate: Evaluate | None = None
     compress: Compress = Compress()
     optimise: bool = True
     gate: Gate = Gate()
+    measure: Measure = Measure()
     parity: float = Field(default=1e-5, gt=0)
     engine: Literal["onnx", "torch"] = "onnx"
 
@@ -176,6 +245,11 @@ class BuildSpec(BuildSection):
     def _inputs_known(self) -> Self:
         if self.source.pytorch and not self.inputs:
             raise ValueError("inputs: a state_dict says nothing of its inputs: list name, datatype and shape of each")
+        if self.constants and self.source.kind not in ("pytorch", "onnx"):
+            raise ValueError("constants: only pytorch and onnx sources take them")
+        both = sorted({item.name for item in self.inputs} & set(self.constants))
+        if both:
+            raise ValueError(f"constants: {', '.join(both)} stands among the inputs too")
         if self.engine == "torch" and self.source.kind not in ("pytorch", "pt2"):
             raise ValueError("engine: torch serves pytorch and pt2 sources")
         if self.engine == "torch" and (self.compress.method not in ("none", "auto") or self.compress.prune):

@@ -69,7 +69,7 @@ class OnnxEngine:
             }
         try:
             for name in self._bytes_inputs:
-                feed[name] = _decode(feed[name])
+                feed[name] = decode_text(feed[name])
         except UnicodeDecodeError:
             raise RowsRefused.of(_not_utf8({name: tensors[name] for name in self._bytes_inputs})) from None
         try:
@@ -78,7 +78,7 @@ class OnnxEngine:
             raise EngineFailure(f"the model failed: {_first_line(error)}") from error
         outputs: dict[str, Array] = {}
         for name, datatype, answer in zip(self._names, self._datatypes, answers, strict=True):
-            value = _encode(answer) if datatype is Datatype.BYTES else answer
+            value = encode_text(answer) if datatype is Datatype.BYTES else answer
             if value.ndim == 0 or len(value) != rows or value.dtype != NUMPY[datatype]:
                 raise EngineFailure(
                     f"the model gave {name} as {value.dtype} {list(value.shape)} for {rows} rows, not as its signature says"
@@ -117,7 +117,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
 
 
-def _decode(value: Array) -> Array:
+def decode_text(value: Array) -> Array:
     """BYTES to onnxruntime's strings, which are UTF-8. Raises UnicodeDecodeError."""
     text = np.empty(value.size, dtype=np.object_)
     text[:] = [item.decode() for item in value.ravel().tolist()]
@@ -146,7 +146,8 @@ def _is_utf8(item: bytes) -> bool:
     return True
 
 
-def _encode(value: Array) -> Array:
+def encode_text(value: Array) -> Array:
+    """onnxruntime's strings to BYTES."""
     data = np.empty(value.size, dtype=np.object_)
     data[:] = [item.encode() for item in value.ravel().tolist()]
     return data.reshape(value.shape)

@@ -37,7 +37,8 @@ def neighbour(ray_cluster: RayCluster) -> Iterator[str]:
 
 def test_up_joins_a_running_cluster_and_down_leaves_it_as_it_was(ray_cluster: RayCluster, neighbour: str, tmp_path: Path) -> None:
     def headrace(*words: str, home: str = "home") -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"RAY_ADDRESS": ray_cluster.address, "HEADRACE_HOME": str(tmp_path / home)}
+        store = {"HEADRACE_STORE_URL": f"sqlite:///{tmp_path}/home/store.db"}  # which the controller keeps, whoever asks
+        environment = os.environ | store | {"RAY_ADDRESS": ray_cluster.address, "HEADRACE_HOME": str(tmp_path / home)}
         command = [str(Path(sys.executable).with_name("headrace")), *words, "--json"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 

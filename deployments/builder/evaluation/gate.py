@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from deployments.builder.evaluation.neighbours import Neighbours
 from deployments.builder.evaluation.quality import Quality
 from deployments.builder.report import Variant
 from deployments.builder.spec import Gate
@@ -14,7 +15,7 @@ def broken(gate: Gate, found: Variant, imported: Variant) -> tuple[str, ...]:
     sentences: list[str] = []
     if found.quality and imported.quality:
         sentences += _quality(gate, found.quality, imported.quality)
-    return (*sentences, *_cost(gate, found))
+    return (*sentences, *_alone(gate, found.neighbours), *_cost(gate, found))
 
 
 def choose(wanted: str | None, variants: Sequence[Variant]) -> Variant | None:
@@ -43,10 +44,22 @@ def _quality(gate: Gate, found: Quality, imported: Quality) -> Iterator[str]:
             yield f"squared error {found.mse:.4g} is above max_mse {gate.max_mse}"
 
 
+def _alone(gate: Gate, found: Neighbours | None) -> Iterator[str]:
+    """What a row's neighbours may do to it."""
+    if found is None:
+        return
+    if not found.steady:
+        yield f"it answers differently each time, by up to {found.twice:.3g} on the same rows: is dropout on?"
+    if gate.max_neighbour_changes is not None and found.changed > gate.max_neighbour_changes:
+        yield f"{found.sentence}, more than max_neighbour_changes {gate.max_neighbour_changes}"
+
+
 def _cost(gate: Gate, found: Variant) -> Iterator[str]:
     if gate.max_size_bytes is not None and found.size_bytes > gate.max_size_bytes:
         yield f"{found.size_bytes} bytes are more than max_size_bytes {gate.max_size_bytes}"
     alone = found.speed.get("1")
+    if gate.max_p99_ms is not None and alone is None and "1" in found.unmeasured:
+        yield f"its p99 at batch 1 is not known, as max_p99_ms asks: {found.unmeasured['1']}"
     if gate.max_p99_ms is not None and alone is not None and alone.p99_ms > gate.max_p99_ms:
         yield f"p99 of {alone.p99_ms:.3f} ms at batch 1 is above max_p99_ms {gate.max_p99_ms}"
     if gate.max_memory_bytes is not None and found.peak_bytes is not None and found.peak_bytes > gate.max_memory_bytes:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from deployments.builder.evaluation.judged import Task, class_output, columns, decided, flat, score_output
 from deployments.engines.datatypes import Array
 
-Task = Literal["classification", "regression"]
 # Below this a probability counts as this, so that one wrong row cannot make the mean infinite.
 SMALLEST_PROBABILITY = 1e-7
 REGRESSION_TOLERANCE = 0.05
+# The difference of answers that can't be compared: NaN and a number, or other shapes. Finite, since JSON has no infinity.
+UNLIKE = 1e300
 
 
 class Quality(BaseModel):
-    """None where it has no meaning: no labels, or another task. Judged on the first output.
+    """None where it has no meaning: no labels, or another task.
 
-    `accuracy`, `agreement` are shares of rows; agreement is an equal argmax, or for regression a difference of at most 5 % of the
-    standard deviation of the imported model's answers. `cross_entropy` is in nats a row. `max_difference` is over all outputs.
+    `accuracy`, `agreement` are shares of rows; agreement is an equal class (the class output, or else the argmax of the first
+    scores), or for regression a difference of at most 5 % of the standard deviation of the imported model's answers.
+    `cross_entropy` is in nats a row. `max_difference` is over all outputs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,34 +38,59 @@ class Quality(BaseModel):
 
 def quality(answers: Mapping[str, Array], reference: Mapping[str, Array], labels: Array | None, task: Task) -> Quality:
     """Compares `answers` with the imported model's (`reference`) and, where there are some, with the labels [n]."""
-    name = next(iter(reference))
-    mine, theirs = _flat(answers[name]), _flat(reference[name])
-    numbers: dict[str, float] = {}
-    if task == "classification":
-        agreement = float(np.mean(_classes(mine) == _classes(theirs)))
+    numbers: dict[str, float | None] = {}
+    scores = score_output(reference)
+    if task == "classification" or scores is None:
+        agreement = float(np.mean(decided(answers) == decided(reference)))
         if labels is not None:
-            numbers["accuracy"] = float(np.mean(_classes(mine) == labels))
-            if mine.shape[1] > 1:
-                picked = probabilities(mine)[np.arange(len(mine)), labels.astype(np.int64)]
-                numbers["cross_entropy"] = float(-np.mean(np.log(np.maximum(picked, SMALLEST_PROBABILITY))))
+            numbers = {"accuracy": float(np.mean(decided(answers) == labels)), "cross_entropy": _cross_entropy(answers, labels)}
     else:
+        mine, theirs = flat(answers[scores]), flat(reference[scores])
         spread = float(theirs.std()) or 1.0
         agreement = float(np.mean(np.abs(mine - theirs).max(axis=1) <= REGRESSION_TOLERANCE * spread))
         if labels is not None:
             numbers["mse"] = float(np.mean((mine - labels.astype(np.float64).reshape(len(mine), -1)) ** 2))
-    return Quality(rows=len(mine), agreement=agreement, max_difference=max_difference(answers, reference), **numbers)
+    rows = len(next(iter(reference.values())))
+    return Quality(rows=rows, agreement=agreement, max_difference=max_difference(answers, reference), **numbers)
+
+
+def _cross_entropy(answers: Mapping[str, Array], labels: Array) -> float | None:
+    """In nats a row; None where there are no probabilities, or it is not known which of them belongs to a label."""
+    name, named = score_output(answers), class_output(answers)
+    if name is None or name == named:
+        return None
+    scores = flat(answers[name])
+    if scores.shape[1] < 2:
+        return None
+    if named is None:
+        places = labels.astype(np.int64)
+    else:
+        known = columns(answers[named].reshape(len(labels)), scores)
+        if known is None or not set(labels.tolist()) <= set(known):
+            return None
+        places = np.array([known[label] for label in labels.tolist()])
+    picked = probabilities(scores)[np.arange(len(scores)), places]
+    return float(-np.mean(np.log(np.maximum(picked, SMALLEST_PROBABILITY))))
 
 
 def max_difference(answers: Mapping[str, Array], reference: Mapping[str, Array]) -> float:
-    """The largest absolute difference over all outputs; for BYTES 0 or 1."""
-    worst = 0.0
-    for name, theirs in reference.items():
-        mine = answers[name]
-        if theirs.dtype == np.object_:
-            worst = max(worst, float(np.any(mine != theirs)))
-        elif theirs.size:
-            worst = max(worst, float(np.max(np.abs(mine.astype(np.float64) - theirs.astype(np.float64)))))
-    return worst
+    """The largest absolute difference over all outputs; for BYTES 0 or 1, and UNLIKE where one is NaN and the other is not."""
+    return max((float(row_differences(answers[name], theirs).max(initial=0)) for name, theirs in reference.items()), default=0.0)
+
+
+def row_differences(mine: Array, theirs: Array) -> npt.NDArray[np.float64]:
+    """The largest absolute difference in each row, [n]; for BYTES 0 or 1, and UNLIKE where one is NaN or the shapes differ."""
+    rows = len(theirs)
+    if mine.shape != theirs.shape:
+        return np.full(rows, UNLIKE)
+    if theirs.dtype == np.object_:
+        return np.asarray((mine != theirs).reshape(rows, -1).any(axis=1), dtype=np.float64)
+    left, right = flat(mine), flat(theirs)
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(left - right)
+    apart[(left == right) | (np.isnan(left) & np.isnan(right))] = 0
+    apart[~np.isfinite(apart)] = UNLIKE
+    return np.asarray(apart.max(axis=1, initial=0))
 
 
 def probabilities(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -72,19 +99,3 @@ def probabilities(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return scores
     shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
-
-
-def classes(answers: Mapping[str, Array]) -> int:
-    """How many classes the first output tells apart; one number a row tells two."""
-    return max(2, int(_flat(next(iter(answers.values()))).shape[1]))
-
-
-def _flat(value: Array) -> npt.NDArray[np.float64]:
-    return value.reshape(len(value), -1).astype(np.float64)
-
-
-def _classes(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """The argmax; with one number a row, whether it is above one half."""
-    if scores.shape[1] == 1:
-        return (scores[:, 0] > 0.5).astype(np.int64)
-    return np.asarray(scores.argmax(axis=1), dtype=np.int64)

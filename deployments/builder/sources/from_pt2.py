@@ -6,14 +6,26 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 
 from cluster.errors import BadArtifact, BadInput
 from cluster.signature import Datatype, TensorSpec
-from deployments.builder.sources.rows import rows_to_check
-from deployments.builder.sources.torch_export import answers, output_names, reason, signature_json
+from deployments.builder.sources.binding import bind
+from deployments.builder.sources.rows import read_inputs, rows_to_check
+from deployments.builder.sources.torch_export import (
+    Bound,
+    answers,
+    export,
+    export_program,
+    named_outputs,
+    own_answers,
+    reason,
+    select_outputs,
+    signature_json,
+)
+from deployments.builder.spec import InputSpec
+from deployments.builder.steps.graph import fits
 from deployments.builder.steps.renaming import rename
 from deployments.builder.worker import serve
 from deployments.engines.program import load_program
@@ -32,25 +44,64 @@ REMEDY = "save it with torch.export.save(torch.export.export(model, example, dyn
 
 
 def step(job: dict[str, Any]) -> dict[str, Any]:
-    """Job: file, engine, inputs and outputs (names to use, in order), evaluate, target and expected (files to write)."""
+    """Job: file, engine, inputs and outputs (names to use), evaluate, task, target and expected (files to write)."""
     file = Path(job["file"])
     program = load(file)
     own = program_inputs(program, file)
-    inputs = [TensorSpec.model_validate(item) for item in job["inputs"]] or own
-    if [(spec.datatype, spec.shape) for spec in inputs] != [(spec.datatype, spec.shape) for spec in own]:
-        said = ", ".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in own)
-        raise BadInput(f"the program's inputs are {said}", where="inputs", remedy="list those, in order")
+    inputs, inputs_how = _bound(read_inputs(job), own)
     rows = rows_to_check(job["evaluate"], inputs)
-    module = program.module()
-    expected = answers(module, [torch.from_numpy(rows[spec.name]) for spec in inputs], where=str(file))
-    names = output_names(job["outputs"], len(expected))
-    np.savez(job["expected"], allow_pickle=False, **dict(zip(names, expected, strict=True)))
-    told: dict[str, Any] = {"framework": f"torch {torch.__version__}"}
+    feed = [torch.from_numpy(rows[spec.name]) for spec in inputs]
+    bound = Bound(program.module(), None, {})
+    names, outputs_how = select_outputs(bound, feed, job["outputs"], str(file))
+    told: dict[str, Any] = {
+        "framework": f"torch {torch.__version__}",
+        "inputs": inputs_how,
+        "outputs": outputs_how,
+        **own_answers(bound, {spec.name: rows[spec.name] for spec in inputs}, names, job, str(file)),
+    }
     if job["engine"] == "torch":
-        shutil.copyfile(file, job["target"])
-        return told | {"signature": signature_json(inputs, dict(zip(names, expected, strict=True)), str(file))}
-    _export(program, Path(job["target"]), [spec.name for spec in inputs], names, file)
+        _write_program(bound, feed, inputs, job, file)
+        few = answers(bound, [tensor[:2] for tensor in feed], where=str(file))
+        return told | {"signature": signature_json(inputs, dict(zip(names, few, strict=True)), str(file))}
+    if _whole(bound, feed):
+        _export(program, Path(job["target"]), [spec.name for spec in inputs], names, file)
+    else:
+        export(bound, feed, inputs, names, Path(job["target"]), where=str(file))
     return told
+
+
+def _bound(listed: list[InputSpec], own: list[TensorSpec]) -> tuple[list[TensorSpec], str]:
+    """The program's inputs in its own order, by the document's names."""
+    binding = bind([spec.name for spec in listed], [spec.name for spec in own], what="inputs")
+    said = {spec.name: spec for spec in listed}
+    found: list[TensorSpec] = []
+    for spec in own:
+        name = binding.names[spec.name]
+        mine = said.get(name, spec.model_copy(update={"name": name}))
+        if not fits(mine, spec):
+            raise BadInput(
+                f"input {name} is {spec.datatype} {list(spec.shape)}, not {mine.datatype} {list(mine.shape)} as said",
+                where="inputs",
+                remedy="correct the document",
+            )
+        found.append(mine)
+    return found, binding.how
+
+
+def _whole(bound: Bound, feed: list[torch.Tensor]) -> bool:
+    """Whether the version's outputs are the program's, all of them and in its order."""
+    few = [tensor[:2] for tensor in feed]
+    with torch.no_grad():
+        every = list(named_outputs(bound.call(*few))[0].values())
+        kept = bound(*few)
+    return len(every) == len(kept) and all(one is two or torch.equal(one, two) for one, two in zip(every, kept, strict=True))
+
+
+def _write_program(bound: Bound, feed: list[torch.Tensor], inputs: list[TensorSpec], job: dict[str, Any], file: Path) -> None:
+    if _whole(bound, feed):
+        shutil.copyfile(file, job["target"])
+    else:
+        export_program(bound, feed, inputs, Path(job["target"]), where=str(file))
 
 
 def load(file: Path) -> torch.export.ExportedProgram:

@@ -9,41 +9,53 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from cluster.errors import BadInput
-from cluster.signature import TensorSpec
-from deployments.builder.sources.rows import rows_to_check
-from deployments.builder.sources.torch_export import answers, export, export_program, output_names, signature_json
+from deployments.builder.sources.answers import blamed
+from deployments.builder.sources.rows import read_inputs, rows_to_check
+from deployments.builder.sources.torch_export import (
+    answers,
+    bind_forward,
+    export,
+    export_program,
+    own_answers,
+    select_outputs,
+    signature_json,
+)
 from deployments.builder.worker import serve
 
 # How training frameworks wrap the weights in a checkpoint.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 REMEDY = "save it with torch.save(model.state_dict(), path)"
+MOST_KEYS = 12
 
 
 def step(job: dict[str, Any]) -> dict[str, Any]:
-    """Job: file, engine, class, args, code, inputs, outputs, evaluate, target and expected (files to write)."""
-    inputs = [TensorSpec.model_validate(item) for item in job["inputs"]]
+    """Job: file, state_dict_key, engine, class, args, code, inputs, outputs, constants, evaluate, task, target and expected
+    (files to write)."""
+    inputs = read_inputs(job)
     file = Path(job["file"])
     module = make_module(job["class"], job["args"], Path(job["code"]))
-    fill(module, read_weights(file), file, job["class"])
-    module.eval()
+    fill(module, read_weights(file, job["state_dict_key"]), file, job["class"])
+    bound, inputs_how = bind_forward(module, inputs, job["constants"])
     rows = rows_to_check(job["evaluate"], inputs)
     feed = [torch.from_numpy(rows[spec.name]) for spec in inputs]
-    expected = answers(module, feed, where=job["class"])
-    names = output_names(job["outputs"], len(expected))
+    names, outputs_how = select_outputs(bound, feed, job["outputs"], job["class"])
     told: dict[str, Any] = {
         "framework": f"torch {torch.__version__}",
         "parameters": sum(item.numel() for item in module.parameters()),
+        "inputs": inputs_how,
+        "outputs": outputs_how,
+        **own_answers(bound, {spec.name: rows[spec.name] for spec in inputs}, names, job, job["class"]),
     }
-    if job["engine"] == "torch":
-        export_program(module, feed, inputs, Path(job["target"]), where=job["class"])
-        told["signature"] = signature_json(inputs, dict(zip(names, expected, strict=True)), job["class"])
-    else:
-        export(module, feed, inputs, names, Path(job["target"]), where=job["class"])
-    np.savez(job["expected"], allow_pickle=False, **dict(zip(names, expected, strict=True)))
+    with blamed(told, job["class"]):
+        if job["engine"] == "torch":
+            export_program(bound, feed, inputs, Path(job["target"]), where=job["class"])
+            few = answers(bound, [tensor[:2] for tensor in feed], where=job["class"])
+            told["signature"] = signature_json(inputs, dict(zip(names, few, strict=True)), job["class"])
+        else:
+            export(bound, feed, inputs, names, Path(job["target"]), where=job["class"])
     return told
 
 
@@ -53,6 +65,16 @@ def make_module(reference: str, args: Mapping[str, Any], code: Path) -> torch.nn
     sys.path.insert(0, str(code))
     try:
         found = getattr(importlib.import_module(module_name), class_name)
+    except ModuleNotFoundError as error:
+        if error.name == module_name.partition(".")[0]:
+            raise BadInput(
+                f"can't import {reference}: there is no {error.name}.py", where=str(code), remedy="set code to its folder"
+            ) from error
+        raise BadInput(
+            f"{reference} needs the package {error.name}, which is not installed here",
+            where=str(code),
+            remedy=f"pip install {error.name} beside Headrace, under the name that it is published by",
+        ) from error
     except (ImportError, AttributeError) as error:
         raise BadInput(
             f"can't import {reference}: {error}", where=str(code), remedy="set class to module:Class, and code to its folder"
@@ -66,8 +88,11 @@ def make_module(reference: str, args: Mapping[str, Any], code: Path) -> torch.nn
     return module
 
 
-def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """Reads a state_dict without ever running code that the file holds. Raises BadInput."""
+def read_weights(file: Path, key: str | None = None) -> dict[str, torch.Tensor]:
+    """Reads a state_dict, or the one under `key` (dotted) of a checkpoint, without ever running code that the file holds.
+
+    Raises BadInput.
+    """
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -76,12 +101,32 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
         raise BadInput("holds pickled code, not only weights; it was not run", where=str(file), remedy=REMEDY) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise BadInput("is truncated, or no PyTorch file", where=str(file), remedy=REMEDY) from error
-    for wrapper in WRAPPERS:
+    whole = found
+    for part in key.split(".") if key else ():
+        if not isinstance(found, dict) or part not in found:
+            raise BadInput(
+                f"has no {key}; it holds {_keys(whole)}", where=str(file), remedy="correct source.pytorch.state_dict_key"
+            )
+        found = found[part]
+    for wrapper in () if key else WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]
     if not isinstance(found, dict) or not found or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise BadInput("is no state_dict", where=str(file), remedy=REMEDY)
+        raise BadInput(
+            f"is no bare state_dict; it holds {_keys(found)}",
+            where=str(file),
+            remedy="set source.pytorch.state_dict_key to the one that holds the weights, or " + REMEDY,
+        )
     return found
+
+
+def _keys(found: object) -> str:
+    """The names of what a checkpoint holds, those that may be a state_dict first."""
+    if not isinstance(found, dict):
+        return f"one {type(found).__name__}"
+    names = sorted(found, key=lambda name: not isinstance(found[name], dict))
+    shown = ", ".join(f"{name} ({type(found[name]).__name__})" for name in names[:MOST_KEYS])
+    return shown + (f" and {len(names) - MOST_KEYS} more" if len(names) > MOST_KEYS else "")
 
 
 def fill(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], file: Path, reference: str) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import tensorflow as tf
 
 from cluster.errors import BadInput
 from cluster.signature import Datatype, TensorSpec
-from deployments.builder.sources.rows import rows_to_check
-from deployments.builder.steps.renaming import rename
+from deployments.builder.sources.answers import record
+from deployments.builder.sources.binding import bind, natural, select
+from deployments.builder.sources.rows import read_inputs, rows_to_check
+from deployments.builder.steps.renaming import keep_outputs, rename
 from deployments.builder.worker import serve
+from deployments.engines.datatypes import Array
 
 DATATYPES = {
     "float32": Datatype.FP32,
@@ -23,35 +26,41 @@ DATATYPES = {
     "float16": Datatype.FP16,
     "int32": Datatype.INT32,
     "int64": Datatype.INT64,
+    "bool": Datatype.BOOL,
+    "uint8": Datatype.UINT8,
+    "string": Datatype.BYTES,
 }
 SIGNATURE = "serving_default"
 OPSET = 18
 
 
 def step(job: dict[str, Any]) -> dict[str, Any]:
-    """Job: file (the folder), inputs and outputs (names to use, in order), evaluate, target and expected (files to write)."""
+    """Job: file (the folder), inputs and outputs (names to use), evaluate, task, target and expected (files to write)."""
     folder = job["file"]
     function = _load(folder)
-    own = sorted(function.structured_input_signature[1].items())
-    inputs = [TensorSpec.model_validate(item) for item in job["inputs"]] or [_spec(name, item, folder) for name, item in own]
-    answers = sorted(function.structured_outputs)
-    outputs = list(job["outputs"]) or answers
-    for what, mine, theirs in (("inputs", inputs, own), ("outputs", outputs, answers)):
-        if len(mine) != len(theirs):
-            raise BadInput(
-                f"the model has {len(theirs)} {what}, {len(mine)} are listed", where=what, remedy="list each, in order"
-            )
+    own = function.structured_input_signature[1]
+    listed = {spec.name: spec for spec in read_inputs(job)}
+    inputs_bound = bind(list(listed), natural(list(own)), what="inputs")
+    inputs = [listed.get(name) or _spec(old, own[old], folder, name) for old, name in inputs_bound.names.items()]
+    answers = natural(list(function.structured_outputs))
+    outputs_bound = select(job["outputs"], answers, named=len(answers) > 1)
     rows = rows_to_check(job["evaluate"], inputs)
-    expected = function(**{name: tf.constant(rows[spec.name]) for (name, _), spec in zip(own, inputs, strict=True)})
-    np.savez(
-        job["expected"], allow_pickle=False, **{new: expected[old].numpy() for new, old in zip(outputs, answers, strict=True)}
-    )
+
+    def score(batch: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            found = function(**{old: tf.constant(batch[name]) for old, name in inputs_bound.names.items()})
+        except (ValueError, TypeError, tf.errors.OpError) as error:
+            first = str(error).strip().split("\n", 1)[0]
+            raise BadInput(f"the model fails on the rows: {first}", where=folder, remedy="check evaluate.data") from error
+        return {new: found[old].numpy() for old, new in outputs_bound.names.items()}
+
+    told = record(score, {spec.name: rows[spec.name] for spec in inputs}, job)
     _convert(folder, job["target"])
     model = onnx.load(job["target"])
-    names = {name: spec.name for (name, _), spec in zip(own, inputs, strict=True)} | dict(zip(answers, outputs, strict=True))
-    rename(model, names)
+    rename(model, dict(inputs_bound.names) | dict(outputs_bound.names))
+    keep_outputs(model, list(outputs_bound.names.values()))
     onnx.save(model, job["target"])
-    return {"framework": f"tensorflow {tf.__version__}"}
+    return {"framework": f"tensorflow {tf.__version__}", "inputs": inputs_bound.how, "outputs": outputs_bound.how, **told}
 
 
 def _load(folder: str) -> Any:
@@ -65,11 +74,13 @@ def _load(folder: str) -> Any:
     return function
 
 
-def _spec(name: str, tensor: Any, folder: str) -> TensorSpec:
+def _spec(own: str, tensor: Any, folder: str, name: str) -> TensorSpec:
     datatype = DATATYPES.get(tensor.dtype.name)
     if datatype is None or not tensor.shape.rank or tensor.shape[0] is not None:
         raise BadInput(
-            f"input {name} is {tensor.dtype.name} {tensor.shape}", where=folder, remedy="give it a free first axis of numbers"
+            f"input {own} is {tensor.dtype.name} {tensor.shape}",
+            where=folder,
+            remedy="give it a free first axis of numbers or text",
         )
     return TensorSpec(name=name, datatype=datatype, shape=(-1, *(-1 if axis is None else int(axis) for axis in tensor.shape[1:])))
 

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 
 from cluster.errors import BadInput, NotFound
 from cluster.signature import Datatype, TensorSpec
+from deployments.builder.evaluation.judged import class_output, flat, score_output
+from deployments.builder.spec import InputSpec
 from deployments.engines.datatypes import NUMPY, Array
 
 PARITY_ROWS = 512
@@ -57,6 +59,17 @@ def read_rows(file: Path, inputs: Sequence[TensorSpec], *, label: str | None = N
     return LabelledRows(values, labels)
 
 
+def read_inputs(job: Mapping[str, Any]) -> list[InputSpec]:
+    """The document's inputs, as a worker gets them."""
+    return [InputSpec.model_validate(item) for item in job["inputs"]]
+
+
+def ranged(inputs: Sequence[TensorSpec], declared: Sequence[InputSpec]) -> list[TensorSpec]:
+    """The inputs, each with the range that the document gives it."""
+    spans = {spec.name: spec.range for spec in declared}
+    return [InputSpec(name=one.name, datatype=one.datatype, shape=one.shape, range=spans.get(one.name)) for one in inputs]
+
+
 def rows_to_check(evaluate: Mapping[str, Any] | None, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
     """The rows that a source and its import are compared on: the first of `evaluate`'s {data, rows}, or random ones."""
     if evaluate is None:
@@ -65,24 +78,38 @@ def rows_to_check(evaluate: Mapping[str, Any] | None, inputs: Sequence[TensorSpe
 
 
 def random_rows(inputs: Sequence[TensorSpec], count: int, seed: int = 0) -> LabelledRows:
-    """Rows to compare with where the user gave none: normal for floats, small counts for integers. Free axes are 4 long."""
+    """Trial rows, where the user gave none: from an input's range; else normal for floats, all that 8 bits hold, and 0 and 1 for
+    larger whole numbers, which may be places in a table. Free axes are 4 long."""
     random = np.random.default_rng(seed)
     values: dict[str, Array] = {}
     for spec in inputs:
         shape = (count, *(4 if axis < 0 else axis for axis in spec.shape[1:]))
         dtype = NUMPY[spec.datatype]
         if spec.datatype is Datatype.BYTES:
-            raise BadInput(f"input {spec.name} is BYTES", where="evaluate", remedy="name a data file with rows to check it with")
-        drawn = random.standard_normal(shape) if np.issubdtype(dtype, np.floating) else random.integers(0, 2, shape)
-        values[spec.name] = drawn.astype(dtype)
+            raise BadInput(
+                f"input {spec.name} is text, and there is none to try it on",
+                where="evaluate",
+                remedy="set evaluate.data to a file with some rows as the model gets them",
+            )
+        values[spec.name] = _drawn(random, dtype, shape, spec.range if isinstance(spec, InputSpec) else None)
     return LabelledRows(values, None)
+
+
+def _drawn(random: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...], span: tuple[float, float] | None) -> Array:
+    if np.issubdtype(dtype, np.floating):
+        drawn = random.uniform(*span, shape) if span else random.standard_normal(shape)
+        return drawn.astype(dtype)
+    low, high = (int(span[0]), int(span[1])) if span else (0, 1)
+    if span is None and dtype.itemsize == 1 and dtype != np.bool_:
+        low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    return random.integers(low, high, shape, endpoint=True).astype(dtype)
 
 
 def _read_npz(file: Path, wanted: Sequence[str]) -> dict[str, Array]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             _require(archive.files, wanted, file)
-            return {name: archive[name] for name in wanted}
+            return {name: as_bytes(archive[name]) for name in wanted}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(
             f"can't be read as .npz: {error}", where=str(file), remedy="write it with numpy.savez, without objects"
@@ -98,6 +125,37 @@ def _read_parquet(file: Path, wanted: Sequence[str]) -> dict[str, Array]:
     return {name: _column(table.column(name).combine_chunks(), file, name) for name in wanted}
 
 
+def _is_text(datatype: pa.DataType) -> bool:
+    if pa.types.is_dictionary(datatype):
+        return _is_text(datatype.value_type)
+    kinds = (
+        "is_string",
+        "is_large_string",
+        "is_string_view",
+        "is_binary",
+        "is_large_binary",
+        "is_binary_view",
+        "is_fixed_size_binary",
+    )
+    return any(getattr(pa.types, kind)(datatype) for kind in kinds)
+
+
+def _text(column: pa.Array) -> Array:
+    """Text and bytes of any of Arrow's kinds as `bytes`."""
+    found = np.empty(len(column), dtype=np.object_)
+    found[:] = [item.encode() if isinstance(item, str) else item for item in column.to_pylist()]
+    return found
+
+
+def as_bytes(value: Array) -> Array:
+    """numpy's text (U) and bytes (S) as BYTES are kept, objects; others as they are."""
+    if value.dtype.kind not in "SU":
+        return value
+    found = np.empty(value.size, dtype=np.object_)
+    found[:] = [item.encode() if isinstance(item, str) else item for item in value.ravel().tolist()]
+    return found.reshape(value.shape)
+
+
 def _column(column: pa.Array, file: Path, name: str) -> Array:
     if column.null_count:
         raise BadInput(f"column {name} has {column.null_count} nulls", where=str(file), remedy="fill or drop them")
@@ -108,7 +166,7 @@ def _column(column: pa.Array, file: Path, name: str) -> Array:
         if shape[-1] * len(column) != len(inner):
             raise BadInput(f"the lists in column {name} differ in length", where=str(file), remedy="make them equally long")
         column = inner
-    values: Array = column.to_numpy(zero_copy_only=False)
+    values = _text(column) if _is_text(column.type) else column.to_numpy(zero_copy_only=False)
     return values.reshape([len(values) if len(shape) == 1 else shape[0], *shape[1:]])
 
 
@@ -137,25 +195,55 @@ def _fit(value: Array, spec: TensorSpec, file: Path) -> Array:
             raise BadInput(
                 f"{bad.size} rows hold NaN or infinity, the first is row {bad[0]}", where=where, remedy="fill or drop them"
             )
-    if not np.can_cast(value.dtype, dtype, casting="same_kind"):
-        raise BadInput(f"has datatype {value.dtype}, the input has {spec.datatype}", where=where, remedy="convert the column")
+    if (value.dtype == np.object_) != (dtype == np.object_) or not np.can_cast(value.dtype, dtype, casting="same_kind"):
+        raise BadInput(f"has datatype {_shown(value)}, the input has {spec.datatype}", where=where, remedy="convert the column")
     return np.ascontiguousarray(value.astype(dtype, copy=False))
 
 
+def _shown(value: Array) -> str:
+    return "text" if value.dtype == np.object_ else str(value.dtype)
+
+
 def _check_labels(labels: Array, file: Path, label: str) -> Array:
+    """Numbers, truths (as 0 and 1) or text, one a row."""
     flat = labels.reshape(len(labels)) if labels.size == len(labels) else labels
     where = f"{file} column {label}"
-    if flat.ndim != 1 or not np.issubdtype(flat.dtype, np.number):
+    if flat.dtype == np.bool_:
+        flat = flat.astype(np.int64)
+    if flat.ndim != 1 or not (np.issubdtype(flat.dtype, np.number) or flat.dtype == np.object_):
         raise BadInput(
-            f"labels are {labels.dtype} of shape {list(labels.shape[1:])}", where=where, remedy="give one number a row"
+            f"labels are {_shown(labels)} of shape {list(labels.shape[1:])}",
+            where=where,
+            remedy="give one number or text a row",
         )
     if np.issubdtype(flat.dtype, np.floating) and not np.isfinite(flat).all():
         raise BadInput("labels hold NaN or infinity", where=where, remedy="fill or drop them")
     return flat
 
 
-def check_classes(labels: Array, classes: int, where: str) -> None:
-    """Raises BadInput unless every label is a whole number in 0..classes-1."""
+def check_classes(labels: Array, answers: Mapping[str, Array], where: str) -> None:
+    """Raises BadInput unless the labels are classes of the model, as far as its `answers` tell.
+
+    Where an output is the class, labels are of its kind. Else they are the scores' places, whole numbers from 0 on.
+    """
+    named = class_output(answers)
+    if named is not None:
+        text = answers[named].dtype == np.object_
+        if text != (labels.dtype == np.object_):
+            raise BadInput(
+                f"labels are {_shown(labels)}, the model's classes (output {named}) are {'text' if text else 'numbers'}",
+                where=where,
+                remedy="write the labels as the model names its classes, or select another output",
+            )
+        return
+    scores = score_output(answers)
+    if scores is None or labels.dtype == np.object_:
+        raise BadInput(
+            "labels are text, and the model gives scores whose places have no names",
+            where=where,
+            remedy="write each label as the place of its class, from 0 on; or select an output that is the class",
+        )
+    classes = max(2, flat(answers[scores]).shape[1])
     numbers = labels.astype(np.float64)
     wrong = np.flatnonzero((numbers != np.floor(numbers)) | (numbers < 0) | (numbers >= classes))
     if wrong.size:

@@ -6,7 +6,6 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
@@ -16,6 +15,7 @@ from cluster.errors import HeadraceError
 from deployments.builder.steps.pruning import prune
 from deployments.builder.steps.torch_graph import TorchGraph
 from deployments.builder.worker import serve
+from deployments.engines.arrays import load_arrays
 
 BATCH = 64
 # Networks with fewer parameters train faster on one thread than on several that wait for each other.
@@ -65,10 +65,9 @@ def _finetune(model: onnx.ModelProto, job: dict[str, Any]) -> list[float]:
     module = TorchGraph(model)
     if sum(parameter.numel() for parameter in module.parameters()) < SMALL:
         torch.set_num_threads(1)
-    with np.load(job["rows"], allow_pickle=False) as archive:
-        feed = [torch.from_numpy(archive[item.name]) for item in model.graph.input]
-    with np.load(job["labels"], allow_pickle=False) as archive:
-        labels = torch.from_numpy(archive["labels"])
+    rows = load_arrays(Path(job["rows"]))
+    feed = [torch.from_numpy(rows[item.name]) for item in model.graph.input]
+    labels = torch.from_numpy(load_arrays(Path(job["labels"]))["labels"])
     steps = settings["epochs"] * -(-len(labels) // BATCH)
     optimiser = torch.optim.SGD(module.parameters(), lr=settings["rate"], momentum=0.9, weight_decay=settings["weight_decay"])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.version_converter
 import onnxruntime as ort
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -21,10 +22,15 @@ from onnxruntime.quantization.registry import QDQRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from deployments.builder.steps.row_scales import scale_by_row
 from deployments.builder.worker import serve
+from deployments.engines.arrays import load_arrays
 from deployments.engines.datatypes import Array
+from deployments.engines.onnx import decode_text
 
 CALIBRATION_BATCH = 32
+# The first whose QuantizeLinear knows an axis, as scales per channel need.
+AXES_OPSET = 13
 # Dynamic int8 of convolutions is several times slower than float.
 DYNAMIC_OPERATORS = ["MatMul", "Gemm"]
 # Probabilities in steps of 1/256 would make every unlikely class impossible.
@@ -35,8 +41,8 @@ class CalibrationRows(CalibrationDataReader):  # type: ignore[misc]
     """The user's rows, some at a time."""
 
     def __init__(self, file: str) -> None:
-        with np.load(file, allow_pickle=False) as archive:
-            self._rows = {name: archive[name] for name in archive.files}
+        rows = load_arrays(Path(file))
+        self._rows = {name: decode_text(value) if value.dtype == np.object_ else value for name, value in rows.items()}
         self._batches = self._cut()
 
     def get_next(self) -> dict[str, Array] | None:
@@ -80,11 +86,14 @@ def optimise(source: Path, target: Path, rows: str = "") -> None:
 
 
 def dynamic_int8(source: Path, target: Path, rows: str) -> None:
-    """Weights int8 per channel, activations quantised as they come."""
+    """Weights int8 per channel, activations quantised as they come, each row by its own scale."""
     del rows
     prepared = _prepared(source, target)
     quantize_dynamic(prepared, target, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=DYNAMIC_OPERATORS)
     prepared.unlink()
+    model = onnx.load(target)
+    scale_by_row(model)
+    onnx.save(model, target)
 
 
 def static_int8(source: Path, target: Path, rows: str) -> None:
@@ -115,6 +124,10 @@ def half(source: Path, target: Path, rows: str) -> None:
 
 def _prepared(source: Path, target: Path) -> Path:
     prepared = target.with_suffix(".prepared.onnx")
+    model = onnx.load(source)
+    if any(one.domain in ("", "ai.onnx") and one.version < AXES_OPSET for one in model.opset_import):
+        onnx.save(onnx.version_converter.convert_version(model, AXES_OPSET), prepared)
+        source = prepared
     quant_pre_process(source, prepared)
     return prepared
 

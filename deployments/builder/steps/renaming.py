@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx
 
@@ -22,3 +22,11 @@ def rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
         axes = item.type.tensor_type.shape.dim
         if axes and not axes[0].HasField("dim_value"):
             axes[0].dim_param = BATCH_AXIS
+
+
+def keep_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Leaves these outputs, in that order."""
+    by_name = {item.name: item for item in model.graph.output}
+    kept = [by_name[name] for name in names]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)

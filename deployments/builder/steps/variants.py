@@ -6,26 +6,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import psutil
 
 from cluster.errors import BadArtifact, EngineFailure
-from cluster.signature import Signature
+from cluster.signature import Datatype, Signature
 from deployments.builder.evaluation import gate as gates
-from deployments.builder.evaluation.quality import Task, quality
+from deployments.builder.evaluation.judged import Task
+from deployments.builder.evaluation.neighbours import Neighbours, neighbours
+from deployments.builder.evaluation.quality import quality
 from deployments.builder.report import IMPORTED, Speed, Variant
 from deployments.builder.sources.importing import Imported, Progress
 from deployments.builder.sources.rows import LabelledRows
 from deployments.builder.spec import BuildSpec, Prune
 from deployments.builder.steps.graph import run_rows
 from deployments.builder.worker import run_worker
+from deployments.engines.arrays import save_arrays
 from deployments.engines.datatypes import Array
 from deployments.engines.load import open_engine
 
 CALIBRATION_ROWS = 256
 AUTO_SHARES = (0.5, 0.75)
-AUTO_METHODS = ("int8-dynamic", "int8-static")
 OPTIMISED = "optimised"
 HALF = "fp16"
+AUTO_METHODS = ("int8-static", HALF, "int8-dynamic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +108,24 @@ class VariantBuilder:
                 plan[f"{prefix}{compress.method}"] = Recipe(compress.prune, (compress.method,))
             return plan
         prunes = [compress.prune] if compress.prune else []
-        if not prunes and self._learn is not None and self._learn.labels is not None:
+        if not prunes and self._learn is not None and self._learn.labels is not None and not self._has_text():
             prunes = [Prune(share=share) for share in AUTO_SHARES]
         plan |= {method: Recipe(None, (method,)) for method in AUTO_METHODS}
         for prune in prunes:
             plan[_pruned(prune)] = Recipe(prune)
-            plan |= {f"{_pruned(prune)}+{method}": Recipe(prune, (method,)) for method in AUTO_METHODS}
+            plan |= {f"{_pruned(prune)}+{method}": Recipe(prune, (method,)) for method in AUTO_METHODS if method != HALF}
         return plan
+
+    def _has_text(self) -> bool:
+        """Whether a row holds text, which no gradient goes through."""
+        return any(spec.datatype is Datatype.BYTES for spec in self._imported.signature.inputs)
 
     def _prune(self, wanted: dict[str, Prune]) -> dict[str, Candidate]:
         if not wanted:
             return {}
+        if self._has_text():
+            why = "a model that reads text can't be pruned"
+            return {name: Candidate(name, self._file(name), (), why) for name in wanted}
         self._progress("prune " + ", ".join(f"{prune.share:.0%}" for prune in wanted.values()))
         first = next(iter(wanted.values()))
         job = {
@@ -149,20 +159,23 @@ class VariantBuilder:
         made: dict[str, str] = run_worker("steps.quantize", job, what="compressing", log=self._log, extra="torch")["made"]
         return made
 
-    def judge(self, candidates: list[Candidate]) -> tuple[list[Variant], dict[str, dict[str, Array]]]:
-        """Measures and gates the candidates; also returns each one's answers on the evaluation rows, by name."""
+    def judge(self, candidates: list[Candidate]) -> list[Variant]:
+        """Measures and gates the candidates."""
         self._progress("evaluate " + ", ".join(candidate.name for candidate in candidates))
         rows, signature = self._imported.rows, self._imported.signature
         answers: dict[str, dict[str, Array]] = {}
+        beside: dict[str, Neighbours] = {}
         skipped = {candidate.name: candidate.skipped for candidate in candidates}
         for candidate in candidates:
             if not candidate.skipped:
                 try:
-                    answers[candidate.name] = run_rows(open_engine(self._spec.engine, candidate.file, signature), rows.inputs)
+                    engine = open_engine(self._spec.engine, candidate.file, signature)
+                    beside[candidate.name] = neighbours(engine.score, rows.inputs, self._task)
+                    answers[candidate.name] = run_rows(engine, rows.inputs)
                 except (BadArtifact, EngineFailure) as error:
                     skipped[candidate.name] = error.what
         good = [candidate for candidate in candidates if candidate.name in answers]
-        speeds, peaks = self._measure(good, signature)
+        measured = self._measure(good, signature)
         found: list[Variant] = []
         for candidate in candidates:
             if skipped[candidate.name]:
@@ -173,23 +186,34 @@ class VariantBuilder:
                 steps=candidate.steps,
                 size_bytes=candidate.file.stat().st_size,
                 quality=quality(answers[candidate.name], answers[IMPORTED], rows.labels, self._task),
-                speed=speeds[candidate.name],
-                peak_bytes=peaks[candidate.name],
+                neighbours=beside[candidate.name],
+                **measured[candidate.name],
             )
             imported = found[0] if found else variant
             found.append(variant.model_copy(update={"broken": gates.broken(self._spec.gate, variant, imported)}))
-        return found, answers
+        return found
 
-    def _measure(self, candidates: list[Candidate], signature: Signature) -> tuple[dict[str, dict[str, Speed]], dict[str, int]]:
+    def _measure(self, candidates: list[Candidate], signature: Signature) -> dict[str, dict[str, Any]]:
+        """By variant: its speed, what was not measured, and peak_bytes."""
+        budget = self._spec.measure
+        self._progress(f"measure, {budget.seconds:g} s a variant at most")
         job = {
             "engine": self._spec.engine,
             "files": {candidate.name: str(candidate.file) for candidate in candidates},
             "signature": signature.model_dump(mode="json"),
             "rows": self._save("measure", self._imported.rows.take(slice(1024)).inputs),
+            "seconds": budget.seconds,
+            "memory_bytes": budget.memory_bytes or psutil.virtual_memory().available // 2,
         }
-        told = run_worker("evaluation.measure", job, what="measuring", log=self._log)
-        speeds = {name: {batch: Speed.model_validate(one) for batch, one in by.items()} for name, by in told["speed"].items()}
-        return speeds, told["peak_bytes"]
+        told = run_worker("evaluation.measure", job, what="measuring", log=self._log, show=self._progress)
+        return {
+            name: {
+                "speed": {batch: Speed.model_validate(one) for batch, one in told["speed"][name].items()},
+                "unmeasured": told["unmeasured"][name],
+                "peak_bytes": told["peak_bytes"][name],
+            }
+            for name in told["speed"]
+        }
 
     def _file(self, name: str) -> Path:
         return self._work / f"{name}.onnx"
@@ -197,7 +221,7 @@ class VariantBuilder:
     def _save(self, name: str, arrays: dict[str, Array]) -> str:
         file = self._work / f"{name}.npz"
         if not file.exists():
-            np.savez(file, allow_pickle=False, **arrays)
+            save_arrays(file, arrays)
         return str(file)
 
 

@@ -76,9 +76,10 @@ def test_nulls_and_ragged_lists_are_refused(tmp_path: Path) -> None:
 
 
 def test_labels_outside_the_classes_are_named() -> None:
-    check_classes(np.array([0, 9]), 10, "here")
+    scores = {"scores": np.zeros((2, 10), np.float32)}
+    check_classes(np.array([0, 9]), scores, "here")
     with pytest.raises(BadInput, match=r"0\.\.9; row 1 has 10"):
-        check_classes(np.array([0, 10]), 10, "here")
+        check_classes(np.array([0, 10]), scores, "here")
 
 
 def test_random_rows_are_the_same_each_time() -> None:

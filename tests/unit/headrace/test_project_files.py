@@ -108,7 +108,7 @@ def test_an_alias_is_followed(tmp_path: Path) -> None:
         (MODEL.replace("max: 3", "max: many"), "project.yaml:4: serving.scaling.max", "got 'many'"),
         (MODEL.replace("max: 3", "max: .nan"), "project.yaml:4: serving.scaling.max", "not a finite number"),
         (MODEL.replace("max: 3", "max: 0"), "project.yaml:4: serving.scaling", "greater than or equal to 1"),
-        (MODEL.replace("name: digits", "name: Digits!"), "project.yaml:2: name", "lower-case"),
+        (MODEL.replace("name: digits", "name: Digits!"), "project.yaml:2: name", "letters, digits, underscores, dots"),
         (MODEL.replace("name: digits\n", ""), "project.yaml:1: name", "missing"),
         (MODEL.replace("kind: Model", "kind: Modle"), "project.yaml:1: kind", "did you mean 'Model'?"),
         (MODEL.replace("kind: Model\n", ""), "project.yaml:1: kind", "add one of: Model, Stream, Batch"),

@@ -1,0 +1,60 @@
+"""Worker: a LightGBM model file (text) -> model.onnx and LightGBM's own answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+from onnxmltools import convert_lightgbm
+from onnxmltools.convert.common.data_types import FloatTensorType
+
+from cluster.errors import BadInput
+from cluster.signature import Datatype
+from deployments.builder.sources.tables import tabular
+from deployments.builder.sources.tables.sandbox import enclose
+from deployments.builder.worker import serve
+from deployments.engines.datatypes import Array
+
+OPSET = 15
+
+
+def step(job: dict[str, Any]) -> dict[str, Any]:
+    """Job: file, inputs, outputs, evaluate, task, target and expected (files to write)."""
+    file = Path(job["file"])
+    try:
+        booster = lightgbm.Booster(model_file=str(file))
+    except lightgbm.basic.LightGBMError as error:
+        raise BadInput(
+            f"is no LightGBM model: {error}", where=str(file), remedy="save it with booster.save_model(path)"
+        ) from error
+    names = [] if all(name.startswith("Column_") for name in booster.feature_name()) else booster.feature_name()
+    found = tabular.columns(job, booster.num_feature(), names, (Datatype.FP32,))
+    try:
+        model = convert_lightgbm(
+            booster, initial_types=[(tabular.MATRIX, FloatTensorType([None, found.width]))], target_opset=OPSET, zipmap=False
+        )
+    except (RuntimeError, ValueError, NotImplementedError, KeyError, AttributeError) as error:
+        raise tabular.needs(file, error, "use an objective and options that onnxmltools converts") from error
+    tabular.merge_columns(model, found)
+    classes = booster.dump_model()["num_class"]
+    binary = booster.dump_model()["objective"].startswith(("binary", "cross_entropy"))
+
+    def score(rows: Mapping[str, Array]) -> Mapping[str, Array]:
+        answers = np.asarray(booster.predict(found.matrix(rows)))
+        if binary:
+            answers = np.stack([1 - answers, answers], axis=1)
+        elif classes == 1:
+            return tabular.as_answers({tabular.PREDICTION: answers.reshape(-1, 1)})
+        return tabular.as_answers({tabular.LABEL: answers.argmax(axis=1), tabular.PROBABILITIES: answers})
+
+    thresholds = tuple(tabular.splits(booster.dump_model()["tree_info"], "split_feature", "threshold"))
+    fitted = tabular.Fitted(model, score, f"lightgbm {lightgbm.__version__}", thresholds)
+    return tabular.finish(fitted, found.inputs, found.how, job)
+
+
+if __name__ == "__main__":
+    enclose()
+    serve(step)
