@@ -37,20 +37,22 @@ settings.load_profile("headrace")
 _SHARED = ("ray_cluster", "machine", "broker")
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Deals the test out to a worker: here, since xdist reads the marks before any hook that sees all tests."""
+    group = _group(item)
+    own_cluster = group not in _SHARED or group == "machine"
+    item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0] if own_cluster else group), append=False)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Deals the tests out to workers; before xdist reads the marks."""
-    groups = {item: _group(item) for item in items}
-    items.sort(key=lambda item: _SHARED.index(groups[item]) if groups[item] in _SHARED else len(_SHARED))  # keeps a file's order
-    for item, group in groups.items():
-        own_cluster = group not in _SHARED or group == "machine"
-        item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0] if own_cluster else group))
+    """The longest first; a file's tests keep their order."""
+    items.sort(key=lambda item: _SHARED.index(group) if (group := _group(item)) in _SHARED else len(_SHARED))
 
 
 def _group(item: pytest.Item) -> str:
-    said = item.get_closest_marker("xdist_group")
-    if said is not None:
-        return str(said.args[0])
+    said = [mark.args[0] for mark in item.iter_markers("xdist_group") if mark.args[0] in _SHARED]
+    if said:
+        return str(said[0])
     fixtures = getattr(item, "fixturenames", ())
     return next((name for name in _SHARED if name in fixtures), "")
 
