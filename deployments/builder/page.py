@@ -41,7 +41,7 @@ def _row(one: Variant, chosen: bool) -> str:
     numbers = (quality.accuracy, quality.cross_entropy, quality.mse, quality.agreement, quality.max_difference)
     cells = [
         f"{one.size_bytes / 1000:.0f} kB",
-        " / ".join(f"{speed.speedup:.2f}" for speed in one.speed.values()),
+        " / ".join(f"{one.speed[batch].speedup:.2f}" if batch in one.speed else "-" for batch in ("1", "64", "1024")),
         f"{one.speed['64'].rows_per_s:,.0f}" if "64" in one.speed else "-",
         f"{one.speed['1'].p99_ms:.3f} ms" if "1" in one.speed else "-",
         f"{(one.peak_bytes or 0) / 1e6:.0f} MB",

@@ -22,6 +22,7 @@ from headrace.local.processes import end, of_run
 from headrace.local.run_state import BROKER, RAY, RAYLET, Phase, RunState, clear_run, load_run
 
 RAY_STOP_S = 15.0
+DEAD_RAY_STOP_S = 1.0  # a raylet would wait for its GCS
 ENDINGS = 5
 
 
@@ -63,7 +64,8 @@ def end_run(home: Home, state: RunState, progress: Progress, *, keep_broker: boo
     others = _without_broker(state, home)
     # The raylet ends its workers in the right order, as up to version 0.1 the supervisor did all of Ray; the rest had lost them.
     first = {one.pid for one in state.processes if one.role in (RAY, RAYLET)}
-    end([process for process in others if process.pid in first], timeout_s=RAY_STOP_S)
+    grace_s = RAY_STOP_S if state.ray_lives() else DEAD_RAY_STOP_S
+    end([process for process in others if process.pid in first], timeout_s=grace_s)
     for _ in range(ENDINGS):  # one that is ending may start another
         rest = _without_broker(state, home)
         if not rest:

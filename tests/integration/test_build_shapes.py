@@ -217,3 +217,12 @@ def test_what_onnxruntime_does_not_have_is_named(tmp_path: Path) -> None:
     refused(tmp_path, section(), "uses opset 99; onnxruntime .* here knows")
     save(tmp_path / "m.onnx", [helper.make_node("Fancy", ["x"], ["y"], domain="com.acme")], x, y, domain="com.acme")
     refused(tmp_path, section(), r"uses the operator com\.acme\.Fancy, which onnxruntime does not have")
+
+
+def test_an_axis_of_minus_1_is_free_as_some_converters_write_it(tmp_path: Path) -> None:
+    nodes = [helper.make_node("ReduceMean", ["x"], ["y"], axes=[2], keepdims=0)]
+    save(tmp_path / "m.onnx", nodes, [tensor("x", FLOAT, -1, 3, -1)], [tensor("y", FLOAT, -1, 3)])
+    built = run(tmp_path, section())
+    assert built.artifact is not None
+    assert built.artifact.manifest.signature.inputs[0].shape == (-1, 3, -1)
+    assert answer(built, x=np.ones((2, 3, 5)))["y"].tolist() == [[1.0] * 3] * 2

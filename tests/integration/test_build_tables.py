@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 import pickle
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 from cluster.errors import BadInput
 from deployments.builder.report import IMPORTED
@@ -108,6 +109,18 @@ def test_a_pickle_is_read_only_where_the_document_says_so(tmp_path: Path) -> Non
         pickle.dump({"no": "model"}, file)
     with pytest.raises(BadInput, match="dict has no predict"):
         run(tmp_path, {"source": {"sklearn": {"file": "other.pkl", "allow_pickle": True}}})
+
+
+def test_a_forest_needs_no_pickle_and_a_function_is_refused(tmp_path: Path) -> None:
+    iris = load_iris()
+    forest = RandomForestClassifier(5, random_state=0).fit(iris.data, iris.target)
+    skops.io.dump(forest, tmp_path / "m.skops")
+    built = run(tmp_path, {"source": {"sklearn": "m.skops"}, "optimise": False})
+    assert answer(built, input=iris.data)["label"].tolist() == forest.predict(iris.data.astype(np.float32)).tolist()
+    called = make_pipeline(FunctionTransformer(os.path.basename), LogisticRegression())
+    skops.io.dump(called, tmp_path / "called.skops")
+    with pytest.raises(BadInput, match=r"posixpath\.basename, which skops does not know to be safe"):
+        run(tmp_path, {"source": {"sklearn": "called.skops"}})
 
 
 @pytest.mark.parametrize("library", ["xgboost", "lightgbm"])

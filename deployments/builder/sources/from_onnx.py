@@ -48,7 +48,8 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
         rows = rows_to_check(job["evaluate"], ranged(input_specs(open_session(target, given), declared, given), declared))
         source = PlainModel(session, names, constants, fixed)
         servable = [name for name in names if name not in unservable(model)]
-        free_outputs(model, PlainModel(session, servable, constants, fixed).score({name: v[:2] for name, v in rows.items()}))
+        if servable:
+            free_outputs(model, PlainModel(session, servable, constants, fixed).score({name: v[:2] for name, v in rows.items()}))
         onnx.save(model, target)
         read_signature(target, declared, names, given)
         told = record(source.score, rows, job)

@@ -18,6 +18,7 @@ def free_inputs(model: onnx.ModelProto) -> int | None:
 
     Outputs with as many rows are freed with them.
     """
+    _free_negative(model)
     sizes = {_first_axis(item) for item in model.graph.input}
     size = next(iter(sizes)) if len(sizes) == 1 else None
     if size is None:
@@ -30,17 +31,33 @@ def free_inputs(model: onnx.ModelProto) -> int | None:
     return size
 
 
+def _free_negative(model: onnx.ModelProto) -> None:
+    """Some converters write -1, which is no length, for an axis that is free."""
+    for item in [*model.graph.input, *model.graph.output]:
+        for place, axis in enumerate(item.type.tensor_type.shape.dim):
+            if axis.HasField("dim_value") and axis.dim_value < 0:
+                axis.dim_param = f"{item.name}_{place}" if place else BATCH_AXIS
+
+
 def free_outputs(model: onnx.ModelProto, answers: Mapping[str, Array]) -> None:
     """Frees the first axis of outputs that are said to have one row, and had two for the two rows of `answers`: some converters
-    write so."""
+    write so. Those of which nothing is said get the axes seen, all of them free."""
     for item in model.graph.output:
-        if item.name in answers and _first_axis(item) == 1 and answers[item.name].ndim and len(answers[item.name]) == 2:
+        if item.name in answers and not item.type.tensor_type.HasField("shape"):
+            for place in range(answers[item.name].ndim):
+                item.type.tensor_type.shape.dim.add().dim_param = f"{item.name}_{place}" if place else BATCH_AXIS
+        elif item.name in answers and _first_axis(item) == 1 and answers[item.name].ndim and len(answers[item.name]) == 2:
             _free(item)
 
 
 def unservable(model: onnx.ModelProto) -> set[str]:
-    """The outputs that are no tensors with a first axis."""
-    return {item.name for item in model.graph.output if not item.type.tensor_type.shape.dim}
+    """The outputs that are no tensors, or have no first axis."""
+    return {item.name for item in model.graph.output if not _may_have_rows(item)}
+
+
+def _may_have_rows(item: onnx.ValueInfoProto) -> bool:
+    tensor = item.type.tensor_type
+    return item.type.HasField("tensor_type") and (not tensor.HasField("shape") or len(tensor.shape.dim) > 0)
 
 
 def _first_axis(item: onnx.ValueInfoProto) -> int | None:

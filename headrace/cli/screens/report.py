@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from deployments.builder.page import unmeasured
 from deployments.builder.report import Report, Variant
 
 QUALITY = {"accuracy": "accuracy", "cross_entropy": "x-entropy", "mse": "MSE", "agreement": "agreement"}
@@ -24,7 +25,9 @@ def report_table(report: Report) -> Table:
     table.add_column("")
     for one in report.variants:
         skipped = one.skipped and f"skipped: {one.skipped}"
-        table.add_row(*_cells(one, shown), "chosen" if one.name == report.chosen else skipped or "; ".join(one.broken))
+        table.add_row(
+            *_cells(one, shown), "chosen" if one.name == report.chosen else skipped or "; ".join(one.broken + unmeasured(one))
+        )
     return table
 
 
@@ -35,6 +38,6 @@ def _cells(one: Variant, shown: list[str]) -> list[str]:
     return [
         one.name,
         f"{one.size_bytes / 1000:.0f}",
-        " ".join(f"{speed.speedup:.1f}x" for speed in one.speed.values()),
+        " ".join(f"{one.speed[batch].speedup:.1f}x" if batch in one.speed else "-" for batch in ("1", "64", "1024")),
         *("-" if number is None else f"{number:.4f}" for number in numbers),
     ]

@@ -25,7 +25,7 @@ from consumers.stream.log.port import Partition, Records
 from consumers.stream.outgoing.answers import LABEL_KEY_HEADER, PREDICTION_HEADER, AnswerTemplate, output_records
 from deployments.engines.datatypes import Array
 from deployments.gateway.batcher import BatchLimits, split
-from deployments.gateway.dataplane import Call, DataPlane
+from deployments.gateway.dataplane import DataPlane, InferCall
 from deployments.gateway.protocol.request import InferRequest
 from deployments.scoring.label_keys import label_keys
 from deployments.scoring.port import Scored
@@ -260,7 +260,7 @@ async def test_over_http_each_row_has_a_key_of_its_own_or_nothing() -> None:
     scorer = LabellingScorer(table())
     plane = DataPlane(scorer, BatchLimits())
     request = InferRequest({"x": np.zeros((3, 2), np.float32)}, {"x": Datatype.FP32})
-    answers = [await plane.infer(Call("pair"), request) for _ in range(2)]
+    answers = [await plane.infer(InferCall("pair"), request) for _ in range(2)]
     first, empty, third = str(answers[0].parameters["label_keys"]).split(",")
     assert empty == ""
     assert LabelKey.parse(first).prediction.endswith(".0")
