@@ -35,7 +35,7 @@ CALLERS = {HTTP: 4, GRPC: 2}  # of each model
 PAUSE_S = 0.005  # between two calls of a caller
 LIMIT_S = 120.0
 NOBODY = b"gateway: no replica answers now"  # says HAProxy
-AT_THE_DOOR = ("it is ending", "failed to connect")
+AT_THE_DOOR = ("it is ending", "failed to connect", NOBODY.decode())
 # What arrives as grpc.aio stops, it says is cancelled; HAProxy, where it is the front, says nothing of the kind.
 NOT_TAKEN = {grpc.StatusCode.UNAVAILABLE} | ({grpc.StatusCode.CANCELLED} if usable_haproxy() is None else set())
 METHOD = "/inference.GRPCInferenceService/ModelInfer"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -83,8 +83,10 @@ defaults
 """
 STATE = "slots.state"
 
+GRPC_UNAVAILABLE = 14
+
 # By status: what HAProxy says where no gateway has had a say.
-_ERRORS = {
+ERRORS = {
     400: "this can't be read: it is not HTTP, or its head has more than {head} bytes",
     403: "this is not allowed here",
     405: "this method is not possible here",
@@ -110,8 +112,7 @@ def configuration(settings: DoorSettings, folder: Path, listening: Listening) ->
             buffer=settings.handed_on_bytes + BESIDE_BYTES,
             streams=settings.concurrent_streams,
             held=_seconds(settings.handed_on_bytes + settings.head_bytes, settings),
-        )
-        + _lines(_errors(settings)),
+        ),
         _section("backend addresses", [_table("conn_cur")]),
         _section("backend answered", [_table("conn_cur")]),
         _section("frontend http", _http_frontend(settings, listening.http)),
@@ -158,8 +159,10 @@ def _json(text: str) -> str:
     return f"content-type application/json string '{document}'"
 
 
-def _errors(settings: DoorSettings) -> Iterator[str]:
-    for status, text in _ERRORS.items():
+def _errors(settings: DoorSettings, but: Collection[int] = ()) -> Iterator[str]:
+    for status, text in ERRORS.items():
+        if status in but:
+            continue
         said = text.format(head=settings.handed_on_bytes, least=settings.least_bytes_per_s)
         retry = f" hdr retry-after 1 hdr {NOT_DELIVERED} 1" if status == 503 else ""
         yield f"http-error status {status} {_json(said)}{retry}"
@@ -195,6 +198,7 @@ def _whole(settings: DoorSettings, condition: str) -> list[str]:
 def _http_frontend(settings: DoorSettings, listening: int) -> list[str]:
     return [
         f"bind fd@{listening}",
+        *_errors(settings),
         *_arrivals(settings),
         r"acl infer path -m reg ^/v2/models/[^/]+(/versions/[^/]+)?/infer$",
         r"acl scores path -m reg ^/v[12]/.*(/infer|:predict|/repository/index)$",
@@ -215,6 +219,8 @@ def _grpc_frontend(settings: DoorSettings, listening: int) -> list[str]:
         "timeout client 20d",
         "timeout http-keep-alive 20d",
         *_arrivals(settings),
+        *_errors(settings, but=(502, 503, 504)),
+        *_grpc_errors(),
         f"http-request return status 405 {_json('only gRPC is served on this port (HTTP is on the other)')} if !METH_POST",
         f"acl infer path /{INFERENCE_SERVICE}/ModelInfer",
         "acl compressed req.hdr(grpc-encoding) -m found",
@@ -230,6 +236,12 @@ def _grpc_frontend(settings: DoorSettings, listening: int) -> list[str]:
     ]
 
 
+def _grpc_errors() -> Iterator[str]:
+    """What clients of gRPC read in place of a status of HTTP: where it is there, no body may be."""
+    for status in (502, 503, 504):
+        yield f'http-error status {status} hdr grpc-status {GRPC_UNAVAILABLE} hdr grpc-message "{ERRORS[status]}"'
+
+
 def _routed(way: Way, *conditions: str) -> Iterator[str]:
     for condition in conditions:
         yield f"use_backend {way}_last if {condition} {{ nbsrv({CHECKED}) lt 2 }}"
@@ -239,6 +251,7 @@ def _routed(way: Way, *conditions: str) -> Iterator[str]:
 def _again_frontend(settings: DoorSettings, folder: Path) -> list[str]:
     return [
         f"bind unix@{folder}/{AGAIN} mode 600",
+        *_errors(settings),
         "timeout client 20d",
         "option httpclose",
         f"http-request return status 200 if {{ path {UP_PATH} }} {{ nbsrv({CHECKED}) gt 0 }}",

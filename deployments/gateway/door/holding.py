@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from deployments.gateway.door.configuration import AGAIN, HELD, NOT_DELIVERED
+from deployments.gateway.door.configuration import AGAIN, ERRORS, GRPC_UNAVAILABLE, HELD, NOT_DELIVERED
 from deployments.gateway.door.health import is_up
 from deployments.gateway.door.settings import DoorSettings
 
@@ -22,11 +22,16 @@ LOOK_S = 0.02  # between two looks for a gateway, while a request waits for one
 SETTLES_S = 0.1
 PIECE_BYTES = 64 << 10
 ANSWERS_WITHIN_S = 1.0  # where the keeper ends
-_ERROR = json.dumps({"error": "gateway: no replica answers now (retry; one is started if the last has died)"}).encode()
+_ERROR = json.dumps({"error": ERRORS[503]}).encode()
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n%b: 1\r\n"
     b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (NOT_DELIVERED.encode(), len(_ERROR), _ERROR)
 )
+_GRPC_REFUSAL = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/grpc\r\ngrpc-status: %d\r\ngrpc-message: %b\r\n"
+    b"connection: close\r\ncontent-length: 0\r\n\r\n" % (GRPC_UNAVAILABLE, ERRORS[503].encode())
+)
+_GRPC = b"\r\ncontent-type: application/grpc"
 _NOT_DELIVERED = NOT_DELIVERED.encode()
 
 
@@ -74,9 +79,13 @@ class Holding:
         try:
             # OSError: HAProxy has gone, or its caller has
             with self._counted(), contextlib.suppress(OSError):
-                if self.waiting > self._settings.held_most or not await self._pass_on(reader, writer, held):
-                    writer.write(_REFUSAL)
-                    await writer.drain()
+                if self.waiting > self._settings.held_most:
+                    held += await reader.read(PIECE_BYTES)
+                    self._bytes.held += len(held)
+                elif await self._pass_on(reader, writer, held):
+                    return
+                writer.write(_GRPC_REFUSAL if _GRPC in held.partition(b"\r\n\r\n")[0] else _REFUSAL)
+                await writer.drain()
         finally:
             self._bytes.held -= len(held)
             self._visits.discard(task)

@@ -250,6 +250,7 @@ def test_who_has_waited_long_enough_is_told_to_come_again() -> None:
             with pytest.raises(grpc.RpcError) as refused:
                 channel.unary_unary(MODEL_INFER)(b"x", timeout=LIMIT_S)
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert "no replica answers now" in str(refused.value.details())
 
 
 def test_who_asks_how_we_are_is_told_at_once_that_no_gateway_is() -> None:
