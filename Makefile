@@ -24,9 +24,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two workers on two cores; tests that share a cluster or a broker stay together (tests/conftest.py).
+# Two workers on two cores; tests that share a cluster or a broker stay together (tests/support/workers.py).
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 # While you work: lint, types and unit tests.
 check: lint unit

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import httpx
@@ -24,6 +25,7 @@ from tests.support.builds import builds_here as builds_here
 from tests.support.machine import machine as machine
 from tests.support.postgres import postgres as postgres
 from tests.support.postgres import postgres_server as postgres_server
+from tests.support.workers import SharingScheduling, begins
 
 # How fast an example runs says more about what else the machine does than about our code. The same examples each time: a test
 # that fails once in a hundred runs tells nobody what he broke.
@@ -31,30 +33,15 @@ settings.register_profile("headrace", deadline=None, derandomize=True, suppress_
 settings.load_profile("headrace")
 
 
-# What a run of several workers (pytest-xdist) keeps together, the longest first: tests that share a cluster, those that start
-# one of their own, those that share a broker. All others stay with their file. A test that takes such a fixture by its name only
-# while it runs says so itself: `pytest.mark.xdist_group`.
-_SHARED = ("ray_cluster", "machine", "broker")
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Deals the test out to a worker: here, since xdist reads the marks before any hook that sees all tests."""
-    group = _group(item)
-    own_cluster = group not in _SHARED or group == "machine"
-    item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0] if own_cluster else group), append=False)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SharingScheduling:
+    """Called by xdist where a run has several workers."""
+    return SharingScheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first; a file's tests keep their order."""
-    items.sort(key=lambda item: _SHARED.index(group) if (group := _group(item)) in _SHARED else len(_SHARED))
-
-
-def _group(item: pytest.Item) -> str:
-    said = [mark.args[0] for mark in item.iter_markers("xdist_group") if mark.args[0] in _SHARED]
-    if said:
-        return str(said[0])
-    fixtures = getattr(item, "fixturenames", ())
-    return next((name for name in _SHARED if name in fixtures), "")
+    """What takes longest begins first; a file's tests keep their order."""
+    items.sort(key=lambda item: begins(item.nodeid.split("::")[0]))
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from tests.support.waiting import until
 WAIT_S = 90.0
 
 
-pytestmark = pytest.mark.xdist_group("ray_cluster")
 NAME = f"s{uuid.uuid4().hex[:6]}"
 
 

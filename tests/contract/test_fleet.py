@@ -15,7 +15,6 @@ from cluster.versions import Version, VersionId
 from deployments.serving.fake_fleet import FakeFleet
 from tests.support.models import SIGNATURE, mlp_artifact
 
-pytestmark = pytest.mark.xdist_group("ray_cluster")
 LIGHT = Resources(cpus=0.1)
 AUTO = Serving(resources=LIGHT)
 MANUAL = Serving(resources=LIGHT, scaling=Scaling(mode=ScalingMode.MANUAL, replicas=1))

@@ -14,7 +14,6 @@ from cluster.schedule.fires import JobSeen, JobState, SubmitJob
 from consumers.batch.schedule.fake_jobs import FakeJobs
 from tests.conftest import RayCluster
 
-pytestmark = pytest.mark.xdist_group("ray_cluster")
 WAIT_S = 120.0  # of a machine that is busy with other things
 
 

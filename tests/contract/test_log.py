@@ -22,7 +22,6 @@ from tests.support.waiting import until
 
 WAIT_S = 120.0  # a rebalance on a busy machine
 NOW_MS = int(time.time() * 1000)  # of today: a real broker's retention deletes what is old, within minutes
-pytestmark = pytest.mark.xdist_group("broker")
 
 
 class World(Protocol):

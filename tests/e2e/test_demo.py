@@ -28,7 +28,6 @@ def _left_running(home: Path) -> list[psutil.Process]:
     return left
 
 
-@pytest.mark.xdist_group("machine")
 @pytest.mark.timeout(1200)
 def test_the_demo_counts_everything_right_and_leaves_nothing_running(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("out", "__pycache__"))
