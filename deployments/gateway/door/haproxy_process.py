@@ -19,7 +19,7 @@ from deployments.gateway.door.settings import DoorSettings
 from deployments.gateway.door.slots import taken_slots
 
 FIRST_WAIT_S, WAIT_AT_MOST_S = 0.05, 5.0
-LASTED_S = 0.5  # one that ran for so long did not die of how it was started
+LASTED_S = 0.2  # one that ran for so long did not die of how it was started: that takes 10 ms
 SAID_BYTES = 4000  # of its last words
 # Of this process's descriptors: what is no caller's connection, nor the one to a gateway that goes with it.
 OTHER_FILES = 256
