@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import grpc
 import httpx
@@ -29,6 +29,7 @@ from deployments.gateway.door.slots import folder_of, taken_slots
 from headrace.local.home import read_settings
 from headrace.local.ports import free_port
 from tests.conftest import RayCluster
+from tests.support.door_calls import AT_ONCE, Calls
 from tests.support.live import Service, running
 from tests.support.models import INPUT, mlp_artifact, rows
 from tests.support.waiting import until
@@ -39,34 +40,6 @@ ROWS = {"small": 1, "64 KiB": 20}  # 20 rows of 784 float32 are 62,720 bytes
 LIMIT_S = 240.0
 AWAY_AT_MOST_S = 1.0
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(1800)]
-# A client of gRPC's waits a second or more before it connects anew, unless told otherwise.
-AT_ONCE = [(f"grpc.{which}_reconnect_backoff_ms", 50) for which in ("initial", "min", "max")]
-
-
-@dataclass
-class Calls:
-    """What callers have met, and how long one of them was without an answer at most."""
-
-    answered: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    away_s: float = 0.0
-    _more: threading.Condition = field(default_factory=threading.Condition)
-
-    def count(self, failure: str | None, took_s: float = 0.0) -> None:
-        """One call has ended, `took_s` after the caller's answer before."""
-        with self._more:
-            if failure is None:
-                self.answered += 1
-                self.away_s = max(self.away_s, took_s)
-            else:
-                self.failed[failure] += 1
-            self._more.notify_all()
-
-    def await_answers(self, more: int) -> None:
-        """Returns after so many more."""
-        with self._more:
-            target = self.answered + more
-            assert self._more.wait_for(lambda: self.answered >= target, LIMIT_S), self.failed
 
 
 @dataclass(frozen=True)
@@ -104,7 +77,7 @@ def door(ray_cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> I
 @contextmanager
 def load(door: Door, count: int) -> Iterator[Calls]:
     """Callers by HTTP and by gRPC, as many each, at it all the time, `count` rows a call."""
-    calls, stop, image = Calls(), threading.Event(), rows(count, seed=7)
+    calls, stop, image = Calls(LIMIT_S), threading.Event(), rows(count, seed=7)
     tensor = {"name": INPUT, "shape": list(image.shape), "datatype": "FP32", "parameters": {"binary_data_size": image.nbytes}}
     head = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
     headers = {"Inference-Header-Content-Length": str(len(head))}

@@ -31,6 +31,10 @@ ALIVE_PATH = "/-/healthz"
 # On answers of the door itself: no gateway has got the request.
 NOT_DELIVERED = "x-headrace-not-delivered"
 CHECKED = "infer"  # the way whose backend checks the slots; the others follow
+# The path of `infer`, also with a version.
+_INFER = r"^/v2/models/[^/]+(/versions/[^/]+)?/infer$"
+# What got no answer is handed on once.
+_HANDED_ON = ("retries 1", "option redispatch 1", "retry-on conn-failure empty-response")
 # What HAProxy needs of a buffer beside a body: its head, and how it notes headers and pieces.
 BESIDE_BYTES = 16 << 10
 
@@ -200,7 +204,7 @@ def _http_frontend(settings: DoorSettings, listening: int) -> list[str]:
         f"bind fd@{listening}",
         *_errors(settings),
         *_arrivals(settings),
-        r"acl infer path -m reg ^/v2/models/[^/]+(/versions/[^/]+)?/infer$",
+        f"acl infer path -m reg {_INFER}",
         r"acl scores path -m reg ^/v[12]/.*(/infer|:predict|/repository/index)$",
         "acl reads method GET HEAD OPTIONS",
         *_whole(settings, "TRUE"),
@@ -262,7 +266,7 @@ def _again_frontend(settings: DoorSettings, folder: Path) -> list[str]:
         f"http-request return status 503 if {{ path_beg {UP_PATH} }}",
         f"acl grpc path_beg /{INFERENCE_SERVICE}/ /{HEALTH_SERVICE}/",
         f"use_backend {Way.INFER}_again if {{ path /{INFERENCE_SERVICE}/ModelInfer }} !{{ req.hdr(grpc-encoding) -m found }}",
-        r"use_backend infer_again if METH_POST { path -m reg ^/v2/models/[^/]+(/versions/[^/]+)?/infer$ }",
+        f"use_backend {Way.INFER}_again if METH_POST {{ path -m reg {_INFER} }}",
         f"use_backend {Way.GRPC}_again if grpc",
         f"default_backend {Way.HTTP}_again",
     ]
@@ -273,9 +277,7 @@ def _several(settings: DoorSettings, folder: Path, way: Way) -> list[str]:
     return [
         "balance leastconn",
         *_abort(way),
-        "retries 1",
-        "option redispatch 1",
-        "retry-on conn-failure empty-response",
+        *_HANDED_ON,
         *([f"option httpchk GET {ALIVE_PATH}"] if checked else []),
         *_slots(settings, folder, way, tracking=not checked),
     ]
@@ -286,9 +288,7 @@ def _last(settings: DoorSettings, folder: Path, way: Way) -> list[str]:
         # Not `backup`: of this order the one that has failed is left out, whether or not it is known to have ended.
         "balance first",
         *_abort(way),
-        "retries 1",
-        "option redispatch 1",
-        "retry-on conn-failure empty-response",
+        *_HANDED_ON,
         *_slots(settings, folder, way),
         f"server keeper unix@{folder}/{HELD} max-reuse 0 pool-max-conn 0",
     ]

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import grpc
 import httpx
@@ -29,6 +28,7 @@ from deployments.gateway.door.keeper import KEEPER_LOCK
 from deployments.gateway.door.opening import Door, close_door
 from headrace.local.ports import free_port
 from tests.support.door import LiveDoor, door_settings, kill, live_door
+from tests.support.door_calls import AT_ONCE, Calls
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"), pytest.mark.timeout(120)]
@@ -37,35 +37,10 @@ INFER, SLOW, DEADLY = ("/v2/models/m/infer", "/v2/models/slow/infer", "/v2/model
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
-@dataclass
-class Calls:
-    """What callers have met, and how long it took them at most."""
-
-    answered: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    away_s: float = 0.0
-    _more: threading.Condition = field(default_factory=threading.Condition)
-
-    def count(self, failure: str | None, took_s: float = 0.0) -> None:
-        with self._more:
-            if failure is None:
-                self.answered += 1
-                self.away_s = max(self.away_s, took_s)
-            else:
-                self.failed[failure] += 1
-            self._more.notify_all()
-
-    def await_answers(self, more: int) -> None:
-        """Returns after so many more."""
-        with self._more:
-            target = self.answered + more
-            assert self._more.wait_for(lambda: self.answered >= target, LIMIT_S), self.failed
-
-
 @contextmanager
 def load(door: LiveDoor, *, body_bytes: int, callers: int = 4) -> Iterator[Calls]:
     """Callers by HTTP and by gRPC, as many each, at it all the time. Each counts from its last answer to its next."""
-    calls, stop = Calls(), threading.Event()
+    calls, stop = Calls(LIMIT_S), threading.Event()
 
     def by_http() -> None:
         with httpx.Client(base_url=door.http, timeout=LIMIT_S, trust_env=False) as client:
@@ -96,10 +71,6 @@ def load(door: LiveDoor, *, body_bytes: int, callers: int = 4) -> Iterator[Calls
             stop.set()
     for one in running:
         one.result()
-
-
-# A client of gRPC's waits a second or more before it connects anew, unless told otherwise.
-AT_ONCE = [(f"grpc.{which}_reconnect_backoff_ms", 50) for which in ("initial", "min", "max")]
 
 
 @pytest.mark.parametrize("body_bytes", [100, 64 << 10])
