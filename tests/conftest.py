@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from headrace.local.ports import free_port
+from headrace.local.processes import alive_after
 from headrace.local.ray_head import SERVE_ENVIRONMENT
 from tests.support.broker import broker as broker
 from tests.support.builds import builds_here as builds_here
@@ -167,10 +168,10 @@ def _is_rays(process: psutil.Process) -> bool:
 
 
 def _end(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=10)
+    alive = alive_after(processes, timeout_s=10)
     for process in alive:
         try:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(alive, timeout=10)
+    alive_after(alive, timeout_s=10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,9 +42,24 @@ def _belongs(process: psutil.Process, run_id: str, sessions: set[int], home: Pat
 def end(processes: Iterable[psutil.Process], *, timeout_s: float) -> None:
     """SIGTERM, then SIGKILL after `timeout_s`. What lives on after that, only the kernel can explain."""
     asked = [process for process in processes if _signal(process, kill=False)]
-    _, alive = psutil.wait_procs(asked, timeout=timeout_s)
-    killed = [process for process in alive if _signal(process, kill=True)]
-    psutil.wait_procs(killed, timeout=5.0)
+    killed = [process for process in alive_after(asked, timeout_s=timeout_s) if _signal(process, kill=True)]
+    alive_after(killed, timeout_s=5.0)
+
+
+def alive_after(processes: Iterable[psutil.Process], *, timeout_s: float) -> list[psutil.Process]:
+    """Waits until all have ended; those that have not within `timeout_s`.
+
+    `pidfd_open` of a process that is just being reaped fails with ENOENT or EINVAL on Linux since 6.14; psutil 7.2 knows only
+    ESRCH (its issue 2715), and raises the error or, where /proc has lost it too, NoSuchProcess.
+    """
+    waited, ends_s = list(processes), time.monotonic() + timeout_s
+    while True:
+        try:
+            return list(psutil.wait_procs(waited, timeout=max(ends_s - time.monotonic(), 0.0))[1])
+        except (OSError, psutil.NoSuchProcess):
+            waited = [process for process in waited if process.is_running()]
+            if time.monotonic() > ends_s:
+                return waited
 
 
 def _signal(process: psutil.Process, *, kill: bool) -> bool:

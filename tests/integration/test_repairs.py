@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from headrace.local.processes import of_run
+from headrace.local.processes import alive_after, of_run
 from headrace.local.repairs.parts import HELPERS
 from headrace.local.run_state import RAYLET
 from tests.support.machine import Machine
@@ -28,7 +28,7 @@ def titled(machine: Machine, title: str) -> psutil.Process:
 
 def kill(process: psutil.Process) -> None:
     os.kill(process.pid, signal.SIGKILL)
-    psutil.wait_procs([process], timeout=20)
+    alive_after([process], timeout_s=20)
 
 
 def test_what_is_away_comes_back_alone(machine: Machine) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from headrace.local.processes import of_run
+from headrace.local.processes import alive_after, of_run
 from headrace.local.run_state import RAYLET, Phase, load_run
 from tests.support.machine import Machine
 
@@ -27,7 +27,7 @@ def family(machine: Machine) -> list[psutil.Process]:
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    _, rest = psutil.wait_procs(processes, timeout=20)
+    rest = alive_after(processes, timeout_s=20)
     return [process for process in rest if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 

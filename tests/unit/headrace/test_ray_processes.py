@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ from headrace.local.ray.processes import role_of, start_again
 from headrace.local.repairs.parts import RunPart
 from headrace.local.run_state import GCS, RAY, RAYLET, Addresses, Phase, RunState, StartedProcess, load_run, started
 
+RUN_ID = uuid.uuid4().hex  # a run of the same id elsewhere would end these
 SLEEP = (sys.executable, "-c", "import time; time.sleep(120)")
 ENDED = StartedProcess(role=RAY, pid=os.getpid(), created_s=1.0)
 
@@ -38,7 +40,7 @@ def test_a_process_is_known_by_its_command_line(command: tuple[str, ...], role: 
 
 
 def run(*processes: StartedProcess) -> RunState:
-    return RunState(run_id="mine", phase=Phase.RUNNING, started_s=1.0, owns_ray=True, processes=processes, addresses=Addresses())
+    return RunState(run_id=RUN_ID, phase=Phase.RUNNING, started_s=1.0, owns_ray=True, processes=processes, addresses=Addresses())
 
 
 def home(tmp_path: Path) -> Home:
@@ -48,14 +50,14 @@ def home(tmp_path: Path) -> Home:
 
 
 def test_one_that_ended_is_started_again_in_the_environment_of_the_gcs(tmp_path: Path) -> None:
-    with subprocess.Popen(SLEEP, env={**os.environ, "HEADRACE_RUN_ID": "mine"}) as gcs:
+    with subprocess.Popen(SLEEP, env={**os.environ, "HEADRACE_RUN_ID": RUN_ID}) as gcs:
         ended = ENDED.model_copy(update={"role": RunPart.MONITOR, "command": SLEEP})
         again = start_again(home(tmp_path), run(started(GCS, gcs.pid), ended), RunPart.MONITOR)
         process = again.find()
         try:
             assert process is not None
             assert (again.role, again.command) == (RunPart.MONITOR, SLEEP)
-            assert process.environ()["HEADRACE_RUN_ID"] == "mine"
+            assert process.environ()["HEADRACE_RUN_ID"] == RUN_ID
             assert os.getsid(process.pid) == process.pid
         finally:
             psutil.Process(again.pid).kill()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from cluster.errors import Conflict
 from deployments.gateway.door.settings import RUN_VARIABLE
 from headrace.local.home import Home, read_settings, without_password
 from headrace.local.lock import only_one
-from headrace.local.processes import end, of_run
+from headrace.local.processes import alive_after, end, of_run
 from headrace.local.run_state import (
     Phase,
     RunState,
@@ -26,12 +28,13 @@ from headrace.local.run_state import (
     started,
 )
 
+RUN_ID = uuid.uuid4().hex  # other tests and other runs of them look at the same processes
 SLEEP = [sys.executable, "-c", "import time; time.sleep(120)"]
 
 
 @pytest.fixture
 def sleeper(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {**os.environ, RUN_VARIABLE: "mine"}
+    environment = {**os.environ, RUN_VARIABLE: RUN_ID}
     process = subprocess.Popen(SLEEP, env=environment, cwd=tmp_path, start_new_session=True)
     yield process
     process.kill()
@@ -70,7 +73,7 @@ def test_a_reused_pid_is_not_the_process(sleeper: subprocess.Popen[bytes], tmp_p
 
 def test_a_run_is_known_by_pid_by_its_id_and_by_its_session(sleeper: subprocess.Popen[bytes], tmp_path: Path) -> None:
     assert [p.pid for p in of_run(run(started("ray", sleeper.pid)), tmp_path)] == [sleeper.pid]
-    assert [p.pid for p in of_run(run(run_id="mine"), tmp_path)] == [sleeper.pid]
+    assert [p.pid for p in of_run(run(run_id=RUN_ID), tmp_path)] == [sleeper.pid]
     assert of_run(run(), tmp_path) == []
 
 
@@ -97,10 +100,26 @@ def test_a_zombie_still_has_its_session(tmp_path: Path) -> None:
 
 
 def test_end_ends_and_is_safe_to_repeat(sleeper: subprocess.Popen[bytes], tmp_path: Path) -> None:
-    found = of_run(run(run_id="mine"), tmp_path)
+    found = of_run(run(run_id=RUN_ID), tmp_path)
     end(found, timeout_s=5)
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in found)
     end(found, timeout_s=5)
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.EINVAL])
+def test_a_process_that_is_just_being_reaped_has_ended(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    waited = psutil.Process(sleeper.pid)
+    assert alive_after([waited], timeout_s=0) == [waited]
+
+    def reaped_meanwhile(pid: int, flags: int = 0) -> int:
+        sleeper.kill()
+        sleeper.wait()
+        raise OSError(error, "as Linux says it")
+
+    monkeypatch.setattr(os, "pidfd_open", reaped_meanwhile)
+    assert alive_after([waited], timeout_s=5) == []
 
 
 def test_two_commands_never_meet_on_one_home(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from cluster.errors import NoCapacity
 from cluster.fleet.serving import Serving
 from deployments.transport.engine_process import EngineGone, EngineProcess
 from deployments.transport.transports import EmbeddedTransport
+from headrace.local.processes import alive_after
 from tests.support.models import INPUT, mlp_artifact, rows
 from tests.support.own_process import OwnProcess
 from tests.support.routing import target
@@ -35,7 +36,7 @@ def await_end(pid: int) -> None:
         process = psutil.Process(pid)
     except psutil.NoSuchProcess:
         return
-    psutil.wait_procs([process], timeout=PATIENCE_S)
+    alive_after([process], timeout_s=PATIENCE_S)
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
