@@ -82,7 +82,7 @@ class SklearnSource(BuildSection):
 
 class ModelSource(BuildSection):
     """Exactly one of: a PyTorch state_dict, a torch.export program, a Keras file, a TensorFlow SavedModel, an ONNX file, a fitted
-    scikit-learn estimator, an XGBoost model (JSON or UBJ), a LightGBM model (text)."""
+    scikit-learn estimator, an XGBoost model (JSON or UBJ), a LightGBM model (text), a CatBoost model (cbm or JSON)."""
 
     pytorch: PytorchSource | None = None
     pt2: str | None = None
@@ -92,6 +92,7 @@ class ModelSource(BuildSection):
     sklearn: SklearnSource | None = None
     xgboost: str | None = None
     lightgbm: str | None = None
+    catboost: str | None = None
 
     @field_validator("keras", "sklearn", mode="before")
     @classmethod

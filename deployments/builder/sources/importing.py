@@ -27,9 +27,9 @@ from deployments.engines.port import Engine
 ENVIRONMENT = {"KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "2"}
 # Which of Headrace's extras each kind of source needs.
 EXTRAS = {"pytorch": "torch", "pt2": "torch", "keras": "keras", "saved_model": "tensorflow", "onnx": "torch"}
-# Fitted estimators, whose workers are in a room and an extra of their own.
-TABLES = ("sklearn", "xgboost", "lightgbm")
-EXTRAS |= dict.fromkeys(TABLES, "sklearn")
+# Fitted estimators, whose workers are in a room of their own.
+TABLES = {"sklearn": "sklearn", "xgboost": "sklearn", "lightgbm": "sklearn", "catboost": "catboost"}
+EXTRAS |= TABLES
 Progress = Callable[[str], None]
 
 
