@@ -90,6 +90,17 @@ def test_a_pipeline_with_text_columns_answers_as_scikit_learn(tmp_path: Path) ->
     assert "BYTES" in error.remedy
 
 
+def test_a_bare_estimator_takes_columns_with_any_names(tmp_path: Path) -> None:
+    iris = load_iris(as_frame=True)
+    table = iris.data
+    estimator = LogisticRegression(max_iter=500).fit(table, iris.target)
+    skops.io.dump(estimator, tmp_path / "m.skops")
+    inputs = columns(*reversed(table.columns), datatype="FP64")
+    built = run(tmp_path, {"source": {"sklearn": "m.skops"}, "inputs": inputs, "optimise": False})
+    found = answer(built, **{name: table[[name]].to_numpy() for name in table})
+    np.testing.assert_allclose(found["probabilities"], estimator.predict_proba(table), atol=1e-6)
+
+
 def test_a_pickle_is_read_only_where_the_document_says_so(tmp_path: Path) -> None:
     iris = load_iris()
     forest = RandomForestClassifier(20, random_state=0).fit(iris.data, iris.target)

@@ -38,6 +38,7 @@ def builds_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("KERAS_BACKEND", "torch")  # read when keras is first imported
     monkeypatch.setattr("deployments.builder.sources.importing.run_worker", _here)
     monkeypatch.setattr("deployments.builder.steps.variants.run_worker", _here)
+    monkeypatch.setattr("deployments.builder.sources.mlflow_models.resolve.run_worker", _here)
     yield
     for name in set(sys.modules) - modules:
         if name.startswith("user_"):  # the modules that tests write for their classes

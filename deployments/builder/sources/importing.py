@@ -110,8 +110,9 @@ def _job(spec: BuildSpec, base: Path, file: Path, target: Path, expected: Path) 
         source = spec.source.pytorch
         job |= {"class": source.class_, "args": source.args, "state_dict_key": source.state_dict_key}
         job |= {"code": str((base / source.code).resolve())}
-    if spec.source.sklearn:
-        job |= {"allow_pickle": spec.source.sklearn.allow_pickle}
+    estimator = spec.source.sklearn or spec.source.lightgbm
+    if estimator:
+        job |= {"allow_pickle": estimator.allow_pickle}
     if spec.source.keras:
         job |= {"custom": list(spec.source.keras.custom), "code": str((base / spec.source.keras.code).resolve())}
     return job
