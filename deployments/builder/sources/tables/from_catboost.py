@@ -75,10 +75,7 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
     model = load(file)
     refuse_other_features(model, file)
     boosted = describe(model, file)
-    names = list(model.feature_names_)
-    if names == [str(place) for place in range(len(names))]:
-        names = []
-    found = tabular.columns(job, len(model.feature_names_), names, (Datatype.FP32,))
+    found = tabular.columns(job, len(model.feature_names_), feature_names(model), (Datatype.FP32,))
     thresholds = tuple((feature, float(value)) for feature, borders in model.get_borders().items() for value in borders)
 
     def score(rows: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -117,6 +114,12 @@ def refuse_other_features(model: catboost.CatBoost, file: Path) -> None:
                 where=str(file),
                 remedy="train it on numbers: encode those columns first, as a scikit-learn Pipeline does (source: sklearn)",
             )
+
+
+def feature_names(model: catboost.CatBoost) -> list[str]:
+    """The columns' names; none where CatBoost made them up."""
+    names = [str(name) for name in model.feature_names_]
+    return [] if names == [str(place) for place in range(len(names))] else names
 
 
 def describe(model: catboost.CatBoost, file: Path) -> Boosted:

@@ -77,7 +77,8 @@ def _converted(estimator: Any, inputs: tuple[TensorSpec, ...], classifies: bool,
 
     def convert(kinds: Sequence[tuple[str, Any]]) -> onnx.ModelProto:
         options = {id(estimator): {"zipmap": False}} if classifies else None
-        return to_onnx(estimator, initial_types=list(kinds), options=options, target_opset=OPSET)
+        found: onnx.ModelProto = to_onnx(estimator, initial_types=list(kinds), options=options, target_opset=OPSET)
+        return found
 
     try:
         model = convert([(spec.name, TYPES[spec.datatype]([None, *spec.shape[1:]])) for spec in inputs])
