@@ -51,7 +51,7 @@ class InputSpec(TensorSpec):
 class PytorchSource(CodeRef):
     """A state_dict and the `module:Class` that it fills, made with `args`. `state_dict_key` is where it lies in a checkpoint.
 
-    A whole network that was pickled, or TorchScript, has no `class`: reading it runs code, so only with `allow_pickle: true`.
+    A whole network that was pickled has no `class`: reading it runs code, so only with `allow_pickle: true`.
     """
 
     state_dict: str

@@ -32,6 +32,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from cluster.errors import NotFound
 from deployments.artifacts.manifest import read_manifest
+from deployments.builder.sources.mlflow_models.resolve import push
 from tests.support.builds import answer, refused, run
 
 pytestmark = pytest.mark.usefixtures("builds_here")
@@ -189,6 +190,19 @@ def test_a_network_as_a_pickle_and_as_a_program(tmp_path: Path) -> None:
     )
     built = run(tmp_path, {"source": {"mlflow": "program"}, "optimise": False})
     np.testing.assert_allclose(answer(built, input=x)["output"], one(torch.from_numpy(x)).detach().numpy(), atol=1e-6)
+
+
+def test_a_version_handed_back_is_the_same_model(tmp_path: Path, store: str) -> None:
+    section = {"source": {"mlflow": {"uri": "models:/flowers/1", "tracking_uri": store}}, "optimise": False}
+    built = run(tmp_path, section)
+    assert built.artifact is not None
+    told = push(Path(built.artifact.uri), "flowers 7", "returned", tracking_uri=store, base=tmp_path, log=tmp_path / "log")
+    assert (told["name"], told["version"]) == ("returned", "1")
+    again = run(tmp_path, {"source": {"mlflow": {"uri": "models:/returned/1", "tracking_uri": store}}, "optimise": False})
+    rows = {name: IRIS.data[[name]].to_numpy() for name in IRIS.data}
+    np.testing.assert_array_equal(answer(again, **rows)["probabilities"], answer(built, **rows)["probabilities"])
+    assert again.report.source["kind"] == "onnx"
+    assert again.report.source["mlflow"]["run_id"] == told["run_id"]
 
 
 def test_onnx_as_it_is_and_a_folder_that_leads_elsewhere(tmp_path: Path) -> None:

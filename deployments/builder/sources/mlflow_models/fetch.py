@@ -35,7 +35,7 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
         exact, told = resolve(MlflowClient(), uri)
         folder = download_artifacts(artifact_uri=exact, dst_path=job["target"])
     except (RestException, MlflowException) as error:
-        raise _explained(error, uri) from error
+        raise explained(error, uri) from error
     except OSError as error:
         raise BadInput(
             f"its files can't be brought: {error}", where=uri, remedy="see that the store's files are there"
@@ -80,7 +80,8 @@ def refuse_links(folder: Path, uri: str) -> None:
                 raise BadInput(f"holds a link ({name})", where=uri, remedy="log the model again, with plain files")
 
 
-def _explained(error: MlflowException, uri: str) -> HeadraceError:
+def explained(error: MlflowException, uri: str) -> HeadraceError:
+    """What MLflow has against it, as an error of our tree."""
     first = str(error).strip().split("\n", 1)[0]
     if error.error_code == "RESOURCE_DOES_NOT_EXIST" or "not found" in first.lower():
         return NotFound(first, where=uri, remedy="see what there is in MLflow, or set source.mlflow.tracking_uri")

@@ -12,12 +12,13 @@ import numpy as np
 from pydantic import ValidationError
 
 from cluster.errors import BadInput, NotFound
-from deployments.artifacts.manifest import file_digest
+from deployments.artifacts.manifest import file_digest, read_manifest
 from deployments.builder.sources.mlflow_models.example import example_rows
 from deployments.builder.sources.mlflow_models.flavours import inputs_of, source_of
 from deployments.builder.sources.mlflow_models.mlmodel import read_mlmodel
 from deployments.builder.spec import BuildSpec, Evaluate, MlflowSource
 from deployments.builder.worker import run_worker
+from deployments.engines.load import MODEL_FILES
 
 EXAMPLE_FILE = "input_example.npz"
 # MLflow reports its use unless it is told not to, and tries a server that is away for minutes.
@@ -65,6 +66,39 @@ def resolve(
     return _checked(spec, changes, asked), provenance
 
 
+def push(folder: Path, version: str, name: str, *, tracking_uri: str, base: Path, log: Path) -> dict[str, Any]:
+    """Hands the artifact in `folder`, called `version`, to MLflow, as a version of the registered model `name`.
+
+    Blocks for seconds. Returns its name, version and run_id. Raises BadInput for a version that is no ONNX, NotFound, Unreachable.
+    """
+    manifest = read_manifest(folder)
+    if manifest.engine != "onnx":
+        raise BadInput(
+            f"is served by engine: {manifest.engine}",
+            where=version,
+            remedy="only versions of engine: onnx can be handed to MLflow",
+        )
+    where = MlflowSource(uri=f"models:/{name}", tracking_uri=tracking_uri)
+    if not tracking_uri.startswith("sqlite:///"):  # a store that is named may be made
+        _refuse_no_store(where, base)
+    file = folder / MODEL_FILES["onnx"]
+    return run_worker(
+        "sources.mlflow_models.push",
+        {
+            "file": str(file),
+            "name": name,
+            "tracking_uri": tracking_uri,
+            "signature": manifest.signature.model_dump(mode="json"),
+            "kept": {"headrace_version": version, "sha256": file_digest(file)},
+        },
+        what=f"handing {version} to MLflow",
+        log=log,
+        environment=_environment(),
+        extra="mlflow",
+        folder=base,
+    )
+
+
 def _local(asked: MlflowSource, base: Path) -> tuple[Path, dict[str, Any]] | None:
     """A folder on this machine, which needs no MLflow; None where the URI is none."""
     if ":/" in asked.uri and not asked.uri.startswith("file:"):
@@ -87,7 +121,7 @@ def _fetched(
         {"uri": asked.uri, "tracking_uri": asked.tracking_uri, "target": str(target)},
         what=f"asking MLflow for {asked.uri}",
         log=log,
-        environment={name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()},
+        environment=_environment(),
         extra="mlflow",
         folder=base,
     )
@@ -109,6 +143,11 @@ def _refuse_no_store(asked: MlflowSource, base: Path) -> None:
     file = base / store.removeprefix("sqlite:///")
     if store.startswith("sqlite:///") and not file.exists():
         raise NotFound("no such store", where=str(file), remedy="correct source.mlflow.tracking_uri: sqlite:////FOLDER/mlflow.db")
+
+
+def _environment() -> dict[str, str]:
+    """What the user sets himself stands."""
+    return {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
 
 
 def _storable(rows: dict[str, Any]) -> dict[str, Any]:
