@@ -19,7 +19,7 @@ from tests.conftest import RayCluster
 from tests.support.live import Service, controller_process, running
 from tests.support.models import mlp_artifact
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
 MODEL = "by-hand"
 APP = f"{MODEL}--v1"
 SERVING: dict[str, Any] = {"resources": {"cpus": 0.1}, "scaling": {"mode": "manual", "replicas": 1}}
