@@ -12,7 +12,8 @@ class UpOptions:
     """What the user chose.
 
     `hosts` are names by which the gateway takes commands, beside the machine's own. There are `gateways` of them, by load up
-    to `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has.
+    to `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has. `insecure`: a cluster
+    may be joined without a token.
     """
 
     host: str = LOOPBACK
@@ -25,3 +26,4 @@ class UpOptions:
     broker: bool = False
     broker_port: int = 9092
     num_cpus: int | None = None
+    insecure: bool = False

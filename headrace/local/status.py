@@ -13,6 +13,7 @@ from cluster.errors import Unreachable
 from deployments.gateway.door.found import doors_of
 from headrace.client import ControlClient
 from headrace.local.home import Settings
+from headrace.local.ray.dashboard import DashboardAsker
 from headrace.local.ray.replaced import ReplacedView, replaced
 from headrace.local.ray_head import ray_logs
 from headrace.local.run_state import BROKER, Addresses, RunState, load_run
@@ -68,7 +69,11 @@ def look(settings: Settings) -> Overview:
             _check_alive(run, settings)
         seen = client.status()
         addresses = run.addresses if run and run.addresses.http == client.base_url else Addresses(http=client.base_url)
-    nodes = _nodes(addresses.dashboard) if addresses.dashboard else None
+    dashboard = None
+    if addresses.dashboard:
+        owns_ray = run is not None and run.owns_ray
+        dashboard = DashboardAsker(addresses.dashboard, settings.home, owns_ray=owns_ray)
+    nodes = _nodes(dashboard) if dashboard else None
     doors = _doors(run.run_id) if run is not None and run.addresses.http == client.base_url else ()
     return Overview(
         addresses=addresses,
@@ -78,7 +83,7 @@ def look(settings: Settings) -> Overview:
         tick_s=seen.tick_s,
         models=seen.models,
         feeds=seen.feeds,
-        replaced=replaced(addresses.dashboard) if addresses.dashboard and nodes is not None else None,
+        replaced=replaced(dashboard) if dashboard and nodes is not None else None,
         logs=_logs(run, settings) if run is not None and addresses is run.addresses else (),
     )
 
@@ -103,10 +108,9 @@ def _doors(run_id: str) -> tuple[DoorView, ...]:
     )
 
 
-def _nodes(dashboard: str) -> tuple[NodeView, ...] | None:
+def _nodes(dashboard: DashboardAsker) -> tuple[NodeView, ...] | None:
     try:
-        answer = httpx.get(f"{dashboard}/api/v0/nodes", params={"detail": "false"}, timeout=5.0, trust_env=False)
-        rows: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]["result"]
+        rows: list[dict[str, Any]] = dashboard.get("/api/v0/nodes", detail="false")["data"]["result"]["result"]
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return None  # the dashboard may be off; what is served does not depend on it
     return tuple(

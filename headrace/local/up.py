@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from headrace.local.options import LOOPBACK, UpOptions
 from headrace.local.ports import check_free
 from headrace.local.processes import end, of_run
 from headrace.local.ray.processes import head_processes
+from headrace.local.ray.token import require_token
 from headrace.local.ray.words import kept_apart
 from headrace.local.ray_connection import joined_ray
 from headrace.local.ray_head import await_ray, prepare_temp_dir, spawn_ray
@@ -66,6 +68,8 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brou
             end_run(home, state, progress, keep_broker=kept)
         _check_door(options)
         _check_ports(options, settings, broker_runs=kept)
+        if settings.ray_address is not None and not options.insecure:
+            require_token(os.environ, settings.ray_address)
         run = _Run(options, settings, progress)
         try:
             return Brought(run.start(), started=True)
