@@ -43,7 +43,8 @@ class DoorView(BaseModel):
 
 
 class Overview(BaseModel):
-    """Everything at a glance. `nodes` is None where no dashboard can be asked; `tick_s` is when the controller last looked.
+    """Everything at a glance. `nodes` is None where no dashboard can be asked, `token_refused` where it answers and wants another
+    token; `tick_s` is when the controller last looked.
 
     `replaced` are replicas that ended by themselves, None as `nodes` is; `logs` are this machine's folders of them.
     """
@@ -53,6 +54,7 @@ class Overview(BaseModel):
     addresses: Addresses
     doors: tuple[DoorView, ...] = ()
     nodes: tuple[NodeView, ...] | None
+    token_refused: bool = False
     table: int
     tick_s: float
     models: tuple[ModelView, ...]
@@ -79,6 +81,7 @@ def look(settings: Settings) -> Overview:
         addresses=addresses,
         doors=doors,
         nodes=nodes,
+        token_refused=dashboard is not None and dashboard.token_refused,
         table=seen.table,
         tick_s=seen.tick_s,
         models=seen.models,

@@ -24,8 +24,13 @@ class DashboardAsker:
         except FileNotFoundError:  # a run of a version that had none
             token = None
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.token_refused = False
 
     def get(self, path: str, **params: str) -> Any:
-        """What it says, as JSON. Raises httpx.HTTPError or ValueError: it may be off; what is served does not depend on it."""
+        """What it says, as JSON. Raises httpx.HTTPError or ValueError: it may be off; what is served does not depend on it.
+
+        `token_refused` tells after each call whether it wanted another token.
+        """
         answer = httpx.get(f"{self._url}{path}", params=params, headers=self._headers, timeout=ASK_S, trust_env=False)
+        self.token_refused = answer.status_code in (401, 403)
         return answer.raise_for_status().json()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from cluster.errors import BadInput, Conflict
 from headrace.local.home import Home
+from headrace.local.ray.dashboard import DashboardAsker
 from headrace.local.ray.token import (
     ensure_token,
     joined_environment,
@@ -68,12 +72,35 @@ def test_a_ray_of_our_own_takes_the_homes_token_whatever_the_user_has_set(tmp_pa
     assert variables["RAY_USAGE_STATS_ENABLED"] == "1"
 
 
+@pytest.mark.parametrize(("status", "refused"), [(401, True), (403, True), (500, False)])
+def test_a_dashboard_that_wants_another_token_is_told_from_one_that_is_ill(tmp_path: Path, status: int, refused: bool) -> None:
+    home, seen = Home(tmp_path), []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["Authorization"])
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    ensure_token(home.ray_token)
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        dashboard = DashboardAsker(f"http://127.0.0.1:{server.server_port}", home, owns_ray=True)
+        with pytest.raises(httpx.HTTPStatusError):
+            dashboard.get("/api/v0/nodes")
+    assert seen == [f"Bearer {read_token(home.ray_token)}"]
+    assert dashboard.token_refused is refused
+
+
 def test_variables_are_set_and_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "y")
     set_variables({"RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": "z"})
     assert "RAY_AUTH_TOKEN" not in os.environ
-    assert os.environ["RAY_AUTH_TOKEN_PATH"] == "z"
+    assert os.environ["RAY_AUTH_TOKEN_PATH"] == "z"  # noqa: S105 (a file)
 
 
 def test_a_cluster_is_joined_with_the_token_that_ray_would_find(tmp_path: Path) -> None:
