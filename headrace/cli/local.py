@@ -60,7 +60,7 @@ def up(
 
     Example: `headrace up --broker --http-port 8001`
     """
-    from headrace.local.options import UpOptions
+    from headrace.local.options import UpOptions, not_taken_up
     from headrace.local.repairs.supervise import supervise as run_supervised
     from headrace.local.up import bring_up
 
@@ -96,6 +96,8 @@ def up(
     for name, address in state.addresses.model_dump().items():
         if address:
             answers().print(f"  {name:<10}{address}")
+    if left := () if fresh else not_taken_up(options, state.options):
+        answers().print(f"{', '.join(left)}: it goes on as it was started; `headrace down`, then `up`, changes that")
     if state.owns_ray:
         answers().print(f"Ray's dashboard asks for the token in {read_settings().home.ray_token}; who has it runs code as you")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 LOOPBACK = "127.0.0.1"
 
@@ -27,3 +27,17 @@ class UpOptions:
     broker_port: int = 9092
     num_cpus: int | None = None
     insecure: bool = False
+
+
+# As the command line names them, where that is not their own name.
+_NAMES = {"hosts": "--allow-host", "most_gateways": "--gateways"}
+
+
+def not_taken_up(wanted: UpOptions, runs: UpOptions | None) -> tuple[str, ...]:
+    """Which options somebody asked for that what runs was not started with: it keeps its own. None for those left out. Pure."""
+    if runs is None:  # of a version that did not note them
+        return ()
+    usual = UpOptions()
+    asked = [one.name for one in fields(UpOptions) if getattr(wanted, one.name) != getattr(usual, one.name)]
+    differ = [name for name in asked if getattr(wanted, name) != getattr(runs, name)]
+    return tuple(dict.fromkeys(_NAMES.get(name, f"--{name.replace('_', '-')}") for name in differ))
