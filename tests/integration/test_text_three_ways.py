@@ -1,4 +1,4 @@
-"""One model with text in and text out, asked online, on a stream and in bulk: the same rows get the same answers, or are refused."""
+"""One model with text in and text out, online, on a stream and in bulk: the same rows get the same answers, or are refused."""
 
 from __future__ import annotations
 

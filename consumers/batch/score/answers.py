@@ -68,7 +68,7 @@ def to_columns(
 
 
 def _arrow(values: Array) -> pa.Array:
-    """One value a row, or a fixed-size list where a row holds several. Text is a string, as readers compare it: engines give UTF-8."""
+    """One value a row, or a fixed-size list where a row holds several. Text is strings: engines give UTF-8 only."""
     width = math.prod(values.shape[1:])
     flat = pa.array(np.ascontiguousarray(values).reshape(-1), type=pa.string() if values.dtype == np.object_ else None)
     return flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)

@@ -37,5 +37,5 @@ def test_text_is_written_as_strings_also_where_there_are_no_rows(rows: int) -> N
 
 @pytest.mark.parametrize("source", ["argmax(words)", "max(label)"])
 def test_text_has_no_largest_value(source: str) -> None:
-    with pytest.raises(BadInput, match="needs numbers, and (words|label) is text"):
+    with pytest.raises(BadInput, match=r"needs numbers, and (words|label) is text"):
         output_columns(output(decision=source), SIGNATURE)
