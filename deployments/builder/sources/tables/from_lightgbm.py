@@ -59,7 +59,7 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _for_float32(booster: lightgbm.Booster) -> lightgbm.Booster:
-    """The same trees with thresholds that are float32: a number goes left where it is at most the threshold, and so a float32 does
+    """The same trees with thresholds that are float32: a number goes left where it is at most the threshold, so a float32 does
     exactly where it is at most the largest float32 below. The nearest one, which the converter takes, may lie above."""
     lines = []
     for line in booster.model_to_string().splitlines():
