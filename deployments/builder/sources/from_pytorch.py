@@ -38,6 +38,7 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
     file = Path(job["file"])
     module = make_module(job["class"], job["args"], Path(job["code"]))
     fill(module, read_weights(file, job["state_dict_key"]), file, job["class"])
+    module.eval()  # as it is served: in training nn.Dropout draws, and nn.BatchNorm takes its means over the batch
     bound, inputs_how = bind_forward(module, inputs, job["constants"])
     rows = rows_to_check(job["evaluate"], inputs)
     feed = [torch.from_numpy(rows[spec.name]) for spec in inputs]
