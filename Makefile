@@ -8,7 +8,7 @@ PROTO := deployments/gateway/protocol/proto
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace tests bench examples
 
-.PHONY: check test proof tools lint unit tensorflow kserve soak demo bench proto reference constraints clean
+.PHONY: check test proof tools lint unit tensorflow kserve soak models demo bench proto reference constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -63,6 +63,11 @@ proof: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/python -m pytest tests/faults -q -m soak -s -o faulthandler_timeout=0
 
+# Model files as their makers publish them, from the package index: none is checked in. Some minutes.
+models: $(STAMP)
+	$(BIN)/uv pip install --quiet --no-deps --target $(VENV)-models/packages -r bench/models/packages.txt
+	$(BIN)/python -m bench.models
+
 demo: $(STAMP)
 	$(BIN)/python -m examples.digits.demo $(if $(KEEP),--keep)
 
@@ -85,4 +90,4 @@ constraints: $(STAMP)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --no-header pyproject.toml -o constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-kserve $(VENV)-tensorflow .headrace
+	rm -rf $(VENV) $(VENV)-kserve $(VENV)-models $(VENV)-tensorflow .headrace
