@@ -29,6 +29,8 @@ HERE = Path(__file__).resolve().parent
 FETCHED = HERE.parents[1] / ".venv-models"
 PACKAGES, ROWS = FETCHED / "packages", FETCHED / "rows"
 NEAR = 1e-5
+# Tensors of the files whose rows lie along another axis than the first.
+ALONG = {"state": 1, "stateN": 1}
 Arrays = Mapping[str, Any]
 
 
@@ -101,7 +103,11 @@ def _by_onnxruntime(file: Path, rows: Arrays, constants: Mapping[str, Any], name
     }
     count = len(next(iter(rows.values())))
     batches = [slice(at, at + 1) for at in range(count)] if fixed else [slice(count)]
-    parts = [session.run(list(names), {name: value[batch] for name, value in rows.items()} | given) for batch in batches]
+    parts = []
+    for batch in batches:
+        feed = {name: np.moveaxis(value[batch], 0, ALONG.get(name, 0)) for name, value in rows.items()}
+        found = session.run(list(names), feed | given)
+        parts.append([np.moveaxis(value, ALONG.get(name, 0), 0) for name, value in zip(names, found, strict=True)])
     return [np.concatenate(values) for values in zip(*parts, strict=True)]
 
 

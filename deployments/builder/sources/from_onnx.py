@@ -23,11 +23,12 @@ from deployments.builder.sources.rows import ranged, read_inputs, rows_to_check
 from deployments.builder.steps.free_batch import free_inputs, free_outputs, unservable
 from deployments.builder.steps.graph import BATCH, input_specs, open_session, read_signature
 from deployments.builder.steps.renaming import keep_outputs
-from deployments.builder.steps.row_by_row import RowTensor, moved_axis, row_axes, row_by_row
+from deployments.builder.steps.row_by_row import RowTensor, moved_axis, row_axes, row_by_row, rows_first
 from deployments.builder.worker import serve
 from deployments.engines.datatypes import Array
 from deployments.engines.onnx import ORT_ERRORS, decode_text, encode_text
 
+Axes = Mapping[str, int | None]
 # What is told of a file that takes its rows one after the other.
 ROW_BY_ROW = "row_by_row"
 # How near a freed graph must come to the file, to be held against it more closely afterwards.
@@ -51,7 +52,7 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
         _bake(model, constants)
         plain = onnx.ModelProto()
         plain.CopyFrom(model)
-        axes = row_axes(model)
+        axes: dict[str, int | None] = {**row_axes(model)}
         fixed = None if any(axes.values()) else free_inputs(model)
         onnx.save(model, target)
         declared = read_inputs(job)
@@ -60,15 +61,23 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
         source = PlainModel(session, names, constants, fixed)
         if any(axes.values()):
             axes |= output_axes(session, names, constants, axes, rows, given)
-            source = PlainModel(session, names, constants, 1, axes)
+            source = PlainModel(session, names, constants, None, axes)
         servable = [name for name in names if name not in unservable(model)]
+        if fixed == 1:
+            axes |= _without_rows(session, servable, constants, rows)
+            source = PlainModel(session, names, constants, fixed, axes)
         few = {name: value[:2] for name, value in rows.items()}
-        answers = PlainModel(session, servable, constants, source.fixed, axes).score(few) if servable else {}
+        answers = PlainModel(session, servable, constants, fixed, axes).score(few) if servable else {}
+        tensors = _row_tensors(specs, answers, axes)
+        if any(axes.values()):
+            rows_first(model, *tensors)
         free_outputs(model, answers)
         onnx.save(model, target)
-        one_by_one = source.fixed == 1 and servable == names and (any(axes.values()) or not _takes_many(target, answers, few))
-        if one_by_one:
-            one_by_one = _save_row_by_row(plain, specs, answers, axes, target)
+        one_by_one = False
+        if fixed == 1 and servable == names and not _takes_many(target, answers, few):
+            whole = row_by_row(plain, *tensors)
+            one_by_one = whole is not None
+            onnx.save(whole or model, target)
         read_signature(target, declared, names, given)
         told = record(source.score, rows, job)
     opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), "unknown")
@@ -151,29 +160,31 @@ def _takes_many(file: Path, answers: Mapping[str, Array], few: Mapping[str, Arra
     return max_difference(found, answers) <= ALIKE * scale
 
 
-def _save_row_by_row(
-    plain: onnx.ModelProto, specs: Sequence[TensorSpec], answers: Mapping[str, Array], axes: Mapping[str, int], file: Path
-) -> bool:
-    """Writes the graph so that it takes its rows one after the other, where its opset can say so."""
-    fixed = all(axis > 0 for spec in specs for axis in spec.shape[1:])
-    whole = row_by_row(
-        plain,
-        {spec.name: RowTensor(axes.get(spec.name, 0), spec.shape[1:]) for spec in specs},
-        {
-            name: RowTensor(axes.get(name, 0), tuple(value.shape[1:]) if fixed else (-1,) * (value.ndim - 1))
-            for name, value in answers.items()
-        },
-    )
-    if whole is not None:
-        onnx.save(whole, file)
-    return whole is not None
+def _row_tensors(
+    specs: Sequence[TensorSpec], answers: Mapping[str, Array], axes: Axes
+) -> tuple[dict[str, RowTensor], dict[str, RowTensor]]:
+    """Where the rows of inputs and outputs lie in the file. Answers are as long as those seen, where nothing else may vary."""
+    same = all(axis > 0 for spec in specs for axis in spec.shape[1:])
+    outputs = {}
+    for name, value in answers.items():
+        shape = tuple(value.shape[1:]) if same else (-1,) * (value.ndim - 1)
+        outputs[name] = RowTensor(axes.get(name, 0), shape)
+    return {spec.name: RowTensor(axes.get(spec.name, 0), spec.shape[1:]) for spec in specs}, outputs
+
+
+def _without_rows(
+    session: ort.InferenceSession, names: Sequence[str], constants: Mapping[str, Array], rows: Mapping[str, Array]
+) -> dict[str, None]:
+    """The outputs of a file that takes one row which are that row's answer as a whole."""
+    answers = PlainModel(session, names, constants, 1).batch({name: value[:1] for name, value in rows.items()})
+    return {name: None for name, value in zip(names, answers, strict=True) if value.shape[:1] != (1,)}
 
 
 def output_axes(
     session: ort.InferenceSession,
     names: Sequence[str],
     constants: Mapping[str, Array],
-    axes: Mapping[str, int],
+    axes: Axes,
     rows: Mapping[str, Array],
     file: Path,
 ) -> dict[str, int]:
@@ -207,10 +218,10 @@ class PlainModel:
         names: Sequence[str],
         constants: Mapping[str, Array],
         fixed: int | None,
-        axes: Mapping[str, int] | None = None,
+        axes: Axes | None = None,
     ) -> None:
         """`fixed` is the number of rows that the file takes at a time, where it takes one only; `axes` are those that rows lie
-        along in the file, where not the first."""
+        along in the file, where not the first; None where an output is one row's as a whole."""
         self._session = session
         self._names = list(names)
         self._constants = constants
@@ -226,13 +237,17 @@ class PlainModel:
             count = min(size, rows - start)
             places = np.arange(start, start + (self.fixed or count)).clip(max=rows - 1)
             answers = self.batch({name: value[places] for name, value in inputs.items()})
-            turned = [np.moveaxis(value, self._axes.get(name, 0), 0) for name, value in zip(self._names, answers, strict=True)]
+            turned = [self._turned(name, value) for name, value in zip(self._names, answers, strict=True)]
             parts.append([value[:count] for value in turned])
         return {name: np.concatenate([part[place] for part in parts]) for place, name in enumerate(self._names)}
 
+    def _turned(self, name: str, value: Array) -> Array:
+        axis = self._axes.get(name, 0)
+        return value[None] if axis is None else np.moveaxis(value, axis, 0)
+
     def batch(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Its answers as they come. Raises BadInput where it fails on the rows."""
-        feed = {name: np.moveaxis(value, 0, self._axes.get(name, 0)) for name, value in inputs.items()} | dict(self._constants)
+        feed = {name: np.moveaxis(value, 0, self._axes.get(name) or 0) for name, value in inputs.items()} | dict(self._constants)
         try:
             texts = {name: decode_text(value) if value.dtype == np.object_ else value for name, value in feed.items()}
             answers = self._session.run(self._names, texts)

@@ -63,13 +63,13 @@ class _Turned:
 
 
 def input_specs(
-    session: ort.InferenceSession, declared: Sequence[InputSpec], file: Path, axes: Mapping[str, int] | None = None
+    session: ort.InferenceSession, declared: Sequence[InputSpec], file: Path, axes: Mapping[str, int | None] | None = None
 ) -> tuple[TensorSpec, ...]:
     """What a file takes; axes that it leaves free are as `declared`. `axes` are those that rows lie along, where not the first.
 
     Raises BadInput.
     """
-    items = [_rows_first(item, (axes or {}).get(item.name, 0)) for item in session.get_inputs()]
+    items = [_rows_first(item, (axes or {}).get(item.name) or 0) for item in session.get_inputs()]
     found = tuple(_input(item, items, file) for item in items)
     check_inputs(declared, found, "inputs")
     return tuple(_narrowed(spec, declared) for spec in found)

@@ -1,7 +1,8 @@
-"""Makes of a graph that takes one row at a time, or has its rows along another axis than the first, one over any number of rows.
+"""Any number of rows along the first axis, for graphs that take one row at a time, or have their rows along another axis.
 
-Its nodes become the body of a Scan, which hands them one row after the other as a batch of one. Slower than a batch, as the graph
-itself is, but nobody has to export it again. That the answers are the same is proven afterwards, as for every import.
+The nodes of the first become the body of a Scan, which hands them one row after the other as a batch of one: no faster than the
+graph is, but nobody has to export it again. The others' tensors are transposed. That the answers are the same is proven
+afterwards, as for every import.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ BODY = "row:"
 
 @dataclass(frozen=True, slots=True)
 class RowTensor:
-    """Where the rows of a tensor lie in the graph as it was given, and the shape of one of them (-1: any length)."""
+    """Where the rows of a tensor lie in the graph as it was given (None: it holds one row, and no axis for it), and the shape of
+    one of them (-1: any length)."""
 
-    axis: int
+    axis: int | None
     shape: tuple[int, ...]
 
 
@@ -42,6 +44,27 @@ def row_axes(model: onnx.ModelProto) -> dict[str, int]:
     return found
 
 
+def rows_first(model: onnx.ModelProto, inputs: Mapping[str, RowTensor], outputs: Mapping[str, RowTensor]) -> None:
+    """Turns the graph's inputs and outputs, in place, so that rows lie along the first axis of each."""
+    moved = {name: row.axis for name, row in {**inputs, **outputs}.items() if row.axis}
+    types = _types(model.graph)
+    _rename(model.graph, {name: f"{BODY}{name}" for name in moved})
+    before, after = [], []
+    for name, axis in moved.items():
+        others = range(1, len(({**inputs, **outputs})[name].shape) + 1)
+        if name in inputs:
+            perm = [*others[:axis], 0, *others[axis:]]
+            before.append(helper.make_node("Transpose", [name], [f"{BODY}{name}"], perm=perm))
+        else:
+            perm = [axis, *(place for place in (0, *others) if place != axis)]
+            after.append(helper.make_node("Transpose", [f"{BODY}{name}"], [name], perm=perm))
+    nodes = [*before, *model.graph.node, *after]
+    held = list(model.graph.initializer)
+    whole = helper.make_graph(nodes, model.graph.name, _values(inputs, types), _values(outputs, types), held)
+    whole.sparse_initializer.extend(model.graph.sparse_initializer)
+    model.graph.CopyFrom(whole)
+
+
 def row_by_row(
     model: onnx.ModelProto, inputs: Mapping[str, RowTensor], outputs: Mapping[str, RowTensor]
 ) -> onnx.ModelProto | None:
@@ -51,7 +74,7 @@ def row_by_row(
         return None
     body = onnx.GraphProto()
     body.CopyFrom(model.graph)
-    types = {item.name: item.type.tensor_type.elem_type for item in [*body.input, *body.output]}
+    types = _types(body)
     _rename(body, {name: f"{BODY}{name}" for name in [*inputs, *outputs]})
     del body.value_info[:], body.input[:], body.output[:]
     before, after = [], []
@@ -77,6 +100,10 @@ def inputs_of(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [item for item in model.graph.input if item.name not in held]
 
 
+def _types(graph: onnx.GraphProto) -> dict[str, int]:
+    return {item.name: item.type.tensor_type.elem_type for item in [*graph.input, *graph.output]}
+
+
 def moved_axis(few: tuple[int, ...], more: tuple[int, ...]) -> int | None:
     """Which axis grew with the rows."""
     grown = [place for place, (one, other) in enumerate(zip(few, more, strict=True)) if one != other]
@@ -97,7 +124,9 @@ def _axis(axis: onnx.TensorShapeProto.Dimension) -> int | str:
     return int(axis.dim_value) if axis.HasField("dim_value") else str(axis.dim_param)
 
 
-def _shift(operator: str, source: str, target: str, axis: int, opset: int, body: onnx.GraphProto) -> list[onnx.NodeProto]:
+def _shift(operator: str, source: str, target: str, axis: int | None, opset: int, body: onnx.GraphProto) -> list[onnx.NodeProto]:
+    if axis is None:
+        return [helper.make_node("Identity", [source], [target])]
     if opset < AXES_AS_INPUT_OPSET:
         return [helper.make_node(operator, [source], [target], axes=[axis])]
     body.initializer.append(numpy_helper.from_array(np.array([axis]), f"{target}:axis"))
