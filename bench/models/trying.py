@@ -107,7 +107,9 @@ def _by_onnxruntime(file: Path, rows: Arrays, constants: Mapping[str, Any], name
     for batch in batches:
         feed = {name: np.moveaxis(value[batch], 0, ALONG.get(name, 0)) for name, value in rows.items()}
         found = session.run(list(names), feed | given)
-        parts.append([np.moveaxis(value, ALONG.get(name, 0), 0) for name, value in zip(names, found, strict=True)])
+        turned = [np.moveaxis(value, ALONG.get(name, 0), 0) for name, value in zip(names, found, strict=True)]
+        # Of a file that takes one row, an answer may have no axis for it.
+        parts.append([value[None] if fixed and len(value) != 1 else value for value in turned])
     return [np.concatenate(values) for values in zip(*parts, strict=True)]
 
 
