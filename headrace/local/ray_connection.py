@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cluster.errors import Unreachable
+from deployments.serving.worker_setup import set_up
 from headrace.local.home import Settings
 from headrace.local.ports import answers, split_address
 from headrace.local.ray_head import ray_environment
@@ -51,6 +52,7 @@ def joined_ray(settings: Settings) -> Iterator[JoinedRay]:
         os.environ.update(ray_environment(os.environ))
     logging.getLogger("ray").setLevel(logging.ERROR)  # what a command has to say it says itself
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    set_up()
     import ray  # slow to import, and it reads its variables while it is
 
     try:

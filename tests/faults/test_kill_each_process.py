@@ -79,7 +79,6 @@ VICTIMS = (
     Victim("controller", "ray::ControllerActor"),
     Victim("Serve's controller", "ray::ServeController"),
     Victim("dashboard", "ray/dashboard/dashboard.py"),
-    Victim("monitor", "autoscaler/_private/monitor.py"),
     Victim("client server", "ray.util.client.server"),
     KAFKA,
     Victim("raylet's dashboard agent", "ray::DashboardAgent", spares=False),

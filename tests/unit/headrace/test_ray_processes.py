@@ -28,7 +28,7 @@ ENDED = StartedProcess(role=RAY, pid=os.getpid(), created_s=1.0)
         (("/venv/ray/core/src/ray/gcs/gcs_server", "--log_dir=/x"), "gcs_server"),
         (("/venv/ray/core/src/ray/raylet/raylet", "--dashboard_agent_command=/venv/ray/dashboard/agent.py"), "raylet"),
         (("python", "/venv/ray/dashboard/dashboard.py", "--port=8265"), "dashboard"),
-        (("python", "-u", "/venv/ray/autoscaler/_private/monitor.py"), "monitor"),
+        (("python", "-u", "/venv/ray/autoscaler/_private/monitor.py"), None),
         (("python", "-m", "ray.util.client.server", "--mode=proxy"), "client server"),
         (("python", "-u", "/venv/ray/dashboard/agent.py"), None),
         (("ray::Gateway",), None),
@@ -51,12 +51,12 @@ def home(tmp_path: Path) -> Home:
 
 def test_one_that_ended_is_started_again_in_the_environment_of_the_gcs(tmp_path: Path) -> None:
     with subprocess.Popen(SLEEP, env={**os.environ, "HEADRACE_RUN_ID": RUN_ID}) as gcs:
-        ended = ENDED.model_copy(update={"role": RunPart.MONITOR, "command": SLEEP})
-        again = start_again(home(tmp_path), run(started(GCS, gcs.pid), ended), RunPart.MONITOR)
+        ended = ENDED.model_copy(update={"role": RunPart.CLIENT_SERVER, "command": SLEEP})
+        again = start_again(home(tmp_path), run(started(GCS, gcs.pid), ended), RunPart.CLIENT_SERVER)
         process = again.find()
         try:
             assert process is not None
-            assert (again.role, again.command) == (RunPart.MONITOR, SLEEP)
+            assert (again.role, again.command) == (RunPart.CLIENT_SERVER, SLEEP)
             assert process.environ()["HEADRACE_RUN_ID"] == RUN_ID
             assert os.getsid(process.pid) == process.pid
         finally:
@@ -66,17 +66,19 @@ def test_one_that_ended_is_started_again_in_the_environment_of_the_gcs(tmp_path:
 
 def test_one_that_ends_at_once_says_why(tmp_path: Path) -> None:
     with subprocess.Popen(SLEEP) as gcs:
-        ended = ENDED.model_copy(update={"role": RunPart.MONITOR, "command": ("/bin/sh", "-c", "echo no such GCS; exit 1")})
+        ended = ENDED.model_copy(update={"role": RunPart.CLIENT_SERVER, "command": ("/bin/sh", "-c", "echo no such GCS; exit 1")})
         try:
-            with pytest.raises(Unreachable, match="monitor ended with status 1: no such GCS"):
-                start_again(home(tmp_path), run(started(GCS, gcs.pid), ended), RunPart.MONITOR)
+            with pytest.raises(Unreachable, match="client server ended with status 1: no such GCS"):
+                start_again(home(tmp_path), run(started(GCS, gcs.pid), ended), RunPart.CLIENT_SERVER)
         finally:
             gcs.kill()
 
 
 def test_without_a_gcs_nothing_is_started(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="nothing says how"):
-        start_again(home(tmp_path), run(ENDED.model_copy(update={"role": RunPart.MONITOR, "command": SLEEP})), RunPart.MONITOR)
+        start_again(
+            home(tmp_path), run(ENDED.model_copy(update={"role": RunPart.CLIENT_SERVER, "command": SLEEP})), RunPart.CLIENT_SERVER
+        )
 
 
 def test_ray_lives_by_its_raylet_and_its_gcs() -> None:
