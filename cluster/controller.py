@@ -159,8 +159,8 @@ class Controller:
         self._hook(Point.ACTED)
         self._still = not decision.actions and _is_as_wanted(seen)
         self._settled = self._still and not _is_rolling(decision.state)
-        for kind, trouble in self._done.troubles.items():
-            self._troubles.note(kind, trouble)
+        for kind, why in self._done.troubles.items():
+            self._troubles.note(kind, why)
 
     def push(self, batch: EvidenceBatch) -> None:
         """Takes evidence; it is counted at the next tick. A batch that was seen is not counted again.

@@ -93,16 +93,9 @@ def spawn_ray(
 
     Without Ray's monitor: it is for nodes that come and go by themselves, and would be 50 MB.
     """
+    set_up = "deployments.serving.worker_setup"
     command = [
-        *(
-            sys.executable,
-            "-m",
-            "deployments.serving.worker_setup",
-            "ray.scripts.scripts",
-            "start",
-            "--head",
-            "--disable-usage-stats",
-        ),
+        *(sys.executable, "-m", set_up, "ray.scripts.scripts", "start", "--head", "--disable-usage-stats"),
         *(f"--node-ip-address={LOOPBACK}", "--port=0", f"--ray-client-server-port={free_port()}", "--no-monitor"),
         *("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
         *(f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard_port}", "--include-log-monitor=false"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -118,13 +118,13 @@ class _Run:
         self._note()
 
     def start(self) -> RunState:
-        with ThreadPoolExecutor(max_workers=2) as aside:
+        with ThreadPoolExecutor(max_workers=1) as aside:
             # The broker takes as long as Ray does, and neither needs the other.
             broker = aside.submit(self._start_broker) if self._wants_broker else None
             self._note(addresses=Addresses(http=self._url, grpc=self._grpc, broker=self._brokers))
             if self.state.owns_ray:
                 self._start_ray()
-            self._start_services(aside, broker)
+            self._start_services(broker)
         self._note(phase=Phase.RUNNING)
         return self.state
 
@@ -187,7 +187,7 @@ class _Run:
             raise Unreachable("Ray ended at once", where=str(folder), remedy=f"read {self._home.logs / 'ray.log'}")
         return address
 
-    def _start_services(self, aside: Executor, broker: Future[tuple[StartedProcess, float]] | None) -> None:
+    def _start_services(self, broker: Future[tuple[StartedProcess, float]] | None) -> None:
         with kept_apart(self._home.driver_log), joined_ray(self._settings) as joined:
             from headrace.controller_actor import start_controller  # both import Ray, whose variables are set by now
             from headrace.local import services
@@ -198,7 +198,7 @@ class _Run:
             with self._step("Serve"):
                 services.start_serve()
             # It answers for all models, and so comes before any: see `deployments.serving.fleet.gateway_opens`.
-            gateway = aside.submit(services.ensure_gateway, services.gateway_settings(self._options))
+            services.ask_for_gateway(services.gateway_settings(self._options))
             with self._step("controller") as told:
                 start_controller(self._settings)
                 told.append(without_password(self._settings.store_url))
@@ -207,7 +207,7 @@ class _Run:
                 self._note(processes=(*self.state.processes, process))
                 self._progress("broker", str(self._brokers), seconds)
             with self._step("gateway") as told:
-                gateway.result()
+                services.await_gateway_app()
                 self._find_door(services.door_address(self._options.host))
                 await_gateway(str(self.state.addresses.http))
                 told.append(f"{self.state.addresses.http}, gRPC {self.state.addresses.grpc}")

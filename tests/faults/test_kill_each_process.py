@@ -55,7 +55,7 @@ DOOR_AWAY_S = 1.0
 CALL_S = 90.0  # longer than the door holds a call while no gateway is up
 WELL_WITHIN_S = 300.0
 RECORDS = 20
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]  # a quarter of an hour
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(1800)]  # ten minutes
 
 
 @dataclass(frozen=True)
