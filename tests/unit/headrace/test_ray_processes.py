@@ -13,9 +13,11 @@ import pytest
 
 from cluster.errors import Unreachable
 from headrace.local.home import Home
+from headrace.local.processes import of_run
 from headrace.local.ray.processes import role_of, start_again
+from headrace.local.repairs.look import look
 from headrace.local.repairs.parts import RunPart
-from headrace.local.run_state import GCS, RAY, RAYLET, Addresses, Phase, RunState, StartedProcess, load_run, started
+from headrace.local.run_state import GCS, RAY, RAYLET, Addresses, Phase, RunState, StartedProcess, load_run, save_run, started
 
 RUN_ID = uuid.uuid4().hex  # a run of the same id elsewhere would end these
 SLEEP = (sys.executable, "-c", "import time; time.sleep(120)")
@@ -110,3 +112,19 @@ def test_a_run_of_version_0_1_is_read_and_lives_by_its_supervisor(tmp_path: Path
         finally:
             supervisor.kill()
     assert not state.ray_lives()
+
+
+def test_a_part_that_is_not_started_any_more_is_not_missed(tmp_path: Path) -> None:
+    """run.json of yesterday names Ray's monitor too: whoever takes over leaves it, and `down` ends it."""
+    with subprocess.Popen(SLEEP) as one:
+        monitor = started("monitor", one.pid).model_copy(update={"command": SLEEP})
+        save_run(home(tmp_path), run(started(RAYLET, one.pid), started(GCS, one.pid), monitor))
+        state = load_run(Home(tmp_path))
+        assert state is not None
+        assert one.pid in {process.pid for process in of_run(state, tmp_path)}
+        gone = state.with_process(monitor.model_copy(update={"created_s": 1.0}))
+        with_address = gone.model_copy(update={"addresses": Addresses(ray="127.0.0.1:1")})
+        try:
+            assert {away.part for away in look(with_address)} == {RunPart.GATEWAY}
+        finally:
+            one.kill()
