@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cluster.errors import Unreachable
+from deployments.serving.worker_setup import set_up
 from headrace.local.home import Settings
 from headrace.local.ports import answers, split_address
 from headrace.local.ray.token import joined_environment, set_variables
@@ -63,6 +64,7 @@ def joined_ray(settings: Settings) -> Iterator[JoinedRay]:
     address = prepare_ray(settings)
     logging.getLogger("ray").setLevel(logging.ERROR)  # what a command has to say it says itself
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    set_up()
     import ray  # slow to import, and it reads its variables while it is
 
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cluster.errors import Conflict, Unreachable
 from deployments.gateway.door.settings import RUN_VARIABLE
+from deployments.serving.worker_setup import SETUP, SETUP_VARIABLE
 from headrace.local.home import Home
 from headrace.local.options import LOOPBACK
 from headrace.local.ports import free_port
@@ -35,6 +36,7 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
     # Serve's gRPC takes 4 MiB unless told; a call may hold any batch that a model's `max_batch_rows` allows.
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
+    SETUP_VARIABLE: SETUP,
 }
 
 # Whoever reaches Ray's ports and has its token may run code as this user. Ray listens on every interface unless told that the
@@ -89,12 +91,14 @@ def spawn_ray(
 ) -> subprocess.Popen[bytes]:
     """Starts what starts the head, and then ends: each of Ray's processes lives alone. Does not wait. All see `environment`.
 
+    Without Ray's monitor: it is for nodes that come and go by themselves, and would be 50 MB.
     Raises Conflict where the home's token is not this user's alone.
     """
     ensure_token(home.ray_token)
+    set_up = "deployments.serving.worker_setup"
     command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--disable-usage-stats"),
-        *(f"--node-ip-address={LOOPBACK}", "--port=0", f"--ray-client-server-port={free_port()}"),
+        *(sys.executable, "-m", set_up, "ray.scripts.scripts", "start", "--head", "--disable-usage-stats"),
+        *(f"--node-ip-address={LOOPBACK}", "--port=0", f"--ray-client-server-port={free_port()}", "--no-monitor"),
         *("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
         *(f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard_port}", "--include-log-monitor=false"),
         *(f"--temp-dir={ray_folder(folder)}", f"--object-store-memory={OBJECT_STORE_BYTES}"),

@@ -201,6 +201,8 @@ class _Run:
                 self._note(addresses=self.state.addresses.model_copy(update=found))
             with self._step("Serve"):
                 services.start_serve()
+            # It answers for all models, and so comes before any: see `deployments.serving.fleet.gateway_opens`.
+            services.ask_for_gateway(services.gateway_settings(self._options))
             with self._step("controller") as told:
                 start_controller(self._settings)
                 told.append(without_password(self._settings.store_url))
@@ -209,7 +211,7 @@ class _Run:
                 self._note(processes=(*self.state.processes, process))
                 self._progress("broker", str(self._brokers), seconds)
             with self._step("gateway") as told:
-                services.ensure_gateway(services.gateway_settings(self._options))
+                services.await_gateway_app()
                 self._find_door(services.door_address(self._options.host))
                 await_gateway(str(self.state.addresses.http))
                 told.append(f"{self.state.addresses.http}, gRPC {self.state.addresses.grpc}")

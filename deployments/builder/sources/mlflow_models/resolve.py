@@ -69,7 +69,8 @@ def resolve(
 def push(folder: Path, version: str, name: str, *, tracking_uri: str, base: Path, log: Path) -> dict[str, Any]:
     """Hands the artifact in `folder`, called `version`, to MLflow, as a version of the registered model `name`.
 
-    Blocks for seconds. Returns its name, version and run_id. Raises BadInput for a version that is no ONNX, NotFound, Unreachable.
+    Blocks for seconds. Returns its name, version and run_id. Raises BadInput for a version that is no ONNX, NotFound and
+    Unreachable.
     """
     manifest = read_manifest(folder)
     if manifest.engine != "onnx":
