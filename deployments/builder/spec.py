@@ -190,7 +190,7 @@ class Train(CodeRef):
 class Evaluate(BuildSection):
     """The user's labelled rows: `.npz` or Parquet, with an array or column for each input and one for `label`.
 
-    Parquet columns of inputs are numbers or lists of numbers. `rows` is how many are read, from the start.
+    Parquet columns of inputs are numbers, text, or lists of either. `rows` is how many are read, from the start.
     """
 
     data: str

@@ -157,6 +157,7 @@ def test_boosted_trees_answer_as_their_library(tmp_path: Path, library: str, kin
         assert found["label"].tolist() == expected.argmax(axis=1).tolist()
     assert built.report.source["differ"]["other"] == 0
     assert built.report.source["differ"]["at_thresholds"] > 10
+    assert built.report.source["differ"]["other_at_thresholds"] == 0
 
 
 def fit(library: str, kind: str, x: np.ndarray, y: np.ndarray, folder: Path) -> tuple[str, np.ndarray]:
@@ -174,7 +175,7 @@ def fit(library: str, kind: str, x: np.ndarray, y: np.ndarray, folder: Path) -> 
         answers = fitted.predict(x) if kind == "number" else fitted.predict_proba(x)
         return "m.cbm", answers[:, 1] if kind == "binary" else answers
     objective = {"binary": "binary", "classes": "multiclass", "number": "regression"}[kind]
-    model = lightgbm.train({"objective": objective, "verbose": -1, **more}, lightgbm.Dataset(x, label=y), 8)
+    model = lightgbm.train({"objective": objective, "verbose": -1, **more}, lightgbm.Dataset(x, label=y), 30)
     model.save_model(folder / "m.txt")
     return "m.txt", np.asarray(model.predict(x))
 

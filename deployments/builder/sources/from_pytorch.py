@@ -43,6 +43,7 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
         fill(module, read_weights(file, job["state_dict_key"]), file, job["class"])
     else:
         module = unpickled(file, Path(job["code"]))
+    module.eval()  # as it is served: in training nn.Dropout draws, and nn.BatchNorm takes its means over the batch
     bound, inputs_how = bind_forward(module, inputs, job["constants"])
     rows = rows_to_check(job["evaluate"], inputs)
     feed = [torch.from_numpy(rows[spec.name]) for spec in inputs]

@@ -65,6 +65,8 @@ def import_source(spec: BuildSpec, base: Path, work: Path, log: Path, progress: 
     for what in ("inputs", "outputs"):
         if told.get(what) == IN_ORDER:
             progress(f"{what} are taken {IN_ORDER}")
+    if told.get("row_by_row"):
+        progress("rows are scored one after the other: the file takes one at a time")
     _refuse_unsteady(Neighbours.model_validate(told["neighbours"]), file, spec)
     signature = (
         Signature.model_validate(told.pop("signature"))
@@ -148,7 +150,9 @@ def _parity(engine: Engine, rows: LabelledRows, expected: Path, file: Path, fixe
     except EngineFailure as error:
         if fixed is not None:
             raise BadInput(
-                f"works with {fixed} rows only", where=str(file), remedy="export it with a first axis that is free, one row each"
+                f"works with {fixed} {'row' if fixed == 1 else 'rows'} at a time only",
+                where=str(file),
+                remedy="export it with a first axis that is free, one row each",
             ) from error
         raise BadInput(
             f"the imported model fails on the rows: {error.what}", where=str(file), remedy="check the export"

@@ -33,7 +33,10 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
     found = tabular.columns(job, booster.num_feature(), names, (Datatype.FP32,))
     try:
         model = convert_lightgbm(
-            booster, initial_types=[(tabular.MATRIX, FloatTensorType([None, found.width]))], target_opset=OPSET, zipmap=False
+            _for_float32(booster),
+            initial_types=[(tabular.MATRIX, FloatTensorType([None, found.width]))],
+            target_opset=OPSET,
+            zipmap=False,
         )
     except (RuntimeError, ValueError, NotImplementedError, KeyError, AttributeError) as error:
         raise tabular.needs(file, error, "use an objective and options that onnxmltools converts") from error
@@ -77,6 +80,25 @@ def load(file: Path, allow_pickle: bool) -> tuple[Any, dict[str, Any]]:
     if not isinstance(booster, lightgbm.Booster):
         raise BadInput("holds no fitted LightGBM model", where=str(file), remedy="save booster_ with save_model(path)")
     return booster, {} if skops else {"pickle": "allowed by the document"}
+
+
+def _for_float32(booster: lightgbm.Booster) -> lightgbm.Booster:
+    """The same trees with thresholds that are float32: a number goes left where it is at most the threshold, so a float32 does
+    exactly where it is at most the largest float32 below. The nearest one, which the converter takes, may lie above."""
+    lines = []
+    for line in booster.model_to_string().splitlines():
+        name, _, values = line.partition("=")
+        if name == "threshold":
+            line = f"threshold={' '.join(repr(_below(float(value))) for value in values.split())}"
+        if name != "tree_sizes":  # of the text as it was; it is read without, too
+            lines.append(line)
+    return lightgbm.Booster(model_str="\n".join(lines) + "\n")
+
+
+def _below(threshold: float) -> float:
+    """The largest float32 that is at most as large."""
+    nearest = np.float32(threshold)
+    return float(np.nextafter(nearest, np.float32(-np.inf)) if float(nearest) > threshold else nearest)
 
 
 if __name__ == "__main__":
