@@ -8,7 +8,7 @@ PROTO := deployments/gateway/protocol/proto
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace tests bench examples
 
-.PHONY: check test proof tools lint unit tensorflow kserve soak models demo bench proto reference constraints clean
+.PHONY: check test proof tools lint unit tensorflow kserve models demo bench proto reference constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -59,10 +59,6 @@ tools:
 proof: $(STAMP)
 	$(PYTEST) tests -m proof --durations=15
 
-# Many minutes: not a part of `test`.
-soak: $(STAMP)
-	$(BIN)/python -m pytest tests/faults -q -m soak -s -o faulthandler_timeout=0
-
 # Model files as their makers publish them, from the package index: none is checked in. Some minutes.
 models: $(STAMP)
 	$(BIN)/uv pip install --quiet --no-deps --target $(VENV)-models/packages -r bench/models/packages.txt
@@ -72,7 +68,7 @@ demo: $(STAMP)
 	$(BIN)/python -m examples.digits.demo $(if $(KEEP),--keep)
 
 bench: $(STAMP)
-	for b in online idle stream batch rollout build scale; do $(BIN)/python -m bench.$$b || exit 1; done
+	for b in online idle stream batch rollout build scale footprint; do $(BIN)/python -m bench.$$b || exit 1; done
 
 # The private pool: a client library in the same process may register messages of the same names.
 proto: $(STAMP)

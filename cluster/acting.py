@@ -18,14 +18,14 @@ _log = logging.getLogger(__name__)
 class ActionResult:
     """What became of some actions. `refused` has why, by app, by job, or by the URI of an artifact; `unscalable` are the models
     that the fleet would not scale, `removed` the URIs of artifacts that are gone; `faults` are mistakes of ours, by whom they
-    concern; `trouble` is what of the world was away, last.
+    concern; `troubles` is for each kind of action why it could not be done, "" where it was.
     """
 
     refused: Mapping[str, str] = field(default_factory=dict)
     unscalable: frozenset[str] = frozenset()
     removed: frozenset[str] = frozenset()
     faults: Mapping[str, Exception] = field(default_factory=dict)
-    trouble: str = ""
+    troubles: Mapping[str, str] = field(default_factory=dict)
 
 
 class ActionRunner:
@@ -36,22 +36,25 @@ class ActionRunner:
 
     def run(self, actions: Sequence[Action], before_each: Callable[[], None]) -> ActionResult:
         """Does them all."""
-        refused, faults, unscalable, removed, trouble = dict[str, str](), dict[str, Exception](), set[str](), set[str](), ""
+        refused, faults, unscalable, removed = dict[str, str](), dict[str, Exception](), set[str](), set[str]()
+        troubles = dict[str, str]()
         for action in actions:
             before_each()
+            kind = type(action).__name__
             try:
                 self._do(action)
+                troubles.setdefault(kind, "")
                 if isinstance(action, RemoveArtifact):
                     removed.add(action.uri)
             except Unreachable as error:
-                trouble = str(error)
+                trouble = troubles[kind] = str(error)
                 match action:
                     case RemoveArtifact(_, uri):
                         refused[uri] = trouble
                     case SubmitJob(job):
                         refused[job] = trouble
             except HeadraceError as refusal:
-                _log.warning("%s: %s", type(action).__name__, refusal)
+                _log.warning("%s: %s", kind, refusal)
                 match action:
                     case Deploy(version):
                         refused[version.id.app] = str(refusal)
@@ -64,8 +67,8 @@ class ActionRunner:
                     case Scale(_, model) if isinstance(refusal, Conflict):
                         unscalable.add(model)
             except Exception as fault:  # noqa: BLE001 - a mistake of ours in one must not keep all others from being done
-                faults[concerns(action) or type(action).__name__] = fault
-        return ActionResult(refused, frozenset(unscalable), frozenset(removed), faults, trouble)
+                faults[concerns(action) or kind] = fault
+        return ActionResult(refused, frozenset(unscalable), frozenset(removed), faults, troubles)
 
     def _do(self, action: Action) -> None:
         match action:

@@ -5,7 +5,6 @@ Nothing is acted on or published that was not saved before. Actions are derived 
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -31,9 +30,7 @@ from cluster.store.port import Store
 from cluster.troubles import TroubleLog
 
 T = TypeVar("T")
-
-
-_log = logging.getLogger(__name__)
+_STORE = "store"
 
 
 class Point(StrEnum):
@@ -143,12 +140,16 @@ class Controller:
             seen, decision = self._seen, self._go_on_waiting() if self._may_do_without_a_look() else None
             if decision is None:
                 self._still = False
-                seen = self._observe()
+                looked = self._observe()
+                if looked is None:
+                    return
+                seen = looked
                 self._hook(Point.OBSERVED)
                 decision = self._decide_and_persist(seen)
         except Unreachable as trouble:
-            self._troubles.note(str(trouble))
+            self._troubles.note(_STORE, str(trouble))
             return
+        self._troubles.note(_STORE, "")
         self._hook(Point.PERSISTED)
         self._tables.publish(decision.table)
         self._seen = seen
@@ -158,7 +159,8 @@ class Controller:
         self._hook(Point.ACTED)
         self._still = not decision.actions and _is_as_wanted(seen)
         self._settled = self._still and not _is_rolling(decision.state)
-        self._troubles.note(self._done.trouble)
+        for kind, why in self._done.troubles.items():
+            self._troubles.note(kind, why)
 
     def push(self, batch: EvidenceBatch) -> None:
         """Takes evidence; it is counted at the next tick. A batch that was seen is not counted again.
@@ -187,21 +189,26 @@ class Controller:
             self._persist(outcome.state, events)
         return outcome.answer.model_dump(mode="json")
 
-    def _observe(self) -> _Seen:
-        apps = self._fleet.state()
+    def _observe(self) -> _Seen | None:
+        """None where the fleet is away."""
+        apps = self._patiently("fleet", self._fleet.state)
+        if apps is None:
+            return None
         with self._lock:
             asked = jobs_to_ask(self._current(), self._clock())
-        feeds = self._patiently(self._feeds.state)
-        jobs = self._patiently(lambda: self._jobs.state(asked)) if asked else {}
+        feeds = self._patiently("feeds", self._feeds.state)
+        jobs = self._patiently("jobs", lambda: self._jobs.state(asked)) if asked else {}
         return _Seen(apps, feeds, jobs, self._clock())
 
-    def _patiently(self, ask: Callable[[], T]) -> T | None:
+    def _patiently(self, asked: str, ask: Callable[[], T]) -> T | None:
         """None where it is away: the rest of the world is looked after all the same."""
         try:
-            return ask()
+            seen = ask()
         except Unreachable as trouble:
-            self._troubles.note(str(trouble))
+            self._troubles.note(asked, str(trouble))
             return None
+        self._troubles.note(asked, "")
+        return seen
 
     def _may_do_without_a_look(self) -> bool:
         now_s = self._clock()

@@ -14,7 +14,7 @@ class TroubleLog:
     """Written by one thread, read by any."""
 
     def __init__(self) -> None:
-        self._trouble = ""
+        self._away: dict[str, str] = {}
         self.faults: Mapping[str, str] = {}
         """Mistakes of ours as `status` tells them, by the model or feed that each stops."""
 
@@ -26,8 +26,9 @@ class TroubleLog:
                 _log.error("a mistake of ours stops %s; all else goes on", name, exc_info=faults[name])
         self.faults = told
 
-    def note(self, trouble: str) -> None:
-        """What of the world or the store is away; empty where nothing is."""
-        if trouble != self._trouble:
-            _log.warning("%s", trouble or "all is reachable again")
-        self._trouble = trouble
+    def note(self, asked: str, trouble: str) -> None:
+        """What came of asking somebody: why he is away, or "" where he answered. Who was not asked stays as he was seen last."""
+        before = self._away.get(asked, "")
+        if trouble != before:
+            _log.warning("%s", trouble or f"this is over: {before}")
+        self._away[asked] = trouble

@@ -7,8 +7,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.fs as pafs
-
 from cluster.errors import BadArtifact, Unreachable
 from deployments.artifacts.cache import ArtifactCache, CacheSettings
 from deployments.artifacts.manifest import MANIFEST, REMEDY, sizes_below, verify
@@ -51,6 +49,8 @@ def _fetch(uri: str, digest: str, copies: ArtifactCache) -> Path:
     if MANIFEST not in found:
         raise BadArtifact("no manifest: this is no artifact", where=uri, remedy=REMEDY)
 
+    import pyarrow.fs as pafs  # as in `roots`
+
     def fill(folder: Path) -> None:
         pafs.copy_files(base, str(folder), filesystem, pafs.LocalFileSystem())
         verify(folder, digest)
@@ -66,6 +66,8 @@ def remove(uri: str) -> None:
             if (local / MANIFEST).exists():
                 shutil.rmtree(local)
             return
+        import pyarrow.fs as pafs  # as in `roots`
+
         filesystem, base = remote(uri)
         if filesystem.get_file_info(base).type == pafs.FileType.Directory:
             filesystem.delete_dir(base)

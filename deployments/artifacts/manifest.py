@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow.fs as pafs
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from cluster.errors import BadArtifact, Unreachable
 from cluster.findings import first_finding
 from cluster.signature import Signature
 from deployments.artifacts.roots import local_path, remote
+
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
 
 MANIFEST = "manifest.json"
 SAMPLES = "samples.npz"
@@ -125,8 +127,10 @@ def check_registered(uri: str, digest: str, engine: str, signature: Signature) -
     local = local_path(uri)
     try:
         if local is not None:
-            content, sizes = _manifest_bytes(local), sizes_below(pafs.LocalFileSystem(), str(local))
+            content, sizes = _manifest_bytes(local), _local_sizes(local)
         else:
+            import pyarrow.fs as pafs  # as in `roots`
+
             filesystem, base = remote(uri)
             if filesystem.get_file_info(f"{base}/{MANIFEST}").type != pafs.FileType.File:
                 raise BadArtifact("no manifest: this is no artifact", where=uri, remedy=REMEDY)
@@ -149,5 +153,11 @@ def check_registered(uri: str, digest: str, engine: str, signature: Signature) -
 
 def sizes_below(filesystem: pafs.FileSystem, base: str) -> dict[str, int]:
     """The size of every file below a folder, by its path from there; none where nothing is."""
+    import pyarrow.fs as pafs  # as in `roots`
+
     found = filesystem.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
     return {info.path.removeprefix(base).lstrip("/"): info.size for info in found if info.type == pafs.FileType.File}
+
+
+def _local_sizes(folder: Path) -> dict[str, int]:
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import pyarrow.fs as pafs
+from typing import TYPE_CHECKING
 
 from cluster.errors import Unreachable
+
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
 
 
 def remote(uri: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of a URI and the path on it."""
+    import pyarrow.fs as pafs  # 30 MB, which a replica of a local artifact goes without
+
     try:
         return pafs.FileSystem.from_uri(uri)  # type: ignore[no-any-return]
     except (ValueError, OSError) as error:

@@ -12,7 +12,6 @@ from cluster.signature import Signature
 from deployments.artifacts.manifest import SAMPLES, verify
 from deployments.artifacts.samples import read_samples
 from deployments.engines.datatypes import Array
-from deployments.engines.onnx import OnnxEngine
 from deployments.engines.port import Engine
 
 MODEL_FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
@@ -40,10 +39,12 @@ def model_file(engine: str, where: str) -> str:
 
 def open_engine(engine: str, file: Path, signature: Signature, *, threads: int = 1, gpus: float = 0) -> Engine:
     """Loads a model file without the checks of an artifact. Raises BadArtifact."""
+    # Many that may load an engine load one kind or none: gateways, the controller.
     if engine == "onnx":
+        from deployments.engines.onnx import OnnxEngine
+
         return OnnxEngine(file, signature, threads=threads, gpus=gpus)
     try:
-        # Most replicas need no torch, and many have none.
         from deployments.engines.torch import TorchEngine
     except ModuleNotFoundError as error:
         raise BadArtifact(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,13 +11,14 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus
 
 from cluster.errors import BadInput, Conflict, NotFound
 from cluster.fleet.serving import Scaling, ScalingMode, Serving
 from cluster.ports import AppState
 from cluster.versions import Version
 from deployments.serving.replica import Replica
-from deployments.serving.serve_controller import serve_details
+from deployments.serving.serve_controller import RUNNING, SeenApp, serve_details
 from deployments.serving.serve_inside import away, scale
 from deployments.serving.serve_state import app_state
 from deployments.transport.remote import DEPLOYMENT
@@ -24,6 +26,8 @@ from deployments.transport.remote import DEPLOYMENT
 # A start that failed is tried once more: the store of artifacts may have been away. Serve's own default is to go on for minutes.
 STARTS_AT_MOST = 2
 HEALTH_EVERY_S = 5.0
+GATEWAY = "gateway"  # its app
+GATEWAY_ALONE_S = 20.0
 STUCK_AFTER_AT_LEAST_S = 30.0
 _VERSION_APP = re.compile(r"--v\d+$")
 
@@ -35,7 +39,8 @@ class ServeFleet:
 
     def deploy(self, version: Version, serving: Serving, replicas: int) -> None:
         """See `Fleet.deploy`. Raises BadInput for what Serve does not take."""
-        if version.id.app in serve_details().applications:
+        running = serve_details().applications
+        if version.id.app in running or gateway_opens(running, time.time()):
             return
         target = run_target(version, serving, replicas, self.replica)
         try:
@@ -70,6 +75,17 @@ class ServeFleet:
                 serve.delete(app, _blocking=False)
             except (RayError, RayServeException) as error:
                 raise away(error) from error
+
+
+def gateway_opens(running: Mapping[str, SeenApp], now_s: float) -> bool:
+    """Whether the first gateway starts just now: it comes first, versions are asked for again at the next tick. Pure.
+
+    Twenty replicas that start with it keep the door of all models closed for a minute; it alone takes seconds.
+    """
+    app = running.get(GATEWAY)
+    if app is None or app.status is not ApplicationStatus.DEPLOYING or now_s - app.last_deployed_time_s > GATEWAY_ALONE_S:
+        return False
+    return not any(replica.state == RUNNING for one in app.deployments.values() for replica in one.replicas)
 
 
 def run_target(version: Version, serving: Serving, replicas: int, replica: type[Replica]) -> serve.RunTarget:

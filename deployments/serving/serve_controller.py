@@ -48,6 +48,7 @@ class SeenApp(BaseModel):
     status: ApplicationStatus
     message: str = ""
     external_scaler_enabled: bool = False
+    last_deployed_time_s: float = 0.0
     deployments: dict[str, SeenDeployment] = {}
 
 

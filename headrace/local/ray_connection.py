@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cluster.errors import Unreachable
+from deployments.serving.worker_setup import set_up
 from headrace.local.home import Settings
 from headrace.local.ports import answers, split_address
+from headrace.local.ray.token import joined_environment, set_variables
 from headrace.local.ray_head import ray_environment
 from headrace.local.run_state import load_run
 
@@ -38,6 +40,20 @@ class JoinedRay:
     dashboard: str | None
 
 
+def prepare_ray(settings: Settings) -> str:
+    """Sets Ray's variables in this process, for what this run joins, and returns its address. Call it before Ray is imported.
+
+    Raises Unreachable where no Ray is known or nothing answers.
+    """
+    address = ray_address(settings)
+    run = load_run(settings.home)
+    if settings.ray_address is None or (run is not None and run.owns_ray and run.addresses.ray == address):
+        set_variables(ray_environment(os.environ, settings.home))
+    else:
+        set_variables(joined_environment(os.environ))
+    return address
+
+
 @contextmanager
 def joined_ray(settings: Settings) -> Iterator[JoinedRay]:
     """A Ray driver for as long as the block lasts, in our namespace.
@@ -45,12 +61,10 @@ def joined_ray(settings: Settings) -> Iterator[JoinedRay]:
     Sets Ray's variables in this process before Ray is imported: a local Ray listens on loopback, and a driver without
     them would look for it on the machine's outer address.
     """
-    address = ray_address(settings)
-    run = load_run(settings.home)
-    if run is not None and run.owns_ray and run.addresses.ray == address:
-        os.environ.update(ray_environment(os.environ))
+    address = prepare_ray(settings)
     logging.getLogger("ray").setLevel(logging.ERROR)  # what a command has to say it says itself
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    set_up()
     import ray  # slow to import, and it reads its variables while it is
 
     try:

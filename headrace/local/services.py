@@ -9,15 +9,18 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import Conflict, Unreachable
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
-from deployments.gateway.deployment import APP, DEPLOYMENT, GatewaySettings, start_gateway
+from deployments.gateway.deployment import APP, DEPLOYMENT, GatewaySettings, gateway_application
 from deployments.gateway.door.opening import close_door
 from deployments.gateway.door.slots import folder_of
 from deployments.serving.serve_controller import SeenApp, serve_details
+from deployments.serving.serve_state import app_state
 from headrace.local.options import UpOptions
 
 POLL_S = 0.1
@@ -50,21 +53,35 @@ def gateway_settings(options: UpOptions) -> GatewaySettings:
     )
 
 
-def ensure_gateway(settings: GatewaySettings) -> None:
-    """Runs the gateways unless Serve has them: what it has, it keeps up, and to run them again would end those that serve.
+def ask_for_gateway(settings: GatewaySettings) -> None:
+    """Has the gateways run unless Serve has them: what it has, it keeps up, and to run them again would end those that serve.
 
-    Raises Conflict where they listen elsewhere, Unreachable where they fail.
+    Does not wait. Raises Conflict where they listen elsewhere, Unreachable.
     """
     found = serve_details().applications.get(APP)
     if found is not None and found.status in KEPT_UP:
         _check_door(found, settings)
         return
+    target = serve.RunTarget(target=gateway_application(settings), name=APP, route_prefix=None)
     try:
-        start_gateway(settings)
-    except RuntimeError as error:
-        raise Unreachable(
-            f"the gateway does not start: {error}", where="gateway", remedy="read its log in the Ray dashboard"
-        ) from error
+        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    except (RuntimeError, RayError, RayServeException) as error:
+        raise _no_gateway(str(error)) from error
+
+
+def await_gateway_app() -> None:
+    """Returns once Serve has the gateways, however long they take. Raises Unreachable where they fail."""
+    while True:
+        app = serve_details().applications.get(APP)
+        if app is None or app.status is ApplicationStatus.DEPLOY_FAILED:
+            raise _no_gateway(app_state(APP, app, DEPLOYMENT).message if app is not None else "somebody has removed it")
+        if app.status is not ApplicationStatus.DEPLOYING:
+            return
+        time.sleep(POLL_S)  # Serve tells nobody when it has
+
+
+def _no_gateway(why: str) -> Unreachable:
+    return Unreachable(f"the gateway does not start: {why}", where="gateway", remedy="read its log in the Ray dashboard")
 
 
 def _check_door(app: SeenApp, wanted: GatewaySettings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from headrace.local.options import LOOPBACK, UpOptions
 from headrace.local.ports import check_free
 from headrace.local.processes import end, of_run
 from headrace.local.ray.processes import head_processes
+from headrace.local.ray.token import require_token
 from headrace.local.ray.words import kept_apart
 from headrace.local.ray_connection import joined_ray
 from headrace.local.ray_head import await_ray, prepare_temp_dir, spawn_ray
@@ -66,6 +68,8 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brou
             end_run(home, state, progress, keep_broker=kept)
         _check_door(options)
         _check_ports(options, settings, broker_runs=kept)
+        if settings.ray_address is not None and not options.insecure:
+            require_token(os.environ, settings.ray_address)
         run = _Run(options, settings, progress)
         try:
             return Brought(run.start(), started=True)
@@ -197,6 +201,8 @@ class _Run:
                 self._note(addresses=self.state.addresses.model_copy(update=found))
             with self._step("Serve"):
                 services.start_serve()
+            # It answers for all models, and so comes before any: see `deployments.serving.fleet.gateway_opens`.
+            services.ask_for_gateway(services.gateway_settings(self._options))
             with self._step("controller") as told:
                 start_controller(self._settings)
                 told.append(without_password(self._settings.store_url))
@@ -205,7 +211,7 @@ class _Run:
                 self._note(processes=(*self.state.processes, process))
                 self._progress("broker", str(self._brokers), seconds)
             with self._step("gateway") as told:
-                services.ensure_gateway(services.gateway_settings(self._options))
+                services.await_gateway_app()
                 self._find_door(services.door_address(self._options.host))
                 await_gateway(str(self.state.addresses.http))
                 told.append(f"{self.state.addresses.http}, gRPC {self.state.addresses.grpc}")

@@ -1,4 +1,4 @@
-"""A batch run that loses its driver, its workers and whole nodes, at random and again and again, for `make soak`."""
+"""A batch run that loses its driver, its workers and whole nodes, in a random order, each at least once."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from consumers.batch.write.runs import RunHistory
 from tests.support.batch_driver import driver, workers
 from tests.support.batch_parts import digits_pin, engine_scorer, published, quarantined, spec_of, write_dataset, write_file
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
-ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "8"))
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(1200)]
+VICTIMS = ["driver", "worker", "node"]
+ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "3"))
 
 
 @pytest.fixture
@@ -56,11 +57,13 @@ def test_whatever_dies_the_result_is_that_of_an_undisturbed_run(cluster: Cluster
     for turn in range(ROUNDS):
         spec = spec_of(tmp_path / "in", tmp_path / f"out-{turn}", **settings)
         runs, lost = RunHistory(locate(spec.output.path)), list[str]()
+        # A run that survives its first loss has no second one: each kind is first in a round.
+        victims = [*dice.sample(VICTIMS, len(VICTIMS)), VICTIMS[turn % len(VICTIMS)]]
         while not runs.all() or runs.all()[-1].phase() is not RunPhase.PUBLISHED:
             process = driver(cluster.address, "begin" if not runs.all() else "resume", spec, pin)
-            victim = dice.choice(["driver", "worker", "node"]) if len(lost) < 4 else "nothing"
+            victim = victims.pop() if victims else "nothing"
             try:
-                _await_units(process, dice.randrange(0, 55))
+                _await_units(process, dice.randrange(1, 40))
                 lost.append(_kill(victim, process, cluster, dice))
                 process.wait(300)
             finally:
@@ -82,11 +85,10 @@ def _await_units(process: subprocess.Popen[str], count: int) -> None:
 
 
 def _kill(victim: str, process: subprocess.Popen[str], cluster: Cluster, dice: random.Random) -> str:
-    found = workers()
     if victim == "driver":
         process.kill()
-    elif victim == "worker" and found:
-        dice.choice(found).kill()
+    elif victim == "worker":
+        dice.choice(workers()).kill()
     elif victim == "node":
         cluster.remove_node(dice.choice(list(cluster.worker_nodes)), allow_graceful=False)
         cluster.add_node(num_cpus=1)

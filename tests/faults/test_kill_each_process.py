@@ -55,7 +55,7 @@ DOOR_AWAY_S = 1.0
 CALL_S = 90.0  # longer than the door holds a call while no gateway is up
 WELL_WITHIN_S = 300.0
 RECORDS = 20
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]  # a quarter of an hour
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(1800)]  # ten minutes
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,6 @@ VICTIMS = (
     Victim("controller", "ray::ControllerActor"),
     Victim("Serve's controller", "ray::ServeController"),
     Victim("dashboard", "ray/dashboard/dashboard.py"),
-    Victim("monitor", "autoscaler/_private/monitor.py"),
     Victim("client server", "ray.util.client.server"),
     KAFKA,
     Victim("raylet's dashboard agent", "ray::DashboardAgent", spares=False),

@@ -1,4 +1,4 @@
-"""The online path at 70 % of what it can do: neither memory nor file descriptors grow, and no request fails; for `make soak`."""
+"""The online path under calls for minutes: neither memory nor file descriptors grow, and no request fails."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from tests.conftest import RayCluster
 from tests.support.live import Service, running
 from tests.support.models import INPUT, mlp_artifact, rows
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(900)]
 MODEL = "online-soak"
-LENGTH_S = float(os.environ.get("HEADRACE_SOAK_S", "600"))
+LENGTH_S = float(os.environ.get("HEADRACE_SOAK_S", "240"))
 PEAK_S = min(15.0, LENGTH_S / 4)
-SHARE = 0.7
-OFF_AT_MOST = 0.15
+SHARE = 0.7  # of what it can do
+CALLS_AT_LEAST = 10_000
+HUNG_UP_AT_LEAST = CALLS_AT_LEAST // 250
 CALLERS = 8
 CALLS_A_CONNECTION = 200  # then a new one, and one that hangs up before its answer
 LOOKS = 20
@@ -112,9 +113,7 @@ def held() -> dict[str, tuple[int, int]]:
     return found
 
 
-def test_ten_minutes_at_70_percent_leak_no_memory_and_no_descriptors(
-    service: Service, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_minutes_of_calls_leak_no_memory_and_no_descriptors(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
     callers = Callers(service.url.removeprefix("http://"))
     threads = [threading.Thread(target=callers.work, name="caller") for _ in range(CALLERS)]
     for thread in threads:
@@ -143,7 +142,8 @@ def test_ten_minutes_at_70_percent_leak_no_memory_and_no_descriptors(
             mib = " ".join(f"{look[name][0] / 2**20:.0f}" for look in looks)
             print(f"  {name}: MiB {mib}; descriptors {' '.join(str(look[name][1]) for look in looks)}")  # noqa: T201
     assert callers.failures == []
-    assert abs(rate / peak / SHARE - 1) < OFF_AT_MOST, f"not the load it is about, {load}: was the machine left alone?"
+    assert callers.calls >= CALLS_AT_LEAST
+    assert callers.hung_up >= HUNG_UP_AT_LEAST
     assert any("gateway" in name for name in stayed)
     assert any(MODEL in name for name in stayed)
     assert any("haproxy" in name for name in stayed)

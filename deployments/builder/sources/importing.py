@@ -27,9 +27,9 @@ from deployments.engines.port import Engine
 ENVIRONMENT = {"KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "2"}
 # Which of Headrace's extras each kind of source needs.
 EXTRAS = {"pytorch": "torch", "pt2": "torch", "keras": "keras", "saved_model": "tensorflow", "onnx": "torch"}
-# Fitted estimators, whose workers are in a room and an extra of their own.
-TABLES = ("sklearn", "xgboost", "lightgbm")
-EXTRAS |= dict.fromkeys(TABLES, "sklearn")
+# Fitted estimators, whose workers are in a room of their own.
+TABLES = {"sklearn": "sklearn", "xgboost": "sklearn", "lightgbm": "sklearn", "catboost": "catboost"}
+EXTRAS |= TABLES
 Progress = Callable[[str], None]
 
 
@@ -112,8 +112,9 @@ def _job(spec: BuildSpec, base: Path, file: Path, target: Path, expected: Path) 
         source = spec.source.pytorch
         job |= {"class": source.class_, "args": source.args, "state_dict_key": source.state_dict_key}
         job |= {"code": str((base / source.code).resolve())}
-    if spec.source.sklearn:
-        job |= {"allow_pickle": spec.source.sklearn.allow_pickle}
+    estimator = spec.source.sklearn or spec.source.lightgbm
+    if estimator:
+        job |= {"allow_pickle": estimator.allow_pickle}
     if spec.source.keras:
         job |= {"custom": list(spec.source.keras.custom), "code": str((base / spec.source.keras.code).resolve())}
     return job

@@ -47,8 +47,6 @@ def role_of(command: tuple[str, ...]) -> str | None:
     for word, following in pairwise((*command[1:], "")):
         if word.endswith("ray/dashboard/dashboard.py"):
             return RunPart.DASHBOARD
-        if word.endswith(("ray/autoscaler/_private/monitor.py", "ray/autoscaler/v2/monitor.py")):
-            return RunPart.MONITOR
         if (word, following) == ("-m", "ray.util.client.server"):
             return RunPart.CLIENT_SERVER
     return None

@@ -13,14 +13,13 @@ class RunPart(StrEnum):
     BROKER = "broker"
     RAY = "Ray"
     DASHBOARD = "dashboard"
-    MONITOR = "monitor"
     CLIENT_SERVER = "client server"
     CONTROLLER = "controller"
     GATEWAY = "gateway"
 
 
 # Ray has these on its head node beside raylet and GCS. Each can be started again alone; no call to a model needs them.
-HELPERS = (RunPart.DASHBOARD, RunPart.MONITOR, RunPart.CLIENT_SERVER)
+HELPERS = (RunPart.DASHBOARD, RunPart.CLIENT_SERVER)
 # Ray starts the controller's process again, and Serve the gateway's, within seconds: only then is more wrong.
 COMES_BACK_WITHIN_S: Mapping[RunPart, float] = {RunPart.CONTROLLER: 15.0, RunPart.GATEWAY: 20.0}
 

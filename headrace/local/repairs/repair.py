@@ -79,7 +79,8 @@ def _bring_back_inside(
             bring_back_controller(settings, waits, state.ray_lives)
         if RunPart.GATEWAY in parts:
             with _step(progress, RunPart.GATEWAY, why[RunPart.GATEWAY]):
-                services.ensure_gateway(services.gateway_settings(state.options or UpOptions()))
+                services.ask_for_gateway(services.gateway_settings(state.options or UpOptions()))
+                services.await_gateway_app()
     if RunPart.GATEWAY in parts:
         await_gateway(str(state.addresses.http))
 

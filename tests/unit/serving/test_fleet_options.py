@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from ray.serve.schema import ApplicationStatus
 
 from cluster.errors import BadInput
 from cluster.fleet.serving import Resources, Scaling, ScalingMode, Serving
 from cluster.signature import Signature
 from cluster.versions import Version, VersionId
-from deployments.serving.fleet import deployment_options, run_target
+from deployments.gateway.deployment import APP
+from deployments.serving.fleet import deployment_options, gateway_opens, run_target
 from deployments.serving.replica import Replica
+from deployments.serving.serve_controller import SeenApp, SeenDeployment, SeenReplica
 from deployments.serving.serve_state import reason
 
 
@@ -67,3 +70,20 @@ cluster.errors.BadArtifact: /a/model.onnx: model.onnx is damaged: its digest dif
 """
     assert reason(message) == "/a/model.onnx: model.onnx is damaged: its digest differs (build the version again)"
     assert reason("no traceback here ") == "no traceback here"
+
+
+def seen_gateway(status: str, *replicas: str) -> dict[str, SeenApp]:
+    deployment = SeenDeployment(status="UPDATING", replicas=[SeenReplica(state=state) for state in replicas])
+    return {APP: SeenApp(status=ApplicationStatus(status), last_deployed_time_s=100.0, deployments={"Gateway": deployment})}
+
+
+def test_the_first_gateway_comes_before_any_version() -> None:
+    assert gateway_opens(seen_gateway("DEPLOYING"), 110.0)
+    assert gateway_opens(seen_gateway("DEPLOYING", "STARTING"), 110.0)
+    assert not gateway_opens(seen_gateway("DEPLOYING", "STARTING", "RUNNING"), 110.0)
+
+
+def test_versions_do_not_wait_for_a_gateway_that_does_not_come() -> None:
+    assert not gateway_opens({}, 110.0)
+    assert not gateway_opens(seen_gateway("DEPLOY_FAILED"), 110.0)
+    assert not gateway_opens(seen_gateway("DEPLOYING", "STARTING"), 121.0)
