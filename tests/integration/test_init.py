@@ -9,7 +9,6 @@ from typing import Any
 
 import catboost
 import joblib
-import keras
 import lightgbm
 import numpy as np
 import onnx
@@ -134,6 +133,8 @@ def test_networks(tmp_path: Path, written: Callable[[str], dict[str, Any]]) -> N
     program = torch.export.export(module, (torch.zeros(2, 5),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, tmp_path / "p.pt2")
     assert written("p.pt2")["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 5]}]
+    import keras  # reads its backend then
+
     layers = keras.Sequential([keras.layers.Input((4,), name="flower"), keras.layers.Dense(3)])
     layers.save(tmp_path / "net.keras")
     found = written("net.keras")
