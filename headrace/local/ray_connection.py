@@ -39,6 +39,16 @@ class JoinedRay:
     dashboard: str | None
 
 
+def load_ray(*, own: bool) -> None:
+    """Loads Ray, which takes a second; `own`: with the variables of a Ray that we start. Safe to repeat."""
+    if own:
+        os.environ.update(ray_environment(os.environ))
+    for name in ("ray", "ray.serve"):  # what a command has to say it says itself
+        logging.getLogger(name).setLevel(logging.ERROR)
+    set_up()
+    import ray  # noqa: F401 - reads its variables while it is loaded
+
+
 @contextmanager
 def joined_ray(settings: Settings) -> Iterator[JoinedRay]:
     """A Ray driver for as long as the block lasts, in our namespace.
@@ -48,12 +58,8 @@ def joined_ray(settings: Settings) -> Iterator[JoinedRay]:
     """
     address = ray_address(settings)
     run = load_run(settings.home)
-    if run is not None and run.owns_ray and run.addresses.ray == address:
-        os.environ.update(ray_environment(os.environ))
-    logging.getLogger("ray").setLevel(logging.ERROR)  # what a command has to say it says itself
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    set_up()
-    import ray  # slow to import, and it reads its variables while it is
+    load_ray(own=run is not None and run.owns_ray and run.addresses.ray == address)
+    import ray
 
     try:
         joined = ray.init(
