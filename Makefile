@@ -8,7 +8,7 @@ PROTO := deployments/gateway/protocol/proto
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace tests bench examples
 
-.PHONY: check test proof tools lint unit tensorflow kserve demo bench proto reference constraints clean
+.PHONY: check test proof tools lint unit tensorflow kserve models demo bench proto reference constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -41,7 +41,7 @@ test: lint kserve
 tensorflow: $(STAMP)
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)-tensorflow
 	$(BIN)/uv pip install --python $(VENV)-tensorflow/bin/python -c constraints.txt -e '.[tensorflow]' pytest pytest-timeout
-	$(VENV)-tensorflow/bin/python -m pytest tests/integration/test_build_tensorflow.py -q
+	$(VENV)-tensorflow/bin/python -m pytest --noconftest tests/integration/test_build_tensorflow.py -q
 
 # KServe's own clients, in a venv of their own: their pins are not ours. Where they can't be had, the test of them is skipped.
 kserve: $(VENV)-kserve/.installed
@@ -58,6 +58,11 @@ tools:
 # Long tests of real parts, which `test` leaves out.
 proof: $(STAMP)
 	$(PYTEST) tests -m proof --durations=15
+
+# Model files as their makers publish them, from the package index: none is checked in. Some minutes.
+models: $(STAMP)
+	$(BIN)/uv pip install --quiet --no-deps --target $(VENV)-models/packages -r bench/models/packages.txt
+	$(BIN)/python -m bench.models
 
 demo: $(STAMP)
 	$(BIN)/python -m examples.digits.demo $(if $(KEEP),--keep)
@@ -81,4 +86,4 @@ constraints: $(STAMP)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --no-header pyproject.toml -o constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-kserve $(VENV)-tensorflow .headrace
+	rm -rf $(VENV) $(VENV)-kserve $(VENV)-models $(VENV)-tensorflow .headrace

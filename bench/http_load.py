@@ -11,8 +11,8 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -22,13 +22,17 @@ UNCOUNTED_S = 0.5  # what was asked last is answered, and its shadows are scored
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one run saw. `failed` are answers other than 200. `took_ms` is of each request, where a rate was asked."""
+    """What one run saw. `failed` are answers other than 200. `took_ms` is of each request, where a rate was asked.
+
+    `processor_us` is what a request took of each process that served it, where that was measured.
+    """
 
     requests_per_s: float
     p99_ms: float
     failed: int
     answer_bytes: int
     took_ms: Sequence[float] = ()
+    processor_us: Mapping[str, float] = field(default_factory=dict)
 
 
 def p99(took: Sequence[float]) -> float:

@@ -2,31 +2,43 @@
 
 The limit reads the same body and answers as many bytes, and does nothing else; for gRPC it is a bare grpc.aio server. Embedded
 JSON is also compared with a plain deployment of the same network behind Serve's own proxy, and with MLServer. Both take turns;
-figures are medians.
+figures are medians. Processor time is what a request takes of the gateway (of the echo, as reference) and of its HAProxy. Where
+`wrk` is installed, all is measured with it as well: it leaves more of the machine to the gateway than the load in Python does.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 from rich.console import Console
 
-from bench import grpc_load
+from bench import grpc_load, wrk_load
 from bench.batch import Figure, show
 from bench.echo import PATH as ECHO_PATH
 from bench.http_load import Measured, measure, refuse_failed, request
 from bench.online_rivals import mlserver, plain_serve
+from bench.processor_time import servers_behind
 from bench.service import Service, binary_body, grpc_message, json_body, running
 from headrace.local.ports import free_port
 
 CANARY = {"steps": [{"weight": 10, "bake_s": 86_400}, {"weight": 100}], "deadline_s": 86_400}
 GRPC_METHOD = "/inference.GRPCInferenceService/ModelInfer"
 TRANSPORTS = ("embedded", "remote")
+
+
+class Load(Protocol):
+    """What asks, as fast as answers come."""
+
+    def __call__(self, port: int, message: bytes, /, *, connections: int, seconds: float) -> Measured:
+        """What it saw."""
 
 
 def main() -> None:
@@ -48,7 +60,11 @@ def main() -> None:
                 ours, limit = turns(service, message, body, rounds, seconds, options.connections)
                 screen.print(f"{form} {transport}: {_rates(ours)}; echo: {_rates(limit)}")
                 figures += compared(f"online.{form}.{transport}", ours, limit)
-            ours, limit = grpc_turns(service.grpc_port, model, rounds, seconds, options.connections)
+                if wrk_load.installed():
+                    ours, limit = turns(service, message, body, rounds, seconds, options.connections, by=wrk_load.measure)
+                    screen.print(f"{form} {transport} by wrk: {_rates(ours)}; echo: {_rates(limit)}")
+                    figures += compared(f"online.{form}.{transport}.wrk", ours, limit)
+            ours, limit = grpc_turns(service, model, rounds, seconds, options.connections)
             screen.print(f"grpc {transport}: {_rates(ours)}; echo: {_rates(limit)}")
             figures += compared(f"online.grpc.{transport}", ours, limit)
         for rival in ("plain_serve", "mlserver"):
@@ -71,24 +87,27 @@ def begin_canary(service: Service, model: str, transport: str) -> None:
 
 
 def turns(
-    service: Service, message: bytes, body: bytes, rounds: int, seconds: float, connections: int
+    service: Service, message: bytes, body: bytes, rounds: int, seconds: float, connections: int, by: Load = measure
 ) -> tuple[list[Measured], list[Measured]]:
     """Ours and the echo in turn, after one round that does not count."""
     size = measure(service.port, message, connections=connections, seconds=seconds / 2).answer_bytes
     echo = request(ECHO_PATH, body, {"answer-bytes": str(size)})
     measure(service.echo_port, echo, connections=connections, seconds=seconds / 2)
     both = ((service.port, message), (service.echo_port, echo))
-    return _in_turn(rounds, *(partial(measure, port, each, connections=connections, seconds=seconds) for port, each in both))
+    loads = (partial(by, port, each, connections=connections, seconds=seconds) for port, each in both)
+    return _in_turn(rounds, *(partial(_with_cost, port, load, seconds) for (port, _), load in zip(both, loads, strict=True)))
 
 
-def grpc_turns(port: int, model: str, rounds: int, seconds: float, calls: int) -> tuple[list[Measured], list[Measured]]:
-    """As `turns`, for gRPC with raw tensors."""
-    address, message = f"127.0.0.1:{port}", grpc_message(model)
+def grpc_turns(service: Service, model: str, rounds: int, seconds: float, calls: int) -> tuple[list[Measured], list[Measured]]:
+    """As `turns`, for gRPC with raw tensors. The echo has no HAProxy: its processes are not looked at."""
+    address, message = f"127.0.0.1:{service.grpc_port}", grpc_message(model)
     size = grpc_load.measure(address, GRPC_METHOD, message, calls=calls, seconds=seconds / 2).answer_bytes
     with grpc_load.echoing(free_port(), size) as echo:
         grpc_load.measure(echo, GRPC_METHOD, message, calls=calls, seconds=seconds / 2)
-        both = (partial(grpc_load.measure, at, GRPC_METHOD, message, calls=calls, seconds=seconds) for at in (address, echo))
-        return _in_turn(rounds, *both)
+        own, other = (
+            partial(grpc_load.measure, at, GRPC_METHOD, message, calls=calls, seconds=seconds) for at in (address, echo)
+        )
+        return _in_turn(rounds, partial(_with_cost, service.port, own, seconds), other)
 
 
 def rival_turns(
@@ -120,16 +139,33 @@ def _in_turn(
     return ours, limit
 
 
+def _with_cost(http_port: int, load: Callable[[], Measured], seconds: float) -> Measured:
+    servers = servers_behind(http_port)
+    before = servers.used_us()
+    measured = load()
+    requests = measured.requests_per_s * seconds
+    return replace(measured, processor_us={name: (used - before[name]) / requests for name, used in servers.used_us().items()})
+
+
 def compared(name: str, ours: list[Measured], limit: list[Measured]) -> list[Figure]:
-    """Requests per second and p99, ours against the limit."""
+    """Requests per second, p99 and processor time, ours against the limit."""
     return [
         Figure(name, _median(ours, "requests_per_s"), _median(limit, "requests_per_s"), "requests/s"),
         Figure(f"{name}.p99", _median(ours, "p99_ms"), _median(limit, "p99_ms"), "ms (lower is better)"),
+        *(
+            Figure(f"{name}.processor.{process}", _cost(ours, process), _cost(limit, process), "us a request (lower is better)")
+            for process in ours[0].processor_us
+        ),
     ]
 
 
 def _median(measured: list[Measured], field: str) -> float:
     return statistics.median(getattr(one, field) for one in measured)
+
+
+def _cost(measured: list[Measured], process: str) -> float:
+    """NaN where it was not measured."""
+    return statistics.median(one.processor_us.get(process, math.nan) for one in measured)
 
 
 def _rates(measured: list[Measured]) -> str:

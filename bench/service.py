@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -29,7 +30,9 @@ from headrace.local.ray_head import SERVE_ENVIRONMENT
 
 # Read by Ray when it is imported and by its processes.
 ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled",
+    # As with `headrace up`.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(16),
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
     "RAY_prestart_worker_first_driver": "0",

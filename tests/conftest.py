@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -61,20 +62,27 @@ class RayCluster:
     logs: Path
 
     @property
+    def headers(self) -> dict[str, str]:
+        """What the dashboard wants of who asks."""
+        return {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
+
+    @property
     def http_port(self) -> int:
         """Where the gateway shall listen."""
         return int(self.http_url.rpartition(":")[2])
 
     def replica_pids(self, app: str) -> set[int]:
         """The processes of an app's running replicas, as the dashboard's REST API tells them."""
-        answer = httpx.get(f"{self.dashboard_url}/api/serve/applications/", timeout=60).json()
+        answer = httpx.get(f"{self.dashboard_url}/api/serve/applications/", headers=self.headers, timeout=60).json()
         deployments = answer["applications"].get(app, {"deployments": {}})["deployments"].values()
         return {replica["pid"] for one in deployments for replica in one["replicas"] if replica["state"] == "RUNNING"}
 
 
 # Read by Ray when it is imported, or by its processes when they start.
 _SETTINGS = {
-    "RAY_AUTH_MODE": "disabled",
+    # As with `headrace up`: who has no token is refused.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(16),
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.05",

@@ -112,7 +112,7 @@ class OutputColumn(Section):
 
 
 class BatchOutput(Section):
-    """What to write. `columns` maps column names to what they hold; left out, every output and the version.
+    """What to write. `columns` maps column names to what they hold; left out, every output and the version. BYTES become strings.
 
     `partition_by` names pass-through columns that become hive directories; that of an empty text Spark does not read.
     `keep` is how many replaced runs stay on disk. Of the `keep_runs` newest runs the records stay readable (manifest, receipts,

@@ -20,6 +20,7 @@ from deployments.builder.evaluation import gate as gates
 from deployments.builder.page import page
 from deployments.builder.report import IMPORTED, Report, Variant
 from deployments.builder.sources.importing import ENVIRONMENT, Imported, Progress, import_source
+from deployments.builder.sources.mlflow_models.resolve import resolve
 from deployments.builder.sources.rows import LabelledRows, check_classes, read_rows
 from deployments.builder.spec import BuildSpec
 from deployments.builder.steps.graph import run_rows
@@ -52,7 +53,10 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
     with tempfile.TemporaryDirectory(prefix="headrace-build-") as folder:
         work = Path(folder)
         training = _train(spec, base, log, progress)
+        asked = spec
+        spec, provenance = resolve(asked, base, work, log, progress)
         imported = import_source(spec, base, work, log, progress)
+        source = imported.source | ({"mlflow": provenance} if provenance else {})
         learn = _rows_to_learn_from(spec, imported, base)
         _check_labels(spec, imported, learn, base)
         builder = VariantBuilder(spec, imported, learn, work, log, progress)
@@ -62,10 +66,10 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
         report = Report(
             model=model,
             task=spec.evaluate.task if spec.evaluate else "classification",
-            source=imported.source,
+            source=source,
             training=training,
             parity=imported.parity,
-            data=_data(spec, imported, base),
+            data=_data(spec, imported, base) | ({"file": "the input example"} if spec.evaluate and not asked.evaluate else {}),
             variants=tuple(variants),
             chosen=kept.name if kept else None,
             machine=_machine(),
@@ -84,7 +88,7 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
             samples=_samples(spec, imported, file),
             report=report.model_dump(mode="json"),
             page=page(report),
-            source=imported.source,
+            source=source,
             steps=({"step": "import", "parity": imported.parity}, *kept.steps),
             sample_tolerance=next((value for word, value in TOLERANCES.items() if word in kept.name), TOLERANCE),
         )

@@ -49,14 +49,29 @@ class InputSpec(TensorSpec):
 
 
 class PytorchSource(CodeRef):
-    """A state_dict and the `module:Class` that it fills, made with `args`. `state_dict_key` is where it lies in a checkpoint."""
+    """A state_dict and the `module:Class` that it fills, made with `args`. `state_dict_key` is where it lies in a checkpoint.
+
+    A whole network that was pickled has no `class`: reading it runs code, so only with `allow_pickle: true`.
+    """
 
     state_dict: str
     state_dict_key: str | None = None
-    class_: str = Field(alias="class")
+    class_: str | None = Field(default=None, alias="class")
     args: dict[str, Any] = Field(default_factory=dict)
+    allow_pickle: bool = False
 
-    _module_and_class = field_validator("class_")(CodeRef.check)
+    @field_validator("class_")
+    @classmethod
+    def _module_and_class(cls, value: str | None) -> str | None:
+        return None if value is None else CodeRef.check(value)
+
+    @model_validator(mode="after")
+    def _class_or_pickle(self) -> Self:
+        if self.class_ is None and not self.allow_pickle:
+            raise ValueError("class: name the module:Class that the state_dict fills")
+        if self.class_ is not None and self.allow_pickle:
+            raise ValueError("allow_pickle: a state_dict needs none; leave it out, or the class")
+        return self
 
 
 class KerasSource(CodeRef):
@@ -80,9 +95,33 @@ class SklearnSource(BuildSection):
     allow_pickle: bool = False
 
 
+class LightgbmSource(BuildSection):
+    """A LightGBM model as text; or a fitted estimator of its scikit-learn kind: `.skops`, or a pickle, which runs code as it is
+    read: only with `allow_pickle: true`. `lightgbm: FILE` is short for a file without."""
+
+    file: str
+    allow_pickle: bool = False
+
+
+class MlflowSource(BuildSection):
+    """A model that MLflow keeps: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/ID/PATH`, or a folder with an MLmodel file.
+
+    Resolved once a build; what it was stands in the version's provenance. Its signature gives the inputs and its input example
+    the trial rows where the document gives none. `tracking_uri` is a server's address or `sqlite:///FILE`, MLflow's own setting
+    where left out. `flavour` is taken where it has several. A flavour that is a pickle is read only with `allow_pickle: true`.
+    `mlflow: URI` is short for one without.
+    """
+
+    uri: str
+    tracking_uri: str = ""
+    flavour: str | None = None
+    allow_pickle: bool = False
+
+
 class ModelSource(BuildSection):
     """Exactly one of: a PyTorch state_dict, a torch.export program, a Keras file, a TensorFlow SavedModel, an ONNX file, a fitted
-    scikit-learn estimator, an XGBoost model (JSON or UBJ), a LightGBM model (text)."""
+    scikit-learn estimator, an XGBoost model (JSON or UBJ), a LightGBM model (text), a CatBoost model (cbm or JSON),
+    a model that MLflow keeps."""
 
     pytorch: PytorchSource | None = None
     pt2: str | None = None
@@ -91,12 +130,19 @@ class ModelSource(BuildSection):
     onnx: str | None = None
     sklearn: SklearnSource | None = None
     xgboost: str | None = None
-    lightgbm: str | None = None
+    lightgbm: LightgbmSource | None = None
+    catboost: str | None = None
+    mlflow: MlflowSource | None = None
 
-    @field_validator("keras", "sklearn", mode="before")
+    @field_validator("keras", "sklearn", "lightgbm", mode="before")
     @classmethod
     def _file_alone(cls, value: object) -> object:
         return {"file": value} if isinstance(value, str) else value
+
+    @field_validator("mlflow", mode="before")
+    @classmethod
+    def _uri_alone(cls, value: object) -> object:
+        return {"uri": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -112,10 +158,12 @@ class ModelSource(BuildSection):
 
     @property
     def file(self) -> str:
-        """The file, or SavedModel folder, that holds the trained numbers."""
+        """The file, or SavedModel folder, that holds the trained numbers; MLflow's URI where it is yet to be asked."""
         if self.pytorch:
             return self.pytorch.state_dict
-        section = self.keras or self.sklearn
+        if self.mlflow:
+            return self.mlflow.uri
+        section = self.keras or self.sklearn or self.lightgbm
         return section.file if section else str(getattr(self, self.kind))
 
 
@@ -142,7 +190,7 @@ class Train(CodeRef):
 class Evaluate(BuildSection):
     """The user's labelled rows: `.npz` or Parquet, with an array or column for each input and one for `label`.
 
-    Parquet columns of inputs are numbers or lists of numbers. `rows` is how many are read, from the start.
+    Parquet columns of inputs are numbers, text, or lists of either. `rows` is how many are read, from the start.
     """
 
     data: str
@@ -245,12 +293,12 @@ class BuildSpec(BuildSection):
     def _inputs_known(self) -> Self:
         if self.source.pytorch and not self.inputs:
             raise ValueError("inputs: a state_dict says nothing of its inputs: list name, datatype and shape of each")
-        if self.constants and self.source.kind not in ("pytorch", "onnx"):
+        if self.constants and self.source.kind not in ("pytorch", "onnx", "mlflow"):
             raise ValueError("constants: only pytorch and onnx sources take them")
         both = sorted({item.name for item in self.inputs} & set(self.constants))
         if both:
             raise ValueError(f"constants: {', '.join(both)} stands among the inputs too")
-        if self.engine == "torch" and self.source.kind not in ("pytorch", "pt2"):
+        if self.engine == "torch" and self.source.kind not in ("pytorch", "pt2", "mlflow"):
             raise ValueError("engine: torch serves pytorch and pt2 sources")
         if self.engine == "torch" and (self.compress.method not in ("none", "auto") or self.compress.prune):
             raise ValueError("compress: only engine: onnx can be compressed")

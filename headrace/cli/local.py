@@ -36,6 +36,9 @@ def up(
     dashboard_port: Annotated[int, typer.Option(**PORTS, help="The Ray dashboard's port.")] = 8265,
     broker_port: Annotated[int, typer.Option(**PORTS, help="The local Kafka's port.")] = 9092,
     num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs that Ray hands out to replicas; the machine's own.")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Join the cluster of RAY_ADDRESS though there is no token for it.")
+    ] = False,
     supervise: Annotated[
         bool, typer.Option("--supervise", help="Stay, and bring back whatever ends; SIGTERM drains as `down` does.")
     ] = False,
@@ -46,14 +49,18 @@ def up(
 
     Started again, it says what runs, and brings back what is away, each part alone: what serves is never ended for it. Only
     where Ray itself has died it is started afresh; versions, rollouts and topics stay. With RAY_ADDRESS set, it joins that
-    cluster instead of starting one; with KAFKA_BOOTSTRAP_SERVERS set, it uses that broker.
+    cluster instead of starting one, with the cluster's token in RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN; with
+    KAFKA_BOOTSTRAP_SERVERS set, it uses that broker.
+
+    Who has Ray's token runs code as you: a Ray that is started here takes none but who can read the home's file `ray-token`. Its
+    dashboard asks for it in the browser.
 
     With --supervise it stays in the foreground and does so each second, one line an event, until SIGTERM or Ctrl-C: that drains
     and ends all, and a second one ends it at once.
 
     Example: `headrace up --broker --http-port 8001`
     """
-    from headrace.local.options import UpOptions
+    from headrace.local.options import UpOptions, not_taken_up
     from headrace.local.repairs.supervise import supervise as run_supervised
     from headrace.local.up import bring_up
 
@@ -70,6 +77,7 @@ def up(
         broker=broker,
         broker_port=broker_port,
         num_cpus=num_cpus,
+        insecure=insecure,
     )
     if supervise:
         if not run_supervised(options, read_settings(), _log, drain_timeout_s=drain_timeout_s):
@@ -88,6 +96,10 @@ def up(
     for name, address in state.addresses.model_dump().items():
         if address:
             answers().print(f"  {name:<10}{address}")
+    if left := () if fresh else not_taken_up(options, state.options):
+        answers().print(f"{', '.join(left)}: it goes on as it was started; `headrace down`, then `up`, changes that")
+    if state.owns_ray:
+        answers().print(f"Ray's dashboard asks for the token in {read_settings().home.ray_token}; who has it runs code as you")
 
 
 @app.command()

@@ -32,9 +32,10 @@ ENTRIES: dict[str, Entry] = {
     "up": Entry("local", "Start Ray, the controller, the gateway and, with --broker, Apache Kafka."),
     "down": Entry("local", "Drain and end everything that `headrace up` started."),
     "status": Entry("local", "Show addresses, nodes, models, versions, replicas, rollouts and streams."),
+    "init": Entry("init", "Write a Model document for a model file."),
     "build": Entry("build", "Make a version from a trained model."),
     "models": Entry("models", "List the models and their versions."),
-    "model": Entry("model", "Show, compare and remove versions.", group=True),
+    "model": Entry("model", "Show, compare and remove versions, or hand them to MLflow.", group=True),
     "apply": Entry("apply", "Make Models, Streams and Batches as the project files say."),
     "diff": Entry("apply", "Show what `headrace apply` would change, field by field."),
     "delete": Entry("delete", "Remove a model, a stream or a batch."),
@@ -49,6 +50,7 @@ HELP = """Score one model version online, on a Kafka stream and in bulk, and rep
 A first round:
 
 - `headrace up --broker` starts Ray, a local Kafka, the controller and the gateway
+- `headrace init model.onnx` writes model.yaml, a Model document, for a model file
 - `headrace build model.yaml` makes version 1 of a model from its build section
 - `headrace apply -f model.yaml` serves it; streams and batches are applied the same way
 - `headrace status` shows addresses, models, versions, replicas and streams

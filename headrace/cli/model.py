@@ -1,4 +1,4 @@
-"""`headrace model show|diff|rm`: a version and its report, what differs between two, and removal."""
+"""`headrace model show|diff|rm|push`: a version and its report, what differs between two, removal, and the way to MLflow."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from rich.table import Table
 
 from cluster.commands.models import ModelView
 from cluster.commands.versions import VersionView
-from cluster.errors import BadArtifact, NotFound
+from cluster.errors import BadArtifact, BadInput, NotFound
 from deployments.artifacts.fetch import localize, remove
 from deployments.artifacts.manifest import REPORT, read_manifest
 from deployments.builder.report import Report
+from deployments.builder.sources.mlflow_models.resolve import push
 from headrace.cli.models import day
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.cli.screens.report import report_table
 from headrace.client import ControlClient
+from headrace.local.home import read_settings
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -100,6 +102,34 @@ def rm(
         print_json({"model": model, "version": version, "removed": one.artifact_uri})
     else:
         notes().print(f"{model} version {version} is removed, {one.artifact_uri} too", soft_wrap=True)
+
+
+@app.command("push")
+def push_command(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    version: Annotated[int, typer.Argument(help="The version to hand over.")],
+    to: Annotated[str, typer.Option(help="The registered model, as models:/NAME; it is made where there is none.")],
+    tracking_uri: Annotated[str, typer.Option(help="MLflow's server or store; MLFLOW_TRACKING_URI where left out.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Hand a version to MLflow, as a new version of a registered model.
+
+    Example: `headrace model push churn 3 --to models:/churn --tracking-uri sqlite:////data/mlflow.db`
+    """
+    name = to.removeprefix("models:/")
+    if not name or name == to or set(name) & set("/@:"):
+        raise BadInput("is no registered model", where=to, remedy="say --to models:/NAME")
+    with ControlClient.from_environment() as client:
+        one = _version(client.model(model), version)
+    folder = localize(one.artifact_uri, one.digest)
+    home = read_settings().home
+    home.make()
+    called = f"{model} {one.version}"
+    told = push(folder, called, name, tracking_uri=tracking_uri, base=Path.cwd(), log=home.logs / "push.log")
+    if as_json:
+        print_json(told)
+    else:
+        answers().print(f"{called} is models:/{told['name']}/{told['version']}, run {told['run_id']}", soft_wrap=True)
 
 
 def _version(view: ModelView, number: int | None) -> VersionView:

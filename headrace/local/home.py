@@ -55,15 +55,23 @@ class Home:
         return self.root / "run.lock"
 
     @property
+    def ray_token(self) -> Path:
+        """What the processes of this home's Ray know each other by: see `headrace.local.ray.token`."""
+        return self.root / "ray-token"
+
+    @property
     def supervisor_file(self) -> Path:
         """Held by `up --supervise`, so that there is one."""
         return self.root / "supervisor.lock"
 
     def make(self) -> None:
-        """Makes the folders that are missing. Safe to repeat. Raises BadInput where that can't be done."""
+        """Makes the folders that are missing, and closes the outermost to other users: what is in it is customers' data and
+        models. Safe to repeat. Raises BadInput where that can't be done."""
         for folder in (self.root, self.artifacts, self.logs, self.broker):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
+                if folder == self.root and folder.stat().st_mode & 0o077:
+                    folder.chmod(0o700)
             except OSError as error:
                 raise BadInput(
                     f"can't be made: {error.strerror}", where=str(folder), remedy="set HEADRACE_HOME to a folder of your own"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 LOOPBACK = "127.0.0.1"
 
@@ -12,7 +12,8 @@ class UpOptions:
     """What the user chose.
 
     `hosts` are names by which the gateway takes commands, beside the machine's own. There are `gateways` of them, by load up
-    to `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has.
+    to `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has. `insecure`: a cluster
+    may be joined without a token.
     """
 
     host: str = LOOPBACK
@@ -25,3 +26,18 @@ class UpOptions:
     broker: bool = False
     broker_port: int = 9092
     num_cpus: int | None = None
+    insecure: bool = False
+
+
+# As the command line names them, where that is not their own name.
+_NAMES = {"hosts": "--allow-host", "most_gateways": "--gateways"}
+
+
+def not_taken_up(wanted: UpOptions, runs: UpOptions | None) -> tuple[str, ...]:
+    """Which options somebody asked for that what runs was not started with: it keeps its own. None for those left out. Pure."""
+    if runs is None:  # of a version that did not note them
+        return ()
+    usual = UpOptions()
+    asked = [one.name for one in fields(UpOptions) if getattr(wanted, one.name) != getattr(usual, one.name)]
+    differ = [name for name in asked if getattr(wanted, name) != getattr(runs, name)]
+    return tuple(dict.fromkeys(_NAMES.get(name, f"--{name.replace('_', '-')}") for name in differ))

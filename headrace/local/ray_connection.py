@@ -12,6 +12,7 @@ from cluster.errors import Unreachable
 from deployments.serving.worker_setup import set_up
 from headrace.local.home import Settings
 from headrace.local.ports import answers, split_address
+from headrace.local.ray.token import joined_environment, set_variables
 from headrace.local.ray_head import ray_environment
 from headrace.local.run_state import load_run
 
@@ -39,14 +40,26 @@ class JoinedRay:
     dashboard: str | None
 
 
-def load_ray(*, own: bool) -> None:
-    """Loads Ray, which takes a second; `own`: with the variables of a Ray that we start. Safe to repeat."""
-    if own:
-        os.environ.update(ray_environment(os.environ))
+def prepare_ray(settings: Settings) -> str:
+    """Sets Ray's variables in this process, for what this run joins, and returns its address. Call it before Ray is imported.
+
+    Raises Unreachable where no Ray is known or nothing answers.
+    """
+    address = ray_address(settings)
+    run = load_run(settings.home)
+    if settings.ray_address is None or (run is not None and run.owns_ray and run.addresses.ray == address):
+        set_variables(ray_environment(os.environ, settings.home))
+    else:
+        set_variables(joined_environment(os.environ))
+    return address
+
+
+def load_ray() -> None:
+    """Loads Ray, which takes a second, and reads its variables then. Safe to repeat."""
     for name in ("ray", "ray.serve"):  # what a command has to say it says itself
         logging.getLogger(name).setLevel(logging.ERROR)
     set_up()
-    import ray  # noqa: F401 - reads its variables while it is loaded
+    import ray  # noqa: F401
 
 
 @contextmanager
@@ -56,9 +69,8 @@ def joined_ray(settings: Settings) -> Iterator[JoinedRay]:
     Sets Ray's variables in this process before Ray is imported: a local Ray listens on loopback, and a driver without
     them would look for it on the machine's outer address.
     """
-    address = ray_address(settings)
-    run = load_run(settings.home)
-    load_ray(own=run is not None and run.owns_ray and run.addresses.ray == address)
+    address = prepare_ray(settings)
+    load_ray()
     import ray
 
     try:

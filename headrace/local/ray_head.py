@@ -19,6 +19,7 @@ from deployments.serving.worker_setup import SETUP, SETUP_VARIABLE
 from headrace.local.home import Home
 from headrace.local.options import LOOPBACK
 from headrace.local.ports import free_port
+from headrace.local.ray.token import ensure_token, own_environment
 
 START_TIMEOUT_S = 180.0
 OBJECT_STORE_BYTES = 512 * 1024 * 1024
@@ -38,10 +39,9 @@ SERVE_ENVIRONMENT = {
     SETUP_VARIABLE: SETUP,
 }
 
-# Whoever reaches Ray's ports may run code as this user. Ray listens on every interface unless told that the cluster
-# will never have a second node; the variable's name is older than its use on Linux.
+# Whoever reaches Ray's ports and has its token may run code as this user. Ray listens on every interface unless told that the
+# cluster will never have a second node; the variable's name is older than its use on Linux.
 RAY_ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Each process's log is bounded so, that of a worker too; Ray's own bound is 3 GB a file.
     "RAY_ROTATION_MAX_BYTES": str(16 << 20),
@@ -92,7 +92,9 @@ def spawn_ray(
     """Starts what starts the head, and then ends: each of Ray's processes lives alone. Does not wait. All see `environment`.
 
     Without Ray's monitor: it is for nodes that come and go by themselves, and would be 50 MB.
+    Raises Conflict where the home's token is not this user's alone.
     """
+    ensure_token(home.ray_token)
     set_up = "deployments.serving.worker_setup"
     command = [
         *(sys.executable, "-m", set_up, "ray.scripts.scripts", "start", "--head", "--disable-usage-stats"),
@@ -110,7 +112,7 @@ def spawn_ray(
             stdout=log,
             stderr=log,
             cwd=home.root,
-            env={**os.environ, **ray_environment(os.environ), **environment, RUN_VARIABLE: run_id},
+            env={**_without_none({**os.environ, **ray_environment(os.environ, home)}), **environment, RUN_VARIABLE: run_id},
             start_new_session=True,  # Ctrl-C at the terminal is for the command line, not for Ray
         )
 
@@ -134,6 +136,10 @@ def _not_started(what: str, log: Path) -> Unreachable:
     return Unreachable(": ".join((what, *told)), where=str(log), remedy="read the log")
 
 
-def ray_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Ray's variables for a local cluster; what the user has set stays."""
-    return {name: environment.get(name, value) for name, value in RAY_ENVIRONMENT.items()}
+def ray_environment(environment: Mapping[str, str], home: Home) -> dict[str, str | None]:
+    """Ray's variables for a local cluster; what the user has set stays, but for the token. None: not to be set."""
+    return {name: environment.get(name, value) for name, value in RAY_ENVIRONMENT.items()} | own_environment(home.ray_token)
+
+
+def _without_none(variables: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if value is not None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -10,8 +9,7 @@ from pathlib import Path
 
 from cluster.errors import Conflict, Unreachable
 from headrace.local.home import Settings
-from headrace.local.ray_connection import ray_address
-from headrace.local.ray_head import ray_environment
+from headrace.local.ray_connection import prepare_ray
 from headrace.local.run_state import load_run
 
 
@@ -22,10 +20,8 @@ def submit_command(settings: Settings, arguments: Sequence[str], *, job: str) ->
     does not answer.
     """
     run = load_run(settings.home)
-    address = ray_address(settings)
+    address = prepare_ray(settings)
     dashboard = run.addresses.dashboard if run and settings.ray_address is None else None
-    if settings.ray_address is None:
-        os.environ.update(ray_environment(os.environ))
     # Ray reads its variables when it is imported.
     from ray.job_submission import JobSubmissionClient
 

@@ -13,6 +13,7 @@ from cluster.errors import Unreachable
 from deployments.gateway.door.found import doors_of
 from headrace.client import ControlClient
 from headrace.local.home import Settings
+from headrace.local.ray.dashboard import DashboardAsker
 from headrace.local.ray.replaced import ReplacedView, replaced
 from headrace.local.ray_head import ray_logs
 from headrace.local.run_state import BROKER, Addresses, RunState, load_run
@@ -42,7 +43,8 @@ class DoorView(BaseModel):
 
 
 class Overview(BaseModel):
-    """Everything at a glance. `nodes` is None where no dashboard can be asked; `tick_s` is when the controller last looked.
+    """Everything at a glance. `nodes` is None where no dashboard can be asked, `token_refused` where it answers and wants another
+    token; `tick_s` is when the controller last looked.
 
     `replaced` are replicas that ended by themselves, None as `nodes` is; `logs` are this machine's folders of them.
     """
@@ -52,6 +54,7 @@ class Overview(BaseModel):
     addresses: Addresses
     doors: tuple[DoorView, ...] = ()
     nodes: tuple[NodeView, ...] | None
+    token_refused: bool = False
     table: int
     tick_s: float
     models: tuple[ModelView, ...]
@@ -68,17 +71,22 @@ def look(settings: Settings) -> Overview:
             _check_alive(run, settings)
         seen = client.status()
         addresses = run.addresses if run and run.addresses.http == client.base_url else Addresses(http=client.base_url)
-    nodes = _nodes(addresses.dashboard) if addresses.dashboard else None
+    dashboard = None
+    if addresses.dashboard:
+        owns_ray = run is not None and run.owns_ray
+        dashboard = DashboardAsker(addresses.dashboard, settings.home, owns_ray=owns_ray)
+    nodes = _nodes(dashboard) if dashboard else None
     doors = _doors(run.run_id) if run is not None and run.addresses.http == client.base_url else ()
     return Overview(
         addresses=addresses,
         doors=doors,
         nodes=nodes,
+        token_refused=dashboard is not None and dashboard.token_refused,
         table=seen.table,
         tick_s=seen.tick_s,
         models=seen.models,
         feeds=seen.feeds,
-        replaced=replaced(addresses.dashboard) if addresses.dashboard and nodes is not None else None,
+        replaced=replaced(dashboard) if dashboard and nodes is not None else None,
         logs=_logs(run, settings) if run is not None and addresses is run.addresses else (),
     )
 
@@ -103,10 +111,9 @@ def _doors(run_id: str) -> tuple[DoorView, ...]:
     )
 
 
-def _nodes(dashboard: str) -> tuple[NodeView, ...] | None:
+def _nodes(dashboard: DashboardAsker) -> tuple[NodeView, ...] | None:
     try:
-        answer = httpx.get(f"{dashboard}/api/v0/nodes", params={"detail": "false"}, timeout=5.0, trust_env=False)
-        rows: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]["result"]
+        rows: list[dict[str, Any]] = dashboard.get("/api/v0/nodes", detail="false")["data"]["result"]["result"]
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return None  # the dashboard may be off; what is served does not depend on it
     return tuple(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -21,9 +22,10 @@ from headrace.local.options import LOOPBACK, UpOptions
 from headrace.local.ports import check_free
 from headrace.local.processes import end, of_run
 from headrace.local.ray.processes import head_processes
+from headrace.local.ray.token import require_token, set_variables
 from headrace.local.ray.words import kept_apart
 from headrace.local.ray_connection import joined_ray, load_ray
-from headrace.local.ray_head import await_ray, prepare_temp_dir, spawn_ray
+from headrace.local.ray_head import await_ray, prepare_temp_dir, ray_environment, spawn_ray
 from headrace.local.repairs.look import look
 from headrace.local.repairs.parts import RunPart, plan
 from headrace.local.repairs.repair import await_gateway, repair
@@ -67,6 +69,8 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brou
             end_run(home, state, progress, keep_broker=kept)
         _check_door(options)
         _check_ports(options, settings, broker_runs=kept)
+        if settings.ray_address is not None and not options.insecure:
+            require_token(os.environ, settings.ray_address)
         run = _Run(options, settings, progress)
         try:
             return Brought(run.start(), started=True)
@@ -183,7 +187,8 @@ class _Run:
         )
         self._note(processes=self.state.with_process(started(RAY, process.pid)).processes)
         with kept_apart(self._home.driver_log):  # what is needed next is loaded while Ray starts
-            load_ray(own=True)
+            set_variables(ray_environment(os.environ, self._home))
+            load_ray()
             importlib.import_module("headrace.controller_actor")
             importlib.import_module("headrace.local.services")
         address = await_ray(self._home, folder, process)

@@ -81,6 +81,7 @@ def test_more_than_the_cluster_has_is_refused(ray_cluster: RayCluster, tmp_path:
         begin("digits", spec, digits_pin(tmp_path), ray_workforce(), as_of=None, fresh=False, watch=lambda _progress: None)
 
 
+@pytest.mark.proof
 def test_killed_at_random_it_publishes_what_an_undisturbed_run_does(ray_cluster: RayCluster, tmp_path: Path) -> None:
     from consumers.batch.score.pool import ray_workforce
 
@@ -129,6 +130,7 @@ def test_killed_at_random_it_publishes_what_an_undisturbed_run_does(ray_cluster:
     assert len(list((tmp_path / "out").iterdir())) == len(manifest.files)
 
 
+@pytest.mark.proof
 def test_a_killed_worker_costs_nothing_but_time(ray_cluster: RayCluster, tmp_path: Path) -> None:
     pin = digits_pin(tmp_path)
     total = write_dataset(tmp_path / "in", files=30)

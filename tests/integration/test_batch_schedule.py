@@ -58,6 +58,7 @@ def fires() -> list[tuple[str, str]]:
     return [(fire.state, fire.reason) for fire in shown.fires]
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(600)
 def test_a_missed_fire_runs_once_though_the_controller_is_killed(settings: Settings, tmp_path: Path) -> None:
     pin = digits_pin(tmp_path)

@@ -109,7 +109,7 @@ def test_a_scalar_input_becomes_a_constant_of_the_version(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("shape", "says"),
     [
-        ([2, "n", 3], r"state \[2, n, 3\] has its rows along axis 1"),
+        ([2, "n", "m"], r"state \[2, n, m\] has its rows along axis 1"),
         ([2, 3], "first axis of 2, which is no batch"),
         ([1, 3], "fixed batch of 1"),
     ],

@@ -1,4 +1,4 @@
-"""Fitted estimators over tables: scikit-learn, XGBoost, LightGBM, each equal to its own library's answers."""
+"""Fitted estimators over tables: scikit-learn, XGBoost, LightGBM, CatBoost, each equal to its own library's answers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import catboost
 import joblib
 import lightgbm
 import numpy as np
@@ -25,6 +26,9 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from cluster.errors import BadInput
 from deployments.builder.report import IMPORTED
 from tests.support.builds import answer, refused, run
+
+# Files of its own beside the test, and a line a tree, are not wanted.
+CATBOOST = {"verbose": 0, "allow_writing_files": False, "thread_count": 1}
 
 pytestmark = pytest.mark.usefixtures("builds_here")
 
@@ -86,6 +90,17 @@ def test_a_pipeline_with_text_columns_answers_as_scikit_learn(tmp_path: Path) ->
     assert "BYTES" in error.remedy
 
 
+def test_a_bare_estimator_takes_columns_with_any_names(tmp_path: Path) -> None:
+    iris = load_iris(as_frame=True)
+    table = iris.data
+    estimator = LogisticRegression(max_iter=500).fit(table, iris.target)
+    skops.io.dump(estimator, tmp_path / "m.skops")
+    inputs = columns(*reversed(table.columns), datatype="FP64")
+    built = run(tmp_path, {"source": {"sklearn": "m.skops"}, "inputs": inputs, "optimise": False})
+    found = answer(built, **{name: table[[name]].to_numpy() for name in table})
+    np.testing.assert_allclose(found["probabilities"], estimator.predict_proba(table), atol=1e-6)
+
+
 def test_a_pickle_is_read_only_where_the_document_says_so(tmp_path: Path) -> None:
     iris = load_iris()
     forest = RandomForestClassifier(20, random_state=0).fit(iris.data, iris.target)
@@ -123,7 +138,7 @@ def test_a_forest_needs_no_pickle_and_a_function_is_refused(tmp_path: Path) -> N
         run(tmp_path, {"source": {"sklearn": "called.skops"}})
 
 
-@pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
+@pytest.mark.parametrize("library", ["xgboost", "lightgbm", "catboost"])
 @pytest.mark.parametrize("kind", ["binary", "classes", "number"])
 def test_boosted_trees_answer_as_their_library(tmp_path: Path, library: str, kind: str) -> None:
     data = {"binary": load_breast_cancer, "classes": load_iris, "number": load_diabetes}[kind]()
@@ -142,6 +157,7 @@ def test_boosted_trees_answer_as_their_library(tmp_path: Path, library: str, kin
         assert found["label"].tolist() == expected.argmax(axis=1).tolist()
     assert built.report.source["differ"]["other"] == 0
     assert built.report.source["differ"]["at_thresholds"] > 10
+    assert built.report.source["differ"]["other_at_thresholds"] == 0
 
 
 def fit(library: str, kind: str, x: np.ndarray, y: np.ndarray, folder: Path) -> tuple[str, np.ndarray]:
@@ -152,8 +168,14 @@ def fit(library: str, kind: str, x: np.ndarray, y: np.ndarray, folder: Path) -> 
         booster = xgboost.train({"objective": objective, "max_depth": 3, **more}, xgboost.DMatrix(x, label=y), 8)
         booster.save_model(folder / "m.ubj")
         return "m.ubj", booster.predict(xgboost.DMatrix(x))
+    if library == "catboost":
+        made = catboost.CatBoostRegressor if kind == "number" else catboost.CatBoostClassifier
+        fitted = made(iterations=8, depth=3, **CATBOOST).fit(x, y)
+        fitted.save_model(folder / "m.cbm")
+        answers = fitted.predict(x) if kind == "number" else fitted.predict_proba(x)
+        return "m.cbm", answers[:, 1] if kind == "binary" else answers
     objective = {"binary": "binary", "classes": "multiclass", "number": "regression"}[kind]
-    model = lightgbm.train({"objective": objective, "verbose": -1, **more}, lightgbm.Dataset(x, label=y), 8)
+    model = lightgbm.train({"objective": objective, "verbose": -1, **more}, lightgbm.Dataset(x, label=y), 30)
     model.save_model(folder / "m.txt")
     return "m.txt", np.asarray(model.predict(x))
 

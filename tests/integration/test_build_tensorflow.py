@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from deployments.builder.pipeline import Built, build
 from deployments.builder.spec import BuildSpec
 from deployments.engines.load import load_engine
 
-pytest.importorskip("tensorflow", reason="needs the extra tensorflow: `make tensorflow`")
+tf = pytest.importorskip("tensorflow", reason="needs the extra tensorflow: `make tensorflow`")
 FOLDER = Path(__file__).parent.parent / "fixtures" / "tensorflow"
 
 
@@ -42,3 +43,35 @@ def test_a_truncated_saved_model_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadInput, match="no whole SavedModel"):
         run(folder.parent, tmp_path / "root")
     assert not (tmp_path / "root" / "artifacts").exists()
+
+
+def column(name: str) -> dict[str, Any]:
+    return {"name": name, "datatype": "FP32", "shape": [-1, 1]}
+
+
+def test_inputs_and_outputs_of_a_saved_model_are_bound_by_name(tmp_path: Path) -> None:
+    class Left(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 1], name=name) for name in ("income", "debt")])
+        def answer(self, income: Any, debt: Any) -> dict[str, Any]:
+            return {"scores": tf.concat([income, debt, debt], axis=1), "amount": income - debt}
+
+    module = Left()
+    tf.saved_model.save(module, str(tmp_path / "left"), signatures={"serving_default": module.answer})
+    section = {
+        "source": {"saved_model": "left"},
+        "inputs": [column("debt"), column("income")],
+        "outputs": ["amount", "scores"],
+        "optimise": False,
+    }
+    spec = BuildSpec.model_validate(section)
+    built = build(spec, model="m", base=tmp_path, root=tmp_path / "artifacts", log=tmp_path / "log", progress=lambda _: None)
+    assert built.artifact is not None
+    assert (built.report.source["inputs"], built.report.source["outputs"]) == ("by name", "by name")
+    engine = load_engine(Path(built.artifact.uri))
+    assert [one.name for one in engine.signature.outputs] == ["amount", "scores"]
+    found = engine.score({"income": np.array([[100]], np.float32), "debt": np.array([[30]], np.float32)})
+    assert found["amount"].tolist() == [[70.0]]
+    assert found["scores"].tolist() == [[100.0, 30.0, 30.0]]
+    wrong = BuildSpec.model_validate(section | {"inputs": [column("owed"), column("income")]})
+    with pytest.raises(BadInput, match="no input owed; its inputs are debt, income"):
+        build(wrong, model="m", base=tmp_path, root=tmp_path / "none", log=tmp_path / "log", progress=lambda _: None)

@@ -39,7 +39,7 @@ AT_THE_DOOR = ("it is ending", "failed to connect", NOBODY.decode())
 # What arrives as grpc.aio stops, it says is cancelled; HAProxy, where it is the front, says nothing of the kind.
 NOT_TAKEN = {grpc.StatusCode.UNAVAILABLE} | ({grpc.StatusCode.CANCELLED} if usable_haproxy() is None else set())
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(900)]
 
 
 class End(Enum):

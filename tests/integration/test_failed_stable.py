@@ -15,7 +15,7 @@ from tests.support.live import running
 from tests.support.models import mlp_artifact
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
 MODEL = "comes-back"
 APP = f"{MODEL}--v1"
 SERVING: dict[str, Any] = {"resources": {"cpus": 0.1}, "scaling": {"min": 1, "max": 1}}

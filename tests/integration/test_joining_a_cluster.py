@@ -35,6 +35,7 @@ def neighbour(ray_cluster: RayCluster) -> Iterator[str]:
     serve.delete(name)
 
 
+@pytest.mark.proof
 def test_up_joins_a_running_cluster_and_down_leaves_it_as_it_was(ray_cluster: RayCluster, neighbour: str, tmp_path: Path) -> None:
     def headrace(*words: str, home: str = "home") -> subprocess.CompletedProcess[str]:
         store = {"HEADRACE_STORE_URL": f"sqlite:///{tmp_path}/home/store.db"}  # which the controller keeps, whoever asks

@@ -16,7 +16,7 @@ from tests.integration.test_up_and_down import Machine
 from tests.support.live import Service
 from tests.support.models import mlp_artifact
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(900)]
 MODEL = "digits"
 SERVING: dict[str, Any] = {"resources": {"cpus": 0.1}, "scaling": {"mode": "manual", "replicas": 1}}
 PLAN: dict[str, Any] = {"steps": [{"weight": 10, "bake_s": 86_400}, {"weight": 100}], "deadline_s": 86_400}

@@ -17,7 +17,7 @@ from headrace.local.run_state import RAYLET
 from tests.support.machine import Machine
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(900)]
 
 
 def titled(machine: Machine, title: str) -> psutil.Process:

@@ -122,8 +122,8 @@ def slow(folder: Path, model: str) -> Artifact:
         (wrong_artifact, SHADOWED, "disagreement: candidate"),
         (broken_artifact, PLAN, "model.onnx is damaged"),
         # Seen in the answers or in the replicas' state, whichever is first.
-        (crashing_artifact, PLAN, "candidate"),
-        (leaking_artifact, LONG, "candidate"),
+        pytest.param(crashing_artifact, PLAN, "candidate", marks=pytest.mark.proof),
+        pytest.param(leaking_artifact, LONG, "candidate", marks=pytest.mark.proof),
     ],
     ids=["fails some inputs", "is slow", "answers wrongly", "fails to load", "crashes its process", "leaks until it is killed"],
 )
@@ -154,6 +154,7 @@ def test_the_controller_is_killed_in_the_middle(service: Service, load: Load, fo
     assert controller_process().pid != killed.pid
 
 
+@pytest.mark.proof
 def test_a_candidate_whose_only_replica_is_killed_is_promoted_in_the_end(
     service: Service, load: Load, folder: Path, ray_cluster: RayCluster
 ) -> None:

@@ -19,7 +19,7 @@ from tests.conftest import RayCluster
 from tests.support.live import Service, controller_process, running
 from tests.support.models import mlp_artifact
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
 MODEL = "by-hand"
 APP = f"{MODEL}--v1"
 SERVING: dict[str, Any] = {"resources": {"cpus": 0.1}, "scaling": {"mode": "manual", "replicas": 1}}
@@ -61,11 +61,11 @@ def is_at(replicas: int) -> Callable[[AppView], bool]:
 
 def by_dashboard(cluster: RayCluster, replicas: int) -> None:
     address = f"{cluster.dashboard_url}/api/v1/applications/{APP}/deployments/{DEPLOYMENT}/scale"
-    httpx.post(address, json={"target_num_replicas": replicas}, timeout=60).raise_for_status()
+    httpx.post(address, json={"target_num_replicas": replicas}, headers=cluster.headers, timeout=60).raise_for_status()
 
 
 def dashboard_target(cluster: RayCluster) -> int:
-    answer = httpx.get(f"{cluster.dashboard_url}/api/serve/applications/", timeout=60).json()
+    answer = httpx.get(f"{cluster.dashboard_url}/api/serve/applications/", headers=cluster.headers, timeout=60).json()
     return int(answer["applications"][APP]["deployments"][DEPLOYMENT]["target_num_replicas"])
 
 

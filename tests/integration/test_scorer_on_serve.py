@@ -295,7 +295,7 @@ async def test_a_version_without_an_app_is_no_capacity_in_time(ray_cluster: RayC
 def test_scales_by_hand_in_both_ways(fleet: ServeFleet, ray_cluster: RayCluster) -> None:
     app = f"{MODEL}--v2"
     address = f"{ray_cluster.dashboard_url}/api/v1/applications/{app}/deployments/{DEPLOYMENT}/scale"
-    answer = httpx.post(address, json={"target_num_replicas": 2}, timeout=30)
+    answer = httpx.post(address, json={"target_num_replicas": 2}, headers=ray_cluster.headers, timeout=30)
     assert answer.status_code == 200, answer.text
     seen = await_state(fleet, wants(app, 2))
     assert seen[app].status is AppStatus.READY

@@ -254,6 +254,7 @@ def fires(running: Running, batch: dict[str, str]) -> list[str]:
     return [fire["state"] for fire in running.ask("feed.show", **batch)["schedule"]["fires"]]
 
 
+@pytest.mark.proof
 def test_a_stream_whose_broker_is_away_says_so_and_not_its_password(ray_cluster: RayCluster, tmp_path: Path) -> None:
     streams = ServeStreams("127.0.0.1:1")
     secret = tmp_path / "secret"

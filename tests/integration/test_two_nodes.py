@@ -36,7 +36,7 @@ from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
 from tests.support.routing import target
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.proof, pytest.mark.anyio, pytest.mark.timeout(300)]
 MODEL = "on-two-nodes"
 SERVING = Serving(resources=Resources(cpus=0.1), scaling=Scaling(mode=ScalingMode.MANUAL, replicas=2))
 LIMIT_S = 120.0

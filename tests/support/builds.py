@@ -18,7 +18,8 @@ from deployments.engines.datatypes import Array
 from deployments.engines.load import load_engine
 
 
-def _here(step: str, job: Mapping[str, Any], **_: Any) -> dict[str, Any]:
+def here(step: str, job: Mapping[str, Any], **_: Any) -> dict[str, Any]:
+    """A worker's step, in this process; what would be measured is made up."""
     if step == "evaluation.measure":
         speed = {str(batch): {"rows_per_s": 1.0, "p50_ms": 1.0, "p99_ms": 1.0, "speedup": 1.0} for batch in (1, 64, 1024)}
         return {
@@ -36,8 +37,9 @@ def builds_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     modules = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("KERAS_BACKEND", "torch")  # read when keras is first imported
-    monkeypatch.setattr("deployments.builder.sources.importing.run_worker", _here)
-    monkeypatch.setattr("deployments.builder.steps.variants.run_worker", _here)
+    monkeypatch.setattr("deployments.builder.sources.importing.run_worker", here)
+    monkeypatch.setattr("deployments.builder.steps.variants.run_worker", here)
+    monkeypatch.setattr("deployments.builder.sources.mlflow_models.resolve.run_worker", here)
     yield
     for name in set(sys.modules) - modules:
         if name.startswith("user_"):  # the modules that tests write for their classes

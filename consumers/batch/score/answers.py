@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.errors import BadInput
-from cluster.signature import Signature
+from cluster.signature import Datatype, Signature
 from consumers.batch.spec import BatchOutput, ColumnSource, OutputColumn
 from deployments.engines.datatypes import Array
 
@@ -31,6 +31,12 @@ def output_columns(output: BatchOutput, signature: Signature) -> dict[str, Outpu
                 f"the model has no output {column.output!r}; it has {', '.join(o.name for o in signature.outputs)}",
                 where=f"spec.output.columns.{name}",
                 remedy="name an output, argmax(OUTPUT), max(OUTPUT), version() or model()",
+            )
+        if column.source is not ColumnSource.OUTPUT and spec.datatype is Datatype.BYTES:
+            raise BadInput(
+                f"{column.source}({column.output}) needs numbers, and {column.output} is text",
+                where=f"spec.output.columns.{name}",
+                remedy="write the output as it is",
             )
         if column.source is not ColumnSource.OUTPUT and len(spec.shape) < 2:
             raise BadInput(
@@ -62,7 +68,7 @@ def to_columns(
 
 
 def _arrow(values: Array) -> pa.Array:
-    """One value a row, or a fixed-size list where a row holds several."""
+    """One value a row, or a fixed-size list where a row holds several. Text is strings: engines give UTF-8 only."""
     width = math.prod(values.shape[1:])
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1), type=pa.binary() if values.dtype == np.object_ else None)
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1), type=pa.string() if values.dtype == np.object_ else None)
     return flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)

@@ -55,7 +55,7 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
     """Job: file, custom (layer classes), code, inputs (those of the file where empty), outputs, evaluate, task, target and
     expected (files to write)."""
     model = load(Path(job["file"]), custom_layers(job["custom"], job["code"]))
-    own = [_spec(item, job["file"]) for item in model.inputs]
+    own = [input_spec(item, job["file"]) for item in model.inputs]
     listed = {spec.name: spec for spec in read_inputs(job)}
     binding = bind(list(listed), [spec.name for spec in own], what="inputs")
     renamed = [spec.model_copy(update={"name": binding.names[spec.name]}) for spec in own]
@@ -151,7 +151,8 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
     return [found for item in value for found in _dicts(item)] if isinstance(value, list) else []
 
 
-def _spec(tensor: Any, file: str) -> TensorSpec:
+def input_spec(tensor: Any, file: str) -> TensorSpec:
+    """A Keras model's input as it stands in a signature. Raises BadInput."""
     datatype = DATATYPES.get(str(tensor.dtype))
     if datatype is None:
         raise BadInput(f"input {tensor.name} is {tensor.dtype}", where=file, remedy="use the saved_model source")

@@ -1,4 +1,5 @@
-"""Worker: a PyTorch state_dict with its class -> model.onnx and the network's own answers. The only way in for user code."""
+"""Worker: a PyTorch state_dict with its class, or a whole pickled network where the document allows it -> model.onnx and the
+network's own answers. The only way in for user code."""
 
 from __future__ import annotations
 
@@ -36,26 +37,32 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
     (files to write)."""
     inputs = read_inputs(job)
     file = Path(job["file"])
-    module = make_module(job["class"], job["args"], Path(job["code"]))
-    fill(module, read_weights(file, job["state_dict_key"]), file, job["class"])
+    where = job["class"] or str(file)
+    if job["class"]:
+        module = make_module(job["class"], job["args"], Path(job["code"]))
+        fill(module, read_weights(file, job["state_dict_key"]), file, job["class"])
+    else:
+        module = unpickled(file, Path(job["code"]))
+    module.eval()  # as it is served: in training nn.Dropout draws, and nn.BatchNorm takes its means over the batch
     bound, inputs_how = bind_forward(module, inputs, job["constants"])
     rows = rows_to_check(job["evaluate"], inputs)
     feed = [torch.from_numpy(rows[spec.name]) for spec in inputs]
-    names, outputs_how = select_outputs(bound, feed, job["outputs"], job["class"])
+    names, outputs_how = select_outputs(bound, feed, job["outputs"], where)
     told: dict[str, Any] = {
         "framework": f"torch {torch.__version__}",
+        **({} if job["class"] else {"pickle": "allowed by the document"}),
         "parameters": sum(item.numel() for item in module.parameters()),
         "inputs": inputs_how,
         "outputs": outputs_how,
-        **own_answers(bound, {spec.name: rows[spec.name] for spec in inputs}, names, job, job["class"]),
+        **own_answers(bound, {spec.name: rows[spec.name] for spec in inputs}, names, job, where),
     }
-    with blamed(told, job["class"]):
+    with blamed(told, where):
         if job["engine"] == "torch":
-            export_program(bound, feed, inputs, Path(job["target"]), where=job["class"])
-            few = answers(bound, [tensor[:2] for tensor in feed], where=job["class"])
-            told["signature"] = signature_json(inputs, dict(zip(names, few, strict=True)), job["class"])
+            export_program(bound, feed, inputs, Path(job["target"]), where=where)
+            few = answers(bound, [tensor[:2] for tensor in feed], where=where)
+            told["signature"] = signature_json(inputs, dict(zip(names, few, strict=True)), where)
         else:
-            export(bound, feed, inputs, names, Path(job["target"]), where=job["class"])
+            export(bound, feed, inputs, names, Path(job["target"]), where=where)
     return told
 
 
@@ -86,6 +93,29 @@ def make_module(reference: str, args: Mapping[str, Any], code: Path) -> torch.nn
     if not isinstance(module, torch.nn.Module):
         raise BadInput(f"{reference} makes a {type(module).__name__}", where=str(code), remedy="name a torch.nn.Module")
     return module
+
+
+def unpickled(file: Path, code: Path) -> torch.nn.Module:
+    """A whole network, which the document says may run code as it is read; its classes may lie in `code`. Raises BadInput."""
+    sys.path.insert(0, str(code))
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=False)
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            f"needs the module {error.name}", where=str(file), remedy="set code to its folder, or install its package"
+        ) from error
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise BadInput(f"can't be read: {first}", where=str(file), remedy="save it again with torch.save(model, path)") from error
+    if isinstance(found, torch.jit.ScriptModule):
+        raise BadInput(
+            "is TorchScript, which torch's exporter does not take",
+            where=str(file),
+            remedy="save it with torch.export.save and name source: pt2, or export it to ONNX where it was trained",
+        )
+    if not isinstance(found, torch.nn.Module):
+        raise BadInput(f"holds a {type(found).__name__}, no network", where=str(file), remedy=REMEDY + ", and name its class")
+    return found.eval()
 
 
 def read_weights(file: Path, key: str | None = None) -> dict[str, torch.Tensor]:

@@ -27,9 +27,9 @@ from deployments.engines.port import Engine
 ENVIRONMENT = {"KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "2"}
 # Which of Headrace's extras each kind of source needs.
 EXTRAS = {"pytorch": "torch", "pt2": "torch", "keras": "keras", "saved_model": "tensorflow", "onnx": "torch"}
-# Fitted estimators, whose workers are in a room and an extra of their own.
-TABLES = ("sklearn", "xgboost", "lightgbm")
-EXTRAS |= dict.fromkeys(TABLES, "sklearn")
+# Fitted estimators, whose workers are in a room of their own.
+TABLES = {"sklearn": "sklearn", "xgboost": "sklearn", "lightgbm": "sklearn", "catboost": "catboost"}
+EXTRAS |= TABLES
 Progress = Callable[[str], None]
 
 
@@ -65,6 +65,8 @@ def import_source(spec: BuildSpec, base: Path, work: Path, log: Path, progress: 
     for what in ("inputs", "outputs"):
         if told.get(what) == IN_ORDER:
             progress(f"{what} are taken {IN_ORDER}")
+    if told.get("row_by_row"):
+        progress("rows are scored one after the other: the file takes one at a time")
     _refuse_unsteady(Neighbours.model_validate(told["neighbours"]), file, spec)
     signature = (
         Signature.model_validate(told.pop("signature"))
@@ -110,8 +112,9 @@ def _job(spec: BuildSpec, base: Path, file: Path, target: Path, expected: Path) 
         source = spec.source.pytorch
         job |= {"class": source.class_, "args": source.args, "state_dict_key": source.state_dict_key}
         job |= {"code": str((base / source.code).resolve())}
-    if spec.source.sklearn:
-        job |= {"allow_pickle": spec.source.sklearn.allow_pickle}
+    estimator = spec.source.sklearn or spec.source.lightgbm
+    if estimator:
+        job |= {"allow_pickle": estimator.allow_pickle}
     if spec.source.keras:
         job |= {"custom": list(spec.source.keras.custom), "code": str((base / spec.source.keras.code).resolve())}
     return job
@@ -147,7 +150,9 @@ def _parity(engine: Engine, rows: LabelledRows, expected: Path, file: Path, fixe
     except EngineFailure as error:
         if fixed is not None:
             raise BadInput(
-                f"works with {fixed} rows only", where=str(file), remedy="export it with a first axis that is free, one row each"
+                f"works with {fixed} {'row' if fixed == 1 else 'rows'} at a time only",
+                where=str(file),
+                remedy="export it with a first axis that is free, one row each",
             ) from error
         raise BadInput(
             f"the imported model fails on the rows: {error.what}", where=str(file), remedy="check the export"

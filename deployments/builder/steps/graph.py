@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +53,24 @@ def read_signature(
     )
 
 
-def input_specs(session: ort.InferenceSession, declared: Sequence[InputSpec], file: Path) -> tuple[TensorSpec, ...]:
-    """What a file takes; axes that it leaves free are as `declared`. Raises BadInput."""
-    found = tuple(_input(item, session.get_inputs(), file) for item in session.get_inputs())
+@dataclass(frozen=True, slots=True)
+class _Turned:
+    """An input of a graph as it would be with its rows along the first axis."""
+
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
+def input_specs(
+    session: ort.InferenceSession, declared: Sequence[InputSpec], file: Path, axes: Mapping[str, int | None] | None = None
+) -> tuple[TensorSpec, ...]:
+    """What a file takes; axes that it leaves free are as `declared`. `axes` are those that rows lie along, where not the first.
+
+    Raises BadInput.
+    """
+    items = [_rows_first(item, (axes or {}).get(item.name) or 0) for item in session.get_inputs()]
+    found = tuple(_input(item, items, file) for item in items)
     check_inputs(declared, found, "inputs")
     return tuple(_narrowed(spec, declared) for spec in found)
 
@@ -92,6 +108,13 @@ def why_refused(error: str) -> tuple[str, str]:
         )
     first = error.strip().split("\n", 1)[0]
     return f"onnxruntime refuses it: {first}", "check that the file is whole"
+
+
+def _rows_first(item: ort.NodeArg, axis: int) -> ort.NodeArg | _Turned:
+    if not axis:
+        return item
+    others = [one for place, one in enumerate(item.shape) if place != axis]
+    return _Turned(item.name, item.type, [item.shape[axis], *others])
 
 
 def _narrowed(spec: TensorSpec, declared: Sequence[InputSpec]) -> TensorSpec:

@@ -40,7 +40,9 @@ def main(folder: Path) -> int:
         sys.stdout.buffer.write(said)
         return 0 if said == b"" else 1
     os.close(told)
-    os.setsid()
+    # A process group of its own: what ends the group of its starter passes it by. Not a session: Linux shares a processor out
+    # between sessions first (autogroup), and HAProxy in one of its own would break in on the gateway for each single request.
+    os.setpgid(0, 0)
     try:
         lock = try_lock(folder / KEEPER_LOCK)
         if lock is None:

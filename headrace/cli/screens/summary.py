@@ -45,7 +45,9 @@ def _of_the_house(seen: Overview, now_s: float) -> Iterator[str]:
             yield f"the door at {door.http} is closed"
         elif door.gateways == 0:
             yield f"no gateway is up behind the door at {door.http}"
-    if seen.addresses.dashboard and seen.nodes is None:
+    if seen.token_refused:
+        yield f"the Ray dashboard at {seen.addresses.dashboard} refuses the token: set RAY_AUTH_TOKEN_PATH to the cluster's"
+    elif seen.addresses.dashboard and seen.nodes is None:
         yield f"the Ray dashboard at {seen.addresses.dashboard} does not answer"
     for node in seen.nodes or ():
         if node.state != "alive":

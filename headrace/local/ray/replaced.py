@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict
 
+from headrace.local.ray.dashboard import DashboardAsker
+
 REPLICA = "ServeReplica:"
 LONGEST = 200
-ASK_S = 5.0
 # What Ray says of an actor that was ended on purpose: scaled down, retired, or found ill by Serve.
 ON_PURPOSE = ("ray.kill", "INTENDED")
 IN_OUR_WORDS = {
@@ -31,11 +32,10 @@ class ReplacedView(BaseModel):
     why: str
 
 
-def replaced(dashboard: str) -> tuple[ReplacedView, ...] | None:
+def replaced(dashboard: DashboardAsker) -> tuple[ReplacedView, ...] | None:
     """The newest last. None where the dashboard can't be asked: what is served does not depend on it."""
     try:
-        answer = httpx.get(f"{dashboard}/logical/actors", timeout=ASK_S, trust_env=False)
-        rows: Mapping[str, Any] = answer.raise_for_status().json()["data"]["actors"]
+        rows: Mapping[str, Any] = dashboard.get("/logical/actors")["data"]["actors"]
         return in_order(rows.values())
     except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
         return None

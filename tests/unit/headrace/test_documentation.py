@@ -37,6 +37,12 @@ def test_the_readme_shows_each_kind() -> None:
 DOCUMENTS = sorted([*(ROOT / "examples").glob("*/*.yaml"), *(ROOT / "examples").glob("*/project/*.yaml")])
 
 
+def test_the_published_models_documents_are_taken() -> None:
+    project = load_project([ROOT / "bench" / "models" / "models.yaml"])
+    assert len(project.models) >= 15
+    assert all(model.build is not None for model in project.models)
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_the_examples_documents_are_taken(path: Path) -> None:
     project = load_project([path])

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as s
 
+from headrace.local.options import UpOptions, not_taken_up
 from headrace.local.repairs.parts import COMES_BACK_WITHIN_S, HELPERS, Absences, Away, Backoff, RunPart, plan
 
 SOME = s.lists(s.sampled_from(RunPart), unique=True)
@@ -68,3 +69,12 @@ def test_what_lasts_begins_anew_and_what_ends_at_once_does_not() -> None:
     backoff = Backoff().tried(0.0).tried(1.0)
     assert backoff.well(backoff.next_s + 59) == backoff
     assert backoff.well(backoff.next_s + 60) == Backoff()
+
+
+def test_what_runs_keeps_its_options_and_says_which_it_has_not_taken_up() -> None:
+    runs = UpOptions(http_port=8001, broker=True)
+    assert not_taken_up(UpOptions(), runs) == ()  # nothing was asked
+    assert not_taken_up(runs, runs) == ()
+    wanted = UpOptions(http_port=8001, gateways=2, most_gateways=4, hosts=("a",), num_cpus=3)
+    assert not_taken_up(wanted, runs) == ("--allow-host", "--gateways", "--num-cpus")
+    assert not_taken_up(wanted, None) == ()

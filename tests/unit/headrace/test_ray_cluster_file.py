@@ -38,3 +38,12 @@ def test_it_has_a_head_cpu_workers_and_gpu_workers_within_bounds() -> None:
 
 def test_nothing_listens_for_the_dashboard_beyond_loopback() -> None:
     assert "--dashboard-host=127.0.0.1" in " ".join(read()["head_start_ray_commands"])
+
+
+def test_ray_takes_nothing_without_the_token_that_every_machine_gets() -> None:
+    config = read()
+    assert "~/.ray/auth_token" in config["file_mounts"]
+    started = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+    begun = [command for command in started if "ray start" in command or "headrace up" in command]
+    assert len(begun) == 3
+    assert all("RAY_AUTH_MODE=token" in command for command in begun)

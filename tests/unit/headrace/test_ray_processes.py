@@ -18,6 +18,7 @@ from headrace.local.ray.processes import role_of, start_again
 from headrace.local.repairs.look import look
 from headrace.local.repairs.parts import RunPart
 from headrace.local.run_state import GCS, RAY, RAYLET, Addresses, Phase, RunState, StartedProcess, load_run, save_run, started
+from tests.support.waiting import until
 
 RUN_ID = uuid.uuid4().hex  # a run of the same id elsewhere would end these
 SLEEP = (sys.executable, "-c", "import time; time.sleep(120)")
@@ -53,6 +54,7 @@ def home(tmp_path: Path) -> Home:
 
 def test_one_that_ended_is_started_again_in_the_environment_of_the_gcs(tmp_path: Path) -> None:
     with subprocess.Popen(SLEEP, env={**os.environ, "HEADRACE_RUN_ID": RUN_ID}) as gcs:
+        until(lambda: bool(psutil.Process(gcs.pid).environ()), 10.0, every_s=0.01)  # Linux shows it a moment after the start
         ended = ENDED.model_copy(update={"role": RunPart.CLIENT_SERVER, "command": SLEEP})
         again = start_again(home(tmp_path), run(started(GCS, gcs.pid), ended), RunPart.CLIENT_SERVER)
         process = again.find()

@@ -27,6 +27,7 @@ from headrace.local.run_state import (
     save_run,
     started,
 )
+from tests.support.waiting import until
 
 RUN_ID = uuid.uuid4().hex  # other tests and other runs of them look at the same processes
 SLEEP = [sys.executable, "-c", "import time; time.sleep(120)"]
@@ -36,6 +37,8 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(120)"]
 def sleeper(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     environment = {**os.environ, RUN_VARIABLE: RUN_ID}
     process = subprocess.Popen(SLEEP, env=environment, cwd=tmp_path, start_new_session=True)
+    # Linux shows a process's environment a moment after its start.
+    until(lambda: bool(psutil.Process(process.pid).environ()), 10.0, every_s=0.01)
     yield process
     process.kill()
     process.wait()

@@ -47,6 +47,10 @@ def test_nothing_is_wrong_where_all_is_well() -> None:
     [
         ({"tick_s": NOW_S - 60}, "the controller has not looked for 60 s"),
         ({"nodes": None}, "the Ray dashboard at http://d does not answer"),
+        (
+            {"nodes": None, "token_refused": True},
+            "the Ray dashboard at http://d refuses the token: set RAY_AUTH_TOKEN_PATH to the cluster's",
+        ),
         ({"doors": (DoorView(http="h:1", grpc=None, is_open=False, gateways=0),)}, "the door at h:1 is closed"),
         ({"doors": (DoorView(http="h:1", grpc=None, is_open=True, gateways=0),)}, "no gateway is up behind the door at h:1"),
         ({"models": (model(replicas=1, message="out of memory"),)}, "digits--v1: 1 of 2 replicas: out of memory"),

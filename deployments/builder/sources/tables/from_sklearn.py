@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
+import onnx
 import pandas as pd
 import sklearn
 from skl2onnx import to_onnx
@@ -27,6 +28,8 @@ from deployments.builder.sources.binding import BY_NAME, bind
 from deployments.builder.sources.rows import read_inputs
 from deployments.builder.sources.tables import tabular
 from deployments.builder.sources.tables.sandbox import enclose
+from deployments.builder.sources.tables.skops_file import read_skops
+from deployments.builder.steps.renaming import rename
 from deployments.builder.worker import serve
 from deployments.engines.datatypes import Array
 
@@ -51,18 +54,8 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
     if not hasattr(estimator, "predict"):
         raise BadInput(f"{type(estimator).__name__} has no predict", where=str(file), remedy="give a classifier or a regressor")
     inputs, how = _inputs(estimator, job)
-    kinds = [(spec.name, TYPES[spec.datatype]([None, *spec.shape[1:]])) for spec in inputs]
     classifies = hasattr(estimator, "predict_proba")
-    options = {id(estimator): {"zipmap": False}} if classifies else None
-    try:
-        model = to_onnx(estimator, initial_types=kinds, options=options, target_opset=OPSET)
-    except FAULTS as error:
-        raise tabular.needs(file, error, "replace that step, or export it to ONNX yourself and name source: onnx") from error
-    missing = [spec.name for spec in inputs if spec.name not in [item.name for item in model.graph.input]]
-    if missing:
-        raise BadInput(
-            f"the converter renamed {', '.join(missing)}", where="inputs", remedy="use letters, digits and underscores"
-        )
+    model = _converted(estimator, inputs, classifies, file)
 
     def score(rows: Mapping[str, Array]) -> Mapping[str, Array]:
         table = _table(inputs, rows)
@@ -76,10 +69,50 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
     return tabular.finish(fitted, inputs, how, job)
 
 
+def _converted(estimator: Any, inputs: tuple[TensorSpec, ...], classifies: bool, file: Path) -> onnx.ModelProto:
+    """The graph over the inputs. Columns that are alike are also tried as one matrix, which is all that a bare estimator reads.
+
+    Raises BadInput.
+    """
+
+    def convert(kinds: Sequence[tuple[str, Any]]) -> onnx.ModelProto:
+        options = {id(estimator): {"zipmap": False}} if classifies else None
+        found: onnx.ModelProto = to_onnx(estimator, initial_types=list(kinds), options=options, target_opset=OPSET)
+        return found
+
+    try:
+        model = convert([(spec.name, TYPES[spec.datatype]([None, *spec.shape[1:]])) for spec in inputs])
+    except FAULTS as error:
+        fault = tabular.needs(file, error, "replace that step, or export it to ONNX yourself and name source: onnx")
+        if len(inputs) == 1 or {spec.datatype for spec in inputs} not in ({Datatype.FP32}, {Datatype.FP64}):
+            raise fault from error
+        try:
+            model = convert([(tabular.MATRIX, TYPES[inputs[0].datatype]([None, len(inputs)]))])
+        except FAULTS:
+            raise fault from error
+        tabular.merge_columns(model, tabular.Columns(inputs, len(inputs), BY_NAME))
+    _name_back(model, inputs)
+    return model
+
+
+def _name_back(model: onnx.ModelProto, inputs: Sequence[TensorSpec]) -> None:
+    """The converter makes identifiers of columns like `sepal length (cm)`, in the same order. Raises BadInput."""
+    given = [item.name for item in model.graph.input]
+    wanted = [spec.name for spec in inputs]
+    renamed = [name for name in wanted if name not in given]
+    taken = {name for node in model.graph.node for name in (*node.input, *node.output)} - set(given)
+    if renamed and (len(given) != len(wanted) or taken & set(wanted)):
+        raise BadInput(
+            f"the converter renamed {', '.join(renamed)}", where="inputs", remedy="use letters, digits and underscores"
+        )
+    if renamed:
+        rename(model, dict(zip(given, wanted, strict=True)))
+
+
 def load(file: Path, allow_pickle: bool) -> tuple[Any, dict[str, Any]]:
     """The estimator, and what is told of how it was read. Raises BadInput where that would run code which nobody allowed."""
     if file.suffix == ".skops":
-        return _read_skops(file), {}
+        return read_skops(file, HARMLESS), {}
     if not allow_pickle:
         raise BadInput(
             "is a pickle, which runs code when it is read; it was not read",
@@ -96,24 +129,6 @@ def load(file: Path, allow_pickle: bool) -> tuple[Any, dict[str, Any]]:
             raise BadInput(f"can't be read: {error}", where=str(file), remedy="save it again with joblib.dump") from error
     other = [str(one.message).split(".", 1)[0] for one in caught if "version" in str(one.message)]
     return found, {"pickle": "allowed by the document", **({"warnings": other[:1]} if other else {})}
-
-
-def _read_skops(file: Path) -> Any:
-    # Only where it is wanted: pickles need no skops.
-    import skops.io
-
-    try:
-        asked = skops.io.get_untrusted_types(file=file)
-        unknown = sorted(name for name in asked if not name.startswith(HARMLESS))
-        if unknown:
-            raise BadInput(
-                f"holds {', '.join(unknown)}, which skops does not know to be safe",
-                where=str(file),
-                remedy="leave those out of the model, or save it with joblib and say allow_pickle: true",
-            )
-        return skops.io.load(file, trusted=asked)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"can't be read: {error}", where=str(file), remedy="save it again with skops.io.dump") from error
 
 
 def _inputs(estimator: Any, job: Mapping[str, Any]) -> tuple[tuple[TensorSpec, ...], str]:

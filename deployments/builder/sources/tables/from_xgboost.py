@@ -25,14 +25,7 @@ OPSET = 15
 def step(job: dict[str, Any]) -> dict[str, Any]:
     """Job: file, inputs, outputs, evaluate, task, target and expected (files to write)."""
     file = Path(job["file"])
-    booster = xgboost.Booster()
-    try:
-        booster.load_model(file)
-    except (xgboost.core.XGBoostError, ValueError) as error:
-        first = str(error).strip().split("\n", 1)[0]
-        raise BadInput(
-            f"is no XGBoost model: {first}", where=str(file), remedy="save it with booster.save_model('model.json') or .ubj"
-        ) from error
+    booster = load(file)
     found = tabular.columns(job, booster.num_features(), booster.feature_names or [], (Datatype.FP32,))
     booster.feature_names = None  # the converter knows f0, f1... only
     objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
@@ -61,6 +54,19 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
     thresholds = tuple((int(name.removeprefix("f")), value) for tree in trees for name, value in _splits(tree))
     fitted = tabular.Fitted(model, score, f"xgboost {xgboost.__version__}", thresholds)
     return tabular.finish(fitted, found.inputs, found.how, job)
+
+
+def load(file: Path) -> xgboost.Booster:
+    """Reads a JSON or UBJ file. Raises BadInput."""
+    booster = xgboost.Booster()
+    try:
+        booster.load_model(file)
+    except (xgboost.core.XGBoostError, ValueError) as error:
+        first = str(error).strip().split("\n", 1)[0]
+        raise BadInput(
+            f"is no XGBoost model: {first}", where=str(file), remedy="save it with booster.save_model('model.json') or .ubj"
+        ) from error
+    return booster
 
 
 def _splits(node: Mapping[str, Any]) -> list[tuple[str, float]]:

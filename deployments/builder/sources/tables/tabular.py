@@ -191,7 +191,8 @@ def _at_thresholds(
     many = np.repeat(base, 3 * len(tried), axis=0)
     for place, (feature, threshold) in enumerate(tried):
         value = np.asarray(threshold, dtype)
-        low, high = np.nextafter(value, np.asarray(-np.inf, dtype)), np.nextafter(value, np.asarray(np.inf, dtype))
+        with np.errstate(over="ignore"):  # one step beyond the largest number is infinity
+            low, high = np.nextafter(value, np.asarray(-np.inf, dtype)), np.nextafter(value, np.asarray(np.inf, dtype))
         many[3 * place : 3 * place + 3, feature] = [low, value, high]
     return {spec.name: many[:, i : i + 1] for i, spec in enumerate(inputs)} if split else {inputs[0].name: many}
 

@@ -11,6 +11,7 @@ LINE_MOST_BYTES = 4096  # of a chunk's size with its extensions, and of a traile
 PIECE_LEAST_BYTES = 16 << 10
 TRAILERS_MOST_BYTES = 16 << 10
 _CRLF = b"\r\n"
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 _SIZE_MOST_DIGITS = 15  # fits into 64 bits
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 
@@ -126,6 +127,23 @@ class ChunkedBody:
                 raise BadInput(f"its trailers have more than {TRAILERS_MOST_BYTES} bytes", where="request")
             return not text
         return False
+
+
+def whole_body(data: bytes, at: int, body_bytes: int | None) -> memoryview | None:
+    """The body that begins at `at`, where all of it is there and nothing behind it; else None, also where that is to be seen.
+
+    Of so many bytes, or in chunks: then in a single one, as HAProxy passes on what it has held whole. A short cut past Body.
+    """
+    if body_bytes is not None:
+        return memoryview(data)[at:] if len(data) - at == body_bytes else None
+    end = data.find(_CRLF, at, at + _SIZE_MOST_DIGITS + len(_CRLF))
+    digits = data[at:end]
+    if end <= at or not _HEX.issuperset(digits):
+        return None
+    begin, size = end + len(_CRLF), int(digits, 16)
+    if size == 0 or len(data) != begin + size + len(_LAST_CHUNK) or not data.endswith(_LAST_CHUNK):
+        return None
+    return memoryview(data)[begin : begin + size]
 
 
 def _size(text: bytes) -> int:

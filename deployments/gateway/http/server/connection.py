@@ -14,7 +14,7 @@ from typing import cast
 from cluster.errors import BadInput, NoCapacity
 from deployments.gateway.admission import Admission, Lease
 from deployments.gateway.http.asgi import TooSlow, head_too_large
-from deployments.gateway.http.server.body import Body, ChunkedBody, Pieces, SizedBody
+from deployments.gateway.http.server.body import Body, ChunkedBody, Pieces, SizedBody, whole_body
 from deployments.gateway.http.server.exchange import Exchange, Exchanges, WireAnswer
 from deployments.gateway.http.server.head import HEAD_END, RequestHead, parse_head
 
@@ -186,8 +186,9 @@ class _Connection(asyncio.Protocol):
         except BadInput as error:
             self._broken(error)
             return
-        if len(data) - end == head.body_bytes and exchange.refusal(head.body_bytes) is None:
-            self._answer(head, exchange, [memoryview(data)[end:]], head.body_bytes)
+        body = whole_body(data, end, head.body_bytes)
+        if body is not None and exchange.refusal(len(body)) is None:
+            self._answer(head, exchange, [body], len(body))
         else:
             self._begin_body(head, exchange, data[end:])
 

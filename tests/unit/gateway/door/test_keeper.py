@@ -316,7 +316,8 @@ def test_the_keeper_is_nobodys_child_and_holds_nothing_of_whoever_started_it() -
         gateway = door.start()
         keeper = door.keeper
         assert keeper.ppid() != gateway.process.pid
-        assert os.getsid(keeper.pid) == keeper.pid
+        assert os.getpgid(keeper.pid) == keeper.pid
+        assert os.getsid(keeper.pid) == os.getsid(gateway.process.pid)
         assert keeper.cwd() == "/"
         gateway.end()  # its standard output ends: nobody else holds it
         assert keeper.is_running()

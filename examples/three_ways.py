@@ -1,0 +1,181 @@
+"""One model by hand, as a team would: build, HTTP, stream, batch; then all answers are held against the model's own.
+
+`python -m examples.credit.demo` and `python -m examples.tumours.demo` call this.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import pandas as pd
+import pyarrow.dataset as ds
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+HEADRACE = Path(sys.executable).with_name("headrace")
+NEAR = 1e-5
+READ_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A folder with train.py and project/. `inputs` are the columns of events.parquet that make each input of the model,
+    `positive` is the place of the probability that events.parquet holds."""
+
+    folder: Path
+    name: str
+    inputs: Mapping[str, Sequence[str]]
+    positive: int
+
+    @property
+    def out(self) -> Path:
+        """Where everything is written."""
+        return self.folder / "out"
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Of all events, by id: labels [n] and the positive class's probabilities [n]."""
+
+    labels: list[Any]
+    probabilities: list[float]
+
+
+def run(example: Example) -> int:
+    """All steps. Returns 0 where every way gave the model's own answers."""
+    os.environ["HEADRACE_HOME"] = str(example.out / "home")
+    started_s = time.monotonic()
+    _end_earlier(example)
+    shutil.rmtree(example.out, ignore_errors=True)
+    project = example.folder / "project"
+    with _running(example) as addresses:
+        _headrace("build", str(project / "model.yaml"))
+        _headrace("apply", *(word for name in ("model", "stream", "batch") for word in ("-f", str(project / f"{name}.yaml"))))
+        events = pd.read_parquet(example.out / "events.parquet").sort_values("id")
+        found = {
+            "HTTP": by_http(example, addresses["http"], events),
+            "stream": by_stream(example, addresses["broker"], events),
+            "batch": by_batch(example),
+        }
+    own = Answers(events["label"].tolist(), events["probability"].tolist())
+    agreeing = [agree(way, answers, own) for way, answers in found.items()]
+    good = all(agreeing)
+    print(f"{'All three ways answer alike.' if good else 'The ways differ.'} {time.monotonic() - started_s:.0f} s.")
+    return 0 if good else 1
+
+
+def agree(way: str, found: Answers, own: Answers) -> bool:
+    """Prints and answers whether these are the model's own answers."""
+    labels = sum(mine == other for mine, other in zip(found.labels, own.labels, strict=True))
+    apart = float(np.abs(np.array(found.probabilities) - np.array(own.probabilities)).max())
+    print(f"{way:>6}: {labels} of {len(own.labels)} labels as the model's own; probabilities within {apart:.1e}")
+    return labels == len(own.labels) and apart <= NEAR
+
+
+def by_http(example: Example, url: str, events: pd.DataFrame) -> Answers:
+    """All events in one call, as JSON."""
+    inputs = []
+    for name, columns in example.inputs.items():
+        data = _values(events, columns)
+        kind = "FP32" if events[columns[0]].dtype.kind in "iuf" else "BYTES"
+        inputs.append({"name": name, "datatype": kind, "shape": [len(events), len(columns)], "data": data})
+    answer = httpx.post(f"{url}/v2/models/{example.name}/infer", json={"inputs": inputs}, timeout=60)
+    if answer.status_code != 200:
+        raise SystemExit(f"HTTP {answer.status_code}: {answer.text[:500]}")
+    outputs = {one["name"]: one["data"] for one in answer.json()["outputs"]}
+    return Answers(outputs["label"], np.array(outputs["probabilities"]).reshape(len(events), -1)[:, example.positive].tolist())
+
+
+def by_stream(example: Example, brokers: str, events: pd.DataFrame) -> Answers:
+    """Each event as a record with its id as key, and the answers by key."""
+    columns = {name: _values(events, columns) for name, columns in example.inputs.items()}
+    widths = {name: len(columns) for name, columns in example.inputs.items()}
+    producer = KafkaProducer(bootstrap_servers=brokers, linger_ms=20)
+    for place, key in enumerate(events["id"]):
+        value = {
+            name: data[place] if widths[name] == 1 else data[place * widths[name] : (place + 1) * widths[name]]
+            for name, data in columns.items()
+        }
+        producer.send(f"{example.name}-in", orjson.dumps(value), str(key).encode())
+    producer.close()
+    found: dict[int, Any] = {}
+    for value in _records(brokers, f"{example.name}-out", len(events)):
+        found[int(value.key)] = orjson.loads(value.value)
+    rows = [found[key] for key in events["id"]]
+    return Answers([row["label"] for row in rows], [row["probabilities"][example.positive] for row in rows])
+
+
+def by_batch(example: Example) -> Answers:
+    """The Parquet file in bulk."""
+    _headrace("batch", "run", example.name)
+    table = ds.dataset(example.out / "scored", format="parquet").to_table().sort_by("id")
+    return Answers(table["label"].to_pylist(), [row[example.positive] for row in table["probabilities"].to_pylist()])
+
+
+def _values(events: pd.DataFrame, columns: Sequence[str]) -> list[Any]:
+    """Row after row; a missing number is None, as in JSON."""
+    flat = events[list(columns)].to_numpy(dtype=object).ravel().tolist()
+    return [None if isinstance(item, float) and np.isnan(item) else item for item in flat]
+
+
+def _records(brokers: str, topic: str, count: int) -> Iterator[Any]:
+    """The first `count` records of the topic, as any reader of committed records gets them."""
+    consumer = KafkaConsumer(bootstrap_servers=brokers, isolation_level="read_committed", auto_offset_reset="earliest")
+    ends_s = time.monotonic() + READ_S
+    try:
+        while not (numbers := consumer.partitions_for_topic(topic)) and time.monotonic() < ends_s:
+            consumer.poll(timeout_ms=200)
+        consumer.assign([TopicPartition(topic, number) for number in numbers or ()])
+        while count > 0:
+            if time.monotonic() > ends_s:
+                raise SystemExit(f"{count} answers are missing in {topic} after {READ_S:g} s: headrace stream status")
+            for records in consumer.poll(timeout_ms=500).values():
+                count -= len(records)
+                yield from records
+    finally:
+        consumer.close()
+
+
+@contextmanager
+def _running(example: Example) -> Iterator[dict[str, str]]:
+    """Headrace and a Kafka on free ports of this machine while the block runs, and its addresses."""
+    words = [f"--{name}-port={_free_port()}" for name in ("http", "grpc", "dashboard", "broker")]
+    try:
+        _headrace("up", "--broker", *words)
+        yield json.loads(_headrace("status", "--json", show=False))["addresses"]
+    finally:
+        _end_earlier(example)
+
+
+def _end_earlier(example: Example) -> None:
+    if (example.out / "home" / "run.json").exists():
+        _headrace("down", show=False)
+
+
+def _headrace(*arguments: str, show: bool = True) -> str:
+    """The command line, as its user would call it; ends the example where it fails."""
+    if show:
+        print(f"$ headrace {' '.join(arguments)}", flush=True)
+    done = subprocess.run([str(HEADRACE), *arguments], stdout=None if show else subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"headrace {' '.join(arguments)} ended with exit code {done.returncode}")
+    return done.stdout or ""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
