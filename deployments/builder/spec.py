@@ -197,6 +197,9 @@ class Evaluate(BuildSection):
     label: str | None = None
     task: Literal["classification", "regression"] = "classification"
     rows: int = Field(default=10_000, ge=1)
+    refuse_nan: bool = Field(
+        default=True, description="refuse rows with a missing value (null, NaN) in a floating-point input; else it is NaN"
+    )
 
 
 class Gate(BuildSection):

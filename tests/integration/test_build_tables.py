@@ -101,6 +101,23 @@ def test_a_bare_estimator_takes_columns_with_any_names(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["probabilities"], estimator.predict_proba(table), atol=1e-6)
 
 
+def test_missing_numbers_reach_the_imputer_where_the_document_says_so(tmp_path: Path) -> None:
+    table, label = credit()
+    table = table.drop(columns="purpose").assign(age=table["age"].where(table.index % 7 != 0))
+    pipeline = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression()).fit(table, label)
+    skops.io.dump(pipeline, tmp_path / "m.skops")
+    table.assign(label=label).to_parquet(tmp_path / "rows.parquet")
+    evaluate = {"data": "rows.parquet", "label": "label"}
+    section = {"source": {"sklearn": "m.skops"}, "inputs": columns("income", "age"), "optimise": False, "evaluate": evaluate}
+    assert "refuse_nan: false" in refused(tmp_path, section, "column age has 58 nulls").remedy
+    built = run(tmp_path, section | {"evaluate": evaluate | {"refuse_nan": False}})
+    quality = built.report.variant(IMPORTED).quality
+    assert quality is not None
+    assert quality.accuracy == pytest.approx(float((pipeline.predict(table) == label).mean()))
+    found = answer(built, income=table[["income"]].to_numpy(), age=table[["age"]].to_numpy())
+    np.testing.assert_allclose(found["probabilities"], pipeline.predict_proba(table), atol=1e-5)
+
+
 def test_a_pickle_is_read_only_where_the_document_says_so(tmp_path: Path) -> None:
     iris = load_iris()
     forest = RandomForestClassifier(20, random_state=0).fit(iris.data, iris.target)

@@ -18,23 +18,10 @@ from cluster.errors import HeadraceError
 from consumers.stream.breaker import backoff_s
 from consumers.stream.kafka.admin import Admin
 from consumers.stream.kafka.kafka_python.client import leaderless_in, topics_in
-from consumers.stream.kafka.kafka_python.inside import stable_offsets
+from consumers.stream.kafka.start_finder import StartFinder
 from consumers.stream.kafka.unassigned import Unassigned
 from consumers.stream.log.port import Member, Partition
-from consumers.stream.log.starts import (
-    Found,
-    Held,
-    Memory,
-    Notes,
-    SeenTopic,
-    StartOffset,
-    StartReason,
-    committed,
-    labelled,
-    new_notes,
-    place,
-    read_memory,
-)
+from consumers.stream.log.starts import Held, Notes, SeenTopic, StartOffset, StartReason, labelled
 from consumers.stream.spec import StreamSpec
 
 LOOK_EVERY_S = 1.0
@@ -67,7 +54,8 @@ class TopicWatch:
     """Of one member of a group. `begin` must be called once; everything may be called from any thread, and nothing blocks."""
 
     def __init__(self, spec: StreamSpec, admin: Admin, member: Member, notes: Notes) -> None:
-        self._spec, self._admin, self._group, self._notes = spec, admin, member.group, notes
+        self._spec, self._admin, self._group = spec, admin, member.group
+        self._finder = StartFinder(spec.input, admin, member.group, notes)
         self._unassigned = Unassigned(member, spec.input)
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -82,7 +70,6 @@ class TopicWatch:
         self._topics: dict[str, SeenTopic] = {}
         self._leaderless: set[Partition] = set()
         self._topics_s = self._note_s = 0.0
-        self._remembered: dict[str, str] | None = None
         self._reported: dict[Partition, StartOffset | Held] = {}
         self._thread = threading.Thread(target=self._run, name="stream-topics", daemon=True)
 
@@ -215,12 +202,12 @@ class TopicWatch:
     def _find(self, asked: Mapping[Partition, int]) -> None:
         found: dict[Partition, StartOffset | Held] = {p: why for p in asked if (why := self._out_of_reach(p)) is not None}
         if there := [p for p in asked if p not in found]:
-            found |= self._placed(there)
+            found |= self._finder.places(there, self._topics)
         # Before anything of them is committed: so another member sees that this is a first start.
         uncommitted = {
             p.topic for p, what in found.items() if isinstance(what, StartOffset) and what.why is not StartReason.COMMITTED
         }
-        self._note({name: self._topics[name] for name in uncommitted}, {})
+        self._finder.note({name: self._topics[name] for name in uncommitted}, {})
         with self._lock:
             for partition, what in found.items():
                 if self._asked.get(partition) != asked[partition]:
@@ -240,56 +227,16 @@ class TopicWatch:
             return Held("its topic is gone", passing=True)
         return Held("it has no leader: a broker is away", passing=True) if partition in self._leaderless else None
 
-    def _placed(self, partitions: list[Partition]) -> dict[Partition, StartOffset | Held]:
-        parts = {partition: TopicPartition(*partition) for partition in partitions}
-        offsets = stable_offsets(self._admin.client, self._group, list(parts.values()))
-        lacking = any(each.offset is None and not each.unstable for each in offsets.values())
-        older = lacking and any(not committed(offset, metadata).topic_id for offset, metadata in self._of_the_input())
-        memory = Memory({}, {})
-        if lacking or not all(
-            committed(each.offset, each.metadata).topic_id for each in offsets.values() if each.offset is not None
-        ):
-            self._remembered = None  # other members may have noted more
-            memory = read_memory(self._group, self._memory())
-        first = self._admin.client.list_partition_offsets(dict.fromkeys(parts.values(), OffsetSpec.EARLIEST))
-        end = self._admin.client.list_partition_offsets(dict.fromkeys(parts.values(), OffsetSpec.LATEST))
-        found: dict[Partition, StartOffset | Held] = {}
-        for partition, part in parts.items():
-            stable = offsets[part]
-            commit = committed(stable.offset, stable.metadata) if stable.offset is not None else None
-            seen = Found(self._topics[partition.topic], commit, stable.unstable, first[part].offset, end[part].offset)
-            found[partition] = place(partition, seen, memory, self._spec.input, older=older)
-        return found
-
-    def _of_the_input(self) -> list[tuple[int, str]]:
-        """All that the group has committed of what the stream reads, with its metadata."""
-        offsets = stable_offsets(self._admin.client, self._group, None)
-        ours = [each for part, each in offsets.items() if self._spec.input.reads(part.topic)]
-        return [(each.offset, each.metadata) for each in ours if each.offset is not None]
-
-    def _note(self, topics: Mapping[str, SeenTopic], begun: Mapping[Partition, str]) -> None:
-        if not topics:
-            return
-        notes = new_notes(self._group, read_memory(self._group, self._memory()), topics, begun)
-        if notes:
-            self._notes.add(notes)
-            self._memory().update(notes)
-
     def _note_begun(self, begun: Mapping[Partition, str]) -> None:
         """What is read goes on being read where the notes can't be reached: it is committed."""
         try:
-            self._note(self._topics, begun)
+            self._finder.note(self._topics, begun)
         except HeadraceError as error:
             logger.warning("%s: what has begun is noted later: %s", self._group, error)
             self._note_s = time.monotonic() + NOTE_AGAIN_S
             return
         with self._lock:
             self._unnoted = {p: topic_id for p, topic_id in self._unnoted.items() if begun.get(p) != topic_id}
-
-    def _memory(self) -> dict[str, str]:
-        if self._remembered is None:
-            self._remembered = dict(self._notes.load())
-        return self._remembered
 
     def _look_at_ends(self, read: Mapping[Partition, str]) -> None:
         parts = {partition: TopicPartition(*partition) for partition in read if self._out_of_reach(partition) is None}

@@ -96,7 +96,8 @@ def extreme_rows(rows: Mapping[str, Array]) -> dict[str, Array]:
     for name, value in rows.items():
         if np.issubdtype(value.dtype, np.floating):
             info = np.finfo(value.dtype)  # type: ignore[type-var]
-            far = np.clip(np.maximum(np.abs(value.astype(np.float64)).max(axis=0), 1.0) * BEYOND, 0, float(info.max) / 4)
+            known = np.abs(np.nan_to_num(value.astype(np.float64)))
+            far = np.clip(np.maximum(known.max(axis=0), 1.0) * BEYOND, 0, float(info.max) / 4)
             extremes[name] = np.stack([far, -far]).astype(value.dtype)
         elif value.dtype == np.object_:
             shapeless = value.reshape(len(value), -1)

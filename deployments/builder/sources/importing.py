@@ -103,7 +103,9 @@ def _job(spec: BuildSpec, base: Path, file: Path, target: Path, expected: Path) 
         "inputs": [item.model_dump(mode="json") for item in spec.inputs],
         "outputs": list(spec.outputs),
         "constants": spec.constants,
-        "evaluate": {"data": str(base / evaluate.data), "rows": evaluate.rows} if evaluate else None,
+        "evaluate": {"data": str(base / evaluate.data), "rows": evaluate.rows, "refuse_nan": evaluate.refuse_nan}
+        if evaluate
+        else None,
         "task": evaluate.task if evaluate else "classification",
         "target": str(target),
         "expected": str(expected),
@@ -135,7 +137,14 @@ def _refuse_unsteady(found: Neighbours, file: Path, spec: BuildSpec) -> None:
 def _rows(spec: BuildSpec, base: Path, signature: Signature) -> LabelledRows:
     if spec.evaluate is None:
         return random_rows(ranged(signature.inputs, spec.inputs), UNSEEN_ROWS)
-    return read_rows(base / spec.evaluate.data, signature.inputs, label=spec.evaluate.label, limit=spec.evaluate.rows)
+    evaluate = spec.evaluate
+    return read_rows(
+        base / evaluate.data,
+        signature.inputs,
+        label=evaluate.label,
+        limit=evaluate.rows,
+        refuse_nan=evaluate.refuse_nan,
+    )
 
 
 def _parity(engine: Engine, rows: LabelledRows, expected: Path, file: Path, fixed: int | None) -> dict[str, float]:

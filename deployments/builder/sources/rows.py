@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,19 @@ class LabelledRows:
         )
 
 
-def read_rows(file: Path, inputs: Sequence[TensorSpec], *, label: str | None = None, limit: int = 10_000) -> LabelledRows:
-    """Reads at most `limit` rows. Raises NotFound, or BadInput that names the file and the column."""
+def read_rows(
+    file: Path, inputs: Sequence[TensorSpec], *, label: str | None = None, limit: int = 10_000, refuse_nan: bool = True
+) -> LabelledRows:
+    """Reads at most `limit` rows. Unless `refuse_nan`, a null where a floating-point input has a number is NaN.
+
+    Raises NotFound, or BadInput that names the file and the column.
+    """
     if not file.exists():
         raise NotFound("no such file", where=str(file), remedy="check the path: it is relative to the document")
     wanted = [spec.name for spec in inputs] + ([label] if label else [])
-    columns = _read_npz(file, wanted) if file.suffix == ".npz" else _read_parquet(file, wanted)
-    values = {spec.name: _fit(columns[spec.name][:limit], spec, file) for spec in inputs}
+    missing = set() if refuse_nan else {spec.name for spec in inputs if NUMPY[spec.datatype].kind == "f"}
+    columns = _read_npz(file, wanted) if file.suffix == ".npz" else _read_parquet(file, wanted, missing)
+    values = {spec.name: _fit(columns[spec.name][:limit], spec, file, spec.name in missing) for spec in inputs}
     labels = columns[label][:limit] if label else None
     lengths = {len(value) for value in values.values()} | ({len(labels)} if labels is not None else set())
     if len(lengths) != 1 or lengths == {0}:
@@ -74,7 +80,8 @@ def rows_to_check(evaluate: Mapping[str, Any] | None, inputs: Sequence[TensorSpe
     """The rows that a source and its import are compared on: the first of `evaluate`'s {data, rows}, or random ones."""
     if evaluate is None:
         return random_rows(inputs, UNSEEN_ROWS).inputs
-    return read_rows(Path(evaluate["data"]), inputs, limit=min(PARITY_ROWS, evaluate["rows"])).inputs
+    limit = min(PARITY_ROWS, evaluate["rows"])
+    return read_rows(Path(evaluate["data"]), inputs, limit=limit, refuse_nan=evaluate["refuse_nan"]).inputs
 
 
 def random_rows(inputs: Sequence[TensorSpec], count: int, seed: int = 0) -> LabelledRows:
@@ -116,13 +123,13 @@ def _read_npz(file: Path, wanted: Sequence[str]) -> dict[str, Array]:
         ) from error
 
 
-def _read_parquet(file: Path, wanted: Sequence[str]) -> dict[str, Array]:
+def _read_parquet(file: Path, wanted: Sequence[str], missing: Set[str]) -> dict[str, Array]:
     try:
         _require(pq.read_schema(file).names, wanted, file)
         table = pq.read_table(file, columns=list(wanted))
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"can't be read as Parquet: {error}", where=str(file), remedy="use .parquet or .npz") from error
-    return {name: _column(table.column(name).combine_chunks(), file, name) for name in wanted}
+    return {name: _column(table.column(name).combine_chunks(), file, name, name in missing) for name in wanted}
 
 
 def _is_text(datatype: pa.DataType) -> bool:
@@ -156,9 +163,13 @@ def as_bytes(value: Array) -> Array:
     return found.reshape(value.shape)
 
 
-def _column(column: pa.Array, file: Path, name: str) -> Array:
-    if column.null_count:
-        raise BadInput(f"column {name} has {column.null_count} nulls", where=str(file), remedy="fill or drop them")
+def _column(column: pa.Array, file: Path, name: str, missing: bool) -> Array:
+    """`missing`: a null among numbers is NaN."""
+    if column.null_count and missing and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        column = column.cast(pa.float64(), safe=False) if pa.types.is_integer(column.type) else column
+    elif column.null_count:
+        lets = "; evaluate.refuse_nan: false takes them for NaN" if pa.types.is_floating(column.type) else ""
+        raise BadInput(f"column {name} has {column.null_count} nulls", where=str(file), remedy=f"fill or drop them{lets}")
     shape = [len(column)]
     while pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
         inner = column.flatten()
@@ -178,7 +189,7 @@ def _require(found: Sequence[str], wanted: Sequence[str], file: Path) -> None:
         )
 
 
-def _fit(value: Array, spec: TensorSpec, file: Path) -> Array:
+def _fit(value: Array, spec: TensorSpec, file: Path, missing: bool) -> Array:
     """Brings a column to the input's shape and datatype where that changes no number's meaning."""
     where, dtype = f"{file} column {spec.name}", NUMPY[spec.datatype]
     wanted = spec.shape[1:]
@@ -190,10 +201,13 @@ def _fit(value: Array, spec: TensorSpec, file: Path) -> Array:
             f"rows have shape {list(shape)}, the input has {list(wanted)}", where=where, remedy="give rows of that shape"
         )
     if np.issubdtype(value.dtype, np.floating):
-        bad = np.flatnonzero(~np.isfinite(value).all(axis=tuple(range(1, value.ndim))))
+        good = np.isfinite(value) | np.isnan(value) if missing else np.isfinite(value)
+        bad = np.flatnonzero(~good.all(axis=tuple(range(1, value.ndim))))
         if bad.size:
             raise BadInput(
-                f"{bad.size} rows hold NaN or infinity, the first is row {bad[0]}", where=where, remedy="fill or drop them"
+                f"{bad.size} rows hold {'infinity' if missing else 'NaN or infinity'}, the first is row {bad[0]}",
+                where=where,
+                remedy="fill or drop them" + ("" if missing else "; evaluate.refuse_nan: false lets NaN through to the model"),
             )
     if (value.dtype == np.object_) != (dtype == np.object_) or not np.can_cast(value.dtype, dtype, casting="same_kind"):
         raise BadInput(f"has datatype {_shown(value)}, the input has {spec.datatype}", where=where, remedy="convert the column")
