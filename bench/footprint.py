@@ -169,7 +169,8 @@ def bare_replicas(here: Machine, count: int) -> Iterator[None]:
     assert state is not None
     model = next(Path(here.home.root.parent / "model-0").rglob("*.onnx"))
     words = [sys.executable, "-m", "bench.footprint_bare", str(state.addresses.ray), str(count), str(model)]
-    environment = own_environment() | ray_environment({})
+    variables = ray_environment({}, here.home)
+    environment = own_environment() | {name: value for name, value in variables.items() if value is not None}
     with subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         if process.stdout.readline() != b"ready\n":

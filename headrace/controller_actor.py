@@ -8,7 +8,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -150,6 +151,19 @@ class ControllerActor:
                 loop.call_soon_threadsafe(event.set)
 
 
+@contextmanager
+def asked_for_controller(settings: Settings) -> Iterator[None]:
+    """Has the controller's process start, unless it runs, and does not wait; where the block fails, it is ended again."""
+    known = _known()
+    actor = _actor(settings.store_url, FLEET, FEEDS, JOBS)
+    try:
+        yield
+    except BaseException:
+        if not known:
+            ray.kill(actor)
+        raise
+
+
 def start_controller(
     settings: Settings, *, fleet: str = FLEET, feeds: str = FEEDS, jobs: str = JOBS, timeout_s: float = START_TIMEOUT_S
 ) -> None:
@@ -214,6 +228,14 @@ def _trouble_of(actor: Any, settings: Settings, timeout_s: float) -> HeadraceErr
             f"the controller does not answer: {type(error).__name__}", where=CONTROLLER_ACTOR, remedy="look into Ray's logs"
         ) from error
     return answer if isinstance(answer, HeadraceError) else None
+
+
+def _known() -> bool:
+    try:
+        ray.get_actor(CONTROLLER_ACTOR, NAMESPACE)
+    except ValueError:
+        return False
+    return True
 
 
 def _actor(store_url: str, fleet: str, feeds: str, jobs: str) -> Any:

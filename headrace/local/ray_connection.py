@@ -54,6 +54,14 @@ def prepare_ray(settings: Settings) -> str:
     return address
 
 
+def load_ray() -> None:
+    """Loads Ray, which takes a second, and reads its variables then. Safe to repeat."""
+    for name in ("ray", "ray.serve"):  # what a command has to say it says itself
+        logging.getLogger(name).setLevel(logging.ERROR)
+    set_up()
+    import ray  # noqa: F401
+
+
 @contextmanager
 def joined_ray(settings: Settings) -> Iterator[JoinedRay]:
     """A Ray driver for as long as the block lasts, in our namespace.
@@ -62,10 +70,8 @@ def joined_ray(settings: Settings) -> Iterator[JoinedRay]:
     them would look for it on the machine's outer address.
     """
     address = prepare_ray(settings)
-    logging.getLogger("ray").setLevel(logging.ERROR)  # what a command has to say it says itself
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    set_up()
-    import ray  # slow to import, and it reads its variables while it is
+    load_ray()
+    import ray
 
     try:
         joined = ray.init(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 import time
@@ -21,10 +22,10 @@ from headrace.local.options import LOOPBACK, UpOptions
 from headrace.local.ports import check_free
 from headrace.local.processes import end, of_run
 from headrace.local.ray.processes import head_processes
-from headrace.local.ray.token import require_token
+from headrace.local.ray.token import require_token, set_variables
 from headrace.local.ray.words import kept_apart
-from headrace.local.ray_connection import joined_ray
-from headrace.local.ray_head import await_ray, prepare_temp_dir, spawn_ray
+from headrace.local.ray_connection import joined_ray, load_ray
+from headrace.local.ray_head import await_ray, prepare_temp_dir, ray_environment, spawn_ray
 from headrace.local.repairs.look import look
 from headrace.local.repairs.parts import RunPart, plan
 from headrace.local.repairs.repair import await_gateway, repair
@@ -185,6 +186,11 @@ class _Run:
             environment=environment,
         )
         self._note(processes=self.state.with_process(started(RAY, process.pid)).processes)
+        with kept_apart(self._home.driver_log):  # what is needed next is loaded while Ray starts
+            set_variables(ray_environment(os.environ, self._home))
+            load_ray()
+            importlib.import_module("headrace.controller_actor")
+            importlib.import_module("headrace.local.services")
         address = await_ray(self._home, folder, process)
         self._note(processes=(*self.state.processes, *head_processes(of_run(self.state, self._home.root))))
         if not self.state.ray_lives():
@@ -193,13 +199,14 @@ class _Run:
 
     def _start_services(self, broker: Future[tuple[StartedProcess, float]] | None) -> None:
         with kept_apart(self._home.driver_log), joined_ray(self._settings) as joined:
-            from headrace.controller_actor import start_controller  # both import Ray, whose variables are set by now
+            # Both import Ray, whose variables are set by now.
+            from headrace.controller_actor import asked_for_controller, start_controller
             from headrace.local import services
 
             if not self.state.owns_ray:
                 found = {"ray": joined.address, "dashboard": joined.dashboard}
                 self._note(addresses=self.state.addresses.model_copy(update=found))
-            with self._step("Serve"):
+            with self._step("Serve"), asked_for_controller(self._settings):  # both processes start at a time
                 services.start_serve()
             # It answers for all models, and so comes before any: see `deployments.serving.fleet.gateway_opens`.
             services.ask_for_gateway(services.gateway_settings(self._options))
