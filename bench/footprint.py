@@ -34,7 +34,7 @@ from headrace.client import ControlClient
 from headrace.local.home import Home
 from headrace.local.ports import free_port
 from headrace.local.processes import of_run
-from headrace.local.ray_head import ray_environment
+from headrace.local.ray.head import ray_environment
 from headrace.local.run_state import load_run
 
 HIDDEN = 32

@@ -26,7 +26,7 @@ from cluster.errors import HeadraceError
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
 from headrace.local.ports import free_port
-from headrace.local.ray_head import SERVE_ENVIRONMENT
+from headrace.local.ray.head import SERVE_ENVIRONMENT
 
 # Read by Ray when it is imported and by its processes.
 ENVIRONMENT = {

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 
 from headrace.local.ports import free_port
 from headrace.local.processes import alive_after
-from headrace.local.ray_head import SERVE_ENVIRONMENT
+from headrace.local.ray.head import SERVE_ENVIRONMENT
 from tests.support.broker import broker as broker
 from tests.support.builds import builds_here as builds_here
 from tests.support.machine import machine as machine

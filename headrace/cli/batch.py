@@ -28,8 +28,8 @@ from consumers.batch.write.runs import RunHistory
 from headrace.cli.screens.output import AsJson, age, answers, notes, print_json
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
-from headrace.local.ray_connection import joined_ray
-from headrace.local.ray_job import submit_command
+from headrace.local.ray.connection import joined_ray
+from headrace.local.ray.job import submit_command
 from headrace.project.documents import load_project
 
 app = typer.Typer(help="Score Parquet datasets in bulk.", no_args_is_help=True)

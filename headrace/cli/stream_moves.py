@@ -19,7 +19,7 @@ from consumers.stream.replay.run import Replayed, run_replay
 from consumers.stream.spec import StreamSpec
 from headrace.client import ControlClient
 from headrace.local.home import Settings
-from headrace.local.ray_connection import joined_ray
+from headrace.local.ray.connection import joined_ray
 from headrace.local.run_state import load_run
 
 LOOK_EVERY_S = 0.5

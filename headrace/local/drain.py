@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headrace.local.home import read_settings
-from headrace.local.ray_connection import joined_ray
+from headrace.local.ray.connection import joined_ray
 
 
 def drain() -> None:

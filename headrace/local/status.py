@@ -14,8 +14,8 @@ from deployments.gateway.door.found import doors_of
 from headrace.client import ControlClient
 from headrace.local.home import Settings
 from headrace.local.ray.dashboard import DashboardAsker
+from headrace.local.ray.head import ray_logs
 from headrace.local.ray.replaced import ReplacedView, replaced
-from headrace.local.ray_head import ray_logs
 from headrace.local.run_state import BROKER, Addresses, RunState, load_run
 
 

@@ -21,11 +21,11 @@ from headrace.local.lock import only_one
 from headrace.local.options import LOOPBACK, UpOptions
 from headrace.local.ports import check_free
 from headrace.local.processes import end, of_run
+from headrace.local.ray.connection import joined_ray, load_ray
+from headrace.local.ray.head import await_ray, prepare_temp_dir, ray_environment, spawn_ray
 from headrace.local.ray.processes import head_processes
 from headrace.local.ray.token import require_token, set_variables
 from headrace.local.ray.words import kept_apart
-from headrace.local.ray_connection import joined_ray, load_ray
-from headrace.local.ray_head import await_ray, prepare_temp_dir, ray_environment, spawn_ray
 from headrace.local.repairs.look import look
 from headrace.local.repairs.parts import RunPart, plan
 from headrace.local.repairs.repair import await_gateway, repair

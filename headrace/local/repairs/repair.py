@@ -13,9 +13,9 @@ from headrace.local.down import Progress
 from headrace.local.home import Settings
 from headrace.local.options import UpOptions
 from headrace.local.ports import split_address
+from headrace.local.ray.connection import joined_ray
 from headrace.local.ray.processes import start_again
 from headrace.local.ray.words import kept_apart
-from headrace.local.ray_connection import joined_ray
 from headrace.local.repairs.parts import Away, RunPart, plan
 from headrace.local.run_state import BROKER, RunState, StartedProcess, save_run
 

@@ -24,8 +24,8 @@ from headrace.local.down import end_at_once, take_down
 from headrace.local.home import Home, Settings
 from headrace.local.lock import Busy
 from headrace.local.options import UpOptions
+from headrace.local.ray.head import ray_logs
 from headrace.local.ray.logs import prune
-from headrace.local.ray_head import ray_logs
 from headrace.local.repairs.look import look
 from headrace.local.repairs.parts import Absences, Away, Backoff, RunPart, plan
 from headrace.local.run_state import RunState, load_run

@@ -13,6 +13,7 @@ import pytest
 from cluster.errors import BadInput, Conflict
 from headrace.local.home import Home
 from headrace.local.ray.dashboard import DashboardAsker
+from headrace.local.ray.head import ray_environment
 from headrace.local.ray.token import (
     ensure_token,
     joined_environment,
@@ -22,7 +23,6 @@ from headrace.local.ray.token import (
     require_token,
     set_variables,
 )
-from headrace.local.ray_head import ray_environment
 
 
 def test_it_is_made_once_and_for_this_user_alone(tmp_path: Path) -> None:

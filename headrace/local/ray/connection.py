@@ -12,8 +12,8 @@ from cluster.errors import Unreachable
 from deployments.serving.worker_setup import set_up
 from headrace.local.home import Settings
 from headrace.local.ports import answers, split_address
+from headrace.local.ray.head import ray_environment
 from headrace.local.ray.token import joined_environment, set_variables
-from headrace.local.ray_head import ray_environment
 from headrace.local.run_state import load_run
 
 NAMESPACE = "headrace"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.errors import Conflict, Unreachable
 from headrace.local.home import Settings
-from headrace.local.ray_connection import prepare_ray
+from headrace.local.ray.connection import prepare_ray
 from headrace.local.run_state import load_run
 
 
