@@ -15,9 +15,10 @@ from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound
 from cluster.routing.routes import Route, RouteTable, Standing
 from cluster.signature import Signature, TensorSpec
 from deployments.gateway.batcher import Batcher, BatchLimits
+from deployments.gateway.door.other_gateways import OtherGateways
 from deployments.gateway.protocol.request import InferRequest
 from deployments.gateway.protocol.response import InferResponse, OutputTensor
-from deployments.gateway.statistics import Statistics
+from deployments.gateway.statistics import Statistics, added
 from deployments.scoring.port import Scored, Scorer
 
 SERVER_NAME = "headrace"
@@ -49,8 +50,10 @@ class TableScorer(Scorer, Protocol):
 class DataPlane:
     """Transport-free. Used from one event loop."""
 
-    def __init__(self, scorer: TableScorer, limits: BatchLimits) -> None:
+    def __init__(self, scorer: TableScorer, limits: BatchLimits, others: OtherGateways | None = None) -> None:
+        """`others` are asked for their statistics; None: there are none."""
         self._scorer = scorer
+        self._others = others
         self._statistics = Statistics()
         self._batcher = Batcher(scorer, limits, self._statistics)
 
@@ -121,14 +124,18 @@ class DataPlane:
                 raise NotFound(what, where="model", remedy=error.remedy) from None
         raise NoCapacity("no version of it is ready", where=f"model {model}", remedy="retry, or see `headrace status`")
 
-    def statistics(self, model: str = "", version: str | None = None) -> dict[str, Any]:
-        """The protocol's statistics: of one version, of all that the model serves, or of everything. Raises NotFound."""
+    async def statistics(self, model: str = "", version: str | None = None, *, alone: bool = False) -> dict[str, Any]:
+        """The protocol's statistics: of one version, of all that the model serves, or of everything; of all gateways behind this
+        one's door, or of this `alone`. What a gateway that has ended has counted is gone. Raises NotFound."""
         if not model:
             pairs = [(route.model, number) for route in self.models() for number in sorted(route.targets)]
         else:
             route, wanted = self._scorer.route(model), parse_version(version)
             pairs = [(model, number) for number in (sorted(route.targets) if wanted is None else [_served(route, wanted)])]
-        return {"model_stats": [self._statistics.describe(*pair) for pair in pairs]}
+        own = [self._statistics.describe(*pair) for pair in pairs]
+        if alone or self._others is None:
+            return {"model_stats": own}
+        return {"model_stats": added(own, await self._others.statistics(model, version))}
 
     def models(self) -> list[Route]:
         """What is served, by name."""

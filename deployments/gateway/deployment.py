@@ -94,6 +94,10 @@ class Gateway:
     async def _open(self) -> None:
         settings, control = self._settings, connect()
         self._scorer = RoutedScorer(control, RemoteTransport(for_life=True))
+        binary = await asyncio.to_thread(usable_haproxy)
+        if binary is not None:
+            node = ray.get_runtime_context().get_node_id()
+            self._door = await asyncio.to_thread(Door.enter, door_settings(settings, str(binary)), node)
         limits = ServerLimits(
             max_requests=2 * settings.max_ongoing,
             max_body_bytes=settings.max_body_bytes,
@@ -101,17 +105,13 @@ class Gateway:
             max_buffered_bytes=settings.max_buffered_bytes,
         )
         self._server = GatewayServer(
-            DataPlane(self._scorer, BatchLimits()),
+            DataPlane(self._scorer, BatchLimits(), None if self._door is None else self._door.other_gateways()),
             Repository(self._scorer, control),
             control,
             importlib.metadata.version("headrace"),
             Callers.to(*settings.hosts),
             limits,
         )
-        binary = await asyncio.to_thread(usable_haproxy)
-        if binary is not None:
-            node = ray.get_runtime_context().get_node_id()
-            self._door = await asyncio.to_thread(Door.enter, door_settings(settings, str(binary)), node)
         await self._scorer.start()
         spare_collections()
         if self._door is None:

@@ -1,8 +1,9 @@
-"""What this gateway replica has scored since it started, version by version, as the protocol's statistics call tells it."""
+"""What gateways have scored since they started, version by version, as the protocol's statistics call tells it."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ class _Tally:
 
 
 class Statistics:
-    """Counts, by (model, version). Used from one event loop."""
+    """One gateway's counts, by (model, version). Used from one event loop."""
 
     def __init__(self) -> None:
         self._tallies: dict[tuple[str, int], _Tally] = {}
@@ -68,6 +69,28 @@ class Statistics:
         if found is None:
             found = self._tallies[model, version] = _Tally()
         return found
+
+
+def added(own: Sequence[Mapping[str, Any]], others: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What several gateways have counted: of the versions that stand in `own`, in its order, the sums. Pure."""
+    by_version: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for one in others:
+        by_version.setdefault((one["name"], one["version"]), []).append(one)
+    return [_sum([one, *by_version.get((one["name"], one["version"]), ())]) for one in own]
+
+
+def _sum(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    first = parts[0]
+    return {
+        "name": first["name"],
+        "version": first["version"],
+        "last_inference": max(part["last_inference"] for part in parts),
+        **{name: sum(part[name] for part in parts) for name in ("inference_count", "execution_count")},
+        "inference_stats": {
+            what: {unit: sum(part["inference_stats"][what][unit] for part in parts) for unit in duration}
+            for what, duration in first["inference_stats"].items()
+        },
+    }
 
 
 def _duration(count: int, seconds: float) -> dict[str, int]:

@@ -19,6 +19,7 @@ from cluster.errors import Conflict, HeadraceError, Unreachable
 from deployments.gateway.door.files import holder_of, is_locked, waited_lock
 from deployments.gateway.door.health import is_up
 from deployments.gateway.door.keeper import KEEPER_LOCK, LOG, START_LOCK
+from deployments.gateway.door.other_gateways import OtherGateways
 from deployments.gateway.door.settings import DoorSettings, read_settings
 from deployments.gateway.door.slots import Slot, door_folder, folder_of, take_slot, taken_slots
 
@@ -50,6 +51,10 @@ class Door:
                 if is_there and _has_settings(folder, settings):
                     _ensure_keeper(folder)
                     return cls(settings, folder, take_slot(folder, settings.slots))
+
+    def other_gateways(self) -> OtherGateways:
+        """The other gateways of this node, now and later."""
+        return OtherGateways(self._folder, self.slot.number, self._settings.slots)
 
     def watch(self) -> None:
         """From now on a keeper that ends is started again."""

@@ -181,7 +181,7 @@ class InferenceService:
 
     async def _model_statistics(self, data: bytes, context: Context) -> Message:  # noqa: ARG002
         request = parse(pb.ModelStatisticsRequest, data)
-        return pb.ModelStatisticsResponse(**self._dataplane.statistics(request.name, request.version))
+        return pb.ModelStatisticsResponse(**await self._dataplane.statistics(request.name, request.version))
 
     async def _index(self, data: bytes, context: Context) -> Message:  # noqa: ARG002
         request = parse(pb.RepositoryIndexRequest, data)

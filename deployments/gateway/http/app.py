@@ -11,6 +11,7 @@ from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound
 from deployments.gateway.admission import Admission, Lease
 from deployments.gateway.dataplane import EXTENSIONS, SERVER_NAME, DataPlane
+from deployments.gateway.door.other_gateways import ALONE
 from deployments.gateway.http.asgi import (
     Disconnected,
     NotOffered,
@@ -125,7 +126,7 @@ class GatewayApp:
 
     async def _describe(self, segments: list[str], request: Request) -> Reply | None:
         """What only tells; None where there is no such path."""
-        plane = self.dataplane
+        plane, alone = self.dataplane, request.header(ALONE.encode()) is not None
         match segments:
             case []:
                 return self._front_page(request)
@@ -139,11 +140,11 @@ class GatewayApp:
                 ready = await plane.ready()
                 return ready_reply({"ready": ready}, ready)
             case ["v2", "models", "stats"]:
-                return json_reply(plane.statistics())
+                return json_reply(await plane.statistics(alone=alone))
             case ["v2", "models", model, "stats"]:
-                return json_reply(plane.statistics(model))
+                return json_reply(await plane.statistics(model, alone=alone))
             case ["v2", "models", model, "versions", version, "stats"]:
-                return json_reply(plane.statistics(model, version))
+                return json_reply(await plane.statistics(model, version, alone=alone))
             case ["v2", "models", model] | ["v2", "models", model, "versions", _] if len(segments) != 4:
                 return json_reply(plane.model_metadata(model, segments[4] if len(segments) == 5 else None))
             case ["v2", "models", model, "ready"]:
