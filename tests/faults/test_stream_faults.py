@@ -38,6 +38,7 @@ def a_seed() -> int:
     return int(os.environ.get("STREAM_FAULTS_SEED") or random.randrange(10**6))
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_short_round(client: Client, tmp_path: Path, say: Callable[[str], None]) -> None:
     seed = a_seed()
