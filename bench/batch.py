@@ -18,23 +18,19 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
-import ray
-import ray.data
-from ray.cluster_utils import Cluster
 from rich.console import Console
-from rich.table import Table
 
 from bench.batch_data import Case, spec_of, write_dataset, write_model
 from bench.batch_rivals import bare_seconds, ray_data_seconds, spark_seconds
+from bench.figures import Figure, show
 from bench.service import ENVIRONMENT
 from consumers.batch.spec import BatchSpec
 from consumers.batch.write.records import Pinned
-from headrace.cli.screens.output import answers
 
 FEATURES = Case("features", files=16, rows_a_file=125_000, width=64, layers=(256, 128, 2))
 FULL = (
@@ -57,20 +53,6 @@ LOWER = "lower is better"
 _GLANCE_S = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One line of the answer. `ratio` is value over reference."""
-
-    name: str
-    value: float
-    reference: float
-    unit: str
-
-    @property
-    def ratio(self) -> float:
-        return self.value / self.reference
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller cases and fewer rounds: about three minutes")
@@ -85,6 +67,8 @@ def main() -> None:
     os.environ.update(ENVIRONMENT)
     # Compiling Ray anew in each process would be most of the start-up; an installation that is used has it compiled.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    import ray.data  # reads its variables then
+
     folder = Path(tempfile.mkdtemp(prefix="hb-"))
     try:
         context = ray.init(
@@ -182,6 +166,8 @@ def grow(case: Case, folder: Path, address: str, cores: int, screen: Console) ->
 
 def spread(folder: Path, pause_s: float, units: int, screen: Console) -> list[Figure]:
     """Runs of units that only sleep, on clusters of 1, 2 and 4 nodes of two CPUs; the reference is linear growth."""
+    from ray.cluster_utils import Cluster
+
     case = Case("nodes", files=units, rows_a_file=100, width=64, layers=(8, 2))
     source, model = folder / "nodes" / "in", folder / "nodes" / "model"
     write_dataset(case, source)
@@ -230,21 +216,6 @@ class Peak:
                     if command and (command[0].startswith("ray::") or "bench.batch_driver" in command):
                         held += process.memory_info().rss
             self.most_bytes = max(self.most_bytes, held)
-
-
-def show(figures: list[Figure], *, as_json: bool) -> None:
-    """The table, or a line a figure."""
-    if as_json:
-        for figure in figures:
-            line = {"name": figure.name, "value": figure.value, "reference": figure.reference}
-            print(json.dumps(line | {"ratio": figure.ratio, "unit": figure.unit}))
-        return
-    table = Table()
-    for column in ("figure", "ours", "reference", "ratio", "unit"):
-        table.add_column(column, justify="left" if column in ("figure", "unit") else "right")
-    for figure in figures:
-        table.add_row(figure.name, f"{figure.value:,.1f}", f"{figure.reference:,.1f}", f"{figure.ratio:.2f}", figure.unit)
-    answers().print(table)
 
 
 if __name__ == "__main__":

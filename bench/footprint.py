@@ -23,8 +23,8 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from bench.batch import Figure, show
 from bench.batch_data import Case, write_model
+from bench.figures import Figure, show
 from bench.footprint_bare import APP
 from bench.service import CLASSES, WIDTH, awaited
 from cluster.commands.documents import Apply, ModelDocument

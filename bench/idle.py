@@ -23,7 +23,7 @@ import psutil
 from rich.console import Console
 
 from bench import grpc_load, http_load
-from bench.batch import Figure, show
+from bench.figures import Figure, show
 from bench.http_load import Measured, refuse_failed
 from bench.online import GRPC_METHOD, compared
 from bench.service import Service, grpc_message, http_message, running

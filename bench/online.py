@@ -21,8 +21,8 @@ from typing import Protocol
 from rich.console import Console
 
 from bench import grpc_load, wrk_load
-from bench.batch import Figure, show
 from bench.echo import PATH as ECHO_PATH
+from bench.figures import Figure, show
 from bench.http_load import Measured, measure, refuse_failed, request
 from bench.online_rivals import mlserver, plain_serve
 from bench.processor_time import servers_behind

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from bench.batch import Figure
+from bench.figures import Figure
 
 NORMAL_95 = 1.96
 

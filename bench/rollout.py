@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.batch import Figure, show
+from bench.figures import Figure, show
 from bench.http_load import Measured, measure, measure_in_turn, p99, refuse_failed
 from bench.paired import paired
 from bench.service import Service, http_message, running

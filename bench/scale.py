@@ -18,7 +18,7 @@ from functools import partial
 
 from rich.console import Console
 
-from bench.batch import Figure, show
+from bench.figures import Figure, show
 from cluster.controller import Controller
 from cluster.fleet.serving import Serving
 from cluster.rollout.plan import Plan

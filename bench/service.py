@@ -129,7 +129,9 @@ def running() -> Iterator[Service]:
     os.environ.update(ENVIRONMENT)
     import ray
     from ray import serve
+    from ray._raylet import Config
 
+    Config.initialize("")  # a bench that scores by itself has imported Ray, which read its variables then
     from deployments.gateway.deployment import GatewaySettings, start_gateway
     from headrace.controller_actor import start_controller
 

@@ -37,8 +37,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer
 from kafka.admin import KafkaAdminClient
 from rich.console import Console
 
-from bench.batch import Figure, show
 from bench.batch_data import Case, Pinned, write_model
+from bench.figures import Figure, show
 from bench.stream_latency import latencies_ms
 from bench.stream_worker import Job
 from consumers.stream.spec import Client, Format, Guarantee, StreamInput, StreamOutput, StreamSpec, Topic

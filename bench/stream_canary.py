@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import orjson
 from rich.console import Console
 
-from bench.batch import Figure
+from bench.figures import Figure
 from bench.paired import paired
 from bench.stream import PYTHON, Bench, prepared, topic_of
 from bench.stream_worker import HeldTable, Job, work
