@@ -173,7 +173,7 @@ def bare_replicas(here: Machine, count: int) -> Iterator[None]:
     environment = own_environment() | {name: value for name, value in variables.items() if value is not None}
     with subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        if process.stdout.readline() != b"ready\n":
+        if not any(line == b"ready\n" for line in process.stdout):  # Ray says something before it, now and then
             raise SystemExit("the bare replicas were not to be had")
         yield
         process.communicate()
