@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from cluster.errors import Conflict
 from deployments.gateway.door.keeper import KEEPER_LOCK
 from deployments.gateway.door.settings import read_settings
 from deployments.gateway.door.slots import NAME, lock_path, root, taken_slots
@@ -31,7 +32,7 @@ def servers_behind(http_port: int) -> Servers:
     for folder in root().glob(f"{NAME}*"):
         try:
             settings = read_settings(folder)
-        except FileNotFoundError:
+        except (Conflict, FileNotFoundError):  # another version's, or just made or removed
             continue
         if settings.http_port != http_port or not (taken := taken_slots(folder, settings.slots)):
             continue
