@@ -25,12 +25,13 @@ from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer, ServerLimits
 from deployments.scoring.scorer import RoutedScorer
 from deployments.serving.collector import spare_collections
+from deployments.serving.serve_controller import GATEWAY_APP
 from deployments.serving.serve_log import log_with_serve
 from deployments.transport.remote import RemoteTransport
 
 _log = logging.getLogger(__name__)
 
-APP = "gateway"
+APP = GATEWAY_APP
 DEPLOYMENT = "Gateway"
 DRAIN_S = 30.0
 

@@ -18,7 +18,7 @@ from cluster.fleet.serving import Scaling, ScalingMode, Serving
 from cluster.ports import AppState
 from cluster.versions import Version
 from deployments.serving.replica import Replica
-from deployments.serving.serve_controller import RUNNING, SeenApp, serve_details
+from deployments.serving.serve_controller import GATEWAY_APP, RUNNING, SeenApp, serve_details
 from deployments.serving.serve_inside import away, scale
 from deployments.serving.serve_state import app_state
 from deployments.transport.remote import DEPLOYMENT
@@ -26,7 +26,6 @@ from deployments.transport.remote import DEPLOYMENT
 # A start that failed is tried once more: the store of artifacts may have been away. Serve's own default is to go on for minutes.
 STARTS_AT_MOST = 2
 HEALTH_EVERY_S = 5.0
-GATEWAY = "gateway"  # its app
 GATEWAY_ALONE_S = 20.0
 STUCK_AFTER_AT_LEAST_S = 30.0
 _VERSION_APP = re.compile(r"--v\d+$")
@@ -82,7 +81,7 @@ def gateway_opens(running: Mapping[str, SeenApp], now_s: float) -> bool:
 
     Twenty replicas that start with it keep the door of all models closed for a minute; it alone takes seconds.
     """
-    app = running.get(GATEWAY)
+    app = running.get(GATEWAY_APP)
     if app is None or app.status is not ApplicationStatus.DEPLOYING or now_s - app.last_deployed_time_s > GATEWAY_ALONE_S:
         return False
     return not any(replica.state == RUNNING for one in app.deployments.values() for replica in one.replicas)

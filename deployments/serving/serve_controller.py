@@ -13,6 +13,7 @@ from ray.serve.schema import ApplicationStatus
 
 from deployments.serving.serve_inside import ask, replica_results
 
+GATEWAY_APP = "gateway"
 RUNNING = "RUNNING"  # the state of a replica that takes calls
 
 logger = logging.getLogger(__name__)
