@@ -22,7 +22,7 @@ def ensure_home_key(home: Home) -> AdmitHome:
     name = key_id(text)
     if name is None:
         raise Conflict("this is no key", where=str(home.key), remedy=REMEDY)
-    return AdmitHome(id=name, digest=digest_of(text))
+    return AdmitHome(id=name, digest=digest_of(text), actor="headrace up")
 
 
 def home_key(home: Home) -> str | None:
