@@ -40,7 +40,7 @@ def audit_view(event: AuditEvent) -> AuditView:
 def _history(at: Context, request: ModelName) -> CommandResult:
     told = at.audit(request.model)
     if not told:  # of a model that was removed it stays
-        known_model(at.state, request.model)
+        known_model(at, request.model)
     rollouts = sorted((r for r in at.state.rollouts.values() if r.model == request.model), key=lambda r: -r.id)
     return CommandResult(
         at.state,

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from cluster.access.callers import CLUSTER, Caller
 from cluster.commands.command import Command, CommandResult, Context
 from cluster.commands.registry import COMMANDS
-from cluster.commands.rights import SEE_YOURS, refusal
+from cluster.commands.rights import refusal
 from cluster.errors import BadInput, NotFound
 from cluster.findings import first_finding
 from cluster.state import AuditEvent, State, feed_key
@@ -50,12 +50,7 @@ def run(command: str, request: Any, at: Context) -> tuple[CommandResult, tuple[A
     """
     entry = COMMANDS[command]
     check(command, request, at.state, at.caller)
-    try:
-        outcome = entry.run(at, request)
-    except NotFound as error:
-        if at.caller.sees_all:
-            raise
-        raise NotFound(error.what, where=error.where, remedy=SEE_YOURS) from None  # its remedy names what there is
+    outcome = entry.run(at, request)
     if outcome.events or outcome.state is at.state or not entry.told:
         return outcome, outcome.events
     detail = request.model_dump(mode="json", exclude={"model", "actor"})

@@ -17,7 +17,7 @@ from cluster.commands.rights import anybodys, of_feed, the_clusters
 from cluster.errors import Conflict
 from cluster.ports import AppStatus, FeedKind, FeedState
 from cluster.schedule.fires import job_id, next_fires
-from cluster.state import Feed, Removal, State, Wanted
+from cluster.state import Feed, Removal, State, Wanted, feed_key
 
 NEXT_FIRES = 3
 NOTES_AT_MOST = 20_000
@@ -158,8 +158,8 @@ def begin_removal(state: State, feed: Feed, actor: str) -> State:
 
 
 def _delete(at: Context, request: FeedName) -> CommandResult:
-    state = begin_removal(at.state, known_feed(at.state, request.kind, request.name), at.actor)
-    return CommandResult(state, feed_view(known_feed(state, request.kind, request.name), at.feeds, at.now_s, at.faults))
+    state = begin_removal(at.state, known_feed(at, request.kind, request.name), at.actor)
+    return CommandResult(state, feed_view(state.feeds[feed_key(request.kind, request.name)], at.feeds, at.now_s, at.faults))
 
 
 def feed_views(at: Context) -> tuple[FeedView, ...]:
@@ -173,7 +173,7 @@ def _list(at: Context, _: Nothing) -> CommandResult:
 
 
 def _show(at: Context, request: FeedName) -> CommandResult:
-    return CommandResult(at.state, feed_view(known_feed(at.state, request.kind, request.name), at.feeds, at.now_s, at.faults))
+    return CommandResult(at.state, feed_view(known_feed(at, request.kind, request.name), at.feeds, at.now_s, at.faults))
 
 
 def _pause(at: Context, request: FeedName) -> CommandResult:
@@ -185,7 +185,7 @@ def _resume(at: Context, request: FeedName) -> CommandResult:
 
 
 def _notes(at: Context, request: FeedNotes) -> CommandResult:
-    feed = known_feed(at.state, request.kind, request.name)
+    feed = known_feed(at, request.kind, request.name)
     notes = {**feed.notes, **request.notes}
     if len(notes) > NOTES_AT_MOST:
         raise Conflict(
@@ -200,7 +200,7 @@ def _notes(at: Context, request: FeedNotes) -> CommandResult:
 
 
 def _want(at: Context, request: FeedName, wanted: Wanted) -> CommandResult:
-    feed = staying_feed(at.state, request.kind, request.name)
+    feed = staying_feed(at, request.kind, request.name)
     if feed.wanted is wanted:
         return CommandResult(at.state, feed_view(feed, at.feeds, at.now_s, at.faults))
     # What a schedule would have fired while paused is not missed.

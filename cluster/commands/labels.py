@@ -45,7 +45,7 @@ class LabelsTold(Message):
 
 
 def _label(at: Context, request: TellLabels) -> CommandResult:
-    active = active_rollout(at.state, request.model)
+    active = active_rollout(at, request.model)
     check = active.plan.checks.labels
     if check is None:
         raise Conflict(

@@ -133,7 +133,7 @@ def _model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s:
 
 
 def _show(at: Context, request: ModelName) -> CommandResult:
-    return CommandResult(at.state, model_view(at.state, known_model(at.state, request.model), at.apps, at.now_s, at.faults))
+    return CommandResult(at.state, model_view(at.state, known_model(at, request.model), at.apps, at.now_s, at.faults))
 
 
 def _removing(state: State, model: Model, apps: Mapping[str, AppState], now_s: float) -> str:
@@ -169,12 +169,12 @@ def begin_removal(state: State, model: Model, actor: str, *, artifacts: bool) ->
 
 
 def _delete(at: Context, request: DeleteModel) -> CommandResult:
-    state = begin_removal(at.state, known_model(at.state, request.model), at.actor, artifacts=request.artifacts)
+    state = begin_removal(at.state, known_model(at, request.model), at.actor, artifacts=request.artifacts)
     return CommandResult(state, model_view(state, state.models[request.model], at.apps, at.now_s, at.faults))
 
 
 def _scale(at: Context, request: ScaleModel) -> CommandResult:
-    model = staying_model(at.state, request.model)
+    model = staying_model(at, request.model)
     if model.serving is None or model.serving.scaling.mode is not ScalingMode.MANUAL:
         raise Conflict(
             "it is not scaled by hand", where=f"model {model.name}", remedy="apply it with `serving: {scaling: manual}`"

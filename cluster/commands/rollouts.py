@@ -115,7 +115,7 @@ def check_view(check: Judged) -> CheckView:
 
 
 def _start_rollout(at: Context, request: StartRollout) -> CommandResult:
-    model = staying_model(at.state, request.model)
+    model = staying_model(at, request.model)
     if model.serving is None or model.plan is None:
         raise Conflict("only its versions are known", where=f"model {model.name}", remedy="`headrace apply` its document first")
     plan = named_plan(request.plan, model.plan) if isinstance(request.plan, NamedPlan) else request.plan or model.plan
@@ -138,27 +138,27 @@ def _start_rollout(at: Context, request: StartRollout) -> CommandResult:
 
 
 def _status(at: Context, request: ModelName) -> CommandResult:
-    known_model(at.state, request.model)
+    known_model(at, request.model)
     rollout = at.state.rollout_of(request.model)
     return CommandResult(at.state, RolloutStatus(rollout=rollout_view(at.state, rollout) if rollout is not None else None))
 
 
 def _pause(at: Context, request: ModelName) -> CommandResult:
-    active = active_rollout(at.state, request.model)
+    active = active_rollout(at, request.model)
     if active.state is RolloutState.PAUSED:
         return _outcome(at.state, request.model, [])
     return _move(at, active, active.to(RolloutState.PAUSED, at.now_s, reason=f"paused by {at.actor}"))
 
 
 def _resume(at: Context, request: ModelName) -> CommandResult:
-    active = active_rollout(at.state, request.model)
+    active = active_rollout(at, request.model)
     if active.paused_from is None:
         return _outcome(at.state, request.model, [])
     return _move(at, active, active.to(active.paused_from, at.now_s))
 
 
 def _promote(at: Context, request: ModelName) -> CommandResult:
-    active = active_rollout(at.state, request.model)
+    active = active_rollout(at, request.model)
     if active.phase is RolloutState.PENDING or not is_ready(at.apps.get(VersionId(active.model, active.candidate).app)):
         raise IllegalTransition(
             f"version {active.candidate} is not ready",
@@ -169,7 +169,7 @@ def _promote(at: Context, request: ModelName) -> CommandResult:
 
 
 def _abort(at: Context, request: ModelName) -> CommandResult:
-    active = active_rollout(at.state, request.model)
+    active = active_rollout(at, request.model)
     return _move(at, active, active.to(RolloutState.ROLLED_BACK, at.now_s, reason=f"aborted by {at.actor}"))
 
 

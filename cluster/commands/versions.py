@@ -93,7 +93,7 @@ def _register(at: Context, request: RegisterVersion) -> CommandResult:
 
 
 def _resolve(at: Context, request: Resolve) -> CommandResult:
-    model = known_model(at.state, request.model)
+    model = known_model(at, request.model)
     number = request.version if request.version is not None else model.stable
     if number is None:
         raise NotFound(
@@ -105,7 +105,7 @@ def _resolve(at: Context, request: Resolve) -> CommandResult:
 
 
 def _remove(at: Context, request: Resolve) -> CommandResult:
-    model = staying_model(at.state, request.model)
+    model = staying_model(at, request.model)
     if request.version is None:
         raise Conflict("which version to remove was not said", where=f"model {model.name}", remedy="name the version")
     version = known_version(at.state, model.name, request.version)
