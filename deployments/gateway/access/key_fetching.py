@@ -42,6 +42,8 @@ async def fetch_keys(issuer: Issuer) -> FetchedKeys:
 
 def _read(path: Path) -> FetchedKeys:
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise Unreachable("is no file", where=str(path), remedy="put the JWKS there, readable")
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:

@@ -104,6 +104,8 @@ def _public_key(kty: str, crv: str | None, members: Mapping[str, object], algori
 
     if not all(isinstance(value, str) and value.isascii() for value in members.values()):
         raise ValueError("a part of it is missing, or no base64url")
+    if any(len(str(value)) > RSA_MOST_BITS // 4 for value in members.values()):  # which a library may compute with for minutes
+        raise ValueError("a part of it is too long")
     try:
         # Only the members checked above: nothing else of what came reaches the library.
         key: Any = jwt.PyJWK({"kty": kty, "crv": crv, **members}, algorithm).key
