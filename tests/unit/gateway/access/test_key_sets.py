@@ -140,7 +140,13 @@ async def test_the_last_good_keys_stay_while_the_issuer_is_away_or_talks_rubbish
     assert "/elsewhere" not in server.asked
     [told] = warnings(caplog)
     assert "issuer corp: no keys, the last ones go on counting" in told
-    assert sum("come again" in each.getMessage() for each in caplog.records) == 1
+    server.away = True
+    await time.passes(600)
+    assert len(warnings(caplog)) == 2
+    server.away = False
+    for _ in range(2):
+        await time.passes(600)
+    assert sum("come again" in each.getMessage() for each in caplog.records) == 2
 
 
 @pytest.mark.parametrize(
@@ -237,6 +243,17 @@ async def test_an_unknown_key_is_asked_for_once_in_30_seconds(sets: KeySets, tim
     await time.passes(1)
     assert len(server.asked) == 3
     assert verify_token(token, sets, NOW_S).subject == "ann"
+
+
+async def test_an_unknown_key_never_delays_what_is_due_sooner(sets: KeySets, time: FakeTime, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_bytes(OLD)
+    await begun(sets, time, issuer(str(file)))
+    file.write_bytes(NEW)
+    sets.key_unknown("corp")
+    sets.key_unknown("other")
+    await time.passes(FILE_LOOK_S)
+    assert kids(sets) == {"old", "new"}
 
 
 async def test_discovery_finds_the_keys(sets: KeySets, time: FakeTime, server: KeyServer) -> None:

@@ -237,6 +237,7 @@ BAD: dict[str, list[Callable[[], str] | str]] = {
     "not_yet_valid": [
         lambda: with_claims({"iat": NOW_S + LEEWAY_S + 1}),
         lambda: with_claims({"nbf": NOW_S + LEEWAY_S + 1}),
+        lambda: with_claims({"iat": NOW_S + LEEWAY_S + 1, "nbf": NOW_S - 10}),
     ],
     "too_many_claims": [
         lambda: with_claims({f"c{i}": "" for i in range(201)}),
