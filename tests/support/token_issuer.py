@@ -5,15 +5,24 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import ssl
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import jwt
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 NOW_S = 1_800_000_000.0
 CURVES = {"ES256": ec.SECP256R1, "ES384": ec.SECP384R1, "ES512": ec.SECP521R1}
@@ -58,6 +67,26 @@ def signed(header: Any, claims: Any, algorithm: str = "ES256", number: int = 0) 
     return f"{text}.{part(jwt.get_algorithm_by_name(algorithm).sign(text.encode(), private_key(algorithm, number)))}"
 
 
+def certificate(key: Any, common: Sequence[str], alternative: Sequence[x509.GeneralName] | None, now_s: float) -> bytes:
+    """Signed by itself, as DER; of the day before `now_s` and the day after."""
+    now = datetime.fromtimestamp(now_s, UTC)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in common])
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).serial_number(7).public_key(key.public_key())
+    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    if alternative is not None:
+        builder = builder.add_extension(x509.SubjectAlternativeName(alternative), critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def tls_files(folder: Path) -> tuple[Path, Path]:
+    """A certificate for loopback that no authority has signed, and its key, as PEM."""
+    key = private_key("ES256")
+    der = certificate(key, ["id"], [x509.IPAddress(ip_address("127.0.0.1"))], time.time())
+    (folder / "cert.pem").write_text(ssl.DER_cert_to_PEM_cert(der))
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return folder / "cert.pem", folder / "key.pem"
+
+
 @dataclass
 class KeyServer:
     """Publishes bodies by path. `asked` are the paths so far; `away` hangs up on whoever asks; a body waits for `goes_on`."""
@@ -72,7 +101,7 @@ class KeyServer:
 
 
 @contextmanager
-def key_server() -> Iterator[KeyServer]:
+def key_server(tls: ssl.SSLContext | None = None) -> Iterator[KeyServer]:
     """On loopback, on a free port."""
     state = KeyServer()
     state.goes_on.set()
@@ -95,7 +124,9 @@ def key_server() -> Iterator[KeyServer]:
             """A test's output is no place for it."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    state.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.gateway.access.bad_credential import BadCredential, CredentialFault
 from deployments.gateway.access.certificates import CERTIFICATE_MOST_BYTES, NAMES_MOST, CertificateNames, names_of
+from tests.support import token_issuer
 from tests.support.token_issuer import NOW_S, private_key
 
 DAY_S = 86400.0
@@ -23,14 +20,7 @@ DAY_S = 86400.0
 
 def certificate(common: Sequence[str], alternative: Sequence[x509.GeneralName] | None = None) -> bytes:
     """As DER; of the day before NOW_S and the day after."""
-    now = datetime.fromtimestamp(NOW_S, UTC)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in common])
-    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).serial_number(7)
-    builder = builder.public_key(private_key("ES256").public_key())
-    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
-    if alternative is not None:
-        builder = builder.add_extension(x509.SubjectAlternativeName(alternative), critical=False)
-    return builder.sign(private_key("ES256"), hashes.SHA256()).public_bytes(Encoding.DER)
+    return token_issuer.certificate(private_key("ES256"), common, alternative, NOW_S)
 
 
 @functools.cache

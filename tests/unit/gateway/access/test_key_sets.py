@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from deployments.gateway.access.bad_credential import BadCredential
 from deployments.gateway.access.key_fetching import FILE_LOOK_S, MOST_BYTES, fetch_keys
 from deployments.gateway.access.key_sets import KeySets
 from deployments.gateway.access.tokens import verify_token
-from tests.support.token_issuer import CLAIMS, NOW_S, KeyServer, jwk, jwks, key_server, signed
+from tests.support.token_issuer import CLAIMS, NOW_S, KeyServer, jwk, jwks, key_server, signed, tls_files
 
 pytestmark = pytest.mark.anyio
 OLD, NEW = jwks(jwk("ES256", "old")), jwks(jwk("ES256", "old"), jwk("EdDSA", "new"))
@@ -174,6 +175,36 @@ async def test_an_answer_that_drips_is_not_waited_for(server: KeyServer, monkeyp
     server.goes_on.clear()
     with pytest.raises(Unreachable, match="no whole answer within"):
         await fetch_keys(issuer(f"{server.url}/keys"))
+
+
+async def test_a_certificate_that_this_node_does_not_trust_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cert, key = tls_files(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(cert, key)
+    with key_server(tls) as server:
+        server.bodies["/keys"] = OLD
+        with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
+            await fetch_keys(issuer(f"{server.url}/keys"))
+        assert server.asked == []
+        # As operators with an authority of their own do it.
+        monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+        key_fetching._trusted.cache_clear()
+        assert (await fetch_keys(issuer(f"{server.url}/keys"))).data == OLD
+    key_fetching._trusted.cache_clear()
+
+
+async def test_a_proxy_is_asked_for_others_than_this_machine(server: KeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy", "https_proxy", "http_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, server.url)
+    assert (await fetch_keys(issuer(f"{server.url}/keys"))).data == OLD
+    with pytest.raises(Unreachable, match="ProxyError"):
+        await fetch_keys(issuer("https://id.example/keys"))
+    monkeypatch.setenv("HTTPS_PROXY", "odd://ann:secret@proxy.example")
+    with pytest.raises(Unreachable, match="a proxy that can't be used") as caught:
+        await fetch_keys(issuer("https://id.example/keys"))
+    assert "secret" not in str(caught.value)
 
 
 async def test_a_file_that_is_none_or_too_large_is_refused(tmp_path: Path) -> None:
