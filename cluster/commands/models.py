@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from pydantic import Field
 
+from cluster.access.callers import Role
 from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message, ModelName, Nothing
 from cluster.commands.known import known_model, staying_model
+from cluster.commands.rights import of_model
 from cluster.commands.rollouts import RolloutView, rollout_view
 from cluster.commands.versions import VersionView, version_view
 from cluster.errors import Conflict, in_words
@@ -182,7 +184,19 @@ def _scale(at: Context, request: ScaleModel) -> CommandResult:
     return CommandResult(at.state.with_model(changed), Nothing(), (event,))
 
 
-SHOW = CommandEntry("model.show", ModelName, ModelView, _show, "One model with its versions, replicas and rollout", looks=True)
-SCALE = CommandEntry("model.scale", ScaleModel, Nothing, _scale, "Sets the replicas of a model that is scaled by hand")
-DELETE = CommandEntry("model.delete", DeleteModel, ModelView, _delete, "Removes a model: drains it, then forgets it")
+SHOW = CommandEntry(
+    "model.show",
+    ModelName,
+    ModelView,
+    _show,
+    "One model with its versions, replicas and rollout",
+    of_model(Role.VIEW),
+    looks=True,
+)
+SCALE = CommandEntry(
+    "model.scale", ScaleModel, Nothing, _scale, "Sets the replicas of a model that is scaled by hand", of_model(Role.OPERATE)
+)
+DELETE = CommandEntry(
+    "model.delete", DeleteModel, ModelView, _delete, "Removes a model: drains it, then forgets it", of_model(Role.DEPLOY)
+)
 COMMANDS = (SHOW, SCALE, DELETE)

@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from cluster.access.callers import Role
 from cluster.commands.command import CommandEntry, CommandResult, Context, Message, ModelName
 from cluster.commands.known import active_rollout, known_model, staying_model
+from cluster.commands.rights import of_model
 from cluster.decide import settle, transition
 from cluster.errors import Conflict, NotFound
 from cluster.rollout.checks.check import Judged
@@ -183,10 +185,21 @@ def _outcome(state: State, model: str, events: list[AuditEvent]) -> CommandResul
     return CommandResult(state, rollout_view(state, rollout), tuple(events))
 
 
-START = CommandEntry("rollout.start", StartRollout, RolloutView, _start_rollout, "Starts a rollout of a version")
-STATUS = CommandEntry("rollout.status", ModelName, RolloutStatus, _status, "The rollout under way, or the last one", looks=True)
-PAUSE = CommandEntry("rollout.pause", ModelName, RolloutView, _pause, "Stops the rollout where it is")
-RESUME = CommandEntry("rollout.resume", ModelName, RolloutView, _resume, "Lets a paused rollout go on")
-PROMOTE = CommandEntry("rollout.promote", ModelName, RolloutView, _promote, "Makes the candidate stable, whatever its checks say")
-ABORT = CommandEntry("rollout.abort", ModelName, RolloutView, _abort, "Takes the candidate back now")
+_MOVES = of_model(Role.OPERATE)
+START = CommandEntry("rollout.start", StartRollout, RolloutView, _start_rollout, "Starts a rollout of a version", _MOVES)
+STATUS = CommandEntry(
+    "rollout.status",
+    ModelName,
+    RolloutStatus,
+    _status,
+    "The rollout under way, or the last one",
+    of_model(Role.VIEW),
+    looks=True,
+)
+PAUSE = CommandEntry("rollout.pause", ModelName, RolloutView, _pause, "Stops the rollout where it is", _MOVES)
+RESUME = CommandEntry("rollout.resume", ModelName, RolloutView, _resume, "Lets a paused rollout go on", _MOVES)
+PROMOTE = CommandEntry(
+    "rollout.promote", ModelName, RolloutView, _promote, "Makes the candidate stable, whatever its checks say", _MOVES
+)
+ABORT = CommandEntry("rollout.abort", ModelName, RolloutView, _abort, "Takes the candidate back now", _MOVES)
 COMMANDS = (START, STATUS, PAUSE, RESUME, PROMOTE, ABORT)

@@ -28,6 +28,10 @@ class CredentialFault(StrEnum):
     EXPIRED = "expired"
     NOT_YET_VALID = "not_yet_valid"
     TOO_MANY_CLAIMS = "too_many_claims"
+    NOTHING = "nothing"
+    """Nothing was sent, and there is nothing that anybody may do."""
+    NO_SUCH_KEY = "no_such_key"
+    """No API key that lives, or a wrong secret."""
     NO_NAME = "no_name"
     """A certificate that names nobody."""
 
