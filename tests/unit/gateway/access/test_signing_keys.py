@@ -72,6 +72,17 @@ def test_what_is_not_usable_is_left_out_and_told(bad: Any, why: str) -> None:
     assert why in told
 
 
+def test_nesting_that_can_just_be_read_is_no_harm() -> None:
+    for depth in range(800, 1000, 7):
+        nested = b"[" * depth + b"]" * depth
+        data = jwks(GOOD).replace(b'{"keys": [', b'{"keys": [{"kty": ' + nested + b', "crv": ' + nested + b"}, ")
+        try:
+            found = list(parse_keys(data).keys)
+        except ValueError as error:
+            found = [str(error)]
+        assert found in (["good"], ["what came is no JWKS: nested too deep"])
+
+
 def test_a_private_or_a_weak_key_is_left_out_and_nothing_of_it_is_told() -> None:
     private = _private()
     parsed = parse_keys(jwks({**private, "kid": "p"}, {**_weak(), "kid": "w"}, GOOD))
