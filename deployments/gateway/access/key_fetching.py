@@ -42,6 +42,8 @@ async def fetch_keys(issuer: Issuer) -> FetchedKeys:
 
 def _read(path: Path) -> FetchedKeys:
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise Unreachable("is no file", where=str(path), remedy="put the JWKS there, readable")
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
@@ -84,8 +86,10 @@ async def _ask(url: str, loopback: bool) -> FetchedKeys:
 
     try:
         async with (
-            # Whoever is asked on this machine is asked without a proxy.
-            httpx.AsyncClient(verify=context, trust_env=not loopback, timeout=FETCH_WITHIN_S, follow_redirects=False) as client,
+            # Whoever is asked on this machine is asked without a proxy. The limit is of each step; of all, `fetch_keys` has one.
+            httpx.AsyncClient(
+                verify=context, trust_env=not loopback, timeout=2 * FETCH_WITHIN_S, follow_redirects=False
+            ) as client,
             client.stream("GET", url, headers={"accept": "application/json", "accept-encoding": "identity"}) as answer,
         ):
             if answer.status_code != httpx.codes.OK:

@@ -87,7 +87,7 @@ def _signing_key(jwk: object, kid: object) -> SigningKey:
         raise ValueError("a private key: whoever can read the JWKS can sign with it")
     if jwk.get("use", "sig") != "sig" or "verify" not in _strings(jwk.get("key_ops", ["verify"])):
         raise ValueError("not for signatures")
-    kty, crv = str(jwk.get("kty")), None if jwk.get("kty") == "RSA" else str(jwk.get("crv"))
+    kty, crv = _text(jwk.get("kty")), None if jwk.get("kty") == "RSA" else _text(jwk.get("crv"))
     if (kty, crv) not in _KINDS:
         raise ValueError("of a `kty` and `crv` that no algorithm is known for")
     fits, members = _KINDS[kty, crv]
@@ -104,6 +104,8 @@ def _public_key(kty: str, crv: str | None, members: Mapping[str, object], algori
 
     if not all(isinstance(value, str) and value.isascii() for value in members.values()):
         raise ValueError("a part of it is missing, or no base64url")
+    if any(len(str(value)) > RSA_MOST_BITS // 4 for value in members.values()):  # which a library may compute with for minutes
+        raise ValueError("a part of it is too long")
     try:
         # Only the members checked above: nothing else of what came reaches the library.
         key: Any = jwt.PyJWK({"kty": kty, "crv": crv, **members}, algorithm).key
@@ -113,6 +115,10 @@ def _public_key(kty: str, crv: str | None, members: Mapping[str, object], algori
         raise ValueError(f"of {key.key_size} bits; RSA keys have {RSA_LEAST_BITS} to {RSA_MOST_BITS}")
     found: AllowedPublicKeys = key
     return found
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _strings(value: object) -> frozenset[str]:
