@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Self
 
@@ -75,11 +75,6 @@ class Access(Section):
     def _subjects(self) -> list[Subject]:
         return [one.to for one in self.grants] + [one.to for one in self.quotas if one.to is not None]
 
-    def asked_of(self, issuer: str) -> set[tuple[str, str]]:
-        """Claims and values that say who is meant, in tokens of that issuer."""
-        told = (subject for subject in self._subjects() if subject.issuer == issuer)
-        return {(subject.claim, subject.value) for subject in told if subject.value is not None}
-
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
@@ -98,32 +93,33 @@ class AccessPolicy:
         """Who has that key."""
         if key.home:
             return Caller(f"home {key.id}", key.grants, speaks_for=True)
-        return self._caller(f"key {key.name}", [Subject(key=key.name)], key.grants)
+        return self._caller(f"key {key.name}", lambda subject: subject.key == key.name, key.grants)
 
-    def of_token(self, issuer: str, subject: str, claims: Mapping[str, Iterable[str]]) -> Caller:
+    def of_token(self, issuer: str, subject: str, claims: Mapping[str, Collection[str]]) -> Caller:
         """Who has a token of that issuer. `claims` are the values of each."""
-        told = {"sub": (subject,), **claims}
-        asked = sorted(self.document.asked_of(issuer)) if self.document is not None else []
-        subjects = [Subject(issuer=issuer, claim=claim, value=value) for claim, value in asked if value in told.get(claim, ())]
-        return self._caller(f"{issuer} {subject}", subjects)
+        told = {**claims, "sub": (subject,)}
+
+        def is_meant(one: Subject) -> bool:
+            return one.issuer == issuer and one.value in told.get(one.claim, ())
+
+        return self._caller(f"{issuer} {subject}", is_meant)
 
     def of_certificate(self, names: Iterable[str]) -> Caller:
         """Who has a client certificate with these names."""
         known = sorted(names)
-        return self._caller(f"certificate {known[0] if known else ''}", [Subject(certificate=name) for name in known if name])
+        return self._caller(f"certificate {known[0]}", lambda subject: subject.certificate in known)
 
     def of_nobody(self) -> Caller:
         """Who brings nothing, where there is a document."""
-        return self._caller("anybody", [Subject(anyone=True)], anonymous=True)
+        return self._caller("anybody", lambda subject: subject.anyone, anonymous=True)
 
-    def _caller(self, name: str, subjects: list[Subject], own: tuple[Grant, ...] = (), *, anonymous: bool = False) -> Caller:
+    def _caller(
+        self, name: str, is_meant: Callable[[Subject], bool], own: tuple[Grant, ...] = (), *, anonymous: bool = False
+    ) -> Caller:
         document = self.document or Access()
-        anyone = Subject(anyone=True)
-        grants = tuple(
-            Grant(roles=one.roles, models=one.models) for one in document.grants if one.to in subjects or one.to == anyone
-        )
-        quotas = [one for one in document.quotas if one.to in subjects]
-        quotas += [one for one in document.quotas if one.to is None or (anonymous and one.to == anyone)]
+        grants = tuple(Grant(roles=one.roles, models=one.models) for one in document.grants if one.to.anyone or is_meant(one.to))
+        quotas = [one for one in document.quotas if one.to is not None and is_meant(one.to)]
+        quotas += [one for one in document.quotas if one.to is None]
         limits = (Quota.model_validate(one.model_dump(exclude={"to"})) for one in quotas)
         return Caller(name, (*own, *grants), tuple(limits), anonymous=anonymous)
 

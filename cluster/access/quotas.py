@@ -9,22 +9,23 @@ BURST_S = 1.0  # so much time's worth may be asked for at once
 
 @dataclass(slots=True)
 class Bucket:
-    """Fills with `rate_per_s`, up to what it gets in BURST_S and never below 1. One that is not empty gives any amount, and owes
-    it then: so a request with more rows than a second's is taken too, and those after it wait the longer."""
+    """Fills with `rate_per_s`, up to `most`; `left` was in it at `at_s`. One that is not empty gives any amount, and owes it
+    then: so a request with more rows than a second's is taken too, and those after it wait the longer."""
 
     rate_per_s: float
+    most: float
     left: float
     at_s: float
 
     @classmethod
-    def full(cls, rate_per_s: float, now_s: float) -> Bucket:
-        """A new one."""
-        return cls(rate_per_s, max(rate_per_s * BURST_S, 1.0), now_s)
+    def full(cls, rate_per_s: float, now_s: float, most: float | None = None) -> Bucket:
+        """A new one, of a size of BURST_S where none is given, and of 1 at least."""
+        size = max(rate_per_s * BURST_S, 1.0) if most is None else most
+        return cls(rate_per_s, size, size, now_s)
 
     def fill(self, now_s: float) -> float:
         """What is in it now."""
-        most = max(self.rate_per_s * BURST_S, 1.0)
-        self.left = min(self.left + (now_s - self.at_s) * self.rate_per_s, most)
+        self.left = min(self.left + (now_s - self.at_s) * self.rate_per_s, self.most)
         self.at_s = now_s
         return self.left
 

@@ -112,7 +112,8 @@ class Guard:
         except BadCredential as error:
             if self._tables.table.number == 0 or error.reason is CredentialFault.NO_KEYS:
                 raise Unreachable("who may call is not known yet", where="gateway", remedy="retry in a second") from None
-            self._note_wrong(address, now_s)
+            if address and error.reason is not CredentialFault.UNKNOWN_KEY:  # which may be a new one
+                self._note_wrong(address, now_s)
             raise self._refuse(error.reason) from None
 
     def _found(self, policy: AccessPolicy, credential: Credential, now_s: float) -> _Known:
@@ -137,7 +138,7 @@ class Guard:
         return _Known(policy.of_token(token.issuer, token.subject, token.claims), min(now_s + KNOWN_S, token.until_s))
 
     def _note_wrong(self, address: bytes, now_s: float) -> None:
-        bucket = self._wrong.setdefault(address, Bucket(WRONG_PER_S, WRONG_AT_ONCE, now_s))
+        bucket = self._wrong.setdefault(address, Bucket.full(WRONG_PER_S, now_s, WRONG_AT_ONCE))
         bucket.take(1)
         while len(self._wrong) > ADDRESSES_MOST:
             self._wrong.popitem(last=False)
