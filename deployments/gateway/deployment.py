@@ -6,20 +6,21 @@ import asyncio
 import importlib.metadata
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
+from cluster.errors import BadInput
 from deployments.control.client import connect
 from deployments.gateway.autoscale import REQUESTS, autoscaling
 from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.opening import Door
-from deployments.gateway.door.settings import RUN_VARIABLE, DoorSettings
+from deployments.gateway.door.settings import RUN_VARIABLE, DoorSettings, DoorTls
 from deployments.gateway.http.callers import Callers
 from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer, ServerLimits
@@ -43,7 +44,7 @@ class GatewaySettings:
 
     The door of each node that has a gateway listens at `host`, without a `grpc_port` for HTTP alone. `node` is the address of the
     only Ray node that may have gateways; None: any. `cpus` reserves nothing unless told to: a full cluster still has a door.
-    `hosts` are the names, beside its nodes' own, by which commands may be given: see `Callers`. Of the byte limits two bound one
+    `tls` names files of each such node. `hosts` are the names, beside its nodes' own, by which commands may be given: see `Callers`. Of the byte limits two bound one
     message each, and the last all that are in one gateway.
     """
 
@@ -54,6 +55,7 @@ class GatewaySettings:
     host: str = "127.0.0.1"
     http_port: int = 8000
     grpc_port: int | None = None
+    tls: DoorTls | None = None
     hosts: tuple[str, ...] = ()
     max_ongoing: int = 1024
     max_body_bytes: int = 256 << 20
@@ -63,7 +65,11 @@ class GatewaySettings:
     @property
     def door(self) -> dict[str, Any]:
         """Where callers come in, as Serve remembers it."""
-        return {"host": self.host, "http_port": self.http_port, "grpc_port": self.grpc_port}
+        door = {"host": self.host, "http_port": self.http_port, "grpc_port": self.grpc_port}
+        # Without TLS as versions without it have written it: they may have started what runs.
+        if self.tls is None:
+            return door
+        return {**door, "tls": {**asdict(self.tls), "client_certificates": self.tls.client_certificates.value}}
 
 
 class Gateway:
@@ -99,6 +105,8 @@ class Gateway:
         if binary is not None:
             node = ray.get_runtime_context().get_node_id()
             self._door = await asyncio.to_thread(Door.enter, door_settings(settings, str(binary)), node)
+        elif settings.tls is not None:
+            raise BadInput("without HAProxy there is no TLS", where="--tls-cert", remedy="run where HAProxy can")
         limits = ServerLimits(
             max_requests=2 * settings.max_ongoing,
             max_body_bytes=settings.max_body_bytes,
@@ -144,6 +152,7 @@ def door_settings(settings: GatewaySettings, binary: str) -> DoorSettings:
         concurrent_streams=2 * settings.max_ongoing,
         raylet_pid=os.getppid(),
         run=os.environ.get(RUN_VARIABLE, ""),
+        tls=settings.tls,
     )
 
 

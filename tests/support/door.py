@@ -62,7 +62,8 @@ class LiveDoor:
     @property
     def http(self) -> str:
         """Its URL."""
-        return f"http://{self.settings.host}:{self.settings.http_port}"
+        scheme = "http" if self.settings.tls is None else "https"
+        return f"{scheme}://{self.settings.host}:{self.settings.http_port}"
 
     @property
     def grpc(self) -> str:
