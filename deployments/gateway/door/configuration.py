@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from deployments.gateway.door.settings import DoorSettings
+from deployments.gateway.door.settings import DoorSettings, DoorTls
 
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
 HEALTH_SERVICE = "grpc.health.v1.Health"
@@ -89,9 +89,7 @@ defaults
     option http-keep-alive
     http-reuse always
 """
-# Tickets resume connections. What they are sealed with goes with a renewed client CA; what is kept here would outlast it.
 _TLS = """\
-    tune.ssl.cachesize 0
     ssl-default-bind-options ssl-min-ver TLSv1.2
     ssl-default-bind-ciphers ECDHE+AESGCM:ECDHE+CHACHA20
 """
@@ -126,7 +124,7 @@ def configuration(settings: DoorSettings, folder: Path, listening: Listening) ->
             buffer=settings.handed_on_bytes + BESIDE_BYTES,
             streams=settings.concurrent_streams,
             held=_seconds(settings.handed_on_bytes + settings.head_bytes, settings),
-            tls="" if settings.tls is None else _TLS,
+            tls=_tls(settings.tls),
         ),
         _section("backend addresses", [_table("conn_cur")]),
         _section("backend answered", [_table("conn_cur")]),
@@ -146,6 +144,12 @@ def configuration(settings: DoorSettings, folder: Path, listening: Listening) ->
     sections.append(_section("backend commands", _once(settings, folder, Way.HTTP)))
     sections.append(_section("backend grpc_streams", _once(settings, folder, Way.GRPC)))
     return "\n".join(sections)
+
+
+def _tls(tls: DoorTls | None) -> str:
+    if tls is None:
+        return ""
+    return _TLS if tls.client_ca is None else f"{_TLS}    tune.ssl.cachesize 0\n"
 
 
 def slots_state(settings: DoorSettings, taken: Iterable[int]) -> str:
@@ -194,7 +198,10 @@ def _bind(settings: DoorSettings, folder: Path, listening: int, protocols: str) 
     if tls is None:
         return f"bind fd@{listening}"
     line = f"bind fd@{listening} ssl crt {folder}/{CERTIFICATE} alpn {protocols}"
-    return line if tls.client_ca is None else f"{line} ca-file {folder}/{CLIENT_CA} verify {tls.client_certificates}"
+    if tls.client_ca is None:
+        return line
+    # A caller whose connection is resumed is not verified again, and so would outlive his authority.
+    return f"{line} ca-file {folder}/{CLIENT_CA} verify {tls.client_certificates} no-tls-tickets"
 
 
 def _arrivals(settings: DoorSettings) -> list[str]:
@@ -221,7 +228,7 @@ def _heads(settings: DoorSettings, address: str) -> list[str]:
 
 
 def _peer(settings: DoorSettings) -> list[str]:
-    """What TLS tells of the caller; of a connection that a ticket resumes too."""
+    """What TLS tells of the caller."""
     if settings.tls is None:
         return []
     told = ["http-request set-header x-forwarded-proto https"]

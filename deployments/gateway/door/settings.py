@@ -69,10 +69,10 @@ class DoorSettings:
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
         """What `asdict` made. Raises TypeError, ValueError or LookupError where it did not."""
-        tls = document.get("tls")
-        if tls is not None:
-            tls = DoorTls(**{**tls, "client_certificates": ClientCertificates(tls["client_certificates"])})
-        return cls(**{**document, "tls": tls})
+        given = dict(document)
+        if (tls := given.get("tls")) is not None:
+            given["tls"] = DoorTls(**{**tls, "client_certificates": ClientCertificates(tls["client_certificates"])})
+        return cls(**given)
 
     def write(self, folder: Path) -> None:
         """Replaces what the folder says, in one step."""
