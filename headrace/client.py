@@ -30,6 +30,7 @@ from deployments.gateway.door.configuration import NOT_DELIVERED
 from headrace.local.home import Home, Settings, read_settings
 from headrace.local.run_state import load_run
 from headrace.patience import Patience, Waiting
+from headrace.transport import remedy_for, transport_to
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
@@ -68,7 +69,7 @@ class ControlClient:
         """
         known = settings or read_settings()
         if known.url:
-            return cls(known.url, patience=Patience(), actor=current_user())
+            return cls(known.url, transport=transport_to(known.url, known), patience=Patience(), actor=current_user())
         run = load_run(known.home)
         if run is None or run.addresses.http is None:
             raise errors.Unreachable(
@@ -76,7 +77,8 @@ class ControlClient:
                 where=str(known.home.root),
                 remedy="start it with `headrace up`, or set HEADRACE_URL to a gateway's address",
             )
-        return cls(run.addresses.http, patience=Patience(partial(may_answer, known.home)), actor=current_user())
+        url, patience = run.addresses.http, Patience(partial(may_answer, known.home))
+        return cls(url, transport=transport_to(url, known), patience=patience, actor=current_user())
 
     def __enter__(self) -> Self:
         return self
@@ -106,7 +108,8 @@ class ControlClient:
                     str(error), where=self.base_url, remedy="HEADRACE_URL is like http://127.0.0.1:8000"
                 ) from error
             except httpx.TransportError as error:
-                again = not _is_nowhere(error) and (looks or isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)))
+                lost = _is_nowhere(error) or remedy_for(error) is not None
+                again = not lost and (looks or isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)))
                 if not (again and waiting.goes_on(str(error))):
                     raise self._unanswered(command, error) from error
             else:
@@ -120,7 +123,9 @@ class ControlClient:
                 f"no answer to {command} in time", where=self.base_url, remedy="see `headrace status`, then try again"
             )
         return errors.Unreachable(
-            f"the gateway does not answer: {error}", where=self.base_url, remedy="start it with `headrace up`"
+            f"the gateway does not answer: {error}",
+            where=self.base_url,
+            remedy=remedy_for(error) or "start it with `headrace up`",
         )
 
     def _read(self, command: str, response: httpx.Response, answer: type[A]) -> A:

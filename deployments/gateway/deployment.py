@@ -42,10 +42,10 @@ class GatewaySettings:
     """All gateways of a cluster: `replicas`, or by load up to `most`. In one are `max_ongoing` requests at a time, as many more
     wait there, and the rest is refused.
 
-    The door of each node that has a gateway listens at `host`, without a `grpc_port` for HTTP alone. `node` is the address of the
-    only Ray node that may have gateways; None: any. `cpus` reserves nothing unless told to: a full cluster still has a door.
-    `tls` names files of each such node. `hosts` are the names, beside its nodes' own, by which commands may be given: see `Callers`. Of the byte limits two bound one
-    message each, and the last all that are in one gateway.
+    The door of each node that has a gateway listens at `host`, without a `grpc_port` for HTTP alone, and speaks TLS with files of
+    its node that `tls` names. `node` is the address of the only Ray node that may have gateways; None: any. `cpus` reserves nothing
+    unless told to: a full cluster still has a door. `hosts` are the names, beside its nodes' own, by which commands may be given:
+    see `Callers`. Of the byte limits two bound one message each, and the last all that are in one gateway.
     """
 
     replicas: int = 1

@@ -86,6 +86,9 @@ class Settings:
     (HEADRACE_RAY_ADDRESS, else RAY_ADDRESS), `bootstrap_servers` a running broker to use (KAFKA_BOOTSTRAP_SERVERS). `store_url`
     is any SQLAlchemy URL (HEADRACE_STORE_URL) and defaults to the home's SQLite file. `debug` shows tracebacks
     (HEADRACE_DEBUG=1).
+
+    Of a gateway that is called over TLS, `ca_file` names whom to trust (HEADRACE_CA_FILE), and `client_cert` with `client_key` is
+    what to show it (HEADRACE_CLIENT_CERT, HEADRACE_CLIENT_KEY): files in PEM.
     """
 
     home: Home
@@ -94,6 +97,9 @@ class Settings:
     bootstrap_servers: str | None
     store_url: str
     debug: bool
+    ca_file: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
 
 
 def without_password(url: str) -> str:
@@ -112,4 +118,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         bootstrap_servers=seen.get("KAFKA_BOOTSTRAP_SERVERS") or None,
         store_url=seen.get("HEADRACE_STORE_URL") or f"sqlite:///{home.store}",
         debug=seen.get("HEADRACE_DEBUG", "") not in ("", "0"),
+        ca_file=seen.get("HEADRACE_CA_FILE") or None,
+        client_cert=seen.get("HEADRACE_CLIENT_CERT") or None,
+        client_key=seen.get("HEADRACE_CLIENT_KEY") or None,
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from cluster.errors import BadInput
+from deployments.gateway.door.settings import ClientCertificates, DoorTls
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -13,7 +16,8 @@ class UpOptions:
 
     `hosts` are names by which the gateway takes commands, beside the machine's own. There are `gateways` of them, by load up
     to `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has. `insecure`: a cluster
-    may be joined without a token.
+    may be joined without a token. The door speaks TLS with the files `tls_cert` and `tls_key`, by absolute paths, and knows
+    callers by certificates of `client_ca`.
     """
 
     host: str = LOOPBACK
@@ -27,6 +31,30 @@ class UpOptions:
     broker_port: int = 9092
     num_cpus: int | None = None
     insecure: bool = False
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    client_ca: str | None = None
+    client_certs: ClientCertificates | None = None
+
+    @property
+    def tls(self) -> DoorTls | None:
+        """What the door speaks TLS with. Raises BadInput where one option lacks another."""
+        given = {"--tls-cert": self.tls_cert, "--tls-key": self.tls_key}
+        if self.tls_cert is not None and self.tls_key is not None:
+            if self.client_certs is not None and self.client_ca is None:
+                raise BadInput(
+                    "there is no authority to know callers' certificates by",
+                    where=f"--client-certs {self.client_certs}",
+                    remedy="give --client-ca too",
+                )
+            known = self.client_certs or ClientCertificates.OPTIONAL
+            return DoorTls(self.tls_cert, self.tls_key, self.client_ca, known)
+        asked = {**given, "--client-ca": self.client_ca, "--client-certs": self.client_certs}
+        if any(asked.values()):
+            lacking = " and ".join(name for name, value in given.items() if value is None)
+            where = " ".join(name for name, value in asked.items() if value is not None)
+            raise BadInput("TLS needs a certificate and its key", where=where, remedy=f"give {lacking} too")
+        return None
 
 
 # As the command line names them, where that is not their own name.

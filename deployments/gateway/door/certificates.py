@@ -1,4 +1,4 @@
-"""The files that a door speaks TLS with: read, checked, and put as HAProxy wants them. Only reads; knows nothing of HAProxy itself."""
+"""The files that a door speaks TLS with: read, checked, and put as HAProxy wants them. It starts and writes nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.errors import BadInput
+from deployments.gateway.door.settings import DoorTls
 
 if TYPE_CHECKING:  # it takes as long to import as all else here: who has no TLS does without
     from cryptography import x509
@@ -76,11 +77,23 @@ def read_client_ca(path: Path, now: datetime | None = None) -> str:
     return b"".join(one.public_bytes(Encoding.PEM) for one in found).decode("ascii")
 
 
+def check_files(tls: DoorTls) -> DoorCertificate:
+    """Whether a door can be opened with these. Raises BadInput."""
+    if tls.client_ca is not None:
+        read_client_ca(Path(tls.client_ca))
+    return read_certificate(Path(tls.certificate), Path(tls.key))
+
+
 def first_certificate(path: Path) -> str:
     """The one that a server with this file shows as its own, as PEM. Raises BadInput."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
     return _certificates(path)[0].public_bytes(Encoding.PEM).decode("ascii")
+
+
+def end_of(path: Path) -> datetime:
+    """When that one ends. Raises BadInput."""
+    return _certificates(path)[0].not_valid_after_utc
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:
@@ -114,9 +127,7 @@ def _read(path: Path, *, secret: bool = False) -> bytes:
     try:
         with path.open("rb") as file:
             if secret and (mode := os.fstat(file.fileno()).st_mode & 0o777) & OTHERS_BITS:
-                raise BadInput(
-                    f"others may read the key: its mode is {mode:04o}", where=str(path), remedy=f"`chmod 600 {path}`"
-                )
+                raise BadInput(f"others may read the key: its mode is {mode:04o}", where=str(path), remedy=f"`chmod 600 {path}`")
             text = file.read(FILE_MOST_BYTES + 1)
     except OSError as error:
         raise BadInput(
@@ -130,10 +141,11 @@ def _read(path: Path, *, secret: bool = False) -> bytes:
 def _check_time(certificate: x509.Certificate, path: Path, now: datetime) -> None:
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if ends <= now:
-        raise BadInput(f"the certificate ended at {_at(ends)}", where=str(path), remedy="renew it")
+        raise BadInput(f"the certificate ended at {utc(ends)}", where=str(path), remedy="renew it")
     if now < begins:
-        raise BadInput(f"the certificate holds from {_at(begins)} on", where=str(path), remedy="look at this machine's clock")
+        raise BadInput(f"the certificate holds from {utc(begins)} on", where=str(path), remedy="look at this machine's clock")
 
 
-def _at(time: datetime) -> str:
+def utc(time: datetime) -> str:
+    """As it is told. Pure."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -17,6 +17,8 @@ from deployments.gateway.door.certificates import read_certificate, read_client_
 from deployments.gateway.door.configuration import ADMIN, CERTIFICATE, CLIENT_CA
 from deployments.gateway.door.settings import DoorTls
 
+# What is not taken up, in words, for whoever looks after the door: there only while it is so.
+REFUSED = "not-taken-up.txt"
 LOOK_S = 1.0
 ANSWERS_WITHIN_S = 5.0
 SUCCESS = "Success!"
@@ -64,9 +66,11 @@ class Renewals:
             except BadInput as error:
                 if not (self._folder / kept.name).exists():
                     raise
-                self._log(_refusal(kept, error))
+                kept.trouble, kept.logged = _refusal(kept, error), True
+                self._log(kept.trouble)
             else:
                 kept.seen = looks
+        self._note()
 
     async def keep(self) -> None:
         """Looks each second, until it is cancelled."""
@@ -88,6 +92,7 @@ class Renewals:
             self._refuse(kept, error)
         else:
             kept.seen, kept.trouble, kept.logged = looks, "", False
+            self._note()
 
     def _refuse(self, kept: _Kept, error: Exception) -> None:
         """Logs what was so at the last look too."""
@@ -95,12 +100,20 @@ class Renewals:
         if trouble != kept.trouble:
             kept.trouble, kept.logged = trouble, False
         elif not kept.logged:
-            self._log(trouble)
             kept.logged = True
+            self._log(trouble)
+            self._note()
+
+    def _note(self) -> None:
+        told = [kept.trouble for kept in self._kept if kept.logged]
+        if told:
+            write_secret(self._folder / REFUSED, "\n".join(told))
+        else:
+            (self._folder / REFUSED).unlink(missing_ok=True)
 
     async def _take_up(self, kept: _Kept, pem: str) -> None:
-        """Tells HAProxy, and writes what the next one starts with. Raises OSError or TimeoutError where it can't be told, BadInput
-        where it refuses."""
+        """Tells HAProxy, and writes what the next one starts with. Raises OSError or TimeoutError where it can't be told, and
+        BadInput where it refuses."""
         path, starts = self._folder / kept.name, self._starts()
         try:
             await self._tell(f"set ssl {kept.kind} {path} <<\n{pem}\n", "ransaction created")
@@ -131,7 +144,7 @@ def write_secret(path: Path, text: str) -> None:
     """Replaces a file in one step; only this user can read it."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w", encoding="ascii") as file:
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
     fresh.replace(path)
 

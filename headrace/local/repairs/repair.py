@@ -18,6 +18,7 @@ from headrace.local.ray.processes import start_again
 from headrace.local.ray.words import kept_apart
 from headrace.local.repairs.parts import Away, RunPart, plan
 from headrace.local.run_state import BROKER, RunState, StartedProcess, save_run
+from headrace.transport import transport_to
 
 GATEWAY_TIMEOUT_S = 120.0
 POLL_S = 0.1
@@ -82,7 +83,7 @@ def _bring_back_inside(
                 services.ask_for_gateway(services.gateway_settings(state.options or UpOptions()))
                 services.await_gateway_app()
     if RunPart.GATEWAY in parts:
-        await_gateway(str(state.addresses.http))
+        await_gateway(str(state.addresses.http), settings)
 
 
 @contextmanager
@@ -92,10 +93,10 @@ def _step(progress: Progress, part: RunPart, why: str) -> Iterator[None]:
     progress(part, f"{why}; it is back" if why else "answers", time.monotonic() - begun)
 
 
-def await_gateway(url: str) -> None:
+def await_gateway(url: str, settings: Settings) -> None:
     """Returns once the controller answers through the gateway. Raises Unreachable with the last reason."""
     deadline = time.monotonic() + GATEWAY_TIMEOUT_S
-    with ControlClient(url, timeout_s=5.0) as client:
+    with ControlClient(url, timeout_s=5.0, transport=transport_to(url, settings)) as client:
         while True:
             try:
                 client.status()

@@ -111,7 +111,7 @@ class Supervisor:
     def _look(self, state: RunState, now_s: float) -> None:
         self._looks += 1
         asks = self._looks % ASK_CONTROLLER_EVERY == 0
-        away = look(state, ask_s=ASK_S, ask_controller=asks)
+        away = look(state, self._settings, ask_s=ASK_S, ask_controller=asks)
         if asks:
             self._controller_away = tuple(one for one in away if one.part is RunPart.CONTROLLER)
         else:

@@ -73,7 +73,9 @@ def test_tritonclient_by_grpc(secured: Secured) -> None:
 
 def test_a_head_may_be_as_large_as_without_a_certificate(secured: Secured) -> None:
     head = {f"x-{number}": "b" * 1000 for number in range(15)}
-    with httpx.Client(verify=secured.pki.context(secured.client), base_url=secured.door.http, headers=head, timeout=LIMIT_S) as http:
+    with httpx.Client(
+        verify=secured.pki.context(secured.client), base_url=secured.door.http, headers=head, timeout=LIMIT_S
+    ) as http:
         body = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
         assert http.post("/v2/models/pair/infer", json=body).json()["outputs"][0]["data"] == [2, 4]
         assert http.get("/v2/models/pair").json()["name"] == "pair"
