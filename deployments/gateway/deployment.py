@@ -43,7 +43,7 @@ class GatewaySettings:
     wait there, and the rest is refused.
 
     The door of each node that has a gateway listens at `host`, without a `grpc_port` for HTTP alone, and speaks TLS with files of
-    its node that `tls` names. `node` is the address of the only Ray node that may have gateways; None: any. `cpus` reserves nothing
+    its node that `tls` names. `node` is the address of the only Ray node that may have gateways; None: any. `cpus` reserves none
     unless told to: a full cluster still has a door. `hosts` are the names, beside its nodes' own, by which commands may be given:
     see `Callers`. Of the byte limits two bound one message each, and the last all that are in one gateway.
     """

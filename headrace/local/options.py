@@ -36,25 +36,25 @@ class UpOptions:
     client_ca: str | None = None
     client_certs: ClientCertificates | None = None
 
+    def __post_init__(self) -> None:
+        """Raises BadInput where one option for TLS lacks another."""
+        pair = {"--tls-cert": self.tls_cert, "--tls-key": self.tls_key}
+        asked = {**pair, "--client-ca": self.client_ca, "--client-certs": self.client_certs}
+        lacking = [name for name, value in pair.items() if value is None]
+        if any(asked.values()) and lacking:
+            where = " ".join(name for name, value in asked.items() if value is not None)
+            raise BadInput("TLS needs a certificate and its key", where=where, remedy=f"give {' and '.join(lacking)} too")
+        if self.client_certs is not None and self.client_ca is None:
+            raise BadInput(
+                "there is no authority to know callers' certificates by", where="--client-certs", remedy="give --client-ca too"
+            )
+
     @property
     def tls(self) -> DoorTls | None:
-        """What the door speaks TLS with. Raises BadInput where one option lacks another."""
-        given = {"--tls-cert": self.tls_cert, "--tls-key": self.tls_key}
-        if self.tls_cert is not None and self.tls_key is not None:
-            if self.client_certs is not None and self.client_ca is None:
-                raise BadInput(
-                    "there is no authority to know callers' certificates by",
-                    where=f"--client-certs {self.client_certs}",
-                    remedy="give --client-ca too",
-                )
-            known = self.client_certs or ClientCertificates.OPTIONAL
-            return DoorTls(self.tls_cert, self.tls_key, self.client_ca, known)
-        asked = {**given, "--client-ca": self.client_ca, "--client-certs": self.client_certs}
-        if any(asked.values()):
-            lacking = " and ".join(name for name, value in given.items() if value is None)
-            where = " ".join(name for name, value in asked.items() if value is not None)
-            raise BadInput("TLS needs a certificate and its key", where=where, remedy=f"give {lacking} too")
-        return None
+        """What the door speaks TLS with."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return DoorTls(self.tls_cert, self.tls_key, self.client_ca, self.client_certs or ClientCertificates.OPTIONAL)
 
 
 # As the command line names them, where that is not their own name.
