@@ -15,6 +15,7 @@ from typing import Any
 from cluster.errors import BadInput, Unreachable
 from deployments.gateway.door.certificates import check_files, utc
 from deployments.gateway.door.haproxy import usable_haproxy
+from deployments.gateway.door.settings import ClientCertificates
 from headrace.local.broker import running_broker, start_broker
 from headrace.local.down import RAY_STOP_S, Progress, end_run
 from headrace.local.home import Home, Settings, without_password
@@ -95,7 +96,14 @@ def _check_door(options: UpOptions, settings: Settings, progress: Progress) -> N
             remedy="leave it out, or run where HAProxy can: on Linux, and not with HEADRACE_HAPROXY=0",
         )
     # The files are each node's own, and of a cluster that is joined the door may be on another: its keeper looks at them.
-    if tls is not None and settings.ray_address is None:
+    if tls is not None and settings.ray_address is not None:
+        if tls.client_certificates is ClientCertificates.REQUIRED and settings.client_cert is None:
+            raise BadInput(
+                "our own commands would not be let in",
+                where="--client-certs required",
+                remedy="set HEADRACE_CLIENT_CERT and HEADRACE_CLIENT_KEY",
+            )
+    elif tls is not None:
         certificate = check_files(tls)
         if certificate.ends_soon():
             progress("TLS", f"WARNING: the certificate ends at {utc(certificate.ends)}: renew it, it is taken up at once", 0.0)
