@@ -16,8 +16,9 @@ class UpOptions:
 
     `hosts` are names by which the gateway takes commands, beside the machine's own. There are `gateways` of them, by load up
     to `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has. `insecure`: a cluster
-    may be joined without a token. The door speaks TLS with the files `tls_cert` and `tls_key`, by absolute paths, and knows
-    callers by certificates of `client_ca`.
+    may be joined without a token, and a door opened to the network where nothing says who may come in. `access`
+    is the file of an Access document, or empty. The door speaks TLS with the files `tls_cert` and `tls_key`, by absolute paths,
+    and knows callers by certificates of `client_ca`.
     """
 
     host: str = LOOPBACK
@@ -31,6 +32,7 @@ class UpOptions:
     broker_port: int = 9092
     num_cpus: int | None = None
     insecure: bool = False
+    access: str = ""
     tls_cert: str | None = None
     tls_key: str | None = None
     client_ca: str | None = None
@@ -56,6 +58,11 @@ class UpOptions:
             return None
         return DoorTls(self.tls_cert, self.tls_key, self.client_ca, self.client_certs or ClientCertificates.OPTIONAL)
 
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine's processes reach the door."""
+        return self.host == "localhost" or self.host.startswith("127.")
+
 
 # As the command line names them, where that is not their own name.
 _NAMES = {"hosts": "--allow-host", "most_gateways": "--gateways"}
@@ -66,6 +73,7 @@ def not_taken_up(wanted: UpOptions, runs: UpOptions | None) -> tuple[str, ...]:
     if runs is None:  # of a version that did not note them
         return ()
     usual = UpOptions()
-    asked = [one.name for one in fields(UpOptions) if getattr(wanted, one.name) != getattr(usual, one.name)]
+    names = (one.name for one in fields(UpOptions) if one.name != "access")  # which is applied to what runs too
+    asked = [name for name in names if getattr(wanted, name) != getattr(usual, name)]
     differ = [name for name in asked if getattr(wanted, name) != getattr(runs, name)]
     return tuple(dict.fromkeys(_NAMES.get(name, f"--{name.replace('_', '-')}") for name in differ))

@@ -51,6 +51,7 @@ def gateway_settings(options: UpOptions) -> GatewaySettings:
         grpc_port=options.grpc_port,
         tls=options.tls,
         hosts=(options.host, *options.hosts),
+        insecure=options.insecure,
     )
 
 

@@ -39,6 +39,11 @@ pytestmark = [
 ]
 MODEL = "digits"
 X = rows(2, seed=7)
+ACCESS = """
+kind: Access
+grants:
+  - {to: {certificate: ann.example}, roles: [score], models: [digits]}
+"""
 JOB = """
 import sys
 import time
@@ -112,7 +117,10 @@ def test_a_run_over_tls(machine: Machine, tmp_path: Path) -> None:
     certificate, key = pki.issue("door", ends=ends)
     client = pki.issue("client", "ann.example")
     files = ["--tls-cert", certificate, "--tls-key", key, "--client-ca", pki.ca, "--client-certs", "required"]
-    with machine.start("up", "--supervise", *machine.ports, *(str(word) for word in files)) as process:
+    access = tmp_path / "access.yaml"
+    access.write_text(ACCESS)
+    words = [*machine.ports, *(str(word) for word in files), "--access", str(access)]
+    with machine.start("up", "--supervise", *words) as process:
         try:
             said = goes_well(machine, pki, client, ends, tmp_path, process)
         finally:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import replace
 
+from cluster.access.policy import Access, AccessPolicy
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.door.opening import Door
 from deployments.gateway.door.settings import DoorSettings
@@ -17,13 +20,30 @@ from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer, ServerLimits
 from tests.support.gateway_fakes import PATIENT, FakeControl, FakeScorer, table
 
+# Whoever has a certificate with this name may call the model; without a certificate anybody may see that it is there.
+KNOWN = "client.example"
+DOCUMENT = Access.model_validate(
+    {
+        "grants": [
+            {"to": {"certificate": KNOWN}, "roles": ["score"], "models": ["pair"]},
+            {"to": {"anyone": True}, "roles": ["view"], "models": ["pair"]},
+        ]
+    }
+)
+
 
 async def main(node: str, settings: DoorSettings) -> None:
     """Serves until it is killed, or told to end by the end of its standard input."""
-    routes = table()
+    routes = replace(table(), access=AccessPolicy(document=DOCUMENT))
     scorer, control = FakeScorer(routes), FakeControl(routes)
     server = GatewayServer(
-        DataPlane(scorer, PATIENT), Repository(scorer, control), control, "0.0.0", Callers.to(), ServerLimits(max_requests=100)
+        DataPlane(scorer, PATIENT),
+        Repository(scorer, control),
+        control,
+        Guard(scorer, visitors=True),
+        "0.0.0",
+        Callers.to(),
+        ServerLimits(max_requests=100),
     )
     door = Door.enter(settings, node)
     door.watch()

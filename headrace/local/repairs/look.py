@@ -10,7 +10,8 @@ from cluster.commands import feeds
 from cluster.commands.command import Nothing
 from cluster.errors import HeadraceError, NoCapacity, Unreachable
 from headrace.client import ControlClient
-from headrace.local.home import Settings, read_settings
+from headrace.local.home import Settings
+from headrace.local.home_key import home_key
 from headrace.local.ports import answers, split_address
 from headrace.local.repairs.parts import HELPERS, Away, RunPart
 from headrace.local.run_state import BROKER, GCS, RAYLET, RunState
@@ -19,12 +20,11 @@ from headrace.transport import transport_to
 ASK_S = 5.0
 
 
-def look(
-    state: RunState, settings: Settings | None = None, *, ask_s: float = ASK_S, ask_controller: bool = True
-) -> tuple[Away, ...]:
-    """What of the run is away; of one whose Ray is dead, that alone. `ask_s` is how long each part may take to answer."""
+def look(state: RunState, settings: Settings, *, ask_s: float = ASK_S, ask_controller: bool = True) -> tuple[Away, ...]:
+    """What of the run is away; of one whose Ray is dead, that alone. `ask_s` is how long each part may take to answer; the
+    gateway is asked as the home's own."""
     ray = tuple(_ray(state))
-    return ray or (*_beside(state, ask_s), *_services(state, settings or read_settings(), ask_s, ask_controller=ask_controller))
+    return ray or (*_beside(state, ask_s), *_services(state, settings, ask_s, ask_controller=ask_controller))
 
 
 def _ray(state: RunState) -> Iterator[Away]:
@@ -61,7 +61,8 @@ def _services(state: RunState, settings: Settings, ask_s: float, *, ask_controll
         return
     if ask_controller:
         try:
-            with ControlClient(url, timeout_s=ask_s, transport=transport_to(url, settings)) as control:
+            token = home_key(settings.home)
+            with ControlClient(url, timeout_s=ask_s, transport=transport_to(url, settings), token=token) as control:
                 control.call(feeds.LIST, Nothing())
         except (Unreachable, NoCapacity) as error:
             yield Away(RunPart.CONTROLLER, error.what)

@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from cluster.errors import HeadraceError, Unreachable
+from cluster.errors import HeadraceError, NoCapacity, Unauthenticated, Unreachable
 from headrace.client import ControlClient
 from headrace.local.broker import start_broker
 from headrace.local.down import Progress
 from headrace.local.home import Settings
+from headrace.local.home_key import home_key
 from headrace.local.options import UpOptions
 from headrace.local.ports import split_address
 from headrace.local.ray.connection import joined_ray
@@ -94,13 +95,15 @@ def _step(progress: Progress, part: RunPart, why: str) -> Iterator[None]:
 
 
 def await_gateway(url: str, settings: Settings) -> None:
-    """Returns once the controller answers through the gateway. Raises Unreachable with the last reason."""
+    """Returns once the controller answers through the gateway, which is asked as the home's own. Raises Unreachable with the last
+    reason."""
     deadline = time.monotonic() + GATEWAY_TIMEOUT_S
-    with ControlClient(url, timeout_s=5.0, transport=transport_to(url, settings)) as client:
+    token, transport = home_key(settings.home), transport_to(url, settings)
+    with ControlClient(url, timeout_s=5.0, transport=transport, token=token) as client:
         while True:
             try:
                 client.status()
-            except Unreachable:
+            except (Unreachable, Unauthenticated, NoCapacity):  # it may not have heard of the key yet
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(POLL_S)  # the gateway may wait for the controller

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import FrameType
 
 from cluster.error_wire import from_wire
@@ -148,6 +148,8 @@ class Supervisor:
         self._backoffs |= {part: self._backoff(part).tried(now_s) for part in parts}
         if not isinstance(failed, Busy):
             self._is_up = failed is None
+        if failed is None:
+            self._options = replace(self._options, access="")  # it is applied: what somebody applies later stays
         if failed is not None and not self._stop.is_set():
             wait_s = min(self._backoffs[part].next_s for part in parts) - now_s
             self._say(f"{failed}; tries again in {wait_s:.0f} s")

@@ -7,6 +7,8 @@ from email.utils import formatdate
 from http import HTTPStatus
 
 from cluster.errors import HeadraceError
+from deployments.gateway.access.credential import Credential
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Lease
 from deployments.gateway.http.asgi import Reply, body_too_large, error_reply, reply_to
 from deployments.gateway.http.infer import HttpInfer, InferHead
@@ -53,15 +55,22 @@ class HttpAnswers:
 class HttpExchange:
     """Requests of one `infer`."""
 
-    __slots__ = ("_answers", "_head", "_infer")
+    __slots__ = ("_address", "_answers", "_guard", "_head", "_infer")
 
-    def __init__(self, infer: HttpInfer, head: InferHead, answers: HttpAnswers) -> None:
+    def __init__(self, infer: HttpInfer, head: InferHead, answers: HttpAnswers, guard: Guard, address: bytes) -> None:
+        """They come from `address`."""
         self._infer = infer
         self._head = head
         self._answers = answers
+        self._guard = guard
+        self._address = address
 
-    def refusal(self, body_bytes: int) -> WireAnswer | None:
+    def refusal(self, body_bytes: int, credential: Credential) -> WireAnswer | None:
         """See Exchange."""
+        try:
+            self._guard.admitted(credential, self._address)
+        except HeadraceError as error:
+            return self.failed(error)
         most_bytes = self._infer.max_body_bytes
         return None if body_bytes <= most_bytes else self.failed(body_too_large(most_bytes))
 
@@ -69,10 +78,11 @@ class HttpExchange:
         """See Exchange."""
         return self._answers.of(error_reply(error))
 
-    async def answer(self, body: Pieces, lease: Lease) -> WireAnswer:
+    async def answer(self, body: Pieces, lease: Lease, credential: Credential) -> WireAnswer:
         """See Exchange."""
         try:
-            reply = await self._infer.answer(self._head, body, lease)
+            caller = self._guard.admitted(credential, self._address)
+            reply = await self._infer.answer(self._head, body, lease, caller)
         except Exception as error:  # noqa: BLE001 (`reply_to` logs it)
             reply = reply_to(error, f"infer of {self._head.call.model}")
         return self._answers.of(reply)
@@ -88,7 +98,7 @@ class FixedExchange:
         self._answers = answers
         self._bodiless = bodiless
 
-    def refusal(self, body_bytes: int) -> WireAnswer | None:  # noqa: ARG002
+    def refusal(self, body_bytes: int, credential: Credential) -> WireAnswer | None:  # noqa: ARG002
         """See Exchange."""
         return self._answers.of(self._reply, bodiless=self._bodiless)
 
@@ -96,6 +106,6 @@ class FixedExchange:
         """See Exchange."""
         return self._answers.of(self._reply, bodiless=self._bodiless)
 
-    async def answer(self, body: Pieces, lease: Lease) -> WireAnswer:  # noqa: ARG002
+    async def answer(self, body: Pieces, lease: Lease, credential: Credential) -> WireAnswer:  # noqa: ARG002
         """See Exchange."""
         return self._answers.of(self._reply, bodiless=self._bodiless)

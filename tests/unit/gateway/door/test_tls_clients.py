@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
+from tritonclient.utils import InferenceServerException
 
 from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.settings import ClientCertificates, DoorTls
 from tests.support.certificates import Pki
 from tests.support.door import LiveDoor, door_settings
+from tests.support.pair_gateway import KNOWN
 
 pytestmark = [pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"), pytest.mark.timeout(120)]
 X = np.array([[1, 2], [3, 4]], np.float32)
@@ -41,7 +43,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     try:
         door.start()
         # Its own certificate has many names: over 5 KiB in a header.
-        yield Secured(door, pki, pki.issue("client", *(f"{number:03}.{'a' * 40}.example" for number in range(75))))
+        yield Secured(door, pki, pki.issue("client", KNOWN, *(f"{number:03}.{'a' * 40}.example" for number in range(75))))
     finally:
         door.close()
 
@@ -69,6 +71,23 @@ def test_tritonclient_by_grpc(secured: Secured) -> None:
     ) as client:
         assert client.is_server_ready()
         assert client.infer("pair", [tensor(triton_grpc)]).as_numpy("double").tolist() == (2 * X).tolist()
+
+
+def test_who_has_a_certificate_has_the_rights_of_its_names_and_no_others(secured: Secured) -> None:
+    certificate, key = secured.pki.issue("eve", "eve.example")
+    context = secured.pki.context((certificate, key))
+    with triton_http.InferenceServerClient(
+        secured.door.http.removeprefix("https://"), ssl=True, ssl_context_factory=lambda: context
+    ) as client, pytest.raises(InferenceServerException, match="403"):
+        client.infer("pair", [tensor(triton_http)])
+    files = {"root_certificates": secured.pki.ca, "private_key": key, "certificate_chain": certificate}
+    with (
+        triton_grpc.InferenceServerClient(
+            secured.door.grpc, ssl=True, **{name: str(path) for name, path in files.items()}
+        ) as client,
+        pytest.raises(InferenceServerException, match="PERMISSION_DENIED"),
+    ):
+        client.infer("pair", [tensor(triton_grpc)])
 
 
 def test_a_head_may_be_as_large_as_without_a_certificate(secured: Secured) -> None:
