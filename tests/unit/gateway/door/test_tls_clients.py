@@ -75,10 +75,11 @@ def test_tritonclient_by_grpc(secured: Secured) -> None:
 
 def test_who_has_a_certificate_has_the_rights_of_its_names_and_no_others(secured: Secured) -> None:
     certificate, key = secured.pki.issue("eve", "eve.example")
-    context = secured.pki.context((certificate, key))
-    with triton_http.InferenceServerClient(
-        secured.door.http.removeprefix("https://"), ssl=True, ssl_context_factory=lambda: context
-    ) as client, pytest.raises(InferenceServerException, match="403"):
+    context, address = secured.pki.context((certificate, key)), secured.door.http.removeprefix("https://")
+    with (
+        triton_http.InferenceServerClient(address, ssl=True, ssl_context_factory=lambda: context) as client,
+        pytest.raises(InferenceServerException, match="403"),
+    ):
         client.infer("pair", [tensor(triton_http)])
     files = {"root_certificates": secured.pki.ca, "private_key": key, "certificate_chain": certificate}
     with (
