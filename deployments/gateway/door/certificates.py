@@ -98,12 +98,22 @@ def end_of(path: Path) -> datetime:
 
 def _certificates(path: Path) -> list[x509.Certificate]:
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
 
     text = _read(path)
     try:
-        return x509.load_pem_x509_certificates(text)
-    except ValueError as error:
+        found = x509.load_pem_x509_certificates(text)
+        for one in found:
+            _parse(one)
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise BadInput("there is no certificate in it that can be read", where=str(path), remedy=WRITE_PEM) from error
+    return found
+
+
+def _parse(certificate: x509.Certificate) -> None:
+    """Reads what is only read when it is asked for. Raises ValueError or UnsupportedAlgorithm."""
+    certificate.public_key()
+    _ = certificate.extensions, certificate.not_valid_before_utc, certificate.not_valid_after_utc
 
 
 def _key(path: Path) -> PrivateKeyTypes:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.errors import BadInput, HeadraceError
+from cluster.errors import BadInput
 from deployments.gateway.door.certificates import read_certificate, read_client_ca
 from deployments.gateway.door.configuration import ADMIN, CERTIFICATE, CLIENT_CA
 from deployments.gateway.door.settings import DoorTls
@@ -88,7 +88,7 @@ class Renewals:
             if pem != (self._folder / kept.name).read_text(encoding="ascii"):
                 await self._take_up(kept, pem)
                 self._log(f"{_named(kept)} taken up: new connections meet what is new")
-        except (HeadraceError, OSError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 (whatever is wrong with a file, the looks go on, and it is told)
             self._refuse(kept, error)
         else:
             kept.seen, kept.trouble, kept.logged = looks, "", False

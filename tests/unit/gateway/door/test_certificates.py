@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from hypothesis import HealthCheck, given, settings, strategies
 
 from cluster.errors import BadInput
 from deployments.gateway.door.certificates import (
@@ -115,3 +118,22 @@ def test_callers_authorities_are_ones_that_sign(pki: Pki) -> None:
     with pytest.raises(BadInput, match="ended at"):
         read_client_ca(pki.ca, datetime(3001, 1, 1, tzinfo=UTC))
     check_files(DoorTls(str(certificate), str(key), str(pki.ca)))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=strategies.integers(0, 2000), bit=strategies.integers(0, 7), of_key=strategies.booleans())
+def test_files_with_a_wrong_bit_are_never_more_than_refused(authority: Pki, at: int, bit: int, of_key: bool) -> None:
+    certificate, key = authority.folder / "bits.pem", authority.folder / "bits.key"
+    if not certificate.exists():
+        authority.issue("bits")
+    chosen = key if of_key else certificate
+    good = chosen.read_bytes()
+    der = bytearray(base64.b64decode(good.partition(b"-----\n")[2].partition(b"-----END")[0]))
+    der[at % len(der)] ^= 1 << bit
+    kind = "PRIVATE KEY" if of_key else "CERTIFICATE"
+    try:
+        chosen.write_text(f"-----BEGIN {kind}-----\n{base64.encodebytes(bytes(der)).decode()}-----END {kind}-----\n")
+        with contextlib.suppress(BadInput):
+            assert read_certificate(certificate, key).pem.endswith("-----END PRIVATE KEY-----\n")
+    finally:
+        chosen.write_bytes(good)
