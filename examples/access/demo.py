@@ -106,17 +106,18 @@ class Walk:
             self.see(f"calls as fast as they go, by {way}", told.status, refused)
             print(f"         {told.words}")
         told = _until(lambda: by_httpx(self.place, one, cellar), lambda told: told.status != "200")
-        wait_s = (told.headers or {}).get("retry-after", "none")
+        wait_s = (told.headers or {}).get("retry-after")
         self.see("Retry-After", wait_s, "1")
-        time.sleep(float(wait_s))  # as one is told
+        time.sleep(float(wait_s or 0))  # as one is told
         self.see("after so long", by_httpx(self.place, one, cellar).status, "200")
 
     def certificate(self) -> None:
         """A job that has a certificate needs no key."""
         _title("A client certificate")
-        for rows, wanted in ((self.clinic, "200"), (self.cellar, "404")):
-            told = by_httpx(self.place, rows, certificate=TLS / "nightly.pem")
-            self.see(f"nightly.clinic.example asks {rows.model}", told.status, wanted)
+        for rows, by_way in ((self.clinic, ("200", "OK")), (self.cellar, ("404", "NOT_FOUND"))):
+            for (way, call), wanted in zip({HTTPX: by_httpx, GRPC: by_grpc}.items(), by_way, strict=True):
+                told = call(self.place, rows, certificate=TLS / "nightly.pem")
+                self.see(f"nightly.clinic.example asks {rows.model} by {way}", told.status, wanted)
 
     def token(self, clinic: str) -> None:
         """Who is in the group may operate, and no more; who only scores may not."""
