@@ -28,7 +28,11 @@ from tests.support.door import LiveDoor, kill, live_door
 from tests.support.door_calls import AT_ONCE, Calls
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"),
+    pytest.mark.timeout(120),
+]
 INFER, MODEL_INFER = "/v2/models/m/infer", "/inference.GRPCInferenceService/ModelInfer"
 LIMIT_S = 30.0
 

@@ -27,7 +27,11 @@ from deployments.gateway.door.settings import ClientCertificates, DoorTls
 from tests.support.certificates import Pki
 from tests.support.door import LiveDoor, live_door
 
-pytestmark = [pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"),
+    pytest.mark.timeout(120),
+]
 INFER, MODEL_INFER = "/v2/models/m/infer", "/inference.GRPCInferenceService/ModelInfer"
 LIMIT_S = 30.0
 Client = tuple[Path, Path] | None

@@ -23,7 +23,11 @@ from tests.support.certificates import Pki
 from tests.support.door import LiveDoor, door_settings
 from tests.support.pair_gateway import KNOWN
 
-pytestmark = [pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"),
+    pytest.mark.timeout(120),
+]
 X = np.array([[1, 2], [3, 4]], np.float32)
 LIMIT_S = 30.0
 
