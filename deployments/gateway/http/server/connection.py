@@ -188,15 +188,18 @@ class _Connection(asyncio.Protocol):
             self._broken(error)
             return
         body = whole_body(data, end, head.body_bytes)
-        if body is not None and exchange.refusal(len(body), credential) is None:
+        # Asked once: who brings a wrong key is counted by it.
+        refusal = exchange.refusal(len(body) if body is not None else head.body_bytes or 0, credential)
+        if body is not None and refusal is None:
             self._answer(head, exchange, [body], len(body), credential)
         else:
-            self._begin_body(head, exchange, data[end:], credential)
+            self._begin_body(head, exchange, data[end:], credential, refusal)
 
-    def _begin_body(self, head: RequestHead, exchange: Exchange, data: bytes, credential: Credential) -> None:
+    def _begin_body(
+        self, head: RequestHead, exchange: Exchange, data: bytes, credential: Credential, refusal: WireAnswer | None
+    ) -> None:
         body: Body = ChunkedBody() if head.body_bytes is None else SizedBody(head.body_bytes)
         reading = self._reading = head, exchange, body, credential
-        refusal = exchange.refusal(head.body_bytes or 0, credential)
         if refusal is not None:
             # Who waits for leave to send may or may not do so after this: where the next request begins can't be told.
             self._refuse(reading, refusal, closes=head.expects)
