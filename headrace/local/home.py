@@ -120,6 +120,6 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         bootstrap_servers=seen.get("KAFKA_BOOTSTRAP_SERVERS") or None,
         store_url=seen.get("HEADRACE_STORE_URL") or f"sqlite:///{home.store}",
         debug=seen.get("HEADRACE_DEBUG", "") not in ("", "0"),
-        token=seen.get("HEADRACE_TOKEN") or None,
+        token=seen.get("HEADRACE_TOKEN", "").strip() or None,
         token_file=Path(seen["HEADRACE_TOKEN_FILE"]) if seen.get("HEADRACE_TOKEN_FILE") else None,
     )
