@@ -257,7 +257,8 @@ def test_an_open_stream_ends_for_a_key_that_is_revoked() -> None:
 
 
 @pytest.mark.parametrize(
-    "trailer", ["x-headrace-alone: 1", "x-headrace-peer: MII", f"authorization: {SCORER.bearer['authorization']}", "host: x"]
+    "trailer",
+    ["x-headrace-alone: 1", pytest.param(f"authorization: {SCORER.bearer['authorization']}", id="authorization")],
 )
 def test_what_stands_behind_a_body_is_no_header(by_haproxy: bool, trailer: str) -> None:
     async def scene(gateway: Gateway) -> None:
