@@ -88,7 +88,8 @@ class Guard:
             if not self._nobody.grants:
                 raise self._refuse(CredentialFault.NOTHING)
             return self._nobody
-        mark = hashlib.sha256(b"\0".join(credential)).digest()
+        brought = b"\0".join(credential) if credential.certificate else credential.authorization
+        mark = hashlib.sha256(brought).digest()
         known, now_s = self._known.get(mark), self._clock()
         if known is not None and now_s < known.until_s and known.policy == self._policies:
             return known.caller
