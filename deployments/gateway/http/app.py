@@ -215,8 +215,10 @@ class GatewayApp:
         _only_post(request)
         try:
             self.callers.check(request.headers)
-            caller = self._caller(request)
-            return json_reply(await self.control.call(command, await _payload(request, command), caller))
+            self._caller(request)  # a stranger's body is not read
+            payload = await _payload(request, command)
+            # A body may take hours to come: who was revoked meanwhile runs nothing by it.
+            return json_reply(await self.control.call(command, payload, self._caller(request)))
         except HeadraceError as error:
             return control_error_reply(error)
 
