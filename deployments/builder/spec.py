@@ -129,7 +129,7 @@ class HuggingfaceSource(BuildSection):
     """
 
     path: str | None = None
-    repo: str | None = Field(default=None, pattern=r"^[\w.-]+(/[\w.-]+)?$")
+    repo: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
     revision: str = Field(default="main", min_length=1)
     task: Literal["classification", "embedding"] | None = None
     pooling: Literal["mean", "cls"] | None = None

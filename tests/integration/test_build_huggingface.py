@@ -15,16 +15,24 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from cluster.errors import BadInput
 from cluster.signature import Datatype, TensorSpec
 from deployments.artifacts.package import Artifact
 from deployments.builder.pipeline import Built
+from deployments.builder.sources.huggingface_models import resolve
+from deployments.builder.sources.huggingface_models.folder import read_text_model
+from deployments.builder.sources.huggingface_models.network import answers, load
 from deployments.builder.sources.huggingface_models.trial_texts import TEXTS
+from deployments.builder.sources.mlflow_models.resolve import push
+from deployments.builder.spec import HuggingfaceSource
 from deployments.builder.steps import quantize
+from deployments.builder.worker import run_worker
 from deployments.engines.arrays import save_arrays
 from deployments.engines.load import load_engine, open_engine
 from deployments.engines.port import Engine
 from tests.support import text_models
 from tests.support.builds import refused, run, steps_here
+from tests.support.fake_hub import COMMIT, fake_hub
 from tests.support.three_ways import asked_in_bulk, asked_on_a_stream, asked_online
 
 REAL = [text for text, _ in text_models.sentences()]
@@ -55,11 +63,17 @@ SECTION = {"source": {"huggingface": "sentences"}, "evaluate": {"data": "rows.np
 
 @pytest.fixture(scope="module")
 def built(classifier: Path) -> tuple[Built, list[str]]:
-    """The version, and what a user is told."""
+    """The version, from the hub, and what a user is told."""
     said: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
+    files = {file.name: file.read_bytes() for file in (classifier / "sentences").iterdir()}
+    files |= {"pytorch_model.bin": b"a pickle", "handler.py": b"raise SystemExit"}
+    with pytest.MonkeyPatch.context() as patch, fake_hub({"owner/sentences": files}) as (address, _):
         steps_here(patch)
-        return run(classifier, SECTION, said=said), said
+        patch.setattr(resolve, "run_worker", run_worker)  # its settings are read as its library is loaded
+        patch.setenv("HF_ENDPOINT", address)
+        patch.setenv("HF_HOME", str(classifier / "cache"))
+        section = SECTION | {"source": {"huggingface": {"repo": "owner/sentences"}}}
+        return run(classifier, section, said=said), said
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +129,8 @@ def test_a_classifier_answers_as_transformers_does_alone_and_beside_longer_texts
     assert np.ptp(truth, axis=0).min() > 0.1  # it does read its text
 
     source = report.source
+    assert source["huggingface"] == {"repo": "owner/sentences", "revision": "main", "commit": COMMIT}
+    assert f"owner/sentences at main is commit {COMMIT}" in built[1]
     assert report.parity <= 1e-5
     assert source["differ"] == {"rows": len(REAL), "other": 0}
     assert source["architecture"] == "DistilBertForSequenceClassification"
@@ -134,7 +150,8 @@ def test_a_classifier_answers_as_transformers_does_alone_and_beside_longer_texts
 def test_the_real_workers_build_the_same(classifier: Path, built: tuple[Built, list[str]]) -> None:
     """Behind the fence, without a network, each in a process of its own."""
     found = run(classifier, SECTION)
-    assert found.report.source == built[0].report.source
+    own = ("huggingface",)  # where it came from
+    assert found.report.source == {name: value for name, value in built[0].report.source.items() if name not in own}
     chosen = found.report.variant("optimised")
     assert chosen.quality == built[0].report.variant("optimised").quality
     assert chosen.speed["1"].rows_per_s > 1
@@ -167,6 +184,11 @@ async def test_text_gets_the_same_answer_on_all_three_ways(
         np.testing.assert_allclose(
             [logits for _, logits in found], truth, atol=1e-5 * max(1.0, float(np.abs(truth).max())), err_msg=way
         )
+
+
+def test_mlflow_gets_no_text_model_without_its_tokenizer(artifact: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="reads text by its tokenizer, which MLflow's flavour onnx has no place for"):
+        push(Path(artifact.uri), "mood 1", "mood", tracking_uri="", base=tmp_path, log=tmp_path / "log")
 
 
 @pytest.mark.parametrize("method", ["int8-static", "int8-dynamic", "fp16"])
@@ -243,3 +265,23 @@ def test_what_can_t_be_built_is_refused_in_words(tmp_path: Path, classifier: Pat
         case _:
             section["outputs"] = ["score"]
     refused(tmp_path, section, says)
+
+
+@pytest.mark.parametrize(
+    ("more", "outputs"),
+    [
+        ({"num_labels": 3, "problem_type": "multi_label_classification"}, ["probabilities", "logits"]),
+        ({"num_labels": 1}, ["prediction"]),
+        ({"num_labels": 2, "problem_type": "regression"}, ["prediction"]),
+    ],
+)
+def test_a_head_s_answers_are_what_it_was_trained_for(tmp_path: Path, more: dict[str, Any], outputs: list[str]) -> None:
+    AutoModelForSequenceClassification.from_config(text_models.config(**more)).save_pretrained(tmp_path)
+    text_models.tokenizer().save_pretrained(tmp_path)
+    asked = HuggingfaceSource(path=".")
+    found = answers(load(read_text_model(tmp_path, asked), asked), list(TEXTS))
+    assert list(found) == outputs
+    truth = theirs(tmp_path, list(TEXTS))
+    np.testing.assert_allclose(found[outputs[-1]], truth, atol=1e-6)
+    if len(outputs) == 2:
+        np.testing.assert_allclose(found["probabilities"], 1 / (1 + np.exp(-truth)), atol=1e-6)

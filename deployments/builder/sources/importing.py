@@ -24,8 +24,10 @@ from deployments.builder.worker import run_worker
 from deployments.engines.load import MODEL_FILES, open_engine
 from deployments.engines.port import Engine
 
-# Keras runs on torch, so that its files need no TensorFlow. What the hub's library is to read lies here already.
-ENVIRONMENT = {"KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "2", "HF_HUB_OFFLINE": "1"}
+# Keras runs on torch, so that its files need no TensorFlow.
+ENVIRONMENT = {"KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "2"}
+# What is to be read lies here already: the hub's library asks nobody.
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 # Which of Headrace's extras each kind of source needs.
 EXTRAS = {"pytorch": "torch", "pt2": "torch", "keras": "keras", "saved_model": "tensorflow", "onnx": "torch"}
 # Fitted estimators, whose workers are in a room of their own.
@@ -60,7 +62,7 @@ def import_source(spec: BuildSpec, base: Path, work: Path, log: Path, progress: 
         _job(spec, base, file, target, expected),
         what=f"importing {file.name}",
         log=log,
-        environment=ENVIRONMENT,
+        environment=ENVIRONMENT | OFFLINE,
         extra=EXTRAS[spec.source.kind],
     )
     for what in ("inputs", "outputs"):
