@@ -32,6 +32,7 @@ from cluster.commands.models import ModelView
 from cluster.commands.versions import RegisterVersion
 from headrace.client import ControlClient
 from headrace.local.home import Home
+from headrace.local.home_key import home_key
 from headrace.local.ports import free_port
 from headrace.local.processes import of_run
 from headrace.local.ray.head import ray_environment
@@ -144,7 +145,7 @@ def at_rest(here: Machine, count: int, seconds: float, screen: Console) -> list[
 
 def add_models(here: Machine, count: int) -> None:
     """Makes it so many, of one version each."""
-    with ControlClient(here.url, timeout_s=60.0) as control:
+    with ControlClient(here.url, timeout_s=60.0, token=home_key(here.home)) as control:
         for number in range(len(awaited(control.status).models), count):
             name = f"model-{number}"
             pinned = write_model(_case(), here.home.root.parent / name)

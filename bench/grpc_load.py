@@ -1,6 +1,6 @@
 """A load generator for gRPC, some connections in a process of its own, and a bare server to compare with.
 
-`python -m bench.grpc_load ADDRESS METHOD CALLS SECONDS` reads one message from standard input and prints a JSON line.
+`python -m bench.grpc_load ADDRESS METHOD CALLS SECONDS [KEY]` reads one message from standard input and prints a JSON line.
 `python -m bench.grpc_load serve PORT BYTES` answers every call with so many zero bytes: the least that grpc.aio can do.
 """
 
@@ -21,9 +21,9 @@ from bench.http_load import Measured, p99
 CONNECTIONS = 4
 
 
-def measure(address: str, method: str, message: bytes, *, calls: int, seconds: float) -> Measured:
-    """Runs the load in a process of its own."""
-    command = [sys.executable, "-m", "bench.grpc_load", address, method, str(calls), str(seconds)]
+def measure(address: str, method: str, message: bytes, *, calls: int, seconds: float, key: str = "") -> Measured:
+    """Runs the load in a process of its own; each call brings the key, where there is one."""
+    command = [sys.executable, "-m", "bench.grpc_load", address, method, str(calls), str(seconds), key]
     answer = subprocess.run(command, input=message, stdout=subprocess.PIPE, check=True).stdout
     return Measured(**orjson.loads(answer))
 
@@ -39,9 +39,10 @@ def echoing(port: int, answer_bytes: int) -> Iterator[str]:
         process.wait()
 
 
-async def load(address: str, method: str, message: bytes, calls: int, seconds: float) -> Measured:
+async def load(address: str, method: str, message: bytes, calls: int, seconds: float, key: str = "") -> Measured:
     """Each of `calls` callers makes its next call when the last is answered."""
     took: list[float] = []
+    metadata = (("authorization", f"Bearer {key}"),) if key else None
     failed, answer_bytes = 0, 0
     # Channels with the same options share a connection.
     channels = [grpc.aio.insecure_channel(address, options=[("bench.number", number)]) for number in range(CONNECTIONS)]
@@ -53,7 +54,7 @@ async def load(address: str, method: str, message: bytes, calls: int, seconds: f
         call = channel.unary_unary(method)
         while (begin := time.perf_counter()) < end:
             try:
-                answer_bytes = len(await call(message))
+                answer_bytes = len(await call(message, metadata=metadata))
             except grpc.aio.AioRpcError:
                 failed += 1
             took.append(time.perf_counter() - begin)
@@ -91,7 +92,8 @@ def main() -> None:
         asyncio.run(serve(int(sys.argv[2]), int(sys.argv[3])))
         return
     address, method, calls, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-    measured = asyncio.run(load(address, method, sys.stdin.buffer.read(), calls, seconds))
+    key = sys.argv[5] if len(sys.argv) > 5 else ""
+    measured = asyncio.run(load(address, method, sys.stdin.buffer.read(), calls, seconds, key))
     sys.stdout.buffer.write(orjson.dumps(measured))
 
 

@@ -25,6 +25,7 @@ from cluster.commands.versions import RegisterVersion
 from cluster.errors import HeadraceError
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
+from headrace.local.home_key import home_key
 from headrace.local.ports import free_port
 from headrace.local.ray.head import SERVE_ENVIRONMENT
 
@@ -149,9 +150,11 @@ def running() -> Iterator[Service]:
             logging_level="ERROR",
         )
         serve.start(proxy_location="Disabled")
-        start_controller(read_settings({"HEADRACE_HOME": str(folder / "home")}), timeout_s=PATIENCE_S)
+        settings = read_settings({"HEADRACE_HOME": str(folder / "home")})
+        start_controller(settings, timeout_s=PATIENCE_S)
         start_gateway(GatewaySettings(http_port=port, grpc_port=grpc_port))
-        with ControlClient(f"http://127.0.0.1:{port}", timeout_s=60.0) as control, echoing(echo_port):
+        token = home_key(settings.home)
+        with ControlClient(f"http://127.0.0.1:{port}", timeout_s=60.0, token=token) as control, echoing(echo_port):
             awaited(control.status)
             yield Service(port, grpc_port, echo_port, control, folder)
     finally:

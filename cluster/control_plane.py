@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from cluster.access.callers import CLUSTER, Caller
 from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import RouteTable, Stamp
 
@@ -17,8 +18,10 @@ class ControlPlane(Protocol):
     async def push(self, batch: EvidenceBatch) -> None:
         """Hands evidence over. Safe to repeat: a batch that was seen is not counted again."""
 
-    async def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any]:
-        """Runs one of `cluster.commands.registry.COMMANDS` on plain JSON data.
+    async def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any]:
+        """Runs one of `cluster.commands.registry.COMMANDS` on plain JSON data, as that caller may. Who calls for others says
+        for whom.
 
-        Raises NotFound for an unknown command, BadInput for a bad payload, and what the command raises.
+        Raises NotFound for an unknown command, BadInput for a bad payload, Unauthenticated or Forbidden where the caller may not,
+        and what the command raises.
         """

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from cluster.access.callers import CLUSTER, Caller
 from cluster.acting import ActionResult, ActionRunner
 from cluster.commands import dispatch
 from cluster.commands.command import Context
@@ -169,21 +170,23 @@ class Controller:
         """
         self._inbox.push(batch)
 
-    def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any]:
-        """Runs one of COMMANDS on plain JSON data; what it changes is saved before it answers.
+    def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any]:
+        """Runs one of COMMANDS on plain JSON data for that caller; what it changes is saved before it answers.
 
-        Raises NotFound for an unknown command, BadInput for a bad payload, and what the command raises.
+        Raises NotFound for an unknown command, BadInput for a bad payload, Unauthenticated or Forbidden where the caller may not,
+        and what the command raises.
         """
         request = dispatch.parse(command, payload)
-        actor = dispatch.actor_of(request)
+        actor = dispatch.actor_of(request, caller)
         if isinstance(request, RegisterVersion):
+            with self._lock:
+                dispatch.check(command, request, self._current(), caller)  # a stranger has no file opened
             self._check_version(request)
         with self._lock:
             state = self._current()
             seen = self._seen
-            at = Context(
-                state, seen.apps, seen.feeds or {}, seen.at_s, self._clock(), self._store.audit, self._troubles.faults, actor
-            )
+            faults, now_s = self._troubles.faults, self._clock()
+            at = Context(state, seen.apps, seen.feeds or {}, seen.at_s, now_s, self._store.audit, faults, actor, caller)
             outcome, events = dispatch.run(command, request, at)
             self._stirred |= outcome.state is not state
             self._persist(outcome.state, events)

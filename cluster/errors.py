@@ -4,9 +4,12 @@ HeadraceError
 ├── BadInput        a row, request or document is wrong: its sender must change it
 │   └── TooLarge    it is over a size limit
 ├── NotFound        a named thing does not exist
+├── Unauthenticated who asks did not say, or could not prove, who he is
+├── Forbidden       who asks may not do this
 ├── Conflict        the thing exists or is busy, or the state does not allow this now
 │   └── Fenced      another controller has taken over; this one must stop writing
 ├── NoCapacity      nothing is free to do it now: retry later
+│   └── OverQuota   who asks has asked for as much as he may: retry later
 ├── Unreachable     a broker, cluster or store is away: retry later
 ├── BadArtifact     a version's files are damaged or cannot be loaded
 └── EngineFailure   the version failed on input that met its signature
@@ -59,6 +62,14 @@ class NotFound(HeadraceError):
     """A named thing does not exist."""
 
 
+class Unauthenticated(HeadraceError):
+    """Who asks did not say, or could not prove, who he is."""
+
+
+class Forbidden(HeadraceError):
+    """Who asks may not do this."""
+
+
 class Conflict(HeadraceError):
     """The thing exists or is busy, or the state does not allow this now."""
 
@@ -69,6 +80,10 @@ class Fenced(Conflict):
 
 class NoCapacity(HeadraceError):
     """Nothing is free to do it now: retry later."""
+
+
+class OverQuota(NoCapacity):
+    """Who asks has asked for as much as he may: retry later."""
 
 
 class Unreachable(HeadraceError):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from cluster.access.keys import StoredKey
+from cluster.access.policy import Access
 from cluster.fleet.retry import Retry
 from cluster.fleet.serving import Serving
 from cluster.ports import FeedSpec
@@ -106,6 +108,7 @@ class AuditEvent:
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything. `evidence` holds all stages of the rollouts under way; `scorers` the last sequence counted of each scorer.
+    `keys` are API keys by their ids, `access` the Access document, where one was applied.
 
     `table` numbers the route table and `table_digest` tells whether its contents changed.
     """
@@ -119,6 +122,8 @@ class State:
     last_rollout: int = 0
     table: int = 0
     table_digest: str = ""
+    keys: Mapping[str, StoredKey] = field(default_factory=dict)
+    access: Access | None = None
 
     def with_model(self, model: Model) -> State:
         """The state with this model in place of the one of its name."""

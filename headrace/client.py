@@ -13,11 +13,12 @@ import httpx
 from pydantic import ValidationError
 
 from cluster import errors
-from cluster.commands import audit, documents, feeds, labels, models, rollouts, status, versions
+from cluster.commands import audit, documents, feeds, keys, labels, models, rollouts, status, versions
 from cluster.commands.audit import RolloutHistory
 from cluster.commands.command import Command, CommandEntry, Message, ModelName, Nothing
 from cluster.commands.documents import Applied, Apply
 from cluster.commands.feeds import FeedName, FeedView
+from cluster.commands.keys import CreateKey, KeyView, RevokeKey, RotateKey
 from cluster.commands.labels import LabelsTold, TellLabels
 from cluster.commands.models import DeleteModel, ModelView, ScaleModel
 from cluster.commands.rollouts import RolloutView, StartRollout
@@ -28,6 +29,7 @@ from cluster.findings import first_finding
 from cluster.rollout.plan import NamedPlan, Plan
 from deployments.gateway.door.configuration import NOT_DELIVERED
 from headrace.local.home import Home, Settings, read_settings
+from headrace.local.home_key import home_key, key_in
 from headrace.local.run_state import load_run
 from headrace.patience import Patience, Waiting
 
@@ -43,7 +45,7 @@ class ControlClient:
     Every method raises the HeadraceError that the controller raised, of the same class, or Unreachable where nothing
     answers within `timeout_s`. With `patience`, a gateway that is away is asked again for so long: by what only looks always, by
     what changes something only where it certainly was not delivered. `actor` is who asks, for the audit, where a request does not
-    say.
+    say. `token` is a key, or an issuer's token, that it is known by.
     """
 
     def __init__(
@@ -54,29 +56,38 @@ class ControlClient:
         transport: httpx.BaseTransport | None = None,
         patience: Patience | None = None,
         actor: str = "",
+        token: str | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._timeout_s, self._patience, self._actor = timeout_s, patience, actor
         # trust_env off: a proxy set for the web must not swallow calls to a local gateway.
         self._http = httpx.Client(base_url=self.base_url, timeout=timeout_s, transport=transport, trust_env=False)
+        if token is not None:
+            self._http.headers["authorization"] = f"Bearer {token}"
 
     @classmethod
     def from_environment(cls, settings: Settings | None = None) -> Self:
         """Finds the gateway: HEADRACE_URL, else what `headrace up` wrote in run.json. Raises Unreachable where neither says.
 
+        It is known by HEADRACE_TOKEN, or by what is in HEADRACE_TOKEN_FILE; else by the home's key, where the gateway is the
+        home's.
+
         It has patience, as long as what `headrace up` started still runs.
         """
         known = settings or read_settings()
+        run = load_run(known.home) if not known.url or known.home.run_file.exists() else None
+        own = run.addresses.http if run is not None else None
         if known.url:
-            return cls(known.url, patience=Patience(), actor=current_user())
-        run = load_run(known.home)
+            token = token_of(known, own=known.url.rstrip("/") == own)
+            return cls(known.url, patience=Patience(), actor=current_user(), token=token)
         if run is None or run.addresses.http is None:
             raise errors.Unreachable(
                 "nothing is running",
                 where=str(known.home.root),
                 remedy="start it with `headrace up`, or set HEADRACE_URL to a gateway's address",
             )
-        return cls(run.addresses.http, patience=Patience(partial(may_answer, known.home)), actor=current_user())
+        patience = Patience(partial(may_answer, known.home))
+        return cls(run.addresses.http, patience=patience, actor=current_user(), token=token_of(known, own=True))
 
     def __enter__(self) -> Self:
         return self
@@ -214,6 +225,22 @@ class ControlClient:
         """Labels of answers given in the rollout under way."""
         return self.call(labels.LABEL, told)
 
+    def create_key(self, key: CreateKey) -> KeyView:
+        """Makes a key known that was drawn here: see `cluster.access.keys.new_key`."""
+        return self.call(keys.CREATE, key)
+
+    def rotate_key(self, key: RotateKey) -> KeyView:
+        """Puts a key that was drawn here in place of the newest of its name, which lives on for a while."""
+        return self.call(keys.ROTATE, key)
+
+    def revoke_keys(self, which: RevokeKey) -> tuple[KeyView, ...]:
+        """Ends keys at once."""
+        return self.call(keys.REVOKE, which).keys
+
+    def keys(self) -> tuple[KeyView, ...]:
+        """All keys, without their secrets."""
+        return self.call(keys.LIST, Nothing()).keys
+
     def feeds(self) -> tuple[FeedView, ...]:
         """All streams and batches."""
         return self.call(feeds.LIST, Nothing()).feeds
@@ -233,6 +260,20 @@ class ControlClient:
     def delete_feed(self, name: FeedName) -> FeedView:
         """Begins to remove a stream or batch. Again, it changes nothing."""
         return self.call(feeds.DELETE, name)
+
+
+def token_of(settings: Settings, *, own: bool) -> str | None:
+    """What to call a gateway with: what the environment says, else the home's key for its `own` gateway, and for no other. Raises
+    Conflict where others could read it, BadInput where the file that was named is not there."""
+    if settings.token is not None:
+        return settings.token
+    if settings.token_file is not None:
+        try:
+            return key_in(settings.token_file)
+        except OSError as error:
+            what = f"it can't be read: {error.strerror}"
+            raise errors.BadInput(what, where="HEADRACE_TOKEN_FILE", remedy="name a file with a key, or none") from error
+    return home_key(settings.home) if own else None
 
 
 def may_answer(home: Home) -> bool:

@@ -15,6 +15,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from cluster.access.callers import CLUSTER, Caller
+from cluster.commands.command import Message
+from cluster.commands.documents import APPLY, Apply
+from cluster.commands.keys import HOME_ADMIT
 from cluster.commands.versions import RegisterVersion
 from cluster.controller import Controller, Point
 from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable
@@ -24,6 +28,7 @@ from cluster.routing.routes import NOTHING, RouteTable, Stamp
 from cluster.store.sql import SqlStore
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from headrace.local.home import Settings, without_password
+from headrace.local.home_key import ensure_home_key
 
 TICK_S = 0.5
 CALM_TICK_S = 2.0  # a look at the world costs Serve and us some 10 ms: not more often where nothing happens
@@ -92,12 +97,12 @@ class ControllerActor:
             return error
         return None
 
-    async def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any] | HeadraceError:
+    async def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any] | HeadraceError:
         """See `ControlPlane.call`."""
         if self._controller is None:
             return self._trouble
         try:
-            answer = await asyncio.to_thread(self._controller.call, command, payload)
+            answer = await asyncio.to_thread(self._controller.call, command, payload, caller)
         except HeadraceError as error:
             self._fenced |= isinstance(error, Fenced)
             return error
@@ -165,9 +170,16 @@ def asked_for_controller(settings: Settings) -> Iterator[None]:
 
 
 def start_controller(
-    settings: Settings, *, fleet: str = FLEET, feeds: str = FEEDS, jobs: str = JOBS, timeout_s: float = START_TIMEOUT_S
+    settings: Settings,
+    *,
+    fleet: str = FLEET,
+    feeds: str = FEEDS,
+    jobs: str = JOBS,
+    timeout_s: float = START_TIMEOUT_S,
+    access: Apply | None = None,
 ) -> None:
-    """Starts the controller on the head node, unless it runs, and waits until it answers. Ray must be connected.
+    """Starts the controller on the head node, unless it runs, and waits until it answers and has applied `access`. Ray must be
+    connected.
 
     Raises Conflict where one runs over another store, Unreachable where it does not answer in time, and BadInput for a store that
     can't be used.
@@ -178,6 +190,9 @@ def start_controller(
         # One that never began must not stay behind and begin later, by itself.
         ray.kill(actor)
         raise trouble
+    _admit_home(actor, settings)
+    if access is not None:
+        _tell(actor, APPLY.name, access)
 
 
 def bring_back_controller(
@@ -198,6 +213,7 @@ def bring_back_controller(
         except Unreachable as error:
             trouble = error  # Ray starts its process again just now
         if trouble is None:
+            _admit_home(_actor(settings.store_url, FLEET, FEEDS, JOBS), settings)
             return
         if not isinstance(trouble, Unreachable) or time.monotonic() > until or not ray_lives():
             raise trouble
@@ -205,6 +221,23 @@ def bring_back_controller(
             waits(trouble)
             told = trouble.what
         time.sleep(TICK_S)  # a store that is locked tells nobody when it is free
+
+
+def _admit_home(actor: Any, settings: Settings) -> None:
+    """Who has the home's key may do everything from now on. Raises Conflict where its file is not this user's alone,
+    Unreachable."""
+    _tell(actor, HOME_ADMIT.name, ensure_home_key(settings.home))
+
+
+def _tell(actor: Any, command: str, request: Message) -> None:
+    """Raises what the command raises, and Unreachable."""
+    try:
+        answer = ray.get(actor.call.remote(command, request.model_dump(mode="json")), timeout=START_TIMEOUT_S)
+    except RayError as error:
+        what = f"the controller does not answer: {type(error).__name__}"
+        raise Unreachable(what, where=CONTROLLER_ACTOR, remedy="look into Ray's logs") from error
+    if isinstance(answer, HeadraceError):
+        raise answer
 
 
 def _trouble_of(actor: Any, settings: Settings, timeout_s: float) -> HeadraceError | None:

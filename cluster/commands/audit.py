@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.access.callers import Role
 from cluster.commands.command import CommandEntry, CommandResult, Context, Message, ModelName
 from cluster.commands.known import known_model
+from cluster.commands.rights import of_model
 from cluster.commands.rollouts import RolloutView, rollout_view
 from cluster.state import AuditEvent
 
@@ -38,7 +40,7 @@ def audit_view(event: AuditEvent) -> AuditView:
 def _history(at: Context, request: ModelName) -> CommandResult:
     told = at.audit(request.model)
     if not told:  # of a model that was removed it stays
-        known_model(at.state, request.model)
+        known_model(at, request.model)
     rollouts = sorted((r for r in at.state.rollouts.values() if r.model == request.model), key=lambda r: -r.id)
     return CommandResult(
         at.state,
@@ -50,6 +52,12 @@ def _history(at: Context, request: ModelName) -> CommandResult:
 
 
 HISTORY = CommandEntry(
-    "rollout.history", ModelName, RolloutHistory, _history, "All rollouts of a model, and its audit", looks=True
+    "rollout.history",
+    ModelName,
+    RolloutHistory,
+    _history,
+    "All rollouts of a model, and its audit",
+    of_model(Role.VIEW),
+    looks=True,
 )
 COMMANDS = (HISTORY,)

@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cluster.access.callers import CLUSTER, Caller
+from cluster.commands.rights import Asks
 from cluster.ports import AppState, FeedState
 from cluster.state import AuditEvent, State
 
@@ -42,7 +44,8 @@ A = TypeVar("A", bound=Message)
 class Context:
     """What a command may look at. `apps` and `feeds` are as last seen, at `tick_s` (0: not yet).
 
-    `faults` are mistakes of ours at the last tick, in words, by model or feed key. `actor` is who asks.
+    `faults` are mistakes of ours at the last tick, in words, by model or feed key. `actor` is who asks, for the audit, and
+    `caller` what is known of him: he is told of models that he may see, and of no others.
     """
 
     state: State
@@ -53,6 +56,7 @@ class Context:
     audit: Callable[[str], list[AuditEvent]]
     faults: Mapping[str, str]
     actor: str
+    caller: Caller = CLUSTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,9 @@ class CommandResult:
 class CommandEntry(Generic[Q, A]):
     """One command: its name on the wire, what is asked, what is answered, and what it does to the state.
 
-    `summary` is a line for people. One that `looks` changes nothing, so it may be asked again whatever became of the first time.
-    One that is not `told` leaves no event of its own in the audit.
+    `summary` is a line for people. `asks` says what its caller must be allowed, in that state and by that request. One that
+    `looks` changes nothing, so it may be asked again whatever became of the first time. One that is not `told` leaves no event of
+    its own in the audit.
     """
 
     name: str
@@ -77,5 +82,6 @@ class CommandEntry(Generic[Q, A]):
     answer: type[A]
     run: Callable[[Context, Q], CommandResult]
     summary: str
+    asks: Callable[[State, Q], Asks]
     looks: bool = False
     told: bool = True

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from cluster.access.policy import Access
 from cluster.commands.command import Message
 from cluster.fleet.serving import Serving
 from cluster.ports import FeedSpec
@@ -33,6 +34,11 @@ def feed_fields(spec: FeedSpec, project: str) -> dict[str, Any]:
     """A Stream or Batch as plain data."""
     schedule = spec.schedule.model_dump(mode="json") if spec.schedule is not None else None
     return {**json.loads(spec.document), "schedule": schedule, "model": spec.model, "project": project or None}
+
+
+def access_fields(access: Access) -> dict[str, Any]:
+    """The Access document as plain data."""
+    return access.model_dump(mode="json", exclude_none=True)
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> tuple[FieldChange, ...]:

@@ -6,8 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cluster.access.callers import CLUSTER, Caller
 from cluster.commands.command import Command, CommandResult, Context
 from cluster.commands.registry import COMMANDS
+from cluster.commands.rights import refusal
 from cluster.errors import BadInput, NotFound
 from cluster.findings import first_finding
 from cluster.state import AuditEvent, State, feed_key
@@ -27,17 +29,27 @@ def parse(command: str, payload: dict[str, Any]) -> Any:
         raise BadInput(found.words, where=where, remedy="correct this field") from error
 
 
-def actor_of(request: Any) -> str:
-    """Who asks."""
+def actor_of(request: Any, caller: Caller) -> str:
+    """Who asks: as the request says where its caller speaks for people, else the caller himself."""
+    if not caller.speaks_for:
+        return caller.name
     return request.actor if isinstance(request, Command) and request.actor else SOMEBODY
+
+
+def check(command: str, request: Any, state: State, caller: Caller) -> None:
+    """Raises Unauthenticated, Forbidden or NotFound where the caller may not run it."""
+    refused = None if caller == CLUSTER else refusal(caller, command, COMMANDS[command].asks(state, request))
+    if refused is not None:
+        raise refused
 
 
 def run(command: str, request: Any, at: Context) -> tuple[CommandResult, tuple[AuditEvent, ...]]:
     """What the command comes to, and its audit: what its handler tells; else that it was asked for, where it changed anything.
 
-    Raises what the command raises.
+    Raises Unauthenticated, Forbidden or NotFound where its caller may not run it, and what the command raises.
     """
     entry = COMMANDS[command]
+    check(command, request, at.state, at.caller)
     outcome = entry.run(at, request)
     if outcome.events or outcome.state is at.state or not entry.told:
         return outcome, outcome.events

@@ -9,10 +9,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from cluster.access.callers import Role
+from cluster.access.policy import Access
 from cluster.commands import feeds, models
 from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message
-from cluster.commands.differences import FieldChange, differences, feed_fields, model_fields
+from cluster.commands.differences import FieldChange, access_fields, differences, feed_fields, model_fields
 from cluster.commands.known import being_removed, new_model
+from cluster.commands.rights import AdminAsked, Asks, RoleAsked
 from cluster.errors import BadInput
 from cluster.fleet.retry import due_at
 from cluster.fleet.serving import AskedServing, ScalingMode, Serving
@@ -22,6 +25,7 @@ from cluster.schedule.fires import AskedSchedule
 from cluster.state import AuditEvent, Feed, State, feed_key
 from cluster.versions import check_name
 
+ACCESS = "access"  # there is one, so its kind is its name
 Did = Literal["created", "updated", "unchanged", "removed"]
 
 
@@ -44,7 +48,8 @@ class FeedDocument(Message):
 
 
 class Apply(Command):
-    """All documents of a project at once: all are taken, or none.
+    """All documents of a project at once: all are taken, or none. `access` says who may do what from then on; without one
+    that stays as it is.
 
     With a `project` what is in them belongs to it from then on; `prune` removes what belongs to it and is in none of them. A
     `dry_run` says what would change, and changes nothing.
@@ -52,6 +57,7 @@ class Apply(Command):
 
     models: tuple[ModelDocument, ...] = ()
     feeds: tuple[FeedDocument, ...] = ()
+    access: Access | None = None
     project: str = Field(default="", max_length=63)
     prune: bool = False
     dry_run: bool = False
@@ -82,6 +88,9 @@ def _apply(at: Context, request: Apply) -> CommandResult:
     for feed in request.feeds:
         state, change = _apply_feed(at, state, feed, request.project)
         changes.append(change)
+    if request.access is not None:
+        state, change = _apply_access(state, request.access)
+        changes.append(change)
     if request.prune:
         state, gone = _prune(at, state, request)
         changes += gone
@@ -94,7 +103,33 @@ def _apply(at: Context, request: Apply) -> CommandResult:
 def _event(at: Context, state: State, change: Change) -> AuditEvent:
     feed = state.feeds.get(feed_key(change.kind, change.name))
     detail: dict[str, Any] = {"kind": change.kind, "name": change.name, "action": change.action}
-    return AuditEvent(at.now_s, feed.spec.model if feed is not None else change.name, None, "applied", at.actor, detail)
+    if change.kind == ACCESS:
+        detail["fields"] = [field.model_dump(mode="json") for field in change.fields]
+        model = ""
+    else:
+        model = feed.spec.model if feed is not None else change.name
+    return AuditEvent(at.now_s, model, None, "applied", at.actor, detail)
+
+
+def _asks(state: State, request: Apply) -> Asks:
+    """To deploy each model that is changed, or that something changed scores with, now or then."""
+    named = [document.name for document in request.models] + [feed.model for feed in request.feeds]
+    for document in request.feeds:
+        known = state.feeds.get(feed_key(document.kind, document.name))
+        named += [known.spec.model] if known is not None else []
+    if request.prune:
+        named += [model.name for model in state.models.values() if model.project == request.project]
+        named += [feed.spec.model for feed in state.feeds.values() if feed.project == request.project]
+    asks = tuple(RoleAsked((Role.DEPLOY,), name) for name in dict.fromkeys(named))
+    return (*asks, AdminAsked()) if request.access is not None else asks
+
+
+def _apply_access(state: State, access: Access) -> tuple[State, Change]:
+    if state.access == access:
+        return state, Change(kind=ACCESS, name=ACCESS, action="unchanged")
+    action: Did = "created" if state.access is None else "updated"
+    fields = () if state.access is None else differences(access_fields(state.access), access_fields(access))
+    return replace(state, access=access), Change(kind=ACCESS, name=ACCESS, action=action, fields=fields)
 
 
 def _check(request: Apply) -> None:
@@ -162,7 +197,7 @@ def _what_waits(state: State, document: ModelDocument) -> str:
 
 
 def _apply_feed(at: Context, state: State, document: FeedDocument, project: str) -> tuple[State, Change]:
-    _check_model(state, document)
+    _check_model(at, state, document)
     text = json.dumps(document.spec, sort_keys=True, separators=(",", ":"))
     # The model belongs to the digest: a stream that moves to another model has to be started anew.
     digest = hashlib.sha256(f"{document.model}\n{text}".encode()).hexdigest()
@@ -185,11 +220,11 @@ def _apply_feed(at: Context, state: State, document: FeedDocument, project: str)
     return _with_feed(state, feed), Change(kind=document.kind, name=document.name, action="updated", fields=fields)
 
 
-def _check_model(state: State, document: FeedDocument) -> None:
+def _check_model(at: Context, state: State, document: FeedDocument) -> None:
     """Raises BadInput where there is no such model, Conflict where it is being removed."""
     model = state.models.get(document.model)
     if model is None:
-        known = ", ".join(sorted(state.models)) or "none yet"
+        known = ", ".join(name for name in sorted(state.models) if at.caller.sees(name)) or "none yet"
         raise BadInput(
             f"there is no model {document.model!r}",
             where=f"{document.kind} {document.name}: model",
@@ -203,5 +238,7 @@ def _with_feed(state: State, feed: Feed) -> State:
     return replace(state, feeds={**state.feeds, feed.spec.app: feed})
 
 
-APPLY = CommandEntry("apply", Apply, Applied, _apply, "Makes models, streams and batches as the documents say: all, or none")
+APPLY = CommandEntry(
+    "apply", Apply, Applied, _apply, "Makes models, streams and batches as the documents say: all, or none", _asks
+)
 COMMANDS = (APPLY,)

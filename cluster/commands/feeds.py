@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from cluster.access.callers import Role
 from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message, Nothing
 from cluster.commands.known import known_feed, staying_feed
 from cluster.commands.models import tried_again
+from cluster.commands.rights import anybodys, of_feed, the_clusters
 from cluster.errors import Conflict
 from cluster.ports import AppStatus, FeedKind, FeedState
 from cluster.schedule.fires import job_id, next_fires
-from cluster.state import Feed, Removal, State, Wanted
+from cluster.state import Feed, Removal, State, Wanted, feed_key
 
 NEXT_FIRES = 3
 NOTES_AT_MOST = 20_000
@@ -156,17 +158,22 @@ def begin_removal(state: State, feed: Feed, actor: str) -> State:
 
 
 def _delete(at: Context, request: FeedName) -> CommandResult:
-    state = begin_removal(at.state, known_feed(at.state, request.kind, request.name), at.actor)
-    return CommandResult(state, feed_view(known_feed(state, request.kind, request.name), at.feeds, at.now_s, at.faults))
+    state = begin_removal(at.state, known_feed(at, request.kind, request.name), at.actor)
+    return CommandResult(state, feed_view(state.feeds[feed_key(request.kind, request.name)], at.feeds, at.now_s, at.faults))
+
+
+def feed_views(at: Context) -> tuple[FeedView, ...]:
+    """All that the caller may see, by name."""
+    feeds = (at.state.feeds[name] for name in sorted(at.state.feeds))
+    return tuple(feed_view(feed, at.feeds, at.now_s, at.faults) for feed in feeds if at.caller.sees(feed.spec.model))
 
 
 def _list(at: Context, _: Nothing) -> CommandResult:
-    feeds = (at.state.feeds[name] for name in sorted(at.state.feeds))
-    return CommandResult(at.state, FeedList(feeds=tuple(feed_view(feed, at.feeds, at.now_s, at.faults) for feed in feeds)))
+    return CommandResult(at.state, FeedList(feeds=feed_views(at)))
 
 
 def _show(at: Context, request: FeedName) -> CommandResult:
-    return CommandResult(at.state, feed_view(known_feed(at.state, request.kind, request.name), at.feeds, at.now_s, at.faults))
+    return CommandResult(at.state, feed_view(known_feed(at, request.kind, request.name), at.feeds, at.now_s, at.faults))
 
 
 def _pause(at: Context, request: FeedName) -> CommandResult:
@@ -178,7 +185,7 @@ def _resume(at: Context, request: FeedName) -> CommandResult:
 
 
 def _notes(at: Context, request: FeedNotes) -> CommandResult:
-    feed = known_feed(at.state, request.kind, request.name)
+    feed = known_feed(at, request.kind, request.name)
     notes = {**feed.notes, **request.notes}
     if len(notes) > NOTES_AT_MOST:
         raise Conflict(
@@ -193,7 +200,7 @@ def _notes(at: Context, request: FeedNotes) -> CommandResult:
 
 
 def _want(at: Context, request: FeedName, wanted: Wanted) -> CommandResult:
-    feed = staying_feed(at.state, request.kind, request.name)
+    feed = staying_feed(at, request.kind, request.name)
     if feed.wanted is wanted:
         return CommandResult(at.state, feed_view(feed, at.feeds, at.now_s, at.faults))
     # What a schedule would have fired while paused is not missed.
@@ -202,11 +209,19 @@ def _want(at: Context, request: FeedName, wanted: Wanted) -> CommandResult:
     return CommandResult(state, feed_view(feed, at.feeds, at.now_s, at.faults))
 
 
-LIST = CommandEntry("feed.list", Nothing, FeedList, _list, "All streams and batches", looks=True)
-SHOW = CommandEntry("feed.show", FeedName, FeedView, _show, "One stream or batch", looks=True)
-PAUSE = CommandEntry("feed.pause", FeedName, FeedView, _pause, "Drains and stops a stream, or lets a schedule rest")
-RESUME = CommandEntry("feed.resume", FeedName, FeedView, _resume, "Starts a paused stream or schedule again")
+LIST = CommandEntry("feed.list", Nothing, FeedList, _list, "All streams and batches", anybodys, looks=True)
+SHOW = CommandEntry("feed.show", FeedName, FeedView, _show, "One stream or batch", of_feed(Role.VIEW), looks=True)
+PAUSE = CommandEntry(
+    "feed.pause", FeedName, FeedView, _pause, "Drains and stops a stream, or lets a schedule rest", of_feed(Role.OPERATE)
+)
+RESUME = CommandEntry(
+    "feed.resume", FeedName, FeedView, _resume, "Starts a paused stream or schedule again", of_feed(Role.OPERATE)
+)
 # What a feed remembers for itself is no decision of anybody's.
-NOTES = CommandEntry("feed.notes", FeedNotes, FeedNotes, _notes, "What a feed remembers between its workers' lives", told=False)
-DELETE = CommandEntry("feed.delete", FeedName, FeedView, _delete, "Removes a stream or batch: drains it, then forgets it")
+NOTES = CommandEntry(
+    "feed.notes", FeedNotes, FeedNotes, _notes, "What a feed remembers between its workers' lives", the_clusters, told=False
+)
+DELETE = CommandEntry(
+    "feed.delete", FeedName, FeedView, _delete, "Removes a stream or batch: drains it, then forgets it", of_feed(Role.DEPLOY)
+)
 COMMANDS = (LIST, SHOW, PAUSE, RESUME, NOTES, DELETE)

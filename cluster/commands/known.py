@@ -10,17 +10,17 @@ from cluster.state import Feed, Model, State, feed_key
 from cluster.versions import Version, VersionId
 
 
-def known_model(state: State, name: str) -> Model:
+def known_model(at: Context, name: str) -> Model:
     """The model of that name. Raises NotFound."""
-    if name not in state.models:
-        known = ", ".join(sorted(state.models)) or "none yet"
+    if name not in at.state.models:
+        known = ", ".join(name for name in sorted(at.state.models) if at.caller.sees(name)) or "none yet"
         raise NotFound(f"there is no model {name!r}", where="model", remedy=f"known models: {known}")
-    return state.models[name]
+    return at.state.models[name]
 
 
-def staying_model(state: State, name: str) -> Model:
+def staying_model(at: Context, name: str) -> Model:
     """The model of that name, for what changes it. Raises NotFound, and Conflict where it is being removed."""
-    model = known_model(state, name)
+    model = known_model(at, name)
     if model.removal is not None:
         raise being_removed(f"model {name}")
     return model
@@ -46,27 +46,28 @@ def known_version(state: State, model: str, number: int) -> Version:
     return version
 
 
-def active_rollout(state: State, model: str) -> Rollout:
+def active_rollout(at: Context, model: str) -> Rollout:
     """The rollout under way. Raises NotFound for an unknown model, Conflict where none is."""
-    staying_model(state, model)
-    active = state.active(model)
+    staying_model(at, model)
+    active = at.state.active(model)
     if active is None:
         raise Conflict("no rollout is under way", where=f"model {model}", remedy="`headrace rollout start` one")
     return active
 
 
-def known_feed(state: State, kind: str, name: str) -> Feed:
+def known_feed(at: Context, kind: str, name: str) -> Feed:
     """The stream or batch of that name. Raises NotFound."""
-    feed = state.feeds.get(feed_key(kind, name))
+    feed = at.state.feeds.get(feed_key(kind, name))
     if feed is None:
-        known = ", ".join(sorted(f.spec.name for f in state.feeds.values() if f.spec.kind == kind)) or "none yet"
+        seen = (f.spec for f in at.state.feeds.values() if f.spec.kind == kind and at.caller.sees(f.spec.model))
+        known = ", ".join(sorted(spec.name for spec in seen)) or "none yet"
         raise NotFound(f"there is no {kind} {name!r}", where=kind, remedy=f"known: {known}")
     return feed
 
 
-def staying_feed(state: State, kind: str, name: str) -> Feed:
+def staying_feed(at: Context, kind: str, name: str) -> Feed:
     """The stream or batch of that name, for what changes it. Raises NotFound, and Conflict where it is being removed."""
-    feed = known_feed(state, kind, name)
+    feed = known_feed(at, kind, name)
     if feed.removal is not None:
         raise being_removed(f"{kind} {name}")
     return feed

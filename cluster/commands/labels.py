@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from pydantic import Field
 
+from cluster.access.callers import Role
 from cluster.commands.command import CommandEntry, CommandResult, Context, Message, ModelName
 from cluster.commands.known import active_rollout
+from cluster.commands.rights import of_model
 from cluster.errors import Conflict
 from cluster.rollout.evidence import Counts, EvidenceKey, mark
 from cluster.rollout.labels import judge_labels, stage_of
@@ -43,7 +45,7 @@ class LabelsTold(Message):
 
 
 def _label(at: Context, request: TellLabels) -> CommandResult:
-    active = active_rollout(at.state, request.model)
+    active = active_rollout(at, request.model)
     check = active.plan.checks.labels
     if check is None:
         raise Conflict(
@@ -73,5 +75,13 @@ def _label(at: Context, request: TellLabels) -> CommandResult:
 
 
 # Labels are evidence: what they came to stands at each transition.
-LABEL = CommandEntry("rollout.label", TellLabels, LabelsTold, _label, "Counts labels of answers already given", told=False)
+LABEL = CommandEntry(
+    "rollout.label",
+    TellLabels,
+    LabelsTold,
+    _label,
+    "Counts labels of answers already given",
+    of_model(Role.SCORE, Role.OPERATE),
+    told=False,
+)
 COMMANDS = (LABEL,)

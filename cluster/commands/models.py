@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from pydantic import Field
 
+from cluster.access.callers import Role
 from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message, ModelName, Nothing
 from cluster.commands.known import known_model, staying_model
+from cluster.commands.rights import of_model
 from cluster.commands.rollouts import RolloutView, rollout_view
 from cluster.commands.versions import VersionView, version_view
 from cluster.errors import Conflict, in_words
@@ -131,7 +133,7 @@ def _model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s:
 
 
 def _show(at: Context, request: ModelName) -> CommandResult:
-    return CommandResult(at.state, model_view(at.state, known_model(at.state, request.model), at.apps, at.now_s, at.faults))
+    return CommandResult(at.state, model_view(at.state, known_model(at, request.model), at.apps, at.now_s, at.faults))
 
 
 def _removing(state: State, model: Model, apps: Mapping[str, AppState], now_s: float) -> str:
@@ -167,12 +169,12 @@ def begin_removal(state: State, model: Model, actor: str, *, artifacts: bool) ->
 
 
 def _delete(at: Context, request: DeleteModel) -> CommandResult:
-    state = begin_removal(at.state, known_model(at.state, request.model), at.actor, artifacts=request.artifacts)
+    state = begin_removal(at.state, known_model(at, request.model), at.actor, artifacts=request.artifacts)
     return CommandResult(state, model_view(state, state.models[request.model], at.apps, at.now_s, at.faults))
 
 
 def _scale(at: Context, request: ScaleModel) -> CommandResult:
-    model = staying_model(at.state, request.model)
+    model = staying_model(at, request.model)
     if model.serving is None or model.serving.scaling.mode is not ScalingMode.MANUAL:
         raise Conflict(
             "it is not scaled by hand", where=f"model {model.name}", remedy="apply it with `serving: {scaling: manual}`"
@@ -182,7 +184,19 @@ def _scale(at: Context, request: ScaleModel) -> CommandResult:
     return CommandResult(at.state.with_model(changed), Nothing(), (event,))
 
 
-SHOW = CommandEntry("model.show", ModelName, ModelView, _show, "One model with its versions, replicas and rollout", looks=True)
-SCALE = CommandEntry("model.scale", ScaleModel, Nothing, _scale, "Sets the replicas of a model that is scaled by hand")
-DELETE = CommandEntry("model.delete", DeleteModel, ModelView, _delete, "Removes a model: drains it, then forgets it")
+SHOW = CommandEntry(
+    "model.show",
+    ModelName,
+    ModelView,
+    _show,
+    "One model with its versions, replicas and rollout",
+    of_model(Role.VIEW),
+    looks=True,
+)
+SCALE = CommandEntry(
+    "model.scale", ScaleModel, Nothing, _scale, "Sets the replicas of a model that is scaled by hand", of_model(Role.OPERATE)
+)
+DELETE = CommandEntry(
+    "model.delete", DeleteModel, ModelView, _delete, "Removes a model: drains it, then forgets it", of_model(Role.DEPLOY)
+)
 COMMANDS = (SHOW, SCALE, DELETE)

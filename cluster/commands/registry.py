@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.commands import audit, documents, feeds, labels, models, rollouts, status, versions
+from cluster.commands import audit, documents, feeds, keys, labels, models, rollouts, status, versions
 from cluster.commands.command import CommandEntry
 
-_NOUNS = (status, documents, versions, models, rollouts, audit, labels, feeds)
+_NOUNS = (status, documents, versions, models, rollouts, audit, labels, feeds, keys)
 COMMANDS: dict[str, CommandEntry[Any, Any]] = {entry.name: entry for noun in _NOUNS for entry in noun.COMMANDS}

@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from cluster.access.callers import Role
 from cluster.commands.command import CommandEntry, CommandResult, Context, Message, ModelName
 from cluster.commands.known import active_rollout, known_model, staying_model
+from cluster.commands.rights import of_model
 from cluster.decide import settle, transition
 from cluster.errors import Conflict, NotFound
 from cluster.rollout.checks.check import Judged
@@ -113,7 +115,7 @@ def check_view(check: Judged) -> CheckView:
 
 
 def _start_rollout(at: Context, request: StartRollout) -> CommandResult:
-    model = staying_model(at.state, request.model)
+    model = staying_model(at, request.model)
     if model.serving is None or model.plan is None:
         raise Conflict("only its versions are known", where=f"model {model.name}", remedy="`headrace apply` its document first")
     plan = named_plan(request.plan, model.plan) if isinstance(request.plan, NamedPlan) else request.plan or model.plan
@@ -136,27 +138,27 @@ def _start_rollout(at: Context, request: StartRollout) -> CommandResult:
 
 
 def _status(at: Context, request: ModelName) -> CommandResult:
-    known_model(at.state, request.model)
+    known_model(at, request.model)
     rollout = at.state.rollout_of(request.model)
     return CommandResult(at.state, RolloutStatus(rollout=rollout_view(at.state, rollout) if rollout is not None else None))
 
 
 def _pause(at: Context, request: ModelName) -> CommandResult:
-    active = active_rollout(at.state, request.model)
+    active = active_rollout(at, request.model)
     if active.state is RolloutState.PAUSED:
         return _outcome(at.state, request.model, [])
     return _move(at, active, active.to(RolloutState.PAUSED, at.now_s, reason=f"paused by {at.actor}"))
 
 
 def _resume(at: Context, request: ModelName) -> CommandResult:
-    active = active_rollout(at.state, request.model)
+    active = active_rollout(at, request.model)
     if active.paused_from is None:
         return _outcome(at.state, request.model, [])
     return _move(at, active, active.to(active.paused_from, at.now_s))
 
 
 def _promote(at: Context, request: ModelName) -> CommandResult:
-    active = active_rollout(at.state, request.model)
+    active = active_rollout(at, request.model)
     if active.phase is RolloutState.PENDING or not is_ready(at.apps.get(VersionId(active.model, active.candidate).app)):
         raise IllegalTransition(
             f"version {active.candidate} is not ready",
@@ -167,7 +169,7 @@ def _promote(at: Context, request: ModelName) -> CommandResult:
 
 
 def _abort(at: Context, request: ModelName) -> CommandResult:
-    active = active_rollout(at.state, request.model)
+    active = active_rollout(at, request.model)
     return _move(at, active, active.to(RolloutState.ROLLED_BACK, at.now_s, reason=f"aborted by {at.actor}"))
 
 
@@ -183,10 +185,21 @@ def _outcome(state: State, model: str, events: list[AuditEvent]) -> CommandResul
     return CommandResult(state, rollout_view(state, rollout), tuple(events))
 
 
-START = CommandEntry("rollout.start", StartRollout, RolloutView, _start_rollout, "Starts a rollout of a version")
-STATUS = CommandEntry("rollout.status", ModelName, RolloutStatus, _status, "The rollout under way, or the last one", looks=True)
-PAUSE = CommandEntry("rollout.pause", ModelName, RolloutView, _pause, "Stops the rollout where it is")
-RESUME = CommandEntry("rollout.resume", ModelName, RolloutView, _resume, "Lets a paused rollout go on")
-PROMOTE = CommandEntry("rollout.promote", ModelName, RolloutView, _promote, "Makes the candidate stable, whatever its checks say")
-ABORT = CommandEntry("rollout.abort", ModelName, RolloutView, _abort, "Takes the candidate back now")
+_MOVES = of_model(Role.OPERATE)
+START = CommandEntry("rollout.start", StartRollout, RolloutView, _start_rollout, "Starts a rollout of a version", _MOVES)
+STATUS = CommandEntry(
+    "rollout.status",
+    ModelName,
+    RolloutStatus,
+    _status,
+    "The rollout under way, or the last one",
+    of_model(Role.VIEW),
+    looks=True,
+)
+PAUSE = CommandEntry("rollout.pause", ModelName, RolloutView, _pause, "Stops the rollout where it is", _MOVES)
+RESUME = CommandEntry("rollout.resume", ModelName, RolloutView, _resume, "Lets a paused rollout go on", _MOVES)
+PROMOTE = CommandEntry(
+    "rollout.promote", ModelName, RolloutView, _promote, "Makes the candidate stable, whatever its checks say", _MOVES
+)
+ABORT = CommandEntry("rollout.abort", ModelName, RolloutView, _abort, "Takes the candidate back now", _MOVES)
 COMMANDS = (START, STATUS, PAUSE, RESUME, PROMOTE, ABORT)

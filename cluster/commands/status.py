@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from cluster.commands.command import CommandEntry, CommandResult, Context, Message, Nothing
-from cluster.commands.feeds import FeedView, feed_view
+from cluster.commands.feeds import FeedView, feed_views
 from cluster.commands.models import ModelView, model_view
+from cluster.commands.rights import anybodys
 
 
 class StatusView(Message):
@@ -17,15 +18,17 @@ class StatusView(Message):
 
 
 def _status(at: Context, _: Nothing) -> CommandResult:
-    state = at.state
+    state, seen = at.state, at.caller.sees
     view = StatusView(
         table=state.table,
         tick_s=at.tick_s,
-        models=tuple(model_view(state, state.models[name], at.apps, at.now_s, at.faults) for name in sorted(state.models)),
-        feeds=tuple(feed_view(state.feeds[name], at.feeds, at.now_s, at.faults) for name in sorted(state.feeds)),
+        models=tuple(
+            model_view(state, state.models[name], at.apps, at.now_s, at.faults) for name in sorted(state.models) if seen(name)
+        ),
+        feeds=feed_views(at),
     )
     return CommandResult(state, view)
 
 
-STATUS = CommandEntry("status", Nothing, StatusView, _status, "Everything at a glance", looks=True)
+STATUS = CommandEntry("status", Nothing, StatusView, _status, "Everything at a glance", anybodys, looks=True)
 COMMANDS = (STATUS,)

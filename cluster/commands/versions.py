@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cluster.access.callers import Role
 from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message, Nothing
 from cluster.commands.known import being_removed, known_model, known_version, new_model, staying_model
+from cluster.commands.rights import of_model
 from cluster.errors import Conflict, NotFound
 from cluster.signature import Signature
 from cluster.state import AuditEvent, Model, State
@@ -91,7 +93,7 @@ def _register(at: Context, request: RegisterVersion) -> CommandResult:
 
 
 def _resolve(at: Context, request: Resolve) -> CommandResult:
-    model = known_model(at.state, request.model)
+    model = known_model(at, request.model)
     number = request.version if request.version is not None else model.stable
     if number is None:
         raise NotFound(
@@ -103,7 +105,7 @@ def _resolve(at: Context, request: Resolve) -> CommandResult:
 
 
 def _remove(at: Context, request: Resolve) -> CommandResult:
-    model = staying_model(at.state, request.model)
+    model = staying_model(at, request.model)
     if request.version is None:
         raise Conflict("which version to remove was not said", where=f"model {model.name}", remedy="name the version")
     version = known_version(at.state, model.name, request.version)
@@ -117,8 +119,21 @@ def _remove(at: Context, request: Resolve) -> CommandResult:
 
 
 REGISTER = CommandEntry(
-    "version.register", RegisterVersion, VersionView, _register, "Makes an artifact the next version of its model"
+    "version.register",
+    RegisterVersion,
+    VersionView,
+    _register,
+    "Makes an artifact the next version of its model",
+    of_model(Role.DEPLOY),
 )
-RESOLVE = CommandEntry("version.resolve", Resolve, VersionView, _resolve, "A version; without a number, stable", looks=True)
-REMOVE = CommandEntry("version.remove", Resolve, Nothing, _remove, "Forgets a version that nothing uses")
+RESOLVE = CommandEntry(
+    "version.resolve",
+    Resolve,
+    VersionView,
+    _resolve,
+    "A version; without a number, stable",
+    of_model(Role.VIEW, Role.DEPLOY),
+    looks=True,
+)
+REMOVE = CommandEntry("version.remove", Resolve, Nothing, _remove, "Forgets a version that nothing uses", of_model(Role.DEPLOY))
 COMMANDS = (REGISTER, RESOLVE, REMOVE)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from cluster.access.policy import AccessPolicy
 from cluster.routing.routes import Route, RouteTable, Stamp, Standing
 
 T = TypeVar("T")
@@ -16,7 +17,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class TableChange:
-    """From the table stamped `before` to the one stamped `after`: what is new or other, and the names that are gone."""
+    """From the table stamped `before` to the one stamped `after`: what is new or other, and the names that are gone. `access` is
+    None where it is the same."""
 
     before: Stamp
     after: Stamp
@@ -24,13 +26,15 @@ class TableChange:
     models: Mapping[str, Standing]
     unrouted: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    access: AccessPolicy | None = None
 
 
 def change_between(before: RouteTable, after: RouteTable) -> TableChange:
     """What leads from one to the other."""
     routes, unrouted = _differences(before.routes, after.routes)
     models, unknown = _differences(before.models, after.models)
-    return TableChange(before.stamp, after.stamp, routes, models, unrouted, unknown)
+    access = after.access if _differ(before.access, after.access) else None
+    return TableChange(before.stamp, after.stamp, routes, models, unrouted, unknown, access)
 
 
 def with_change(table: RouteTable, change: TableChange) -> RouteTable | None:
@@ -42,6 +46,7 @@ def with_change(table: RouteTable, change: TableChange) -> RouteTable | None:
         _changed(table.routes, change.routes, change.unrouted),
         _changed(table.models, change.models, change.unknown),
         change.after.fence,
+        table.access if change.access is None else change.access,
     )
 
 

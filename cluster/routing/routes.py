@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from cluster.access.policy import NO_POLICY, AccessPolicy
 from cluster.fleet.serving import Serving
 from cluster.signature import Signature
 
@@ -92,13 +93,14 @@ NOTHING = Stamp(-1, -1)
 
 @dataclass(frozen=True, slots=True)
 class RouteTable:
-    """All routes at one moment, and how each known model stands. `fence` is that of the controller that published it; `number`
-    only rises in one store. 0 is the empty table before the first."""
+    """All routes at one moment, how each known model stands, and who may do what. `fence` is that of the controller that
+    published it; `number` only rises in one store. 0 is the empty table before the first."""
 
     number: int
     routes: dict[str, Route]
     models: dict[str, Standing] = field(default_factory=dict)
     fence: int = 0
+    access: AccessPolicy = NO_POLICY
 
     @property
     def stamp(self) -> Stamp:

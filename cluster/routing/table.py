@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from pydantic import TypeAdapter
 
+from cluster.access.policy import AccessPolicy
 from cluster.fleet.desired import by_hand, initial_replicas
 from cluster.fleet.serving import Serving, TransportKind
 from cluster.ports import AppState, AppStatus
@@ -17,7 +18,7 @@ from cluster.routing.routes import WEIGHT_UNIT, LabelledOutput, Route, RouteTabl
 from cluster.state import Model, State
 from cluster.versions import VersionId
 
-_CONTENTS = TypeAdapter(tuple[dict[str, Route], dict[str, Standing]])
+_CONTENTS = TypeAdapter(tuple[dict[str, Route], dict[str, Standing], AccessPolicy])
 
 
 def build_route(state: State, model: Model, apps: Mapping[str, AppState], now_s: float, last: Route | None) -> Route | None:
@@ -53,9 +54,10 @@ def number_table(
 ) -> tuple[State, RouteTable]:
     """The table of these, under a new number where they are others than the last, which is then saved with the state."""
     same = published.number == state.table > 0 and published.fence == fence
-    if same and routes == published.routes and models == published.models:
+    access = AccessPolicy(state.access, state.keys)
+    if same and routes == published.routes and models == published.models and access == published.access:
         return state, published  # to digest a thousand routes costs more than all else of a tick
-    table = RouteTable(state.table, routes, models, fence)
+    table = RouteTable(state.table, routes, models, fence, access)
     digest = digest_of(table)
     if digest == state.table_digest:
         return state, table
@@ -66,7 +68,8 @@ def digest_of(table: RouteTable) -> str:
     """Equal for equal contents, in every process."""
     routes = {name: table.routes[name] for name in sorted(table.routes)}
     models = {name: table.models[name] for name in sorted(table.models)}
-    return hashlib.sha256(_CONTENTS.dump_json((routes, models))).hexdigest()
+    access = replace(table.access, keys=dict(sorted(table.access.keys.items())))
+    return hashlib.sha256(_CONTENTS.dump_json((routes, models, access))).hexdigest()
 
 
 def is_ready(app: AppState | None) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from cluster.access.keys import StoredKey
+from cluster.access.policy import Access
 from cluster.errors import BadInput
 from cluster.findings import first_finding
 from cluster.rollout.evidence import Counts, EvidenceKey
@@ -33,6 +35,7 @@ class Control:
     last_rollout: int = 0
     table: int = 0
     table_digest: str = ""
+    access: Access | None = None
 
 
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {
@@ -42,6 +45,7 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "feeds": TypeAdapter(Feed),
     "evidence": TypeAdapter(Observed),
     "scorers": TypeAdapter(int),
+    "keys": TypeAdapter(StoredKey),
     "control": TypeAdapter(Control),
 }
 TABLES = tuple(_ADAPTERS)
@@ -56,7 +60,8 @@ def _values(state: State) -> dict[str, tuple[Mapping[Any, Any], Callable[[Any], 
         "feeds": (state.feeds, str),
         "evidence": (state.evidence, lambda key: f"{key.model}/{key.stage}/{key.version}"),
         "scorers": (state.scorers, str),
-        "control": ({"state": Control(state.last_rollout, state.table, state.table_digest)}, str),
+        "keys": (state.keys, str),
+        "control": ({"state": Control(state.last_rollout, state.table, state.table_digest, state.access)}, str),
     }
 
 
@@ -113,6 +118,8 @@ def from_rows(rows: Mapping[str, Mapping[str, str]]) -> State:
         feeds=read["feeds"],
         evidence={row.key: row.counts for row in read["evidence"].values()},
         scorers=read["scorers"],
+        keys=read["keys"],
+        access=control.access,
         last_rollout=control.last_rollout,
         table=control.table,
         table_digest=control.table_digest,

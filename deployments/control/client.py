@@ -9,6 +9,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
+from cluster.access.callers import CLUSTER, Caller
 from cluster.control_plane import ControlPlane
 from cluster.errors import HeadraceError, Unreachable
 from cluster.rollout.evidence import EvidenceBatch
@@ -43,8 +44,8 @@ class ActorControlPlane:
     async def push(self, batch: EvidenceBatch) -> None:
         await self._ask("push", ANSWER_S, batch)
 
-    async def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = await self._ask("call", ANSWER_S, command, payload)
+    async def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._ask("call", ANSWER_S, command, payload, caller)
         return answer
 
     async def _ask(self, method: str, limit_s: float, *arguments: Any) -> Any:

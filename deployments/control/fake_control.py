@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from cluster.access.callers import CLUSTER, Caller
 from cluster.controller import Controller
 from cluster.errors import Unreachable
 from cluster.ports import Feeds, FeedSpec, FeedState, Fleet
@@ -74,9 +75,9 @@ class FakeControlPlane:
         self.pushed.append(batch)
         self.controller.push(batch)
 
-    async def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any]:
+    async def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any]:
         self._reach()
-        return self.controller.call(command, payload)
+        return self.controller.call(command, payload, caller)
 
     def _reach(self) -> None:
         if self.away:

@@ -11,9 +11,12 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound
+from cluster.access.callers import Caller, Role
+from cluster.commands.rights import SEE_YOURS
+from cluster.errors import BadInput, Forbidden, HeadraceError, NoCapacity, NotFound, Unauthenticated
 from cluster.routing.routes import Route, RouteTable, Standing
 from cluster.signature import Signature, TensorSpec
+from deployments.gateway.access.quotas import QuotaBook
 from deployments.gateway.batcher import Batcher, BatchLimits
 from deployments.gateway.door.other_gateways import OtherGateways
 from deployments.gateway.protocol.request import InferRequest
@@ -48,7 +51,11 @@ class TableScorer(Scorer, Protocol):
 
 
 class DataPlane:
-    """Transport-free. Used from one event loop."""
+    """Transport-free. Used from one event loop.
+
+    Whatever is asked of one model is answered to callers that may see it; to others as if it were not there. Raises
+    Unauthenticated where nobody said who he is and somebody might see it.
+    """
 
     def __init__(self, scorer: TableScorer, limits: BatchLimits, others: OtherGateways | None = None) -> None:
         """`others` are asked for their statistics; None: there are none."""
@@ -56,14 +63,29 @@ class DataPlane:
         self._others = others
         self._statistics = Statistics()
         self._batcher = Batcher(scorer, limits, self._statistics)
+        self._quotas = QuotaBook()
 
-    async def infer(self, call: InferCall, request: InferRequest) -> InferResponse:
-        """Scores a request by one version. Raises BadInput, NotFound, NoCapacity or EngineFailure."""
+    async def infer(self, call: InferCall, request: InferRequest, caller: Caller) -> InferResponse:
+        """Scores a request by one version. Raises Unauthenticated, Forbidden, BadInput, NotFound, OverQuota, NoCapacity or
+        EngineFailure."""
+        self._may_score(caller, call.model)
         version = parse_version(call.version)
         route = self._scorer.table.routes.get(call.model) or await self._route(call.model)
         signature = self._scorer.signature(call.model, version)
         check_inputs(request, signature)
         wanted = _wanted(request, signature)
+        if caller.quotas:
+            with self._quotas.taken(caller, call.model, len(request.inputs[signature.inputs[0].name])):
+                scored = await self._score(call, request, route, version)
+        else:
+            scored = await self._score(call, request, route, version)
+        version_name, parameters = _versions(scored)
+        if scored.label_keys is not None:
+            parameters["label_keys"] = _label_keys(scored.label_keys)
+        outputs = [OutputTensor(spec.name, spec.datatype, scored.outputs[spec.name], binary) for spec, binary in wanted]
+        return InferResponse(call.model, version_name, tuple(outputs), request.id, parameters)
+
+    async def _score(self, call: InferCall, request: InferRequest, route: Route, version: int | None) -> Scored:
         begin_s = time.monotonic()
         try:
             scored = await self._batcher.score(
@@ -79,19 +101,17 @@ class DataPlane:
         except HeadraceError:
             self._statistics.failed(call.model, version or route.stable, time.monotonic() - begin_s)
             raise
-        version_name, parameters = _versions(scored)
-        if scored.label_keys is not None:
-            parameters["label_keys"] = _label_keys(scored.label_keys)
-        outputs = [OutputTensor(spec.name, spec.datatype, scored.outputs[spec.name], binary) for spec, binary in wanted]
-        return InferResponse(call.model, version_name, tuple(outputs), request.id, parameters)
+        return scored
 
-    async def signature(self, model: str, version: str | None = None) -> Signature:
+    async def signature(self, model: str, version: str | None = None, *, caller: Caller) -> Signature:
         """The signature of the stable version or of the one named. Raises NotFound or NoCapacity."""
+        self.check_sees(caller, model)
         await self._route(model)
         return self._scorer.signature(model, parse_version(version))
 
-    def model_metadata(self, model: str, version: str | None = None) -> dict[str, Any]:
+    def model_metadata(self, model: str, version: str | None = None, *, caller: Caller) -> dict[str, Any]:
         """The protocol's model metadata. Raises NotFound."""
+        self.check_sees(caller, model)
         route = self._scorer.route(model)
         number = _served(route, parse_version(version))
         signature = route.targets[number].signature
@@ -103,8 +123,9 @@ class DataPlane:
             "outputs": [_tensor_metadata(spec) for spec in signature.outputs],
         }
 
-    async def model_ready(self, model: str, version: str | None = None) -> bool:
+    async def model_ready(self, model: str, version: str | None = None, *, caller: Caller) -> bool:
         """Whether it can be scored now. Raises NotFound where there is no such model, or the version is not served."""
+        self.check_sees(caller, model)
         wanted = parse_version(version)
         try:
             route = await self._route(model)
@@ -119,17 +140,19 @@ class DataPlane:
             return self._scorer.route(model)
         except NotFound as error:
             if self._scorer.table.models.get(model, Standing.EMPTY) is Standing.EMPTY:
-                # Triton's clients look for these words.
-                what = f"Request for unknown model: {model[:80]!r} is not found"
-                raise NotFound(what, where="model", remedy=error.remedy) from None
+                raise _unknown(model, error.remedy) from None
         raise NoCapacity("no version of it is ready", where=f"model {model}", remedy="retry, or see `headrace status`")
 
-    async def statistics(self, model: str = "", version: str | None = None, *, alone: bool = False) -> dict[str, Any]:
-        """The protocol's statistics: of one version, of all that the model serves, or of everything; of all gateways behind this
-        one's door, or of this `alone`. What a gateway that has ended has counted is gone. Raises NotFound."""
+    async def statistics(
+        self, model: str = "", version: str | None = None, *, alone: bool = False, caller: Caller
+    ) -> dict[str, Any]:
+        """The protocol's statistics: of one version, of all that the model serves, or of everything that the caller may see; of
+        all gateways behind this one's door, or of this `alone`. What a gateway that has ended has counted is gone. Raises
+        NotFound."""
         if not model:
-            pairs = [(route.model, number) for route in self.models() for number in sorted(route.targets)]
+            pairs = [(route.model, number) for route in self.models(caller) for number in sorted(route.targets)]
         else:
+            self.check_sees(caller, model)
             route, wanted = self._scorer.route(model), parse_version(version)
             pairs = [(model, number) for number in (sorted(route.targets) if wanted is None else [_served(route, wanted)])]
         own = [self._statistics.describe(*pair) for pair in pairs]
@@ -137,14 +160,46 @@ class DataPlane:
             return {"model_stats": own}
         return {"model_stats": added(own, await self._others.statistics(model, version))}
 
-    def models(self) -> list[Route]:
-        """What is served, by name."""
-        return [route for _, route in sorted(self._scorer.table.routes.items())]
+    def models(self, caller: Caller) -> list[Route]:
+        """What is served and the caller may see, by name."""
+        return [route for name, route in sorted(self._scorer.table.routes.items()) if caller.sees(name)]
+
+    def _may_score(self, caller: Caller, model: str) -> None:
+        if caller.may(Role.SCORE, model):
+            return
+        self.check_sees(caller, model)
+        raise (
+            _nobody_said()
+            if caller.anonymous
+            else Forbidden(
+                f"{caller.name} may see it, not score with it", where=f"model {model}", remedy="ask an admin for the role score"
+            )
+        )
+
+    def check_sees(self, caller: Caller, model: str) -> None:
+        """Raises NotFound where he may not know of the model, in the same words as where there is none."""
+        if caller.sees_all:
+            return
+        table = self._scorer.table
+        if caller.sees(model) and (model in table.routes or model in table.models):
+            return
+        raise _nobody_said() if caller.anonymous else _unknown(model, SEE_YOURS)
 
     async def ready(self) -> bool:
         """Whether every model that has a version is served, or asleep by a person's will, as the newest table says."""
         table = self._scorer.table
         return table.number > 0 and Standing.WAITING not in table.models.values()
+
+
+def _unknown(model: str, remedy: str) -> NotFound:
+    # Triton's clients look for these words.
+    return NotFound(f"Request for unknown model: {model[:80]!r} is not found", where="model", remedy=remedy)
+
+
+def _nobody_said() -> Unauthenticated:
+    return Unauthenticated(
+        "this needs a key or token", where="Authorization", remedy="send `Authorization: Bearer KEY`; an admin makes keys"
+    )
 
 
 def parse_version(version: str | None) -> int | None:

@@ -14,6 +14,7 @@ from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from deployments.control.client import connect
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.autoscale import REQUESTS, autoscaling
 from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.dataplane import DataPlane
@@ -43,8 +44,9 @@ class GatewaySettings:
 
     The door of each node that has a gateway listens at `host`, without a `grpc_port` for HTTP alone. `node` is the address of the
     only Ray node that may have gateways; None: any. `cpus` reserves nothing unless told to: a full cluster still has a door.
-    `hosts` are the names, beside its nodes' own, by which commands may be given: see `Callers`. Of the byte limits two bound one
-    message each, and the last all that are in one gateway.
+    `hosts` are the names, beside its nodes' own, by which commands may be given: see `Callers`. Who brings no key may score and
+    see on loopback, and elsewhere where it is `insecure`, as long as no Access document was applied. Of the byte limits two bound
+    one message each, and the last all that are in one gateway.
     """
 
     replicas: int = 1
@@ -55,10 +57,16 @@ class GatewaySettings:
     http_port: int = 8000
     grpc_port: int | None = None
     hosts: tuple[str, ...] = ()
+    insecure: bool = False
     max_ongoing: int = 1024
     max_body_bytes: int = 256 << 20
     max_grpc_message_bytes: int = 256 << 20
     max_buffered_bytes: int = 1 << 30
+
+    @property
+    def visitors(self) -> bool:
+        """Whether callers without a key are let in, as long as no Access document says otherwise."""
+        return self.insecure or is_loopback(self.host)
 
     @property
     def door(self) -> dict[str, Any]:
@@ -109,6 +117,7 @@ class Gateway:
             DataPlane(self._scorer, BatchLimits(), None if self._door is None else self._door.other_gateways()),
             Repository(self._scorer, control),
             control,
+            Guard(self._scorer, visitors=settings.visitors),
             importlib.metadata.version("headrace"),
             Callers.to(*settings.hosts),
             limits,
@@ -145,6 +154,11 @@ def door_settings(settings: GatewaySettings, binary: str) -> DoorSettings:
         raylet_pid=os.getppid(),
         run=os.environ.get(RUN_VARIABLE, ""),
     )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only processes of this machine reach a door there. Pure."""
+    return host == "localhost" or host == "::1" or host.startswith("127.")
 
 
 def slots_for(gateways: int) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from cluster.access.callers import STRANGER, Caller
 from cluster.errors import BadInput, HeadraceError, NotFound
+from deployments.gateway.access.credential import FORWARDED_FOR, Credential
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission, Lease
 from deployments.gateway.grpc.exchange import GrpcExchange
 from deployments.gateway.grpc.service import SERVICE, InferenceService
@@ -21,8 +24,11 @@ _READY, _ENDING = json_reply({"live": True}), json_reply({"live": False}, 503)
 class InferExchanges:
     """Implements Exchanges."""
 
-    def __init__(self, infer: HttpInfer, service: InferenceService, admission: Admission, max_message_bytes: int) -> None:
+    def __init__(
+        self, infer: HttpInfer, service: InferenceService, guard: Guard, admission: Admission, max_message_bytes: int
+    ) -> None:
         self._infer = infer
+        self._guard = guard
         self._service = service
         self._admission = admission
         self._max_message_bytes = max_message_bytes
@@ -31,7 +37,7 @@ class InferExchanges:
     def of(self, head: RequestHead) -> Exchange:
         """See Exchanges."""
         if head.path == MODEL_INFER and head.method == "POST":
-            return GrpcExchange(self._service, head, self._max_message_bytes)
+            return GrpcExchange(self._service, self._guard, head, self._max_message_bytes)
         if head.path == HEALTH:
             return _Health(self._admission, self._answers)
         match [segment for segment in head.path.split("/") if segment]:
@@ -49,7 +55,9 @@ class InferExchanges:
         if head.method != "POST":
             return self._told(head, wrong_method_reply(head.method))
         try:
-            return HttpExchange(self._infer, read_head(dict(head.headers), model, version), self._answers)
+            headers = dict(head.headers)
+            address = headers.get(FORWARDED_FOR, b"")
+            return HttpExchange(self._infer, read_head(headers, model, version), self._answers, self._guard, address)
         except BadInput as error:
             return self._told(head, error_reply(error))
 
@@ -70,6 +78,10 @@ class _Health:
         self._admission = admission
         self._answers = answers
 
+    def admit(self, credential: Credential) -> Caller:  # noqa: ARG002
+        """See Exchange. It is told to anybody: only the door reaches this path."""
+        return STRANGER
+
     def refusal(self, body_bytes: int) -> WireAnswer | None:  # noqa: ARG002
         """See Exchange. So it is told at once, also where too many requests are under way."""
         return self._answers.of(_ENDING if self._admission.ending.is_set() else _READY)
@@ -78,6 +90,6 @@ class _Health:
         """See Exchange."""
         return self._answers.of(error_reply(error))
 
-    async def answer(self, body: Pieces, lease: Lease) -> WireAnswer:  # noqa: ARG002
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller) -> WireAnswer:  # noqa: ARG002
         """See Exchange."""
         return self._answers.of(_READY)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from cluster.access.callers import Caller
 from cluster.commands.models import ModelView
+from cluster.commands.rights import SEE_YOURS
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, Conflict, NotFound
 from cluster.routing.routes import Route
@@ -36,18 +38,21 @@ class IndexEntry:
 
 
 class Repository:
-    """Answers from the controller's status and the newest route table. Used from one event loop."""
+    """Answers from the controller's status and the newest route table, of models that the caller may see.
+
+    Used from one event loop.
+    """
 
     def __init__(self, scorer: TableScorer, control: ControlPlane) -> None:
         self._scorer = scorer
         self._control = control
 
-    async def index(self, *, ready_only: bool = False) -> list[IndexEntry]:
+    async def index(self, caller: Caller, *, ready_only: bool = False) -> list[IndexEntry]:
         """All versions, by model and number. Raises Unreachable while the controller is away."""
-        entries = [entry for model in await self._models() for entry in self._entries(model)]
+        entries = [entry for model in await self._models(caller) for entry in self._entries(model)]
         return [entry for entry in entries if entry.state is ModelState.READY or not ready_only]
 
-    async def load(self, model: str, parameters: Collection[str] = ()) -> None:
+    async def load(self, caller: Caller, model: str, parameters: Collection[str] = ()) -> None:
         """Nothing is to be done for a model that is served. Raises NotFound, and Conflict where no version is READY.
 
         A rollout alone decides which version serves, so no caller can load one beside it. `parameters` (a config, files) are
@@ -55,7 +60,7 @@ class Repository:
         """
         if parameters:
             raise BadInput("a load takes no parameters", where=f"parameter {min(parameters)!r}", remedy="use headrace build")
-        entries = self._entries(await self._model(model, "load"))
+        entries = self._entries(await self._model(caller, model, "load"))
         if not any(entry.state is ModelState.READY for entry in entries):
             why = next((entry.reason for entry in reversed(entries)), "it has no version")
             remedy = f"headrace scale {model} 1, or see headrace rollout status {model}"
@@ -63,9 +68,9 @@ class Repository:
                 f"failed to load {model!r}: no version can be served now: {why}", where=f"model {model}", remedy=remedy
             )
 
-    async def unload(self, model: str) -> None:
+    async def unload(self, caller: Caller, model: str) -> None:
         """Nothing is to be done for a model that is not served. Raises NotFound, and Conflict for one that is."""
-        await self._model(model, "unload")
+        await self._model(caller, model, "unload")
         route = self._scorer.table.routes.get(model)
         if route is not None and not route.asleep:
             raise Conflict("it is served; a caller can't unload it", where=f"model {model}", remedy=f"headrace scale {model} 0")
@@ -86,16 +91,16 @@ class Repository:
             "output": [_tensor(spec) for spec in target.signature.outputs],
         }
 
-    async def _models(self) -> list[ModelView]:
-        status = await self._control.call("status", {})
+    async def _models(self, caller: Caller) -> list[ModelView]:
+        status = await self._control.call("status", {}, caller)
         return [ModelView.model_validate(model) for model in status["models"]]
 
-    async def _model(self, name: str, call: str) -> ModelView:
-        for model in await self._models():
+    async def _model(self, caller: Caller, name: str, call: str) -> ModelView:
+        for model in await self._models(caller):
             if model.name == name:
                 return model
         # Triton's clients look for these words, and for those of `load`.
-        raise NotFound(f"failed to {call} {name[:80]!r}: there is no such model", where="repository", remedy="headrace models")
+        raise NotFound(f"failed to {call} {name[:80]!r}: there is no such model", where="repository", remedy=SEE_YOURS)
 
     def _entries(self, model: ModelView) -> list[IndexEntry]:
         route = self._scorer.table.routes.get(model.name)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.exchanges import InferExchanges
@@ -65,6 +66,7 @@ class GatewayServer:
         dataplane: DataPlane,
         repository: Repository,
         control: ControlPlane,
+        guard: Guard,
         server_version: str,
         callers: Callers,
         limits: ServerLimits | None = None,
@@ -72,13 +74,14 @@ class GatewayServer:
         limits = limits or ServerLimits()
         self.admission = Admission(limits.max_requests, limits.max_buffered_bytes)
         self._large = LargeWork()
+        self._guard = guard
         self.app = GatewayApp(
-            dataplane, repository, control, server_version, limits.max_body_bytes, self.admission, self._large, callers
+            dataplane, repository, control, guard, server_version, limits.max_body_bytes, self.admission, self._large, callers
         )
-        service = InferenceService(dataplane, repository, server_version, self.admission, self._large)
-        self._grpc = GrpcServer(service, dataplane, self.admission, limits.max_message_bytes, limits.max_requests)
+        service = InferenceService(dataplane, repository, guard, server_version, self.admission, self._large)
+        self._grpc = GrpcServer(service, dataplane, guard, self.admission, limits.max_message_bytes, limits.max_requests)
         infer = HttpInfer(dataplane, self._large, limits.max_body_bytes)
-        self._infer = InferServer(InferExchanges(infer, service, self.admission, limits.max_message_bytes), self.admission)
+        self._infer = InferServer(InferExchanges(infer, service, guard, self.admission, limits.max_message_bytes), self.admission)
         self._http = HttpServer(self.app)
         self._stopping: asyncio.Task[None] | None = None
 
@@ -89,6 +92,7 @@ class GatewayServer:
 
     async def start(self, slot: DoorSockets) -> None:
         """Serves behind a door. Closes the slot's sockets at the end. Raises OSError or RuntimeError where it can't listen."""
+        self._guard.start(behind_door=True)
         await self._grpc.start(f"unix:{slot.grpc_path}")
         await self._http.start(slot.http, behind_door=True)
         await self._infer.start(slot.infer)
@@ -100,6 +104,7 @@ class GatewayServer:
             raise BadInput(
                 f"{host!r} is not loopback", where="host", remedy="only a door may listen elsewhere: run where HAProxy can"
             )
+        self._guard.start(behind_door=False)
         address = f"[{host}]" if ":" in host else host
         grpc_port = None if grpc_port is None else await self._grpc.start(f"{address}:{grpc_port}")
         listening = socket.create_server((host, http_port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -121,3 +126,4 @@ class GatewayServer:
             group.create_task(self._grpc.stop(within_s))
             group.create_task(self._http.stop(within_s))
         self._large.close()
+        await self._guard.close()

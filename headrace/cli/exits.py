@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     NOT_FOUND = 3
     CONFLICT = 4
     UNAVAILABLE = 5
+    REFUSED = 6
     INTERRUPTED = 130
 
 
@@ -26,6 +27,7 @@ MEANING: dict[ExitCode, str] = {
     ExitCode.NOT_FOUND: "no such file, model, stream or batch",
     ExitCode.CONFLICT: "exists, is busy, or the state forbids it now",
     ExitCode.UNAVAILABLE: "nothing running, unreachable, or no capacity: retry later",
+    ExitCode.REFUSED: "no right to do this: see HEADRACE_TOKEN",
     ExitCode.INTERRUPTED: "Ctrl-C",
 }
 
@@ -41,5 +43,7 @@ def code_of(error: errors.HeadraceError) -> ExitCode:
             return ExitCode.CONFLICT
         case errors.Unreachable() | errors.NoCapacity():
             return ExitCode.UNAVAILABLE
+        case errors.Unauthenticated() | errors.Forbidden():
+            return ExitCode.REFUSED
         case _:
             return ExitCode.FAILED

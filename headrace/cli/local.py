@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,8 +37,16 @@ def up(
     dashboard_port: Annotated[int, typer.Option(**PORTS, help="The Ray dashboard's port.")] = 8265,
     broker_port: Annotated[int, typer.Option(**PORTS, help="The local Kafka's port.")] = 9092,
     num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs that Ray hands out to replicas; the machine's own.")] = None,
+    access: Annotated[
+        Path | None, typer.Option("--access", help="An Access document: who may do what. Applied before the gateway opens.")
+    ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Join the cluster of RAY_ADDRESS though there is no token for it.")
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Open to the network without an Access document, for anybody to score and see; or join the cluster of "
+            "RAY_ADDRESS though there is no token for it.",
+        ),
     ] = False,
     supervise: Annotated[
         bool, typer.Option("--supervise", help="Stay, and bring back whatever ends; SIGTERM drains as `down` does.")
@@ -52,6 +61,10 @@ def up(
     cluster instead of starting one, with the cluster's token in RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN; with
     KAFKA_BOOTSTRAP_SERVERS set, it uses that broker.
 
+    On loopback, to score and to see needs no key. What changes anything needs the home's own, in its file `key`, which this
+    command line reads by itself. With --host, an Access document must say who may do what (--access, or one applied before),
+    unless --insecure is given; what it does not grant nobody may. `headrace key create` makes keys for callers.
+
     Who has Ray's token runs code as you: a Ray that is started here takes none but who can read the home's file `ray-token`. Its
     dashboard asks for it in the browser.
 
@@ -60,6 +73,8 @@ def up(
 
     Example: `headrace up --broker --http-port 8001`
     """
+    from headrace.client import ControlClient
+    from headrace.local.network_access import access_in
     from headrace.local.options import UpOptions, not_taken_up
     from headrace.local.repairs.supervise import supervise as run_supervised
     from headrace.local.up import bring_up
@@ -78,6 +93,7 @@ def up(
         broker_port=broker_port,
         num_cpus=num_cpus,
         insecure=insecure,
+        access="" if access is None else str(access.absolute()),
     )
     if supervise:
         if not run_supervised(options, read_settings(), _log, drain_timeout_s=drain_timeout_s):
@@ -85,6 +101,9 @@ def up(
         return
     brought = bring_up(options, read_settings(), _progress)
     state, fresh = brought.state, brought.started
+    if access is not None and not fresh:
+        with ControlClient.from_environment() as client:
+            client.apply(access_in(access))
     if as_json:
         print_json({"started": fresh, "repaired": brought.repaired, "addresses": state.addresses.model_dump()})
         return

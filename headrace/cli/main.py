@@ -42,6 +42,7 @@ ENTRIES: dict[str, Entry] = {
     "rollout": Entry("rollout", "Replace a model's version live, on evidence.", group=True),
     "scale": Entry("scale", "Set the replicas of a model that is scaled by hand."),
     "stream": Entry("stream", "Watch, pause and resume streams.", group=True),
+    "key": Entry("key", "Make, list, rotate and revoke API keys.", group=True),
     "batch": Entry("batch", "Score Parquet datasets in bulk.", group=True),
 }
 
@@ -56,8 +57,8 @@ A first round:
 - `headrace status` shows addresses, models, versions, replicas and streams
 - `headrace down` ends all that `up` started
 
-Every command takes --json, for scripts. HEADRACE_HOME names the folder that holds everything (.headrace by default),
-HEADRACE_URL a gateway elsewhere; HEADRACE_DEBUG=1 shows tracebacks.
+Every command takes --json, for scripts. HEADRACE_HOME names the folder that holds everything (.headrace by default), HEADRACE_URL
+a gateway elsewhere, HEADRACE_TOKEN (or the file HEADRACE_TOKEN_FILE) a key for it; HEADRACE_DEBUG=1 shows tracebacks.
 """
 EXIT_CODES = "Exit codes: " + "; ".join(f"{code:d} {meaning}" for code, meaning in MEANING.items())
 

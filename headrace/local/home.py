@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.errors import BadInput
@@ -60,6 +60,11 @@ class Home:
         return self.root / "ray-token"
 
     @property
+    def key(self) -> Path:
+        """What commands on what runs here are known by: see `headrace.local.home_key`."""
+        return self.root / "key"
+
+    @property
     def supervisor_file(self) -> Path:
         """Held by `up --supervise`, so that there is one."""
         return self.root / "supervisor.lock"
@@ -85,7 +90,8 @@ class Settings:
     `url` is the gateway's address (HEADRACE_URL). `ray_address` is a running cluster to join
     (HEADRACE_RAY_ADDRESS, else RAY_ADDRESS), `bootstrap_servers` a running broker to use (KAFKA_BOOTSTRAP_SERVERS). `store_url`
     is any SQLAlchemy URL (HEADRACE_STORE_URL) and defaults to the home's SQLite file. `debug` shows tracebacks
-    (HEADRACE_DEBUG=1).
+    (HEADRACE_DEBUG=1). `token` is a key or token to call with (HEADRACE_TOKEN), `token_file` a file that has one
+    (HEADRACE_TOKEN_FILE).
     """
 
     home: Home
@@ -94,6 +100,8 @@ class Settings:
     bootstrap_servers: str | None
     store_url: str
     debug: bool
+    token: str | None = field(default=None, repr=False)
+    token_file: Path | None = None
 
 
 def without_password(url: str) -> str:
@@ -112,4 +120,6 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         bootstrap_servers=seen.get("KAFKA_BOOTSTRAP_SERVERS") or None,
         store_url=seen.get("HEADRACE_STORE_URL") or f"sqlite:///{home.store}",
         debug=seen.get("HEADRACE_DEBUG", "") not in ("", "0"),
+        token=seen.get("HEADRACE_TOKEN") or None,
+        token_file=Path(seen["HEADRACE_TOKEN_FILE"]) if seen.get("HEADRACE_TOKEN_FILE") else None,
     )

@@ -13,7 +13,8 @@ class UpOptions:
 
     `hosts` are names by which the gateway takes commands, beside the machine's own. There are `gateways` of them, by load up
     to `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has. `insecure`: a cluster
-    may be joined without a token.
+    may be joined without a token, and a door opened to the network where nothing says who may come in. `access`
+    is the file of an Access document, or empty.
     """
 
     host: str = LOOPBACK
@@ -27,6 +28,12 @@ class UpOptions:
     broker_port: int = 9092
     num_cpus: int | None = None
     insecure: bool = False
+    access: str = ""
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine's processes reach the door."""
+        return self.host == "localhost" or self.host.startswith("127.")
 
 
 # As the command line names them, where that is not their own name.
@@ -38,6 +45,7 @@ def not_taken_up(wanted: UpOptions, runs: UpOptions | None) -> tuple[str, ...]:
     if runs is None:  # of a version that did not note them
         return ()
     usual = UpOptions()
-    asked = [one.name for one in fields(UpOptions) if getattr(wanted, one.name) != getattr(usual, one.name)]
+    names = (one.name for one in fields(UpOptions) if one.name != "access")  # which is applied to what runs too
+    asked = [name for name in names if getattr(wanted, name) != getattr(usual, name)]
     differ = [name for name in asked if getattr(wanted, name) != getattr(runs, name)]
     return tuple(dict.fromkeys(_NAMES.get(name, f"--{name.replace('_', '-')}") for name in differ))

@@ -50,6 +50,7 @@ def gateway_settings(options: UpOptions) -> GatewaySettings:
         http_port=options.http_port,
         grpc_port=options.grpc_port,
         hosts=(options.host, *options.hosts),
+        insecure=options.insecure,
     )
 
 

@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from cluster.commands.documents import Apply
 from cluster.errors import BadInput, Unreachable
 from deployments.gateway.door.haproxy import usable_haproxy
 from headrace.local.broker import running_broker, start_broker
 from headrace.local.down import RAY_STOP_S, Progress, end_run
 from headrace.local.home import Home, Settings, without_password
+from headrace.local.home_key import home_key
 from headrace.local.lock import only_one
+from headrace.local.network_access import access_in, check_network
 from headrace.local.options import LOOPBACK, UpOptions
 from headrace.local.ports import check_free
 from headrace.local.processes import end, of_run
@@ -50,14 +54,16 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brou
     """Starts what does not run.
 
     Of a run whose Ray lives, only what is away is brought back, with the options that it was started with; what lives is left
-    alone, whatever comes of it. A dead Ray is started afresh: all that matters lies in the store and in the broker's data.
-    Raises Conflict for a port in use, Unreachable for what does not come up; what this call alone has started is ended then.
+    alone, whatever comes of it; an Access document is applied before the door of a new run opens. A dead Ray is started afresh:
+    all that matters lies in the store and in the broker's data. Raises Conflict for a port in use, Unreachable for what does not
+    come up; what this call alone has started is ended then.
     """
     home = settings.home
+    access = access_in(Path(options.access)) if options.access else None
     with only_one(home):
         state = load_run(home)
         if state is not None and state.phase is Phase.RUNNING:
-            away = look(state, ask_s=UP_ASKS_S)
+            away = look(state, home_key(home), ask_s=UP_ASKS_S)
             wanted = plan(away)
             if RunPart.RAY not in wanted:
                 now, repaired = repair(state, away, settings, progress)
@@ -69,9 +75,10 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brou
             end_run(home, state, progress, keep_broker=kept)
         _check_door(options)
         _check_ports(options, settings, broker_runs=kept)
+        check_network(options, settings, access)
         if settings.ray_address is not None and not options.insecure:
             require_token(os.environ, settings.ray_address)
-        run = _Run(options, settings, progress)
+        run = _Run(options, settings, progress, access)
         try:
             return Brought(run.start(), started=True)
         except BaseException:  # Ctrl-C too: nothing half-made stays
@@ -108,7 +115,8 @@ def _check_ports(options: UpOptions, settings: Settings, *, broker_runs: bool) -
 class _Run:
     """One start. run.json is written before each process is started and after, so that a kill leaves a trace of it."""
 
-    def __init__(self, options: UpOptions, settings: Settings, progress: Progress) -> None:
+    def __init__(self, options: UpOptions, settings: Settings, progress: Progress, access: Apply | None) -> None:
+        self._access = access
         self._options = options
         self._settings = settings
         self._home = settings.home
@@ -211,7 +219,7 @@ class _Run:
             # It answers for all models, and so comes before any: see `deployments.serving.fleet.gateway_opens`.
             services.ask_for_gateway(services.gateway_settings(self._options))
             with self._step("controller") as told:
-                start_controller(self._settings)
+                start_controller(self._settings, access=self._access)
                 told.append(without_password(self._settings.store_url))
             if broker is not None:
                 process, seconds = broker.result()
@@ -220,7 +228,7 @@ class _Run:
             with self._step("gateway") as told:
                 services.await_gateway_app()
                 self._find_door(services.door_address(self._options.host))
-                await_gateway(str(self.state.addresses.http))
+                await_gateway(str(self.state.addresses.http), home_key(self._home))
                 told.append(f"{self.state.addresses.http}, gRPC {self.state.addresses.grpc}")
 
     def _find_door(self, host: str) -> None:

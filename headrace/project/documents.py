@@ -1,4 +1,4 @@
-"""Project files: YAML documents of kind Model, Stream, Batch and Project, checked against what each kind may hold."""
+"""Project files: YAML documents of kind Model, Stream, Batch, Access and Project, checked against what each kind may hold."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cluster.access.policy import Access
 from cluster.commands.documents import Apply, FeedDocument, ModelDocument
 from cluster.errors import BadInput, HeadraceError, NotFound
 from cluster.fleet.serving import AskedServing, Serving
@@ -25,7 +26,7 @@ from headrace.project.yaml_source import Source, read_sources
 
 S = TypeVar("S", bound=BaseModel)
 
-KINDS = ("Model", "Stream", "Batch", "Project")
+KINDS = ("Model", "Stream", "Batch", "Access", "Project")
 SPECS: dict[str, type[BaseModel]] = {"Stream": StreamSpec, "Batch": BatchSpec}
 SUFFIXES = (".yaml", ".yml")
 
@@ -79,17 +80,20 @@ class FeedFile:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """All documents of the files given, in their order. `name` is the Project document's; empty where there is none."""
+    """All documents of the files given, in their order. `name` is the Project document's; empty where there is none. `access` is
+    the Access document."""
 
     models: tuple[ModelFile, ...]
     feeds: tuple[FeedFile, ...]
     name: str = ""
+    access: Access | None = None
 
     def apply(self, *, prune: bool = False, dry_run: bool = False) -> Apply:
         """The request that makes these documents so."""
         return Apply(
             models=tuple(model.document for model in self.models),
             feeds=tuple(feed.document for feed in self.feeds),
+            access=self.access,
             project=self.name,
             prune=prune,
             dry_run=dry_run,
@@ -118,10 +122,18 @@ def load_project(paths: Sequence[Path]) -> Project:
     feeds: list[FeedFile] = []
     seen: dict[tuple[str, str], Source] = {}
     named: dict[str, Source] = {}
+    access: tuple[Access, Source] | None = None
     for source in (source for file in _files(paths) for source in read_sources(file)):
         kind = _kind(source)
         if kind == "Project":
             named[_name(_check(_Project, source.data, source).name, "name", source)] = source
+            continue
+        if kind == "Access":
+            if access is not None:
+                first = access[1].where(())
+                raise BadInput(f"a second Access document; first at {first}", where=source.where(("kind",)), remedy="keep one")
+            data = {key: value for key, value in source.data.items() if key != "kind"}
+            access = _check(Access, data, source), source
             continue
         one = _model(source) if kind == "Model" else _feed(source, kind)
         key = (kind, one.document.name)
@@ -143,9 +155,9 @@ def load_project(paths: Sequence[Path]) -> Project:
             where=named[second].where(("name",)),
             remedy="keep one Project document, or apply the two one after the other",
         )
-    if not seen and not named:
+    if not seen and not named and access is None:
         raise BadInput("no document found", where=", ".join(map(str, paths)), remedy="write one that begins with `kind: Model`")
-    return Project(tuple(models), tuple(feeds), next(iter(named), ""))
+    return Project(tuple(models), tuple(feeds), next(iter(named), ""), access[0] if access is not None else None)
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:

@@ -30,6 +30,7 @@ from consumers.stream.spec import Format, StreamInput, StreamOutput, StreamSpec,
 from headrace.client import ControlClient
 from headrace.local.broker import class_path
 from headrace.local.home import Home
+from headrace.local.home_key import home_key
 from headrace.local.ports import free_port
 from headrace.local.processes import of_run
 from headrace.local.repairs.look import look
@@ -104,7 +105,7 @@ class Supervised:
     def is_whole(self) -> bool:
         """Everything does its work, as the command line sees it."""
         state = load_run(self.home)
-        return state is not None and state.phase == "running" and look(state) == ()
+        return state is not None and state.phase == "running" and look(state, None) == ()
 
     def processes(self, victim: Victim) -> set[int]:
         found = {*of_run(self.state(), self.home.root)}
@@ -265,7 +266,7 @@ def test_all_is_brought_back_by_itself(supervised: Supervised, tmp_path: Path) -
     addresses = supervised.state().addresses
     assert addresses.http is not None
     assert addresses.broker is not None
-    with ControlClient(addresses.http, timeout_s=60.0) as control:
+    with ControlClient(addresses.http, timeout_s=60.0, token=home_key(supervised.home)) as control:
         service = Service(MODEL, addresses.http, control)
         service.apply(SERVING, PLAN)
         service.register(mlp_artifact(tmp_path, MODEL))

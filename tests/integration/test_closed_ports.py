@@ -19,6 +19,7 @@ from google.protobuf.descriptor import FileDescriptor
 from ray.serve.generated.serve_pb2 import ASGIRequest
 
 from headrace.client import ControlClient
+from headrace.local.home_key import home_key
 from headrace.local.ports import free_port
 from headrace.local.ray.token import read_token
 from tests.integration.test_up_and_down import Machine, family
@@ -100,7 +101,7 @@ def test_without_rays_token_nobody_gets_anything_below_the_door(machine: Machine
     machine.answer("up", *machine.ports, "--broker", "--broker-port", str(free_port()))
     state = machine.state()
     assert state.addresses.http is not None
-    with ControlClient(state.addresses.http, timeout_s=60.0) as control:
+    with ControlClient(state.addresses.http, timeout_s=60.0, token=home_key(machine.home)) as control:
         service = Service(MODEL, state.addresses.http, control)
         service.apply(SERVING, PLAN)
         service.register(mlp_artifact(tmp_path, MODEL))

@@ -25,6 +25,7 @@ from cluster.commands.versions import RegisterVersion
 from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.protocol.proto import inference_pb2 as pb
 from headrace.client import ControlClient
+from headrace.local.home_key import home_key
 from tests.support.machine import Machine
 from tests.support.models import INPUT, rows, slow_artifact
 from tests.support.waiting import until
@@ -158,9 +159,9 @@ def calling(callers: Callers) -> Iterator[None]:
             thread.join()
 
 
-def serve_models(url: str, folder: Path) -> None:
+def serve_models(url: str, token: str | None, folder: Path) -> None:
     """Version 1 of each model serves, scored in the gateway and in a replica: 10 to 40 ms a call, and no two at a time."""
-    with ControlClient(url, timeout_s=60.0) as control:
+    with ControlClient(url, timeout_s=60.0, token=token) as control:
         for model, transport in MODELS.items():
             serving = {"transport": transport, "resources": {"cpus": 0.1}, "scaling": {"mode": "manual", "replicas": 1}}
             control.apply(Apply(models=(ModelDocument.model_validate({"name": model, "serving": serving}),)))
@@ -176,7 +177,7 @@ def test_what_the_gateway_has_taken_is_answered(machine: Machine, tmp_path: Path
     where = machine.state().addresses
     assert where.http is not None
     assert where.grpc is not None
-    serve_models(where.http, tmp_path / "artifacts")
+    serve_models(where.http, home_key(machine.home), tmp_path / "artifacts")
     callers = Callers(where.http.removeprefix("http://"), where.grpc)
     with calling(callers):
         until(lambda: all(sum(call.end is End.ANSWERED for call in callers.at(door)) > 100 for door in CALLERS), LIMIT_S)

@@ -11,6 +11,7 @@ import pytest
 
 from cluster.commands.models import ModelView
 from headrace.client import ControlClient
+from headrace.local.home_key import home_key
 from headrace.local.run_state import RAYLET
 from tests.integration.test_up_and_down import Machine
 from tests.support.live import Service
@@ -31,7 +32,7 @@ def test_versions_stable_scale_and_rollout_come_back(machine: Machine, tmp_path:
     machine.up()
     url = machine.state().addresses.http
     assert url is not None
-    with ControlClient(url, timeout_s=60.0) as control:
+    with ControlClient(url, timeout_s=60.0, token=home_key(machine.home)) as control:
         service = Service(MODEL, url, control)
         service.apply(SERVING, PLAN)
         service.register(mlp_artifact(tmp_path, MODEL))

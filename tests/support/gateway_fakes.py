@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.access.callers import CLUSTER, Caller
 from cluster.commands.models import AppView, ModelView
 from cluster.commands.versions import VersionView
 from cluster.errors import HeadraceError, NotFound, Unreachable
@@ -16,6 +17,7 @@ from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import Route, RouteTable, Stamp, Standing, Target
 from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.engines.datatypes import Array
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
 from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.dataplane import DataPlane
@@ -132,7 +134,7 @@ class FakeControl:
     async def push(self, batch: EvidenceBatch) -> None:
         raise NotImplementedError
 
-    async def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any]:
+    async def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any]:
         if self.away:
             raise Unreachable("away", where="controller")
         if self.failure is not None:
@@ -170,4 +172,5 @@ def gateway(
     """An application over the fakes."""
     dataplane = DataPlane(scorer, limits or PATIENT)
     admission, callers = Admission(1000, 1 << 30), Callers.to("gateway")
-    return GatewayApp(dataplane, Repository(scorer, control), control, "0.0.0", max_body_bytes, admission, LargeWork(), callers)
+    guard, repository = Guard(scorer, visitors=True), Repository(scorer, control)
+    return GatewayApp(dataplane, repository, control, guard, "0.0.0", max_body_bytes, admission, LargeWork(), callers)

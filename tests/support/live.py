@@ -29,6 +29,7 @@ from deployments.scoring.scorer_thread import ScorerThread
 from headrace.client import ControlClient
 from headrace.controller_actor import FLEET, start_controller
 from headrace.local.home import Settings
+from headrace.local.home_key import home_key
 from tests.conftest import RayCluster
 from tests.support.models import INPUT, OUTPUT, rows
 
@@ -101,7 +102,7 @@ def running(
     start_controller(settings, fleet=fleet, timeout_s=240)
     start_gateway(replace(gateway or GatewaySettings(), http_port=cluster.http_port))
     try:
-        with ControlClient(cluster.http_url, timeout_s=60.0) as control:
+        with ControlClient(cluster.http_url, timeout_s=60.0, token=home_key(settings.home)) as control:
             yield Service(name, cluster.http_url, control)
     finally:
         end_controller()

@@ -23,6 +23,7 @@ from consumers.stream.log.port import Member
 from consumers.stream.loop import Loop
 from consumers.stream.spec import Client
 from deployments.artifacts.package import Artifact
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.http.app import GatewayApp
@@ -52,7 +53,14 @@ async def asked_online(artifact: Artifact, rows: Sequence[Row]) -> list[Row | st
     await scorer.start()
     await embedded.settled(["m--v1"])
     app = GatewayApp(
-        DataPlane(scorer, PATIENT), Repository(scorer, known), known, "0", 1 << 20, Admission(100, 1 << 30), LargeWork()
+        DataPlane(scorer, PATIENT),
+        Repository(scorer, known),
+        known,
+        Guard(scorer, visitors=True),
+        "0",
+        1 << 20,
+        Admission(100, 1 << 30),
+        LargeWork(),
     )
     found: list[Row | str] = []
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:

@@ -8,7 +8,18 @@ from typing import Any, NoReturn
 
 import grpc
 
-from cluster.errors import BadArtifact, BadInput, Conflict, EngineFailure, HeadraceError, NoCapacity, NotFound, Unreachable
+from cluster.errors import (
+    BadArtifact,
+    BadInput,
+    Conflict,
+    EngineFailure,
+    Forbidden,
+    HeadraceError,
+    NoCapacity,
+    NotFound,
+    Unauthenticated,
+    Unreachable,
+)
 from deployments.gateway.dataplane import OUR_FAULT
 
 _log = logging.getLogger(__name__)
@@ -19,6 +30,8 @@ MAX_TEXT_BYTES = 2000  # percent-encoded, thrice as long at most, it must fit in
 CODES: dict[type[HeadraceError], grpc.StatusCode] = {
     BadInput: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     Conflict: grpc.StatusCode.FAILED_PRECONDITION,
     NoCapacity: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Unreachable: grpc.StatusCode.UNAVAILABLE,

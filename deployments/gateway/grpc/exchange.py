@@ -11,7 +11,10 @@ from typing import Protocol
 
 import grpc
 
+from cluster.access.callers import Caller
 from cluster.errors import BadInput, HeadraceError
+from deployments.gateway.access.credential import FORWARDED_FOR, Credential
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Lease
 from deployments.gateway.grpc.errors import Status, fault_of, status_of
 from deployments.gateway.grpc.service import LEAST_S, ROUTING_KEY
@@ -37,30 +40,37 @@ class ModelInfer(Protocol):
     def large(self) -> LargeWork:
         """Where large ones are put together."""
 
-    async def infer(self, data: memoryview, key: bytes | None, timeout_s: float | None) -> bytes:
-        """The answering message, to one with this routing key, within so much time. Raises HeadraceError."""
+    async def infer(self, data: memoryview, key: bytes | None, timeout_s: float | None, caller: Caller) -> bytes:
+        """The answering message, to one with this routing key of that caller, within so much time. Raises HeadraceError."""
 
 
 class GrpcExchange:
     """Calls with certain metadata."""
 
-    __slots__ = ("_key", "_max_message_bytes", "_refused", "_service", "_timeout_s")
+    __slots__ = ("_address", "_guard", "_key", "_max_message_bytes", "_refused", "_service", "_timeout_s")
 
-    def __init__(self, service: ModelInfer, head: RequestHead, max_message_bytes: int) -> None:
+    def __init__(self, service: ModelInfer, guard: Guard, head: RequestHead, max_message_bytes: int) -> None:
         self._service = service
+        self._guard = guard
         self._max_message_bytes = max_message_bytes
+        headers = dict(head.headers)
         self._key = next((value for name, value in head.headers if name == _KEY), None) or None
+        self._address = headers.get(FORWARDED_FOR, b"")
         self._refused: Status | None = None
         self._timeout_s: float | None = None
         if head.size_bytes - len(head.path) > METADATA_MOST_BYTES:
             text = f"the call's metadata has more than {METADATA_MOST_BYTES} bytes"
             self._refused = Status(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
             return
-        timeout = dict(head.headers).get(_TIMEOUT)
+        timeout = headers.get(_TIMEOUT)
         try:
             self._timeout_s = None if timeout is None else _seconds(timeout)
         except BadInput as error:
             self._refused = status_of(error, None)
+
+    def admit(self, credential: Credential) -> Caller:
+        """See Exchange."""
+        return self._guard.admitted(credential, self._address)
 
     def refusal(self, body_bytes: int) -> WireAnswer | None:
         """See Exchange."""
@@ -76,7 +86,7 @@ class GrpcExchange:
         """See Exchange."""
         return _status(status_of(error, self._timeout_s))
 
-    async def answer(self, body: Pieces, lease: Lease) -> WireAnswer:  # noqa: ARG002 (messages are not compressed)
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller) -> WireAnswer:  # noqa: ARG002 (never compressed)
         """See Exchange."""
         timeout_s = self._timeout_s
         end_s = None if timeout_s is None else time.monotonic() + timeout_s
@@ -85,7 +95,8 @@ class GrpcExchange:
                 message = await self._service.large.run(_message, body)
             else:
                 message = _message(body)
-            told = await self._service.infer(message, self._key, None if timeout_s is None else max(timeout_s, LEAST_S))
+            left_s = None if timeout_s is None else max(timeout_s, LEAST_S)
+            told = await self._service.infer(message, self._key, left_s, caller)
         except Exception as error:  # noqa: BLE001 (`fault_of` logs it)
             return _status(status_of(fault_of("ModelInfer", error), None if end_s is None else end_s - time.monotonic()))
         size = len(told)

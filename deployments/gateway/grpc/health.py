@@ -10,6 +10,8 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from cluster.errors import HeadraceError, NotFound
+from deployments.gateway.access.credential import in_metadata
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.grpc.errors import abort
 from deployments.gateway.protocol.grpc_codec import parse
@@ -24,9 +26,10 @@ Status = health_pb2.HealthCheckResponse
 class Health:
     """Tells what the dataplane says; keeps no state of its own that could go stale."""
 
-    def __init__(self, dataplane: DataPlane, service: str, ending: asyncio.Event) -> None:
+    def __init__(self, dataplane: DataPlane, guard: Guard, service: str, ending: asyncio.Event) -> None:
         """`ending` is set when the server begins to stop."""
         self._dataplane = dataplane
+        self._guard = guard
         self._service = service
         self._ending = ending
 
@@ -41,7 +44,7 @@ class Health:
     async def _check(self, data: bytes, context: Context) -> bytes:
         try:
             request = parse(health_pb2.HealthCheckRequest, data)
-            return Status(status=await self._status(request.service)).SerializeToString()
+            return Status(status=await self._status(request.service, context)).SerializeToString()
         except HeadraceError as error:
             await abort(context, error)
 
@@ -54,9 +57,11 @@ class Health:
         told: int | None = None
         while not self._ending.is_set():
             try:
-                status = await self._status(request.service)
+                status = await self._status(request.service, context)
             except NotFound:
                 status = Status.SERVICE_UNKNOWN
+            except HeadraceError as error:
+                await abort(context, error)
             if status != told:
                 told = status
                 await context.write(Status(status=status).SerializeToString())
@@ -66,7 +71,11 @@ class Health:
                     await self._ending.wait()
         await context.write(Status(status=Status.NOT_SERVING).SerializeToString())
 
-    async def _status(self, service: str) -> Any:
-        """Raises NotFound."""
-        ready = await self._dataplane.ready() if service in ("", self._service) else await self._dataplane.model_ready(service)
+    async def _status(self, service: str, context: Context) -> Any:
+        """Of the server for anybody, of a model for who may see it. Raises NotFound and Unauthenticated."""
+        if service in ("", self._service):
+            ready = await self._dataplane.ready()
+        else:
+            credential, address = in_metadata(context.invocation_metadata(), behind_door=self._guard.behind_door)
+            ready = await self._dataplane.model_ready(service, caller=self._guard.admitted(credential, address))
         return Status.SERVING if ready else Status.NOT_SERVING

@@ -10,14 +10,23 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from cluster.errors import BadInput
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
 from deployments.gateway.dataplane import DataPlane
+from deployments.gateway.grpc.admitting import Admitting
 from deployments.gateway.grpc.health import HEALTH_SERVICE, Health
 from deployments.gateway.grpc.service import SERVICE, InferenceService
 from deployments.gateway.protocol.proto import inference_pb2 as pb
 
 MAX_MESSAGE_BYTES = (2 << 30) - 1  # gRPC counts a message's bytes in 32 bits with a sign
 
+# What anybody may ask: health, of models too, for of those it asks itself who calls.
+OPEN = frozenset(
+    {
+        *(f"/{SERVICE}/{call}" for call in ("ServerLive", "ServerReady")),
+        *(f"/{HEALTH_SERVICE}/{call}" for call in ("Check", "Watch")),
+    }
+)
 TOLD_S = 0.25
 LAST_S = 1.0  # for the last answers to go out
 
@@ -26,14 +35,21 @@ class GrpcServer:
     """One server. Call `start` once, on the loop that the dataplane is used from, and `stop` at the end."""
 
     def __init__(
-        self, service: InferenceService, dataplane: DataPlane, admission: Admission, max_message_bytes: int, max_calls: int
+        self,
+        service: InferenceService,
+        dataplane: DataPlane,
+        guard: Guard,
+        admission: Admission,
+        max_message_bytes: int,
+        max_calls: int,
     ) -> None:
         """`max_calls` are taken at a time, streams included, and the rest is refused at once. Raises BadInput for a limit that
         gRPC does not have."""
         if not 0 < max_message_bytes <= MAX_MESSAGE_BYTES:
             raise BadInput(f"must be 1 to {MAX_MESSAGE_BYTES} bytes; got {max_message_bytes}", where="max_grpc_message_bytes")
         self._service = service
-        self._health = Health(dataplane, SERVICE, admission.ending)
+        self._health = Health(dataplane, guard, SERVICE, admission.ending)
+        self._guard = guard
         self._admission = admission
         self._max_calls = max_calls
         self._max_message_bytes = max_message_bytes
@@ -43,7 +59,11 @@ class GrpcServer:
         """Listens at `HOST:PORT`, or `unix:PATH`; returns the port, which is a free one where 0 was asked for. Raises
         RuntimeError where it can't be had."""
         limits = [(f"grpc.max_{way}_message_length", self._max_message_bytes) for way in ("receive", "send")]
-        server = grpc.aio.server(options=[*limits, ("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=self._max_calls)
+        server = grpc.aio.server(
+            interceptors=[Admitting(self._guard, OPEN)],
+            options=[*limits, ("grpc.so_reuseport", 0)],
+            maximum_concurrent_rpcs=self._max_calls,
+        )
         server.add_generic_rpc_handlers((self._service.handlers(), self._health.handlers()))
         reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server, pool=_reflected())
         port: int = server.add_insecure_port(address)

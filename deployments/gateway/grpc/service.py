@@ -11,7 +11,10 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
+from cluster.access.callers import Caller
 from cluster.errors import BadInput, HeadraceError, NotFound, Unreachable
+from deployments.gateway.access.credential import in_metadata
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission, Lease
 from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, DataPlane, InferCall
 from deployments.gateway.grpc.errors import abort, fault_of, text_of
@@ -48,9 +51,16 @@ class InferenceService:
     """All calls of the service. Takes and gives bytes, since what is not a message at all is the caller's fault too."""
 
     def __init__(
-        self, dataplane: DataPlane, repository: Repository, server_version: str, admission: Admission, large: LargeWork
+        self,
+        dataplane: DataPlane,
+        repository: Repository,
+        guard: Guard,
+        server_version: str,
+        admission: Admission,
+        large: LargeWork,
     ) -> None:
         self._dataplane = dataplane
+        self._guard = guard
         self._repository = repository
         self._server_version = server_version
         self._admission = admission
@@ -87,10 +97,10 @@ class InferenceService:
         parse(pb.ServerReadyRequest, data)
         return pb.ServerReadyResponse(ready=await self._dataplane.ready())
 
-    async def _model_ready(self, data: bytes, context: Context) -> Message:  # noqa: ARG002
+    async def _model_ready(self, data: bytes, context: Context) -> Message:
         request = parse(pb.ModelReadyRequest, data)
         try:
-            ready = await self._dataplane.model_ready(request.name, request.version)
+            ready = await self._dataplane.model_ready(request.name, request.version, caller=self._caller(context))
         except NotFound:  # clients wait for a model by asking until the answer is true
             ready = False
         return pb.ModelReadyResponse(ready=ready)
@@ -99,30 +109,31 @@ class InferenceService:
         parse(pb.ServerMetadataRequest, data)
         return pb.ServerMetadataResponse(name=SERVER_NAME, version=self._server_version, extensions=EXTENSIONS)
 
-    async def _model_metadata(self, data: bytes, context: Context) -> Message:  # noqa: ARG002
-        request = parse(pb.ModelMetadataRequest, data)
-        return pb.ModelMetadataResponse(**self._dataplane.model_metadata(request.name, request.version))
+    async def _model_metadata(self, data: bytes, context: Context) -> Message:
+        request, caller = parse(pb.ModelMetadataRequest, data), self._caller(context)
+        return pb.ModelMetadataResponse(**self._dataplane.model_metadata(request.name, request.version, caller=caller))
 
-    async def infer(self, data: bytes | memoryview, key: bytes | None, timeout_s: float | None) -> bytes:
-        """Answers a ModelInferRequest, sent with this routing key, within so much time. Raises HeadraceError."""
+    async def infer(self, data: bytes | memoryview, key: bytes | None, timeout_s: float | None, caller: Caller) -> bytes:
+        """Answers a ModelInferRequest of that caller, sent with this routing key, within so much time. Raises HeadraceError."""
         large = len(data) > LARGE_BYTES
-        return await self._scored(await self.large.run(parse_infer, data) if large else parse_infer(data), key, timeout_s)
+        parsed = await self.large.run(parse_infer, data) if large else parse_infer(data)
+        return await self._scored(parsed, key, timeout_s, caller)
 
     async def _scored(
-        self, parsed: tuple[pb.ModelInferRequest, list[memoryview]], key: bytes | None, timeout_s: float | None
+        self, parsed: tuple[pb.ModelInferRequest, list[memoryview]], key: bytes | None, timeout_s: float | None, caller: Caller
     ) -> bytes:
         proto, raw = parsed
         call = InferCall(proto.model_name, proto.model_version, key, timeout_s)
         # What is large and not raw is typed: to read its numbers takes longer than to parse the message did.
         large = not raw and proto.ByteSize() > LARGE_BYTES
         request = await self.large.run(request_from, proto, raw) if large else request_from(proto, raw)
-        response = await self._dataplane.infer(call, request)
+        response = await self._dataplane.infer(call, request, caller)
         if sum(output.array.nbytes for output in response.outputs) > LARGE_BYTES:
             return await self.large.run(response_to, response)
         return response_to(response)
 
     async def _model_infer(self, data: bytes, context: Context) -> bytes:
-        return await self.infer(data, *_key_and_time(context))
+        return await self.infer(data, *_key_and_time(context), self._caller(context))
 
     async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """See `_answer_stream`."""
@@ -167,7 +178,7 @@ class InferenceService:
             with _taken(self._admission, len(data)):
                 parsed = await self.large.run(parse_infer, data) if len(data) > LARGE_BYTES else parse_infer(data)
                 answer.infer_response.id = parsed[0].id
-                return stream_response(await self._scored(parsed, *_key_and_time(context)))
+                return stream_response(await self._scored(parsed, *_key_and_time(context), self._caller(context)))
         except HeadraceError as error:
             answer.error_message = text_of(error)
         except Exception:
@@ -175,30 +186,36 @@ class InferenceService:
             answer.error_message = OUR_FAULT
         return answer.SerializeToString()
 
-    async def _model_config(self, data: bytes, context: Context) -> Message:  # noqa: ARG002
+    def _caller(self, context: Context) -> Caller:
+        """Who calls, also where a stream was opened a while ago. Raises Unauthenticated."""
+        metadata = context.invocation_metadata()
+        return self._guard.admitted(*in_metadata(metadata, behind_door=self._guard.behind_door))
+
+    async def _model_config(self, data: bytes, context: Context) -> Message:
         request = parse(pb.ModelConfigRequest, data)
+        self._dataplane.check_sees(self._caller(context), request.name)
         return pb.ModelConfigResponse(config=pb.ModelConfig(**self._repository.config(request.name, request.version)))
 
-    async def _model_statistics(self, data: bytes, context: Context) -> Message:  # noqa: ARG002
-        request = parse(pb.ModelStatisticsRequest, data)
-        return pb.ModelStatisticsResponse(**await self._dataplane.statistics(request.name, request.version))
+    async def _model_statistics(self, data: bytes, context: Context) -> Message:
+        request, caller = parse(pb.ModelStatisticsRequest, data), self._caller(context)
+        return pb.ModelStatisticsResponse(**await self._dataplane.statistics(request.name, request.version, caller=caller))
 
-    async def _index(self, data: bytes, context: Context) -> Message:  # noqa: ARG002
+    async def _index(self, data: bytes, context: Context) -> Message:
         request = parse(pb.RepositoryIndexRequest, data)
         entry = pb.RepositoryIndexResponse.ModelIndex
-        entries = await self._repository.index(ready_only=request.ready)
+        entries = await self._repository.index(self._caller(context), ready_only=request.ready)
         return pb.RepositoryIndexResponse(
             models=[entry(name=each.name, version=each.version, state=each.state, reason=each.reason) for each in entries]
         )
 
-    async def _load(self, data: bytes, context: Context) -> Message:  # noqa: ARG002
+    async def _load(self, data: bytes, context: Context) -> Message:
         request = parse(pb.RepositoryModelLoadRequest, data)
-        await self._repository.load(_model(request), list(request.parameters))
+        await self._repository.load(self._caller(context), _model(request), list(request.parameters))
         return pb.RepositoryModelLoadResponse()
 
-    async def _unload(self, data: bytes, context: Context) -> Message:  # noqa: ARG002
+    async def _unload(self, data: bytes, context: Context) -> Message:
         # Its only parameter, `unload_dependents`, asks for nothing here: no model depends on another.
-        await self._repository.unload(_model(parse(pb.RepositoryModelUnloadRequest, data)))
+        await self._repository.unload(self._caller(context), _model(parse(pb.RepositoryModelUnloadRequest, data)))
         return pb.RepositoryModelUnloadResponse()
 
 

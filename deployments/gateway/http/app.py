@@ -6,9 +6,12 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cluster.access.callers import CLUSTER, Caller
 from cluster.commands.registry import COMMANDS
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound
+from deployments.gateway.access.credential import FORWARDED_FOR, in_headers
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission, Lease
 from deployments.gateway.dataplane import EXTENSIONS, SERVER_NAME, DataPlane
 from deployments.gateway.door.other_gateways import ALONE
@@ -40,6 +43,9 @@ from deployments.gateway.repository import Repository
 _NO_WEBSOCKET = json_reply({"error": "no WebSocket is served here (use HTTP, or gRPC's ModelStreamInfer)"}, 400)
 
 
+ALONE_HEADER = ALONE.encode()
+
+
 class _WrongMethod(Exception):
     """The path exists, but not for this method."""
 
@@ -51,6 +57,7 @@ class GatewayApp:
     dataplane: DataPlane
     repository: Repository
     control: ControlPlane
+    guard: Guard
     server_version: str
     max_body_bytes: int
     admission: Admission
@@ -102,87 +109,104 @@ class GatewayApp:
         if (request.header(b"upgrade") or "").lower() == "websocket":
             return _NO_WEBSOCKET
         segments = [segment for segment in request.path.split("/") if segment]
+        if segments[:2] == ["v2", "health"]:
+            return await self._health(segments, request)
+        if segments[:1] == ["control"] and len(segments) == 2:
+            return await self._command(request, segments[1])
+        caller = self._caller(request)
         match segments:
             case ["v2", "models", model, "infer"]:
-                return await self._infer(request, model, None)
+                return await self._infer(request, model, None, caller)
             case ["v2", "models", model, "versions", version, "infer"]:
-                return await self._infer(request, model, version)
+                return await self._infer(request, model, version, caller)
             case ["v1", "models", model] if model.endswith(":predict"):
-                return await self._predict(request, model.removesuffix(":predict"))
-            case ["control", command]:
-                return await self._command(request, command)
+                return await self._predict(request, model.removesuffix(":predict"), caller)
         if is_repository_call(segments):
             _only_post(request)
             self.callers.check(request.headers)
-            return await answer_repository_call(self.repository, segments, request)
+            return await answer_repository_call(self.repository, caller, segments, request)
         if segments[:1] == ["v2"] and (missing := _not_offered(segments[1:])):
             raise NotOffered(missing[0], where=f"/v2/{segments[1]}", remedy=missing[1])
-        reply = await self._describe(segments, request)
-        if reply is None:
-            raise NotFound(f"nothing at {request.path[:200]}", where="path", remedy="see / for what is served")
-        if request.method not in ("GET", "HEAD"):
-            raise _WrongMethod
-        return reply
+        return _read(request, await self._describe(segments, request, caller))
 
-    async def _describe(self, segments: list[str], request: Request) -> Reply | None:
+    def _caller(self, request: Request) -> Caller:
+        """Who asks. Raises Unauthenticated, and OverQuota."""
+        behind_door = self.guard.behind_door
+        if behind_door and ALONE_HEADER in request.headers:
+            return CLUSTER  # another gateway, whose caller may; from callers the door takes such headers away
+        address = request.headers.get(FORWARDED_FOR, b"") if behind_door else b""
+        return self.guard.admitted(in_headers(request.headers, behind_door=behind_door), address)
+
+    async def _health(self, segments: list[str], request: Request) -> Reply:
+        """Whether it is up: for anybody, who learns no more."""
+        reply = None
+        match segments[2:]:
+            case ["live"]:
+                reply = json_reply({"live": True})
+            case ["ready"]:
+                ready = await self.dataplane.ready()
+                reply = ready_reply({"ready": ready}, ready)
+        return _read(request, reply)
+
+    async def _describe(self, segments: list[str], request: Request, caller: Caller) -> Reply | None:
         """What only tells; None where there is no such path."""
-        plane, alone = self.dataplane, request.header(ALONE.encode()) is not None
+        plane, alone = self.dataplane, ALONE_HEADER in request.headers
         match segments:
             case []:
-                return self._front_page(request)
+                return self._front_page(request, caller)
             case ["v2"]:
                 return json_reply({"name": SERVER_NAME, "version": self.server_version, "extensions": EXTENSIONS})
             case ["openapi.json"]:
                 return json_reply(openapi_document(self.server_version))
-            case ["v2", "health", "live"]:
-                return json_reply({"live": True})
-            case ["v2", "health", "ready"]:
-                ready = await plane.ready()
-                return ready_reply({"ready": ready}, ready)
             case ["v2", "models", "stats"]:
-                return json_reply(await plane.statistics(alone=alone))
+                return json_reply(await plane.statistics(alone=alone, caller=caller))
             case ["v2", "models", model, "stats"]:
-                return json_reply(await plane.statistics(model, alone=alone))
+                return json_reply(await plane.statistics(model, alone=alone, caller=caller))
             case ["v2", "models", model, "versions", version, "stats"]:
-                return json_reply(await plane.statistics(model, version, alone=alone))
+                return json_reply(await plane.statistics(model, version, alone=alone, caller=caller))
             case ["v2", "models", model] | ["v2", "models", model, "versions", _] if len(segments) != 4:
-                return json_reply(plane.model_metadata(model, segments[4] if len(segments) == 5 else None))
+                named = segments[4] if len(segments) == 5 else None
+                return json_reply(plane.model_metadata(model, named, caller=caller))
             case ["v2", "models", model, "ready"]:
-                return await self._model_ready(model)
+                return await self._model_ready(caller, model)
             case ["v2", "models", model, "versions", version, "ready"]:
-                return await self._model_ready(model, version)
+                return await self._model_ready(caller, model, version)
             case ["v2", "models", model, "config"]:
-                return json_reply(self.repository.config(model))
+                return self._config(caller, model)
             case ["v2", "models", model, "versions", version, "config"]:
-                return json_reply(self.repository.config(model, version))
+                return self._config(caller, model, version)
             case ["v1", "models"]:
-                return json_reply({"models": [route.model for route in plane.models()]})
+                return json_reply({"models": [route.model for route in plane.models(caller)]})
             case ["v1", "models", model]:
-                return await self._model_ready(model)
+                return await self._model_ready(caller, model)
         return None
 
-    async def _model_ready(self, model: str, version: str | None = None) -> Reply:
-        ready = await self.dataplane.model_ready(model, version)
+    def _config(self, caller: Caller, model: str, version: str | None = None) -> Reply:
+        self.dataplane.check_sees(caller, model)
+        return json_reply(self.repository.config(model, version))
+
+    async def _model_ready(self, caller: Caller, model: str, version: str | None = None) -> Reply:
+        ready = await self.dataplane.model_ready(model, version, caller=caller)
         return ready_reply({"name": model, "ready": ready}, ready)
 
-    def _front_page(self, request: Request) -> Reply:
-        models, host = self.dataplane.models(), request.header(b"host") or "127.0.0.1:8000"
+    def _front_page(self, request: Request, caller: Caller) -> Reply:
+        models, host = self.dataplane.models(caller), request.header(b"host") or "127.0.0.1:8000"
         if "text/html" not in (request.header(b"accept") or ""):
             return json_reply(summary(models, host))
         return Reply(200, render_page(models, self.server_version, host), b"text/html; charset=utf-8")
 
-    async def _infer(self, request: Request, model: str, version: str | None) -> Reply:
+    async def _infer(self, request: Request, model: str, version: str | None, caller: Caller) -> Reply:
         _only_post(request)
         head = read_head(request.headers, model, version)
         infer = HttpInfer(self.dataplane, self.large, self.max_body_bytes)
-        return await infer.answer(head, await request.raw_body(), request.lease)
+        return await infer.answer(head, await request.raw_body(), request.lease, caller)
 
-    async def _predict(self, request: Request, model: str) -> Reply:
+    async def _predict(self, request: Request, model: str, caller: Caller) -> Reply:
         _only_post(request)
-        body, signature = await request.body(), await self.dataplane.signature(model)
+        body, signature = await request.body(), await self.dataplane.signature(model, caller=caller)
         large = len(body) > LARGE_BYTES
         wanted = await self.large.run(parse_v1, body, signature) if large else parse_v1(body, signature)
-        answer = await self.dataplane.infer(read_call(request.headers, model, None), wanted)
+        answer = await self.dataplane.infer(read_call(request.headers, model, None), wanted, caller)
         if sum(output.array.nbytes for output in answer.outputs) > LARGE_BYTES:
             return Reply(200, await self.large.run(encode_v1, answer, columns=wanted.columns))
         return Reply(200, encode_v1(answer, columns=wanted.columns))
@@ -191,7 +215,8 @@ class GatewayApp:
         _only_post(request)
         try:
             self.callers.check(request.headers)
-            return json_reply(await self.control.call(command, await _payload(request, command)))
+            caller = self._caller(request)
+            return json_reply(await self.control.call(command, await _payload(request, command), caller))
         except HeadraceError as error:
             return control_error_reply(error)
 
@@ -219,6 +244,15 @@ async def _payload(request: Request, command: str) -> dict[str, Any]:
     if command not in COMMANDS:
         raise NotFound(f"no command {command[:80]!r}", where="command", remedy=f"commands: {', '.join(COMMANDS)}")
     return json_object(await request.body(), command)
+
+
+def _read(request: Request, reply: Reply | None) -> Reply:
+    """The answer to a question. Raises NotFound where there is none, and for another method."""
+    if reply is None:
+        raise NotFound(f"nothing at {request.path[:200]}", where="path", remedy="see / for what is served")
+    if request.method not in ("GET", "HEAD"):
+        raise _WrongMethod
+    return reply
 
 
 def _only_post(request: Request) -> None:

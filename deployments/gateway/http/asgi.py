@@ -16,10 +16,13 @@ from cluster.errors import (
     BadInput,
     Conflict,
     EngineFailure,
+    Forbidden,
     HeadraceError,
     NoCapacity,
     NotFound,
+    OverQuota,
     TooLarge,
+    Unauthenticated,
     Unreachable,
 )
 from deployments.gateway.admission import Lease
@@ -60,12 +63,24 @@ STATUS: dict[type[HeadraceError], int] = {
     HeadTooLarge: 431,
     TooSlow: 408,
     NotOffered: 501,
+    Unauthenticated: 401,
+    Forbidden: 403,
     NotFound: 404,
     Conflict: 409,
     BadArtifact: 422,
     EngineFailure: 500,
+    OverQuota: 429,
     NoCapacity: 503,
     Unreachable: 503,
+}
+
+
+# What else is told with a status: when to try again, or what to send. A browser asks for a name and a password then: a key's.
+_RETRY = ((b"retry-after", RETRY_AFTER_S),)
+_HINTS: dict[int, tuple[tuple[bytes, bytes], ...]] = {
+    401: ((b"www-authenticate", b'Bearer realm="headrace"'), (b"www-authenticate", b'Basic realm="headrace"')),
+    429: _RETRY,
+    503: _RETRY,
 }
 
 
@@ -206,7 +221,7 @@ def json_reply(document: Any, status: int = 200) -> Reply:
 
 def ready_reply(document: Any, ready: bool) -> Reply:
     """Whether something is ready, for clients that look at the status and for those that read."""
-    return _with_retry(json_reply(document, 200 if ready else 503))
+    return _with_hints(json_reply(document, 200 if ready else 503))
 
 
 def status_of(error: HeadraceError) -> int:
@@ -216,7 +231,7 @@ def status_of(error: HeadraceError) -> int:
 
 def error_reply(error: HeadraceError) -> Reply:
     """The protocol's error: one string."""
-    return _with_retry(json_reply({"error": str(error)}, status_of(error)))
+    return _with_hints(json_reply({"error": str(error)}, status_of(error)))
 
 
 def reply_to(error: Exception, what: str) -> Reply:
@@ -237,10 +252,9 @@ def wrong_method_reply(method: str) -> Reply:
 
 def control_error_reply(error: HeadraceError) -> Reply:
     """A control command's error, from which its client builds the same error again."""
-    return _with_retry(json_reply({"error": to_wire(error)}, status_of(error)))
+    return _with_hints(json_reply({"error": to_wire(error)}, status_of(error)))
 
 
-def _with_retry(reply: Reply) -> Reply:
-    if reply.status != 503:
-        return reply
-    return Reply(reply.status, reply.body, reply.content_type, ((b"retry-after", RETRY_AFTER_S),))
+def _with_hints(reply: Reply) -> Reply:
+    hints = _HINTS.get(reply.status)
+    return reply if hints is None else Reply(reply.status, reply.body, reply.content_type, hints)

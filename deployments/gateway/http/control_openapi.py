@@ -10,7 +10,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from cluster.commands.registry import COMMANDS
 
 PREFIX = "control."  # before the names of its schemas: others in the document have the same
-REFUSALS = ("400", "403", "404", "409", "413", "500", "503")
+REFUSALS = ("400", "401", "403", "404", "409", "413", "429", "500", "503")
 _ERROR = {
     "type": "object",
     "properties": {"error": {"$ref": f"#/components/schemas/{PREFIX}ErrorDetail"}},

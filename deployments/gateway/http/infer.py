@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cluster.access.callers import Caller
 from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature
 from deployments.gateway.admission import Lease
@@ -60,8 +61,8 @@ class HttpInfer:
     large: LargeWork
     max_body_bytes: int
 
-    async def answer(self, head: InferHead, body: Pieces, lease: Lease) -> Reply:
-        """Scores a request, and empties `body`. Raises HeadraceError."""
+    async def answer(self, head: InferHead, body: Pieces, lease: Lease, caller: Caller) -> Reply:
+        """Scores a request of that caller, and empties `body`. Raises HeadraceError."""
         dataplane = self.dataplane
         if sum(map(len, body)) > LARGE_BYTES:
             data = await self.large.run(_whole, body)
@@ -69,13 +70,15 @@ class HttpInfer:
             data = _whole(body)
         if head.content_encoding not in ("", "identity"):
             data = await inflated(bytes(data), head.content_encoding, self.max_body_bytes, lease, self.large)
-        signature = await dataplane.signature(head.call.model, head.call.version) if head.header_bytes == 0 else None
+        signature = None
+        if head.header_bytes == 0:
+            signature = await dataplane.signature(head.call.model, head.call.version, caller=caller)
         if len(data) > LARGE_BYTES:
             request = await self.large.run(_read, data, head, signature)
         else:
             request = _read(data, head, signature)
         del data
-        answer = await dataplane.infer(head.call, request)
+        answer = await dataplane.infer(head.call, request, caller)
         if _weight(answer, head) > LARGE_BYTES:
             return await self.large.run(_reply, answer, head)
         return _reply(answer, head)

@@ -14,6 +14,14 @@ _DATATYPE = {"enum": [datatype.value for datatype in Datatype]}
 _NAME = {"type": "string", "minLength": 1}
 
 
+# A key or token; on loopback, without an Access document, only what changes something needs one.
+_SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "an API key, or a token of an issuer"},
+    "basic": {"type": "http", "scheme": "basic", "description": "an API key: its id, and what follows it"},
+    "certificate": {"type": "mutualTLS"},
+}
+
+
 def openapi_document(server_version: str) -> dict[str, Any]:
     """OpenAPI 3.1, made anew at each call."""
     commands, shapes = control_openapi()
@@ -21,7 +29,8 @@ def openapi_document(server_version: str) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Headrace: Open Inference Protocol v2", "version": server_version},
         "paths": _paths() | commands,
-        "components": {"schemas": _schemas() | shapes},
+        "components": {"schemas": _schemas() | shapes, "securitySchemes": _SECURITY},
+        "security": [{}, *({scheme: []} for scheme in _SECURITY)],
     }
 
 
@@ -67,6 +76,8 @@ def _operation(
     version: bool = False,
 ) -> dict[str, Any]:
     responses = {"200": _json(answer), **(more or {})}
+    if answer not in ("Live", "Ready"):
+        responses = {status: _json("Error") for status in ("401", "429")} | responses
     if model or body:
         responses = {status: _json("Error") for status in ("400", "404", "413", "503")} | responses
     operation: dict[str, Any] = {"summary": summary, "responses": responses}
@@ -83,7 +94,9 @@ def _whether(what: str, *, version: bool = False) -> dict[str, Any]:
 
 
 def _scoring(summary: str, body: str, answer: str, *, version: bool = False, binary: bool = False) -> dict[str, Any]:
-    operation = _operation(summary, answer, {"500": _json("Error")}, body=body, model=True, version=version)
+    operation = _operation(
+        summary, answer, {"403": _json("Error"), "500": _json("Error")}, body=body, model=True, version=version
+    )
     operation["requestBody"]["required"] = True
     operation["parameters"] += [
         {"name": "x-routing-key", "in": "header", "schema": {"type": "string"}},

@@ -6,14 +6,13 @@ one that the user brings, where Ray itself looks for it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster.errors import BadInput, Conflict
+from cluster.errors import BadInput
+from headrace.local.secret_file import read_secret, write_once
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _BYTES = 32
@@ -22,29 +21,14 @@ _MOST_BYTES = 4096
 
 def ensure_token(file: Path) -> None:
     """Makes the home's token where there is none. Raises Conflict where what is there is not this user's alone."""
-    with contextlib.suppress(FileExistsError):
-        written = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.write(written, secrets.token_hex(_BYTES).encode())
-        finally:
-            os.close(written)
+    write_once(file, secrets.token_hex(_BYTES))
     read_token(file)
 
 
 def read_token(file: Path) -> str:
     """Raises Conflict where others may read it or nothing is in it, FileNotFoundError where there is none."""
-    with file.open("rb") as opened:
-        found = os.fstat(opened.fileno())
-        text = opened.read(_MOST_BYTES).decode("ascii", errors="replace").strip()
-    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise Conflict(
-            "others than this user may read Ray's token, or it is theirs",
-            where=str(file),
-            remedy="`headrace down`, remove the file, and `headrace up` makes another",
-        )
-    if not text:
-        raise Conflict("Ray's token is empty", where=str(file), remedy="`headrace down`, remove the file, and `headrace up`")
-    return text
+    remedy = "`headrace down`, remove the file, and `headrace up` makes another"
+    return read_secret(file, what="Ray's token", remedy=remedy)
 
 
 def own_environment(file: Path) -> dict[str, str | None]:

@@ -17,10 +17,11 @@ from headrace.local.run_state import BROKER, GCS, RAYLET, RunState
 ASK_S = 5.0
 
 
-def look(state: RunState, *, ask_s: float = ASK_S, ask_controller: bool = True) -> tuple[Away, ...]:
-    """What of the run is away; of one whose Ray is dead, that alone. `ask_s` is how long each part may take to answer."""
+def look(state: RunState, token: str | None, *, ask_s: float = ASK_S, ask_controller: bool = True) -> tuple[Away, ...]:
+    """What of the run is away; of one whose Ray is dead, that alone. `ask_s` is how long each part may take to answer; the
+    gateway is asked with that token."""
     ray = tuple(_ray(state))
-    return ray or (*_beside(state, ask_s), *_services(state, ask_s, ask_controller=ask_controller))
+    return ray or (*_beside(state, ask_s), *_services(state, token, ask_s, ask_controller=ask_controller))
 
 
 def _ray(state: RunState) -> Iterator[Away]:
@@ -43,7 +44,7 @@ def _beside(state: RunState, ask_s: float) -> Iterator[Away]:
         yield Away(RunPart.BROKER, f"nothing answers at {state.addresses.broker}")
 
 
-def _services(state: RunState, ask_s: float, *, ask_controller: bool) -> Iterator[Away]:
+def _services(state: RunState, token: str | None, ask_s: float, *, ask_controller: bool) -> Iterator[Away]:
     url = state.addresses.http
     if url is None:
         yield Away(RunPart.GATEWAY, "it was never started")
@@ -56,7 +57,7 @@ def _services(state: RunState, ask_s: float, *, ask_controller: bool) -> Iterato
         return
     if ask_controller:
         try:
-            with ControlClient(url, timeout_s=ask_s) as client:
+            with ControlClient(url, timeout_s=ask_s, token=token) as client:
                 client.call(feeds.LIST, Nothing())
         except (Unreachable, NoCapacity) as error:
             yield Away(RunPart.CONTROLLER, error.what)

@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from cluster.errors import HeadraceError, Unreachable
+from cluster.errors import HeadraceError, NoCapacity, Unauthenticated, Unreachable
 from headrace.client import ControlClient
 from headrace.local.broker import start_broker
 from headrace.local.down import Progress
 from headrace.local.home import Settings
+from headrace.local.home_key import home_key
 from headrace.local.options import UpOptions
 from headrace.local.ports import split_address
 from headrace.local.ray.connection import joined_ray
@@ -82,7 +83,7 @@ def _bring_back_inside(
                 services.ask_for_gateway(services.gateway_settings(state.options or UpOptions()))
                 services.await_gateway_app()
     if RunPart.GATEWAY in parts:
-        await_gateway(str(state.addresses.http))
+        await_gateway(str(state.addresses.http), home_key(settings.home))
 
 
 @contextmanager
@@ -92,14 +93,15 @@ def _step(progress: Progress, part: RunPart, why: str) -> Iterator[None]:
     progress(part, f"{why}; it is back" if why else "answers", time.monotonic() - begun)
 
 
-def await_gateway(url: str) -> None:
-    """Returns once the controller answers through the gateway. Raises Unreachable with the last reason."""
+def await_gateway(url: str, token: str | None) -> None:
+    """Returns once the controller answers through the gateway, which is asked with that token. Raises Unreachable with the last
+    reason."""
     deadline = time.monotonic() + GATEWAY_TIMEOUT_S
-    with ControlClient(url, timeout_s=5.0) as client:
+    with ControlClient(url, timeout_s=5.0, token=token) as client:
         while True:
             try:
                 client.status()
-            except Unreachable:
+            except (Unreachable, Unauthenticated, NoCapacity):  # it may not have heard of the key yet
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(POLL_S)  # the gateway may wait for the controller

@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import FrameType
 
 from cluster.error_wire import from_wire
 from cluster.errors import BadInput, Conflict, HeadraceError
 from headrace.local.down import end_at_once, take_down
 from headrace.local.home import Home, Settings
+from headrace.local.home_key import home_key
 from headrace.local.lock import Busy
 from headrace.local.options import UpOptions
 from headrace.local.ray.head import ray_logs
@@ -111,7 +112,7 @@ class Supervisor:
     def _look(self, state: RunState, now_s: float) -> None:
         self._looks += 1
         asks = self._looks % ASK_CONTROLLER_EVERY == 0
-        away = look(state, ask_s=ASK_S, ask_controller=asks)
+        away = look(state, home_key(self._settings.home), ask_s=ASK_S, ask_controller=asks)
         if asks:
             self._controller_away = tuple(one for one in away if one.part is RunPart.CONTROLLER)
         else:
@@ -148,6 +149,8 @@ class Supervisor:
         self._backoffs |= {part: self._backoff(part).tried(now_s) for part in parts}
         if not isinstance(failed, Busy):
             self._is_up = failed is None
+        if failed is None:
+            self._options = replace(self._options, access="")  # it is applied: what somebody applies later stays
         if failed is not None and not self._stop.is_set():
             wait_s = min(self._backoffs[part].next_s for part in parts) - now_s
             self._say(f"{failed}; tries again in {wait_s:.0f} s")

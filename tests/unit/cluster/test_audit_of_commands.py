@@ -16,6 +16,8 @@ STREAM = {"kind": "stream", "name": "scores"}
 BATCH = {"kind": "batch", "name": "nightly"}
 DIGITS = {"model": "digits"}
 THIRD = {"artifact_uri": "file:///3", "digest": "d3", "engine": "onnx", "signature": SIGNATURE}
+KEY = {"name": "team", "id": "a" * 10, "digest": "0" * 64}
+NEXT_KEY = {"name": "team", "id": "b" * 10, "digest": "1" * 64}
 APPLIED = {"models": [{"name": "digits", "rollout": SURE, "serving": {"threads": 2}}]}
 # By command: what is asked first, the request, and the event that it leaves.
 CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] = {
@@ -31,10 +33,16 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] 
     "feed.pause": ((), STREAM, "feed.pause", STREAM),
     "feed.resume": (("feed.pause",), STREAM, "feed.resume", STREAM),
     "feed.delete": ((), STREAM, "feed.delete", STREAM),
+    "key.create": ((), KEY, "key created", {"key": "team", "id": "a" * 10}),
+    "key.rotate": (("key.create",), NEXT_KEY, "key rotated", {"key": "team", "id": "b" * 10}),
+    "key.revoke": (("key.create",), {"name": "team"}, "key revoked", {"key": "team", "id": "a" * 10}),
+    "key.home": ((), {"id": "a" * 10, "digest": "0" * 64}, "home admitted", {"key": "home", "id": "a" * 10}),
     "model.delete": (("feed.delete", "no batch"), DIGITS, "model.delete", {"artifacts": False}),
 }
 LOOKS: dict[str, dict[str, Any]] = {
     "status": {},
+    "key.list": {},
+    "access.show": {},
     "version.resolve": DIGITS,
     "model.show": DIGITS,
     "rollout.status": DIGITS,
@@ -59,7 +67,8 @@ def brain() -> Brain:
 
 
 def told(brain: Brain) -> list[AuditEvent]:
-    return brain.store.audit("digits")
+    """Of the model, and of what is about no model: keys."""
+    return brain.store.audit("digits") + brain.store.audit("")
 
 
 def test_each_command_changes_or_looks_or_is_known_to_be_untold() -> None:

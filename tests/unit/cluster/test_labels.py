@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cluster.access.callers import VISITOR
 from cluster.commands.labels import LabelsTold, TellLabels
 from cluster.errors import BadInput, Conflict, EngineFailure
 from cluster.rollout.checks.labels import LabelCheck, Loss
@@ -260,7 +261,7 @@ async def test_over_http_each_row_has_a_key_of_its_own_or_nothing() -> None:
     scorer = LabellingScorer(table())
     plane = DataPlane(scorer, BatchLimits())
     request = InferRequest({"x": np.zeros((3, 2), np.float32)}, {"x": Datatype.FP32})
-    answers = [await plane.infer(InferCall("pair"), request) for _ in range(2)]
+    answers = [await plane.infer(InferCall("pair"), request, VISITOR) for _ in range(2)]
     first, empty, third = str(answers[0].parameters["label_keys"]).split(",")
     assert empty == ""
     assert LabelKey.parse(first).prediction.endswith(".0")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import uvloop
 
+from cluster.access.callers import VISITOR
 from cluster.errors import BadInput, HeadraceError, NoCapacity
 from cluster.signature import Datatype
 from deployments.gateway.dataplane import DataPlane, InferCall
@@ -24,7 +25,7 @@ async def ask(plane: DataPlane, callers: int, timeout_s: float | None = None) ->
     """So many ask at once; none is told of the others' errors."""
     one = InferRequest({"x": np.ones((1, 2), np.float32)}, {"x": Datatype.FP32})
     await asyncio.gather(
-        *(plane.infer(InferCall("pair", timeout_s=timeout_s), one) for _ in range(callers)), return_exceptions=True
+        *(plane.infer(InferCall("pair", timeout_s=timeout_s), one, VISITOR) for _ in range(callers)), return_exceptions=True
     )
 
 

@@ -14,7 +14,10 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from cluster.access.callers import Caller
 from cluster.errors import HeadraceError, NoCapacity
+from cluster.routing.routes import EMPTY
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
 from deployments.gateway.grpc.exchange import GrpcExchange
 from deployments.gateway.grpc.service import SERVICE
@@ -22,6 +25,7 @@ from deployments.gateway.http.server.connection import InferServer, _Connection
 from deployments.gateway.http.server.exchange import Exchange, WireAnswer
 from deployments.gateway.http.server.head import RequestHead
 from deployments.gateway.large import LargeWork
+from tests.support.gateway_fakes import FakeScorer
 from tests.support.listening import slot_in
 from tests.support.one_haproxy import HAPROXY, haproxy_before
 
@@ -41,7 +45,7 @@ class Model:
         self.given_up = asyncio.Event()
         self.raises: BaseException | None = None
 
-    async def infer(self, data: memoryview, key: bytes | None, timeout_s: float | None) -> bytes:
+    async def infer(self, data: memoryview, key: bytes | None, timeout_s: float | None, caller: Caller) -> bytes:
         self.calls.append((key, timeout_s))
         try:
             await self.go.wait()
@@ -60,7 +64,7 @@ class Calls:
     model: Model
 
     def of(self, head: RequestHead) -> Exchange:
-        return GrpcExchange(self.model, head, LIMIT_BYTES)
+        return GrpcExchange(self.model, Guard(FakeScorer(EMPTY), visitors=True), head, LIMIT_BYTES)
 
     def broken(self, error: HeadraceError) -> WireAnswer:
         raise error

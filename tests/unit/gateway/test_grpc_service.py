@@ -26,6 +26,7 @@ from tritonclient.grpc import service_pb2_grpc
 from cluster.errors import BadInput, EngineFailure, HeadraceError, NoCapacity, Unreachable
 from cluster.fleet.serving import Serving
 from cluster.routing.routes import EMPTY, Standing
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.grpc.service import SERVICE
 from deployments.gateway.http.callers import Callers
@@ -66,6 +67,16 @@ class Door:
     scorer: FakeScorer
     control: FakeControl
     server: GatewayServer
+    socket: Path | None = None
+
+    async def takes_no_more(self) -> None:
+        """Returns once its server is ending, and nobody listens behind HAProxy: what was connected before is still taken."""
+        while not self.server.admission.ending.is_set():
+            await asyncio.sleep(0)
+        with contextlib.suppress(OSError):
+            while self.socket is not None:
+                _, writer = await asyncio.open_unix_connection(self.socket)
+                writer.close()
 
 
 def play(scene: Callable[[Door], Awaitable[None]], serving: Serving | None = None, max_message_bytes: int = 1 << 20) -> None:
@@ -76,18 +87,20 @@ def play(scene: Callable[[Door], Awaitable[None]], serving: Serving | None = Non
         scorer, control = FakeScorer(routes), FakeControl(routes)
         limits = ServerLimits(max_requests=100, max_message_bytes=max_message_bytes)
         dataplane, repository = DataPlane(scorer, PATIENT), Repository(scorer, control)
-        server = GatewayServer(dataplane, repository, control, "0.0.0", Callers.to(), limits)
+        server = GatewayServer(dataplane, repository, control, Guard(scorer, visitors=True), "0.0.0", Callers.to(), limits)
         async with contextlib.AsyncExitStack() as around:
             around.push_async_callback(server.stop, 0)
+            socket = None
             if Door.by_haproxy:
                 folder = Path(around.enter_context(tempfile.TemporaryDirectory()))
+                socket = folder / "infer"
                 await server.start(slot_in(folder))
                 _, port = await around.enter_async_context(haproxy_before(folder))
             else:
                 _, port = await server.listen("127.0.0.1", 0, 0)
             address = f"127.0.0.1:{port}"
             async with Client(address) as client, grpc.aio.insecure_channel(address) as channel:
-                await scene(Door(client, channel, address, scorer, control, server))
+                await scene(Door(client, channel, address, scorer, control, server, socket))
 
     asyncio.run(run())
 
@@ -331,7 +344,15 @@ def test_limits_that_grpc_lacks_are_refused() -> None:
     scorer, control = FakeScorer(routes), FakeControl(routes)
     dataplane, repository = DataPlane(scorer, PATIENT), Repository(scorer, control)
     with pytest.raises(BadInput, match="max_grpc_message_bytes"):
-        GatewayServer(dataplane, repository, control, "0", Callers.to(), ServerLimits(max_message_bytes=2 << 30))
+        GatewayServer(
+            dataplane,
+            repository,
+            control,
+            Guard(scorer, visitors=True),
+            "0",
+            Callers.to(),
+            ServerLimits(max_message_bytes=2 << 30),
+        )
 
 
 def test_health_of_the_server_and_of_a_model() -> None:
@@ -399,6 +420,7 @@ def test_whom_it_has_taken_it_answers_at_its_end_and_the_rest_it_refuses() -> No
         while len(door.scorer.calls) == 0 or sum(door.scorer.calls) == answered:  # some are inside
             await asyncio.sleep(0)
         ending = asyncio.create_task(door.server.stop(3600))
+        await door.takes_no_more()
         late = service_pb2_grpc.GRPCInferenceServiceStub(door.channel).ModelInfer(ask())
         assert await late.code() is grpc.StatusCode.UNAVAILABLE
         assert not ending.done()

@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import BadInput
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.http.asgi import HEAD_MOST_BYTES
 from deployments.gateway.http.callers import Callers
@@ -80,7 +81,8 @@ def undated(head: bytes) -> bytes:
 
 def gateway_over(scorer: FakeScorer, limits: ServerLimits = LIMITS) -> GatewayServer:
     control = FakeControl(scorer.table)
-    return GatewayServer(DataPlane(scorer, PATIENT), Repository(scorer, control), control, "0", Callers.to("gateway"), limits)
+    plane, guard = DataPlane(scorer, PATIENT), Guard(scorer, visitors=True)
+    return GatewayServer(plane, Repository(scorer, control), control, guard, "0", Callers.to("gateway"), limits)
 
 
 def play(scene: Callable[[House], Awaitable[None]], limits: ServerLimits = LIMITS) -> None:

@@ -127,6 +127,6 @@ def test_a_part_that_is_not_started_any_more_is_not_missed(tmp_path: Path) -> No
         gone = state.with_process(monitor.model_copy(update={"created_s": 1.0}))
         with_address = gone.model_copy(update={"addresses": Addresses(ray="127.0.0.1:1")})
         try:
-            assert {away.part for away in look(with_address)} == {RunPart.GATEWAY}
+            assert {away.part for away in look(with_address, None)} == {RunPart.GATEWAY}
         finally:
             one.kill()

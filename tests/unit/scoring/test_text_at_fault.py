@@ -9,8 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from cluster.access.callers import VISITOR
 from cluster.errors import BadInput
 from cluster.rollout.evidence import Counts
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.grpc.errors import code_of
@@ -45,9 +47,9 @@ async def test_a_client_cannot_roll_a_version_back_with_bytes_that_are_no_text(t
     await scorer.start()
     await embedded.settled([version.app for version in versions])
     dataplane, repository = DataPlane(scorer, PATIENT), Repository(scorer, control)
-    admission, large = Admission(100, 1 << 30), LargeWork()
-    app = GatewayApp(dataplane, repository, control, "0", 1 << 20, admission, large)
-    service = InferenceService(dataplane, repository, "0", admission, large)
+    guard, admission, large = Guard(scorer, visitors=True), Admission(100, 1 << 30), LargeWork()
+    app = GatewayApp(dataplane, repository, control, guard, "0", 1 << 20, admission, large)
+    service = InferenceService(dataplane, repository, guard, "0", admission, large)
     head = b'{"inputs":[{"name":"text","datatype":"BYTES","shape":[1,2],"parameters":{"binary_data_size":%d}}]}'
 
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
@@ -63,7 +65,7 @@ async def test_a_client_cannot_roll_a_version_back_with_bytes_that_are_no_text(t
             typed.inputs.add(name="text", datatype="BYTES", shape=[1, 2]).contents.bytes_contents.extend(BAD)
             for request in (asked, typed):
                 with pytest.raises(BadInput) as refused:
-                    await service.infer(request.SerializeToString(), None, None)
+                    await service.infer(request.SerializeToString(), None, None, VISITOR)
                 assert TOLD in str(refused.value)
                 assert code_of(refused.value).name == "INVALID_ARGUMENT"
         good = head % len(raw(GOOD)) + raw(GOOD)

@@ -6,7 +6,10 @@ import time
 from email.utils import formatdate
 from http import HTTPStatus
 
+from cluster.access.callers import STRANGER, Caller
 from cluster.errors import HeadraceError
+from deployments.gateway.access.credential import Credential
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Lease
 from deployments.gateway.http.asgi import Reply, body_too_large, error_reply, reply_to
 from deployments.gateway.http.infer import HttpInfer, InferHead
@@ -53,12 +56,19 @@ class HttpAnswers:
 class HttpExchange:
     """Requests of one `infer`."""
 
-    __slots__ = ("_answers", "_head", "_infer")
+    __slots__ = ("_address", "_answers", "_guard", "_head", "_infer")
 
-    def __init__(self, infer: HttpInfer, head: InferHead, answers: HttpAnswers) -> None:
+    def __init__(self, infer: HttpInfer, head: InferHead, answers: HttpAnswers, guard: Guard, address: bytes) -> None:
+        """They come from `address`."""
         self._infer = infer
         self._head = head
         self._answers = answers
+        self._guard = guard
+        self._address = address
+
+    def admit(self, credential: Credential) -> Caller:
+        """See Exchange."""
+        return self._guard.admitted(credential, self._address)
 
     def refusal(self, body_bytes: int) -> WireAnswer | None:
         """See Exchange."""
@@ -69,10 +79,10 @@ class HttpExchange:
         """See Exchange."""
         return self._answers.of(error_reply(error))
 
-    async def answer(self, body: Pieces, lease: Lease) -> WireAnswer:
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller) -> WireAnswer:
         """See Exchange."""
         try:
-            reply = await self._infer.answer(self._head, body, lease)
+            reply = await self._infer.answer(self._head, body, lease, caller)
         except Exception as error:  # noqa: BLE001 (`reply_to` logs it)
             reply = reply_to(error, f"infer of {self._head.call.model}")
         return self._answers.of(reply)
@@ -88,6 +98,10 @@ class FixedExchange:
         self._answers = answers
         self._bodiless = bodiless
 
+    def admit(self, credential: Credential) -> Caller:  # noqa: ARG002
+        """See Exchange. It is told to anybody."""
+        return STRANGER
+
     def refusal(self, body_bytes: int) -> WireAnswer | None:  # noqa: ARG002
         """See Exchange."""
         return self._answers.of(self._reply, bodiless=self._bodiless)
@@ -96,6 +110,6 @@ class FixedExchange:
         """See Exchange."""
         return self._answers.of(self._reply, bodiless=self._bodiless)
 
-    async def answer(self, body: Pieces, lease: Lease) -> WireAnswer:  # noqa: ARG002
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller) -> WireAnswer:  # noqa: ARG002
         """See Exchange."""
         return self._answers.of(self._reply, bodiless=self._bodiless)

@@ -11,7 +11,9 @@ import functools
 import socket
 from typing import cast
 
-from cluster.errors import BadInput, NoCapacity
+from cluster.access.callers import STRANGER, Caller
+from cluster.errors import BadInput, HeadraceError, NoCapacity
+from deployments.gateway.access.credential import cut
 from deployments.gateway.admission import Admission, Lease
 from deployments.gateway.http.asgi import TooSlow, head_too_large
 from deployments.gateway.http.server.body import Body, ChunkedBody, Pieces, SizedBody, whole_body
@@ -28,7 +30,7 @@ _CLOSE = b"connection: close\r\n\r\n"
 _CRLF = b"\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_Reading = tuple[RequestHead, Exchange, Body]  # a request whose body is not whole
+_Reading = tuple[RequestHead, Exchange, Body, Caller]  # a request whose body is not whole
 
 
 class InferServer:
@@ -180,22 +182,26 @@ class _Connection(asyncio.Protocol):
                 self._broken(head_too_large(len(data), HEAD_MOST_BYTES))
             return
         self._begun, self._begins = b"", None
-        read = self._server.known_head if end <= KNOWN_HEAD_MOST_BYTES else self._server.head
         try:
-            head, exchange = read(data[:end])
+            rest, credential = cut(data[:end])
+            head, exchange = (self._server.known_head if len(rest) <= KNOWN_HEAD_MOST_BYTES else self._server.head)(rest)
         except BadInput as error:
             self._broken(error)
             return
         body = whole_body(data, end, head.body_bytes)
+        try:
+            caller = exchange.admit(credential)
+        except HeadraceError as error:
+            self._begin_body(head, exchange, data[end:], STRANGER, exchange.failed(error))
+            return
         if body is not None and exchange.refusal(len(body)) is None:
-            self._answer(head, exchange, [body], len(body))
+            self._answer(head, exchange, [body], len(body), caller)
         else:
-            self._begin_body(head, exchange, data[end:])
+            self._begin_body(head, exchange, data[end:], caller, exchange.refusal(head.body_bytes or 0))
 
-    def _begin_body(self, head: RequestHead, exchange: Exchange, data: bytes) -> None:
+    def _begin_body(self, head: RequestHead, exchange: Exchange, data: bytes, caller: Caller, refusal: WireAnswer | None) -> None:
         body: Body = ChunkedBody() if head.body_bytes is None else SizedBody(head.body_bytes)
-        reading = self._reading = head, exchange, body
-        refusal = exchange.refusal(head.body_bytes or 0)
+        reading = self._reading = head, exchange, body, caller
         if refusal is not None:
             # Who waits for leave to send may or may not do so after this: where the next request begins can't be told.
             self._refuse(reading, refusal, closes=head.expects)
@@ -204,7 +210,7 @@ class _Connection(asyncio.Protocol):
         self._read_body(data, reading)
 
     def _read_body(self, data: bytes, reading: _Reading) -> None:
-        head, exchange, body = reading
+        head, exchange, body, caller = reading
         had_bytes = body.size_bytes
         try:
             rest = body.feed(data)
@@ -225,17 +231,17 @@ class _Connection(asyncio.Protocol):
         if rest:
             self._hold(rest)
         if not body.dropped:
-            self._answer(head, exchange, body.pieces, 0)
+            self._answer(head, exchange, body.pieces, 0, caller)
         elif self._last and self._transport is not None:
             self._transport.close()
         elif self._early:
             asyncio.get_running_loop().call_soon(self._next)
 
-    def _answer(self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int) -> None:
+    def _answer(self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int, caller: Caller) -> None:
         """`more_bytes` of the body are not counted yet."""
-        self._task = asyncio.get_running_loop().create_task(self._run(head, exchange, body, more_bytes))
+        self._task = asyncio.get_running_loop().create_task(self._run(head, exchange, body, more_bytes, caller))
 
-    async def _run(self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int) -> None:
+    async def _run(self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int, caller: Caller) -> None:
         # Counted in here: a task that is cancelled before it has begun runs none of this.
         admission = self._server.admission
         try:
@@ -247,7 +253,7 @@ class _Connection(asyncio.Protocol):
             self._tell(exchange.failed(error), closes=not head.keeps)
             return
         try:
-            answer = await exchange.answer(body, self._lease)
+            answer = await exchange.answer(body, self._lease, caller)
         except BaseException:
             self.abort()  # where its caller has not gone, it must not wait for an answer that never comes
             raise
@@ -259,7 +265,7 @@ class _Connection(asyncio.Protocol):
 
     def _refuse(self, reading: _Reading, refusal: WireAnswer, *, closes: bool) -> None:
         """Tells so at once. What of the body is still to come is read, so that the caller sees the answer, and dropped."""
-        head, _, body = reading
+        head, _, body, _ = reading
         self._last = self._last or not head.keeps
         body.dropped = True
         body.pieces.clear()

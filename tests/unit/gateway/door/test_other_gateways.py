@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from deployments.gateway.access.guard import Guard
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.door import other_gateways
 from deployments.gateway.door.other_gateways import OtherGateways
@@ -40,7 +41,9 @@ async def gateway(folder: Path) -> AsyncIterator[int]:
     slot, scorer = take_slot(folder), FakeScorer(table())
     control = FakeControl(scorer.table)
     plane = DataPlane(scorer, PATIENT, OtherGateways(folder, slot.number, SLOTS))
-    server = GatewayServer(plane, Repository(scorer, control), control, "0", Callers.to("gateway"), LIMITS)
+    server = GatewayServer(
+        plane, Repository(scorer, control), control, Guard(scorer, visitors=True), "0", Callers.to("gateway"), LIMITS
+    )
     await server.start(slot)
     try:
         yield slot.number

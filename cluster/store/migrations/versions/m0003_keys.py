@@ -1,0 +1,17 @@
+"""API keys have a table of their own."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    op.create_table("keys", sa.Column("key", sa.Text, primary_key=True), sa.Column("document", sa.Text, nullable=False))
+
+
+def downgrade() -> None:
+    op.drop_table("keys")

@@ -1,0 +1,39 @@
+"""Before a door opens to the network: somebody must have said who may come in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster.commands.documents import Apply
+from cluster.errors import BadInput
+from cluster.store.sql import SqlStore
+from headrace.local.home import Settings
+from headrace.local.options import UpOptions
+
+
+def access_in(file: Path) -> Apply:
+    """What applies the Access document in a project file. Raises BadInput where there is none, or another document beside it."""
+    from headrace.project.documents import load_project  # it knows all kinds of documents, and so takes half a second
+
+    project = load_project([file])
+    if project.access is None or project.models or project.feeds or project.name:
+        raise BadInput("one Access document is wanted here, alone", where=f"--access {file}", remedy="apply the others later")
+    return project.apply()
+
+
+def check_network(options: UpOptions, settings: Settings, access: Apply | None) -> None:
+    """Raises BadInput where a door would open to the network and no Access document, given or applied before, says who may come
+    in. Raises what the store raises."""
+    if options.on_loopback or options.insecure or access is not None:
+        return
+    store = SqlStore(settings.store_url)
+    try:
+        known = store.load().access is not None
+    finally:
+        store.close()
+    if not known:
+        raise BadInput(
+            "the network would reach it, and no Access document says who may do what",
+            where=f"--host {options.host}",
+            remedy="give one with --access FILE (docs/access.md), or say --insecure: whoever reaches it may score and see then",
+        )

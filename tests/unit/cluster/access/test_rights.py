@@ -1,0 +1,138 @@
+"""Every command, asked by nobody, by who has each of the other roles, and by who has rights over another model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster.access.callers import STRANGER, VISITOR, Caller, Role, grant_of
+from cluster.commands.registry import COMMANDS
+from cluster.commands.rights import SEE_YOURS
+from cluster.errors import Forbidden, HeadraceError, NotFound, Unauthenticated
+from tests.support.brain import SURE, Brain
+from tests.unit.cluster.test_audit_of_commands import CHANGES, LOOKS, STREAM
+
+OVER_MODELS = [role for role in Role if role is not Role.ADMIN]
+FILTERED = {"status", "feed.list"}  # whose answers hold what their caller may see
+CLUSTERS = {"feed.notes", "key.home"}
+ADMINS = {"key.create", "key.list", "key.rotate", "key.revoke", "access.show"}
+ROLES: dict[str, set[Role]] = {
+    **{command: {Role.VIEW} for command in ("model.show", "rollout.status", "rollout.history", "feed.show")},
+    "version.resolve": {Role.VIEW, Role.DEPLOY},
+    "rollout.label": {Role.SCORE, Role.OPERATE},
+    **{f"rollout.{move}": {Role.OPERATE} for move in ("start", "pause", "resume", "promote", "abort")},
+    **{command: {Role.OPERATE} for command in ("model.scale", "feed.pause", "feed.resume")},
+    **{command: {Role.DEPLOY} for command in ("apply", "version.register", "version.remove", "model.delete", "feed.delete")},
+}
+REQUESTS: dict[str, dict[str, Any]] = {
+    **{command: request for command, (_, request, _, _) in CHANGES.items()},
+    **LOOKS,
+    "feed.notes": STREAM,
+    "rollout.label": {"model": "digits", "labels": [{"key": "x", "label": 1}]},
+}
+
+
+@pytest.fixture
+def brain() -> Brain:
+    """Models `digits` and `secret`, each with a stream."""
+    brain = Brain()
+    for model in ("digits", "secret"):
+        brain.call("apply", models=[{"name": model, "rollout": {**SURE, "start": "manual"}, "serving": {}}])
+    brain.call(
+        "apply",
+        feeds=[
+            {"kind": "stream", "name": "scores", "model": "digits", "spec": {}},
+            {"kind": "stream", "name": "hidden", "model": "secret", "spec": {}},
+        ],
+    )
+    brain.tick(2)
+    return brain
+
+
+def refused(brain: Brain, command: str, caller: Caller, **request: Any) -> type[HeadraceError] | None:
+    """What keeps the caller from it: of rights, not of what the state allows."""
+    try:
+        brain.controller.call(command, request or REQUESTS[command], caller)
+    except (Unauthenticated, Forbidden) as error:
+        return type(error)
+    except NotFound as error:
+        return NotFound if error.remedy == SEE_YOURS else None
+    except HeadraceError:
+        return None
+    return None
+
+
+def having(*roles: Role, over: str = "digits") -> Caller:
+    return Caller("key team", (grant_of(roles, over),) if roles else ())
+
+
+def test_every_command_is_known_here() -> None:
+    assert set(ROLES) | FILTERED | CLUSTERS | ADMINS == set(COMMANDS) == set(REQUESTS)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_a_stranger_runs_none_that_tells_or_changes_anything(brain: Brain, command: str) -> None:
+    if command in FILTERED:
+        answer = brain.controller.call(command, {}, STRANGER)
+        assert answer.get("models", []) == []
+        assert answer["feeds"] == []
+    else:
+        assert refused(brain, command, STRANGER) is Unauthenticated
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_a_visitor_sees_and_changes_nothing(brain: Brain, command: str) -> None:
+    looks = command in FILTERED or Role.VIEW in ROLES.get(command, ()) or command == "rollout.label"
+    assert refused(brain, command, VISITOR) is (None if looks else Unauthenticated)
+
+
+@pytest.mark.parametrize("role", OVER_MODELS)
+@pytest.mark.parametrize("command", sorted(ROLES))
+def test_the_right_role_over_the_right_model(brain: Brain, command: str, role: Role) -> None:
+    assert refused(brain, command, having(role)) is (None if role in ROLES[command] else Forbidden)
+    assert refused(brain, command, having(role, over="other-*")) is NotFound
+    assert refused(brain, command, having()) is NotFound
+
+
+@pytest.mark.parametrize("command", sorted(ADMINS | CLUSTERS))
+def test_only_admins_make_keys_and_only_the_cluster_speaks_for_itself(brain: Brain, command: str) -> None:
+    assert refused(brain, command, having(*OVER_MODELS, over="*")) is Forbidden
+    assert refused(brain, command, having(*Role, over="*")) is (Forbidden if command in CLUSTERS else None)
+
+
+def test_lists_hold_what_their_caller_may_see(brain: Brain) -> None:
+    seen = brain.controller.call("status", {}, having(Role.SCORE))
+    assert [model["name"] for model in seen["models"]] == ["digits"]
+    assert [feed["name"] for feed in seen["feeds"]] == ["scores"]
+    assert [feed["name"] for feed in brain.controller.call("feed.list", {}, having(Role.VIEW, over="sec*"))["feeds"]] == [
+        "hidden"
+    ]
+
+
+def test_what_may_not_be_seen_and_what_is_not_there_are_refused_in_the_same_words(brain: Brain) -> None:
+    told = []
+    caller = having(*OVER_MODELS, over="d*")
+    for model in ("secret", "no-such"):
+        with pytest.raises(NotFound) as caught:
+            brain.controller.call("model.show", {"model": model}, caller)
+        told.append((caught.value.what.replace(model, ""), caught.value.remedy))
+    assert len(set(told)) == 1
+    with pytest.raises(NotFound, match="there is no model 'd-none'") as caught:
+        brain.controller.call("model.show", {"model": "d-none"}, caller)
+    assert caught.value.remedy == "known models: digits"
+    for name in ("hidden", "no-such"):
+        with pytest.raises(NotFound) as caught:
+            brain.controller.call("feed.show", {"kind": "stream", "name": name}, caller)
+        assert (caught.value.what.replace(name, ""), caught.value.where) == ("there is no stream ''", "feed.show")
+
+
+def test_a_stream_is_not_moved_away_from_a_model_that_is_not_ones_own(brain: Brain) -> None:
+    moved = {"feeds": [{"kind": "stream", "name": "hidden", "model": "digits", "spec": {}}]}
+    assert refused(brain, "apply", having(Role.DEPLOY), **moved) is NotFound
+    assert refused(brain, "apply", having(Role.DEPLOY), access={}) is Forbidden
+
+
+def test_the_audit_names_the_caller_and_not_who_he_says_he_is(brain: Brain) -> None:
+    brain.controller.call("feed.pause", {**STREAM, "actor": "the boss"}, having(Role.OPERATE))
+    assert brain.store.audit("digits")[-1].actor == "key team"
