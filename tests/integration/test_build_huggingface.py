@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,23 @@ async def test_text_gets_the_same_answer_on_all_three_ways(
         np.testing.assert_allclose(
             [logits for _, logits in found], truth, atol=1e-5 * max(1.0, float(np.abs(truth).max())), err_msg=way
         )
+
+
+SERVED = """
+import sys
+from pathlib import Path
+import numpy as np
+from deployments.engines.load import load_engine
+engine = load_engine(Path(sys.argv[1]))
+print(engine.score({"text": np.array([sys.argv[2].encode()], object)})["label"][0].decode())
+print([name for name in ("torch", "transformers", "huggingface_hub", "onnx") if name in sys.modules])
+"""
+
+
+def test_serving_needs_neither_torch_nor_transformers(classifier: Path, artifact: Artifact) -> None:
+    told = subprocess.run([sys.executable, "-c", SERVED, artifact.uri, REAL[0]], capture_output=True, text=True, check=True)
+    label = text_models.LABELS[int(theirs(classifier / "sentences", REAL[:1]).argmax())]
+    assert told.stdout.splitlines() == [label, "[]"]
 
 
 def test_mlflow_gets_no_text_model_without_its_tokenizer(artifact: Artifact, tmp_path: Path) -> None:
