@@ -119,6 +119,7 @@ def expected(path: str, who: str) -> set[int]:
     return {200, 409} if path.endswith("/unload") else {200}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("who", BEARERS)
 def test_every_route_of_http(who: str, by_haproxy: bool) -> None:
     async def scene(gateway: Gateway) -> None:
