@@ -28,11 +28,12 @@ lint: $(STAMP)
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-# While you work: lint, types and unit tests.
-check: lint unit
+# While you work: lint, types and quick unit tests, all at a time.
+check: $(STAMP)
+	@$(MAKE) --no-print-directory -j2 --output-sync=target lint unit
 
 unit: $(STAMP)
-	$(PYTEST) tests/unit
+	$(PYTEST) tests/unit -m 'not proof and not thorough'
 
 test: lint kserve
 	$(PYTEST) tests --durations=15

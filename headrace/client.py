@@ -46,7 +46,7 @@ class ControlClient:
     Every method raises the HeadraceError that the controller raised, of the same class, or Unreachable where nothing
     answers within `timeout_s`. With `patience`, a gateway that is away is asked again for so long: by what only looks always, by
     what changes something only where it certainly was not delivered. `actor` is who asks, for the audit, where a request does not
-    say. `token` is a key, or an issuer's token, that it is known by.
+    say. `token` is a key, or an issuer's token, that it is known by; BadInput where it can be neither.
     """
 
     def __init__(
@@ -64,6 +64,9 @@ class ControlClient:
         # trust_env off: a proxy set for the web must not swallow calls to a local gateway.
         self._http = httpx.Client(base_url=self.base_url, timeout=timeout_s, transport=transport, trust_env=False)
         if token is not None:
+            if not token.isascii() or not token.isprintable() or " " in token:  # httpx would tell all of it in its own refusal
+                what = "it has blanks, or characters that no key or token has"
+                raise errors.BadInput(what, where="the key or token", remedy="set HEADRACE_TOKEN to it alone, as it was shown")
             self._http.headers["authorization"] = f"Bearer {token}"
 
     @classmethod
@@ -77,7 +80,7 @@ class ControlClient:
         """
         known = settings or read_settings()
         run = load_run(known.home) if not known.url or known.home.run_file.exists() else None
-        own = run.addresses.http if run is not None else None
+        own = run.addresses.http if run is not None and run.holds_its_ports() else None
         if known.url:
             token = token_of(known, own=known.url.rstrip("/") == own)
             secured = transport_to(known.url, known)
@@ -89,7 +92,7 @@ class ControlClient:
                 remedy="start it with `headrace up`, or set HEADRACE_URL to a gateway's address",
             )
         url, patience = run.addresses.http, Patience(partial(may_answer, known.home))
-        secured, token = transport_to(url, known), token_of(known, own=True)
+        secured, token = transport_to(url, known), token_of(known, own=own is not None)
         return cls(url, transport=secured, patience=patience, actor=current_user(), token=token)
 
     def __enter__(self) -> Self:

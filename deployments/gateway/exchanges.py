@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cluster.access.callers import STRANGER, Caller
 from cluster.errors import BadInput, HeadraceError, NotFound
 from deployments.gateway.access.credential import FORWARDED_FOR, Credential
 from deployments.gateway.access.guard import Guard
@@ -77,7 +78,11 @@ class _Health:
         self._admission = admission
         self._answers = answers
 
-    def refusal(self, body_bytes: int, credential: Credential) -> WireAnswer | None:  # noqa: ARG002
+    def admit(self, credential: Credential) -> Caller:  # noqa: ARG002
+        """See Exchange. It is told to anybody: only the door reaches this path."""
+        return STRANGER
+
+    def refusal(self, body_bytes: int) -> WireAnswer | None:  # noqa: ARG002
         """See Exchange. So it is told at once, also where too many requests are under way."""
         return self._answers.of(_ENDING if self._admission.ending.is_set() else _READY)
 
@@ -85,6 +90,6 @@ class _Health:
         """See Exchange."""
         return self._answers.of(error_reply(error))
 
-    async def answer(self, body: Pieces, lease: Lease, credential: Credential) -> WireAnswer:  # noqa: ARG002
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller) -> WireAnswer:  # noqa: ARG002
         """See Exchange."""
         return self._answers.of(_READY)

@@ -7,6 +7,7 @@ together for a moment: what still does not hold at the next look is logged, once
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,18 +29,20 @@ Log = Callable[[str], None]
 
 @dataclass(slots=True)
 class _Kept:
-    """One file of HAProxy's, `name` in the door's folder, made of files of the operator's. `kind` is HAProxy's word for it."""
+    """One file of HAProxy's, `name` in the door's folder, made of files of the operator's. `kind` is HAProxy's word for it;
+    `used` is what HAProxy surely has, and `seen` what the files looked like then."""
 
     name: str
     kind: str
     sources: tuple[Path, ...]
     read: Callable[[], str]
+    used: str = ""
     seen: tuple[object, ...] = ()
     trouble: str = ""
     logged: bool = False
 
     def looks_as(self) -> tuple[object, ...]:
-        """Changes with whatever is done to the files; None stands for one that can't be found."""
+        """Changes with whatever is done to the files."""
         return tuple(_state(path) for path in self.sources)
 
 
@@ -60,16 +63,17 @@ class Renewals:
         """Writes what HAProxy starts with. Where the files do not hold, and a keeper before this one has left what did, that goes
         on; else BadInput is raised."""
         for kept in self._kept:
-            looks = kept.looks_as()
+            looks, path = kept.looks_as(), self._folder / kept.name
             try:
-                write_secret(self._folder / kept.name, kept.read())
+                write_secret(path, kept.read())
             except BadInput as error:
-                if not (self._folder / kept.name).exists():
+                if not path.exists():
                     raise
                 kept.trouble, kept.logged = _refusal(kept, error), True
                 self._log(kept.trouble)
             else:
                 kept.seen = looks
+            kept.used = path.read_text(encoding="ascii")
         self._note()
 
     async def keep(self) -> None:
@@ -85,7 +89,7 @@ class Renewals:
             return
         try:
             pem = kept.read()  # here: between fork and exec of HAProxy there may be no other thread
-            if pem != (self._folder / kept.name).read_text(encoding="ascii"):
+            if pem != kept.used:
                 await self._take_up(kept, pem)
                 self._log(f"{_named(kept)} taken up: new connections meet what is new")
         except Exception as error:  # noqa: BLE001 (whatever is wrong with a file, the looks go on, and it is told)
@@ -106,15 +110,17 @@ class Renewals:
 
     def _note(self) -> None:
         told = [kept.trouble for kept in self._kept if kept.logged]
-        if told:
-            write_secret(self._folder / REFUSED, "\n".join(told))
-        else:
-            (self._folder / REFUSED).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as of the log: a full disk keeps nobody from working
+            if told:
+                write_secret(self._folder / REFUSED, "\n".join(told))
+            else:
+                (self._folder / REFUSED).unlink(missing_ok=True)
 
     async def _take_up(self, kept: _Kept, pem: str) -> None:
         """Tells HAProxy, and writes what the next one starts with. Raises OSError or TimeoutError where it can't be told, and
         BadInput where it refuses."""
         path, starts = self._folder / kept.name, self._starts()
+        kept.used = ""
         try:
             await self._tell(f"set ssl {kept.kind} {path} <<\n{pem}\n", "ransaction created")
             await self._tell(f"commit ssl {kept.kind} {path}\n", SUCCESS)
@@ -124,6 +130,7 @@ class Renewals:
         write_secret(path, pem)
         if self._starts() != starts:
             raise OSError("HAProxy was started again meanwhile")  # maybe with the old: the next look tells it once more
+        kept.used = pem
 
     async def _tell(self, command: str, wanted: str) -> None:
         said = await self._ask(command)

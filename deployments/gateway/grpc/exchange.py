@@ -68,14 +68,14 @@ class GrpcExchange:
         except BadInput as error:
             self._refused = status_of(error, None)
 
-    def refusal(self, body_bytes: int, credential: Credential) -> WireAnswer | None:
+    def admit(self, credential: Credential) -> Caller:
+        """See Exchange."""
+        return self._guard.admitted(credential, self._address)
+
+    def refusal(self, body_bytes: int) -> WireAnswer | None:
         """See Exchange."""
         if self._refused is not None:
             return _status(self._refused)
-        try:
-            self._guard.admitted(credential, self._address)
-        except HeadraceError as error:
-            return self.failed(error)
         message_bytes = body_bytes - PREFIX_BYTES
         if message_bytes <= self._max_message_bytes:
             return None
@@ -86,12 +86,11 @@ class GrpcExchange:
         """See Exchange."""
         return _status(status_of(error, self._timeout_s))
 
-    async def answer(self, body: Pieces, lease: Lease, credential: Credential) -> WireAnswer:  # noqa: ARG002 (never compressed)
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller) -> WireAnswer:  # noqa: ARG002 (never compressed)
         """See Exchange."""
         timeout_s = self._timeout_s
         end_s = None if timeout_s is None else time.monotonic() + timeout_s
         try:
-            caller = self._guard.admitted(credential, self._address)
             if sum(map(len, body)) > LARGE_BYTES:
                 message = await self._service.large.run(_message, body)
             else:

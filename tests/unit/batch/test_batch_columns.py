@@ -194,6 +194,7 @@ values = st.one_of(st.none(), st.floats(width=32))
 cells = st.one_of(st.none(), st.lists(values, min_size=2, max_size=2), st.lists(values, max_size=4))
 
 
+@pytest.mark.thorough
 @given(st.lists(cells, max_size=30))
 def test_every_row_is_either_scored_or_named(lists: list[list[float | None] | None]) -> None:
     rows = convert(batch(x=pa.array(lists, pa.list_(pa.float32()))), signature(Datatype.FP32, 2))

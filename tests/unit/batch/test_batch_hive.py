@@ -74,6 +74,7 @@ def test_every_row_is_in_exactly_one_folder_whatever_the_keys_type(key: pa.Array
 keys = st.one_of(st.none(), st.floats(), st.sampled_from([0.0, -0.0, math.nan]))
 
 
+@pytest.mark.thorough
 @given(st.lists(st.tuples(keys, st.one_of(st.none(), st.text(max_size=3))), max_size=40))
 def test_every_row_is_in_exactly_one_folder(rows: list[tuple[float | None, str | None]]) -> None:
     found = parts(a=pa.array([row[0] for row in rows], pa.float64()), b=pa.array([row[1] for row in rows], pa.string()))

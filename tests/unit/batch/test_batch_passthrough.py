@@ -152,6 +152,7 @@ def refusal(folder: Path, spec: dict[str, Any]) -> str:
     return ""
 
 
+@pytest.mark.thorough
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(columns, min_size=1, max_size=2), st.booleans(), st.booleans())
 def test_pass_through_is_exact_or_refused(parts: list[pa.Array], keeps_types: bool, bad: bool) -> None:

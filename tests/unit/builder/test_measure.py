@@ -73,6 +73,7 @@ def measured(folder: Path, *kinds: str, seconds: float = 6.0, memory_bytes: int 
     )
 
 
+@pytest.mark.thorough
 def test_what_would_take_too_long_is_left_out_and_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     started_s = time.monotonic()
     found = measured(tmp_path, "slow")
@@ -83,6 +84,7 @@ def test_what_would_take_too_long_is_left_out_and_said(tmp_path: Path, capfd: py
     assert "measure 1 at batch 64" in capfd.readouterr().out
 
 
+@pytest.mark.thorough
 def test_a_batch_that_does_not_fit_is_left_out_and_said(tmp_path: Path) -> None:
     found = measured(tmp_path, "wide", seconds=60.0, memory_bytes=10**9)
     assert set(found["speed"]["wide"]) == {"1", "64"}

@@ -99,6 +99,7 @@ def _stream() -> dict[str, Any]:
     return {"kind": "stream", "name": "scores", "model": "digits", "spec": {"topic": "in"}}
 
 
+@pytest.mark.thorough
 def test_killed_anywhere_it_ends_in_the_same_state() -> None:
     expected, points = _live(kill_at=0)
     assert points > 100

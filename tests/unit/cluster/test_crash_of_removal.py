@@ -62,6 +62,7 @@ def _live(kill_at: int) -> tuple[dict[str, Any], int]:
     return final, killer.passed
 
 
+@pytest.mark.thorough
 def test_killed_anywhere_nothing_stays_behind() -> None:
     expected, points = _live(kill_at=0)
     assert points > 60

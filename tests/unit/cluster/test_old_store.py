@@ -50,6 +50,7 @@ def _copied(of: str, to: str) -> str:
     return to
 
 
+@pytest.mark.thorough
 def test_what_it_remembers_is_all_there(old: SqlStore) -> None:
     state = old.load()
     assert [rollout.state for rollout in state.rollouts.values()] == [

@@ -244,6 +244,7 @@ def test_the_history_keeps_the_newest_and_whatever_is_open() -> None:
     assert len(look("digits", schedule, done, {}, since_s=NOON - 60, now_s=NOON + 5 * HOUR + 1).fires) == 2
 
 
+@pytest.mark.thorough
 @given(st.data())
 def test_every_fire_runs_exactly_once_whatever_is_forgotten(data: st.DataObject) -> None:
     """Crashes lose actions (before or after they were done) but never what was saved; the cluster refuses ids it has seen."""

@@ -415,6 +415,7 @@ def test_whoever_stable_answers_shares_no_call_with_the_candidates() -> None:
     run(scene, routes=RouteTable(1, {"pair": route}))
 
 
+@pytest.mark.thorough
 def test_a_candidates_calls_keep_apart_and_the_stables_need_not_wait_for_that() -> None:
     keys = [b"key %d" % number for number in range(40)]
     theirs = [goes_to_candidate(key, salt=7, weight=5000) for key in keys]

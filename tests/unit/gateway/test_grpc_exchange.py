@@ -209,6 +209,7 @@ def test_who_waits_for_work_that_is_given_up_does_not_wait_for_ever() -> None:
     play(scene)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("no_collector")
 def test_a_connection_that_has_ended_leaves_nothing_to_the_collector() -> None:
     async def scene(model: Model, path: Path, _: Front) -> None:

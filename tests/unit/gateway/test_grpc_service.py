@@ -299,6 +299,7 @@ def test_errors_name_the_tensor_and_the_model() -> None:
     play(scene)
 
 
+@pytest.mark.thorough
 def test_the_calls_deadline_reaches_the_scorer_and_drops_its_work() -> None:
     async def scene(door: Door) -> None:
         door.scorer.gate.clear()
@@ -479,6 +480,7 @@ def test_reflection_shows_every_service_with_its_messages() -> None:
     play(scene)
 
 
+@pytest.mark.thorough
 @settings(max_examples=30)
 @given(st.lists(st.tuples(st.sampled_from(["noise", "cut", "flip"]), st.binary(max_size=40), st.integers(0, 60)), max_size=20))
 def test_fuzzed_bytes_are_only_ever_the_callers_fault(cases: list[tuple[str, bytes, int]]) -> None:

@@ -220,6 +220,7 @@ def test_an_answer_is_as_uvicorns(name: str) -> None:
     assert got == by_uvicorn(name) * 2
 
 
+@pytest.mark.thorough
 @settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_however_a_stream_is_cut_its_answers_come_in_order(data: st.DataObject) -> None:
@@ -369,6 +370,7 @@ def test_who_waits_for_work_that_is_given_up_does_not_wait_for_ever() -> None:
     play(scene)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("abruptly", [False, True])
 def test_a_connection_that_has_ended_leaves_nothing_to_the_collector(abruptly: bool) -> None:
@@ -479,6 +481,7 @@ def test_what_is_large_is_read_and_written_beside_the_loop_and_nothing_else(way:
     play(scene)
 
 
+@pytest.mark.thorough
 def test_a_body_of_tiny_chunks_takes_no_more_memory_than_is_counted() -> None:
     async def scene(house: House) -> None:
         reader, writer = await house.connect()

@@ -166,6 +166,7 @@ def spoiled(document: Any, field: str, value: Any) -> Any:
     return document | {"inputs": [TENSOR | {field.removeprefix("tensor."): value}]}
 
 
+@pytest.mark.thorough
 @settings(max_examples=200)
 @given(
     st.sampled_from(

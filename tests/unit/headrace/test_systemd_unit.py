@@ -23,6 +23,7 @@ def test_systemd_understands_it(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.thorough
 def test_the_command_line_takes_its_options_and_it_may_drain_in_time() -> None:
     text = UNIT.read_text()
     (options,) = re.findall(rf"^ExecStart={INSTALLED} (.*)$", text, re.MULTILINE)

@@ -24,7 +24,11 @@ from headrace.transport import transport_to
 from tests.support.certificates import Pki
 from tests.support.door import LiveDoor, door_settings
 
-pytestmark = [pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"),
+    pytest.mark.timeout(120),
+]
 LIMIT_S = 30.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from deployments.scoring import scratch
 from deployments.scoring.scratch import Scratch
@@ -57,6 +58,7 @@ def test_rows_of_a_caller_are_never_kept() -> None:
     assert lender._free_bytes == 0
 
 
+@pytest.mark.thorough
 def test_shapes_that_nobody_comes_back_to_make_room_and_leave_nothing() -> None:
     """A free axis is of any length: each is another shape."""
     lender, row = Scratch(), np.arange(1)

@@ -89,6 +89,7 @@ async def test_all_is_forgotten_after_a_while(monkeypatch: pytest.MonkeyPatch) -
     assert transport.deaths > before
 
 
+@pytest.mark.thorough
 @given(st.integers(1, 300), st.data())
 def test_groups_hold_every_row_once_and_never_a_convicted_one(count: int, data: st.DataObject) -> None:
     suspects, marks = Suspects(), list(range(count))

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 LEAK = """
 import sys
 import psutil
@@ -29,6 +31,7 @@ def test_within_its_limit_a_process_lives() -> None:
     assert (ended.returncode, ended.stdout) == (0, b"alive\n")
 
 
+@pytest.mark.thorough
 def test_above_its_limit_a_process_is_killed() -> None:
     """It waits for its end on a pipe that stays open."""
     leaking = subprocess.Popen([sys.executable, "-c", LEAK, "30"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)

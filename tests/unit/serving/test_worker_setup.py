@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from deployments.serving import worker_setup
 
 MODULES = ("deployments.serving.replica", "deployments.serving.fleet", "deployments.gateway.deployment")
@@ -24,6 +26,7 @@ assert len(pandas.DataFrame({{"x": [1, 2]}})) == 2
 """
 
 
+@pytest.mark.thorough
 def test_neither_replica_nor_gateway_loads_what_it_may_not_need() -> None:
     done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -100,6 +100,7 @@ batches = st.builds(
 aborted = st.lists(st.tuples(st.sampled_from([7, 8]), st.integers(0, 30)), max_size=3)
 
 
+@pytest.mark.thorough
 @given(st.lists(batches, min_size=1, max_size=6), st.integers(0, 20), aborted, st.integers(1, 15))
 def test_rows_are_the_records_that_the_client_finds(
     made: list[Made], fetch_offset: int, given_up: list[tuple[int, int]], most: int

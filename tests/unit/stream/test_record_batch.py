@@ -30,11 +30,13 @@ def by_ours(drawn: Drawn) -> bytes:
     return written(bodies(keys, values, named), times)
 
 
+@pytest.mark.thorough
 @given(records)
 def test_written_as_the_library_writes(drawn: Drawn) -> None:
     assert by_ours(drawn) == by_the_library(drawn)[HEADER_BYTES:]
 
 
+@pytest.mark.thorough
 @given(records)
 def test_read_as_the_library_reads(drawn: Drawn) -> None:
     whole = by_the_library(drawn)
@@ -55,6 +57,7 @@ def test_offsets_and_times_count_from_the_batch_s() -> None:
     assert [row.timestamp_ms for row in appended] == [7, 7]
 
 
+@pytest.mark.thorough
 @given(records, st.data())
 def test_what_is_cut_short_or_too_long_is_refused(drawn: Drawn, data: st.DataObject) -> None:
     whole = by_ours(drawn)

@@ -194,6 +194,7 @@ def test_an_unsound_decimal_is_the_bytes_that_it_is(registry: SchemaRegistry, wr
     assert "got bytes" in str(decode(registry, row({**DECIMAL, **wrong}), [body], F).errors[0])
 
 
+@pytest.mark.thorough
 def test_texts_are_uuids_enums_and_bytes_but_no_numbers(registry: SchemaRegistry) -> None:
     one = uuid.uuid4()
     enum = {"type": "enum", "name": "E", "symbols": ["A", "B"]}
@@ -289,6 +290,7 @@ def test_no_schema_harms_a_neighbour(registry: SchemaRegistry, schema: Any) -> N
     schemas.close()
 
 
+@pytest.mark.thorough
 @given(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**62), 2**62), st.decimals(-(10**6), 10**6, places=2))
 def test_what_is_written_is_what_is_read(registry: SchemaRegistry, number: float, at: int, price: Decimal) -> None:
     names = {"f": "double", "at": logical("long", "timestamp-micros"), "price": DECIMAL}

@@ -101,6 +101,7 @@ def test_messages_are_told_apart_by_topic_and_partition() -> None:
     assert list(runs([])) == []
 
 
+@pytest.mark.thorough
 def test_a_full_queue_delays_records_and_drops_or_doubles_none() -> None:
     left: list[bytes | None] = []
     producer = Producer(

@@ -55,6 +55,7 @@ def test_it_ends_with_the_last_reference(good: Path) -> None:
     await_end(pid)
 
 
+@pytest.mark.thorough
 def test_it_ends_with_a_caller_that_is_killed(good: Path) -> None:
     program = f"""
 import sys, time

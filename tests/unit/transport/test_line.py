@@ -104,6 +104,7 @@ def x(rows: int, width: int = 3) -> Mapping[str, Array]:
     return {"x": np.arange(rows * width, dtype=np.float32).reshape(rows, width)}
 
 
+@pytest.mark.thorough
 @given(st.lists(st.integers(0, 400_000), min_size=1, max_size=6), st.integers(1, 300_000))
 def test_messages_arrive_whole_however_the_bytes_are_cut(sizes: list[int], chunk: int) -> None:
     heard: list[tuple[int, Any]] = []

@@ -6,6 +6,7 @@ import time
 from email.utils import formatdate
 from http import HTTPStatus
 
+from cluster.access.callers import STRANGER, Caller
 from cluster.errors import HeadraceError
 from deployments.gateway.access.credential import Credential
 from deployments.gateway.access.guard import Guard
@@ -65,12 +66,12 @@ class HttpExchange:
         self._guard = guard
         self._address = address
 
-    def refusal(self, body_bytes: int, credential: Credential) -> WireAnswer | None:
+    def admit(self, credential: Credential) -> Caller:
         """See Exchange."""
-        try:
-            self._guard.admitted(credential, self._address)
-        except HeadraceError as error:
-            return self.failed(error)
+        return self._guard.admitted(credential, self._address)
+
+    def refusal(self, body_bytes: int) -> WireAnswer | None:
+        """See Exchange."""
         most_bytes = self._infer.max_body_bytes
         return None if body_bytes <= most_bytes else self.failed(body_too_large(most_bytes))
 
@@ -78,10 +79,9 @@ class HttpExchange:
         """See Exchange."""
         return self._answers.of(error_reply(error))
 
-    async def answer(self, body: Pieces, lease: Lease, credential: Credential) -> WireAnswer:
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller) -> WireAnswer:
         """See Exchange."""
         try:
-            caller = self._guard.admitted(credential, self._address)
             reply = await self._infer.answer(self._head, body, lease, caller)
         except Exception as error:  # noqa: BLE001 (`reply_to` logs it)
             reply = reply_to(error, f"infer of {self._head.call.model}")
@@ -98,7 +98,11 @@ class FixedExchange:
         self._answers = answers
         self._bodiless = bodiless
 
-    def refusal(self, body_bytes: int, credential: Credential) -> WireAnswer | None:  # noqa: ARG002
+    def admit(self, credential: Credential) -> Caller:  # noqa: ARG002
+        """See Exchange. It is told to anybody."""
+        return STRANGER
+
+    def refusal(self, body_bytes: int) -> WireAnswer | None:  # noqa: ARG002
         """See Exchange."""
         return self._answers.of(self._reply, bodiless=self._bodiless)
 
@@ -106,6 +110,6 @@ class FixedExchange:
         """See Exchange."""
         return self._answers.of(self._reply, bodiless=self._bodiless)
 
-    async def answer(self, body: Pieces, lease: Lease, credential: Credential) -> WireAnswer:  # noqa: ARG002
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller) -> WireAnswer:  # noqa: ARG002
         """See Exchange."""
         return self._answers.of(self._reply, bodiless=self._bodiless)

@@ -11,8 +11,9 @@ import functools
 import socket
 from typing import cast
 
-from cluster.errors import BadInput, NoCapacity
-from deployments.gateway.access.credential import Credential, cut
+from cluster.access.callers import STRANGER, Caller
+from cluster.errors import BadInput, HeadraceError, NoCapacity
+from deployments.gateway.access.credential import cut
 from deployments.gateway.admission import Admission, Lease
 from deployments.gateway.http.asgi import TooSlow, head_too_large
 from deployments.gateway.http.server.body import Body, ChunkedBody, Pieces, SizedBody, whole_body
@@ -29,7 +30,7 @@ _CLOSE = b"connection: close\r\n\r\n"
 _CRLF = b"\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_Reading = tuple[RequestHead, Exchange, Body, Credential]  # a request whose body is not whole
+_Reading = tuple[RequestHead, Exchange, Body, Caller]  # a request whose body is not whole
 
 
 class InferServer:
@@ -188,15 +189,19 @@ class _Connection(asyncio.Protocol):
             self._broken(error)
             return
         body = whole_body(data, end, head.body_bytes)
-        if body is not None and exchange.refusal(len(body), credential) is None:
-            self._answer(head, exchange, [body], len(body), credential)
+        try:
+            caller = exchange.admit(credential)
+        except HeadraceError as error:
+            self._begin_body(head, exchange, data[end:], STRANGER, exchange.failed(error))
+            return
+        if body is not None and exchange.refusal(len(body)) is None:
+            self._answer(head, exchange, [body], len(body), caller)
         else:
-            self._begin_body(head, exchange, data[end:], credential)
+            self._begin_body(head, exchange, data[end:], caller, exchange.refusal(head.body_bytes or 0))
 
-    def _begin_body(self, head: RequestHead, exchange: Exchange, data: bytes, credential: Credential) -> None:
+    def _begin_body(self, head: RequestHead, exchange: Exchange, data: bytes, caller: Caller, refusal: WireAnswer | None) -> None:
         body: Body = ChunkedBody() if head.body_bytes is None else SizedBody(head.body_bytes)
-        reading = self._reading = head, exchange, body, credential
-        refusal = exchange.refusal(head.body_bytes or 0, credential)
+        reading = self._reading = head, exchange, body, caller
         if refusal is not None:
             # Who waits for leave to send may or may not do so after this: where the next request begins can't be told.
             self._refuse(reading, refusal, closes=head.expects)
@@ -205,7 +210,7 @@ class _Connection(asyncio.Protocol):
         self._read_body(data, reading)
 
     def _read_body(self, data: bytes, reading: _Reading) -> None:
-        head, exchange, body, credential = reading
+        head, exchange, body, caller = reading
         had_bytes = body.size_bytes
         try:
             rest = body.feed(data)
@@ -214,7 +219,7 @@ class _Connection(asyncio.Protocol):
             return
         if not body.dropped:
             try:
-                refusal = exchange.refusal(body.size_bytes, credential)
+                refusal = exchange.refusal(body.size_bytes)
                 self._lease.hold(body.size_bytes - had_bytes)
             except NoCapacity as error:
                 refusal = exchange.failed(error)
@@ -226,17 +231,17 @@ class _Connection(asyncio.Protocol):
         if rest:
             self._hold(rest)
         if not body.dropped:
-            self._answer(head, exchange, body.pieces, 0, credential)
+            self._answer(head, exchange, body.pieces, 0, caller)
         elif self._last and self._transport is not None:
             self._transport.close()
         elif self._early:
             asyncio.get_running_loop().call_soon(self._next)
 
-    def _answer(self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int, credential: Credential) -> None:
+    def _answer(self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int, caller: Caller) -> None:
         """`more_bytes` of the body are not counted yet."""
-        self._task = asyncio.get_running_loop().create_task(self._run(head, exchange, body, more_bytes, credential))
+        self._task = asyncio.get_running_loop().create_task(self._run(head, exchange, body, more_bytes, caller))
 
-    async def _run(self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int, credential: Credential) -> None:
+    async def _run(self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int, caller: Caller) -> None:
         # Counted in here: a task that is cancelled before it has begun runs none of this.
         admission = self._server.admission
         try:
@@ -248,7 +253,7 @@ class _Connection(asyncio.Protocol):
             self._tell(exchange.failed(error), closes=not head.keeps)
             return
         try:
-            answer = await exchange.answer(body, self._lease, credential)
+            answer = await exchange.answer(body, self._lease, caller)
         except BaseException:
             self.abort()  # where its caller has not gone, it must not wait for an answer that never comes
             raise

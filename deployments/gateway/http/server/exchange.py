@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from cluster.access.callers import Caller
 from cluster.errors import HeadraceError
 from deployments.gateway.access.credential import Credential
 from deployments.gateway.admission import Lease
@@ -24,16 +25,18 @@ class WireAnswer(NamedTuple):
 class Exchange(Protocol):
     """How a request with a certain head is answered."""
 
-    def refusal(self, body_bytes: int, credential: Credential) -> WireAnswer | None:
-        """What a request is told at once whose body has at least so many bytes, of a caller known by that; None where it
-        is taken."""
+    def admit(self, credential: Credential) -> Caller:
+        """Who brings it. Raises HeadraceError where he gets no further."""
+
+    def refusal(self, body_bytes: int) -> WireAnswer | None:
+        """What a request is told at once whose body has at least so many bytes; None where it is taken."""
 
     def failed(self, error: HeadraceError) -> WireAnswer:
         """What a request is told that ended so before it was whole, or for which there is no room."""
 
-    async def answer(self, body: Pieces, lease: Lease, credential: Credential) -> WireAnswer:
-        """The answer to a whole request, which may empty `body` and hold more by `lease`. Never raises but where it is
-        cancelled."""
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller) -> WireAnswer:
+        """The answer to that caller's whole request, which may empty `body` and hold more by `lease`. Never raises but where it
+        is cancelled."""
 
 
 class Exchanges(Protocol):

@@ -142,3 +142,9 @@ def test_the_key_of_a_home_is_admitted_once_and_not_revoked_by_name() -> None:
         create(brain, name="home")
     brain.call("key.revoke", id=fresh.id)
     assert found(brain, fresh.text) is None
+
+
+@pytest.mark.parametrize("more", [{"name": "a\nb"}, {"lasts_s": 1e300}, {"lasts_s": float("inf")}])
+def test_what_no_list_of_keys_could_show_makes_none(more: dict[str, object]) -> None:
+    with pytest.raises(BadInput):
+        create(Brain(), **more)  # type: ignore[arg-type]

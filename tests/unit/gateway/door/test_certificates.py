@@ -120,6 +120,7 @@ def test_callers_authorities_are_ones_that_sign(pki: Pki) -> None:
     check_files(DoorTls(str(certificate), str(key), str(pki.ca)))
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=strategies.integers(0, 2000), bit=strategies.integers(0, 7), of_key=strategies.booleans())
 def test_files_with_a_wrong_bit_are_never_more_than_refused(authority: Pki, at: int, bit: int, of_key: bool) -> None:

@@ -18,7 +18,11 @@ from deployments.gateway.door.configuration import NOT_DELIVERED
 from deployments.gateway.door.haproxy import usable_haproxy
 from tests.support.door import LiveDoor, live_door
 
-pytestmark = [pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"),
+    pytest.mark.timeout(120),
+]
 INFER = "/v2/models/m/infer"
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 

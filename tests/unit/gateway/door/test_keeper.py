@@ -31,7 +31,11 @@ from tests.support.door import LiveDoor, door_settings, kill, live_door
 from tests.support.door_calls import AT_ONCE, Calls
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"),
+    pytest.mark.timeout(120),
+]
 LIMIT_S = 30.0
 INFER, SLOW, DEADLY = ("/v2/models/m/infer", "/v2/models/slow/infer", "/v2/models/deadly/infer")
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import threading
@@ -17,16 +18,21 @@ import httpx
 import pytest
 from cryptography import x509
 
+from deployments.gateway.door.configuration import ADMIN
 from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.keeper import LOG
-from deployments.gateway.door.renewals import REFUSED
+from deployments.gateway.door.renewals import REFUSED, Renewals
 from deployments.gateway.door.settings import ClientCertificates, DoorTls
 from tests.support.certificates import Pki, replace
 from tests.support.door import LiveDoor, kill, live_door
 from tests.support.door_calls import AT_ONCE, Calls
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"),
+    pytest.mark.timeout(120),
+]
 INFER, MODEL_INFER = "/v2/models/m/infer", "/inference.GRPCInferenceService/ModelInfer"
 LIMIT_S = 30.0
 
@@ -229,3 +235,52 @@ def _asked(door: LiveDoor, context: ssl.SSLContext, session: ssl.SSLSession | No
     except OSError as error:
         return error
     return None
+
+
+class Admin:
+    """HAProxy's admin socket. Says what it is told to; `commands` are what it was asked, without what came with it."""
+
+    def __init__(self, *answers: str) -> None:
+        self.commands: list[str] = []
+        self._answers = list(answers)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = (await reader.readline()).decode()
+        self.commands.append(" ".join(first.split()[:3]))
+        while first.endswith("<<\n") and (await reader.readline()) != b"\n":
+            pass
+        writer.write(self._answers.pop(0).encode())
+        writer.close()
+
+
+async def looked(folder: Path, pki: Pki, admin: Admin, starts: Callable[[], int], looks: int) -> list[str]:
+    """What is logged in so many looks after a renewal."""
+    certificate, key = pki.issue("door")
+    log: list[str] = []
+    renewals = Renewals(DoorTls(str(certificate), str(key)), folder, starts, log.append)
+    renewals.prepare()
+    pki.issue("door")
+    async with await asyncio.start_unix_server(admin.serve, folder / ADMIN):
+        for _ in range(looks):
+            for kept in renewals._kept:
+                await renewals._look(kept)
+    return log
+
+
+CREATED, COMMITTED = "Transaction created for certificate x!\n", "Committing x.\nSuccess!\n"
+SET, COMMIT, ABORT = (f"{word} ssl cert" for word in ("set", "commit", "abort"))
+
+
+def test_haproxy_that_was_started_again_meanwhile_is_told_once_more(tmp_path: Path) -> None:
+    admin, starts = Admin(*(CREATED, COMMITTED) * 2), iter([1, 2, 2, 2])
+    log = asyncio.run(looked(tmp_path, Pki(tmp_path), admin, lambda: next(starts), looks=3))
+    assert admin.commands == [SET, COMMIT] * 2
+    assert [line.partition(" taken up")[2] for line in log] == [": new connections meet what is new"]
+
+
+def test_what_haproxy_does_not_take_is_taken_back_and_tried_again(tmp_path: Path) -> None:
+    no = "unable to load certificate x: ee key too small\n"
+    admin = Admin(no, "", CREATED, "Can't commit x!\n", "", CREATED, COMMITTED)
+    log = asyncio.run(looked(tmp_path, Pki(tmp_path), admin, lambda: 1, looks=4))
+    assert admin.commands == [SET, ABORT, SET, COMMIT, ABORT, SET, COMMIT]
+    assert len(log) == 1  # none of the two refusals was still so at the look after it

@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,11 @@ from deployments.gateway.door.settings import ClientCertificates, DoorTls
 from tests.support.certificates import Pki
 from tests.support.door import LiveDoor, live_door
 
-pytestmark = [pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"),
+    pytest.mark.timeout(120),
+]
 INFER, MODEL_INFER = "/v2/models/m/infer", "/inference.GRPCInferenceService/ModelInfer"
 LIMIT_S = 30.0
 Client = tuple[Path, Path] | None
@@ -159,6 +164,15 @@ def test_who_shows_a_certificate_is_told_to_the_gateway(door: LiveDoor, strict: 
     for either in (door, strict):
         assert ask(either, pki.context(client), headers={PEER: "me"})["headers"][PEER] == told
         assert call(either, pki.grpc(client), metadata=[(PEER, "me")])["headers"][PEER] == told
+
+
+def test_a_request_that_waits_for_a_gateway_keeps_its_callers_certificate(pki: Pki) -> None:
+    client = pki.issue("ann", "ann.example")
+    with live_door(tls=tls_of(pki)) as door, ThreadPoolExecutor(1) as aside:
+        door.start().kill()
+        asked = aside.submit(ask, door, pki.context(client))
+        door.start()
+        assert asked.result(LIMIT_S)["headers"][PEER] == base64.b64encode(der_of(client[0])).decode()
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

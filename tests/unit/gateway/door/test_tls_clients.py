@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +23,11 @@ from tests.support.certificates import Pki
 from tests.support.door import LiveDoor, door_settings
 from tests.support.pair_gateway import KNOWN
 
-pytestmark = [pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here"),
+    pytest.mark.timeout(120),
+]
 X = np.array([[1, 2], [3, 4]], np.float32)
 LIMIT_S = 30.0
 
@@ -71,6 +78,16 @@ def test_tritonclient_by_grpc(secured: Secured) -> None:
     ) as client:
         assert client.is_server_ready()
         assert client.infer("pair", [tensor(triton_grpc)]).as_numpy("double").tolist() == (2 * X).tolist()
+
+
+def test_kserves_own_clients(secured: Secured) -> None:
+    kserve = Path(sys.prefix).with_name(f"{Path(sys.prefix).name}-kserve") / "bin" / "python"
+    if not kserve.exists():
+        pytest.skip("needs KServe's package in a venv of its own: `make kserve`")
+    program = Path(__file__).parents[3] / "support" / "kserve_tls_calls.py"
+    words = [kserve, program, secured.door.http, secured.door.grpc, "pair", secured.pki.ca, *secured.client]
+    done = subprocess.run([str(word) for word in words], stdout=subprocess.PIPE, check=True, timeout=100)
+    assert json.loads(done.stdout) == {"rest": (2 * X).tolist(), "grpc": (2 * X).tolist()}
 
 
 def test_who_has_a_certificate_has_the_rights_of_its_names_and_no_others(secured: Secured) -> None:
