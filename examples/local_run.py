@@ -36,7 +36,7 @@ def running(out: Path, *options: str) -> Iterator[dict[str, str]]:
 def end_run(out: Path) -> None:
     """Safe to repeat."""
     if (out / "home" / "run.json").exists():
-        headrace("down", show=False)
+        headrace("down")
 
 
 def headrace(*arguments: str, show: bool = True) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -80,14 +81,22 @@ class Walk:
     def without_tls(self) -> None:
         """Nobody is heard in clear, and nobody has to believe a door whose authority he does not know."""
         _title("TLS")
-        for what, scheme in (("in clear", "http"), ("by who does not know the authority", "https")):
-            try:
-                answer = httpx.get(f"{scheme}://{self.place.http}/v2/models/{self.clinic.model}", trust_env=False, timeout=60)
-                found = f"HTTP {answer.status_code}"
-            except httpx.TransportError as error:
-                found = "no connection"
-                print(f"         {error}")
-            self.see(what, found, "no connection")
+        self.no_connection("in clear", "http")
+        self.no_connection("by who does not know the authority", "https")
+
+    def closed(self) -> None:
+        """After `headrace down`."""
+        self.no_connection("the door, once it is down", "https", self.place.context())
+
+    def no_connection(self, what: str, scheme: str, trusting: ssl.SSLContext | bool = True) -> None:
+        """Whoever calls so gets nowhere."""
+        url = f"{scheme}://{self.place.http}/v2/health/live"
+        try:
+            found = f"HTTP {httpx.get(url, verify=trusting, trust_env=False, timeout=60).status_code}"
+        except httpx.TransportError as error:
+            found = "no connection"
+            print(f"         {error}")
+        self.see(what, found, "no connection")
 
     def lists(self, keys: Mapping[str, str]) -> None:
         """Each team sees its own, and whoever started it all of them."""
@@ -182,6 +191,7 @@ def main() -> int:
             place = Place(addresses["http"].removeprefix("https://"), addresses["grpc"], TLS / "ca.pem")
             walk = Walk(place, issuer)
             walk.go()
+    walk.closed()
     print(f"{'Everything is as it should be.' if not walk.wrong else f'{walk.wrong} things are WRONG.'}", end=" ")
     print(f"{time.monotonic() - started_s:.0f} s.")
     return 1 if walk.wrong else 0
