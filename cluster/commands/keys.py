@@ -35,7 +35,8 @@ class CreateKey(Command):
 
 
 class RotateKey(Command):
-    """Makes another key of the same name and grants known. The old one ends after `grace_s`, and those before it at once."""
+    """Makes another key of the same name and grants known. The old one ends after `grace_s`, and those before it at once. The new
+    one ends after `lasts_s`; None: after as long as the old one was made for."""
 
     name: Name
     id: str = _ID
@@ -120,7 +121,8 @@ def _rotate(at: Context, request: RotateKey) -> CommandResult:
         del keys[old.id]
     newest = live[-1]
     keys[newest.id] = replace(newest, expires_s=min(ends_s, newest.expires_s or ends_s))
-    key = StoredKey(request.id, newest.name, request.digest, newest.grants, at.now_s, _end(at, request.lasts_s), at.actor)
+    lasts_s = newest.lasts_s if request.lasts_s is None else request.lasts_s
+    key = StoredKey(request.id, newest.name, request.digest, newest.grants, at.now_s, _end(at, lasts_s), at.actor)
     return _told(at, _adding(keys, key), key, "key rotated")
 
 

@@ -19,8 +19,9 @@ from deployments.artifacts.samples import Samples
 from deployments.builder.evaluation import gate as gates
 from deployments.builder.page import page
 from deployments.builder.report import IMPORTED, Report, Variant
+from deployments.builder.sources.huggingface_models.resolve import resolve as resolve_huggingface
 from deployments.builder.sources.importing import ENVIRONMENT, Imported, Progress, import_source
-from deployments.builder.sources.mlflow_models.resolve import resolve
+from deployments.builder.sources.mlflow_models.resolve import resolve as resolve_mlflow
 from deployments.builder.sources.rows import LabelledRows, check_classes, read_rows
 from deployments.builder.spec import BuildSpec
 from deployments.builder.steps.graph import run_rows
@@ -54,9 +55,9 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
         work = Path(folder)
         training = _train(spec, base, log, progress)
         asked = spec
-        spec, provenance = resolve(asked, base, work, log, progress)
+        spec, provenance = _resolved(asked, base, work, log, progress)
         imported = import_source(spec, base, work, log, progress)
-        source = imported.source | ({"mlflow": provenance} if provenance else {})
+        source = imported.source | provenance
         learn = _rows_to_learn_from(spec, imported, base)
         _check_labels(spec, imported, learn, base)
         builder = VariantBuilder(spec, imported, learn, work, log, progress)
@@ -107,6 +108,14 @@ def _train(spec: BuildSpec, base: Path, log: Path, progress: Progress) -> dict[s
     job = {**spec.train.model_dump(include={"function", "args", "seed"}), "code": str((base / spec.train.code).resolve())}
     told = run_worker("sources.train", job, what="training", log=log, environment=ENVIRONMENT, folder=base, show=progress)
     return {**job, "code": spec.train.code, "data": digests, **told}
+
+
+def _resolved(spec: BuildSpec, base: Path, work: Path, log: Path, progress: Progress) -> tuple[BuildSpec, dict[str, Any]]:
+    """The section with a source on this machine, and where that came from, by the source that named it."""
+    found, from_mlflow = resolve_mlflow(spec, base, work, log, progress)
+    found, from_hub = resolve_huggingface(found, base, work, log, progress)
+    told = {"mlflow": from_mlflow, "huggingface": from_hub}
+    return found, {name: value for name, value in told.items() if value}
 
 
 def _rows_to_learn_from(spec: BuildSpec, imported: Imported, base: Path) -> LabelledRows | None:

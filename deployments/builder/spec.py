@@ -118,10 +118,38 @@ class MlflowSource(BuildSection):
     allow_pickle: bool = False
 
 
+class HuggingfaceSource(BuildSection):
+    """A text encoder or sequence classifier as transformers saves it: `path`, a folder, or `repo`, such as `owner/name`, on the
+    hub. Its weights are safetensors, and its tokenizer is part of the version: text goes in.
+
+    `revision`, a branch, tag or commit, is resolved once a build; the commit stands in the version's provenance. `task` is the
+    model's own where left out: a classifier's classes, else an embedding, which `pooling` makes of its tokens: the model's own
+    again, or their mean. Text is cut at `max_length` tokens, at most as many as the model reads. `huggingface: FOLDER` is short
+    for one with a `path` alone.
+    """
+
+    path: str | None = None
+    repo: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+    revision: str = Field(default="main", min_length=1)
+    task: Literal["classification", "embedding"] | None = None
+    pooling: Literal["mean", "cls"] | None = None
+    max_length: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.repo is None):
+            raise ValueError("name one of path (a folder) and repo (owner/name on the hub)")
+        if self.path is not None and self.revision != "main":
+            raise ValueError("revision: a folder has none; leave it out")
+        if self.task == "classification" and self.pooling is not None:
+            raise ValueError("pooling: only an embedding has one; leave it out")
+        return self
+
+
 class ModelSource(BuildSection):
     """Exactly one of: a PyTorch state_dict, a torch.export program, a Keras file, a TensorFlow SavedModel, an ONNX file, a fitted
     scikit-learn estimator, an XGBoost model (JSON or UBJ), a LightGBM model (text), a CatBoost model (cbm or JSON),
-    a model that MLflow keeps."""
+    a model that MLflow keeps, a text model of Hugging Face's transformers."""
 
     pytorch: PytorchSource | None = None
     pt2: str | None = None
@@ -133,6 +161,7 @@ class ModelSource(BuildSection):
     lightgbm: LightgbmSource | None = None
     catboost: str | None = None
     mlflow: MlflowSource | None = None
+    huggingface: HuggingfaceSource | None = None
 
     @field_validator("keras", "sklearn", "lightgbm", mode="before")
     @classmethod
@@ -143,6 +172,11 @@ class ModelSource(BuildSection):
     @classmethod
     def _uri_alone(cls, value: object) -> object:
         return {"uri": value} if isinstance(value, str) else value
+
+    @field_validator("huggingface", mode="before")
+    @classmethod
+    def _folder_alone(cls, value: object) -> object:
+        return {"path": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -158,11 +192,13 @@ class ModelSource(BuildSection):
 
     @property
     def file(self) -> str:
-        """The file, or SavedModel folder, that holds the trained numbers; MLflow's URI where it is yet to be asked."""
+        """The file or folder that holds the trained numbers; MLflow's URI, or the hub's name, where it is yet to be asked."""
         if self.pytorch:
             return self.pytorch.state_dict
         if self.mlflow:
             return self.mlflow.uri
+        if self.huggingface:
+            return self.huggingface.path or str(self.huggingface.repo)
         section = self.keras or self.sklearn or self.lightgbm
         return section.file if section else str(getattr(self, self.kind))
 

@@ -16,6 +16,7 @@ from deployments.engines.cuda import memory_bytes
 from deployments.engines.datatypes import NUMPY, Array
 from deployments.engines.onnxruntime_inside import session_errors
 from deployments.engines.port import RowsRefused
+from deployments.engines.tokenizer import tokenizer_of
 
 CUDA = "CUDAExecutionProvider"
 
@@ -25,7 +26,8 @@ ORT_ERRORS = session_errors()
 
 
 class OnnxEngine:
-    """Runs `model.onnx` of one artifact. An onnxruntime session may be called from several threads at a time."""
+    """Runs `model.onnx` of one artifact, its tokenizer first where it has one. An onnxruntime session may be called from several
+    threads at a time."""
 
     def __init__(self, path: Path, signature: Signature, *, threads: int, gpus: float) -> None:
         """Loads the model file at `path`. Raises BadArtifact where onnxruntime refuses it."""
@@ -43,8 +45,13 @@ class OnnxEngine:
             _log.warning(
                 "the replica has a GPU, but onnxruntime can't use it: install onnxruntime-gpu[cuda,cudnn]; scoring on the CPU"
             )
-        found = {item.name for item in self._session.get_inputs()}, {item.name for item in self._session.get_outputs()}
         declared = {spec.name for spec in signature.inputs}, set(self._names)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self._tokenizer = tokenizer_of(metadata, declared[0], where=str(path))
+        given = {item.name for item in self._session.get_inputs()}
+        if self._tokenizer is not None:
+            given = given - set(self._tokenizer.settings.feeds) | {self._tokenizer.settings.input}
+        found = given, {item.name for item in self._session.get_outputs()}
         if found[0] != declared[0] or not declared[1] <= found[1]:
             raise BadArtifact(
                 f"the model's tensors {sorted(found[0] | found[1])} are not the signature's {sorted(declared[0] | declared[1])}",
@@ -73,7 +80,7 @@ class OnnxEngine:
         except UnicodeDecodeError:
             raise RowsRefused.of(_not_utf8({name: tensors[name] for name in self._bytes_inputs})) from None
         try:
-            answers = self._session.run(self._names, feed)
+            answers = self._answers(feed)
         except ORT_ERRORS as error:
             raise EngineFailure(f"the model failed: {_first_line(error)}") from error
         outputs: dict[str, Array] = {}
@@ -85,6 +92,15 @@ class OnnxEngine:
                 )
             outputs[name] = value
         return outputs
+
+    def _answers(self, feed: Mapping[str, Array]) -> list[Array]:
+        if self._tokenizer is None:
+            return self._run(feed)
+        return self._tokenizer.run(self._run, feed[self._tokenizer.settings.input])
+
+    def _run(self, feed: Mapping[str, Array]) -> list[Array]:
+        found: list[Array] = self._session.run(self._names, feed)
+        return found
 
 
 def _options(threads: int) -> ort.SessionOptions:

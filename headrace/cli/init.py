@@ -22,7 +22,7 @@ app = typer.Typer()
 
 @app.command("init")
 def init(
-    file: Annotated[Path, typer.Argument(help="A model file, or a SavedModel's or MLflow model's folder.")],
+    file: Annotated[Path, typer.Argument(help="A model file; or the folder of a SavedModel, of MLflow or of transformers.")],
     name: Annotated[str | None, typer.Option(help="The model's name; after the file where left out.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The document to write.")] = Path("model.yaml"),
     as_json: AsJson = False,

@@ -23,7 +23,7 @@ def new_document(name: str, file: str, kind: FileKind, seen: Seen, *, name_unsur
         "kind: Model",
         f"name: {_text(name)}" + _mark(name_unsure),
         "build:",
-        *(f"  # {note}" for note in seen.notes),
+        *(f"  # {' '.join(note.split())}" for note in seen.notes),
         "  source:",
         *_source(file, kind, seen),
         *_inputs(seen),

@@ -50,6 +50,14 @@ class Both(Balance):
     def forward(self, x):
         return {"scores": torch.cat([x, x + 1, x + 2], dim=1) * self.scale, "amount": x * 10, "loss": x.mean()}
 
+class Inner(Balance):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Embedding(5, 2)
+
+    def forward(self, x):
+        return {"embedding": self.layer((x * 0).long()).sum(dim=1) * self.scale, "mul": x * self.scale * 3 + 1}
+
 class Pair(Balance):
     def forward(self, x):
         return x * self.scale, x * 10
@@ -182,3 +190,11 @@ def test_an_onnx_files_outputs_come_in_the_order_asked(folder: Path) -> None:
 def test_a_constant_cannot_be_an_input_too() -> None:
     with pytest.raises(ValueError, match="debt stands among the inputs too"):
         BuildSpec.model_validate(pytorch("Balance", constants={"debt": 1}))
+
+
+def test_an_output_may_be_called_as_the_exporter_calls_a_tensor_within(folder: Path) -> None:
+    torch.save({"scale": torch.ones(1), "layer.weight": torch.ones(5, 2)}, folder / "w.pth")
+    found = run(folder, pytorch("Inner", ONE))
+    assert found.artifact is not None, found.broken
+    assert [spec.name for spec in found.artifact.manifest.signature.outputs] == ["embedding", "mul"]
+    assert answer(found, x=[[1.0]])["mul"].tolist() == [[4.0]]

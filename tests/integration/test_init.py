@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,28 @@ def test_networks(tmp_path: Path, written: Callable[[str], dict[str, Any]]) -> N
     found = written("net.keras")
     assert found["source"] == {"keras": "net.keras"}
     assert found["inputs"] == [{"name": "flower", "datatype": "FP32", "shape": [-1, 4]}]
+
+
+def test_a_folder_of_transformers_is_described_by_its_text_files(
+    tmp_path: Path, written: Callable[[str], dict[str, Any]]
+) -> None:
+    folder = tmp_path / "mood"
+    folder.mkdir()
+    config = {
+        "model_type": "bert",
+        "architectures": ["BertForSequenceClassification"],
+        "id2label": {"0": "good", "1": "bad\nkind: x"},
+    }
+    for name, text in (("config.json", json.dumps(config)), ("tokenizer.json", "{}"), ("model.safetensors", "not read")):
+        (folder / name).write_text(text)
+    found = written("mood")
+    assert (found["name"], found["source"]) == ("mood", {"huggingface": "mood"})
+    assert "FILL IN:" not in found["text"]
+    assert "BertForSequenceClassification, classes good, bad kind: x. Text goes in: the input `text`" in found["text"]
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (tmp_path / "mood.yaml").unlink()
+    with pytest.raises(HeadraceError, match=r"pytorch_model.bin alone, which may run code"):
+        written("mood")
 
 
 def test_a_pickle_is_told_and_not_read(tmp_path: Path, written: Callable[[str], dict[str, Any]]) -> None:

@@ -31,15 +31,24 @@ def here(step: str, job: Mapping[str, Any], **_: Any) -> dict[str, Any]:
     return found
 
 
+def steps_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every worker's step in this process."""
+    for module in (
+        "sources.importing",
+        "steps.variants",
+        "sources.mlflow_models.resolve",
+        "sources.huggingface_models.resolve",
+    ):
+        monkeypatch.setattr(f"deployments.builder.{module}.run_worker", here)
+
+
 @pytest.fixture
 def builds_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every step of a build runs in this process, and nothing is measured."""
     modules = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("KERAS_BACKEND", "torch")  # read when keras is first imported
-    monkeypatch.setattr("deployments.builder.sources.importing.run_worker", here)
-    monkeypatch.setattr("deployments.builder.steps.variants.run_worker", here)
-    monkeypatch.setattr("deployments.builder.sources.mlflow_models.resolve.run_worker", here)
+    steps_here(monkeypatch)
     yield
     for name in set(sys.modules) - modules:
         if name.startswith("user_"):  # the modules that tests write for their classes

@@ -13,7 +13,7 @@ from cluster.errors import BadInput, NotFound
 HEAD_BYTES = 64 * 1024
 KNOWN = (
     "ONNX, a PyTorch state_dict or exported program, Keras, a SavedModel folder, scikit-learn (skops or a pickle), XGBoost,"
-    " LightGBM, CatBoost, a folder with an MLmodel file"
+    " LightGBM, CatBoost, a folder with an MLmodel file, or with a config.json that transformers wrote"
 )
 # Which library a pickle needs, by how its classes' modules begin. Text of the file: none of it is run.
 PICKLED = ((b"lightgbm.", "lightgbm"), (b"sklearn.", "sklearn"))
@@ -62,8 +62,12 @@ def _folder(folder: Path) -> FileKind:
         return FileKind("mlflow")
     if (folder / "saved_model.pb").is_file():
         return FileKind("saved_model")
+    if (folder / "config.json").is_file():
+        return FileKind("huggingface")
     raise BadInput(
-        "is a folder without saved_model.pb or MLmodel", where=str(folder), remedy="name a model file in it, or another folder"
+        "is a folder without saved_model.pb, MLmodel or config.json",
+        where=str(folder),
+        remedy="name a model file in it, or another folder",
     )
 
 

@@ -16,6 +16,7 @@ from deployments.builder.evaluation.neighbours import Neighbours
 from deployments.builder.evaluation.quality import max_difference
 from deployments.builder.sources.answers import ALONE_ROWS, read_answers
 from deployments.builder.sources.binding import IN_ORDER
+from deployments.builder.sources.huggingface_models.trial_texts import trial_rows
 from deployments.builder.sources.rows import PARITY_ROWS, UNSEEN_ROWS, LabelledRows, random_rows, ranged, read_rows
 from deployments.builder.spec import BuildSpec
 from deployments.builder.steps.graph import check_inputs, read_signature, run_rows
@@ -25,11 +26,13 @@ from deployments.engines.port import Engine
 
 # Keras runs on torch, so that its files need no TensorFlow.
 ENVIRONMENT = {"KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "2"}
+# What is to be read lies here already: the hub's library asks nobody.
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 # Which of Headrace's extras each kind of source needs.
 EXTRAS = {"pytorch": "torch", "pt2": "torch", "keras": "keras", "saved_model": "tensorflow", "onnx": "torch"}
 # Fitted estimators, whose workers are in a room of their own.
 TABLES = {"sklearn": "sklearn", "xgboost": "sklearn", "lightgbm": "sklearn", "catboost": "catboost"}
-EXTRAS |= TABLES
+EXTRAS |= TABLES | {"huggingface": "huggingface"}
 Progress = Callable[[str], None]
 
 
@@ -59,18 +62,20 @@ def import_source(spec: BuildSpec, base: Path, work: Path, log: Path, progress: 
         _job(spec, base, file, target, expected),
         what=f"importing {file.name}",
         log=log,
-        environment=ENVIRONMENT,
+        environment=ENVIRONMENT | OFFLINE,
         extra=EXTRAS[spec.source.kind],
     )
     for what in ("inputs", "outputs"):
         if told.get(what) == IN_ORDER:
             progress(f"{what} are taken {IN_ORDER}")
+    if told.get("max_length"):
+        progress(f"texts are cut at {told['max_length']} tokens: {told['cut']['longer']} of {told['cut']['rows']} are longer")
     if told.get("row_by_row"):
         progress("rows are scored one after the other: the file takes one at a time")
     _refuse_unsteady(Neighbours.model_validate(told["neighbours"]), file, spec)
     signature = (
         Signature.model_validate(told.pop("signature"))
-        if spec.engine == "torch"
+        if "signature" in told
         else read_signature(target, spec.inputs, where=file)
     )
     check_inputs(spec.inputs, signature.inputs, "inputs")
@@ -92,7 +97,9 @@ def import_source(spec: BuildSpec, base: Path, work: Path, log: Path, progress: 
 
 
 def _room(kind: str) -> str:
-    return "sources.tables" if kind in TABLES else "sources"
+    if kind in TABLES:
+        return "sources.tables"
+    return "sources.huggingface_models" if kind == "huggingface" else "sources"
 
 
 def _job(spec: BuildSpec, base: Path, file: Path, target: Path, expected: Path) -> dict[str, Any]:
@@ -119,6 +126,8 @@ def _job(spec: BuildSpec, base: Path, file: Path, target: Path, expected: Path) 
         job |= {"allow_pickle": estimator.allow_pickle}
     if spec.source.keras:
         job |= {"custom": list(spec.source.keras.custom), "code": str((base / spec.source.keras.code).resolve())}
+    if spec.source.huggingface:
+        job |= {"huggingface": spec.source.huggingface.model_dump(mode="json")}
     return job
 
 
@@ -135,6 +144,8 @@ def _refuse_unsteady(found: Neighbours, file: Path, spec: BuildSpec) -> None:
 
 
 def _rows(spec: BuildSpec, base: Path, signature: Signature) -> LabelledRows:
+    if spec.evaluate is None and spec.source.huggingface:
+        return trial_rows(signature.inputs[0].name)
     if spec.evaluate is None:
         return random_rows(ranged(signature.inputs, spec.inputs), UNSEEN_ROWS)
     evaluate = spec.evaluate

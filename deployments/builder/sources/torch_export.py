@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,17 @@ def export(
         raise _refused(error, "can't be exported to ONNX", where, "replace it, or serve it with engine: torch") from error
     if program is None:
         raise BadInput("can't be exported to ONNX", where=where, remedy="see the log")
+    _free_names(program, {*outputs, *(spec.name for spec in inputs)})
     program.save(str(file))
+
+
+def _free_names(program: torch.onnx.ONNXProgram, taken: Set[str]) -> None:
+    """Gives tensors within the graph other names where the exporter called them as an input or output is called."""
+    kept = {id(value) for value in (*program.model.graph.inputs, *program.model.graph.outputs)}
+    for node in program.model.graph.all_nodes():
+        for value in node.outputs:
+            if value.name in taken and id(value) not in kept:
+                value.name = f"inner.{value.name}"
 
 
 def export_program(

@@ -27,6 +27,7 @@ from deployments.builder.worker import serve
 from deployments.engines.arrays import load_arrays
 from deployments.engines.datatypes import Array
 from deployments.engines.onnx import decode_text
+from deployments.engines.tokenizer import tokenizer_of
 
 CALIBRATION_BATCH = 32
 # The first whose QuantizeLinear knows an axis, as scales per channel need.
@@ -38,11 +39,13 @@ STATIC_OPERATORS = sorted(set(QDQRegistry) - {"Softmax", "Sigmoid"})
 
 
 class CalibrationRows(CalibrationDataReader):  # type: ignore[misc]
-    """The user's rows, some at a time."""
+    """The user's rows, some at a time, as the graph reads them."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, model: onnx.ModelProto) -> None:
         rows = load_arrays(Path(file))
         self._rows = {name: decode_text(value) if value.dtype == np.object_ else value for name, value in rows.items()}
+        metadata = {item.key: item.value for item in model.metadata_props}
+        self._tokenizer = tokenizer_of(metadata, self._rows.keys(), where=file)
         self._batches = self._cut()
 
     def get_next(self) -> dict[str, Array] | None:
@@ -52,7 +55,11 @@ class CalibrationRows(CalibrationDataReader):  # type: ignore[misc]
     def _cut(self) -> Iterator[dict[str, Array]]:
         count = len(next(iter(self._rows.values())))
         for start in range(0, count, CALIBRATION_BATCH):
-            yield {name: value[start : start + CALIBRATION_BATCH] for name, value in self._rows.items()}
+            batch = {name: value[start : start + CALIBRATION_BATCH] for name, value in self._rows.items()}
+            if self._tokenizer is None:
+                yield batch
+            else:
+                yield from (feed for _, feed in self._tokenizer.pieces(batch[self._tokenizer.settings.input]))
 
 
 def step(job: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +109,7 @@ def static_int8(source: Path, target: Path, rows: str) -> None:
     quantize_static(
         prepared,
         target,
-        CalibrationRows(rows),
+        CalibrationRows(rows, onnx.load(source)),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=STATIC_OPERATORS,
         per_channel=True,
@@ -128,8 +135,14 @@ def _prepared(source: Path, target: Path) -> Path:
     if any(one.domain in ("", "ai.onnx") and one.version < AXES_OPSET for one in model.opset_import):
         onnx.save(onnx.version_converter.convert_version(model, AXES_OPSET), prepared)
         source = prepared
-    quant_pre_process(source, prepared)
+    # Its sums over axes of any length come to nothing where an exporter cuts a table to a text's length.
+    quant_pre_process(source, prepared, skip_symbolic_shape=any(_any_length(item) for item in model.graph.input))
     return prepared
+
+
+def _any_length(item: onnx.ValueInfoProto) -> bool:
+    """Whether another axis than the rows' is free."""
+    return any(not axis.HasField("dim_value") for axis in item.type.tensor_type.shape.dim[1:])
 
 
 METHODS: dict[str, Callable[[Path, Path, str], None]] = {

@@ -190,10 +190,11 @@ class GatewayApp:
         return ready_reply({"name": model, "ready": ready}, ready)
 
     def _front_page(self, request: Request, caller: Caller) -> Reply:
-        models, host = self.dataplane.models(caller), request.header(b"host") or "127.0.0.1:8000"
+        scheme = "https" if request.header(b"x-forwarded-proto") == "https" else "http"
+        models, url = self.dataplane.models(caller), f"{scheme}://{request.header(b'host') or '127.0.0.1:8000'}"
         if "text/html" not in (request.header(b"accept") or ""):
-            return json_reply(summary(models, host))
-        return Reply(200, render_page(models, self.server_version, host), b"text/html; charset=utf-8")
+            return json_reply(summary(models, url))
+        return Reply(200, render_page(models, self.server_version, url), b"text/html; charset=utf-8")
 
     async def _infer(self, request: Request, model: str, version: str | None, caller: Caller) -> Reply:
         _only_post(request)

@@ -78,6 +78,12 @@ def push(folder: Path, version: str, name: str, *, tracking_uri: str, base: Path
             where=version,
             remedy="only versions of engine: onnx can be handed to MLflow",
         )
+    if manifest.source.get("kind") == "huggingface":
+        raise BadInput(
+            "reads text by its tokenizer, which MLflow's flavour onnx has no place for",
+            where=version,
+            remedy="log the transformers model itself by mlflow.transformers",
+        )
     where = MlflowSource(uri=f"models:/{name}", tracking_uri=tracking_uri)
     if not tracking_uri.startswith("sqlite:///"):  # a store that is named may be made
         _refuse_no_store(where, base)
