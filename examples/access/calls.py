@@ -80,9 +80,14 @@ def by_http(place: Place, rows: Rows, token: str | None = None) -> Told:
         return _told(client, triton_http, rows, token, "200")
 
 
-def by_grpc(place: Place, rows: Rows, token: str | None = None) -> Told:
+def by_grpc(place: Place, rows: Rows, token: str | None = None, certificate: Path | None = None) -> Told:
     """By tritonclient's gRPC client."""
-    with triton_grpc.InferenceServerClient(place.grpc, ssl=True, root_certificates=str(place.ca)) as client:
+    own = (
+        {}
+        if certificate is None
+        else {"certificate_chain": str(certificate), "private_key": str(certificate.with_suffix(".key"))}
+    )
+    with triton_grpc.InferenceServerClient(place.grpc, ssl=True, root_certificates=str(place.ca), **own) as client:
         return _told(client, triton_grpc, rows, token, "OK")
 
 

@@ -20,10 +20,12 @@ FOLDER = Path(__file__).parent
 OUT = FOLDER / "out"
 TLS = OUT / "tls"
 ISSUER_IN_DOCUMENT = "http://127.0.0.1:8200"
+AGREEING = "all labels are the model's own"
 GRACE_S, REVOKED_WITHIN_S, TRIES = 5.0, 2.0, 50
 
-WAYS: Mapping[str, tuple[Call, str]] = {"httpx": (by_httpx, "200"), "HTTP": (by_http, "200"), "gRPC": (by_grpc, "OK")}
-REFUSALS = {"httpx": ("401", "404"), "HTTP": ("401", "404"), "gRPC": ("UNAUTHENTICATED", "NOT_FOUND")}
+HTTPX, HTTP, GRPC = "httpx", "tritonclient HTTP", "tritonclient gRPC"
+WAYS: Mapping[str, tuple[Call, str]] = {HTTPX: (by_httpx, "200"), HTTP: (by_http, "200"), GRPC: (by_grpc, "OK")}
+REFUSALS = {HTTPX: ("401", "404"), HTTP: ("401", "404"), GRPC: ("UNAUTHENTICATED", "NOT_FOUND")}
 
 
 class Walk:
@@ -60,7 +62,7 @@ class Walk:
         for name, rows, key in (("clinic", self.clinic, clinic), ("cellar", self.cellar, cellar)):
             for way, (call, good) in WAYS.items():
                 told = call(self.place, rows, key)
-                self.see(f"{name} by {way}", (told.status, _agreeing(told, rows)), (good, "all labels are the model's own"))
+                self.see(f"{name} by {way}", f"{told.status}, {_agreeing(told, rows)}", f"{good}, {AGREEING}")
 
     def the_others_model(self, clinic: str) -> None:
         """It is answered as one that does not exist."""
@@ -98,23 +100,24 @@ class Walk:
         """Four calls a second, as the document says."""
         _title("A quota")
         one = replace(self.cellar, values=self.cellar.values[:1], own=self.cellar.own[:1])
-        for way, refused in (("httpx", "429"), ("gRPC", "RESOURCE_EXHAUSTED")):
+        for way, refused in ((HTTPX, "429"), (GRPC, "RESOURCE_EXHAUSTED")):
             call, good = WAYS[way]
             told = _until(lambda call=call: call(self.place, one, cellar), lambda told, good=good: told.status != good)
             self.see(f"calls as fast as they go, by {way}", told.status, refused)
             print(f"         {told.words}")
         told = _until(lambda: by_httpx(self.place, one, cellar), lambda told: told.status != "200")
-        wait_s = (told.headers or {}).get("retry-after", "none")
+        wait_s = (told.headers or {}).get("retry-after")
         self.see("Retry-After", wait_s, "1")
-        time.sleep(float(wait_s))  # as one is told
+        time.sleep(float(wait_s or 0))  # as one is told
         self.see("after so long", by_httpx(self.place, one, cellar).status, "200")
 
     def certificate(self) -> None:
         """A job that has a certificate needs no key."""
         _title("A client certificate")
-        for rows, wanted in ((self.clinic, "200"), (self.cellar, "404")):
-            told = by_httpx(self.place, rows, certificate=TLS / "nightly.pem")
-            self.see(f"nightly.clinic.example asks {rows.model}", told.status, wanted)
+        for rows, by_way in ((self.clinic, ("200", "OK")), (self.cellar, ("404", "NOT_FOUND"))):
+            for (way, call), wanted in zip({HTTPX: by_httpx, GRPC: by_grpc}.items(), by_way, strict=True):
+                told = call(self.place, rows, certificate=TLS / "nightly.pem")
+                self.see(f"nightly.clinic.example asks {rows.model} by {way}", told.status, wanted)
 
     def token(self, clinic: str) -> None:
         """Who is in the group may operate, and no more; who only scores may not."""
@@ -199,7 +202,7 @@ def _models(printed: str) -> list[str]:
 
 
 def _agreeing(told: Told, rows: Rows) -> str:
-    return "all labels are the model's own" if told.labels == rows.own else told.words or "other labels than the model's own"
+    return AGREEING if told.labels == rows.own else told.words or "other labels than the model's own"
 
 
 def _until(call: Callable[[], Told], done: Callable[[Told], bool]) -> Told:

@@ -139,7 +139,7 @@ def _may(key: KeyView) -> str:
 
 
 def _at(at_s: float) -> str:
-    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M")
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _end(key: KeyView) -> str:

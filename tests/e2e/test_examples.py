@@ -1,4 +1,4 @@
-"""Each example's one command: build, HTTP, stream and batch give the model's own answers. In a copy of the examples."""
+"""Each example's one command, in a copy of the examples."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments.gateway.door.haproxy import usable_haproxy
 from tests.support.examples import run_example
 
 
@@ -17,3 +18,22 @@ def test_an_example_answers_alike_on_all_three_ways(tmp_path: Path, name: str) -
     assert "All three ways answer alike." in printed
     for way in ("HTTP", "stream", "batch"):
         assert f"{way}: " in printed
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here")
+def test_each_team_is_told_of_its_own_model_and_no_other(tmp_path: Path) -> None:
+    printed = run_example("access", tmp_path)
+    assert "Everything is as it should be." in printed
+    steps = (
+        "Each team scores",
+        "The other team's",
+        "TLS",
+        "What each sees",
+        "A quota",
+        "A client certificate",
+        "An OpenID Connect",
+    )
+    for title in (*steps, "Another key", "No key any more"):
+        assert f"\n{title}" in printed
