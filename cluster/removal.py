@@ -110,10 +110,11 @@ def _jobs_left(feed: Feed, jobs: Mapping[str, JobSeen] | None, now_s: float) -> 
 
 
 def _artifacts(state: State, name: str, removed: Collection[str]) -> list[str]:
-    """The URIs of its artifacts that are still to be removed; not of those that are another model's too."""
-    others = {version.artifact_uri for version in state.versions.values() if version.id.model != name}
-    uris = dict.fromkeys(version.artifact_uri for version in state.versions_of(name))
-    return [uri for uri in uris if uri not in removed and uri not in others]
+    """The URIs of its artifacts that are still to be removed; not of those that are another model's too. A place has several
+    URIs, but what stands there one digest: by another way of writing it, nobody has another model's files deleted."""
+    others = {version.digest for version in state.versions.values() if version.id.model != name}
+    uris = dict.fromkeys(version.artifact_uri for version in state.versions_of(name) if version.digest not in others)
+    return [uri for uri in uris if uri not in removed]
 
 
 def _noted(state: State, name: str, reasons: list[str], now_s: float) -> State:

@@ -5,15 +5,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +18,8 @@ import pandas as pd
 import pyarrow.dataset as ds
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-HEADRACE = Path(sys.executable).with_name("headrace")
+from examples.local_run import begin_afresh, headrace, running
+
 NEAR = 1e-5
 READ_S = 120.0
 
@@ -56,14 +50,12 @@ class Answers:
 
 def run(example: Example) -> int:
     """All steps. Returns 0 where every way gave the model's own answers."""
-    os.environ["HEADRACE_HOME"] = str(example.out / "home")
     started_s = time.monotonic()
-    _end_earlier(example)
-    shutil.rmtree(example.out, ignore_errors=True)
+    begin_afresh(example.out)
     project = example.folder / "project"
-    with _running(example) as addresses:
-        _headrace("build", str(project / "model.yaml"))
-        _headrace("apply", *(word for name in ("model", "stream", "batch") for word in ("-f", str(project / f"{name}.yaml"))))
+    with running(example.out, "--broker") as addresses:
+        headrace("build", str(project / "model.yaml"))
+        headrace("apply", *(word for name in ("model", "stream", "batch") for word in ("-f", str(project / f"{name}.yaml"))))
         events = pd.read_parquet(example.out / "events.parquet").sort_values("id")
         found = {
             "HTTP": by_http(example, addresses["http"], events),
@@ -120,7 +112,7 @@ def by_stream(example: Example, brokers: str, events: pd.DataFrame) -> Answers:
 
 def by_batch(example: Example) -> Answers:
     """The Parquet file in bulk."""
-    _headrace("batch", "run", example.name)
+    headrace("batch", "run", example.name)
     table = ds.dataset(example.out / "scored", format="parquet").to_table().sort_by("id")
     return Answers(table["label"].to_pylist(), [row[example.positive] for row in table["probabilities"].to_pylist()])
 
@@ -147,35 +139,3 @@ def _records(brokers: str, topic: str, count: int) -> Iterator[Any]:
                 yield from records
     finally:
         consumer.close()
-
-
-@contextmanager
-def _running(example: Example) -> Iterator[dict[str, str]]:
-    """Headrace and a Kafka on free ports of this machine while the block runs, and its addresses."""
-    words = [f"--{name}-port={_free_port()}" for name in ("http", "grpc", "dashboard", "broker")]
-    try:
-        _headrace("up", "--broker", *words)
-        yield json.loads(_headrace("status", "--json", show=False))["addresses"]
-    finally:
-        _end_earlier(example)
-
-
-def _end_earlier(example: Example) -> None:
-    if (example.out / "home" / "run.json").exists():
-        _headrace("down", show=False)
-
-
-def _headrace(*arguments: str, show: bool = True) -> str:
-    """The command line, as its user would call it; ends the example where it fails."""
-    if show:
-        print(f"$ headrace {' '.join(arguments)}", flush=True)
-    done = subprocess.run([str(HEADRACE), *arguments], stdout=None if show else subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"headrace {' '.join(arguments)} ended with exit code {done.returncode}")
-    return done.stdout or ""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

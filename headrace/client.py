@@ -32,6 +32,7 @@ from headrace.local.home import Home, Settings, read_settings
 from headrace.local.home_key import home_key, key_in
 from headrace.local.run_state import load_run
 from headrace.patience import Patience, Waiting
+from headrace.transport import remedy_for, transport_to
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
@@ -45,7 +46,7 @@ class ControlClient:
     Every method raises the HeadraceError that the controller raised, of the same class, or Unreachable where nothing
     answers within `timeout_s`. With `patience`, a gateway that is away is asked again for so long: by what only looks always, by
     what changes something only where it certainly was not delivered. `actor` is who asks, for the audit, where a request does not
-    say. `token` is a key, or an issuer's token, that it is known by.
+    say. `token` is a key, or an issuer's token, that it is known by; BadInput where it can be neither.
     """
 
     def __init__(
@@ -63,6 +64,9 @@ class ControlClient:
         # trust_env off: a proxy set for the web must not swallow calls to a local gateway.
         self._http = httpx.Client(base_url=self.base_url, timeout=timeout_s, transport=transport, trust_env=False)
         if token is not None:
+            if not token.isascii() or not token.isprintable() or " " in token:  # httpx would tell all of it in its own refusal
+                what = "it has blanks, or characters that no key or token has"
+                raise errors.BadInput(what, where="the key or token", remedy="set HEADRACE_TOKEN to it alone, as it was shown")
             self._http.headers["authorization"] = f"Bearer {token}"
 
     @classmethod
@@ -76,18 +80,20 @@ class ControlClient:
         """
         known = settings or read_settings()
         run = load_run(known.home) if not known.url or known.home.run_file.exists() else None
-        own = run.addresses.http if run is not None else None
+        own = run.addresses.http if run is not None and run.holds_its_ports() else None
         if known.url:
             token = token_of(known, own=known.url.rstrip("/") == own)
-            return cls(known.url, patience=Patience(), actor=current_user(), token=token)
+            secured = transport_to(known.url, known)
+            return cls(known.url, transport=secured, patience=Patience(), actor=current_user(), token=token)
         if run is None or run.addresses.http is None:
             raise errors.Unreachable(
                 "nothing is running",
                 where=str(known.home.root),
                 remedy="start it with `headrace up`, or set HEADRACE_URL to a gateway's address",
             )
-        patience = Patience(partial(may_answer, known.home))
-        return cls(run.addresses.http, patience=patience, actor=current_user(), token=token_of(known, own=True))
+        url, patience = run.addresses.http, Patience(partial(may_answer, known.home))
+        secured, token = transport_to(url, known), token_of(known, own=own is not None)
+        return cls(url, transport=secured, patience=patience, actor=current_user(), token=token)
 
     def __enter__(self) -> Self:
         return self
@@ -117,7 +123,8 @@ class ControlClient:
                     str(error), where=self.base_url, remedy="HEADRACE_URL is like http://127.0.0.1:8000"
                 ) from error
             except httpx.TransportError as error:
-                again = not _is_nowhere(error) and (looks or isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)))
+                lost = _is_nowhere(error) or remedy_for(error) is not None
+                again = not lost and (looks or isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)))
                 if not (again and waiting.goes_on(str(error))):
                     raise self._unanswered(command, error) from error
             else:
@@ -131,7 +138,9 @@ class ControlClient:
                 f"no answer to {command} in time", where=self.base_url, remedy="see `headrace status`, then try again"
             )
         return errors.Unreachable(
-            f"the gateway does not answer: {error}", where=self.base_url, remedy="start it with `headrace up`"
+            f"the gateway does not answer: {error}",
+            where=self.base_url,
+            remedy=remedy_for(error) or "start it with `headrace up`",
         )
 
     def _read(self, command: str, response: httpx.Response, answer: type[A]) -> A:

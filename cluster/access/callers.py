@@ -16,6 +16,7 @@ from cluster.section import Section
 EVERY_MODEL = "*"
 _PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,128}")
 _REMEMBERED = 1024  # names asked for, of each caller
+_LONGEST_REMEMBERED = 128  # no model's name is longer, but what is asked for may be
 
 
 class Role(StrEnum):
@@ -62,8 +63,8 @@ class Grant(Section):
 class Limit(Section):
     """How much one caller may ask of one model, in each gateway: requests and rows a second, and requests at a time."""
 
-    requests_per_s: float | None = Field(default=None, gt=0)
-    rows_per_s: float | None = Field(default=None, gt=0)
+    requests_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    rows_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     under_way: int | None = Field(default=None, ge=1)
 
 
@@ -116,9 +117,10 @@ class Caller:
         known = self._known.get(asked)
         if known is None:
             known = any((role is None or role in grant.roles) and grant.covers(model) for grant in self.grants)
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            self._known[asked] = known
+            if len(model) <= _LONGEST_REMEMBERED:
+                if len(self._known) >= _REMEMBERED:
+                    self._known.clear()
+                self._known[asked] = known
         return known
 
 

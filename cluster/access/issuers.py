@@ -17,6 +17,7 @@ from cluster.versions import NAME_PATTERN
 ISSUERS_MOST = 20
 LEEWAY_MOST_S = 60
 _LONGEST = 2048  # of a URL or path
+_OTHER_CALLERS = frozenset({"key", "home", "certificate", "the"})  # the first words of their names, as in "key fraud-team"
 
 
 class SigningAlgorithm(StrEnum):
@@ -59,6 +60,13 @@ class Issuer(Section):
     def asks_loopback(self) -> bool:
         """Whether this machine itself is asked for the keys."""
         return is_loopback(self.issuer if self.discover else self.keys)
+
+    @field_validator("name")
+    @classmethod
+    def _no_other_caller(cls, value: str) -> str:
+        if value in _OTHER_CALLERS:  # in the audit and in quotas a caller is this name and the subject
+            raise ValueError(f"{value!r} is what callers of another kind are called: choose another name")
+        return value
 
     @field_validator("issuer", "audience")
     @classmethod

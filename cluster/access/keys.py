@@ -43,6 +43,11 @@ class StoredKey:
     by: str = ""
     home: bool = False
 
+    @property
+    def lasts_s(self) -> float | None:
+        """From its making to its end; None: for ever."""
+        return None if self.expires_s is None else self.expires_s - self.created_s
+
     def lives(self, now_s: float) -> bool:
         """Whether it may be used now."""
         return self.expires_s is None or now_s < self.expires_s

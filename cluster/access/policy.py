@@ -17,8 +17,8 @@ _NAME_MOST = 200
 
 
 def _stripped(text: str) -> str:
-    if not text or text != text.strip() or len(text) > _NAME_MOST:
-        raise ValueError(f"1 to {_NAME_MOST} characters, without blanks around them")
+    if not text or text != text.strip() or len(text) > _NAME_MOST or not text.isprintable():
+        raise ValueError(f"1 to {_NAME_MOST} characters that can be printed, without blanks around them")
     return text
 
 

@@ -112,16 +112,22 @@ def _event(at: Context, state: State, change: Change) -> AuditEvent:
 
 
 def _asks(state: State, request: Apply) -> Asks:
-    """To deploy each model that is changed, or that something changed scores with, now or then."""
+    """To deploy each model that is changed, or that something changed scores with, now or then. Models that the request does not
+    name itself are not named to who may not see them either."""
     named = [document.name for document in request.models] + [feed.model for feed in request.feeds]
+    asks = {name: RoleAsked((Role.DEPLOY,), name) for name in named}
     for document in request.feeds:
         known = state.feeds.get(feed_key(document.kind, document.name))
-        named += [known.spec.model] if known is not None else []
+        if known is not None:
+            taken = f"the {document.kind} {document.name!r} is not yours to change: choose another name"
+            asks.setdefault(known.spec.model, RoleAsked((Role.DEPLOY,), known.spec.model, taken))
     if request.prune:
-        named += [model.name for model in state.models.values() if model.project == request.project]
-        named += [feed.spec.model for feed in state.feeds.values() if feed.project == request.project]
-    asks = tuple(RoleAsked((Role.DEPLOY,), name) for name in dict.fromkeys(named))
-    return (*asks, AdminAsked()) if request.access is not None else asks
+        pruned = [model.name for model in state.models.values() if model.project == request.project]
+        pruned += [feed.spec.model for feed in state.feeds.values() if feed.project == request.project]
+        for name in pruned:
+            not_all = f"not all of project {request.project!r} is yours to remove"
+            asks.setdefault(name, RoleAsked((Role.DEPLOY,), name, not_all))
+    return (*asks.values(), AdminAsked()) if request.access is not None else tuple(asks.values())
 
 
 def _apply_access(state: State, access: Access) -> tuple[State, Change]:

@@ -6,13 +6,14 @@ import asyncio
 import importlib.metadata
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
+from cluster.errors import BadInput
 from deployments.control.client import connect
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.autoscale import REQUESTS, autoscaling
@@ -20,7 +21,7 @@ from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.opening import Door
-from deployments.gateway.door.settings import RUN_VARIABLE, DoorSettings
+from deployments.gateway.door.settings import RUN_VARIABLE, DoorSettings, DoorTls
 from deployments.gateway.http.callers import Callers
 from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer, ServerLimits
@@ -42,11 +43,11 @@ class GatewaySettings:
     """All gateways of a cluster: `replicas`, or by load up to `most`. In one are `max_ongoing` requests at a time, as many more
     wait there, and the rest is refused.
 
-    The door of each node that has a gateway listens at `host`, without a `grpc_port` for HTTP alone. `node` is the address of the
-    only Ray node that may have gateways; None: any. `cpus` reserves nothing unless told to: a full cluster still has a door.
-    `hosts` are the names, beside its nodes' own, by which commands may be given: see `Callers`. Who brings no key may score and
-    see on loopback, and elsewhere where it is `insecure`, as long as no Access document was applied. Of the byte limits two bound
-    one message each, and the last all that are in one gateway.
+    The door of each node that has a gateway listens at `host`, without a `grpc_port` for HTTP alone, and speaks TLS with files of
+    its node that `tls` names. `node` is the address of the only Ray node that may have gateways; None: any. `cpus` reserves none
+    unless told to: a full cluster still has a door. `hosts` are the names, beside its nodes' own, by which commands may be given:
+    see `Callers`. Who brings no key may score and see on loopback, and elsewhere where it is `insecure`, as long as no Access
+    document was applied. Of the byte limits two bound one message each, and the last all that are in one gateway.
     """
 
     replicas: int = 1
@@ -56,6 +57,7 @@ class GatewaySettings:
     host: str = "127.0.0.1"
     http_port: int = 8000
     grpc_port: int | None = None
+    tls: DoorTls | None = None
     hosts: tuple[str, ...] = ()
     insecure: bool = False
     max_ongoing: int = 1024
@@ -71,7 +73,11 @@ class GatewaySettings:
     @property
     def door(self) -> dict[str, Any]:
         """Where callers come in, as Serve remembers it."""
-        return {"host": self.host, "http_port": self.http_port, "grpc_port": self.grpc_port}
+        door = {"host": self.host, "http_port": self.http_port, "grpc_port": self.grpc_port}
+        # Without TLS as versions without it have written it: they may have started what runs.
+        if self.tls is None:
+            return door
+        return {**door, "tls": {**asdict(self.tls), "client_certificates": self.tls.client_certificates.value}}
 
 
 class Gateway:
@@ -107,6 +113,8 @@ class Gateway:
         if binary is not None:
             node = ray.get_runtime_context().get_node_id()
             self._door = await asyncio.to_thread(Door.enter, door_settings(settings, str(binary)), node)
+        elif settings.tls is not None:
+            raise BadInput("without HAProxy there is no TLS", where="--tls-cert", remedy="run where HAProxy can")
         limits = ServerLimits(
             max_requests=2 * settings.max_ongoing,
             max_body_bytes=settings.max_body_bytes,
@@ -153,6 +161,7 @@ def door_settings(settings: GatewaySettings, binary: str) -> DoorSettings:
         concurrent_streams=2 * settings.max_ongoing,
         raylet_pid=os.getppid(),
         run=os.environ.get(RUN_VARIABLE, ""),
+        tls=settings.tls,
     )
 
 

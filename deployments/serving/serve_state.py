@@ -6,12 +6,12 @@ import re
 
 from ray.serve.schema import ApplicationStatus
 
+from cluster.error_wire import KINDS
 from cluster.ports import AppState, AppStatus
 from deployments.serving.serve_controller import RUNNING, SeenApp
 
-_REASON = re.compile(
-    r"^\s*(?:[A-Za-z_][\w.]*\.)?(\w*(?:Error|Exception|BadArtifact|Unreachable|NoCapacity|EngineFailure)): (.+)$", re.M
-)
+_OURS = "|".join(KINDS)
+_REASON = re.compile(rf"^\s*(?:[A-Za-z_][\w.]*\.)?(\w*(?:Error|Exception|{_OURS})): (.+)$", re.M)
 _LONGEST = 2000
 
 

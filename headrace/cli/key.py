@@ -76,7 +76,9 @@ def ls(as_json: AsJson = False) -> None:
 def rotate(
     name: Annotated[str, typer.Argument(help="Whose key shall be replaced.")],
     grace: Annotated[str, typer.Option("--grace", metavar="TIME", help="How long the old one still holds.")] = "24h",
-    expires: Expires = None,
+    expires: Annotated[
+        str | None, typer.Option("--expires", metavar="TIME", help="How long the new one lasts; as long as the old one did.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make another key of the same name and rights, and show it once. The old one holds on for a while, one before it no more.
@@ -106,7 +108,7 @@ def revoke(
     if as_json:
         print_json({"revoked": [key.model_dump(mode="json") for key in gone]})
     else:
-        notes().print(f"revoked: {', '.join(f'{key.name} ({key.id})' for key in gone)}")
+        notes().print(f"revoked: {', '.join(f'{key.name} ({key.id})' for key in gone)}", soft_wrap=True)
 
 
 def seconds(text: str | None) -> float | None:
@@ -124,7 +126,9 @@ def _show_once(fresh: NewKey, made: KeyView, *, as_json: bool) -> None:
         print_json({"key": fresh.text, **made.model_dump(mode="json")})
         return
     sys.stdout.write(f"{fresh.text}\n")
-    notes().print(f"the key of {made.name} ({made.id}): {_may(made)}; {_end(made)}. Keep it: it is not shown again")
+    notes().print(
+        f"the key of {made.name} ({made.id}): {_may(made)}; {_end(made)}. Keep it: it is not shown again", soft_wrap=True
+    )
 
 
 def _may(key: KeyView) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from rich.text import Text
 
 from cluster.errors import BadInput
+from deployments.gateway.door.settings import ClientCertificates
 from headrace.cli.exits import ExitCode
 from headrace.cli.screens.output import AsJson, answers, notes, print_json, watch
 from headrace.local.home import read_settings
@@ -48,6 +50,16 @@ def up(
             "RAY_ADDRESS though there is no token for it.",
         ),
     ] = False,
+    tls_cert: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Speak TLS: the door's certificate and its chain, in PEM.")
+    ] = None,
+    tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="Its key, in PEM; only you may read the file.")] = None,
+    client_ca: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Know callers by certificates of this authority, in PEM.")
+    ] = None,
+    client_certs: Annotated[
+        ClientCertificates | None, typer.Option(help="Whether each caller must have one; optional, unless told otherwise.")
+    ] = None,
     supervise: Annotated[
         bool, typer.Option("--supervise", help="Stay, and bring back whatever ends; SIGTERM drains as `down` does.")
     ] = False,
@@ -67,6 +79,9 @@ def up(
 
     Who has Ray's token runs code as you: a Ray that is started here takes none but who can read the home's file `ray-token`. Its
     dashboard asks for it in the browser.
+
+    With --tls-cert and --tls-key, HTTP and gRPC are spoken over TLS 1.2 or later. Renewed files are taken up within seconds, and
+    no connection ends for it. The paths are those of each node that has a door.
 
     With --supervise it stays in the foreground and does so each second, one line an event, until SIGTERM or Ctrl-C: that drains
     and ends all, and a second one ends it at once.
@@ -93,6 +108,10 @@ def up(
         broker_port=broker_port,
         num_cpus=num_cpus,
         insecure=insecure,
+        tls_cert=_absolute(tls_cert),
+        tls_key=_absolute(tls_key),
+        client_ca=_absolute(client_ca),
+        client_certs=client_certs,
         access="" if access is None else str(access.absolute()),
     )
     if supervise:
@@ -161,6 +180,11 @@ def status(
         watch(lambda: (shown(look(settings)), False), every_s=1.0)
     else:
         answers().print(shown(look(settings)))
+
+
+def _absolute(path: str | None) -> str | None:
+    """A door has no folder that it works in."""
+    return None if path is None else os.path.abspath(os.path.expanduser(path))
 
 
 def _log(line: str) -> None:

@@ -58,7 +58,8 @@ A first round:
 - `headrace down` ends all that `up` started
 
 Every command takes --json, for scripts. HEADRACE_HOME names the folder that holds everything (.headrace by default), HEADRACE_URL
-a gateway elsewhere, HEADRACE_TOKEN (or the file HEADRACE_TOKEN_FILE) a key for it; HEADRACE_DEBUG=1 shows tracebacks.
+a gateway elsewhere, HEADRACE_TOKEN (or the file HEADRACE_TOKEN_FILE) a key for it. Where it speaks TLS, HEADRACE_CA_FILE says
+whom to trust, and HEADRACE_CLIENT_CERT with HEADRACE_CLIENT_KEY what to show. HEADRACE_DEBUG=1 shows tracebacks.
 """
 EXIT_CODES = "Exit codes: " + "; ".join(f"{code:d} {meaning}" for code, meaning in MEANING.items())
 

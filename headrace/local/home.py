@@ -92,6 +92,9 @@ class Settings:
     is any SQLAlchemy URL (HEADRACE_STORE_URL) and defaults to the home's SQLite file. `debug` shows tracebacks
     (HEADRACE_DEBUG=1). `token` is a key or token to call with (HEADRACE_TOKEN), `token_file` a file that has one
     (HEADRACE_TOKEN_FILE).
+
+    Of a gateway that is called over TLS, `ca_file` names whom to trust (HEADRACE_CA_FILE), and `client_cert` with `client_key` is
+    what to show it (HEADRACE_CLIENT_CERT, HEADRACE_CLIENT_KEY): files in PEM.
     """
 
     home: Home
@@ -102,6 +105,9 @@ class Settings:
     debug: bool
     token: str | None = field(default=None, repr=False)
     token_file: Path | None = None
+    ca_file: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
 
 
 def without_password(url: str) -> str:
@@ -120,6 +126,9 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         bootstrap_servers=seen.get("KAFKA_BOOTSTRAP_SERVERS") or None,
         store_url=seen.get("HEADRACE_STORE_URL") or f"sqlite:///{home.store}",
         debug=seen.get("HEADRACE_DEBUG", "") not in ("", "0"),
-        token=seen.get("HEADRACE_TOKEN") or None,
+        token=seen.get("HEADRACE_TOKEN", "").strip() or None,
         token_file=Path(seen["HEADRACE_TOKEN_FILE"]) if seen.get("HEADRACE_TOKEN_FILE") else None,
+        ca_file=seen.get("HEADRACE_CA_FILE") or None,
+        client_cert=seen.get("HEADRACE_CLIENT_CERT") or None,
+        client_key=seen.get("HEADRACE_CLIENT_KEY") or None,
     )

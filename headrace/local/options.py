@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from cluster.errors import BadInput
+from deployments.gateway.door.settings import ClientCertificates, DoorTls
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -14,7 +17,8 @@ class UpOptions:
     `hosts` are names by which the gateway takes commands, beside the machine's own. There are `gateways` of them, by load up
     to `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has. `insecure`: a cluster
     may be joined without a token, and a door opened to the network where nothing says who may come in. `access`
-    is the file of an Access document, or empty.
+    is the file of an Access document, or empty. The door speaks TLS with the files `tls_cert` and `tls_key`, by absolute paths,
+    and knows callers by certificates of `client_ca`.
     """
 
     host: str = LOOPBACK
@@ -29,6 +33,30 @@ class UpOptions:
     num_cpus: int | None = None
     insecure: bool = False
     access: str = ""
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    client_ca: str | None = None
+    client_certs: ClientCertificates | None = None
+
+    def __post_init__(self) -> None:
+        """Raises BadInput where one option for TLS lacks another."""
+        pair = {"--tls-cert": self.tls_cert, "--tls-key": self.tls_key}
+        asked = {**pair, "--client-ca": self.client_ca, "--client-certs": self.client_certs}
+        lacking = [name for name, value in pair.items() if value is None]
+        if any(asked.values()) and lacking:
+            where = " ".join(name for name, value in asked.items() if value is not None)
+            raise BadInput("TLS needs a certificate and its key", where=where, remedy=f"give {' and '.join(lacking)} too")
+        if self.client_certs is not None and self.client_ca is None:
+            raise BadInput(
+                "there is no authority to know callers' certificates by", where="--client-certs", remedy="give --client-ca too"
+            )
+
+    @property
+    def tls(self) -> DoorTls | None:
+        """What the door speaks TLS with."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return DoorTls(self.tls_cert, self.tls_key, self.client_ca, self.client_certs or ClientCertificates.OPTIONAL)
 
     @property
     def on_loopback(self) -> bool:

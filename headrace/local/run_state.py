@@ -97,6 +97,12 @@ class RunState(BaseModel):
         others = (one for one in self.processes if one.role != process.role)
         return self.model_copy(update={"processes": (*others, process)})
 
+    def holds_its_ports(self) -> bool:
+        """Whether the door can be the one that we started, which ends with the raylet. Else whoever has its port now may be
+        anybody. True for a Ray of somebody else."""
+        parts = [one for one in self.processes if one.role == RAYLET] or [one for one in self.processes if one.role == RAY]
+        return not self.owns_ray or any(one.find() is not None for one in parts)
+
     def ray_lives(self) -> bool:
         """Whether the Ray that we started can work: without its raylet or its GCS it can't. True for a Ray of somebody else."""
         if not self.owns_ray:

@@ -49,6 +49,7 @@ def gateway_settings(options: UpOptions) -> GatewaySettings:
         host=options.host,
         http_port=options.http_port,
         grpc_port=options.grpc_port,
+        tls=options.tls,
         hosts=(options.host, *options.hosts),
         insecure=options.insecure,
     )
@@ -90,12 +91,21 @@ def _check_door(app: SeenApp, wanted: GatewaySettings) -> None:
     door = seen.deployment_config.user_config if seen is not None else None
     if not isinstance(door, dict) or door == wanted.door:
         return
+    same = f"--host {door['host']} --http-port {door['http_port']} --grpc-port {door['grpc_port']}{_tls_words(door)}"
     raise Conflict(
-        f"the gateway runs on this cluster already, at {door['host']}:{door['http_port']}",
+        f"the gateway runs on this cluster already, at {door['host']}:{door['http_port']}{', with TLS' if 'tls' in door else ''}",
         where=f"--http-port {wanted.http_port}",
-        remedy=f"give `--host {door['host']} --http-port {door['http_port']} --grpc-port {door['grpc_port']}`, or end it with "
-        "`headrace down` where it was started",
+        remedy=f"give `{same}`, or end it with `headrace down` where it was started",
     )
+
+
+def _tls_words(door: dict[str, Any]) -> str:
+    """The options for TLS that a running gateway has. Pure."""
+    tls = door.get("tls")
+    if tls is None:
+        return ""
+    words = f" --tls-cert {tls['certificate']} --tls-key {tls['key']}"
+    return words + (f" --client-ca {tls['client_ca']} --client-certs {tls['client_certificates']}" if tls["client_ca"] else "")
 
 
 def node_for(host: str, most: int) -> str | None:

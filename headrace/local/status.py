@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster.commands.feeds import FeedView
 from cluster.commands.models import ModelView
-from cluster.errors import Unreachable
+from cluster.errors import BadInput, Unreachable
+from deployments.gateway.door.certificates import end_of
 from deployments.gateway.door.found import doors_of
 from headrace.client import ControlClient
 from headrace.local.home import Settings
@@ -32,7 +35,10 @@ class NodeView(BaseModel):
 
 
 class DoorView(BaseModel):
-    """A door on this machine, of this run. `is_open` is False where nobody listens; `gateways` are how many stand behind it."""
+    """A door on this machine, of this run. `is_open` is False where nobody listens; `gateways` are how many stand behind it.
+
+    With TLS, `certificate_ends_s` is in Unix time, and `trouble` says why it did not take up what is new.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,6 +46,8 @@ class DoorView(BaseModel):
     grpc: str | None
     is_open: bool
     gateways: int
+    certificate_ends_s: float | None = None
+    trouble: str = ""
 
 
 class Overview(BaseModel):
@@ -107,8 +115,22 @@ def _check_alive(run: RunState, settings: Settings) -> None:
 
 def _doors(run_id: str) -> tuple[DoorView, ...]:
     return tuple(
-        DoorView(http=door.http, grpc=door.grpc, is_open=door.keeper, gateways=door.gateways) for door in doors_of(run_id)
+        DoorView(
+            http=door.http,
+            grpc=door.grpc,
+            is_open=door.keeper,
+            gateways=door.gateways,
+            certificate_ends_s=_end_s(door.certificate),
+            trouble=door.trouble,
+        )
+        for door in doors_of(run_id)
     )
+
+
+def _end_s(certificate: Path | None) -> float | None:
+    with contextlib.suppress(BadInput):  # the door has just ended, and its folder with it
+        return None if certificate is None else end_of(certificate).timestamp()
+    return None
 
 
 def _nodes(dashboard: DashboardAsker) -> tuple[NodeView, ...] | None:

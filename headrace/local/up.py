@@ -15,11 +15,12 @@ from typing import Any
 
 from cluster.commands.documents import Apply
 from cluster.errors import BadInput, Unreachable
+from deployments.gateway.door.certificates import check_files, utc
 from deployments.gateway.door.haproxy import usable_haproxy
+from deployments.gateway.door.settings import ClientCertificates
 from headrace.local.broker import running_broker, start_broker
 from headrace.local.down import RAY_STOP_S, Progress, end_run
 from headrace.local.home import Home, Settings, without_password
-from headrace.local.home_key import home_key
 from headrace.local.lock import only_one
 from headrace.local.network_access import access_in, check_network
 from headrace.local.options import LOOPBACK, UpOptions
@@ -63,7 +64,7 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brou
     with only_one(home):
         state = load_run(home)
         if state is not None and state.phase is Phase.RUNNING:
-            away = look(state, home_key(home), ask_s=UP_ASKS_S)
+            away = look(state, settings, ask_s=UP_ASKS_S)
             wanted = plan(away)
             if RunPart.RAY not in wanted:
                 now, repaired = repair(state, away, settings, progress)
@@ -73,7 +74,7 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brou
         kept = state is not None and keeps_broker(state, options, home)
         if state is not None:
             end_run(home, state, progress, keep_broker=kept)
-        _check_door(options)
+        _check_door(options, settings, progress)
         _check_ports(options, settings, broker_runs=kept)
         check_network(options, settings, access)
         if settings.ray_address is not None and not options.insecure:
@@ -92,7 +93,26 @@ def keeps_broker(state: RunState, options: UpOptions, home: Home) -> bool:
     return options.broker and state.process(BROKER) is not None and broker is not None and broker.port == options.broker_port
 
 
-def _check_door(options: UpOptions) -> None:
+def _check_door(options: UpOptions, settings: Settings, progress: Progress) -> None:
+    tls = options.tls
+    if tls is not None and usable_haproxy() is None:
+        raise BadInput(
+            "without HAProxy there is no TLS",
+            where="--tls-cert",
+            remedy="leave it out, or run where HAProxy can: on Linux, and not with HEADRACE_HAPROXY=0",
+        )
+    # The files are each node's own, and of a cluster that is joined the door may be on another: its keeper looks at them.
+    if tls is not None and settings.ray_address is not None:
+        if tls.client_certificates is ClientCertificates.REQUIRED and settings.client_cert is None:
+            raise BadInput(
+                "our own commands would not be let in",
+                where="--client-certs required",
+                remedy="set HEADRACE_CLIENT_CERT and HEADRACE_CLIENT_KEY",
+            )
+    elif tls is not None:
+        certificate = check_files(tls)
+        if certificate.ends_soon():
+            progress("TLS", f"WARNING: the certificate ends at {utc(certificate.ends)}: renew it, it is taken up at once", 0.0)
     if usable_haproxy() is None and (options.most_gateways > 1 or options.host not in LOOPBACKS):
         raise BadInput(
             "without HAProxy there is one gateway, on loopback",
@@ -155,7 +175,11 @@ class _Run:
 
     @property
     def _url(self) -> str:
-        return f"http://{self._host}:{self._options.http_port}"
+        return f"{self._scheme}://{self._host}:{self._options.http_port}"
+
+    @property
+    def _scheme(self) -> str:
+        return "http" if self._options.tls is None else "https"
 
     @property
     def _grpc(self) -> str:
@@ -228,11 +252,11 @@ class _Run:
             with self._step("gateway") as told:
                 services.await_gateway_app()
                 self._find_door(services.door_address(self._options.host))
-                await_gateway(str(self.state.addresses.http), home_key(self._home))
+                await_gateway(str(self.state.addresses.http), self._settings)
                 told.append(f"{self.state.addresses.http}, gRPC {self.state.addresses.grpc}")
 
     def _find_door(self, host: str) -> None:
-        found = {"http": f"http://{host}:{self._options.http_port}", "grpc": f"{host}:{self._options.grpc_port}"}
+        found = {"http": f"{self._scheme}://{host}:{self._options.http_port}", "grpc": f"{host}:{self._options.grpc_port}"}
         self._note(addresses=self.state.addresses.model_copy(update=found))
 
     @contextmanager

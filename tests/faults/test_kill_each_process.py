@@ -29,7 +29,7 @@ from cluster.errors import HeadraceError
 from consumers.stream.spec import Format, StreamInput, StreamOutput, StreamSpec, Topic
 from headrace.client import ControlClient
 from headrace.local.broker import class_path
-from headrace.local.home import Home
+from headrace.local.home import Home, read_settings
 from headrace.local.home_key import home_key
 from headrace.local.ports import free_port
 from headrace.local.processes import of_run
@@ -105,7 +105,8 @@ class Supervised:
     def is_whole(self) -> bool:
         """Everything does its work, as the command line sees it."""
         state = load_run(self.home)
-        return state is not None and state.phase == "running" and look(state, None) == ()
+        settings = read_settings({"HEADRACE_HOME": str(self.home.root)})
+        return state is not None and state.phase == "running" and look(state, settings) == ()
 
     def processes(self, victim: Victim) -> set[int]:
         found = {*of_run(self.state(), self.home.root)}

@@ -21,11 +21,14 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
+from cluster.access.callers import Role, grant_of
+from cluster.commands.keys import CreateKey
 from deployments.engines.load import load_engine
 from deployments.gateway.deployment import APP, GatewaySettings
 from headrace.local.home import read_settings
 from headrace.local.ports import free_port
 from tests.conftest import RayCluster
+from tests.support.access import made_key
 from tests.support.live import Service
 from tests.support.live import running as running_service
 from tests.support.models import INPUT, OUTPUT, mlp_artifact, rows
@@ -176,7 +179,8 @@ def test_a_thousand_idle_connections_cost_nothing_noticeable(
 
 
 def test_kserves_own_clients(service: tuple[Service, GatewaySettings], tmp_path: Path) -> None:
-    """Its REST client in V1 and V2 and its gRPC client, out of the real package, while two versions serve half the keys each."""
+    """Its REST client in V1 and V2 and its gRPC client, out of the real package, while two versions serve half the keys each;
+    without an API key, and with one that was made for the model, for another model, and by nobody."""
     kserve = Path(sys.prefix).with_name(f"{Path(sys.prefix).name}-kserve") / "bin" / "python"
     if not kserve.exists():
         pytest.skip("needs KServe's package in a venv of its own: `make kserve`")
@@ -193,6 +197,11 @@ def test_kserves_own_clients(service: tuple[Service, GatewaySettings], tmp_path:
     np.save(tmp_path / "x.npy", x)
     command = [str(kserve), str(Path(__file__).parent.parent / "support" / "kserve_calls.py"), model.url]
     command += [f"127.0.0.1:{service[1].grpc_port}", model.name, key.decode(), str(tmp_path / "x.npy")]
+    keys = [made_key("kserve", grant_of([Role.SCORE], model.name)), made_key("other", grant_of([Role.SCORE], "other-*"))]
+    for made in keys:
+        stored = made.stored
+        model.control.create_key(CreateKey(name=stored.name, id=stored.id, digest=stored.digest, grants=stored.grants))
+    command += [*(made.text for made in keys), made_key("nobody").text]
     calls = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=120).stdout)
 
     scored = [load_engine(Path(artifact[0])).score({INPUT: x})[OUTPUT] for artifact in artifacts]
@@ -219,3 +228,9 @@ def test_kserves_own_clients(service: tuple[Service, GatewaySettings], tmp_path:
         assert "version 9 is not served" in told["version 9"]
         assert "must be FP32; got FP64" in told["wrong"]
     assert "its shape must be [-1, 784]" in v1["wrong"]
+    with_key, of_another, with_none = calls["tokens"]
+    assert with_key["v1"]["predictions"]
+    for name in ("v2", "grpc"):
+        assert any(np.allclose(with_key[name]["rows"], each, atol=1e-5) for each in scored)
+    assert all("Request for unknown model" in words for words in of_another.values())
+    assert all("none that is good here came with it" in words for words in with_none.values())

@@ -48,10 +48,11 @@ class StartedGateway:
 
 @dataclass
 class LiveDoor:
-    """One node's door. `node` is as good as the id of a Ray node."""
+    """One node's door. `node` is as good as the id of a Ray node; `program` is its gateways'."""
 
     settings: DoorSettings
     node: str = field(default_factory=lambda: uuid.uuid4().hex)
+    program: str = "tests.support.door_gateway"
     gateways: list[StartedGateway] = field(default_factory=list)
 
     @property
@@ -62,7 +63,8 @@ class LiveDoor:
     @property
     def http(self) -> str:
         """Its URL."""
-        return f"http://{self.settings.host}:{self.settings.http_port}"
+        scheme = "http" if self.settings.tls is None else "https"
+        return f"{scheme}://{self.settings.host}:{self.settings.http_port}"
 
     @property
     def grpc(self) -> str:
@@ -84,7 +86,7 @@ class LiveDoor:
         """Starts a gateway and does not wait."""
         told = json.dumps(dataclasses.asdict(self.settings))
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.support.door_gateway", self.node, told],
+            [sys.executable, "-m", self.program, self.node, told],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -75,4 +75,4 @@ async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], DoorSettings(**json.loads(sys.argv[2]))))
+    asyncio.run(main(sys.argv[1], DoorSettings.from_document(json.loads(sys.argv[2]))))

@@ -1,6 +1,7 @@
-"""KServe's own clients at work, in a venv of their own: `python kserve_calls.py HTTP_URL GRPC_ADDRESS MODEL KEY ROWS.npy`.
+"""KServe's own clients, in a venv of their own: `python kserve_calls.py HTTP_URL GRPC_ADDRESS MODEL KEY ROWS.npy [TOKEN...]`
 
-Prints one JSON object: by call, what it returned, or `!` and the words of what it raised. Imports nothing of this project.
+KEY is a routing key; with each TOKEN both clients score once more. Prints one JSON object: by call, what it returned, or `!` and
+the words of what it raised. Imports nothing of this project.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Generator
 from typing import Any
 
 import grpc
@@ -105,14 +106,38 @@ async def by_grpc(address: str, model: str, key: str, x: np.ndarray) -> dict[str
         }
 
 
+class Bearer(httpx.Auth):
+    """The key that a REST client is given for all its calls."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Called by httpx."""
+        request.headers["authorization"] = f"Bearer {self._token}"
+        yield request
+
+
+async def with_token(url: str, address: str, model: str, token: str, x: np.ndarray) -> dict[str, Any]:
+    request, metadata = asked(model, x, binary=True), (("authorization", f"Bearer {token}"),)
+    found = {}
+    for protocol, body in (("v1", {"instances": x.tolist()}), ("v2", request)):
+        async with InferenceRESTClient(RESTConfig(protocol=protocol, auth=Bearer(token))) as client:
+            found[protocol] = await told(client.infer(url, body, model))
+    async with InferenceGRPCClient(address) as client:
+        found["grpc"] = await told(client.infer(request, headers=metadata))
+    return found
+
+
 async def main() -> None:
     logging.disable()  # the clients log each error that they raise
-    url, address, model, key, path = sys.argv[1:]
+    url, address, model, key, path, *tokens = sys.argv[1:]
     x = np.load(path)
     calls = {
         "v1": await rest_v1(url, model, x),
         "v2": await rest_v2(url, model, key, x),
         "grpc": await by_grpc(address, model, key, x),
+        "tokens": [await with_token(url, address, model, token, x) for token in tokens],
     }
     sys.stdout.write(json.dumps(calls))
 

@@ -46,6 +46,7 @@ class Tables(Protocol):
 class _Known:
     caller: Caller
     until_s: float
+    policy: int  # which one it comes of
 
 
 class Guard:
@@ -57,6 +58,7 @@ class Guard:
         self.refused: Counter[CredentialFault] = Counter()
         self._tables, self._visitors, self._clock = tables, visitors, clock
         self._policy: AccessPolicy | None = None
+        self._policies = 0  # seen so far
         self._nobody = STRANGER
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._wrong: OrderedDict[bytes, Bucket] = OrderedDict()
@@ -81,23 +83,25 @@ class Guard:
         if policy is not self._policy:
             self._take_up(policy)
         if credential is NOTHING or credential == NOTHING:
+            if self._tables.table.number == 0:
+                raise _not_yet()
             if not self._nobody.grants:
                 raise self._refuse(CredentialFault.NOTHING)
             return self._nobody
         brought = b"\0".join(credential) if credential.certificate else credential.authorization
         mark = hashlib.sha256(brought).digest()
         known, now_s = self._known.get(mark), self._clock()
-        if known is not None and now_s < known.until_s:
+        if known is not None and now_s < known.until_s and known.policy == self._policies:
             return known.caller
-        known = self._look_up(policy, credential, address, now_s)
-        self._known[mark] = known
+        # Who was good is not made to wait for others' wrong keys: whoever shares a proxy's address could lock him out.
+        self._known.pop(mark, None)
+        self._known[mark] = known = self._look_up(policy, credential, b"" if known is not None else address, now_s)
         while len(self._known) > KNOWN_MOST:
             self._known.popitem(last=False)
         return known.caller
 
     def _take_up(self, policy: AccessPolicy) -> None:
-        self._policy = policy
-        self._known.clear()
+        self._policy, self._policies = policy, self._policies + 1
         self._key_sets.follow(policy.issuers)
         if policy.document is not None:
             self._nobody = policy.of_nobody()
@@ -112,7 +116,7 @@ class Guard:
             return self._found(policy, credential, now_s)
         except BadCredential as error:
             if self._tables.table.number == 0 or error.reason is CredentialFault.NO_KEYS:
-                raise Unreachable("who may call is not known yet", where="gateway", remedy="retry in a second") from None
+                raise _not_yet() from None
             if address and error.reason is not CredentialFault.UNKNOWN_KEY:  # which may be a new one
                 self._note_wrong(address, now_s)
             raise self._refuse(error.reason) from None
@@ -125,7 +129,7 @@ class Guard:
             except binascii.Error:
                 raise BadCredential(CredentialFault.MALFORMED) from None
             named = names_of(der, now_s)
-            return _Known(policy.of_certificate(named.names), min(now_s + KNOWN_S, named.until_s))
+            return _Known(policy.of_certificate(named.names), min(now_s + KNOWN_S, named.until_s), self._policies)
         secret = secret_of(credential.authorization)
         if secret is None:
             raise BadCredential(CredentialFault.MALFORMED)
@@ -134,9 +138,11 @@ class Guard:
             if key is None:
                 raise BadCredential(CredentialFault.NO_SUCH_KEY)
             until_s = now_s + KNOWN_S if key.expires_s is None else min(now_s + KNOWN_S, key.expires_s)
-            return _Known(policy.of_key(key), until_s)
+            return _Known(policy.of_key(key), until_s, self._policies)
         token = verify_token(secret, self._key_sets, now_s)
-        return _Known(policy.of_token(token.issuer, token.subject, token.claims), min(now_s + KNOWN_S, token.until_s))
+        return _Known(
+            policy.of_token(token.issuer, token.subject, token.claims), min(now_s + KNOWN_S, token.until_s), self._policies
+        )
 
     def _note_wrong(self, address: bytes, now_s: float) -> None:
         bucket = self._wrong.setdefault(address, Bucket.full(WRONG_PER_S, now_s, WRONG_AT_ONCE))
@@ -158,3 +164,7 @@ class Guard:
             where="Authorization",
             remedy="send `Authorization: Bearer KEY`; `headrace key create` makes keys",
         )
+
+
+def _not_yet() -> Unreachable:
+    return Unreachable("who may call is not known yet", where="gateway", remedy="retry in a second")

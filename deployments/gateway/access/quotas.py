@@ -61,8 +61,10 @@ class QuotaBook:
             requests, rows = (
                 None if rate is None else Bucket.full(rate, now_s) for rate in (quota.requests_per_s, quota.rows_per_s)
             )
-            under_way = known.under_way if known is not None else 0
-            known = self._accounts[caller, model] = _Account(quota, requests, rows, under_way)
+            if known is None:
+                known = self._accounts[caller, model] = _Account(quota, requests, rows)
+            else:  # the same account: what is under way ends in it
+                known.quota, known.requests, known.rows = quota, requests, rows
             while len(self._accounts) > KNOWN_MOST:
                 self._accounts.popitem(last=False)
         else:

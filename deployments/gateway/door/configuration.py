@@ -18,12 +18,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from deployments.gateway.door.settings import DoorSettings
+from deployments.gateway.door.settings import DoorSettings, DoorTls
 
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
 HEALTH_SERVICE = "grpc.health.v1.Health"
 
 HELD, AGAIN, ADMIN = "keeper.sock", "again.sock", "admin.sock"
+# With TLS, where this machine's own commands come in: who can open the socket is this user, and needs no certificate to show it.
+LOCAL = "local.sock"
+CERTIFICATE, CLIENT_CA = "certificate.pem", "client-ca.pem"  # as HAProxy reads them: the first holds the key too
+PEER = "x-headrace-peer"  # a caller's certificate (DER, base64) that one of the client CA's is; the door alone sets it
 # On AGAIN: 200 while a gateway is up, and with a slot's number behind it, while that one is.
 UP_PATH = "/headrace-door-up/"
 ALIVE_PATH = "/-/healthz"
@@ -69,7 +73,7 @@ global
     tune.h2.be.max-concurrent-streams {streams}
     tune.h2.fe.initial-window-size 1048576
     tune.h2.be.initial-window-size 1048576
-
+{tls}
 defaults
     mode http
     load-server-state-from-file global
@@ -84,6 +88,10 @@ defaults
     option clitcpka
     option http-keep-alive
     http-reuse always
+"""
+_TLS = """\
+    ssl-default-bind-options ssl-min-ver TLSv1.2
+    ssl-default-bind-ciphers ECDHE+AESGCM:ECDHE+CHACHA20
 """
 STATE = "slots.state"
 
@@ -116,13 +124,16 @@ def configuration(settings: DoorSettings, folder: Path, listening: Listening) ->
             buffer=settings.handed_on_bytes + BESIDE_BYTES,
             streams=settings.concurrent_streams,
             held=_seconds(settings.handed_on_bytes + settings.head_bytes, settings),
+            tls=_tls(settings.tls),
         ),
         _section("backend addresses", [_table("conn_cur")]),
         _section("backend answered", [_table("conn_cur")]),
-        _section("frontend http", _http_frontend(settings, listening.http)),
+        _section("frontend http", _http_frontend(settings, folder, listening.http)),
     ]
+    if settings.tls is not None:
+        sections.append(_section("frontend local", _local_frontend(settings, folder)))
     if listening.grpc is not None:
-        sections.append(_section("frontend grpc", _grpc_frontend(settings, listening.grpc)))
+        sections.append(_section("frontend grpc", _grpc_frontend(settings, folder, listening.grpc)))
     sections.append(_section("frontend again", _again_frontend(settings, folder)))
     for way in Way:
         sections += [
@@ -133,6 +144,12 @@ def configuration(settings: DoorSettings, folder: Path, listening: Listening) ->
     sections.append(_section("backend commands", _once(settings, folder, Way.HTTP)))
     sections.append(_section("backend grpc_streams", _once(settings, folder, Way.GRPC)))
     return "\n".join(sections)
+
+
+def _tls(tls: DoorTls | None) -> str:
+    if tls is None:
+        return ""
+    return _TLS if tls.client_ca is None else f"{_TLS}    tune.ssl.cachesize 0\n"
 
 
 def slots_state(settings: DoorSettings, taken: Iterable[int]) -> str:
@@ -176,6 +193,17 @@ def _table(stored: str) -> str:
     return f"stick-table type ipv6 size 100k expire 10m store {stored}"
 
 
+def _bind(settings: DoorSettings, folder: Path, listening: int, protocols: str) -> str:
+    tls = settings.tls
+    if tls is None:
+        return f"bind fd@{listening}"
+    line = f"bind fd@{listening} ssl crt {folder}/{CERTIFICATE} alpn {protocols}"
+    if tls.client_ca is None:
+        return line
+    # A caller whose connection is resumed is not verified again, and so would outlive his authority.
+    return f"{line} ca-file {folder}/{CLIENT_CA} verify {tls.client_certificates} no-tls-tickets"
+
+
 def _arrivals(settings: DoorSettings) -> list[str]:
     """Who may come in, and what is known of him. A connection counts against its address while no answer is owed on it."""
     return [
@@ -183,31 +211,67 @@ def _arrivals(settings: DoorSettings) -> list[str]:
         "tcp-request connection track-sc0 src table addresses if !loopback",
         "tcp-request connection set-var(sess.answered) src_conn_cur(answered)",
         f"tcp-request connection reject if !loopback {{ sc0_conn_cur,sub(sess.answered) gt {settings.unanswered_most} }}",
+        *_heads(settings, "%[src]"),
+        *_peer(settings),
+    ]
+
+
+def _heads(settings: DoorSettings, address: str) -> list[str]:
+    """What of a head goes on: nothing that the door alone may say, but for the caller's address."""
+    return [
         f"""http-request return status 431 {_json(f"the path and headers have more than {settings.head_bytes} bytes")} """
         f"if {{ req.hdrs,length gt {settings.head_bytes} }}",
         "http-request del-header forwarded",
         "http-request del-header x-headrace- -m beg",
-        "http-request set-header x-forwarded-for %[src]",
+        f"http-request set-header x-forwarded-for {address}",
     ]
+
+
+def _peer(settings: DoorSettings) -> list[str]:
+    """What TLS tells of the caller."""
+    if settings.tls is None:
+        return []
+    told = ["http-request set-header x-forwarded-proto https"]
+    if settings.tls.client_ca is not None:
+        told.append(f"http-request set-header {PEER} %[ssl_c_der,base64] if {{ ssl_c_used }} {{ ssl_c_verify 0 }}")
+    return told
+
+
+def _wait(settings: DoorSettings, condition: str) -> str:
+    """Requests that HAProxy is to hold whole, as far as they fit."""
+    return f"http-request wait-for-body time {_seconds(settings.handed_on_bytes, settings)}s if {condition}"
 
 
 def _whole(settings: DoorSettings, condition: str) -> list[str]:
-    """Requests that HAProxy is to hold whole, as far as they fit: from then on an answer is owed."""
+    """What is held whole: from then on an answer is owed."""
+    return [_wait(settings, condition), "http-request track-sc1 src table answered if !loopback"]
+
+
+def _http_frontend(settings: DoorSettings, folder: Path, listening: int) -> list[str]:
     return [
-        f"http-request wait-for-body time {_seconds(settings.handed_on_bytes, settings)}s if {condition}",
-        "http-request track-sc1 src table answered if !loopback",
+        _bind(settings, folder, listening, "h2,http/1.1"),
+        *_errors(settings),
+        *_arrivals(settings),
+        *_whole(settings, "TRUE"),
+        *_http_routes(),
     ]
 
 
-def _http_frontend(settings: DoorSettings, listening: int) -> list[str]:
+def _local_frontend(settings: DoorSettings, folder: Path) -> list[str]:
     return [
-        f"bind fd@{listening}",
+        f"bind unix@{folder}/{LOCAL} mode 600",
         *_errors(settings),
-        *_arrivals(settings),
+        *_heads(settings, "127.0.0.1"),
+        _wait(settings, "TRUE"),
+        *_http_routes(),
+    ]
+
+
+def _http_routes() -> list[str]:
+    return [
         f"acl infer path -m reg {_INFER}",
         r"acl scores path -m reg ^/v[12]/.*(/infer|:predict|/repository/index)$",
         "acl reads method GET HEAD OPTIONS",
-        *_whole(settings, "TRUE"),
         # Who asks how we are wants to know it now.
         f"use_backend commands if {{ path_beg /v2/health/ }} {{ nbsrv({CHECKED}) eq 0 }}",
         *_routed(Way.INFER, "infer METH_POST"),
@@ -216,9 +280,9 @@ def _http_frontend(settings: DoorSettings, listening: int) -> list[str]:
     ]
 
 
-def _grpc_frontend(settings: DoorSettings, listening: int) -> list[str]:
+def _grpc_frontend(settings: DoorSettings, folder: Path, listening: int) -> list[str]:
     return [
-        f"bind fd@{listening}",
+        _bind(settings, folder, listening, "h2"),
         # Calls may be as long as their deadlines, and streams as their callers like: who goes without a word is found by TCP.
         "timeout client 20d",
         "timeout http-keep-alive 20d",

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import Conflict
+from deployments.gateway.door.configuration import CERTIFICATE, LOCAL
 from deployments.gateway.door.files import is_locked
 from deployments.gateway.door.keeper import KEEPER_LOCK
+from deployments.gateway.door.renewals import REFUSED
 from deployments.gateway.door.settings import DoorSettings, read_settings
 from deployments.gateway.door.slots import NAME, check_folder, folder_of, root, taken_slots
 
 
 @dataclass(frozen=True, slots=True)
 class FoundDoor:
-    """One node's door. `gateways` are how many stand behind it; where no keeper runs, nobody listens."""
+    """One node's door. `gateways` are how many stand behind it; where no keeper runs, nobody listens. Of a door with TLS,
+    `local` is the socket by which this user's commands come in, `certificate` what it shows, and `trouble` why it did not take up
+    what is new."""
 
     http: str
     grpc: str | None
     keeper: bool
     gateways: int
+    local: Path | None = None
+    certificate: Path | None = None
+    trouble: str = ""
 
 
 def doors_of(run: str) -> list[FoundDoor]:
@@ -32,6 +40,9 @@ def doors_of(run: str) -> list[FoundDoor]:
             grpc=None if settings.grpc_port is None else f"{settings.host}:{settings.grpc_port}",
             keeper=is_locked(folder / KEEPER_LOCK),
             gateways=len(taken_slots(folder, settings.slots)),
+            local=None if settings.tls is None else folder / LOCAL,
+            certificate=None if settings.tls is None else folder / CERTIFICATE,
+            trouble=_trouble(folder),
         )
         for folder, settings in _folders(run)
     ]
@@ -46,6 +57,12 @@ def remove_doors(run: str) -> None:
     """Removes what killed keepers of a run left. Nothing of it may run any more."""
     for folder, _ in _folders(run):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _trouble(folder: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return (folder / REFUSED).read_text(encoding="utf-8")
+    return ""
 
 
 def _folders(run: str) -> Iterator[tuple[Path, DoorSettings]]:

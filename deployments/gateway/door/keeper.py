@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -17,10 +18,13 @@ import sys
 import time
 from pathlib import Path
 
+from cluster.error_wire import to_wire
+from cluster.errors import HeadraceError
 from deployments.gateway.door.departures import Departures
 from deployments.gateway.door.files import note_holder, try_lock
 from deployments.gateway.door.haproxy_process import HaproxyProcess
 from deployments.gateway.door.holding import Holding
+from deployments.gateway.door.renewals import Renewals
 from deployments.gateway.door.settings import DoorSettings, read_settings
 from deployments.gateway.door.slots import BACKLOG, taken_slots
 
@@ -31,7 +35,7 @@ LAST_ANSWERS_S = 1.0
 
 
 def main(folder: Path) -> int:
-    """0: it listens, or another one does. Else 1, and standard output has said why."""
+    """0: it listens, or another one does. Else 1, and standard output has said why: an error of ours as it goes over the wire."""
     told, tell = os.pipe()
     if os.fork():
         os.close(tell)
@@ -49,14 +53,15 @@ def main(folder: Path) -> int:
             os._exit(0)
         _in_use(folder)
         settings = read_settings(folder)
-        listening = _listen(settings)
+        keeper = Keeper(settings, folder, *_listen(settings))
+        keeper.prepare()
         note_holder(lock)
         _let_go()
     except Exception as error:  # noqa: BLE001 (whoever started this one tells it)
-        os.write(tell, str(error).encode())
+        os.write(tell, (json.dumps(to_wire(error)) if isinstance(error, HeadraceError) else str(error)).encode())
         os._exit(1)
     os.close(tell)
-    asyncio.run(Keeper(settings, folder, *listening).run())
+    asyncio.run(keeper.run())
     os._exit(0)
 
 
@@ -72,6 +77,13 @@ class Keeper:
         self._haproxy = HaproxyProcess(settings, folder, http.fileno(), None if grpc is None else grpc.fileno(), self._log)
         self._holding = Holding(settings, folder)
         self._departures = Departures(folder, settings.slots, self._log)
+        tls = settings.tls
+        self._renewals = None if tls is None else Renewals(tls, folder, lambda: self._haproxy.starts, self._log)
+
+    def prepare(self) -> None:
+        """Before `run`. Raises BadInput where the door's certificate, its key or the client CA do not hold."""
+        if self._renewals is not None:
+            self._renewals.prepare()
 
     async def run(self) -> None:
         """Returns when it has ended everything, the folder included."""
@@ -80,7 +92,9 @@ class Keeper:
             loop.add_signal_handler(number, self._end.set)
         self._watch_ray(loop)
         await self._holding.open()
-        keeping = loop.create_task(self._haproxy.keep())
+        keeping = [loop.create_task(self._haproxy.keep())]
+        if self._renewals is not None:
+            keeping.append(loop.create_task(self._renewals.keep()))
         used_s = time.monotonic()
         while not self._end.is_set():
             with contextlib.suppress(TimeoutError):
@@ -93,8 +107,9 @@ class Keeper:
         for listening in self._listening:
             listening.close()
         self._departures.close()
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
+        for task in keeping:
+            task.cancel()
+        await asyncio.gather(*keeping, return_exceptions=True)
         await asyncio.gather(self._haproxy.end(LAST_ANSWERS_S), self._holding.close(), return_exceptions=True)
         # One that was told to end, with gateways about, is started again by them.
         if self._ray_has_ended or not taken_slots(self._folder, self._settings.slots):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import select
@@ -15,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from cluster.error_wire import from_wire
 from cluster.errors import Conflict, HeadraceError, Unreachable
 from deployments.gateway.door.files import holder_of, is_locked, waited_lock
 from deployments.gateway.door.health import is_up
@@ -43,8 +45,8 @@ class Door:
 
     @classmethod
     def enter(cls, settings: DoorSettings, node_id: str) -> Door:
-        """Takes a slot, with a keeper on the node. Raises Unreachable where the ports can't be had, Conflict where the door is in
-        use with other settings, NoCapacity where all slots are taken."""
+        """Takes a slot, with a keeper on the node. Raises Unreachable where the ports can't be had, BadInput where a file of TLS
+        does not hold, Conflict where the door is in use with other settings, NoCapacity where all slots are taken."""
         while True:
             folder = door_folder(node_id)
             with contextlib.suppress(FileNotFoundError), waited_lock(folder / START_LOCK) as is_there:
@@ -117,10 +119,11 @@ def _has_settings(folder: Path, wanted: DoorSettings) -> bool:
         if _alike(found) == _alike(wanted):
             return True
         if taken_slots(folder, found.slots):
+            address = f"{found.host}:{found.http_port}"
             raise Conflict(
-                f"this node's gateways have their door at {found.host}:{found.http_port} already",
+                f"this node's gateways have their door at {address} already{', with TLS' if found.tls is not None else ''}",
                 where=f"{wanted.host}:{wanted.http_port}",
-                remedy=f"give `--http-port {found.http_port}`, or end them with `headrace down`",
+                remedy="give the options that they were started with, or end them with `headrace down`",
             )
         _end_keeper(folder)
         return False
@@ -147,10 +150,17 @@ def _ensure_keeper(folder: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise Unreachable("the door's keeper does not start in time", where=str(folder), remedy="look at the machine") from error
     if done.returncode != 0:
-        said = (done.stdout or done.stderr).decode(errors="replace").strip()[-SAID_BYTES:]
-        raise Unreachable(
-            f"the door can't listen: {said}", where="--host, --http-port, --grpc-port", remedy="choose what is free"
-        )
+        raise _why_not((done.stdout or done.stderr).decode(errors="replace").strip())
+
+
+def _why_not(said: str) -> HeadraceError:
+    """Pure."""
+    with contextlib.suppress(ValueError):
+        if (error := from_wire(json.loads(said))) is not None:
+            return error
+    return Unreachable(
+        f"the door can't listen: {said[-SAID_BYTES:]}", where="--host, --http-port, --grpc-port", remedy="choose what is free"
+    )
 
 
 def _end_keeper(folder: Path) -> None:

@@ -19,6 +19,8 @@ from deployments.gateway.grpc.service import SERVICE, InferenceService
 from deployments.gateway.protocol.proto import inference_pb2 as pb
 
 MAX_MESSAGE_BYTES = (2 << 30) - 1  # gRPC counts a message's bytes in 32 bits with a sign
+# What a door lets pass, each entry counted with 32 bytes, and what it adds: a caller's certificate above all. Else it were 8 KiB.
+METADATA_MOST_BYTES = 64 << 10
 
 # What anybody may ask: health, of models too, for of those it asks itself who calls.
 OPEN = frozenset(
@@ -59,6 +61,7 @@ class GrpcServer:
         """Listens at `HOST:PORT`, or `unix:PATH`; returns the port, which is a free one where 0 was asked for. Raises
         RuntimeError where it can't be had."""
         limits = [(f"grpc.max_{way}_message_length", self._max_message_bytes) for way in ("receive", "send")]
+        limits += [(f"grpc.{which}_metadata_size", METADATA_MOST_BYTES) for which in ("max", "absolute_max")]
         server = grpc.aio.server(
             interceptors=[Admitting(self._guard, OPEN)],
             options=[*limits, ("grpc.so_reuseport", 0)],

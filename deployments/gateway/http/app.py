@@ -132,7 +132,7 @@ class GatewayApp:
     def _caller(self, request: Request) -> Caller:
         """Who asks. Raises Unauthenticated, and OverQuota."""
         behind_door = self.guard.behind_door
-        if behind_door and ALONE_HEADER in request.headers:
+        if behind_door and ALONE_HEADER in request.headers and request.path.endswith("/stats"):
             return CLUSTER  # another gateway, whose caller may; from callers the door takes such headers away
         address = request.headers.get(FORWARDED_FOR, b"") if behind_door else b""
         return self.guard.admitted(in_headers(request.headers, behind_door=behind_door), address)
@@ -190,10 +190,11 @@ class GatewayApp:
         return ready_reply({"name": model, "ready": ready}, ready)
 
     def _front_page(self, request: Request, caller: Caller) -> Reply:
-        models, host = self.dataplane.models(caller), request.header(b"host") or "127.0.0.1:8000"
+        scheme = "https" if request.header(b"x-forwarded-proto") == "https" else "http"
+        models, url = self.dataplane.models(caller), f"{scheme}://{request.header(b'host') or '127.0.0.1:8000'}"
         if "text/html" not in (request.header(b"accept") or ""):
-            return json_reply(summary(models, host))
-        return Reply(200, render_page(models, self.server_version, host), b"text/html; charset=utf-8")
+            return json_reply(summary(models, url))
+        return Reply(200, render_page(models, self.server_version, url), b"text/html; charset=utf-8")
 
     async def _infer(self, request: Request, model: str, version: str | None, caller: Caller) -> Reply:
         _only_post(request)
@@ -215,8 +216,10 @@ class GatewayApp:
         _only_post(request)
         try:
             self.callers.check(request.headers)
-            caller = self._caller(request)
-            return json_reply(await self.control.call(command, await _payload(request, command), caller))
+            self._caller(request)  # a stranger's body is not read
+            payload = await _payload(request, command)
+            # A body may take hours to come: who was revoked meanwhile runs nothing by it.
+            return json_reply(await self.control.call(command, payload, self._caller(request)))
         except HeadraceError as error:
             return control_error_reply(error)
 

@@ -29,6 +29,7 @@ from deployments.gateway.admission import Lease
 from deployments.gateway.dataplane import OUR_FAULT
 from deployments.gateway.http.callers import ForeignCaller
 from deployments.gateway.http.server.body import Pieces, add_piece
+from deployments.gateway.http.server.head import DOORS_OWN
 from deployments.gateway.large import LARGE_BYTES, LargeWork
 from deployments.gateway.protocol.compression import inflate
 
@@ -137,7 +138,8 @@ class Request:
 
     def check_head(self) -> None:
         """Raises HeadTooLarge."""
-        size = len(self.path) + sum(len(name) + len(value) for name, value in self.headers.items())
+        own = ((name, value) for name, value in self.headers.items() if not name.startswith(DOORS_OWN))
+        size = len(self.path) + sum(len(name) + len(value) for name, value in own)
         if size > HEAD_MOST_BYTES:
             raise head_too_large(size)
 

@@ -19,10 +19,10 @@ _STYLE = (
 )
 
 
-def render_page(routes: Sequence[Route], server_version: str, host: str) -> bytes:
-    """The page as UTF-8 HTML. `host` is how its reader reaches this server."""
+def render_page(routes: Sequence[Route], server_version: str, url: str) -> bytes:
+    """The page as UTF-8 HTML. `url` is how its reader reaches this server."""
     nothing = "<p>No model is served yet: <code>headrace apply -f FILE</code>.</p>"
-    models = "".join(_model(route, host) for route in routes) or nothing
+    models = "".join(_model(route, url) for route in routes) or nothing
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Headrace</title><style>{_STYLE}</style>"
         f"<h1>Headrace {escape(server_version)}</h1>"
@@ -32,13 +32,13 @@ def render_page(routes: Sequence[Route], server_version: str, host: str) -> byte
     ).encode()
 
 
-def summary(routes: Sequence[Route], host: str) -> dict[str, Any]:
+def summary(routes: Sequence[Route], url: str) -> dict[str, Any]:
     """The same for programs. Its `status` is what KServe's V1 client asks here for: whether the server is alive."""
-    models = [{"name": route.model, "versions": _versions(route), "call": _curl(route, host)} for route in routes]
+    models = [{"name": route.model, "versions": _versions(route), "call": _curl(route, url)} for route in routes]
     return {"status": "alive", "models": models}
 
 
-def _model(route: Route, host: str) -> str:
+def _model(route: Route, url: str) -> str:
     signature = route.targets[route.stable].signature
     rows = "".join(
         f"<tr><td>{kind}<td>{escape(spec.name)}<td>{spec.datatype}<td>{list(spec.shape)}"
@@ -48,7 +48,7 @@ def _model(route: Route, host: str) -> str:
     name = escape(route.model)
     return (
         f"<h2>{name}</h2><p>{escape(_versions(route))}. <a href=/v2/models/{name}>Metadata</a></p><table>{rows}</table>"
-        f"<pre>{escape(_curl(route, host))}</pre>"
+        f"<pre>{escape(_curl(route, url))}</pre>"
     )
 
 
@@ -59,9 +59,9 @@ def _versions(route: Route) -> str:
     return f"{stable}; version {route.candidate} takes {100 * route.weight / WEIGHT_UNIT:g} % ({route.stage})"
 
 
-def _curl(route: Route, host: str) -> str:
+def _curl(route: Route, url: str) -> str:
     body = json.dumps({"inputs": [_sample(spec) for spec in route.targets[route.stable].signature.inputs]})
-    return f"curl -H 'Content-Type: application/json' http://{host}/v2/models/{route.model}/infer -d '{body}'"
+    return f"curl -H 'Content-Type: application/json' {url}/v2/models/{route.model}/infer -d '{body}'"
 
 
 def _sample(spec: TensorSpec) -> dict[str, object]:

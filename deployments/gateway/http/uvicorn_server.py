@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cluster.errors import Unreachable
 from deployments.gateway.http.app import GatewayApp
@@ -29,7 +30,7 @@ class HttpServer:
         """Takes connections from a socket that listens, and is closed by `stop`. Raises Unreachable where it does not start."""
         config = uvicorn.Config(
             self._app,
-            http="httptools",
+            http=_HeadOnly,
             ws="none",  # the application says so, as an answer to HTTP
             lifespan="off",
             log_config=None,
@@ -57,6 +58,28 @@ class HttpServer:
             self._server.config.timeout_graceful_shutdown = max(1, math.ceil(within_s))
             self._server.should_exit = True
             await asyncio.shield(self._serving)
+
+
+class _HeadOnly(HttpToolsProtocol):
+    """Headers end with the head. httptools tells of the trailers of a body in chunks as if they were some too, and no door takes
+    away or sets what stands there: a caller could say that he is another gateway, or has a certificate."""
+
+    _in_head = False
+
+    def on_message_begin(self) -> None:
+        """Called by the parser."""
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser."""
+        self._in_head = False
+        super().on_headers_complete()
 
 
 class _Server(uvicorn.Server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from cluster.commands.feeds import FeedView
 from cluster.commands.models import ModelView
+from deployments.gateway.door.certificates import utc
 from headrace.cli.rollout import shown as shown_rollout
 from headrace.cli.screens.output import age
 from headrace.cli.screens.summary import counts, wrong
@@ -63,9 +65,10 @@ def _addresses(seen: Overview) -> Table:
 
 
 def _doors(doors: tuple[DoorView, ...]) -> Table:
-    table = _table("door", "gRPC", "state", "gateways")
+    table = _table("door", "gRPC", "state", "gateways", "certificate until")
     for door in doors:
-        table.add_row(door.http, door.grpc or "-", _word("open" if door.is_open else "closed"), str(door.gateways))
+        ends = "-" if door.certificate_ends_s is None else utc(datetime.fromtimestamp(door.certificate_ends_s, UTC))
+        table.add_row(door.http, door.grpc or "-", _word("open" if door.is_open else "closed"), str(door.gateways), ends)
     return table
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from cluster.commands.feeds import FeedView
 from cluster.commands.models import ModelView
+from deployments.gateway.door.certificates import ENDS_SOON, utc
 from headrace.local.status import Overview
 
 QUIET_S = 15.0  # a controller with nothing to do looks every other second
@@ -45,6 +47,11 @@ def _of_the_house(seen: Overview, now_s: float) -> Iterator[str]:
             yield f"the door at {door.http} is closed"
         elif door.gateways == 0:
             yield f"no gateway is up behind the door at {door.http}"
+        ends_s = door.certificate_ends_s
+        if ends_s is not None and ends_s - now_s < ENDS_SOON.total_seconds():
+            word = "ended" if ends_s <= now_s else "ends"
+            yield f"the certificate of the door at {door.http} {word} at {utc(datetime.fromtimestamp(ends_s, UTC))}: renew it"
+        yield from (f"the door at {door.http}: {line}" for line in door.trouble.splitlines())
     if seen.token_refused:
         yield f"the Ray dashboard at {seen.addresses.dashboard} refuses the token: set RAY_AUTH_TOKEN_PATH to the cluster's"
     elif seen.addresses.dashboard and seen.nodes is None:

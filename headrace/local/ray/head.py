@@ -112,7 +112,12 @@ def spawn_ray(
             stdout=log,
             stderr=log,
             cwd=home.root,
-            env={**_without_none({**os.environ, **ray_environment(os.environ, home)}), **environment, RUN_VARIABLE: run_id},
+            # Not with what this user calls gateways with: models' code would have it.
+            env={
+                **_without_none({**os.environ, "HEADRACE_TOKEN": None, **ray_environment(os.environ, home)}),
+                **environment,
+                RUN_VARIABLE: run_id,
+            },
             start_new_session=True,  # Ctrl-C at the terminal is for the command line, not for Ray
         )
 

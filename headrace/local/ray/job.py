@@ -35,6 +35,9 @@ def submit_command(settings: Settings, arguments: Sequence[str], *, job: str) ->
     url = settings.url or (run.addresses.http if run else None)
     if url:
         variables["HEADRACE_URL"] = url
+    # Paths that hold on the job's node too.
+    tls = {"CA_FILE": settings.ca_file, "CLIENT_CERT": settings.client_cert, "CLIENT_KEY": settings.client_key}
+    variables |= {f"HEADRACE_{name}": str(Path(path).absolute()) for name, path in tls.items() if path is not None}
     try:
         client = (OwnJobClient if local else JobSubmissionClient)(dashboard or address)
         client.submit_job(

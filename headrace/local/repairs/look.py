@@ -10,18 +10,21 @@ from cluster.commands import feeds
 from cluster.commands.command import Nothing
 from cluster.errors import HeadraceError, NoCapacity, Unreachable
 from headrace.client import ControlClient
+from headrace.local.home import Settings
+from headrace.local.home_key import home_key
 from headrace.local.ports import answers, split_address
 from headrace.local.repairs.parts import HELPERS, Away, RunPart
 from headrace.local.run_state import BROKER, GCS, RAYLET, RunState
+from headrace.transport import transport_to
 
 ASK_S = 5.0
 
 
-def look(state: RunState, token: str | None, *, ask_s: float = ASK_S, ask_controller: bool = True) -> tuple[Away, ...]:
+def look(state: RunState, settings: Settings, *, ask_s: float = ASK_S, ask_controller: bool = True) -> tuple[Away, ...]:
     """What of the run is away; of one whose Ray is dead, that alone. `ask_s` is how long each part may take to answer; the
-    gateway is asked with that token."""
+    gateway is asked as the home's own."""
     ray = tuple(_ray(state))
-    return ray or (*_beside(state, ask_s), *_services(state, token, ask_s, ask_controller=ask_controller))
+    return ray or (*_beside(state, ask_s), *_services(state, settings, ask_s, ask_controller=ask_controller))
 
 
 def _ray(state: RunState) -> Iterator[Away]:
@@ -44,26 +47,28 @@ def _beside(state: RunState, ask_s: float) -> Iterator[Away]:
         yield Away(RunPart.BROKER, f"nothing answers at {state.addresses.broker}")
 
 
-def _services(state: RunState, token: str | None, ask_s: float, *, ask_controller: bool) -> Iterator[Away]:
+def _services(state: RunState, settings: Settings, ask_s: float, *, ask_controller: bool) -> Iterator[Away]:
     url = state.addresses.http
     if url is None:
         yield Away(RunPart.GATEWAY, "it was never started")
         return
     try:
         # Whatever is said: a gateway said it. One that is away is waited for at the door, longer than we ask.
-        httpx.get(f"{url}/v2/health/live", timeout=ask_s, trust_env=False).raise_for_status()
-    except httpx.HTTPError as error:
+        with httpx.Client(transport=transport_to(url, settings), timeout=ask_s, trust_env=False) as client:
+            client.get(f"{url}/v2/health/live").raise_for_status()
+    except (httpx.HTTPError, HeadraceError) as error:
         yield Away(RunPart.GATEWAY, f"{url} does not answer: {_said(error)}")
         return
     if ask_controller:
         try:
-            with ControlClient(url, timeout_s=ask_s, token=token) as client:
-                client.call(feeds.LIST, Nothing())
+            token = home_key(settings.home)
+            with ControlClient(url, timeout_s=ask_s, transport=transport_to(url, settings), token=token) as control:
+                control.call(feeds.LIST, Nothing())
         except (Unreachable, NoCapacity) as error:
             yield Away(RunPart.CONTROLLER, error.what)
         except HeadraceError:
             return  # another version's answer, or a refusal: it is there
 
 
-def _said(error: httpx.HTTPError) -> str:
+def _said(error: httpx.HTTPError | HeadraceError) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -19,6 +19,7 @@ from headrace.local.ray.processes import start_again
 from headrace.local.ray.words import kept_apart
 from headrace.local.repairs.parts import Away, RunPart, plan
 from headrace.local.run_state import BROKER, RunState, StartedProcess, save_run
+from headrace.transport import transport_to
 
 GATEWAY_TIMEOUT_S = 120.0
 POLL_S = 0.1
@@ -83,7 +84,7 @@ def _bring_back_inside(
                 services.ask_for_gateway(services.gateway_settings(state.options or UpOptions()))
                 services.await_gateway_app()
     if RunPart.GATEWAY in parts:
-        await_gateway(str(state.addresses.http), home_key(settings.home))
+        await_gateway(str(state.addresses.http), settings)
 
 
 @contextmanager
@@ -93,11 +94,12 @@ def _step(progress: Progress, part: RunPart, why: str) -> Iterator[None]:
     progress(part, f"{why}; it is back" if why else "answers", time.monotonic() - begun)
 
 
-def await_gateway(url: str, token: str | None) -> None:
-    """Returns once the controller answers through the gateway, which is asked with that token. Raises Unreachable with the last
+def await_gateway(url: str, settings: Settings) -> None:
+    """Returns once the controller answers through the gateway, which is asked as the home's own. Raises Unreachable with the last
     reason."""
     deadline = time.monotonic() + GATEWAY_TIMEOUT_S
-    with ControlClient(url, timeout_s=5.0, token=token) as client:
+    token, transport = home_key(settings.home), transport_to(url, settings)
+    with ControlClient(url, timeout_s=5.0, transport=transport, token=token) as client:
         while True:
             try:
                 client.status()

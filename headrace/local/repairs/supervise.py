@@ -22,7 +22,6 @@ from cluster.error_wire import from_wire
 from cluster.errors import BadInput, Conflict, HeadraceError
 from headrace.local.down import end_at_once, take_down
 from headrace.local.home import Home, Settings
-from headrace.local.home_key import home_key
 from headrace.local.lock import Busy
 from headrace.local.options import UpOptions
 from headrace.local.ray.head import ray_logs
@@ -112,7 +111,7 @@ class Supervisor:
     def _look(self, state: RunState, now_s: float) -> None:
         self._looks += 1
         asks = self._looks % ASK_CONTROLLER_EVERY == 0
-        away = look(state, home_key(self._settings.home), ask_s=ASK_S, ask_controller=asks)
+        away = look(state, self._settings, ask_s=ASK_S, ask_controller=asks)
         if asks:
             self._controller_away = tuple(one for one in away if one.part is RunPart.CONTROLLER)
         else:

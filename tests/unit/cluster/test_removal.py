@@ -246,6 +246,15 @@ def test_an_artifact_that_another_model_serves_stays() -> None:
     assert (gone, set(brain.store.load().models)) == ([], {"twin"})
 
 
+def test_another_models_artifact_stays_however_its_uri_is_written() -> None:
+    brain, gone = serving(), list[str]()
+    with_artifacts(brain, gone.append)
+    brain.call("version.register", model="thief", **{**ARTIFACT, "artifact_uri": "file:///artifacts/2/../1"})
+    brain.call("model.delete", model="thief", artifacts=True)
+    brain.tick(6, each_s=RETIRE_GRACE_S)
+    assert (gone, set(brain.store.load().models)) == ([], {"digits"})
+
+
 def test_where_an_artifact_cant_be_removed_it_is_told_and_tried_again_later() -> None:
     brain, tries = serving(), list[float]()
 

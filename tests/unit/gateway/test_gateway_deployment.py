@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from cluster.errors import BadInput
 from deployments.gateway.autoscale import CALM_S, REQUESTS, REQUESTS_A_GATEWAY, FollowRequests, gateways_for
 from deployments.gateway.deployment import GatewaySettings, door_settings, gateway_application, haproxy_threads, slots_for
+from deployments.gateway.door.settings import ClientCertificates, DoorTls
 from headrace.cli.local import gateway_bounds
 
 
@@ -84,3 +86,18 @@ def test_bounds_are_one_number_or_two(text: str, bounds: tuple[int, int]) -> Non
 def test_other_bounds_are_refused(text: str) -> None:
     with pytest.raises(BadInput, match="no number of gateways"):
         gateway_bounds(text)
+
+
+def test_serve_remembers_where_callers_come_in_and_of_no_tls_as_versions_before_it() -> None:
+    assert GatewaySettings().door == {"host": "127.0.0.1", "http_port": 8000, "grpc_port": None}
+    tls = DoorTls("/door.pem", "/door.key", "/ca.pem", ClientCertificates.REQUIRED)
+    door = GatewaySettings(tls=tls).door
+    assert door["tls"] == {
+        "certificate": "/door.pem",
+        "key": "/door.key",
+        "client_ca": "/ca.pem",
+        "client_certificates": "required",
+    }
+    assert json.loads(json.dumps(door)) == door
+    assert GatewaySettings(tls=replace(tls, key="/other.key")).door != door
+    assert door_settings(GatewaySettings(tls=tls), "haproxy").tls == tls

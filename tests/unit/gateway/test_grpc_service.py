@@ -494,3 +494,14 @@ def test_fuzzed_bytes_are_only_ever_the_callers_fault(cases: list[tuple[str, byt
                 assert await call.code() in ALLOWED, (method, data, await call.details())
 
     play(scene)
+
+
+def test_a_head_of_the_doors_limit_and_a_callers_certificate_is_taken() -> None:
+    """gRPC's own limit is 8 KiB, and from there on by chance."""
+
+    async def scene(door: Door) -> None:
+        head = {f"x-{number}": "b" * 1000 for number in range(22)}
+        for _ in range(20):
+            assert (await door.client.get_model_metadata("pair", headers=head)).name == "pair"
+
+    play(scene)

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from cluster import errors
+from cluster.access.keys import key_id
 from cluster.commands.command import Nothing
 from cluster.commands.documents import Apply, ModelDocument
 from cluster.commands.models import SCALE, ScaleModel
@@ -24,8 +25,9 @@ from cluster.error_wire import KINDS
 from deployments.gateway.door.configuration import NOT_DELIVERED
 from headrace.client import ControlClient, may_answer
 from headrace.local.home import read_settings
+from headrace.local.home_key import ensure_home_key
 from headrace.local.ports import free_port
-from headrace.local.run_state import RAY, Addresses, Phase, RunState, save_run, started
+from headrace.local.run_state import RAY, Addresses, Phase, RunState, StartedProcess, save_run, started
 from headrace.patience import Patience
 
 STATUS = {"table": 3, "tick_s": 1.0, "models": [], "feeds": []}
@@ -110,6 +112,35 @@ def test_the_address_comes_from_the_environment_then_from_run_json(tmp_path: Pat
     assert ControlClient.from_environment(read_settings(home)).base_url == "http://127.0.0.1:8123"
     elsewhere = read_settings({**home, "HEADRACE_URL": "http://far:1/"})
     assert ControlClient.from_environment(elsewhere).base_url == "http://far:1"
+
+
+def test_the_homes_key_goes_to_its_own_gateway_alone(tmp_path: Path) -> None:
+    home = {"HEADRACE_HOME": str(tmp_path)}
+    known = read_settings(home)
+    key = ensure_home_key(known.home)
+    url = "http://127.0.0.1:8123"
+
+    def sent(environment: dict[str, str], *processes: StartedProcess) -> str | None:
+        run = RunState(run_id="a", phase=Phase.RUNNING, started_s=1, owns_ray=True, processes=processes)
+        run = run.model_copy(update={"addresses": Addresses(http=url)})
+        save_run(known.home, run)
+        with ControlClient.from_environment(read_settings(home | environment)) as control:
+            return control._http.headers.get("authorization")
+
+    lives, ended = started("raylet", os.getpid()), StartedProcess(role="raylet", pid=os.getpid(), created_s=1)
+    assert key_id((sent({}, lives) or "").removeprefix("Bearer ")) == key.id
+    assert sent({"HEADRACE_URL": url + "/"}, lives) is not None
+    assert sent({"HEADRACE_URL": "http://far:1"}, lives) is None
+    assert sent({}, ended) is None  # whoever has its port now may be anybody
+    assert sent({"HEADRACE_URL": url}, ended) is None
+    assert sent({"HEADRACE_TOKEN": " mine\n"}, ended) == "Bearer mine"
+
+
+@pytest.mark.parametrize("token", ["hr_secret\nmore", "hr_secret\0", "hr_secr\u00e9t", "hr secret", "\ufffd"])
+def test_a_token_that_none_can_be_is_refused_without_being_told(token: str) -> None:
+    with pytest.raises(errors.BadInput, match="blanks, or characters") as caught:
+        ControlClient("http://gateway", token=token)
+    assert "secr" not in str(caught.value)
 
 
 class Time:

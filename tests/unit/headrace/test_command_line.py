@@ -74,6 +74,12 @@ START = ["rollout", "start", "digits"]
         ["up", "--http-port", "99999"],
         ["up", "--host", "::1"],
         ["up", "--host", ""],
+        ["up", "--tls-cert", "door.pem"],
+        ["up", "--tls-key", "door.key"],
+        ["up", "--tls-cert", "absent.pem", "--tls-key", "absent.key"],
+        ["up", "--client-ca", "ca.pem"],
+        ["up", "--tls-cert", "door.pem", "--tls-key", "door.key", "--client-certs", "required"],
+        ["up", "--tls-cert", "door.pem", "--tls-key", "door.key", "--client-ca", "ca.pem", "--client-certs", "never"],
     ],
 )
 def test_bad_usage_is_2(words: list[str]) -> None:

@@ -27,7 +27,7 @@ def test_the_page_of_commands_is_up_to_date() -> None:
 def test_the_readme_s_documents_are_taken(example: str, tmp_path: Path) -> None:
     (tmp_path / "example.yaml").write_text(example, encoding="utf-8")
     project = load_project([tmp_path / "example.yaml"])
-    assert len(project.models) + len(project.feeds) == 1
+    assert len(project.models) + len(project.feeds) + (project.access is not None) == 1
 
 
 def test_the_readme_shows_each_kind() -> None:
@@ -46,4 +46,4 @@ def test_the_published_models_documents_are_taken() -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_the_examples_documents_are_taken(path: Path) -> None:
     project = load_project([path])
-    assert len(project.models) + len(project.feeds) == 1
+    assert len(project.models) + len(project.feeds) + (project.access is not None) == 1

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as s
 
+from cluster.errors import BadInput
+from deployments.gateway.door.settings import ClientCertificates, DoorTls
 from headrace.local.options import UpOptions, not_taken_up
 from headrace.local.repairs.parts import COMES_BACK_WITHIN_S, HELPERS, Absences, Away, Backoff, RunPart, plan
 
@@ -78,3 +82,31 @@ def test_what_runs_keeps_its_options_and_says_which_it_has_not_taken_up() -> Non
     wanted = UpOptions(http_port=8001, gateways=2, most_gateways=4, hosts=("a",), num_cpus=3)
     assert not_taken_up(wanted, runs) == ("--allow-host", "--gateways", "--num-cpus")
     assert not_taken_up(wanted, None) == ()
+    secured = UpOptions(tls_cert="/door.pem", tls_key="/door.key", client_ca="/ca.pem")
+    assert not_taken_up(secured, runs) == ("--tls-cert", "--tls-key", "--client-ca")
+    assert not_taken_up(UpOptions(), secured) == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "lacking"),
+    [
+        ({"tls_key": "k"}, "give --tls-cert too"),
+        ({"tls_cert": "c"}, "give --tls-key too"),
+        ({"client_ca": "a"}, "give --tls-cert and --tls-key too"),
+        ({"client_certs": ClientCertificates.OPTIONAL}, "give --tls-cert and --tls-key too"),
+        ({"tls_cert": "c", "tls_key": "k", "client_certs": ClientCertificates.OPTIONAL}, "give --client-ca too"),
+    ],
+)
+def test_an_option_of_tls_that_lacks_another_is_refused(options: dict[str, Any], lacking: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        UpOptions(**options)
+    assert refused.value.remedy == lacking
+
+
+def test_callers_certificates_are_optional_unless_told_otherwise() -> None:
+    pair = {"tls_cert": "c", "tls_key": "k"}
+    assert UpOptions().tls is None
+    assert UpOptions(**pair).tls == DoorTls("c", "k")
+    assert UpOptions(**pair, client_ca="a").tls == DoorTls("c", "k", "a", ClientCertificates.OPTIONAL)
+    wanted = UpOptions(**pair, client_ca="a", client_certs=ClientCertificates.REQUIRED)
+    assert wanted.tls == DoorTls("c", "k", "a", ClientCertificates.REQUIRED)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from cluster.errors import Unreachable
-from headrace.local.home import Home
+from headrace.local.home import Home, read_settings
 from headrace.local.processes import of_run
 from headrace.local.ray.processes import role_of, start_again
 from headrace.local.repairs.look import look
@@ -127,6 +127,7 @@ def test_a_part_that_is_not_started_any_more_is_not_missed(tmp_path: Path) -> No
         gone = state.with_process(monitor.model_copy(update={"created_s": 1.0}))
         with_address = gone.model_copy(update={"addresses": Addresses(ray="127.0.0.1:1")})
         try:
-            assert {away.part for away in look(with_address, None)} == {RunPart.GATEWAY}
+            settings = read_settings({"HEADRACE_HOME": str(tmp_path)})
+            assert {away.part for away in look(with_address, settings)} == {RunPart.GATEWAY}
         finally:
             one.kill()

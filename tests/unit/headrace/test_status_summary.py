@@ -15,7 +15,7 @@ from headrace.local.ray.replaced import in_order
 from headrace.local.run_state import Addresses
 from headrace.local.status import DoorView, NodeView, Overview
 
-NOW_S = 1000.0
+NOW_S, DAY_S = 1000.0, 86_400.0
 
 
 def model(name: str = "digits", stable: int | None = 1, **app: Any) -> ModelView:
@@ -37,8 +37,15 @@ def overview(**changes: Any) -> Overview:
     return Overview(**{**well, "models": (model(),), "feeds": (feed("ready"),), **changes})
 
 
+def secured(left_s: float, trouble: str = "") -> DoorView:
+    """A door whose certificate ends after so long."""
+    told = {"certificate_ends_s": NOW_S + left_s, "trouble": trouble}
+    return DoorView.model_validate({"http": "h:1", "grpc": None, "is_open": True, "gateways": 1, **told})
+
+
 def test_nothing_is_wrong_where_all_is_well() -> None:
     assert wrong(overview(), NOW_S) == ()
+    assert wrong(overview(doors=(secured(15 * DAY_S),)), NOW_S) == ()
     assert wrong(overview(feeds=(feed("stopped", wanted="paused"), feed("starting"))), NOW_S) == ()
 
 
@@ -53,6 +60,12 @@ def test_nothing_is_wrong_where_all_is_well() -> None:
         ),
         ({"doors": (DoorView(http="h:1", grpc=None, is_open=False, gateways=0),)}, "the door at h:1 is closed"),
         ({"doors": (DoorView(http="h:1", grpc=None, is_open=True, gateways=0),)}, "no gateway is up behind the door at h:1"),
+        (
+            {"doors": (secured(13 * DAY_S),)},
+            "the certificate of the door at h:1 ends at 1970-01-14T00:16:40Z: renew it",
+        ),
+        ({"doors": (secured(-1.0),)}, "the certificate of the door at h:1 ended at 1970-01-01T00:16:39Z: renew it"),
+        ({"doors": (secured(90 * DAY_S, "x.pem not taken up"),)}, "the door at h:1: x.pem not taken up"),
         ({"models": (model(replicas=1, message="out of memory"),)}, "digits--v1: 1 of 2 replicas: out of memory"),
         ({"models": (model(status="failed", replicas=0, message="no file"),)}, "digits--v1: failed: no file"),
         ({"models": (model().model_copy(update={"fault": "a mistake"}),)}, "digits: a mistake"),

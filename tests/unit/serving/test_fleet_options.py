@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from ray.serve.schema import ApplicationStatus
 
+from cluster.error_wire import KINDS
 from cluster.errors import BadInput
 from cluster.fleet.serving import Resources, Scaling, ScalingMode, Serving
 from cluster.signature import Signature
@@ -55,8 +56,9 @@ def test_a_stopping_replica_may_finish_the_longest_call() -> None:
     assert deployment_options(Serving(timeout_s=60), 1)["graceful_shutdown_timeout_s"] > 60
 
 
-def test_the_reason_is_the_last_error_of_the_traceback() -> None:
-    message = """The deployment failed to start 2 times in a row. See controller logs for details. Error:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_reason_is_the_last_error_of_the_traceback(kind: str) -> None:
+    message = f"""The deployment failed to start 2 times in a row. See controller logs for details. Error:
 Traceback (most recent call last):
   File "x.py", line 3, in load
 OSError: gone
@@ -66,7 +68,7 @@ The above exception was the direct cause of the following exception:
 ray::ServeReplica:digits--v1:replicas.initialize_and_get_metadata() (pid=1)
 RuntimeError: Traceback (most recent call last):
   File "y.py", line 5, in verify
-cluster.errors.BadArtifact: /a/model.onnx: model.onnx is damaged: its digest differs (build the version again)
+cluster.errors.{kind}: /a/model.onnx: model.onnx is damaged: its digest differs (build the version again)
 """
     assert reason(message) == "/a/model.onnx: model.onnx is damaged: its digest differs (build the version again)"
     assert reason("no traceback here ") == "no traceback here"

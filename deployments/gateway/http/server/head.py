@@ -10,11 +10,14 @@ import httptools
 from cluster.errors import BadInput
 
 HEAD_END = b"\r\n\r\n"
+# Headers that the door alone may set, and so takes from callers: they do not count as the caller's.
+DOORS_OWN = b"x-headrace-"
 
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """Header names are in lower case, in the order of their coming. `size_bytes` are of path, names and values.
+    """Header names are in lower case, in the order of their coming. `size_bytes` are of path, names and values, but
+    for what the door has added.
 
     `body_bytes` is None where the body comes in chunks. `keeps` tells whether another request may follow on the connection, and
     `expects` whether the caller sends the body only when told to.
@@ -50,7 +53,7 @@ def parse_head(data: bytes) -> RequestHead:
     else:
         raise BadInput("its transfer coding is not chunked alone, in HTTP/1.1", where="Transfer-Encoding")
     expects = version == "1.1" and headers.get(b"expect", b"").lower() == b"100-continue"
-    size_bytes = sum(len(name) + len(value) for name, value in seen.headers)
+    size_bytes = sum(len(name) + len(value) for name, value in seen.headers if not name.startswith(DOORS_OWN))
     path = _path(seen.url)
     keeps = version == "1.1" and parser.should_keep_alive()
     return RequestHead(method, path, tuple(seen.headers), len(path) + size_bytes, body_bytes, keeps, expects)

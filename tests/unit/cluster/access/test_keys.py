@@ -95,6 +95,18 @@ def test_two_keys_of_a_name_live_at_a_time() -> None:
     assert found(brain, third) is not None
 
 
+def test_a_new_key_lasts_as_long_as_the_old_one_did_unless_told_otherwise() -> None:
+    brain = Brain()
+    create(brain, lasts_s=90 * DAY_S)
+    brain.clock.now_s += 80 * DAY_S
+    text = rotate(brain)
+    brain.clock.now_s += 90 * DAY_S - 1
+    assert found(brain, text) is not None
+    text = rotate(brain, lasts_s=DAY_S)
+    brain.clock.now_s += DAY_S
+    assert found(brain, text) is None
+
+
 def test_a_key_that_has_ended_makes_room_for_another_of_its_name() -> None:
     brain = Brain()
     first = create(brain, lasts_s=5.0)
@@ -130,3 +142,9 @@ def test_the_key_of_a_home_is_admitted_once_and_not_revoked_by_name() -> None:
         create(brain, name="home")
     brain.call("key.revoke", id=fresh.id)
     assert found(brain, fresh.text) is None
+
+
+@pytest.mark.parametrize("more", [{"name": "a\nb"}, {"lasts_s": 1e300}, {"lasts_s": float("inf")}])
+def test_what_no_list_of_keys_could_show_makes_none(more: dict[str, object]) -> None:
+    with pytest.raises(BadInput):
+        create(Brain(), **more)  # type: ignore[arg-type]

@@ -133,6 +133,26 @@ def test_a_stream_is_not_moved_away_from_a_model_that_is_not_ones_own(brain: Bra
     assert refused(brain, "apply", having(Role.DEPLOY), access={}) is Forbidden
 
 
+def test_a_model_that_the_request_does_not_name_is_not_named_to_who_may_not_see_it(brain: Brain) -> None:
+    brain.call("apply", models=[{"name": "secret", "serving": {}}], project="both")
+    caller = having(Role.DEPLOY)
+    moved = {"feeds": [{"kind": "stream", "name": "hidden", "model": "digits", "spec": {}}]}
+    pruned = {"models": [{"name": "digits", "serving": {}}], "project": "both", "prune": True}
+    for request, words in ((moved, "'hidden' is not yours"), (pruned, "not all of project 'both' is yours")):
+        with pytest.raises(NotFound, match=words) as caught:
+            brain.controller.call("apply", request, caller)
+        assert "secret" not in str(caught.value)
+
+
+def test_what_became_of_keys_is_for_admins(brain: Brain) -> None:
+    brain.call("key.create", name="team", id="a" * 10, digest="0" * 64)
+    for caller in (VISITOR, having(*OVER_MODELS, over="*")):
+        with pytest.raises(NotFound, match="there is no model ''"):
+            brain.controller.call("rollout.history", {"model": ""}, caller)
+    told = brain.controller.call("rollout.history", {"model": ""}, having(*Role, over="*"))
+    assert [event["event"] for event in told["audit"]] == ["key created"]
+
+
 def test_the_audit_names_the_caller_and_not_who_he_says_he_is(brain: Brain) -> None:
     brain.controller.call("feed.pause", {**STREAM, "actor": "the boss"}, having(Role.OPERATE))
     assert brain.store.audit("digits")[-1].actor == "key team"

@@ -257,6 +257,41 @@ def test_an_open_stream_ends_for_a_key_that_is_revoked() -> None:
     play(scene, by_haproxy=False)
 
 
+@pytest.mark.parametrize(
+    "trailer",
+    ["x-headrace-alone: 1", pytest.param(f"authorization: {SCORER.bearer['authorization']}", id="authorization")],
+)
+def test_what_stands_behind_a_body_is_no_header(by_haproxy: bool, trailer: str) -> None:
+    async def scene(gateway: Gateway) -> None:
+        _, _, port = gateway.http.rpartition(":")
+        for method, path in (("POST", "/control/key.list"), ("POST", "/v2/repository/index"), ("GET", "/v2/models/stats")):
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+            head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close"
+            writer.write(f"{head}\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n{trailer}\r\n\r\n".encode())
+            told = await asyncio.wait_for(reader.read(), 20)
+            writer.close()
+            assert told.startswith(b"HTTP/1.1 401 "), (path, told)
+
+    play(scene, by_haproxy=by_haproxy)
+
+
+def test_a_command_that_was_begun_before_its_key_was_revoked_is_not_run() -> None:
+    async def scene(gateway: Gateway) -> None:
+        _, _, port = gateway.http.rpartition(":")
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+        head = "POST /control/status HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nexpect: 100-continue"
+        known = f"authorization: {VIEWER.bearer['authorization']}\r\nconnection: close\r\ncontent-length: 2"
+        writer.write(f"{head}\r\n{known}\r\n\r\n".encode())
+        assert b" 100 " in await reader.readuntil(b"\r\n\r\n")  # it was let in, and its body is awaited
+        gateway.scorer.table = closed(table(), SCORER)
+        writer.write(b"{}")
+        told = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        assert told.startswith(b"HTTP/1.1 401 "), told
+
+    play(scene, by_haproxy=False)
+
+
 def test_commands_reach_the_controller_as_their_caller() -> None:
     brain = Brain()
     brain.call("apply", models=[{"name": "pair", "serving": {}}])

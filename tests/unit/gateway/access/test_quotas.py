@@ -75,3 +75,15 @@ def test_one_that_failed_is_over_too_and_a_new_limit_holds_at_once() -> None:
     assert times(book, having(under_way=1), 1) == 1
     assert times(book, having(requests_per_s=3), 9) == 3
     assert times(book, having(requests_per_s=4), 9) == 4
+
+
+def test_what_is_under_way_ends_in_the_quota_that_has_changed_meanwhile() -> None:
+    book = QuotaBook(Clock())
+    with ExitStack() as under_way:
+        for _ in range(2):
+            under_way.enter_context(book.taken(having(under_way=2), "fraud-eu", 1))
+        assert times(book, having(under_way=3), 1) == 1
+        assert times(book, having(under_way=2), 1) == 0
+    with ExitStack() as under_way:
+        for _ in range(3):
+            under_way.enter_context(book.taken(having(under_way=3), "fraud-eu", 1))

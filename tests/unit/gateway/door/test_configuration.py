@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from cluster.errors import Conflict
-from deployments.gateway.door.configuration import STATE, Listening, Way, configuration, slots_state
+from deployments.gateway.door.configuration import CERTIFICATE, CLIENT_CA, STATE, Listening, Way, configuration, slots_state
 from deployments.gateway.door.haproxy import usable_haproxy
-from deployments.gateway.door.settings import DoorSettings, read_settings
+from deployments.gateway.door.settings import ClientCertificates, DoorSettings, DoorTls, read_settings
+from tests.support.certificates import Pki
 
 FOLDER = Path("/tmp/headrace-door-x")  # noqa: S108 (never made)
 SETTINGS = DoorSettings("haproxy", "127.0.0.1", 8000, 9000, slots=3)
@@ -127,3 +128,61 @@ def test_another_versions_settings_are_refused(tmp_path: Path, text: str) -> Non
     (tmp_path / "door.json").write_text(text)
     with pytest.raises(Conflict, match="another version of headrace"):
         read_settings(tmp_path)
+
+
+TLS = DoorTls("/etc/door.pem", "/etc/door.key")
+
+
+def binds(tls: DoorTls | None) -> list[str]:
+    return re.findall(r"bind (fd@.*)", configuration(replace(SETTINGS, tls=tls), FOLDER, BOTH))
+
+
+def test_tls_is_spoken_at_both_sockets_and_callers_certificates_are_asked_for_where_their_authority_is_known() -> None:
+    assert binds(None) == ["fd@7", "fd@8"]
+    http, grpc = f"fd@7 ssl crt {FOLDER}/certificate.pem alpn h2,http/1.1", f"fd@8 ssl crt {FOLDER}/certificate.pem alpn h2"
+    assert binds(TLS) == [http, grpc]
+    for wanted in ClientCertificates:
+        known = f" ca-file {FOLDER}/client-ca.pem verify {wanted} no-tls-tickets"
+        assert binds(replace(TLS, client_ca="/etc/ca.pem", client_certificates=wanted)) == [http + known, grpc + known]
+
+
+def test_a_callers_certificate_is_told_after_what_he_says_of_it_is_taken_away() -> None:
+    found = sections(configuration(replace(SETTINGS, tls=replace(TLS, client_ca="/etc/ca.pem")), FOLDER, BOTH))
+    for name in ("frontend http", "frontend grpc"):
+        own = found[name].index("http-request del-header x-headrace- -m beg")
+        (told,) = [at for at, line in enumerate(found[name]) if "x-headrace-peer" in line]
+        assert own < told
+    for tls in (None, TLS):
+        assert "x-headrace-peer" not in configuration(replace(SETTINGS, tls=tls), FOLDER, BOTH)
+
+
+def test_settings_of_tls_are_read_as_they_were_written_and_those_of_before_tls_too(tmp_path: Path) -> None:
+    for tls in (None, TLS, DoorTls("a", "b", "c", ClientCertificates.REQUIRED)):
+        settings = replace(SETTINGS, tls=tls)
+        settings.write(tmp_path)
+        assert read_settings(tmp_path) == settings
+    document = asdict(SETTINGS)
+    del document["tls"]
+    assert DoorSettings.from_document(document) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    "tls", [TLS, replace(TLS, client_ca=str(FOLDER), client_certificates=ClientCertificates.REQUIRED)], ids=str
+)
+def test_haproxy_takes_it_with_tls(tmp_path: Path, tls: DoorTls) -> None:
+    binary = usable_haproxy()
+    if binary is None:
+        pytest.skip("Ray brings no HAProxy here")
+    pki = Pki(tmp_path)
+    certificate, key = pki.issue("door")
+    (tmp_path / CERTIFICATE).write_bytes(certificate.read_bytes() + key.read_bytes())
+    (tmp_path / CLIENT_CA).write_bytes(pki.ca.read_bytes())
+    with socket.socket() as http, socket.socket() as grpc:
+        for one in (http, grpc):
+            one.bind(("127.0.0.1", 0))
+        listening = Listening(http.fileno(), grpc.fileno(), 5000)
+        file = tmp_path / "haproxy.cfg"
+        file.write_text(configuration(replace(SETTINGS, tls=tls), tmp_path, listening))
+        done = subprocess.run([binary, "-c", "-f", file], capture_output=True, text=True, pass_fds=(http.fileno(), grpc.fileno()))
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr

@@ -13,6 +13,7 @@ from headrace.local.home import read_settings
 from headrace.local.run_state import load_run
 from headrace.local.up import UpOptions, bring_up
 from tests.support.broken_haproxy import broken_haproxy
+from tests.support.certificates import Pki
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Ray brings HAProxy on Linux alone")
 
@@ -48,4 +49,13 @@ def test_without_haproxy_there_is_one_gateway_on_loopback(
     settings = read_settings({"HEADRACE_HOME": str(tmp_path / "home")})
     with pytest.raises(BadInput, match="one gateway, on loopback"):
         bring_up(options, settings, silent)
+    assert load_run(settings.home) is None
+
+
+def test_without_haproxy_there_is_no_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "0")
+    certificate, key = Pki(tmp_path).issue("door")
+    settings = read_settings({"HEADRACE_HOME": str(tmp_path / "home")})
+    with pytest.raises(BadInput, match="without HAProxy there is no TLS"):
+        bring_up(UpOptions(tls_cert=str(certificate), tls_key=str(key)), settings, silent)
     assert load_run(settings.home) is None
