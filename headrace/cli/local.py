@@ -46,8 +46,8 @@ def up(
         bool,
         typer.Option(
             "--insecure",
-            help="Open to the network without an Access document, for anybody to score and see; or join the cluster of "
-            "RAY_ADDRESS though there is no token for it.",
+            help="Open to the network in clear, and, without an Access document, for anybody to score and see; or join the "
+            "cluster of RAY_ADDRESS though there is no token for it.",
         ),
     ] = False,
     tls_cert: Annotated[
@@ -74,8 +74,9 @@ def up(
     KAFKA_BOOTSTRAP_SERVERS set, it uses that broker.
 
     On loopback, to score and to see needs no key. What changes anything needs the home's own, in its file `key`, which this
-    command line reads by itself. With --host, an Access document must say who may do what (--access, or one applied before),
-    unless --insecure is given; what it does not grant nobody may. `headrace key create` makes keys for callers.
+    command line reads by itself. With --host, an Access document must say who may do what (--access, or one applied before), and
+    TLS must be on, unless --insecure is given; what the document does not grant nobody may. `headrace key create` makes keys for
+    callers.
 
     Who has Ray's token runs code as you: a Ray that is started here takes none but who can read the home's file `ray-token`. Its
     dashboard asks for it in the browser.

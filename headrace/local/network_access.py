@@ -1,4 +1,4 @@
-"""Before a door opens to the network: somebody must have said who may come in."""
+"""Before a door opens to the network: somebody must have said who may come in, and nobody on the way may listen."""
 
 from __future__ import annotations
 
@@ -22,18 +22,28 @@ def access_in(file: Path) -> Apply:
 
 
 def check_network(options: UpOptions, settings: Settings, access: Apply | None) -> None:
-    """Raises BadInput where a door would open to the network and no Access document, given or applied before, says who may come
-    in. Raises what the store raises."""
-    if options.on_loopback or options.insecure or access is not None:
+    """Raises BadInput where a door would open to the network in clear, or with no Access document, given or applied before, that
+    says who may come in. Raises what the store raises."""
+    if options.on_loopback or options.insecure:
         return
-    store = SqlStore(settings.store_url)
-    try:
-        known = store.load().access is not None
-    finally:
-        store.close()
-    if not known:
+    where = f"--host {options.host}"
+    if access is None and not _has_document(settings):
         raise BadInput(
             "the network would reach it, and no Access document says who may do what",
-            where=f"--host {options.host}",
+            where=where,
             remedy="give one with --access FILE (docs/access.md), or say --insecure: whoever reaches it may score and see then",
         )
+    if options.tls is None:
+        raise BadInput(
+            "keys and rows would cross the network in clear",
+            where=where,
+            remedy="give --tls-cert and --tls-key, or say --insecure where something before it speaks TLS",
+        )
+
+
+def _has_document(settings: Settings) -> bool:
+    store = SqlStore(settings.store_url)
+    try:
+        return store.load().access is not None
+    finally:
+        store.close()

@@ -14,11 +14,11 @@ LOOPBACK = "127.0.0.1"
 class UpOptions:
     """What the user chose.
 
-    `hosts` are names by which the gateway takes commands, beside the machine's own. There are `gateways` of them, by load up
-    to `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has. `insecure`: a cluster
-    may be joined without a token, and a door opened to the network where nothing says who may come in. `access`
-    is the file of an Access document, or empty. The door speaks TLS with the files `tls_cert` and `tls_key`, by absolute paths,
-    and knows callers by certificates of `client_ca`.
+    `hosts` are names by which the gateway takes commands, beside the machine's own. There are `gateways` of them, by load up to
+    `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has. `insecure`: a cluster may be
+    joined without a token, and a door opened to the network in clear, or where nothing says who may come in. `access` is the file
+    of an Access document, or empty. The door speaks TLS with the files `tls_cert` and `tls_key`, by absolute paths, and knows
+    callers by certificates of `client_ca`.
     """
 
     host: str = LOOPBACK

@@ -82,7 +82,7 @@ def _evaluate(seen: Seen) -> list[str]:
             "    data: rows.parquet" + _mark("a .parquet or .npz file with a column for each input"),
             "    # label: LABEL              # the column that holds the truth: then accuracy is measured, too",
         ]
-    return ["  # evaluate: {data: rows.parquet, label: LABEL}  # real rows to judge it on; trial rows are random without"]
+    return ["  # evaluate: {data: rows.parquet, label: LABEL}  # real rows to judge it on; without, trial rows are made up"]
 
 
 def _mark(what: str) -> str:

@@ -26,7 +26,7 @@ class CertificateNames:
 
 def names_of(der: bytes, now_s: float) -> CertificateNames:
     """Of an X.509 certificate, at `now_s` (Unix time). Raises BadCredential where it is none, not valid now, or names nobody."""
-    from cryptography.x509 import ExtensionNotFound, load_der_x509_certificate
+    from cryptography.x509 import ExtensionNotFound, InvalidVersion, load_der_x509_certificate
     from cryptography.x509.extensions import DuplicateExtension
     from cryptography.x509.general_name import UnsupportedGeneralNameType
 
@@ -39,7 +39,7 @@ def names_of(der: bytes, now_s: float) -> CertificateNames:
             names = _alternative(certificate)
         except ExtensionNotFound:
             names = _common(certificate)
-    except (ValueError, DuplicateExtension, UnsupportedGeneralNameType):
+    except (ValueError, InvalidVersion, DuplicateExtension, UnsupportedGeneralNameType):
         raise BadCredential(CredentialFault.MALFORMED) from None
     if now_s >= until_s:
         raise BadCredential(CredentialFault.EXPIRED)

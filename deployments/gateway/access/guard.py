@@ -9,7 +9,7 @@ import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cluster.access.callers import STRANGER, VISITOR, Caller
@@ -129,7 +129,10 @@ class Guard:
             except binascii.Error:
                 raise BadCredential(CredentialFault.MALFORMED) from None
             named = names_of(der, now_s)
-            return _Known(policy.of_certificate(named.names), min(now_s + KNOWN_S, named.until_s), self._policies)
+            caller = policy.of_certificate(named.names)
+            if policy.document is None:  # it says nothing of him yet: he is let in as who brings nothing
+                caller = replace(caller, grants=self._nobody.grants)
+            return _Known(caller, min(now_s + KNOWN_S, named.until_s), self._policies)
         secret = secret_of(credential.authorization)
         if secret is None:
             raise BadCredential(CredentialFault.MALFORMED)

@@ -101,17 +101,18 @@ def _certificates(path: Path) -> list[x509.Certificate]:
     from cryptography.exceptions import UnsupportedAlgorithm
 
     text = _read(path)
+    unreadable = (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
     try:
         found = x509.load_pem_x509_certificates(text)
         for one in found:
             _parse(one)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except unreadable as error:
         raise BadInput("there is no certificate in it that can be read", where=str(path), remedy=WRITE_PEM) from error
     return found
 
 
 def _parse(certificate: x509.Certificate) -> None:
-    """Reads what is only read when it is asked for. Raises ValueError or UnsupportedAlgorithm."""
+    """Reads what is only read when it is asked for."""
     certificate.public_key()
     _ = certificate.extensions, certificate.not_valid_before_utc, certificate.not_valid_after_utc
 

@@ -157,7 +157,7 @@ def test_what_only_tells(path: str, status: int, document: dict[str, Any]) -> No
 
 def test_a_model_that_is_known_and_not_ready_is_said_to_be_so() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
-        scorer.table = replace(EMPTY, models={"pair": Standing.WAITING, "documented": Standing.EMPTY})
+        scorer.table = replace(EMPTY, number=1, models={"pair": Standing.WAITING, "documented": Standing.EMPTY})
         for path in ("/v2/models/pair/ready", "/v2/models/pair/versions/3/ready", "/v1/models/pair"):
             answer = await client.get(path)
             assert (answer.status_code, answer.json()) == (503, {"name": "pair", "ready": False})

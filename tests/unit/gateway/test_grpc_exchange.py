@@ -16,7 +16,6 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cluster.access.callers import Caller
 from cluster.errors import HeadraceError, NoCapacity
-from cluster.routing.routes import EMPTY
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
 from deployments.gateway.grpc.exchange import GrpcExchange
@@ -25,7 +24,7 @@ from deployments.gateway.http.server.connection import InferServer, _Connection
 from deployments.gateway.http.server.exchange import Exchange, WireAnswer
 from deployments.gateway.http.server.head import RequestHead
 from deployments.gateway.large import LargeWork
-from tests.support.gateway_fakes import FakeScorer
+from tests.support.gateway_fakes import FakeScorer, table
 from tests.support.listening import slot_in
 from tests.support.one_haproxy import HAPROXY, haproxy_before
 
@@ -64,7 +63,7 @@ class Calls:
     model: Model
 
     def of(self, head: RequestHead) -> Exchange:
-        return GrpcExchange(self.model, Guard(FakeScorer(EMPTY), visitors=True), head, LIMIT_BYTES)
+        return GrpcExchange(self.model, Guard(FakeScorer(table()), visitors=True), head, LIMIT_BYTES)
 
     def broken(self, error: HeadraceError) -> WireAnswer:
         raise error

@@ -240,7 +240,7 @@ def test_the_repository_is_what_the_controller_knows() -> None:
             await door.client.load_model("none")
         with pytest.raises(triton.InferenceServerException, match=r"INVALID_ARGUMENT.*config"):
             await door.client.load_model("pair", config="{}")
-        door.scorer.table = EMPTY
+        door.scorer.table = replace(EMPTY, number=1)
         await door.client.unload_model("pair")
         with pytest.raises(triton.InferenceServerException, match=r"FAILED_PRECONDITION.*no GPU is free"):
             await door.client.load_model("pair")
@@ -366,7 +366,7 @@ def test_health_of_the_server_and_of_a_model() -> None:
             await health.Check(health_pb2.HealthCheckRequest(service="none"))
         watch = health.Watch(health_pb2.HealthCheckRequest(service="pair"))
         seen = [(await watch.read()).status]
-        door.scorer.table = replace(EMPTY, models={"pair": Standing.WAITING})
+        door.scorer.table = replace(EMPTY, number=1, models={"pair": Standing.WAITING})
         seen.append((await watch.read()).status)
         status = health_pb2.HealthCheckResponse
         assert seen == [status.SERVING, status.NOT_SERVING]  # there is such a model

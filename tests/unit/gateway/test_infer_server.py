@@ -23,6 +23,7 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster.access.callers import Role, grant_of
 from cluster.errors import BadInput
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.dataplane import DataPlane
@@ -31,6 +32,7 @@ from deployments.gateway.http.callers import Callers
 from deployments.gateway.http.server import connection
 from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer, ServerLimits
+from tests.support.access import closed, made_key
 from tests.support.gateway_fakes import PATIENT, FakeControl, FakeScorer, table
 from tests.support.listening import slot_in
 
@@ -683,3 +685,26 @@ def test_without_a_door_loopback_is_served_by_uvicorn_and_grpc_aio_and_nothing_e
 
     by_uvicorn("json")
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_who_is_revoked_while_his_request_comes_is_not_answered() -> None:
+    key = made_key("team", grant_of([Role.SCORE], "pair"))
+
+    async def scene(house: House) -> None:
+        house.scorer.table = closed(table(), key)
+        reader, writer = await house.connect()
+        asked = request(headers=[f"authorization: {key.bearer['authorization']}"])
+        writer.write(asked)
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200 ")
+        writer.write(asked[:-1])
+        while not any(one._reading for one in house.connections):
+            await asyncio.sleep(0)
+        house.scorer.table = closed(table())
+        writer.write(asked[-1:])
+        assert (await answer(reader)).startswith(b"HTTP/1.1 401 ")
+        house.scorer.table = closed(table(), key)
+        writer.write(asked)  # and the connection goes on
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+
+    play(scene)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from cluster.commands.registry import COMMANDS
 from cluster.errors import NotFound
-from cluster.routing.routes import EMPTY
+from cluster.routing.routes import EMPTY, Standing
 from tests.support.brain import Brain
 from tests.support.gateway_fakes import FakeControl, FakeScorer, gateway, model_view, table
 
@@ -98,7 +99,7 @@ def test_every_path_that_tells_answers_as_it_says() -> None:
         control.models = []
         for path in paths:
             assert (await ask("GET", path)).status_code == 200
-        scorer.table = EMPTY
+        scorer.table = replace(EMPTY, number=1, models={"warming": Standing.WAITING})
         for path in paths:
             assert (await ask("GET", path)).status_code == (404 if "{" in path else 503 if path.endswith("/ready") else 200)
 
@@ -143,7 +144,7 @@ def test_the_repository_answers_as_it_says() -> None:
         for path, body, status in asked:
             assert (await ask("POST", path, json=body)).status_code == status
         assert (await ask("POST", load, {"model": "none"})).status_code == 404
-        scorer.table = EMPTY
+        scorer.table = replace(EMPTY, number=1)
         assert (await ask("POST", unload)).status_code == 200
         assert (await ask("POST", load)).status_code == 409
         control.away = True

@@ -234,12 +234,17 @@ def test_a_door_opens_to_the_network_only_where_somebody_said_for_whom(settings:
         check_network(anywhere, settings, None)
     file = tmp_path / "access.yaml"
     file.write_text(DOCUMENT)
-    check_network(anywhere, settings, access_in(file))
+    with pytest.raises(BadInput, match="in clear"):
+        check_network(anywhere, settings, access_in(file))
+    secured = replace(anywhere, tls_cert="/door.pem", tls_key="/door.key")
+    with pytest.raises(BadInput, match="no Access document says who may do what"):
+        check_network(secured, settings, None)
+    check_network(secured, settings, access_in(file))
     store = SqlStore(settings.store_url)
     state = store.load()
     store.save(store.acquire(), state, replace(state, access=Access()), [])
     store.close()
-    check_network(anywhere, settings, None)
+    check_network(secured, settings, None)
 
 
 def test_what_is_applied_to_a_run_that_is_up_already_is_not_told_as_left_out() -> None:

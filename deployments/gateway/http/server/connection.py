@@ -11,9 +11,9 @@ import functools
 import socket
 from typing import cast
 
-from cluster.access.callers import STRANGER, Caller
+from cluster.access.callers import Caller
 from cluster.errors import BadInput, HeadraceError, NoCapacity
-from deployments.gateway.access.credential import cut
+from deployments.gateway.access.credential import Credential, cut
 from deployments.gateway.admission import Admission, Lease
 from deployments.gateway.http.asgi import TooSlow, head_too_large
 from deployments.gateway.http.server.body import Body, ChunkedBody, Pieces, SizedBody, whole_body
@@ -30,7 +30,7 @@ _CLOSE = b"connection: close\r\n\r\n"
 _CRLF = b"\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_Reading = tuple[RequestHead, Exchange, Body, Caller]  # a request whose body is not whole
+_Reading = tuple[RequestHead, Exchange, Body, Credential]  # a request whose body is not whole
 
 
 class InferServer:
@@ -192,16 +192,18 @@ class _Connection(asyncio.Protocol):
         try:
             caller = exchange.admit(credential)
         except HeadraceError as error:
-            self._begin_body(head, exchange, data[end:], STRANGER, exchange.failed(error))
+            self._begin_body(head, exchange, data[end:], credential, exchange.failed(error))
             return
         if body is not None and exchange.refusal(len(body)) is None:
             self._answer(head, exchange, [body], len(body), caller)
         else:
-            self._begin_body(head, exchange, data[end:], caller, exchange.refusal(head.body_bytes or 0))
+            self._begin_body(head, exchange, data[end:], credential, exchange.refusal(head.body_bytes or 0))
 
-    def _begin_body(self, head: RequestHead, exchange: Exchange, data: bytes, caller: Caller, refusal: WireAnswer | None) -> None:
+    def _begin_body(
+        self, head: RequestHead, exchange: Exchange, data: bytes, credential: Credential, refusal: WireAnswer | None
+    ) -> None:
         body: Body = ChunkedBody() if head.body_bytes is None else SizedBody(head.body_bytes)
-        reading = self._reading = head, exchange, body, caller
+        reading = self._reading = head, exchange, body, credential
         if refusal is not None:
             # Who waits for leave to send may or may not do so after this: where the next request begins can't be told.
             self._refuse(reading, refusal, closes=head.expects)
@@ -210,7 +212,7 @@ class _Connection(asyncio.Protocol):
         self._read_body(data, reading)
 
     def _read_body(self, data: bytes, reading: _Reading) -> None:
-        head, exchange, body, caller = reading
+        head, exchange, body, credential = reading
         had_bytes = body.size_bytes
         try:
             rest = body.feed(data)
@@ -231,11 +233,21 @@ class _Connection(asyncio.Protocol):
         if rest:
             self._hold(rest)
         if not body.dropped:
-            self._answer(head, exchange, body.pieces, 0, caller)
+            self._answer_in_pieces(head, exchange, body.pieces, credential)
         elif self._last and self._transport is not None:
             self._transport.close()
         elif self._early:
             asyncio.get_running_loop().call_soon(self._next)
+
+    def _answer_in_pieces(self, head: RequestHead, exchange: Exchange, body: Pieces, credential: Credential) -> None:
+        try:
+            # Again: it may have taken hours to come, and he may have been revoked.
+            caller = exchange.admit(credential)
+        except HeadraceError as error:
+            self._lease.release()
+            self._tell(exchange.failed(error), closes=not head.keeps)
+            return
+        self._answer(head, exchange, body, 0, caller)
 
     def _answer(self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int, caller: Caller) -> None:
         """`more_bytes` of the body are not counted yet."""

@@ -92,3 +92,9 @@ def test_a_certificate_that_was_changed_has_names_or_is_refused(data: st.DataObj
         der[place] = data.draw(st.integers(0, 255))
     found = verdict(bytes(der))
     assert found in list(CredentialFault) or (found and all(name.isprintable() for name in found))
+
+
+def test_a_version_of_x509_that_there_is_not_is_malformed() -> None:
+    version = b"\xa0\x03\x02\x01\x02"  # which stands for 3
+    assert plain().count(version) == 1
+    assert refusal(plain().replace(version, version[:-1] + b"\x06")) == "malformed"

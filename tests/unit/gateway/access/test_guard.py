@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import load_pem_x509_certificate
+from trustme import CA
 
 from cluster.access.callers import Role, grant_of
 from cluster.access.keys import StoredKey, new_key
@@ -185,6 +189,24 @@ def test_a_certificate_counts_only_behind_a_door_and_a_key_before_it() -> None:
     for der in (b"MII", b"????", base64.b64encode(b"no certificate")):
         with pytest.raises(Unauthenticated):
             guard.admitted(Credential(b"", der))
+
+
+def test_without_a_document_a_certificate_shuts_nobody_out() -> None:
+    der = CA().issue_cert("scorer.example").cert_chain_pems[0].bytes()
+    shown = Credential(b"", base64.b64encode(load_pem_x509_certificate(der).public_bytes(Encoding.DER)))
+    guard, scorer, clock = guarding(visitors=True, routes=table())
+    clock.now_s = time.time()
+    caller = guard.admitted(shown)
+    assert (caller.name, caller.may(Role.SCORE, "pair"), caller.may(Role.OPERATE, "pair")) == (
+        "certificate scorer.example",
+        True,
+        False,
+    )
+    scorer.table = closed(table())
+    assert guard.admitted(shown).grants == ()
+    closed_to_all, _, clock = guarding(visitors=False, routes=table())
+    clock.now_s = time.time()
+    assert closed_to_all.admitted(shown).grants == ()
 
 
 def test_a_head_is_remembered_without_its_secrets() -> None:
