@@ -15,7 +15,7 @@ from cluster.section import Section
 
 EVERY_MODEL = "*"
 _PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,128}")
-_REMEMBERED = 1024  # names asked for, of each caller
+_REMEMBERED = 128  # names asked for, of each caller
 _LONGEST_REMEMBERED = 128  # no model's name is longer, but what is asked for may be
 
 

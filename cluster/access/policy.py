@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from cluster.access.callers import Caller, Grant, Quota
+from cluster.access.callers import Caller, Grant, Quota, Role
 from cluster.access.issuers import Issuer, Issuers
 from cluster.access.keys import StoredKey
 from cluster.section import Section
@@ -49,6 +49,12 @@ class SubjectGrant(Grant):
     """Roles over models for somebody."""
 
     to: Subject
+
+    @model_validator(mode="after")
+    def _anyone_changes_nothing(self) -> Self:
+        if self.to.anyone and not {Role.SCORE, Role.VIEW}.issuperset(self.roles):
+            raise ValueError("anyone may score and view; what changes something is for somebody who is known")
+        return self
 
 
 class SubjectQuota(Quota):

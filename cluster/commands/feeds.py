@@ -163,9 +163,9 @@ def _delete(at: Context, request: FeedName) -> CommandResult:
 
 
 def feed_views(at: Context) -> tuple[FeedView, ...]:
-    """All that the caller may see, by name."""
+    """All that the caller may view, by name."""
     feeds = (at.state.feeds[name] for name in sorted(at.state.feeds))
-    return tuple(feed_view(feed, at.feeds, at.now_s, at.faults) for feed in feeds if at.caller.sees(feed.spec.model))
+    return tuple(feed_view(feed, at.feeds, at.now_s, at.faults) for feed in feeds if at.caller.may(Role.VIEW, feed.spec.model))
 
 
 def _list(at: Context, _: Nothing) -> CommandResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cluster.access.callers import Role
 from cluster.commands.command import CommandEntry, CommandResult, Context, Message, Nothing
 from cluster.commands.feeds import FeedView, feed_views
 from cluster.commands.models import ModelView, model_view
@@ -18,12 +19,14 @@ class StatusView(Message):
 
 
 def _status(at: Context, _: Nothing) -> CommandResult:
-    state, seen = at.state, at.caller.sees
+    state = at.state
     view = StatusView(
         table=state.table,
         tick_s=at.tick_s,
         models=tuple(
-            model_view(state, state.models[name], at.apps, at.now_s, at.faults) for name in sorted(state.models) if seen(name)
+            model_view(state, state.models[name], at.apps, at.now_s, at.faults)
+            for name in sorted(state.models)
+            if at.caller.may(Role.VIEW, name)
         ),
         feeds=feed_views(at),
     )

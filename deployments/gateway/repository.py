@@ -92,8 +92,8 @@ class Repository:
         }
 
     async def _models(self, caller: Caller) -> list[ModelView]:
-        status = await self._control.call("status", {}, caller)
-        return [ModelView.model_validate(model) for model in status["models"]]
+        status = await self._control.call("status", {})  # who may score sees no more of it than is told here
+        return [ModelView.model_validate(model) for model in status["models"] if caller.sees(model["name"])]
 
     async def _model(self, caller: Caller, name: str, call: str) -> ModelView:
         for model in await self._models(caller):

@@ -21,6 +21,7 @@ from deployments.gateway.door.settings import ClientCertificates
 from headrace.local.broker import running_broker, start_broker
 from headrace.local.down import RAY_STOP_S, Progress, end_run
 from headrace.local.home import Home, Settings, without_password
+from headrace.local.home_key import ensure_home_key
 from headrace.local.lock import only_one
 from headrace.local.network_access import access_in, check_network
 from headrace.local.options import LOOPBACK, UpOptions
@@ -77,6 +78,7 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brou
         _check_door(options, settings, progress)
         _check_ports(options, settings, broker_runs=kept)
         check_network(options, settings, access)
+        ensure_home_key(home)  # what is wrong with its file is told before anything runs
         if settings.ray_address is not None and not options.insecure:
             require_token(os.environ, settings.ray_address)
         run = _Run(options, settings, progress, access)

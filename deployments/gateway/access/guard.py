@@ -25,7 +25,7 @@ from deployments.gateway.access.key_sets import KeySets
 from deployments.gateway.access.tokens import verify_token
 
 KNOWN_S = 60.0  # so long somebody is known before he is looked up again; what ends him earlier is a newer table
-KNOWN_MOST = 10_000
+KNOWN_MOST = 4096
 # Of one address: so many wrong credentials at once, then one a second. Who is known already does not notice.
 WRONG_PER_S, ADDRESSES_MOST = 1.0, 10_000
 WRONG_AT_ONCE = 10.0

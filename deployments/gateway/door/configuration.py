@@ -211,6 +211,9 @@ def _arrivals(settings: DoorSettings) -> list[str]:
         "tcp-request connection track-sc0 src table addresses if !loopback",
         "tcp-request connection set-var(sess.answered) src_conn_cur(answered)",
         f"tcp-request connection reject if !loopback {{ sc0_conn_cur,sub(sess.answered) gt {settings.unanswered_most} }}",
+        # Servers that read the first and servers that read the last would see two callers.
+        f"""http-request return status 400 {_json("Authorization stands there twice: send it once")} """
+        "if { req.fhdr_cnt(authorization) gt 1 }",
         *_heads(settings, "%[src]"),
         *_peer(settings),
     ]

@@ -95,6 +95,7 @@ def test_a_home_may_everything_whatever_the_document_says() -> None:
         ({"grants": [{"to": {"key": "a"}, "roles": ["root"], "models": ["*"]}]}, "Input should be 'score'"),
         ({"grants": [{"to": {"key": " a"}, "roles": ["score"], "models": ["*"]}]}, "without blanks around"),
         ({"grants": [{"to": {"key": "a\n[red]"}, "roles": ["score"], "models": ["*"]}]}, "that can be printed"),
+        ({"grants": [{"to": {"anyone": True}, "roles": ["view", "operate"], "models": ["*"]}]}, "anyone may score and view"),
         ({"quotas": [{"requests_per_s": 0}]}, "greater than 0"),
         ({"quotas": [{"rows_per_s": float("inf")}]}, "finite number"),
         ({"issuers": [{**CORP, "name": "key"}]}, "callers of another kind"),

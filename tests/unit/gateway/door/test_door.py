@@ -101,6 +101,15 @@ def test_the_callers_address_is_passed_on_and_nobody_can_give_another(door: Live
     assert not {name for name in seen if name == "forwarded" or name.startswith("x-headrace")}
 
 
+def test_who_is_two_callers_at_once_is_told_so(door: LiveDoor) -> None:
+    url = f"{door.http}/v2/models/pair/infer"
+    two = [("authorization", "Bearer a"), ("authorization", "Bearer b")]
+    answer = httpx.post(url, headers=two, content=b"{}", trust_env=False, timeout=30)
+    assert (answer.status_code, answer.json()["error"]) == (400, "Authorization stands there twice: send it once")
+    one = httpx.post(url, headers=[("authorization", "Digest a=b, c=d")], content=b"{}", trust_env=False, timeout=30)
+    assert one.status_code == 200
+
+
 @pytest.mark.parametrize("size", [0, 1, 64 << 10, 128 << 10, 1 << 20, 10 << 20])
 def test_bodies_of_any_size_arrive_whole(door: LiveDoor, size: int) -> None:
     assert ask(door, "POST", INFER, content=bytes(size))["bytes"] == size
