@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -166,10 +166,12 @@ async def test_remote_a_row_that_kills_its_replicas_is_the_versions_fault() -> N
 
 
 class Slow:
-    """An engine that is never done in time."""
+    """An engine that is done when it is told."""
+
+    over = threading.Event()
 
     def score(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        time.sleep(0.3)
+        self.over.wait(60)
         return answered(tensors).outputs
 
 
@@ -178,12 +180,13 @@ async def test_embedded_who_is_late_missed_the_call_and_was_slow() -> None:
     def load(target: Target, _: Serving) -> Engine:
         return Slow() if target.version == 2 else Quick()  # type: ignore[return-value]
 
-    embedded, serving = EmbeddedTransport(load), Serving(transport=TransportKind.EMBEDDED, timeout_s=0.2)
+    embedded, serving = EmbeddedTransport(load), Serving(transport=TransportKind.EMBEDDED, timeout_s=2.0)
     control = TableControl(routed(serving=serving, slow_ms=50.0))
     scorer = RoutedScorer(control, Candidate(NoCapacity("none")), embedded)
     await scorer.start()
     await embedded.settled([each.app for each in TARGETS])
     scored = await scorer.score("digits", {INPUT: rows(4)})
+    Slow.over.set()
     assert scored.errors == {}
     await scorer.close()
     assert control.counts(2) == Counts(calls=1, slow=1, missed=4)
