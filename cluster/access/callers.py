@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 from cluster.section import Section
 
 EVERY_MODEL = "*"
+SEE_YOURS = "see `headrace models` for those that you may see"  # a remedy that names nobody else's
 _PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,128}")
 _REMEMBERED = 128  # names asked for, of each caller
 _LONGEST_REMEMBERED = 128  # no model's name is longer, but what is asked for may be

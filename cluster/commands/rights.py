@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.access.callers import Caller, Role
+from cluster.access.callers import SEE_YOURS, Caller, Role
 from cluster.errors import Forbidden, HeadraceError, NotFound, Unauthenticated
 from cluster.state import State, feed_key
-
-SEE_YOURS = "see `headrace models` for those that you may see"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,7 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from cluster.access.callers import Caller, Role
-from cluster.commands.rights import SEE_YOURS
+from cluster.access.callers import SEE_YOURS, Caller, Role
 from cluster.errors import BadInput, Forbidden, HeadraceError, NoCapacity, NotFound, Unauthenticated
 from cluster.routing.routes import Route, RouteTable, Standing
 from cluster.signature import Signature, TensorSpec

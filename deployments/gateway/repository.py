@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from cluster.access.callers import Caller
+from cluster.access.callers import SEE_YOURS, Caller
 from cluster.commands.models import ModelView
-from cluster.commands.rights import SEE_YOURS
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, Conflict, NotFound
 from cluster.routing.routes import Route

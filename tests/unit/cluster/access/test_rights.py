@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster.access.callers import STRANGER, VISITOR, Caller, Role, grant_of
+from cluster.access.callers import SEE_YOURS, STRANGER, VISITOR, Caller, Role, grant_of
 from cluster.commands.registry import COMMANDS
-from cluster.commands.rights import SEE_YOURS
 from cluster.errors import Forbidden, HeadraceError, NotFound, Unauthenticated
 from tests.support.brain import SURE, Brain
 from tests.unit.cluster.test_audit_of_commands import CHANGES, LOOKS, STREAM
