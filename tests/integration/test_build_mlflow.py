@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import catboost
+import httpx
 import lightgbm
 import mlflow
 import mlflow.catboost
@@ -33,10 +35,15 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from cluster.errors import NotFound
 from deployments.artifacts.manifest import read_manifest
 from deployments.builder.sources.mlflow_models.resolve import push
+from headrace.cli.exits import ExitCode
+from headrace.cli.main import main
+from headrace.client import ControlClient
+from tests.support.brain import Brain
 from tests.support.builds import answer, refused, run
 
 pytestmark = pytest.mark.usefixtures("builds_here")
 
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "mlflow"  # written by MLflow 3.17 and TensorFlow 2.20
 IRIS, CANCER = load_iris(as_frame=True), load_breast_cancer()
 PLAIN: dict[str, Any] = {"pip_requirements": ["numpy"]}  # else MLflow looks through all that is installed
 
@@ -192,6 +199,15 @@ def test_a_network_as_a_pickle_and_as_a_program(tmp_path: Path) -> None:
     np.testing.assert_allclose(answer(built, input=x)["output"], one(torch.from_numpy(x)).detach().numpy(), atol=1e-6)
 
 
+def test_a_network_of_keras_as_the_flavour_tensorflow_keeps_it(tmp_path: Path) -> None:
+    built = run(tmp_path, {"source": {"mlflow": str(FIXTURES / "keras_model")}, "optimise": False})
+    with np.load(FIXTURES / "flowers.npz") as expected:
+        np.testing.assert_allclose(answer(built, input=expected["x"])["output"], expected["y"], atol=1e-6)
+    assert built.artifact is not None
+    kept = read_manifest(Path(built.artifact.uri)).source
+    assert (kept["kind"], kept["mlflow"]["flavour"]) == ("keras", "tensorflow")
+
+
 def test_a_version_handed_back_is_the_same_model(tmp_path: Path, store: str) -> None:
     section = {"source": {"mlflow": {"uri": "models:/flowers/1", "tracking_uri": store}}, "optimise": False}
     built = run(tmp_path, section)
@@ -203,6 +219,30 @@ def test_a_version_handed_back_is_the_same_model(tmp_path: Path, store: str) -> 
     np.testing.assert_array_equal(answer(again, **rows)["probabilities"], answer(built, **rows)["probabilities"])
     assert again.report.source["kind"] == "onnx"
     assert again.report.source["mlflow"]["run_id"] == told["run_id"]
+
+
+def test_the_command_line_hands_a_version_over(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = run(tmp_path, {"source": {"mlflow": {"uri": "models:/flowers/1", "tracking_uri": store}}, "optimise": False})
+    assert built.artifact is not None
+    brain, manifest = Brain(), built.artifact.manifest
+    told = {"artifact_uri": built.artifact.uri, "digest": built.artifact.digest, "engine": manifest.engine}
+    brain.call("version.register", model="iris", **told, signature=manifest.signature.model_dump(mode="json"))
+
+    def answered(request: httpx.Request) -> httpx.Response:
+        found = brain.call(request.url.path.removeprefix("/control/"), **json.loads(request.content))
+        return httpx.Response(200, content=json.dumps(found))
+
+    client = ControlClient("http://gateway", transport=httpx.MockTransport(answered))
+    monkeypatch.setattr(ControlClient, "from_environment", staticmethod(lambda: client))
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path / "home"))
+    words = ["model", "push", "iris", "1", "--to", "models:/handed-over", "--tracking-uri", store, "--json"]
+    assert main(words) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["version"] == "1"
+    again = run(tmp_path, {"source": {"mlflow": {"uri": "models:/handed-over/1", "tracking_uri": store}}, "optimise": False})
+    rows = {name: IRIS.data[[name]].to_numpy() for name in IRIS.data}
+    np.testing.assert_array_equal(answer(again, **rows)["probabilities"], answer(built, **rows)["probabilities"])
 
 
 def test_onnx_as_it_is_and_a_folder_that_leads_elsewhere(tmp_path: Path) -> None:

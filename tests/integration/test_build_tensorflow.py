@@ -36,6 +36,17 @@ def test_a_saved_model_answers_as_tensorflow_did(tmp_path: Path) -> None:
         np.testing.assert_allclose(answer, expected["mlp"], atol=1e-5)
 
 
+def test_a_saved_model_of_mlflow_answers_as_tensorflow_did(tmp_path: Path) -> None:
+    spec = BuildSpec.model_validate({"source": {"mlflow": str(FOLDER.parent / "mlflow" / "tf_model")}})
+    built = build(
+        spec, model="flowers", base=tmp_path, root=tmp_path / "artifacts", log=tmp_path / "log", progress=lambda _: None
+    )
+    assert built.artifact is not None
+    with np.load(FOLDER.parent / "mlflow" / "flowers.npz") as expected:
+        answer = load_engine(Path(built.artifact.uri)).score({"input": expected["x"]})
+        np.testing.assert_allclose(answer["probabilities"], expected["y"], atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.data-00000-of-00001"])
 def test_a_truncated_saved_model_is_refused(tmp_path: Path, name: str) -> None:
     folder = Path(shutil.copytree(FOLDER / "saved_model", tmp_path / "in" / "saved_model"))
