@@ -201,6 +201,7 @@ def test_a_document_may_change_while_the_stream_works(running: Running) -> None:
     assert running.view()["spec"]["linger_ms"] == 1.0
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(600)
 def test_stream_batch_and_model_are_removed_and_the_stream_goes_on_when_applied_again(running: Running, tmp_path: Path) -> None:
     write_dataset(tmp_path / "in", files=1)

@@ -18,7 +18,7 @@ ROLLOUTS = 80
 REQUESTS = 100  # to either version in every step; in the last one to the candidate alone
 
 
-@pytest.mark.thorough
+@pytest.mark.proof
 @pytest.mark.parametrize("rate", [0.02, 0.3])
 def test_equal_versions_are_told_apart_in_at_most_alpha_of_all_rollouts(rate: float) -> None:
     """Next to no margin: what is rolled back anywhere in a rollout is rolled back wrongly."""

@@ -28,7 +28,7 @@ def _watched(values: npt.NDArray[np.generic], alpha: float, bound: Callable[[int
     return known[place].reshape(sums.shape)
 
 
-@pytest.mark.thorough
+@pytest.mark.proof
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.2, 0.5])
 def test_equal_versions_are_told_apart_at_most_alpha_of_the_time(rate: float) -> None:
     """The strictest margin, 0: a wrong rollback at any of 1,000 looks, in 200 rollouts."""
@@ -38,7 +38,7 @@ def test_equal_versions_are_told_apart_at_most_alpha_of_the_time(rate: float) ->
     assert (low > 0).any(axis=1).mean() <= ALPHA
 
 
-@pytest.mark.thorough
+@pytest.mark.proof
 @pytest.mark.parametrize("values", [(0.0, 1.0), (0.0, 0.5), (0.0, 0.25, 0.5, 1.0)])
 def test_the_interval_misses_the_mean_at_most_alpha_of_the_time(values: tuple[float, ...]) -> None:
     """Also for observations that are not 0 or 1."""
