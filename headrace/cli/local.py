@@ -134,7 +134,8 @@ def up(
     )
     for name, address in state.addresses.model_dump().items():
         if address:
-            answers().print(f"  {name:<10}{address}")
+            spoken = " (TLS)" if name == "grpc" and (state.addresses.http or "").startswith("https:") else ""
+            answers().print(f"  {name:<10}{address}{spoken}")
     if left := () if fresh else not_taken_up(options, state.options):
         answers().print(f"{', '.join(left)}: it goes on as it was started; `headrace down`, then `up`, changes that")
     if state.owns_ray:
