@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
@@ -54,6 +56,7 @@ def test_whatever_dies_the_result_is_that_of_an_undisturbed_run(cluster: Cluster
         fresh=False,
         watch=lambda _progress: None,
     )
+    every = list[str]()
     for turn in range(ROUNDS):
         spec = spec_of(tmp_path / "in", tmp_path / f"out-{turn}", **settings)
         runs, lost = RunHistory(locate(spec.output.path)), list[str]()
@@ -70,11 +73,13 @@ def test_whatever_dies_the_result_is_that_of_an_undisturbed_run(cluster: Cluster
                 process.kill()
                 process.wait()
         print(f"round {turn + 1}: lost {lost}")  # noqa: T201
+        every += lost
         manifest = read_manifest(runs.all()[-1])
         assert (manifest.rows, manifest.written, manifest.quarantined) == (total + 1, total, 1)
         assert [file.sha256 for file in manifest.files] == [file.sha256 for file in calm.files]
         assert published(tmp_path / f"out-{turn}").equals(published(tmp_path / "calm"))
         assert quarantined(tmp_path / f"out-{turn}") == quarantined(tmp_path / "calm")
+    assert ROUNDS < len(VICTIMS) or set(VICTIMS) <= set(every)
 
 
 def _await_units(process: subprocess.Popen[str], count: int) -> None:
@@ -85,10 +90,16 @@ def _await_units(process: subprocess.Popen[str], count: int) -> None:
 
 
 def _kill(victim: str, process: subprocess.Popen[str], cluster: Cluster, dice: random.Random) -> str:
+    """What was lost: nothing where the run has ended, with its workers, before so many units were done."""
     if victim == "driver":
         process.kill()
     elif victim == "worker":
-        dice.choice(workers()).kill()
+        while not (alive := workers()) and process.poll() is None:
+            time.sleep(0.01)  # those of a lost node are being replaced
+        if not alive:
+            return "nothing"
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended by itself
+            dice.choice(alive).kill()
     elif victim == "node":
         cluster.remove_node(dice.choice(list(cluster.worker_nodes)), allow_graceful=False)
         cluster.add_node(num_cpus=1)
