@@ -73,6 +73,7 @@ def test_up_joins_a_running_cluster_and_down_leaves_it_as_it_was(ray_cluster: Ra
 
 
 @pytest.mark.proof
+@pytest.mark.usefixtures("neighbour")  # else `down` would end the Serve of all tests
 @pytest.mark.skipif(usable_haproxy() is None, reason="Ray brings no HAProxy here")
 def test_a_door_with_tls_on_a_cluster_that_is_joined(ray_cluster: RayCluster, tmp_path: Path) -> None:
     """Its files are of its node, which looks at them; our commands trust the certificate that they were given."""
