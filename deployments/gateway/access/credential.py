@@ -54,7 +54,7 @@ def _cut(head: bytes, begins: bytes) -> tuple[bytes, bytes]:
         return head, b""
     end = head.find(_CRLF, at + len(_CRLF))
     rest = head[:at] + head[end:]
-    if begins in rest:
+    if rest.find(begins, at) >= 0:
         raise BadInput("it stands there twice", where=begins[len(_CRLF) : -1].decode(), remedy="send it once")
     return rest, head[at + len(begins) : end].strip()
 
