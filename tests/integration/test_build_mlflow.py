@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import catboost
-import httpx
 import lightgbm
 import mlflow
 import mlflow.catboost
@@ -37,8 +36,8 @@ from deployments.artifacts.manifest import read_manifest
 from deployments.builder.sources.mlflow_models.resolve import push
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
-from headrace.client import ControlClient
 from tests.support.brain import Brain
+from tests.support.brain_client import ask_brain
 from tests.support.builds import answer, refused, run
 
 pytestmark = pytest.mark.usefixtures("builds_here")
@@ -230,12 +229,7 @@ def test_the_command_line_hands_a_version_over(
     told = {"artifact_uri": built.artifact.uri, "digest": built.artifact.digest, "engine": manifest.engine}
     brain.call("version.register", model="iris", **told, signature=manifest.signature.model_dump(mode="json"))
 
-    def answered(request: httpx.Request) -> httpx.Response:
-        found = brain.call(request.url.path.removeprefix("/control/"), **json.loads(request.content))
-        return httpx.Response(200, content=json.dumps(found))
-
-    client = ControlClient("http://gateway", transport=httpx.MockTransport(answered))
-    monkeypatch.setattr(ControlClient, "from_environment", staticmethod(lambda: client))
+    ask_brain(brain, monkeypatch)
     monkeypatch.setenv("HEADRACE_HOME", str(tmp_path / "home"))
     words = ["model", "push", "iris", "1", "--to", "models:/handed-over", "--tracking-uri", store, "--json"]
     assert main(words) == ExitCode.OK

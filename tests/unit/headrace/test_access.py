@@ -8,18 +8,15 @@ import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx
-import orjson
 import pytest
 
 from cluster.access.callers import Role
 from cluster.access.keys import digest_of, find_key, key_id
 from cluster.access.policy import Access
-from cluster.errors import BadInput, Conflict, HeadraceError
+from cluster.errors import BadInput, Conflict
 from cluster.store.sql import SqlStore
-from deployments.gateway.http.asgi import control_error_reply
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
 from headrace.client import ControlClient, token_of
@@ -29,6 +26,7 @@ from headrace.local.network_access import access_in, check_network
 from headrace.local.options import UpOptions, not_taken_up
 from headrace.project.documents import load_project
 from tests.support.brain import Brain
+from tests.support.brain_client import ask_brain
 
 DOCUMENT = """kind: Access
 grants:
@@ -45,21 +43,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def brain(monkeypatch: pytest.MonkeyPatch) -> Brain:
     brain = Brain()
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        try:
-            found = brain.call(request.url.path.removeprefix("/control/"), **json.loads(request.content))
-        except HeadraceError as error:
-            reply = control_error_reply(error)
-            return httpx.Response(reply.status, content=reply.body)
-        finally:
-            brain.tick()
-        return httpx.Response(200, content=orjson.dumps(found))
-
-    def client(settings: Any = None) -> ControlClient:
-        return ControlClient("http://gateway", transport=httpx.MockTransport(answer), actor="ann")
-
-    monkeypatch.setattr(ControlClient, "from_environment", staticmethod(client))
+    ask_brain(brain, monkeypatch)
     return brain
 
 

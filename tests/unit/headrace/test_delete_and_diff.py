@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import httpx
-import orjson
 import pytest
 
-from cluster.errors import HeadraceError
-from deployments.gateway.http.asgi import control_error_reply
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
-from headrace.client import ControlClient
 from tests.support.brain import Brain
+from tests.support.brain_client import ask_brain
 
 PROJECT = "kind: Project\nname: shop\n"
 MODEL = "kind: Model\nname: digits\nserving: {threads: 1}\n"
@@ -40,21 +35,7 @@ output: {path: out, columns: {y: output}}
 def brain(monkeypatch: pytest.MonkeyPatch) -> Brain:
     """Its controller looks at the world every five seconds, and after each command."""
     brain = Brain()
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        try:
-            found = brain.call(request.url.path.removeprefix("/control/"), **json.loads(request.content))
-        except HeadraceError as error:
-            reply = control_error_reply(error)
-            return httpx.Response(reply.status, content=reply.body)
-        finally:
-            brain.tick(each_s=5)
-        return httpx.Response(200, content=orjson.dumps(found))
-
-    def client(settings: Any = None) -> ControlClient:
-        return ControlClient("http://gateway", transport=httpx.MockTransport(answer), actor="ann")
-
-    monkeypatch.setattr(ControlClient, "from_environment", staticmethod(client))
+    ask_brain(brain, monkeypatch, each_s=5)
     return brain
 
 
