@@ -44,6 +44,10 @@ def _pattern(text: str) -> str:
 Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
+def _matches(model: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(model, pattern) for pattern in patterns)
+
+
 class Grant(Section):
     """Roles over all models whose names match one of the patterns, in which `*` stands for any part."""
 
@@ -58,25 +62,21 @@ class Grant(Section):
 
     def covers(self, model: str) -> bool:
         """Whether it is about this model."""
-        return any(fnmatchcase(model, pattern) for pattern in self.models)
+        return _matches(model, self.models)
 
 
-class Limit(Section):
-    """How much one caller may ask of one model, in each gateway: requests and rows a second, and requests at a time."""
+class Quota(Section):
+    """How much one caller may ask of one model, in each gateway: requests and rows a second, and requests at a time. For models
+    whose names match one of the patterns."""
 
     requests_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     rows_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     under_way: int | None = Field(default=None, ge=1)
-
-
-class Quota(Limit):
-    """The limit for models whose names match one of the patterns."""
-
     models: tuple[Pattern, ...] = Field(default=(EVERY_MODEL,), min_length=1, max_length=100)
 
     def covers(self, model: str) -> bool:
         """Whether it is about this model."""
-        return any(fnmatchcase(model, pattern) for pattern in self.models)
+        return _matches(model, self.models)
 
 
 @dataclass(frozen=True, slots=True)

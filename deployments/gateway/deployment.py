@@ -21,7 +21,7 @@ from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.opening import Door
-from deployments.gateway.door.settings import RUN_VARIABLE, DoorSettings, DoorTls
+from deployments.gateway.door.settings import RUN_VARIABLE, DoorSettings, DoorTls, is_loopback
 from deployments.gateway.http.callers import Callers
 from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer, ServerLimits
@@ -163,11 +163,6 @@ def door_settings(settings: GatewaySettings, binary: str) -> DoorSettings:
         run=os.environ.get(RUN_VARIABLE, ""),
         tls=settings.tls,
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only processes of this machine reach a door there. Pure."""
-    return host == "localhost" or host == "::1" or host.startswith("127.")
 
 
 def slots_for(gateways: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from cluster.errors import BadInput
-from deployments.gateway.door.settings import ClientCertificates, DoorTls
+from deployments.gateway.door.settings import ClientCertificates, DoorTls, is_loopback
 
 LOOPBACK = "127.0.0.1"
 
@@ -61,7 +61,7 @@ class UpOptions:
     @property
     def on_loopback(self) -> bool:
         """Whether only this machine's processes reach the door."""
-        return self.host == "localhost" or self.host.startswith("127.")
+        return is_loopback(self.host)
 
 
 # As the command line names them, where that is not their own name.

@@ -16,6 +16,11 @@ FILE = "door.json"
 RUN_VARIABLE = "HEADRACE_RUN_ID"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only processes of this machine reach a door there. Pure."""
+    return host == "localhost" or host == "::1" or host.startswith("127.")
+
+
 class ClientCertificates(StrEnum):
     """Whether a caller must show a certificate of the client CA. One that is shown and does not hold is refused in any case."""
 
