@@ -1,0 +1,158 @@
+"""Every metric that there is: its name, what it counts, and its labels. Pure; `docs/metrics.md` is written from here.
+
+Base units; counters end in `_total`. A label's values are bounded: names of what was applied, version numbers, and closed sets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class MetricKind(StrEnum):
+    """What a metric's number means."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Across(StrEnum):
+    """How the values of one gauge from several processes become one."""
+
+    SUM = "sum"
+    MOST = "most"
+
+
+class Way(StrEnum):
+    """The three ways to score; the label `way`."""
+
+    ONLINE = "online"
+    STREAM = "stream"
+    BATCH = "batch"
+
+
+class Outcome(StrEnum):
+    """How a request ended; the label `outcome`. The first four and the last but one are not the version's fault."""
+
+    OK = "ok"
+    REFUSED = "refused"  # bad input, an unknown model, no right to it: 4xx
+    OVER_QUOTA = "over_quota"
+    SHED = "shed"  # no capacity
+    LATE = "late"  # its time was over
+    GONE = "gone"  # its caller had left
+    FAILED = "failed"  # the version's failure, or a fault of ours
+
+
+class RowFault(StrEnum):
+    """Why a row got no answer; the label `reason` of rows."""
+
+    BAD_INPUT = "bad_input"
+    ENGINE_FAILURE = "engine_failure"
+    NO_CAPACITY = "no_capacity"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. `bounds` are a histogram's upper bounds, rising, without the last one (+Inf)."""
+
+    name: str
+    kind: MetricKind
+    words: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+    across: Across = Across.SUM
+
+
+# From a thousandth: embedded engines answer in less than OpenTelemetry's smallest bound.
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+AGES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0, 16384.0)
+
+_VERSION = ("model", "version")
+_WAY = ("model", "version", "way")
+
+
+def _counter(name: str, words: str, *labels: str) -> Metric:
+    return Metric(f"headrace_{name}_total", MetricKind.COUNTER, words, labels)
+
+
+def _gauge(name: str, words: str, *labels: str, across: Across = Across.SUM) -> Metric:
+    return Metric(f"headrace_{name}", MetricKind.GAUGE, words, labels, across=across)
+
+
+def _histogram(name: str, words: str, *labels: str, bounds: tuple[float, ...] = SECONDS) -> Metric:
+    return Metric(f"headrace_{name}", MetricKind.HISTOGRAM, words, labels, bounds)
+
+
+# What every way of scoring counts.
+ROWS_SCORED = _counter("rows", "Rows answered. On a stream, once their transaction has committed.", *_WAY)
+ROW_ERRORS = _counter("row_errors", "Rows that got no answer, by reason.", *_WAY, "reason")
+FALLBACK_ROWS = _counter("fallback_rows", "Rows of this candidate that the stable version answered instead.", *_WAY)
+SHADOW_ROWS = _counter("shadow_rows", "Rows that this candidate scored in shadow.", *_VERSION)
+ENGINE_SECONDS = _histogram("engine_seconds", "How long a version took for one call, on its replica or embedded.", *_WAY)
+CALL_ROWS = _histogram("call_rows", "Rows in one call to a version.", *_WAY, bounds=ROWS)
+
+# Online.
+REQUESTS = _counter(
+    "requests",
+    "Requests to score. `model` and `version` are empty where nothing served was named.",
+    *_VERSION,
+    "protocol",
+    "outcome",
+)
+REQUEST_SECONDS = _histogram("request_seconds", "From a request's head to its answer, in the gateway.", *_VERSION, "protocol")
+QUEUE_SECONDS = _histogram("queue_seconds", "How long a request waited for its call to begin.", *_VERSION)
+REQUESTS_UNDER_WAY = _gauge("requests_under_way", "Requests that gateways hold.")
+GATEWAYS = _gauge("gateways", "Gateways that have reported within the last seconds.")
+DOOR_CONNECTIONS = _gauge("door_connections", "Connections that the door of a node holds.", "node", across=Across.MOST)
+UNAUTHENTICATED = _counter("refused_credentials", "Credentials that were refused, by reason.", "reason")
+
+# Streams.
+STREAM_RECORDS = _counter("stream_records", "Input records whose transaction has committed.", "stream", "outcome")
+DEAD_LETTERS = _counter("dead_letters", "Records that left as dead letters, by the kind of their error.", "stream", "reason")
+STREAM_LAG = _gauge("stream_lag_records", "Records that can be read and are not committed.", "stream")
+STREAM_OLDEST = _gauge(
+    "stream_oldest_record_age_seconds",
+    "Age of the oldest record that is taken and not committed; 0 where there is none.",
+    "stream",
+    across=Across.MOST,
+)
+STREAM_RECORD_AGE = _histogram(
+    "stream_record_age_seconds", "Age of a record, by its timestamp, as its answer was committed.", "stream", bounds=AGES_S
+)
+STREAM_COMMITS = _counter("stream_commits", "Transactions committed.", "stream")
+STREAM_COMMIT_SECONDS = _histogram("stream_commit_seconds", "How long a commit took.", "stream")
+STREAM_RETRIES = _counter("stream_retries", "Micro-batches that were tried again.", "stream")
+STREAM_RECOVERIES = _counter("stream_recoveries", "Returns to the committed offsets.", "stream")
+STREAM_IN_FLIGHT = _gauge("stream_in_flight_rows", "Records taken and not committed.", "stream")
+STREAM_WORKERS = _gauge("stream_workers", "Workers by phase.", "stream", "phase")
+
+# Batches.
+BATCH_ROWS = _counter("batch_rows", "Rows of finished units: scored, or quarantined.", "batch", "outcome")
+BATCH_UNITS = _counter("batch_units", "Units finished.", "batch")
+BATCH_UNITS_LEFT = _gauge("batch_units_left", "Units of the run under way that are not done.", "batch")
+BATCH_RUNS = _counter("batch_runs", "Scheduled runs that ended, by how.", "batch", "outcome")
+BATCH_DELAY = _gauge("batch_schedule_delay_seconds", "How late the last scheduled run began.", "batch")
+BATCH_LAST_SUCCESS = _gauge("batch_last_success_timestamp_seconds", "When the last scheduled run succeeded, Unix time.", "batch")
+
+# Rollouts, replicas, the controller.
+ROLLOUT_STATE = _gauge("rollout_state", "1 for the state that the model's newest rollout is in.", "model", "state")
+ROLLOUT_WEIGHT = _gauge("rollout_weight", "Share of keys that goes to the candidate, 0 to 1.", "model")
+ROLLOUT_CHECK_LOW = _gauge("rollout_check_low", "Lower end of the interval of a check's difference.", "model", "check")
+ROLLOUT_CHECK_HIGH = _gauge("rollout_check_high", "Upper end of the interval of a check's difference.", "model", "check")
+STABLE_VERSION = _gauge("stable_version", "The number of the version that serves.", "model")
+REPLICAS = _gauge("replicas", "Replicas that run.", *_VERSION)
+REPLICAS_WANTED = _gauge("replicas_wanted", "Replicas that are wanted.", *_VERSION)
+VERSION_READY = _gauge("version_ready", "1 where the version's replicas are ready.", *_VERSION)
+LOAD_SECONDS = _histogram("load_seconds", "How long a replica took to load its version.", *_VERSION)
+LABELS = _counter("labels", "Labels that met their answer.", *_VERSION)
+LABEL_LOSS = _counter("label_loss", "Sum of what labelled answers lost, 0 to 1 each.", *_VERSION)
+TICK_SECONDS = _histogram("controller_tick_seconds", "How long a round of the controller took.")
+TROUBLES = _gauge("controller_troubles", "Things that the controller can't reach or do now.")
+TABLE_AGE = _gauge("table_age_seconds", "How long ago the scorer that lags most heard of its table.", across=Across.MOST)
+SCORERS = _gauge("scorers", "Scorers that have reported within the last seconds.")
+BUILD_INFO = _gauge("build_info", "1; the label says which version of Headrace the controller runs.", "release")
+
+METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+BY_NAME = {metric.name: metric for metric in METRICS}
