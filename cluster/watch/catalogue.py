@@ -32,8 +32,8 @@ class Way(StrEnum):
     BATCH = "batch"
 
 
-class Outcome(StrEnum):
-    """How a request ended; the label `outcome`. The first four and the last but one are not the version's fault."""
+class RequestOutcome(StrEnum):
+    """How a request ended; the label `outcome`. Only `failed` is the fault of the version, or ours."""
 
     OK = "ok"
     REFUSED = "refused"  # bad input, an unknown model, no right to it: 4xx

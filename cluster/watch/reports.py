@@ -1,0 +1,36 @@
+"""What processes tell of what they counted: numbered deltas, so that a resend is harmless and nothing is counted twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Series(NamedTuple):
+    """One series: a metric's name, and a value for each of its labels, in their order."""
+
+    metric: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """Observations of one series: how many lie in each bucket (not cumulative; the last one is above all bounds), their sum."""
+
+    counts: tuple[int, ...]
+    total: float
+
+    def __add__(self, other: Buckets) -> Buckets:
+        return Buckets(tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)), self.total + other.total)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one process counted since its last report. `gauges` are all that it has, as they are now."""
+
+    source: str
+    sequence: int
+    counters: Mapping[Series, float] = field(default_factory=dict)
+    histograms: Mapping[Series, Buckets] = field(default_factory=dict)
+    gauges: Mapping[Series, float] = field(default_factory=dict)
