@@ -25,6 +25,7 @@ from cluster.fleet.serving import Serving, TransportKind
 from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import Route, RouteTable, Stamp, Target
 from cluster.signature import Signature
+from cluster.watch.reports import MetricsReport
 from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.counters import Counters
 from consumers.stream.kafka.clients import chosen_client, open_log
@@ -82,7 +83,7 @@ class HeldTable:
             await asyncio.sleep(timeout_s)
         return self.table
 
-    async def push(self, batch: EvidenceBatch) -> None:
+    async def push(self, told: EvidenceBatch | MetricsReport) -> None:
         """Evidence is made and handed over, as in production; nobody counts it here."""
 
     async def call(self, command: str, payload: dict[str, object]) -> dict[str, object]:

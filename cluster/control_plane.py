@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from cluster.access.callers import CLUSTER, Caller
 from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import RouteTable, Stamp
+from cluster.watch.reports import MetricsReport
 
 
 class ControlPlane(Protocol):
@@ -15,8 +16,8 @@ class ControlPlane(Protocol):
     async def routes(self, after: Stamp, timeout_s: float) -> RouteTable:
         """The table as soon as it is later than `after`; the unchanged one once `timeout_s` is over."""
 
-    async def push(self, batch: EvidenceBatch) -> None:
-        """Hands evidence over. Safe to repeat: a batch that was seen is not counted again."""
+    async def push(self, told: EvidenceBatch | MetricsReport) -> None:
+        """Hands evidence over, or what a process counted. Safe to repeat: what was seen is not counted again."""
 
     async def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any]:
         """Runs one of `cluster.commands.registry.COMMANDS` on plain JSON data, as that caller may. Who calls for others says

@@ -6,6 +6,7 @@ Nothing is acted on or published that was not saved before. Actions are derived 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -29,9 +30,14 @@ from cluster.schedule.fires import JobSeen
 from cluster.state import AuditEvent, State
 from cluster.store.port import Store
 from cluster.troubles import TroubleLog
+from cluster.watch.catalogue import TICK_SECONDS
+from cluster.watch.reports import MetricsReport
+from cluster.watch.standing import lives
+from cluster.watch.sums import Sums
 
 T = TypeVar("T")
 _STORE = "store"
+FORGET_EVERY_S = 60.0
 
 
 class Point(StrEnum):
@@ -100,6 +106,7 @@ class Controller:
         self._state = store.load()
         self._lock = threading.Lock()  # the state and the store
         self._inbox = EvidenceInbox()
+        self._sums, self._forgot_s = Sums(clock), clock()
         self._must_load = False
         self._seen = _Seen({}, None, None, 0.0)
         self._done = ActionResult()
@@ -136,6 +143,14 @@ class Controller:
 
         Raises Fenced.
         """
+        began_s = time.monotonic()
+        try:
+            self._tick()
+        finally:
+            self._sums.observe(TICK_SECONDS, time.monotonic() - began_s)
+        self._forget_what_is_gone()
+
+    def _tick(self) -> None:
         self._settled = self._stirred = False
         try:
             seen, decision = self._seen, self._go_on_waiting() if self._may_do_without_a_look() else None
@@ -163,12 +178,22 @@ class Controller:
         for kind, why in self._done.troubles.items():
             self._troubles.note(kind, why)
 
-    def push(self, batch: EvidenceBatch) -> None:
-        """Takes evidence; it is counted at the next tick. A batch that was seen is not counted again.
+    def _forget_what_is_gone(self) -> None:
+        """Now and then, the series of models, versions, streams and batches that are no more."""
+        now_s, seen, state = self._clock(), self._seen, self._state
+        if seen.at_s and now_s - self._forgot_s >= FORGET_EVERY_S:
+            self._forgot_s = now_s
+            self._sums.keep(lambda series: lives(state, seen.apps, series, now_s))
+
+    def push(self, told: EvidenceBatch | MetricsReport) -> None:
+        """Takes evidence, which is counted at the next tick, or what a process counted. What was seen is not counted again.
 
         Raises Unreachable where so much waits for the store already that its scorer had better keep it.
         """
-        self._inbox.push(batch)
+        if isinstance(told, MetricsReport):
+            self._sums.take(told)
+        else:
+            self._inbox.push(told)
 
     def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any]:
         """Runs one of COMMANDS on plain JSON data for that caller; what it changes is saved before it answers.
@@ -186,7 +211,9 @@ class Controller:
             state = self._current()
             seen = self._seen
             faults, now_s = self._troubles.faults, self._clock()
-            at = Context(state, seen.apps, seen.feeds or {}, seen.at_s, now_s, self._store.audit, faults, actor, caller)
+            at = Context(
+                state, seen.apps, seen.feeds or {}, seen.at_s, now_s, self._store.audit, faults, actor, caller, self._sums.totals
+            )
             outcome, events = dispatch.run(command, request, at)
             self._stirred |= outcome.state is not state
             self._persist(outcome.state, events)

@@ -24,6 +24,8 @@ from cluster.commands.models import DeleteModel, ModelView, ScaleModel
 from cluster.commands.rollouts import RolloutView, StartRollout
 from cluster.commands.status import StatusView
 from cluster.commands.versions import RegisterVersion, Resolve, VersionView
+from cluster.commands.watch import metrics
+from cluster.commands.watch.metrics import MetricsView
 from cluster.error_wire import from_wire
 from cluster.findings import first_finding
 from cluster.rollout.plan import NamedPlan, Plan
@@ -163,6 +165,10 @@ class ControlClient:
     def status(self) -> StatusView:
         """Everything at a glance."""
         return self.call(status.STATUS, Nothing())
+
+    def metrics(self) -> MetricsView:
+        """Every metric, summed over the cluster."""
+        return self.call(metrics.METRICS, Nothing())
 
     def apply(self, asked: Apply) -> Applied:
         """Makes the documents so: all of them, or none."""

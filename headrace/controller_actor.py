@@ -26,6 +26,7 @@ from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.changes import TableChange
 from cluster.routing.routes import NOTHING, RouteTable, Stamp
 from cluster.store.sql import SqlStore
+from cluster.watch.reports import MetricsReport
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from headrace.local.home import Settings, without_password
 from headrace.local.home_key import ensure_home_key
@@ -87,12 +88,12 @@ class ControllerActor:
             return self._trouble
         return self._controller.news(after)
 
-    async def push(self, batch: EvidenceBatch) -> HeadraceError | None:
+    async def push(self, told: EvidenceBatch | MetricsReport) -> HeadraceError | None:
         """See `ControlPlane.push`."""
         if self._controller is None:
             return self._trouble
         try:
-            self._controller.push(batch)
+            self._controller.push(told)
         except HeadraceError as error:
             return error
         return None

@@ -12,6 +12,7 @@ from cluster.access.callers import CLUSTER, Caller
 from cluster.commands.rights import Asks
 from cluster.ports import AppState, FeedState
 from cluster.state import AuditEvent, State
+from cluster.watch.sums import MetricTotals
 
 
 class Message(BaseModel):
@@ -45,7 +46,7 @@ class Context:
     """What a command may look at. `apps` and `feeds` are as last seen, at `tick_s` (0: not yet).
 
     `faults` are mistakes of ours at the last tick, in words, by model or feed key. `actor` is who asks, for the audit, and
-    `caller` what is known of him: he is told of models that he may see, and of no others.
+    `caller` what is known of him: he is told of models that he may see, and of no others. `totals` sums what processes counted.
     """
 
     state: State
@@ -57,6 +58,7 @@ class Context:
     faults: Mapping[str, str]
     actor: str
     caller: Caller = CLUSTER
+    totals: Callable[[], MetricTotals] = MetricTotals
 
 
 @dataclass(frozen=True, slots=True)

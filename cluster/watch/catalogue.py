@@ -24,7 +24,7 @@ class Across(StrEnum):
     MOST = "most"
 
 
-class Way(StrEnum):
+class ScoringWay(StrEnum):
     """The three ways to score; the label `way`."""
 
     ONLINE = "online"
@@ -106,7 +106,7 @@ QUEUE_SECONDS = _histogram("queue_seconds", "How long a request waited for its c
 REQUESTS_UNDER_WAY = _gauge("requests_under_way", "Requests that gateways hold.")
 GATEWAYS = _gauge("gateways", "Gateways that have reported within the last seconds.")
 DOOR_CONNECTIONS = _gauge("door_connections", "Connections that the door of a node holds.", "node", across=Across.MOST)
-UNAUTHENTICATED = _counter("refused_credentials", "Credentials that were refused, by reason.", "reason")
+REFUSED_CREDENTIALS = _counter("refused_credentials", "Credentials that were refused, by reason.", "reason")
 
 # Streams.
 STREAM_RECORDS = _counter("stream_records", "Input records whose transaction has committed.", "stream", "outcome")
@@ -126,18 +126,19 @@ STREAM_COMMIT_SECONDS = _histogram("stream_commit_seconds", "How long a commit t
 STREAM_RETRIES = _counter("stream_retries", "Micro-batches that were tried again.", "stream")
 STREAM_RECOVERIES = _counter("stream_recoveries", "Returns to the committed offsets.", "stream")
 STREAM_IN_FLIGHT = _gauge("stream_in_flight_rows", "Records taken and not committed.", "stream")
+STREAM_READY = _gauge("stream_ready", "1 where the stream's workers are ready.", "stream")
 STREAM_WORKERS = _gauge("stream_workers", "Workers by phase.", "stream", "phase")
 
 # Batches.
 BATCH_ROWS = _counter("batch_rows", "Rows of finished units: scored, or quarantined.", "batch", "outcome")
 BATCH_UNITS = _counter("batch_units", "Units finished.", "batch")
-BATCH_UNITS_LEFT = _gauge("batch_units_left", "Units of the run under way that are not done.", "batch")
-BATCH_RUNS = _counter("batch_runs", "Scheduled runs that ended, by how.", "batch", "outcome")
 BATCH_DELAY = _gauge("batch_schedule_delay_seconds", "How late the last scheduled run began.", "batch")
+BATCH_LAST_FAILED = _gauge("batch_last_run_failed", "1 where the last scheduled run that ended has failed.", "batch")
 BATCH_LAST_SUCCESS = _gauge("batch_last_success_timestamp_seconds", "When the last scheduled run succeeded, Unix time.", "batch")
 
 # Rollouts, replicas, the controller.
 ROLLOUT_STATE = _gauge("rollout_state", "1 for the state that the model's newest rollout is in.", "model", "state")
+ROLLOUT_HELD = _gauge("rollout_held", "1 where the rollout under way waits for a person: neither proven good nor bad.", "model")
 ROLLOUT_WEIGHT = _gauge("rollout_weight", "Share of keys that goes to the candidate, 0 to 1.", "model")
 ROLLOUT_CHECK_LOW = _gauge("rollout_check_low", "Lower end of the interval of a check's difference.", "model", "check")
 ROLLOUT_CHECK_HIGH = _gauge("rollout_check_high", "Upper end of the interval of a check's difference.", "model", "check")
@@ -145,10 +146,10 @@ STABLE_VERSION = _gauge("stable_version", "The number of the version that serves
 REPLICAS = _gauge("replicas", "Replicas that run.", *_VERSION)
 REPLICAS_WANTED = _gauge("replicas_wanted", "Replicas that are wanted.", *_VERSION)
 VERSION_READY = _gauge("version_ready", "1 where the version's replicas are ready.", *_VERSION)
+REPLICA_STARTS = _counter("replica_starts", "Replicas that have loaded their version: the first time, or again.", *_VERSION)
 LOAD_SECONDS = _histogram("load_seconds", "How long a replica took to load its version.", *_VERSION)
-LABELS = _counter("labels", "Labels that met their answer.", *_VERSION)
-LABEL_LOSS = _counter("label_loss", "Sum of what labelled answers lost, 0 to 1 each.", *_VERSION)
 TICK_SECONDS = _histogram("controller_tick_seconds", "How long a round of the controller took.")
+DROPPED = _counter("dropped_values", "Reported values for which there was no series or no room: a defect.")
 TROUBLES = _gauge("controller_troubles", "Things that the controller can't reach or do now.")
 TABLE_AGE = _gauge("table_age_seconds", "How long ago the scorer that lags most heard of its table.", across=Across.MOST)
 SCORERS = _gauge("scorers", "Scorers that have reported within the last seconds.")

@@ -26,7 +26,7 @@ class Buckets:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class MetricsReport:
     """What one process counted since its last report. `gauges` are all that it has, as they are now."""
 
     source: str

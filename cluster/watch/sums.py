@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from cluster.watch.catalogue import BY_NAME, Across, MetricKind
-from cluster.watch.reports import Buckets, Report, Series
+from cluster.watch.catalogue import BY_NAME, DROPPED, Across, Metric, MetricKind
+from cluster.watch.reports import Buckets, MetricsReport, Series
 
 # Who was silent for so long has no say in gauges any more; processes report about once a second.
 SILENT_S = 10.0
@@ -18,13 +19,12 @@ MOST_SERIES = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
-    """All sums at one moment. `dropped`: values of series that there was no room for, or that no metric has."""
+class MetricTotals:
+    """All sums at one moment."""
 
     counters: Mapping[Series, float] = field(default_factory=dict)
     histograms: Mapping[Series, Buckets] = field(default_factory=dict)
     gauges: Mapping[Series, float] = field(default_factory=dict)
-    dropped: int = 0
 
 
 @dataclass(slots=True)
@@ -45,8 +45,8 @@ class Sums:
         self._sources: dict[str, _Source] = {}
         self._dropped = 0
 
-    def take(self, report: Report) -> None:
-        """Counts a report, once. What it has of metrics that this release does not know is left out: nodes are upgraded in turn."""
+    def take(self, report: MetricsReport) -> None:
+        """Counts a report, once. What this release does not know of it is left out: nodes are upgraded in turn."""
         now_s = self._clock()
         with self._lock:
             known = self._sources.get(report.source)
@@ -62,7 +62,16 @@ class Sums:
                     before = self._histograms.get(series)
                     self._histograms[series] = buckets if before is None else before + buckets
 
-    def totals(self) -> Totals:
+    def observe(self, metric: Metric, value: float, *labels: str) -> None:
+        """Counts one value of the controller's own in a histogram."""
+        counts = [0] * (len(metric.bounds) + 1)
+        counts[bisect_left(metric.bounds, value)] = 1
+        series, seen = Series(metric.name, labels), Buckets(tuple(counts), value)
+        with self._lock:
+            before = self._histograms.get(series)
+            self._histograms[series] = seen if before is None else before + seen
+
+    def totals(self) -> MetricTotals:
         """All sums now."""
         now_s = self._clock()
         with self._lock:
@@ -80,7 +89,7 @@ class Sums:
                         gauges[series] = value
                     else:
                         gauges[series] = max(before, value) if metric.across is Across.MOST else before + value
-            return Totals(dict(self._counters), dict(self._histograms), gauges, self._dropped)
+            return MetricTotals({**self._counters, Series(DROPPED.name, ()): self._dropped}, dict(self._histograms), gauges)
 
     def keep(self, lives: Callable[[Series], bool]) -> None:
         """Forgets series of what is gone."""

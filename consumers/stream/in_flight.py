@@ -54,6 +54,11 @@ class InFlight:
         return sum(batch.size_bytes for batch in list(self._batches))
 
     @property
+    def oldest_s(self) -> float | None:
+        """When the oldest of them was taken (monotonic); None where there is none."""
+        return next((batch.taken_s for batch in list(self._batches)), None)
+
+    @property
     def has_room(self) -> bool:
         """Whether another may be taken: none while one is held."""
         held = any(batch.attempt for batch in self._batches)

@@ -28,7 +28,9 @@ from consumers.stream.outgoing.answers import answer_template
 from consumers.stream.outgoing.outcomes import Outcomes
 from consumers.stream.phases import WorkerPhase, WorkerPhases
 from consumers.stream.spec import StreamSpec
+from consumers.stream.stream_meter import StreamMeter
 from consumers.stream.stuck import Stuck
+from deployments.observe.meters import Meters
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +56,19 @@ class Loop:
     """
 
     def __init__(
-        self, name: str, spec: StreamSpec, scoring: ScorerPort, make_log: Callable[[], Log], extra_headers: Sequence[Header] = ()
+        self,
+        name: str,
+        spec: StreamSpec,
+        scoring: ScorerPort,
+        make_log: Callable[[], Log],
+        extra_headers: Sequence[Header] = (),
+        meters: Meters | None = None,
     ) -> None:
         self.name, self.spec = name, spec
         self.counters = Counters()
+        self._meter = StreamMeter(meters or Meters(), name, spec.model)
+        if meters is not None:
+            meters.before_each_report(self._tell)
         self.last_turn_s = time.monotonic()
         self._make_log = make_log
         self._form = answer_template(spec, extra_headers)
@@ -207,6 +218,12 @@ class Loop:
             self._phases.unstick(self.stuck.after_commit(plan.upto, partial(owns, log)))
             took_s = now_s - commit.began_s
             self.counters.committed(rows_in=plan.rows, rows_out=plan.rows_out, rows_dead=plan.rows_dead, took_s=took_s)
+            self._meter.committed(plan, took_s, int(time.time() * 1000))
+
+    def _tell(self, _: Meters) -> None:
+        oldest_s = self._in_flight.oldest_s
+        age_s = 0.0 if oldest_s is None else time.monotonic() - oldest_s
+        self._meter.look(self.counters, self.phase, lag=sum(self.lag().values()), in_flight=self.in_flight_rows, oldest_s=age_s)
 
     def _await_something(self) -> None:
         """Sleeps until the commit or a scoring ends, briefly: new records may arrive meanwhile."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from consumers.stream.codecs.codec import Decoded, Encoder
 from consumers.stream.log.port import Outgoing, Partition, Records
@@ -15,7 +16,8 @@ from deployments.scoring.port import Scored
 class SliceOutcome:
     """What leaves for the records of one slice, and how far that brings their partition. `epoch`: when they were taken.
 
-    `first` is the offset of the first record.
+    `first` is the offset of the first record, and `first_ms` its time (Unix, ms). `versions` tells how many rows each version
+    answered, `dead` how many became dead letters by an error of each kind.
     """
 
     partition: Partition
@@ -26,11 +28,14 @@ class SliceOutcome:
     rows_in: int
     rows_out: int
     rows_dead: int
+    first_ms: int = 0
+    versions: Mapping[int, int] = field(default_factory=dict)
+    dead: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
 class MicroBatch:
-    """`outcomes` are there once it is scored. `attempt` counts retries; none is made before `not_before_s` (monotonic).
+    """`outcomes` are there once it is scored. `attempt` counts retries, none before `not_before_s` (monotonic, as `taken_s`).
 
     `size_bytes` are those of the values, and once they are scored those of what leaves for them.
     """
@@ -44,6 +49,7 @@ class MicroBatch:
     scored: Future[Scored] | None = None
     outcomes: list[SliceOutcome] | None = None
     attempt: int = 0
+    taken_s: float = field(default_factory=time.monotonic)
     not_before_s: float = 0.0
 
     @classmethod

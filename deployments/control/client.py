@@ -15,6 +15,7 @@ from cluster.errors import HeadraceError, Unreachable
 from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.changes import TableChange, with_change
 from cluster.routing.routes import EMPTY, NOTHING, RouteTable, Stamp
+from cluster.watch.reports import MetricsReport
 
 CONTROLLER_ACTOR = "headrace-controller"
 NAMESPACE = "headrace"
@@ -41,8 +42,8 @@ class ActorControlPlane:
         self._table = table
         return table
 
-    async def push(self, batch: EvidenceBatch) -> None:
-        await self._ask("push", ANSWER_S, batch)
+    async def push(self, told: EvidenceBatch | MetricsReport) -> None:
+        await self._ask("push", ANSWER_S, told)
 
     async def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any]:
         answer: dict[str, Any] = await self._ask("call", ANSWER_S, command, payload, caller)

@@ -15,6 +15,7 @@ from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import RouteTable, Stamp
 from cluster.schedule.fires import JobSeen, SubmitJob
 from cluster.store.memory import MemoryStore
+from cluster.watch.reports import MetricsReport
 
 _LOOK_S = 0.01
 
@@ -70,10 +71,11 @@ class FakeControlPlane:
                 return self.controller.table
             await asyncio.sleep(_LOOK_S)
 
-    async def push(self, batch: EvidenceBatch) -> None:
+    async def push(self, told: EvidenceBatch | MetricsReport) -> None:
         self._reach()
-        self.pushed.append(batch)
-        self.controller.push(batch)
+        if isinstance(told, EvidenceBatch):
+            self.pushed.append(told)
+        self.controller.push(told)
 
     async def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any]:
         self._reach()

@@ -1,15 +1,17 @@
-"""Keeps a scorer's table the newest, and brings its evidence to the controller; both go on by themselves while it is away."""
+"""Keeps a scorer's table the newest, and brings what it counted to the controller; all go on by themselves while it is away."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 from cluster.control_plane import ControlPlane
 from cluster.errors import HeadraceError
 from cluster.routing.routes import EMPTY, NOTHING, RouteTable
 from deployments.control.evidence_log import EvidenceLog
+from deployments.observe.meters import Meters
 
 POLL_S = 30.0
 PUSH_EVERY_S = 1.0
@@ -28,6 +30,12 @@ class TableWatch:
         self._changed = changed
         self._known = asyncio.Event()
         self.table = EMPTY
+        self._heard_s = time.monotonic()
+
+    @property
+    def age_s(self) -> float:
+        """How long ago the controller said which table is the newest; an unchanged one is told as often as each `POLL_S`."""
+        return max(time.monotonic() - self._heard_s - POLL_S, 0.0)
 
     async def first(self, timeout_s: float) -> None:
         """Waits for the first table, `timeout_s` at most."""
@@ -50,6 +58,7 @@ class TableWatch:
                 continue
             pause_s = AWAY_PAUSE_S
             after = max(after, table.stamp)
+            self._heard_s = time.monotonic()
             if table.stamp > self.table.stamp:
                 self.table = table
                 self._changed(table)
@@ -80,3 +89,28 @@ class EvidencePush:
             _log.debug("evidence waits: %s", error)
         else:
             self._log.delivered(batch)
+
+
+class ReportPush:
+    """Pushes what the process counted about once a second, and now and then that it lives."""
+
+    def __init__(self, control: ControlPlane, meters: Meters) -> None:
+        self._control, self._meters = control, meters
+
+    async def run(self) -> None:
+        """Goes on until cancelled."""
+        while True:
+            await asyncio.sleep(PUSH_EVERY_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Pushes what there is now; keeps it where the controller is away."""
+        report = self._meters.next_report()
+        if report is None:
+            return
+        try:
+            await self._control.push(report)
+        except HeadraceError as error:
+            _log.debug("a report waits: %s", error)
+        else:
+            self._meters.delivered(report)

@@ -34,9 +34,10 @@ from cluster.fleet.serving import Serving, TransportKind
 from cluster.routing.routes import Route
 from cluster.routing.split import goes_to_candidate
 from deployments.engines.datatypes import Array
+from deployments.gateway.request_meter import RequestMeter
 from deployments.gateway.statistics import Statistics
 from deployments.scoring.pieces import bearable_calls
-from deployments.scoring.port import Scored, Scorer
+from deployments.scoring.port import Late, Scored, Scorer
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class _Ask:
         """Its time is over."""
         if not self.answer.done():
             remedy = "retry, or allow more time with x-timeout-ms"
-            self.answer.set_exception(NoCapacity(f"no answer within {timeout_s:g} s", where=model, remedy=remedy))
+            self.answer.set_exception(Late(f"no answer within {timeout_s:g} s", where=model, remedy=remedy))
             self.gone()
 
     def gone(self) -> None:
@@ -104,12 +105,13 @@ class _Ask:
 
 
 class Batcher:
-    """Gathers the requests of one event loop into calls of a scorer, and counts those that were answered in `statistics`."""
+    """Gathers the requests of one event loop into calls of a scorer. Counts those that were answered."""
 
-    def __init__(self, scorer: Scorer, limits: BatchLimits, statistics: Statistics) -> None:
+    def __init__(self, scorer: Scorer, limits: BatchLimits, statistics: Statistics, requests: RequestMeter) -> None:
         self._scorer = scorer
         self._limits = limits
         self._statistics = statistics
+        self._requests = requests
         self._lanes: dict[LaneKey, _Lane] = {}
         # What was seen of a lane's calls, by model and version: lanes come and go.
         self._seen: dict[tuple[str, int | None, bool], _Seen] = {}
@@ -136,7 +138,9 @@ class Batcher:
         lane = self._lanes.get(lane_key)
         if lane is None:
             seen = self._seen.setdefault(lane_key[:3], _Seen())
-            lane = self._lanes[lane_key] = _Lane(lane_key, self._scorer, self._limits, self._statistics, seen, route.serving)
+            lane = self._lanes[lane_key] = _Lane(
+                lane_key, self._scorer, self._limits, self._statistics, self._requests, seen, route.serving
+            )
         lane.serving = route.serving
         try:
             return await lane.score(tensors, rows, key, timeout_s)
@@ -161,6 +165,7 @@ class _Lane:
     scorer: Scorer
     limits: BatchLimits
     statistics: Statistics
+    requests: RequestMeter
     seen: _Seen
     serving: Serving
     queue: deque[_Ask] = field(default_factory=deque)
@@ -339,6 +344,8 @@ class _Lane:
                 wait_s=sum(begin_s - ask.begin_s for ask in asks),
                 call_s=call_s,
             )
+            for ask in asks:
+                self.requests.waited(self.key.model, str(version), begin_s - ask.begin_s)
 
 
 def split(scored: Scored, rows: Sequence[int]) -> list[Scored]:

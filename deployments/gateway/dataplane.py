@@ -20,7 +20,9 @@ from deployments.gateway.batcher import Batcher, BatchLimits
 from deployments.gateway.door.other_gateways import OtherGateways
 from deployments.gateway.protocol.request import InferRequest
 from deployments.gateway.protocol.response import InferResponse, OutputTensor
+from deployments.gateway.request_meter import RequestMeter
 from deployments.gateway.statistics import Statistics, added
+from deployments.observe.meters import Meters
 from deployments.scoring.port import Scored, Scorer
 
 SERVER_NAME = "headrace"
@@ -56,12 +58,15 @@ class DataPlane:
     Unauthenticated where nobody said who he is and somebody might see it.
     """
 
-    def __init__(self, scorer: TableScorer, limits: BatchLimits, others: OtherGateways | None = None) -> None:
-        """`others` are asked for their statistics; None: there are none."""
+    def __init__(
+        self, scorer: TableScorer, limits: BatchLimits, others: OtherGateways | None = None, meters: Meters | None = None
+    ) -> None:
+        """`others` are asked for their statistics; None: there are none. `meters` are the process's."""
         self._scorer = scorer
         self._others = others
         self._statistics = Statistics()
-        self._batcher = Batcher(scorer, limits, self._statistics)
+        self.requests = RequestMeter(meters or Meters(), lambda model: model in scorer.table.models)
+        self._batcher = Batcher(scorer, limits, self._statistics, self.requests)
         self._quotas = QuotaBook()
 
     async def infer(self, call: InferCall, request: InferRequest, caller: Caller) -> InferResponse:

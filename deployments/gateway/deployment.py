@@ -14,6 +14,7 @@ from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from cluster.errors import BadInput
+from cluster.watch.catalogue import GATEWAYS, REQUESTS_UNDER_WAY
 from deployments.control.client import connect
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.autoscale import REQUESTS, autoscaling
@@ -25,6 +26,7 @@ from deployments.gateway.door.settings import RUN_VARIABLE, DoorSettings, DoorTl
 from deployments.gateway.http.callers import Callers
 from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer, ServerLimits
+from deployments.observe.meters import Meters
 from deployments.scoring.scorer import RoutedScorer
 from deployments.serving.collector import spare_collections
 from deployments.serving.serve_controller import GATEWAY_APP
@@ -108,7 +110,8 @@ class Gateway:
 
     async def _open(self) -> None:
         settings, control = self._settings, connect()
-        self._scorer = RoutedScorer(control, RemoteTransport(for_life=True))
+        meters = Meters()
+        self._scorer = RoutedScorer(control, RemoteTransport(for_life=True), meters=meters)
         binary = await asyncio.to_thread(usable_haproxy)
         if binary is not None:
             node = ray.get_runtime_context().get_node_id()
@@ -122,14 +125,15 @@ class Gateway:
             max_buffered_bytes=settings.max_buffered_bytes,
         )
         self._server = GatewayServer(
-            DataPlane(self._scorer, BatchLimits(), None if self._door is None else self._door.other_gateways()),
+            DataPlane(self._scorer, BatchLimits(), None if self._door is None else self._door.other_gateways(), meters),
             Repository(self._scorer, control),
             control,
-            Guard(self._scorer, visitors=settings.visitors),
+            Guard(self._scorer, visitors=settings.visitors, meters=meters),
             importlib.metadata.version("headrace"),
             Callers.to(*settings.hosts),
             limits,
         )
+        meters.before_each_report(self._gauges)
         await self._scorer.start()
         spare_collections()
         if self._door is None:
@@ -139,6 +143,10 @@ class Gateway:
             self._door.watch()
             await self._server.start(self._door.slot)
             await self._door.opened()
+
+    def _gauges(self, meters: Meters) -> None:
+        meters.put(GATEWAYS, 1)
+        meters.put(REQUESTS_UNDER_WAY, 0 if self._server is None else self._server.requests_under_way)
 
     async def _close(self) -> None:
         if self._server is not None:

@@ -1,4 +1,4 @@
-"""What a scorer reports of itself, once a batch, and never per row."""
+"""What a scorer reports of itself, once a call, and never per row."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ from typing import Protocol
 
 
 class Meter(Protocol):
-    """Takes one update for each batch that a version scored. Called on the hot path: must return at once, and never raise."""
+    """Takes one update for each call that a version answered, or did not. Called on the hot path: must return at once, and never
+    raise."""
 
-    def scored(self, model: str, version: int, rows: int, failed: int, seconds: float) -> None:
-        """`rows` of one batch were answered by `version` in `seconds`, `failed` of them with an error."""
+    def scored(self, model: str, version: int, rows: int, failed: int, seconds: float, *, refused: int = 0) -> None:
+        """`rows` of one call were answered by `version` in `seconds`: `failed` by its fault, `refused` by their own."""
+
+    def shadowed(self, model: str, version: int, rows: int, failed: int, seconds: float) -> None:
+        """`rows` of one call were scored in shadow: nobody gets these answers."""
+
+    def missed(self, model: str, version: int, rows: int) -> None:
+        """`rows` of one call met no replica of `version` that took them."""
 
     def fell_back(self, model: str, version: int, rows: int) -> None:
         """`rows` that `version` failed were answered by the stable version instead."""

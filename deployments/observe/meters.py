@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cluster.watch.catalogue import Metric
-from cluster.watch.reports import Buckets, Report, Series
+from cluster.watch.reports import Buckets, MetricsReport, Series
+
+_log = logging.getLogger(__name__)
+
+# So a quiet process is heard of often enough not to be taken for gone: see `cluster.watch.sums.SILENT_S`.
+QUIET_TURNS = 4
 
 
 class _Counted:
@@ -35,7 +41,9 @@ class Meters:
         self._counters: dict[Series, float] = {}
         self._histograms: dict[Series, _Counted] = {}
         self._gauges: dict[Series, float] = {}
-        self._sending: Report | None = None
+        self._looks: list[Callable[[Meters], None]] = []
+        self._sending: MetricsReport | None = None
+        self._quiet = QUIET_TURNS
 
     def add(self, metric: Metric, count: float, *labels: str) -> None:
         """Adds to a counter; `labels` are values, in the order of the metric's."""
@@ -68,20 +76,34 @@ class Meters:
             else:
                 self._gauges[series] = value
 
-    def next_report(self) -> Report:
-        """The report to send now, with all gauges as they are; it may be empty: that says that the process lives."""
+    def before_each_report(self, look: Callable[[Meters], None]) -> None:
+        """`look` is called before each report is made, to set gauges and bring what is counted elsewhere; it must not block."""
+        self._looks.append(look)
+
+    def next_report(self) -> MetricsReport | None:
+        """The report to send now, about once a second, with all gauges as they are. None where there is nothing new to tell; now
+        and then an empty one says that the process lives."""
         if self._sending is not None:
             return self._sending
+        for look in self._looks:
+            try:
+                look(self)
+            except Exception:  # noqa: BLE001 - all other figures go on
+                _log.exception("gauges were not set")
         with self._lock:
+            if not (self._counters or self._histograms) and self._quiet < QUIET_TURNS:
+                self._quiet += 1
+                return None
+            self._quiet = 0
             counters, self._counters = self._counters, {}
             taken, self._histograms = self._histograms, {}
             gauges = dict(self._gauges)
         histograms = {series: Buckets(tuple(one.counts), one.total) for series, one in taken.items()}
         self._sequence += 1
-        self._sending = Report(self._source, self._sequence, counters, histograms, gauges)
+        self._sending = MetricsReport(self._source, self._sequence, counters, histograms, gauges)
         return self._sending
 
-    def delivered(self, report: Report) -> None:
+    def delivered(self, report: MetricsReport) -> None:
         """The controller has it."""
         if self._sending is report:
             self._sending = None

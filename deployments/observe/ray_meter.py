@@ -1,4 +1,4 @@
-"""The scorer's figures for Prometheus, through Ray's metrics: its node agents export them with a `ray_` prefix.
+"""The scorer's figures for Ray's dashboard, through Ray's metrics. Those for operators are `scorer_meter's`.
 
 headrace_rows_total{model, version}            rows scored
 headrace_row_errors_total{model, version}      rows that the version failed
@@ -57,12 +57,19 @@ class RayMeter:
     def __init__(self) -> None:
         self._tallies: dict[tuple[str, int], _Tally] = {}
 
-    def scored(self, model: str, version: int, rows: int, failed: int, seconds: float) -> None:
+    def scored(self, model: str, version: int, rows: int, failed: int, seconds: float, *, refused: int = 0) -> None:  # noqa: ARG002
         """See `Meter.scored`. Called on an event loop."""
         tally = self._of(model, version)
         tally.rows += rows
         tally.failed += failed
         tally.seconds.append(seconds)
+
+    def shadowed(self, model: str, version: int, rows: int, failed: int, seconds: float) -> None:
+        """See `Meter.shadowed`. Called on an event loop."""
+        self.scored(model, version, rows, failed, seconds)
+
+    def missed(self, model: str, version: int, rows: int) -> None:
+        """See `Meter.missed`. The dashboard shows no such rows."""
 
     def fell_back(self, model: str, version: int, rows: int) -> None:
         """See `Meter.fell_back`. Called on an event loop."""

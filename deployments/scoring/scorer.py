@@ -15,11 +15,13 @@ from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, NotFound
 from cluster.routing.routes import Route, RouteTable
 from cluster.signature import Signature
+from cluster.watch.catalogue import SCORERS, TABLE_AGE, ScoringWay
 from deployments.control.evidence_log import EvidenceLog
-from deployments.control.table_watch import EvidencePush, TableWatch
+from deployments.control.table_watch import EvidencePush, ReportPush, TableWatch
 from deployments.engines.datatypes import Array
 from deployments.observe.metering import Meter
-from deployments.observe.ray_meter import RayMeter
+from deployments.observe.meters import Meters
+from deployments.observe.scorer_meter import ScorerMeter
 from deployments.scoring.answering import CallScorer
 from deployments.scoring.asking import VersionAsker
 from deployments.scoring.call import Call, begin_call, target_of
@@ -54,11 +56,14 @@ class RoutedScorer:
         embedded: Transport | None = None,
         trial: Transport | None = None,
         *,
+        meters: Meters | None = None,
+        way: ScoringWay = ScoringWay.ONLINE,
         meter: Meter | None = None,
         seed: int | None = None,
     ) -> None:
         """Without others given, `remote` asks Serve's replicas, `embedded` loads engines in this process, and `trial` each in a
-        process of its own."""
+        process of its own. `meters` is what its process counts in, and `way` how it scores; `meter` takes the place of both."""
+        self.meters = meters or Meters()
         self._remote = remote or RemoteTransport()
         self._embedded = embedded or EmbeddedTransport()
         self._trial = trial or EmbeddedTransport(start_engine_process)
@@ -68,13 +73,15 @@ class RoutedScorer:
         self._watch = TableWatch(control, self._changed)
         self._push = EvidencePush(control, self._log)
         self._background: list[asyncio.Task[None]] = []
-        tally = Tally(self._log, meter or RayMeter())
+        self._reports = ReportPush(control, self.meters)
+        self.meters.before_each_report(self._gauges)
+        tally = Tally(self._log, meter or ScorerMeter(self.meters, way))
         self._shadows = Shadows(ShadowScorer(self._asker, tally, lambda model: self.table.routes.get(model)).score)
         self._calls = CallScorer(self._asker, tally, self._shadows, self._random)
 
     async def start(self) -> None:
         """Begins to follow the route table; returns when the first one is here, or after a while without."""
-        self._background = [asyncio.create_task(self._watch.run()), asyncio.create_task(self._push.run())]
+        self._background = [asyncio.create_task(each.run()) for each in (self._watch, self._push, self._reports)]
         for task in self._background:
             task.add_done_callback(_tell)
         await self._watch.first(FIRST_TABLE_S)
@@ -86,6 +93,7 @@ class RoutedScorer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._push.flush()
+        await self._reports.flush()
         await self._asker.close()
 
     @property
@@ -150,6 +158,10 @@ class RoutedScorer:
             errors.update(dict.fromkeys(np.flatnonzero(call.bad).tolist(), refusal))
         wanted = None if call.pinned else call.route.labels
         return Scored(outputs, versions, errors, label_keys(wanted, outputs, parts, rows) if wanted is not None else None)
+
+    def _gauges(self, meters: Meters) -> None:
+        meters.put(SCORERS, 1)
+        meters.put(TABLE_AGE, self._watch.age_s)
 
     def _changed(self, table: RouteTable) -> None:
         self._asker.keep(table)

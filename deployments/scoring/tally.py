@@ -21,7 +21,8 @@ class Tally:
 
     def metered(self, route: Route, version: int, rows: int, answer: Answer, seconds: float) -> None:
         """A version has answered, whether that is evidence or not."""
-        self._meter.scored(route.model, version, rows, failures(answer), seconds)
+        failed = failures(answer)
+        self._meter.scored(route.model, version, rows, failed, seconds, refused=len(answer.failed) - failed)
 
     def fell_back(self, route: Route, version: int, rows: int) -> None:
         """Stable was asked for rows that `version` did not answer."""
@@ -43,6 +44,7 @@ class Tally:
             return
         if isinstance(error, Late):
             self.given_up(route, version, seconds)
+        self._meter.missed(route.model, version, rows)
         if not hurried:
             self.missed(route, version, rows)
 
@@ -55,6 +57,10 @@ class Tally:
         """Nobody waited for the answer: nothing is known of the rows, but that it was slow may be."""
         if route.stage and _slow(route, seconds):
             self._add(route, version, Counts(calls=1, slow=1))
+
+    def scored_in_shadow(self, route: Route, version: int, rows: int, answer: Answer, seconds: float) -> None:
+        """A candidate has answered what nobody waits for, whether that is evidence or not."""
+        self._meter.shadowed(route.model, version, rows, failures(answer), seconds)
 
     def shadowed(self, route: Route, version: int, rows: int, errors: int, compared: int, disagreed: int) -> None:
         """Gathered calls say nothing about how long a user's would take."""

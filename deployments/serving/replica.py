@@ -20,6 +20,7 @@ from deployments.engines.load import load_engine
 from deployments.engines.port import DeviceLost
 from deployments.scoring.rows import Answer, take
 from deployments.serving.collector import keep_from_collections
+from deployments.serving.loaded import tell_loaded
 from deployments.serving.memory_limit import end_above
 from deployments.serving.serve_log import log_with_serve
 from deployments.transport.lines.frames import Reply
@@ -45,6 +46,7 @@ class Replica:
         calls itself ill; above `memory_bytes` its process ends. Raises BadArtifact, Unreachable or NoCapacity, which Serve shows
         as the app's message."""
         log_with_serve()
+        began_s = time.monotonic()
         if memory_bytes is not None:
             end_above(memory_bytes)
         path = localize(uri, digest)
@@ -56,6 +58,7 @@ class Replica:
         self._progress_s = time.monotonic()
         keep_from_collections()
         self._opening = asyncio.get_running_loop().create_task(self._open_lines())
+        self._telling = asyncio.get_running_loop().create_task(tell_loaded(time.monotonic() - began_s))
 
     async def __del__(self) -> None:
         """Called by Serve before the process ends, when its own calls are answered."""

@@ -16,10 +16,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from cluster.commands.feeds import FeedName, FeedView, ScheduleView
+from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, NotFound
+from consumers.batch.batch_meter import BatchMeter
 from consumers.batch.places import locate
 from consumers.batch.run import RunProgress, Watcher, Workforce, begin, resume
-from consumers.batch.spec import BatchSpec
+from consumers.batch.spec import BatchSpec, ScoringPlace
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import is_held
 from consumers.batch.write.publish import RunManifest, read_manifest
@@ -79,8 +81,9 @@ def run_command(
         signature=found.signature,
     )
     day: date | None = as_of.date() if as_of else None
-    with _watching(name, as_json=as_json) as watch, _on_ray() as workforce:
-        manifest = begin(name, spec, pinned, workforce, as_of=day, fresh=fresh, watch=watch)
+    with _watching(name, as_json=as_json) as watch, _on_ray() as (workforce, control):
+        counting = _meter(control, name, spec, pinned).watching(watch)
+        manifest = begin(name, spec, pinned, workforce, as_of=day, fresh=fresh, watch=counting)
     _print_done(manifest, as_json=as_json)
 
 
@@ -219,7 +222,10 @@ def _fires_table(schedule: ScheduleView) -> Table:
 
 
 def _resume(name: str, spec: BatchSpec, *, as_json: bool) -> None:
-    with _watching(name, as_json=as_json) as watch, _on_ray() as workforce:
+    with _watching(name, as_json=as_json) as watch, _on_ray() as (workforce, control):
+        left = RunHistory(locate(spec.output.path)).unfinished()
+        if left is not None:  # else it is told below that there is none
+            watch = _meter(control, name, left.record().spec, left.record().pinned).watching(watch)
         manifest = resume(name, spec.output.path, workforce, watch=watch)
     _print_done(manifest, as_json=as_json)
 
@@ -258,14 +264,19 @@ def _is_file(target: str) -> bool:
 
 
 @contextmanager
-def _on_ray() -> Iterator[Workforce]:
+def _on_ray() -> Iterator[tuple[Workforce, ControlPlane]]:
     # Ray's C++ core prints a note about each worker pool, whatever Python's logging says.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with joined_ray(read_settings()):
         # Ray reads its variables when it is imported, and the block above has just set them.
         from consumers.batch.score.pool import ray_workforce
+        from deployments.control.client import connect
 
-        yield ray_workforce()
+        yield ray_workforce(), connect()
+
+
+def _meter(control: ControlPlane, name: str, spec: BatchSpec, pinned: Pinned) -> BatchMeter:
+    return BatchMeter(control, name, pinned.model, pinned.version, remote=spec.scoring is ScoringPlace.REMOTE)
 
 
 @contextmanager

@@ -11,11 +11,14 @@ import numpy as np
 from cluster.access.callers import CLUSTER, Caller
 from cluster.commands.models import AppView, ModelView
 from cluster.commands.versions import VersionView
+from cluster.commands.watch.metrics import METRICS, MetricsView
 from cluster.errors import HeadraceError, NotFound, Unreachable
 from cluster.fleet.serving import Serving
 from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import Route, RouteTable, Stamp, Standing, Target
 from cluster.signature import Datatype, Signature, TensorSpec
+from cluster.watch.catalogue import GATEWAYS
+from cluster.watch.reports import MetricsReport
 from deployments.engines.datatypes import Array
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
@@ -131,7 +134,7 @@ class FakeControl:
             await asyncio.sleep(timeout_s)
         return self.table
 
-    async def push(self, batch: EvidenceBatch) -> None:
+    async def push(self, told: EvidenceBatch | MetricsReport) -> None:
         raise NotImplementedError
 
     async def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any]:
@@ -140,6 +143,8 @@ class FakeControl:
         if self.failure is not None:
             raise self.failure
         self.called.append((command, payload))
+        if command == METRICS.name:
+            return MetricsView(values=((GATEWAYS.name, (), 1.0),), histograms=()).model_dump(mode="json")
         return {"models": self.models} if command == "status" else {"done": command}
 
 

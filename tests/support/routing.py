@@ -9,6 +9,7 @@ from cluster.errors import Unreachable
 from cluster.fleet.serving import Serving
 from cluster.rollout.evidence import Counts, EvidenceBatch
 from cluster.routing.routes import EMPTY, Route, RouteTable, Stamp, Target
+from cluster.watch.reports import MetricsReport
 from tests.support.models import SIGNATURE
 
 Artifact = tuple[str, str, Any]
@@ -36,10 +37,11 @@ class TableControl:
             self._reach()
         return self._table
 
-    async def push(self, batch: EvidenceBatch) -> None:
+    async def push(self, told: EvidenceBatch | MetricsReport) -> None:
         self.pushes += 1
         self._reach()
-        self.batches[batch.scorer, batch.sequence] = batch
+        if isinstance(told, EvidenceBatch):
+            self.batches[told.scorer, told.sequence] = told
 
     async def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any]:
         raise AssertionError(f"scorers run no commands, and this one ran {command} {payload}")

@@ -17,8 +17,9 @@ from cluster.commands.command import Message
 from cluster.commands.feeds import FeedName, FeedView
 from cluster.commands.versions import Resolve, VersionView
 from cluster.errors import HeadraceError, Unreachable
-from consumers.batch.run import NothingNew, RunProgress, Workforce, begin
-from consumers.batch.spec import BatchSpec
+from consumers.batch.batch_meter import BatchMeter
+from consumers.batch.run import NothingNew, RunProgress, Watcher, Workforce, begin
+from consumers.batch.spec import BatchSpec, ScoringPlace
 from consumers.batch.write.publish import RunManifest
 from consumers.batch.write.records import Pinned
 
@@ -45,7 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ray.init(address=given.ray, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     try:
         spec, pinned = asyncio.run(find(given.batch, ActorControlPlane().call))
-        manifest = run_fire(given.batch, spec, pinned, ray_workforce(), as_of=given.as_of, fire=given.fire)
+        meter = BatchMeter(
+            ActorControlPlane(), given.batch, pinned.model, pinned.version, remote=spec.scoring is ScoringPlace.REMOTE
+        )
+        watch = meter.watching(_log)
+        manifest = run_fire(given.batch, spec, pinned, ray_workforce(), as_of=given.as_of, fire=given.fire, watch=watch)
     except HeadraceError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the job's log, of which the schedule's history shows the last line
         return 1
@@ -80,10 +85,12 @@ async def _ask(call: Call, pause_s: float, command: str, request: Message) -> di
     return await call(command, request.model_dump())
 
 
-def run_fire(name: str, spec: BatchSpec, pinned: Pinned, workforce: Workforce, *, as_of: date, fire: str) -> RunManifest | None:
+def run_fire(
+    name: str, spec: BatchSpec, pinned: Pinned, workforce: Workforce, *, as_of: date, fire: str, watch: Watcher | None = None
+) -> RunManifest | None:
     """Makes the fire's run, or goes on with it. None where the batch scores only new files and there are none."""
     try:
-        return begin(name, spec, pinned, workforce, as_of=as_of, fresh=True, watch=_log, fire=fire)
+        return begin(name, spec, pinned, workforce, as_of=as_of, fresh=True, watch=watch or _log, fire=fire)
     except NothingNew:
         return None
 

@@ -68,11 +68,12 @@ class UnitActor:
         spec, pinned = record.spec, record.pinned
         if spec.scoring is ScoringPlace.REMOTE:
             # Ray Serve takes seconds to import: a worker with its own engine starts without it.
+            from cluster.watch.catalogue import ScoringWay
             from consumers.batch.score.remote_rows import RemoteScorer
             from deployments.scoring.scorer import RoutedScorer
             from deployments.scoring.scorer_thread import ScorerThread
 
-            thread = ScorerThread(lambda: RoutedScorer(ActorControlPlane())).start()
+            thread = ScorerThread(lambda: RoutedScorer(ActorControlPlane(), way=ScoringWay.BATCH)).start()
             most = spec.max_quarantined
             return RemoteScorer(thread, pinned.model, pinned.version, rows_per_call=spec.rows_per_call, most_failed=most)
         artifact = localize(pinned.artifact_uri, pinned.digest)

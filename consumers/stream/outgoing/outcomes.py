@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,7 +71,21 @@ class Outcomes:
             rows_out = sum(map(len, out))
             whole = (*out, *dead_letters)
             first, upto, rows_dead = records.offsets[0], records.offsets[-1] + 1, sum(map(len, dead_letters))
-            made.append(SliceOutcome(records.partition, records.epoch, first, upto, whole, len(records), rows_out, rows_dead))
+            made.append(
+                SliceOutcome(
+                    records.partition,
+                    records.epoch,
+                    first,
+                    upto,
+                    whole,
+                    len(records),
+                    rows_out,
+                    rows_dead,
+                    records.timestamps_ms[0],
+                    _by_version(scored, [j for j in chosen if int(positions[j]) - begin not in here] if here else chosen),
+                    Counter(why.error.kind for why in here.values()),
+                )
+            )
             begin = end
         return made
 
@@ -140,6 +155,14 @@ class Outcomes:
         for row in passed:
             del dead[row]
         return passed
+
+
+def _by_version(scored: Scored, rows: Sequence[int] | Rows) -> dict[int, int]:
+    """How many of these rows each version answered."""
+    if not len(rows):
+        return {}
+    numbers, counts = np.unique(scored.versions[rows], return_counts=True)
+    return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
 
 
 def _unreadable(batch: MicroBatch) -> dict[int, DeadLetterReason]:

@@ -11,6 +11,7 @@ from ray import serve
 from ray.serve.schema import ReplicaRank
 
 from cluster.errors import Unreachable
+from cluster.watch.catalogue import ScoringWay
 from consumers.stream.counters import WorkerStatus, began_of, open_of
 from consumers.stream.kafka.clients import chosen_client, open_log
 from consumers.stream.log.notes import ControlledNotes
@@ -20,6 +21,7 @@ from consumers.stream.phases import WorkerPhase
 from consumers.stream.serving.autoscale import LAG
 from consumers.stream.spec import Client, StreamSpec
 from deployments.control.client import connect
+from deployments.observe.meters import Meters
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread
 from deployments.serving.collector import spare_collections
@@ -56,8 +58,9 @@ class StreamReplica:
             before = self._thread
             if self._loop is not None:
                 self._loop.stop()
-            scoring = ScorerThread(lambda: RoutedScorer(connect()))
-            loop = Loop(self._name, self._spec, scoring, lambda: self._open(number))
+            meters = Meters()
+            scoring = ScorerThread(lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM))
+            loop = Loop(self._name, self._spec, scoring, lambda: self._open(number), meters=meters)
             self._loop = loop
             self._thread = threading.Thread(target=self._work, args=(loop, scoring, before), name="stream", daemon=True)
             self._thread.start()

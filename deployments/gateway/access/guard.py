@@ -18,11 +18,13 @@ from cluster.access.policy import AccessPolicy
 from cluster.access.quotas import Bucket
 from cluster.errors import OverQuota, Unauthenticated, Unreachable
 from cluster.routing.routes import RouteTable
+from cluster.watch.catalogue import REFUSED_CREDENTIALS
 from deployments.gateway.access.bad_credential import BadCredential, CredentialFault
 from deployments.gateway.access.certificates import names_of
 from deployments.gateway.access.credential import NOTHING, Credential, secret_of
 from deployments.gateway.access.key_sets import KeySets
 from deployments.gateway.access.tokens import verify_token
+from deployments.observe.meters import Meters
 
 KNOWN_S = 60.0  # so long somebody is known before he is looked up again; what ends him earlier is a newer table
 KNOWN_MOST = 4096
@@ -52,11 +54,13 @@ class _Known:
 class Guard:
     """Used on one event loop."""
 
-    def __init__(self, tables: Tables, *, visitors: bool, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, tables: Tables, *, visitors: bool, clock: Callable[[], float] = time.time, meters: Meters | None = None
+    ) -> None:
         """`visitors`: where no Access document was applied, who brings nothing may score and see."""
         self.behind_door = False
         self.refused: Counter[CredentialFault] = Counter()
-        self._tables, self._visitors, self._clock = tables, visitors, clock
+        self._tables, self._visitors, self._clock, self._meters = tables, visitors, clock, meters or Meters()
         self._policy: AccessPolicy | None = None
         self._policies = 0  # seen so far
         self._nobody = STRANGER
@@ -156,6 +160,7 @@ class Guard:
     def _refuse(self, reason: CredentialFault) -> Unauthenticated:
         """Counted by reason; told to the caller without one, who could learn from it."""
         self.refused[reason] += 1
+        self._meters.add(REFUSED_CREDENTIALS, 1, reason)
         self._untold += 1
         now_s = self._clock()
         if now_s - self._told_s >= TELL_EVERY_S:

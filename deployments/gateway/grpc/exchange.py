@@ -43,6 +43,9 @@ class ModelInfer(Protocol):
     async def infer(self, data: memoryview, key: bytes | None, timeout_s: float | None, caller: Caller) -> bytes:
         """The answering message, to one with this routing key of that caller, within so much time. Raises HeadraceError."""
 
+    def failed(self, model: str, error: BaseException) -> None:
+        """Counts a request that ended so before it got to `infer`, as one of the model, or of "" where none was read."""
+
 
 class GrpcExchange:
     """Calls with certain metadata."""
@@ -84,6 +87,7 @@ class GrpcExchange:
 
     def failed(self, error: HeadraceError) -> WireAnswer:
         """See Exchange."""
+        self._service.failed("", error)
         return _status(status_of(error, self._timeout_s))
 
     async def answer(self, body: Pieces, lease: Lease, caller: Caller) -> WireAnswer:  # noqa: ARG002 (never compressed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from deployments.gateway.large import LARGE_BYTES, LargeWork
 from deployments.gateway.protocol.grpc_codec import parse, parse_infer, request_from, response_to, stream_response
 from deployments.gateway.protocol.proto import inference_pb2 as pb
 from deployments.gateway.repository import Repository
+from deployments.gateway.request_meter import WireProtocol
 
 log = logging.getLogger(__name__)
 
@@ -115,22 +117,41 @@ class InferenceService:
 
     async def infer(self, data: bytes | memoryview, key: bytes | None, timeout_s: float | None, caller: Caller) -> bytes:
         """Answers a ModelInferRequest of that caller, sent with this routing key, within so much time. Raises HeadraceError."""
-        large = len(data) > LARGE_BYTES
-        parsed = await self.large.run(parse_infer, data) if large else parse_infer(data)
+        try:
+            parsed = await self.large.run(parse_infer, data) if len(data) > LARGE_BYTES else parse_infer(data)
+        except HeadraceError as error:
+            self.failed("", error)
+            raise
         return await self._scored(parsed, key, timeout_s, caller)
 
     async def _scored(
         self, parsed: tuple[pb.ModelInferRequest, list[memoryview]], key: bytes | None, timeout_s: float | None, caller: Caller
     ) -> bytes:
         proto, raw = parsed
+        began_s = time.monotonic()
+        try:
+            version, answer = await self._answer(proto, raw, key, timeout_s, caller)
+        except BaseException as error:
+            self.failed(proto.model_name, error)
+            raise
+        self._dataplane.requests.answered(proto.model_name, version, WireProtocol.GRPC, began_s)
+        return answer
+
+    def failed(self, model: str, error: BaseException) -> None:
+        """Counts a request that ended so; an empty name where it was not read that far."""
+        self._dataplane.requests.failed(model, WireProtocol.GRPC, error)
+
+    async def _answer(
+        self, proto: pb.ModelInferRequest, raw: list[memoryview], key: bytes | None, timeout_s: float | None, caller: Caller
+    ) -> tuple[str, bytes]:
         call = InferCall(proto.model_name, proto.model_version, key, timeout_s)
         # What is large and not raw is typed: to read its numbers takes longer than to parse the message did.
         large = not raw and proto.ByteSize() > LARGE_BYTES
         request = await self.large.run(request_from, proto, raw) if large else request_from(proto, raw)
         response = await self._dataplane.infer(call, request, caller)
         if sum(output.array.nbytes for output in response.outputs) > LARGE_BYTES:
-            return await self.large.run(response_to, response)
-        return response_to(response)
+            return response.version, await self.large.run(response_to, response)
+        return response.version, response_to(response)
 
     async def _model_infer(self, data: bytes, context: Context) -> bytes:
         return await self.infer(data, *_key_and_time(context), self._caller(context))

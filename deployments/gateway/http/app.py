@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster.access.callers import CLUSTER, Caller
 from cluster.commands.registry import COMMANDS
+from cluster.commands.watch.metrics import METRICS, MetricsView
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound
 from deployments.gateway.access.credential import FORWARDED_FOR, in_headers
@@ -39,6 +41,8 @@ from deployments.gateway.http.repository import answer_repository_call, is_repos
 from deployments.gateway.large import LARGE_BYTES, LargeWork
 from deployments.gateway.protocol.v1 import encode_v1, parse_v1
 from deployments.gateway.repository import Repository
+from deployments.gateway.request_meter import WireProtocol
+from deployments.observe.exposition import exposed
 
 _NO_WEBSOCKET = json_reply({"error": "no WebSocket is served here (use HTTP, or gRPC's ModelStreamInfer)"}, 400)
 
@@ -154,6 +158,8 @@ class GatewayApp:
         match segments:
             case []:
                 return self._front_page(request, caller)
+            case ["metrics"]:
+                return await self._metrics(request, caller)
             case ["v2"]:
                 return json_reply({"name": SERVER_NAME, "version": self.server_version, "extensions": EXTENSIONS})
             case ["openapi.json"]:
@@ -185,6 +191,12 @@ class GatewayApp:
         self.dataplane.check_sees(caller, model)
         return json_reply(self.repository.config(model, version))
 
+    async def _metrics(self, request: Request, caller: Caller) -> Reply:
+        """The sums as they are now: where the controller is away, the scrape fails, and nobody takes old ones for new."""
+        seen = MetricsView.model_validate(await self.control.call(METRICS.name, {}, caller))
+        body, content_type = await self.large.run(exposed, seen, request.header(b"accept") or "")
+        return Reply(200, body, content_type.encode())
+
     async def _model_ready(self, caller: Caller, model: str, version: str | None = None) -> Reply:
         ready = await self.dataplane.model_ready(model, version, caller=caller)
         return ready_reply({"name": model, "ready": ready}, ready)
@@ -204,13 +216,23 @@ class GatewayApp:
 
     async def _predict(self, request: Request, model: str, caller: Caller) -> Reply:
         _only_post(request)
+        began_s = time.monotonic()
+        try:
+            version, reply = await self._predicted(request, model, caller)
+        except BaseException as error:
+            self.dataplane.requests.failed(model, WireProtocol.HTTP, error)
+            raise
+        self.dataplane.requests.answered(model, version, WireProtocol.HTTP, began_s)
+        return reply
+
+    async def _predicted(self, request: Request, model: str, caller: Caller) -> tuple[str, Reply]:
         body, signature = await request.body(), await self.dataplane.signature(model, caller=caller)
         large = len(body) > LARGE_BYTES
         wanted = await self.large.run(parse_v1, body, signature) if large else parse_v1(body, signature)
         answer = await self.dataplane.infer(read_call(request.headers, model, None), wanted, caller)
         if sum(output.array.nbytes for output in answer.outputs) > LARGE_BYTES:
-            return Reply(200, await self.large.run(encode_v1, answer, columns=wanted.columns))
-        return Reply(200, encode_v1(answer, columns=wanted.columns))
+            return answer.version, Reply(200, await self.large.run(encode_v1, answer, columns=wanted.columns))
+        return answer.version, Reply(200, encode_v1(answer, columns=wanted.columns))
 
     async def _command(self, request: Request, command: str) -> Reply:
         _only_post(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from deployments.gateway.large import LARGE_BYTES, LargeWork
 from deployments.gateway.protocol.compression import WORTH_BYTES, deflate
 from deployments.gateway.protocol.request import InferRequest, parse_raw_request, parse_request
 from deployments.gateway.protocol.response import InferResponse, encode_response
+from deployments.gateway.request_meter import WireProtocol
 
 HEADER_LENGTH = b"inference-header-content-length"
 JSON_FOLD = 4  # a number of 4 bytes takes about 12 as JSON, and longer to write
@@ -63,6 +65,20 @@ class HttpInfer:
 
     async def answer(self, head: InferHead, body: Pieces, lease: Lease, caller: Caller) -> Reply:
         """Scores a request of that caller, and empties `body`. Raises HeadraceError."""
+        began_s = time.monotonic()
+        try:
+            answer, reply = await self._answer(head, body, lease, caller)
+        except BaseException as error:
+            self.failed(head, error)
+            raise
+        self.dataplane.requests.answered(head.call.model, answer.version, WireProtocol.HTTP, began_s)
+        return reply
+
+    def failed(self, head: InferHead, error: BaseException) -> None:
+        """Counts a request that ended so."""
+        self.dataplane.requests.failed(head.call.model, WireProtocol.HTTP, error)
+
+    async def _answer(self, head: InferHead, body: Pieces, lease: Lease, caller: Caller) -> tuple[InferResponse, Reply]:
         dataplane = self.dataplane
         if sum(map(len, body)) > LARGE_BYTES:
             data = await self.large.run(_whole, body)
@@ -80,8 +96,8 @@ class HttpInfer:
         del data
         answer = await dataplane.infer(head.call, request, caller)
         if _weight(answer, head) > LARGE_BYTES:
-            return await self.large.run(_reply, answer, head)
-        return _reply(answer, head)
+            return answer, await self.large.run(_reply, answer, head)
+        return answer, _reply(answer, head)
 
 
 def _whole(pieces: Pieces) -> bytes | memoryview:

@@ -39,6 +39,7 @@ def _paths() -> dict[str, Any]:
         "/v2": {"get": _operation("What this server is", "ServerMetadata")},
         "/v2/health/live": {"get": _operation("Whether it runs", "Live")},
         "/v2/health/ready": {"get": _operation("Whether every model that should serve does", "Ready", {"503": _json("Ready")})},
+        "/metrics": {"get": _metrics()},
         "/v1/models": {"get": _operation("What is served", "V1Models")},
         "/v1/models/{model}": {
             "get": _operation("Whether the model is served", "ModelReady", {"503": _json("ModelReady")}, model=True)
@@ -86,6 +87,16 @@ def _operation(
         operation["parameters"] = [{"name": name, "in": "path", "required": True, "schema": _NAME} for name in names]
     if body:
         operation["requestBody"] = {"required": False, "content": {"application/json": {"schema": _reference(body)}}}
+    return operation
+
+
+def _metrics() -> dict[str, Any]:
+    """In Prometheus' own form, or OpenMetrics where that is accepted."""
+    operation = _operation("All metrics of what the caller may see, summed over the cluster", "Metrics", {"503": _json("Error")})
+    operation["responses"]["200"] = {
+        "description": "for Prometheus",
+        "content": {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/openmetrics-text")},
+    }
     return operation
 
 

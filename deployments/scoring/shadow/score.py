@@ -39,7 +39,7 @@ class ShadowScorer:
             self._tally.missed(route, candidate.version, rows - len(stable.failed))
             return
         answer = asked.answer
-        self._tally.metered(route, candidate.version, rows, answer, asked.seconds)
+        self._tally.scored_in_shadow(route, candidate.version, rows, answer, asked.seconds)
         both = np.ones(rows, dtype=np.bool_)
         both[list(answer.failed | stable.failed)] = False
         compared = int(both.sum())

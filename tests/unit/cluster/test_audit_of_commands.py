@@ -42,6 +42,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] 
 LOOKS: dict[str, dict[str, Any]] = {
     "status": {},
     "key.list": {},
+    "metrics.list": {},
     "access.show": {},
     "version.resolve": DIGITS,
     "model.show": DIGITS,

@@ -14,9 +14,12 @@ import pytest
 import headrace.cli.batch as cli
 from cluster.commands.feeds import FeedList, FeedView, FireView, ScheduleView
 from cluster.commands.versions import VersionView
+from cluster.control_plane import ControlPlane
 from consumers.batch.run import Workforce
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.spec import BatchSpec
+from deployments.control.fake_control import FakeControlPlane
+from deployments.serving.fake_fleet import FakeFleet
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
 from headrace.client import ControlClient
@@ -78,8 +81,8 @@ def _control(tmp_path: Path, spec: BatchSpec, monkeypatch: pytest.MonkeyPatch) -
         )
 
     @contextmanager
-    def inline() -> Iterator[Workforce]:
-        yield inline_workforce(engine_scorer)
+    def inline() -> Iterator[tuple[Workforce, ControlPlane]]:
+        yield inline_workforce(engine_scorer), FakeControlPlane(FakeFleet())
 
     client = lambda: ControlClient("http://gateway", transport=httpx.MockTransport(answer))  # noqa: E731
     monkeypatch.setattr(cli.ControlClient, "from_environment", staticmethod(client))

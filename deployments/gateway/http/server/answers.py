@@ -77,6 +77,7 @@ class HttpExchange:
 
     def failed(self, error: HeadraceError) -> WireAnswer:
         """See Exchange."""
+        self._infer.failed(self._head, error)
         return self._answers.of(error_reply(error))
 
     async def answer(self, body: Pieces, lease: Lease, caller: Caller) -> WireAnswer:

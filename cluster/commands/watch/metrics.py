@@ -1,0 +1,79 @@
+"""All metrics, as sums over the cluster."""
+
+from __future__ import annotations
+
+from cluster.access.callers import Caller, Role
+from cluster.commands.command import CommandEntry, CommandResult, Context, Message, Nothing
+from cluster.commands.rights import anybodys
+from cluster.ports import FeedKind
+from cluster.state import State, feed_key
+from cluster.watch.catalogue import BY_NAME
+from cluster.watch.reports import Series
+from cluster.watch.standing import lives, standing
+
+MetricValue = tuple[str, tuple[str, ...], float]
+MetricBuckets = tuple[str, tuple[str, ...], tuple[int, ...], float]
+
+
+class MetricsView(Message):
+    """Every series that the caller may see: a metric's name, its labels' values in their order, and its number. For histograms:
+    how many lie in each bucket (not cumulative), and their sum."""
+
+    values: tuple[MetricValue, ...]
+    histograms: tuple[MetricBuckets, ...]
+
+
+def _metrics(at: Context, _: Nothing) -> CommandResult:
+    totals = at.totals()
+    gauges = standing(at.state, at.apps, at.feeds, len(at.faults), at.now_s)
+    may = _Sight(at)
+    values = [
+        (series.metric, series.labels, float(value))
+        for each in (totals.counters, totals.gauges, gauges)
+        for series, value in each.items()
+        if may.see(series)
+    ]
+    histograms = [
+        (series.metric, series.labels, seen.counts, seen.total) for series, seen in totals.histograms.items() if may.see(series)
+    ]
+    return CommandResult(at.state, MetricsView(values=tuple(values), histograms=tuple(histograms)))
+
+
+class _Sight:
+    """Which series live, and may be seen; each pair of names is looked up once."""
+
+    def __init__(self, at: Context) -> None:
+        self._at = at
+        self._known: dict[tuple[str, ...], bool] = {}
+
+    def see(self, series: Series) -> bool:
+        about = tuple(
+            f"{label}={value}"
+            for label, value in zip(BY_NAME[series.metric].labels, series.labels, strict=True)
+            if label in _NAMES
+        )
+        found = self._known.get(about)
+        if found is None:
+            at = self._at
+            found = self._known[about] = lives(at.state, at.apps, series, at.now_s) and _visible(at.state, at.caller, series)
+        return found
+
+
+_NAMES = ("model", "version", FeedKind.STREAM, FeedKind.BATCH)
+
+
+def _visible(state: State, caller: Caller, series: Series) -> bool:
+    named = dict(zip(BY_NAME[series.metric].labels, series.labels, strict=True))
+    model = named.get("model", "")
+    for kind in (FeedKind.STREAM, FeedKind.BATCH):
+        if kind in named:
+            model = state.feeds[feed_key(kind, named[kind])].spec.model
+    if model:
+        return caller.may(Role.VIEW, model)
+    return caller.sees_all  # what is of no model tells of all of them
+
+
+METRICS = CommandEntry(
+    "metrics.list", Nothing, MetricsView, _metrics, "All metrics, summed over the cluster", anybodys, looks=True
+)
+COMMANDS = (METRICS,)

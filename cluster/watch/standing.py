@@ -1,0 +1,115 @@
+"""What the controller itself knows, as gauges: rollouts, replicas, streams, batches. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cluster.fleet.desired import needed
+from cluster.ports import AppState, AppStatus, FeedKind, FeedState
+from cluster.rollout.gate import judge
+from cluster.rollout.record import Rollout
+from cluster.routing.table import is_ready, shares
+from cluster.schedule.fires import FireState
+from cluster.state import Feed, State
+from cluster.versions import VersionId
+from cluster.watch.catalogue import (
+    BATCH_DELAY,
+    BATCH_LAST_FAILED,
+    BATCH_LAST_SUCCESS,
+    BY_NAME,
+    REPLICAS,
+    REPLICAS_WANTED,
+    ROLLOUT_CHECK_HIGH,
+    ROLLOUT_CHECK_LOW,
+    ROLLOUT_HELD,
+    ROLLOUT_STATE,
+    ROLLOUT_WEIGHT,
+    STABLE_VERSION,
+    STREAM_READY,
+    TROUBLES,
+    VERSION_READY,
+    Metric,
+)
+from cluster.watch.reports import Series
+
+ALL_KEYS = 10_000  # basis points
+
+
+def standing(
+    state: State, apps: Mapping[str, AppState], feeds: Mapping[str, FeedState], troubles: int, now_s: float
+) -> dict[Series, float]:
+    """All of them now; `troubles` is how many things stand in the controller's way."""
+    found: dict[Series, float] = {_series(TROUBLES): troubles}
+    for name, model in state.models.items():
+        if model.stable is not None:
+            found[_series(STABLE_VERSION, name)] = model.stable
+        rollout = state.rollout_of(name)
+        if rollout is not None:
+            found |= _of_rollout(state, rollout)
+        for number in needed(state, model, now_s):
+            version = VersionId(name, number)
+            app = apps.get(version.app)
+            labels = name, str(number)
+            found[_series(VERSION_READY, *labels)] = is_ready(app)
+            found[_series(REPLICAS, *labels)] = app.replicas if app is not None else 0
+            if app is not None:
+                found[_series(REPLICAS_WANTED, *labels)] = app.target_replicas
+    for feed in state.feeds.values():
+        if feed.spec.kind is FeedKind.STREAM:
+            seen = feeds.get(feed.spec.name)
+            found[_series(STREAM_READY, feed.spec.name)] = seen is not None and seen.app.status is AppStatus.READY
+        else:
+            found |= _of_batch(feed)
+    return found
+
+
+def lives(state: State, apps: Mapping[str, AppState], series: Series, now_s: float) -> bool:
+    """Whether what a series is about is still there. What has an empty name was nothing that was served."""
+    named = dict(zip(BY_NAME[series.metric].labels, series.labels, strict=True))
+    model, version = named.get("model", ""), named.get("version", "")
+    if model:
+        known = state.models.get(model)
+        if known is None:
+            return False
+        if (
+            version.isdecimal()
+            and VersionId(model, int(version)).app not in apps
+            and int(version) not in needed(state, known, now_s)
+        ):
+            return False
+    for kind in (FeedKind.STREAM, FeedKind.BATCH):
+        name = named.get(kind, "")
+        if name and not any(feed.spec.kind is kind and feed.spec.name == name for feed in state.feeds.values()):
+            return False
+    return True
+
+
+def _of_rollout(state: State, rollout: Rollout) -> dict[Series, float]:
+    model = rollout.model
+    found: dict[Series, float] = {_series(ROLLOUT_STATE, model, rollout.state): 1}
+    if rollout.ended:
+        return found
+    found[_series(ROLLOUT_HELD, model)] = rollout.held
+    found[_series(ROLLOUT_WEIGHT, model)] = shares(rollout)[0] / ALL_KEYS
+    for check in judge(rollout, state.evidence):
+        found[_series(ROLLOUT_CHECK_LOW, model, check.name)] = check.interval.low
+        found[_series(ROLLOUT_CHECK_HIGH, model, check.name)] = check.interval.high
+    return found
+
+
+def _of_batch(feed: Feed) -> dict[Series, float]:
+    name, found = feed.spec.name, dict[Series, float]()
+    begun = [fire for fire in feed.fires if fire.submitted_s]
+    if begun:
+        found[_series(BATCH_DELAY, name)] = max(begun[-1].submitted_s - begun[-1].at_s, 0.0)
+    ended = [fire for fire in feed.fires if fire.state in (FireState.SUCCEEDED, FireState.FAILED)]
+    if ended:
+        found[_series(BATCH_LAST_FAILED, name)] = ended[-1].state is FireState.FAILED
+    good = [fire.ended_s for fire in ended if fire.state is FireState.SUCCEEDED and fire.ended_s is not None]
+    if good:
+        found[_series(BATCH_LAST_SUCCESS, name)] = max(good)
+    return found
+
+
+def _series(metric: Metric, *labels: str) -> Series:
+    return Series(metric.name, tuple(str(label) for label in labels))

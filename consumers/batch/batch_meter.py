@@ -1,0 +1,71 @@
+"""A run's figures for operators, from its progress: units that are done, and their rows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from cluster.control_plane import ControlPlane
+from cluster.errors import HeadraceError
+from cluster.watch.catalogue import BATCH_ROWS, BATCH_UNITS, ROWS_SCORED, ScoringWay
+from consumers.batch.run import RunProgress, Watcher
+from deployments.observe.meters import Meters
+
+TOLD_EVERY_S = 1.0
+SCORED, QUARANTINED = "scored", "quarantined"
+
+_log = logging.getLogger(__name__)
+
+
+class BatchMeter:
+    """Counts what a run does, and tells the controller about once a second, and at its end. Used from the driver's thread.
+
+    `remote`: scorers on the way to replicas count the rows themselves.
+    """
+
+    def __init__(self, control: ControlPlane, batch: str, model: str, version: int, *, remote: bool) -> None:
+        self._control, self._meters = control, Meters()
+        self._batch, self._model, self._version, self._remote = batch, model, str(version), remote
+        self._last: RunProgress | None = None
+        self._told_s = time.monotonic()
+
+    def watching(self, watch: Watcher) -> Watcher:
+        """One that counts, and then calls `watch`."""
+
+        def counting(seen: RunProgress) -> None:
+            self.count(seen)
+            if time.monotonic() - self._told_s >= TOLD_EVERY_S or seen.units_done == seen.units:
+                self.tell()
+            watch(seen)
+
+        return counting
+
+    def count(self, seen: RunProgress) -> None:
+        """What is new since the last progress; what a run had done before this process began is not this one's. A unit that is
+        done again is counted again: its rows were scored twice."""
+        last, self._last = self._last, seen
+        if last is None:
+            return
+        bad = max(seen.quarantined - last.quarantined, 0)
+        good = max(seen.rows_done - last.rows_done - bad, 0)
+        self._meters.add(BATCH_UNITS, max(seen.units_done - last.units_done, 0), self._batch)
+        if bad:
+            self._meters.add(BATCH_ROWS, bad, self._batch, QUARANTINED)
+        if good:
+            self._meters.add(BATCH_ROWS, good, self._batch, SCORED)
+            if not self._remote:
+                self._meters.add(ROWS_SCORED, good, self._model, self._version, ScoringWay.BATCH)
+
+    def tell(self) -> None:
+        """Brings it to the controller; where that is away it waits for the next time."""
+        self._told_s = time.monotonic()
+        report = self._meters.next_report()
+        if report is None:
+            return
+        try:
+            asyncio.run(self._control.push(report))
+        except HeadraceError as error:
+            _log.debug("a report waits: %s", error)
+        else:
+            self._meters.delivered(report)

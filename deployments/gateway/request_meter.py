@@ -1,0 +1,67 @@
+"""How requests to score ended, and how long they took, for operators."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from enum import StrEnum
+
+from cluster.errors import (
+    BadInput,
+    Conflict,
+    Forbidden,
+    NoCapacity,
+    NotFound,
+    OverQuota,
+    Unauthenticated,
+    Unreachable,
+)
+from cluster.watch.catalogue import QUEUE_SECONDS, REQUEST_SECONDS, REQUESTS, RequestOutcome
+from deployments.observe.meters import Meters
+from deployments.scoring.port import Late
+
+
+class WireProtocol(StrEnum):
+    """What a request came by."""
+
+    HTTP = "http"
+    GRPC = "grpc"
+
+
+class RequestMeter:
+    """Of one gateway. Each method returns at once, and never raises."""
+
+    def __init__(self, meters: Meters, serves: Callable[[str], bool]) -> None:
+        """`serves` tells whether there is such a model: only those that are get series of their own."""
+        self._meters, self._serves = meters, serves
+
+    def answered(self, model: str, version: str, protocol: WireProtocol, began_s: float) -> None:
+        """One that began then (monotonic) got its answer now."""
+        self._meters.add(REQUESTS, 1, model, version, protocol, RequestOutcome.OK)
+        self._meters.observe(REQUEST_SECONDS, time.monotonic() - began_s, model, version, protocol)
+
+    def failed(self, model: str, protocol: WireProtocol, error: BaseException) -> None:
+        """One ended with an error. Which version it was for is not always known, so none is named."""
+        named = model if self._serves(model) else ""
+        self._meters.add(REQUESTS, 1, named, "", protocol, outcome_of(error))
+
+    def waited(self, model: str, version: str, seconds: float) -> None:
+        """One waited so long for its call to begin."""
+        self._meters.observe(QUEUE_SECONDS, seconds, model, version)
+
+
+def outcome_of(error: BaseException) -> RequestOutcome:
+    """Whose fault it was. Pure."""
+    match error:
+        case asyncio.CancelledError():
+            return RequestOutcome.GONE
+        case OverQuota():
+            return RequestOutcome.OVER_QUOTA
+        case Late():
+            return RequestOutcome.LATE
+        case NoCapacity() | Unreachable():
+            return RequestOutcome.SHED
+        case BadInput() | NotFound() | Unauthenticated() | Forbidden() | Conflict():
+            return RequestOutcome.REFUSED
+    return RequestOutcome.FAILED
