@@ -140,7 +140,7 @@ class Gateway:
             await self._server.listen(settings.host, settings.http_port, settings.grpc_port)
             _log.warning("without HAProxy, requests are served more slowly, and on loopback alone")
         else:
-            self._door.watch()
+            self._door.watch(ray.get_runtime_context().get_node_id()[:12], meters)
             await self._server.start(self._door.slot)
             await self._door.opened()
 

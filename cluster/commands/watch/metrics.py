@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
+
 from cluster.access.callers import Caller, Role
 from cluster.commands.command import CommandEntry, CommandResult, Context, Message, Nothing
 from cluster.commands.rights import anybodys
 from cluster.ports import FeedKind
 from cluster.state import State, feed_key
-from cluster.watch.catalogue import BY_NAME
+from cluster.watch.catalogue import BUILD_INFO, BY_NAME
 from cluster.watch.reports import Series
 from cluster.watch.standing import lives, standing
 
@@ -25,7 +28,7 @@ class MetricsView(Message):
 
 def _metrics(at: Context, _: Nothing) -> CommandResult:
     totals = at.totals()
-    gauges = standing(at.state, at.apps, at.feeds, len(at.faults), at.now_s)
+    gauges = {Series(BUILD_INFO.name, (_release(),)): 1.0} | standing(at.state, at.apps, at.feeds, len(at.faults), at.now_s)
     may = _Sight(at)
     values = [
         (series.metric, series.labels, float(value))
@@ -37,6 +40,11 @@ def _metrics(at: Context, _: Nothing) -> CommandResult:
         (series.metric, series.labels, seen.counts, seen.total) for series, seen in totals.histograms.items() if may.see(series)
     ]
     return CommandResult(at.state, MetricsView(values=tuple(values), histograms=tuple(histograms)))
+
+
+@functools.cache
+def _release() -> str:
+    return importlib.metadata.version("headrace")
 
 
 class _Sight:

@@ -19,11 +19,12 @@ from pathlib import Path
 from cluster.error_wire import from_wire
 from cluster.errors import Conflict, HeadraceError, Unreachable
 from deployments.gateway.door.files import holder_of, is_locked, waited_lock
-from deployments.gateway.door.health import is_up
+from deployments.gateway.door.health import count_connections, is_up
 from deployments.gateway.door.keeper import KEEPER_LOCK, LOG, START_LOCK
 from deployments.gateway.door.other_gateways import OtherGateways
 from deployments.gateway.door.settings import DoorSettings, read_settings
 from deployments.gateway.door.slots import Slot, door_folder, folder_of, take_slot, taken_slots
+from deployments.observe.meters import Meters
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Door:
         self.slot = slot
         self._settings = settings
         self._folder = folder
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
 
     @classmethod
     def enter(cls, settings: DoorSettings, node_id: str) -> Door:
@@ -58,9 +59,13 @@ class Door:
         """The other gateways of this node, now and later."""
         return OtherGateways(self._folder, self.slot.number, self._settings.slots)
 
-    def watch(self) -> None:
-        """From now on a keeper that ends is started again."""
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
+    def watch(self, node: str = "", meters: Meters | None = None) -> None:
+        """From now on a keeper that ends is started again, and the door's connections are counted, as those of `node`."""
+        loop = asyncio.get_running_loop()
+        self._watching = [
+            loop.create_task(self._watch()),
+            loop.create_task(count_connections(self._folder, node, meters or Meters())),
+        ]
 
     async def opened(self) -> None:
         """Returns once HAProxy has found this gateway up. Raises Unreachable where it does not in time."""
@@ -76,10 +81,10 @@ class Door:
 
     async def leave(self) -> None:
         """Gives the slot up. The keeper stays a while, for the next gateway. Safe to repeat."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
-            self._watching = None
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        self._watching = []
         self.slot.release()
 
     async def _watch(self) -> None:
