@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cluster.rollout.blame import Blame, blame
 from cluster.routing.routes import Route
 from deployments.scoring.asking import VersionAsker
-from deployments.scoring.rows import Answer, take
+from deployments.scoring.rows import Answer, Rows, take
 from deployments.scoring.shadow.compare import Tolerance, disagreements
 from deployments.scoring.shadow.shadows import Shadowed
 from deployments.scoring.tally import Tally
@@ -19,8 +19,15 @@ from deployments.scoring.tally import Tally
 class ShadowScorer:
     """What `Shadows` gives its gathered rows to."""
 
-    def __init__(self, asker: VersionAsker, tally: Tally, route: Callable[[str], Route | None]) -> None:
-        """`route` finds a model's route as it is now."""
+    def __init__(
+        self,
+        asker: VersionAsker,
+        tally: Tally,
+        route: Callable[[str], Route | None],
+        disagreed: Callable[[Shadowed, Answer, Rows], None] | None = None,
+    ) -> None:
+        """`route` finds a model's route as it is now; `disagreed` is told on which rows the candidate's answer differs."""
+        self._disagreed = disagreed
         self._asker = asker
         self._tally = tally
         self._route = route
@@ -43,7 +50,10 @@ class ShadowScorer:
         both = np.ones(rows, dtype=np.bool_)
         both[list(answer.failed | stable.failed)] = False
         compared = int(both.sum())
-        differ = int(_disagreed(stable, answer, both, route.tolerance).sum()) if compared else 0
+        different = np.flatnonzero(both)[_disagreed(stable, answer, both, route.tolerance)] if compared else np.empty(0, np.intp)
+        differ = len(different)
+        if differ and self._disagreed is not None:
+            self._disagreed(shadowed, answer, different)
         blameless = len(answer.failed.keys() & stable.failed.keys())
         errors = len(answer.failed) - blameless
         self._tally.shadowed(route, candidate.version, rows - blameless, errors, compared, differ)
