@@ -43,6 +43,7 @@ ENTRIES: dict[str, Entry] = {
     "scale": Entry("scale", "Set the replicas of a model that is scaled by hand."),
     "stream": Entry("stream", "Watch, pause and resume streams.", group=True),
     "metrics": Entry("watch.metrics", "Show what Prometheus reads at /metrics."),
+    "payloads": Entry("watch.payloads", "Put what was logged of a model's requests to one of its versions.", group=True),
     "key": Entry("key", "Make, list, rotate and revoke API keys.", group=True),
     "batch": Entry("batch", "Score Parquet datasets in bulk.", group=True),
 }
