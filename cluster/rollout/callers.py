@@ -1,9 +1,9 @@
 """Where several principals call, what one of them sends does not roll a candidate back for all. Pure.
 
-Evidence is counted in total and, beside that, by the principal who sent it. A check that fails, or does not pass, on all of it is
-judged again without each of them: where it then does not fail, or passes, it waits for a person. That makes FAILED rarer and leaves
-PASSED as it is, so both guarantees of gate.py hold. And what is sent without him fails wrongly with a chance of at most alpha over
-the rollout, so that this is his chance too, whatever he sends.
+Evidence is counted in total and, beside that, by the principal who sent it. A check that fails on all of it, or that waits, is
+judged again without each of them: where it then does not fail, or passes, it waits for a person. That makes FAILED rarer and
+leaves PASSED as it is, so both guarantees of gate.py hold. And since what the others send fails wrongly with a chance of at most
+alpha over the rollout, his own chance to end a rollout is no greater, whatever he sends.
 
 What streams and anonymous callers send is never left out, nor does one who sends nearly everything count as one among several.
 """

@@ -4,8 +4,8 @@ A call that met no replica of it, or none in time, is no evidence for the checks
 share must not pass a step, and where that lasts it is too ill to go on. It is looked at in windows, so that one that recovers
 is well at once: in each, its share of missed rows may be above stable's by as much as its share of failed ones.
 
-Whoever sends what takes nearly all the time that a call may have makes the slower version miss it. So calls of one caller alone that
-are missed end no rollout where several call (callers.py), but it passes no step either.
+Whoever sends what takes nearly all the time that a call may have makes the slower version miss it. So what is missed of one
+caller's calls alone ends no rollout where several call (callers.py), but it passes no step either.
 """
 
 from __future__ import annotations
