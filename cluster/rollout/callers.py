@@ -10,6 +10,7 @@ What streams and anonymous callers send is never left out, nor does one who send
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -22,7 +23,7 @@ FURTHER = "further callers"
 OTHERS_AT_LEAST = 0.05
 """How much of what is judged others must have sent. Where one sends more, what is bad for him is bad for the model."""
 LOOKED_AT = 8
-"""Who alone turns a check has sent much of what is bad, so only so many are looked at: those who sent most of it."""
+"""Of a check that waits. Who alone is in the way is found first, by how the candidate looks without him; this bounds a tick."""
 
 
 class CallersTold:
@@ -56,10 +57,8 @@ class Both:
     def __sub__(self, part: Both) -> Both:
         return Both(self.ours - part.ours, self.base - part.base)
 
-    @property
-    def judged(self) -> int:
-        """Of either together."""
-        return self.ours.judged + self.base.judged
+
+NOTHING = Both(Counts(), Counts())
 
 
 def several_call(rows: int, his: int) -> bool:
@@ -67,27 +66,41 @@ def several_call(rows: int, his: int) -> bool:
     return rows - his >= OTHERS_AT_LEAST * rows
 
 
-def judged_by_several(
-    check: Check, levels: Levels, part: Callable[[str], Both], candidates: Callable[[], Mapping[str, Counts]]
-) -> Judged:
+def judged_by_several(check: Check, levels: Levels, whole: Both, parts: Callable[[], Mapping[str, Both]]) -> Judged:
     """The check on the whole evidence, but where only what one caller sends speaks against the candidate: it waits then, and
-    says so.
-
-    `part` gives what a caller sent, and the whole for ""; `candidates` what each one's part says of the candidate.
-    """
-    whole = part("")
+    says so. `parts` of the evidence are by their callers."""
     judged = check.judged(whole.ours, whole.base, levels)
     if judged.verdict is Verdict.PASSED:
         return judged
-    bad = {caller: check.observed(counts)[1] for caller, counts in candidates().items()}
-    for caller in sorted((caller for caller in bad if bad[caller] > 0), key=lambda caller: (-bad[caller], caller))[:LOOKED_AT]:
-        own = part(caller)
-        if not several_call(whole.judged, own.judged):
-            continue
-        rest = whole - own
+    failed = judged.verdict is Verdict.FAILED
+    for caller, rest in _without_each(check, whole, parts())[: None if failed else LOOKED_AT]:
         verdict = check.judged(rest.ours, rest.base, levels).verdict
-        if judged.verdict is Verdict.FAILED and verdict is not Verdict.FAILED:
+        if failed and verdict is not Verdict.FAILED:
             return replace(judged, verdict=Verdict.WAITING, unless=f"for only what {caller} sends speaks against it")
-        if judged.verdict is Verdict.WAITING and verdict is Verdict.PASSED:
+        if verdict is Verdict.PASSED:
             return replace(judged, unless=f"for only what {caller} sends keeps it from passing")
     return judged
+
+
+def _without_each(check: Check, whole: Both, parts: Mapping[str, Both]) -> list[tuple[str, Both]]:
+    """What is left without each of several callers; first those without whom the candidate looks best."""
+    sent = _labels if check.whole_rollout else _rows
+    rests = {caller: whole - part for caller, part in parts.items() if several_call(sent(whole), sent(part))}
+    worse = {caller: _worse(check, rest, whole) for caller, rest in rests.items()}
+    return sorted(rests.items(), key=lambda one: (worse[one[0]], one[0]))
+
+
+def _rows(both: Both) -> int:
+    return both.ours.rows + both.base.rows
+
+
+def _labels(both: Both) -> int:
+    return both.ours.labelled + both.base.labelled
+
+
+def _worse(check: Check, rest: Both, whole: Both) -> float:
+    """By how much the candidate looks worse than stable; without bound where the rest tells nothing of either."""
+    (ours, bad), (base, base_bad) = check.observed(rest.ours), check.observed(rest.base)
+    if ours == 0 or (base == 0 and check.observed(whole.base)[0] > 0):
+        return math.inf
+    return bad / ours - (base_bad / base if base else 0.0)

@@ -68,11 +68,6 @@ class Counts:
             self.missed - part.missed,
         )
 
-    @property
-    def judged(self) -> int:
-        """How many rows were scored, or labels told: whichever these are counts of."""
-        return self.rows + self.labelled
-
 
 def mark(marks: dict[str, int], scorer: str, sequence: int) -> None:
     """Remembers what a scorer told last, as the newest. Of more than MARKS_AT_MOST the oldest go: who was not heard of for so

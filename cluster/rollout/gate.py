@@ -12,7 +12,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cluster.rollout.callers import Both, judged_by_several
+from cluster.rollout.callers import NOTHING, Both, judged_by_several
 from cluster.rollout.checks.check import Check, Judged, Levels
 from cluster.rollout.evidence import Counts, EvidenceKey
 from cluster.rollout.labels import stage_of
@@ -32,31 +32,24 @@ def judge(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> tuple[Jud
 
 def _judged(check: Check, rollout: Rollout, evidence: Mapping[EvidenceKey, Counts], levels: Levels) -> Judged:
     if check.whole_rollout:
-        stage, levels, part = stage_of(rollout), replace(levels, alone=False), functools.partial(_of_all_steps, rollout, evidence)
-    else:
-        stage, part = rollout.stage, functools.partial(_of_step, rollout, evidence)
-    return judged_by_several(check, levels, part, functools.partial(_candidate_parts, rollout, stage, evidence))
+        of, levels = functools.partial(parts_of_stage, rollout, stage_of(rollout), evidence), replace(levels, alone=False)
+        return judged_by_several(check, levels, of_stage(rollout, stage_of(rollout), evidence), of)
+    return judged_by_several(check, levels, _of_step(rollout, evidence), functools.partial(_parts_of_step, rollout, evidence))
 
 
-def parts_of_stage(rollout: Rollout, stage: str, evidence: Mapping[EvidenceKey, Counts]) -> dict[str, Both]:
-    """What each caller who met the candidate sent under this stage."""
-    return {caller: of_stage(rollout, stage, evidence, caller) for caller in _candidate_parts(rollout, stage, evidence)}
-
-
-def _candidate_parts(rollout: Rollout, stage: str, evidence: Mapping[EvidenceKey, Counts]) -> dict[str, Counts]:
-    of = rollout.model, stage, rollout.candidate
-    return {key.caller: counts for key, counts in evidence.items() if key.caller and (key.model, key.stage, key.version) == of}
-
-
-def _of_step(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts], caller: str) -> Both:
+def _of_step(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> Both:
     """What the candidate and stable did in the step under way."""
-    both = of_stage(rollout, rollout.stage, evidence, caller)
-    alone = rollout.current is not None and rollout.current.alone
-    return replace(both, base=_earlier_stable(rollout, evidence, caller)) if alone else both
+    both = of_stage(rollout, rollout.stage, evidence)
+    return replace(both, base=_earlier_stable(rollout, evidence).get("", Counts())) if _alone(rollout) else both
 
 
-def _of_all_steps(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts], caller: str) -> Both:
-    return of_stage(rollout, stage_of(rollout), evidence, caller)
+def _parts_of_step(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> dict[str, Both]:
+    parts = parts_of_stage(rollout, rollout.stage, evidence)
+    if not _alone(rollout):
+        return parts
+    earlier = _earlier_stable(rollout, evidence)
+    callers = (parts.keys() | earlier.keys()) - {""}
+    return {caller: Both(parts.get(caller, NOTHING).ours, earlier.get(caller, Counts())) for caller in callers}
 
 
 def of_stage(rollout: Rollout, stage: str, evidence: Mapping[EvidenceKey, Counts], caller: str = "") -> Both:
@@ -66,13 +59,24 @@ def of_stage(rollout: Rollout, stage: str, evidence: Mapping[EvidenceKey, Counts
     return Both(evidence.get(candidate, Counts()), evidence.get(stable, Counts()))
 
 
-def _earlier_stable(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts], caller: str) -> Counts:
-    """What stable did in the steps before, warming included, for a step in which the candidate answers alone.
+def parts_of_stage(rollout: Rollout, stage: str, evidence: Mapping[EvidenceKey, Counts]) -> dict[str, Both]:
+    """What each caller sent of that."""
+    callers = {key.caller for key in evidence if key.stage == stage and key.model == rollout.model} - {""}
+    return {caller: of_stage(rollout, stage, evidence, caller) for caller in callers}
+
+
+def _alone(rollout: Rollout) -> bool:
+    return rollout.current is not None and rollout.current.alone
+
+
+def _earlier_stable(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> dict[str, Counts]:
+    """What stable did in the steps before, warming included, for a step in which the candidate answers alone: all of it ("") and
+    by callers.
 
     What stable answers in such a step are the requests that the candidate failed: no fair sample.
     """
-    earlier = Counts()
+    earlier: dict[str, Counts] = {}
     for key, counts in evidence.items():
-        if of_rollout(key, rollout) and key.version == rollout.stable and key.stage != rollout.stage and key.caller == caller:
-            earlier += counts
+        if of_rollout(key, rollout) and key.version == rollout.stable and key.stage != rollout.stage:
+            earlier[key.caller] = earlier.get(key.caller, Counts()) + counts
     return earlier

@@ -20,6 +20,11 @@ from cluster.rollout.illness import too_long_s
 WINDOW_S = 5.0
 QUIET_S = 30.0  # what was seen before so long a time without a call says nothing of now
 MARGIN = 0.01  # where no error rate is judged
+WHOLE = ""  # among callers
+
+BothAsked = tuple[int, int, int, int]
+"""Rows that the candidate was asked, and missed, and those of stable."""
+NOBODY_ASKED: BothAsked = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +33,8 @@ class Misses:
 
     The window under way began at `began_s` in `stage`, where `ours` and `base` had been counted of the candidate and of stable:
     how many rows were asked, and how many of them missed. `so_far` says whether it has too many until now. `words` tell of the
-    last window that had. `harm_since_s` is as `since_s`, of windows that have too many without any one caller's calls too, and
-    `only` is the caller without whose calls the last had not; `parts` has each one's counts, as `ours` and `base`, of its begin.
+    last window that had. `only` is a caller without whose calls not too many were missed since `since_s`; `parts` are the counts
+    of then, whole and by callers.
     """
 
     since_s: float | None = None
@@ -40,9 +45,8 @@ class Misses:
     base: tuple[int, int] = (0, 0)
     so_far: bool = False
     words: str = ""
-    harm_since_s: float | None = None
     only: str = ""
-    parts: Mapping[str, tuple[int, int, int, int]] = field(default_factory=dict)
+    parts: Mapping[str, BothAsked] = field(default_factory=dict)
 
     @property
     def takes_its_share(self) -> bool:
@@ -67,50 +71,47 @@ def after_counts(
     too_many, lasted_s = _share(mine) > _share(its) + margin, now_s - misses.began_s
     if lasted_s < WINDOW_S or (mine[0] == 0 and (misses.since_s is None or lasted_s < QUIET_S)):
         return misses if misses.so_far == too_many else replace(misses, so_far=too_many)
-    by_caller = {caller: (*_asked(part.ours), *_asked(part.base)) for caller, part in parts().items()}
-    after = Misses(began_s=now_s, stage=stage, ours=_asked(whole.ours), base=_asked(whole.base), parts=by_caller)
+    counted = {caller: _both_asked(part) for caller, part in ({**parts(), WHOLE: whole}).items()}
+    after = Misses(began_s=now_s, stage=stage, ours=_asked(whole.ours), base=_asked(whole.base), parts=counted)
     if not too_many:
         return after
-    began_s = max(misses.began_s, now_s - WINDOW_S)
-    only = _only(misses.parts, by_caller, mine, its, margin)
+    since_s = misses.since_s if misses.since_s is not None else max(misses.began_s, now_s - WINDOW_S)
+    only = _only(misses.parts, counted, margin)
     words = f"{_told(mine)} met no replica that took them, stable {_told(its)}"
-    return replace(
-        after,
-        since_s=misses.since_s if misses.since_s is not None else began_s,
-        until_s=now_s,
-        words=f"{words}, all but for {only} within the limit" if only else words,
-        harm_since_s=None if only else misses.harm_since_s if misses.harm_since_s is not None else began_s,
-        only=only,
-    )
+    if only:
+        words = f"{words}, but without what {only} sends not too many"
+    return replace(after, since_s=since_s, until_s=now_s, words=words, only=only, parts=misses.parts)
 
 
-def _only(
-    before: Mapping[str, tuple[int, int, int, int]],
-    now: Mapping[str, tuple[int, int, int, int]],
-    mine: tuple[int, int],
-    its: tuple[int, int],
-    margin: float,
-) -> str:
-    """The caller without whose calls the window has not too many misses, where others call as well."""
-    for caller, counts in now.items():
-        old = before.get(caller, (0, 0, 0, 0))
-        own, base = _since(old[:2], counts[:2]), _since(old[2:], counts[2:])
-        others = _since(own, mine), _since(base, its)
-        enough = several_call(mine[0] + its[0], own[0] + base[0])
-        if own[1] > 0 and enough and _share(others[0]) <= _share(others[1]) + margin:
+def _only(before: Mapping[str, BothAsked], now: Mapping[str, BothAsked], margin: float) -> str:
+    """The caller without whose calls not too many were missed from the one to the other, where others call as well."""
+    since = {caller: _since_both(before.get(caller, NOBODY_ASKED), counts) for caller, counts in now.items()}
+    whole = since.pop(WHOLE)
+    for caller, own in since.items():
+        ours, missed, base, base_missed = _since_both(own, whole)
+        enough = several_call(whole[0] + whole[2], own[0] + own[2])
+        if enough and _share((ours, missed)) <= _share((base, base_missed)) + margin:
             return caller
     return ""
 
 
 def missing(misses: Misses, warmed_s: float) -> str:
     """In which way it misses too much to go on; empty where it may recover, as a replica that took `warmed_s` to start would."""
-    if misses.harm_since_s is None or misses.until_s is None or misses.until_s - misses.harm_since_s < too_long_s(warmed_s):
+    if misses.since_s is None or misses.until_s is None or misses.until_s - misses.since_s < too_long_s(warmed_s) or misses.only:
         return ""
-    return f"for {misses.until_s - misses.harm_since_s:.0f} s: {misses.words}"
+    return f"for {misses.until_s - misses.since_s:.0f} s: {misses.words}"
 
 
 def _asked(counts: Counts) -> tuple[int, int]:
     return counts.rows + counts.missed, counts.missed
+
+
+def _both_asked(both: Both) -> BothAsked:
+    return *_asked(both.ours), *_asked(both.base)
+
+
+def _since_both(before: BothAsked, now: BothAsked) -> BothAsked:
+    return now[0] - before[0], now[1] - before[1], now[2] - before[2], now[3] - before[3]
 
 
 def _since(before: tuple[int, int], now: tuple[int, int]) -> tuple[int, int]:
