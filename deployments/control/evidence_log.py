@@ -23,8 +23,10 @@ class EvidenceLog:
 
     def add(self, key: EvidenceKey, counts: Counts) -> None:
         """Counts more of the same."""
-        key = self._callers.key(key)
         known = self._counts.get(key)
+        if known is None:
+            key = self._callers.key(key)
+            known = self._counts.get(key)
         self._counts[key] = counts if known is None else known + counts
 
     def next_batch(self) -> EvidenceBatch | None:
