@@ -30,14 +30,11 @@ from cluster.schedule.fires import JobSeen
 from cluster.state import AuditEvent, State
 from cluster.store.port import Store
 from cluster.troubles import TroubleLog
-from cluster.watch.catalogue import TICK_SECONDS
+from cluster.watch.book import MetricsBook
 from cluster.watch.reports import MetricsReport
-from cluster.watch.standing import lives
-from cluster.watch.sums import Sums
 
 T = TypeVar("T")
 _STORE = "store"
-FORGET_EVERY_S = 60.0
 
 
 class Point(StrEnum):
@@ -106,7 +103,7 @@ class Controller:
         self._state = store.load()
         self._lock = threading.Lock()  # the state and the store
         self._inbox = EvidenceInbox()
-        self._sums, self._forgot_s = Sums(clock), clock()
+        self._metrics = MetricsBook(clock)
         self._must_load = False
         self._seen = _Seen({}, None, None, 0.0)
         self._done = ActionResult()
@@ -147,8 +144,8 @@ class Controller:
         try:
             self._tick()
         finally:
-            self._sums.observe(TICK_SECONDS, time.monotonic() - began_s)
-        self._forget_what_is_gone()
+            seen = self._seen
+            self._metrics.ticked(time.monotonic() - began_s, self._state, seen.apps, seen.feeds or {})
 
     def _tick(self) -> None:
         self._settled = self._stirred = False
@@ -178,20 +175,13 @@ class Controller:
         for kind, why in self._done.troubles.items():
             self._troubles.note(kind, why)
 
-    def _forget_what_is_gone(self) -> None:
-        """Now and then, the series of models, versions, streams and batches that are no more."""
-        now_s, seen, state = self._clock(), self._seen, self._state
-        if seen.at_s and now_s - self._forgot_s >= FORGET_EVERY_S:
-            self._forgot_s = now_s
-            self._sums.keep(lambda series: lives(state, seen.apps, series, now_s))
-
     def push(self, told: EvidenceBatch | MetricsReport) -> None:
         """Takes evidence, which is counted at the next tick, or what a process counted. What was seen is not counted again.
 
         Raises Unreachable where so much waits for the store already that its scorer had better keep it.
         """
         if isinstance(told, MetricsReport):
-            self._sums.take(told)
+            self._metrics.take(told)
         else:
             self._inbox.push(told)
 
@@ -211,9 +201,9 @@ class Controller:
             state = self._current()
             seen = self._seen
             faults, now_s = self._troubles.faults, self._clock()
-            at = Context(
-                state, seen.apps, seen.feeds or {}, seen.at_s, now_s, self._store.audit, faults, actor, caller, self._sums.totals
-            )
+            looked = seen.apps, seen.feeds or {}, seen.at_s
+            counted = self._metrics.totals, self._metrics.history
+            at = Context(state, *looked, now_s, self._store.audit, faults, actor, caller, *counted)
             outcome, events = dispatch.run(command, request, at)
             self._stirred |= outcome.state is not state
             self._persist(outcome.state, events)

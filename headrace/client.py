@@ -24,7 +24,8 @@ from cluster.commands.models import DeleteModel, ModelView, ScaleModel
 from cluster.commands.rollouts import RolloutView, StartRollout
 from cluster.commands.status import StatusView
 from cluster.commands.versions import RegisterVersion, Resolve, VersionView
-from cluster.commands.watch import metrics
+from cluster.commands.watch import history, metrics
+from cluster.commands.watch.history import HistoryView
 from cluster.commands.watch.metrics import MetricsView
 from cluster.error_wire import from_wire
 from cluster.findings import first_finding
@@ -169,6 +170,10 @@ class ControlClient:
     def metrics(self) -> MetricsView:
         """Every metric, summed over the cluster."""
         return self.call(metrics.METRICS, Nothing())
+
+    def history(self) -> HistoryView:
+        """How the last hour and the last day went."""
+        return self.call(history.HISTORY, Nothing())
 
     def apply(self, asked: Apply) -> Applied:
         """Makes the documents so: all of them, or none."""

@@ -12,6 +12,7 @@ from cluster.access.callers import CLUSTER, Caller
 from cluster.commands.rights import Asks
 from cluster.ports import AppState, FeedState
 from cluster.state import AuditEvent, State
+from cluster.watch.history import HistoryPoint
 from cluster.watch.sums import MetricTotals
 
 
@@ -59,6 +60,7 @@ class Context:
     actor: str
     caller: Caller = CLUSTER
     totals: Callable[[], MetricTotals] = MetricTotals
+    history: Callable[[], list[HistoryPoint]] = list
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,9 +87,9 @@ class DataPlane:
         wanted = _wanted(request, signature)
         if caller.quotas:
             with self._quotas.taken(caller, call.model, len(request.inputs[signature.inputs[0].name])):
-                scored = await self._score(call, request, route, version)
+                scored = await self._score(call, request, route, version, caller)
         else:
-            scored = await self._score(call, request, route, version)
+            scored = await self._score(call, request, route, version, caller)
         version_name, parameters = _versions(scored)
         if scored.label_keys is not None:
             parameters["label_keys"] = _label_keys(scored.label_keys)
@@ -100,7 +100,7 @@ class DataPlane:
         outputs = [OutputTensor(spec.name, spec.datatype, scored.outputs[spec.name], binary) for spec, binary in wanted]
         return InferResponse(call.model, version_name, tuple(outputs), request.id, parameters)
 
-    async def _score(self, call: InferCall, request: InferRequest, route: Route, version: int | None) -> Scored:
+    async def _score(self, call: InferCall, request: InferRequest, route: Route, version: int | None, caller: Caller) -> Scored:
         begin_s = time.monotonic()
         try:
             scored = await self._batcher.score(
@@ -111,6 +111,7 @@ class DataPlane:
                 # call to it lets go of the interpreter's lock, which engines' threads wait for.
                 call.routing_key or _key(request) or random.randbytes(16),  # noqa: S311 (no secret)
                 timeout_s=call.timeout_s or _timeout_s(request) or route.serving.timeout_s,
+                caller="" if caller.anonymous else caller.name,
             )
             _raise_first(call.model, scored)
         except HeadraceError as error:

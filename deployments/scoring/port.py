@@ -13,6 +13,7 @@ from cluster.errors import HeadraceError, NoCapacity
 from cluster.signature import Signature
 from cluster.watch.payloads import Payloads
 from deployments.engines.datatypes import Array
+from deployments.scoring.senders import Senders
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,13 @@ class Scorer(Protocol):
         version: int | None = None,
         timeout_s: float | None = None,
         donated: bool = False,
+        senders: Senders | None = None,
     ) -> Scored:
         """Scores n rows; `tensors` have the batch axis first. `keys` (n of them) steer the split; None: drawn at random.
 
         `version` pins, without split, shadow or evidence. `timeout_s` defaults to the model's own. `donated`: the arrays,
-        none of which share memory, are given up; their rows may lie in any order afterwards, which saves copies. A row with NaN,
+        none of which share memory, are given up; their rows may lie in any order afterwards, which saves copies. `senders` say
+        whose the rows are: a rollout under way counts by them, so that none of them alone ends it. A row with NaN,
         where the model refuses it, is that row's BadInput. Raises NotFound (no such model or version is served), BadInput (a
         missing, unknown or wrongly shaped tensor: the whole call is wrong), NoCapacity (transient: no replica, a full queue,
         deadline).

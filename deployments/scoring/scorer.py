@@ -29,6 +29,7 @@ from deployments.scoring.call import Call, begin_call, target_of
 from deployments.scoring.label_keys import label_keys
 from deployments.scoring.port import Scored
 from deployments.scoring.rows import Answer, Rows, assembled
+from deployments.scoring.senders import Senders
 from deployments.scoring.shadow.score import ShadowScorer
 from deployments.scoring.shadow.shadows import Shadowed, Shadows
 from deployments.scoring.tally import Tally
@@ -130,9 +131,11 @@ class RoutedScorer:
         version: int | None = None,
         timeout_s: float | None = None,
         donated: bool = False,
+        senders: Senders | None = None,
     ) -> Scored:
         """See `Scorer.score`."""
-        return await self.answer(self.begin(model, tensors, keys, version=version, timeout_s=timeout_s, donated=donated))
+        call = self.begin(model, tensors, keys, version=version, timeout_s=timeout_s, donated=donated, senders=senders)
+        return await self.answer(call)
 
     def begin(
         self,
@@ -143,13 +146,15 @@ class RoutedScorer:
         version: int | None = None,
         timeout_s: float | None = None,
         donated: bool = False,
+        senders: Senders | None = None,
     ) -> Call:
         """What `score` does before it asks anybody, and raises then. May be called from any thread; looks at every number."""
         route = self.route(model)
         allowed_s = route.serving.timeout_s if timeout_s is None else timeout_s
         end_s = time.monotonic() + allowed_s
+        told = senders if route.stage else None
         given_up = donated and route.payloads is None  # what is kept of them is taken once they are scored
-        call = begin_call(route, tensors, keys, version=version, donated=given_up, end_s=end_s, random=self._random)
+        call = begin_call(route, tensors, keys, version=version, donated=given_up, end_s=end_s, random=self._random, senders=told)
         return replace(call, hurried=True) if allowed_s < HURRIED_SHARE * route.serving.timeout_s else call
 
     async def answer(self, call: Call) -> Scored:

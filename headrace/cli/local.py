@@ -15,7 +15,7 @@ from cluster.errors import BadInput
 from deployments.gateway.door.settings import ClientCertificates
 from headrace.cli.exits import ExitCode
 from headrace.cli.screens.output import AsJson, answers, notes, print_json, watch
-from headrace.local.home import read_settings
+from headrace.local.home import Settings, read_settings
 
 app = typer.Typer()
 
@@ -166,9 +166,13 @@ def down(
 @app.command()
 def status(
     follow: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew every second, until Ctrl-C.")] = False,
+    went: Annotated[bool, typer.Option("--history", help="Show how the last hour and day went instead.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show addresses, nodes, models with their versions, replicas and rollout, and streams.
+
+    With --history: requests, rows, errors, the 99th percentile of time, lag, and what is known of a candidate, over the last hour
+    by ten seconds and the day before by five minutes, as the controller remembers it since it began.
 
     Example: `headrace status --watch`
     """
@@ -176,12 +180,28 @@ def status(
     from headrace.local.status import look
 
     settings = read_settings()
-    if as_json:
+    if went:
+        _print_history(settings, follow=follow, as_json=as_json)
+    elif as_json:
         print_json(look(settings))
     elif follow:
         watch(lambda: (shown(look(settings)), False), every_s=1.0)
     else:
         answers().print(shown(look(settings)))
+
+
+def _print_history(settings: Settings, *, follow: bool, as_json: bool) -> None:
+    from cluster.watch.history import FINE_S
+    from headrace.cli.watch.lines import shown_history
+    from headrace.client import ControlClient
+
+    with ControlClient.from_environment(settings) as client:
+        if as_json:
+            print_json(client.history().model_dump(mode="json"))
+        elif follow:
+            watch(lambda: (shown_history(client.history()), False), every_s=FINE_S)
+        else:
+            answers().print(shown_history(client.history()))
 
 
 def _absolute(path: str | None) -> str | None:

@@ -42,6 +42,7 @@ ENTRIES: dict[str, Entry] = {
     "rollout": Entry("rollout", "Replace a model's version live, on evidence.", group=True),
     "scale": Entry("scale", "Set the replicas of a model that is scaled by hand."),
     "stream": Entry("stream", "Watch, pause and resume streams.", group=True),
+    "logs": Entry("watch.logs", "Show or follow the logs of replicas, streams, gateways and the controller."),
     "metrics": Entry("watch.metrics", "Show what Prometheus reads at /metrics."),
     "payloads": Entry("watch.payloads", "Put what was logged of a model's requests to one of its versions.", group=True),
     "key": Entry("key", "Make, list, rotate and revoke API keys.", group=True),

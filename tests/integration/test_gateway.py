@@ -21,6 +21,7 @@ import pyarrow.dataset as ds
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
+from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.access.callers import Role, grant_of
 from cluster.commands.documents import Apply, ModelDocument
@@ -201,6 +202,28 @@ def test_requests_reach_the_gateway_past_serve(running: Running) -> None:
     answer = httpx.get(f"{running.http}/v2")
     assert answer.status_code == 200
     assert "x-request-id" not in answer.headers  # Serve would have put one in
+
+
+def test_prometheus_reads_how_many_were_answered_each_once(running: Running) -> None:
+    def counted() -> dict[str, float]:
+        page = httpx.get(f"{running.http}/metrics", timeout=60).raise_for_status().text
+        samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+        mine = [sample for sample in samples if sample.labels.get("model") == running.model]
+        answered = {s.labels["protocol"]: s.value for s in mine if s.labels.get("outcome") == "ok"}
+        return answered | {"timed": sum(s.value for s in mine if s.name == "headrace_request_seconds_count")}
+
+    body = {"inputs": [{"name": INPUT, "datatype": "FP32", "shape": list(running.x.shape), "data": running.x.tolist()}]}
+    httpx.post(f"{running.http}/v2/models/{running.model}/infer", json=body, timeout=60).raise_for_status()
+    with triton_grpc.InferenceServerClient(running.grpc) as client:
+        tensor = triton_grpc.InferInput(INPUT, running.x.shape, "FP32")
+        tensor.set_data_from_numpy(running.x)
+        client.infer(running.model, [tensor])
+    (stats,) = httpx.get(f"{running.http}/v2/models/{running.model}/stats", timeout=60).json()["model_stats"]
+    answered = stats["inference_stats"]["success"]["count"]
+    assert answered > 2
+    until(lambda: counted().get("timed") == answered, 60)
+    found = counted()
+    assert found["http"] + found["grpc"] == answered
 
 
 def test_the_page_is_served(running: Running) -> None:

@@ -18,8 +18,10 @@ from kafka.admin import NewTopic
 from ray import serve
 from ray.job_submission import JobStatus
 
+from cluster.commands.watch.metrics import METRICS, MetricsView
 from cluster.errors import Conflict, NotFound
 from cluster.ports import AppStatus, FeedKind, FeedSpec
+from cluster.watch.catalogue import STREAM_RECORDS
 from consumers.batch.schedule.jobs import OwnJobClient
 from consumers.stream.counters import WorkerStatus
 from consumers.stream.phases import WorkerPhase
@@ -65,6 +67,11 @@ class Running:
 
     def workers(self) -> list[WorkerStatus]:
         return [WorkerStatus.model_validate(worker) for worker in self.view()["workers"]]
+
+    def counted(self) -> dict[str, float]:
+        """Committed records as the cluster's metrics have them, by outcome."""
+        seen = MetricsView.model_validate(self.ask(METRICS.name))
+        return {labels[1]: value for name, labels, value in seen.values if name == STREAM_RECORDS.name and labels[0] == self.name}
 
     def await_status(self, status: str) -> None:
         until(lambda: self.view()["status"] == status, WAIT_S)
@@ -142,6 +149,7 @@ def test_ready_means_that_its_workers_poll(running: Running) -> None:
     (worker,) = running.await_workers(lambda workers: workers[0].rows_in == 300 and sum(workers[0].lag.values()) == 0)
     assert worker.partitions == (0, 1, 2, 3)
     assert (worker.rows_out, worker.rows_dead) == (294, 6)
+    until(lambda: running.counted() == {"answered": 294, "dead": 6}, WAIT_S)
 
 
 def test_payloads_of_what_has_committed_are_kept_once(running: Running, broker: str) -> None:
@@ -176,6 +184,12 @@ def test_a_replica_that_is_killed_is_replaced_and_nothing_is_lost_or_doubled(run
     os.kill(worker.pid, signal.SIGKILL)
     running.topics.check()
     running.await_workers(lambda workers: worker.pid not in {other.pid for other in workers} and len(workers) > 0)
+    # What the killed one had not told is lost, at most; the rest is counted, and nothing twice.
+    known = running.counted()["answered"]
+    running.topics.publish(50)
+    running.topics.check()
+    until(lambda: running.counted()["answered"] > known, WAIT_S)
+    assert running.counted()["answered"] <= running.topics.outputs()
 
 
 def test_a_worker_that_stands_still_is_told_with_the_age_of_its_last_words(running: Running) -> None:

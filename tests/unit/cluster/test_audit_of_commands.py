@@ -43,6 +43,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "status": {},
     "key.list": {},
     "metrics.list": {},
+    "metrics.history": {},
     "access.show": {},
     "version.resolve": DIGITS,
     "model.show": DIGITS,

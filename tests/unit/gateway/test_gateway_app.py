@@ -216,6 +216,16 @@ def test_ready_only_when_every_model_with_a_version_is_served() -> None:
         assert control.called == []
 
 
+def test_a_scrape_fails_rather_than_tell_what_was_so_a_while_ago() -> None:
+    async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
+        assert "headrace_gateways 1.0" in (await client.get("/metrics")).text
+        control.away = True
+        answer = await client.get("/metrics")
+        assert (answer.status_code, answer.json()) == (503, {"error": "controller: away"})
+
+    run(scene)
+
+
 def test_a_model_whose_replicas_are_away_is_not_ready_and_the_gateway_is() -> None:
     async def scene(client: Client, scorer: FakeScorer, control: FakeControl) -> None:
         scorer.table = replace(scorer.table, models={"pair": Standing.AWAY})

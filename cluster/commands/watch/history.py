@@ -1,0 +1,57 @@
+"""How the last hour and day went."""
+
+from __future__ import annotations
+
+from cluster.access.callers import Role
+from cluster.commands.command import CommandEntry, CommandResult, Context, Message, Nothing
+from cluster.commands.rights import anybodys
+from cluster.ports import FeedKind
+from cluster.state import feed_key
+from cluster.watch.history import Figure, HistorySubject, thinned
+
+
+class LineView(Message):
+    """One figure over time, such as `rows_s` of model `digits`: a number for each of the history's times, None where there was
+    none."""
+
+    subject: HistorySubject
+    name: str
+    figure: str
+    values: tuple[float | None, ...]
+
+
+class HistoryView(Message):
+    """The last hour by ten seconds and the day before it by five minutes, oldest first: when each point ended (Unix), and
+    the lines that the caller may see."""
+
+    at_s: tuple[float, ...]
+    lines: tuple[LineView, ...]
+
+
+def _history(at: Context, _: Nothing) -> CommandResult:
+    points = thinned(at.history())
+    known = sorted({figure for point in points for figure in point.figures})
+    lines = [
+        LineView(
+            subject=figure.subject,
+            name=figure.name,
+            figure=figure.figure,
+            values=tuple(point.figures.get(figure) for point in points),
+        )
+        for figure in known
+        if _visible(at, figure)
+    ]
+    return CommandResult(at.state, HistoryView(at_s=tuple(point.at_s for point in points), lines=tuple(lines)))
+
+
+def _visible(at: Context, figure: Figure) -> bool:
+    if figure.subject is HistorySubject.MODEL:
+        return at.caller.may(Role.VIEW, figure.name)
+    feed = at.state.feeds.get(feed_key(FeedKind.STREAM, figure.name))
+    return feed is not None and at.caller.may(Role.VIEW, feed.spec.model)
+
+
+HISTORY = CommandEntry(
+    "metrics.history", Nothing, HistoryView, _history, "How the last hour and the last day went", anybodys, looks=True
+)
+COMMANDS = (HISTORY,)

@@ -1,0 +1,47 @@
+"""All that the controller keeps of metrics: sums, and their history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from cluster.ports import AppState, FeedState
+from cluster.state import State
+from cluster.watch.catalogue import TICK_SECONDS
+from cluster.watch.history import History, HistoryPoint
+from cluster.watch.reports import MetricsReport
+from cluster.watch.standing import lives, standing
+from cluster.watch.sums import MetricTotals, Sums
+
+FORGET_EVERY_S = 60.0
+
+
+class MetricsBook:
+    """`take`, `totals` and `history` may be called from any thread, `ticked` from one."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._sums, self._history = Sums(clock), History()
+        self._forgot_s = clock()
+
+    def take(self, report: MetricsReport) -> None:
+        """Counts what a process tells, once."""
+        self._sums.take(report)
+
+    def totals(self) -> MetricTotals:
+        """All sums now."""
+        return self._sums.totals()
+
+    def history(self) -> list[HistoryPoint]:
+        """The last hour and the last day, oldest first."""
+        return self._history.points()
+
+    def ticked(self, took_s: float, state: State, apps: Mapping[str, AppState], feeds: Mapping[str, FeedState]) -> None:
+        """A round of the controller is over, which saw the world so. Now and then a point of history is made, and series of what
+        is no more are forgotten."""
+        now_s = self._clock()
+        self._sums.observe(TICK_SECONDS, took_s)
+        if self._history.due(now_s):
+            self._history.note(now_s, self._sums.totals(), standing(state, apps, feeds, 0, now_s))
+        if not 0 <= now_s - self._forgot_s < FORGET_EVERY_S:
+            self._forgot_s = now_s
+            self._sums.keep(lambda series: lives(state, apps, series, now_s))

@@ -1,0 +1,181 @@
+"""The last hour by ten seconds and the last day by five minutes, of what operators ask for first. In memory, and bounded."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from cluster.watch.catalogue import (
+    BY_NAME,
+    REQUEST_SECONDS,
+    REQUESTS,
+    ROLLOUT_CHECK_HIGH,
+    ROLLOUT_CHECK_LOW,
+    ROLLOUT_WEIGHT,
+    ROW_ERRORS,
+    ROWS_SCORED,
+    STREAM_LAG,
+    STREAM_RECORDS,
+    Metric,
+    RequestOutcome,
+)
+from cluster.watch.reports import Buckets, Series
+from cluster.watch.sums import MetricTotals
+
+FINE_S, COARSE_S = 10.0, 300.0
+FINE_POINTS, COARSE_POINTS = 360, 288
+POINTS_MOST = 500  # of one figure in an answer
+FIGURES_MOST = 5_000  # in one point: what is beyond has no history
+
+
+class HistorySubject(StrEnum):
+    """What a figure is about."""
+
+    MODEL = "model"
+    STREAM = "stream"
+
+
+class Figure(NamedTuple):
+    """One line of the history, such as `rows_s` of model `digits`: a rate a second, a time in seconds, a number, or a share."""
+
+    subject: HistorySubject
+    name: str
+    figure: str
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPoint:
+    """All figures over the time that ended then (Unix)."""
+
+    at_s: float
+    figures: Mapping[Figure, float]
+
+
+class History:
+    """Written by one thread, read by any."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._fine: deque[HistoryPoint] = deque(maxlen=FINE_POINTS)
+        self._coarse: deque[HistoryPoint] = deque(maxlen=COARSE_POINTS)
+        self._before: tuple[float, MetricTotals] | None = None
+        self._folded_s = 0.0
+
+    def due(self, now_s: float) -> bool:
+        """Whether a point is to be made; also where the clock was set back."""
+        return self._before is None or not 0 <= now_s - self._before[0] < FINE_S
+
+    def note(self, now_s: float, totals: MetricTotals, standing: Mapping[Series, float]) -> None:
+        """Makes a point of what was counted since the last one, and of how things stand. The first one only begins."""
+        before, self._before = self._before, (now_s, totals)
+        if before is None or now_s <= before[0]:
+            return
+        point = HistoryPoint(now_s, figures(before[1], totals, standing, now_s - before[0]))
+        with self._lock:
+            self._fine.append(point)
+            if not self._folded_s:
+                self._folded_s = before[0]
+            if now_s - self._folded_s >= COARSE_S:
+                part = [each for each in self._fine if each.at_s > self._folded_s]
+                self._coarse.append(HistoryPoint(now_s, _means(part)))
+                self._folded_s = now_s
+
+    def points(self) -> list[HistoryPoint]:
+        """All of them, oldest first: five minutes each up to an hour ago, then ten seconds each."""
+        with self._lock:
+            first_s = self._fine[0].at_s if self._fine else 0.0
+            return [*(each for each in self._coarse if each.at_s < first_s), *self._fine]
+
+
+def figures(before: MetricTotals, after: MetricTotals, standing: Mapping[Series, float], seconds: float) -> dict[Figure, float]:
+    """What happened between two looks, `seconds` apart. Pure."""
+    found: dict[Figure, float] = defaultdict(float)
+    for series, total in after.counters.items():
+        grown = (total - before.counters.get(series, 0.0)) / seconds
+        labels = _named(series)
+        match series.metric:
+            case ROWS_SCORED.name:
+                found[Figure(HistorySubject.MODEL, labels["model"], "rows_s")] += grown
+            case ROW_ERRORS.name:
+                found[Figure(HistorySubject.MODEL, labels["model"], "row_errors_s")] += grown
+            case REQUESTS.name if labels["model"]:
+                found[Figure(HistorySubject.MODEL, labels["model"], "requests_s")] += grown
+                if labels["outcome"] == RequestOutcome.FAILED:
+                    found[Figure(HistorySubject.MODEL, labels["model"], "failed_requests_s")] += grown
+            case STREAM_RECORDS.name:
+                found[Figure(HistorySubject.STREAM, labels["stream"], "records_s")] += grown
+    seen: dict[str, Buckets] = {}
+    for series, buckets in after.histograms.items():
+        if series.metric == REQUEST_SECONDS.name:
+            grown_by = _minus(buckets, before.histograms.get(series))
+            model = _named(series)["model"]
+            seen[model] = grown_by if model not in seen else seen[model] + grown_by
+    for model, buckets in seen.items():
+        p99_s = quantile(REQUEST_SECONDS.bounds, buckets.counts, 0.99)
+        if p99_s is not None:
+            found[Figure(HistorySubject.MODEL, model, "p99_s")] = p99_s
+    found |= _gauges(after.gauges, standing)
+    return dict(list(found.items())[:FIGURES_MOST])
+
+
+def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
+    """The value below which so large a share lies, straight between a bucket's bounds, as Prometheus' histogram_quantile has it;
+    the highest bound where it lies above all. None where nothing was observed. Pure."""
+    total = sum(counts)
+    if not total:
+        return None
+    wanted, below = share * total, 0
+    for place, count in enumerate(counts):
+        if below + count >= wanted and count:
+            if place == len(bounds):
+                break
+            low = bounds[place - 1] if place else 0.0
+            return low + (bounds[place] - low) * (wanted - below) / count
+        below += count
+    return bounds[-1]
+
+
+def thinned(points: Sequence[HistoryPoint]) -> list[HistoryPoint]:
+    """At most POINTS_MOST of them, evenly, and the newest always."""
+    step = -(-len(points) // POINTS_MOST) or 1
+    return list(points[::-1][::step][::-1])
+
+
+def _gauges(gauges: Mapping[Series, float], standing: Mapping[Series, float]) -> dict[Figure, float]:
+    found = {}
+    for series, value in gauges.items():
+        if series.metric == STREAM_LAG.name:
+            found[Figure(HistorySubject.STREAM, _named(series)["stream"], "lag_records")] = value
+    of_checks: Mapping[str, Metric] = {"low": ROLLOUT_CHECK_LOW, "high": ROLLOUT_CHECK_HIGH}
+    for series, value in standing.items():
+        labels = _named(series)
+        if series.metric == ROLLOUT_WEIGHT.name:
+            found[Figure(HistorySubject.MODEL, labels["model"], "candidate_share")] = value
+        for end, metric in of_checks.items():
+            if series.metric == metric.name:
+                found[Figure(HistorySubject.MODEL, labels["model"], f"{labels['check']}_{end}")] = value
+    return found
+
+
+def _means(points: Iterable[HistoryPoint]) -> dict[Figure, float]:
+    """The mean of each figure over the points that have it."""
+    values: dict[Figure, list[float]] = defaultdict(list)
+    for point in points:
+        for figure, value in point.figures.items():
+            values[figure].append(value)
+    return {figure: sum(each) / len(each) for figure, each in values.items()}
+
+
+def _minus(after: Buckets, before: Buckets | None) -> Buckets:
+    if before is None:
+        return after
+    counts = tuple(a - b for a, b in zip(after.counts, before.counts, strict=True))
+    return Buckets(counts, after.total - before.total)
+
+
+def _named(series: Series) -> dict[str, str]:
+    return dict(zip(BY_NAME[series.metric].labels, series.labels, strict=True))

@@ -1,0 +1,104 @@
+"""The last hour and day: rates of what was counted, bounded however long it runs."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from cluster.watch.catalogue import REQUEST_SECONDS, REQUESTS, ROWS_SCORED, STREAM_LAG
+from cluster.watch.history import (
+    COARSE_POINTS,
+    COARSE_S,
+    FINE_POINTS,
+    FINE_S,
+    POINTS_MOST,
+    Figure,
+    History,
+    HistorySubject,
+    quantile,
+    thinned,
+)
+from cluster.watch.reports import Buckets, Series
+from cluster.watch.sums import MetricTotals
+from headrace.cli.watch.lines import blocks
+
+ROWS_S = Figure(HistorySubject.MODEL, "digits", "rows_s")
+
+
+def totals(rows: float = 0, slow: int = 0, failed: int = 0, lag: float = 0) -> MetricTotals:
+    counts = [0] * (len(REQUEST_SECONDS.bounds) + 1)
+    counts[3], counts[9] = 98, slow  # up to 5 ms, up to 0.5 s
+    return MetricTotals(
+        {
+            Series(ROWS_SCORED.name, ("digits", "1", "online")): rows,
+            Series(ROWS_SCORED.name, ("digits", "2", "stream")): rows,
+            Series(REQUESTS.name, ("digits", "", "http", "failed")): failed,
+            Series(REQUESTS.name, ("", "", "http", "refused")): 5,
+        },
+        {Series(REQUEST_SECONDS.name, ("digits", "1", "http")): Buckets(tuple(counts), 1.0)},
+        {Series(STREAM_LAG.name, ("scores",)): lag},
+    )
+
+
+def test_what_was_counted_becomes_rates_over_all_versions_and_ways() -> None:
+    history = History()
+    history.note(1000.0, MetricTotals(), {})
+    history.note(1010.0, totals(rows=50, slow=2, failed=20, lag=7), {})
+    (point,) = history.points()
+    assert point.at_s == 1010.0
+    assert point.figures[ROWS_S] == pytest.approx(10.0)
+    assert point.figures[Figure(HistorySubject.MODEL, "digits", "failed_requests_s")] == pytest.approx(2.0)
+    assert 0.25 < point.figures[Figure(HistorySubject.MODEL, "digits", "p99_s")] <= 0.5
+    assert point.figures[Figure(HistorySubject.STREAM, "scores", "lag_records")] == 7
+    assert all(figure.name for figure in point.figures)
+
+
+def test_a_day_and_a_half_is_kept_as_a_day_by_five_minutes_and_an_hour_by_ten_seconds() -> None:
+    history, now_s = History(), 0.0
+    assert history.due(now_s)
+    while now_s < 36 * 3600:
+        history.note(now_s, totals(rows=now_s), {})
+        assert not history.due(now_s + FINE_S / 2)
+        assert history.due(now_s + FINE_S)
+        now_s += FINE_S
+    points = history.points()
+    assert FINE_POINTS < len(points) <= FINE_POINTS + COARSE_POINTS
+    assert points == sorted(points, key=lambda point: point.at_s)
+    assert 23 * 3600 <= points[-1].at_s - points[0].at_s <= 24 * 3600
+    assert {round(point.figures[ROWS_S], 6) for point in points} == {2.0}
+    steps = {round(b.at_s - a.at_s) for a, b in itertools.pairwise(points)}
+    assert {FINE_S, COARSE_S} <= steps
+    few = thinned(points)
+    assert len(few) <= POINTS_MOST
+    assert few[-1] == points[-1]
+
+
+def test_a_clock_that_is_set_back_stops_no_history() -> None:
+    history = History()
+    history.note(1000.0, totals(), {})
+    assert history.due(500.0)
+    history.note(500.0, totals(rows=9), {})
+    history.note(510.0, totals(rows=19), {})
+    assert history.points()[-1].figures[ROWS_S] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "value"),
+    [
+        ((0, 0, 0), 0.5, None),
+        ((4, 0, 0), 0.5, 0.5),
+        ((0, 4, 0), 0.5, 1.5),
+        ((1, 1, 98), 0.99, 2.0),  # above all bounds: the highest is all that is known
+        ((2, 2, 0), 0.75, 1.5),
+    ],
+)
+def test_a_quantile_is_prometheus_own(counts: tuple[int, ...], share: float, value: float | None) -> None:
+    assert quantile((1.0, 2.0), counts, share) == value
+
+
+def test_lines_are_drawn_from_nothing_to_the_highest_with_gaps() -> None:
+    assert blocks([0, None, 5, 10]) == "▁ ▅█"
+    assert blocks([0.0] * 3) == "▁▁▁"
+    assert len(blocks([float(i) for i in range(1000)])) == 60
+    assert blocks([]) == ""
