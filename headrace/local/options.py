@@ -17,8 +17,9 @@ class UpOptions:
     `hosts` are names by which the gateway takes commands, beside the machine's own. There are `gateways` of them, by load up to
     `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has. `insecure`: a cluster may be
     joined without a token, and a door opened to the network in clear, or where nothing says who may come in. `access` is the file
-    of an Access document, or empty. The door speaks TLS with the files `tls_cert` and `tls_key`, by absolute paths, and knows
-    callers by certificates of `client_ca`.
+    of an Access document, or empty. `prometheus`: run Prometheus and Alertmanager too.
+    The door speaks TLS with the files `tls_cert` and `tls_key`, by absolute paths, and knows callers by certificates of
+    `client_ca`.
     """
 
     host: str = LOOPBACK
@@ -33,6 +34,7 @@ class UpOptions:
     num_cpus: int | None = None
     insecure: bool = False
     access: str = ""
+    prometheus: bool = False
     tls_cert: str | None = None
     tls_key: str | None = None
     client_ca: str | None = None
