@@ -54,9 +54,14 @@ $(VENV)-kserve/.installed: tests/support/kserve-constraints.txt | $(STAMP)
 	  $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r $< && touch $@ || \
 	  { echo "==> KServe's clients could not be installed"; rm -rf $(@D); }
 
-# What the proofs need from Debian's packages: nothing so far.
+# What the proofs need from Debian's packages: tools that read and run images. Only root may install them.
+TOOLS := umoci crun skopeo podman docker-registry mmdebstrap
 tools:
-	@echo "==> nothing to install"
+	@if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then \
+	  echo "==> not root on Debian: install $(TOOLS) yourself; without them the proofs of images are skipped"; \
+	else \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TOOLS) >/dev/null; \
+	fi
 
 # Long tests of real parts, which `test` leaves out.
 proof: $(STAMP)
