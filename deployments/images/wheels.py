@@ -25,7 +25,8 @@ SITE = "opt/headrace/site"
 BILL = "opt/headrace/share/sbom.cdx.json"
 # What an installer writes of itself, its cache and this machine's folders.
 _OF_THE_INSTALLER = ("INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json")
-_LEFT_OUT = ("__pycache__", "bin", ".lock")
+_LEFT_OUT = ("__pycache__", ".lock")
+_SCRIPTS = f"{SITE}/bin/"  # their first line is this machine's Python
 _PLATFORMS = {"amd64": "x86_64", "arm64": "aarch64"}
 _EXTRAS = ("postgres", "librdkafka", "tokenizers")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
@@ -50,7 +51,7 @@ class Pins:
     @property
     def inputs(self) -> str:
         """The same where the same wheels are put in."""
-        told = "\n".join((*self.lines, f"3.{self.python_minor}", self.architecture, "form 1"))
+        told = "\n".join((*self.lines, f"3.{self.python_minor}", self.architecture, "form 2"))
         return hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -143,6 +144,8 @@ def check_architecture(site: Path, architecture: str) -> None:
 def entries(site: Path) -> Iterator[Entry]:
     """The installed wheels as a layer's entries, and a list of them (CycloneDX) with their licences."""
     for entry in files_below(site, SITE, without=(*_LEFT_OUT, *_OF_THE_INSTALLER)):
+        if entry.path.startswith(_SCRIPTS):
+            continue
         if entry.path.endswith(".dist-info/RECORD") and isinstance(entry.content, Path):
             yield Entry(entry.path, _record(entry.content.read_text()))
         else:

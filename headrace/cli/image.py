@@ -1,4 +1,4 @@
-"""`headrace image build`: a container image, without a daemon."""
+"""`headrace image build|push`: a container image, without a daemon."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from cluster.errors import BadInput, NotFound
 from cluster.rollout.plan import Plan
 from deployments.artifacts.fetch import localize
 from deployments.images.image import ModelAboard, build_image
-from deployments.images.layout import place_of
+from deployments.images.layout import Layout, place_of
+from deployments.images.registry import Registry, reference_of
 from deployments.images.wheels import Variant
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
@@ -94,3 +95,30 @@ def _aboard(asked: list[str]) -> list[ModelAboard]:
                 name, localize(one.artifact_uri, one.digest), one.digest, document.model_dump_json().encode()
             )
     return list(found.values())
+
+
+@app.command("push")
+def push(
+    image: Annotated[str, typer.Argument(metavar="oci:DIR:TAG", help="The image in its layout.")],
+    to: Annotated[str, typer.Argument(metavar="HOST/NAME:TAG", help="Where it goes.")],
+    as_json: AsJson = False,
+) -> None:
+    """Send an image to a registry, to the byte: it has the same digest there. What the registry has already is not sent again.
+
+    Logins are those of `skopeo login`, `podman login` or `docker login` (REGISTRY_AUTH_FILE names another file). Loopback is
+    spoken to in clear, every other host over TLS.
+
+    Example: `headrace image push oci:images:digits registry.example.com/team/digits:1`
+    """
+    place, where = place_of(image, option="image"), reference_of(to, where="to")
+    layout = Layout(place.folder)
+    one = layout.find(place.tag)
+    screen, sent_bytes = notes(), 0
+    with Registry(where) as registry:
+        for blob, sent in registry.push(layout, one):
+            sent_bytes += blob.size_bytes if sent else 0
+            screen.print(f"  {blob.digest[:19]} {blob.size_bytes / 1e6:,.1f} MB{'' if sent else ', was there'}")
+    if as_json:
+        print_json({"image": str(where), "digest": one.digest, "sent_bytes": sent_bytes})
+    else:
+        answers().print(f"{where} is {one.digest}, {sent_bytes / 1e6:,.1f} MB sent", soft_wrap=True)
