@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import re
@@ -17,9 +16,9 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from cluster.errors import BadArtifact, BadInput, Forbidden, NotFound, Unauthenticated, Unreachable
-from deployments.images.descriptors import INDEX_TYPE, MANIFEST_TYPE, Descriptor, digest_of
-from deployments.images.layout import CHUNK_BYTES, DOCUMENT_MOST_BYTES, Layout
+from cluster.errors import BadInput, Forbidden, NotFound, Unauthenticated, Unreachable
+from deployments.images.descriptors import Descriptor
+from deployments.images.layout import CHUNK_BYTES, Layout
 
 TIMEOUT_S = 60.0
 _LOOPBACKS = ("127.0.0.1", "localhost")
@@ -132,42 +131,6 @@ class Registry:
             answer = self._http.put(place, content=iter(lambda: file.read(CHUNK_BYTES), b""), headers=headers)
         self._expect(answer, 201)
         return True
-
-    def manifest(self) -> tuple[Descriptor, bytes]:
-        """The manifest that the reference names, checked where it names a digest. Raises NotFound, BadArtifact."""
-        answer = self._ask("GET", f"manifests/{self._where.which}", headers={"Accept": f"{MANIFEST_TYPE}, {INDEX_TYPE}"})
-        self._expect(answer, 200)
-        content = answer.content
-        if len(content) > DOCUMENT_MOST_BYTES:
-            raise BadArtifact("its manifest is too large", where=str(self._where), remedy="push it again")
-        one = Descriptor(answer.headers.get("Content-Type", MANIFEST_TYPE), digest_of(content), len(content))
-        if self._where.which.startswith("sha256:") and one.digest != self._where.which:
-            raise BadArtifact("the registry gave another manifest", where=str(self._where), remedy="push it again")
-        return one, content
-
-    def fetch(self, blob: Descriptor, target: Path) -> None:
-        """Writes a blob into a file, checked. Raises BadArtifact where it is another one, NotFound."""
-        told, size = hashlib.sha256(), 0
-        with self._told(), target.open("wb") as file:
-            headers = {"Authorization": self._authorization} if self._authorization else {}
-            place = f"{self._base}blobs/{blob.digest}"
-            with self._http.stream("GET", place, headers=headers) as answer:
-                if answer.is_redirect:
-                    place = urljoin(place, answer.headers["Location"])
-                    headers = {}
-                    answer.close()
-            with self._http.stream("GET", place, headers=headers) as answer:
-                self._expect(answer, 200)
-                for chunk in answer.iter_bytes(CHUNK_BYTES):
-                    told.update(chunk)
-                    size += len(chunk)
-                    if size > blob.size_bytes:
-                        break
-                    file.write(chunk)
-        if size != blob.size_bytes or f"sha256:{told.hexdigest()}" != blob.digest:
-            raise BadArtifact(
-                f"{blob.digest[:19]} is damaged: its digest differs", where=str(self._where), remedy="push it again"
-            )
 
     def _ask(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, content: bytes | None = None
