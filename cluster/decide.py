@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +15,7 @@ from cluster.fleet.failures import note_failed_stream, note_failures, tried
 from cluster.ports import AppState, AppStatus, FeedState
 from cluster.removal import advance_removal, removal_actions, remove_feed
 from cluster.rollout.checks.check import Judged, Verdict
-from cluster.rollout.gate import judge, of_stage
+from cluster.rollout.gate import judge, of_stage, parts_of_stage
 from cluster.rollout.illness import after_look, lasts, too_ill
 from cluster.rollout.misses import MARGIN, Misses, after_counts, missing
 from cluster.rollout.opening import open_rollout
@@ -190,10 +191,11 @@ def _look_at_candidate(state: State, name: str, snapshot: Snapshot, now_s: float
 def _misses(rollout: Rollout, state: State, now_s: float) -> Misses:
     if rollout.current is None or rollout.stable is None:
         return rollout.misses
-    ours, base = of_stage(rollout, rollout.stage, state.evidence)
+    stage, evidence = rollout.stage, state.evidence
+    parts = functools.partial(parts_of_stage, rollout, stage, evidence)
     check = rollout.plan.checks.error_rate
     margin = check.margin if check is not None else MARGIN
-    return after_counts(rollout.misses, rollout.stage, ours, base, margin=margin, now_s=now_s)
+    return after_counts(rollout.misses, stage, of_stage(rollout, stage, evidence), parts, margin=margin, now_s=now_s)
 
 
 def _next(
@@ -255,7 +257,9 @@ def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ..
         return rollout
     waiting = "; ".join(check.words for check in judged if check.verdict is Verdict.WAITING) or rollout.misses.words
     why = f"neither proven good nor bad within {rollout.plan.deadline_s:g} s: {waiting}"
-    if rollout.plan.on_deadline is OnDeadline.ROLLBACK:
+    # Where one caller alone is in the way, a person looks at it.
+    one_alone = rollout.misses.only or any(check.unless for check in judged)
+    if rollout.plan.on_deadline is OnDeadline.ROLLBACK and not one_alone:
         return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
     return replace(rollout, held=True, reason=why)
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from cluster.access.callers import Role
+from cluster.access.callers import CLUSTER, Role
 from cluster.commands.command import CommandEntry, CommandResult, Context, Message, ModelName
 from cluster.commands.known import active_rollout
 from cluster.commands.rights import of_model
 from cluster.errors import Conflict
+from cluster.rollout.callers import CallersTold
 from cluster.rollout.evidence import Counts, EvidenceKey, mark
 from cluster.rollout.labels import judge_labels, stage_of
 
@@ -57,10 +58,13 @@ def _label(at: Context, request: TellLabels) -> CommandResult:
     if request.source and request.sequence <= state.scorers.get(scorer, -1):
         return CommandResult(state, LabelsTold(counted=0, elsewhere=len(request.labels), refused=0))
     told = judge_labels(active, check, ((one.key, one.label) for one in request.labels))
-    evidence = dict(state.evidence)
+    evidence, told_apart = dict(state.evidence), CallersTold(state.evidence)
+    caller = "" if at.caller.anonymous or at.caller == CLUSTER else at.caller.name
     for version, counts in told.counts.items():
-        key = EvidenceKey(active.model, stage_of(active), version)
-        evidence[key] = evidence.get(key, Counts()) + counts
+        # Who tells them may make them up: what one caller tells is counted apart too, as what he sends is.
+        whole = EvidenceKey(active.model, stage_of(active), version)
+        for key in {whole, told_apart.key(replace(whole, caller=caller))}:
+            evidence[key] = evidence.get(key, Counts()) + counts
     scorers = dict(state.scorers)
     if request.source:
         mark(scorers, scorer, request.sequence)

@@ -9,11 +9,15 @@ MARKS_AT_MOST = 10_000
 
 @dataclass(frozen=True, slots=True)
 class EvidenceKey:
-    """Whose evidence it is: `stage` is the route's stage at the time of scoring."""
+    """Whose evidence it is: `stage` is the route's stage at the time of scoring.
+
+    Without a `caller` it is all of it; with one, the part of it that this principal sent (callers.py).
+    """
 
     model: str
     stage: str
     version: int
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,20 @@ class Counts:
             self.labelled + other.labelled,
             self.loss + other.loss,
             self.missed + other.missed,
+        )
+
+    def __sub__(self, part: Counts) -> Counts:
+        """What is left without a part of it."""
+        return Counts(
+            self.rows - part.rows,
+            self.errors - part.errors,
+            self.calls - part.calls,
+            self.slow - part.slow,
+            self.compared - part.compared,
+            self.disagreed - part.disagreed,
+            self.labelled - part.labelled,
+            max(self.loss - part.loss, 0.0),
+            self.missed - part.missed,
         )
 
 

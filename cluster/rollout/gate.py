@@ -3,14 +3,17 @@
 Alpha is spent as follows. A rollback needs a lower bound above the margin: there may be one in every check of every step, so each
 gets alpha / (checks x steps), and a wrong rollback has a chance of at most alpha over the whole rollout. A harmful candidate is
 promoted only if the upper bound of the check that it fails is wrong in the last step too, so upper bounds take the whole alpha.
+What one caller alone brings about is no proof (callers.py).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cluster.rollout.checks.check import Judged, Levels
+from cluster.rollout.callers import NOTHING, Both, judged_by_several
+from cluster.rollout.checks.check import Check, Judged, Levels
 from cluster.rollout.evidence import Counts, EvidenceKey
 from cluster.rollout.labels import stage_of
 from cluster.rollout.record import Rollout
@@ -24,41 +27,56 @@ def judge(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> tuple[Jud
         return ()
     checks, alpha = tuple(rollout.plan.checks.in_force().values()), rollout.plan.alpha
     levels = Levels(alpha / (max(len(checks), 1) * len(rollout.plan.steps)), alpha, step.alone)
-    both = replace(levels, alone=False)
-    return tuple(
-        check.judged(*_of_all_steps(rollout, evidence), both)
-        if check.whole_rollout
-        else check.judged(*_of_step(rollout, evidence), levels)
-        for check in checks
-        if check.applies(step)
-    )
+    return tuple(_judged(check, rollout, evidence, levels) for check in checks if check.applies(step))
 
 
-def _of_step(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> tuple[Counts, Counts]:
+def _judged(check: Check, rollout: Rollout, evidence: Mapping[EvidenceKey, Counts], levels: Levels) -> Judged:
+    if check.whole_rollout:
+        of, levels = functools.partial(parts_of_stage, rollout, stage_of(rollout), evidence), replace(levels, alone=False)
+        return judged_by_several(check, levels, of_stage(rollout, stage_of(rollout), evidence), of)
+    return judged_by_several(check, levels, _of_step(rollout, evidence), functools.partial(_parts_of_step, rollout, evidence))
+
+
+def _of_step(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> Both:
     """What the candidate and stable did in the step under way."""
-    candidate, stable = of_stage(rollout, rollout.stage, evidence)
-    alone = rollout.current is not None and rollout.current.alone
-    return candidate, _earlier_stable(rollout, evidence) if alone else stable
+    both = of_stage(rollout, rollout.stage, evidence)
+    return replace(both, base=_earlier_stable(rollout, evidence).get("", Counts())) if _alone(rollout) else both
 
 
-def _of_all_steps(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> tuple[Counts, Counts]:
-    return of_stage(rollout, stage_of(rollout), evidence)
+def _parts_of_step(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> dict[str, Both]:
+    parts = parts_of_stage(rollout, rollout.stage, evidence)
+    if not _alone(rollout):
+        return parts
+    earlier = _earlier_stable(rollout, evidence)
+    callers = (parts.keys() | earlier.keys()) - {""}
+    return {caller: Both(parts.get(caller, NOTHING).ours, earlier.get(caller, Counts())) for caller in callers}
 
 
-def of_stage(rollout: Rollout, stage: str, evidence: Mapping[EvidenceKey, Counts]) -> tuple[Counts, Counts]:
-    """What was told of the candidate and of stable under this stage."""
-    keys = (EvidenceKey(rollout.model, stage, version) for version in (rollout.candidate, rollout.stable or 0))
-    candidate, stable = (evidence.get(key, Counts()) for key in keys)
-    return candidate, stable
+def of_stage(rollout: Rollout, stage: str, evidence: Mapping[EvidenceKey, Counts], caller: str = "") -> Both:
+    """What was told of the candidate and of stable under this stage: all of it, or what the caller sent."""
+    candidate = EvidenceKey(rollout.model, stage, rollout.candidate, caller)
+    stable = EvidenceKey(rollout.model, stage, rollout.stable or 0, caller)
+    return Both(evidence.get(candidate, Counts()), evidence.get(stable, Counts()))
 
 
-def _earlier_stable(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> Counts:
-    """What stable did in the steps before, warming included, for a step in which the candidate answers alone.
+def parts_of_stage(rollout: Rollout, stage: str, evidence: Mapping[EvidenceKey, Counts]) -> dict[str, Both]:
+    """What each caller sent of that."""
+    callers = {key.caller for key in evidence if key.stage == stage and key.model == rollout.model} - {""}
+    return {caller: of_stage(rollout, stage, evidence, caller) for caller in callers}
+
+
+def _alone(rollout: Rollout) -> bool:
+    return rollout.current is not None and rollout.current.alone
+
+
+def _earlier_stable(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> dict[str, Counts]:
+    """What stable did in the steps before, warming included, for a step in which the candidate answers alone: all of it ("") and
+    by callers.
 
     What stable answers in such a step are the requests that the candidate failed: no fair sample.
     """
-    earlier = Counts()
+    earlier: dict[str, Counts] = {}
     for key, counts in evidence.items():
         if of_rollout(key, rollout) and key.version == rollout.stable and key.stage != rollout.stage:
-            earlier += counts
+            earlier[key.caller] = earlier.get(key.caller, Counts()) + counts
     return earlier

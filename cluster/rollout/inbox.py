@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cluster.errors import Unreachable
+from cluster.rollout.callers import CallersTold
 from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey, mark
 from cluster.state import State
 
@@ -43,12 +44,14 @@ def count(state: State, batches: Sequence[EvidenceBatch]) -> State:
     """The state with the batches' evidence of the steps under way; the rest, and what was seen before, is left out."""
     stages = {name: rollout.stage for name in state.models if (rollout := state.active(name)) is not None}
     evidence, scorers = dict(state.evidence), dict(state.scorers)
+    told = CallersTold(evidence)
     for batch in batches:
         fresh: dict[EvidenceKey, Counts] = {key: n for key, n in batch.counts.items() if stages.get(key.model) == key.stage}
         if not fresh or batch.sequence <= scorers.get(batch.scorer, -1):
             continue
         mark(scorers, batch.scorer, batch.sequence)
-        for key, counts in fresh.items():
+        for told_key, counts in fresh.items():
+            key = told.key(told_key)
             evidence[key] = evidence.get(key, Counts()) + counts
     if scorers == state.scorers and not (scorers and not stages):
         return state

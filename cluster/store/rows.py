@@ -58,11 +58,16 @@ def _values(state: State) -> dict[str, tuple[Mapping[Any, Any], Callable[[Any], 
         "models": (state.models, str),
         "rollouts": (state.rollouts, str),
         "feeds": (state.feeds, str),
-        "evidence": (state.evidence, lambda key: f"{key.model}/{key.stage}/{key.version}"),
+        "evidence": (state.evidence, _evidence_name),
         "scorers": (state.scorers, str),
         "keys": (state.keys, str),
         "control": ({"state": Control(state.last_rollout, state.table, state.table_digest, state.access)}, str),
     }
+
+
+def _evidence_name(key: EvidenceKey) -> str:
+    whole = f"{key.model}/{key.stage}/{key.version}"
+    return f"{whole}/{key.caller}" if key.caller else whole
 
 
 def _document(table: str, key: Any, value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cluster.rollout.callers import CallersTold
 from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey
 
 
@@ -18,10 +19,14 @@ class EvidenceLog:
         self._sequence = 0
         self._counts: dict[EvidenceKey, Counts] = {}
         self._sending: EvidenceBatch | None = None
+        self._callers = CallersTold()
 
     def add(self, key: EvidenceKey, counts: Counts) -> None:
         """Counts more of the same."""
         known = self._counts.get(key)
+        if known is None:
+            key = self._callers.key(key)
+            known = self._counts.get(key)
         self._counts[key] = counts if known is None else known + counts
 
     def next_batch(self) -> EvidenceBatch | None:
@@ -40,3 +45,4 @@ class EvidenceLog:
     def keep_only(self, stages: set[tuple[str, str]]) -> None:
         """Forgets unsent evidence of (model, stage) pairs that are over: nobody counts it any more."""
         self._counts = {key: counts for key, counts in self._counts.items() if (key.model, key.stage) in stages}
+        self._callers = CallersTold(self._counts)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 import math
 import time
@@ -38,6 +39,7 @@ from deployments.gateway.request_meter import RequestMeter
 from deployments.gateway.statistics import Statistics
 from deployments.scoring.pieces import bearable_calls
 from deployments.scoring.port import Late, Scored, Scorer
+from deployments.scoring.senders import Senders
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +90,7 @@ class _Ask:
     begin_s: float
     deadline_s: float
     answer: asyncio.Future[Scored]
+    caller: str = ""
     batch: Sequence[_Ask] = ()
     call: asyncio.Task[None] | None = None
 
@@ -117,9 +120,17 @@ class Batcher:
         self._seen: dict[tuple[str, int | None, bool], _Seen] = {}
 
     async def score(
-        self, route: Route, version: int | None, tensors: Mapping[str, Array], key: bytes, *, timeout_s: float
+        self,
+        route: Route,
+        version: int | None,
+        tensors: Mapping[str, Array],
+        key: bytes,
+        *,
+        timeout_s: float,
+        caller: str = "",
     ) -> Scored:
-        """Scores one request, whose tensors met the signature and have the same n rows; all rows carry `key`.
+        """Scores one request, whose tensors met the signature and have the same n rows; all rows carry `key`. A rollout counts
+        them as the `caller`'s too, if he has a name.
 
         Raises what Scorer.score raises; TooLarge for too many rows; NoCapacity at once where the queue is full or would take
         longer than `timeout_s`.
@@ -142,8 +153,9 @@ class Batcher:
                 lane_key, self._scorer, self._limits, self._statistics, self._requests, seen, route.serving
             )
         lane.serving = route.serving
+        lane.judged = bool(route.stage) and version is None
         try:
-            return await lane.score(tensors, rows, key, timeout_s)
+            return await lane.score(tensors, rows, key, timeout_s, caller)
         finally:
             # Of a batch's callers the first finds the lane idle, lets it go and may come back by a new one before the next looks.
             if lane.idle and self._lanes.get(lane_key) is lane:
@@ -168,6 +180,7 @@ class _Lane:
     requests: RequestMeter
     seen: _Seen
     serving: Serving
+    judged: bool = False  # a rollout wants to know whose rows they are
     queue: deque[_Ask] = field(default_factory=deque)
     queued_rows: int = 0
     queued_bytes: int = 0
@@ -179,11 +192,12 @@ class _Lane:
     def idle(self) -> bool:
         return not self.queue and not self.calls and not self.waking
 
-    async def score(self, tensors: Mapping[str, Array], rows: int, key: bytes, timeout_s: float) -> Scored:
+    async def score(self, tensors: Mapping[str, Array], rows: int, key: bytes, timeout_s: float, caller: str) -> Scored:
         loop = asyncio.get_running_loop()
         size_bytes = sum([array.nbytes for array in tensors.values()])
         self._admit(rows, size_bytes, timeout_s)
-        ask = _Ask(tensors, rows, size_bytes, key, time.monotonic(), loop.time() + timeout_s, loop.create_future())
+        now_s, deadline_s = time.monotonic(), loop.time() + timeout_s
+        ask = _Ask(tensors, rows, size_bytes, key, now_s, deadline_s, loop.create_future(), caller)
         self.queue.append(ask)
         self.queued_rows += rows
         self.queued_bytes += size_bytes
@@ -292,20 +306,22 @@ class _Lane:
         started_s = time.monotonic()  # uvloop's clock moves once a turn, by milliseconds
         if len(batch) == 1:  # passed on as it is: one giant request is split by the scorer
             ask = batch[0]
-            answers = [await self._score(ask.tensors, [ask.key] * ask.rows, ask.deadline_s)]
+            answers = [await self._score(batch, ask.tensors, [ask.key] * ask.rows, ask.deadline_s)]
         else:
             tensors = {name: np.concatenate([ask.tensors[name] for ask in batch]) for name, *_ in self.key.form}
             keys = [key for ask in batch for key in (ask.key,) * ask.rows]
-            answers = split(await self._score(tensors, keys, max(ask.deadline_s for ask in batch)), [ask.rows for ask in batch])
+            deadline_s = max(ask.deadline_s for ask in batch)
+            answers = split(await self._score(batch, tensors, keys, deadline_s), [ask.rows for ask in batch])
         rows = sum(ask.rows for ask in batch)
         took_s = (time.monotonic() - started_s) / math.ceil(rows / self.serving.max_batch_rows)
         seen = self.seen
         seen.call_s = took_s if seen.call_s == 0 else seen.call_s + SMOOTHING * (took_s - seen.call_s)
         return answers
 
-    async def _score(self, tensors: Mapping[str, Array], keys: list[bytes], deadline_s: float) -> Scored:
+    async def _score(self, batch: Sequence[_Ask], tensors: Mapping[str, Array], keys: list[bytes], deadline_s: float) -> Scored:
         timeout_s = max(deadline_s - asyncio.get_running_loop().time(), 0.001)
-        return await self.scorer.score(self.key.model, tensors, keys, version=self.key.version, timeout_s=timeout_s)
+        model, version, senders = self.key.model, self.key.version, _senders(batch) if self.judged else None
+        return await self.scorer.score(model, tensors, keys, version=version, timeout_s=timeout_s, senders=senders)
 
     def _ended(self, batch: Sequence[_Ask], call: asyncio.Task[None]) -> None:
         """Tells those whom the call could tell nothing."""
@@ -346,6 +362,12 @@ class _Lane:
             )
             for ask in asks:
                 self.requests.waited(self.key.model, str(version), begin_s - ask.begin_s)
+
+
+def _senders(batch: Sequence[_Ask]) -> Senders | None:
+    """Who sent its rows; None where nobody has a name."""
+    names = tuple([ask.caller for ask in batch])
+    return Senders(names, tuple(itertools.accumulate([ask.rows for ask in batch]))) if any(names) else None
 
 
 def split(scored: Scored, rows: Sequence[int]) -> list[Scored]:

@@ -23,6 +23,7 @@ from deployments.gateway.protocol.response import InferResponse, OutputTensor
 from deployments.gateway.request_meter import RequestMeter
 from deployments.gateway.statistics import Statistics, added
 from deployments.observe.meters import Meters
+from deployments.observe.payloads.log import PayloadLog
 from deployments.scoring.port import Scored, Scorer
 
 SERVER_NAME = "headrace"
@@ -59,9 +60,15 @@ class DataPlane:
     """
 
     def __init__(
-        self, scorer: TableScorer, limits: BatchLimits, others: OtherGateways | None = None, meters: Meters | None = None
+        self,
+        scorer: TableScorer,
+        limits: BatchLimits,
+        others: OtherGateways | None = None,
+        meters: Meters | None = None,
+        payloads: PayloadLog | None = None,
     ) -> None:
-        """`others` are asked for their statistics; None: there are none. `meters` are the process's."""
+        """`others` are asked for their statistics; None: there are none. `meters` and `payloads` are the process's."""
+        self._payloads = payloads
         self._scorer = scorer
         self._others = others
         self._statistics = Statistics()
@@ -80,16 +87,20 @@ class DataPlane:
         wanted = _wanted(request, signature)
         if caller.quotas:
             with self._quotas.taken(caller, call.model, len(request.inputs[signature.inputs[0].name])):
-                scored = await self._score(call, request, route, version)
+                scored = await self._score(call, request, route, version, caller)
         else:
-            scored = await self._score(call, request, route, version)
+            scored = await self._score(call, request, route, version, caller)
         version_name, parameters = _versions(scored)
         if scored.label_keys is not None:
             parameters["label_keys"] = _label_keys(scored.label_keys)
+        if route.payloads is not None and self._payloads is not None:
+            keys = parameters["label_keys"].split(",") if scored.label_keys is not None else ()
+            inputs, given = request.inputs, (scored.outputs, scored.versions)
+            self._payloads.answered(route.payloads, call.model, inputs, *given, request_id=request.id, label_keys=keys)
         outputs = [OutputTensor(spec.name, spec.datatype, scored.outputs[spec.name], binary) for spec, binary in wanted]
         return InferResponse(call.model, version_name, tuple(outputs), request.id, parameters)
 
-    async def _score(self, call: InferCall, request: InferRequest, route: Route, version: int | None) -> Scored:
+    async def _score(self, call: InferCall, request: InferRequest, route: Route, version: int | None, caller: Caller) -> Scored:
         begin_s = time.monotonic()
         try:
             scored = await self._batcher.score(
@@ -100,10 +111,14 @@ class DataPlane:
                 # call to it lets go of the interpreter's lock, which engines' threads wait for.
                 call.routing_key or _key(request) or random.randbytes(16),  # noqa: S311 (no secret)
                 timeout_s=call.timeout_s or _timeout_s(request) or route.serving.timeout_s,
+                caller="" if caller.anonymous else caller.name,
             )
             _raise_first(call.model, scored)
-        except HeadraceError:
+        except HeadraceError as error:
             self._statistics.failed(call.model, version or route.stable, time.monotonic() - begin_s)
+            if route.payloads is not None and self._payloads is not None:
+                asked = version or route.stable
+                self._payloads.failed(route.payloads, call.model, request.inputs, asked, error, request_id=request.id)
             raise
         return scored
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from cluster.routing.split import to_candidate
 from deployments.scoring.asking import VersionAsker
 from deployments.scoring.call import Call
 from deployments.scoring.rows import Answer, Part, Rows, all_failed, assembled, take
+from deployments.scoring.senders import shares
 from deployments.scoring.shadow.shadows import Shadowed, Shadows
 from deployments.scoring.tally import Tally
 
@@ -66,22 +67,24 @@ class CallScorer:
         try:
             asked = await self._asker.ask_rows(call, target, rows, call.left_s())
         except asyncio.CancelledError:
-            self._tally.given_up(route, target.version, time.monotonic() - begin)
+            self._tally.given_up(route, target.version, time.monotonic() - begin, shares(call.senders, rows))
             raise
         except Exception as error:
             # Counted as the candidate's are: what hits both, an overload or a defect, must not look like the candidate's fault.
             seconds = time.monotonic() - begin
-            self._tally.not_answered(route, target.version, len(rows), error, seconds, hurried=call.hurried)
+            sent = shares(call.senders, rows)
+            self._tally.not_answered(route, target.version, len(rows), error, seconds, hurried=call.hurried, sent=sent)
             raise
         answer = asked.answer
         self._tally.metered(route, target.version, len(rows), answer, asked.seconds)
         if route.stage:
-            errors, blameless = len(answer.failed), 0
+            failed, blameless = answer.failed, frozenset[int]()
             try:
-                if errors:
+                if failed:
                     answer, blameless = await self._once_more(call, target, rows, answer)
             finally:
-                self._tally.answered(route, target.version, len(rows), errors, asked.timed_s, blameless)
+                sent = shares(call.senders, rows, failed, blameless)
+                self._tally.answered(route, target.version, len(rows), len(failed), asked.timed_s, len(blameless), sent)
         return Part(target.version, rows, answer)
 
     async def _instead(self, call: Call, rows: Rows) -> Part:
@@ -90,21 +93,21 @@ class CallScorer:
         self._tally.metered(call.route, call.target.version, len(rows), asked.answer, asked.seconds)
         return Part(call.target.version, rows, asked.answer, fair=False)
 
-    async def _once_more(self, call: Call, target: Target, rows: Rows, answer: Answer) -> tuple[Answer, int]:
+    async def _once_more(self, call: Call, target: Target, rows: Rows, answer: Answer) -> tuple[Answer, frozenset[int]]:
         """Asks stable again for the rows that it failed, as it is asked for those that a candidate failed: both are judged by one
-        rule. Returns the answer with what was saved, and how many rows failed again: no evidence, whoever is to blame."""
+        rule. Returns the answer with what was saved, and which rows failed again: no evidence, whoever is to blame."""
         lost = np.array([row for row, error in sorted(answer.failed.items()) if not isinstance(error, BadInput)], np.intp)
         if len(lost) == 0:
-            return answer, len(answer.failed)
+            return answer, frozenset(answer.failed)
         try:
             again = await self._asker.ask_rows(call, target, rows[lost], call.left_s())
         except NoCapacity:
-            return answer, len(answer.failed) - len(lost)
+            return answer, frozenset(answer.failed).difference(lost.tolist())
         kept = np.delete(np.arange(len(rows)), lost)
         refused = {place: answer.failed[row] for place, row in enumerate(kept.tolist()) if row in answer.failed}
         parts = [Part(target.version, kept, Answer(take(answer.outputs, kept), refused))] if len(kept) else []
         merged = Answer(*assembled(target.signature, [*parts, Part(target.version, lost, again.answer)], len(rows)))
-        return merged, len(merged.failed)
+        return merged, frozenset(merged.failed)
 
     async def _candidate(self, call: Call, target: Target) -> list[Part]:
         route, rows = call.route, call.theirs
@@ -113,14 +116,15 @@ class CallScorer:
         try:
             asked = await self._asker.ask_rows(call, target, rows, share * call.left_s())
         except asyncio.CancelledError:
-            self._tally.given_up(route, target.version, time.monotonic() - begin)
+            self._tally.given_up(route, target.version, time.monotonic() - begin, shares(call.senders, rows))
             raise
         except Exception as error:
             seconds = time.monotonic() - begin
             if blame(error) is Blame.MOMENT:
                 return await self._missed(call, target, error, seconds)
             if not route.fallback:
-                self._tally.answered(route, target.version, len(rows), len(rows), seconds)
+                sent = shares(call.senders, rows)
+                self._tally.not_answered(route, target.version, len(rows), error, seconds, hurried=call.hurried, sent=sent)
                 raise
             _logger.exception("%s", target.app)  # ours or the version's, its users need not suffer from it
             answer = all_failed(target.signature, len(rows), EngineFailure(repr(error)))
@@ -130,7 +134,7 @@ class CallScorer:
             answer, timed_s = asked.answer, asked.timed_s
             self._tally.metered(route, target.version, len(rows), answer, asked.seconds)
         if not answer.failed:
-            self._tally.answered(route, target.version, len(rows), 0, timed_s)
+            self._tally.answered(route, target.version, len(rows), 0, timed_s, sent=shares(call.senders, rows))
             return [Part(target.version, rows, answer)]
         return await self._failed(call, target, answer, timed_s)
 
@@ -138,11 +142,13 @@ class CallScorer:
         """The candidate was not there for the call. That is told where stable was."""
         route, rows = call.route, call.theirs
         if not route.fallback:
-            self._tally.not_answered(route, target.version, len(rows), error, seconds, hurried=call.hurried)
+            sent = shares(call.senders, rows)
+            self._tally.not_answered(route, target.version, len(rows), error, seconds, hurried=call.hurried, sent=sent)
             raise error
         saved = await self._instead(call, rows)
-        answered = len(rows) - len(saved.answer.failed)
-        self._tally.not_answered(route, target.version, answered, error, seconds, hurried=call.hurried)
+        failed = saved.answer.failed
+        sent, answered = shares(call.senders, rows, failed, failed), len(rows) - len(failed)
+        self._tally.not_answered(route, target.version, answered, error, seconds, hurried=call.hurried, sent=sent)
         self._tally.fell_back(route, target.version, len(rows))
         return [saved]
 
@@ -150,16 +156,17 @@ class CallScorer:
         """Stable is asked for what the candidate failed."""
         route, rows, version = call.route, call.theirs, target.version
         lost = np.fromiter(sorted(answer.failed), dtype=np.intp, count=len(answer.failed))
-        blameless = 0
+        blameless: Collection[int] = ()
         try:
             # Also where its answers are not given: only rows that stable can score say something against the candidate.
             saved = await self._instead(call, rows[lost])
-            blameless = len(saved.answer.failed)
+            blameless = lost[list(saved.answer.failed)].tolist()
         except NoCapacity:
             if route.fallback:
                 raise
         finally:
-            self._tally.answered(route, version, len(rows), len(lost), timed_s, blameless)
+            sent = shares(call.senders, rows, answer.failed, blameless)
+            self._tally.answered(route, version, len(rows), len(lost), timed_s, len(blameless), sent)
         if not route.fallback:
             return [Part(version, rows, answer)]
         self._tally.fell_back(route, version, len(lost))
@@ -178,7 +185,8 @@ class CallScorer:
                 copied = chosen, take(call.tensors, call.own[chosen])
         part = await self._stable(call, call.own)
         if copied is not None:
-            self._shadows.add(Shadowed(route, candidate, copied[1], _only(part.answer, copied[0])))
+            senders = call.senders and call.senders.of(call.own[copied[0]])
+            self._shadows.add(Shadowed(route, candidate, copied[1], _only(part.answer, copied[0]), senders))
         return part
 
 

@@ -15,6 +15,7 @@ from cluster.routing.split import to_candidate
 from deployments.engines.datatypes import Array
 from deployments.scoring.call_check import check_call, nan_rows
 from deployments.scoring.rows import Rows, all_rows, can_move, move_to_end
+from deployments.scoring.senders import Senders
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class Call:
     `target`, which is stable or the version that was `pinned`, gets the rows `own`, and `candidate` gets `theirs`. Both rise,
     and name rows by where they lie in `tensors`; `order`, where rows were moved, says which row of the caller's lies at each
     place. `keys` are those of `own` while some are to be shadowed. `bad` marks the caller's rows with NaN, which nobody gets.
-    `hurried`: its caller gives it so little time that no version is to blame where that is over.
+    `hurried`: its caller gives it so little time that no version is to blame where that is over. `senders` are those of all rows
+    where a rollout counts by them; such a call's rows are never moved.
     """
 
     route: Route
@@ -40,6 +42,7 @@ class Call:
     keys: Sequence[bytes | None] = ()
     order: Rows | None = None
     hurried: bool = False
+    senders: Senders | None = None
 
     def left_s(self) -> float:
         """Until the deadline."""
@@ -55,6 +58,7 @@ def begin_call(
     donated: bool,
     end_s: float,
     random: np.random.Generator,
+    senders: Senders | None = None,
 ) -> Call:
     """See `Scorer.score`, which says what it is given and raises. `end_s`, monotonic, is the deadline."""
     target = target_of(route, route.stable if version is None else version)
@@ -72,7 +76,7 @@ def begin_call(
     count, order = int(np.count_nonzero(chosen)), None
     if count in (0, len(good)):
         own, theirs = (good, good[:0]) if count == 0 else (good[:0], good)
-    elif donated and bad is None and can_move(tensors):
+    elif donated and bad is None and senders is None and can_move(tensors):
         # The versions read where they lie what would be copied else.
         order = move_to_end(tensors, chosen)
         own, theirs = good[:-count], good[-count:]
@@ -81,7 +85,7 @@ def begin_call(
     left: Sequence[bytes | None] = ()
     if route.shadow > 0:  # who is to be shadowed is a matter of the keys
         left = [known[row] for row in (own if order is None else order[own]).tolist()]
-    return Call(route, target, tensors, rows, end_s, False, bad, own, theirs, candidate, left, order)
+    return Call(route, target, tensors, rows, end_s, False, bad, own, theirs, candidate, left, order, senders=senders)
 
 
 def target_of(route: Route, version: int) -> Target:

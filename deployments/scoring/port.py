@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from cluster.errors import HeadraceError, NoCapacity
 from cluster.signature import Signature
+from cluster.watch.payloads import Payloads
 from deployments.engines.datatypes import Array
+from deployments.scoring.senders import Senders
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +23,15 @@ class Scored:
     `outputs` has n rows each; rows with an error hold zeros (empty bytes for BYTES). `versions[i]` is the version that
     scored row i, int32. `errors` maps a row's index to its error: BadInput (the row's fault) or EngineFailure (no version
     could score it, found by bisecting). Empty where all went well. `label_keys`, while a rollout wants labels, has a text for
-    each row, empty for rows that must not be judged: with `/` and a name of the prediction it is what a label is sent under.
+    each row, empty for rows that must not be judged: with `/` and a name of the prediction it is what a label is
+    sent under. `payloads` says what of the model's traffic is kept: then the tensors lie as they were given, donated or not.
     """
 
     outputs: dict[str, Array]
     versions: npt.NDArray[np.int32]
     errors: dict[int, HeadraceError]
     label_keys: Sequence[str] | None = None
+    payloads: Payloads | None = None
 
 
 class Late(NoCapacity):
@@ -46,11 +50,13 @@ class Scorer(Protocol):
         version: int | None = None,
         timeout_s: float | None = None,
         donated: bool = False,
+        senders: Senders | None = None,
     ) -> Scored:
         """Scores n rows; `tensors` have the batch axis first. `keys` (n of them) steer the split; None: drawn at random.
 
         `version` pins, without split, shadow or evidence. `timeout_s` defaults to the model's own. `donated`: the arrays,
-        none of which share memory, are given up; their rows may lie in any order afterwards, which saves copies. A row with NaN,
+        none of which share memory, are given up; their rows may lie in any order afterwards, which saves copies. `senders` say
+        whose the rows are: a rollout under way counts by them, so that none of them alone ends it. A row with NaN,
         where the model refuses it, is that row's BadInput. Raises NotFound (no such model or version is served), BadInput (a
         missing, unknown or wrongly shaped tensor: the whole call is wrong), NoCapacity (transient: no replica, a full queue,
         deadline).

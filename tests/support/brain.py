@@ -120,11 +120,11 @@ class Brain:
         self.tick(4)
         assert self.controller.table.routes["digits"].stable == 1
 
-    def score(self, version: int, *, scorer: str = "s1", **counts: int) -> None:
-        """A scorer tells what it saw of the version in the current stage."""
+    def score(self, version: int, *, scorer: str = "s1", caller: str = "", **counts: int) -> None:
+        """A scorer tells what it saw of the version in the current stage: of all, or of what the caller sent."""
         stage = self.controller.table.routes["digits"].stage
         self.sequence += 1
-        batch = EvidenceBatch(scorer, self.sequence, {EvidenceKey("digits", stage, version): Counts(**counts)})
+        batch = EvidenceBatch(scorer, self.sequence, {EvidenceKey("digits", stage, version, caller): Counts(**counts)})
         self.controller.push(batch)
 
     def rollout(self) -> dict[str, Any]:

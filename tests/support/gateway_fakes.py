@@ -29,6 +29,7 @@ from deployments.gateway.http.callers import Callers
 from deployments.gateway.large import LargeWork
 from deployments.gateway.repository import Repository
 from deployments.scoring.port import Scored
+from deployments.scoring.senders import Senders
 
 PAIR = Signature(
     inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 2)),),
@@ -73,6 +74,7 @@ class FakeScorer:
         self.calls: list[int] = []
         self.ended = 0
         self.keys: list[bytes | None] = []
+        self.senders: list[Senders | None] = []
         self.timeouts_s: list[float | None] = []
         self.row_error: Callable[[Array], HeadraceError | None] = lambda _: None
         self.failure: HeadraceError | None = None
@@ -88,12 +90,14 @@ class FakeScorer:
         version: int | None = None,
         timeout_s: float | None = None,
         donated: bool = False,
+        senders: Senders | None = None,
     ) -> Scored:
         self.signature(model, version)
         first = next(iter(tensors.values()))
         self.calls.append(len(first))
         self.timeouts_s.append(timeout_s)
         self.keys.extend(keys or ())
+        self.senders.append(senders)
         try:
             await self.gate.wait()
         except asyncio.CancelledError:

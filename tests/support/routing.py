@@ -46,9 +46,14 @@ class TableControl:
     async def call(self, command: str, payload: dict[str, Any]) -> dict[str, Any]:
         raise AssertionError(f"scorers run no commands, and this one ran {command} {payload}")
 
-    def counts(self, version: int) -> Counts:
-        """What was told of a version so far."""
-        told = [c for batch in self.batches.values() for key, c in batch.counts.items() if key.version == version]
+    def counts(self, version: int, caller: str = "") -> Counts:
+        """What was told of a version so far: all of it, or of what the caller sent."""
+        told = [
+            c
+            for batch in self.batches.values()
+            for key, c in batch.counts.items()
+            if (key.version, key.caller) == (version, caller)
+        ]
         return sum(told, Counts())
 
     def _reach(self) -> None:

@@ -39,7 +39,7 @@ class Judged:
     """One check: how much worse the candidate is, and what is allowed.
 
     `ours` and `base` are what was observed of the candidate and of stable: how many, and how many of them (or how much) bad;
-    `base` is None where a check needs none.
+    `base` is None where a check needs none. `unless` says whose evidence alone stands in the way, if that is so (callers.py).
     """
 
     name: str
@@ -49,6 +49,7 @@ class Judged:
     ours: tuple[int, float]
     base: tuple[int, float] | None
     against: str
+    unless: str = ""
 
     @property
     def observed(self) -> int:
@@ -63,7 +64,8 @@ class Judged:
             return f"{title}: nothing observed of the candidate yet, limit {_percent(self.margin)}: {self.verdict}"
         low, high = self.interval.low, self.interval.high
         span = f"candidate {_percent(low)} to {_percent(high)} {self.against}"
-        return f"{title}: {span}, limit {_percent(self.margin)}: {self.verdict}"
+        unless = f", {self.unless}" if self.unless else ""
+        return f"{title}: {span}, limit {_percent(self.margin)}: {self.verdict}{unless}"
 
     @property
     def evidence(self) -> str:

@@ -12,6 +12,7 @@ from cluster.errors import HeadraceError
 from cluster.routing.routes import Route, Target
 from deployments.engines.datatypes import Array
 from deployments.scoring.rows import Answer
+from deployments.scoring.senders import Senders, joined_senders
 
 EVERY_S = 0.1
 WAITING_BYTES_AT_MOST = 32 * 1024 * 1024
@@ -19,12 +20,13 @@ WAITING_BYTES_AT_MOST = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Shadowed:
-    """Rows that stable has answered, copied, and what it said; the candidate is to score them too."""
+    """Rows that stable has answered, copied, what it said, and who sent them; the candidate is to score them too."""
 
     route: Route
     candidate: Target
     tensors: Mapping[str, Array]
     stable: Answer
+    senders: Senders | None = None
 
     @property
     def rows(self) -> int:
@@ -103,7 +105,8 @@ def _joined(parts: list[Shadowed]) -> Shadowed:
         begin += part.rows
     tensors = {name: np.concatenate([part.tensors[name] for part in parts]) for name in first.tensors}
     outputs = {name: np.concatenate([part.stable.outputs[name] for part in parts]) for name in first.stable.outputs}
-    return Shadowed(first.route, first.candidate, tensors, Answer(outputs, failed))
+    senders = joined_senders([(part.senders, part.rows) for part in parts])
+    return Shadowed(first.route, first.candidate, tensors, Answer(outputs, failed), senders)
 
 
 def _shapes(tensors: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:

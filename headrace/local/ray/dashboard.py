@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -34,3 +36,11 @@ class DashboardAsker:
         answer = httpx.get(f"{self._url}{path}", params=params, headers=self._headers, timeout=ASK_S, trust_env=False)
         self.token_refused = answer.status_code in (401, 403)
         return answer.raise_for_status().json()
+
+    @contextmanager
+    def stream(self, path: str, *, read_s: float | None, **params: str) -> Iterator[httpx.Response]:
+        """An answer that is read as it comes; `read_s` bounds how long nothing may come. Raises httpx.HTTPError."""
+        timeout = httpx.Timeout(ASK_S, read=read_s)
+        url = f"{self._url}{path}"
+        with httpx.stream("GET", url, params=params, headers=self._headers, timeout=timeout, trust_env=False) as answer:
+            yield answer.raise_for_status()

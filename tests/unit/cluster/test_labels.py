@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cluster.access.callers import VISITOR
+from cluster.access.callers import EVERYTHING, VISITOR, Caller
 from cluster.commands.labels import LabelsTold, TellLabels
 from cluster.errors import BadInput, Conflict, EngineFailure
 from cluster.rollout.checks.labels import LabelCheck, Loss
@@ -146,6 +146,21 @@ def test_labels_decide_against_a_version_that_is_more_often_wrong(brain: Brain) 
     assert last["actor"] == "check label_loss"
     with pytest.raises(Conflict, match="no rollout is under way"):
         brain.call("rollout.label", model="digits", labels=[{"key": "1/1/1/x", "label": 1}])
+
+
+def test_what_one_who_tells_labels_makes_up_rolls_nothing_back(brain: Brain) -> None:
+    def told_by(name: str, version: int, answers: Sequence[int]) -> None:
+        keys = [f"{brain.rollout()['id']}/{version}/{answer}/in/0/{n}" for n, answer in enumerate(answers)]
+        payload = {"model": "digits", "labels": [{"key": key, "label": 7} for key in keys]}
+        brain.controller.call("rollout.label", payload, Caller(name, EVERYTHING))
+
+    for version in (1, 2):
+        told_by("key ann", version, [7] * 450 + [1] * 50)
+    told_by("key mallory", 2, [1] * 400)
+    brain.tick()
+    (check,) = brain.rollout()["checks"]
+    assert (brain.rollout()["state"], check["observed"]) == ("canary", 900)
+    assert check["words"].endswith("limit 5 %: waiting, for only what key mallory sends speaks against it")
 
 
 def test_a_resend_counts_nothing_also_after_a_crash(brain: Brain) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from cluster.errors import BadArtifact, BadInput, Conflict, EngineFailure, NoCapacity, NotFound, TooLarge, Unreachable
 from cluster.rollout.blame import Blame, blame
+from cluster.rollout.callers import Both
 from cluster.rollout.evidence import Counts
 from cluster.rollout.illness import LASTS_S
 from cluster.rollout.misses import QUIET_S, WINDOW_S, Misses, after_counts, missing
@@ -36,7 +37,7 @@ class Watched:
         self.look()
 
     def look(self, stage: str = "r1.1") -> None:
-        self.misses = after_counts(self.misses, stage, self.ours, self.base, margin=0.01, now_s=self.now_s)
+        self.misses = after_counts(self.misses, stage, Both(self.ours, self.base), margin=0.01, now_s=self.now_s)
 
     def window(self, ours: Counts = NONE, base: Counts = NONE, *, times: int = 1) -> None:
         """In so many windows, that is counted at their beginning."""

@@ -97,6 +97,8 @@ def test_yesterdays_store_opens_and_what_it_had_under_way_goes_on(yesterday: Sql
     state = yesterday.load()
     assert (state.models["digits"].retries, state.rollouts[3].illness, state.rollouts[3].warmed_s) == ({}, Illness(), 0.0)
     assert state.feeds["stream--scores"].notes == {"begins/in/0": "17"}
+    assert {key.caller for key in state.evidence} <= {""}
+    assert state.rollouts[3].misses.parts == {}
     brain = Brain(yesterday)
     brain.clock.now_s = 1110.0
     brain.tick(3)
