@@ -30,7 +30,7 @@ from deployments.images.descriptors import (
     encoded,
 )
 from deployments.images.layers import DIFF_ID, NAME, Layer, press_tar
-from deployments.images.layout import Layout, Place, copy_blob, told_of_disk
+from deployments.images.layout import Layout, LayoutTag, copy_blob, told_of_disk
 
 SUITE = "bookworm"
 PACKAGES = ("python3-minimal", "libpython3-stdlib", "ca-certificates", "libgomp1", "tini")
@@ -62,7 +62,7 @@ def here() -> str:
     return ARCHITECTURES.get(machine, machine)
 
 
-def read_base(source: Place, target: Layout) -> Base:
+def read_base(source: LayoutTag, target: Layout) -> Base:
     """Takes a base's layers over into the layout, checked. Raises NotFound, BadArtifact, BadInput."""
     layout, where = Layout(source.folder), str(source)
     top = layout.find(source.tag)

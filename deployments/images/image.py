@@ -15,9 +15,9 @@ from cluster.errors import BadInput
 from deployments.artifacts.manifest import verify
 from deployments.images.base import BASE_TAG, Base, add_image, make_base, read_base, require_mmdebstrap
 from deployments.images.descriptors import Descriptor
-from deployments.images.layers import Entry, Layer, files_below, reusable, write_layer
-from deployments.images.layout import Layout, Place, told_of_disk
-from deployments.images.wheels import SITE, Variant, entries, install, require_uv, resolve
+from deployments.images.layers import Layer, LayerEntry, files_below, reusable, write_layer
+from deployments.images.layout import Layout, LayoutTag, told_of_disk
+from deployments.images.wheels import SITE, ImageVariant, entries, install, require_uv, resolve
 
 UID = 10001
 HOME = "/var/lib/headrace"
@@ -83,10 +83,10 @@ class Image:
 
 
 def build_image(
-    output: Place,
+    output: LayoutTag,
     *,
-    base: Place | None,
-    variant: Variant,
+    base: LayoutTag | None,
+    variant: ImageVariant,
     models: Sequence[ModelAboard],
     epoch_s: int,
     say: Say,
@@ -108,7 +108,7 @@ def build_image(
     if base is None:
         say("base: makes a small Debian, tagged headrace-base")
         layout.tag(make_base(layout, epoch_s=epoch_s), BASE_TAG)
-        base = Place(output.folder, BASE_TAG)
+        base = LayoutTag(output.folder, BASE_TAG)
     stands_on = read_base(base, layout)
     for layer in stands_on.layers:
         say(told(layer))
@@ -135,7 +135,7 @@ def told(layer: Layer) -> str:
 
 
 def _ours(
-    layout: Layout, base: Base, variant: Variant, models: Sequence[ModelAboard], known: Sequence[Descriptor]
+    layout: Layout, base: Base, variant: ImageVariant, models: Sequence[ModelAboard], known: Sequence[Descriptor]
 ) -> Iterator[Layer]:
     pins = resolve(variant, python_minor=base.python_minor, architecture=base.architecture)
     found = reusable(layout, known, pins.inputs)
@@ -156,12 +156,12 @@ def _inputs(model: ModelAboard) -> str:
     return hashlib.sha256(b"\n".join((model.name.encode(), model.digest.encode(), model.document))).hexdigest()
 
 
-def _model(model: ModelAboard) -> Iterator[Entry]:
-    yield Entry(f"{MODELS}/{model.name}/{DOCUMENT}", model.document)
+def _model(model: ModelAboard) -> Iterator[LayerEntry]:
+    yield LayerEntry(f"{MODELS}/{model.name}/{DOCUMENT}", model.document)
     yield from files_below(model.folder, f"{MODELS}/{model.name}/{model.digest}")
 
 
-def _code(python: str) -> Iterator[Entry]:
+def _code(python: str) -> Iterator[LayerEntry]:
     root = Path(__file__).parents[2]
     for room in ROOMS:
         yield from files_below(root / room, f"{APP}/{room}")
@@ -169,23 +169,23 @@ def _code(python: str) -> Iterator[Entry]:
     info = f"{APP}/headrace-{about.version}.dist-info"
     for name in ("METADATA", "entry_points.txt", "WHEEL"):
         if (text := about.read_text(name)) is not None:
-            yield Entry(f"{info}/{name}", text.encode())
+            yield LayerEntry(f"{info}/{name}", text.encode())
     for name in ("LICENSE", "THIRD_PARTY_NOTICES.md"):
         text = about.read_text(f"licenses/{name}")
         if text is None and (root / name).exists():
             text = (root / name).read_text()
         if text is None:
             raise BadInput(f"{name} is not installed with Headrace", where="headrace", remedy="install Headrace again")
-        yield Entry(f"{SHARE}/{name}", text.encode())
-    yield Entry(f"{BIN}/headrace", f"#!{python}\nfrom headrace.cli.main import run\n\nrun()\n".encode(), executable=True)
+        yield LayerEntry(f"{SHARE}/{name}", text.encode())
+    yield LayerEntry(f"{BIN}/headrace", f"#!{python}\nfrom headrace.cli.main import run\n\nrun()\n".encode(), executable=True)
     ray = f"#!{python}\nimport sys\n\nfrom ray.scripts.scripts import main\n\nsys.exit(main())\n"
-    yield Entry(f"{BIN}/ray", ray.encode(), executable=True)
-    yield Entry(f"{BIN}/headrace-health", f"#!{python}\n{_HEALTH}".encode(), executable=True)
-    yield Entry(HOME.removeprefix("/"), None, owner=UID)
+    yield LayerEntry(f"{BIN}/ray", ray.encode(), executable=True)
+    yield LayerEntry(f"{BIN}/headrace-health", f"#!{python}\n{_HEALTH}".encode(), executable=True)
+    yield LayerEntry(HOME.removeprefix("/"), None, owner=UID)
 
 
 def configuration(
-    base: Base, layers: Sequence[Layer], variant: Variant, models: Sequence[ModelAboard], epoch_s: int
+    base: Base, layers: Sequence[Layer], variant: ImageVariant, models: Sequence[ModelAboard], epoch_s: int
 ) -> Mapping[str, Any]:
     """The image's configuration. Pure but for our version."""
     path = base.environment.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -222,7 +222,7 @@ def configuration(
     }
 
 
-def _annotations(base: Base, variant: Variant, epoch_s: int) -> dict[str, str]:
+def _annotations(base: Base, variant: ImageVariant, epoch_s: int) -> dict[str, str]:
     return {
         "org.opencontainers.image.title": f"headrace-{variant}",
         "org.opencontainers.image.version": distribution("headrace").version,

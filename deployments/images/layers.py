@@ -22,7 +22,7 @@ GZIP_LEVEL = 4  # of wheels, level 6 takes twice as long for 2 % less
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LayerEntry:
     """One file of a layer, by its path in the image without the leading slash: a file here, or bytes; None: a folder that is
     closed to all but its owner, a number of user and group."""
 
@@ -64,7 +64,7 @@ class _Told:
         return f"sha256:{self.sha256.hexdigest()}"
 
 
-def write_layer(layout: Layout, name: str, entries: Iterable[Entry], *, inputs: str = "", compressed: bool = True) -> Layer:
+def write_layer(layout: Layout, name: str, entries: Iterable[LayerEntry], *, inputs: str = "", compressed: bool = True) -> Layer:
     """Writes a layer of these files; their folders are made, owned by root. Raises NoCapacity, Unreachable."""
     with layout.writing() as file:
         outer = _Told(file)
@@ -97,7 +97,7 @@ def press_tar(layout: Layout, name: str, tar: Path) -> Layer:
     return Layer(name, Descriptor(GZIP_LAYER_TYPE, outer.digest, outer.size_bytes, annotations), inner.digest, inner.size_bytes)
 
 
-def _write_tar(target: _Told, entries: Iterable[Entry]) -> None:
+def _write_tar(target: _Told, entries: Iterable[LayerEntry]) -> None:
     made: set[str] = set()
     with tarfile.open(fileobj=cast("BinaryIO", target), mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as tar:
         for entry in sorted(entries, key=lambda entry: PurePosixPath(entry.path).parts):
@@ -126,13 +126,13 @@ def _info(path: str, kind: bytes, mode: int, size_bytes: int) -> tarfile.TarInfo
     return info
 
 
-def files_below(folder: Path, under: str, *, without: Iterable[str] = ("__pycache__",)) -> Iterator[Entry]:
+def files_below(folder: Path, under: str, *, without: Iterable[str] = ("__pycache__",)) -> Iterator[LayerEntry]:
     """All files below a folder as entries under a path of the image, links followed."""
     left_out = set(without)
     for path in folder.rglob("*"):
         relative = path.relative_to(folder)
         if path.is_file() and not left_out & set(relative.parts):
-            yield Entry(f"{under}/{relative.as_posix()}", path, bool(path.stat().st_mode & 0o100))
+            yield LayerEntry(f"{under}/{relative.as_posix()}", path, bool(path.stat().st_mode & 0o100))
 
 
 def reusable(layout: Layout, layers: Iterable[Descriptor], inputs: str) -> Layer | None:

@@ -22,7 +22,7 @@ REMEDY = "make it again, or copy it again from where it came"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LayoutTag:
     """A tag in a layout: `oci:FOLDER:TAG`."""
 
     folder: Path
@@ -32,7 +32,7 @@ class Place:
         return f"oci:{self.folder}:{self.tag}"
 
 
-def place_of(text: str, *, option: str, default_tag: str | None = None) -> Place:
+def place_of(text: str, *, option: str, default_tag: str | None = None) -> LayoutTag:
     """Reads `oci:DIR:TAG`; the tag may be left out where there is a default. Raises BadInput. Pure."""
     scheme, _, rest = text.partition(":")
     folder, colon, tag = rest.rpartition(":")
@@ -41,7 +41,7 @@ def place_of(text: str, *, option: str, default_tag: str | None = None) -> Place
     if scheme != "oci" or not folder or not tag or not tag.replace(".", "").replace("-", "").replace("_", "").isalnum():
         shape = "oci:DIR:TAG" if default_tag is None else "oci:DIR or oci:DIR:TAG"
         raise BadInput("names no place in an OCI layout", where=f"{option} {text}", remedy=f"write {shape}, e.g. oci:images:v1")
-    return Place(Path(folder).expanduser().absolute(), tag)
+    return LayoutTag(Path(folder).expanduser().absolute(), tag)
 
 
 @contextmanager

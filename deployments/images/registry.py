@@ -81,7 +81,7 @@ def login_for(host: str, environment: Mapping[str, str]) -> Login | None:
     return None
 
 
-class Registry:
+class ImageRegistry:
     """One repository of a registry. Loopback is spoken to in clear, every other host over TLS."""
 
     def __init__(self, where: Reference, *, environment: Mapping[str, str] | None = None) -> None:

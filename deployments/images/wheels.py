@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from cluster.errors import BadInput, NoCapacity, Unreachable
-from deployments.images.layers import Entry, files_below
+from deployments.images.layers import LayerEntry, files_below
 
 SITE = "opt/headrace/site"
 BILL = "opt/headrace/share/sbom.cdx.json"
@@ -33,7 +33,7 @@ _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 _TAIL_BYTES = 1500
 
 
-class Variant(StrEnum):
+class ImageVariant(StrEnum):
     """What an image can execute: ONNX alone, or PyTorch's programs too."""
 
     SERVE = "serve"
@@ -55,9 +55,9 @@ class Pins:
         return hashlib.sha256(told.encode()).hexdigest()
 
 
-def requirements(variant: Variant) -> tuple[str, ...]:
+def requirements(variant: ImageVariant) -> tuple[str, ...]:
     """What Headrace itself asks for in this variant."""
-    extras = (*_EXTRAS, "torch") if variant is Variant.SERVE_TORCH else _EXTRAS
+    extras = (*_EXTRAS, "torch") if variant is ImageVariant.SERVE_TORCH else _EXTRAS
     asked = []
     for line in distribution("headrace").requires or ():
         extra = _EXTRA.search(line)
@@ -77,7 +77,7 @@ def require_uv() -> str:
     return found
 
 
-def resolve(variant: Variant, *, python_minor: int, architecture: str) -> Pins:
+def resolve(variant: ImageVariant, *, python_minor: int, architecture: str) -> Pins:
     """The wheels of an image. Versions are those installed here. Raises BadInput where the base has none, Unreachable."""
     installed = {one.metadata["Name"]: one.version for one in distributions() if one.metadata["Name"] != "headrace"}
     with tempfile.TemporaryDirectory(prefix="headrace-wheels-") as scratch:
@@ -141,16 +141,16 @@ def check_architecture(site: Path, architecture: str) -> None:
             )
 
 
-def entries(site: Path) -> Iterator[Entry]:
+def entries(site: Path) -> Iterator[LayerEntry]:
     """The installed wheels as a layer's entries, and a list of them (CycloneDX) with their licences."""
     for entry in files_below(site, SITE, without=(*_LEFT_OUT, *_OF_THE_INSTALLER)):
         if entry.path.startswith(_SCRIPTS):
             continue
         if entry.path.endswith(".dist-info/RECORD") and isinstance(entry.content, Path):
-            yield Entry(entry.path, _record(entry.content.read_text()))
+            yield LayerEntry(entry.path, _record(entry.content.read_text()))
         else:
             yield entry
-    yield Entry(BILL, bill(site))
+    yield LayerEntry(BILL, bill(site))
 
 
 def _record(text: str) -> bytes:

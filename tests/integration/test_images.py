@@ -24,8 +24,8 @@ from cluster.errors import BadArtifact
 from deployments.images.image import ModelAboard, build_image
 from deployments.images.layers import NAME
 from deployments.images.layout import Layout, place_of
-from deployments.images.registry import Registry, reference_of
-from deployments.images.wheels import Variant
+from deployments.images.registry import ImageRegistry, reference_of
+from deployments.images.wheels import ImageVariant
 from headrace.local.ports import free_port
 from tests.support.models import INPUT, mlp_artifact
 
@@ -61,11 +61,11 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     uri, digest, _ = mlp_artifact(folder / "artifacts")
     model = ModelAboard("digits", Path(uri), digest, ModelDocument(name="digits").model_dump_json().encode())
     place = place_of(f"oci:{folder}/layout:one", option="--output")
-    first = build_image(place, base=None, variant=Variant.SERVE, models=[model], epoch_s=0, say=lambda _: None)
+    first = build_image(place, base=None, variant=ImageVariant.SERVE, models=[model], epoch_s=0, say=lambda _: None)
     # Elsewhere, of the same base: nothing is reused but the base, and all digests are the same.
     base = place_of(f"oci:{folder}/layout:headrace-base", option="--base")
     again = place_of(f"oci:{folder}/again:two", option="--output")
-    second = build_image(again, base=base, variant=Variant.SERVE, models=[model], epoch_s=0, say=lambda _: None)
+    second = build_image(again, base=base, variant=ImageVariant.SERVE, models=[model], epoch_s=0, say=lambda _: None)
     assert second.manifest == first.manifest
     return Layout(place.folder)
 
@@ -153,13 +153,13 @@ def registry(tmp_path: Path) -> Iterator[str]:
 
 def test_a_registry_has_it_to_the_byte_and_a_damaged_one_is_not_sent(layout: Layout, registry: str) -> None:
     one = layout.find("one")
-    with Registry(reference_of(f"{registry}/team/digits:1", where="to")) as pushing:
+    with ImageRegistry(reference_of(f"{registry}/team/digits:1", where="to")) as pushing:
         assert all(sent for _, sent in pushing.push(layout, one))
     seen = subprocess.run(
         ["skopeo", "inspect", "--tls-verify=false", f"docker://{registry}/team/digits:1"], check=True, capture_output=True
     )
     assert json.loads(seen.stdout)["Digest"] == one.digest
-    with Registry(reference_of(f"{registry}/team/digits:2", where="to")) as pushing:
+    with ImageRegistry(reference_of(f"{registry}/team/digits:2", where="to")) as pushing:
         assert not any(sent for _, sent in pushing.push(layout, one))
 
     layer = next(each for each in layout.document(one)["layers"] if each["annotations"][NAME] == "model digits")
@@ -168,7 +168,7 @@ def test_a_registry_has_it_to_the_byte_and_a_damaged_one_is_not_sent(layout: Lay
     path.write_bytes(whole[:-1] + b"x")
     try:
         with (
-            Registry(reference_of(f"{registry}/team/digits:bad", where="to")) as pushing,
+            ImageRegistry(reference_of(f"{registry}/team/digits:bad", where="to")) as pushing,
             pytest.raises(BadArtifact, match="damaged"),
         ):
             list(pushing.push(layout, one))

@@ -13,8 +13,8 @@ from cluster.rollout.plan import Plan
 from deployments.artifacts.fetch import localize
 from deployments.images.image import ModelAboard, build_image
 from deployments.images.layout import Layout, place_of
-from deployments.images.registry import Registry, reference_of
-from deployments.images.wheels import Variant
+from deployments.images.registry import ImageRegistry, reference_of
+from deployments.images.wheels import ImageVariant
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
 
@@ -30,7 +30,7 @@ def build(
     base: Annotated[
         str | None, typer.Option(metavar="oci:DIR[:TAG]", help="An image with Python; made by mmdebstrap where left out.")
     ] = None,
-    variant: Annotated[Variant, typer.Option(help="serve-torch brings PyTorch too.")] = Variant.SERVE,
+    variant: Annotated[ImageVariant, typer.Option(help="serve-torch brings PyTorch too.")] = ImageVariant.SERVE,
     as_json: AsJson = False,
 ) -> None:
     """Write a container image as an OCI layout: no daemon, and no root where a base is given.
@@ -114,7 +114,7 @@ def push(
     layout = Layout(place.folder)
     one = layout.find(place.tag)
     screen, sent_bytes = notes(), 0
-    with Registry(where) as registry:
+    with ImageRegistry(where) as registry:
         for blob, sent in registry.push(layout, one):
             sent_bytes += blob.size_bytes if sent else 0
             screen.print(f"  {blob.digest[:19]} {blob.size_bytes / 1e6:,.1f} MB{'' if sent else ', was there'}")

@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 from cluster.error_wire import to_wire
 from cluster.errors import HeadraceError
 from headrace.client import ControlClient
-from headrace.local.aboard import take_aboard
 from headrace.local.home import read_settings
 from headrace.local.lock import Busy
 from headrace.local.options import UpOptions
+from headrace.local.repairs.aboard import take_aboard
 from headrace.local.repairs.supervise import BUSY, line_of
 from headrace.local.up import bring_up
 

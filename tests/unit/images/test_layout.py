@@ -10,7 +10,7 @@ import pytest
 from cluster.errors import BadArtifact, BadInput, NotFound
 from deployments.images.base import require_mmdebstrap
 from deployments.images.descriptors import MANIFEST_TYPE
-from deployments.images.layers import Entry, write_layer
+from deployments.images.layers import LayerEntry, write_layer
 from deployments.images.layout import Layout, copy_blob, place_of
 from deployments.images.wheels import check_architecture
 
@@ -24,7 +24,7 @@ def _layout(folder: Path) -> Layout:
 def test_a_layer_has_the_same_digest_whatever_the_order_and_the_files_times(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"content")
-    entries = [Entry("opt/b", file), Entry("opt/a/c", b"text", executable=True)]
+    entries = [LayerEntry("opt/b", file), LayerEntry("opt/a/c", b"text", executable=True)]
     first = write_layer(_layout(tmp_path / "one"), "code", entries)
     os.utime(file, (1, 1))
     second = write_layer(_layout(tmp_path / "two"), "code", entries[::-1])
@@ -33,7 +33,7 @@ def test_a_layer_has_the_same_digest_whatever_the_order_and_the_files_times(tmp_
 
 def test_a_damaged_blob_is_neither_taken_over_nor_left_behind(tmp_path: Path) -> None:
     source, target = _layout(tmp_path / "source"), _layout(tmp_path / "target")
-    layer = write_layer(source, "code", [Entry("a", b"x" * 100)], compressed=False)
+    layer = write_layer(source, "code", [LayerEntry("a", b"x" * 100)], compressed=False)
     path = source.path(layer.descriptor.digest)
     path.write_bytes(path.read_bytes().replace(b"x", b"y", 1))
     with pytest.raises(BadArtifact, match="damaged"):
