@@ -54,14 +54,16 @@ $(VENV)-kserve/.installed: tests/support/kserve-constraints.txt | $(STAMP)
 	  $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r $< && touch $@ || \
 	  { echo "==> KServe's clients could not be installed"; rm -rf $(@D); }
 
-# What the proofs need from Debian's packages, as root. Debian would start services on their usual ports: told not to, for the time.
+# What the proofs need from Debian's packages, as root: to watch, and to read and run images. Debian would start services on their
+# usual ports: told not to, for the time.
+TOOLS := prometheus prometheus-alertmanager umoci crun skopeo podman docker-registry mmdebstrap
 POLICY := /usr/sbin/policy-rc.d
 tools:
 	@test "$$(id -u)" = 0 && command -v apt-get > /dev/null || \
-	  { echo "==> needs root and apt-get (Debian): run 'sudo make tools', or install what this target of the Makefile names"; exit 1; }
+	  { echo "==> needs root and apt-get (Debian): run 'sudo make tools', or install $(TOOLS) yourself"; exit 1; }
 	apt-get update -qq
 	@made=; test -e $(POLICY) || { made=1; printf '#!/bin/sh\nexit 101\n' > $(POLICY); chmod 755 $(POLICY); }; \
-	  apt-get install -y -qq --no-install-recommends prometheus prometheus-alertmanager; rc=$$?; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TOOLS) > /dev/null; rc=$$?; \
 	  test -z "$$made" || rm -f $(POLICY); exit $$rc
 
 # Long tests of real parts, which `test` leaves out.

@@ -66,6 +66,10 @@ def up(
     supervise: Annotated[
         bool, typer.Option("--supervise", help="Stay, and bring back whatever ends; SIGTERM drains as `down` does.")
     ] = False,
+    models: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="With --supervise: register and serve the versions that an image brings."),
+    ] = None,
     drain_timeout_s: DrainTimeout = 40.0,
     as_json: AsJson = False,
 ) -> None:
@@ -122,7 +126,10 @@ def up(
         client_ca=_absolute(client_ca),
         client_certs=client_certs,
         access="" if access is None else str(access.absolute()),
+        models="" if models is None else str(models.absolute()),
     )
+    if models is not None and not supervise:
+        raise BadInput("goes with --supervise", where="--models", remedy="give --supervise too, or use `headrace apply`")
     if supervise:
         if not run_supervised(options, read_settings(), _log, drain_timeout_s=drain_timeout_s):
             raise typer.Exit(ExitCode.FAILED)
