@@ -19,13 +19,13 @@ import numpy as np
 import orjson
 import ray
 
-from consumers.batch.places import locate
 from consumers.batch.run import begin
 from consumers.batch.score.pool import UnitActor, ray_workforce
 from consumers.batch.score.rowscorer import RowScorer
 from consumers.batch.spec import BatchSpec
 from consumers.batch.write.records import Pinned, RunRecord
 from consumers.batch.write.runs import RunHistory
+from deployments.artifacts.places import locate
 from deployments.engines.datatypes import Array
 
 _GLANCE_S = 0.01

@@ -17,6 +17,7 @@ from cluster.rollout.plan import Plan
 from cluster.rollout.record import Rollout
 from cluster.schedule.fires import Fire
 from cluster.versions import Version, Versions
+from cluster.watch.payloads import Payloads
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Model:
     refused. `rollout` is the id of the one under way, or of the last. `warm` maps former versions to the Unix time until which
     they stay in the route table. `replicas` is the last number seen of a model scaled by hand, `scale_to` a number asked for
     and not seen yet. `retries` are versions that should run and failed to start. `project` names the project whose files it was
-    last applied from, where they say so. `removal` is there once it shall go.
+    last applied from, where they say so. `removal` is there once it shall go. `payloads` says what of its traffic is kept.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Model:
     retries: Mapping[int, Retry] = field(default_factory=dict)
     project: str = ""
     removal: Removal | None = None
+    payloads: Payloads | None = None
 
     @property
     def unrouted(self) -> bool:

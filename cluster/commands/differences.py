@@ -11,6 +11,7 @@ from cluster.commands.command import Message
 from cluster.fleet.serving import Serving
 from cluster.ports import FeedSpec
 from cluster.rollout.plan import Plan
+from cluster.watch.payloads import Payloads
 
 
 class FieldChange(Message):
@@ -21,11 +22,12 @@ class FieldChange(Message):
     after: Any = None
 
 
-def model_fields(serving: Serving | None, plan: Plan | None, project: str) -> dict[str, Any]:
+def model_fields(serving: Serving | None, plan: Plan | None, project: str, payloads: Payloads | None = None) -> dict[str, Any]:
     """A Model as plain data."""
     return {
         "serving": serving.model_dump(mode="json") if serving is not None else None,
         "rollout": plan.model_dump(mode="json") if plan is not None else None,
+        "payloads": payloads.model_dump(mode="json") if payloads is not None else None,
         "project": project or None,
     }
 

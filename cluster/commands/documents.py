@@ -24,6 +24,7 @@ from cluster.rollout.plan import Plan
 from cluster.schedule.fires import AskedSchedule
 from cluster.state import AuditEvent, Feed, State, feed_key
 from cluster.versions import check_name
+from cluster.watch.payloads import Payloads
 
 ACCESS = "access"  # there is one, so its kind is its name
 Did = Literal["created", "updated", "unchanged", "removed"]
@@ -35,6 +36,7 @@ class ModelDocument(Message):
     name: str
     serving: AskedServing = Serving()
     rollout: Plan = Plan()
+    payloads: Payloads | None = None
 
 
 class FeedDocument(Message):
@@ -178,16 +180,18 @@ def _apply_model(at: Context, state: State, document: ModelDocument, project: st
         raise being_removed(f"model {document.name}")
     created, note = model.serving is None, _what_waits(state, document)
     project = project or model.project
-    if (model.serving, model.plan, model.project) == (document.serving, document.rollout, project):
+    now = (model.serving, model.plan, model.payloads, model.project)
+    if now == (document.serving, document.rollout, document.payloads, project):
         return state, Change(kind="model", name=document.name, action="unchanged", note=note)
-    before = model_fields(model.serving, model.plan, model.project)
-    fields = () if created else differences(before, model_fields(document.serving, document.rollout, project))
+    before = model_fields(model.serving, model.plan, model.project, model.payloads)
+    after = model_fields(document.serving, document.rollout, project, document.payloads)
+    fields = () if created else differences(before, after)
     scaling = document.serving.scaling
     if not created and model.serving is not None and scaling != model.serving.scaling and scaling.mode is ScalingMode.MANUAL:
         # A new number in the document is a person's word too.
         wanted = scaling.replicas
         model = replace(model, scale_to=wanted) if model.stable is not None else replace(model, replicas=wanted)
-    changed = replace(model, serving=document.serving, plan=document.rollout, project=project)
+    changed = replace(model, serving=document.serving, plan=document.rollout, payloads=document.payloads, project=project)
     if model.serving != document.serving:
         # What has failed may start with the new section: it is tried at once.
         changed = replace(changed, retries={number: due_at(at.now_s, retry) for number, retry in model.retries.items()})

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from cluster.access.policy import NO_POLICY, AccessPolicy
 from cluster.fleet.serving import Serving
 from cluster.signature import Signature
+from cluster.watch.payloads import Payloads
 
 WEIGHT_UNIT = 10_000  # weights are in basis points: 10_000 is all traffic
 
@@ -47,7 +48,8 @@ class Route:
     While `trial`, the candidate has not passed its first step: it is never loaded in its callers' own processes, so that one
     that crashes takes none of them along. `slow_ms` is the bound above which a call counts as slow, `tolerance` what outputs may
     differ by in shadow: all, or by name (None, or not named: compare argmax on the last axis). While labels are wanted,
-    `labels` says of which output. `asleep`: a person wants no replicas of it, so nothing starts when it is called.
+    `labels` says of which output. `asleep`: a person wants no replicas of it, so nothing
+    starts when it is called. `payloads` says what of its traffic is kept; None: nothing.
     """
 
     model: str
@@ -65,6 +67,7 @@ class Route:
     tolerance: float | dict[str, float] | None = None
     labels: LabelledOutput | None = None
     asleep: bool = False
+    payloads: Payloads | None = None
 
 
 class Standing(StrEnum):

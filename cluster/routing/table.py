@@ -111,6 +111,7 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
         slow_ms=slow_ms,
         tolerance=tolerance,
         labels=labels,
+        payloads=model.payloads,
         asleep=by_hand(model) and initial_replicas(model, serving) == 0,
     )
 

@@ -136,6 +136,14 @@ BATCH_DELAY = _gauge("batch_schedule_delay_seconds", "How late the last schedule
 BATCH_LAST_FAILED = _gauge("batch_last_run_failed", "1 where the last scheduled run that ended has failed.", "batch")
 BATCH_LAST_SUCCESS = _gauge("batch_last_success_timestamp_seconds", "When the last scheduled run succeeded, Unix time.", "batch")
 
+# Payload logs.
+PAYLOADS = _counter(
+    "payloads",
+    "Predictions for the payload log (logged, dropped, failed), once for each place that they go to.",
+    "model",
+    "outcome",
+)
+
 # Rollouts, replicas, the controller.
 ROLLOUT_STATE = _gauge("rollout_state", "1 for the state that the model's newest rollout is in.", "model", "state")
 ROLLOUT_HELD = _gauge("rollout_held", "1 where the rollout under way waits for a person: neither proven good nor bad.", "model")

@@ -95,7 +95,8 @@ def figures(before: MetricTotals, after: MetricTotals, standing: Mapping[Series,
     """What happened between two looks, `seconds` apart. Pure."""
     found: dict[Figure, float] = defaultdict(float)
     for series, total in after.counters.items():
-        grown = (total - before.counters.get(series, 0.0)) / seconds
+        known = before.counters.get(series, 0.0)
+        grown = (total - known if total >= known else total) / seconds  # one that was forgotten begins anew
         labels = _named(series)
         match series.metric:
             case ROWS_SCORED.name:
@@ -171,7 +172,7 @@ def _means(points: Iterable[HistoryPoint]) -> dict[Figure, float]:
 
 
 def _minus(after: Buckets, before: Buckets | None) -> Buckets:
-    if before is None:
+    if before is None or sum(before.counts) > sum(after.counts):
         return after
     counts = tuple(a - b for a, b in zip(after.counts, before.counts, strict=True))
     return Buckets(counts, after.total - before.total)

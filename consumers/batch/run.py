@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import date
 
 from cluster.errors import BadInput, Conflict, NotFound
-from consumers.batch.places import Place, explaining, locate
 from consumers.batch.plan import Unit, plan
 from consumers.batch.read.columns import bind
 from consumers.batch.read.dataset import Dataset, discover, with_date
@@ -25,6 +24,7 @@ from consumers.batch.write.quarantine import too_many_bad
 from consumers.batch.write.records import Pinned, Receipt, RunPhase, RunRecord, Totals, remaining, schema_text, to_repeat, totals
 from consumers.batch.write.retention import retire_old, scored_before
 from consumers.batch.write.runs import RunHistory, new_run_id
+from deployments.artifacts.places import Place, explaining, locate
 
 ScoreUnits = Callable[[Ledger, RunRecord, Sequence[Unit], int], Iterable[Receipt]]
 

@@ -31,6 +31,7 @@ from consumers.stream.spec import StreamSpec
 from consumers.stream.stream_meter import StreamMeter
 from consumers.stream.stuck import Stuck
 from deployments.observe.meters import Meters
+from deployments.observe.payloads.log import PayloadLog
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +64,14 @@ class Loop:
         make_log: Callable[[], Log],
         extra_headers: Sequence[Header] = (),
         meters: Meters | None = None,
+        payloads: PayloadLog | None = None,
     ) -> None:
         self.name, self.spec = name, spec
         self.counters = Counters()
         self._meter = StreamMeter(meters or Meters(), name, spec.model)
         if meters is not None:
             meters.before_each_report(self._tell)
+        self._payloads = payloads
         self.last_turn_s = time.monotonic()
         self._make_log = make_log
         self._form = answer_template(spec, extra_headers)
@@ -219,6 +222,9 @@ class Loop:
             took_s = now_s - commit.began_s
             self.counters.committed(rows_in=plan.rows, rows_out=plan.rows_out, rows_dead=plan.rows_dead, took_s=took_s)
             self._meter.committed(plan, took_s, int(time.time() * 1000))
+            for taken in (outcome.payloads for outcome in plan.outcomes):
+                if taken is not None and self._payloads is not None:
+                    self._payloads.put(taken.settings, taken.events)
 
     def _tell(self, _: Meters) -> None:
         oldest_s = self._in_flight.oldest_s

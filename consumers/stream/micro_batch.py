@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from consumers.stream.codecs.codec import Decoded, Encoder
 from consumers.stream.log.port import Outgoing, Partition, Records
+from consumers.stream.payloads.taken import TakenPayloads
 from deployments.scoring.port import Scored
 
 
@@ -17,7 +18,8 @@ class SliceOutcome:
     """What leaves for the records of one slice, and how far that brings their partition. `epoch`: when they were taken.
 
     `first` is the offset of the first record, and `first_ms` its time (Unix, ms). `versions` tells how many rows each version
-    answered, `dead` how many became dead letters by an error of each kind.
+    answered, `dead` how many became dead letters by an error of each kind. `payloads` go to the payload log once it is
+    committed.
     """
 
     partition: Partition
@@ -31,6 +33,7 @@ class SliceOutcome:
     first_ms: int = 0
     versions: Mapping[int, int] = field(default_factory=dict)
     dead: Mapping[str, int] = field(default_factory=dict)
+    payloads: TakenPayloads | None = None
 
 
 @dataclass

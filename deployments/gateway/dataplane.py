@@ -23,6 +23,7 @@ from deployments.gateway.protocol.response import InferResponse, OutputTensor
 from deployments.gateway.request_meter import RequestMeter
 from deployments.gateway.statistics import Statistics, added
 from deployments.observe.meters import Meters
+from deployments.observe.payloads.log import PayloadLog
 from deployments.scoring.port import Scored, Scorer
 
 SERVER_NAME = "headrace"
@@ -59,9 +60,15 @@ class DataPlane:
     """
 
     def __init__(
-        self, scorer: TableScorer, limits: BatchLimits, others: OtherGateways | None = None, meters: Meters | None = None
+        self,
+        scorer: TableScorer,
+        limits: BatchLimits,
+        others: OtherGateways | None = None,
+        meters: Meters | None = None,
+        payloads: PayloadLog | None = None,
     ) -> None:
-        """`others` are asked for their statistics; None: there are none. `meters` are the process's."""
+        """`others` are asked for their statistics; None: there are none. `meters` and `payloads` are the process's."""
+        self._payloads = payloads
         self._scorer = scorer
         self._others = others
         self._statistics = Statistics()
@@ -86,6 +93,10 @@ class DataPlane:
         version_name, parameters = _versions(scored)
         if scored.label_keys is not None:
             parameters["label_keys"] = _label_keys(scored.label_keys)
+        if route.payloads is not None and self._payloads is not None:
+            keys = parameters["label_keys"].split(",") if scored.label_keys is not None else ()
+            inputs, given = request.inputs, (scored.outputs, scored.versions)
+            self._payloads.answered(route.payloads, call.model, inputs, *given, request_id=request.id, label_keys=keys)
         outputs = [OutputTensor(spec.name, spec.datatype, scored.outputs[spec.name], binary) for spec, binary in wanted]
         return InferResponse(call.model, version_name, tuple(outputs), request.id, parameters)
 
@@ -103,8 +114,11 @@ class DataPlane:
                 caller="" if caller.anonymous else caller.name,
             )
             _raise_first(call.model, scored)
-        except HeadraceError:
+        except HeadraceError as error:
             self._statistics.failed(call.model, version or route.stable, time.monotonic() - begin_s)
+            if route.payloads is not None and self._payloads is not None:
+                asked = version or route.stable
+                self._payloads.failed(route.payloads, call.model, request.inputs, asked, error, request_id=request.id)
             raise
         return scored
 

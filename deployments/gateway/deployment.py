@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.metadata
 import logging
 import os
@@ -27,6 +28,8 @@ from deployments.gateway.http.callers import Callers
 from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer, ServerLimits
 from deployments.observe.meters import Meters
+from deployments.observe.payloads.log import PayloadLog
+from deployments.observe.payloads.sink import OpenTopic
 from deployments.scoring.scorer import RoutedScorer
 from deployments.serving.collector import spare_collections
 from deployments.serving.serve_controller import GATEWAY_APP
@@ -49,7 +52,8 @@ class GatewaySettings:
     its node that `tls` names. `node` is the address of the only Ray node that may have gateways; None: any. `cpus` reserves none
     unless told to: a full cluster still has a door. `hosts` are the names, beside its nodes' own, by which commands may be given:
     see `Callers`. Who brings no key may score and see on loopback, and elsewhere where it is `insecure`, as long as no Access
-    document was applied. Of the byte limits two bound one message each, and the last all that are in one gateway.
+    document was applied. Of the byte limits two bound one message each, and the last all that are in one gateway. What
+    `payload_topics` names opens topics for payload logs, as `module:function`; None: there are none.
     """
 
     replicas: int = 1
@@ -66,6 +70,7 @@ class GatewaySettings:
     max_body_bytes: int = 256 << 20
     max_grpc_message_bytes: int = 256 << 20
     max_buffered_bytes: int = 1 << 30
+    payload_topics: str | None = None
 
     @property
     def visitors(self) -> bool:
@@ -111,7 +116,8 @@ class Gateway:
     async def _open(self) -> None:
         settings, control = self._settings, connect()
         meters = Meters()
-        self._scorer = RoutedScorer(control, RemoteTransport(for_life=True), meters=meters)
+        payloads = PayloadLog(meters, named_opener(settings.payload_topics))
+        self._scorer = RoutedScorer(control, RemoteTransport(for_life=True), meters=meters, payloads=payloads)
         binary = await asyncio.to_thread(usable_haproxy)
         if binary is not None:
             node = ray.get_runtime_context().get_node_id()
@@ -125,7 +131,7 @@ class Gateway:
             max_buffered_bytes=settings.max_buffered_bytes,
         )
         self._server = GatewayServer(
-            DataPlane(self._scorer, BatchLimits(), None if self._door is None else self._door.other_gateways(), meters),
+            DataPlane(self._scorer, BatchLimits(), None if self._door is None else self._door.other_gateways(), meters, payloads),
             Repository(self._scorer, control),
             control,
             Guard(self._scorer, visitors=settings.visitors, meters=meters),
@@ -155,6 +161,15 @@ class Gateway:
             await self._door.leave()
         if self._scorer is not None:
             await self._scorer.close()
+
+
+def named_opener(name: str | None) -> OpenTopic | None:
+    """What opens topics for payload logs, by its `module:function`: it lives above this room."""
+    if name is None:
+        return None
+    module, _, function = name.partition(":")
+    opener: OpenTopic = getattr(importlib.import_module(module), function)
+    return opener
 
 
 def door_settings(settings: GatewaySettings, binary: str) -> DoorSettings:

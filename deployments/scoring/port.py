@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from cluster.errors import HeadraceError, NoCapacity
 from cluster.signature import Signature
+from cluster.watch.payloads import Payloads
 from deployments.engines.datatypes import Array
 from deployments.scoring.senders import Senders
 
@@ -22,13 +23,15 @@ class Scored:
     `outputs` has n rows each; rows with an error hold zeros (empty bytes for BYTES). `versions[i]` is the version that
     scored row i, int32. `errors` maps a row's index to its error: BadInput (the row's fault) or EngineFailure (no version
     could score it, found by bisecting). Empty where all went well. `label_keys`, while a rollout wants labels, has a text for
-    each row, empty for rows that must not be judged: with `/` and a name of the prediction it is what a label is sent under.
+    each row, empty for rows that must not be judged: with `/` and a name of the prediction it is what a label is
+    sent under. `payloads` says what of the model's traffic is kept: then the tensors lie as they were given, donated or not.
     """
 
     outputs: dict[str, Array]
     versions: npt.NDArray[np.int32]
     errors: dict[int, HeadraceError]
     label_keys: Sequence[str] | None = None
+    payloads: Payloads | None = None
 
 
 class Late(NoCapacity):

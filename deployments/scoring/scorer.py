@@ -21,16 +21,17 @@ from deployments.control.table_watch import EvidencePush, ReportPush, TableWatch
 from deployments.engines.datatypes import Array
 from deployments.observe.metering import Meter
 from deployments.observe.meters import Meters
+from deployments.observe.payloads.log import PayloadLog
 from deployments.observe.scorer_meter import ScorerMeter
 from deployments.scoring.answering import CallScorer
 from deployments.scoring.asking import VersionAsker
 from deployments.scoring.call import Call, begin_call, target_of
 from deployments.scoring.label_keys import label_keys
 from deployments.scoring.port import Scored
-from deployments.scoring.rows import assembled
+from deployments.scoring.rows import Answer, Rows, assembled
 from deployments.scoring.senders import Senders
 from deployments.scoring.shadow.score import ShadowScorer
-from deployments.scoring.shadow.shadows import Shadows
+from deployments.scoring.shadow.shadows import Shadowed, Shadows
 from deployments.scoring.tally import Tally
 from deployments.transport.engine_process import start_engine_process
 from deployments.transport.remote import RemoteTransport
@@ -60,10 +61,12 @@ class RoutedScorer:
         meters: Meters | None = None,
         way: ScoringWay = ScoringWay.ONLINE,
         meter: Meter | None = None,
+        payloads: PayloadLog | None = None,
         seed: int | None = None,
     ) -> None:
         """Without others given, `remote` asks Serve's replicas, `embedded` loads engines in this process, and `trial` each in a
-        process of its own. `meters` is what its process counts in, and `way` how it scores; `meter` takes the place of both."""
+        process of its own. `meters` is what its process counts in, and `way` how it scores; `meter` takes the place of both.
+        `payloads` is told of what shadows disagree on, and closed at the end."""
         self.meters = meters or Meters()
         self._remote = remote or RemoteTransport()
         self._embedded = embedded or EmbeddedTransport()
@@ -77,7 +80,9 @@ class RoutedScorer:
         self._reports = ReportPush(control, self.meters)
         self.meters.before_each_report(self._gauges)
         tally = Tally(self._log, meter or ScorerMeter(self.meters, way))
-        self._shadows = Shadows(ShadowScorer(self._asker, tally, lambda model: self.table.routes.get(model)).score)
+        self._payloads, self._way = payloads, way
+        shadow = ShadowScorer(self._asker, tally, lambda model: self.table.routes.get(model), self._disagreed)
+        self._shadows = Shadows(shadow.score)
         self._calls = CallScorer(self._asker, tally, self._shadows, self._random)
 
     async def start(self) -> None:
@@ -94,6 +99,8 @@ class RoutedScorer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._push.flush()
+        if self._payloads is not None:
+            await asyncio.to_thread(self._payloads.close)
         await self._reports.flush()
         await self._asker.close()
 
@@ -146,7 +153,8 @@ class RoutedScorer:
         allowed_s = route.serving.timeout_s if timeout_s is None else timeout_s
         end_s = time.monotonic() + allowed_s
         told = senders if route.stage else None
-        call = begin_call(route, tensors, keys, version=version, donated=donated, end_s=end_s, random=self._random, senders=told)
+        given_up = donated and route.payloads is None  # what is kept of them is taken once they are scored
+        call = begin_call(route, tensors, keys, version=version, donated=given_up, end_s=end_s, random=self._random, senders=told)
         return replace(call, hurried=True) if allowed_s < HURRIED_SHARE * route.serving.timeout_s else call
 
     async def answer(self, call: Call) -> Scored:
@@ -162,7 +170,14 @@ class RoutedScorer:
             refusal = BadInput("the row holds NaN, a missing value", where=call.route.model, remedy=remedy)
             errors.update(dict.fromkeys(np.flatnonzero(call.bad).tolist(), refusal))
         wanted = None if call.pinned else call.route.labels
-        return Scored(outputs, versions, errors, label_keys(wanted, outputs, parts, rows) if wanted is not None else None)
+        keys = label_keys(wanted, outputs, parts, rows) if wanted is not None else None
+        return Scored(outputs, versions, errors, keys, call.route.payloads)
+
+    def _disagreed(self, shadowed: Shadowed, answer: Answer, rows: Rows) -> None:
+        route = shadowed.route
+        if self._payloads is not None and route.payloads is not None:
+            version, inputs = shadowed.candidate.version, shadowed.tensors
+            self._payloads.disagreed(route.payloads, self._way, route.model, version, inputs, answer.outputs, rows)
 
     def _gauges(self, meters: Meters) -> None:
         meters.put(SCORERS, 1)
@@ -170,6 +185,9 @@ class RoutedScorer:
 
     def _changed(self, table: RouteTable) -> None:
         self._asker.keep(table)
+        if self._payloads is not None:
+            known = {route.model: route.payloads for route in table.routes.values()}
+            self._payloads.keep({model: payloads for model, payloads in known.items() if payloads is not None})
         self._log.keep_only({(route.model, route.stage) for route in table.routes.values()})
 
 

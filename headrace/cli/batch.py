@@ -19,7 +19,6 @@ from cluster.commands.feeds import FeedName, FeedView, ScheduleView
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, NotFound
 from consumers.batch.batch_meter import BatchMeter
-from consumers.batch.places import locate
 from consumers.batch.run import RunProgress, Watcher, Workforce, begin, resume
 from consumers.batch.spec import BatchSpec, ScoringPlace
 from consumers.batch.write.ledger import Ledger
@@ -27,6 +26,7 @@ from consumers.batch.write.lock import is_held
 from consumers.batch.write.publish import RunManifest, read_manifest
 from consumers.batch.write.records import Pinned, RunPhase, totals
 from consumers.batch.write.runs import RunHistory
+from deployments.artifacts.places import locate
 from headrace.cli.screens.output import AsJson, age, answers, notes, print_json
 from headrace.client import ControlClient
 from headrace.local.home import read_settings

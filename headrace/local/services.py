@@ -27,6 +27,7 @@ POLL_S = 0.1
 CLOSING_S = 20.0
 # Serve starts a replica that ended again, for as long as it takes.
 KEPT_UP = (ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING, ApplicationStatus.UNHEALTHY)
+PAYLOAD_TOPICS = "consumers.stream.payloads.topic_sink:open_topic"
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 (compared)
 
 
@@ -52,6 +53,7 @@ def gateway_settings(options: UpOptions) -> GatewaySettings:
         tls=options.tls,
         hosts=(options.host, *options.hosts),
         insecure=options.insecure,
+        payload_topics=PAYLOAD_TOPICS,
     )
 
 

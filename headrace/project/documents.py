@@ -17,8 +17,9 @@ from cluster.rollout.plan import Plan
 from cluster.schedule.fires import with_five_fields
 from cluster.section import Section
 from cluster.versions import check_name
+from cluster.watch.payloads import Payloads
 from consumers.batch.spec import BatchSpec, ScoringPlace
-from consumers.stream.spec import StreamSpec
+from consumers.stream.spec import Security, StreamSpec
 from deployments.builder.spec import BuildSpec
 from headrace.project.explain import did_you_mean, explain
 from headrace.project.paths import PATH_FIELDS, resolve_fields
@@ -48,6 +49,7 @@ class _Model(BaseModel):
     build: dict[str, Any] | None = None
     serving: AskedServing = Serving()
     rollout: Plan = Plan()
+    payloads: Payloads | None = None
 
 
 class _Feed(BaseModel):
@@ -183,12 +185,16 @@ def _kind(source: Source) -> str:
 
 
 def _model(source: Source) -> ModelFile:
-    document = _check(_Model, source.data, source)
+    document = _check(_Model, resolve_fields(source.data, PATH_FIELDS["Model"], source.file.parent), source)
     build: BuildSpec | None = None
     if document.build is not None:
         build = _check(BuildSpec, document.build, source, ("build",))
     name = _name(document.name, "name", source)
-    return ModelFile(source, ModelDocument(name=name, serving=document.serving, rollout=document.rollout), build)
+    payloads = document.payloads
+    if payloads is not None and payloads.kafka is not None:
+        _check(Security, payloads.kafka.security, source, ("payloads", "kafka", "security"))
+    whole = ModelDocument(name=name, serving=document.serving, rollout=document.rollout, payloads=payloads)
+    return ModelFile(source, whole, build)
 
 
 def _feed(source: Source, kind: str) -> FeedFile:

@@ -6,11 +6,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+_SECRETS = ("ca_file", "cert_file", "key_file", "key_password_file", "password_file")
+
 # Which fields of each kind hold paths.
 PATH_FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "Batch": (("input", "path"), ("output", "path"), ("output", "quarantine")),
+    "Model": (
+        ("payloads", "parquet", "path"),
+        *(("payloads", "kafka", "security", name) for name in _SECRETS),
+    ),
     "Stream": (
-        *(("security", name) for name in ("ca_file", "cert_file", "key_file", "key_password_file", "password_file")),
+        *(("security", name) for name in _SECRETS),
         *(("registry", name) for name in ("ca_file", "password_file")),
     ),
 }

@@ -15,12 +15,12 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
-from consumers.batch.places import locate
 from consumers.batch.run import begin
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.write.publish import read_manifest
 from consumers.batch.write.records import RunPhase
 from consumers.batch.write.runs import RunHistory
+from deployments.artifacts.places import locate
 from tests.support.batch_driver import driver, workers
 from tests.support.batch_parts import digits_pin, engine_scorer, published, quarantined, spec_of, write_dataset, write_file
 

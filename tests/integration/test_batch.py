@@ -15,11 +15,11 @@ import pyarrow as pa
 import pytest
 
 from cluster.errors import Conflict, HeadraceError
-from consumers.batch.places import locate
 from consumers.batch.ray_inside import ACTORS
 from consumers.batch.run import begin, resume
 from consumers.batch.write.lock import is_held
 from consumers.batch.write.runs import RunHistory
+from deployments.artifacts.places import locate
 from tests.conftest import RayCluster
 from tests.support.batch_driver import driver, workers
 from tests.support.batch_parts import digits_pin, images, published, quarantined, spec_of, write_dataset, write_file

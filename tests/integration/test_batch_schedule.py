@@ -18,8 +18,8 @@ import ray
 from cluster.commands.feeds import FeedView
 from cluster.errors import HeadraceError
 from cluster.store.sql import SqlStore
-from consumers.batch.places import locate
 from consumers.batch.write.runs import RunHistory
+from deployments.artifacts.places import locate
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from headrace.controller_actor import start_controller
 from headrace.local.home import Settings, read_settings

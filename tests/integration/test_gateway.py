@@ -17,17 +17,21 @@ from typing import Any
 import httpx
 import numpy as np
 import psutil
+import pyarrow.dataset as ds
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.access.callers import Role, grant_of
+from cluster.commands.documents import Apply, ModelDocument
 from cluster.commands.keys import CreateKey
 from deployments.engines.load import load_engine
 from deployments.gateway.deployment import APP, GatewaySettings
+from headrace.cli.main import main
 from headrace.local.home import read_settings
 from headrace.local.ports import free_port
+from headrace.local.services import PAYLOAD_TOPICS
 from tests.conftest import RayCluster
 from tests.support.access import made_key
 from tests.support.live import Service
@@ -51,7 +55,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def service(ray_cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, GatewaySettings]]:
-    settings = GatewaySettings(grpc_port=free_port())
+    settings = GatewaySettings(grpc_port=free_port(), payload_topics=PAYLOAD_TOPICS)
     home = read_settings({"HEADRACE_HOME": str(tmp_path_factory.mktemp("gateway"))})
     with running_service(ray_cluster, home, "online", settings) as service:
         yield service, settings
@@ -109,6 +113,63 @@ def test_tritonclient_grpc(running: Running) -> None:
         answer = client.infer(model, [tensor], request_id="7")
         np.testing.assert_allclose(answer.as_numpy(OUTPUT), running.expected, atol=1e-5)
         assert (answer.get_response().model_version, answer.get_response().id) == ("1", "7")
+
+
+def test_payloads_are_kept_and_replayed_to_a_version_that_does_not_serve(
+    service: tuple[Service, GatewaySettings],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = replace(service[0], name="online-payloads")
+    kept, x = tmp_path / "kept", rows(5)
+    about = {
+        "name": model.name,
+        "serving": {"transport": "embedded", "resources": {"cpus": 0.1}, "scaling": {"min": 1, "max": 1}},
+        "payloads": {"sample": 1.0, "parquet": {"path": str(kept), "every_s": 0.2}},
+    }
+    model.control.apply(Apply(models=(ModelDocument.model_validate(about),)))
+    model.register(mlp_artifact(tmp_path / "artifacts", model.name))
+    assert model.ended(1).state == "promoted"
+    model.control.apply(Apply(models=(ModelDocument.model_validate({**about, "rollout": {"start": "manual"}}),)))
+    assert model.register(mlp_artifact(tmp_path / "artifacts", model.name, seed=2)) == 2
+    url = f"{model.url}/v2/models/{model.name}"
+    until(lambda: httpx.get(f"{url}/ready", timeout=60).status_code == 200, 60)
+    with triton_http.InferenceServerClient(model.url.removeprefix("http://")) as client:
+        tensor = triton_http.InferInput(INPUT, list(x.shape), "FP32").set_data_from_numpy(x)
+        client.infer(model.name, [tensor], request_id="by-http")
+        missing = triton_http.InferInput(INPUT, [1, 784], "FP32").set_data_from_numpy(np.full((1, 784), np.nan, np.float32))
+        with pytest.raises(triton_http.InferenceServerException, match="NaN"):
+            client.infer(model.name, [missing], request_id="bad")
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{service[1].grpc_port}") as client:
+        tensor = triton_grpc.InferInput(INPUT, list(x.shape), "FP32")
+        tensor.set_data_from_numpy(x)
+        expected = client.infer(model.name, [tensor], request_id="by-grpc").as_numpy(OUTPUT)
+    found: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        files = [str(file) for file in kept.rglob("*.parquet") if not file.name.startswith(".")]
+        found[:] = ds.dataset(files, format="parquet").to_table().to_pylist() if files else []
+        return len(found) == 11
+
+    until(look, 60)
+    by_id = {one: [row for row in found if row["headrace_request_id"] == one] for one in ("by-http", "by-grpc", "bad")}
+    for answered in (by_id["by-http"], by_id["by-grpc"]):
+        np.testing.assert_array_equal([row[INPUT] for row in answered], x)
+        np.testing.assert_allclose([row[f"headrace_output_{OUTPUT}"] for row in answered], expected, atol=1e-5)
+        assert {(row["headrace_outcome"], row["headrace_version"], row["headrace_way"]) for row in answered} == {
+            ("ok", 1, "online")
+        }
+    assert [(row["headrace_outcome"], row["headrace_error"]) for row in by_id["bad"]] == [("error", "BadInput")]
+    monkeypatch.setenv("HEADRACE_URL", model.url)
+    told = {}
+    for version in ("1", "2"):
+        command = ["payloads", "replay", str(kept), "--model", model.name, "--version", version, "--tolerance", "1e-4", "--json"]
+        assert main(command) == 0
+        told[version] = json.loads(capsys.readouterr().out)
+    assert (told["1"]["requests"], told["1"]["rows"], told["1"]["same"], told["1"]["different"]) == (3, 11, 10, 0)
+    assert (told["2"]["same"], told["2"]["different"]) == (0, 10)
+    assert main(["payloads", "replay", str(kept), "--model", model.name, "--version", "3"]) != 0
 
 
 def test_curl(running: Running) -> None:

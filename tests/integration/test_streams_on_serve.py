@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import ray
+from kafka.admin import NewTopic
 from ray import serve
 from ray.job_submission import JobStatus
 
@@ -33,8 +34,9 @@ from headrace.controller_actor import start_controller
 from headrace.local.home import read_settings
 from tests.conftest import RayCluster
 from tests.support.batch_parts import spec_of, write_dataset
+from tests.support.broker_admin import administered
 from tests.support.models import INPUT, SIGNATURE, rows, slow_artifact
-from tests.support.stream_topics import WAIT_S, Topics
+from tests.support.stream_topics import WAIT_S, Topics, read_values
 from tests.support.waiting import until
 
 MODEL = "streamed"
@@ -51,9 +53,13 @@ class Running:
     def ask(self, command: str, **payload: Any) -> dict[str, Any]:
         return asyncio.run(connect().call(command, payload))
 
-    def apply(self, spec: StreamSpec) -> None:
+    def apply(self, spec: StreamSpec, payloads: dict[str, Any] | None = None) -> None:
         document = {"kind": "stream", "name": self.name, "model": MODEL, "spec": spec.model_dump(mode="json")}
-        model = {"name": MODEL, "serving": {"transport": "embedded", "scaling": "manual", "resources": SMALL}}
+        model = {
+            "name": MODEL,
+            "serving": {"transport": "embedded", "scaling": "manual", "resources": SMALL},
+            "payloads": payloads,
+        }
         self.ask("apply", models=[model], feeds=[document])
 
     def view(self) -> dict[str, Any]:
@@ -144,6 +150,30 @@ def test_ready_means_that_its_workers_poll(running: Running) -> None:
     assert worker.partitions == (0, 1, 2, 3)
     assert (worker.rows_out, worker.rows_dead) == (294, 6)
     until(lambda: running.counted() == {"answered": 294, "dead": 6}, WAIT_S)
+
+
+def test_payloads_of_what_has_committed_are_kept_once(running: Running, broker: str) -> None:
+    topic = f"payloads-{uuid.uuid4().hex[:6]}"
+    with administered(broker) as admin:
+        admin.create_topics([NewTopic(topic, 1, 1)])
+    running.apply(running.topics.spec, {"sample": 1.0, "kafka": {"topic": topic, "brokers": broker}})
+    kept: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        running.topics.publish(20)
+        kept[:] = read_values(broker, topic)
+        return len(kept) >= 40
+
+    until(look, WAIT_S)
+    running.apply(running.topics.spec)
+    running.topics.check()
+    ids = [each["id"] for each in kept]
+    assert len(set(ids)) == len(ids)
+    assert all(one.startswith(f"{running.topics.spec.input.topic}/") for one in ids)
+    assert {(each["way"], each["model"], each["version"], each["outcome"], each["weight"]) for each in kept} == {
+        ("stream", MODEL, 1, "ok", 1.0)
+    }
+    assert all(each["inputs"][0]["shape"] == [1, 784] and len(each["outputs"][0]["data"]) == 10 for each in kept)
 
 
 def test_a_replica_that_is_killed_is_replaced_and_nothing_is_lost_or_doubled(running: Running) -> None:

@@ -18,7 +18,6 @@ import xxhash
 
 from cluster.errors import BadInput
 from cluster.signature import Signature
-from consumers.batch.places import Place
 from consumers.batch.plan import Damaged, InputFile, RowGroup
 from consumers.batch.read.columns import expanded, used_columns
 from consumers.batch.read.filters import filter_columns, filter_of
@@ -27,6 +26,7 @@ from consumers.batch.read.listing import list_data
 from consumers.batch.read.reader import holds_times, int96_types
 from consumers.batch.read.schemas import TimeUnit, common_type, without_views
 from consumers.batch.spec import BatchInput, OnDamage
+from deployments.artifacts.places import Place
 
 _READERS = 16  # footers are small reads: waiting, not computing
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pyarrow.fs as pafs
 
 from cluster.errors import BadInput
-from consumers.batch.places import Place, explaining, locate
 from consumers.batch.spec import BatchInput
+from deployments.artifacts.places import Place, explaining, locate
 
 _GLOB = re.compile(r"[*?\[]")
 

@@ -13,9 +13,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from cluster.errors import BadInput
-from consumers.batch.places import Place
 from consumers.batch.plan import Damaged, Slice
 from consumers.batch.read.schemas import TimeUnit, cast, once, without_views
+from deployments.artifacts.places import Place
 
 _BUFFER_BYTES = 64 * 1024  # of one column
 _NANOSECONDS_OF = 1000

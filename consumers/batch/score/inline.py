@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
-from consumers.batch.places import locate
 from consumers.batch.plan import Unit
 from consumers.batch.run import Workforce
 from consumers.batch.score.rowscorer import RowScorer
 from consumers.batch.score.unit import UnitRunner
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.records import Receipt, RunRecord
+from deployments.artifacts.places import locate
 
 
 def inline_workforce(make_scorer: Callable[[RunRecord], RowScorer]) -> Workforce:

@@ -18,7 +18,6 @@ from ray.exceptions import RayError
 from cluster.error_wire import from_wire, to_wire
 from cluster.errors import BadInput, HeadraceError, Unreachable
 from cluster.fleet.serving import Resources
-from consumers.batch.places import Place, locate
 from consumers.batch.plan import Unit
 from consumers.batch.ray_inside import LeftActors, quieten_log
 from consumers.batch.run import Workforce
@@ -29,6 +28,7 @@ from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import under_way
 from consumers.batch.write.records import Receipt, RunRecord, read_receipt, receipt_bytes
 from deployments.artifacts.fetch import localize
+from deployments.artifacts.places import Place, locate
 from deployments.control.client import ActorControlPlane
 from deployments.engines.load import load_engine
 

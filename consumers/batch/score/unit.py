@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from cluster.errors import EngineFailure
-from consumers.batch.places import explaining
 from consumers.batch.plan import Slice, Unit
 from consumers.batch.read.columns import bind, used_columns
 from consumers.batch.read.filters import filter_columns, filter_of
@@ -25,6 +24,7 @@ from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.output import OutputWriter
 from consumers.batch.write.quarantine import too_many_bad, write_quarantine
 from consumers.batch.write.records import OutputFile, Receipt, RunRecord, rows_differ
+from deployments.artifacts.places import explaining
 from deployments.engines.datatypes import Array
 
 

@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import NotFound
-from consumers.batch.places import Place
 from consumers.batch.plan import Unit
 from consumers.batch.write.records import Receipt, RunPhase, RunRecord, read_receipt, receipt_bytes, unreadable
+from deployments.artifacts.places import Place
 
 _UNITS = TypeAdapter(tuple[Unit, ...])
 _READERS = 16

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from cluster.errors import Conflict
-from consumers.batch.places import Place
+from deployments.artifacts.places import Place
 
 _TRIES = 5
 _GLANCE_S = 0.02

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from consumers.batch.places import DigestSink
 from consumers.batch.read.hive import by_partition
 from consumers.batch.score.answers import output_columns, to_columns
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.records import OutputFile, RunRecord
+from deployments.artifacts.places import DigestSink
 from deployments.engines.datatypes import NUMPY
 
 _ROW_GROUP_ROWS = 128 * 1024

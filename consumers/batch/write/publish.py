@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from consumers.batch.places import Place, explaining, locate
 from consumers.batch.spec import Mode
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.records import Receipt, RunRecord, rows_differ, unreadable
+from deployments.artifacts.places import Place, explaining, locate
 
 _AT_FDCWD = -100
 _EXCHANGE = 2

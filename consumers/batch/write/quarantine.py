@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.errors import BadInput
-from consumers.batch.places import explaining
 from consumers.batch.plan import Slice
 from consumers.batch.read.reader import Reader
 from consumers.batch.read.schemas import joined, once
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.records import OutputFile, rows_differ
+from deployments.artifacts.places import explaining
 
 REASON = "_reason"
 FILE = "_file"

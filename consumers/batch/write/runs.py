@@ -6,9 +6,9 @@ import re
 import secrets
 from datetime import UTC, datetime
 
-from consumers.batch.places import Place
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.records import RunPhase
+from deployments.artifacts.places import Place
 
 _RUN_ID = re.compile(r"r\d{8}T\d{6}\.\d{6}-[0-9a-f]{4}")
 

@@ -20,6 +20,7 @@ from consumers.stream.outgoing.answers import (
     output_records,
     prediction_ids,
 )
+from consumers.stream.payloads.taken import PayloadTaker, TakenPayloads
 from consumers.stream.refusals import Place, Refused
 from consumers.stream.spec import OnEmpty, StreamSpec
 from deployments.scoring.port import Scored
@@ -57,6 +58,8 @@ class Outcomes:
         if again:
             answered &= ~np.isin(positions, list(again))
             dead = {row: DeadLetterReason(Stage.WRITING, why.error) for row, why in again.items()} | dead
+        settings = scored.payloads
+        taker = PayloadTaker(settings, self.spec.model, decoded.tensors, scored, now_ms) if settings is not None else None
         made: list[SliceOutcome] = []
         begin = 0
         for records in batch.slices:
@@ -84,6 +87,7 @@ class Outcomes:
                     records.timestamps_ms[0],
                     _by_version(scored, [j for j in chosen if int(positions[j]) - begin not in here] if here else chosen),
                     Counter(why.error.kind for why in here.values()),
+                    _payloads(taker, records, np.arange(first, last), positions[first:last] - begin, here) if taker else None,
                 )
             )
             begin = end
@@ -163,6 +167,12 @@ def _by_version(scored: Scored, rows: Sequence[int] | Rows) -> dict[int, int]:
         return {}
     numbers, counts = np.unique(scored.versions[rows], return_counts=True)
     return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+
+
+def _payloads(taker: PayloadTaker, records: Records, rows: Rows, places: Rows, dead: Collection[int]) -> TakenPayloads:
+    """Of the slice whose records are at these rows of the tensors, and at these places in it."""
+    answered = ~np.isin(places, list(dead)) if dead else np.ones(len(places), np.bool_)
+    return taker.of(records, rows, places, answered)
 
 
 def _unreadable(batch: MicroBatch) -> dict[int, DeadLetterReason]:

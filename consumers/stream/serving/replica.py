@@ -17,11 +17,13 @@ from consumers.stream.kafka.clients import chosen_client, open_log
 from consumers.stream.log.notes import ControlledNotes
 from consumers.stream.log.port import Log, Member, Partition
 from consumers.stream.loop import Loop
+from consumers.stream.payloads.topic_sink import open_topic
 from consumers.stream.phases import WorkerPhase
 from consumers.stream.serving.autoscale import LAG
 from consumers.stream.spec import Client, StreamSpec
 from deployments.control.client import connect
 from deployments.observe.meters import Meters
+from deployments.observe.payloads.log import PayloadLog
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread
 from deployments.serving.collector import spare_collections
@@ -59,8 +61,9 @@ class StreamReplica:
             if self._loop is not None:
                 self._loop.stop()
             meters = Meters()
-            scoring = ScorerThread(lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM))
-            loop = Loop(self._name, self._spec, scoring, lambda: self._open(number), meters=meters)
+            payloads = PayloadLog(meters, open_topic)
+            scoring = ScorerThread(lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM, payloads=payloads))
+            loop = Loop(self._name, self._spec, scoring, lambda: self._open(number), meters=meters, payloads=payloads)
             self._loop = loop
             self._thread = threading.Thread(target=self._work, args=(loop, scoring, before), name="stream", daemon=True)
             self._thread.start()

@@ -19,8 +19,15 @@ from deployments.scoring.tally import Tally
 class ShadowScorer:
     """What `Shadows` gives its gathered rows to."""
 
-    def __init__(self, asker: VersionAsker, tally: Tally, route: Callable[[str], Route | None]) -> None:
-        """`route` finds a model's route as it is now."""
+    def __init__(
+        self,
+        asker: VersionAsker,
+        tally: Tally,
+        route: Callable[[str], Route | None],
+        disagreed: Callable[[Shadowed, Answer, Rows], None] | None = None,
+    ) -> None:
+        """`route` finds a model's route as it is now; `disagreed` is told on which rows the candidate's answer differs."""
+        self._disagreed = disagreed
         self._asker = asker
         self._tally = tally
         self._route = route
@@ -45,6 +52,8 @@ class ShadowScorer:
         both[list(answer.failed | stable.failed)] = False
         compared = np.flatnonzero(both)
         differ = _disagreed(stable, answer, compared, route.tolerance)
+        if differ and self._disagreed is not None:
+            self._disagreed(shadowed, answer, compared[differ])
         blameless = answer.failed.keys() & stable.failed.keys()
         errors = len(answer.failed) - len(blameless)
         sent = shares(shadowed.senders, all_rows(rows), answer.failed, blameless)

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import BadInput, Conflict, NoCapacity
-from consumers.batch.places import locate
 from consumers.batch.read.hive import NULL, by_partition, check_keys
 from consumers.batch.run import begin, resume
 from consumers.batch.write.runs import RunHistory
+from deployments.artifacts.places import locate
 from tests.support.batch_parts import ECHO, echo, echo_pin, echo_spec_of, stopping_after
 
 

@@ -13,7 +13,6 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.errors import BadInput, Conflict
-from consumers.batch.places import locate
 from consumers.batch.run import begin
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.score.rowscorer import RowScorer
@@ -21,6 +20,7 @@ from consumers.batch.spec import BatchSpec
 from consumers.batch.write.publish import RunManifest, read_manifest
 from consumers.batch.write.records import RunPhase, RunRecord
 from consumers.batch.write.runs import RunHistory
+from deployments.artifacts.places import locate
 from tests.support.batch_parts import ECHO, echo_pin
 
 KEPT = 10

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.errors import BadInput, Conflict, HeadraceError, NoCapacity, NotFound
-from consumers.batch.places import locate
 from consumers.batch.plan import Unit
 from consumers.batch.run import RunProgress, Workforce, begin, resume
 from consumers.batch.score.inline import inline_workforce
@@ -29,6 +28,7 @@ from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.publish import RunManifest
 from consumers.batch.write.records import Pinned, Receipt, RunRecord
 from consumers.batch.write.runs import RunHistory
+from deployments.artifacts.places import locate
 from tests.support.batch_parts import (
     digits_pin,
     echo,

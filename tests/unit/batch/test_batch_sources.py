@@ -18,8 +18,8 @@ import pytest
 
 from cluster.errors import BadInput
 from cluster.signature import Datatype
-from consumers.batch.places import locate
 from consumers.batch.write.runs import RunHistory
+from deployments.artifacts.places import locate
 from tests.support.batch_parts import echo, echo_pin
 
 X = pa.array([1.0, 2.0], pa.float32())

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from consumers.batch.places import locate
 from consumers.batch.write.publish import read_manifest
 from consumers.batch.write.records import RunPhase, totals
 from consumers.batch.write.runs import RunHistory
 from deployments.artifacts.manifest import verify
+from deployments.artifacts.places import locate
 from deployments.engines.load import load_engine
 from tests.support.batch_parts import echo
 

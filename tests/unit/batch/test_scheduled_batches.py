@@ -14,11 +14,11 @@ from cluster.commands.feeds import FeedView
 from cluster.commands.versions import VersionView
 from cluster.errors import NoCapacity, Unreachable
 from cluster.schedule.fires import JobState
-from consumers.batch.places import locate
 from consumers.batch.schedule.job import find, run_fire
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.write.records import Pinned
 from consumers.batch.write.runs import RunHistory
+from deployments.artifacts.places import locate
 from tests.support.batch_parts import (
     digits_pin,
     engine_scorer,

@@ -74,6 +74,14 @@ def test_a_day_and_a_half_is_kept_as_a_day_by_five_minutes_and_an_hour_by_ten_se
     assert few[-1] == points[-1]
 
 
+def test_what_was_forgotten_and_begins_anew_is_no_negative_rate() -> None:
+    history = History()
+    history.note(1000.0, totals(rows=900, slow=50), {})
+    history.note(1010.0, totals(rows=10), {})
+    assert history.points()[-1].figures[ROWS_S] == pytest.approx(2.0)
+    assert history.points()[-1].figures[Figure(HistorySubject.MODEL, "digits", "p99_s")] <= 0.005
+
+
 def test_a_clock_that_is_set_back_stops_no_history() -> None:
     history = History()
     history.note(1000.0, totals(), {})

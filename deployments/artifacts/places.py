@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 from cluster.errors import BadInput, HeadraceError, NoCapacity, Unreachable
 
 # Object stores make a written object visible only when it is closed, and have no cheap rename.
+RESUME = "free some space, then `headrace batch resume` goes on from here"
 _OBJECT_STORES = ("s3", "gcs", "abfs")
 
 
@@ -185,8 +186,8 @@ def _base(filesystem: pafs.FileSystem) -> pafs.FileSystem:
 
 
 @contextmanager
-def explaining(where: str) -> Iterator[None]:
-    """Turns what a filesystem raises into errors that say what to do."""
+def explaining(where: str, when_full: str = RESUME) -> Iterator[None]:
+    """Turns what a filesystem raises into errors that say what to do, and `when_full` where the disk is full."""
     try:
         yield
     except HeadraceError:
@@ -197,9 +198,7 @@ def explaining(where: str) -> Iterator[None]:
         raise BadInput("no such file or directory", where=where, remedy="check the path") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoCapacity(
-                "the disk is full", where=where, remedy="free some space, then `headrace batch resume` goes on from here"
-            ) from error
+            raise NoCapacity("the disk is full", where=where, remedy=when_full) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise BadInput(str(error), where=where, remedy="give this user the right, or choose another path") from error
         raise Unreachable(str(error), where=where, remedy="try again, or check the storage") from error

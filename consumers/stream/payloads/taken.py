@@ -1,0 +1,90 @@
+"""Which records of a scored slice are kept, with what was asked and answered. Pure but for the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.errors import HeadraceError
+from cluster.watch.catalogue import ScoringWay
+from cluster.watch.payloads import Payloads
+from consumers.stream.log.port import Header, Records
+from deployments.engines.datatypes import Array
+from deployments.observe.payloads.event import PayloadEvent, PayloadOutcome
+from deployments.observe.payloads.log import kept
+from deployments.observe.payloads.sampling import sampled_places, weight_of
+from deployments.scoring.port import Scored
+
+_TRACEPARENT = "traceparent"
+Rows = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class TakenPayloads:
+    """What of a slice goes to the payload log once it is committed."""
+
+    settings: Payloads
+    events: Sequence[PayloadEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadTaker:
+    """Of one scored micro-batch of a model: row j of `tensors` and `scored` is the same record."""
+
+    settings: Payloads
+    model: str
+    tensors: Mapping[str, Array]
+    scored: Scored
+    now_ms: int
+
+    def of(self, records: Records, rows: Rows, places: Rows, answered: Mask) -> TakenPayloads:
+        """Of the slice's records at these rows of the tensors: `places` is where each lies in it, and `answered` tells which
+        leave with an answer; of the others, those are errors that the model could not score."""
+        settings, errors = self.settings, self.scored.errors
+        events = list(self._events(records, rows[answered], places[answered], settings.sample))
+        if errors:
+            failed = np.isin(rows, list(errors))
+            events += self._events(records, rows[failed], places[failed], settings.errors)
+        return TakenPayloads(settings, events)
+
+    def _events(self, records: Records, rows: Rows, places: Rows, share: float) -> Iterator[PayloadEvent]:
+        (topic, number), offsets = records.origin
+        partition = f"{topic}/{number}"
+        for one in sampled_places(partition, np.asarray(offsets)[places], share, self.settings.seed).tolist():
+            row, at = int(rows[one]), int(places[one])
+            error = self.scored.errors.get(row)
+            yield self._event(f"{partition}/{offsets[at]}", row, error, weight_of(share), records.headers[at])
+
+    def _event(
+        self, prediction: str, row: int, error: HeadraceError | None, weight: float, headers: Sequence[Header]
+    ) -> PayloadEvent:
+        scored, one = self.scored, slice(row, row + 1)
+        label = scored.label_keys[row] if scored.label_keys is not None else ""
+        return PayloadEvent(
+            prediction,
+            self.now_ms / 1000,
+            ScoringWay.STREAM,
+            self.model,
+            int(scored.versions[row]),
+            PayloadOutcome.OK if error is None else PayloadOutcome.ERROR,
+            weight,
+            kept(self.tensors, self.settings, one),
+            kept(scored.outputs, self.settings, one) if error is None else None,
+            np.array(scored.versions[one], np.int32),
+            error="" if error is None else error.kind,
+            trace_id=_trace_id(headers),
+            label_keys=(f"{label}/{prediction}",) if label else (),
+        )
+
+
+def _trace_id(headers: Iterable[Header]) -> str:
+    """That of the record's `traceparent`; empty where it has none, or no good one."""
+    for name, value in headers:
+        if name == _TRACEPARENT and value is not None:
+            parts = value.decode("ascii", "replace").split("-")
+            return parts[1] if len(parts) >= 4 and len(parts[1]) == 32 and parts[1].isalnum() else ""
+    return ""

@@ -1,0 +1,74 @@
+"""`headrace payloads replay`: a payload log put to a version, also to one that does not serve yet."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cluster.errors import NotFound
+from consumers.payload_replay.outcome import ReplayOutcome
+from consumers.payload_replay.recorded import payload_files, recorded
+from consumers.payload_replay.replay import ReplaySpeed, replay
+from deployments.artifacts.fetch import localize
+from deployments.engines.load import load_engine
+from headrace.cli.screens.output import AsJson, answers, print_json
+from headrace.client import ControlClient
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Use the log of what was asked and answered."""
+
+
+@app.command("replay")
+def replay_command(
+    payloads: Annotated[str, typer.Argument(help="A Parquet file of a payload log, or a folder with some; any URI.")],
+    model: Annotated[str, typer.Option("--model", help="Whose requests, and whose version.")],
+    version: Annotated[int, typer.Option("--version", help="The version that is asked; it need not serve.")],
+    speed: Annotated[ReplaySpeed, typer.Option(help="As fast as it was recorded, or as fast as it goes.")] = ReplaySpeed.MAX,
+    tolerance: Annotated[
+        float | None, typer.Option(min=0, help="What outputs may differ by; left out, classes are compared (the argmax).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put recorded requests to a version, and compare its answers with the recorded ones.
+
+    The version is loaded in this process, from the files it was registered with: nothing that serves is asked or slowed.
+
+    Example: `headrace payloads replay /data/payloads --model churn --version 4`
+    """
+    with ControlClient.from_environment() as client:
+        view = client.model(model)
+    found = next((one for one in view.versions if one.version == version), None)
+    if found is None:
+        known = ", ".join(str(one.version) for one in view.versions) or "none"
+        raise NotFound(f"no version {version}", where=model, remedy=f"its versions: {known}")
+    files = payload_files(payloads)
+    engine = load_engine(localize(found.artifact_uri, found.digest))
+    requests = chain.from_iterable(recorded(file, model, engine.signature) for file in files)
+    outcome = replay(requests, engine, model, version, speed=speed, tolerance=tolerance)
+    if not outcome.requests:
+        raise NotFound(f"it holds no request to {model}", where=payloads, remedy="name the log of that model")
+    if as_json:
+        print_json(outcome)
+    else:
+        answers().print(_table(outcome))
+
+
+def _table(outcome: ReplayOutcome) -> Table:
+    table = Table("", f"{outcome.model} version {outcome.version}")
+    table.add_row("requests", f"{outcome.requests:,} of {outcome.rows:,} rows in {outcome.seconds:.1f} s")
+    table.add_row("rows answered the same", f"{outcome.same:,}")
+    table.add_row("rows answered differently", f"{outcome.different:,}")
+    table.add_row("rows that failed", f"{outcome.errors:,}" + "".join(f", {n:,} {why}" for why, n in outcome.reasons.items()))
+    table.add_row("rows that failed then and do not now", f"{outcome.answered_errors:,}")
+    table.add_row(
+        "latency, ms",
+        f"p50 {outcome.p50_ms:.2f}, p90 {outcome.p90_ms:.2f}, p99 {outcome.p99_ms:.2f}, most {outcome.max_ms:.2f}",
+    )
+    return table
