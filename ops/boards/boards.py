@@ -139,6 +139,9 @@ NODE = Board(
         Panel("Round of the controller, p99", "s", _quantile(0.99, "", "headrace_controller_tick_seconds"), "p99"),
         Panel("Troubles of the controller", "short", "sum(headrace_controller_troubles)", "troubles"),
         Panel("Values dropped", "cps", "sum(rate(headrace_dropped_values_total[$__rate_interval]))", "dropped"),
+        Panel(
+            "Payloads kept, and lost", "cps", "sum by (outcome) (rate(headrace_payloads_total[$__rate_interval]))", "{{outcome}}"
+        ),
         Panel("Release", "short", "max by (release) (headrace_build_info)", "{{release}}"),
         Panel("Scrapes that answer", "short", 'up{job="headrace"}', "{{instance}}"),
         Panel("Version ready", "short", "headrace_version_ready", "{{model}} {{version}}"),
