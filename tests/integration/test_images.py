@@ -34,7 +34,9 @@ MISSING = [tool for tool in TOOLS if shutil.which(tool) is None] + ([] if os.get
 pytestmark = [
     pytest.mark.proof,
     pytest.mark.timeout(480),
-    pytest.mark.skipif(bool(MISSING) and "HEADRACE_CI" not in os.environ, reason=f"not here: {', '.join(MISSING)}; `make tools` as root"),
+    pytest.mark.skipif(
+        bool(MISSING) and "HEADRACE_CI" not in os.environ, reason=f"not here: {', '.join(MISSING)}; `make tools` as root"
+    ),
 ]
 
 UNPACKED_MOST_BYTES = 1_000_000_000

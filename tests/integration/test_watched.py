@@ -59,6 +59,9 @@ def webhook() -> Iterator[tuple[str, list[str]]]:
             thread.join()
 
 
+OF_ONE_MODEL = {"Rows", "Time of a request, p99", "Replicas"}
+
+
 @contextmanager
 def called(url: str) -> Iterator[None]:
     """Somebody calls the model meanwhile, and always gets an answer."""
@@ -118,9 +121,10 @@ def test_what_is_watched_is_seen_and_told(machine: Machine, tmp_path: Path) -> N
             with called(url):
                 assert service.ended(service.register(failing_artifact(tmp_path, MODEL))).state == "rolled_back"
                 until(lambda: "HeadraceRolledBack" in told, limit_s=60)
+                # A rate takes two scrapes.
+                until(lambda: {p.title for p in ONE_MODEL.panels if asked(prometheus, p.query)} >= OF_ONE_MODEL, limit_s=120)
                 shown = {(b.uid, p.title) for b in BOARDS for p in b.panels if asked(prometheus, p.query)}
         assert {("headrace-service", "Requests"), ("headrace-node", "Gateways"), ("headrace-rollouts", "State")} <= shown
-        assert {title for uid, title in shown if uid == ONE_MODEL.uid} >= {"Rows", "Time of a request, p99", "Replicas"}
         page = httpx.get(f"{url}/metrics", timeout=30, trust_env=False).text
         done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, text=True, timeout=30, check=False)
         assert (done.returncode, done.stderr) == (0, "")
