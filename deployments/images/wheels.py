@@ -27,6 +27,10 @@ BILL = "opt/headrace/share/sbom.cdx.json"
 _OF_THE_INSTALLER = ("INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json")
 _LEFT_OUT = ("__pycache__", ".lock")
 _SCRIPTS = f"{SITE}/bin/"  # their first line is this machine's Python
+# What nothing here imports: packages' own tests, and Ray's workers in Java. Some 60 MB.
+_NOT_NEEDED = tuple(
+    f"{SITE}/{folder}/" for folder in ("pandas/tests", "pyarrow/tests", "numpy/_core/tests", "numpy/lib/tests", "ray/jars")
+)
 _PLATFORMS = {"amd64": "x86_64", "arm64": "aarch64"}
 _EXTRAS = ("postgres", "librdkafka", "tokenizers")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
@@ -51,7 +55,7 @@ class Pins:
     @property
     def inputs(self) -> str:
         """The same where the same wheels are put in."""
-        told = "\n".join((*self.lines, f"3.{self.python_minor}", self.architecture, "form 2"))
+        told = "\n".join((*self.lines, f"3.{self.python_minor}", self.architecture, "form 3"))
         return hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -144,7 +148,7 @@ def check_architecture(site: Path, architecture: str) -> None:
 def entries(site: Path) -> Iterator[LayerEntry]:
     """The installed wheels as a layer's entries, and a list of them (CycloneDX) with their licences."""
     for entry in files_below(site, SITE, without=(*_LEFT_OUT, *_OF_THE_INSTALLER)):
-        if entry.path.startswith(_SCRIPTS):
+        if entry.path.startswith((_SCRIPTS, *_NOT_NEEDED)):
             continue
         if entry.path.endswith(".dist-info/RECORD") and isinstance(entry.content, Path):
             yield LayerEntry(entry.path, _record(entry.content.read_text()))
@@ -156,7 +160,8 @@ def entries(site: Path) -> Iterator[LayerEntry]:
 def _record(text: str) -> bytes:
     """RECORD without the files that are left out."""
     gone = tuple(f"/{name}," for name in _OF_THE_INSTALLER)
-    kept = [line for line in text.splitlines() if not line.startswith(("bin/", "../")) and not any(one in line for one in gone)]
+    starts = ("bin/", "../", *(folder.removeprefix(f"{SITE}/") for folder in _NOT_NEEDED))
+    kept = [line for line in text.splitlines() if not line.startswith(starts) and not any(one in line for one in gone)]
     return "".join(f"{line}\n" for line in sorted(kept)).encode()
 
 
