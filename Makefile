@@ -6,9 +6,9 @@ STAMP := $(VENV)/.installed
 PROTO := deployments/gateway/protocol/proto
 # The commands, workers and replicas are many short processes: without compiled modules each would compile torch and Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
-ALL := cluster deployments consumers headrace tests bench examples
+ALL := cluster deployments consumers headrace ops tests bench examples
 
-.PHONY: check test proof tools lint unit tensorflow kserve models demo bench proto reference constraints clean
+.PHONY: check test proof tools lint unit tensorflow kserve models demo bench proto reference ops constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -54,9 +54,17 @@ $(VENV)-kserve/.installed: tests/support/kserve-constraints.txt | $(STAMP)
 	  $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r $< && touch $@ || \
 	  { echo "==> KServe's clients could not be installed"; rm -rf $(@D); }
 
-# What the proofs need from Debian's packages: nothing so far.
+# What the proofs need from Debian's packages, as root: to watch, and to read and run images. Debian would start services on their
+# usual ports: told not to, for the time.
+TOOLS := prometheus prometheus-alertmanager umoci crun skopeo podman docker-registry mmdebstrap
+POLICY := /usr/sbin/policy-rc.d
 tools:
-	@echo "==> nothing to install"
+	@test "$$(id -u)" = 0 && command -v apt-get > /dev/null || \
+	  { echo "==> needs root and apt-get (Debian): run 'sudo make tools', or install $(TOOLS) yourself"; exit 1; }
+	apt-get update -qq
+	@made=; test -e $(POLICY) || { made=1; printf '#!/bin/sh\nexit 101\n' > $(POLICY); chmod 755 $(POLICY); }; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TOOLS) > /dev/null; rc=$$?; \
+	  test -z "$$made" || rm -f $(POLICY); exit $$rc
 
 # Long tests of real parts, which `test` leaves out.
 proof: $(STAMP)
@@ -79,10 +87,15 @@ proto: $(STAMP)
 	$(BIN)/python -c "import pathlib; file = pathlib.Path('$(PROTO)/inference_pb2.py'); \
 	  file.write_text(file.read_text().replace('_descriptor_pool.Default()', '_descriptor_pool.DescriptorPool()'))"
 
-# The project file reference and the page of commands, written from the code; a test fails when they are out of date.
+# The project file reference and the pages of commands and metrics, written from the code; a test fails when they are out of date.
 reference: $(STAMP)
 	$(BIN)/python -m headrace.project.reference > docs/project-files.md
 	$(BIN)/python -m headrace.project.commands_page > docs/commands.md
+	$(BIN)/python -m headrace.project.metrics_page > docs/metrics.md
+
+# Grafana's boards and Prometheus' rules, written from the code; a test fails when they are out of date. RUNBOOKS=URL: alerts lead there.
+ops: $(STAMP)
+	$(BIN)/python -m ops.render $(if $(RUNBOOKS),--runbooks $(RUNBOOKS))
 
 # Pins without naming any registry host; run after changing pyproject.toml.
 constraints: $(STAMP)

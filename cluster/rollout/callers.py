@@ -76,9 +76,9 @@ def judged_by_several(check: Check, levels: Levels, whole: Both, parts: Callable
     for caller, rest in _without_each(check, whole, parts())[: None if failed else LOOKED_AT]:
         verdict = check.judged(rest.ours, rest.base, levels).verdict
         if failed and verdict is not Verdict.FAILED:
-            return replace(judged, verdict=Verdict.WAITING, unless=f"for only what {caller} sends speaks against it")
+            return replace(judged, verdict=Verdict.WAITING, unless=f"only what {caller} sends speaks against it")
         if verdict is Verdict.PASSED:
-            return replace(judged, unless=f"for only what {caller} sends keeps it from passing")
+            return replace(judged, unless=f"only what {caller} sends keeps it from passing")
     return judged
 
 

@@ -40,15 +40,15 @@ def _judged(check: Check, rollout: Rollout, evidence: Mapping[EvidenceKey, Count
 def _of_step(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> Both:
     """What the candidate and stable did in the step under way."""
     both = of_stage(rollout, rollout.stage, evidence)
-    return replace(both, base=_earlier_stable(rollout, evidence).get("", Counts())) if _alone(rollout) else both
+    return replace(both, base=_earlier_stable(rollout, evidence, parts=False).get("", Counts())) if _alone(rollout) else both
 
 
 def _parts_of_step(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> dict[str, Both]:
     parts = parts_of_stage(rollout, rollout.stage, evidence)
     if not _alone(rollout):
         return parts
-    earlier = _earlier_stable(rollout, evidence)
-    callers = (parts.keys() | earlier.keys()) - {""}
+    earlier = _earlier_stable(rollout, evidence, parts=True)
+    callers = parts.keys() | earlier.keys()
     return {caller: Both(parts.get(caller, NOTHING).ours, earlier.get(caller, Counts())) for caller in callers}
 
 
@@ -69,14 +69,16 @@ def _alone(rollout: Rollout) -> bool:
     return rollout.current is not None and rollout.current.alone
 
 
-def _earlier_stable(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts]) -> dict[str, Counts]:
-    """What stable did in the steps before, warming included, for a step in which the candidate answers alone: all of it ("") and
-    by callers.
+def _earlier_stable(rollout: Rollout, evidence: Mapping[EvidenceKey, Counts], *, parts: bool) -> dict[str, Counts]:
+    """What stable did in the steps before, warming included, for a step in which the candidate answers alone: all of it, under
+    "", or its parts by callers.
 
     What stable answers in such a step are the requests that the candidate failed: no fair sample.
     """
     earlier: dict[str, Counts] = {}
     for key, counts in evidence.items():
-        if of_rollout(key, rollout) and key.version == rollout.stable and key.stage != rollout.stage:
+        if (key.caller != "") is not parts or key.version != rollout.stable or key.stage == rollout.stage:
+            continue
+        if of_rollout(key, rollout):
             earlier[key.caller] = earlier.get(key.caller, Counts()) + counts
     return earlier

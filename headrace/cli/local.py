@@ -60,9 +60,16 @@ def up(
     client_certs: Annotated[
         ClientCertificates | None, typer.Option(help="Whether each caller must have one; optional, unless told otherwise.")
     ] = None,
+    prometheus: Annotated[
+        bool, typer.Option("--prometheus", help="Run Prometheus and Alertmanager too, with our rules, where they are installed.")
+    ] = False,
     supervise: Annotated[
         bool, typer.Option("--supervise", help="Stay, and bring back whatever ends; SIGTERM drains as `down` does.")
     ] = False,
+    models: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="With --supervise: register and serve the versions that an image brings."),
+    ] = None,
     drain_timeout_s: DrainTimeout = 40.0,
     as_json: AsJson = False,
 ) -> None:
@@ -83,6 +90,10 @@ def up(
 
     With --tls-cert and --tls-key, HTTP and gRPC are spoken over TLS 1.2 or later. Renewed files are taken up within seconds, and
     no connection ends for it. The paths are those of each node that has a door.
+
+    With --prometheus it also runs Prometheus and Alertmanager, on free ports of loopback, with their data in the home's folder
+    `prometheus` and our rules; whom to tell of alerts is yours to write into its alertmanager.yml. `headrace status` shows their
+    addresses; whoever is on this machine may read there what is measured.
 
     With --supervise it stays in the foreground and does so each second, one line an event, until SIGTERM or Ctrl-C: that drains
     and ends all, and a second one ends it at once.
@@ -107,6 +118,7 @@ def up(
         dashboard_port=dashboard_port,
         broker=broker,
         broker_port=broker_port,
+        prometheus=prometheus,
         num_cpus=num_cpus,
         insecure=insecure,
         tls_cert=_absolute(tls_cert),
@@ -114,7 +126,10 @@ def up(
         client_ca=_absolute(client_ca),
         client_certs=client_certs,
         access="" if access is None else str(access.absolute()),
+        models="" if models is None else str(models.absolute()),
     )
+    if models is not None and not supervise:
+        raise BadInput("goes with --supervise", where="--models", remedy="give --supervise too, or use `headrace apply`")
     if supervise:
         if not run_supervised(options, read_settings(), _log, drain_timeout_s=drain_timeout_s):
             raise typer.Exit(ExitCode.FAILED)
@@ -135,7 +150,7 @@ def up(
     for name, address in state.addresses.model_dump().items():
         if address:
             spoken = " (TLS)" if name == "grpc" and (state.addresses.http or "").startswith("https:") else ""
-            answers().print(f"  {name:<10}{address}{spoken}")
+            answers().print(f"  {name:<13}{address}{spoken}")
     if left := () if fresh else not_taken_up(options, state.options):
         answers().print(f"{', '.join(left)}: it goes on as it was started; `headrace down`, then `up`, changes that")
     if state.owns_ray:

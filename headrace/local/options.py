@@ -17,8 +17,10 @@ class UpOptions:
     `hosts` are names by which the gateway takes commands, beside the machine's own. There are `gateways` of them, by load up to
     `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has. `insecure`: a cluster may be
     joined without a token, and a door opened to the network in clear, or where nothing says who may come in. `access` is the file
-    of an Access document, or empty. The door speaks TLS with the files `tls_cert` and `tls_key`, by absolute paths, and knows
-    callers by certificates of `client_ca`.
+    of an Access document, or empty. `prometheus`: run Prometheus and Alertmanager too. `models` is a folder of versions that an
+    image brings, or empty.
+    The door speaks TLS with the files `tls_cert` and `tls_key`, by absolute paths, and knows callers by certificates of
+    `client_ca`.
     """
 
     host: str = LOOPBACK
@@ -33,10 +35,12 @@ class UpOptions:
     num_cpus: int | None = None
     insecure: bool = False
     access: str = ""
+    prometheus: bool = False
     tls_cert: str | None = None
     tls_key: str | None = None
     client_ca: str | None = None
     client_certs: ClientCertificates | None = None
+    models: str = ""
 
     def __post_init__(self) -> None:
         """Raises BadInput where one option for TLS lacks another."""
@@ -73,7 +77,7 @@ def not_taken_up(wanted: UpOptions, runs: UpOptions | None) -> tuple[str, ...]:
     if runs is None:  # of a version that did not note them
         return ()
     usual = UpOptions()
-    names = (one.name for one in fields(UpOptions) if one.name != "access")  # which is applied to what runs too
+    names = (one.name for one in fields(UpOptions) if one.name not in ("access", "models"))  # which are applied to what runs too
     asked = [name for name in names if getattr(wanted, name) != getattr(usual, name)]
     differ = [name for name in asked if getattr(wanted, name) != getattr(runs, name)]
     return tuple(dict.fromkeys(_NAMES.get(name, f"--{name.replace('_', '-')}") for name in differ))

@@ -63,7 +63,7 @@ def started(role: str, pid: int) -> StartedProcess:
 
 
 class Addresses(BaseModel):
-    """Where things listen: `http`, `dashboard` are URLs, the others host:port. None where there is none."""
+    """Where things listen: `ray`, `grpc` and `broker` are host:port, the others URLs. None where there is none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,6 +72,8 @@ class Addresses(BaseModel):
     dashboard: str | None = None
     ray: str | None = None
     broker: str | None = None
+    prometheus: str | None = None
+    alertmanager: str | None = None
 
 
 class RunState(BaseModel):

@@ -27,6 +27,7 @@ from headrace.local.network_access import access_in, check_network
 from headrace.local.options import LOOPBACK, UpOptions
 from headrace.local.ports import check_free
 from headrace.local.processes import end, of_run
+from headrace.local.prometheus.servers import check_prometheus, start_prometheus
 from headrace.local.ray.connection import joined_ray, load_ray
 from headrace.local.ray.head import await_ray, prepare_temp_dir, ray_environment, spawn_ray
 from headrace.local.ray.processes import head_processes
@@ -75,6 +76,7 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brou
         kept = state is not None and keeps_broker(state, options, home)
         if state is not None:
             end_run(home, state, progress, keep_broker=kept)
+        check_prometheus(options)
         _check_door(options, settings, progress)
         _check_ports(options, settings, broker_runs=kept)
         check_network(options, settings, access)
@@ -160,6 +162,8 @@ class _Run:
             if self.state.owns_ray:
                 self._start_ray()
             self._start_services(broker)
+            if self._options.prometheus:
+                self._start_prometheus()
         self._note(phase=Phase.RUNNING)
         return self.state
 
@@ -256,6 +260,15 @@ class _Run:
                 self._find_door(services.door_address(self._options.host))
                 await_gateway(str(self.state.addresses.http), self._settings)
                 told.append(f"{self.state.addresses.http}, gRPC {self.state.addresses.grpc}")
+
+    def _start_prometheus(self) -> None:
+        with self._step("Prometheus") as told:
+            found, alerts = start_prometheus(self._home, self.state, self._note_process)
+            self._note(addresses=self.state.addresses.model_copy(update={"prometheus": found, "alertmanager": alerts}))
+            told.append(f"{found}, alerts {alerts}")
+
+    def _note_process(self, process: StartedProcess) -> None:
+        self._note(processes=self.state.with_process(process).processes)
 
     def _find_door(self, host: str) -> None:
         found = {"http": f"{self._scheme}://{host}:{self._options.http_port}", "grpc": f"{host}:{self._options.grpc_port}"}

@@ -58,14 +58,14 @@ class Judged:
 
     @property
     def words(self) -> str:
-        """The check in one plain sentence."""
+        """The check in one plain sentence, of which the verdict is the end."""
         title = self.name.replace("_", " ")
         if self.observed == 0:
             return f"{title}: nothing observed of the candidate yet, limit {_percent(self.margin)}: {self.verdict}"
         low, high = self.interval.low, self.interval.high
         span = f"candidate {_percent(low)} to {_percent(high)} {self.against}"
-        unless = f", {self.unless}" if self.unless else ""
-        return f"{title}: {span}, limit {_percent(self.margin)}: {self.verdict}{unless}"
+        unless = f", but {self.unless}" if self.unless else ""
+        return f"{title}: {span}, limit {_percent(self.margin)}{unless}: {self.verdict}"
 
     @property
     def evidence(self) -> str:

@@ -71,6 +71,8 @@ class Outcomes:
             out = self._answers(records, chosen, positions[chosen] - begin, bodies, scored, here, now_ms)
             out += self._tombstones(records, tombstones, here, now_ms)
             dead_letters = self._dead_letters(records, here, {row - begin: why for row, why in again.items()}, now_ms)
+            taken = np.arange(first, last)
+            payloads = _payloads(taker, records, taken, positions[taken] - begin, here) if taker is not None else None
             rows_out = sum(map(len, out))
             whole = (*out, *dead_letters)
             first, upto, rows_dead = records.offsets[0], records.offsets[-1] + 1, sum(map(len, dead_letters))
@@ -87,7 +89,7 @@ class Outcomes:
                     records.timestamps_ms[0],
                     _by_version(scored, [j for j in chosen if int(positions[j]) - begin not in here] if here else chosen),
                     Counter(why.error.kind for why in here.values()),
-                    _payloads(taker, records, np.arange(first, last), positions[first:last] - begin, here) if taker else None,
+                    payloads,
                 )
             )
             begin = end

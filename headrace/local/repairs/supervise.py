@@ -149,7 +149,7 @@ class Supervisor:
         if not isinstance(failed, Busy):
             self._is_up = failed is None
         if failed is None:
-            self._options = replace(self._options, access="")  # it is applied: what somebody applies later stays
+            self._options = replace(self._options, access="", models="")  # they are applied: what somebody applies later stays
         if failed is not None and not self._stop.is_set():
             wait_s = min(self._backoffs[part].next_s for part in parts) - now_s
             self._say(f"{failed}; tries again in {wait_s:.0f} s")

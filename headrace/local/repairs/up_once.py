@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from cluster.error_wire import to_wire
 from cluster.errors import HeadraceError
+from headrace.client import ControlClient
 from headrace.local.home import read_settings
 from headrace.local.lock import Busy
 from headrace.local.options import UpOptions
+from headrace.local.repairs.aboard import take_aboard
 from headrace.local.repairs.supervise import BUSY, line_of
 from headrace.local.up import bring_up
 
@@ -19,7 +22,12 @@ from headrace.local.up import bring_up
 def main(options: str) -> int:
     """0, or 1, or BUSY: then the last line is the error, as it goes over the wire."""
     try:
-        bring_up(TypeAdapter(UpOptions).validate_json(options), read_settings(), lambda *step: _write(line_of(*step)))
+        asked, settings = TypeAdapter(UpOptions).validate_json(options), read_settings()
+        bring_up(asked, settings, lambda *step: _write(line_of(*step)))
+        if asked.models:
+            with ControlClient.from_environment(settings) as client:
+                for line in take_aboard(client, Path(asked.models)):
+                    _write(line)
     except HeadraceError as error:
         _write(json.dumps({"error": to_wire(error)}))
         return BUSY if isinstance(error, Busy) else 1

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from rich.console import Console
 
+from cluster.commands.rollouts import RolloutView
 from cluster.rollout.callers import CALLERS_AT_MOST, FURTHER, Both, CallersTold
 from cluster.rollout.checks.check import Judged, Verdict
 from cluster.rollout.evidence import Counts, EvidenceKey
@@ -18,6 +21,7 @@ from cluster.rollout.misses import WINDOW_S, Misses, after_counts, missing
 from cluster.rollout.plan import Plan
 from cluster.rollout.record import Rollout, RolloutState
 from cluster.store.rows import from_rows, to_rows
+from headrace.cli.rollout import shown
 from tests.support.brain import SURE, Brain
 
 MALLORY = "key mallory"
@@ -53,9 +57,9 @@ OTHERS = {"key ann": (of(500, 5), of(4500, 45)), "": (of(500, 5), of(4500, 45))}
 @pytest.mark.parametrize("step", [0, 1], ids=["beside stable", "alone"])
 def test_what_one_alone_sends_rolls_nothing_back_and_the_words_say_so(step: int) -> None:
     check = judged({**OTHERS, MALLORY: (of(400, 400), of(3600))}, step=step)
-    assert (check.verdict, check.unless) == (Verdict.WAITING, "for only what key mallory sends speaks against it")
+    assert (check.verdict, check.unless) == (Verdict.WAITING, "only what key mallory sends speaks against it")
     assert check.interval.low > check.margin
-    assert check.words.endswith("limit 1 %: waiting, for only what key mallory sends speaks against it")
+    assert check.words.endswith("limit 1 %, but only what key mallory sends speaks against it: waiting")
 
 
 def test_what_nobody_has_signed_is_never_left_out() -> None:
@@ -78,14 +82,14 @@ def test_one_who_sends_nearly_everything_is_no_one_among_several(others: int, ve
 def test_one_alone_neither_keeps_a_rollout_waiting_unseen() -> None:
     parts = {"key ann": (of(9000, 90), of(90_000, 900)), MALLORY: (of(60, 60), of(10_000, 100))}
     check = judged(parts)
-    assert (check.verdict, check.unless) == (Verdict.WAITING, "for only what key mallory sends keeps it from passing")
+    assert (check.verdict, check.unless) == (Verdict.WAITING, "only what key mallory sends keeps it from passing")
 
 
 def test_one_who_only_makes_stable_look_good_is_seen_through() -> None:
     """Keys say who is asked, and callers choose their keys: easy rows for stable, none for the candidate."""
     parts = {"key ann": (of(1000, 300), of(1000, 300)), MALLORY: (Counts(), of(20_000, 0))}
     assert judged({"key ann": parts["key ann"]}).verdict is Verdict.WAITING
-    assert judged(parts).unless == "for only what key mallory sends speaks against it"
+    assert judged(parts).unless == "only what key mallory sends speaks against it"
 
 
 def test_slow_calls_are_charged_to_everybody_in_them() -> None:
@@ -100,14 +104,14 @@ def test_slow_calls_are_charged_to_everybody_in_them() -> None:
     rollout = replace(Rollout(1, "digits", 1, 2, plan, 0.0, 0.0), state=RolloutState.CANARY)
     told = {"": (Counts(rows=3900, calls=1500, slow=500), Counts(rows=9900, calls=4500)), "key ann": ann, MALLORY: mallory}
     evidence = {EvidenceKey("digits", "r1.1", v, name): both[2 - v] for name, both in told.items() for v in (1, 2)}
-    assert judge(rollout, evidence)[0].unless == "for only what key mallory sends speaks against it"
+    assert judge(rollout, evidence)[0].unless == "only what key mallory sends speaks against it"
 
 
 def test_disagreement_is_judged_so_too() -> None:
     checks = {"disagreement": {"margin": 0.02}, "error_rate": None}
     ann = Counts(rows=1000, compared=1000, disagreed=5), of(1000)
     check = judged({"key ann": ann, MALLORY: (Counts(rows=200, compared=200, disagreed=200), of(200))}, checks)
-    assert check.unless == "for only what key mallory sends speaks against it"
+    assert check.unless == "only what key mallory sends speaks against it"
 
 
 def test_labels_are_judged_so_too() -> None:
@@ -144,10 +148,13 @@ def test_parts_are_saved_beside_the_whole_bounded_and_judged_after_a_restart() -
     brain.revive()
     brain.tick(2)
     (check,) = brain.rollout()["checks"]
-    assert (check["verdict"], check["words"].split(", ")[-1]) == (
+    assert (check["verdict"], check["words"].split(", but ")[-1]) == (
         "waiting",
-        "for only what key 3 sends speaks against it",
+        "only what key 3 sends speaks against it: waiting",
     )
+    screen = StringIO()
+    Console(file=screen, width=300).print(shown(RolloutView.model_validate(brain.rollout())))
+    assert "limit 1 %, but only what key 3 sends speaks against it: waiting  [" in screen.getvalue()
     brain.tick(each_s=SURE["deadline_s"])
     rollout = brain.rollout()
     assert rollout["state"] == "canary"

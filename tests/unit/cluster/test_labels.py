@@ -160,7 +160,7 @@ def test_what_one_who_tells_labels_makes_up_rolls_nothing_back(brain: Brain) -> 
     brain.tick()
     (check,) = brain.rollout()["checks"]
     assert (brain.rollout()["state"], check["observed"]) == ("canary", 900)
-    assert check["words"].endswith("limit 5 %: waiting, for only what key mallory sends speaks against it")
+    assert check["words"].endswith("limit 5 %, but only what key mallory sends speaks against it: waiting")
 
 
 def test_a_resend_counts_nothing_also_after_a_crash(brain: Brain) -> None:

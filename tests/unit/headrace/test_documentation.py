@@ -9,6 +9,7 @@ import pytest
 
 from headrace.project.commands_page import commands_page
 from headrace.project.documents import load_project
+from headrace.project.metrics_page import metrics_page
 from headrace.project.reference import reference
 
 ROOT = Path(__file__).parents[3]
@@ -21,6 +22,10 @@ def test_the_reference_is_up_to_date() -> None:
 
 def test_the_page_of_commands_is_up_to_date() -> None:
     assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == commands_page(), "run `make reference`"
+
+
+def test_the_page_of_metrics_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8") == metrics_page(), "run `make reference`"
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[example.split("\n")[0] for example in EXAMPLES])

@@ -1,0 +1,1 @@
+"""Container images and model artifacts in OCI's forms: see the README."""

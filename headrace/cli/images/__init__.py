@@ -1,0 +1,1 @@
+"""Commands on container images: see the README."""

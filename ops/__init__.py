@@ -1,0 +1,1 @@
+"""What operators install, and what renders it: see README.md."""

@@ -1,0 +1,1 @@
+"""Boards for Grafana, as Python; rendered by `ops.render`."""

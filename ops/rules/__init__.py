@@ -1,0 +1,1 @@
+"""Rules for Prometheus, as Python; rendered by `ops.render`."""
