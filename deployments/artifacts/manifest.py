@@ -5,6 +5,7 @@
     samples.npz     sample rows: `in.NAME` and `out.NAME` arrays, replayed at load
     report.json     how it was evaluated
     report.html     the same, to read
+    profile.json    what its inputs and outputs looked like on the held-out rows, with profile.npz; not in every artifact
 
 Content-addressed: its digest is the SHA-256 of manifest.json's bytes, and its folder is named by it.
 """
@@ -29,6 +30,8 @@ MANIFEST = "manifest.json"
 SAMPLES = "samples.npz"
 REPORT = "report.json"
 PAGE = "report.html"
+PROFILE = "profile.json"
+PROFILE_ARRAYS = "profile.npz"
 
 REMEDY = "build the version again, or restore its files"
 

@@ -21,8 +21,10 @@ from cluster.errors import NoCapacity, Unreachable
 from cluster.signature import Signature
 from cluster.versions import check_name
 from deployments.artifacts.manifest import MANIFEST, PAGE, REPORT, SAMPLES, FileEntry, Manifest, file_digest
+from deployments.artifacts.profile import save_profile
 from deployments.artifacts.roots import local_path, remote
 from deployments.artifacts.samples import Samples, save_samples
+from deployments.profiles.form import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ def write_artifact(
     samples: Samples,
     report: Mapping[str, Any],
     page: str = "",
+    profile: Profile | None = None,
     source: Mapping[str, Any],
     steps: tuple[dict[str, Any], ...] = (),
     sample_tolerance: float = 1e-4,
@@ -63,6 +66,8 @@ def write_artifact(
         (staging / REPORT).write_bytes(orjson.dumps(dict(report), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
         if page:
             (staging / PAGE).write_text(page)
+        if profile:
+            save_profile(staging, profile)
         manifest = Manifest(
             model=model,
             engine=engine,

@@ -25,12 +25,17 @@ def page(report: Report) -> str:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(report.model)}: build report</title>"
         f"<style>{STYLE}</style><h1>{html.escape(report.model)}</h1>"
         f"<p>{html.escape(verdict)}. Parity with the source: {report.parity:.2g}. "
-        f"{report.data['rows']} rows, {report.took_s:.0f} s.</p>"
+        f"{report.data['rows']} rows, {report.took_s:.0f} s. {html.escape(profile_words(report))}</p>"
         f"<p class=meta>{source}</p>{_plot(report)}"
         "<table><tr><th>variant<th>size<th>speed at 1 / 64 / 1024<th>rows/s at 64<th>p99 at 1<th>memory<th>accuracy"
         "<th>cross-entropy"
         f"<th>MSE<th>agreement<th>largest difference<th></tr>{rows}</table></html>"
     )
+
+
+def profile_words(report: Report) -> str:
+    """What became of the profile, in words; empty for reports of earlier releases."""
+    return f"Profile: {report.data['profile']}." if "profile" in report.data else ""
 
 
 def _row(one: Variant, chosen: bool) -> str:

@@ -18,6 +18,7 @@ from deployments.artifacts.package import Artifact, write_artifact
 from deployments.artifacts.samples import Samples
 from deployments.builder.evaluation import gate as gates
 from deployments.builder.page import page
+from deployments.builder.profiling import check_left_out, profiled
 from deployments.builder.report import IMPORTED, Report, Variant
 from deployments.builder.sources.huggingface_models.resolve import resolve as resolve_huggingface
 from deployments.builder.sources.importing import ENVIRONMENT, Imported, Progress, import_source
@@ -58,19 +59,23 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
         spec, provenance = _resolved(asked, base, work, log, progress)
         imported = import_source(spec, base, work, log, progress)
         source = imported.source | provenance
+        check_left_out(spec.profile, imported.signature)
         learn = _rows_to_learn_from(spec, imported, base)
         _check_labels(spec, imported, learn, base)
         builder = VariantBuilder(spec, imported, learn, work, log, progress)
         candidates = builder.candidates()
         variants = builder.judge(candidates)
         kept = gates.choose(builder.wanted(), variants)
+        # An input example is no row that was held out: a profile is of rows that the user gave.
+        profile, said = profiled(asked, imported, builder.answers(kept.name) if kept else None)
+        data = _data(spec, imported, base) | ({"file": "the input example"} if spec.evaluate and not asked.evaluate else {})
         report = Report(
             model=model,
             task=spec.evaluate.task if spec.evaluate else "classification",
             source=source,
             training=training,
             parity=imported.parity,
-            data=_data(spec, imported, base) | ({"file": "the input example"} if spec.evaluate and not asked.evaluate else {}),
+            data=data | {"profile": said},
             variants=tuple(variants),
             chosen=kept.name if kept else None,
             machine=_machine(),
@@ -89,6 +94,7 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
             samples=_samples(spec, imported, file),
             report=report.model_dump(mode="json"),
             page=page(report),
+            profile=profile,
             source=source,
             steps=({"step": "import", "parity": imported.parity}, *kept.steps),
             sample_tolerance=next((value for word, value in TOLERANCES.items() if word in kept.name), TOLERANCE),

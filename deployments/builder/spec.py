@@ -308,6 +308,21 @@ class Measure(BuildSection):
     memory_bytes: int | None = Field(default=None, gt=0, description="half of the free memory by default")
 
 
+class Profiling(BuildSection):
+    """Whether the version keeps a profile of its inputs and outputs on `evaluate`'s rows, and which of these are left out of it.
+
+    It holds edges, extremes and the names of categories, which may be personal. `profile: false` is short for `{make: false}`.
+    """
+
+    make: bool = True
+    leave_out: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word(cls, value: object) -> object:
+        return {"make": value} if isinstance(value, bool) else value
+
+
 class BuildSpec(BuildSection):
     """The `build` section. `parity`: how far the import may be from the source's own answers, relative where they exceed 1.
 
@@ -321,6 +336,7 @@ class BuildSpec(BuildSection):
     outputs: tuple[str, ...] = ()
     constants: dict[str, Any] = Field(default_factory=dict)
     evaluate: Evaluate | None = None
+    profile: Profiling = Profiling()
     compress: Compress = Compress()
     optimise: bool = True
     gate: Gate = Gate()

@@ -1,4 +1,4 @@
-"""`headrace model show|diff|rm|push`: a version and its report, what differs between two, removal, and the way to MLflow."""
+"""`headrace model show|profile|diff|rm|push`: a version, its report and profile, what differs between two, removal, MLflow."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from cluster.commands.versions import VersionView
 from cluster.errors import BadArtifact, BadInput, NotFound
 from deployments.artifacts.fetch import localize, remove
 from deployments.artifacts.manifest import REPORT, read_manifest
+from deployments.artifacts.profile import read_profile
 from deployments.builder.report import Report
 from deployments.builder.sources.mlflow_models.resolve import push
 from headrace.cli.models import day
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
+from headrace.cli.screens.profile import profile_json, shown_profile
 from headrace.cli.screens.report import report_table
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
@@ -51,6 +53,33 @@ def show(
     screen.print("  steps: " + ", ".join(str(step["step"]) for step in read_manifest(folder).steps))
     if report:
         screen.print(report_table(report))
+
+
+@app.command("profile")
+def profile(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    version: Annotated[int | None, typer.Argument(help="The version; the newest where left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a version's inputs and outputs looked like on the rows that its build evaluated it on.
+
+    A line a feature, the 12 that vary most of a wide input; all of them with --json.
+
+    Example: `headrace model profile digits 2`
+    """
+    with ControlClient.from_environment() as client:
+        one = _version(client.model(model), version)
+    found = read_profile(localize(one.artifact_uri, one.digest))
+    if found is None:
+        raise NotFound(
+            "has no profile",
+            where=f"{model} version {one.version}",
+            remedy="build a version from a document with evaluate.data, and without `profile: false`",
+        )
+    if as_json:
+        print_json({"model": one.model, "version": one.version, **profile_json(found)})
+    else:
+        answers().print(shown_profile(one.model, one.version, found))
 
 
 @app.command("diff")

@@ -93,9 +93,14 @@ def row_differences(mine: Array, theirs: Array) -> npt.NDArray[np.float64]:
     return np.asarray(apart.max(axis=1, initial=0))
 
 
+def are_probabilities(scores: npt.NDArray[np.float64]) -> bool:
+    """Whether each row of [n, k] is a distribution over k classes."""
+    return bool(scores.min() >= 0 and np.allclose(scores.sum(axis=1), 1, atol=1e-2))
+
+
 def probabilities(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The rows as they are where they are probabilities already; else their softmax."""
-    if scores.min() >= 0 and np.allclose(scores.sum(axis=1), 1, atol=1e-2):
+    if are_probabilities(scores):
         return scores
     shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))

@@ -62,6 +62,7 @@ class VariantBuilder:
         self._work = work
         self._log = log
         self._progress = progress
+        self._answers: dict[str, dict[str, Array]] = {}
         self._task: Task = spec.evaluate.task if spec.evaluate else "classification"
 
     def wanted(self) -> str | None:
@@ -163,7 +164,7 @@ class VariantBuilder:
         """Measures and gates the candidates."""
         self._progress("evaluate " + ", ".join(candidate.name for candidate in candidates))
         rows, signature = self._imported.rows, self._imported.signature
-        answers: dict[str, dict[str, Array]] = {}
+        answers = self._answers
         beside: dict[str, Neighbours] = {}
         skipped = {candidate.name: candidate.skipped for candidate in candidates}
         for candidate in candidates:
@@ -192,6 +193,10 @@ class VariantBuilder:
             imported = found[0] if found else variant
             found.append(variant.model_copy(update={"broken": gates.broken(self._spec.gate, variant, imported)}))
         return found
+
+    def answers(self, name: str) -> dict[str, Array]:
+        """What a variant that was judged answered on the evaluation's rows."""
+        return self._answers[name]
 
     def _measure(self, candidates: list[Candidate], signature: Signature) -> dict[str, dict[str, Any]]:
         """By variant: its speed, what was not measured, and peak_bytes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from deployments.builder.page import unmeasured
+from deployments.builder.page import profile_words, unmeasured
 from deployments.builder.report import Report, Variant
 
 QUALITY = {"accuracy": "accuracy", "cross_entropy": "x-entropy", "mse": "MSE", "agreement": "agreement"}
@@ -17,6 +17,7 @@ def report_table(report: Report) -> Table:
     shown = [name for name in QUALITY if any(getattr(quality, name) is not None for quality in measured)]
     table = Table(
         title=f"{report.model}: parity with the source {report.parity:.2g}, {report.data['rows']} rows, {report.took_s:.0f} s",
+        caption=profile_words(report) or None,
         box=SIMPLE_HEAD,
     )
     table.add_column("variant", no_wrap=True)
