@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -40,6 +41,7 @@ from deployments.transport.transports import EmbeddedTransport, Transport
 _logger = logging.getLogger(__name__)
 
 FIRST_TABLE_S = 10.0
+LAST_REPORT_S = 2.0
 # Who gives a call less than this of the model's own time makes it fail himself: that is no evidence.
 HURRIED_SHARE = 0.5
 
@@ -101,7 +103,9 @@ class RoutedScorer:
         await self._push.flush()
         if self._payloads is not None:
             await asyncio.to_thread(self._payloads.close)
-        await self._reports.flush()
+        with contextlib.suppress(TimeoutError):  # figures are not worth a slow end, while the controller is restarted
+            async with asyncio.timeout(LAST_REPORT_S):
+                await self._reports.flush()
         await self._asker.close()
 
     @property
