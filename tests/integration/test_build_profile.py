@@ -38,6 +38,7 @@ def profile_of(built: Built) -> Profile:
 def shown(built: Built, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     """What `headrace model profile digits` says of it, asked of a real controller over fakes."""
     assert built.artifact is not None
+    monkeypatch.setenv("COLUMNS", "180")  # whatever the terminal of whoever runs this
     brain = Brain()
     ask_brain(brain, monkeypatch)
     manifest = built.artifact.manifest

@@ -13,12 +13,11 @@ import numpy.typing as npt
 
 from cluster.errors import BadInput, HeadraceError, NoCapacity
 from cluster.watch.catalogue import PAYLOADS, ScoringWay
-from cluster.watch.payloads import Payloads, PayloadTopic
+from cluster.watch.payloads import PayloadFiles, Payloads, PayloadTopic
 from deployments.engines.datatypes import Array
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.event import PayloadEvent, PayloadOutcome
 from deployments.observe.payloads.lane import DROPPED, SinkLane
-from deployments.observe.payloads.parquet_files import ParquetPayloads
 from deployments.observe.payloads.sampling import is_sampled, weight_of
 from deployments.observe.payloads.sink import OpenTopic, PayloadSink
 
@@ -183,7 +182,7 @@ class PayloadLog:
     def _openers(self, payloads: Payloads) -> list[Callable[[], PayloadSink]]:
         openers: list[Callable[[], PayloadSink]] = []
         if payloads.parquet is not None:
-            openers.append(partial(ParquetPayloads, payloads.parquet))
+            openers.append(partial(_files, payloads.parquet))
         if payloads.kafka is not None:
             openers.append(partial(self._open_topic or _no_topics, payloads.kafka))
         return openers
@@ -196,3 +195,10 @@ def kept(tensors: Mapping[str, Array], payloads: Payloads, rows: Rows | slice = 
 
 def _no_topics(topic: PayloadTopic) -> PayloadSink:
     raise BadInput("this process writes no topics", where=f"topic {topic.topic}", remedy="use payloads.parquet")
+
+
+def _files(settings: PayloadFiles) -> PayloadSink:
+    # pyarrow's 60 MB are had only where payloads are kept in files.
+    from deployments.observe.payloads.parquet_files import ParquetPayloads
+
+    return ParquetPayloads(settings)

@@ -87,7 +87,9 @@ def _wide(tensor: TensorProfile, columns: NumberColumns, summary: ProfileSummary
 
 
 def _numbers_table() -> Table:
-    table = Table("", "feature", box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    table.add_column("feature", no_wrap=True)
     for column in ("rows", "missing", "lowest", "highest", "mean", "std"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("0.1 % to 99.9 %", no_wrap=True)
@@ -122,7 +124,9 @@ def bars(columns: NumberColumns, feature: int) -> str:
 
 
 def _categories_table() -> Table:
-    table = Table("", "feature", box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    table.add_column("feature", no_wrap=True)
     table.add_column("different", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("most frequent")
