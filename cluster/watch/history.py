@@ -10,7 +10,6 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from cluster.watch.catalogue import (
-    BY_NAME,
     REQUEST_SECONDS,
     REQUESTS,
     ROLLOUT_CHECK_HIGH,
@@ -97,7 +96,7 @@ def figures(before: MetricTotals, after: MetricTotals, standing: Mapping[Series,
     for series, total in after.counters.items():
         known = before.counters.get(series, 0.0)
         grown = (total - known if total >= known else total) / seconds  # one that was forgotten begins anew
-        labels = _named(series)
+        labels = series.named
         match series.metric:
             case ROWS_SCORED.name:
                 found[Figure(HistorySubject.MODEL, labels["model"], "rows_s")] += grown
@@ -113,7 +112,7 @@ def figures(before: MetricTotals, after: MetricTotals, standing: Mapping[Series,
     for series, buckets in after.histograms.items():
         if series.metric == REQUEST_SECONDS.name:
             grown_by = _minus(buckets, before.histograms.get(series))
-            model = _named(series)["model"]
+            model = series.named["model"]
             seen[model] = grown_by if model not in seen else seen[model] + grown_by
     for model, buckets in seen.items():
         p99_s = quantile(REQUEST_SECONDS.bounds, buckets.counts, 0.99)
@@ -150,10 +149,10 @@ def _gauges(gauges: Mapping[Series, float], standing: Mapping[Series, float]) ->
     found = {}
     for series, value in gauges.items():
         if series.metric == STREAM_LAG.name:
-            found[Figure(HistorySubject.STREAM, _named(series)["stream"], "lag_records")] = value
+            found[Figure(HistorySubject.STREAM, series.named["stream"], "lag_records")] = value
     of_checks: Mapping[str, Metric] = {"low": ROLLOUT_CHECK_LOW, "high": ROLLOUT_CHECK_HIGH}
     for series, value in standing.items():
-        labels = _named(series)
+        labels = series.named
         if series.metric == ROLLOUT_WEIGHT.name:
             found[Figure(HistorySubject.MODEL, labels["model"], "candidate_share")] = value
         for end, metric in of_checks.items():
@@ -176,7 +175,3 @@ def _minus(after: Buckets, before: Buckets | None) -> Buckets:
         return after
     counts = tuple(a - b for a, b in zip(after.counts, before.counts, strict=True))
     return Buckets(counts, after.total - before.total)
-
-
-def _named(series: Series) -> dict[str, str]:
-    return dict(zip(BY_NAME[series.metric].labels, series.labels, strict=True))

@@ -6,12 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from cluster.watch.catalogue import BY_NAME
+
 
 class Series(NamedTuple):
     """One series: a metric's name, and a value for each of its labels, in their order."""
 
     metric: str
     labels: tuple[str, ...]
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The labels by their names, of a metric that the catalogue has."""
+        return dict(zip(BY_NAME[self.metric].labels, self.labels, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

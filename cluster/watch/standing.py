@@ -16,7 +16,6 @@ from cluster.watch.catalogue import (
     BATCH_DELAY,
     BATCH_LAST_FAILED,
     BATCH_LAST_SUCCESS,
-    BY_NAME,
     REPLICAS,
     REPLICAS_WANTED,
     ROLLOUT_CHECK_HIGH,
@@ -65,7 +64,7 @@ def standing(
 
 def lives(state: State, apps: Mapping[str, AppState], series: Series, now_s: float) -> bool:
     """Whether what a series is about is still there. What has an empty name was nothing that was served."""
-    named = dict(zip(BY_NAME[series.metric].labels, series.labels, strict=True))
+    named = series.named
     model, version = named.get("model", ""), named.get("version", "")
     if model:
         known = state.models.get(model)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 
 from cluster.control_plane import ControlPlane
-from cluster.errors import HeadraceError
 from cluster.watch.catalogue import BATCH_ROWS, BATCH_UNITS, ROWS_SCORED, ScoringWay
 from consumers.batch.run import RunProgress, Watcher
+from deployments.control.table_watch import ReportPush
 from deployments.observe.meters import Meters
 
 TOLD_EVERY_S = 1.0
 SCORED, QUARANTINED = "scored", "quarantined"
-
-_log = logging.getLogger(__name__)
 
 
 class BatchMeter:
@@ -25,7 +22,8 @@ class BatchMeter:
     """
 
     def __init__(self, control: ControlPlane, batch: str, model: str, version: int, *, remote: bool) -> None:
-        self._control, self._meters = control, Meters()
+        self._meters = Meters()
+        self._push = ReportPush(control, self._meters)
         self._batch, self._model, self._version, self._remote = batch, model, str(version), remote
         self._last: RunProgress | None = None
         self._told_s = time.monotonic()
@@ -60,12 +58,4 @@ class BatchMeter:
     def tell(self) -> None:
         """Brings it to the controller; where that is away it waits for the next time."""
         self._told_s = time.monotonic()
-        report = self._meters.next_report()
-        if report is None:
-            return
-        try:
-            asyncio.run(self._control.push(report))
-        except HeadraceError as error:
-            _log.debug("a report waits: %s", error)
-        else:
-            self._meters.delivered(report)
+        asyncio.run(self._push.flush())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from cluster.control_plane import ControlPlane
 from cluster.errors import HeadraceError
@@ -74,9 +74,7 @@ class EvidencePush:
 
     async def run(self) -> None:
         """Goes on until cancelled."""
-        while True:
-            await asyncio.sleep(PUSH_EVERY_S)
-            await self.flush()
+        await _once_a_second(self.flush)
 
     async def flush(self) -> None:
         """Pushes what there is now; keeps it where the controller is away."""
@@ -99,9 +97,7 @@ class ReportPush:
 
     async def run(self) -> None:
         """Goes on until cancelled."""
-        while True:
-            await asyncio.sleep(PUSH_EVERY_S)
-            await self.flush()
+        await _once_a_second(self.flush)
 
     async def flush(self) -> None:
         """Pushes what there is now; keeps it where the controller is away."""
@@ -114,3 +110,9 @@ class ReportPush:
             _log.debug("a report waits: %s", error)
         else:
             self._meters.delivered(report)
+
+
+async def _once_a_second(flush: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(PUSH_EVERY_S)
+        await flush()

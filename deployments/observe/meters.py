@@ -6,7 +6,7 @@ import logging
 import threading
 import uuid
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from cluster.watch.catalogue import Metric
 from cluster.watch.reports import Buckets, MetricsReport, Series
@@ -61,11 +61,6 @@ class Meters:
                 buckets = self._histograms[series] = _Counted(len(metric.bounds))
             buckets.counts[place] += count
             buckets.total += value * count
-
-    def observe_all(self, metric: Metric, values: Sequence[float], *labels: str) -> None:
-        """Counts each of some values, of a few dozens at most; a batch's many rows are to be counted by bucket first."""
-        for value in values:
-            self.observe(metric, value, *labels)
 
     def put(self, metric: Metric, value: float | None, *labels: str) -> None:
         """Sets a gauge, which stands until it is set again; None takes it away."""
