@@ -202,7 +202,7 @@ class Controller:
             seen = self._seen
             faults, now_s = self._troubles.faults, self._clock()
             looked = seen.apps, seen.feeds or {}, seen.at_s
-            counted = self._metrics.totals, self._metrics.history
+            counted = self._metrics.totals, self._metrics.history, self._troubles.count
             at = Context(state, *looked, now_s, self._store.audit, faults, actor, caller, *counted)
             outcome, events = dispatch.run(command, request, at)
             self._stirred |= outcome.state is not state

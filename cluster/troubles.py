@@ -18,6 +18,11 @@ class TroubleLog:
         self.faults: Mapping[str, str] = {}
         """Mistakes of ours as `status` tells them, by the model or feed that each stops."""
 
+    @property
+    def count(self) -> int:
+        """How many things stand in the controller's way: mistakes of ours, and who is away."""
+        return len(self.faults) + sum(map(bool, list(self._away.values())))
+
     def tell_faults(self, faults: Mapping[str, Exception]) -> None:
         """Those that there are now."""
         told = {name: in_words(fault) for name, fault in faults.items()}

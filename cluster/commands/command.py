@@ -47,7 +47,8 @@ class Context:
     """What a command may look at. `apps` and `feeds` are as last seen, at `tick_s` (0: not yet).
 
     `faults` are mistakes of ours at the last tick, in words, by model or feed key. `actor` is who asks, for the audit, and
-    `caller` what is known of him: he is told of models that he may see, and of no others. `totals` sums what processes counted.
+    `caller` what is known of him: he is told of models that he may see, and of no others. `totals` sums what processes counted, and
+    `troubles` is how many things stand in the controller's way.
     """
 
     state: State
@@ -61,6 +62,7 @@ class Context:
     caller: Caller = CLUSTER
     totals: Callable[[], MetricTotals] = MetricTotals
     history: Callable[[], list[HistoryPoint]] = list
+    troubles: int = 0
 
 
 @dataclass(frozen=True, slots=True)

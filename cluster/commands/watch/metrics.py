@@ -10,7 +10,7 @@ from cluster.commands.command import CommandEntry, CommandResult, Context, Messa
 from cluster.commands.rights import anybodys
 from cluster.ports import FeedKind
 from cluster.state import State, feed_key
-from cluster.watch.catalogue import BUILD_INFO, BY_NAME
+from cluster.watch.catalogue import BUILD_INFO
 from cluster.watch.reports import Series
 from cluster.watch.standing import lives, standing
 
@@ -28,7 +28,7 @@ class MetricsView(Message):
 
 def _metrics(at: Context, _: Nothing) -> CommandResult:
     totals = at.totals()
-    gauges = {Series(BUILD_INFO.name, (_release(),)): 1.0} | standing(at.state, at.apps, at.feeds, len(at.faults), at.now_s)
+    gauges = {Series(BUILD_INFO.name, (_release(),)): 1.0} | standing(at.state, at.apps, at.feeds, at.troubles, at.now_s)
     may = _Sight(at)
     values = [
         (series.metric, series.labels, float(value))
@@ -55,11 +55,7 @@ class _Sight:
         self._known: dict[tuple[str, ...], bool] = {}
 
     def see(self, series: Series) -> bool:
-        about = tuple(
-            f"{label}={value}"
-            for label, value in zip(BY_NAME[series.metric].labels, series.labels, strict=True)
-            if label in _NAMES
-        )
+        about = tuple(f"{label}={value}" for label, value in series.named.items() if label in _NAMES)
         found = self._known.get(about)
         if found is None:
             at = self._at
@@ -71,7 +67,7 @@ _NAMES = ("model", "version", FeedKind.STREAM, FeedKind.BATCH)
 
 
 def _visible(state: State, caller: Caller, series: Series) -> bool:
-    named = dict(zip(BY_NAME[series.metric].labels, series.labels, strict=True))
+    named = series.named
     model = named.get("model", "")
     for kind in (FeedKind.STREAM, FeedKind.BATCH):
         if kind in named:

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from cluster.troubles import TroubleLog
 from cluster.watch.catalogue import REQUEST_SECONDS, REQUESTS, ROWS_SCORED, STREAM_LAG
 from cluster.watch.history import (
     COARSE_POINTS,
@@ -110,3 +111,12 @@ def test_lines_are_drawn_from_nothing_to_the_highest_with_gaps() -> None:
     assert blocks([0.0] * 3) == "▁▁▁"
     assert len(blocks([float(i) for i in range(1000)])) == 60
     assert blocks([]) == ""
+
+
+def test_who_is_away_stands_in_the_controllers_way_until_he_is_back() -> None:
+    troubles = TroubleLog()
+    troubles.note("fleet", "Serve does not answer")
+    troubles.tell_faults({"digits": RuntimeError("a mistake")})
+    assert troubles.count == 2
+    troubles.note("fleet", "")
+    assert troubles.count == 1
