@@ -47,8 +47,8 @@ class Context:
     """What a command may look at. `apps` and `feeds` are as last seen, at `tick_s` (0: not yet).
 
     `faults` are mistakes of ours at the last tick, in words, by model or feed key. `actor` is who asks, for the audit, and
-    `caller` what is known of him: he is told of models that he may see, and of no others. `totals` sums what processes counted, and
-    `troubles` is how many things stand in the controller's way.
+    `caller` what is known of him: he is told of models that he may see, and of no others. `totals` sums what processes counted,
+    and `troubles` is how many things stand in the controller's way.
     """
 
     state: State
