@@ -9,8 +9,10 @@ import typer
 from rich.table import Table
 
 from cluster.errors import NotFound
+from cluster.watch.payloads import Payloads, PayloadTopic
 from consumers.payload_replay.outcome import ReplayOutcome
 from consumers.payload_replay.recorded import payload_files, recorded
+from consumers.payload_replay.recorded_topic import recorded_topic
 from consumers.payload_replay.replay import ReplaySpeed, replay
 from deployments.artifacts.fetch import localize
 from deployments.engines.load import load_engine
@@ -18,6 +20,7 @@ from headrace.cli.screens.output import AsJson, answers, print_json
 from headrace.client import ControlClient
 
 app = typer.Typer(no_args_is_help=True)
+TOPIC = "topic:"
 
 
 @app.callback()
@@ -27,12 +30,18 @@ def _group() -> None:
 
 @app.command("replay")
 def replay_command(
-    payloads: Annotated[str, typer.Argument(help="A Parquet file of a payload log, or a folder with some; any URI.")],
+    payloads: Annotated[
+        str, typer.Argument(help="A Parquet file of a payload log, or a folder with some (any URI), or topic:NAME.")
+    ],
     model: Annotated[str, typer.Option("--model", help="Whose requests, and whose version.")],
     version: Annotated[int, typer.Option("--version", help="The version that is asked; it need not serve.")],
     speed: Annotated[ReplaySpeed, typer.Option(help="As fast as it was recorded, or as fast as it goes.")] = ReplaySpeed.MAX,
     tolerance: Annotated[
         float | None, typer.Option(min=0, help="What outputs may differ by; left out, classes are compared (the argmax).")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="So many requests at a time.")] = 1,
+    brokers: Annotated[
+        str | None, typer.Option(help="Of a topic: HOST:PORT[,HOST:PORT]; left out, those of the model's document.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -40,7 +49,9 @@ def replay_command(
 
     The version is loaded in this process, from the files it was registered with: nothing that serves is asked or slowed.
 
-    Example: `headrace payloads replay /data/payloads --model churn --version 4`
+    A topic is read with the logins of `payloads.kafka` in the model's document, from its beginning to where it ends now.
+
+    Example: `headrace payloads replay /data/payloads --model churn --version 4`; `... topic:churn-payloads --concurrency 8`
     """
     with ControlClient.from_environment() as client:
         view = client.model(model)
@@ -48,16 +59,31 @@ def replay_command(
     if found is None:
         known = ", ".join(str(one.version) for one in view.versions) or "none"
         raise NotFound(f"no version {version}", where=model, remedy=f"its versions: {known}")
-    files = payload_files(payloads)
+    topic = _topic(payloads, brokers, view.payloads)
+    files = payload_files(payloads) if topic is None else []
     engine = load_engine(localize(found.artifact_uri, found.digest))
-    requests = chain.from_iterable(recorded(file, model, engine.signature) for file in files)
-    outcome = replay(requests, engine, model, version, speed=speed, tolerance=tolerance)
+    if topic is not None:
+        requests = recorded_topic(topic, model, engine.signature)
+    else:
+        requests = chain.from_iterable(recorded(file, model, engine.signature) for file in files)
+    outcome = replay(requests, engine, model, version, speed=speed, tolerance=tolerance, concurrency=concurrency)
     if not outcome.requests:
         raise NotFound(f"it holds no request to {model}", where=payloads, remedy="name the log of that model")
     if as_json:
         print_json(outcome)
     else:
         answers().print(_table(outcome))
+
+
+def _topic(payloads: str, brokers: str | None, settings: Payloads | None) -> PayloadTopic | None:
+    """The topic that is named, None where it is a path. The document's own settings go with the document's own topic alone."""
+    if not payloads.startswith(TOPIC):
+        return None
+    name = payloads.removeprefix(TOPIC)
+    own = settings.kafka if settings is not None else None
+    if own is None or own.topic != name:
+        own = PayloadTopic(topic=name)
+    return own.model_copy(update={"brokers": brokers}) if brokers else own
 
 
 def _table(outcome: ReplayOutcome) -> Table:
