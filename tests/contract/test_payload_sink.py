@@ -17,7 +17,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from cluster.errors import NotFound, Unreachable
 from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.watch.payloads import PayloadFiles, PayloadForm, PayloadTopic
-from consumers.payload_replay.recorded_topic import recorded_topic
+from consumers.stream.payloads.recorded_topic import recorded_topic
 from consumers.stream.payloads.topic_sink import TopicPayloads
 from deployments.observe.payloads.parquet_files import ParquetPayloads
 from deployments.observe.payloads.sink import PayloadSink

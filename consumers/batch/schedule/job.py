@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import date
 from typing import Any
 
-from cluster.commands.command import Message
+from cluster.commands.command import Message, ModelName
 from cluster.commands.feeds import FeedName, FeedView
+from cluster.commands.models import ModelView
 from cluster.commands.versions import Resolve, VersionView
 from cluster.errors import HeadraceError, Unreachable
 from consumers.batch.batch_meter import BatchMeter
@@ -67,12 +68,14 @@ async def find(batch: str, call: Call, *, pause_s: float = _PAUSE_S) -> tuple[Ba
     spec = BatchSpec.model_validate(shown.spec)
     asked = Resolve(model=spec.model, version=spec.version)
     found = VersionView.model_validate(await _ask(call, pause_s, "version.resolve", asked))
+    model = ModelView.model_validate(await _ask(call, pause_s, "model.show", ModelName(model=spec.model)))
     return spec, Pinned(
         model=found.model,
         version=found.version,
         artifact_uri=found.artifact_uri,
         digest=found.digest,
         signature=found.signature,
+        payloads=model.payloads,
     )
 
 

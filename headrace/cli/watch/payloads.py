@@ -12,8 +12,8 @@ from cluster.errors import NotFound
 from cluster.watch.payloads import Payloads, PayloadTopic
 from consumers.payload_replay.outcome import ReplayOutcome
 from consumers.payload_replay.recorded import payload_files, recorded
-from consumers.payload_replay.recorded_topic import recorded_topic
 from consumers.payload_replay.replay import ReplaySpeed, replay
+from consumers.stream.payloads.recorded_topic import recorded_topic
 from deployments.artifacts.fetch import localize
 from deployments.engines.load import load_engine
 from headrace.cli.screens.output import AsJson, answers, print_json

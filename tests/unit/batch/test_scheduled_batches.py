@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.commands.feeds import FeedView
+from cluster.commands.models import ModelView
 from cluster.commands.versions import VersionView
 from cluster.errors import NoCapacity, Unreachable
 from cluster.schedule.fires import JobState
+from cluster.watch.payloads import PayloadFiles, Payloads
 from consumers.batch.schedule.job import find, run_fire
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.write.records import Pinned
@@ -35,6 +37,7 @@ from tests.unit.cluster.test_crash import Killed, Killer
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
 HOUR = 3600.0
 HOURLY = {"cron": "0 * * * *", "backoff_s": 10, "retries": 1}
+KEPT = Payloads(parquet=PayloadFiles(path="/payloads"))
 INLINE = inline_workforce(engine_scorer)
 
 
@@ -206,6 +209,19 @@ async def test_a_job_waits_for_a_controller_that_is_restarted(tmp_path: Path, pi
                 kind="batch", name="b", model="digits", wanted="running", status="", replicas=0, message="", spec=document
             )
             return view.model_dump(mode="json")
+        if command == "model.show":
+            model = ModelView(
+                name="digits",
+                stable=1,
+                candidate=None,
+                serving=None,
+                plan=None,
+                versions=(),
+                apps=(),
+                rollout=None,
+                payloads=KEPT,
+            )
+            return model.model_dump(mode="json")
         version = VersionView(
             model="digits",
             version=1,
@@ -217,5 +233,5 @@ async def test_a_job_waits_for_a_controller_that_is_restarted(tmp_path: Path, pi
         )
         return version.model_dump(mode="json")
 
-    assert await find("b", call, pause_s=0) == (spec, pin)
-    assert [command for command, _ in asked] == ["feed.show", "version.resolve"]
+    assert await find("b", call, pause_s=0) == (spec, pin.model_copy(update={"payloads": KEPT}))
+    assert [command for command, _ in asked] == ["feed.show", "version.resolve", "model.show"]
