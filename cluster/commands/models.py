@@ -21,7 +21,6 @@ from cluster.ports import AppState, AppStatus
 from cluster.removal import dependents
 from cluster.rollout.plan import Plan
 from cluster.state import AuditEvent, Model, Removal, State
-from cluster.watch.payloads import Payloads
 
 
 class ScaleModel(Command):
@@ -66,7 +65,6 @@ class ModelView(Message):
     fault: str = ""
     project: str = ""
     removing: str = ""
-    payloads: Payloads | None = None
 
 
 def app_view(name: str, app: AppState | None, retry: Retry | None, now_s: float) -> AppView | None:
@@ -131,7 +129,6 @@ def _model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s:
         fault=fault,
         project=model.project,
         removing=_removing(state, model, apps, now_s),
-        payloads=model.payloads,
     )
 
 

@@ -86,7 +86,7 @@ class _Tally:
         self._tolerance = tolerance
         self._seconds: list[float] = []
         self._reasons: Counter[str] = Counter()
-        self._rows = self._same = self._different = self._saved = 0
+        self._rows = self._same = self._different = self._saved = self._lasting = 0
 
     def add(self, done: Iterable[futures.Future[_Asked]]) -> None:
         for asked in (future.result() for future in done):
@@ -95,6 +95,7 @@ class _Tally:
             self._rows += request.rows
             if isinstance(got, HeadraceError):
                 self._reasons[got.kind] += request.rows
+                self._lasting += request.rows if request.outcome is PayloadOutcome.ERROR else 0
             elif request.outcome is PayloadOutcome.ERROR:
                 self._saved += request.rows
             elif request.outputs:
@@ -113,6 +114,7 @@ class _Tally:
             different=self._different,
             errors=self._reasons.total(),
             answered_errors=self._saved,
+            lasting_errors=self._lasting,
             reasons=dict(self._reasons),
             p50_ms=p50_ms,
             p90_ms=p90_ms,

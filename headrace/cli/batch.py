@@ -73,14 +73,13 @@ def run_command(
             _resume(name, spec, as_json=as_json)
             return
         found = control.resolve_version(spec.model, version or spec.version)
-        payloads = control.model(spec.model).payloads
     pinned = Pinned(
         model=found.model,
         version=found.version,
         artifact_uri=found.artifact_uri,
         digest=found.digest,
         signature=found.signature,
-        payloads=payloads,
+        payloads=found.payloads,
     )
     day: date | None = as_of.date() if as_of else None
     with _watching(name, as_json=as_json) as watch, _on_ray() as (workforce, control):

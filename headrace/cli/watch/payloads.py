@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from cluster.errors import NotFound
-from cluster.watch.payloads import Payloads, PayloadTopic
 from consumers.payload_replay.outcome import ReplayOutcome
-from consumers.payload_replay.recorded import payload_files, recorded
+from consumers.payload_replay.places import requests_of
 from consumers.payload_replay.replay import ReplaySpeed, replay
-from consumers.stream.payloads.recorded_topic import recorded_topic
 from deployments.artifacts.fetch import localize
 from deployments.engines.load import load_engine
 from headrace.cli.screens.output import AsJson, answers, print_json
 from headrace.client import ControlClient
 
 app = typer.Typer(no_args_is_help=True)
-TOPIC = "topic:"
 
 
 @app.callback()
@@ -54,18 +50,9 @@ def replay_command(
     Example: `headrace payloads replay /data/payloads --model churn --version 4`; `... topic:churn-payloads --concurrency 8`
     """
     with ControlClient.from_environment() as client:
-        view = client.model(model)
-    found = next((one for one in view.versions if one.version == version), None)
-    if found is None:
-        known = ", ".join(str(one.version) for one in view.versions) or "none"
-        raise NotFound(f"no version {version}", where=model, remedy=f"its versions: {known}")
-    topic = _topic(payloads, brokers, view.payloads)
-    files = payload_files(payloads) if topic is None else []
+        found = client.resolve_version(model, version)
+    requests = requests_of(payloads, model, found.signature, found.payloads, brokers)
     engine = load_engine(localize(found.artifact_uri, found.digest))
-    if topic is not None:
-        requests = recorded_topic(topic, model, engine.signature)
-    else:
-        requests = chain.from_iterable(recorded(file, model, engine.signature) for file in files)
     outcome = replay(requests, engine, model, version, speed=speed, tolerance=tolerance, concurrency=concurrency)
     if not outcome.requests:
         raise NotFound(f"it holds no request to {model}", where=payloads, remedy="name the log of that model")
@@ -73,17 +60,6 @@ def replay_command(
         print_json(outcome)
     else:
         answers().print(_table(outcome))
-
-
-def _topic(payloads: str, brokers: str | None, settings: Payloads | None) -> PayloadTopic | None:
-    """The topic that is named, None where it is a path. The document's own settings go with the document's own topic alone."""
-    if not payloads.startswith(TOPIC):
-        return None
-    name = payloads.removeprefix(TOPIC)
-    own = settings.kafka if settings is not None else None
-    if own is None or own.topic != name:
-        own = PayloadTopic(topic=name)
-    return own.model_copy(update={"brokers": brokers}) if brokers else own
 
 
 def _table(outcome: ReplayOutcome) -> Table:

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.commands.feeds import FeedView
-from cluster.commands.models import ModelView
-from cluster.commands.versions import VersionView
+from cluster.commands.versions import ResolvedVersion
 from cluster.errors import NoCapacity, Unreachable
 from cluster.schedule.fires import JobState
 from cluster.watch.payloads import PayloadFiles, Payloads
@@ -209,20 +208,8 @@ async def test_a_job_waits_for_a_controller_that_is_restarted(tmp_path: Path, pi
                 kind="batch", name="b", model="digits", wanted="running", status="", replicas=0, message="", spec=document
             )
             return view.model_dump(mode="json")
-        if command == "model.show":
-            model = ModelView(
-                name="digits",
-                stable=1,
-                candidate=None,
-                serving=None,
-                plan=None,
-                versions=(),
-                apps=(),
-                rollout=None,
-                payloads=KEPT,
-            )
-            return model.model_dump(mode="json")
-        version = VersionView(
+        version = ResolvedVersion(
+            payloads=KEPT,
             model="digits",
             version=1,
             artifact_uri=pin.artifact_uri,
@@ -234,4 +221,4 @@ async def test_a_job_waits_for_a_controller_that_is_restarted(tmp_path: Path, pi
         return version.model_dump(mode="json")
 
     assert await find("b", call, pause_s=0) == (spec, pin.model_copy(update={"payloads": KEPT}))
-    assert [command for command, _ in asked] == ["feed.show", "version.resolve", "model.show"]
+    assert [command for command, _ in asked] == ["feed.show", "version.resolve"]
