@@ -82,7 +82,9 @@ class Background:
     works: tuple[ExplainMethod, ...] | None = None
     why_none: str = ""
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many rows there are, b."""
         return len(next(iter(self.rows.values()))) if self.rows else 0
 
 
