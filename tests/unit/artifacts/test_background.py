@@ -64,7 +64,7 @@ def test_versions_from_before_are_explained_against_their_sample_rows(tmp_path: 
         np.testing.assert_array_equal(found.rows[name], sampled[name])
         assert found.works is None
         one = explain_rows(
-            engine.score, {name: sampled[name][:1] * 2}, engine.signature, found, ExplainOptions(evaluations=2000)
+            engine.score, {name: sampled[name][:1] * 2}, engine.signature, found, ExplainOptions(label=3, evaluations=2000)
         )[0]
         assert one.completeness_error < 1e-5
         assert one.attributions[name].any()
