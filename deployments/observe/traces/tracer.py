@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -61,29 +61,27 @@ class Tracer:
             trace_id = new_trace_id()
         return Span(name, trace_id, parent_id, kind=kind, began_ns=began_ns, attributes=attributes)
 
-    def sampled(self, place: str, numbers: Sequence[int], contexts: Sequence[bytes | None] | None) -> dict[int, tuple[int, int]]:
+    def sampled(self, place: str, numbers: Sequence[int], contexts: Mapping[int, bytes]) -> dict[int, tuple[int, int]]:
         """Which of the records at these offsets of the place are traced: by row, the trace and the span above it, or 0.
 
-        `contexts` are their headers, None for a record without; None: none has any. By a hash of place and offset, a record
-        without is traced again whenever it is read again.
+        `contexts` are the headers of the rows that have one. Of the others a hash of place and offset decides: one that is read
+        again is traced again. What looks like an unsampled context at both its ends is taken for one: most are.
         """
         found: dict[int, tuple[int, int]] = {}
-        bare: set[int] | None = None
-        if contexts is not None:
-            bare = set()
-            malformed = 0
-            for row, value in enumerate(contexts):
-                context = parsed(value) if value is not None else None
-                if context is None:
-                    bare.add(row)
-                    malformed += value is not None
-                elif context.sampled:
-                    found[row] = context.trace_id, context.span_id
-            if malformed:
-                self._meters.add(MALFORMED_TRACEPARENTS, malformed)
-        if self._ratio > 0 and (bare is None or bare):
+        malformed = 0
+        for row, value in contexts.items():
+            if value[-3:] == b"-00" and value[:3] == b"00-":
+                continue
+            context = parsed(value)
+            if context is None:
+                malformed += 1
+            elif context.sampled:
+                found[row] = context.trace_id, context.span_id
+        if malformed:
+            self._meters.add(MALFORMED_TRACEPARENTS, malformed)
+        if self._ratio > 0 and len(contexts) - malformed < len(numbers):
             drawn = sampled_places(place, np.asarray(numbers), self._ratio, TRACE_SEED).tolist()
-            found |= {row: (new_trace_id(), 0) for row in drawn if bare is None or row in bare}
+            found |= {row: (new_trace_id(), 0) for row in drawn if row not in contexts or parsed(contexts[row]) is None}
         return found
 
     def finish(self, *roots: Span) -> None:

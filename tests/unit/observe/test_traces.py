@@ -98,13 +98,14 @@ def test_the_caller_s_flag_decides_and_else_our_ratio() -> None:
 def test_records_are_sampled_by_their_own_contexts_and_the_others_by_place_and_offset() -> None:
     meters = Meters()
     tracer, offsets = Tracer(MemorySpans(), 0.01, meters), range(1000, 101_000)
-    drawn = tracer.sampled("in/0", offsets, None)
+    drawn = tracer.sampled("in/0", offsets, {})
     assert 800 < len(drawn) < 1200
-    assert tracer.sampled("in/0", offsets, None).keys() == drawn.keys()
-    contexts: list[bytes | None] = [NOT_SAMPLED.encode()] * len(offsets)
+    assert tracer.sampled("in/0", offsets, {}).keys() == drawn.keys()
+    contexts = dict.fromkeys(range(len(offsets)), NOT_SAMPLED.encode())
     bare = min(drawn)
     first = next(row for row in range(len(offsets)) if row not in drawn)
-    contexts[bare], contexts[first], contexts[first + 1] = None, SAMPLED.encode(), b"not-one"
+    contexts |= {first: SAMPLED.encode(), first + 1: b"not-one"}
+    del contexts[bare]
     found = tracer.sampled("in/0", offsets, contexts)
     assert found.keys() - {first + 1} == {first, bare}
     assert found[first] == (int(TRACE, 16), int(SPAN, 16))
