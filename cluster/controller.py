@@ -17,10 +17,12 @@ from cluster.acting import ActionResult, ActionRunner
 from cluster.commands import dispatch
 from cluster.commands.command import Context
 from cluster.commands.versions import RegisterVersion
+from cluster.control_plane import Told
 from cluster.decide import Decision, Snapshot, decide
+from cluster.drift.counts import DriftReport
+from cluster.drift.inbox import DriftInbox
 from cluster.errors import Fenced, Unreachable
 from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
-from cluster.rollout.evidence import EvidenceBatch
 from cluster.rollout.inbox import EvidenceInbox, count
 from cluster.routing.changes import TableChange
 from cluster.routing.published import PublishedTables
@@ -104,6 +106,7 @@ class Controller:
         self._lock = threading.Lock()  # the state and the store
         self._inbox = EvidenceInbox()
         self._metrics = MetricsBook(clock)
+        self._drift = DriftInbox()
         self._must_load = False
         self._seen = _Seen({}, None, None, 0.0)
         self._done = ActionResult()
@@ -175,13 +178,16 @@ class Controller:
         for kind, why in self._done.troubles.items():
             self._troubles.note(kind, why)
 
-    def push(self, told: EvidenceBatch | MetricsReport) -> None:
+    def push(self, told: Told) -> None:
         """Takes evidence, which is counted at the next tick, or what a process counted. What was seen is not counted again.
 
-        Raises Unreachable where so much waits for the store already that its scorer had better keep it.
+        Raises Unreachable where so much waits for the store already that its scorer had better keep it; for a drift report see
+        `DriftInbox.take`.
         """
         if isinstance(told, MetricsReport):
             self._metrics.take(told)
+        elif isinstance(told, DriftReport):
+            self._drift.take(told)
         else:
             self._inbox.push(told)
 
