@@ -44,7 +44,7 @@ class RateKind(StrEnum):
     """The row as a whole is unlike the profile's."""
 
 
-KINDS = tuple(RateKind)  # their places are what `Reference.kind` holds; new ones go to the end
+KINDS = tuple(RateKind)  # their places are what `DriftReference.kind` holds; new ones go to the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class WatchedFeature:
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class DriftReference:
     """What is watched of one version, and how it was in its profile: f features, r rates. Rates of one feature lie together.
 
     All arrays are [r], but `histogram`, [f, 16]. `feature` is a place in `features`, `kind` one in KINDS; `cut` is the value of
@@ -99,14 +99,14 @@ class DriftReport:
     rows: Numbers
     hits: Numbers
     histogram: Numbers
-    reference: Reference | None = None
+    reference: DriftReference | None = None
 
-    def with_reference(self, reference: Reference) -> DriftReport:
+    def with_reference(self, reference: DriftReference) -> DriftReport:
         """The same report, to send where the controller does not know the reference."""
         return replace(self, reference=reference)
 
 
-def reference_digest(reference: Reference) -> str:
+def reference_digest(reference: DriftReference) -> str:
     """Names a reference: the same in every process that reads the same profile."""
     digest = hashlib.sha256()
     for feature in reference.features:
@@ -126,7 +126,7 @@ def unknown_reference(report: DriftReport) -> NotFound:
     )
 
 
-def check_report(report: DriftReport, reference: Reference) -> None:
+def check_report(report: DriftReport, reference: DriftReference) -> None:
     """Raises BadInput where the report's arrays, or the reference's, do not fit together or are too many."""
     features, rates = len(reference.features), len(reference.hits)
     shapes = {

@@ -7,23 +7,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cluster.drift.counts import DriftReport, Numbers, Reference, check_report, unknown_reference
+from cluster.drift.counts import DriftReport, Numbers, DriftReference, check_report, unknown_reference
 from cluster.rollout.evidence import mark
 from cluster.versions import VersionId
 
 
 @dataclass(slots=True)
-class Counted:
+class DriftCounts:
     """What was counted of one version since the last tick."""
 
     digest: str
-    reference: Reference
+    reference: DriftReference
     rows: Numbers
     hits: Numbers
     histogram: Numbers
 
     @classmethod
-    def nothing(cls, digest: str, reference: Reference) -> Counted:
+    def nothing(cls, digest: str, reference: DriftReference) -> DriftCounts:
         """Of a version that is new here."""
         return cls(
             digest,
@@ -38,7 +38,7 @@ class Counted:
 class DriftInbox:
     """Used from any thread: a push adds arrays up and returns."""
 
-    told: dict[VersionId, Counted] = field(default_factory=dict)
+    told: dict[VersionId, DriftCounts] = field(default_factory=dict)
     _sequences: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -52,7 +52,7 @@ class DriftInbox:
             if known is None or known.digest != report.digest:
                 if report.reference is None:
                     raise unknown_reference(report)
-                known = Counted.nothing(report.digest, report.reference)
+                known = DriftCounts.nothing(report.digest, report.reference)
             check_report(report, known.reference)
             self.told[version] = known
             mark(self._sequences, report.source, report.sequence)
