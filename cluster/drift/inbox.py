@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cluster.drift.counts import DriftReport, Numbers, DriftReference, check_report, unknown_reference
+from cluster.drift.counts import DriftReference, DriftReport, Numbers, check_report, unknown_reference
 from cluster.rollout.evidence import mark
 from cluster.versions import VersionId
 
