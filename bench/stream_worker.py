@@ -20,12 +20,11 @@ from pathlib import Path
 from confluent_kafka import Consumer, Producer
 from kafka import KafkaConsumer, KafkaProducer
 
+from cluster.control_plane import Told
 from cluster.errors import NotFound
 from cluster.fleet.serving import Serving, TransportKind
-from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import Route, RouteTable, Stamp, Target
 from cluster.signature import Signature
-from cluster.watch.reports import MetricsReport
 from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.counters import Counters
 from consumers.stream.kafka.clients import chosen_client, open_log
@@ -83,7 +82,7 @@ class HeldTable:
             await asyncio.sleep(timeout_s)
         return self.table
 
-    async def push(self, told: EvidenceBatch | MetricsReport) -> None:
+    async def push(self, told: Told) -> None:
         """Evidence is made and handed over, as in production; nobody counts it here."""
 
     async def call(self, command: str, payload: dict[str, object]) -> dict[str, object]:

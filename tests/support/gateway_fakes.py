@@ -12,13 +12,12 @@ from cluster.access.callers import CLUSTER, Caller
 from cluster.commands.models import AppView, ModelView
 from cluster.commands.versions import VersionView
 from cluster.commands.watch.metrics import METRICS, MetricsView
+from cluster.control_plane import Told
 from cluster.errors import HeadraceError, NotFound, Unreachable
 from cluster.fleet.serving import Serving
-from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import Route, RouteTable, Stamp, Standing, Target
 from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.watch.catalogue import GATEWAYS
-from cluster.watch.reports import MetricsReport
 from deployments.engines.datatypes import Array
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
@@ -138,7 +137,7 @@ class FakeControl:
             await asyncio.sleep(timeout_s)
         return self.table
 
-    async def push(self, told: EvidenceBatch | MetricsReport) -> None:
+    async def push(self, told: Told) -> None:
         raise NotImplementedError
 
     async def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any]:

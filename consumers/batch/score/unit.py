@@ -20,6 +20,7 @@ from consumers.batch.read.tensors import to_tensors
 from consumers.batch.score.answers import output_columns, to_columns
 from consumers.batch.score.rowscorer import GivenUp, RowScorer
 from consumers.batch.score.unit_payloads import UnitPayloads
+from consumers.batch.score.watched_rows import WatchedRows
 from consumers.batch.spec import OnDamage
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.output import OutputWriter
@@ -62,11 +63,13 @@ class UnitRunner:
         record: RunRecord,
         filesystem: pafs.FileSystem,
         scorer: RowScorer,
+        *,
         payloads: UnitPayloads | None = None,
+        watched: WatchedRows | None = None,
     ) -> None:
-        """`payloads` takes a sample of the rows; without it none is taken."""
+        """`payloads` takes a sample of the rows, `watched` is told of them; None: nobody is."""
+        self._payloads, self._watched = payloads, watched
         self._ledger = ledger
-        self._payloads = payloads
         self._record = record
         self._scorer = scorer
         spec = record.spec
@@ -96,6 +99,8 @@ class UnitRunner:
         damaged = {one.path: one for one in unit.damaged}
         while True:
             found = _Found()
+            if self._watched is not None:
+                self._watched.begin()
             try:
                 files = self._write(unit, damaged, found, limit)
                 quarantine = write_quarantine(self._ledger, unit.id, self._reader, found.bad)
@@ -115,6 +120,8 @@ class UnitRunner:
             self._ledger.write(receipt)
         if self._payloads is not None:
             self._payloads.done(found.payloads)
+        if self._watched is not None:
+            self._watched.done()
         return receipt
 
     def _write(self, unit: Unit, damaged: Collection[str], found: _Found, limit: int) -> tuple[OutputFile, ...]:
@@ -148,6 +155,8 @@ class UnitRunner:
                 answered = np.delete(np.arange(count), list(rejected))
                 numbers = found.rows + places[answered]
                 found.payloads += self._payloads.of(unit.id, numbers, answered, rows.tensors, outputs)
+            if self._watched is not None:
+                self._watched.scored(rows.tensors, outputs, count, rejected)
             if rejected:
                 bad |= {int(places[at]): reason for at, reason in rejected.items()}
                 good = np.delete(places, list(rejected))

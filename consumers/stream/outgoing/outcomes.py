@@ -23,6 +23,7 @@ from consumers.stream.outgoing.answers import (
 from consumers.stream.payloads.taken import PayloadTaker, TakenPayloads
 from consumers.stream.refusals import Place, Refused
 from consumers.stream.spec import OnEmpty, StreamSpec
+from deployments.drift.drift_sample import of_rows
 from deployments.observe.traces.span import Span
 from deployments.scoring.port import Scored
 
@@ -76,14 +77,16 @@ class Outcomes:
                 _tell(records.spans, scored, positions[first:last] - begin, first, here)
             taken = np.arange(first, last)
             payloads = _payloads(taker, records, taken, positions[taken] - begin, here) if taker is not None else None
+            left = taken[np.isin(positions[taken] - begin, list(here))] if here else taken[:0]
+            drawn = of_rows(scored.drawn, first, last, left) if scored.drawn else ()
             rows_out = sum(map(len, out))
             whole = (*out, *dead_letters)
-            first, upto, rows_dead = records.offsets[0], records.offsets[-1] + 1, sum(map(len, dead_letters))
+            offset, upto, rows_dead = records.offsets[0], records.offsets[-1] + 1, sum(map(len, dead_letters))
             made.append(
                 SliceOutcome(
                     records.partition,
                     records.epoch,
-                    first,
+                    offset,
                     upto,
                     whole,
                     len(records),
@@ -94,6 +97,7 @@ class Outcomes:
                     Counter(why.error.kind for why in here.values()),
                     payloads,
                     tuple(records.spans.values()),
+                    drawn,
                 )
             )
             begin = end
