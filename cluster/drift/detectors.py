@@ -7,6 +7,9 @@ keeps to the null, the expected M after T ticks is at most T, so that M ever rea
 rows have to do with each other. The mean of all M has the same bound: a single one that reaches c times their number lifts it to
 c by itself, and many small ones do so together. So one test of the mean is all, and single ones are named where they are the
 cause.
+
+Rows are seldom independent: one call brings a hundred of one customer. Groups of at most g rows that may be alike in any way count
+as one row each: hits and rows are divided by g, which is a supermartingale still, as of one value in [0, 1] for each group.
 """
 
 from __future__ import annotations
@@ -63,10 +66,12 @@ class Detectors:
     """All detectors of one version: [r, 2, a] for r rates, both sides, a alternatives. A feature's latch at its alarm, and are
     left alone until it is cleared. Used from one thread."""
 
-    def __init__(self, reference: DriftReference, margin: float, budget: AlarmBudget) -> None:
+    def __init__(self, reference: DriftReference, margin: float, budget: AlarmBudget, alike: int = 1) -> None:
+        """`alike`: so many rows at most have to do with each other."""
         self._feature, self._features = reference.feature, len(reference.features)
         low, high = tolerated(reference, margin, budget.delta)
-        self._hit, self._miss = _weights(low, high)
+        hit, miss = _weights(low, high)
+        self._hit, self._miss = hit / alike, miss / alike
         self._log_m: Floats = np.full(self._hit.shape, -np.inf)
         self._log_threshold = math.log(budget.threshold)
         self._latched: npt.NDArray[np.bool_] = np.zeros(self._features, np.bool_)
