@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from consumers.stream.codecs.codec import Decoded, Encoder
 from consumers.stream.log.port import Outgoing, Partition, Records
 from consumers.stream.payloads.taken import TakenPayloads
+from deployments.drift.version_counting import DrawnRows
 from deployments.scoring.port import Scored
 
 
@@ -19,7 +20,7 @@ class SliceOutcome:
 
     `first` is the offset of the first record, and `first_ms` its time (Unix, ms). `versions` tells how many rows each version
     answered, `dead` how many became dead letters by an error of each kind. `payloads` go to the payload log once it is
-    committed.
+    committed, and `drawn` to what is counted of rows.
     """
 
     partition: Partition
@@ -34,6 +35,7 @@ class SliceOutcome:
     versions: Mapping[int, int] = field(default_factory=dict)
     dead: Mapping[str, int] = field(default_factory=dict)
     payloads: TakenPayloads | None = None
+    drawn: Sequence[DrawnRows] = ()
 
 
 @dataclass

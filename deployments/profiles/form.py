@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from cluster.signature import Datatype
@@ -67,6 +68,13 @@ class TensorProfile(ProfilePart):
     def key(self) -> str:
         """What it is called among the profile's arrays."""
         return f"{self.side}.{self.name}"
+
+    def feature_names(self) -> list[str]:
+        """Each profiled feature by its place in the row: `image[3,5]`; the tensor's own name where a row is one value."""
+        if self.features == 1:
+            return [self.name][: self.profiled]
+        places = np.transpose(np.unravel_index(np.arange(self.profiled), self.row_shape)).tolist() if self.profiled else []
+        return [f"{self.name}[{','.join(map(str, place))}]" for place in places]
 
 
 class ProfileSummary(ProfilePart):

@@ -19,6 +19,7 @@ from consumers.batch.read.reader import Reader, Unreadable
 from consumers.batch.read.tensors import to_tensors
 from consumers.batch.score.answers import output_columns, to_columns
 from consumers.batch.score.rowscorer import GivenUp, RowScorer
+from consumers.batch.score.watched_rows import WatchedRows
 from consumers.batch.spec import OnDamage
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.output import OutputWriter
@@ -53,7 +54,16 @@ class _Found:
 class UnitRunner:
     """Runs units of one run, one at a time. Made once in each worker."""
 
-    def __init__(self, ledger: Ledger, record: RunRecord, filesystem: pafs.FileSystem, scorer: RowScorer) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        record: RunRecord,
+        filesystem: pafs.FileSystem,
+        scorer: RowScorer,
+        watched: WatchedRows | None = None,
+    ) -> None:
+        """`watched` is told of the rows; None: nobody is."""
+        self._watched = watched
         self._ledger = ledger
         self._record = record
         self._scorer = scorer
@@ -84,6 +94,8 @@ class UnitRunner:
         damaged = {one.path: one for one in unit.damaged}
         while True:
             found = _Found()
+            if self._watched is not None:
+                self._watched.begin()
             try:
                 files = self._write(unit, damaged, found, limit)
                 quarantine = write_quarantine(self._ledger, unit.id, self._reader, found.bad)
@@ -101,6 +113,8 @@ class UnitRunner:
         receipt = Receipt(unit.id, found.rows, found.quarantined, files, quarantine, seconds, started_s, tuple(damaged.values()))
         with explaining(self._ledger.place.path):
             self._ledger.write(receipt)
+        if self._watched is not None:
+            self._watched.done()
         return receipt
 
     def _write(self, unit: Unit, damaged: Collection[str], found: _Found, limit: int) -> tuple[OutputFile, ...]:
@@ -130,6 +144,8 @@ class UnitRunner:
                 found.blame(stretches, bad | {int(places[at]): reason for at, reason in told.bad.items()})
                 found.hopeless = next(iter(told.bad.values())) if told.hopeless else ""
                 return
+            if self._watched is not None:
+                self._watched.scored(rows.tensors, outputs, count, rejected)
             if rejected:
                 bad |= {int(places[at]): reason for at, reason in rejected.items()}
                 good = np.delete(places, list(rejected))

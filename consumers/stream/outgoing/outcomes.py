@@ -23,6 +23,7 @@ from consumers.stream.outgoing.answers import (
 from consumers.stream.payloads.taken import PayloadTaker, TakenPayloads
 from consumers.stream.refusals import Place, Refused
 from consumers.stream.spec import OnEmpty, StreamSpec
+from deployments.drift.drift_sample import of_rows
 from deployments.scoring.port import Scored
 
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -73,14 +74,16 @@ class Outcomes:
             dead_letters = self._dead_letters(records, here, {row - begin: why for row, why in again.items()}, now_ms)
             taken = np.arange(first, last)
             payloads = _payloads(taker, records, taken, positions[taken] - begin, here) if taker is not None else None
+            left = taken[np.isin(positions[taken] - begin, list(here))] if here else taken[:0]
+            drawn = of_rows(scored.drawn, first, last, left) if scored.drawn else ()
             rows_out = sum(map(len, out))
             whole = (*out, *dead_letters)
-            first, upto, rows_dead = records.offsets[0], records.offsets[-1] + 1, sum(map(len, dead_letters))
+            offset, upto, rows_dead = records.offsets[0], records.offsets[-1] + 1, sum(map(len, dead_letters))
             made.append(
                 SliceOutcome(
                     records.partition,
                     records.epoch,
-                    first,
+                    offset,
                     upto,
                     whole,
                     len(records),
@@ -90,6 +93,7 @@ class Outcomes:
                     _by_version(scored, [j for j in chosen if int(positions[j]) - begin not in here] if here else chosen),
                     Counter(why.error.kind for why in here.values()),
                     payloads,
+                    drawn,
                 )
             )
             begin = end

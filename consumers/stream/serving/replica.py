@@ -22,6 +22,7 @@ from consumers.stream.phases import WorkerPhase
 from consumers.stream.serving.autoscale import LAG
 from consumers.stream.spec import Client, StreamSpec
 from deployments.control.client import connect
+from deployments.drift.drift_sample import DriftSample
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
 from deployments.scoring.scorer import RoutedScorer
@@ -60,10 +61,14 @@ class StreamReplica:
             before = self._thread
             if self._loop is not None:
                 self._loop.stop()
-            meters = Meters()
+            meters, drift = Meters(), DriftSample()
             payloads = PayloadLog(meters, open_topic)
-            scoring = ScorerThread(lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM, payloads=payloads))
-            loop = Loop(self._name, self._spec, scoring, lambda: self._open(number), meters=meters, payloads=payloads)
+            scoring = ScorerThread(
+                lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM, payloads=payloads, drift=drift)
+            )
+            loop = Loop(
+                self._name, self._spec, scoring, lambda: self._open(number), meters=meters, payloads=payloads, drift=drift
+            )
             self._loop = loop
             self._thread = threading.Thread(target=self._work, args=(loop, scoring, before), name="stream", daemon=True)
             self._thread.start()
