@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,9 +13,9 @@ from cluster.rollout.evidence import mark
 from cluster.versions import VersionId
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class DriftCounts:
-    """What was counted of one version since the last tick."""
+    """What was counted of one version since the last look: arrays as in a report, added to in place."""
 
     digest: str
     reference: DriftReference
@@ -25,22 +26,22 @@ class DriftCounts:
     @classmethod
     def nothing(cls, digest: str, reference: DriftReference) -> DriftCounts:
         """Of a version that is new here."""
-        return cls(
-            digest,
-            reference,
-            np.zeros(len(reference.features), np.int64),
-            np.zeros(len(reference.hits), np.int64),
-            np.zeros_like(reference.histogram),
-        )
+        features, rates = len(reference.features), len(reference.hits)
+        histogram = np.zeros_like(reference.histogram, np.int64)
+        return cls(digest, reference, np.zeros(features, np.int64), np.zeros(rates, np.int64), histogram)
+
+    def emptied(self) -> DriftCounts:
+        """The same version, with nothing counted."""
+        return self.nothing(self.digest, self.reference)
 
 
-@dataclass(slots=True)
 class DriftInbox:
     """Used from any thread: a push adds arrays up and returns."""
 
-    told: dict[VersionId, DriftCounts] = field(default_factory=dict)
-    _sequences: dict[str, int] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told: dict[VersionId, DriftCounts] = {}
+        self._sequences: dict[str, int] = {}
 
     def take(self, report: DriftReport) -> None:
         """Counts a report, once. Raises NotFound where its reference is not known, BadInput where it does not fit."""
@@ -48,14 +49,23 @@ class DriftInbox:
         with self._lock:
             if report.sequence <= self._sequences.get(report.source, -1):
                 return
-            known = self.told.get(version)
+            known = self._told.get(version)
             if known is None or known.digest != report.digest:
                 if report.reference is None:
                     raise unknown_reference(report)
+                check_report(report, report.reference)
                 known = DriftCounts.nothing(report.digest, report.reference)
             check_report(report, known.reference)
-            self.told[version] = known
+            self._told[version] = known
             mark(self._sequences, report.source, report.sequence)
-            known.rows += report.rows
-            known.hits += report.hits
-            known.histogram += report.histogram
+            np.add(known.rows, report.rows, out=known.rows)
+            np.add(known.hits, report.hits, out=known.hits)
+            np.add(known.histogram, report.histogram, out=known.histogram)
+
+    def drain(self, lives: Callable[[VersionId], bool]) -> Mapping[VersionId, DriftCounts]:
+        """All that was counted since the last time, of versions of which any was; forgets versions that are no more."""
+        with self._lock:
+            told = {version: counts for version, counts in self._told.items() if lives(version)}
+            counted = {version: counts for version, counts in told.items() if counts.rows.any()}
+            self._told = {version: counts.emptied() if version in counted else counts for version, counts in told.items()}
+        return counted

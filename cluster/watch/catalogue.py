@@ -144,6 +144,14 @@ PAYLOADS = _counter(
     "outcome",
 )
 
+# Drift.
+DRIFT_ALARMS = _gauge("drift_alarms", "Features of this version that no longer look like its profile, until cleared.", *_VERSION)
+DRIFT_SIZE = _gauge(
+    "drift_size",
+    "How far the feature that is farthest off is from the profile now: Jensen-Shannon distance, 0 to 1.",
+    *_VERSION,
+)
+
 # Rollouts, replicas, the controller.
 ROLLOUT_STATE = _gauge("rollout_state", "1 for the state that the model's newest rollout is in.", "model", "state")
 ROLLOUT_HELD = _gauge("rollout_held", "1 where the rollout under way waits for a person: neither proven good nor bad.", "model")

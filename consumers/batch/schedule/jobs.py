@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.errors import Unreachable
-from cluster.schedule.fires import JobSeen, JobState, SubmitJob
+from cluster.schedule.fires import JobSeen, JobState, RunCommand, SubmitJob
 from consumers.batch.ray_inside import OwnJobClient
 
 # Of objects in memory, in what requests raises: the same trouble reads the same each time.
@@ -37,17 +37,29 @@ class RayJobs:
         self._program = program
         self._client: OwnJobClient | None = None
 
-    def submit(self, wanted: SubmitJob) -> None:
+    def submit(self, wanted: SubmitJob | RunCommand) -> None:
         """See `Jobs.submit`."""
-        # Told, since Ray would have the job join whichever Ray of its machine it finds first.
-        own = ray.get_runtime_context().gcs_address
-        options = ["--fire", wanted.fire, "--as-of", wanted.as_of, "--ray", own]
-        program = [sys.executable, "-m", self._program, wanted.batch, *options]
+        program, environment = self._program_of(wanted), {}
+        if isinstance(wanted, RunCommand):
+            environment = {"HEADRACE_DRIFT_MODEL": wanted.model, "HEADRACE_DRIFT_VERSION": str(wanted.version)}
         try:
-            self._connected().submit_job(entrypoint=shlex.join(program), submission_id=wanted.job, entrypoint_num_cpus=0)
+            self._connected().submit_job(
+                entrypoint=shlex.join(program),
+                submission_id=wanted.job,
+                entrypoint_num_cpus=0,
+                runtime_env={"env_vars": environment} if environment else None,
+            )
         except (OSError, RuntimeError) as error:
             if "already exists" not in str(error):
                 raise self._away(error) from error
+
+    def _program_of(self, wanted: SubmitJob | RunCommand) -> Sequence[str]:
+        if isinstance(wanted, RunCommand):
+            return wanted.command
+        # Told, since Ray would have the job join whichever Ray of its machine it finds first.
+        own = ray.get_runtime_context().gcs_address
+        options = ["--fire", wanted.fire, "--as-of", wanted.as_of, "--ray", own]
+        return [sys.executable, "-m", self._program, wanted.batch, *options]
 
     def state(self, jobs: Collection[str]) -> Mapping[str, JobSeen]:
         """See `Jobs.state`."""
