@@ -99,9 +99,10 @@ class ProfileSummary(ProfilePart):
 class OutlierArrays:
     """What outliers are told by, of f numbers, g categories and c components.
 
-    `lo`, `scale`, `mean`, `std` are [f]; `rarity` [f, 17] is -log p of the 16 bins and of NaN; `components` [c, f]. `names` [g]
-    says how many of `named`, -log p of each category and then of all others, belong to each. `middle` and `spread` [2] are of the
-    two scores. `calibration` are the scores of the rows held out, rising.
+    `lo`, `scale`, `mean`, `std` are [f]; `rarity` [f, 19] is -log p of each bin: below `lo`, 16 within, above, NaN. `components`
+    are [c, f], and `reach` [c] how far rows spread along each. `names` [g] says how many of `named`, -log p of each category and
+    then of all others, belong to each. `middle` and `spread` [3] are of the three scores. `calibration` are the scores of the
+    rows held out, rising.
     """
 
     lo: Floats
@@ -110,6 +111,7 @@ class OutlierArrays:
     std: Floats
     rarity: Floats
     components: Floats
+    reach: Floats
     names: npt.NDArray[np.int64]
     named: Floats
     middle: Floats

@@ -1,9 +1,10 @@
 """How unlike the profile's rows a row is as a whole: its place among the scores of rows that were held out for it. Pure.
 
-The score is the greater of two, each brought to the same scale: how rare a row's values are, one by one (the sum of -log p of
-their bins), and how far its numbers lie from the plane of the main components (what they have in common). One half of the
-profile's rows, drawn at random, says what is rare; the other half is only scored. So for a row like these the chance of a p-value
-of at most a is at most a, whatever the score is worth (split conformal).
+The score is the greatest of three, each brought to the same scale: how rare a row's values are, one by one (the sum of -log p of
+their bins), how far its numbers lie from the plane of the main components (what they have in common), and how far out in that
+plane, each component by its own spread. One half of the profile's rows, drawn at random, says what is rare; the other half is
+only scored. So for a row like these the chance of a p-value of at most a is at most a, whatever the score is worth (split
+conformal).
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import numpy.typing as npt
 from deployments.engines.datatypes import Array
 from deployments.profiles.categories import category_name
 from deployments.profiles.form import FeatureKind, OutlierArrays, Profile, TensorProfile, TensorSide
-from deployments.profiles.numbers import CODES, Floats, as_floats, codes, number_columns
+from deployments.profiles.numbers import ABOVE, BELOW, CODES, FIRST, Floats, as_floats, codes, number_columns
 
-BINS = 16
+INNER_BINS = 16
+BINS = INNER_BINS + 2
+PARTS = 3
 FEWEST_ROWS = 20
 MOST_CALIBRATION = 2000
 MOST_LEARNT = 4096
@@ -30,6 +33,9 @@ ROWS_A_COMPONENT = 10
 # A row that is flagged has a p-value of at most this.
 FLAG_P = 0.01
 _FARTHEST = 30.0
+# Where each bin begins among the 256 codes: the first and the last are of what is outside.
+_STARTS = np.array([BELOW, *(FIRST + (ABOVE - FIRST) * at // INNER_BINS for at in range(INNER_BINS)), ABOVE])
+_BIN_OF_CODE = np.repeat(np.arange(BINS), np.diff([*_STARTS, CODES]))
 _SEED = 20
 _BLOCK_VALUES = 1 << 20
 
@@ -48,13 +54,15 @@ def calibrated(tensors: Sequence[TensorProfile], inputs: Mapping[str, Array]) ->
     columns = [number_columns(of_learnt[t.key], t.datatype) for t in watched if t.kind is FeatureKind.NUMBERS]
     counts = np.concatenate([each.counts for each in columns]) if columns else np.empty((0, CODES), np.int64)
     missing = np.concatenate([each.missing for each in columns]) if columns else np.empty(0, np.int64)
-    bins = np.concatenate((counts.reshape(-1, BINS, CODES // BINS).sum(axis=2), missing[:, None]), axis=1)
+    bins = np.concatenate((np.add.reduceat(counts, _STARTS, axis=1), missing[:, None]), axis=1)
     known = np.isfinite(numbers)
     seen = np.maximum(known.sum(axis=0), 1)
     mean = np.where(known, numbers, 0).sum(axis=0) / seen
     std = np.sqrt((np.where(known, numbers - mean, 0) ** 2).sum(axis=0) / seen)
     # A number that never changed is as far off as it may be where it differs by more than its last digits.
     std = np.where(std > 0, std, np.maximum(np.abs(mean) * 1e-6, 1e-12))
+    standard = _standard(numbers[:COMPONENT_ROWS], mean, std)
+    components = _components(standard)
     names, named = _named(watched, of_learnt)
     arrays = OutlierArrays(
         lo=np.concatenate([np.empty(0), *(each.lo for each in columns)]),
@@ -62,17 +70,18 @@ def calibrated(tensors: Sequence[TensorProfile], inputs: Mapping[str, Array]) ->
         mean=mean,
         std=std,
         rarity=_rarity(bins),
-        components=_components(_standard(numbers[:COMPONENT_ROWS], mean, std)),
+        components=components,
+        reach=np.maximum((standard @ components.T).std(axis=0), 1e-9),
         names=names,
         named=named,
-        middle=np.zeros(2),
-        spread=np.ones(2),
+        middle=np.zeros(PARTS),
+        spread=np.ones(PARTS),
         calibration=np.empty(0),
     )
     plain = OutlierScore(tensors, arrays)
-    both = plain.parts(of_learnt)
-    middle = np.median(both, axis=0)
-    spread = np.maximum(np.quantile(both, 0.9, axis=0) - middle, 1e-9)
+    parts = plain.parts(of_learnt)
+    middle = np.median(parts, axis=0)
+    spread = np.maximum(np.quantile(parts, 0.9, axis=0) - middle, 1e-9)
     scaled = OutlierScore(tensors, replace(arrays, middle=middle, spread=spread))
     held_out = scaled.scores({key: value[held] for key, value in flat.items()})
     return replace(arrays, middle=middle, spread=spread, calibration=np.sort(held_out))
@@ -121,22 +130,22 @@ class OutlierScore:
         return found
 
     def scores(self, flat: Mapping[str, Array]) -> Floats:
-        """The greater of the two parts, each from its middle and in its spread, [n]."""
+        """The greatest of the parts, each from its middle and in its spread, [n]."""
         found: Floats = ((self.parts(flat) - self._arrays.middle) / self._arrays.spread).max(axis=1)
         return found
 
     def parts(self, flat: Mapping[str, Array]) -> Floats:
-        """How rare the values are, and how far off the numbers' plane, [n, 2]. Some rows at a time, so that memory is bounded."""
+        """How rare the values are, how far off the numbers' plane, and how far out in it, [n, 3]. Some rows at a time, so that
+        memory is bounded."""
         rows = len(next(iter(flat.values())))
         size = max(1, _BLOCK_VALUES // (len(self._arrays.lo) + len(self._arrays.names) + 1))
         blocks = [self._parts({key: value[at : at + size] for key, value in flat.items()}) for at in range(0, rows, size)]
-        return np.concatenate(blocks) if blocks else np.empty((0, 2))
+        return np.concatenate(blocks) if blocks else np.empty((0, PARTS))
 
     def _parts(self, flat: Mapping[str, Array]) -> Floats:
         arrays = self._arrays
         numbers = _numbers(self._watched, flat)
-        bins = codes(numbers, arrays.lo, arrays.scale) // (CODES // BINS)
-        bins = np.where(np.isnan(numbers), BINS, bins)
+        bins = np.where(np.isnan(numbers), BINS, _BIN_OF_CODE[codes(numbers, arrays.lo, arrays.scale)])
         rare = arrays.rarity[np.arange(len(arrays.lo)), bins].sum(axis=1)
         category = 0
         for tensor in self._watched:
@@ -145,8 +154,9 @@ class OutlierScore:
                     rare += self._rarity_of(flat[tensor.key][:, column], category)
                     category += 1
         standard = _standard(numbers, arrays.mean, arrays.std)
-        off = (standard**2).sum(axis=1) - ((standard @ arrays.components.T) ** 2).sum(axis=1)
-        return np.stack((rare, np.sqrt(np.maximum(off, 0))), axis=1)
+        along = standard @ arrays.components.T
+        off = np.sqrt(np.maximum((standard**2).sum(axis=1) - (along**2).sum(axis=1), 0))
+        return np.stack((rare, off, np.sqrt(((along / arrays.reach) ** 2).sum(axis=1))), axis=1)
 
     def _rarity_of(self, column: Array, category: int) -> Floats:
         places = self._places[category]
@@ -173,7 +183,8 @@ def fits(tensors: Sequence[TensorProfile], arrays: OutlierArrays) -> bool:
         and arrays.components.shape[1:] == (numbers,)
         and arrays.names.tolist() == names
         and arrays.named.shape == (sum(names),)
-        and arrays.middle.shape == arrays.spread.shape == (2,)
+        and arrays.reach.shape == arrays.components.shape[:1]
+        and arrays.middle.shape == arrays.spread.shape == (PARTS,)
         and arrays.calibration.ndim == 1
     )
 
