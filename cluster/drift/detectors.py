@@ -8,8 +8,8 @@ rows have to do with each other. The mean of all M has the same bound: a single 
 c by itself, and many small ones do so together. So one test of the mean is all, and single ones are named where they are the
 cause.
 
-Rows are seldom independent: one call brings a hundred of one customer. Groups of at most g rows that may be alike in any way count
-as one row each: hits and rows are divided by g, which is a supermartingale still, as of one value in [0, 1] for each group.
+Rows are seldom independent: one call brings a hundred of one customer. Groups of at most g rows that may be alike in any way
+count as one row each: hits and rows are divided by g, which is a supermartingale still, as of one value in [0, 1] for each group.
 """
 
 from __future__ import annotations

@@ -49,7 +49,9 @@ class Drift(Section):
 
     false_alarms_a_year: float = Field(default=0.1, gt=0, le=100, description="at most so many, of rows like the profile's")
     margin: float = Field(default=0.05, ge=0, lt=0.5, description="how far from the profile's a share may lie")
-    alike: int = Field(default=10, ge=1, le=10_000, description="so many rows may be alike, as those of one call: they count as one")
+    alike: int = Field(
+        default=10, ge=1, le=10_000, description="so many rows may be alike, as those of one call: they count as one"
+    )
     on_drift: AnyOnDrift = Field(default=OnDrift.NOTIFY, description="`notify`, `hold`, or `{run: [COMMAND, ...]}`")
 
     @property

@@ -60,9 +60,7 @@ class WatchedVersion:
     def __init__(self, version: VersionId, counts: DriftCounts, drift: Drift, now_s: float) -> None:
         self.version, self.drift, self.digest = version, drift, counts.digest
         self.reference = counts.reference
-        self._detectors = Detectors(
-            self.reference, drift.margin, AlarmBudget.a_year(drift.false_alarms_a_year), drift.alike
-        )
+        self._detectors = Detectors(self.reference, drift.margin, AlarmBudget.a_year(drift.false_alarms_a_year), drift.alike)
         self._keys = [alarm_key(version, one.name, answer=one.answer) for one in self.reference.features]
         self._latched = np.zeros(len(self._keys), np.bool_)
         self._since_s, self._rows = now_s, 0
