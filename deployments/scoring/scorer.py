@@ -91,7 +91,7 @@ class RoutedScorer:
         self.meters.before_each_report(self._gauges)
         tally = Tally(self._log, meter or ScorerMeter(self.meters, way))
         self._payloads, self._way = payloads, way
-        self._profiles, self._drift = ProfileBook(), drift or DriftSample()
+        self._profiles, self._drift = ProfileBook(), drift or DriftSample(self.meters, way)
         self._drift_push = DriftPush(control, self._drift)
         self.outliers = RowOutliers(self._profiles)
         shadow = ShadowScorer(self._asker, tally, lambda model: self.table.routes.get(model), self._disagreed)
