@@ -66,8 +66,7 @@ ONE_MODEL = Board(
         Panel(
             "Outliers among the rows that are looked at",
             "percentunit",
-            f"sum by (version, way) (rate(headrace_outlier_rows_total{MODEL}[$__rate_interval]))"
-            f" / sum by (version, way) (rate(headrace_watched_rows_total{MODEL}[$__rate_interval]))",
+            " / ".join(_rate("version, way", f"headrace_{rows}_rows_total", MODEL) for rows in ("outlier", "watched")),
             "{{version}} {{way}}",
         ),
         Panel("Replicas wanted", "short", f"sum by (version) (headrace_replicas_wanted{MODEL})", "{{version}}"),
