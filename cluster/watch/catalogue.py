@@ -145,6 +145,8 @@ PAYLOADS = _counter(
 )
 
 # Drift.
+WATCHED_ROWS = _counter("watched_rows", "Rows that were looked at beside the profile of the version that answered them.", *_WAY)
+OUTLIER_ROWS = _counter("outlier_rows", "Of the rows that were looked at, those that are outliers (p of 0.01 or less).", *_WAY)
 DRIFT_ALARMS = _gauge("drift_alarms", "Features of this version that no longer look like its profile, until cleared.", *_VERSION)
 DRIFT_SIZE = _gauge(
     "drift_size",
