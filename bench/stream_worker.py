@@ -34,7 +34,10 @@ from consumers.stream.loop import Loop
 from consumers.stream.outgoing.answers import MODEL_HEADER, PREDICTION_HEADER, VERSION_HEADER
 from consumers.stream.spec import Client, StreamSpec
 from deployments.artifacts.fetch import localize
+from deployments.drift.drift_sample import DriftSample
 from deployments.engines.load import load_engine
+from deployments.observe.meters import Meters
+from deployments.observe.payloads.log import PayloadLog
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread
 from deployments.serving.collector import spare_collections
@@ -105,14 +108,21 @@ def remote(job: Job) -> None:
     work(job, StreamSpec.model_validate_json(job.document), lambda: RoutedScorer(connect()))
 
 
-def work(job: Job, spec: StreamSpec, make_scorer: Callable[[], RoutedScorer]) -> Counters:
-    """Until all rows are in, or standard input ends. What was done."""
+def work(
+    job: Job,
+    spec: StreamSpec,
+    make_scorer: Callable[[], RoutedScorer],
+    meters: Meters | None = None,
+    payloads: PayloadLog | None = None,
+    drift: DriftSample | None = None,
+) -> Counters:
+    """Until all rows are in, or standard input ends. What was done. The rest is the worker's own: see Loop."""
     group, ended = spec.group_of("bench"), threading.Event()
     spare_collections()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     with ScorerThread(make_scorer) as scoring:
         member = Member(group, f"{group}-{job.rank}", f"{group}-{job.rank}")
-        loop = Loop("bench", spec, scoring, lambda: open_log(spec, job.brokers, member))
+        loop = Loop("bench", spec, scoring, lambda: open_log(spec, job.brokers, member), (), meters, payloads, drift)
         worker = threading.Thread(target=loop.run)
         worker.start()
         while worker.is_alive() and loop.counters.rows_in < job.rows and not ended.is_set():

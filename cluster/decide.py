@@ -130,7 +130,7 @@ def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, ev
         again = rollout.candidate in state.models[name].retries
         job = (snapshot.jobs or {}).get(rollout.preflight_job)
         after = _next(rollout, _candidate(rollout, snapshot), job, judged, now_s, outage=outage, again=again)
-        after = _promoted_without_drift(state, rollout, after)
+        after = _promoted_without_drift(state, rollout, after, now_s)
         if after == rollout:
             break
         events.append(transition(rollout, after, judged, now_s))
@@ -252,13 +252,19 @@ def _next(
     return _judge_step(rollout, app, judged, now_s, late=late and not outage)
 
 
-def _promoted_without_drift(state: State, rollout: Rollout, after: Rollout) -> Rollout:
-    """What is next, but for a promotion that was to be proven and that drift is in the way of: that is held."""
+def _promoted_without_drift(state: State, rollout: Rollout, after: Rollout, now_s: float) -> Rollout:
+    """What is next, but for a promotion that was to be proven and that drift is in the way of: that is held, until the deadline
+    or that drift is over."""
     step = rollout.current
-    if step is None or step.bake_s == 0 or after.state is not RolloutState.PROMOTED:
+    if step is None or step.bake_s == 0:
         return after
-    why = held_by_drift(state, rollout)
-    return replace(rollout, held=True, reason=why) if why else after
+    if after.state is RolloutState.PROMOTED:
+        why = held_by_drift(state, rollout)
+        return replace(rollout, held=True, reason=why) if why else after
+    early = now_s - rollout.step_started_s < rollout.plan.deadline_s
+    if after == rollout and rollout.held and early and not held_by_drift(state, rollout):
+        return replace(rollout, held=False, reason="")
+    return after
 
 
 def _beyond_hope(rollout: Rollout, app: AppState | None, now_s: float, *, again: bool) -> str:

@@ -6,14 +6,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from cluster.drift.alarms import DriftAlarm, alarm_key
 from cluster.drift.counts import KINDS, RateKind
 from cluster.drift.detectors import AlarmBudget, Alarmed, Detectors
 from cluster.drift.inbox import DriftCounts
 from cluster.drift.section import Drift
-from cluster.drift.sizes import js, psi
+from cluster.drift.sizes import js, psi, shares
 from cluster.versions import VersionId
 
 # Of the last rows each counts half as much as one that came so many later.
@@ -85,7 +84,8 @@ class WatchedVersion:
         found = self._detectors.tick(counts.rows, counts.hits)
         for alarmed in found:
             self._latched[alarmed.feature] = True
-        return [self._alarm(alarmed, now_s) for alarmed in found]
+        sizes = self._sizes([alarmed.feature for alarmed in found])
+        return [self._alarm(alarmed, size, now_s) for alarmed, size in zip(found, sizes, strict=True)]
 
     def look(self, most: int) -> DriftLook:
         """How it is now, with the `most` features that are farthest off."""
@@ -94,23 +94,21 @@ class WatchedVersion:
         places = [int(place) for place in np.argsort(-far, kind="stable")[:most] if enough[place]]
         features = self.reference.features
         profile_rows = max((feature.rows for feature in features), default=0)
-        sizes = tuple(self._size(place) for place in places)
-        return DriftLook(self.version, self._since_s, self._rows, len(features), profile_rows, sizes)
+        return DriftLook(self.version, self._since_s, self._rows, len(features), profile_rows, tuple(self._sizes(places)))
 
-    def _size(self, place: int) -> FeatureSize:
-        feature, before, after = self.reference.features[place], self.reference.histogram[place], self._last[place]
-        return FeatureSize(
-            feature=feature.name,
-            answer=feature.answer,
-            psi=round(float(psi(before, after)), _DIGITS),
-            js=round(float(js(before, after)), _DIGITS),
-            before=_shares(before),
-            after=_shares(after),
-            bins=feature.bins,
-        )
+    def _sizes(self, places: list[int]) -> list[FeatureSize]:
+        """Of all at once: some thousand features may change together."""
+        before, after = self.reference.histogram[places], self._last[places]
+        parts = psi(before, after), js(before, after), shares(before), shares(after)
+        features = [self.reference.features[place] for place in places]
+        return [
+            FeatureSize(feature.name, feature.answer, one_psi, one_js, tuple(was), tuple(now), feature.bins)
+            for feature, one_psi, one_js, was, now in zip(
+                features, *(part.round(_DIGITS).tolist() for part in parts), strict=True
+            )
+        ]
 
-    def _alarm(self, alarmed: Alarmed, now_s: float) -> DriftAlarm:
-        size = self._size(alarmed.feature)
+    def _alarm(self, alarmed: Alarmed, size: FeatureSize, now_s: float) -> DriftAlarm:
         return DriftAlarm(
             version=self.version,
             feature=size.feature,
@@ -147,11 +145,6 @@ class WatchedVersion:
             case RateKind.INPUT | RateKind.OUTPUT:
                 name = self.reference.category[rate]
                 return repr(name) if name else f"at most {self.reference.cut[rate]:.4g}"
-
-
-def _shares(counts: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> tuple[float, ...]:
-    total = max(float(counts.sum()), 1e-9)
-    return tuple(round(float(count) / total, _DIGITS) for count in counts)
 
 
 def _percent(share: float) -> str:

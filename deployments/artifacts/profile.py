@@ -15,8 +15,19 @@ from cluster.findings import first_finding
 from deployments.artifacts.manifest import MANIFEST, PROFILE, PROFILE_ARRAYS, REMEDY, parse_manifest
 from deployments.artifacts.roots import local_path, remote
 from deployments.engines.datatypes import Array
-from deployments.profiles.form import FORMAT, FeatureKind, Profile, ProfileSummary, TensorProfile
+from deployments.profiles.form import (
+    FORMAT,
+    OUTLIER_ARRAYS,
+    FeatureKind,
+    OutlierArrays,
+    Profile,
+    ProfileSummary,
+    TensorProfile,
+)
 from deployments.profiles.numbers import ARRAYS, CODES, NumberColumns
+from deployments.profiles.outliers import fits
+
+OUTLIERS = "outliers"  # before the names of its arrays: no tensor's key has one part
 
 
 def save_profile(folder: Path, profile: Profile) -> None:
@@ -27,6 +38,10 @@ def save_profile(folder: Path, profile: Profile) -> None:
             for name in ARRAYS:
                 with archive.open(f"{key}.{name}.npy", "w") as member:
                     np.lib.format.write_array(member, getattr(columns, name), allow_pickle=False)
+        if profile.outliers is not None:
+            for name in OUTLIER_ARRAYS:
+                with archive.open(f"{OUTLIERS}.{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, getattr(profile.outliers, name), allow_pickle=False)
 
 
 def read_profile(folder: Path) -> Profile | None:
@@ -77,8 +92,8 @@ def _parsed(told: bytes, arrays: bytes, where: str) -> Profile:
     try:
         summary = ProfileSummary.model_validate_json(told)
     except ValidationError as error:
-        found = first_finding(error)
-        raise BadArtifact(f"bad profile: {found.field} {found.words}", where=f"{where}/{PROFILE}", remedy=REMEDY) from error
+        finding = first_finding(error)
+        raise BadArtifact(f"bad profile: {finding.field} {finding.words}", where=f"{where}/{PROFILE}", remedy=REMEDY) from error
     if summary.format != FORMAT:
         raise BadArtifact(
             f"a profile of format {summary.format} is unknown",
@@ -93,11 +108,15 @@ def _parsed(told: bytes, arrays: bytes, where: str) -> Profile:
                 for tensor in summary.tensors
                 if tensor.kind is FeatureKind.NUMBERS
             }
+            found = {name: archive[f"{OUTLIERS}.{name}"] for name in OUTLIER_ARRAYS} if summary.held_out else None
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise BadArtifact(f"bad profile: {error}", where=where, remedy=REMEDY) from error
     for tensor in summary.tensors:
         _check(tensor, numbers.get(tensor.key), where)
-    return Profile(summary, numbers)
+    outliers = None if found is None else OutlierArrays(**found)
+    if outliers is not None and not fits(summary.tensors, outliers):
+        raise BadArtifact("bad profile: what tells outliers does not fit its features", where=where, remedy=REMEDY)
+    return Profile(summary, numbers, outliers)
 
 
 def _check(tensor: TensorProfile, columns: NumberColumns | None, where: str) -> None:

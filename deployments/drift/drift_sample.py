@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cluster.drift.counts import DriftReport
+from cluster.watch.catalogue import OUTLIER_ROWS, WATCHED_ROWS, ScoringWay
 from deployments.drift.drawing import RowDraw
 from deployments.drift.version_counting import DrawnRows, VersionCounting, VersionCounts, drawn_of, joined_rows
 from deployments.engines.datatypes import Array
+from deployments.observe.meters import Meters
 from deployments.profiles.numbers import Counts
 
 _log = logging.getLogger(__name__)
@@ -45,7 +47,9 @@ class DriftSample:
     A report stays the next one of its version, unchanged, until `delivered`: sent again under its number, it is counted once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, meters: Meters | None = None, way: ScoringWay = ScoringWay.ONLINE) -> None:
+        """`meters` count what was looked at; None: nobody does."""
+        self._meters, self._way = meters, way
         self._lock = threading.Lock()
         self._sources = (f"{uuid.uuid4().hex}-{number}" for number in itertools.count())
         self._versions: dict[VersionCounting, _Version] = {}
@@ -100,6 +104,7 @@ class DriftSample:
             known = self._versions.get(counting)
             if known is not None:
                 self._add(known, counts)
+        self._metered(counting, counts)
 
     def count(self) -> None:
         """Counts what waits: some milliseconds for each version. Called about once a second."""
@@ -115,6 +120,7 @@ class DriftSample:
                 continue
             with self._lock:
                 self._add(known, counts)
+            self._metered(known.counting, counts)
 
     def reports(self) -> list[DriftReport]:
         """Those to send now, about every ten seconds. Of a version without a profile an empty one, where it has answered."""
@@ -149,6 +155,13 @@ class DriftSample:
         with self._lock:
             for gone in [counting for counting in self._versions if counting not in kept]:
                 del self._versions[gone]
+
+    def _metered(self, counting: VersionCounting, counts: VersionCounts) -> None:
+        if self._meters is not None:
+            labels = (counting.model, str(counting.number), self._way)
+            self._meters.add(WATCHED_ROWS, int(counts.rows.max(initial=0)), *labels)
+            if flagged := counting.flagged(counts):
+                self._meters.add(OUTLIER_ROWS, flagged, *labels)
 
     @staticmethod
     def _add(known: _Version, counts: VersionCounts) -> None:

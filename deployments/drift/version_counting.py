@@ -7,16 +7,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cluster.drift.counts import HISTOGRAM_BINS, DriftReference, reference_digest
+from cluster.drift.counts import HISTOGRAM_BINS, KINDS, DriftReference, RateKind, WatchedFeature, reference_digest
 from deployments.drift.tensor_counts import CategoryCounting, NumberCounting, RateTable, TensorCounting
 from deployments.engines.datatypes import Array
 from deployments.profiles.form import FeatureKind, Profile, TensorSide
-from deployments.profiles.numbers import Counts
+from deployments.profiles.numbers import Counts, Floats
+from deployments.profiles.outliers import FLAG_P, flagged_of, outlier_score
 
 # So many values a second are counted at most, of any number of features: about 5 ms.
 MOST_VALUES_A_SECOND = 1 << 18
 MOST_ROWS_A_SECOND = 256
 LEAST_ROWS_A_SECOND = 16
+# The name of the feature that rows as wholes are; no tensor's has a space.
+WHOLE_ROWS = "whole rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,14 @@ class VersionCounting:
     def __init__(self, model: str, number: int, profile: Profile | None) -> None:
         self.model, self.number = model, number
         self._tensors: list[TensorCounting] = [] if profile is None else _countings(profile)
-        self.reference = _reference([counting.table for counting in self._tensors])
+        self.outliers = None if profile is None else outlier_score(profile)
+        tables = [counting.table for counting in self._tensors]
+        if self.outliers is not None and flagged_of(self.outliers.calibrated_on):
+            tables.append(_whole_rows(self.outliers.calibrated_on))
+            self._counts_outliers = True
+        else:
+            self._counts_outliers = False  # of so few no row is ever flagged
+        self.reference = _reference(tables)
         self.digest = reference_digest(self.reference)
 
     @property
@@ -95,7 +105,15 @@ class VersionCounting:
                 found.rows[here] = len(values)
                 found.hits[rate : rate + rates], found.histogram[here] = counting.count(values)
             feature, rate = feature + features, rate + rates
+        if self._counts_outliers and self.outliers is not None and self.outliers.can_score(drawn.tensors):
+            values = self.outliers.p_values(drawn.tensors)
+            found.rows[feature], found.hits[rate] = len(values), np.count_nonzero(values <= FLAG_P)
+            found.histogram[feature] = _spread(values)
         return found
+
+    def flagged(self, counts: VersionCounts) -> int:
+        """How many of the rows that were counted are outliers."""
+        return int(counts.hits[-1]) if self._counts_outliers else 0
 
 
 def drawn_of(drawn: DrawnRows, kept: Counts) -> DrawnRows:
@@ -122,6 +140,25 @@ def _countings(profile: Profile) -> list[TensorCounting]:
         for tensor in ordered
         if tensor.profiled
     ]
+
+
+def _whole_rows(held_out: int) -> RateTable:
+    """What is true of rows as wholes: how many are flagged, of those that were held out; the histogram is of p-values."""
+    name = WatchedFeature(WHOLE_ROWS, False, held_out, ("0", "1"))
+    return RateTable(
+        features=(name,),
+        feature=np.zeros(1, np.int64),
+        kind=np.array([KINDS.index(RateKind.OUTLIER)]),
+        cut=np.array([np.nan]),
+        category=("",),
+        hits=np.array([flagged_of(held_out)]),
+        picked=np.ones(1, np.int64),
+        histogram=_spread(np.arange(2, held_out + 2) / (held_out + 1))[None, :],
+    )
+
+
+def _spread(p_values: Floats) -> Counts:
+    return np.histogram(p_values, bins=HISTOGRAM_BINS, range=(0, 1))[0].astype(np.int64)
 
 
 def _reference(tables: list[RateTable]) -> DriftReference:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, NotFound
@@ -21,12 +22,14 @@ from deployments.control.evidence_log import EvidenceLog
 from deployments.control.table_watch import DriftPush, EvidencePush, ReportPush, TableWatch
 from deployments.drift.drift_sample import DriftSample
 from deployments.drift.profile_book import ProfileBook
+from deployments.drift.row_outliers import RowOutliers
 from deployments.drift.version_counting import DrawnRows
 from deployments.engines.datatypes import Array
 from deployments.observe.metering import Meter
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
 from deployments.observe.scorer_meter import ScorerMeter
+from deployments.profiles.numbers import Floats
 from deployments.scoring.answering import CallScorer
 from deployments.scoring.asking import VersionAsker
 from deployments.scoring.call import Call, begin_call, target_of
@@ -79,6 +82,7 @@ class RoutedScorer:
         self._trial = trial or EmbeddedTransport(start_engine_process)
         self._asker = VersionAsker(self._remote, self._embedded, self._trial)
         self._random = np.random.default_rng(seed)
+        self._told: set[str] = set()
         self._log = EvidenceLog(f"scorer-{uuid.uuid4().hex}")
         self._watch = TableWatch(control, self._changed)
         self._push = EvidencePush(control, self._log)
@@ -87,8 +91,9 @@ class RoutedScorer:
         self.meters.before_each_report(self._gauges)
         tally = Tally(self._log, meter or ScorerMeter(self.meters, way))
         self._payloads, self._way = payloads, way
-        self._profiles, self._drift = ProfileBook(), drift or DriftSample()
+        self._profiles, self._drift = ProfileBook(), drift or DriftSample(self.meters, way)
         self._drift_push = DriftPush(control, self._drift)
+        self.outliers = RowOutliers(self._profiles)
         shadow = ShadowScorer(self._asker, tally, lambda model: self.table.routes.get(model), self._disagreed)
         self._shadows = Shadows(shadow.score)
         self._calls = CallScorer(self._asker, tally, self._shadows, self._random)
@@ -170,8 +175,8 @@ class RoutedScorer:
         call = begin_call(route, tensors, keys, version=version, donated=given_up, end_s=end_s, random=self._random, senders=told)
         return replace(call, hurried=True) if allowed_s < HURRIED_SHARE * route.serving.timeout_s else call
 
-    async def answer(self, call: Call) -> Scored:
-        """The rest of `score`."""
+    async def answer(self, call: Call, *, outliers: bool = False) -> Scored:
+        """The rest of `score`, and which rows are `outliers`, as far as profiles say it; then none may have been donated."""
         target, rows = call.target, call.rows
         parts = await self._calls.parts(call)
         outputs, errors = assembled(target.signature, parts, rows)
@@ -184,7 +189,17 @@ class RoutedScorer:
             errors.update(dict.fromkeys(np.flatnonzero(call.bad).tolist(), refusal))
         wanted = None if call.pinned else call.route.labels
         keys = label_keys(wanted, outputs, parts, rows) if wanted is not None else None
-        return Scored(outputs, versions, errors, keys, call.route.payloads, self._drawn(call, parts))
+        unlike = await self._unlike(call, versions) if outliers else None
+        return Scored(outputs, versions, errors, keys, call.route.payloads, self._drawn(call, parts), unlike)
+
+    async def _unlike(self, call: Call, versions: npt.NDArray[np.int32]) -> Floats | None:
+        try:
+            return await self.outliers.of(call.route, call.tensors, versions)
+        except BadInput as error:  # no row's fault, and no reason to keep its answer
+            if call.route.model not in self._told:
+                self._told.add(call.route.model)
+                _logger.warning("no outliers are told: %s", error)
+            return None
 
     def _drawn(self, call: Call, parts: Sequence[Part]) -> Sequence[DrawnRows]:
         """Some of the rows are looked at: at once, but on a stream not before they are committed, nor in a batch here."""

@@ -18,6 +18,8 @@ from cluster.fleet.serving import Serving
 from cluster.routing.routes import Route, RouteTable, Stamp, Standing, Target
 from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.watch.catalogue import GATEWAYS
+from deployments.drift.profile_book import ProfileBook
+from deployments.drift.row_outliers import RowOutliers
 from deployments.engines.datatypes import Array
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
@@ -77,6 +79,7 @@ class FakeScorer:
         self.timeouts_s: list[float | None] = []
         self.row_error: Callable[[Array], HeadraceError | None] = lambda _: None
         self.failure: HeadraceError | None = None
+        self.book = ProfileBook(lambda *_: None)
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -107,6 +110,10 @@ class FakeScorer:
         errors = {i: error for i, row in enumerate(first) if (error := self.row_error(row)) is not None}
         number = version or self.route(model).stable
         return Scored(self.answer(tensors), np.full(len(first), number, np.int32), errors)
+
+    @property
+    def outliers(self) -> RowOutliers:
+        return RowOutliers(self.book)
 
     def route(self, model: str) -> Route:
         if model not in self.table.routes:

@@ -17,7 +17,7 @@ from consumers.batch.read.filters import filter_columns, filter_of
 from consumers.batch.read.gathered import Gathered, RowSpan, gathered, rows_of_batch
 from consumers.batch.read.reader import Reader, Unreadable
 from consumers.batch.read.tensors import to_tensors
-from consumers.batch.score.answers import output_columns, to_columns
+from consumers.batch.score.answers import outliers_of, output_columns, to_columns
 from consumers.batch.score.rowscorer import GivenUp, RowScorer
 from consumers.batch.score.unit_payloads import UnitPayloads
 from consumers.batch.score.watched_rows import WatchedRows
@@ -76,6 +76,7 @@ class UnitRunner:
         self._schema = record.schema
         self._bindings = bind(self._schema, record.pinned.signature, spec.input, where=spec.input.paths[0])
         self._columns = output_columns(spec.output, record.pinned.signature)
+        self._outliers = outliers_of(self._columns, record.pinned)
         self._needed = list(used_columns(record.pinned.signature, spec.input))
         self._batch_rows = rows_of_batch(self._schema, self._needed)
         self._reader = Reader(
@@ -143,6 +144,7 @@ class UnitRunner:
         bad = rows.bad
         good = rows.good
         count = batch.num_rows if good is None else len(good)
+        unlike: Array | None = None
         if count:
             places = np.arange(count) if good is None else good
             try:
@@ -157,12 +159,14 @@ class UnitRunner:
                 found.payloads += self._payloads.of(unit.id, numbers, answered, rows.tensors, outputs)
             if self._watched is not None:
                 self._watched.scored(rows.tensors, outputs, count, rejected)
+            if self._outliers is not None:
+                unlike = np.delete(self._outliers.p_values_of(rows.tensors), list(rejected))
             if rejected:
                 bad |= {int(places[at]): reason for at, reason in rejected.items()}
                 good = np.delete(places, list(rejected))
                 count = len(good)
         if count:
-            writer.write(self._table(batch if good is None else batch.take(pa.array(good)), outputs))
+            writer.write(self._table(batch if good is None else batch.take(pa.array(good)), outputs, unlike))
         if bad:
             found.blame(stretches, bad)
         found.rows += batch.num_rows
@@ -175,8 +179,8 @@ class UnitRunner:
             remedy="the rows and reasons are there; mend the input, or begin again with another --version, and --fresh",
         )
 
-    def _table(self, batch: pa.RecordBatch, outputs: Mapping[str, Array]) -> pa.Table:
+    def _table(self, batch: pa.RecordBatch, outputs: Mapping[str, Array], unlike: Array | None) -> pa.Table:
         pinned = self._record.pinned
         arrays = {name: batch.column(name) for name in self._record.spec.input.passthrough}
-        arrays |= to_columns(self._columns, outputs, batch.num_rows, model=pinned.model, version=pinned.version)
+        arrays |= to_columns(self._columns, outputs, batch.num_rows, model=pinned.model, version=pinned.version, outliers=unlike)
         return pa.table(arrays)

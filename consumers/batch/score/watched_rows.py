@@ -10,10 +10,12 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from cluster.control_plane import ControlPlane
-from deployments.control.table_watch import DriftPush
+from cluster.watch.catalogue import ScoringWay
+from deployments.control.table_watch import DriftPush, ReportPush
 from deployments.drift.drift_sample import DriftSample
 from deployments.drift.version_counting import DrawnRows, VersionCounting, VersionCounts, joined_rows
 from deployments.engines.datatypes import Array
+from deployments.observe.meters import Meters
 
 _log = logging.getLogger(__name__)
 
@@ -25,8 +27,9 @@ class WatchedRows:
     """Of one worker, used from its thread. A unit that is begun again, or fails, counts nothing."""
 
     def __init__(self, control: ControlPlane, counting: VersionCounting) -> None:
-        self._counting, self._sample = counting, DriftSample()
-        self._push = DriftPush(control, self._sample)
+        meters = Meters()
+        self._counting, self._sample = counting, DriftSample(meters, ScoringWay.BATCH)
+        self._pushes = DriftPush(control, self._sample), ReportPush(control, meters)
         self._waiting: list[DrawnRows] = []
         self._counts: VersionCounts | None = None
         self._not_before_s = 0.0
@@ -55,10 +58,14 @@ class WatchedRows:
         if time.monotonic() < self._not_before_s:
             return
         try:
-            asyncio.run(asyncio.wait_for(self._push.flush(), TELL_S))
+            asyncio.run(asyncio.wait_for(self._tell(), TELL_S))
         except TimeoutError:
             self._not_before_s = time.monotonic() + AGAIN_S
             _log.info("the controller takes long: what was counted of rows waits")
+
+    async def _tell(self) -> None:
+        for push in self._pushes:
+            await push.flush()
 
     def _count(self) -> None:
         if self._waiting:

@@ -117,7 +117,8 @@ class Outcomes:
         if not len(chosen):
             return []
         out = self._outputs(records, chosen, rows, bodies, scored)
-        alike = self.form.envelope is None and scored.label_keys is None and not (records.spans or any(records.headers))
+        ours = scored.label_keys is None and scored.outliers is None
+        alike = self.form.envelope is None and ours and not (records.spans or any(records.headers))
         if refused := unfit(out, self.limits_of(self.spec.output.topic), now_ms, alike=alike):
             dead |= {int(rows[j]): why for j, why in refused.items()}
             out = self._outputs(records, np.delete(chosen, list(refused)), np.delete(rows, list(refused)), bodies, scored)
@@ -126,8 +127,18 @@ class Outcomes:
     def _outputs(self, records: Records, chosen: Rows, rows: Rows, bodies: list[bytes], scored: Scored) -> Outgoing:
         answers, label_keys = [bodies[j] for j in chosen.tolist()], scored.label_keys
         keys = [label_keys[j] for j in chosen.tolist()] if label_keys is not None else None
+        unlike = scored.outliers[chosen].tolist() if scored.outliers is not None else None
         versions, partitions = scored.versions[chosen], self.partitions[self.spec.output.topic]
-        return output_records(records, rows.tolist(), answers, versions, form=self.form, partitions=partitions, label_keys=keys)
+        return output_records(
+            records,
+            rows.tolist(),
+            answers,
+            versions,
+            form=self.form,
+            partitions=partitions,
+            label_keys=keys,
+            outliers=unlike,
+        )
 
     def _tombstones(
         self, records: Records, rows: Sequence[int], dead: dict[int, DeadLetterReason], now_ms: int

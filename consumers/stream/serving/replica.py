@@ -64,8 +64,8 @@ class StreamReplica:
             before = self._thread
             if self._loop is not None:
                 self._loop.stop()
-            meters, drift = Meters(), DriftSample()
-            payloads = PayloadLog(meters, open_topic)
+            meters = Meters()
+            payloads, drift = PayloadLog(meters, open_topic), DriftSample(meters, ScoringWay.STREAM)
             tracer = tracer_of(None, meters, TRACED_AS)
             scoring = ScorerThread(
                 lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM, payloads=payloads, drift=drift)
