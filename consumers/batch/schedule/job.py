@@ -22,6 +22,7 @@ from consumers.batch.run import NothingNew, RunProgress, Watcher, Workforce, beg
 from consumers.batch.spec import BatchSpec, ScoringPlace
 from consumers.batch.write.publish import RunManifest
 from consumers.batch.write.records import Pinned
+from deployments.observe.logs.set_up import log_to_stderr
 
 _TRIES = 60  # a controller that is being restarted is back in seconds
 _PAUSE_S = 1.0
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--as-of", required=True, type=date.fromisoformat)
     parser.add_argument("--ray", required=True)
     given = parser.parse_args(arguments)
+    log_to_stderr(batch=given.batch)
     # Not needed to read the arguments, and slow to import.
     import ray
 

@@ -31,6 +31,7 @@ from deployments.artifacts.fetch import localize
 from deployments.artifacts.places import Place, locate
 from deployments.control.client import ActorControlPlane
 from deployments.engines.load import load_engine
+from deployments.observe.logs.set_up import log_to_stderr
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class UnitActor:
         place = locate(output_uri)
         ledger = Ledger(Place(place.filesystem, run_path))
         record = ledger.record()
+        log_to_stderr(batch=record.name, model=record.pinned.model, version=record.pinned.version)
         self._failure: HeadraceError | None = None
         try:
             filesystem = locate(record.spec.input.paths[0]).filesystem

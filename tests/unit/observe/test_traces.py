@@ -21,7 +21,8 @@ from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer
 from deployments.observe.meters import Meters
 from deployments.observe.traces import settings as trace_settings_module
-from deployments.observe.traces.settings import TraceSettings, check_can_trace, open_tracer, trace_settings
+from deployments.observe.traces.opening import open_tracer
+from deployments.observe.traces.settings import TraceSettings, check_can_trace, trace_settings
 from deployments.observe.traces.span import Span, SpanKind, current_span, during
 from deployments.observe.traces.traceparent import TraceContext, parsed, written
 from deployments.observe.traces.tracer import Tracer
