@@ -22,7 +22,8 @@ def note(record: logging.LogRecord, process: Mapping[str, Any]) -> None:
     about = {name: record.__dict__[name] for name in ABOUT if name in record.__dict__}
     span = current_span()
     if span is not None:
-        about |= {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"}
+        told = {name: value for name in ABOUT if (value := span.attributes.get(f"headrace.{name}"))}
+        about = {**told, "trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}", **about}
     setattr(record, _ABOUT, {**process, **about})
 
 

@@ -44,7 +44,7 @@ def test_a_json_line_says_whose_it_is_and_is_read_again(
 ) -> None:
     monkeypatch.setenv("HEADRACE_LOG_FORM", "json")
     log_to_stderr(stream="scores", model="digits")
-    with Span("root", 0x4BF92F3577B34DA6A3CE929D0E0E4736):
+    with Span("root", 0x4BF92F3577B34DA6A3CE929D0E0E4736, attributes={"headrace.version": 3, "headrace.rows": 5}):
         log.warning("it took %d s", 7, extra={"request_id": "r1", "password": "secret"})
     log.info("not at this level")
     try:
@@ -61,14 +61,14 @@ def test_a_json_line_says_whose_it_is_and_is_read_again(
         "message": "it took 7 s",
         "stream": "scores",
         "model": "digits",
+        "version": 3,
         "request_id": "r1",
         "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
     }
     assert fields_of(first) is not None
-    assert in_words(first).endswith(
-        f"deployments.something: it took 7 s stream=scores model=digits request_id=r1"
-        f" trace_id=4bf92f3577b34da6a3ce929d0e0e4736 span_id={json.loads(first)['span_id']}"
-    )
+    span_id = json.loads(first)["span_id"]
+    told = f"it took 7 s stream=scores model=digits version=3 trace_id=4bf92f3577b34da6a3ce929d0e0e4736 span_id={span_id} request_id=r1"
+    assert in_words(first).endswith(f"Z WARNING deployments.something: {told}")
     words = in_words(second)
     assert "ERROR deployments.something: it failed" in words
     assert words.endswith("ValueError: bad\nvalue")
