@@ -67,7 +67,8 @@ def test_a_json_line_says_whose_it_is_and_is_read_again(
     }
     assert fields_of(first) is not None
     span_id = json.loads(first)["span_id"]
-    told = f"it took 7 s stream=scores model=digits version=3 trace_id=4bf92f3577b34da6a3ce929d0e0e4736 span_id={span_id} request_id=r1"
+    whose = "stream=scores model=digits version=3 trace_id=4bf92f3577b34da6a3ce929d0e0e4736"
+    told = f"it took 7 s {whose} span_id={span_id} request_id=r1"
     assert in_words(first).endswith(f"Z WARNING deployments.something: {told}")
     words = in_words(second)
     assert "ERROR deployments.something: it failed" in words
