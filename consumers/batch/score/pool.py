@@ -35,6 +35,7 @@ from deployments.artifacts.profile import fetch_profile
 from deployments.control.client import ActorControlPlane
 from deployments.drift.version_counting import VersionCounting
 from deployments.engines.load import load_engine
+from deployments.observe.logs.set_up import log_to_stderr
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class UnitActor:
         place = locate(output_uri)
         ledger = Ledger(Place(place.filesystem, run_path))
         record = ledger.record()
+        log_to_stderr(batch=record.name, model=record.pinned.model, version=record.pinned.version)
         self._failure: HeadraceError | None = None
         try:
             filesystem = locate(record.spec.input.paths[0]).filesystem
