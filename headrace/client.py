@@ -24,10 +24,11 @@ from cluster.commands.models import DeleteModel, ModelView, ScaleModel
 from cluster.commands.rollouts import RolloutView, StartRollout
 from cluster.commands.status import StatusView
 from cluster.commands.versions import RegisterVersion, Resolve, ResolvedVersion, VersionView
-from cluster.commands.watch import drift, history, metrics
+from cluster.commands.watch import drift, history, metrics, whole_audit
 from cluster.commands.watch.drift import ClearDrift, DriftAsked, DriftCleared, DriftView
 from cluster.commands.watch.history import HistoryView
 from cluster.commands.watch.metrics import MetricsView
+from cluster.commands.watch.whole_audit import AuditCheckpoint, AuditRecords, RecordsAsked
 from cluster.error_wire import from_wire
 from cluster.findings import first_finding
 from cluster.rollout.plan import NamedPlan, Plan
@@ -179,6 +180,14 @@ class ControlClient:
     def metrics(self) -> MetricsView:
         """Every metric, summed over the cluster."""
         return self.call(metrics.METRICS, Nothing())
+
+    def audit_records(self, first: int) -> AuditRecords:
+        """Some of the audit's records, as they were stored, from that number on; none at the end."""
+        return self.call(whole_audit.RECORDS, RecordsAsked(first=first))
+
+    def audit_checkpoint(self) -> AuditCheckpoint:
+        """How long the audit is, and its root, signed."""
+        return self.call(whole_audit.CHECKPOINT, Nothing())
 
     def history(self) -> HistoryView:
         """How the last hour and the last day went."""

@@ -21,6 +21,8 @@ from deployments.artifacts.fetch import localize
 from deployments.engines.load import load_engine
 from deployments.observe.payloads.event import PayloadEvent, PayloadOutcome
 from deployments.observe.payloads.parquet_files import ParquetPayloads
+from headrace.audit.export import export
+from headrace.audit.verify import verify
 from headrace.local.home import Settings, read_settings
 from tests.conftest import RayCluster
 from tests.support.leaky_fleet import LEAKS
@@ -256,6 +258,17 @@ def test_late_labels_decide(
     assert ended.state == state, ended.reason
     if state == "rolled_back":
         assert "label loss: candidate" in ended.reason
+
+
+def test_the_audit_of_all_this_is_proven(service: Service, folder: Path) -> None:
+    first = export(service.control, folder / "audit")
+    assert first.records == first.added >= 3
+    service.apply(SERVING, PLAN | {"deadline_s": 1234})
+    second = export(service.control, folder / "audit")
+    assert (second.added, second.key) == (second.records - first.records, first.key)
+    assert second.added
+    found = verify(folder / "audit", second.key)
+    assert (found.records, found.checkpoints, found.unproven) == (second.records, 2, 0)
 
 
 def test_twenty_rollouts_and_rollbacks_in_a_row(service: Service, load: Load, folder: Path) -> None:

@@ -49,6 +49,8 @@ LOOKS: dict[str, dict[str, Any]] = {
     "key.list": {},
     "metrics.list": {},
     "metrics.history": {},
+    "audit.records": {},
+    "audit.checkpoint": {},
     "access.show": {},
     "version.resolve": DIGITS,
     "model.show": DIGITS,
