@@ -14,7 +14,7 @@ from cluster.errors import Unreachable
 from cluster.ports import Feeds, FeedSpec, FeedState, Fleet
 from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import RouteTable, Stamp
-from cluster.schedule.fires import JobSeen, RunCommand, SubmitJob
+from cluster.schedule.fires import JobSeen, RunCommand, SubmitJob, SubmitPreflight
 from cluster.store.memory import MemoryStore
 
 _LOOK_S = 0.01
@@ -36,7 +36,7 @@ class NoFeeds:
 class NoJobs:
     """Jobs where there are none."""
 
-    def submit(self, wanted: SubmitJob | RunCommand) -> None:
+    def submit(self, wanted: SubmitJob | SubmitPreflight | RunCommand) -> None:
         raise Unreachable("no jobs run here", where=wanted.job, remedy="use a real controller")
 
     def state(self, jobs: Collection[str]) -> Mapping[str, JobSeen]:  # noqa: ARG002 - the port's

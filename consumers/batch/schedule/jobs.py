@@ -1,22 +1,23 @@
-"""Scheduled batches as Ray Jobs."""
+"""Scheduled batches and preflights as Ray Jobs."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.errors import Unreachable
-from cluster.schedule.fires import JobSeen, JobState, RunCommand, SubmitJob
+from cluster.schedule.fires import JobSeen, JobState, RunCommand, SubmitJob, SubmitPreflight
 from consumers.batch.ray_inside import OwnJobClient
 
 # Of objects in memory, in what requests raises: the same trouble reads the same each time.
 _ADDRESSES = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>:? ?")
 PROGRAM = "consumers.batch.schedule.job"
+PREFLIGHT_PROGRAM = "consumers.payload_replay.preflight"
 _STATES = {
     JobStatus.PENDING: JobState.RUNNING,
     JobStatus.RUNNING: JobState.RUNNING,
@@ -32,16 +33,21 @@ class RayJobs:
     A job's driver runs on the head node with the Python of this process, and asks for no CPU: its workers do.
     """
 
-    def __init__(self, program: str = PROGRAM) -> None:
-        """`program` is the module that a job runs."""
-        self._program = program
+    def __init__(self, program: str = PROGRAM, preflight_program: str = PREFLIGHT_PROGRAM) -> None:
+        """The modules that a batch's job and a preflight's run."""
+        self._program, self._preflight_program = program, preflight_program
         self._client: OwnJobClient | None = None
 
-    def submit(self, wanted: SubmitJob | RunCommand) -> None:
+    def submit(self, wanted: SubmitJob | SubmitPreflight | RunCommand) -> None:
         """See `Jobs.submit`."""
-        program, environment = self._program_of(wanted), {}
+        environment: dict[str, str] = {}
         if isinstance(wanted, RunCommand):
+            program = [*wanted.command]
             environment = {"HEADRACE_DRIFT_MODEL": wanted.model, "HEADRACE_DRIFT_VERSION": str(wanted.version)}
+        else:
+            # Told, since Ray would have the job join whichever Ray of its machine it finds first.
+            own = ray.get_runtime_context().gcs_address
+            program = [sys.executable, "-m", *self._arguments(wanted), "--ray", own]
         try:
             self._connected().submit_job(
                 entrypoint=shlex.join(program),
@@ -53,13 +59,11 @@ class RayJobs:
             if "already exists" not in str(error):
                 raise self._away(error) from error
 
-    def _program_of(self, wanted: SubmitJob | RunCommand) -> Sequence[str]:
-        if isinstance(wanted, RunCommand):
-            return wanted.command
-        # Told, since Ray would have the job join whichever Ray of its machine it finds first.
-        own = ray.get_runtime_context().gcs_address
-        options = ["--fire", wanted.fire, "--as-of", wanted.as_of, "--ray", own]
-        return [sys.executable, "-m", self._program, wanted.batch, *options]
+    def _arguments(self, wanted: SubmitJob | SubmitPreflight) -> list[str]:
+        if isinstance(wanted, SubmitJob):
+            return [self._program, wanted.batch, "--fire", wanted.fire, "--as-of", wanted.as_of]
+        which = ["--version", str(wanted.version), "--rollout", str(wanted.rollout)]
+        return [self._preflight_program, wanted.model, *which, "--asked", wanted.asked]
 
     def state(self, jobs: Collection[str]) -> Mapping[str, JobSeen]:
         """See `Jobs.state`."""

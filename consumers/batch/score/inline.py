@@ -9,6 +9,7 @@ from consumers.batch.plan import Unit
 from consumers.batch.run import Workforce
 from consumers.batch.score.rowscorer import RowScorer
 from consumers.batch.score.unit import UnitRunner
+from consumers.batch.score.unit_payloads import unit_payloads
 from consumers.batch.score.watched_rows import WatchedRows
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.records import Receipt, RunRecord
@@ -21,9 +22,9 @@ def inline_workforce(
     """One worker: this process. `make_scorer` is called once a run, and so is `watch`; without it nobody looks at rows."""
 
     def score(ledger: Ledger, record: RunRecord, units: Sequence[Unit], _workers: int) -> Iterator[Receipt]:
-        runner = UnitRunner(
-            ledger, record, locate(record.spec.input.paths[0]).filesystem, make_scorer(record), watch and watch(record)
-        )
+        payloads, watched = unit_payloads(record.name, record.pinned, lambda: None), watch and watch(record)
+        filesystem = locate(record.spec.input.paths[0]).filesystem
+        runner = UnitRunner(ledger, record, filesystem, make_scorer(record), payloads, watched)
         return (runner.run(unit) for unit in units)
 
     return Workforce(workers=lambda _spec: 1, score=score, hold=lambda _home, _name: nullcontext())

@@ -39,7 +39,8 @@ def _model(model: ModelDriftView, now_s: float) -> list[RenderableType]:
 
 
 def _alarms(alarms: Sequence[DriftAlarmView], now_s: float) -> Table:
-    table = Table("version", "", "feature", "since", "PSI", "JS", "before", "after", "", box=None, pad_edge=False)
+    table = _table("version", "", "feature", "since", "PSI", "JS", "before", "after")
+    table.add_column("", overflow="fold")
     for alarm in alarms:
         size = alarm.size
         words = f"{alarm.words}{'; one of many that are off a little' if alarm.together else ''}"
@@ -57,10 +58,17 @@ def _version(version: DriftVersionView, now_s: float) -> list[RenderableType]:
     )
     if not version.sizes:
         return [Text(about)]
-    table = Table("", "feature", "PSI", "JS", "before", "now", box=None, pad_edge=False)
+    table = _table("", "feature", "PSI", "JS", "before", "now")
     for size in version.sizes[:SIZES_SHOWN]:
         table.add_row(size.side, _shown(size.feature), *_sizes(size))
     return [Text(f"{about}; farthest off now:"), table]
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
 
 
 def _sizes(size: DriftSizeView) -> tuple[str, str, str, str]:

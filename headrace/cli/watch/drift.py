@@ -35,7 +35,7 @@ def status(
     if as_json:
         print_json(seen)
     else:
-        answers().print(shown_drift(seen), soft_wrap=True)
+        answers().print(shown_drift(seen))
 
 
 @app.command()

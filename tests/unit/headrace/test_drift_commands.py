@@ -56,3 +56,5 @@ def test_metrics_and_history_tell_of_drift(monkeypatch: pytest.MonkeyPatch, caps
     assert 0.2 < size < 1
     figures = [line["figure"] for line in watched.brain.call("metrics.history")["lines"]]
     assert "drift_size" in figures
+    (shown,) = watched.brain.call("status")["models"]
+    assert shown["drift_alarms"] == 1
