@@ -38,6 +38,8 @@ from deployments.drift.drift_sample import DriftSample
 from deployments.engines.load import load_engine
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
+from deployments.observe.traces.opening import open_tracer
+from deployments.observe.traces.settings import TraceSettings
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread
 from deployments.serving.collector import spare_collections
@@ -48,7 +50,8 @@ Answer = Callable[[list[bytes]], list[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to drain. `artifact_uri` is scored as two versions, of which the second gets a tenth of the keys."""
+    """What to drain. `artifact_uri` is scored as two versions, of which the second gets a tenth of the keys. One
+    in a hundred events is traced where `traces` says where to."""
 
     document: str
     brokers: str
@@ -58,6 +61,7 @@ class Job:
     signature: str
     rank: int = 0
     ray: str = ""
+    traces: str = ""
 
     def dump(self) -> str:
         return json.dumps(asdict(self))
@@ -122,7 +126,18 @@ def work(
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     with ScorerThread(make_scorer) as scoring:
         member = Member(group, f"{group}-{job.rank}", f"{group}-{job.rank}")
-        loop = Loop("bench", spec, scoring, lambda: open_log(spec, job.brokers, member), (), meters, payloads, drift)
+        tracer = open_tracer(TraceSettings(job.traces, 0.01) if job.traces else None, meters or Meters(), "headrace-stream")
+        loop = Loop(
+            "bench",
+            spec,
+            scoring,
+            lambda: open_log(spec, job.brokers, member),
+            (),
+            meters,
+            payloads,
+            tracer=tracer,
+            drift=drift,
+        )
         worker = threading.Thread(target=loop.run)
         worker.start()
         while worker.is_alive() and loop.counters.rows_in < job.rows and not ended.is_set():

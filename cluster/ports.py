@@ -108,7 +108,7 @@ class Feeds(Protocol):
 
 
 class Jobs(Protocol):
-    """Runs batches, preflights and commands at alarms on the cluster, each in a job of its own that outlives the controller."""
+    """Runs batches, preflights, and commands at alarms on the cluster, each in a job of its own that outlives the controller."""
 
     def submit(self, wanted: SubmitJob | SubmitPreflight | RunCommand) -> None:
         """Starts the job, unless one of its id was ever submitted: then nothing happens."""

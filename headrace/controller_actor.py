@@ -27,6 +27,7 @@ from cluster.routing.changes import TableChange
 from cluster.routing.routes import NOTHING, RouteTable, Stamp
 from cluster.store.sql import SqlStore
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
+from deployments.observe.logs.set_up import log_to_stderr
 from headrace.local.home import Settings, without_password
 from headrace.local.home_key import ensure_home_key
 
@@ -52,6 +53,7 @@ class ControllerActor:
 
     def __init__(self, store_url: str, fleet: str = FLEET, feeds: str = FEEDS, jobs: str = JOBS) -> None:
         """`fleet`, `feeds` and `jobs` are named `module:class`, made here without arguments."""
+        log_to_stderr()
         self._store_url = store_url
         self._fleet, self._feeds, self._jobs = _made(fleet), _made(feeds), _made(jobs)
         self._controller: Controller | None = None

@@ -68,8 +68,8 @@ class Loop:
         extra_headers: Sequence[Header] = (),
         meters: Meters | None = None,
         payloads: PayloadLog | None = None,
-        drift: DriftSample | None = None,
         tracer: Tracer | None = None,
+        drift: DriftSample | None = None,
     ) -> None:
         self.name, self.spec = name, spec
         self.counters = Counters()

@@ -22,7 +22,7 @@ class SliceOutcome:
 
     `first` is the offset of the first record, and `first_ms` its time (Unix, ms). `versions` tells how many rows each version
     answered, `dead` how many became dead letters by an error of each kind. `payloads` go to the payload log once it is
-    committed, `drawn` to what is counted of rows, and `spans` to where traces go.
+    committed, `spans` to where traces go, and `drawn` to what is counted of rows.
     """
 
     partition: Partition
@@ -37,8 +37,8 @@ class SliceOutcome:
     versions: Mapping[int, int] = field(default_factory=dict)
     dead: Mapping[str, int] = field(default_factory=dict)
     payloads: TakenPayloads | None = None
-    drawn: Sequence[DrawnRows] = ()
     spans: Sequence[Span] = ()
+    drawn: Sequence[DrawnRows] = ()
 
 
 @dataclass

@@ -89,6 +89,8 @@ class DataPlane:
         """Scores a request by one version. Raises Unauthenticated, Forbidden, BadInput, NotFound, OverQuota, NoCapacity or
         EngineFailure."""
         self._may_score(caller, call.model)
+        if self.tracer is not None:
+            tell(model=call.model, request_id=request.id)
         version = parse_version(call.version)
         route = self._scorer.table.routes.get(call.model) or await self._route(call.model)
         signature = self._scorer.signature(call.model, version)
@@ -107,7 +109,7 @@ class DataPlane:
             inputs, given = request.inputs, (scored.outputs, scored.versions)
             self._payloads.answered(route.payloads, call.model, inputs, *given, request_id=request.id, label_keys=keys)
         if self.tracer is not None:
-            tell(model=call.model, version=version_name, rows=len(scored.versions), request_id=request.id)
+            tell(version=version_name, rows=len(scored.versions))
         outputs = [OutputTensor(spec.name, spec.datatype, scored.outputs[spec.name], binary) for spec, binary in wanted]
         if outliers:
             unlike = await self._scorer.outliers.of(route, request.inputs, scored.versions)

@@ -150,6 +150,13 @@ NODE = Board(
         Panel(
             "Payloads kept, and lost", "cps", "sum by (outcome) (rate(headrace_payloads_total[$__rate_interval]))", "{{outcome}}"
         ),
+        Panel("Spans sent, and lost", "cps", "sum by (outcome) (rate(headrace_spans_total[$__rate_interval]))", "{{outcome}}"),
+        Panel(
+            "Trace contexts that are none",
+            "cps",
+            "sum(rate(headrace_malformed_traceparents_total[$__rate_interval]))",
+            "malformed",
+        ),
         Panel("Release", "short", "max by (release) (headrace_build_info)", "{{release}}"),
         Panel("Scrapes that answer", "short", 'up{job="headrace"}', "{{instance}}"),
         Panel("Version ready", "short", "headrace_version_ready", "{{model}} {{version}}"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
@@ -40,14 +40,9 @@ class RayJobs:
 
     def submit(self, wanted: SubmitJob | SubmitPreflight | RunCommand) -> None:
         """See `Jobs.submit`."""
-        environment: dict[str, str] = {}
+        program, environment = self._program_of(wanted), {}
         if isinstance(wanted, RunCommand):
-            program = [*wanted.command]
             environment = {"HEADRACE_DRIFT_MODEL": wanted.model, "HEADRACE_DRIFT_VERSION": str(wanted.version)}
-        else:
-            # Told, since Ray would have the job join whichever Ray of its machine it finds first.
-            own = ray.get_runtime_context().gcs_address
-            program = [sys.executable, "-m", *self._arguments(wanted), "--ray", own]
         try:
             self._connected().submit_job(
                 entrypoint=shlex.join(program),
@@ -59,11 +54,25 @@ class RayJobs:
             if "already exists" not in str(error):
                 raise self._away(error) from error
 
-    def _arguments(self, wanted: SubmitJob | SubmitPreflight) -> list[str]:
-        if isinstance(wanted, SubmitJob):
-            return [self._program, wanted.batch, "--fire", wanted.fire, "--as-of", wanted.as_of]
-        which = ["--version", str(wanted.version), "--rollout", str(wanted.rollout)]
-        return [self._preflight_program, wanted.model, *which, "--asked", wanted.asked]
+    def _program_of(self, wanted: SubmitJob | SubmitPreflight | RunCommand) -> Sequence[str]:
+        match wanted:
+            case RunCommand():
+                return wanted.command
+            case SubmitJob():
+                module, which = self._program, [wanted.batch, "--fire", wanted.fire, "--as-of", wanted.as_of]
+            case SubmitPreflight():
+                which = [
+                    wanted.model,
+                    "--version",
+                    str(wanted.version),
+                    "--rollout",
+                    str(wanted.rollout),
+                    "--asked",
+                    wanted.asked,
+                ]
+                module = self._preflight_program
+        # Told, since Ray would have the job join whichever Ray of its machine it finds first.
+        return [sys.executable, "-m", module, *which, "--ray", ray.get_runtime_context().gcs_address]
 
     def state(self, jobs: Collection[str]) -> Mapping[str, JobSeen]:
         """See `Jobs.state`."""

@@ -22,9 +22,9 @@ def inline_workforce(
     """One worker: this process. `make_scorer` is called once a run, and so is `watch`; without it nobody looks at rows."""
 
     def score(ledger: Ledger, record: RunRecord, units: Sequence[Unit], _workers: int) -> Iterator[Receipt]:
-        payloads, watched = unit_payloads(record.name, record.pinned, lambda: None), watch and watch(record)
-        filesystem = locate(record.spec.input.paths[0]).filesystem
-        runner = UnitRunner(ledger, record, filesystem, make_scorer(record), payloads, watched)
+        payloads = unit_payloads(record.name, record.pinned, lambda: None)
+        filesystem, watched = locate(record.spec.input.paths[0]).filesystem, watch and watch(record)
+        runner = UnitRunner(ledger, record, filesystem, make_scorer(record), payloads=payloads, watched=watched)
         return (runner.run(unit) for unit in units)
 
     return Workforce(workers=lambda _spec: 1, score=score, hold=lambda _home, _name: nullcontext())

@@ -35,6 +35,7 @@ from deployments.artifacts.profile import fetch_profile
 from deployments.control.client import ActorControlPlane
 from deployments.drift.version_counting import VersionCounting
 from deployments.engines.load import load_engine
+from deployments.observe.logs.set_up import log_to_stderr
 
 _log = logging.getLogger(__name__)
 
@@ -49,11 +50,12 @@ class UnitActor:
         place = locate(output_uri)
         ledger = Ledger(Place(place.filesystem, run_path))
         record = ledger.record()
+        log_to_stderr(batch=record.name, model=record.pinned.model, version=record.pinned.version)
         self._failure: HeadraceError | None = None
         try:
             filesystem = locate(record.spec.input.paths[0]).filesystem
-            payloads = unit_payloads(record.name, record.pinned, ActorControlPlane)
-            self._runner = UnitRunner(ledger, record, filesystem, self.scorer(record), payloads, self.watched(record))
+            payloads, watched = unit_payloads(record.name, record.pinned, ActorControlPlane), self.watched(record)
+            self._runner = UnitRunner(ledger, record, filesystem, self.scorer(record), payloads=payloads, watched=watched)
         except HeadraceError as error:
             # Told with the first unit: raised here, Ray would start the worker again and again.
             self._failure = error

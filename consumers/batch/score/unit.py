@@ -63,13 +63,13 @@ class UnitRunner:
         record: RunRecord,
         filesystem: pafs.FileSystem,
         scorer: RowScorer,
+        *,
         payloads: UnitPayloads | None = None,
         watched: WatchedRows | None = None,
     ) -> None:
-        """`payloads` takes a sample of the rows; without it none is taken. `watched` is told of the rows; None: nobody is."""
-        self._watched = watched
+        """`payloads` takes a sample of the rows, `watched` is told of them; None: nobody is."""
+        self._payloads, self._watched = payloads, watched
         self._ledger = ledger
-        self._payloads = payloads
         self._record = record
         self._scorer = scorer
         spec = record.spec
@@ -119,10 +119,10 @@ class UnitRunner:
         receipt = Receipt(unit.id, found.rows, found.quarantined, files, quarantine, seconds, started_s, tuple(damaged.values()))
         with explaining(self._ledger.place.path):
             self._ledger.write(receipt)
-        if self._watched is not None:
-            self._watched.done()
         if self._payloads is not None:
             self._payloads.done(found.payloads)
+        if self._watched is not None:
+            self._watched.done()
         return receipt
 
     def _write(self, unit: Unit, damaged: Collection[str], found: _Found, limit: int) -> tuple[OutputFile, ...]:
@@ -153,14 +153,14 @@ class UnitRunner:
                 found.blame(stretches, bad | {int(places[at]): reason for at, reason in told.bad.items()})
                 found.hopeless = next(iter(told.bad.values())) if told.hopeless else ""
                 return
-            if self._watched is not None:
-                self._watched.scored(rows.tensors, outputs, count, rejected)
-            if self._outliers is not None:
-                unlike = np.delete(self._outliers.p_values_of(rows.tensors), list(rejected))
             if self._payloads is not None:
                 answered = np.delete(np.arange(count), list(rejected))
                 numbers = found.rows + places[answered]
                 found.payloads += self._payloads.of(unit.id, numbers, answered, rows.tensors, outputs)
+            if self._watched is not None:
+                self._watched.scored(rows.tensors, outputs, count, rejected)
+            if self._outliers is not None:
+                unlike = np.delete(self._outliers.p_values_of(rows.tensors), list(rejected))
             if rejected:
                 bad |= {int(places[at]): reason for at, reason in rejected.items()}
                 good = np.delete(places, list(rejected))

@@ -96,8 +96,8 @@ class Outcomes:
                     _by_version(scored, [j for j in chosen if int(positions[j]) - begin not in here] if here else chosen),
                     Counter(why.error.kind for why in here.values()),
                     payloads,
-                    drawn,
                     tuple(records.spans.values()),
+                    drawn,
                 )
             )
             begin = end

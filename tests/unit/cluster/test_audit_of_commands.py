@@ -33,8 +33,8 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] 
     "rollout.resume": (("rollout.start", "rollout.pause"), DIGITS, "pending", {}),
     "rollout.promote": (("rollout.start", "tick"), DIGITS, "promoted", {}),
     "rollout.abort": (("rollout.start",), DIGITS, "rolled_back", {}),
-    "drift.clear": (("drift",), DIGITS | {"feature": "x[0]"}, "drift.clear", {"feature": "x[0]"}),
     "rollout.preflight": (("preflighted rollout",), TOLD, "preflight", {"same": 100, "different": 0, "failed": 0}),
+    "drift.clear": (("drift",), DIGITS | {"feature": "x[0]"}, "drift.clear", {"feature": "x[0]"}),
     "feed.pause": ((), STREAM, "feed.pause", STREAM),
     "feed.resume": (("feed.pause",), STREAM, "feed.resume", STREAM),
     "feed.delete": ((), STREAM, "feed.delete", STREAM),
@@ -100,10 +100,10 @@ def test_what_changes_something_says_who_asked(brain: Brain, command: str, actor
     for earlier in first:
         if earlier == "tick":
             brain.tick(4)
-        elif earlier == "drift":
-            drift(brain)
         elif earlier == "preflighted rollout":
             brain.call("rollout.start", **DIGITS, version=2, plan={**SURE, "preflight": {"payloads": "/payloads"}})
+        elif earlier == "drift":
+            drift(brain)
         elif earlier == "no batch":
             brain.call("feed.delete", **BATCH)
         else:
