@@ -102,6 +102,9 @@ def batch(rounds: int, folder: Path, screen: Console) -> Figure:
     """Rows a second of whole runs. There is no controller to tell: a worker asks for it once a unit, and keeps its counts."""
     os.environ.update(ENVIRONMENT)
     import ray
+    from ray._raylet import Config
+
+    Config.initialize("")  # Ray was imported before, and read its variables then
 
     write_dataset(CASE, folder / "in")
     pins = [write_model(CASE, folder / f"model-{profiled}", profiled=profiled) for profiled in (PROFILED, 0)]

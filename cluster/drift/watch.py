@@ -17,6 +17,7 @@ from cluster.versions import VersionId
 
 LOOKED_AT_MOST = 20
 
+_DEFAULT = Drift()
 _log = logging.getLogger(__name__)
 
 
@@ -91,5 +92,5 @@ def watched_versions(state: State) -> dict[VersionId, Drift]:
     for name, model in state.models.items():
         rollout = state.active(name)
         for number in {model.stable, rollout.candidate if rollout is not None else None} - {None}:
-            found[VersionId(name, number or 0)] = model.drift or Drift()
+            found[VersionId(name, number or 0)] = model.drift or _DEFAULT
     return found
