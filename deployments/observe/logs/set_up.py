@@ -7,6 +7,7 @@ in memory until an error comes. So our modules' lines go to Serve's own handlers
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -61,19 +62,18 @@ def _set_up(writer: Callable[[LogSettings], Write], about: Mapping[str, Any]) ->
         logger.handlers = [handler]
         logger.setLevel(settings.level.number)
         logger.propagate = False
+    _log.info("process %d has started", os.getpid())
 
 
 def _to_serve(settings: LogSettings) -> Write:
-    formatter = LineFormatter(settings.form)
+    formatter, serve = LineFormatter(settings.form), logging.getLogger(SERVE_LOGGER)
 
     def write(record: logging.LogRecord) -> None:
-        serve = logging.getLogger(SERVE_LOGGER)
         for handler in serve.handlers:  # Serve may give it other ones at any time
             getattr(handler, "target", handler).setFormatter(formatter)
         serve.handle(record)
-        if record.levelno >= logging.WARNING:
-            for handler in serve.handlers:
-                handler.flush()
+        for handler in serve.handlers:
+            handler.flush()
 
     return write
 
