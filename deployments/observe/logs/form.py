@@ -28,11 +28,11 @@ def note(record: logging.LogRecord, process: Mapping[str, Any]) -> None:
 
 
 class LineFormatter(logging.Formatter):
-    """Writes records in one form, whoever made them; of those that nobody has noted it knows what all of the process are about."""
+    """Writes records in one form, whoever made them. Those that nobody has noted are about what all of the process are."""
 
     def __init__(self, form: LogForm, process: Mapping[str, Any]) -> None:
         super().__init__()
-        self._form, self._process = form, process
+        self._form, self._process = form, dict(process)
 
     def format(self, record: logging.LogRecord) -> str:
         """Called by handlers."""
