@@ -20,13 +20,12 @@ from cluster.commands.command import Message
 from cluster.commands.documents import APPLY, Apply
 from cluster.commands.keys import HOME_ADMIT
 from cluster.commands.versions import RegisterVersion
+from cluster.control_plane import Told
 from cluster.controller import Controller, Point
 from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable
-from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.changes import TableChange
 from cluster.routing.routes import NOTHING, RouteTable, Stamp
 from cluster.store.sql import SqlStore
-from cluster.watch.reports import MetricsReport
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from deployments.observe.logs.set_up import log_to_stderr
 from headrace.local.home import Settings, without_password
@@ -90,7 +89,7 @@ class ControllerActor:
             return self._trouble
         return self._controller.news(after)
 
-    async def push(self, told: EvidenceBatch | MetricsReport) -> HeadraceError | None:
+    async def push(self, told: Told) -> HeadraceError | None:
         """See `ControlPlane.push`."""
         if self._controller is None:
             return self._trouble

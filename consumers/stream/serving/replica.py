@@ -22,6 +22,7 @@ from consumers.stream.phases import WorkerPhase
 from consumers.stream.serving.autoscale import LAG
 from consumers.stream.spec import Client, StreamSpec
 from deployments.control.client import connect
+from deployments.drift.drift_sample import DriftSample
 from deployments.observe.logs.set_up import log_with_serve
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
@@ -64,11 +65,20 @@ class StreamReplica:
             if self._loop is not None:
                 self._loop.stop()
             meters = Meters()
-            payloads = PayloadLog(meters, open_topic)
-            scoring = ScorerThread(lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM, payloads=payloads))
+            payloads, drift = PayloadLog(meters, open_topic), DriftSample(meters, ScoringWay.STREAM)
             tracer = tracer_of(None, meters, TRACED_AS)
+            scoring = ScorerThread(
+                lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM, payloads=payloads, drift=drift)
+            )
             loop = Loop(
-                self._name, self._spec, scoring, lambda: self._open(number), meters=meters, payloads=payloads, tracer=tracer
+                self._name,
+                self._spec,
+                scoring,
+                lambda: self._open(number),
+                meters=meters,
+                payloads=payloads,
+                tracer=tracer,
+                drift=drift,
             )
             self._loop = loop
             self._thread = threading.Thread(target=self._work, args=(loop, scoring, before, tracer), name="stream", daemon=True)
