@@ -32,7 +32,7 @@ _NOT_NEEDED = tuple(
     f"{SITE}/{folder}/" for folder in ("pandas/tests", "pyarrow/tests", "numpy/_core/tests", "numpy/lib/tests", "ray/jars")
 )
 _PLATFORMS = {"amd64": "x86_64", "arm64": "aarch64"}
-_EXTRAS = ("postgres", "librdkafka", "tokenizers")
+_EXTRAS = ("postgres", "librdkafka", "tokenizers", "traces")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 _TAIL_BYTES = 1500
 
