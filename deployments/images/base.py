@@ -10,13 +10,13 @@ import re
 import shutil
 import subprocess
 import tarfile
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from cluster.errors import BadArtifact, BadInput, Unreachable
+from cluster.errors import BadArtifact, BadInput, NoCapacity, Unreachable
+from deployments.images.bill import DebianPackage, debian_packages
 from deployments.oci.descriptors import (
     CONFIG_TYPE,
     DOCKER_LAYER_TYPE,
@@ -29,7 +29,8 @@ from deployments.oci.descriptors import (
     encoded,
 )
 from deployments.oci.layers import DIFF_ID, NAME, Layer, press_tar
-from deployments.oci.layout import Layout, LayoutTag, copy_blob, told_of_disk
+from deployments.oci.layout import DOCUMENT_MOST_BYTES, Layout, copy_blob
+from deployments.oci.references import LayoutTag
 
 SUITE = "bookworm"
 PACKAGES = ("python3-minimal", "libpython3-stdlib", "ca-certificates", "libgomp1", "tini")
@@ -38,13 +39,16 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 LAYER_TYPES = (LAYER_TYPE, GZIP_LAYER_TYPE, DOCKER_LAYER_TYPE)
 _PYTHON = re.compile(r"(?:\./)?(usr/(?:local/)?bin/python3\.(\d+))")
 _TINI = re.compile(r"(?:\./)?(usr/(?:local/)?s?bin/tini)")
+_STATUS = re.compile(r"(?:\./)?var/lib/dpkg/status")
+_COPYRIGHT = re.compile(r"(?:\./)?usr/share/doc/([^/]+)/copyright")
 _LEFT_OUT = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*")
 _TAIL_BYTES = 1500
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What the other layers go on. `python` is its interpreter's path and `python_minor` N of 3.N; `init` is tini's path."""
+    """What the other layers go on. `python` is its interpreter's path and `python_minor` N of 3.N; `init` is tini's path;
+    `packages` are Debian's, none where it is no Debian."""
 
     layers: tuple[Layer, ...]
     architecture: str
@@ -53,6 +57,7 @@ class Base:
     python: str
     python_minor: int
     init: str | None
+    packages: tuple[DebianPackage, ...] = ()
 
 
 def here() -> str:
@@ -101,28 +106,37 @@ def _of_this_machine(layout: Layout, one: Descriptor, where: str) -> Descriptor:
 def _looked_at(layout: Layout, layers: tuple[Layer, ...], digest: str, environment: Mapping[str, str], where: str) -> Base:
     pythons: dict[str, int] = {}
     init: str | None = None
+    status, copyrights = b"", dict[str, bytes]()
     for layer in layers:
-        for path in _paths(layout.path(layer.descriptor.digest)):
+        for path, content in _files(layout.path(layer.descriptor.digest)):
             if found := _PYTHON.fullmatch(path):
                 pythons[found[1]] = int(found[2])
             elif found := _TINI.fullmatch(path):
                 init = found[1]
+            elif found := _COPYRIGHT.fullmatch(path):
+                copyrights[found[1]] = content
+            elif _STATUS.fullmatch(path):
+                status = content
     usable = {path: minor for path, minor in pythons.items() if minor >= 11}
     if not usable:
         raise BadInput("has no Python 3.11 or later below /usr", where=where, remedy="name a base with one")
     python = max(usable, key=lambda path: ("local" in path, usable[path]))
-    return Base(layers, here(), digest, environment, f"/{python}", usable[python], f"/{init}" if init else None)
+    packages = debian_packages(status, copyrights)
+    return Base(layers, here(), digest, environment, f"/{python}", usable[python], f"/{init}" if init else None, packages)
 
 
-def _paths(blob: Path) -> list[str]:
-    """What is in a layer. Raises BadArtifact where it is no tar."""
+def _files(blob: Path) -> Iterator[tuple[str, bytes]]:
+    """The paths in a layer, and of what is Debian's about its packages the content. Raises BadArtifact where it is no tar."""
     try:
         with blob.open("rb") as file:
             pressed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             inner = cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if pressed else file
             with tarfile.open(fileobj=inner, mode="r|") as tar:
-                return [member.name for member in tar]
+                for member in tar:
+                    read = _STATUS.fullmatch(member.name) or _COPYRIGHT.fullmatch(member.name)
+                    content = tar.extractfile(member) if read and member.isreg() and member.size <= DOCUMENT_MOST_BYTES else None
+                    yield member.name, content.read() if content else b""
     except (tarfile.TarError, EOFError, gzip.BadGzipFile) as error:
         raise BadArtifact("a layer is no tar", where=str(blob), remedy="copy the image again") from error
 
@@ -139,25 +153,31 @@ def require_mmdebstrap() -> str:
     return found
 
 
-def make_base(layout: Layout, *, epoch_s: int) -> Descriptor:
-    """A small Debian with Python as an image in the layout, tagged `headrace-base`. Minutes over a slow line. Raises Unreachable.
+def make_base(layout: Layout, scratch: Path, *, epoch_s: int) -> Descriptor:
+    """A small Debian with Python as an image in the layout, tagged `headrace-base`. Minutes over a slow line.
+
+    `scratch` is a folder for it meanwhile. Raises Unreachable, NoCapacity.
 
     Its packages are those of the day: to make the same image on another day, keep this base and give it again.
     """
     program = require_mmdebstrap()
-    with told_of_disk(layout.folder), tempfile.TemporaryDirectory(prefix="headrace-base-") as scratch:
-        tar = Path(scratch) / "base.tar"
-        ended = subprocess.run(
-            _command(program, tar), env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch_s)}, capture_output=True, check=False
-        )
-        if ended.returncode != 0:
-            tail = ended.stderr[-_TAIL_BYTES:].decode(errors="replace").strip()
-            raise Unreachable(
-                f"mmdebstrap failed: {tail}",
-                where="mmdebstrap",
-                remedy="see that Debian's packages can be fetched, or give --base",
+    tar = scratch / "base.tar"
+    ended = subprocess.run(
+        _command(program, tar), env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch_s)}, capture_output=True, check=False
+    )
+    if ended.returncode != 0:
+        tail = ended.stderr[-_TAIL_BYTES:].decode(errors="replace").strip()
+        if "No space left" in tail:
+            raise NoCapacity(
+                "no space left for the base", where=str(scratch), remedy="free some space; mmdebstrap uses TMPDIR too"
             )
-        layer = press_tar(layout, "base", tar)
+        raise Unreachable(
+            f"mmdebstrap failed: {tail}",
+            where="mmdebstrap",
+            remedy="see that Debian's packages can be fetched, or give --base",
+        )
+    layer = press_tar(layout, "base", tar)
+    tar.unlink()
     config = {
         "architecture": here(),
         "os": "linux",

@@ -25,10 +25,10 @@ import pytest
 from cluster.commands.documents import ModelDocument
 from cluster.errors import BadArtifact
 from deployments.images.image import ModelAboard, build_image
-from deployments.images.wheels import ImageVariant
+from deployments.images.variants import ImageVariant
 from deployments.oci.layers import NAME
-from deployments.oci.layout import Layout, place_of
-from deployments.oci.references import reference_of
+from deployments.oci.layout import Layout
+from deployments.oci.references import place_of, reference_of
 from deployments.oci.registry import ImageRegistry
 from headrace.local.broker import stop_broker
 from headrace.local.ports import free_port
