@@ -156,7 +156,7 @@ def push_command(
     left out; `headrace model pull` brings it to another controller. Logins are those of `skopeo login`, `podman login` or
     `docker login`; loopback is spoken to in clear, every other host over TLS.
 
-    Examples: `headrace model push digits:3 registry.example.com/team/digits`;
+    Example: `headrace model push digits:3 registry.example.com/team/digits`, or for MLflow
     `headrace model push churn:3 --to models:/churn --tracking-uri sqlite:////data/mlflow.db`
     """
     name, number = _asked(model, place)
