@@ -12,7 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.artifacts.manifest import MANIFEST, PAGE, PROFILE, PROFILE_ARRAYS, REPORT, SAMPLES, Manifest, verify
+from deployments.artifacts.manifest import (
+    BACKGROUND,
+    EXPLAIN,
+    MANIFEST,
+    PAGE,
+    PROFILE,
+    PROFILE_ARRAYS,
+    REPORT,
+    SAMPLES,
+    Manifest,
+    verify,
+)
 from deployments.oci.descriptors import CONFIG_TYPE, INDEX_TYPE, MANIFEST_TYPE, Descriptor, encoded
 from deployments.oci.layers import Layer, LayerEntry, write_layer
 from deployments.oci.layout import Layout
@@ -30,7 +41,7 @@ SIZES = "dev.headrace.layer.sizes"
 BELOW = "models"
 ARCHITECTURES = ("amd64", "arm64")
 ALONE_MOST = 32  # files with a layer of their own; an image can't have many more
-_DESCRIBES = frozenset({SAMPLES, REPORT, PAGE, PROFILE, PROFILE_ARRAYS})
+_DESCRIBES = frozenset({SAMPLES, REPORT, PAGE, PROFILE, PROFILE_ARRAYS, EXPLAIN, BACKGROUND})
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ _NOT_NEEDED = tuple(
 )
 _PLATFORMS = {"amd64": "x86_64", "arm64": "aarch64"}
 BACKEND = "UV_TORCH_BACKEND"
-_EXTRAS = ("postgres", "librdkafka", "tokenizers")
+_EXTRAS = ("postgres", "librdkafka", "tokenizers", "traces")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 _TAIL_BYTES = 1500
 
