@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deployments.artifacts.manifest import (
@@ -24,9 +24,11 @@ from deployments.artifacts.manifest import (
     Manifest,
     verify,
 )
-from deployments.oci.descriptors import CONFIG_TYPE, INDEX_TYPE, MANIFEST_TYPE, Descriptor, encoded
+from deployments.oci.descriptors import INDEX_TYPE, MANIFEST_TYPE, Descriptor, encoded
+from deployments.oci.image_files import add_image, architectures_of, take_image
 from deployments.oci.layers import Layer, LayerEntry, write_layer
 from deployments.oci.layout import Layout
+from deployments.oci.references import LayoutTag
 
 MODELPACK_TYPE = "application/vnd.cncf.model.manifest.v1+json"
 MODELPACK_CONFIG_TYPE = "application/vnd.cncf.model.config.v1+json"
@@ -71,15 +73,16 @@ def layers_of(manifest: Manifest, manifest_bytes: int) -> Sequence[LayerPlan]:
     ]
 
 
-def pack(layout: Layout, folder: Path, digest: str) -> Descriptor:
+def pack(layout: Layout, folder: Path, digest: str, base: LayoutTag | None = None) -> Descriptor:
     """Writes a version into a layout, the same bytes for the same version, and returns the index.
 
-    Raises BadArtifact where the version is damaged, before anything is written; NoCapacity, Unreachable.
+    The images have the files on a base, for the architectures that it has, or alone. Raises BadArtifact where the version is
+    damaged, before anything is written; NotFound, BadInput of the base; NoCapacity, Unreachable.
     """
-    return write_forms(layout, folder, verify(folder, digest), digest)
+    return write_forms(layout, folder, verify(folder, digest), digest, base)
 
 
-def write_forms(layout: Layout, folder: Path, manifest: Manifest, digest: str) -> Descriptor:
+def write_forms(layout: Layout, folder: Path, manifest: Manifest, digest: str, base: LayoutTag | None = None) -> Descriptor:
     """As `pack`, of files that are taken as they are."""
     plans = layers_of(manifest, (folder / MANIFEST).stat().st_size)
     layers = [_written(layout, folder, plan) for plan in plans]
@@ -89,7 +92,8 @@ def write_forms(layout: Layout, folder: Path, manifest: Manifest, digest: str) -
         DIGEST: digest,
     }
     pack = _modelpack(layout, manifest, digest, plans, layers, annotations)
-    images = [_image(layout, architecture, layers, annotations) for architecture in ARCHITECTURES]
+    architectures = ARCHITECTURES if base is None else architectures_of(base)
+    images = [_image(layout, architecture, layers, annotations, base) for architecture in architectures]
     # Images first: of what takes no account of platforms, most take the first.
     entries = [one.document() for one in images] + [{**pack.document(), "artifactType": MODELPACK_TYPE}]
     index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries, "annotations": annotations}
@@ -134,20 +138,18 @@ def _modelpack(
     return layout.add(encoded(document), MANIFEST_TYPE)
 
 
-def _image(layout: Layout, architecture: str, layers: Sequence[Layer], annotations: dict[str, str]) -> Descriptor:
-    """An image of the files alone, for one architecture: they are the same for all, but a runtime asks for its own."""
+def _image(
+    layout: Layout, architecture: str, layers: Sequence[Layer], annotations: dict[str, str], base: LayoutTag | None
+) -> Descriptor:
+    """An image of the files for one architecture: they are the same for all, but a runtime asks for its own."""
+    below = None if base is None else take_image(base, layout, architecture)
+    every = [*(below.layers if below else ()), *layers]
+    environment = {} if below is None else {"Env": [f"{name}={value}" for name, value in sorted(below.environment.items())]}
     config = {
         "architecture": architecture,
         "os": "linux",
-        "config": {"Labels": annotations},
-        "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
+        "config": {"Labels": annotations, **environment},
+        "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in every]},
     }
-    document = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST_TYPE,
-        "config": layout.add(encoded(config), CONFIG_TYPE).document(),
-        "layers": [layer.descriptor.document() for layer in layers],
-        "annotations": annotations,
-    }
-    one = layout.add(encoded(document), MANIFEST_TYPE)
-    return Descriptor(one.media_type, one.digest, one.size_bytes, platform={"architecture": architecture, "os": "linux"})
+    one = add_image(layout, config, [layer.descriptor for layer in every], annotations)
+    return replace(one, platform={"architecture": architecture, "os": "linux"})

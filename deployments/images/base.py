@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import platform
 import re
@@ -13,30 +12,20 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from cluster.errors import BadArtifact, BadInput, NoCapacity, Unreachable
 from deployments.images.bill import DebianPackage, debian_packages
-from deployments.oci.descriptors import (
-    CONFIG_TYPE,
-    DOCKER_LAYER_TYPE,
-    GZIP_LAYER_TYPE,
-    INDEX_TYPES,
-    LAYER_TYPE,
-    MANIFEST_TYPE,
-    MANIFEST_TYPES,
-    Descriptor,
-    encoded,
-)
-from deployments.oci.layers import DIFF_ID, NAME, Layer, press_tar
-from deployments.oci.layout import DOCUMENT_MOST_BYTES, Layout, copy_blob
+from deployments.oci.descriptors import Descriptor
+from deployments.oci.image_files import TakenImage, add_image, take_image
+from deployments.oci.layers import Layer, press_tar
+from deployments.oci.layout import DOCUMENT_MOST_BYTES, Layout
 from deployments.oci.references import LayoutTag
 
 SUITE = "bookworm"
 PACKAGES = ("python3-minimal", "libpython3-stdlib", "ca-certificates", "libgomp1", "tini")
 BASE_TAG = "headrace-base"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-LAYER_TYPES = (LAYER_TYPE, GZIP_LAYER_TYPE, DOCKER_LAYER_TYPE)
 _PYTHON = re.compile(r"(?:\./)?(usr/(?:local/)?bin/python3\.(\d+))")
 _TINI = re.compile(r"(?:\./)?(usr/(?:local/)?s?bin/tini)")
 _STATUS = re.compile(r"(?:\./)?var/lib/dpkg/status")
@@ -68,46 +57,15 @@ def here() -> str:
 
 def read_base(source: LayoutTag, target: Layout) -> Base:
     """Takes a base's layers over into the layout, checked. Raises NotFound, BadArtifact, BadInput."""
-    layout, where = Layout(source.folder), str(source)
-    top = layout.find(source.tag)
-    manifest = layout.document(_of_this_machine(layout, top, where))
-    config = layout.document(Descriptor.read(manifest.get("config"), where))
-    descriptors = [Descriptor.read(one, where) for one in manifest.get("layers") or []]
-    diff_ids = (config.get("rootfs") or {}).get("diff_ids") or []
-    if not descriptors or len(descriptors) != len(diff_ids):
-        raise BadArtifact("is no image: its layers and its configuration differ", where=where, remedy="name an image's tag")
-    unknown = next((one.media_type for one in descriptors if one.media_type not in LAYER_TYPES), None)
-    if unknown is not None:
-        raise BadInput(f"has a layer of the kind {unknown}", where=where, remedy="copy it with gzip layers first")
-    if (architecture := config.get("architecture")) != here():
-        raise BadInput(f"is an image for {architecture}", where=where, remedy=f"name one for {here()}")
-    layers = []
-    for one, diff_id in zip(descriptors, diff_ids, strict=True):
-        was_there = not copy_blob(layout, target, one)
-        kind = GZIP_LAYER_TYPE if one.media_type == DOCKER_LAYER_TYPE else one.media_type
-        told = Descriptor(kind, one.digest, one.size_bytes, {NAME: "base", DIFF_ID: diff_id})
-        layers.append(Layer("base", told, diff_id, reused=was_there))
-    variables = dict(text.split("=", 1) for text in (config.get("config") or {}).get("Env") or [] if "=" in text)
-    return _looked_at(target, tuple(layers), top.digest, variables, where)
+    taken = take_image(source, target, here())
+    return _looked_at(target, taken, str(source))
 
 
-def _of_this_machine(layout: Layout, one: Descriptor, where: str) -> Descriptor:
-    if one.media_type in MANIFEST_TYPES:
-        return one
-    if one.media_type not in INDEX_TYPES:
-        raise BadInput(f"is no image, but {one.media_type}", where=where, remedy="name an image's tag")
-    found = [Descriptor.read(each, where) for each in layout.document(one).get("manifests") or []]
-    mine = [each for each in found if (each.platform or {}).get("architecture") == here()]
-    if not mine:
-        raise BadInput(f"has no image for {here()}", where=where, remedy="name one that has")
-    return mine[0]
-
-
-def _looked_at(layout: Layout, layers: tuple[Layer, ...], digest: str, environment: Mapping[str, str], where: str) -> Base:
+def _looked_at(layout: Layout, taken: TakenImage, where: str) -> Base:
     pythons: dict[str, int] = {}
     init: str | None = None
     status, copyrights = b"", dict[str, bytes]()
-    for layer in layers:
+    for layer in taken.layers:
         for path, content in _files(layout.path(layer.descriptor.digest)):
             if found := _PYTHON.fullmatch(path):
                 pythons[found[1]] = int(found[2])
@@ -121,8 +79,16 @@ def _looked_at(layout: Layout, layers: tuple[Layer, ...], digest: str, environme
     if not usable:
         raise BadInput("has no Python 3.11 or later below /usr", where=where, remedy="name a base with one")
     python = max(usable, key=lambda path: ("local" in path, usable[path]))
-    packages = debian_packages(status, copyrights)
-    return Base(layers, here(), digest, environment, f"/{python}", usable[python], f"/{init}" if init else None, packages)
+    return Base(
+        taken.layers,
+        here(),
+        taken.digest,
+        taken.environment,
+        f"/{python}",
+        usable[python],
+        f"/{init}" if init else None,
+        debian_packages(status, copyrights),
+    )
 
 
 def _files(blob: Path) -> Iterator[tuple[str, bytes]]:
@@ -199,18 +165,3 @@ def _command(program: str, tar: Path) -> Sequence[str]:
         SUITE,
         str(tar),
     ]
-
-
-def add_image(
-    layout: Layout, config: Mapping[str, Any], layers: Sequence[Descriptor], annotations: Mapping[str, str]
-) -> Descriptor:
-    """Writes an image's configuration and manifest."""
-    configuration = layout.add(json.dumps(config, sort_keys=True).encode(), CONFIG_TYPE)
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST_TYPE,
-        "config": configuration.document(),
-        "layers": [one.document() for one in layers],
-        "annotations": dict(annotations),
-    }
-    return layout.add(encoded(manifest), MANIFEST_TYPE)

@@ -13,11 +13,12 @@ from typing import Any
 
 from cluster.errors import BadArtifact, BadInput
 from deployments.artifacts.manifest import verify
-from deployments.images.base import BASE_TAG, Base, add_image, make_base, read_base, require_mmdebstrap
+from deployments.images.base import BASE_TAG, Base, make_base, read_base, require_mmdebstrap
 from deployments.images.bill import bill_of_debian
 from deployments.images.variants import ImageVariant, variant_for
 from deployments.images.wheels import SITE, entries, install, require_uv, resolve
 from deployments.oci.descriptors import Descriptor
+from deployments.oci.image_files import add_image
 from deployments.oci.layers import Layer, LayerEntry, files_below, reusable, write_layer
 from deployments.oci.layout import Layout
 from deployments.oci.references import LayoutTag

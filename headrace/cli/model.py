@@ -18,7 +18,7 @@ from deployments.artifacts.profile import read_profile
 from deployments.artifacts.roots import is_in_registry
 from deployments.builder.report import Report
 from deployments.builder.sources.mlflow_models.resolve import push
-from deployments.oci.references import reference_of
+from deployments.oci.references import place_of, reference_of
 from headrace.cli.images.versions import pull_command, push_to_registry
 from headrace.cli.models import day
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
@@ -146,15 +146,20 @@ def push_command(
         str, typer.Argument(metavar="[HOST/NAME[:TAG]]", help="Where in a registry; with --to, the version may stand here.")
     ] = "",
     to: Annotated[str, typer.Option(help="MLflow's registered model instead, as models:/NAME; made where there is none.")] = "",
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="oci:DIR[:TAG]", help="In a registry: an image to put the files on."),
+    ] = None,
     tracking_uri: Annotated[str, typer.Option(help="MLflow's server or store; MLFLOW_TRACKING_URI where left out.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Send a version to a registry as an OCI artifact, or hand it to MLflow.
 
     In a registry it is one index: a ModelPack manifest and images with the files below /models (KServe's ModelCar, Kubernetes'
-    image volumes), over the same layers. What the registry has already is not sent again. Its tag is the version's number where
-    left out; `headrace model pull` brings it to another controller. Logins are those of `skopeo login`, `podman login` or
-    `docker login`; loopback is spoken to in clear, every other host over TLS.
+    image volumes), over the same layers. KServe's sidecar wants a shell in them: --base brings one. What the registry has
+    already is not sent again. Its tag is the version's number where left out; `headrace model pull` brings it to another
+    controller. Logins are those of `skopeo login`, `podman login` or `docker login`; loopback is spoken to in clear, every other
+    host over TLS.
 
     Example: `headrace model push digits:3 registry.example.com/team/digits`, or for MLflow
     `headrace model push churn:3 --to models:/churn --tracking-uri sqlite:////data/mlflow.db`
@@ -168,9 +173,10 @@ def push_command(
                 remedy="name HOST/NAME[:TAG], or say --to models:/NAME for MLflow",
             )
         reference_of(place, where="to", default_tag="latest")
+        stands_on = None if base is None else place_of(base, option="--base", default_tag="latest")
         with ControlClient.from_environment() as client:
             one = _version(client.model(name), number)
-        push_to_registry(one, place, as_json=as_json)
+        push_to_registry(one, place, stands_on, as_json=as_json)
         return
     registered = to.removeprefix("models:/")
     if not registered or registered == to or set(registered) & set("/@:"):

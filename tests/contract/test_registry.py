@@ -14,11 +14,14 @@ from deployments.artifacts.manifest import verify
 from deployments.artifacts.oci_form import WEIGHT_TYPE, pack, write_forms
 from deployments.artifacts.oci_place import look_up, pull
 from deployments.artifacts.registered import check_registered
+from deployments.images.base import here
+from deployments.oci.descriptors import Descriptor
 from deployments.oci.layout import Layout
 from deployments.oci.references import reference_of
 from deployments.oci.registry import ImageRegistry
 from tests.support.models import mlp_artifact
 from tests.support.registries import RunningRegistry, SmallRegistry, logged_in, real_registry
+from tests.support.small_image import small_base
 
 
 @pytest.fixture(scope="module", params=["small", "real"])
@@ -143,3 +146,19 @@ def test_a_login_is_asked_for_and_the_noted_one_taken(
     shutil.rmtree(tmp_path / "artifacts")
     digest = sent(locked, tmp_path, "team/digits")
     verify(localize(f"oci://{locked.host}/team/digits:1", digest, cache=cache), digest)
+
+
+def test_on_a_base_it_is_an_image_for_the_bases_machine(registry: RunningRegistry, tmp_path: Path, cache: Path) -> None:
+    uri, digest, _ = mlp_artifact(tmp_path / "artifacts", seed=5)
+    layout = Layout(tmp_path / "layout")
+    layout.prepare()
+    base = small_base(tmp_path / "base")
+    index = pack(layout, Path(uri), digest, base)
+    image, modelpack = layout.document(index)["manifests"]
+    assert image["platform"] == {"architecture": here(), "os": "linux"}
+    its, bare = (layout.document(Descriptor.read(one, "index"))["layers"] for one in (image, modelpack))
+    below = Layout(base.folder).document(Layout(base.folder).find(base.tag))["layers"]
+    assert [one["digest"] for one in its] == [one["digest"] for one in (*below, *bare)]
+    with ImageRegistry(reference_of(f"{registry.host}/team/based:1", where="to")) as pushing:
+        list(pushing.push(layout, index))
+    verify(localize(f"oci://{registry.host}/team/based:1", digest, cache=cache), digest)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from deployments.images.base import add_image, here
+from deployments.images.base import here
 from deployments.images.variants import ImageVariant
 from deployments.images.wheels import requirements
+from deployments.oci.image_files import add_image
 from deployments.oci.layers import LayerEntry, write_layer
 from deployments.oci.layout import Layout
 from deployments.oci.references import LayoutTag

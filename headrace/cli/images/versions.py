@@ -14,14 +14,14 @@ from deployments.artifacts.manifest import parse_manifest
 from deployments.artifacts.oci_form import pack
 from deployments.artifacts.oci_place import look_up, pull
 from deployments.oci.layout import Layout
-from deployments.oci.references import SCHEME, Reference, reference_of
+from deployments.oci.references import SCHEME, LayoutTag, Reference, reference_of
 from deployments.oci.registry import ImageRegistry
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
 
 
-def push_to_registry(one: VersionView, place: str, *, as_json: bool) -> None:
+def push_to_registry(one: VersionView, place: str, base: LayoutTag | None, *, as_json: bool) -> None:
     """Sends a version to HOST/NAME[:TAG]; the tag is its number where left out. Raises BadInput, BadArtifact, Unreachable."""
     where = reference_of(place, where="to", default_tag=str(one.version))
     folder = localize(one.artifact_uri, one.digest)
@@ -31,7 +31,7 @@ def push_to_registry(one: VersionView, place: str, *, as_json: bool) -> None:
     with tempfile.TemporaryDirectory(prefix=".push-", dir=home.root) as scratch:
         layout = Layout(Path(scratch))
         layout.prepare()
-        index = pack(layout, folder, one.digest)
+        index = pack(layout, folder, one.digest, base)
         with ImageRegistry(where) as registry:
             for blob, sent in registry.push(layout, index):
                 sent_bytes += blob.size_bytes if sent else 0

@@ -8,8 +8,8 @@ import pytest
 
 from cluster.errors import BadArtifact, BadInput, NotFound, Unauthenticated, Unreachable
 from deployments.artifacts.oci_place import look_up
-from deployments.images.base import add_image
 from deployments.oci.descriptors import Descriptor
+from deployments.oci.image_files import add_image
 from deployments.oci.layers import LayerEntry, write_layer
 from deployments.oci.layout import Layout
 from deployments.oci.references import reference_of
