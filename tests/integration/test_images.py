@@ -27,16 +27,19 @@ from cluster.commands.documents import ModelDocument
 from cluster.errors import BadArtifact
 from deployments.artifacts.manifest import verify
 from deployments.artifacts.oci_form import pack
+from deployments.images.base import here
 from deployments.images.image import ModelAboard, build_image
 from deployments.images.variants import ImageVariant
+from deployments.images.wheels import BACKEND, install, resolve
 from deployments.oci.layers import NAME
 from deployments.oci.layout import Layout
 from deployments.oci.references import place_of, reference_of
 from deployments.oci.registry import ImageRegistry
 from headrace.local.broker import stop_broker
 from tests.support.contained import Found, Work
-from tests.support.models import slow_artifact
+from tests.support.models import INPUT, slow_artifact
 from tests.support.registries import real_registry
+from tests.support.torch_models import mlp_program
 from tests.support.waiting import until
 
 TOOLS = ("umoci", "crun", "skopeo", "podman", "docker-registry", "mmdebstrap", "unshare", "nsenter")
@@ -49,6 +52,15 @@ pytestmark = [
     ),
 ]
 
+EXECUTES = """
+import json, sys
+sys.path[:0] = {paths}
+from pathlib import Path
+import numpy as np, torch
+from deployments.engines.load import load_engine
+(answer,) = load_engine(Path("{uri}")).score({{"{name}": np.zeros({shape}, np.float32)}}).values()
+print(json.dumps([torch.__file__, answer.shape]))
+"""
 UNPACKED_MOST_BYTES = 1_000_000_000
 NO_CGROUPS = "umount -R -l /sys/fs/cgroup; mount -t tmpfs none /sys/fs/cgroup; exec crun --cgroup-manager=disabled run -b {} {}"
 
@@ -218,3 +230,20 @@ def test_a_registry_and_podman_have_it_to_the_byte_and_a_damaged_one_is_not_sent
     finally:
         path.write_bytes(whole)
     assert httpx.get(f"http://{registry}/v2/team/digits/manifests/bad", trust_env=False).status_code == 404
+
+
+def test_the_wheels_of_serve_torch_execute_a_pytorch_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # PyTorch as the package index has it: its own index may be out of reach here.
+    monkeypatch.setenv(BACKEND, "")
+    pins = resolve(ImageVariant.SERVE_TORCH, python_minor=sys.version_info.minor, architecture=here())
+    install(pins, tmp_path / "wheels")
+    uri, _, _ = mlp_program(tmp_path / "artifacts")
+    # A Python that has nothing but these wheels and our code, as in the image.
+    paths = [str(tmp_path / "wheels" / "site"), str(Path(__file__).parents[2])]
+    program = EXECUTES.format(paths=paths, uri=uri, shape=(2, 784), name=INPUT)
+    told = subprocess.run(
+        [Path(sys.base_prefix) / "bin/python3", "-I", "-c", program], check=True, capture_output=True, text=True
+    )
+    place, shape = json.loads(told.stdout)
+    assert place.startswith(paths[0])
+    assert shape == [2, 10]

@@ -79,6 +79,7 @@ def pull_command(
         engine=manifest.engine,
         signature=manifest.signature,
     )
+    notes().print(f"  fetches {sum(shipped.sizes.values()) / 1e6:,.1f} MB")
     with ControlClient.from_environment() as client:
         localize(shipped.uri, shipped.digest)
         made = client.register_version(request)
