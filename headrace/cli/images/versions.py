@@ -13,7 +13,7 @@ from deployments.artifacts.fetch import localize
 from deployments.artifacts.manifest import parse_manifest
 from deployments.artifacts.oci_form import pack
 from deployments.artifacts.oci_place import look_up, pull
-from deployments.oci.layout import Layout
+from deployments.oci.layout import Layout, told_of_disk
 from deployments.oci.references import SCHEME, LayoutTag, Reference, reference_of
 from deployments.oci.registry import ImageRegistry
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
@@ -28,7 +28,7 @@ def push_to_registry(one: VersionView, place: str, base: LayoutTag | None, *, as
     home = read_settings().home
     home.make()
     screen, sent_bytes = notes(), 0
-    with tempfile.TemporaryDirectory(prefix=".push-", dir=home.root) as scratch:
+    with told_of_disk(home.root), tempfile.TemporaryDirectory(prefix=".push-", dir=home.root) as scratch:
         layout = Layout(Path(scratch))
         layout.prepare()
         index = pack(layout, folder, one.digest, base)

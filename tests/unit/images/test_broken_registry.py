@@ -6,15 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import BadArtifact, BadInput, NotFound, Unauthenticated, Unreachable
-from deployments.artifacts.oci_place import look_up
+from cluster.errors import BadArtifact, BadInput, NoCapacity, NotFound, Unauthenticated, Unreachable
+from deployments.artifacts.fetch import localize
+from deployments.artifacts.oci_form import pack
+from deployments.artifacts.oci_place import look_up, pull
 from deployments.oci.descriptors import Descriptor
 from deployments.oci.image_files import add_image
 from deployments.oci.layers import LayerEntry, write_layer
 from deployments.oci.layout import Layout
 from deployments.oci.references import reference_of
 from deployments.oci.registry import ImageRegistry
+from tests.support.models import mlp_artifact
 from tests.support.registries import RunningRegistry, SmallRegistry, logged_in
+from tests.support.small_disk import mounted
 
 
 @pytest.fixture
@@ -100,3 +104,22 @@ def test_what_names_nothing_in_a_registry_is_told(uri: str) -> None:
 def test_nobody_there_is_told() -> None:
     with pytest.raises(Unreachable, match="can't be reached"):
         look_up("oci://127.0.0.1:9/name:1")
+
+
+def test_a_full_disk_is_told_and_nothing_of_a_pull_stays(tmp_path: Path) -> None:
+    uri, digest, _ = mlp_artifact(tmp_path / "artifacts")
+    layout = Layout(tmp_path / "layout")
+    layout.prepare()
+    with SmallRegistry().serving() as running, mounted(tmp_path, "200k") as disk:
+        pushing(running, layout, pack(layout, Path(uri), digest), None)
+        place = f"oci://{running.host}/team/x:1"
+        with pytest.raises(NoCapacity, match="no space left"):
+            pull(look_up(place), disk / "pulled")
+        assert list((disk / "pulled").iterdir()) == []
+        with pytest.raises(NoCapacity):
+            localize(place, digest, cache=disk / "cache")
+        assert list((disk / "cache").iterdir()) == []
+        small = Layout(disk / "layout")
+        small.prepare()
+        with pytest.raises(NoCapacity, match="no space left"):
+            pack(small, Path(uri), digest)
