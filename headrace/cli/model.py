@@ -211,7 +211,7 @@ def _version(view: ModelView, number: int | None) -> VersionView:
     found = [one for one in view.versions if number in (None, one.version)]
     if not found:
         known = ", ".join(str(one.version) for one in view.versions) or "none"
-        raise NotFound(f"no version {number or ''}", where=view.name, remedy=f"its versions: {known}")
+        raise NotFound(f"no version {number or ''}".strip(), where=view.name, remedy=f"its versions: {known}")
     return max(found, key=lambda one: one.version)
 
 

@@ -85,7 +85,7 @@ def _aboard(asked: list[str]) -> list[ModelAboard]:
             versions = [one for one in view.versions if not number or one.version == int(number)]
             if not versions:
                 known = ", ".join(str(one.version) for one in view.versions) or "none"
-                raise NotFound(f"no version {number}", where=name, remedy=f"its versions: {known}")
+                raise NotFound(f"no version {number}".strip(), where=name, remedy=f"its versions: {known}")
             one = max(versions, key=lambda one: one.version)
             document = ModelDocument.model_validate(
                 {
