@@ -295,7 +295,7 @@ def _actor(settings: Settings, fleet: str = FLEET, feeds: str = FEEDS, jobs: str
 
 def _check_version(request: RegisterVersion) -> None:
     # pyarrow's 60 MB are had only where versions are registered.
-    from deployments.artifacts.manifest import check_registered
+    from deployments.artifacts.registered import check_registered
 
     check_registered(request.artifact_uri, request.digest, request.engine, request.signature)
 
