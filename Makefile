@@ -54,9 +54,9 @@ $(VENV)-kserve/.installed: tests/support/kserve-constraints.txt | $(STAMP)
 	  $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r $< && touch $@ || \
 	  { echo "==> KServe's clients could not be installed"; rm -rf $(@D); }
 
-# What the proofs need from Debian's packages, as root: to watch, and to read and run images. Debian would start services on their
+# What tests need from Debian's packages, as root: to watch, to read and run images, to open the console. Debian would start services on their
 # usual ports: told not to, for the time.
-TOOLS := prometheus prometheus-alertmanager umoci crun skopeo podman docker-registry mmdebstrap
+TOOLS := prometheus prometheus-alertmanager umoci crun skopeo podman docker-registry mmdebstrap chromium
 POLICY := /usr/sbin/policy-rc.d
 tools:
 	@test "$$(id -u)" = 0 && command -v apt-get > /dev/null || \

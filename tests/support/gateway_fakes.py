@@ -23,6 +23,7 @@ from deployments.engines.datatypes import Array
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
 from deployments.gateway.batcher import BatchLimits
+from deployments.gateway.console.console import Console
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.http.app import GatewayApp
 from deployments.gateway.http.callers import Callers
@@ -182,4 +183,5 @@ def gateway(
     dataplane = DataPlane(scorer, limits or PATIENT)
     admission, callers = Admission(1000, 1 << 30), Callers.to("gateway")
     guard, repository = Guard(scorer, visitors=True), Repository(scorer, control)
-    return GatewayApp(dataplane, repository, control, guard, "0.0.0", max_body_bytes, admission, LargeWork(), callers)
+    console = Console(control, guard, callers, admission, "0.0.0")
+    return GatewayApp(dataplane, repository, control, guard, "0.0.0", max_body_bytes, admission, LargeWork(), callers, console)

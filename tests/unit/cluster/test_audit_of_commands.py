@@ -44,6 +44,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "key.list": {},
     "metrics.list": {},
     "metrics.history": {},
+    "glance.show": {},
     "access.show": {},
     "version.resolve": DIGITS,
     "model.show": DIGITS,
