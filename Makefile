@@ -8,7 +8,7 @@ PROTO := deployments/gateway/protocol/proto
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace ops tests bench examples
 
-.PHONY: check test proof tools lint unit tensorflow kserve models demo bench proto reference ops constraints clean
+.PHONY: check test proof tools lint unit tensorflow kserve models demo picture bench proto reference ops constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -78,8 +78,12 @@ models: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/python -m examples.digits.demo $(if $(KEEP),--keep)
 
+# The README's picture of the console, taken while the demo's second version is being proven.
+picture: $(STAMP)
+	$(BIN)/python -m examples.digits.demo --picture docs/console.png
+
 bench: $(STAMP)
-	for b in online idle stream batch rollout build scale footprint; do $(BIN)/python -m bench.$$b || exit 1; done
+	for b in online idle console stream batch rollout build scale footprint; do $(BIN)/python -m bench.$$b || exit 1; done
 
 # The private pool: a client library in the same process may register messages of the same names.
 proto: $(STAMP)

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb")
+PATIENCE_MS = 90_000  # a busy machine takes its time; what is there is seen at once
 CHROMIUM = shutil.which("chromium")
 # Where CI runs, a browser that is missing is a fault.
 needs_chromium = pytest.mark.skipif(
@@ -25,6 +26,7 @@ needs_chromium = pytest.mark.skipif(
 def chromium() -> Iterator[Browser]:
     """One browser, without a window."""
     assert CHROMIUM is not None, "there is no chromium: `make tools` as root installs it"
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         try:
@@ -73,7 +75,7 @@ class Visit:
 def visit(browser: Browser, url: str, *, width: int = 1280, dark: bool = False, check: bool = True) -> Iterator[Visit]:
     """A page, checked at its end. A refusal that the page shows is a line in the browser's console too: that is no fault."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     seen = Visit(page, url)
     page.on("pageerror", lambda error: seen.faults.append(str(error)))

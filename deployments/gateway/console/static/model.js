@@ -90,7 +90,7 @@ function Calling({ name, versions, stable }) {
   if (!signature) return null;
   const tensors = (list) => list.map((spec) => html`<tr key=${spec.name}><td>${list === signature.inputs ? "input" : "output"}</td><td><bdi>${spec.name}</bdi></td><td>${spec.datatype}</td><td>${JSON.stringify(spec.shape)}</td></tr>`);
   return html`<section aria-labelledby="call"><h2 id="call">How to call it</h2>
-    <div class="scroll"><table><caption class="unseen">Inputs and outputs</caption><thead><tr><th scope="col">kind</th><th scope="col">name</th><th scope="col">type</th><th scope="col">shape</th></tr></thead>
+    <div class="scroll" tabindex="0" role="region" aria-label="Inputs and outputs"><table><caption class="unseen">Inputs and outputs</caption><thead><tr><th scope="col">kind</th><th scope="col">name</th><th scope="col">type</th><th scope="col">shape</th></tr></thead>
       <tbody>${tensors(signature.inputs)}${tensors(signature.outputs)}</tbody></table></div>
     <h3>curl</h3><${Copied} text=${asCurl(name, signature)} /><h3>Python</h3><${Copied} text=${asPython(name, signature)} /></section>`;
 }

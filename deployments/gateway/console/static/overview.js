@@ -85,7 +85,19 @@ function Models({ list, any }) {
     ? "no model has that in its name"
     : html`No model yet. Make a project with one: <${Command} text="headrace init demo" /> then <${Command} text="headrace apply -f demo" />`;
   return html`<section aria-labelledby="models"><h2 id="models">Models</h2>
-    <${Rows} list=${list} columns=${MODEL_COLUMNS} caption="Models" empty=${empty} row=${(model) => html`<${Model} model=${model} key=${model.name} />`} /></section>`;
+    <${Rows} list=${list} columns=${MODEL_COLUMNS} caption="Models" empty=${empty} row=${modelRow} /></section>`;
+}
+
+// One that has not changed is not drawn again.
+const drawn = new WeakMap();
+
+function modelRow(model) {
+  const line = lineOf(`model/${model.name}`, "requests_s");
+  const known = drawn.get(model);
+  if (known?.points === line.t.length) return known.row;
+  const row = html`<${Model} model=${model} key=${model.name} />`;
+  drawn.set(model, { points: line.t.length, row });
+  return row;
 }
 
 function Model({ model }) {

@@ -78,11 +78,11 @@ function Confirm({ label, effect, run, done, kind }) {
   </dialog>`;
 }
 
-// Rows a hundred at a time: a thousand models are found by the filter, not by scrolling.
-export function Rows({ list, columns, row, caption, empty, page = 100 }) {
+// Rows fifty at a time: a thousand models are found by the filter, not by scrolling.
+export function Rows({ list, columns, row, caption, empty, page = 50 }) {
   const [most, more] = useState(page);
   const shown = list.slice(0, most);
-  return html`<div class="scroll"><table><caption class="unseen">${caption}</caption>
+  return html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}><table><caption class="unseen">${caption}</caption>
     <thead><tr>${columns.map(([name, kind]) => html`<th scope="col" class=${kind ?? ""}>${name}</th>`)}</tr></thead>
     <tbody>${shown.map(row)}</tbody></table></div>
     ${list.length === 0 && html`<p class="empty">${empty}</p>`}
