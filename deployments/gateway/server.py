@@ -77,6 +77,7 @@ class GatewayServer:
         self.admission = Admission(limits.max_requests, limits.max_buffered_bytes)
         self._large = LargeWork()
         self._guard = guard
+        infer = HttpInfer(dataplane, self._large, limits.max_body_bytes)
         self.app = GatewayApp(
             dataplane,
             repository,
@@ -87,11 +88,10 @@ class GatewayServer:
             self.admission,
             self._large,
             callers,
-            Console(control, guard, callers, self.admission, server_version, console),
+            Console(control, guard, callers, self.admission, server_version, infer, console),
         )
         service = InferenceService(dataplane, repository, guard, server_version, self.admission, self._large)
         self._grpc = GrpcServer(service, dataplane, guard, self.admission, limits.max_message_bytes, limits.max_requests)
-        infer = HttpInfer(dataplane, self._large, limits.max_body_bytes)
         self._infer = InferServer(InferExchanges(infer, service, guard, self.admission, limits.max_message_bytes), self.admission)
         self._http = HttpServer(self.app)
         self._stopping: asyncio.Task[None] | None = None

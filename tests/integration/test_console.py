@@ -162,6 +162,20 @@ def test_who_lacks_a_right_sees_his_models_alone_and_buttons_that_say_why(browse
 
 
 @pytest.mark.proof
+def test_a_request_is_built_in_the_page_and_answered(browser: Browser) -> None:
+    with console_service(two_models) as service, visit(browser, service.url) as seen:
+        page = seen.page
+        seen.go("#/model/digits")
+        page.get_by_role("button", name="Send").click()
+        expect(page.get_by_text("answered within")).to_contain_text("version 1 answered")
+        expect(page.locator(".outputs li")).to_have_count(2)
+        page.get_by_label("Request").fill('{"inputs": [{"name": "other", "shape": [1], "datatype": "FP32", "data": [1]}]}')
+        page.get_by_role("button", name="Send").click()
+        expect(page.locator(".try .refused")).to_contain_text("other")
+        assert seen.violations() == []
+
+
+@pytest.mark.proof
 def test_a_link_opens_it_once(browser: Browser) -> None:
     with console_service(two_models) as service:
         link = httpx.post(

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from cluster.access.callers import CLUSTER, EVERYTHING, Caller, Grant
 from cluster.access.keys import digest_of, new_key
 from cluster.routing.routes import RouteTable
 from cluster.watch.catalogue import REQUEST_SECONDS, REQUESTS, STREAM_LAG, STREAM_RECORDS
 from cluster.watch.reports import Buckets, MetricsReport, Series
+from deployments.engines.datatypes import Array
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.console.console import ConsoleSettings
 from deployments.gateway.console.nodes import NodeSeen
@@ -26,6 +29,11 @@ from tests.support.brain import Brain
 from tests.support.gateway_fakes import PATIENT, FakeControl, FakeScorer
 
 NODE = NodeSeen("0123456789ab", "127.0.0.1", True, True, 8.0, 1.0, float(16 << 30))
+
+
+def halves(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """What versions of `ConsoleService.version` answer."""
+    return {"output": np.full((len(tensors["input"]), 2), 0.5, np.float32)}
 
 
 class BrainControl(FakeControl):
@@ -48,7 +56,7 @@ class BrainScorer(FakeScorer):
 
     def __init__(self, brain: Brain) -> None:
         self.brain = brain
-        super().__init__(brain.controller.table)
+        super().__init__(brain.controller.table, halves)
 
     @property
     def table(self) -> RouteTable:  # type: ignore[override]

@@ -26,6 +26,7 @@ from deployments.gateway.console.watching import Watching
 from deployments.gateway.dataplane import OUR_FAULT
 from deployments.gateway.http.asgi import Disconnected, Reply, Request, Send, json_object, json_reply, status_of
 from deployments.gateway.http.callers import Callers, ForeignCaller
+from deployments.gateway.http.infer import HttpInfer, read_head
 
 BEHIND_BUTTONS = frozenset(
     {
@@ -67,12 +68,13 @@ class Console:
         callers: Callers,
         admission: Admission,
         release: str,
+        infer: HttpInfer,
         settings: ConsoleSettings | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         settings = settings or ConsoleSettings()
         self._control, self._guard, self._callers, self._admission = control, guard, callers, admission
-        self._release, self._secret, self._clock = release, settings.secret, clock
+        self._release, self._infer, self._secret, self._clock = release, infer, settings.secret, clock
         self.watching = Watching(control, release, settings.nodes, clock=clock)
         self._files: Mapping[str, ConsoleFile] | None = None
         self._used: dict[str, float] = {}  # codes that became a session, and when they end
@@ -113,6 +115,11 @@ class Console:
             return self._link(request)
         if path.startswith("/control/"):
             return await self._command(request, path.removeprefix("/control/"))
+        match path.split("/")[1:]:
+            case ["models", model, "infer"]:
+                return await self._score(request, model, None)
+            case ["models", model, "versions", version, "infer"]:
+                return await self._score(request, model, version)
         raise NotFound(f"nothing at {request.path[:200]}", where="path", remedy="open /console/")
 
     def _who(self, request: Request) -> Caller:
@@ -201,6 +208,17 @@ class Console:
         if "actor" in COMMANDS[command].request.model_fields:  # of a home's key the audit would say no more than "a person"
             payload["actor"] = f"{caller.name}, in the console"
         return json_reply(await self._control.call(command, payload, caller))
+
+    async def _score(self, request: Request, model: str, version: str | None) -> Reply:
+        """What somebody tries on a model's page: a request like any other, as whoever is logged in."""
+        _own_page(request)
+        caller = self._who(request)
+        self._admission.enter()
+        try:
+            body = await request.raw_body()
+            return await self._infer.answer(read_head(request.headers, model, version), body, request.lease, caller)
+        finally:
+            self._admission.leave()
 
     async def _file(self, request: Request, path: str) -> Reply:
         if self._files is None:

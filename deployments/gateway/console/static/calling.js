@@ -10,6 +10,12 @@ function sample(spec) {
   return { name: spec.name, datatype: spec.datatype, shape, data: Array(Math.min(count, VALUES_MOST)).fill(zero), count };
 }
 
+// One row of zeros, whole.
+export function asBody(signature) {
+  const inputs = signature.inputs.map(sample).map(({ count, ...input }) => ({ ...input, data: Array(count).fill(input.data[0]) }));
+  return { inputs };
+}
+
 const root = () => location.href.replace(/\/console\/.*$/, "");
 
 export function asCurl(model, signature) {

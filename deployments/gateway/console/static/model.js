@@ -6,6 +6,7 @@ import { Action, Command, Lacking, Rows, Wrong, link } from "./parts.js";
 import { Steps } from "./steps.js";
 import { Lines } from "./chart.js";
 import { asPython, asCurl, useAsked } from "./calling.js";
+import { Trying } from "./trying.js";
 
 export function Model({ name }) {
   const live = useLive();
@@ -26,7 +27,7 @@ export function Model({ name }) {
     ${told.refused && html`<p class="refused">${told.refused.message}. <${Words} text=${told.refused.remedy} /></p>`}
     ${told.answer && html`<${Versions} model=${model} versions=${told.answer.versions} />
       <${Scale} model=${model} />
-      <${Calling} name=${name} versions=${told.answer.versions} stable=${model.stable} />`}
+      <${Calling} name=${name} versions=${told.answer.versions} stable=${model.stable} ready=${model.apps.filter((app) => app.status === "ready").map((app) => app.version)} />`}
     <p class="dim"><a href=${link("audit", name)}>Who did what with it</a></p>`;
 }
 
@@ -85,13 +86,14 @@ function Scale({ model }) {
       effect=${wanted ? `From ${now} to ${wanted} replicas.` : "It goes to sleep: nothing starts when it is called."} /></div></section>`;
 }
 
-function Calling({ name, versions, stable }) {
+function Calling({ name, versions, stable, ready }) {
   const signature = (versions.find((version) => version.version === stable) ?? versions.at(-1))?.signature;
   if (!signature) return null;
   const tensors = (list) => list.map((spec) => html`<tr key=${spec.name}><td>${list === signature.inputs ? "input" : "output"}</td><td><bdi>${spec.name}</bdi></td><td>${spec.datatype}</td><td>${JSON.stringify(spec.shape)}</td></tr>`);
   return html`<section aria-labelledby="call"><h2 id="call">How to call it</h2>
     <div class="scroll" tabindex="0" role="region" aria-label="Inputs and outputs"><table><caption class="unseen">Inputs and outputs</caption><thead><tr><th scope="col">kind</th><th scope="col">name</th><th scope="col">type</th><th scope="col">shape</th></tr></thead>
       <tbody>${tensors(signature.inputs)}${tensors(signature.outputs)}</tbody></table></div>
+    ${stable !== null && html`<h3>Try it</h3><${Trying} name=${name} signature=${signature} versions=${ready} />`}
     <h3>curl</h3><${Copied} text=${asCurl(name, signature)} /><h3>Python</h3><${Copied} text=${asPython(name, signature)} /></section>`;
 }
 

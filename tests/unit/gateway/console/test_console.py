@@ -114,6 +114,19 @@ def test_what_is_refused(method: str, path: str, body: dict[str, Any] | None, st
     run(scene)
 
 
+def test_what_is_tried_is_scored_as_who_is_there() -> None:
+    async def scene(client: httpx.AsyncClient, control: _Control) -> None:
+        body = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
+        answer = await client.post("/console/models/pair/infer", json=body, headers=OWN)
+        assert (answer.status_code, answer.json()["model_version"]) == (200, "3")
+        pinned = await client.post("/console/models/pair/versions/2/infer", json=body, headers=OWN)
+        assert pinned.json()["model_version"] == "2"
+        assert (await client.post("/console/models/other/infer", json=body, headers=OWN)).status_code == 404
+        assert (await client.post("/console/models/pair/infer", json=body)).status_code == 403
+
+    run(scene)
+
+
 def test_a_link_is_for_who_has_a_key_and_good_once() -> None:
     async def scene(client: httpx.AsyncClient, control: _Control) -> None:
         made = await client.post("/console/link", headers={"authorization": f"Bearer {KEY.text}"})
