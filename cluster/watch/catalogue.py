@@ -144,6 +144,10 @@ PAYLOADS = _counter(
     "outcome",
 )
 
+# Traces.
+SPANS = _counter("spans", "Spans of what was traced (exported, dropped, failed).", "outcome")
+MALFORMED_TRACEPARENTS = _counter("malformed_traceparents", "Trace contexts that callers sent and that are none.")
+
 # Rollouts, replicas, the controller.
 ROLLOUT_STATE = _gauge("rollout_state", "1 for the state that the model's newest rollout is in.", "model", "state")
 ROLLOUT_HELD = _gauge("rollout_held", "1 where the rollout under way waits for a person: neither proven good nor bad.", "model")

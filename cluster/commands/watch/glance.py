@@ -138,6 +138,8 @@ def _waits_for(rollout: Rollout, checks: Sequence[CheckView], apps: Sequence[App
     if rollout.current is None:
         if app is None:
             return "the candidate's replicas to be started"
+        if app.status is AppStatus.READY and rollout.awaits_preflight:
+            return "its preflight: recorded requests are put to the candidate"
         return f"the candidate's replicas: {app.replicas} of {app.target_replicas} are ready"
     waiting = [check.name.replace("_", " ") for check in checks if check.verdict == "waiting"]
     parts = [] if baked else ["the step's time to be over"]

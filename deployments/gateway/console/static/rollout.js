@@ -38,7 +38,9 @@ function Shown({ model, glance }) {
 }
 
 function Waits({ glance }) {
+  const { preflight } = glance.rollout;
   return html`<dl class="facts"><dt>waits for</dt><dd>${glance.waits_for}</dd>
+    ${preflight && html`<dt>preflight</dt><dd><bdi>${preflight}</bdi></dd>`}
     ${glance.bake_ends_s !== null && html`<dt>step lasts at least</dt><dd><${Left} until=${glance.bake_ends_s} over="its time is over" /></dd>`}
     ${glance.deadline_s !== null && html`<dt>${glance.on_deadline === "rollback" ? "taken back" : "held for a person"} in</dt>
       <dd><${Left} until=${glance.deadline_s} over="its deadline has passed" /> <span class="dim">unless it is proven by then</span></dd>`}</dl>`;

@@ -13,14 +13,9 @@ from tests.support.brain import SURE, Brain
 from tests.unit.cluster.test_audit_of_commands import CHANGES, LOOKS, STREAM
 
 OVER_MODELS = [role for role in Role if role is not Role.ADMIN]
-FILTERED = {
-    "status",
-    "feed.list",
-    "metrics.list",
-    "metrics.history",
-    "glance.show",
-}  # whose answers hold what their caller may see
-CLUSTERS = {"feed.notes", "key.home"}
+# Whose answers hold what their caller may see.
+FILTERED = {"status", "feed.list", "metrics.list", "metrics.history", "glance.show"}
+CLUSTERS = {"feed.notes", "key.home", "rollout.preflight"}
 ADMINS = {"key.create", "key.list", "key.rotate", "key.revoke", "access.show"}
 ROLES: dict[str, set[Role]] = {
     **{command: {Role.VIEW} for command in ("model.show", "rollout.status", "rollout.history", "feed.show")},
