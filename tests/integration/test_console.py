@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -169,7 +170,8 @@ def test_a_request_is_built_in_the_page_and_answered(browser: Browser) -> None:
         page.get_by_role("button", name="Send").click()
         expect(page.get_by_text("answered within")).to_contain_text("version 1 answered")
         expect(page.locator(".outputs li")).to_have_count(2)
-        page.get_by_label("Request").fill('{"inputs": [{"name": "other", "shape": [1], "datatype": "FP32", "data": [1]}]}')
+        other = {"inputs": [{"name": "other", "shape": [1], "datatype": "FP32", "data": [1]}]}
+        page.get_by_role("textbox", name="Request").fill(json.dumps(other))
         page.get_by_role("button", name="Send").click()
         expect(page.locator(".try .refused")).to_contain_text("other")
         assert seen.violations() == []

@@ -65,7 +65,7 @@ def test_a_rollout_is_watched_to_its_promotion_and_another_to_its_rollback(
         seen.page.get_by_role("button", name="Log out").wait_for()
         row = seen.page.get_by_role("row", name=MODEL)
         expect(row).to_contain_text(re.compile(r"\b[1-9]\d*(\.\d+)?\b"))  # it is asked, and says how often
-        expect(seen.page.get_by_role("row", name="127.0.0.1")).to_contain_text("alive")
+        expect(seen.page.get_by_role("region", name="Nodes", exact=True)).to_contain_text("alive")
 
         service.register(mlp_artifact(folder, MODEL, nudge=0.1))
         seen.go(f"#/rollout/{MODEL}")

@@ -9,19 +9,16 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.access.callers import Caller
-from cluster.access.keys import PREFIX, StoredKey, key_id
 from cluster.commands.registry import COMMANDS
 from cluster.commands.watch.history import HISTORY
 from cluster.control_plane import ControlPlane
 from cluster.error_wire import to_wire
-from cluster.errors import BadInput, Forbidden, HeadraceError, NotFound, Unauthenticated
-from deployments.gateway.access.credential import FORWARDED_FOR, Credential, in_headers, secret_of
+from cluster.errors import BadInput, HeadraceError, NotFound
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
 from deployments.gateway.console.files import HEADERS, ConsoleFile, load_files
+from deployments.gateway.console.logging_in import ConsoleSessions, cookie, session_in
 from deployments.gateway.console.nodes import NodeSeen
-from deployments.gateway.console.sessions import TokenPurpose, lasting_s, sign, verify
 from deployments.gateway.console.watching import Watching
 from deployments.gateway.dataplane import OUR_FAULT
 from deployments.gateway.http.asgi import Disconnected, Reply, Request, Send, json_object, json_reply, status_of
@@ -45,7 +42,6 @@ BEHIND_BUTTONS = frozenset(
     }
 )
 BODY_MOST_BYTES = 64 << 10
-USED_MOST = 10_000
 
 _log = logging.getLogger(__name__)
 
@@ -73,12 +69,11 @@ class Console:
         clock: Callable[[], float] = time.time,
     ) -> None:
         settings = settings or ConsoleSettings()
-        self._control, self._guard, self._callers, self._admission = control, guard, callers, admission
-        self._release, self._infer, self._secret, self._clock = release, infer, settings.secret, clock
+        self._control, self._callers, self._admission = control, callers, admission
+        self._release, self._infer = release, infer
+        self._sessions = ConsoleSessions(guard, settings.secret, clock)
         self.watching = Watching(control, release, settings.nodes, clock=clock)
         self._files: Mapping[str, ConsoleFile] | None = None
-        self._used: dict[str, float] = {}  # codes that became a session, and when they end
-        self._sessions: dict[str, tuple[object, Caller]] = {}
 
     async def answer(self, request: Request, send: Send) -> None:
         """Answers one request whose path is `/console` or below."""
@@ -110,9 +105,9 @@ class Console:
             return await self._login(request)
         if path == "/logout":
             _own_page(request)
-            return json_reply({}).with_headers((b"set-cookie", _cookie(request, "", 0)))
+            return json_reply({}).with_headers((b"set-cookie", cookie(request, "", 0)))
         if path == "/link":
-            return self._link(request)
+            return json_reply({"path": f"/console/#code={self._sessions.code(request)}"})
         if path.startswith("/control/"):
             return await self._command(request, path.removeprefix("/control/"))
         match path.split("/")[1:]:
@@ -122,86 +117,23 @@ class Console:
                 return await self._score(request, model, version)
         raise NotFound(f"nothing at {request.path[:200]}", where="path", remedy="open /console/")
 
-    def _who(self, request: Request) -> Caller:
-        """Who is at the browser: by his session, else by what he brings with each request. Raises Unauthenticated, OverQuota."""
-        text = _session_in(request)
-        caller = self._of_session(text) if text else None
-        if caller is not None:
-            return caller
-        credential, address = self._brought(request)
-        return self._guard.admitted(credential, address)
-
-    def _brought(self, request: Request) -> tuple[Credential, bytes]:
-        behind_door = self._guard.behind_door
-        address = request.headers.get(FORWARDED_FOR, b"") if behind_door else b""
-        return in_headers(request.headers, behind_door=behind_door), address
-
-    def _of_session(self, text: str) -> Caller | None:
-        policy = self._guard.policy
-        token = verify(text, TokenPurpose.SESSION, policy.keys, self._secret, self._clock())
-        if token is None:
-            self._sessions.pop(text, None)
-            return None
-        known = self._sessions.get(text)
-        if known is None or known[0] is not policy:
-            if len(self._sessions) >= USED_MOST:
-                self._sessions.clear()
-            known = self._sessions[text] = policy, policy.of_key(policy.keys[token.key_id])
-        return known[1]
-
     def _me(self, request: Request) -> Reply:
         """Who is there, and what he may do."""
-        caller = self._who(request)
+        caller = self._sessions.who(request)
         grants = [grant.model_dump(mode="json", include={"roles", "models"}) for grant in caller.grants]
-        session = bool(_session_in(request)) and not caller.anonymous
+        session = bool(session_in(request)) and not caller.anonymous
         told = {"name": caller.name, "anonymous": caller.anonymous, "session": session, "grants": grants}
         return json_reply(told | {"release": self._release})
 
     async def _login(self, request: Request) -> Reply:
         """A key, or a code from a link, becomes a cookie."""
         _own_page(request)
-        asked = await _body(request, "login")
-        key = self._of_code(str(asked["code"])) if "code" in asked else self._of_key(request, str(asked.get("key", "")).strip())
-        now_s = self._clock()
-        token, until_s = sign(key, TokenPurpose.SESSION, self._secret, now_s), lasting_s(key, TokenPurpose.SESSION, now_s)
-        lasts_s = max(1, int(until_s - now_s))
-        return json_reply({"until_s": until_s}).with_headers((b"set-cookie", _cookie(request, token, lasts_s)))
-
-    def _of_key(self, request: Request, text: str) -> StoredKey:
-        if not text.startswith(PREFIX) or not text.isascii() or " " in text:
-            raise BadInput("this is no key: one begins with hr_", where="key", remedy="`headrace key create` makes one")
-        self._guard.admitted(Credential(b"Bearer " + text.encode()), self._brought(request)[1])
-        return self._stored(key_id(text))
-
-    def _of_code(self, text: str) -> StoredKey:
-        now_s = self._clock()
-        token = verify(text, TokenPurpose.CODE, self._guard.policy.keys, self._secret, now_s)
-        self._used = {nonce: until_s for nonce, until_s in self._used.items() if until_s > now_s}
-        if token is None or token.nonce in self._used or len(self._used) >= USED_MOST:
-            remedy = "run `headrace up` again, which prints a new one, or log in with a key"
-            raise Unauthenticated("this link was used, or its ten minutes are over", where="link", remedy=remedy)
-        self._used[token.nonce] = token.until_s
-        return self._stored(token.key_id)
-
-    def _stored(self, name: str | None) -> StoredKey:
-        key = self._guard.policy.keys.get(name or "")
-        if key is None:
-            raise Unauthenticated("this key has ended", where="key", remedy="ask for another one")
-        return key
-
-    def _link(self, request: Request) -> Reply:
-        """A code that opens the console as whoever has the key that came with the request."""
-        credential, address = self._brought(request)
-        self._guard.admitted(credential, address)
-        secret = secret_of(credential.authorization) or ""
-        if not secret.startswith(PREFIX):
-            raise Forbidden("only who has a key gets a link", where="console", remedy="send `Authorization: Bearer KEY`")
-        key = self._stored(key_id(secret))
-        return json_reply({"path": f"/console/#code={sign(key, TokenPurpose.CODE, self._secret, self._clock())}"})
+        kept, until_s = self._sessions.begin(request, await _body(request, "login"))
+        return json_reply({"until_s": until_s}).with_headers((b"set-cookie", kept))
 
     async def _command(self, request: Request, command: str) -> Reply:
         _own_page(request)
-        caller = self._who(request)
+        caller = self._sessions.who(request)
         payload = await _body(request, command)
         if command not in BEHIND_BUTTONS:
             raise NotFound(f"the console has no button for {command[:80]!r}", where="command", remedy="use `headrace`")
@@ -212,7 +144,7 @@ class Console:
     async def _score(self, request: Request, model: str, version: str | None) -> Reply:
         """What somebody tries on a model's page: a request like any other, as whoever is logged in."""
         _own_page(request)
-        caller = self._who(request)
+        caller = self._sessions.who(request)
         self._admission.enter()
         try:
             body = await request.raw_body()
@@ -238,9 +170,9 @@ class Console:
         again."""
         if request.method != "GET":
             raise BadInput("events are read", where="method", remedy="use GET")
-        self._who(request)
+        self._sessions.who(request)
         await request.raw_body()
-        frames = self.watching.frames(lambda: self._who(request), _last_id(request), self._admission.ending)
+        frames = self.watching.frames(lambda: self._sessions.who(request), _last_id(request), self._admission.ending)
         first = await anext(frames)
         head = [(b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"no"), *HEADERS]
         await send({"type": "http.response.start", "status": 200, "headers": head})
@@ -292,23 +224,3 @@ async def _body(request: Request, where: str) -> dict[str, Any]:
 def _refused(error: HeadraceError) -> Reply:
     """Without what asks a browser for a name and a password."""
     return json_reply({"error": to_wire(error)}, status_of(error))
-
-
-def _cookie_name(request: Request) -> str:
-    """Cookies know no ports: another Headrace on this machine has another one."""
-    _, _, port = (request.header(b"host") or "").rpartition(":")
-    return f"headrace_console_{port if port.isdecimal() else ''}"
-
-
-def _cookie(request: Request, token: str, lasts_s: int) -> bytes:
-    secure = "; Secure" if request.header(b"x-forwarded-proto") == "https" else ""
-    return f"{_cookie_name(request)}={token}; Path=/console; Max-Age={lasts_s}; HttpOnly; SameSite=Strict{secure}".encode()
-
-
-def _session_in(request: Request) -> str:
-    wanted = _cookie_name(request)
-    for part in (request.header(b"cookie") or "").split(";"):
-        name, _, value = part.strip().partition("=")
-        if name == wanted:
-            return value
-    return ""

@@ -14,6 +14,8 @@ const TABS = [
   ["audit", "Audit"],
 ];
 
+const GLITCH_MS = 2500; // so long a connection may be away before anybody is told: a gateway that is replaced takes less
+
 function where() {
   const [page, ...rest] = location.hash.replace(/^#\/?/, "").split("/");
   try {
@@ -59,10 +61,11 @@ function Banner() {
   useSecond();
   const house = live.rows.get("house");
   const away = house?.away_s ? house.away_s * 1000 : null;
-  const since = live.lost ?? away;
+  const lost = live.lost && Date.now() - live.lost > GLITCH_MS ? live.lost : null;
+  const since = lost ?? away;
   if (!since || live.refused) return html`<div role="status"></div>`;
-  const what = live.lost ? "The gateway can't be reached" : "The controller is away";
-  const rest = live.lost ? "this page tries again by itself" : "what is served goes on; it is restarted by itself";
+  const what = lost ? "The gateway can't be reached" : "The controller is away";
+  const rest = lost ? "this page tries again by itself" : "what is served goes on; it is restarted by itself";
   const at_s = since / 1000;
   return html`<div role="status" class="banner">${what} since <time title=${absolute(at_s)}>${span(Date.now() / 1000 - at_s)}</time>: what you see is as it was then; ${rest}.</div>`;
 }
@@ -107,7 +110,7 @@ function Login() {
   const refused = state.refused ?? (linkRefused || null);
   return html`<form class="login" onSubmit=${enter}><h1>Log in</h1>
     <p>${live.refused ? "Here only who is known may look." : "You may look around without a key; what changes anything needs one."}</p>
-    <input type="text" name="username" value="headrace" autocomplete="username" hidden /><label for="key">Key</label><input id="key" name="key" type="password" autocomplete="current-password" spellcheck="false" placeholder="hr_…" required />
+    <input type="text" name="username" value="headrace" autocomplete="username" hidden /><label for="key">Key</label><input id="key" name="key" type="password" autocomplete="current-password" spellcheck=${false} placeholder="hr_…" required />
     ${refused && html`<p class="refused" role="alert">${refused.message}. ${refused.remedy && html`<${Words} text=${refused.remedy} />`}</p>`}
     <div class="buttons"><button class="strong" disabled=${state.busy}>Log in</button></div>
     <p class="dim">Or open the link that <code>headrace up</code> prints. The key does not stay here: a session of twelve hours takes its place, and ends with it.</p></form>`;

@@ -2,6 +2,7 @@
 import { useState, useEffect } from "./vendor/preact-htm.js";
 
 const RECENT = 60; // points of a small line, ten seconds each
+const KEPT = 400; // points of any line: an hour and more
 const CHECKED = 2000; // points of a check's interval
 const HIDDEN_MS = 20_000; // a browser has six connections to a host, for all its tabs
 
@@ -176,6 +177,7 @@ function note(key, row, at) {
     if (at - (line.t.at(-1) ?? 0) < 9) continue;
     line.t.push(at);
     line.v.push(value);
+    cut(line, KEPT);
   }
   const rollout = row.rollout?.rollout;
   for (const check of rollout?.checks ?? []) {
@@ -184,8 +186,12 @@ function note(key, row, at) {
     line.t.push(at);
     line.low.push(check.low);
     line.high.push(check.high);
-    if (line.t.length > CHECKED) for (const each of Object.values(line)) each.splice(0, each.length - CHECKED);
+    cut(line, CHECKED);
   }
+}
+
+function cut(line, most) {
+  if (line.t.length > most) for (const each of Object.values(line)) each.splice(0, each.length - most);
 }
 
 export function lineOf(key, figure) {

@@ -57,7 +57,7 @@ function Versions({ model, versions }) {
       const app = apps.get(version.version);
       return html`<tr key=${version.version}><th scope="row" class="num">${version.version}</th><td>${version.role}</td>
         <td>${app ? html`<${State} word=${app.status} />` : "–"}</td><td class="num">${app ? `${app.replicas}/${app.target_replicas}` : "–"}</td>
-        <td>${version.engine}</td><td><${Ago} at=${version.created_s} /></td><td class="wide"><code title=${version.digest}>${version.digest.slice(0, 12)}</code></td>
+        <td>${version.engine}</td><td><${Ago} at=${version.created_s} /></td><td class="wide"><${Command} text=${version.digest} shown=${version.digest.slice(0, 12)} /></td>
         <td><${Start} model=${model} version=${version.version} role=${version.role} /></td></tr>`;
     }} /><${Lacking} role="operate" model=${model.name} /></section>`;
 }

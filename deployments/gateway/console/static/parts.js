@@ -12,14 +12,14 @@ export function Spark({ values, label }) {
     ${shown.length > 0 && html`<polyline points=${points} vector-effect="non-scaling-stroke" />`}</svg>`;
 }
 
-export function Command({ text }) {
+export function Command({ text, shown = text }) {
   const [copied, say] = useState(false);
   async function copy() {
     await navigator.clipboard.writeText(text).catch(() => null);
     say(true);
     setTimeout(() => say(false), 1500);
   }
-  return html`<span class="command"><code>${text}</code
+  return html`<span class="command"><code title=${text}>${shown}</code
     ><button type="button" class="copy" onClick=${copy} aria-label=${`Copy: ${text}`}>${copied ? "copied" : "copy"}</button></span>`;
 }
 
@@ -82,10 +82,10 @@ function Confirm({ label, effect, run, done, kind }) {
 export function Rows({ list, columns, row, caption, empty, page = 50 }) {
   const [most, more] = useState(page);
   const shown = list.slice(0, most);
-  return html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}><table><caption class="unseen">${caption}</caption>
+  if (!list.length) return html`<p class="empty">${empty}</p>`;
+  return html`<div class="scroll" tabindex="0" role="region" aria-label=${`${caption}, as a table`}><table><caption class="unseen">${caption}</caption>
     <thead><tr>${columns.map(([name, kind]) => html`<th scope="col" class=${kind ?? ""}>${name}</th>`)}</tr></thead>
     <tbody>${shown.map(row)}</tbody></table></div>
-    ${list.length === 0 && html`<p class="empty">${empty}</p>`}
     ${list.length > most && html`<p class="more"><button type="button" onClick=${() => more(most + page)}>Show ${page} more</button>
       <span class="dim">${most} of ${list.length.toLocaleString("en")} shown</span></p>`}`;
 }

@@ -34,7 +34,7 @@ function Shown({ model, glance }) {
     ${active && html`<${Checks} model=${model} rollout=${rollout} />`}
     <section aria-labelledby="who"><h2 id="who">Who did what</h2>
       <${Told} model=${model.name} mark=${`${rollout.id} ${rollout.state} ${rollout.step} ${glance.held}`} rollout=${rollout.id} /></section>
-    <p class="dim">The same in a terminal: <${Command} text=${`headrace rollout status ${model.name} --watch`} /></p>`;
+    <p class="dim"><a href=${link("audit", model.name)}>All that was done to it</a>. The same in a terminal: <${Command} text=${`headrace rollout status ${model.name} --watch`} /></p>`;
 }
 
 function Waits({ glance }) {

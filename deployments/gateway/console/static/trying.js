@@ -27,7 +27,7 @@ export function Trying({ name, signature, versions }) {
   const allowed = may("score", name);
   return html`<form class="try" onSubmit=${send}>
     ${image && html`<${Drawing} drawn=${(data) => write(JSON.stringify({ inputs: [{ ...image, data }] }))} />`}
-    <label for="body">Request</label><textarea id="body" rows="7" spellcheck="false" value=${body} onInput=${(e) => write(e.target.value)}></textarea>
+    <label for="body">Request</label><textarea id="body" rows="7" spellcheck=${false} value=${body} onInput=${(e) => write(e.target.value)}></textarea>
     <div class="buttons"><label for="version">to</label><select id="version" value=${version} onChange=${(e) => choose(e.target.value)}>
         <option value="">whichever the split gives</option>${versions.map((number) => html`<option value=${number}>version ${number}</option>`)}</select>
       <button class="strong" disabled=${state.busy || !allowed}>Send</button></div>
