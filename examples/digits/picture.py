@@ -12,7 +12,7 @@ from headrace.client import ControlClient
 
 WIDTH, HEIGHT = 1100, 700
 PATIENCE_MS = 120_000
-SEEN_FOR_MS = 9_000  # so long the check is watched before the picture is taken: its interval has a past then
+SEEN_FOR_MS = 6_500  # so long the check is watched before the picture is taken: its interval has a past then
 
 
 @contextmanager

@@ -54,11 +54,11 @@ function Plot({ make, data, label }) {
 
 // A check: in which interval the difference lies, over time, and how much of it is allowed.
 export function Interval({ line, margin, label }) {
-  const points = (share) => 100 * share;
+  const points = (share) => (share === null ? null : 100 * share);
   const make = () => ({
     legend: { show: false },
     scales: { y: { range: () => spread(line, margin).map(points) } },
-    axes: [timeAxis(), axis({ size: 56, values: (_, splits) => splits.map((v) => `${Number(v.toPrecision(3))} %`) })],
+    axes: [timeAxis(), axis({ size: 56, space: 20, values: (_, splits) => splits.map((v) => `${Number(v.toPrecision(3))} %`) })],
     series: [{}, ink("accent"), ink("accent"), ink("bad", { dash: [6, 4] }), ink("dim", { width: 1 })],
     bands: [{ series: [1, 2], fill: colour("band") }],
   });
@@ -69,7 +69,8 @@ export function Interval({ line, margin, label }) {
 
 // What matters is how it stands about the margin: the first, wide intervals may lie outside.
 function spread(line, margin) {
-  const low = line.low.at(-1) ?? -margin, high = line.high.at(-1) ?? margin;
+  const low = line.low.at(-1) ?? -margin,
+    high = line.high.at(-1) ?? margin;
   return [Math.min(-margin, 1.5 * low), Math.max(2 * margin, 1.5 * high)];
 }
 
@@ -77,7 +78,7 @@ export function Lines({ lines, label, unit = "" }) {
   const make = () => ({
     legend: { show: lines.length > 1, live: false },
     scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), Math.max(high ?? 1, 1e-9) * 1.1] } },
-    axes: [timeAxis(), axis({ size: 62, values: (_, splits) => splits.map((v) => `${Number(v.toPrecision(3)).toLocaleString("en")}${unit}`) })],
+    axes: [timeAxis(), axis({ size: 62, space: 24, values: (_, splits) => splits.map((v) => `${Number(v.toPrecision(3)).toLocaleString("en")}${unit}`) })],
     series: [{}, ...lines.map(({ name, of = "accent" }) => ink(of, { label: name }))],
   });
   const data = [lines[0].t, ...lines.map(({ v }) => v)];

@@ -169,6 +169,8 @@ function take(event, whole) {
   changed();
 }
 
+const steps = new WeakMap(); // the step that a check's line was in last
+
 function note(key, row, at) {
   for (const figure of ["requests_s", "lag_records", "records_s", "p99_s", "failed_requests_s"]) {
     const value = row.figures?.[figure];
@@ -182,10 +184,16 @@ function note(key, row, at) {
   const rollout = row.rollout?.rollout;
   for (const check of rollout?.checks ?? []) {
     const line = checkLine(key, rollout.id, check.name);
-    if (line.t.at(-1) === at || check.observed === 0) continue;
-    line.t.push(at);
-    line.low.push(check.low);
-    line.high.push(check.high);
+    if (line.t.at(-1) >= at || check.observed === 0) continue;
+    const points = [[at, check.low, check.high]];
+    // A step begins with no evidence: the line of the one before ends there.
+    if (line.t.length && steps.get(line) !== rollout.step) points.unshift([at - 0.5, null, null]);
+    steps.set(line, rollout.step);
+    for (const [t, low, high] of points) {
+      line.t.push(t);
+      line.low.push(low);
+      line.high.push(high);
+    }
     cut(line, CHECKED);
   }
 }

@@ -22,6 +22,10 @@ export function Overview() {
     document.addEventListener("keydown", slash);
     return () => document.removeEventListener("keydown", slash);
   }, []);
+  if (!live.me?.grants.some((grant) => grant.roles.includes("view")))
+    return html`<h1>Overview</h1><p class="empty">Nothing is shown to you: that takes the role <b>view</b> over some model. ${live.me?.name ?? "Nobody"} has not got it; an admin grants it.</p>`;
+  if (live.rows.get("house")?.away_s && live.rows.size === 1)
+    return html`<h1>Overview</h1><p class="empty">The controller has told nothing yet.</p>`;
   const wanted = filter.toLowerCase();
   const fits = (row) => !wanted || `${row.name} ${row.model ?? ""} ${row.project ?? ""}`.toLowerCase().includes(wanted);
   const models = of("model"), streams = of("stream"), batches = of("batch"), nodes = of("node");
