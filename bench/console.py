@@ -102,12 +102,17 @@ def consoles(port: int, events: list[float]) -> Iterator[None]:
     events.append(statistics.fmean(counted) / held_s)
 
 
+async def opened(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A console that has its first picture."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 24)
+    writer.write(b"GET /console/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    assert (await reader.readuntil(b"event: picture")).startswith(b"HTTP/1.1 200")
+    return reader, writer
+
+
 async def hold(port: int) -> None:
     """Opens them, and counts what each is told until standard input ends: prints for how long, and how often each."""
-    streams = [await asyncio.open_connection("127.0.0.1", port, limit=1 << 24) for _ in range(CONSOLES)]
-    for reader, writer in streams:
-        writer.write(b"GET /console/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        assert (await reader.readuntil(b"event: picture")).startswith(b"HTTP/1.1 200")
+    streams = await asyncio.gather(*(opened(port) for _ in range(CONSOLES)))  # at a time: what comes meanwhile would count
     print("open", flush=True)
     counts, began_s = [0] * CONSOLES, time.monotonic()
 
