@@ -56,7 +56,7 @@ function wrongOf(live, models, streams, batches, nodes) {
   for (const [kind, rows] of [["model", models], ["stream", streams], ["batch", batches]])
     for (const row of rows)
       for (const one of row.wrong)
-        say(kind === "model" && one.words.includes("rollout") ? "rollout" : kind, row.name, kind === "model" ? row.name : `${kind} ${row.name}`, one);
+        say(kind === "model" && /rollout|taken back/.test(one.words) ? "rollout" : kind, row.name, kind === "model" ? row.name : `${kind} ${row.name}`, one);
   return found.sort((a, b) => GRAVEST.indexOf(a.one.severity) - GRAVEST.indexOf(b.one.severity));
 }
 
