@@ -21,7 +21,7 @@ from cluster.commands.feeds import FeedName, FeedView
 from cluster.commands.keys import CreateKey, KeyView, RevokeKey, RotateKey
 from cluster.commands.labels import LabelsTold, TellLabels
 from cluster.commands.models import DeleteModel, ModelView, ScaleModel
-from cluster.commands.rollouts import RolloutView, StartRollout
+from cluster.commands.rollouts import MoveRollout, RolloutView, StartRollout
 from cluster.commands.status import StatusView
 from cluster.commands.versions import RegisterVersion, Resolve, ResolvedVersion, VersionView
 from cluster.commands.watch import drift, history, metrics, whole_audit
@@ -177,6 +177,16 @@ class ControlClient:
         """Clears alarms of drift."""
         return self.call(drift.CLEAR, request)
 
+    def console_link(self) -> str:
+        """The console's address; where this client has a key, with a code that logs in whoever opens it first, within ten
+        minutes, as who has that key."""
+        try:
+            answer = self._http.post("/console/link", timeout=self._timeout_s)
+        except httpx.TransportError as error:
+            raise self._unanswered("console", error) from error
+        path = answer.json()["path"] if answer.is_success else "/console/"
+        return f"{self.base_url}{path}"
+
     def metrics(self) -> MetricsView:
         """Every metric, summed over the cluster."""
         return self.call(metrics.METRICS, Nothing())
@@ -191,7 +201,7 @@ class ControlClient:
 
     def history(self) -> HistoryView:
         """How the last hour and the last day went."""
-        return self.call(history.HISTORY, Nothing())
+        return self.call(history.HISTORY, history.AskHistory())
 
     def apply(self, asked: Apply) -> Applied:
         """Makes the documents so: all of them, or none."""
@@ -245,19 +255,19 @@ class ControlClient:
 
     def pause_rollout(self, model: str, *, actor: str = "") -> RolloutView:
         """Stops the rollout where it is."""
-        return self.call(rollouts.PAUSE, ModelName(model=model, actor=actor))
+        return self.call(rollouts.PAUSE, MoveRollout(model=model, actor=actor))
 
     def resume_rollout(self, model: str, *, actor: str = "") -> RolloutView:
         """Lets a paused rollout go on."""
-        return self.call(rollouts.RESUME, ModelName(model=model, actor=actor))
+        return self.call(rollouts.RESUME, MoveRollout(model=model, actor=actor))
 
     def promote(self, model: str, *, actor: str = "") -> RolloutView:
         """Makes the candidate stable now, whatever its gates say."""
-        return self.call(rollouts.PROMOTE, ModelName(model=model, actor=actor))
+        return self.call(rollouts.PROMOTE, MoveRollout(model=model, actor=actor))
 
     def abort(self, model: str, *, actor: str = "") -> RolloutView:
         """Takes the candidate back now."""
-        return self.call(rollouts.ABORT, ModelName(model=model, actor=actor))
+        return self.call(rollouts.ABORT, MoveRollout(model=model, actor=actor))
 
     def tell_labels(self, told: TellLabels) -> LabelsTold:
         """Labels of answers given in the rollout under way."""

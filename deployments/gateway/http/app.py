@@ -16,6 +16,7 @@ from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound
 from deployments.gateway.access.credential import FORWARDED_FOR, in_headers
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission, Lease
+from deployments.gateway.console.console import Console
 from deployments.gateway.dataplane import EXTENSIONS, SERVER_NAME, DataPlane
 from deployments.gateway.door.other_gateways import ALONE
 from deployments.gateway.http.asgi import (
@@ -70,12 +71,18 @@ class GatewayApp:
     admission: Admission
     large: LargeWork
     callers: Callers = field(default_factory=Callers.to)
+    console: Console | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection event, as ASGI asks."""
         if scope["type"] == "http":
             with Lease(self.admission) as lease:
-                await self._http(Request(scope, receive, self.max_body_bytes, lease, self.large), send)
+                request = Request(scope, receive, self.max_body_bytes, lease, self.large)
+                # Beside all other requests: a console that is open all day is no work under way.
+                if self.console is not None and (request.path == "/console" or request.path.startswith("/console/")):
+                    await self.console.answer(request, send)
+                else:
+                    await self._http(request, send)
         else:
             raise NotImplementedError(f"ASGI {scope['type']} is not served")
 

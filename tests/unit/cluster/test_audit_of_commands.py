@@ -51,6 +51,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "metrics.history": {},
     "audit.records": {},
     "audit.checkpoint": {},
+    "glance.show": {},
     "access.show": {},
     "version.resolve": DIGITS,
     "model.show": DIGITS,

@@ -13,7 +13,8 @@ from tests.support.brain import SURE, Brain
 from tests.unit.cluster.test_audit_of_commands import CHANGES, LOOKS, STREAM
 
 OVER_MODELS = [role for role in Role if role is not Role.ADMIN]
-FILTERED = {"status", "feed.list", "metrics.list", "metrics.history"}  # whose answers hold what their caller may see
+# Whose answers hold what their caller may see.
+FILTERED = {"status", "feed.list", "metrics.list", "metrics.history", "glance.show"}
 CLUSTERS = {"feed.notes", "key.home", "rollout.preflight"}
 ADMINS = {"key.create", "key.list", "key.rotate", "key.revoke", "access.show", "audit.records", "audit.checkpoint"}
 ROLES: dict[str, set[Role]] = {
