@@ -202,8 +202,19 @@ class Controller:
             seen = self._seen
             faults, now_s = self._troubles.faults, self._clock()
             looked = seen.apps, seen.feeds or {}, seen.at_s
-            counted = self._metrics.totals, self._metrics.history, self._troubles.count
-            at = Context(state, *looked, now_s, self._store.audit, faults, actor, caller, *counted)
+            at = Context(
+                state,
+                *looked,
+                now_s,
+                self._store.audit,
+                faults,
+                actor,
+                caller,
+                totals=self._metrics.totals,
+                history=self._metrics.history,
+                troubles=self._troubles.count,
+                counted_since_s=self._metrics.since_s,
+            )
             outcome, events = dispatch.run(command, request, at)
             self._stirred |= outcome.state is not state
             self._persist(outcome.state, events)

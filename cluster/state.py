@@ -12,6 +12,9 @@ from cluster.access.policy import Access
 from cluster.fleet.retry import Retry
 from cluster.fleet.serving import Serving
 from cluster.ports import FeedSpec
+from cluster.quality.live import LiveQuality
+from cluster.quality.recent import RecentLabels
+from cluster.quality.section import LiveLabels
 from cluster.rollout.evidence import Counts, EvidenceKey
 from cluster.rollout.plan import Plan
 from cluster.rollout.record import Rollout
@@ -42,7 +45,8 @@ class Model:
     refused. `rollout` is the id of the one under way, or of the last. `warm` maps former versions to the Unix time until which
     they stay in the route table. `replicas` is the last number seen of a model scaled by hand, `scale_to` a number asked for
     and not seen yet. `retries` are versions that should run and failed to start. `project` names the project whose files it was
-    last applied from, where they say so. `removal` is there once it shall go. `payloads` says what of its traffic is kept.
+    last applied from, where they say so. `removal` is there once it shall go. `payloads` says what of its traffic is kept,
+    `labels` that late labels are taken at all times, and `quality` what they came to.
     """
 
     name: str
@@ -59,6 +63,8 @@ class Model:
     project: str = ""
     removal: Removal | None = None
     payloads: Payloads | None = None
+    labels: LiveLabels | None = None
+    quality: LiveQuality = field(default_factory=LiveQuality)
 
     @property
     def unrouted(self) -> bool:
@@ -112,7 +118,7 @@ class State:
     """Everything. `evidence` holds all stages of the rollouts under way; `scorers` the last sequence counted of each scorer.
     `keys` are API keys by their ids, `access` the Access document, where one was applied.
 
-    `table` numbers the route table and `table_digest` tells whether its contents changed.
+    `table` numbers the route table and `table_digest` tells whether its contents changed. `recent_labels` is not saved.
     """
 
     versions: Versions = field(default_factory=Versions)
@@ -126,6 +132,7 @@ class State:
     table_digest: str = ""
     keys: Mapping[str, StoredKey] = field(default_factory=dict)
     access: Access | None = None
+    recent_labels: RecentLabels = field(default_factory=RecentLabels)
 
     def with_model(self, model: Model) -> State:
         """The state with this model in place of the one of its name."""

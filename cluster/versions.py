@@ -60,8 +60,19 @@ class VersionId:
 
 
 @dataclass(frozen=True, slots=True)
+class BuiltQuality:
+    """What the build's report says of the version, on `rows` labelled rows: the share that was right, or the mean square of the
+    error. None where the task has no such number."""
+
+    rows: int
+    accuracy: float | None = None
+    mse: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
-    """One registered version. `digest` is the artifact manifest's SHA-256; `created_s` is Unix time."""
+    """One registered version. `digest` is the artifact manifest's SHA-256; `created_s` is Unix time. `quality` is None where no
+    labelled rows were evaluated, or nobody said."""
 
     id: VersionId
     artifact_uri: str
@@ -69,6 +80,7 @@ class Version:
     engine: str
     signature: Signature
     created_s: float
+    quality: BuiltQuality | None = None
 
 
 class Versions(Mapping[VersionId, Version]):

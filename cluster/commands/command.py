@@ -48,7 +48,7 @@ class Context:
 
     `faults` are mistakes of ours at the last tick, in words, by model or feed key. `actor` is who asks, for the audit, and
     `caller` what is known of him: he is told of models that he may see, and of no others. `totals` sums what processes counted,
-    and `troubles` is how many things stand in the controller's way.
+    and `troubles` is how many things stand in the controller's way. `counted_since_s` is since when it sums.
     """
 
     state: State
@@ -63,6 +63,7 @@ class Context:
     totals: Callable[[], MetricTotals] = MetricTotals
     history: Callable[[], list[HistoryPoint]] = list
     troubles: int = 0
+    counted_since_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

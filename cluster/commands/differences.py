@@ -10,6 +10,7 @@ from cluster.access.policy import Access
 from cluster.commands.command import Message
 from cluster.fleet.serving import Serving
 from cluster.ports import FeedSpec
+from cluster.quality.section import LiveLabels
 from cluster.rollout.plan import Plan
 from cluster.watch.payloads import Payloads
 
@@ -22,12 +23,15 @@ class FieldChange(Message):
     after: Any = None
 
 
-def model_fields(serving: Serving | None, plan: Plan | None, project: str, payloads: Payloads | None = None) -> dict[str, Any]:
+def model_fields(
+    serving: Serving | None, plan: Plan | None, project: str, payloads: Payloads | None = None, labels: LiveLabels | None = None
+) -> dict[str, Any]:
     """A Model as plain data."""
     return {
         "serving": serving.model_dump(mode="json") if serving is not None else None,
         "rollout": plan.model_dump(mode="json") if plan is not None else None,
         "payloads": payloads.model_dump(mode="json") if payloads is not None else None,
+        "labels": labels.model_dump(mode="json") if labels is not None else None,
         "project": project or None,
     }
 

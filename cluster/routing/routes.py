@@ -31,7 +31,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class LabelledOutput:
-    """The output that the labels of `rollout` judge: by its class (the argmax), or by its number."""
+    """The output that the labels of `rollout` (0: of none) judge: by its class (the argmax), or by its number."""
 
     rollout: int
     name: str

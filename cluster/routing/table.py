@@ -82,7 +82,9 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
     numbers.add(stable)
     rollout = state.active(model.name)
     plan = model.plan
-    candidate, weight, shadow, stage, salt, trial, slow_ms, tolerance, labels = None, 0, 0, "", 0, False, None, None, None
+    candidate, weight, shadow, stage, salt, trial, slow_ms, tolerance = None, 0, 0, "", 0, False, None, None
+    live = model.labels
+    labels = LabelledOutput(0, live.output, live.loss is Loss.WRONG) if live is not None else None
     if rollout is not None and rollout.stable is not None:
         plan, stage, salt = rollout.plan, rollout.stage, rollout.salt
         slow_ms = plan.checks.slow.bound_ms if plan.checks.slow else None

@@ -11,10 +11,13 @@ from deployments.engines.datatypes import Array
 from deployments.scoring.rows import Part
 
 
-def label_keys(wanted: LabelledOutput, outputs: Mapping[str, Array], parts: Sequence[Part], rows: int) -> list[str]:
+def label_keys(
+    wanted: LabelledOutput, outputs: Mapping[str, Array], parts: Sequence[Part], rows: int, answered_s: float | None = None
+) -> list[str]:
     """A key a row, as cluster.rollout.labels reads them, but for the prediction at its end, which the caller knows.
 
-    Empty where the answer is no fair sample of its version, or there is none.
+    `answered_s` is when they are answered, in Unix time: keys tell it, where it is given. Empty where the answer is no fair
+    sample of its version, or there is none.
     """
     keys = [""] * rows
     output = outputs.get(wanted.name)
@@ -23,12 +26,23 @@ def label_keys(wanted: LabelledOutput, outputs: Mapping[str, Array], parts: Sequ
     answers = _answers(output, by_class=wanted.by_class)
     if answers is None:
         return keys
+    when = "" if answered_s is None else f"@{int(answered_s)}"
     for part in parts:
         if part.fair:
             for place, row in enumerate(part.rows.tolist()):
                 if place not in part.answer.failed:
-                    keys[row] = f"{wanted.rollout}/{part.version}/{answers[row]:.9g}"
+                    keys[row] = f"{wanted.rollout}/{part.version}/{answers[row]:.9g}{when}"
     return keys
+
+
+def keys_by_version(keys: Sequence[str], parts: Sequence[Part]) -> dict[int, int]:
+    """How many keys went out with answers of each version; none of one that is not judged."""
+    counts: dict[int, int] = {}
+    if any(keys):
+        for part in parts:
+            if part.fair:
+                counts[part.version] = counts.get(part.version, 0) + len(part.rows) - len(part.answer.failed)
+    return counts
 
 
 def _answers(output: Array, *, by_class: bool) -> list[float] | None:

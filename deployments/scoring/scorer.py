@@ -16,7 +16,7 @@ from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, NotFound
 from cluster.routing.routes import Route, RouteTable
 from cluster.signature import Signature
-from cluster.watch.catalogue import SCORERS, TABLE_AGE, ScoringWay
+from cluster.watch.catalogue import LABEL_KEYS, SCORERS, TABLE_AGE, ScoringWay
 from deployments.control.evidence_log import EvidenceLog
 from deployments.control.table_watch import EvidencePush, ReportPush, TableWatch
 from deployments.engines.datatypes import Array
@@ -27,7 +27,7 @@ from deployments.observe.scorer_meter import ScorerMeter
 from deployments.scoring.answering import CallScorer
 from deployments.scoring.asking import VersionAsker
 from deployments.scoring.call import Call, begin_call, target_of
-from deployments.scoring.label_keys import label_keys
+from deployments.scoring.label_keys import keys_by_version, label_keys
 from deployments.scoring.port import Scored
 from deployments.scoring.rows import Answer, Rows, assembled
 from deployments.scoring.senders import Senders
@@ -174,7 +174,10 @@ class RoutedScorer:
             refusal = BadInput("the row holds NaN, a missing value", where=call.route.model, remedy=remedy)
             errors.update(dict.fromkeys(np.flatnonzero(call.bad).tolist(), refusal))
         wanted = None if call.pinned else call.route.labels
-        keys = label_keys(wanted, outputs, parts, rows) if wanted is not None else None
+        keys = label_keys(wanted, outputs, parts, rows, time.time()) if wanted is not None else None
+        if keys is not None:
+            for number, count in keys_by_version(keys, parts).items():
+                self.meters.add(LABEL_KEYS, count, call.route.model, str(number))
         return Scored(outputs, versions, errors, keys, call.route.payloads)
 
     def _disagreed(self, shadowed: Shadowed, answer: Answer, rows: Rows) -> None:

@@ -45,6 +45,7 @@ ENTRIES: dict[str, Entry] = {
     "stream": Entry("stream", "Watch, pause and resume streams.", group=True),
     "logs": Entry("watch.logs", "Show or follow the logs of replicas, streams, gateways and the controller."),
     "metrics": Entry("watch.metrics", "Show what Prometheus reads at /metrics."),
+    "quality": Entry("watch.quality", "Show how right versions are by late labels; tell labels.", group=True),
     "payloads": Entry("watch.payloads", "Put what was logged of a model's requests to one of its versions.", group=True),
     "key": Entry("key", "Make, list, rotate and revoke API keys.", group=True),
     "batch": Entry("batch", "Score Parquet datasets in bulk.", group=True),

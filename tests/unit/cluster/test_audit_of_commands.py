@@ -11,6 +11,7 @@ from cluster.commands.registry import COMMANDS
 from cluster.errors import BadInput
 from cluster.state import AuditEvent
 from tests.support.brain import SIGNATURE, SURE, Brain
+from tests.support.live_labels import tell_labels, with_labels
 
 STREAM = {"kind": "stream", "name": "scores"}
 BATCH = {"kind": "batch", "name": "nightly"}
@@ -30,6 +31,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] 
     "rollout.resume": (("rollout.start", "rollout.pause"), DIGITS, "pending", {}),
     "rollout.promote": (("rollout.start", "tick"), DIGITS, "promoted", {}),
     "rollout.abort": (("rollout.start",), DIGITS, "rolled_back", {}),
+    "quality.clear": (("alarm",), DIGITS, "quality.clear", {"version": None}),
     "feed.pause": ((), STREAM, "feed.pause", STREAM),
     "feed.resume": (("feed.pause",), STREAM, "feed.resume", STREAM),
     "feed.delete": ((), STREAM, "feed.delete", STREAM),
@@ -47,6 +49,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "access.show": {},
     "version.resolve": DIGITS,
     "model.show": DIGITS,
+    "quality.show": DIGITS,
     "rollout.status": DIGITS,
     "rollout.history": DIGITS,
     "feed.list": {},
@@ -86,6 +89,8 @@ def test_what_changes_something_says_who_asked(brain: Brain, command: str, actor
     for earlier in first:
         if earlier == "tick":
             brain.tick(4)
+        elif earlier == "alarm":
+            tell_labels(brain, with_labels(brain), right=0, wrong=100)
         elif earlier == "no batch":
             brain.call("feed.delete", **BATCH)
         else:
