@@ -31,8 +31,8 @@ class ClearAlarm(ModelName):
 
 
 class QualityAlarmView(Message):
-    """Since `at_s` it is proven that answers lose more than `limit`. `loss` is the mean of the `labelled` answers before that, since
-    when they are worse, about; `built` that of the build."""
+    """Since `at_s` it is proven that answers lose more than `limit`. `loss` is the mean of the `labelled` answers before
+    that, about since when they are worse; `built` that of the build."""
 
     at_s: float
     labelled: int
