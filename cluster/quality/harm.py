@@ -16,17 +16,22 @@ from dataclasses import dataclass, replace
 
 TICK_S = 3600.0
 TICKS_A_YEAR = 365.25 * 86_400 / TICK_S
+VERSIONS_AT_ONCE = 2  # of one model: labels come of the stable one, and of a candidate or the one before
 ODDS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 """What is looked for: losses whose odds are so many times those of the limit. The average of their M is an e-detector too."""
 
 
 @dataclass(frozen=True, slots=True)
 class HarmWatch:
-    """Of one version against one `limit`. `log_m` has a number for each of ODDS, over the ticks before `tick`, in which
-    `labelled` labels lost `loss`; empty before the first tick ended. `run_labelled` and `run_loss` are of the ticks before it,
-    back to when nothing spoke against the version: about since when it is worse."""
+    """Of one version against one `limit`, where so many labels may be `alike`.
+
+    `log_m` has a number for each of ODDS, over the ticks before `tick`, in which `labelled` labels lost `loss`; empty before the
+    first tick ended. `run_labelled` and `run_loss` are of the ticks before it, back to when nothing spoke against the version:
+    about since when it is worse.
+    """
 
     limit: float = 1.0
+    alike: int = 1
     tick: int = 0
     labelled: int = 0
     loss: float = 0.0
@@ -34,20 +39,20 @@ class HarmWatch:
     run_labelled: int = 0
     run_loss: float = 0.0
 
-    def after(self, labelled: int, loss: float, now_s: float, limit: float) -> HarmWatch:
+    def after(self, labelled: int, loss: float, now_s: float, limit: float, alike: int = 1) -> HarmWatch:
         """With so many labels more, told now. Another limit asks another question, and begins anew.
 
         A clock that is set back goes on with the tick that it was in.
         """
         tick = int(now_s // TICK_S)
-        if limit != self.limit:
-            return HarmWatch(limit, tick, labelled, loss)
+        if (limit, alike) != (self.limit, self.alike):
+            return HarmWatch(limit, alike, tick, labelled, loss)
         if tick <= self.tick:
             return replace(self, labelled=self.labelled + labelled, loss=self.loss + loss)
         log_m = self._now() if self.labelled else self.log_m
         if self.log_evidence <= 0:
-            return HarmWatch(limit, tick, labelled, loss, log_m)
-        return HarmWatch(limit, tick, labelled, loss, log_m, *self.run)
+            return HarmWatch(limit, alike, tick, labelled, loss, log_m)
+        return HarmWatch(limit, alike, tick, labelled, loss, log_m, *self.run)
 
     @property
     def run(self) -> tuple[int, float]:
@@ -71,16 +76,17 @@ class HarmWatch:
         return tuple(self._ratio(odds) + _log_plus_one(log_m) for odds, log_m in zip(ODDS, before, strict=True))
 
     def _ratio(self, odds: float) -> float:
-        """log L of the tick under way."""
+        """log L of the tick under way. Groups of so many that are alike are as one value in [0, 1] each: L stays below 1."""
         worse = odds * self.limit / (1 - self.limit)
         mean = worse / (1 + worse)
         kept = self.labelled - self.loss
-        return self.loss * math.log(mean / self.limit) + kept * math.log((1 - mean) / (1 - self.limit))
+        log_l = self.loss * math.log(mean / self.limit) + kept * math.log((1 - mean) / (1 - self.limit))
+        return log_l / self.alike
 
 
-def threshold(false_alarm_years: float) -> float:
-    """What `log_evidence` must reach, so that a false alarm comes once in so many years at most, on average."""
-    return math.log(TICKS_A_YEAR * false_alarm_years)
+def threshold(false_alarms_a_year: float) -> float:
+    """What `log_evidence` must reach, so that a model's versions have at most so many false alarms a year, on average."""
+    return math.log(TICKS_A_YEAR * VERSIONS_AT_ONCE / false_alarms_a_year)
 
 
 def _log_plus_one(log_m: float) -> float:

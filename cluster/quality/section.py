@@ -23,8 +23,11 @@ class LiveLabels(Section):
     loss: Loss = Loss.WRONG
     scale: float | None = Field(default=None, gt=0)
     tolerance: float = Field(default=0.02, ge=0, lt=1, description="of the loss: 0.02 are two points of accuracy")
-    false_alarm_years: float = Field(
-        default=10.0, ge=0.1, le=1000, description="so long, on average, until a version as good as at build is called worse"
+    false_alarms_a_year: float = Field(
+        default=0.1, gt=0, le=100, description="at most so many, on average, of versions that are as good as at build"
+    )
+    alike: int = Field(
+        default=1, ge=1, le=10_000, description="so many labels may be of the same thing, one caller's say: they count as one"
     )
     within_s: float = Field(default=90 * DAY_S, gt=0, description="labels that come later after their answer are not counted")
 

@@ -102,8 +102,8 @@ class LabelTaking:
         if built is None or quality.alarm is not None:
             return quality
         limit = built.high + self.wanted.tolerance
-        watch = quality.watch.after(told.labelled, told.loss, self.now_s, limit)
-        if watch.log_evidence < threshold(self.wanted.false_alarm_years):
+        watch = quality.watch.after(told.labelled, told.loss, self.now_s, limit, self.wanted.alike)
+        if watch.log_evidence < threshold(self.wanted.false_alarms_a_year):
             return replace(quality, watch=watch)
         labelled, lost = watch.run
         return replace(quality, watch=watch, alarm=QualityAlarm(self.now_s, labelled, lost / labelled, built.mean, limit))
