@@ -60,6 +60,16 @@ class VersionId:
 
 
 @dataclass(frozen=True, slots=True)
+class BuiltConfidence:
+    """How often the version was right by how sure it was, on the build's labelled rows: how many there were in each bucket of
+    `cluster.watch.catalogue.CONFIDENCES`, and how many of those were right. `output` holds the scores."""
+
+    output: str
+    rows: tuple[int, ...]
+    right: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class BuiltQuality:
     """What the build's report says of the version, on `rows` labelled rows: the share that was right, or the mean square of the
     error. None where the task has no such number."""
@@ -67,6 +77,7 @@ class BuiltQuality:
     rows: int
     accuracy: float | None = None
     mse: float | None = None
+    confidence: BuiltConfidence | None = None
 
 
 @dataclass(frozen=True, slots=True)

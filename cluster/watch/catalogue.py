@@ -81,6 +81,7 @@ class Metric:
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 AGES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 LABEL_DELAYS_S = (60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0, 172800.0, 604800.0, 1209600.0, 2592000.0, 7776000.0)
+CONFIDENCES = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0, 16384.0)
 
 _VERSION = ("model", "version")
@@ -164,6 +165,12 @@ LABELS = _counter("labels", "Answers that have met their label, of all times.", 
 LABEL_FAULTS = _counter("label_faults", "Labels that were not counted, by reason.", "model", "reason")
 LABEL_LOSS = _counter("label_loss", "What the labelled answers lost in all, 0 to 1 each.", *_VERSION)
 LABEL_DELAY = _histogram("label_delay_seconds", "How long after its answer a label was told.", *_VERSION, bounds=LABEL_DELAYS_S)
+CONFIDENCE = _histogram(
+    "answer_confidence",
+    "Probability of the class that a version gave, over a sample of its answers; where labels are wanted.",
+    *_VERSION,
+    bounds=CONFIDENCES,
+)
 LIVE_LOSS_LOW = _gauge("live_loss_low", "Lower end of the interval of the mean loss by late labels.", *_VERSION)
 LIVE_LOSS_HIGH = _gauge("live_loss_high", "Upper end of the interval of the mean loss by late labels.", *_VERSION)
 BUILT_LOSS = _gauge("built_loss", "What the mean loss was at build, at most, as sure as its rows make it.", *_VERSION)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from cluster.errors import BadArtifact
-from cluster.versions import BuiltQuality
+from cluster.versions import BuiltConfidence, BuiltQuality
 from deployments.artifacts.manifest import REPORT
 from deployments.builder.evaluation.judged import Task
 from deployments.builder.evaluation.neighbours import Neighbours
@@ -88,7 +88,9 @@ class Report(ReportPart):
         quality = self.variant(self.chosen).quality if self.chosen is not None else None
         if quality is None or (quality.accuracy is None and quality.mse is None):
             return None
-        return BuiltQuality(quality.rows, quality.accuracy, quality.mse)
+        seen = quality.confidence
+        sure = BuiltConfidence(seen.output, seen.rows, seen.right) if seen is not None else None
+        return BuiltQuality(quality.rows, quality.accuracy, quality.mse, sure)
 
 
 def read_report(folder: Path) -> Report | None:

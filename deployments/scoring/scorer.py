@@ -16,7 +16,7 @@ from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, NotFound
 from cluster.routing.routes import Route, RouteTable
 from cluster.signature import Signature
-from cluster.watch.catalogue import LABEL_KEYS, SCORERS, TABLE_AGE, ScoringWay
+from cluster.watch.catalogue import SCORERS, TABLE_AGE, ScoringWay
 from deployments.control.evidence_log import EvidenceLog
 from deployments.control.table_watch import EvidencePush, ReportPush, TableWatch
 from deployments.engines.datatypes import Array
@@ -27,7 +27,7 @@ from deployments.observe.scorer_meter import ScorerMeter
 from deployments.scoring.answering import CallScorer
 from deployments.scoring.asking import VersionAsker
 from deployments.scoring.call import Call, begin_call, target_of
-from deployments.scoring.label_keys import keys_by_version, label_keys
+from deployments.scoring.label_keys import count_labelled, label_keys
 from deployments.scoring.port import Scored
 from deployments.scoring.rows import Answer, Rows, assembled
 from deployments.scoring.senders import Senders
@@ -175,9 +175,8 @@ class RoutedScorer:
             errors.update(dict.fromkeys(np.flatnonzero(call.bad).tolist(), refusal))
         wanted = None if call.pinned else call.route.labels
         keys = label_keys(wanted, outputs, parts, rows, time.time()) if wanted is not None else None
-        if keys is not None:
-            for number, count in keys_by_version(keys, parts).items():
-                self.meters.add(LABEL_KEYS, count, call.route.model, str(number))
+        if wanted is not None and keys is not None:
+            count_labelled(self.meters, call.route.model, wanted, keys, outputs, parts)
         return Scored(outputs, versions, errors, keys, call.route.payloads)
 
     def _disagreed(self, shadowed: Shadowed, answer: Answer, rows: Rows) -> None:

@@ -87,6 +87,12 @@ ONE_MODEL = Board(
         Panel(
             "Mean loss, all labels: upper end", "percentunit", f"max by (version) (headrace_live_loss_high{MODEL})", "{{version}}"
         ),
+        Panel(
+            "Confidence of answers, p10",
+            "percentunit",
+            _quantile(0.1, "version", "headrace_answer_confidence", MODEL),
+            "{{version}}",
+        ),
         Panel("Mean loss at build, at most", "percentunit", f"max by (version) (headrace_built_loss{MODEL})", "{{version}}"),
         Panel("Proven worse than at build", "short", f"max by (version) (headrace_quality_alarm{MODEL})", "{{version}}"),
     ),

@@ -10,13 +10,13 @@ BUILT = {"rows": 2000, "accuracy": 0.95}
 LABELS: dict[str, Any] = {"output": "output", "tolerance": 0.02}
 
 
-def with_labels(brain: Brain, **section: Any) -> int:
+def with_labels(brain: Brain, quality: dict[str, Any] = BUILT, **section: Any) -> int:
     """The model `digits` takes labels, and a version that was built so is there: its number."""
     applied = brain.call("model.show", model="digits")
     document = {"name": "digits", "rollout": applied["plan"], "serving": applied["serving"], "labels": {**LABELS, **section}}
     brain.call("apply", models=[document])
     made = {"artifact_uri": "file:///built", "digest": "built", "engine": "onnx", "signature": SIGNATURE}
-    return int(brain.call("version.register", model="digits", **made, quality=BUILT)["version"])
+    return int(brain.call("version.register", model="digits", **made, quality=quality)["version"])
 
 
 def labels_of(brain: Brain, version: int, right: int, wrong: int, first: int = 0, age_s: float = 0.0) -> list[dict[str, Any]]:

@@ -13,12 +13,13 @@ from cluster.commands.rights import of_model
 from cluster.commands.versions import version_role
 from cluster.errors import Conflict
 from cluster.quality.built import built_loss
+from cluster.quality.estimate import estimated_loss
 from cluster.quality.live import VersionQuality
 from cluster.quality.section import LiveLabels
-from cluster.rollout.checks.labels import require_output
+from cluster.rollout.checks.labels import Loss, require_output
 from cluster.state import Model, State
 from cluster.versions import VersionId
-from cluster.watch.catalogue import LABEL_DELAYS_S, LABEL_KEYS, LabelFault
+from cluster.watch.catalogue import CONFIDENCE, LABEL_DELAYS_S, LABEL_KEYS, LabelFault
 from cluster.watch.history import quantile
 from cluster.watch.reports import Series
 from cluster.watch.sums import MetricTotals
@@ -47,7 +48,9 @@ class VersionQualityView(Message):
 
     `built` is its loss at build, of `built_rows` rows, and `limit` what is told as an alarm; None where the build does not tell
     it. `share` of the answers since the controller began (they went out with `keys` keys) have met their label. Half of the
-    labels came within `delay_p50_s`, 9 of 10 within `delay_p90_s`. `misfit` says why no label can be held against it.
+    labels came within `delay_p50_s`, 9 of 10 within `delay_p90_s`. `estimate` is the loss that the confidence
+    of `estimate_of` sampled answers since the controller began makes likely, labels or not; nothing acts on it. `misfit` says why
+    no label can be held against it.
     """
 
     version: int
@@ -63,6 +66,8 @@ class VersionQualityView(Message):
     share: float | None = None
     delay_p50_s: float | None = None
     delay_p90_s: float | None = None
+    estimate: float | None = None
+    estimate_of: int = 0
     alarm: QualityAlarmView | None = None
     misfit: str = ""
 
@@ -89,8 +94,13 @@ def quality_view(state: State, model: Model, totals: MetricTotals, counted_since
         number = version.id.number
         role = version_role(state, model, number)
         if number in known or role in ("stable", "candidate"):
-            keys = totals.counters.get(Series(LABEL_KEYS.name, (model.name, str(number))), 0.0)
-            views.append(_view(state, version.id, role, wanted, known.get(number, VersionQuality()), int(keys), counted_since_s))
+            labels = model.name, str(number)
+            keys = int(totals.counters.get(Series(LABEL_KEYS.name, labels), 0.0))
+            sure = totals.histograms.get(Series(CONFIDENCE.name, labels))
+            view = _view(state, version.id, role, wanted, known.get(number, VersionQuality()), keys, counted_since_s)
+            estimate = estimated_loss(version.quality, sure.counts) if sure is not None and wanted.loss is Loss.WRONG else None
+            of = sum(sure.counts) if sure is not None and estimate is not None else 0
+            views.append(view.model_copy(update={"estimate": estimate, "estimate_of": of}))
     return QualityView(model=model.name, labels=wanted, versions=tuple(views), faults=dict(model.quality.faults))
 
 

@@ -44,7 +44,18 @@ def right(loss: float, wanted: LiveLabels) -> str:
 
 def _table(seen: QualityView, wanted: LiveLabels) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("version", "role", "labels", "live", "95 %", "at build", "alarm beyond", "labelled", "came within"):
+    for column in (
+        "version",
+        "role",
+        "labels",
+        "live",
+        "95 %",
+        "at build",
+        "alarm beyond",
+        "labelled",
+        "came within",
+        "estimate",
+    ):
         table.add_column(column)
     for one in seen.versions:
         table.add_row(
@@ -57,6 +68,7 @@ def _table(seen: QualityView, wanted: LiveLabels) -> Table:
             "-" if one.limit is None else right(one.limit, wanted),
             "-" if one.share is None else f"{one.share:.1%} of {one.keys:,}",
             "-" if one.delay_p50_s is None else f"{age(one.delay_p50_s)} (half), {age(one.delay_p90_s or 0)} (9 of 10)",
+            "-" if one.estimate is None else f"{right(one.estimate, wanted)} by confidence of {one.estimate_of:,}",
         )
     return table
 

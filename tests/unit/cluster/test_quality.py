@@ -12,8 +12,8 @@ from cluster.errors import Conflict
 from cluster.quality.live import MARKS_KEPT, LiveQuality, VersionQuality
 from cluster.quality.recent import REMEMBERED_AT_MOST, RecentLabels
 from cluster.routing.routes import LabelledOutput
-from cluster.watch.catalogue import LABEL_KEYS, LabelFault
-from cluster.watch.reports import MetricsReport, Series
+from cluster.watch.catalogue import CONFIDENCE, CONFIDENCES, LABEL_KEYS, LabelFault
+from cluster.watch.reports import Buckets, MetricsReport, Series
 from tests.support.brain import Brain
 from tests.support.live_labels import LABELS, labels_of, tell_labels, with_labels
 
@@ -230,3 +230,18 @@ def test_what_labels_came_to_is_in_the_history(brain: Brain) -> None:
     lines = {line["figure"]: line["values"] for line in brain.call("metrics.history")["lines"]}
     assert lines["live_loss_low"][-1] == pytest.approx(shown(brain, 1)["low"])
     assert lines["live_loss_high"][-1] == pytest.approx(shown(brain, 1)["high"])
+
+
+def test_without_labels_an_estimate_is_shown_and_nothing_acts_on_it(brain: Brain) -> None:
+    buckets = len(CONFIDENCES) + 1
+    sure = {"output": "output", "rows": [100] * buckets, "right": [50] * (buckets - 1) + [90]}
+    built = with_labels(brain, quality={"rows": 1100, "accuracy": 0.54, "confidence": sure})
+    brain.call("rollout.start", model="digits", version=built, plan="instant", supersede=True)
+    brain.tick(8)
+    assert brain.controller.table.routes["digits"].labels == LabelledOutput(0, "output", by_class=True, scores="output")
+    counts = (0,) * (buckets - 1) + (1000,)
+    seen = {Series(CONFIDENCE.name, ("digits", str(built))): Buckets(counts, 999.0)}
+    brain.controller.push(MetricsReport("gateway", 1, histograms=seen))
+    told = shown(brain, built)
+    assert (told["estimate"], told["estimate_of"]) == (pytest.approx(0.1, abs=0.01), 1000)
+    assert (told["labelled"], told["loss"], told["alarm"]) == (0, None, None)
