@@ -23,7 +23,7 @@ from cluster.commands.labels import LabelsTold, TellLabels
 from cluster.commands.models import DeleteModel, ModelView, ScaleModel
 from cluster.commands.rollouts import RolloutView, StartRollout
 from cluster.commands.status import StatusView
-from cluster.commands.versions import RegisterVersion, Resolve, VersionView
+from cluster.commands.versions import RegisterVersion, Resolve, ResolvedVersion, VersionView
 from cluster.commands.watch import history, metrics
 from cluster.commands.watch import quality as live_quality
 from cluster.commands.watch.history import HistoryView
@@ -185,7 +185,7 @@ class ControlClient:
         """Makes a packaged artifact the next version of its model; the same digest again returns the version it has."""
         return self.call(versions.REGISTER, version)
 
-    def resolve_version(self, model: str, version: int | None = None) -> VersionView:
+    def resolve_version(self, model: str, version: int | None = None) -> ResolvedVersion:
         """One version; without a number, the stable one."""
         return self.call(versions.RESOLVE, Resolve(model=model, version=version))
 

@@ -176,6 +176,10 @@ LIVE_LOSS_HIGH = _gauge("live_loss_high", "Upper end of the interval of the mean
 BUILT_LOSS = _gauge("built_loss", "What the mean loss was at build, at most, as sure as its rows make it.", *_VERSION)
 QUALITY_ALARM = _gauge("quality_alarm", "1 where live answers are proven worse than at build, until it is cleared.", *_VERSION)
 
+# Traces.
+SPANS = _counter("spans", "Spans of what was traced (exported, dropped, failed).", "outcome")
+MALFORMED_TRACEPARENTS = _counter("malformed_traceparents", "Trace contexts that callers sent and that are none.")
+
 # Rollouts, replicas, the controller.
 ROLLOUT_STATE = _gauge("rollout_state", "1 for the state that the model's newest rollout is in.", "model", "state")
 ROLLOUT_HELD = _gauge("rollout_held", "1 where the rollout under way waits for a person: neither proven good nor bad.", "model")

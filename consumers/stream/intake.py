@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from consumers.stream.log.port import Log, Records
 from consumers.stream.micro_batch import MicroBatch
 from consumers.stream.outgoing.answers import split_keys
 from consumers.stream.spec import StreamSpec
+from consumers.stream.traced import RecordTracer, scoring, within
 from deployments.engines.datatypes import Array
 from deployments.scoring.port import Scored
 
@@ -35,8 +37,8 @@ class ScorerPort(Protocol):
 class Intake:
     """Of one worker, used from its thread. `backlog`: the last micro-batch was whole, so another waits."""
 
-    def __init__(self, spec: StreamSpec, scoring: ScorerPort) -> None:
-        self._spec, self._scoring = spec, scoring
+    def __init__(self, spec: StreamSpec, scoring: ScorerPort, tracer: RecordTracer | None = None) -> None:
+        self._spec, self._scoring, self._tracer = spec, scoring, tracer
         self._codecs = Codecs(spec)
         self.backlog = False
 
@@ -45,6 +47,8 @@ class Intake:
         spec = self._spec
         most = min(spec.max_batch_rows, most_rows or spec.max_batch_rows)
         slices = gather(log, most, spec.max_in_flight_bytes, linger_s=spec.linger_ms / 1000, timeout_s=timeout_s)
+        if self._tracer is not None:
+            slices = self._tracer.taken(slices)
         rows = sum(map(len, slices))
         self.backlog = rows >= most and most_rows is None
         if not rows:
@@ -55,15 +59,17 @@ class Intake:
         """Decodes it and begins to score it. Raises NotFound, BadInput and Unreachable where that can't be done now."""
         decoder, batch.encoder = self._codecs.of(self._scoring.signature(self._spec.model))
         headers = [each for s in batch.slices for each in s.headers]
-        batch.decoded = decoder.decode(batch.values, headers)
-        if not batch.decoded.rows:
+        with within(batch.span, "decode"):
+            batch.decoded = decoded = decoder.decode(batch.values, headers)
+        if not decoded.rows:
             batch.scored = Future()
             batch.scored.set_result(Scored({}, np.empty(0, dtype=np.int32), {}))
             return
         keys = [key for s in batch.slices for key in split_keys(s)]
-        if len(batch.decoded.rows) != len(keys):
-            keys = [keys[row] for row in batch.decoded.rows]
-        batch.scored = self._scoring.submit(self._spec.model, batch.decoded.tensors, keys, donated=True)
+        if len(decoded.rows) != len(keys):
+            keys = [keys[row] for row in decoded.rows]
+        submit = partial(self._scoring.submit, self._spec.model, decoded.tensors, keys, donated=True)
+        batch.scored = scoring(batch.span, submit)
 
     def close(self) -> None:
         """Ends what the codecs have open."""

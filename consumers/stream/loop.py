@@ -30,8 +30,10 @@ from consumers.stream.phases import WorkerPhase, WorkerPhases
 from consumers.stream.spec import StreamSpec
 from consumers.stream.stream_meter import StreamMeter
 from consumers.stream.stuck import Stuck
+from consumers.stream.traced import RecordTracer
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
+from deployments.observe.traces.tracer import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class Loop:
         extra_headers: Sequence[Header] = (),
         meters: Meters | None = None,
         payloads: PayloadLog | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.name, self.spec = name, spec
         self.counters = Counters()
@@ -76,7 +79,8 @@ class Loop:
         self._make_log = make_log
         self._form = answer_template(spec, extra_headers)
         self._phases = WorkerPhases()
-        self._intake = Intake(spec, scoring)
+        self._tracer = RecordTracer(tracer, name, spec.model, spec.group_of(name)) if tracer is not None else None
+        self._intake = Intake(spec, scoring, self._tracer)
         self._in_flight = InFlight(
             self._intake.score,
             self._phases,
@@ -222,6 +226,8 @@ class Loop:
             took_s = now_s - commit.began_s
             self.counters.committed(rows_in=plan.rows, rows_out=plan.rows_out, rows_dead=plan.rows_dead, took_s=took_s)
             self._meter.committed(plan, took_s, int(time.time() * 1000))
+            if self._tracer is not None and (spans := [span for outcome in plan.outcomes for span in outcome.spans]):
+                self._tracer.committed(spans, self.spec.output.topic, commit.began_s)
             for taken in (outcome.payloads for outcome in plan.outcomes):
                 if taken is not None and self._payloads is not None:
                     self._payloads.put(taken.settings, taken.events)

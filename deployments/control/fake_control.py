@@ -13,7 +13,7 @@ from cluster.errors import Unreachable
 from cluster.ports import Feeds, FeedSpec, FeedState, Fleet
 from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import RouteTable, Stamp
-from cluster.schedule.fires import JobSeen, SubmitJob
+from cluster.schedule.fires import JobSeen, SubmitJob, SubmitPreflight
 from cluster.store.memory import MemoryStore
 from cluster.watch.reports import MetricsReport
 
@@ -36,7 +36,7 @@ class NoFeeds:
 class NoJobs:
     """Jobs where there are none."""
 
-    def submit(self, wanted: SubmitJob) -> None:
+    def submit(self, wanted: SubmitJob | SubmitPreflight) -> None:
         raise Unreachable("no jobs run here", where=wanted.job, remedy="use a real controller")
 
     def state(self, jobs: Collection[str]) -> Mapping[str, JobSeen]:  # noqa: ARG002 - the port's

@@ -22,8 +22,10 @@ from deployments.gateway.protocol.request import InferRequest
 from deployments.gateway.protocol.response import InferResponse, OutputTensor
 from deployments.gateway.request_meter import RequestMeter
 from deployments.gateway.statistics import Statistics, added
+from deployments.gateway.traced import tell
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
+from deployments.observe.traces.tracer import Tracer
 from deployments.scoring.port import Scored, Scorer
 
 SERVER_NAME = "headrace"
@@ -66,8 +68,10 @@ class DataPlane:
         others: OtherGateways | None = None,
         meters: Meters | None = None,
         payloads: PayloadLog | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
-        """`others` are asked for their statistics; None: there are none. `meters` and `payloads` are the process's."""
+        """`others` are asked for their statistics; None: there are none. `meters`, `payloads` and `tracer` are the process's."""
+        self.tracer = tracer
         self._payloads = payloads
         self._scorer = scorer
         self._others = others
@@ -97,6 +101,8 @@ class DataPlane:
             keys = parameters["label_keys"].split(",") if scored.label_keys is not None else ()
             inputs, given = request.inputs, (scored.outputs, scored.versions)
             self._payloads.answered(route.payloads, call.model, inputs, *given, request_id=request.id, label_keys=keys)
+        if self.tracer is not None:
+            tell(model=call.model, version=version_name, rows=len(scored.versions), request_id=request.id)
         outputs = [OutputTensor(spec.name, spec.datatype, scored.outputs[spec.name], binary) for spec, binary in wanted]
         return InferResponse(call.model, version_name, tuple(outputs), request.id, parameters)
 

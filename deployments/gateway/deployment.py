@@ -30,6 +30,8 @@ from deployments.gateway.server import GatewayServer, ServerLimits
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
 from deployments.observe.payloads.sink import OpenTopic
+from deployments.observe.traces.settings import TraceSettings, tracer_of
+from deployments.observe.traces.tracer import Tracer
 from deployments.scoring.scorer import RoutedScorer
 from deployments.serving.collector import spare_collections
 from deployments.serving.serve_controller import GATEWAY_APP
@@ -41,6 +43,7 @@ _log = logging.getLogger(__name__)
 APP = GATEWAY_APP
 DEPLOYMENT = "Gateway"
 DRAIN_S = 30.0
+TRACED_AS = "headrace-gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,8 @@ class GatewaySettings:
     unless told to: a full cluster still has a door. `hosts` are the names, beside its nodes' own, by which commands may be given:
     see `Callers`. Who brings no key may score and see on loopback, and elsewhere where it is `insecure`, as long as no Access
     document was applied. Of the byte limits two bound one message each, and the last all that are in one gateway. What
-    `payload_topics` names opens topics for payload logs, as `module:function`; None: there are none.
+    `payload_topics` names opens topics for payload logs, as `module:function`; None: there are none. `traces` says where traces
+    go; None: where the environment of their process says.
     """
 
     replicas: int = 1
@@ -71,6 +75,7 @@ class GatewaySettings:
     max_grpc_message_bytes: int = 256 << 20
     max_buffered_bytes: int = 1 << 30
     payload_topics: str | None = None
+    traces: TraceSettings | None = None
 
     @property
     def visitors(self) -> bool:
@@ -96,6 +101,7 @@ class Gateway:
         self._server: GatewayServer | None = None
         self._scorer: RoutedScorer | None = None
         self._door: Door | None = None
+        self._tracer: Tracer | None = None
         try:
             await self._open()
         except BaseException:
@@ -117,6 +123,7 @@ class Gateway:
         settings, control = self._settings, connect()
         meters = Meters()
         payloads = PayloadLog(meters, named_opener(settings.payload_topics))
+        self._tracer = tracer_of(settings.traces, meters, TRACED_AS)
         self._scorer = RoutedScorer(control, RemoteTransport(for_life=True), meters=meters, payloads=payloads)
         binary = await asyncio.to_thread(usable_haproxy)
         if binary is not None:
@@ -131,7 +138,14 @@ class Gateway:
             max_buffered_bytes=settings.max_buffered_bytes,
         )
         self._server = GatewayServer(
-            DataPlane(self._scorer, BatchLimits(), None if self._door is None else self._door.other_gateways(), meters, payloads),
+            DataPlane(
+                self._scorer,
+                BatchLimits(),
+                None if self._door is None else self._door.other_gateways(),
+                meters,
+                payloads,
+                self._tracer,
+            ),
             Repository(self._scorer, control),
             control,
             Guard(self._scorer, visitors=settings.visitors, meters=meters),
@@ -159,6 +173,8 @@ class Gateway:
             await self._server.stop(DRAIN_S / 2)
         if self._door is not None:
             await self._door.leave()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
         if self._scorer is not None:
             await self._scorer.close()
 

@@ -23,7 +23,7 @@ from deployments.serving.collector import keep_from_collections
 from deployments.serving.loaded import tell_loaded
 from deployments.serving.memory_limit import end_above
 from deployments.serving.serve_log import log_with_serve
-from deployments.transport.lines.frames import Reply
+from deployments.transport.lines.frames import ReplicaTimes, Reply, TimedReply
 from deployments.transport.lines.serve_book import ReplicaBook, line_name, own_node
 from deployments.transport.lines.server import LineServer
 
@@ -67,15 +67,20 @@ class Replica:
         if self._lines is not None:
             await self._lines.close()
 
-    async def score(self, tensors: dict[str, Array], timeout_s: float) -> Reply:
-        """Scores n rows: the outputs, the indices of rows that the engine failed (zeros in the outputs), and the error of each.
+    async def score(self, tensors: dict[str, Array], timeout_s: float, *, timed: bool = False) -> Reply | TimedReply:
+        """Scores n rows: the outputs, the indices of rows that the engine failed (zeros in the outputs), and the error of each;
+        where it is `timed`, when it did so as well.
 
         Raises NoCapacity where the call waited for `timeout_s` before its turn came.
         """
         end_s = time.monotonic() + timeout_s
-        answer = await self._run(tensors, end_s)
+        turn: list[int] | None = [time.time_ns()] if timed else None
+        answer = await self._run(tensors, end_s, turn)
         rows = sorted(answer.failed)
-        return answer.outputs, rows, [answer.failed[row] for row in rows]
+        errors = [answer.failed[row] for row in rows]
+        if turn is None:
+            return answer.outputs, rows, errors
+        return answer.outputs, rows, errors, ReplicaTimes(serve.get_replica_context().replica_id.unique_id, *turn)
 
     async def check_health(self) -> None:
         """Called by Serve. An idle replica scores a sample row; a busy one must have finished a call not long ago."""
@@ -86,12 +91,12 @@ class Replica:
         elif time.monotonic() - self._progress_s > self._stuck_after_s:
             raise NoCapacity(f"no call has finished for {self._stuck_after_s:g} s", remedy="Serve replaces the replica")
 
-    async def _run(self, tensors: dict[str, Array], end_s: float) -> Answer:
+    async def _run(self, tensors: dict[str, Array], end_s: float, turn: list[int] | None = None) -> Answer:
         if self._waiting == 0:
             self._progress_s = time.monotonic()
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, self._in_turn, tensors, end_s)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._in_turn, tensors, end_s, turn)
         finally:
             self._waiting -= 1
             self._progress_s = time.monotonic()
@@ -106,13 +111,19 @@ class Replica:
         else:
             self._lines = lines
 
-    def _in_turn(self, tensors: dict[str, Array], end_s: float) -> Answer:
+    def _in_turn(self, tensors: dict[str, Array], end_s: float, turn: list[int] | None) -> Answer:
+        """`turn` is told when it came, and when it was over."""
         if time.monotonic() > end_s:
             raise NoCapacity("its turn came after the deadline", remedy="retry, or add replicas")
+        if turn is not None:
+            turn.append(time.time_ns())
         try:
-            return score_isolating(self._engine, tensors)
+            answer = score_isolating(self._engine, tensors)
         except DeviceLost as error:
             # As after a crash: callers find the row at fault, and Serve starts another replica.
             _log.error("the process ends: %s", error)
             os.kill(os.getpid(), signal.SIGKILL)
             raise
+        if turn is not None:
+            turn.append(time.time_ns())
+        return answer

@@ -79,6 +79,7 @@ def run_command(
         artifact_uri=found.artifact_uri,
         digest=found.digest,
         signature=found.signature,
+        payloads=found.payloads,
     )
     day: date | None = as_of.date() if as_of else None
     with _watching(name, as_json=as_json) as watch, _on_ray() as (workforce, control):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import resource
 import socket
 import subprocess
@@ -28,6 +30,7 @@ from cluster.commands.documents import Apply, ModelDocument
 from cluster.commands.keys import CreateKey
 from deployments.engines.load import load_engine
 from deployments.gateway.deployment import APP, GatewaySettings
+from deployments.observe.traces.settings import TraceSettings
 from headrace.cli.main import main
 from headrace.local.home import read_settings
 from headrace.local.ports import free_port
@@ -37,6 +40,7 @@ from tests.support.access import made_key
 from tests.support.live import Service
 from tests.support.live import running as running_service
 from tests.support.models import INPUT, OUTPUT, mlp_artifact, rows
+from tests.support.trace_receiver import TraceReceiver, receiving
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
@@ -54,8 +58,18 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def service(ray_cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, GatewaySettings]]:
-    settings = GatewaySettings(grpc_port=free_port(), payload_topics=PAYLOAD_TOPICS)
+def receiver() -> Iterator[TraceReceiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def service(
+    ray_cluster: RayCluster, receiver: TraceReceiver, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Service, GatewaySettings]]:
+    settings = GatewaySettings(
+        grpc_port=free_port(), payload_topics=PAYLOAD_TOPICS, traces=TraceSettings(receiver.url, ratio=0.0)
+    )
     home = read_settings({"HEADRACE_HOME": str(tmp_path_factory.mktemp("gateway"))})
     with running_service(ray_cluster, home, "online", settings) as service:
         yield service, settings
@@ -113,6 +127,36 @@ def test_tritonclient_grpc(running: Running) -> None:
         answer = client.infer(model, [tensor], request_id="7")
         np.testing.assert_allclose(answer.as_numpy(OUTPUT), running.expected, atol=1e-5)
         assert (answer.get_response().model_version, answer.get_response().id) == ("1", "7")
+
+
+def test_a_sampled_request_is_one_trace_down_to_the_engine(running: Running, receiver: TraceReceiver) -> None:
+    """By HTTP and gRPC; the same requests with an unsampled context, and without one, leave nothing."""
+    traces = [f"{random.getrandbits(128):032x}" for _ in range(2)]
+    for flag in ("00", "01"):
+        contexts = [{"traceparent": f"00-{trace}-00f067aa0ba902b7-{flag}"} for trace in traces]
+        with triton_http.InferenceServerClient(running.http.removeprefix("http://")) as client:
+            tensor = triton_http.InferInput(INPUT, list(running.x.shape), "FP32").set_data_from_numpy(running.x)
+            client.infer(running.model, [tensor], headers=contexts[0])
+            client.infer(running.model, [tensor])
+        with triton_grpc.InferenceServerClient(running.grpc) as client:
+            tensor = triton_grpc.InferInput(INPUT, list(running.x.shape), "FP32")
+            tensor.set_data_from_numpy(running.x)
+            client.infer(running.model, [tensor], headers=contexts[1])
+    remote = running.model.endswith("-remote")
+    within = [f"ask {running.model}--v1", *(["replica", "wait"] if remote else []), "engine"]
+    for trace, first in zip(traces, ("POST /v2/models/{model}/infer", "inference.GRPCInferenceService/ModelInfer"), strict=True):
+        wanted = [first, "queue", "call", *within]
+        spans = {span.name: span for span in receiver.trace(trace, least=len(wanted))}
+        assert sorted(spans) == sorted(wanted)
+        root = spans[first]
+        assert (root.parent, root.kind, root.service) == ("00f067aa0ba902b7", 2, "headrace-gateway")
+        assert (root.attributes["headrace.model"], root.attributes["headrace.version"]) == (running.model, "1")
+        chain = [first, "call", within[0], *(["replica"] if remote else []), "engine"]
+        for above, below in itertools.pairwise(chain):
+            assert spans[below].parent == spans[above].span
+            assert spans[above].began_ns <= spans[below].began_ns <= spans[below].ended_ns <= spans[above].ended_ns
+        assert spans[within[0]].attributes["headrace.rows"] == len(running.x)
+    assert {span.trace for span in receiver.spans if span.attributes.get("headrace.model") == running.model} == set(traces)
 
 
 def test_payloads_are_kept_and_replayed_to_a_version_that_does_not_serve(

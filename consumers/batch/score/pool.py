@@ -23,6 +23,7 @@ from consumers.batch.ray_inside import LeftActors, quieten_log
 from consumers.batch.run import Workforce
 from consumers.batch.score.rowscorer import EmbeddedScorer, RowScorer
 from consumers.batch.score.unit import UnitRunner
+from consumers.batch.score.unit_payloads import unit_payloads
 from consumers.batch.spec import BatchSpec, ScoringPlace
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import under_way
@@ -48,7 +49,9 @@ class UnitActor:
         self._failure: HeadraceError | None = None
         try:
             filesystem = locate(record.spec.input.paths[0]).filesystem
-            self._runner = UnitRunner(ledger, record, filesystem, self.scorer(record))
+            self._runner = UnitRunner(
+                ledger, record, filesystem, self.scorer(record), unit_payloads(record.name, record.pinned, ActorControlPlane)
+            )
         except HeadraceError as error:
             # Told with the first unit: raised here, Ray would start the worker again and again.
             self._failure = error

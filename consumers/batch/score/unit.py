@@ -19,6 +19,7 @@ from consumers.batch.read.reader import Reader, Unreadable
 from consumers.batch.read.tensors import to_tensors
 from consumers.batch.score.answers import output_columns, to_columns
 from consumers.batch.score.rowscorer import GivenUp, RowScorer
+from consumers.batch.score.unit_payloads import UnitPayloads
 from consumers.batch.spec import OnDamage
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.output import OutputWriter
@@ -26,6 +27,7 @@ from consumers.batch.write.quarantine import too_many_bad, write_quarantine
 from consumers.batch.write.records import OutputFile, Receipt, RunRecord, rows_differ
 from deployments.artifacts.places import explaining
 from deployments.engines.datatypes import Array
+from deployments.observe.payloads.event import PayloadEvent
 
 
 @dataclass(slots=True)
@@ -35,6 +37,7 @@ class _Found:
     rows: int = 0
     bad: dict[Slice, dict[int, str]] = field(default_factory=dict)
     hopeless: str = ""  # why the version fails whatever it is given
+    payloads: list[PayloadEvent] = field(default_factory=list)
 
     @property
     def quarantined(self) -> int:
@@ -53,8 +56,17 @@ class _Found:
 class UnitRunner:
     """Runs units of one run, one at a time. Made once in each worker."""
 
-    def __init__(self, ledger: Ledger, record: RunRecord, filesystem: pafs.FileSystem, scorer: RowScorer) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        record: RunRecord,
+        filesystem: pafs.FileSystem,
+        scorer: RowScorer,
+        payloads: UnitPayloads | None = None,
+    ) -> None:
+        """`payloads` takes a sample of the rows; without it none is taken."""
         self._ledger = ledger
+        self._payloads = payloads
         self._record = record
         self._scorer = scorer
         spec = record.spec
@@ -101,13 +113,15 @@ class UnitRunner:
         receipt = Receipt(unit.id, found.rows, found.quarantined, files, quarantine, seconds, started_s, tuple(damaged.values()))
         with explaining(self._ledger.place.path):
             self._ledger.write(receipt)
+        if self._payloads is not None:
+            self._payloads.done(found.payloads)
         return receipt
 
     def _write(self, unit: Unit, damaged: Collection[str], found: _Found, limit: int) -> tuple[OutputFile, ...]:
         with explaining(self._ledger.place.path), OutputWriter(self._ledger, unit.id, self._record) as writer:
             pieces = (piece for piece in unit.slices if piece.path not in damaged)
             for part in gathered(self._reader, pieces, self._needed, self._batch_rows):
-                self._score(part, writer, found)
+                self._score(unit, part, writer, found)
                 if found.hopeless or found.quarantined > limit:
                     return ()
             files = writer.finish()
@@ -116,7 +130,7 @@ class UnitRunner:
             raise rows_differ(written, found.rows - found.quarantined, self._ledger.data.path)
         return files
 
-    def _score(self, part: Gathered, writer: OutputWriter, found: _Found) -> None:
+    def _score(self, unit: Unit, part: Gathered, writer: OutputWriter, found: _Found) -> None:
         batch, stretches = part.batch, part.stretches
         rows = to_tensors(batch, self._bindings, refuse_nan=self._record.spec.input.refuse_nan)
         bad = rows.bad
@@ -130,6 +144,10 @@ class UnitRunner:
                 found.blame(stretches, bad | {int(places[at]): reason for at, reason in told.bad.items()})
                 found.hopeless = next(iter(told.bad.values())) if told.hopeless else ""
                 return
+            if self._payloads is not None:
+                answered = np.delete(np.arange(count), list(rejected))
+                numbers = found.rows + places[answered]
+                found.payloads += self._payloads.of(unit.id, numbers, answered, rows.tensors, outputs)
             if rejected:
                 bad |= {int(places[at]): reason for at, reason in rejected.items()}
                 good = np.delete(places, list(rejected))

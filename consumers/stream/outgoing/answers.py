@@ -16,6 +16,7 @@ from cluster.errors import HeadraceError
 from consumers.stream.codecs.cloudevents import Envelope, about_event
 from consumers.stream.log.port import Header, Origins, Outgoing, Records, subset
 from consumers.stream.spec import InputEnvelope, OutputEnvelope, StreamSpec
+from consumers.stream.traced import carried
 
 MODEL_HEADER = "headrace.model"
 VERSION_HEADER = "headrace.version"
@@ -122,7 +123,8 @@ def output_records(
 ) -> Outgoing:
     """The answers to the rows of `records` that were scored; `bodies`, `versions` and `label_keys` are as long as `rows`.
 
-    Key, headers and timestamp travel on; ours come last, so a reader that keeps the last of a name sees ours.
+    Key, headers and timestamp travel on; ours come last, so a reader that keeps the last of a name sees ours. Where a record is
+    traced, its answer's trace context is ours alone.
     """
     envelope = form.envelope
     fixed = [(MODEL_HEADER, form.model.encode()), *form.extra_headers]
@@ -131,6 +133,8 @@ def output_records(
     headers: Sequence[list[Header]] = ours
     if any(chosen.headers):
         headers = [[*_sendable(theirs), *own] for theirs, own in zip(chosen.headers, ours, strict=True)]
+    if chosen.spans:
+        headers = carried(headers, chosen.spans)
     if label_keys is not None:
         named = zip(headers, label_keys, prediction_ids(chosen.origin), strict=True)
         headers = [[*each, (LABEL_KEY_HEADER, f"{key}/".encode() + own)] if key else each for each, key, own in named]

@@ -25,6 +25,8 @@ from consumers.stream.spec import Client, StreamSpec
 from deployments.control.client import connect
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
+from deployments.observe.traces.settings import tracer_of
+from deployments.observe.traces.tracer import Tracer
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread
 from deployments.serving.collector import spare_collections
@@ -32,6 +34,7 @@ from deployments.serving.serve_log import log_with_serve
 
 STUCK_AFTER_S = 120.0
 STOP_S = 30.0
+TRACED_AS = "headrace-stream"
 
 
 class StreamReplica:
@@ -65,9 +68,12 @@ class StreamReplica:
             meters = Meters()
             payloads = PayloadLog(meters, open_topic)
             scoring = ScorerThread(lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM, payloads=payloads))
-            loop = Loop(self._name, self._spec, scoring, lambda: self._open(number), meters=meters, payloads=payloads)
+            tracer = tracer_of(None, meters, TRACED_AS)
+            loop = Loop(
+                self._name, self._spec, scoring, lambda: self._open(number), meters=meters, payloads=payloads, tracer=tracer
+            )
             self._loop = loop
-            self._thread = threading.Thread(target=self._work, args=(loop, scoring, before), name="stream", daemon=True)
+            self._thread = threading.Thread(target=self._work, args=(loop, scoring, before, tracer), name="stream", daemon=True)
             self._thread.start()
             self._read_labels(number)
 
@@ -146,9 +152,13 @@ class StreamReplica:
         member = Member(group, f"{group}-{rank}", f"{group}-{rank}")
         return open_log(self._spec, self._brokers, member, ControlledNotes(connect(), self._name), making_topics=True)
 
-    def _work(self, loop: Loop, scoring: ScorerThread, before: threading.Thread | None) -> None:
+    def _work(self, loop: Loop, scoring: ScorerThread, before: threading.Thread | None, tracer: Tracer | None) -> None:
         if before is not None:
             before.join()
-        with scoring:
-            spare_collections()
-            loop.run()
+        try:
+            with scoring:
+                spare_collections()
+                loop.run()
+        finally:
+            if tracer is not None:
+                tracer.close()

@@ -18,6 +18,7 @@ BATCH = {"kind": "batch", "name": "nightly"}
 DIGITS = {"model": "digits"}
 THIRD = {"artifact_uri": "file:///3", "digest": "d3", "engine": "onnx", "signature": SIGNATURE}
 KEY = {"name": "team", "id": "a" * 10, "digest": "0" * 64}
+TOLD = DIGITS | {"rollout": 2, "same": 100, "different": 0, "failed": 0, "p99_ms": 1}
 NEXT_KEY = {"name": "team", "id": "b" * 10, "digest": "1" * 64}
 APPLIED = {"models": [{"name": "digits", "rollout": SURE, "serving": {"threads": 2}}]}
 # By command: what is asked first, the request, and the event that it leaves.
@@ -32,6 +33,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] 
     "rollout.promote": (("rollout.start", "tick"), DIGITS, "promoted", {}),
     "rollout.abort": (("rollout.start",), DIGITS, "rolled_back", {}),
     "quality.clear": (("alarm",), DIGITS, "quality.clear", {"version": None}),
+    "rollout.preflight": (("preflighted rollout",), TOLD, "preflight", {"same": 100, "different": 0, "failed": 0}),
     "feed.pause": ((), STREAM, "feed.pause", STREAM),
     "feed.resume": (("feed.pause",), STREAM, "feed.resume", STREAM),
     "feed.delete": ((), STREAM, "feed.delete", STREAM),
@@ -91,6 +93,8 @@ def test_what_changes_something_says_who_asked(brain: Brain, command: str, actor
             brain.tick(4)
         elif earlier == "alarm":
             tell_labels(brain, with_labels(brain), right=0, wrong=100)
+        elif earlier == "preflighted rollout":
+            brain.call("rollout.start", **DIGITS, version=2, plan={**SURE, "preflight": {"payloads": "/payloads"}})
         elif earlier == "no batch":
             brain.call("feed.delete", **BATCH)
         else:

@@ -14,7 +14,7 @@ from tests.unit.cluster.test_audit_of_commands import CHANGES, LOOKS, STREAM
 
 OVER_MODELS = [role for role in Role if role is not Role.ADMIN]
 FILTERED = {"status", "feed.list", "metrics.list", "metrics.history"}  # whose answers hold what their caller may see
-CLUSTERS = {"feed.notes", "key.home"}
+CLUSTERS = {"feed.notes", "key.home", "rollout.preflight"}
 ADMINS = {"key.create", "key.list", "key.rotate", "key.revoke", "access.show"}
 ROLES: dict[str, set[Role]] = {
     **{command: {Role.VIEW} for command in ("model.show", "quality.show", "rollout.status", "rollout.history", "feed.show")},
