@@ -9,6 +9,8 @@ from typing import Any
 
 from cluster.access.keys import StoredKey
 from cluster.access.policy import Access
+from cluster.drift.alarms import DriftAlarm
+from cluster.drift.section import Drift
 from cluster.fleet.retry import Retry
 from cluster.fleet.serving import Serving
 from cluster.ports import FeedSpec
@@ -46,7 +48,8 @@ class Model:
     they stay in the route table. `replicas` is the last number seen of a model scaled by hand, `scale_to` a number asked for
     and not seen yet. `retries` are versions that should run and failed to start. `project` names the project whose files it was
     last applied from, where they say so. `removal` is there once it shall go. `payloads` says what of its traffic is kept,
-    `labels` that late labels are taken at all times, and `quality` what they came to.
+    `drift` how closely its rows are watched (None: as the section's defaults say), `labels` that late labels are taken at all
+    times, and `quality` what they came to.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Model:
     project: str = ""
     removal: Removal | None = None
     payloads: Payloads | None = None
+    drift: Drift | None = None
     labels: LiveLabels | None = None
     quality: LiveQuality = field(default_factory=LiveQuality)
 
@@ -116,7 +120,8 @@ class AuditEvent:
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything. `evidence` holds all stages of the rollouts under way; `scorers` the last sequence counted of each scorer.
-    `keys` are API keys by their ids, `access` the Access document, where one was applied.
+    `keys` are API keys by their ids, `access` the Access document, where one was applied. `alarms` are those of drift, by their
+    keys.
 
     `table` numbers the route table and `table_digest` tells whether its contents changed. `recent_labels` is not saved.
     """
@@ -132,6 +137,7 @@ class State:
     table_digest: str = ""
     keys: Mapping[str, StoredKey] = field(default_factory=dict)
     access: Access | None = None
+    alarms: Mapping[str, DriftAlarm] = field(default_factory=dict)
     recent_labels: RecentLabels = field(default_factory=RecentLabels)
 
     def with_model(self, model: Model) -> State:

@@ -53,8 +53,9 @@ class AppView(Message):
 class ModelView(Message):
     """One model with its versions, replicas and rollout.
 
-    `quality` is what late labels say of it, where its document has a section for them. `fault` is a mistake of ours that stops
-    it, in words. `removing` is what its removal waits for; empty where it stays.
+    `fault` is a mistake of ours that stops it, in words. `removing` is what its removal waits for; empty where it stays.
+    `drift_alarms` is how many of its features no longer look like their profile, `quality` what late labels say of it, where its
+    document has a section for them.
     """
 
     name: str
@@ -68,6 +69,7 @@ class ModelView(Message):
     fault: str = ""
     project: str = ""
     removing: str = ""
+    drift_alarms: int = 0
     quality: QualityView | None = None
 
 
@@ -133,6 +135,7 @@ def _model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s:
         fault=fault,
         project=model.project,
         removing=_removing(state, model, apps, now_s),
+        drift_alarms=sum(alarm.version.model == model.name for alarm in state.alarms.values()),
         quality=quality_view(state, model, MetricTotals()) if model.labels is not None else None,
     )
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from cluster.watch.catalogue import (
+    DRIFT_SIZE,
     LIVE_LOSS_HIGH,
     LIVE_LOSS_LOW,
     REQUEST_SECONDS,
@@ -159,6 +160,9 @@ def _gauges(gauges: Mapping[Series, float], standing: Mapping[Series, float]) ->
         labels = series.named
         if series.metric == ROLLOUT_WEIGHT.name:
             found[Figure(HistorySubject.MODEL, labels["model"], "candidate_share")] = value
+        if series.metric == DRIFT_SIZE.name:
+            figure = Figure(HistorySubject.MODEL, labels["model"], "drift_size")
+            found[figure] = max(value, found.get(figure, 0.0))
         # Of the version that serves: those of others stand still.
         if series.metric in of_labels and standing.get(Series(STABLE_VERSION.name, (labels["model"],))) == int(labels["version"]):
             found[Figure(HistorySubject.MODEL, labels["model"], of_labels[series.metric])] = value

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from cluster.access.policy import Access
 from cluster.commands.documents import Apply, FeedDocument, ModelDocument
+from cluster.drift.section import Drift
 from cluster.errors import BadInput, HeadraceError, NotFound
 from cluster.fleet.serving import AskedServing, Serving
 from cluster.quality.section import LiveLabels, check_alike
@@ -51,6 +52,7 @@ class _Model(BaseModel):
     serving: AskedServing = Serving()
     rollout: Plan = Plan()
     payloads: Payloads | None = None
+    drift: Drift | None = None
     labels: LiveLabels | None = None
 
     @model_validator(mode="after")
@@ -201,7 +203,12 @@ def _model(source: Source) -> ModelFile:
     if payloads is not None and payloads.kafka is not None:
         _check(Security, payloads.kafka.security, source, ("payloads", "kafka", "security"))
     whole = ModelDocument(
-        name=name, serving=document.serving, rollout=document.rollout, payloads=payloads, labels=document.labels
+        name=name,
+        serving=document.serving,
+        rollout=document.rollout,
+        payloads=payloads,
+        drift=document.drift,
+        labels=document.labels,
     )
     return ModelFile(source, whole, build)
 

@@ -69,6 +69,8 @@ def _of_model(model: ModelView) -> Iterator[str]:
         yield f"{model.name}: {model.fault}"
     if model.versions and model.stable is None:
         yield f"{model.name}: no version serves"
+    if model.drift_alarms:
+        yield f"{model.name}: {_many(model.drift_alarms, 'feature')} changed: `headrace drift status {model.name}`"
     if model.quality is not None and model.quality.labels is not None:
         for one in model.quality.versions:
             told = alarm_told(one, model.quality.labels)
