@@ -220,9 +220,23 @@ class Controller:
             seen = self._seen
             faults, now_s = self._troubles.faults, self._clock()
             looked = seen.apps, seen.feeds or {}, seen.at_s
-            counted = self._metrics.totals, self._metrics.history, self._troubles.count
-            audit = self._store.audit_records, self._store.audit_head, self._audit_signer
-            at = Context(state, *looked, now_s, self._store.audit, faults, actor, caller, *counted, self._drift.looks, *audit)
+            at = Context(
+                state,
+                *looked,
+                now_s,
+                self._store.audit,
+                faults,
+                actor,
+                caller,
+                totals=self._metrics.totals,
+                history=self._metrics.history,
+                troubles=self._troubles.count,
+                drift=self._drift.looks,
+                counted_since_s=self._metrics.since_s,
+                records=self._store.audit_records,
+                audit_head=self._store.audit_head,
+                audit_signer=self._audit_signer,
+            )
             outcome, events = dispatch.run(command, request, at)
             self._stirred |= outcome.state is not state
             self._persist(outcome.state, events)

@@ -57,9 +57,9 @@ class Context:
 
     `faults` are mistakes of ours at the last tick, in words, by model or feed key. `actor` is who asks, for the audit, and
     `caller` what is known of him: he is told of models that he may see, and of no others. `totals` sums what processes counted,
-    `troubles` is how many things stand in the controller's way, and `drift` looks at the rows of
-    the versions that are watched. `records` are those of the whole audit, by number and count, `audit_head` is its
-    tree, and `audit_signer` signs it.
+    `troubles` is how many things stand in the controller's way, `drift` looks at the rows of the versions that are watched, and
+    `counted_since_s` is since when `totals` sums. `records` are those of the whole audit, by number and count, `audit_head` is
+    its tree, and `audit_signer` signs it.
     """
 
     state: State
@@ -75,6 +75,7 @@ class Context:
     history: Callable[[], list[HistoryPoint]] = list
     troubles: int = 0
     drift: Callable[[], Mapping[VersionId, DriftLook]] = dict
+    counted_since_s: float = 0.0
     records: Callable[[int, int], list[AuditRecord]] = _no_records
     audit_head: Callable[[], TreeHead] = TreeHead
     audit_signer: AuditSigner | None = None
