@@ -66,15 +66,17 @@ class ProfileBook:
 
     def _load(self, model: str, target: Target) -> KnownProfile:
         until_s = math.inf
-        profile = None
+        counting = VersionCounting(model, target.version, None)
         try:
-            profile = self._fetch(target.artifact_uri, target.digest)
+            counting = VersionCounting(model, target.version, self._fetch(target.artifact_uri, target.digest))
         except Unreachable as error:
             until_s = time.monotonic() + AGAIN_S
             _log.warning("the rows of %s are not watched, its profile is looked for again: %s", target.app, error)
         except HeadraceError as error:
             _log.warning("the rows of %s are not watched: %s", target.app, error)
-        found = KnownProfile(VersionCounting(model, target.version, profile), until_s)
+        except Exception:  # noqa: BLE001 - a defect: the version is scored with all the same
+            _log.exception("the rows of %s are not watched", target.app)
+        found = KnownProfile(counting, until_s)
         with self._lock:
             self._known[target.app] = found
             self._loading.discard(target.app)
