@@ -102,8 +102,7 @@ def drive(address: str, spec: BatchSpec, pinned: Pinned, *pause: str) -> dict[st
         [sys.executable, "-m", "bench.batch_driver", address, spec.model_dump_json(), pinned.model_dump_json(), *pause],
         check=False,
         env={**os.environ, "RAY_BACKEND_LOG_LEVEL": "fatal"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
     )
     if answer.returncode:
         raise SystemExit(f"the run failed: {answer.stderr.decode(errors='replace')[-2000:]}")
