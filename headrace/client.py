@@ -24,7 +24,8 @@ from cluster.commands.models import DeleteModel, ModelView, ScaleModel
 from cluster.commands.rollouts import RolloutView, StartRollout
 from cluster.commands.status import StatusView
 from cluster.commands.versions import RegisterVersion, Resolve, ResolvedVersion, VersionView
-from cluster.commands.watch import history, metrics
+from cluster.commands.watch import drift, history, metrics
+from cluster.commands.watch.drift import ClearDrift, DriftAsked, DriftCleared, DriftView
 from cluster.commands.watch.history import HistoryView
 from cluster.commands.watch.metrics import MetricsView
 from cluster.error_wire import from_wire
@@ -166,6 +167,14 @@ class ControlClient:
     def status(self) -> StatusView:
         """Everything at a glance."""
         return self.call(status.STATUS, Nothing())
+
+    def drift(self, model: str = "") -> DriftView:
+        """Whether the rows of a model, or of all, still look like their profiles."""
+        return self.call(drift.STATUS, DriftAsked(model=model))
+
+    def clear_drift(self, request: ClearDrift) -> DriftCleared:
+        """Clears alarms of drift."""
+        return self.call(drift.CLEAR, request)
 
     def metrics(self) -> MetricsView:
         """Every metric, summed over the cluster."""

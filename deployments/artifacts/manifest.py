@@ -80,7 +80,7 @@ def file_digest(path: Path) -> str:
 
 def read_manifest(path: Path) -> Manifest:
     """Reads manifest.json of the artifact at `path`. Raises BadArtifact where it is missing or makes no sense."""
-    return parse_manifest(manifest_bytes(path), path)
+    return parse_manifest(manifest_bytes(path), str(path))
 
 
 def manifest_bytes(path: Path) -> bytes:
@@ -91,16 +91,16 @@ def manifest_bytes(path: Path) -> bytes:
         raise BadArtifact("no manifest: this is no artifact", where=str(path / MANIFEST), remedy=REMEDY) from error
 
 
-def parse_manifest(content: bytes, path: Path) -> Manifest:
-    """A manifest from its bytes; `path` is the artifact's. Raises BadArtifact. Pure."""
+def parse_manifest(content: bytes, where: str) -> Manifest:
+    """The manifest of the artifact at `where`, a path or URI, from its bytes. Raises BadArtifact. Pure."""
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         found = first_finding(error)
-        raise BadArtifact(f"bad manifest: {found.field} {found.words}", where=str(path / MANIFEST), remedy=REMEDY) from error
+        raise BadArtifact(f"bad manifest: {found.field} {found.words}", where=f"{where}/{MANIFEST}", remedy=REMEDY) from error
     if manifest.format != 1:
         raise BadArtifact(
-            f"format {manifest.format} is unknown", where=str(path / MANIFEST), remedy="use the Headrace release that built it"
+            f"format {manifest.format} is unknown", where=f"{where}/{MANIFEST}", remedy="use the Headrace release that built it"
         )
     return manifest
 
@@ -113,7 +113,7 @@ def verify(path: Path, digest: str | None = None) -> Manifest:
     content = manifest_bytes(path)
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
         raise BadArtifact("the manifest is not the registered one", where=str(path / MANIFEST), remedy=REMEDY)
-    manifest = parse_manifest(content, path)
+    manifest = parse_manifest(content, str(path))
     for entry in manifest.files:
         file = path / entry.path
         try:

@@ -67,7 +67,7 @@ def look_up(uri: str) -> ShippedVersion:
 def fill(shipped: ShippedVersion, folder: Path) -> None:
     """Writes the version's files into an empty folder; to be verified there. Raises as `look_up` does, and OSError."""
     uri = shipped.uri
-    entries = parse_manifest(shipped.manifest, Path(uri)).files
+    entries = parse_manifest(shipped.manifest, uri).files
     left = {MANIFEST: len(shipped.manifest), **{entry.path: entry.size_bytes for entry in entries}}
     with ImageRegistry(shipped.reference) as registry:
         for layer in shipped.layers:
@@ -80,6 +80,17 @@ def fill(shipped: ShippedVersion, folder: Path) -> None:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with target.open("xb") as into:
                         shutil.copyfileobj(content, into, CHUNK_BYTES)
+
+
+def read_file(shipped: ShippedVersion, name: str) -> bytes:
+    """One of the version's files, as its layer has it. Raises as `look_up` does."""
+    if name == MANIFEST:
+        return shipped.manifest
+    layer = next((one for one in shipped.layers if name in _sizes([one], shipped.uri)), None)
+    if layer is None:
+        raise BadArtifact(f"{name} is missing", where=shipped.uri, remedy=REMEDY)
+    with ImageRegistry(shipped.reference) as registry, registry.reading(layer) as file:
+        return next((content.read() for path, _, content in _files(file, shipped.uri) if path == name), b"")
 
 
 def pull(shipped: ShippedVersion, into: Path) -> Path:

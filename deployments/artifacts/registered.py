@@ -27,7 +27,7 @@ def check_registered(uri: str, digest: str, engine: str, signature: Signature) -
         ) from error
     if hashlib.sha256(content).hexdigest() != digest:
         raise BadArtifact("its manifest has another digest", where=uri, remedy="register the digest that the build told")
-    manifest = parse_manifest(content, Path(uri))
+    manifest = parse_manifest(content, uri)
     wrong = next((entry.path for entry in manifest.files if sizes.get(entry.path) != entry.size_bytes), None)
     if wrong is not None:
         raise BadArtifact(f"{wrong} is missing, or has another size", where=uri, remedy=REMEDY)

@@ -64,7 +64,7 @@ def pull_command(
     Example: `headrace model pull registry.example.com/team/digits:3`
     """
     shipped = look_up(place)
-    manifest = parse_manifest(shipped.manifest, Path(place))
+    manifest = parse_manifest(shipped.manifest, place)
     if to is not None:
         folder = pull(shipped, to.expanduser().absolute())
         if as_json:
