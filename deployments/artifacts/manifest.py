@@ -92,7 +92,7 @@ def manifest_bytes(path: Path) -> bytes:
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
-    """The manifest of the artifact at `where`, a path or URI, from its bytes. Raises BadArtifact."""
+    """The manifest of the artifact at `where`, a path or URI, from its bytes. Raises BadArtifact. Pure."""
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:

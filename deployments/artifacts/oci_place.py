@@ -82,6 +82,17 @@ def fill(shipped: ShippedVersion, folder: Path) -> None:
                         shutil.copyfileobj(content, into, CHUNK_BYTES)
 
 
+def read_file(shipped: ShippedVersion, name: str) -> bytes:
+    """One of the version's files, as its layer has it. Raises as `look_up` does."""
+    if name == MANIFEST:
+        return shipped.manifest
+    layer = next((one for one in shipped.layers if name in _sizes([one], shipped.uri)), None)
+    if layer is None:
+        raise BadArtifact(f"{name} is missing", where=shipped.uri, remedy=REMEDY)
+    with ImageRegistry(shipped.reference) as registry, registry.reading(layer) as file:
+        return next((content.read() for path, _, content in _files(file, shipped.uri) if path == name), b"")
+
+
 def pull(shipped: ShippedVersion, into: Path) -> Path:
     """Brings the version to INTO/DIGEST, verified: whole, or not at all. Raises as `fill` does, NoCapacity."""
     target = into / shipped.digest

@@ -13,6 +13,7 @@ from deployments.artifacts.fetch import localize, remove
 from deployments.artifacts.manifest import verify
 from deployments.artifacts.oci_form import WEIGHT_TYPE, pack, write_forms
 from deployments.artifacts.oci_place import look_up, pull
+from deployments.artifacts.profile import fetch_profile, read_profile
 from deployments.artifacts.registered import check_registered
 from deployments.images.base import here
 from deployments.oci.descriptors import Descriptor
@@ -64,7 +65,7 @@ def push(
 
 
 def test_a_version_goes_there_and_comes_back(registry: RunningRegistry, tmp_path: Path, cache: Path) -> None:
-    uri, digest, manifest = mlp_artifact(tmp_path / "artifacts")
+    uri, digest, manifest = mlp_artifact(tmp_path / "artifacts", profiled=50)
     assert any(push(registry, Path(uri), digest, "team/digits", tmp_path / "layout"))
     assert not any(push(registry, Path(uri), digest, "team/digits", tmp_path / "layout"))
     place = f"oci://{registry.host}/team/digits:1"
@@ -73,6 +74,10 @@ def test_a_version_goes_there_and_comes_back(registry: RunningRegistry, tmp_path
     for where in (place, shipped.uri):
         assert verify(localize(where, digest, cache=cache), digest) == manifest
         shutil.rmtree(cache)
+    profile, its = fetch_profile(place, digest), read_profile(Path(uri))
+    assert profile is not None
+    assert its is not None
+    assert profile.summary == its.summary
     assert pull(shipped, tmp_path / "pulled") == tmp_path / "pulled" / digest
     remove(place)  # others pull from there
     assert look_up(place) == shipped

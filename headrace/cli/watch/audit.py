@@ -95,13 +95,17 @@ def verify_command(
 
 
 @app.command("key")
-def key_command() -> None:
+def key_command(as_json: AsJson = False) -> None:
     """Print the public key that verifies this service's audit.
 
     Example: `headrace audit key > audit.pub`
     """
     with ControlClient.from_environment() as client:
-        answers().print(client.audit_checkpoint().key, soft_wrap=True)
+        told = client.audit_checkpoint().key
+    if as_json:
+        print_json({"key": told})
+    else:
+        answers().print(told, soft_wrap=True)
 
 
 def _newest(client: ControlClient, model: str | None, limit: int) -> list[dict[str, Any]]:

@@ -10,10 +10,10 @@ from cluster.errors import BadArtifact, BadInput, NoCapacity, NotFound, Unauthen
 from deployments.artifacts.fetch import localize
 from deployments.artifacts.oci_form import pack
 from deployments.artifacts.oci_place import look_up, pull
-from deployments.oci.descriptors import Descriptor
+from deployments.oci.descriptors import INDEX_TYPE, Descriptor
 from deployments.oci.image_files import add_image
 from deployments.oci.layers import LayerEntry, write_layer
-from deployments.oci.layout import Layout
+from deployments.oci.layout import DOCUMENT_MOST_BYTES, Layout
 from deployments.oci.references import reference_of
 from deployments.oci.registry import ImageRegistry
 from tests.support.models import mlp_artifact
@@ -92,6 +92,14 @@ def test_an_image_is_no_version(layout: Layout) -> None:
     with SmallRegistry().serving() as running:
         push(running, layout)
         with pytest.raises(BadArtifact, match="is no version of a model"):
+            look_up(f"oci://{running.host}/team/x:1")
+
+
+def test_a_manifest_without_end_is_refused() -> None:
+    kept = SmallRegistry()
+    with kept.serving() as running:
+        kept.manifests["/v2/team/x/manifests/1"] = INDEX_TYPE, b" " * (DOCUMENT_MOST_BYTES + 1)
+        with pytest.raises(BadArtifact, match="too large for a document"):
             look_up(f"oci://{running.host}/team/x:1")
 
 
