@@ -9,6 +9,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from cluster.drift.following import held_by_drift, run_commands
 from cluster.errors import Conflict, NotFound
 from cluster.fleet.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
 from cluster.fleet.failures import note_failed_stream, note_failures, tried
@@ -92,6 +93,8 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
         if route is not None:
             routes[model.name] = route
         models[model.name] = standing
+    state, commands = run_commands(state, snapshot.jobs, now_s, events)
+    actions += commands
     state, table = number_table(state, routes, models, published, snapshot.fence)
     for key in list(state.feeds):
         told = []
@@ -127,6 +130,7 @@ def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, ev
         again = rollout.candidate in state.models[name].retries
         job = (snapshot.jobs or {}).get(rollout.preflight_job)
         after = _next(rollout, _candidate(rollout, snapshot), job, judged, now_s, outage=outage, again=again)
+        after = _promoted_without_drift(state, rollout, after, now_s)
         if after == rollout:
             break
         events.append(transition(rollout, after, judged, now_s))
@@ -248,6 +252,21 @@ def _next(
     return _judge_step(rollout, app, judged, now_s, late=late and not outage)
 
 
+def _promoted_without_drift(state: State, rollout: Rollout, after: Rollout, now_s: float) -> Rollout:
+    """What is next, but for a promotion that was to be proven and that drift is in the way of: that is held, until the deadline
+    or that drift is over."""
+    step = rollout.current
+    if step is None or step.bake_s == 0:
+        return after
+    if after.state is RolloutState.PROMOTED:
+        why = held_by_drift(state, rollout)
+        return replace(rollout, held=True, reason=why) if why else after
+    early = now_s - rollout.step_started_s < rollout.plan.deadline_s
+    if after == rollout and rollout.held and early and not held_by_drift(state, rollout):
+        return replace(rollout, held=False, reason="")
+    return after
+
+
 def _beyond_hope(rollout: Rollout, app: AppState | None, now_s: float, *, again: bool) -> str:
     """Why what is seen of the candidate's replicas ends its rollout; empty where it does not."""
     missed = missing(rollout.misses, rollout.warmed_s)
@@ -336,5 +355,6 @@ def transition(before: Rollout, after: Rollout, judged: tuple[Judged, ...], now_
         detail["reason"] = after.reason
     if judged:
         detail["checks"] = [check.evidence for check in judged]
-    event = "held" if after.held and not before.held else after.state.value
+    held = after.held and (not before.held or before.reason != after.reason)
+    event = "held" if held else after.state.value
     return AuditEvent(now_s, after.model, after.id, event, by, detail)

@@ -24,7 +24,8 @@ from cluster.commands.models import DeleteModel, ModelView, ScaleModel
 from cluster.commands.rollouts import MoveRollout, RolloutView, StartRollout
 from cluster.commands.status import StatusView
 from cluster.commands.versions import RegisterVersion, Resolve, ResolvedVersion, VersionView
-from cluster.commands.watch import history, metrics
+from cluster.commands.watch import drift, history, metrics
+from cluster.commands.watch.drift import ClearDrift, DriftAsked, DriftCleared, DriftView
 from cluster.commands.watch.history import HistoryView
 from cluster.commands.watch.metrics import MetricsView
 from cluster.error_wire import from_wire
@@ -176,6 +177,14 @@ class ControlClient:
             raise self._unanswered("console", error) from error
         path = answer.json()["path"] if answer.is_success else "/console/"
         return f"{self.base_url}{path}"
+
+    def drift(self, model: str = "") -> DriftView:
+        """Whether the rows of a model, or of all, still look like their profiles."""
+        return self.call(drift.STATUS, DriftAsked(model=model))
+
+    def clear_drift(self, request: ClearDrift) -> DriftCleared:
+        """Clears alarms of drift."""
+        return self.call(drift.CLEAR, request)
 
     def metrics(self) -> MetricsView:
         """Every metric, summed over the cluster."""

@@ -194,6 +194,16 @@ class SubmitPreflight:
 
 
 @dataclass(frozen=True, slots=True)
+class RunCommand:
+    """Start what a model's document wants run at an alarm of drift: these words, which no shell expands. Idempotent, as above."""
+
+    job: str
+    model: str
+    version: int
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StopJob:
     """End a job that takes too long. Idempotent."""
 

@@ -18,6 +18,7 @@ from consumers.payload_replay.replay import replay
 from deployments.artifacts.fetch import localize
 from deployments.control.asking import PAUSE_S, Call, ask_patiently
 from deployments.engines.load import load_engine
+from deployments.observe.logs.set_up import log_to_stderr
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--asked", required=True, type=Preflight.model_validate_json)
     parser.add_argument("--ray", required=True)
     given = parser.parse_args(arguments)
+    log_to_stderr(model=given.model, version=given.version)
     # Not needed to read the arguments, and slow to import.
     import ray
 

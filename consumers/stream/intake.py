@@ -26,9 +26,16 @@ class ScorerPort(Protocol):
     """What a worker needs of a scorer; `deployments.scoring.scorer_thread.ScorerThread` is one. Safe to call from any thread."""
 
     def submit(
-        self, model: str, tensors: Mapping[str, Array], keys: Sequence[bytes | None] | None = None, *, donated: bool = False
+        self,
+        model: str,
+        tensors: Mapping[str, Array],
+        keys: Sequence[bytes | None] | None = None,
+        *,
+        donated: bool = False,
+        outliers: bool = False,
     ) -> Future[Scored]:
-        """Starts scoring n rows and returns at once. See `Scorer.score`, all of whose errors the future raises."""
+        """Starts scoring n rows and returns at once. See `Scorer.score`, all of whose errors the future raises, and
+        `Scored.outliers`."""
 
     def signature(self, model: str, version: int | None = None) -> Signature:
         """The signature of the stable version. Raises NotFound while no version is served."""
@@ -68,7 +75,8 @@ class Intake:
         keys = [key for s in batch.slices for key in split_keys(s)]
         if len(decoded.rows) != len(keys):
             keys = [keys[row] for row in decoded.rows]
-        submit = partial(self._scoring.submit, self._spec.model, decoded.tensors, keys, donated=True)
+        outliers = self._spec.output.outliers
+        submit = partial(self._scoring.submit, self._spec.model, decoded.tensors, keys, donated=True, outliers=outliers)
         batch.scored = scoring(batch.span, submit)
 
     def close(self) -> None:

@@ -31,6 +31,7 @@ from consumers.stream.spec import StreamSpec
 from consumers.stream.stream_meter import StreamMeter
 from consumers.stream.stuck import Stuck
 from consumers.stream.traced import RecordTracer
+from deployments.drift.drift_sample import DriftSample
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
 from deployments.observe.traces.tracer import Tracer
@@ -68,13 +69,14 @@ class Loop:
         meters: Meters | None = None,
         payloads: PayloadLog | None = None,
         tracer: Tracer | None = None,
+        drift: DriftSample | None = None,
     ) -> None:
         self.name, self.spec = name, spec
         self.counters = Counters()
         self._meter = StreamMeter(meters or Meters(), name, spec.model)
         if meters is not None:
             meters.before_each_report(self._tell)
-        self._payloads = payloads
+        self._payloads, self._drift = payloads, drift
         self.last_turn_s = time.monotonic()
         self._make_log = make_log
         self._form = answer_template(spec, extra_headers)
@@ -231,6 +233,9 @@ class Loop:
             for taken in (outcome.payloads for outcome in plan.outcomes):
                 if taken is not None and self._payloads is not None:
                     self._payloads.put(taken.settings, taken.events)
+            for drawn in (each for outcome in plan.outcomes for each in outcome.drawn):
+                if self._drift is not None:
+                    self._drift.put(drawn)
 
     def _tell(self, _: Meters) -> None:
         oldest_s = self._in_flight.oldest_s

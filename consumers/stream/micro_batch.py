@@ -11,6 +11,7 @@ from consumers.stream.codecs.codec import Decoded, Encoder
 from consumers.stream.log.port import Outgoing, Partition, Records
 from consumers.stream.payloads.taken import TakenPayloads
 from consumers.stream.traced import batch_span
+from deployments.drift.version_counting import DrawnRows
 from deployments.observe.traces.span import Span
 from deployments.scoring.port import Scored
 
@@ -21,7 +22,7 @@ class SliceOutcome:
 
     `first` is the offset of the first record, and `first_ms` its time (Unix, ms). `versions` tells how many rows each version
     answered, `dead` how many became dead letters by an error of each kind. `payloads` go to the payload log once it is
-    committed, and `spans` to where traces go.
+    committed, `spans` to where traces go, and `drawn` to what is counted of rows.
     """
 
     partition: Partition
@@ -37,6 +38,7 @@ class SliceOutcome:
     dead: Mapping[str, int] = field(default_factory=dict)
     payloads: TakenPayloads | None = None
     spans: Sequence[Span] = ()
+    drawn: Sequence[DrawnRows] = ()
 
 
 @dataclass

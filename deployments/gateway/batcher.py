@@ -316,7 +316,7 @@ class _Lane:
         try:
             self._count(batch, begin_s, answers)
         except Exception:  # noqa: BLE001 - logged: all have their answers, and nobody is left to be told
-            _log.exception("answers of %s were not counted", self.key.model)
+            _log.exception("answers of %s were not counted", self.key.model, extra={"model": self.key.model})
         self._wake()
 
     async def _answers(self, batch: Sequence[_Ask]) -> list[Scored]:

@@ -30,15 +30,16 @@ from deployments.gateway.door.settings import RUN_VARIABLE, DoorSettings, DoorTl
 from deployments.gateway.http.callers import Callers
 from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer, ServerLimits
+from deployments.observe.logs.set_up import log_with_serve
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
 from deployments.observe.payloads.sink import OpenTopic
-from deployments.observe.traces.settings import TraceSettings, tracer_of
+from deployments.observe.traces.opening import tracer_of
+from deployments.observe.traces.settings import TraceSettings
 from deployments.observe.traces.tracer import Tracer
 from deployments.scoring.scorer import RoutedScorer
 from deployments.serving.collector import spare_collections
 from deployments.serving.serve_controller import GATEWAY_APP
-from deployments.serving.serve_log import log_with_serve
 from deployments.transport.remote import RemoteTransport
 
 _log = logging.getLogger(__name__)

@@ -134,7 +134,8 @@ class CallScorer:
                 sent = shares(call.senders, rows)
                 self._tally.not_answered(route, target.version, len(rows), error, seconds, hurried=call.hurried, sent=sent)
                 raise
-            _logger.exception("%s", target.app)  # ours or the version's, its users need not suffer from it
+            # Ours or the version's, its users need not suffer from it.
+            _logger.exception("%s", target.app, extra={"model": route.model, "version": target.version})
             answer = all_failed(target.signature, len(rows), EngineFailure(repr(error)))
             timed_s: float | None = seconds
             self._tally.metered(route, target.version, len(rows), answer, seconds)

@@ -8,26 +8,39 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from ray import serve
+from ray.serve.exceptions import RayServeException
 
 from cluster.errors import NoCapacity
+from cluster.versions import VersionId
 from deployments.artifacts.fetch import localize
 from deployments.artifacts.samples import read_samples
 from deployments.engines.datatypes import Array
 from deployments.engines.isolate import score_isolating
 from deployments.engines.load import load_engine
 from deployments.engines.port import DeviceLost
+from deployments.observe.logs.set_up import log_with_serve
 from deployments.scoring.rows import Answer, take
 from deployments.serving.collector import keep_from_collections
 from deployments.serving.loaded import tell_loaded
 from deployments.serving.memory_limit import end_above
-from deployments.serving.serve_log import log_with_serve
 from deployments.transport.lines.frames import ReplicaTimes, Reply, TimedReply
 from deployments.transport.lines.serve_book import ReplicaBook, line_name, own_node
 from deployments.transport.lines.server import LineServer
 
 _log = logging.getLogger(__name__)
+
+
+def _about() -> dict[str, Any]:
+    """What all lines of this process's log are about."""
+    try:
+        context = serve.get_replica_context()
+    except RayServeException:  # nobody runs it but a test
+        return {}
+    version = VersionId.of_app(context.app_name)
+    return {"model": version.model, "version": version.number} if version is not None else {}
 
 
 class Replica:
@@ -45,7 +58,7 @@ class Replica:
         """Blocks until the engine is warm. `stuck_after_s` is how long calls may wait with none finished before the replica
         calls itself ill; above `memory_bytes` its process ends. Raises BadArtifact, Unreachable or NoCapacity, which Serve shows
         as the app's message."""
-        log_with_serve()
+        log_with_serve(**_about())
         began_s = time.monotonic()
         if memory_bytes is not None:
             end_above(memory_bytes)

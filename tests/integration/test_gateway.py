@@ -216,6 +216,57 @@ def test_payloads_are_kept_and_replayed_to_a_version_that_does_not_serve(
     assert main(["payloads", "replay", str(kept), "--model", model.name, "--version", "3"]) != 0
 
 
+def test_rows_unlike_the_profiles_are_told_to_who_asks_and_raise_an_alarm_that_names_them(
+    service: tuple[Service, GatewaySettings], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = replace(service[0], name="online-drift")
+    model.apply({"transport": "embedded", "resources": {"cpus": 0.1}, "scaling": {"min": 1, "max": 1}}, {})
+    model.register(mlp_artifact(tmp_path / "artifacts", model.name, profiled=2000))
+    assert model.ended(1).state == "promoted"
+    until(lambda: httpx.get(f"{model.url}/v2/models/{model.name}/ready", timeout=60).status_code == 200, 60)
+    monkeypatch.setenv("HEADRACE_URL", model.url)
+    x = rows(256, seed=11)
+
+    def status() -> dict[str, Any]:
+        capsys.readouterr()
+        assert main(["drift", "status", model.name, "--json"]) == 0
+        (one,) = json.loads(capsys.readouterr().out)["models"]
+        return dict(one)
+
+    with (
+        triton_http.InferenceServerClient(model.url.removeprefix("http://")) as client,
+        triton_grpc.InferenceServerClient(f"127.0.0.1:{service[1].grpc_port}") as by_grpc,
+    ):
+
+        def send(sent: np.ndarray, **parameters: bool) -> Any:
+            tensor = triton_http.InferInput(INPUT, list(sent.shape), "FP32").set_data_from_numpy(sent)
+            return client.infer(model.name, [tensor], parameters=parameters)
+
+        told = send(x, outliers=True).as_numpy("outlier")
+        assert (told.shape, told.dtype) == ((256,), np.float64)
+        assert (told <= 0.01).mean() < 0.1
+        x[::2, 3] += 0.5  # beyond the edge of what the profile has seen
+        torn = x.copy()
+        torn[:, :40] += 0.5
+        tensor = triton_grpc.InferInput(INPUT, list(torn.shape), "FP32")
+        tensor.set_data_from_numpy(torn)
+        assert (by_grpc.infer(model.name, [tensor], parameters={"outliers": True}).as_numpy("outlier") <= 0.01).all()
+        assert send(x).as_numpy("outlier") is None
+        found: dict[str, Any] = {}
+
+        def look() -> bool:
+            send(x)
+            found.update(status())
+            return bool(found["alarmed"])
+
+        until(look, 120)
+    assert {alarm["size"]["feature"] for alarm in found["alarms"]} >= {f"{INPUT}[3]"}
+    assert found["versions"][0]["features"] == 795
+    assert found["versions"][0]["profile_rows"] == 2000
+    assert main(["drift", "status", model.name]) == 0
+    assert f"{INPUT}[3]" in capsys.readouterr().out
+
+
 def test_curl(running: Running) -> None:
     tensor = {"name": INPUT, "shape": list(running.x.shape), "datatype": "FP32", "data": running.x.tolist()}
     body = json.dumps({"inputs": [tensor]})

@@ -16,7 +16,8 @@ from consumers.stream.loop import Loop
 from consumers.stream.spec import StreamSpec
 from deployments.engines.datatypes import Array
 from deployments.observe.meters import Meters
-from deployments.observe.traces.settings import TraceSettings, open_tracer
+from deployments.observe.traces.opening import open_tracer
+from deployments.observe.traces.settings import TraceSettings
 from deployments.scoring.rows import Answer
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread

@@ -18,9 +18,11 @@ from cluster.errors import HeadraceError
 from consumers.batch.batch_meter import BatchMeter
 from consumers.batch.run import NothingNew, RunProgress, Watcher, Workforce, begin
 from consumers.batch.spec import BatchSpec, ScoringPlace
+from consumers.batch.traced import traced
 from consumers.batch.write.publish import RunManifest
 from consumers.batch.write.records import Pinned
 from deployments.control.asking import PAUSE_S, Call, ask_patiently
+from deployments.observe.logs.set_up import log_to_stderr
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--as-of", required=True, type=date.fromisoformat)
     parser.add_argument("--ray", required=True)
     given = parser.parse_args(arguments)
+    log_to_stderr(batch=given.batch)
     # Not needed to read the arguments, and slow to import.
     import ray
 
@@ -44,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ActorControlPlane(), given.batch, pinned.model, pinned.version, remote=spec.scoring is ScoringPlace.REMOTE
         )
         watch = meter.watching(_log)
-        manifest = run_fire(given.batch, spec, pinned, ray_workforce(), as_of=given.as_of, fire=given.fire, watch=watch)
+        with traced(ray_workforce(), meters=meter.meters) as workforce:
+            manifest = run_fire(given.batch, spec, pinned, workforce, as_of=given.as_of, fire=given.fire, watch=watch)
     except HeadraceError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the job's log, of which the schedule's history shows the last line
         return 1

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.errors import Unreachable
-from cluster.schedule.fires import JobSeen, JobState, SubmitJob, SubmitPreflight
+from cluster.schedule.fires import JobSeen, JobState, RunCommand, SubmitJob, SubmitPreflight
 from consumers.batch.ray_inside import OwnJobClient
 
 # Of objects in memory, in what requests raises: the same trouble reads the same each time.
@@ -38,22 +38,41 @@ class RayJobs:
         self._program, self._preflight_program = program, preflight_program
         self._client: OwnJobClient | None = None
 
-    def submit(self, wanted: SubmitJob | SubmitPreflight) -> None:
+    def submit(self, wanted: SubmitJob | SubmitPreflight | RunCommand) -> None:
         """See `Jobs.submit`."""
-        # Told, since Ray would have the job join whichever Ray of its machine it finds first.
-        own = ray.get_runtime_context().gcs_address
-        program = [sys.executable, "-m", *self._arguments(wanted), "--ray", own]
+        program, environment = self._program_of(wanted), {}
+        if isinstance(wanted, RunCommand):
+            environment = {"HEADRACE_DRIFT_MODEL": wanted.model, "HEADRACE_DRIFT_VERSION": str(wanted.version)}
         try:
-            self._connected().submit_job(entrypoint=shlex.join(program), submission_id=wanted.job, entrypoint_num_cpus=0)
+            self._connected().submit_job(
+                entrypoint=shlex.join(program),
+                submission_id=wanted.job,
+                entrypoint_num_cpus=0,
+                runtime_env={"env_vars": environment} if environment else None,
+            )
         except (OSError, RuntimeError) as error:
             if "already exists" not in str(error):
                 raise self._away(error) from error
 
-    def _arguments(self, wanted: SubmitJob | SubmitPreflight) -> list[str]:
-        if isinstance(wanted, SubmitJob):
-            return [self._program, wanted.batch, "--fire", wanted.fire, "--as-of", wanted.as_of]
-        which = ["--version", str(wanted.version), "--rollout", str(wanted.rollout)]
-        return [self._preflight_program, wanted.model, *which, "--asked", wanted.asked]
+    def _program_of(self, wanted: SubmitJob | SubmitPreflight | RunCommand) -> Sequence[str]:
+        match wanted:
+            case RunCommand():
+                return wanted.command
+            case SubmitJob():
+                module, which = self._program, [wanted.batch, "--fire", wanted.fire, "--as-of", wanted.as_of]
+            case SubmitPreflight():
+                which = [
+                    wanted.model,
+                    "--version",
+                    str(wanted.version),
+                    "--rollout",
+                    str(wanted.rollout),
+                    "--asked",
+                    wanted.asked,
+                ]
+                module = self._preflight_program
+        # Told, since Ray would have the job join whichever Ray of its machine it finds first.
+        return [sys.executable, "-m", module, *which, "--ray", ray.get_runtime_context().gcs_address]
 
     def state(self, jobs: Collection[str]) -> Mapping[str, JobSeen]:
         """See `Jobs.state`."""

@@ -17,9 +17,10 @@ from consumers.batch.read.filters import filter_columns, filter_of
 from consumers.batch.read.gathered import Gathered, RowSpan, gathered, rows_of_batch
 from consumers.batch.read.reader import Reader, Unreadable
 from consumers.batch.read.tensors import to_tensors
-from consumers.batch.score.answers import output_columns, to_columns
+from consumers.batch.score.answers import outliers_of, output_columns, to_columns
 from consumers.batch.score.rowscorer import GivenUp, RowScorer
 from consumers.batch.score.unit_payloads import UnitPayloads
+from consumers.batch.score.watched_rows import WatchedRows
 from consumers.batch.spec import OnDamage
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.output import OutputWriter
@@ -62,17 +63,20 @@ class UnitRunner:
         record: RunRecord,
         filesystem: pafs.FileSystem,
         scorer: RowScorer,
+        *,
         payloads: UnitPayloads | None = None,
+        watched: WatchedRows | None = None,
     ) -> None:
-        """`payloads` takes a sample of the rows; without it none is taken."""
+        """`payloads` takes a sample of the rows, `watched` is told of them; None: nobody is."""
+        self._payloads, self._watched = payloads, watched
         self._ledger = ledger
-        self._payloads = payloads
         self._record = record
         self._scorer = scorer
         spec = record.spec
         self._schema = record.schema
         self._bindings = bind(self._schema, record.pinned.signature, spec.input, where=spec.input.paths[0])
         self._columns = output_columns(spec.output, record.pinned.signature)
+        self._outliers = outliers_of(self._columns, record.pinned)
         self._needed = list(used_columns(record.pinned.signature, spec.input))
         self._batch_rows = rows_of_batch(self._schema, self._needed)
         self._reader = Reader(
@@ -96,6 +100,8 @@ class UnitRunner:
         damaged = {one.path: one for one in unit.damaged}
         while True:
             found = _Found()
+            if self._watched is not None:
+                self._watched.begin()
             try:
                 files = self._write(unit, damaged, found, limit)
                 quarantine = write_quarantine(self._ledger, unit.id, self._reader, found.bad)
@@ -115,6 +121,8 @@ class UnitRunner:
             self._ledger.write(receipt)
         if self._payloads is not None:
             self._payloads.done(found.payloads)
+        if self._watched is not None:
+            self._watched.done()
         return receipt
 
     def _write(self, unit: Unit, damaged: Collection[str], found: _Found, limit: int) -> tuple[OutputFile, ...]:
@@ -136,6 +144,7 @@ class UnitRunner:
         bad = rows.bad
         good = rows.good
         count = batch.num_rows if good is None else len(good)
+        unlike: Array | None = None
         if count:
             places = np.arange(count) if good is None else good
             try:
@@ -148,12 +157,16 @@ class UnitRunner:
                 answered = np.delete(np.arange(count), list(rejected))
                 numbers = found.rows + places[answered]
                 found.payloads += self._payloads.of(unit.id, numbers, answered, rows.tensors, outputs)
+            if self._watched is not None:
+                self._watched.scored(rows.tensors, outputs, count, rejected)
+            if self._outliers is not None:
+                unlike = np.delete(self._outliers.p_values_of(rows.tensors), list(rejected))
             if rejected:
                 bad |= {int(places[at]): reason for at, reason in rejected.items()}
                 good = np.delete(places, list(rejected))
                 count = len(good)
         if count:
-            writer.write(self._table(batch if good is None else batch.take(pa.array(good)), outputs))
+            writer.write(self._table(batch if good is None else batch.take(pa.array(good)), outputs, unlike))
         if bad:
             found.blame(stretches, bad)
         found.rows += batch.num_rows
@@ -166,8 +179,8 @@ class UnitRunner:
             remedy="the rows and reasons are there; mend the input, or begin again with another --version, and --fresh",
         )
 
-    def _table(self, batch: pa.RecordBatch, outputs: Mapping[str, Array]) -> pa.Table:
+    def _table(self, batch: pa.RecordBatch, outputs: Mapping[str, Array], unlike: Array | None) -> pa.Table:
         pinned = self._record.pinned
         arrays = {name: batch.column(name) for name in self._record.spec.input.passthrough}
-        arrays |= to_columns(self._columns, outputs, batch.num_rows, model=pinned.model, version=pinned.version)
+        arrays |= to_columns(self._columns, outputs, batch.num_rows, model=pinned.model, version=pinned.version, outliers=unlike)
         return pa.table(arrays)

@@ -22,6 +22,7 @@ MODEL_HEADER = "headrace.model"
 VERSION_HEADER = "headrace.version"
 PREDICTION_HEADER = "headrace.prediction_id"
 LABEL_KEY_HEADER = "headrace.label_key"
+OUTLIER_HEADER = "headrace.outlier_p"
 CONNECT = "__connect.errors."
 MESSAGE_MAX_BYTES = 4096
 STACK_MAX_BYTES = 16_384
@@ -120,8 +121,10 @@ def output_records(
     form: AnswerTemplate,
     partitions: int,
     label_keys: Sequence[str] | None = None,
+    outliers: Sequence[float] | None = None,
 ) -> Outgoing:
-    """The answers to the rows of `records` that were scored; `bodies`, `versions` and `label_keys` are as long as `rows`.
+    """The answers to the rows of `records` that were scored; `bodies`, `versions`, `label_keys` and
+    `outliers` (p-values) are as long as `rows`.
 
     Key, headers and timestamp travel on; ours come last, so a reader that keeps the last of a name sees ours. Where a record is
     traced, its answer's trace context is ours alone.
@@ -138,6 +141,8 @@ def output_records(
     if label_keys is not None:
         named = zip(headers, label_keys, prediction_ids(chosen.origin), strict=True)
         headers = [[*each, (LABEL_KEY_HEADER, f"{key}/".encode() + own)] if key else each for each, key, own in named]
+    if outliers is not None:
+        headers = [[*each, (OUTLIER_HEADER, b"%.6f" % p)] for each, p in zip(headers, outliers, strict=True)]
     if form.unwrapped:
         headers = [about_event(each) for each in headers]
     if envelope is not None:

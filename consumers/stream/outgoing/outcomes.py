@@ -23,6 +23,7 @@ from consumers.stream.outgoing.answers import (
 from consumers.stream.payloads.taken import PayloadTaker, TakenPayloads
 from consumers.stream.refusals import Place, Refused
 from consumers.stream.spec import OnEmpty, StreamSpec
+from deployments.drift.drift_sample import of_rows
 from deployments.observe.traces.span import Span
 from deployments.scoring.port import Scored
 
@@ -76,14 +77,16 @@ class Outcomes:
                 _tell(records.spans, scored, positions[first:last] - begin, first, here)
             taken = np.arange(first, last)
             payloads = _payloads(taker, records, taken, positions[taken] - begin, here) if taker is not None else None
+            left = taken[np.isin(positions[taken] - begin, list(here))] if here else taken[:0]
+            drawn = of_rows(scored.drawn, first, last, left) if scored.drawn else ()
             rows_out = sum(map(len, out))
             whole = (*out, *dead_letters)
-            first, upto, rows_dead = records.offsets[0], records.offsets[-1] + 1, sum(map(len, dead_letters))
+            offset, upto, rows_dead = records.offsets[0], records.offsets[-1] + 1, sum(map(len, dead_letters))
             made.append(
                 SliceOutcome(
                     records.partition,
                     records.epoch,
-                    first,
+                    offset,
                     upto,
                     whole,
                     len(records),
@@ -94,6 +97,7 @@ class Outcomes:
                     Counter(why.error.kind for why in here.values()),
                     payloads,
                     tuple(records.spans.values()),
+                    drawn,
                 )
             )
             begin = end
@@ -113,7 +117,8 @@ class Outcomes:
         if not len(chosen):
             return []
         out = self._outputs(records, chosen, rows, bodies, scored)
-        alike = self.form.envelope is None and scored.label_keys is None and not (records.spans or any(records.headers))
+        ours = scored.label_keys is None and scored.outliers is None
+        alike = self.form.envelope is None and ours and not (records.spans or any(records.headers))
         if refused := unfit(out, self.limits_of(self.spec.output.topic), now_ms, alike=alike):
             dead |= {int(rows[j]): why for j, why in refused.items()}
             out = self._outputs(records, np.delete(chosen, list(refused)), np.delete(rows, list(refused)), bodies, scored)
@@ -122,8 +127,18 @@ class Outcomes:
     def _outputs(self, records: Records, chosen: Rows, rows: Rows, bodies: list[bytes], scored: Scored) -> Outgoing:
         answers, label_keys = [bodies[j] for j in chosen.tolist()], scored.label_keys
         keys = [label_keys[j] for j in chosen.tolist()] if label_keys is not None else None
+        unlike = scored.outliers[chosen].tolist() if scored.outliers is not None else None
         versions, partitions = scored.versions[chosen], self.partitions[self.spec.output.topic]
-        return output_records(records, rows.tolist(), answers, versions, form=self.form, partitions=partitions, label_keys=keys)
+        return output_records(
+            records,
+            rows.tolist(),
+            answers,
+            versions,
+            form=self.form,
+            partitions=partitions,
+            label_keys=keys,
+            outliers=unlike,
+        )
 
     def _tombstones(
         self, records: Records, rows: Sequence[int], dead: dict[int, DeadLetterReason], now_ms: int

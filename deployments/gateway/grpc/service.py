@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import grpc
@@ -123,17 +123,22 @@ class InferenceService:
     ) -> bytes:
         """Answers a ModelInferRequest of that caller, sent with this routing key and trace context, within so much time. Raises
         HeadraceError."""
-        tracer = self._dataplane.tracer
-        span = self._span(traceparent)
+        return await self._traced(traceparent, self._infer(data, key, timeout_s, caller))
+
+    async def _traced(self, traceparent: bytes, work: Coroutine[Any, Any, bytes]) -> bytes:
+        """Does the work, and sends its trace where it is traced."""
+        tracer, span = self._dataplane.tracer, self._span(traceparent)
         if tracer is None or span is None:
-            return await self._infer(data, key, timeout_s, caller)
+            return await work
         try:
             with span:
-                span.attributes["rpc.response.status_code"] = "OK"
-                return await self._infer(data, key, timeout_s, caller)
+                told = await work
         except HeadraceError as error:
             span.attributes["rpc.response.status_code"] = code_of(error).name
             raise
+        else:
+            span.attributes["rpc.response.status_code"] = grpc.StatusCode.OK.name
+            return told
         finally:
             tracer.finish(span)
 
@@ -226,7 +231,8 @@ class InferenceService:
             with _taken(self._admission, len(data)):
                 parsed = await self.large.run(parse_infer, data) if len(data) > LARGE_BYTES else parse_infer(data)
                 answer.infer_response.id = parsed[0].id
-                return stream_response(await self._scored(parsed, *_key_and_time(context), self._caller(context)))
+                work = self._scored(parsed, *_key_and_time(context), self._caller(context))
+                return stream_response(await self._traced(_traceparent(context), work))
         except HeadraceError as error:
             answer.error_message = text_of(error)
         except Exception:

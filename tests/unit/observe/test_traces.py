@@ -21,10 +21,15 @@ from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer
 from deployments.observe.meters import Meters
 from deployments.observe.traces import settings as trace_settings_module
-from deployments.observe.traces.settings import TraceSettings, check_can_trace, open_tracer, trace_settings
+from deployments.observe.traces.opening import open_tracer
+from deployments.observe.traces.settings import TraceSettings, check_can_trace, trace_settings
 from deployments.observe.traces.span import Span, SpanKind, current_span, during
 from deployments.observe.traces.traceparent import TraceContext, parsed, written
 from deployments.observe.traces.tracer import Tracer
+from headrace.local.home import read_settings
+from headrace.local.options import UpOptions
+from headrace.local.run_state import load_run
+from headrace.local.up import bring_up
 from tests.support.gateway_fakes import PATIENT, FakeControl, FakeScorer, table
 from tests.support.listening import slot_in
 from tests.support.trace_receiver import TraceReceiver, receiving
@@ -146,11 +151,17 @@ def test_settings_come_from_the_environment_and_are_checked() -> None:
     assert "secret" not in str(refused.value)
 
 
-def test_where_opentelemetry_is_missing_the_command_that_brings_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_opentelemetry_is_missing_the_command_that_brings_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     check_can_trace()
     monkeypatch.setattr(trace_settings_module, "_NEEDED", ("opentelemetry.exporter.otlp.none_such.http",))
     with pytest.raises(BadInput, match=r"pip install 'headrace\[traces\]'"):
         check_can_trace()
+    settings = read_settings({"HEADRACE_HOME": str(tmp_path / "home")})
+    with pytest.raises(BadInput, match=r"pip install 'headrace\[traces\]'"):
+        bring_up(UpOptions(traces="http://127.0.0.1:4318"), settings, lambda *_: None)
+    assert load_run(settings.home) is None  # nothing was started
     assert open_tracer(TraceSettings("http://127.0.0.1:1"), Meters(), "it") is None  # and a process scores all the same
 
 
