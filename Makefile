@@ -62,7 +62,8 @@ $(VENV)-explainers/.installed: bench/explain-requirements.txt | $(STAMP)
 	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python -c constraints.txt -e '.[dev]' -r $<
 	@touch $@
 
-# What tests need from Debian's packages, as root: to watch, to read and run images, to open the console. Debian would start services on their
+# What tests need from Debian's packages, as root: to watch, to read and run images, to open the
+# console. Debian would start services on their
 # usual ports: told not to, for the time.
 TOOLS := prometheus prometheus-alertmanager umoci crun skopeo podman docker-registry mmdebstrap chromium
 POLICY := /usr/sbin/policy-rc.d

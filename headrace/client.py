@@ -171,14 +171,6 @@ class ControlClient:
         """Everything at a glance."""
         return self.call(status.STATUS, Nothing())
 
-    def drift(self, model: str = "") -> DriftView:
-        """Whether the rows of a model, or of all, still look like their profiles."""
-        return self.call(drift.STATUS, DriftAsked(model=model))
-
-    def clear_drift(self, request: ClearDrift) -> DriftCleared:
-        """Clears alarms of drift."""
-        return self.call(drift.CLEAR, request)
-
     def console_link(self) -> str:
         """The console's address; where this client has a key, with a code that logs in whoever opens it first, within ten
         minutes, as who has that key."""
@@ -188,6 +180,14 @@ class ControlClient:
             raise self._unanswered("console", error) from error
         path = answer.json()["path"] if answer.is_success else "/console/"
         return f"{self.base_url}{path}"
+
+    def drift(self, model: str = "") -> DriftView:
+        """Whether the rows of a model, or of all, still look like their profiles."""
+        return self.call(drift.STATUS, DriftAsked(model=model))
+
+    def clear_drift(self, request: ClearDrift) -> DriftCleared:
+        """Clears alarms of drift."""
+        return self.call(drift.CLEAR, request)
 
     def metrics(self) -> MetricsView:
         """Every metric, summed over the cluster."""

@@ -14,6 +14,7 @@ from cluster.commands.rollouts import CheckView, rollout_view
 from cluster.commands.versions import version_role
 from cluster.commands.watch.glances import AppGlance, FeedGlance, Glance, ModelGlance, RolloutGlance, StepGlance
 from cluster.commands.watch.wrong import wrong_with_feed, wrong_with_model
+from cluster.drift.alarms import DriftAlarm
 from cluster.errors import in_words
 from cluster.fleet.serving import ScalingMode
 from cluster.ports import AppState, AppStatus, FeedKind
@@ -33,8 +34,11 @@ def _glance(at: Context, _: Nothing) -> CommandResult:
         version = VersionId.of_app(app.name)
         if version is not None:
             apps[version.model].append(app)
+    alarms: defaultdict[str, list[DriftAlarm]] = defaultdict(list)
+    for alarm in at.state.alarms.values():
+        alarms[alarm.version.model].append(alarm)
     models = [
-        model_glance(at, model, apps[name], figures.get((HistorySubject.MODEL, name), {}))
+        model_glance(at, model, apps[name], alarms[name], figures.get((HistorySubject.MODEL, name), {}))
         for name, model in sorted(at.state.models.items())
         if at.caller.may(Role.VIEW, name)
     ]
@@ -62,7 +66,9 @@ def _figures(at: Context) -> _Figures:
     return found
 
 
-def model_glance(at: Context, model: Model, apps: Sequence[AppState], figures: dict[str, float]) -> ModelGlance:
+def model_glance(
+    at: Context, model: Model, apps: Sequence[AppState], alarms: Sequence[DriftAlarm], figures: dict[str, float]
+) -> ModelGlance:
     """One model; with as much as its name where a mistake of ours is in the way of the rest."""
     fault, rollout, seen = at.faults.get(model.name, ""), None, tuple[AppGlance, ...]()
     removing = ""
@@ -84,9 +90,10 @@ def model_glance(at: Context, model: Model, apps: Sequence[AppState], figures: d
         rollout=rollout,
         figures=figures,
         removing=removing,
+        alarmed=len(alarms),
         by_hand=serving is not None and serving.scaling.mode is ScalingMode.MANUAL,
     )
-    return glance.model_copy(update={"wrong": wrong_with_model(glance, fault, at.now_s)})
+    return glance.model_copy(update={"wrong": wrong_with_model(glance, fault, alarms, at.now_s)})
 
 
 def _apps(state: State, model: Model, apps: Sequence[AppState]) -> list[AppGlance]:

@@ -67,7 +67,7 @@ class RolloutGlance(Message):
 
 class ModelGlance(Message):
     """One model. `figures` are the last ten seconds: requests_s, failed_requests_s, rows_s, row_errors_s, p99_s. `newest` is the
-    number of its newest version, of `versions`."""
+    number of its newest version, of `versions`; `alarmed` how many alarms of drift stand."""
 
     name: str
     project: str
@@ -79,6 +79,7 @@ class ModelGlance(Message):
     figures: dict[str, float]
     removing: str = ""
     by_hand: bool = False
+    alarmed: int = 0
     wrong: tuple[WrongView, ...] = ()
 
 

@@ -48,9 +48,9 @@ def _checkpoint(at: Context, _: Nothing) -> CommandResult:
 
 
 RECORDS = CommandEntry(
-    "audit.records", RecordsAsked, AuditRecords, _records, "The audit of everything, as it was stored", admins, looks=True
+    "audit.list", RecordsAsked, AuditRecords, _records, "The audit of everything, as it was stored", admins, looks=True
 )
 CHECKPOINT = CommandEntry(
-    "audit.checkpoint", Nothing, AuditCheckpoint, _checkpoint, "How long the audit is, and its root, signed", admins, looks=True
+    "checkpoint.show", Nothing, AuditCheckpoint, _checkpoint, "How long the audit is, and its root, signed", admins, looks=True
 )
 COMMANDS = (RECORDS, CHECKPOINT)

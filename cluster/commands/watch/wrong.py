@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cluster.commands.watch.glances import AppGlance, FeedGlance, ModelGlance, RolloutGlance, Severity, WrongView
+from cluster.drift.alarms import DriftAlarm
 from cluster.ports import AppStatus
 from cluster.rollout.record import RolloutState
 from cluster.schedule.fires import FireState
@@ -15,9 +16,9 @@ LATE_S = 60.0
 TOLD_FOR_S = 86_400.0  # so long a rollout that was taken back is told of
 
 
-def wrong_with_model(model: ModelGlance, fault: str, now_s: float) -> tuple[WrongView, ...]:
-    """`fault` is a mistake of ours that stops it; "" where there is none."""
-    return tuple(_of_model(model, fault, now_s))
+def wrong_with_model(model: ModelGlance, fault: str, alarms: Sequence[DriftAlarm], now_s: float) -> tuple[WrongView, ...]:
+    """`fault` is a mistake of ours that stops it; "" where there is none. `alarms` are all of the model's that stand."""
+    return (*_of_model(model, fault, now_s), *_of_alarms(model.name, alarms))
 
 
 def wrong_with_feed(feed: FeedGlance, fault: str) -> tuple[WrongView, ...]:
@@ -45,6 +46,21 @@ def _of_model(model: ModelGlance, fault: str, now_s: float) -> Iterator[WrongVie
         yield _broken(f"{100 * failed / asked:.2g} % of requests fail", f"`headrace logs --model {model.name}` says why")
     if rollout is not None:
         yield from _of_rollout(model.name, rollout, now_s)
+
+
+def _of_alarms(model: str, alarms: Sequence[DriftAlarm]) -> Iterator[WrongView]:
+    """The largest, and how many there are beside it."""
+    if not alarms:
+        return
+    worst = max(alarms, key=lambda alarm: alarm.js)
+    side = "output" if worst.answer else "input"
+    more = f"; and {len(alarms) - 1} more" if len(alarms) > 1 else ""
+    yield WrongView(
+        severity=Severity.WAITING,
+        words=f"rows of version {worst.version.number} have changed: {side} {worst.feature}: {worst.words}{more}",
+        remedy=f"`headrace drift status {model}` shows how far; once you know why, `headrace drift clear {model}`",
+        since_s=min(alarm.since_s for alarm in alarms),
+    )
 
 
 def _of_app(model: str, app: AppGlance) -> Iterator[WrongView]:

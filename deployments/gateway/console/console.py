@@ -38,6 +38,8 @@ BEHIND_BUTTONS = frozenset(
         "feed.show",
         "feed.pause",
         "feed.resume",
+        "drift.status",
+        "drift.clear",
         HISTORY.name,
     }
 )

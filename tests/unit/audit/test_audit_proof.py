@@ -33,10 +33,10 @@ class Source:
         return self.audit_checkpoint().size
 
     def audit_records(self, first: int) -> AuditRecords:
-        return AuditRecords.model_validate(self.brain.call("audit.records", first=first, limit=7))
+        return AuditRecords.model_validate(self.brain.call("audit.list", first=first, limit=7))
 
     def audit_checkpoint(self) -> AuditCheckpoint:
-        return AuditCheckpoint.model_validate(self.brain.call("audit.checkpoint"))
+        return AuditCheckpoint.model_validate(self.brain.call("checkpoint.show"))
 
 
 @pytest.fixture(scope="module")

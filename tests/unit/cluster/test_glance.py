@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from cluster.access.callers import Caller, Role, grant_of
+from cluster.commands.watch.glances import ModelGlance
+from cluster.commands.watch.wrong import wrong_with_model
+from cluster.drift.alarms import DriftAlarm
+from cluster.drift.counts import RateKind
 from cluster.errors import Conflict
+from cluster.versions import VersionId
 from tests.support.brain import SURE, Brain
 
 
@@ -64,6 +69,21 @@ def test_a_model_that_nothing_serves_is_told() -> None:
     assert _wrong(brain) == []  # its first rollout is under way
     brain.call("rollout.abort", model="digits", actor="ann")
     assert ("broken", "no version serves") in _wrong(brain)
+
+
+def test_alarms_of_drift_are_told_by_the_largest() -> None:
+    brain = Brain()
+    brain.serve_first()
+    glance = ModelGlance.model_validate(_model(brain))
+    kinds = iter(RateKind)
+    alarms = [
+        DriftAlarm(VersionId("digits", 1), name, False, next(kinds), f"{name} is off", 50.0 + js, 50.0, js=js)
+        for name, js in (("age", 0.1), ("income", 0.4))
+    ]
+    [one] = wrong_with_model(glance, "", alarms, 100.0)
+    assert one.words == "rows of version 1 have changed: input income: income is off; and 1 more"
+    assert (one.severity, one.since_s) == ("waiting", 50.1)
+    assert "`headrace drift clear digits`" in one.remedy
 
 
 def test_a_stream_that_fails_is_told_and_who_may_not_view_its_model_is_not() -> None:

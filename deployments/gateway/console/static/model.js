@@ -24,6 +24,7 @@ export function Model({ name }) {
       ${model.project && html`<dt>project</dt><dd><bdi>${model.project}</bdi></dd>`}</dl>
     ${rollout && html`<section aria-labelledby="rollout"><h2 id="rollout"><a href=${link("rollout", name)}>${rollout.ended_s === null ? "Rollout under way" : "Last rollout"}</a>${" "}<span class="dim">version ${rollout.stable ?? "–"} → ${rollout.candidate}</span> <${State} word=${rollout.state} /></h2><${Steps} glance=${model.rollout} small /></section>`}
     <${Past} name=${name} subject="model" figures=${[["requests_s", "requests/s", ""], ["p99_s", "p99", " s"], ["failed_requests_s", "failed requests/s", ""]]} />
+    ${model.alarmed > 0 && html`<${Drift} model=${model} />`}
     ${told.refused && html`<p class="refused">${told.refused.message}. <${Words} text=${told.refused.remedy} /></p>`}
     ${told.answer && html`<${Versions} model=${model} versions=${told.answer.versions} />
       <${Scale} model=${model} />
@@ -47,6 +48,19 @@ export function Past({ name, subject, figures }) {
     ([[figure, title, unit], line]) => html`<div class="check" key=${figure}><h3>${title}</h3>
       <${Lines} lines=${[{ name: title, t: line.t, v: line.values }]} unit=${unit} label=${`${title} of ${name} over time`} /></div>`,
   )}</div></section>`;
+}
+
+function Drift({ model }) {
+  const name = model.name;
+  const told = useAsked(() => command("drift.status", { model: name }), `${name} ${model.alarmed}`);
+  const alarms = told.answer?.models[0]?.alarms ?? [];
+  const columns = [["version", "num"], ["feature"], ["how it has changed"], ["PSI", "num"], ["since"]];
+  return html`<section aria-labelledby="drift"><h2 id="drift">Alarms of drift</h2>
+    <${Rows} list=${alarms} page=${20} columns=${columns} caption="Alarms of drift" empty="…" row=${(alarm) => html`<tr key=${`${alarm.version} ${alarm.size.side} ${alarm.size.feature}`}>
+      <td class="num">${alarm.version}</td><td><bdi>${alarm.size.feature}</bdi> <span class="dim">${alarm.size.side}</span></td><td><bdi>${alarm.words}</bdi></td>
+      <td class="num">${number(alarm.size.psi)}</td><td><${Ago} at=${alarm.since_s} /></td></tr>`} />
+    <div class="buttons"><${Action} role="operate" model=${name} label="Clear alarms" run=${() => command("drift.clear", { model: name })}
+      effect=${`Every alarm of it is cleared. What is off is watched for from now on, and raises another alarm.`} /></div></section>`;
 }
 
 function Versions({ model, versions }) {
