@@ -63,6 +63,8 @@ class DriftWatch:
                 _log.exception("the rows of %s were not looked at", version)
                 self._watched.pop(version, None)
         looks = {version: one.look(LOOKED_AT_MOST) for version, one in self._watched.items()}
+        for version in self._inbox.without_profile() & watched.keys() - looks.keys():
+            looks[version] = DriftLook(version, now_s, rows=0, features=0, profile_rows=0, sizes=())
         with self._lock:
             self._looks = looks
 

@@ -52,7 +52,10 @@ def _alarms(alarms: Sequence[DriftAlarmView], now_s: float) -> Table:
 
 def _version(version: DriftVersionView, now_s: float) -> list[RenderableType]:
     if version.since_s is None:
-        return [Text(f"version {version.version}: nothing was heard of its rows: none was scored, or it has no profile", "dim")]
+        return [Text(f"version {version.version}: nothing was heard of its rows yet", "dim")]
+    if not version.features:
+        why = "it has no profile, so its rows are not watched: build it with rows to evaluate on"
+        return [Text(f"version {version.version}: {why}")]
     few = ", which are few: only large changes are seen" if version.profile_rows < FEW_ROWS else ""
     about = (
         f"version {version.version}: {version.rows:,} rows looked at in {age(now_s - version.since_s)}, "

@@ -166,7 +166,7 @@ def test_a_place_that_is_away_is_asked_again(caplog: pytest.LogCaptureFixture) -
     found = book.load("digits", target)
     assert not found.counting.watched
     assert 0 < found.until_s - time.monotonic() < 120
-    assert book.known("digits", target) is found
+    assert book.known("digits", target) is None, "nobody is told that it has no profile"
     assert book.load("digits", target) is found
     assert asked == ["s3://far"]
     assert caplog.text.count("its profile is looked for again") == 1

@@ -14,6 +14,8 @@ from deployments.drift.version_counting import WHOLE_ROWS, VersionCounting
 from deployments.engines.datatypes import Array
 from deployments.profiles.form import Profile
 from deployments.profiles.making import make_profile
+from headrace.cli.main import main
+from tests.support.brain_client import ask_brain
 from tests.support.watched import TICK_S, Watched
 
 SIGNATURE = Signature(
@@ -49,13 +51,18 @@ class Scored:
         drawn = self.sample.drawn(counting, {"image": images}, {"p": self.answers(images)}, np.arange(len(images)))
         if drawn is not None:
             self.sample.put(drawn)
-        for report in self.sample.reports():
-            try:
-                watched.brain.controller.push(report)
-            except NotFound:
-                watched.brain.controller.push(self.sample.reference_of(report))
-            self.sample.delivered(report)
-        watched.brain.tick(each_s=TICK_S)
+        tell(self.sample, watched)
+
+
+def tell(sample: DriftSample, watched: Watched) -> None:
+    """As DriftPush does; and a tick of the controller."""
+    for report in sample.reports():
+        try:
+            watched.brain.controller.push(report)
+        except NotFound:
+            watched.brain.controller.push(sample.reference_of(report))
+        sample.delivered(report)
+    watched.brain.tick(each_s=TICK_S)
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +91,24 @@ def test_rows_like_the_profiles_raise_no_alarm_and_others_are_named(scored: Scor
         scored.scores(counting, 1 - rest[random.integers(0, len(rest), 250)], watched)
     assert WHOLE_ROWS in watched.alarmed()
     assert any(name.startswith("image[") for name in watched.alarmed())
+
+
+def test_a_version_without_a_profile_is_said_to_have_none_unless_another_process_has_read_one(
+    scored: Scored, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watched, bare, image = Watched(), VersionCounting("digits", 1, None), scored.images[:50]
+    ask_brain(watched.brain, monkeypatch)
+    sample = DriftSample()
+    assert main(["drift", "status", "digits"]) == 0
+    assert "nothing was heard of its rows yet" in capsys.readouterr().out
+    sample.drawn(bare, {"image": image}, {"p": scored.answers(image)}, np.arange(50))
+    tell(sample, watched)
+    assert main(["drift", "status", "digits"]) == 0
+    assert "version 1: it has no profile, so its rows are not watched" in capsys.readouterr().out
+    counting = VersionCounting("digits", 1, scored.profile())
+    scored.scores(counting, image, watched)
+    sample.drawn(bare, {"image": image}, {"p": scored.answers(image)}, np.arange(50))
+    tell(sample, watched)
+    scored.scores(counting, image, watched)
+    (seen,) = watched.status()["versions"]
+    assert (seen["features"], seen["rows"]) == (75, 100)
