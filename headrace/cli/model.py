@@ -11,12 +11,12 @@ from rich.table import Table
 
 from cluster.commands.models import ModelView
 from cluster.commands.versions import VersionView
-from cluster.errors import BadArtifact, BadInput, NotFound
+from cluster.errors import BadInput, NotFound
 from deployments.artifacts.fetch import localize, remove
-from deployments.artifacts.manifest import REPORT, read_manifest
+from deployments.artifacts.manifest import read_manifest
 from deployments.artifacts.profile import read_profile
 from deployments.artifacts.roots import is_in_registry
-from deployments.builder.report import Report
+from deployments.builder.report import read_report
 from deployments.builder.sources.mlflow_models.resolve import push
 from deployments.oci.references import place_of, reference_of
 from headrace.cli.images.versions import pull_command, push_to_registry
@@ -44,7 +44,7 @@ def show(
     with ControlClient.from_environment() as client:
         one = _version(client.model(model), version)
     folder = localize(one.artifact_uri, one.digest)
-    report = _report(folder)
+    report = read_report(folder)
     if as_json:
         print_json({**one.model_dump(mode="json"), "report": report.model_dump(mode="json") if report else None})
         return
@@ -215,21 +215,10 @@ def _version(view: ModelView, number: int | None) -> VersionView:
     return max(found, key=lambda one: one.version)
 
 
-def _report(folder: Path) -> Report | None:
-    """The version's report; None where it was not built by `headrace build`."""
-    content = (folder / REPORT).read_bytes()
-    if content.strip() in (b"", b"{}"):
-        return None
-    try:
-        return Report.model_validate_json(content)
-    except ValueError as error:
-        raise BadArtifact("its report makes no sense", where=str(folder / REPORT), remedy="build the version again") from error
-
-
 def _facts(version: VersionView) -> dict[str, Any]:
     """What can differ between two versions, flat."""
     folder = localize(version.artifact_uri, version.digest)
-    manifest, report = read_manifest(folder), _report(folder)
+    manifest, report = read_manifest(folder), read_report(folder)
     facts: dict[str, Any] = {f"source {key}": value for key, value in manifest.source.items()}
     facts |= {
         "engine": version.engine,
