@@ -24,10 +24,13 @@ from cluster.commands.models import DeleteModel, ModelView, ScaleModel
 from cluster.commands.rollouts import MoveRollout, RolloutView, StartRollout
 from cluster.commands.status import StatusView
 from cluster.commands.versions import RegisterVersion, Resolve, ResolvedVersion, VersionView
-from cluster.commands.watch import drift, history, metrics
+from cluster.commands.watch import drift, history, metrics, whole_audit
+from cluster.commands.watch import quality as live_quality
 from cluster.commands.watch.drift import ClearDrift, DriftAsked, DriftCleared, DriftView
 from cluster.commands.watch.history import HistoryView
 from cluster.commands.watch.metrics import MetricsView
+from cluster.commands.watch.quality import ClearAlarm, QualityView
+from cluster.commands.watch.whole_audit import AuditCheckpoint, AuditRecords, RecordsAsked
 from cluster.error_wire import from_wire
 from cluster.findings import first_finding
 from cluster.rollout.plan import NamedPlan, Plan
@@ -190,6 +193,14 @@ class ControlClient:
         """Every metric, summed over the cluster."""
         return self.call(metrics.METRICS, Nothing())
 
+    def audit_records(self, first: int) -> AuditRecords:
+        """Some of the audit's records, as they were stored, from that number on; none at the end."""
+        return self.call(whole_audit.RECORDS, RecordsAsked(first=first))
+
+    def audit_checkpoint(self) -> AuditCheckpoint:
+        """How long the audit is, and its root, signed."""
+        return self.call(whole_audit.CHECKPOINT, Nothing())
+
     def history(self) -> HistoryView:
         """How the last hour and the last day went."""
         return self.call(history.HISTORY, history.AskHistory())
@@ -260,8 +271,16 @@ class ControlClient:
         """Takes the candidate back now."""
         return self.call(rollouts.ABORT, MoveRollout(model=model, actor=actor))
 
+    def quality(self, model: str) -> QualityView:
+        """How right the model's versions are, by late labels."""
+        return self.call(live_quality.SHOW, ModelName(model=model))
+
+    def clear_quality_alarm(self, model: str, version: int | None = None) -> QualityView:
+        """Clears the alarm of a version, or of all."""
+        return self.call(live_quality.CLEAR, ClearAlarm(model=model, version=version))
+
     def tell_labels(self, told: TellLabels) -> LabelsTold:
-        """Labels of answers given in the rollout under way."""
+        """Labels of answers already given."""
         return self.call(labels.LABEL, told)
 
     def create_key(self, key: CreateKey) -> KeyView:

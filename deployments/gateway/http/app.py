@@ -46,7 +46,7 @@ from deployments.gateway.protocol.v1 import encode_v1, parse_v1
 from deployments.gateway.repository import Repository
 from deployments.gateway.request_meter import WireProtocol
 from deployments.observe.exposition import exposed
-from deployments.observe.traces.traceparent import HEADER_BYTES
+from deployments.observe.traces.traceparent import HEADER_BYTES, CallerTrace
 
 _NO_WEBSOCKET = json_reply({"error": "no WebSocket is served here (use HTTP, or gRPC's ModelStreamInfer)"}, 400)
 
@@ -226,7 +226,7 @@ class GatewayApp:
     ) -> Reply:
         """Does the work, and sends its trace where it is traced."""
         tracer = self.dataplane.tracer
-        span = http_span(tracer, request.headers.get(HEADER_BYTES, b""), pinned=pinned, route=route)
+        span = http_span(tracer, CallerTrace(request.headers.get(HEADER_BYTES, b"")), pinned=pinned, route=route)
         return await work if span is None else await answered(tracer, span, work)
 
     async def _inferred(self, request: Request, model: str, version: str | None, caller: Caller) -> Reply:
