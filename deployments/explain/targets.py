@@ -58,7 +58,7 @@ class ExplainTarget:
             return np.asarray(self.sign * (np.log(np.maximum(picked, least)) - np.log(np.maximum(1 - picked, least))))
         if self.kind is ScoreKind.PROBABILITIES:
             # Not 1 - picked: near 1 that has no digits left in 32 bits.
-            rest = numbers[:, : self.column].sum(axis=1) + numbers[:, self.column + 1 :].sum(axis=1)
+            rest = numbers @ (np.arange(numbers.shape[1]) != self.column).astype(np.float64)
             return np.asarray(np.log(np.maximum(picked, SMALLEST)) - np.log(np.maximum(rest, SMALLEST)))
         others = np.delete(numbers, self.column, axis=1)
         top = others.max(axis=1)
