@@ -68,7 +68,7 @@ class ExplainOptions:
     evaluations: int = 10_000
     seed: int = 0
     deadline_s: float | None = None
-    batch_rows: int = 512
+    batch_rows: int = 2048
 
 
 @dataclass(frozen=True, slots=True)
