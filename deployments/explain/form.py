@@ -68,7 +68,7 @@ class ExplainOptions:
     evaluations: int = 10_000
     seed: int = 0
     deadline_s: float | None = None
-    batch_rows: int = 512
+    batch_rows: int = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Explanation:
     why: str = ""
     counterfactual: Mapping[str, Array] | None = None
     changed: tuple[str, ...] = ()
-    grouped: Mapping[str, Array] = field(default_factory=dict)
+    grouped: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
 
 class ExplainRows(Protocol):
