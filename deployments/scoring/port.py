@@ -13,6 +13,7 @@ from cluster.errors import HeadraceError, NoCapacity
 from cluster.signature import Signature
 from cluster.watch.payloads import Payloads
 from deployments.engines.datatypes import Array
+from deployments.explain.form import Explanation
 from deployments.scoring.senders import Senders
 
 
@@ -32,6 +33,14 @@ class Scored:
     errors: dict[int, HeadraceError]
     label_keys: Sequence[str] | None = None
     payloads: Payloads | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Why `version` answers n rows as it does: an explanation of each, in order."""
+
+    version: int
+    explanations: Sequence[Explanation]
 
 
 class Late(NoCapacity):

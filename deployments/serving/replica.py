@@ -7,25 +7,32 @@ import logging
 import os
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 from ray import serve
 
-from cluster.errors import NoCapacity
+from cluster.errors import HeadraceError, NoCapacity
 from deployments.artifacts.fetch import localize
 from deployments.artifacts.samples import read_samples
 from deployments.engines.datatypes import Array
 from deployments.engines.isolate import score_isolating
 from deployments.engines.load import load_engine
 from deployments.engines.port import DeviceLost
+from deployments.explain.form import ExplainOptions, Explanation
 from deployments.scoring.rows import Answer, take
 from deployments.serving.collector import keep_from_collections
+from deployments.serving.explaining import ReplicaExplainer
 from deployments.serving.loaded import tell_loaded
 from deployments.serving.memory_limit import end_above
 from deployments.serving.serve_log import log_with_serve
+from deployments.serving.turns import EngineTurns
 from deployments.transport.lines.frames import Reply
 from deployments.transport.lines.serve_book import ReplicaBook, line_name, own_node
 from deployments.transport.lines.server import LineServer
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -53,9 +60,8 @@ class Replica:
         self._engine = load_engine(path, threads=threads, gpus=gpus)
         self._probe = take(read_samples(path).inputs, slice(0, 1))
         self._stuck_after_s = stuck_after_s
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="engine")
-        self._waiting = 0
-        self._progress_s = time.monotonic()
+        self._turns = EngineTurns(threads)
+        self._explainer = ReplicaExplainer(self._engine, self._turns, path, _or_end)
         keep_from_collections()
         self._opening = asyncio.get_running_loop().create_task(self._open_lines())
         self._telling = asyncio.get_running_loop().create_task(tell_loaded(time.monotonic() - began_s))
@@ -77,24 +83,24 @@ class Replica:
         rows = sorted(answer.failed)
         return answer.outputs, rows, [answer.failed[row] for row in rows]
 
+    async def explain(
+        self, tensors: dict[str, Array], options: ExplainOptions, timeout_s: float
+    ) -> list[Explanation] | HeadraceError:
+        """Why n rows are answered as they are: an explanation of each, or why there is none. Users' calls go first."""
+        return await self._explainer.explain(tensors, options, timeout_s)
+
     async def check_health(self) -> None:
         """Called by Serve. An idle replica scores a sample row; a busy one must have finished a call not long ago."""
-        if self._waiting == 0:
+        turns = self._turns
+        if turns.waiting == 0:
             answer = await self._run(self._probe, time.monotonic() + self._stuck_after_s)
             if answer.failed:
                 raise answer.failed[0]
-        elif time.monotonic() - self._progress_s > self._stuck_after_s:
+        elif time.monotonic() - turns.progress_s > self._stuck_after_s:
             raise NoCapacity(f"no call has finished for {self._stuck_after_s:g} s", remedy="Serve replaces the replica")
 
     async def _run(self, tensors: dict[str, Array], end_s: float) -> Answer:
-        if self._waiting == 0:
-            self._progress_s = time.monotonic()
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, self._in_turn, tensors, end_s)
-        finally:
-            self._waiting -= 1
-            self._progress_s = time.monotonic()
+        return await self._turns.of_user(partial(self._in_turn, tensors, end_s))
 
     async def _open_lines(self) -> None:
         try:
@@ -109,10 +115,15 @@ class Replica:
     def _in_turn(self, tensors: dict[str, Array], end_s: float) -> Answer:
         if time.monotonic() > end_s:
             raise NoCapacity("its turn came after the deadline", remedy="retry, or add replicas")
-        try:
-            return score_isolating(self._engine, tensors)
-        except DeviceLost as error:
-            # As after a crash: callers find the row at fault, and Serve starts another replica.
-            _log.error("the process ends: %s", error)
-            os.kill(os.getpid(), signal.SIGKILL)
-            raise
+        return _or_end(partial(score_isolating, self._engine, tensors))
+
+
+def _or_end(work: Callable[[], T]) -> T:
+    """Does the engine's work. Without its device the process ends, as after a crash: callers find the row at fault, and Serve
+    starts another replica."""
+    try:
+        return work()
+    except DeviceLost as error:
+        _log.error("the process ends: %s", error)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise

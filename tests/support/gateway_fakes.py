@@ -20,6 +20,8 @@ from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.watch.catalogue import GATEWAYS
 from cluster.watch.reports import MetricsReport
 from deployments.engines.datatypes import Array
+from deployments.explain.explaining import explain_rows
+from deployments.explain.form import Background, ExplainOptions
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
 from deployments.gateway.batcher import BatchLimits
@@ -28,7 +30,7 @@ from deployments.gateway.http.app import GatewayApp
 from deployments.gateway.http.callers import Callers
 from deployments.gateway.large import LargeWork
 from deployments.gateway.repository import Repository
-from deployments.scoring.port import Scored
+from deployments.scoring.port import Explained, Scored
 from deployments.scoring.senders import Senders
 
 PAIR = Signature(
@@ -73,6 +75,7 @@ class FakeScorer:
         self.answer = answer
         self.calls: list[int] = []
         self.ended = 0
+        self.explained: list[tuple[int | None, bytes | None, float | None]] = []
         self.keys: list[bytes | None] = []
         self.senders: list[Senders | None] = []
         self.timeouts_s: list[float | None] = []
@@ -108,6 +111,26 @@ class FakeScorer:
         errors = {i: error for i, row in enumerate(first) if (error := self.row_error(row)) is not None}
         number = version or self.route(model).stable
         return Scored(self.answer(tensors), np.full(len(first), number, np.int32), errors)
+
+    async def explain(
+        self,
+        model: str,
+        tensors: Mapping[str, Array],
+        options: ExplainOptions,
+        key: bytes | None = None,
+        *,
+        version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Explained:
+        """Against rows of zeros and of ones."""
+        signature = self.signature(model, version)
+        self.explained.append((version, key, timeout_s))
+        if self.failure is not None:
+            raise self.failure
+        zeros = {name: np.zeros_like(tensor[:1]) for name, tensor in tensors.items()}
+        background = Background({name: np.concatenate([zero, zero + 1]) for name, zero in zeros.items()})
+        found = explain_rows(self.answer, tensors, signature, background, options)
+        return Explained(version or self.route(model).stable, found)
 
     def route(self, model: str) -> Route:
         if model not in self.table.routes:
