@@ -179,7 +179,7 @@ class RemoteTransport:
 
 
 async def by_serve(response: Any, app: str, left_s: float) -> Any:
-    """What a replica of the app answers to a call of its handle. Raises NoCapacity, one of DEATHS where it died under the call, and
+    """What a replica answers to a call of its handle. Raises NoCapacity, one of DEATHS where it died under the call, and
     RayTaskError for what it raised itself."""
     try:
         return await asyncio.wait_for(response, max(left_s, 0.0))
