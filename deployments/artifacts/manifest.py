@@ -6,6 +6,7 @@
     report.json     how it was evaluated
     report.html     the same, to read
     profile.json    what its inputs and outputs looked like on the held-out rows, with profile.npz; not in every artifact
+    explain.json    how it is explained, with background.npz, rows to compare with; not in every artifact
 
 Content-addressed: its digest is the SHA-256 of manifest.json's bytes, and its folder is named by it.
 """
@@ -32,6 +33,8 @@ REPORT = "report.json"
 PAGE = "report.html"
 PROFILE = "profile.json"
 PROFILE_ARRAYS = "profile.npz"
+EXPLAIN = "explain.json"
+BACKGROUND = "background.npz"
 
 REMEDY = "build the version again, or restore its files"
 

@@ -20,10 +20,12 @@ import pyarrow.fs as pafs
 from cluster.errors import NoCapacity, Unreachable
 from cluster.signature import Signature
 from cluster.versions import check_name
+from deployments.artifacts.background import save_background
 from deployments.artifacts.manifest import MANIFEST, PAGE, REPORT, SAMPLES, FileEntry, Manifest, file_digest
 from deployments.artifacts.profile import save_profile
 from deployments.artifacts.roots import local_path, remote
 from deployments.artifacts.samples import Samples, save_samples
+from deployments.explain.form import Background
 from deployments.profiles.form import Profile
 
 
@@ -47,6 +49,7 @@ def write_artifact(
     report: Mapping[str, Any],
     page: str = "",
     profile: Profile | None = None,
+    background: Background | None = None,
     source: Mapping[str, Any],
     steps: tuple[dict[str, Any], ...] = (),
     sample_tolerance: float = 1e-4,
@@ -68,6 +71,8 @@ def write_artifact(
             (staging / PAGE).write_text(page)
         if profile:
             save_profile(staging, profile)
+        if background:
+            save_background(staging, background)
         manifest = Manifest(
             model=model,
             engine=engine,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 
+from deployments.builder.explain_page import explain_part
 from deployments.builder.report import Report, Variant
 
 WIDTH, HEIGHT, MARGIN = 640, 360, 56
@@ -29,7 +30,7 @@ def page(report: Report) -> str:
         f"<p class=meta>{source}</p>{_plot(report)}"
         "<table><tr><th>variant<th>size<th>speed at 1 / 64 / 1024<th>rows/s at 64<th>p99 at 1<th>memory<th>accuracy"
         "<th>cross-entropy"
-        f"<th>MSE<th>agreement<th>largest difference<th></tr>{rows}</table></html>"
+        f"<th>MSE<th>agreement<th>largest difference<th></tr>{rows}</table>{explain_part(report.explain)}</html>"
     )
 
 

@@ -17,6 +17,7 @@ from deployments.artifacts.manifest import file_digest
 from deployments.artifacts.package import Artifact, write_artifact
 from deployments.artifacts.samples import Samples
 from deployments.builder.evaluation import gate as gates
+from deployments.builder.explaining import check_explained, explain_version
 from deployments.builder.page import page
 from deployments.builder.profiling import check_left_out, profiled
 from deployments.builder.report import IMPORTED, Report, Variant
@@ -26,7 +27,7 @@ from deployments.builder.sources.mlflow_models.resolve import resolve as resolve
 from deployments.builder.sources.rows import LabelledRows, check_classes, read_rows
 from deployments.builder.spec import BuildSpec
 from deployments.builder.steps.graph import run_rows
-from deployments.builder.steps.variants import VariantBuilder
+from deployments.builder.steps.variants import Candidate, VariantBuilder
 from deployments.builder.worker import run_worker
 from deployments.engines.load import MODEL_FILES, open_engine
 
@@ -60,6 +61,7 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
         imported = import_source(spec, base, work, log, progress)
         source = imported.source | provenance
         check_left_out(spec.profile, imported.signature)
+        check_explained(spec.explain, imported.signature)
         learn = _rows_to_learn_from(spec, imported, base)
         _check_labels(spec, imported, learn, base)
         builder = VariantBuilder(spec, imported, learn, work, log, progress)
@@ -68,6 +70,11 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
         kept = gates.choose(builder.wanted(), variants)
         # An input example is no row that was held out: a profile is of rows that the user gave.
         profile, said = profiled(asked, imported, builder.answers(kept.name) if kept else None)
+        background, explained = None, None
+        if kept is not None:
+            progress("explain")
+            engine = open_engine(spec.engine, _file_of(kept, candidates), imported.signature)
+            background, explained = explain_version(asked, imported, engine, builder.answers(kept.name))
         data = _data(spec, imported, base) | ({"file": "the input example"} if spec.evaluate and not asked.evaluate else {})
         report = Report(
             model=model,
@@ -80,11 +87,12 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
             chosen=kept.name if kept else None,
             machine=_machine(),
             took_s=round(time.monotonic() - started_s, 1),
+            explain=explained,
         )
         if kept is None:
             return Built(None, report, _why(builder.wanted(), variants))
         progress("package")
-        file = next(candidate.file for candidate in candidates if candidate.name == kept.name)
+        file = _file_of(kept, candidates)
         artifact = write_artifact(
             root,
             model=model,
@@ -95,6 +103,7 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
             report=report.model_dump(mode="json"),
             page=page(report),
             profile=profile,
+            background=background,
             source=source,
             steps=({"step": "import", "parity": imported.parity}, *kept.steps),
             sample_tolerance=next((value for word, value in TOLERANCES.items() if word in kept.name), TOLERANCE),
@@ -155,6 +164,10 @@ def _why(wanted: str | None, variants: list[Variant]) -> tuple[str, ...]:
     if asked is None:
         return (f"{wanted} could not be made: its pruning was refused",)
     return (f"{asked.name} could not be made: {asked.skipped}",) if asked.skipped else asked.broken
+
+
+def _file_of(kept: Variant, candidates: list[Candidate]) -> Path:
+    return next(candidate.file for candidate in candidates if candidate.name == kept.name)
 
 
 def _data(spec: BuildSpec, imported: Imported, base: Path) -> dict[str, object]:

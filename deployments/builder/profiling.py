@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from cluster.errors import BadInput
 from cluster.signature import Signature
@@ -18,12 +18,15 @@ from deployments.profiles.making import make_profile
 def check_left_out(asked: Profiling, signature: Signature) -> None:
     """Raises BadInput where the document leaves out what is no input or output."""
     known = [spec.name for spec in (*signature.inputs, *signature.outputs)]
-    unknown = [name for name in asked.leave_out if name not in known]
+    check_names(asked.leave_out, known, "input or output", "profile.leave_out")
+
+
+def check_names(names: Sequence[str], known: Sequence[str], what: str, where: str) -> None:
+    """Raises BadInput where a name is not among those that are known."""
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise BadInput(
-            f"no input or output is called {', '.join(unknown)}; there are {', '.join(known)}",
-            where="profile.leave_out",
-            remedy="correct the names",
+            f"no {what} is called {', '.join(unknown)}; there are {', '.join(known)}", where=where, remedy="correct the names"
         )
 
 

@@ -57,8 +57,49 @@ class Variant(ReportPart):
         return product ** (1 / len(self.speed)) if self.speed else 1.0
 
 
+class MethodTrial(ReportPart):
+    """What one method made of the sample rows. `why` says why it does not work, or what is wrong with it where it does.
+
+    All numbers are means over the rows that were explained. `agreement` is the correlation of its attributions with those of
+    Shapley values, `completeness_error` a share of how far the answer is from the baseline.
+    """
+
+    method: str
+    works: bool
+    why: str = ""
+    rows: int = 0
+    ms_a_row: float | None = None
+    evaluations: float | None = None
+    completeness_error: float | None = None
+    agreement: float | None = None
+
+
+class FeatureImportance(ReportPart):
+    """How much a feature, or a square of an image, moves answers: the mean size of its part, and a 95 % interval of that mean."""
+
+    feature: str
+    mean: float
+    low: float
+    high: float
+
+
+class ExplainReport(ReportPart):
+    """`background` says in words which rows the version's rows are explained against. `importance` is in `scale`, over
+    `importance_rows` rows, the strongest features first, no more than 20 of `features`."""
+
+    background: str
+    methods: tuple[MethodTrial, ...] = ()
+    importance: tuple[FeatureImportance, ...] = ()
+    importance_rows: int = 0
+    features: int = 0
+    scale: str = ""
+
+
 class Report(ReportPart):
-    """report.json. `parity` is the largest difference of the import from its framework's own answers; `chosen` was kept."""
+    """report.json. `parity` is the largest difference of the import from its framework's own answers; `chosen` was kept.
+
+    `explain` is None where nothing was kept, and in reports of earlier releases.
+    """
 
     model: str
     task: Task
@@ -70,6 +111,7 @@ class Report(ReportPart):
     chosen: str | None
     machine: dict[str, Any]
     took_s: float
+    explain: ExplainReport | None = None
 
     def variant(self, name: str) -> Variant:
         """The variant of that name; KeyError where there is none."""

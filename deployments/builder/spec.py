@@ -323,6 +323,22 @@ class Profiling(BuildSection):
         return {"make": value} if isinstance(value, bool) else value
 
 
+class Explaining(BuildSection):
+    """Whether the version keeps up to 64 rows of `evaluate`'s for its rows to be explained against, and which inputs these lack.
+
+    An input that is left out is 0, or the empty text, in all of them. `explain: false` is short for `{make: false}`: whoever
+    wants an explanation then gives a baseline.
+    """
+
+    make: bool = True
+    leave_out: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word(cls, value: object) -> object:
+        return {"make": value} if isinstance(value, bool) else value
+
+
 class BuildSpec(BuildSection):
     """The `build` section. `parity`: how far the import may be from the source's own answers, relative where they exceed 1.
 
@@ -337,6 +353,7 @@ class BuildSpec(BuildSection):
     constants: dict[str, Any] = Field(default_factory=dict)
     evaluate: Evaluate | None = None
     profile: Profiling = Profiling()
+    explain: Explaining = Explaining()
     compress: Compress = Compress()
     optimise: bool = True
     gate: Gate = Gate()

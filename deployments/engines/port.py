@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from cluster.errors import BadInput, HeadraceError
 from cluster.signature import Signature
@@ -47,3 +47,21 @@ class Engine(Protocol):
         then nothing is said about which row was to blame, nor whether the version or the row is. Raises RowsRefused, once for
         all of them, where rows are certain to be at fault: the model was not asked.
         """
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """What an engine may offer besides; explanations use it."""
+
+    def gradients(self, tensors: Mapping[str, Array], output: str, weights: Array) -> dict[str, Array]:
+        """The derivative of `sum(weights * output)` by each floating-point input, in its shape and datatype; 0 where it has no
+        part in it.
+
+        `tensors` are a batch as for `Engine.score`, `weights` have the output's shape. Blocks. Raises EngineFailure where the
+        model fails, or no floating-point input has a part in the output that can be derived.
+        """
+
+
+def gradients_of(engine: Engine) -> Callable[[Mapping[str, Array], str, Array], dict[str, Array]] | None:
+    """The engine's `gradients`, None where it has none."""
+    return engine.gradients if isinstance(engine, Differentiable) else None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch.export.passes import move_to_device_pass
 
@@ -58,6 +60,30 @@ class TorchEngine:
             outputs[spec.name] = value
         return outputs
 
+    def gradients(self, tensors: Mapping[str, Array], output: str, weights: Array) -> dict[str, Array]:
+        """Derives one batch; see `Differentiable.gradients`."""
+        place = next(place for place, spec in enumerate(self._signature.outputs) if spec.name == output)
+        feed = [torch.tensor(tensors[spec.name], device=self._device) for spec in self._signature.inputs]
+        by = {
+            spec.name: value.requires_grad_()
+            for spec, value in zip(self._signature.inputs, feed, strict=True)
+            if value.is_floating_point()
+        }
+        if not by:
+            raise EngineFailure("the model can't be derived: no input is floating-point")
+        try:
+            with torch.enable_grad():
+                answer = _listed(self._module(*feed))[place]
+                total = (answer * torch.tensor(weights, device=self._device)).sum()
+                found = torch.autograd.grad(total, list(by.values()), allow_unused=True)
+        except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
+            first = str(error).strip().split("\n", 1)[0]
+            raise EngineFailure(f"the model can't be derived: {first}") from error
+        return {
+            name: np.zeros_like(tensors[name]) if slope is None else slope.cpu().numpy()
+            for name, slope in zip(by, found, strict=True)
+        }
+
     def _answers(self, tensors: Mapping[str, Array]) -> list[Array] | str:
         """The outputs in order, or why there are none. Not raised: an error that somebody keeps keeps the tensors on the GPU too,
         by its traceback, and the smaller batches that follow may need their room."""
@@ -66,9 +92,8 @@ class TorchEngine:
             feed = [torch.tensor(tensors[spec.name], device=self._device) for spec in self._signature.inputs]
             with torch.no_grad():
                 found = self._module(*feed)
-            given = found.values() if isinstance(found, dict) else found if isinstance(found, tuple | list) else [found]
             # CUDA computes behind the caller's back: what fails there is told here.
-            return [answer.cpu().numpy() for answer in given]
+            return [answer.cpu().numpy() for answer in _listed(found)]
         except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
             return str(error).strip().split("\n", 1)[0]
 
@@ -81,6 +106,11 @@ class TorchEngine:
         except RuntimeError:
             return True
         return False
+
+
+def _listed(found: Any) -> list[torch.Tensor]:
+    """What a program gave, in order."""
+    return list(found.values() if isinstance(found, dict) else found if isinstance(found, tuple | list) else [found])
 
 
 def _device(gpus: float) -> torch.device:

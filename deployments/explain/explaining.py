@@ -25,6 +25,10 @@ from deployments.explain.result import GroupValues, per_value, roughness
 from deployments.explain.shapley import exact, sampled
 from deployments.explain.targets import ExplainTarget, SeenAnswers, classes_of, output_to_explain, resolve_target
 
+BATCH_BYTES = 16 << 20
+BATCH_S = 0.03
+SMALLEST_BATCH = 8
+
 
 def explain_rows(
     score: Score,
@@ -44,13 +48,17 @@ def explain_rows(
     shapes = row_shapes(rows)
     groups = feature_groups(signature, shapes, options.groups, options.blocks)
     others = reference_rows(signature, shapes, background, options.baseline)
-    answers = _answers(score, rows, options.batch_rows)
-    theirs = _reference_answers(score, others, options.batch_rows)
+    row_bytes = sum(value.nbytes for value in rows.values()) // count
+    batch_rows = min(options.batch_rows, max(1, BATCH_BYTES // max(1, row_bytes)))
+    answers = _answers(score, rows, batch_rows)
+    before_s = clock()
+    theirs = _reference_answers(score, others, batch_rows)
+    batch_rows = min(batch_rows, _in_good_time(len(next(iter(others.values()))), clock() - before_s))
     classes = background.classes if background else True
     seen = SeenAnswers({name: np.concatenate([value, theirs[name]]) for name, value in answers.items()}, classes)
     output = output_to_explain(signature, seen.outputs, options)
     method, groups = _method(signature, shapes, groups, others, background, options, gradients)
-    asked = _Asked(score, signature, options, method, groups, shapes, others, theirs, gradients, clock)
+    asked = _Asked(score, signature, options, batch_rows, method, groups, shapes, others, theirs, gradients, clock)
     targets = [_target(output, _row(answers, place), seen, options, method, classes) for place in range(count)]
     values = [target.values(_row(answers, place))[0] for place, target in enumerate(targets)]
     _refuse({place: "the version's answer to it is no number" for place, one in enumerate(values) if not np.isfinite(one)})
@@ -69,6 +77,7 @@ class _Asked:
     score: Score
     signature: Signature
     options: ExplainOptions
+    batch_rows: int
     method: ExplainMethod
     groups: FeatureGroups
     shapes: RowShapes
@@ -86,7 +95,7 @@ class _Asked:
             raise BadInput(
                 "the version answers with no number to the baseline", where="explain.baseline", remedy="give another baseline"
             )
-        evaluator = Evaluator(self.score, target, self.options.batch_rows, ends_s, self.clock)
+        evaluator = Evaluator(self.score, target, self.batch_rows, ends_s, self.clock)
         mixed = mixture(self.signature, row, self.others, self.shapes, self.groups)
         changed: Changed | None = None
         if self.method is ExplainMethod.COUNTERFACTUAL:
@@ -193,6 +202,12 @@ def _reference_answers(score: Score, others: Mapping[str, Array], batch_rows: in
         raise BadInput(
             f"the version can't score the baseline: {error.what}", where="explain.baseline", remedy="give another baseline"
         ) from error
+
+
+def _in_good_time(rows: int, took_s: float) -> int:
+    """For how many rows about 30 ms suffice, a power of two, so that noise in the time rarely makes another number."""
+    possible = max(SMALLEST_BATCH, int(rows * BATCH_S / max(took_s, 1e-6)))
+    return int(1 << (possible.bit_length() - 1))
 
 
 def _refuse(rows: Mapping[int, str]) -> None:

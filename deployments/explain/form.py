@@ -23,6 +23,8 @@ from deployments.engines.datatypes import Array
 
 Floats = npt.NDArray[np.float64]
 Score = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+# What `gradients_of` an engine gives: see `Differentiable` in `engines/port.py`.
+Gradients = Callable[[Mapping[str, Array], str, Array], dict[str, Array]]
 
 
 class OutOfTime(NoCapacity):
@@ -57,7 +59,8 @@ class ExplainOptions:
     `groups` maps a name to features that are swapped as one: `age` is an input whole, `image[3,5]` or `features[7]` one value of
     it; features in no group are by themselves. `blocks` is the side of the squares, in pixels, that an image is cut into.
     `baseline` holds inputs in a row's shape, to be used in place of the background rows: all inputs, or some of them.
-    `evaluations` is how many rows may be scored for a row explained, `deadline_s` how long all rows of the call may take.
+    `evaluations` is how many rows may be scored for a row explained, `deadline_s` how long all rows of the call may take. A batch
+    has at most `batch_rows` rows, 16 MiB, and about as many as take 30 ms, so that whoever waits behind it does not wait long.
     """
 
     method: ExplainMethod = ExplainMethod.AUTO
@@ -77,15 +80,16 @@ class ExplainOptions:
 class Background:
     """What rows are explained against: up to 64 rows that a build kept, by input, all with the same number of rows b >= 0.
 
-    With no row a caller must give a baseline. `why_none` says why there is none. `classes` says whether the version was built to
-    tell classes; `works` are the methods that the build saw working on the sample rows, the one that `auto` prefers first, and
-    None where it did not try.
+    With no row a caller must give a baseline. `why_none` says why there is none; inputs that were `left_out` are 0, or the empty
+    text, in every row. `classes` says whether the version was built to tell classes; `works` are the methods that the build saw
+    working on the sample rows, None where it did not try.
     """
 
     rows: Mapping[str, Array]
     classes: bool = True
     works: tuple[ExplainMethod, ...] | None = None
     why_none: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -121,16 +125,6 @@ class Explanation:
     why: str = ""
     counterfactual: Mapping[str, Array] | None = None
     changed: tuple[str, ...] = ()
-
-
-class Gradients(Protocol):
-    """What an engine may offer besides: derivatives, by the torch engine alone."""
-
-    def __call__(self, tensors: Mapping[str, Array], output: str, weights: Array) -> dict[str, Array]:
-        """The derivative of `sum(weights * output)` by each floating-point input, float64 in the input's shape.
-
-        `tensors` are a batch as for `Engine.score`, `weights` have the output's shape. Blocks. Raises EngineFailure.
-        """
 
 
 class ExplainRows(Protocol):

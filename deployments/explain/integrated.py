@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cluster.errors import BadInput
+from cluster.errors import BadInput, EngineFailure
 from deployments.engines.datatypes import Array
 from deployments.explain.form import Floats, Gradients
 from deployments.explain.mixing import Evaluator, Mixture
@@ -101,7 +101,10 @@ def _slopes(mixture: Mixture, evaluator: Evaluator, gradients: Gradients, tensor
     target = evaluator.target
     weights = target.slopes(evaluator.answers(tensors))
     evaluator.evaluations += 2 * len(weights)
-    found = gradients(tensors, target.output, weights)
+    try:
+        found = gradients(tensors, target.output, weights)
+    except EngineFailure as error:
+        raise BadInput(error.what, where="explain.method", remedy="say method: shapley, which any version has") from error
     if not all(np.isfinite(slope).all() for slope in found.values()):
         raise BadInput(
             "the version's gradients are no numbers on the way from the baseline",

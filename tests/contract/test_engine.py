@@ -16,7 +16,7 @@ from deployments.artifacts.manifest import SAMPLES, Manifest
 from deployments.artifacts.samples import read_samples
 from deployments.engines import load
 from deployments.engines.isolate import score_isolating
-from deployments.engines.port import Engine
+from deployments.engines.port import Engine, gradients_of
 from tests.support.cuda import needs_cuda
 from tests.support.models import INPUT, OUTPUT, SIGNATURE, failing_artifact, mlp_artifact, rows, text_artifact
 from tests.support.own_process import OwnProcess
@@ -175,3 +175,22 @@ def test_other_answers_than_the_build_recorded_never_load(
     monkeypatch.setattr("deployments.engines.load.read_samples", lambda _: recorded)
     with pytest.raises(BadArtifact, match=r"off by up to 0\.01"):
         load_engine(good)
+
+
+def test_derivatives_are_those_of_the_answers_or_not_offered(good: Path, kind: tuple[str, int], load_engine: Load) -> None:
+    engine = load_engine(good)
+    derive = gradients_of(engine)
+    if kind[0] != "torch":
+        assert derive is None
+        return
+    assert derive is not None
+    image, weights = rows(4), np.random.default_rng(1).normal(size=(4, 10)).astype(np.float32)
+    slopes = derive({INPUT: image}, OUTPUT, weights)[INPUT]
+    assert slopes.shape == image.shape
+    way = np.random.default_rng(2).normal(size=image.shape).astype(np.float32)
+    step = np.float32(0.01)
+    ahead, back = (engine.score({INPUT: image + sign * step * way})[OUTPUT].astype(np.float64) for sign in (1, -1))
+    by_difference = ((ahead - back) * weights).sum() / (2 * float(step))
+    assert float((slopes.astype(np.float64) * way).sum()) == pytest.approx(by_difference, rel=0.05)
+    answer = engine.score({INPUT: image})
+    np.testing.assert_array_equal(engine.score({INPUT: image})[OUTPUT], answer[OUTPUT])
