@@ -19,9 +19,9 @@ import numpy as np
 from cluster.errors import HeadraceError, NoCapacity
 from deployments.artifacts.background import read_background
 from deployments.engines.datatypes import Array
-from deployments.engines.port import Engine
+from deployments.engines.port import Engine, gradients_of
 from deployments.explain.explaining import explain_rows
-from deployments.explain.form import Background, ExplainOptions, Explanation, OutOfTime
+from deployments.explain.form import Background, ExplainOptions, Explanation, Gradients, OutOfTime
 from deployments.scoring.rows import take
 from deployments.serving.turns import EngineTurns
 
@@ -73,7 +73,12 @@ class ReplicaExplainer:
             left_s = min(left_s, options.deadline_s)
         with _quick_switches():
             return explain_rows(
-                work.score, tensors, self._engine.signature, self._background, replace(options, deadline_s=left_s)
+                work.score,
+                tensors,
+                self._engine.signature,
+                self._background,
+                replace(options, deadline_s=left_s),
+                gradients=work.gradients,
             )
 
     @cached_property
@@ -94,19 +99,31 @@ class _Work:
 
     def score(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """See `deployments.explain.form.Score`."""
-        count = len(next(iter(tensors.values())))
+        return self._in_pieces(tensors, lambda part: self.engine.score(take(tensors, part)))
+
+    @property
+    def gradients(self) -> Gradients | None:
+        """See `deployments.engines.port.Differentiable`; None where the engine is not."""
+        derive = gradients_of(self.engine)
+        if derive is None:
+            return None
+        return lambda tensors, output, weights: self._in_pieces(
+            tensors, lambda part: derive(take(tensors, part), output, weights[part])
+        )
+
+    def _in_pieces(self, tensors: Mapping[str, Array], work: Callable[[slice], dict[str, Array]]) -> dict[str, Array]:
+        count, done = len(next(iter(tensors.values()))), 0
         parts: list[dict[str, Array]] = []
-        done = 0
         while done < count:
-            piece = take(tensors, slice(done, done + self.rows))
-            done += self.rows
-            parts.append(self._in_turn(partial(self._timed, piece)))
+            part = slice(done, min(done + self.rows, count))
+            done = part.stop
+            parts.append(self._in_turn(partial(self._timed, work, part)))
         return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _timed(self, piece: Mapping[str, Array]) -> dict[str, Array]:
-        rows, began_s = len(next(iter(piece.values()))), time.monotonic()
-        outputs = self.guarded(partial(self.engine.score, piece))
-        fitting = rows * PIECE_S / max(time.monotonic() - began_s, 1e-6)
+    def _timed(self, work: Callable[[slice], dict[str, Array]], part: slice) -> dict[str, Array]:
+        began_s = time.monotonic()
+        outputs = self.guarded(partial(work, part))
+        fitting = (part.stop - part.start) * PIECE_S / max(time.monotonic() - began_s, 1e-6)
         self.rows = max(1, min(int(fitting), 2 * self.rows, PIECE_ROWS))
         return outputs
 

@@ -13,7 +13,7 @@ from consumers.batch.write.records import Pinned
 from deployments.artifacts.background import read_background
 from deployments.artifacts.fetch import localize
 from deployments.engines.datatypes import Array
-from deployments.engines.port import Engine
+from deployments.engines.port import Engine, gradients_of
 from deployments.explain.explaining import explain_rows
 from deployments.explain.form import ExplainOptions, Explanation
 
@@ -98,7 +98,7 @@ class EmbeddedScorer:
         engine = self._engine
 
         def explain(tensors: Mapping[str, Array]) -> list[Explanation]:
-            return explain_rows(engine.score, tensors, engine.signature, background, options)
+            return explain_rows(engine.score, tensors, engine.signature, background, options, gradients=gradients_of(engine))
 
         return explain
 
