@@ -52,7 +52,8 @@ class Loop:
     """One stream's worker. `run` blocks its thread until `stop`; everything else may be called from any thread.
 
     `make_log` opens the log inside the worker's thread; `extra_headers` go on everything it writes. `run` raises Conflict where
-    another member of its name took over; all else that it raises is a fault of ours. `last_turn_s` is when it last went round
+    another member of its name took over; all else that it raises is a fault of ours. `intake` takes the place of the one that
+    scores every record. `last_turn_s` is when it last went round
     (monotonic).
     """
 
@@ -65,6 +66,7 @@ class Loop:
         extra_headers: Sequence[Header] = (),
         meters: Meters | None = None,
         payloads: PayloadLog | None = None,
+        intake: Intake | None = None,
     ) -> None:
         self.name, self.spec = name, spec
         self.counters = Counters()
@@ -76,7 +78,7 @@ class Loop:
         self._make_log = make_log
         self._form = answer_template(spec, extra_headers)
         self._phases = WorkerPhases()
-        self._intake = Intake(spec, scoring)
+        self._intake = intake or Intake(spec, scoring)
         self._in_flight = InFlight(
             self._intake.score,
             self._phases,

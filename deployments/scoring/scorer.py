@@ -186,6 +186,14 @@ class RoutedScorer:
         keys = label_keys(wanted, outputs, parts, rows) if wanted is not None else None
         return Scored(outputs, versions, errors, keys, call.route.payloads)
 
+    def version_of(self, model: str, key: bytes | None) -> int:
+        """The version that answers a caller of this key; stable where there is none. Raises NotFound."""
+        route = self.route(model)
+        if key is None or route.candidate not in route.targets or route.candidate is None:
+            return route.stable
+        theirs = goes_to_candidate(key, salt=route.salt, weight=route.weight)
+        return route.candidate if theirs else route.stable
+
     async def explain(
         self,
         model: str,
@@ -202,10 +210,8 @@ class RoutedScorer:
         Raises what `Scorer.score` does, EngineFailure, and BadInput for options that don't fit the version.
         """
         route, began_s = self.route(model), time.monotonic()
-        candidate = route.candidate
         if version is None:
-            theirs = candidate is not None and key is not None and goes_to_candidate(key, salt=route.salt, weight=route.weight)
-            version = candidate if theirs and candidate in route.targets else route.stable
+            version = self.version_of(model, key)
         allowed_s = route.serving.timeout_s if timeout_s is None else timeout_s
         call = begin_call(route, tensors, None, version=version, donated=False, end_s=began_s + allowed_s, random=self._random)
         if call.bad is not None:

@@ -88,6 +88,10 @@ class ScorerThread:
         work = self._running().explain(model, tensors, options, key, version=version, timeout_s=timeout_s)
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
+    def version_of(self, model: str, key: bytes | None) -> int:
+        """See `RoutedScorer.version_of`."""
+        return self._running().version_of(model, key)
+
     def signature(self, model: str, version: int | None = None) -> Signature:
         """See `Scorer.signature`."""
         return self._running().signature(model, version)

@@ -13,6 +13,8 @@ from ray.serve.schema import ReplicaRank
 from cluster.errors import Unreachable
 from cluster.watch.catalogue import ScoringWay
 from consumers.stream.counters import WorkerStatus, began_of, open_of
+from consumers.stream.explain.section import StreamExplain
+from consumers.stream.explain.worker import ExplainNotes, ExplainWorker, explain_spec
 from consumers.stream.kafka.clients import chosen_client, open_log
 from consumers.stream.log.notes import ControlledNotes
 from consumers.stream.log.port import Log, Member, Partition
@@ -22,12 +24,14 @@ from consumers.stream.phases import WorkerPhase
 from consumers.stream.serving.autoscale import LAG
 from consumers.stream.spec import Client, StreamSpec
 from deployments.control.client import connect
+from deployments.observe.metering import SilentMeter
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread
 from deployments.serving.collector import spare_collections
 from deployments.serving.serve_log import log_with_serve
+from deployments.transport.remote import RemoteTransport
 
 STUCK_AFTER_S = 120.0
 STOP_S = 30.0
@@ -49,6 +53,7 @@ class StreamReplica:
         self._rank: int | None = None
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
+        self._explains: ExplainWorker | None = None
 
     def reconfigure(self, user_config: dict[str, Any], rank: ReplicaRank | None) -> None:  # noqa: ARG002  # Serve's signature
         """Called by Serve after `__init__`, and when ranks are dealt anew: then the worker starts over under its new name."""
@@ -67,6 +72,8 @@ class StreamReplica:
             self._loop = loop
             self._thread = threading.Thread(target=self._work, args=(loop, scoring, before), name="stream", daemon=True)
             self._thread.start()
+            if self._spec.explain is not None:
+                self._explain(number, self._spec.explain)
 
     def check_health(self) -> None:
         """Called by Serve. A worker that failed or stands still makes the replica ill, and Serve replaces it."""
@@ -119,9 +126,13 @@ class StreamReplica:
     def __del__(self) -> None:
         """Called by Serve when the replica stops: what was taken is committed first."""
         loop, thread = self._loop, self._thread
+        if self._explains is not None:
+            self._explains.stop()
         if loop is not None and thread is not None:
             loop.stop()
             thread.join(STOP_S)
+        if self._explains is not None:
+            self._explains.join(STOP_S)
 
     def _label(self, partition: Partition) -> int | str:
         return partition.number if self._spec.input.topic else f"{partition.topic}/{partition.number}"
@@ -130,6 +141,32 @@ class StreamReplica:
         group = self._spec.group_of(self._name)
         member = Member(group, f"{group}-{rank}", f"{group}-{rank}")
         return open_log(self._spec, self._brokers, member, ControlledNotes(connect(), self._name), making_topics=True)
+
+    def _explain(self, rank: int, section: StreamExplain) -> None:
+        """Begins to explain beside the worker of this rank, in place of what explains now."""
+        before = self._explains
+        if before is not None:
+            before.stop()
+        spec = explain_spec(self._spec, section, self._name)
+        group = spec.group_of(self._name)
+        member = Member(group, f"{group}-{rank}", f"{group}-{rank}")
+        control = connect()
+        notes = ExplainNotes(ControlledNotes(control, self._name))
+        meters = Meters()
+
+        def scorer() -> RoutedScorer:
+            # By replicas alone: the stream's own scorer may hold engines in this process already.
+            remote = RemoteTransport()
+            return RoutedScorer(control, remote, remote, remote, meters=meters, way=ScoringWay.STREAM, meter=SilentMeter())
+
+        self._explains = ExplainWorker(
+            self._name,
+            spec,
+            section,
+            ScorerThread(scorer),
+            lambda: open_log(spec, self._brokers, member, notes, making_topics=True),
+        )
+        self._explains.start(before)
 
     def _work(self, loop: Loop, scoring: ScorerThread, before: threading.Thread | None) -> None:
         if before is not None:

@@ -133,12 +133,13 @@ def _given(document: simdjson.Object) -> dict[str, Any]:
 
 def encode_v1_explanations(model: str, explained: Explained, signature: Signature) -> bytes:
     """`{"explanations": [{"attributions": {INPUT: nested numbers}, "baseline": ...}, ...]}`, one a row."""
-    explanations = [_v1(one, signature) for one in explained.explanations]
+    explanations = [explanation_document(one, signature) for one in explained.explanations]
     document = {"model_name": model, "model_version": str(explained.version), "explanations": explanations}
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _v1(one: Explanation, signature: Signature) -> dict[str, Any]:
+def explanation_document(one: Explanation, signature: Signature) -> dict[str, Any]:
+    """One explanation as plain data, but for numbers of numpy."""
     told: dict[str, Any] = {
         "attributions": {name: np.ascontiguousarray(values) for name, values in one.attributions.items()},
         "standard_errors": {name: np.ascontiguousarray(values) for name, values in one.errors.items()},
