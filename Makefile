@@ -8,7 +8,7 @@ PROTO := deployments/gateway/protocol/proto
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace ops tests bench examples
 
-.PHONY: check test proof tools lint unit tensorflow kserve models demo bench proto reference ops constraints clean
+.PHONY: check test proof tools lint unit tensorflow kserve explainers models demo bench proto reference ops constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -53,6 +53,14 @@ $(VENV)-kserve/.installed: tests/support/kserve-constraints.txt | $(STAMP)
 	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(@D) && \
 	  $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r $< && touch $@ || \
 	  { echo "==> KServe's clients could not be installed"; rm -rf $(@D); }
+
+# shap and captum, in a venv of their own: what explanations are held against (bench.explain, tests/fixtures/explain/make.py).
+explainers: $(VENV)-explainers/.installed
+
+$(VENV)-explainers/.installed: bench/explain-requirements.txt | $(STAMP)
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python -c constraints.txt -e '.[dev]' -r $<
+	@touch $@
 
 # What the proofs need from Debian's packages, as root: to watch, and to read and run images. Debian would start services on their
 # usual ports: told not to, for the time.

@@ -86,11 +86,11 @@ def _baseline(given: Mapping[str, Any], signature: Signature) -> dict[str, Array
         if spec is None:
             known = ", ".join(spec.name for spec in signature.inputs)
             raise BadInput("the version has no such input", where=where, remedy=f"name one of {known}")
-        found[name] = _as_tensor(value, spec, where)
+        found[name] = as_tensor(value, spec, where)
     return found
 
 
-def _as_tensor(value: Any, spec: TensorSpec, where: str) -> Array:
+def as_tensor(value: Any, spec: TensorSpec, where: str) -> Array:
     """An array of the input's datatype, in whatever shape was given. Raises BadInput."""
     items = np.array(value, dtype=np.object_)
     flat = items.ravel().tolist()

@@ -122,6 +122,7 @@ class _Asked:
             why="; ".join(told),
             counterfactual=changed.row if changed else None,
             changed=tuple(self.groups.names[one] for one in changed.groups) if changed else (),
+            grouped={name: np.isin(of, self.groups.asked).reshape(self.shapes[name]) for name, of in self.groups.of.items()},
         )
 
     def _attributed(self, mixed: Mixture, evaluator: Evaluator, answer: float, baselines: Floats) -> GroupValues:

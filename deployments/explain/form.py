@@ -102,7 +102,9 @@ class Explanation:
     """Why one row was answered as it was.
 
     `attributions` and `errors`, a standard error each, are float64 in the shape of the input's row; what a group is worth is
-    spread evenly over its features, so that sums hold, and stands whole in `groups` (value, standard error).
+    spread evenly over its features, so that sums hold, and stands whole in `groups` (value, standard error);
+    `grouped`, bool in the row's shape, says which values are in one. `strongest_first` in `strongest.py` lists groups and other
+    features by their size.
     The sum of all attributions is `answer - baseline` up to `completeness_error`, both in `scale`. `baseline` is the mean answer
     over the `background_rows` that were used; for a counterfactual the answer to the changed row, which `counterfactual` holds,
     and `changed` names its features in the order of their change.
@@ -125,6 +127,7 @@ class Explanation:
     why: str = ""
     counterfactual: Mapping[str, Array] | None = None
     changed: tuple[str, ...] = ()
+    grouped: Mapping[str, Array] = field(default_factory=dict)
 
 
 class ExplainRows(Protocol):

@@ -36,6 +36,7 @@ ENTRIES: dict[str, Entry] = {
     "build": Entry("build", "Make a version from a trained model."),
     "models": Entry("models", "List the models and their versions."),
     "model": Entry("model", "Show, compare and remove versions, or hand them to MLflow.", group=True),
+    "explain": Entry("explain.explain", "Say why a version answers a row as it does."),
     "image": Entry("images.image", "Make a container image, and push it to a registry.", group=True),
     "apply": Entry("apply", "Make Models, Streams and Batches as the project files say."),
     "diff": Entry("apply", "Show what `headrace apply` would change, field by field."),

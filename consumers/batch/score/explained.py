@@ -39,12 +39,10 @@ class ExplainColumns:
         found: list[Explanation | None] = []
         for start in range(0, _rows(tensors), ROWS_A_CALL):
             found += self._few({name: tensor[start : start + ROWS_A_CALL] for name, tensor in tensors.items()})
-        worth = [
-            None if one is None else strongest(one, self._top, groups=self._options.groups, names=self._names) for one in found
-        ]
+        worth = [None if one is None else strongest(one, self._top, self._names) for one in found]
         return explained_columns(
-            [None if each is None else [one.name for one in each] for each in worth],
-            [None if each is None else [one.value for one in each] for each in worth],
+            [None if each is None else [one.feature for one in each] for each in worth],
+            [None if each is None else [one.worth for one in each] for each in worth],
             [None if one is None else one.completeness_error for one in found],
         )
 

@@ -160,8 +160,8 @@ def explanation_body(one: Explanation, signature: Signature, section: StreamExpl
     """An explanation as a record's value: JSON as V1 has it; with `top`, names and values of the strongest features only."""
     document = explanation_document(one, signature)
     if section.top is not None:
-        worth = strongest(one, section.top, groups=section.groups)
-        document = {"features": [each.name for each in worth], "values": [each.value for each in worth]} | {
+        worth = strongest(one, section.top)
+        document = {"features": [each.feature for each in worth], "values": [each.worth for each in worth]} | {
             name: value for name, value in document.items() if name not in ("attributions", "standard_errors", "groups")
         }
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -46,8 +46,8 @@ def test_each_row_has_the_strongest_features_that_the_engine_alone_tells(tmp_pat
     alone = explain_rows(engine.score, {"image": image}, engine.signature, read_background(artifact), OPTIONS)
     for place, one in enumerate(alone):
         worth = strongest(one, 3)
-        assert table["explained_features"][place].as_py() == [each.name for each in worth]
-        np.testing.assert_allclose(table["explained_values"][place].as_py(), [each.value for each in worth], atol=1e-5)
+        assert table["explained_features"][place].as_py() == [each.feature for each in worth]
+        np.testing.assert_allclose(table["explained_values"][place].as_py(), [each.worth for each in worth], atol=1e-5)
         assert table["explained_error"][place].as_py() == pytest.approx(one.completeness_error, abs=1e-5)
 
 

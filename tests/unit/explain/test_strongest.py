@@ -19,6 +19,7 @@ PLAIN = Explanation(
     attributions={"age": np.array([0.5]), "x": np.array([0.25, -2.0, 0.5, 0.0])},
     errors={"age": np.array([0.1]), "x": np.full(4, 0.2)},
     groups={},
+    grouped={"age": np.zeros(1, np.bool_), "x": np.zeros(4, np.bool_)},
     evaluations=1,
     background_rows=1,
     completeness_error=0.0,
@@ -26,7 +27,7 @@ PLAIN = Explanation(
 
 
 def told(explanation: Explanation, most: int = 10, **more: object) -> list[tuple[str, float]]:
-    return [(one.name, one.value) for one in strongest(explanation, most, **more)]  # type: ignore[arg-type]
+    return [(one.feature, one.worth) for one in strongest(explanation, most, **more)]  # type: ignore[arg-type]
 
 
 def test_by_size_and_of_equals_the_first() -> None:
@@ -40,8 +41,12 @@ def test_columns_by_their_own_names() -> None:
 
 
 def test_a_group_stands_for_its_features() -> None:
-    grouped = replace(PLAIN, groups={"both": (-1.75, 0.3)})
-    assert told(grouped, groups={"both": ["x[0]", "x[1]"]}) == [("both", -1.75), ("age", 0.5), ("x[2]", 0.5), ("x[3]", 0.0)]
-    assert told(grouped, groups={"both": ["x"]}) == [("both", -1.75), ("age", 0.5)]
-    cut = replace(PLAIN, groups={"x[0:2,0:2]": (-1.25, 0.3)})
-    assert told(cut) == [("x[0:2,0:2]", -1.25), ("age", 0.5)]
+    first = {"age": np.zeros(1, np.bool_), "x": np.array([True, True, False, False])}
+    assert told(replace(PLAIN, groups={"both": (-1.75, 0.3)}, grouped=first)) == [
+        ("both", -1.75),
+        ("age", 0.5),
+        ("x[2]", 0.5),
+        ("x[3]", 0.0),
+    ]
+    whole = first | {"x": np.ones(4, np.bool_)}
+    assert told(replace(PLAIN, groups={"x[0:2,0:2]": (-1.25, 0.3)}, grouped=whole), 1) == [("x[0:2,0:2]", -1.25)]
