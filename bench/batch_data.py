@@ -20,6 +20,7 @@ from consumers.batch.spec import BatchSpec
 from consumers.batch.write.records import Pinned
 from deployments.artifacts.package import write_artifact
 from deployments.artifacts.samples import Samples
+from deployments.profiles.making import make_profile
 
 TEXTS, WORDS, EMBEDDING = 4, 1000, 8
 
@@ -78,8 +79,11 @@ def _write_texts(case: Case, folder: Path, random: np.random.Generator) -> None:
         pq.write_table(pa.table(columns), folder / f"{at:05d}.parquet", row_group_size=131_072)
 
 
-def write_model(case: Case, folder: Path) -> Pinned:
-    """A network of `case.layers` with softmax: input x [n, width] (or s and k, see `_embedding`), output p [n, classes]."""
+def write_model(case: Case, folder: Path, *, profiled: int = 0) -> Pinned:
+    """A network of `case.layers` with softmax: input x [n, width] (or s and k, see `_embedding`), output p [n, classes].
+
+    It has a profile of so many rows; 0: none.
+    """
     random = np.random.default_rng(1)
     nodes: list[Any] = []
     constants: list[Any] = []
@@ -120,8 +124,13 @@ def write_model(case: Case, folder: Path) -> Pinned:
     }
     sample = {spec.name: sample[spec.name] for spec in inputs}
     feed = sample | ({"s": np.full((4, TEXTS), "word 7", np.object_)} if case.texts else {})
-    (answer,) = ort.InferenceSession(content, providers=["CPUExecutionProvider"]).run(["p"], feed)
+    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (answer,) = session.run(["p"], feed)
     signature = Signature(inputs=inputs, outputs=(TensorSpec(name="p", datatype=Datatype.FP32, shape=(-1, sizes[-1])),))
+    profile = None
+    if profiled:
+        many = {"x": random.normal(size=(profiled, case.width)).astype(np.float32)}
+        profile = make_profile(signature, many, {"p": session.run(["p"], many)[0]})
     artifact = write_artifact(
         folder / "artifacts",
         model="bench",
@@ -130,6 +139,7 @@ def write_model(case: Case, folder: Path) -> Pinned:
         files={"model.onnx": folder / "model.onnx"},
         samples=Samples(inputs=sample, outputs={"p": answer}),
         report={},
+        profile=profile,
         source={"kind": "bench"},
     )
     return Pinned(model="bench", version=1, artifact_uri=artifact.uri, digest=artifact.digest, signature=signature)

@@ -54,10 +54,10 @@ class Service:
     control: ControlClient
     folder: Path
 
-    def register(self, model: str, hidden: int) -> int:
-        """Registers a network 784-`hidden`-10 as the model's next version."""
+    def register(self, model: str, hidden: int, *, profiled: int = 0) -> int:
+        """Registers a network 784-`hidden`-10 as the model's next version, with a profile of so many rows; 0: without."""
         case = Case("online", files=0, rows_a_file=0, width=WIDTH, layers=(hidden, CLASSES))
-        pinned = write_model(case, self.folder / f"{model}-{hidden}")
+        pinned = write_model(case, self.folder / f"{model}-{hidden}", profiled=profiled)
         request = RegisterVersion(
             model=model, artifact_uri=pinned.artifact_uri, digest=pinned.digest, engine="onnx", signature=pinned.signature
         )

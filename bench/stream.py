@@ -69,6 +69,7 @@ class Bench:
     screen: Console
     ray: str = ""
     warm: bool = False
+    traces: str = ""  # where the way `traced` sends them
     left_out: float = 0.1  # this share of the answers, the first as well as the last, is not measured
 
     def warm_up(self, topic: str, format_: Format) -> None:
@@ -106,7 +107,8 @@ class Bench:
         spec = self.spec(topic, format_)
         job = self.job(spec)
         two = [worker("ours", replace(job, rank=rank)) for rank in range(2)]
-        ways = two if way == "two_replicas" else [worker(way, job)]
+        others = {"two_replicas": two, "traced": [worker("ours", replace(job, traces=self.traces))]}
+        ways = others.get(way) or [worker(way, job)]
         running = [subprocess.Popen(each, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) for each in ways]
         try:
             found = output_rate(self.brokers, spec.output.topic, job.rows, running, self.left_out)

@@ -20,12 +20,11 @@ from pathlib import Path
 from confluent_kafka import Consumer, Producer
 from kafka import KafkaConsumer, KafkaProducer
 
+from cluster.control_plane import Told
 from cluster.errors import NotFound
 from cluster.fleet.serving import Serving, TransportKind
-from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import Route, RouteTable, Stamp, Target
 from cluster.signature import Signature
-from cluster.watch.reports import MetricsReport
 from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.counters import Counters
 from consumers.stream.kafka.clients import chosen_client, open_log
@@ -35,7 +34,12 @@ from consumers.stream.loop import Loop
 from consumers.stream.outgoing.answers import MODEL_HEADER, PREDICTION_HEADER, VERSION_HEADER
 from consumers.stream.spec import Client, StreamSpec
 from deployments.artifacts.fetch import localize
+from deployments.drift.drift_sample import DriftSample
 from deployments.engines.load import load_engine
+from deployments.observe.meters import Meters
+from deployments.observe.payloads.log import PayloadLog
+from deployments.observe.traces.opening import open_tracer
+from deployments.observe.traces.settings import TraceSettings
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread
 from deployments.serving.collector import spare_collections
@@ -46,7 +50,8 @@ Answer = Callable[[list[bytes]], list[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to drain. `artifact_uri` is scored as two versions, of which the second gets a tenth of the keys."""
+    """What to drain. `artifact_uri` is scored as two versions, of which the second gets a tenth of the keys. One
+    in a hundred events is traced where `traces` says where to."""
 
     document: str
     brokers: str
@@ -56,6 +61,7 @@ class Job:
     signature: str
     rank: int = 0
     ray: str = ""
+    traces: str = ""
 
     def dump(self) -> str:
         return json.dumps(asdict(self))
@@ -83,7 +89,7 @@ class HeldTable:
             await asyncio.sleep(timeout_s)
         return self.table
 
-    async def push(self, told: EvidenceBatch | MetricsReport) -> None:
+    async def push(self, told: Told) -> None:
         """Evidence is made and handed over, as in production; nobody counts it here."""
 
     async def call(self, command: str, payload: dict[str, object]) -> dict[str, object]:
@@ -106,14 +112,32 @@ def remote(job: Job) -> None:
     work(job, StreamSpec.model_validate_json(job.document), lambda: RoutedScorer(connect()))
 
 
-def work(job: Job, spec: StreamSpec, make_scorer: Callable[[], RoutedScorer]) -> Counters:
-    """Until all rows are in, or standard input ends. What was done."""
+def work(
+    job: Job,
+    spec: StreamSpec,
+    make_scorer: Callable[[], RoutedScorer],
+    meters: Meters | None = None,
+    payloads: PayloadLog | None = None,
+    drift: DriftSample | None = None,
+) -> Counters:
+    """Until all rows are in, or standard input ends. What was done. The rest is the worker's own: see Loop."""
     group, ended = spec.group_of("bench"), threading.Event()
     spare_collections()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     with ScorerThread(make_scorer) as scoring:
         member = Member(group, f"{group}-{job.rank}", f"{group}-{job.rank}")
-        loop = Loop("bench", spec, scoring, lambda: open_log(spec, job.brokers, member))
+        tracer = open_tracer(TraceSettings(job.traces, 0.01) if job.traces else None, meters or Meters(), "headrace-stream")
+        loop = Loop(
+            "bench",
+            spec,
+            scoring,
+            lambda: open_log(spec, job.brokers, member),
+            (),
+            meters,
+            payloads,
+            tracer=tracer,
+            drift=drift,
+        )
         worker = threading.Thread(target=loop.run)
         worker.start()
         while worker.is_alive() and loop.counters.rows_in < job.rows and not ended.is_set():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from cluster.errors import Conflict, HeadraceError, Unreachable
 from cluster.fleet.desired import Action, Deploy, RemoveArtifact, Retire, Scale, StartFeed, StopFeed, concerns
 from cluster.ports import Feeds, Fleet, Jobs
-from cluster.schedule.fires import StopJob, SubmitJob
+from cluster.schedule.fires import RunCommand, StopJob, SubmitJob, SubmitPreflight
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class ActionRunner:
                 match action:
                     case RemoveArtifact(_, uri):
                         refused[uri] = trouble
-                    case SubmitJob(job):
+                    case SubmitJob(job) | SubmitPreflight(job) | RunCommand(job):
                         refused[job] = trouble
             except HeadraceError as refusal:
                 _log.warning("%s: %s", kind, refusal)
@@ -62,7 +62,7 @@ class ActionRunner:
                         refused[feed.app] = str(refusal)
                     case RemoveArtifact(_, uri):
                         refused[uri] = str(refusal)
-                    case SubmitJob(job):
+                    case SubmitJob(job) | SubmitPreflight(job) | RunCommand(job):
                         refused[job] = str(refusal)
                     case Scale(_, model) if isinstance(refusal, Conflict):
                         unscalable.add(model)
@@ -82,7 +82,7 @@ class ActionRunner:
                 self._feeds.start(feed)
             case StopFeed(name):
                 self._feeds.stop(name)
-            case SubmitJob():
+            case SubmitJob() | SubmitPreflight() | RunCommand():
                 self._jobs.submit(action)
             case StopJob(job):
                 self._jobs.stop(job)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from cluster.access.callers import CLUSTER, Caller
+from cluster.drift.counts import DriftReport
 from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import RouteTable, Stamp
 from cluster.watch.reports import MetricsReport
+
+Told = EvidenceBatch | MetricsReport | DriftReport
 
 
 class ControlPlane(Protocol):
@@ -16,8 +19,11 @@ class ControlPlane(Protocol):
     async def routes(self, after: Stamp, timeout_s: float) -> RouteTable:
         """The table as soon as it is later than `after`; the unchanged one once `timeout_s` is over."""
 
-    async def push(self, told: EvidenceBatch | MetricsReport) -> None:
-        """Hands evidence over, or what a process counted. Safe to repeat: what was seen is not counted again."""
+    async def push(self, told: Told) -> None:
+        """Hands evidence over, or what a process counted. Safe to repeat: what was seen is not counted again.
+
+        Raises NotFound where a drift report comes without a reference that the controller needs: push it again with that.
+        """
 
     async def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any]:
         """Runs one of `cluster.commands.registry.COMMANDS` on plain JSON data, as that caller may. Who calls for others says

@@ -17,10 +17,13 @@ from cluster.acting import ActionResult, ActionRunner
 from cluster.commands import dispatch
 from cluster.commands.command import Context
 from cluster.commands.versions import RegisterVersion
+from cluster.control_plane import Told
 from cluster.decide import Decision, Snapshot, decide
+from cluster.drift.counts import DriftReport
+from cluster.drift.following import commands_to_ask, remember
+from cluster.drift.watch import DriftWatch
 from cluster.errors import Fenced, Unreachable
 from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
-from cluster.rollout.evidence import EvidenceBatch
 from cluster.rollout.inbox import EvidenceInbox, count
 from cluster.routing.changes import TableChange
 from cluster.routing.published import PublishedTables
@@ -56,6 +59,14 @@ class _Seen:
     feeds: Mapping[str, FeedState] | None
     jobs: Mapping[str, JobSeen] | None
     at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """How many of what waited a decision is made from."""
+
+    batches: int
+    alarms: int
 
 
 def _no_hook(_: Point) -> None:
@@ -104,6 +115,7 @@ class Controller:
         self._lock = threading.Lock()  # the state and the store
         self._inbox = EvidenceInbox()
         self._metrics = MetricsBook(clock)
+        self._drift = DriftWatch(clock)
         self._must_load = False
         self._seen = _Seen({}, None, None, 0.0)
         self._done = ActionResult()
@@ -145,10 +157,11 @@ class Controller:
             self._tick()
         finally:
             seen = self._seen
-            self._metrics.ticked(time.monotonic() - began_s, self._state, seen.apps, seen.feeds or {})
+            self._metrics.ticked(time.monotonic() - began_s, self._state, seen.apps, seen.feeds or {}, self._drift.looks())
 
     def _tick(self) -> None:
         self._settled = self._stirred = False
+        self._drift.tick(self._state)
         try:
             seen, decision = self._seen, self._go_on_waiting() if self._may_do_without_a_look() else None
             if decision is None:
@@ -175,13 +188,16 @@ class Controller:
         for kind, why in self._done.troubles.items():
             self._troubles.note(kind, why)
 
-    def push(self, told: EvidenceBatch | MetricsReport) -> None:
+    def push(self, told: Told) -> None:
         """Takes evidence, which is counted at the next tick, or what a process counted. What was seen is not counted again.
 
-        Raises Unreachable where so much waits for the store already that its scorer had better keep it.
+        Raises Unreachable where so much waits for the store already that its scorer had better keep it; for a drift report see
+        `cluster.drift.inbox`.
         """
         if isinstance(told, MetricsReport):
             self._metrics.take(told)
+        elif isinstance(told, DriftReport):
+            self._drift.take(told)
         else:
             self._inbox.push(told)
 
@@ -203,7 +219,7 @@ class Controller:
             faults, now_s = self._troubles.faults, self._clock()
             looked = seen.apps, seen.feeds or {}, seen.at_s
             counted = self._metrics.totals, self._metrics.history, self._troubles.count
-            at = Context(state, *looked, now_s, self._store.audit, faults, actor, caller, *counted)
+            at = Context(state, *looked, now_s, self._store.audit, faults, actor, caller, *counted, self._drift.looks)
             outcome, events = dispatch.run(command, request, at)
             self._stirred |= outcome.state is not state
             self._persist(outcome.state, events)
@@ -215,7 +231,7 @@ class Controller:
         if apps is None:
             return None
         with self._lock:
-            asked = jobs_to_ask(self._current(), self._clock())
+            asked = self._jobs_to_ask()
         feeds = self._patiently("feeds", self._feeds.state)
         jobs = self._patiently("jobs", lambda: self._jobs.state(asked)) if asked else {}
         return _Seen(apps, feeds, jobs, self._clock())
@@ -235,37 +251,42 @@ class Controller:
         if not self._still or now_s - self._seen.at_s >= self._look_every_s:
             return False
         with self._lock:
-            return not jobs_to_ask(self._current(), now_s)
+            return not self._jobs_to_ask()
 
     def _go_on_waiting(self) -> Decision | None:
         """The decision on the last look, saved; None where it is more than to wait: an old look is no ground for that."""
         with self._lock:
-            decision, batches = self._decide(self._seen)
+            decision, taken = self._decide(self._seen)
             if decision.actions or decision.events or decision.table.number != self.table.number:
                 return None
-            self._keep(decision, batches)
+            self._keep(decision, taken)
             return decision
+
+    def _jobs_to_ask(self) -> set[str]:
+        state = self._current()
+        return jobs_to_ask(state, self._clock()) | commands_to_ask(state)
 
     def _decide_and_persist(self, seen: _Seen) -> Decision:
         with self._lock:
-            decision, batches = self._decide(seen)
-            self._keep(decision, batches)
+            decision, taken = self._decide(seen)
+            self._keep(decision, taken)
             return decision
 
-    def _decide(self, seen: _Seen) -> tuple[Decision, int]:
-        """What to do, with the first so many of the pushed batches counted."""
-        state = self._current()
-        batches = self._inbox.waiting()
+    def _decide(self, seen: _Seen) -> tuple[Decision, _Taken]:
+        """What to do, with so much of what waited counted."""
+        batches, alarms, told = self._inbox.waiting(), self._drift.waiting(), list[AuditEvent]()
+        state = remember(self._current(), alarms, self._clock(), told)
         counted, done = count(state, batches), self._done
         failures = done.refused, done.unscalable, done.removed
         snapshot = Snapshot(counted, seen.apps, seen.feeds, *failures, self.table, self._fence, seen.jobs)
         decision = decide(snapshot, self._clock())
         self._hook(Point.DECIDED)
-        return decision, len(batches)
+        return replace(decision, events=(*told, *decision.events)), _Taken(len(batches), len(alarms))
 
-    def _keep(self, decision: Decision, batches: int) -> None:
+    def _keep(self, decision: Decision, taken: _Taken) -> None:
         self._persist(decision.state, decision.events)
-        self._inbox.saved(batches)
+        self._inbox.saved(taken.batches)
+        self._drift.saved(taken.alarms)
         # What was refused stands until it is tried again.
         self._done = replace(self._done, unscalable=frozenset(), removed=frozenset())
 

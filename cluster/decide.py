@@ -9,6 +9,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from cluster.drift.following import held_by_drift, run_commands
 from cluster.errors import Conflict, NotFound
 from cluster.fleet.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
 from cluster.fleet.failures import note_failed_stream, note_failures, tried
@@ -24,7 +25,7 @@ from cluster.rollout.record import Rollout, RolloutState
 from cluster.routing.routes import EMPTY, Route, RouteTable, Standing
 from cluster.routing.table import build_route, is_ready, number_table, standing_of
 from cluster.schedule.due import fire_batch
-from cluster.schedule.fires import JobSeen
+from cluster.schedule.fires import JobSeen, JobState, SubmitPreflight
 from cluster.state import CONTROLLER, AuditEvent, Model, State
 from cluster.versions import VersionId
 
@@ -85,12 +86,15 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
             route = build_route(state, model, snapshot.apps, now_s, route)
             standing = standing_of(state, model, route, snapshot.apps)
             act = removal_actions if model.unrouted else fleet_actions
+            actions += _preflight(state.active(name), snapshot)
             actions += act(state, model, snapshot.apps, running.get(name, ()), now_s)
         except Exception as fault:  # noqa: BLE001 - as above
             faults.setdefault(name, fault)
         if route is not None:
             routes[model.name] = route
         models[model.name] = standing
+    state, commands = run_commands(state, snapshot.jobs, now_s, events)
+    actions += commands
     state, table = number_table(state, routes, models, published, snapshot.fence)
     for key in list(state.feeds):
         told = []
@@ -124,7 +128,9 @@ def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, ev
     while (rollout := state.active(name)) is not None:
         judged = judge(rollout, state.evidence)
         again = rollout.candidate in state.models[name].retries
-        after = _next(rollout, _candidate(rollout, snapshot), judged, now_s, outage=outage, again=again)
+        job = (snapshot.jobs or {}).get(rollout.preflight_job)
+        after = _next(rollout, _candidate(rollout, snapshot), job, judged, now_s, outage=outage, again=again)
+        after = _promoted_without_drift(state, rollout, after, now_s)
         if after == rollout:
             break
         events.append(transition(rollout, after, judged, now_s))
@@ -164,6 +170,16 @@ def _start_newest(state: State, name: str, now_s: float, events: list[AuditEvent
     return state
 
 
+def _preflight(rollout: Rollout | None, snapshot: Snapshot) -> list[Action]:
+    """The job to submit, where it is not seen yet."""
+    if rollout is None or rollout.plan.preflight is None or not rollout.awaits_preflight:
+        return []
+    if snapshot.jobs is None or rollout.preflight_job in snapshot.jobs:
+        return []
+    asked = rollout.plan.preflight.model_dump_json()
+    return [SubmitPreflight(rollout.preflight_job, rollout.model, rollout.candidate, rollout.id, asked)]
+
+
 def _candidate(rollout: Rollout, snapshot: Snapshot) -> AppState | None:
     app = VersionId(rollout.model, rollout.candidate).app
     return tried(app, snapshot.apps.get(app), snapshot.refused)
@@ -199,17 +215,25 @@ def _misses(rollout: Rollout, state: State, now_s: float) -> Misses:
 
 
 def _next(
-    rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, outage: bool, again: bool
+    rollout: Rollout,
+    app: AppState | None,
+    job: JobSeen | None,
+    judged: tuple[Judged, ...],
+    now_s: float,
+    *,
+    outage: bool,
+    again: bool,
 ) -> Rollout:
     """One step of the rollout, or the rollout itself where nothing is due. The order of the rules is their weight.
 
-    `outage`: stable is away as well. `again`: the candidate failed during one, and is tried again.
+    `job` is the preflight's, where it is seen. `outage`: stable is away as well. `again`: the candidate failed during one, and is
+    tried again.
     """
     if rollout.phase is RolloutState.PENDING:
         # What an earlier try of the version left behind goes first; until then it says nothing about this one.
         gone = app is None or app.status is not AppStatus.FAILED
         return rollout.to(RolloutState.WARMING, now_s) if gone and rollout.state is RolloutState.PENDING else rollout
-    ended = _beyond_hope(rollout, app, now_s, again=again)
+    ended = _beyond_hope(rollout, app, now_s, again=again) or _grounded(rollout, job)
     if ended:
         return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=ended)
     harm = next((check for check in judged if check.verdict is Verdict.FAILED), None)
@@ -219,14 +243,28 @@ def _next(
         return rollout
     late = now_s - rollout.step_started_s >= rollout.plan.deadline_s
     if rollout.state is RolloutState.WARMING:
-        if is_ready(app):
+        if is_ready(app) and not rollout.awaits_preflight:
             return _enter(rollout, 0, now_s) if rollout.stable is not None else rollout.to(RolloutState.PROMOTED, now_s)
         if late and not outage:
-            seen = f"{app.status}, {app.message or 'no message'}" if app is not None else "not started"
-            why = f"not ready within {rollout.plan.deadline_s:g} s (last seen: {seen})"
+            why = f"not ready within {rollout.plan.deadline_s:g} s (last seen: {_last_seen(app)})"
             return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
         return rollout
     return _judge_step(rollout, app, judged, now_s, late=late and not outage)
+
+
+def _promoted_without_drift(state: State, rollout: Rollout, after: Rollout, now_s: float) -> Rollout:
+    """What is next, but for a promotion that was to be proven and that drift is in the way of: that is held, until the deadline
+    or that drift is over."""
+    step = rollout.current
+    if step is None or step.bake_s == 0:
+        return after
+    if after.state is RolloutState.PROMOTED:
+        why = held_by_drift(state, rollout)
+        return replace(rollout, held=True, reason=why) if why else after
+    early = now_s - rollout.step_started_s < rollout.plan.deadline_s
+    if after == rollout and rollout.held and early and not held_by_drift(state, rollout):
+        return replace(rollout, held=False, reason="")
+    return after
 
 
 def _beyond_hope(rollout: Rollout, app: AppState | None, now_s: float, *, again: bool) -> str:
@@ -241,6 +279,21 @@ def _beyond_hope(rollout: Rollout, app: AppState | None, now_s: float, *, again:
         return "" if again else f"the candidate is {app.status}: {why}"
     how = too_ill(rollout.illness, now_s, rollout.warmed_s)
     return f"the candidate is {app.status} {how}: {why}" if how else ""
+
+
+def _grounded(rollout: Rollout, job: JobSeen | None) -> str:
+    """Why the preflight ends the rollout before it has any traffic; empty where it does not."""
+    if rollout.phase is not RolloutState.WARMING:
+        return ""
+    if not rollout.awaits_preflight or job is None or job.state is JobState.RUNNING:
+        return rollout.objection
+    return f"its preflight could not be made: {job.message or 'the job ended without a word'}"
+
+
+def _last_seen(app: AppState | None) -> str:
+    if is_ready(app):
+        return "ready, its preflight not over"
+    return f"{app.status}, {app.message or 'no message'}" if app is not None else "not started"
 
 
 def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, late: bool) -> Rollout:
@@ -302,5 +355,6 @@ def transition(before: Rollout, after: Rollout, judged: tuple[Judged, ...], now_
         detail["reason"] = after.reason
     if judged:
         detail["checks"] = [check.evidence for check in judged]
-    event = "held" if after.held and not before.held else after.state.value
+    held = after.held and (not before.held or before.reason != after.reason)
+    event = "held" if held else after.state.value
     return AuditEvent(now_s, after.model, after.id, event, by, detail)

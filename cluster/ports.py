@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from cluster.fleet.serving import Serving
-from cluster.schedule.fires import JobSeen, Schedule, SubmitJob
+from cluster.schedule.fires import JobSeen, RunCommand, Schedule, SubmitJob, SubmitPreflight
 from cluster.versions import Version
 
 
@@ -108,9 +108,9 @@ class Feeds(Protocol):
 
 
 class Jobs(Protocol):
-    """Runs batches on the cluster, each in a job of its own that outlives the controller."""
+    """Runs batches, preflights, and commands at alarms on the cluster, each in a job of its own that outlives the controller."""
 
-    def submit(self, wanted: SubmitJob) -> None:
+    def submit(self, wanted: SubmitJob | SubmitPreflight | RunCommand) -> None:
         """Starts the job, unless one of its id was ever submitted: then nothing happens."""
 
     def state(self, jobs: Collection[str]) -> Mapping[str, JobSeen]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from cluster.access.keys import StoredKey
 from cluster.access.policy import Access
+from cluster.drift.alarms import DriftAlarm
+from cluster.drift.section import Drift
 from cluster.fleet.retry import Retry
 from cluster.fleet.serving import Serving
 from cluster.ports import FeedSpec
@@ -42,7 +44,8 @@ class Model:
     refused. `rollout` is the id of the one under way, or of the last. `warm` maps former versions to the Unix time until which
     they stay in the route table. `replicas` is the last number seen of a model scaled by hand, `scale_to` a number asked for
     and not seen yet. `retries` are versions that should run and failed to start. `project` names the project whose files it was
-    last applied from, where they say so. `removal` is there once it shall go. `payloads` says what of its traffic is kept.
+    last applied from, where they say so. `removal` is there once it shall go. `payloads` says what of its traffic is kept,
+    `drift` how closely its rows are watched (None: as the section's defaults say).
     """
 
     name: str
@@ -59,6 +62,7 @@ class Model:
     project: str = ""
     removal: Removal | None = None
     payloads: Payloads | None = None
+    drift: Drift | None = None
 
     @property
     def unrouted(self) -> bool:
@@ -110,7 +114,8 @@ class AuditEvent:
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything. `evidence` holds all stages of the rollouts under way; `scorers` the last sequence counted of each scorer.
-    `keys` are API keys by their ids, `access` the Access document, where one was applied.
+    `keys` are API keys by their ids, `access` the Access document, where one was applied. `alarms` are those of drift, by their
+    keys.
 
     `table` numbers the route table and `table_digest` tells whether its contents changed.
     """
@@ -126,6 +131,7 @@ class State:
     table_digest: str = ""
     keys: Mapping[str, StoredKey] = field(default_factory=dict)
     access: Access | None = None
+    alarms: Mapping[str, DriftAlarm] = field(default_factory=dict)
 
     def with_model(self, model: Model) -> State:
         """The state with this model in place of the one of its name."""

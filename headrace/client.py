@@ -24,8 +24,9 @@ from cluster.commands.labels import LabelsTold, TellLabels
 from cluster.commands.models import DeleteModel, ModelView, ScaleModel
 from cluster.commands.rollouts import RolloutView, StartRollout
 from cluster.commands.status import StatusView
-from cluster.commands.versions import RegisterVersion, Resolve, VersionView
-from cluster.commands.watch import history, metrics
+from cluster.commands.versions import RegisterVersion, Resolve, ResolvedVersion, VersionView
+from cluster.commands.watch import drift, history, metrics
+from cluster.commands.watch.drift import ClearDrift, DriftAsked, DriftCleared, DriftView
 from cluster.commands.watch.history import HistoryView
 from cluster.commands.watch.metrics import MetricsView
 from cluster.error_wire import from_wire
@@ -169,6 +170,14 @@ class ControlClient:
         """Everything at a glance."""
         return self.call(status.STATUS, Nothing())
 
+    def drift(self, model: str = "") -> DriftView:
+        """Whether the rows of a model, or of all, still look like their profiles."""
+        return self.call(drift.STATUS, DriftAsked(model=model))
+
+    def clear_drift(self, request: ClearDrift) -> DriftCleared:
+        """Clears alarms of drift."""
+        return self.call(drift.CLEAR, request)
+
     def metrics(self) -> MetricsView:
         """Every metric, summed over the cluster."""
         return self.call(metrics.METRICS, Nothing())
@@ -185,7 +194,7 @@ class ControlClient:
         """Makes a packaged artifact the next version of its model; the same digest again returns the version it has."""
         return self.call(versions.REGISTER, version)
 
-    def resolve_version(self, model: str, version: int | None = None) -> VersionView:
+    def resolve_version(self, model: str, version: int | None = None) -> ResolvedVersion:
         """One version; without a number, the stable one."""
         return self.call(versions.RESOLVE, Resolve(model=model, version=version))
 

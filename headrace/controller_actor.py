@@ -20,14 +20,14 @@ from cluster.commands.command import Message
 from cluster.commands.documents import APPLY, Apply
 from cluster.commands.keys import HOME_ADMIT
 from cluster.commands.versions import RegisterVersion
+from cluster.control_plane import Told
 from cluster.controller import Controller, Point
 from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable
-from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.changes import TableChange
 from cluster.routing.routes import NOTHING, RouteTable, Stamp
 from cluster.store.sql import SqlStore
-from cluster.watch.reports import MetricsReport
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
+from deployments.observe.logs.set_up import log_to_stderr
 from headrace.local.home import Settings, without_password
 from headrace.local.home_key import ensure_home_key
 
@@ -53,6 +53,7 @@ class ControllerActor:
 
     def __init__(self, store_url: str, fleet: str = FLEET, feeds: str = FEEDS, jobs: str = JOBS) -> None:
         """`fleet`, `feeds` and `jobs` are named `module:class`, made here without arguments."""
+        log_to_stderr()
         self._store_url = store_url
         self._fleet, self._feeds, self._jobs = _made(fleet), _made(feeds), _made(jobs)
         self._controller: Controller | None = None
@@ -88,7 +89,7 @@ class ControllerActor:
             return self._trouble
         return self._controller.news(after)
 
-    async def push(self, told: EvidenceBatch | MetricsReport) -> HeadraceError | None:
+    async def push(self, told: Told) -> HeadraceError | None:
         """See `ControlPlane.push`."""
         if self._controller is None:
             return self._trouble

@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.access.callers import CLUSTER, Caller
 from cluster.commands.rights import Asks
+from cluster.drift.watched import DriftLook
 from cluster.ports import AppState, FeedState
 from cluster.state import AuditEvent, State
+from cluster.versions import VersionId
 from cluster.watch.history import HistoryPoint
 from cluster.watch.sums import MetricTotals
 
@@ -48,7 +50,8 @@ class Context:
 
     `faults` are mistakes of ours at the last tick, in words, by model or feed key. `actor` is who asks, for the audit, and
     `caller` what is known of him: he is told of models that he may see, and of no others. `totals` sums what processes counted,
-    and `troubles` is how many things stand in the controller's way.
+    `troubles` is how many things stand in the controller's way, and `drift` looks at the rows of
+    the versions that are watched.
     """
 
     state: State
@@ -63,6 +66,7 @@ class Context:
     totals: Callable[[], MetricTotals] = MetricTotals
     history: Callable[[], list[HistoryPoint]] = list
     troubles: int = 0
+    drift: Callable[[], Mapping[VersionId, DriftLook]] = dict
 
 
 @dataclass(frozen=True, slots=True)

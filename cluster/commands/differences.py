@@ -8,6 +8,7 @@ from typing import Any
 
 from cluster.access.policy import Access
 from cluster.commands.command import Message
+from cluster.drift.section import Drift
 from cluster.fleet.serving import Serving
 from cluster.ports import FeedSpec
 from cluster.rollout.plan import Plan
@@ -22,12 +23,19 @@ class FieldChange(Message):
     after: Any = None
 
 
-def model_fields(serving: Serving | None, plan: Plan | None, project: str, payloads: Payloads | None = None) -> dict[str, Any]:
+def model_fields(
+    serving: Serving | None,
+    plan: Plan | None,
+    project: str,
+    payloads: Payloads | None = None,
+    drift: Drift | None = None,
+) -> dict[str, Any]:
     """A Model as plain data."""
     return {
         "serving": serving.model_dump(mode="json") if serving is not None else None,
         "rollout": plan.model_dump(mode="json") if plan is not None else None,
         "payloads": payloads.model_dump(mode="json") if payloads is not None else None,
+        "drift": drift.model_dump(mode="json") if drift is not None else None,
         "project": project or None,
     }
 

@@ -16,6 +16,7 @@ from cluster.commands.command import Command, CommandEntry, CommandResult, Conte
 from cluster.commands.differences import FieldChange, access_fields, differences, feed_fields, model_fields
 from cluster.commands.known import being_removed, new_model
 from cluster.commands.rights import AdminAsked, Asks, RoleAsked
+from cluster.drift.section import Drift
 from cluster.errors import BadInput
 from cluster.fleet.retry import due_at
 from cluster.fleet.serving import AskedServing, ScalingMode, Serving
@@ -37,6 +38,7 @@ class ModelDocument(Message):
     serving: AskedServing = Serving()
     rollout: Plan = Plan()
     payloads: Payloads | None = None
+    drift: Drift | None = None
 
 
 class FeedDocument(Message):
@@ -129,7 +131,15 @@ def _asks(state: State, request: Apply) -> Asks:
         for name in pruned:
             not_all = f"not all of project {request.project!r} is yours to remove"
             asks.setdefault(name, RoleAsked((Role.DEPLOY,), name, not_all))
-    return (*asks.values(), AdminAsked()) if request.access is not None else tuple(asks.values())
+    admin = request.access is not None or any(_runs_something_new(state, document) for document in request.models)
+    return (*asks.values(), AdminAsked()) if admin else tuple(asks.values())
+
+
+def _runs_something_new(state: State, document: ModelDocument) -> bool:
+    """Whether it has the cluster run a command that no admin has applied yet."""
+    known = state.models.get(document.name)
+    before = known.drift.command if known is not None and known.drift is not None else ()
+    return document.drift is not None and document.drift.command not in ((), before)
 
 
 def _apply_access(state: State, access: Access) -> tuple[State, Change]:
@@ -180,18 +190,25 @@ def _apply_model(at: Context, state: State, document: ModelDocument, project: st
         raise being_removed(f"model {document.name}")
     created, note = model.serving is None, _what_waits(state, document)
     project = project or model.project
-    now = (model.serving, model.plan, model.payloads, model.project)
-    if now == (document.serving, document.rollout, document.payloads, project):
+    now = (model.serving, model.plan, model.payloads, model.drift, model.project)
+    if now == (document.serving, document.rollout, document.payloads, document.drift, project):
         return state, Change(kind="model", name=document.name, action="unchanged", note=note)
-    before = model_fields(model.serving, model.plan, model.project, model.payloads)
-    after = model_fields(document.serving, document.rollout, project, document.payloads)
+    before = model_fields(model.serving, model.plan, model.project, model.payloads, model.drift)
+    after = model_fields(document.serving, document.rollout, project, document.payloads, document.drift)
     fields = () if created else differences(before, after)
     scaling = document.serving.scaling
     if not created and model.serving is not None and scaling != model.serving.scaling and scaling.mode is ScalingMode.MANUAL:
         # A new number in the document is a person's word too.
         wanted = scaling.replicas
         model = replace(model, scale_to=wanted) if model.stable is not None else replace(model, replicas=wanted)
-    changed = replace(model, serving=document.serving, plan=document.rollout, payloads=document.payloads, project=project)
+    changed = replace(
+        model,
+        serving=document.serving,
+        plan=document.rollout,
+        payloads=document.payloads,
+        drift=document.drift,
+        project=project,
+    )
     if model.serving != document.serving:
         # What has failed may start with the new section: it is tried at once.
         changed = replace(changed, retries={number: due_at(at.now_s, retry) for number, retry in model.retries.items()})

@@ -52,6 +52,7 @@ class ModelView(Message):
     """One model with its versions, replicas and rollout.
 
     `fault` is a mistake of ours that stops it, in words. `removing` is what its removal waits for; empty where it stays.
+    `drift_alarms` is how many of its features no longer look like their profile.
     """
 
     name: str
@@ -65,6 +66,7 @@ class ModelView(Message):
     fault: str = ""
     project: str = ""
     removing: str = ""
+    drift_alarms: int = 0
 
 
 def app_view(name: str, app: AppState | None, retry: Retry | None, now_s: float) -> AppView | None:
@@ -129,6 +131,7 @@ def _model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s:
         fault=fault,
         project=model.project,
         removing=_removing(state, model, apps, now_s),
+        drift_alarms=sum(alarm.version.model == model.name for alarm in state.alarms.values()),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -9,13 +10,14 @@ from pydantic import Discriminator, Field, Tag
 from cluster.access.callers import Role
 from cluster.commands.command import CommandEntry, CommandResult, Context, Message, ModelName
 from cluster.commands.known import active_rollout, known_model, staying_model
-from cluster.commands.rights import of_model
+from cluster.commands.rights import of_model, the_clusters
 from cluster.decide import settle, transition
 from cluster.errors import Conflict, NotFound
 from cluster.rollout.checks.check import Judged
 from cluster.rollout.gate import judge
 from cluster.rollout.opening import open_rollout
 from cluster.rollout.plan import NamedPlan, Plan, named_plan
+from cluster.rollout.preflight import PreflightResult
 from cluster.rollout.record import IllegalTransition, Rollout, RolloutState
 from cluster.routing.table import is_ready, shares
 from cluster.state import AuditEvent, State
@@ -69,6 +71,17 @@ class RolloutView(Message):
     started_s: float
     ended_s: float | None
     checks: tuple[CheckView, ...] = ()
+    preflight: str = ""
+
+
+class TellPreflight(ModelName):
+    """What came of the preflight of that rollout."""
+
+    rollout: int
+    same: int = Field(ge=0)
+    different: int = Field(ge=0)
+    failed: int = Field(ge=0)
+    p99_ms: float = Field(ge=0)
 
 
 class RolloutStatus(Message):
@@ -98,7 +111,15 @@ def rollout_view(state: State, rollout: Rollout) -> RolloutView:
         started_s=rollout.started_s,
         ended_s=rollout.ended_s,
         checks=tuple(check_view(check) for check in judged),
+        preflight=_preflight_words(rollout),
     )
+
+
+def _preflight_words(rollout: Rollout) -> str:
+    """Empty where the plan asks for none."""
+    if rollout.preflight is not None:
+        return rollout.preflight.words
+    return "under way" if rollout.awaits_preflight else ""
 
 
 def check_view(check: Judged) -> CheckView:
@@ -173,6 +194,17 @@ def _abort(at: Context, request: ModelName) -> CommandResult:
     return _move(at, active, active.to(RolloutState.ROLLED_BACK, at.now_s, reason=f"aborted by {at.actor}"))
 
 
+def _tell_preflight(at: Context, request: TellPreflight) -> CommandResult:
+    active = active_rollout(at, request.model)
+    if active.id != request.rollout or active.plan.preflight is None:
+        what = f"rollout {request.rollout} is not under way, or asks for none"
+        raise Conflict(what, where=f"model {request.model}", remedy="its preflight has no use any more")
+    result = PreflightResult(request.same, request.different, request.failed, request.p99_ms)
+    detail: dict[str, object] = {"reason": result.words, **asdict(result)}
+    event = AuditEvent(at.now_s, active.model, active.id, "preflight", at.actor, detail)
+    return _outcome(at.state.with_rollout(replace(active, preflight=result)), active.model, [event])
+
+
 def _move(at: Context, before: Rollout, after: Rollout) -> CommandResult:
     event = transition(before, after, judge(before, at.state.evidence), at.now_s, at.actor)
     return _outcome(settle(at.state, after, at.now_s), after.model, [event])
@@ -196,10 +228,13 @@ STATUS = CommandEntry(
     of_model(Role.VIEW),
     looks=True,
 )
+PREFLIGHT = CommandEntry(
+    "rollout.preflight", TellPreflight, RolloutView, _tell_preflight, "Tells what came of a candidate's preflight", the_clusters
+)
 PAUSE = CommandEntry("rollout.pause", ModelName, RolloutView, _pause, "Stops the rollout where it is", _MOVES)
 RESUME = CommandEntry("rollout.resume", ModelName, RolloutView, _resume, "Lets a paused rollout go on", _MOVES)
 PROMOTE = CommandEntry(
     "rollout.promote", ModelName, RolloutView, _promote, "Makes the candidate stable, whatever its checks say", _MOVES
 )
 ABORT = CommandEntry("rollout.abort", ModelName, RolloutView, _abort, "Takes the candidate back now", _MOVES)
-COMMANDS = (START, STATUS, PAUSE, RESUME, PROMOTE, ABORT)
+COMMANDS = (START, STATUS, PREFLIGHT, PAUSE, RESUME, PROMOTE, ABORT)

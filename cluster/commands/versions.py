@@ -12,6 +12,7 @@ from cluster.errors import Conflict, NotFound
 from cluster.signature import Signature
 from cluster.state import AuditEvent, Model, State
 from cluster.versions import Version, VersionId, check_name
+from cluster.watch.payloads import Payloads
 
 
 class RegisterVersion(Command):
@@ -35,6 +36,12 @@ class VersionView(Message):
     signature: Signature
     created_s: float
     role: str = "idle"
+
+
+class ResolvedVersion(VersionView):
+    """A version to score with, and what of its model's traffic is kept."""
+
+    payloads: Payloads | None = None
 
 
 class Resolve(Command):
@@ -101,7 +108,8 @@ def _resolve(at: Context, request: Resolve) -> CommandResult:
             where=f"model {model.name}",
             remedy="build a version, apply the model and wait until `headrace status` shows it ready",
         )
-    return CommandResult(at.state, version_view(at.state, known_version(at.state, model.name, number)))
+    view = version_view(at.state, known_version(at.state, model.name, number))
+    return CommandResult(at.state, ResolvedVersion(**dict(view), payloads=model.payloads))
 
 
 def _remove(at: Context, request: Resolve) -> CommandResult:
@@ -129,7 +137,7 @@ REGISTER = CommandEntry(
 RESOLVE = CommandEntry(
     "version.resolve",
     Resolve,
-    VersionView,
+    ResolvedVersion,
     _resolve,
     "A version; without a number, stable",
     of_model(Role.VIEW, Role.DEPLOY),

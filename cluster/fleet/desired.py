@@ -9,7 +9,7 @@ from cluster.fleet.retry import is_due, may_start
 from cluster.fleet.serving import ScalingMode, Serving
 from cluster.ports import AppState, AppStatus, FeedKind, FeedSpec, FeedState
 from cluster.rollout.record import RolloutState
-from cluster.schedule.fires import StopJob, SubmitJob
+from cluster.schedule.fires import RunCommand, StopJob, SubmitJob, SubmitPreflight
 from cluster.state import Model, State, Wanted, feed_key
 from cluster.versions import Version, VersionId
 
@@ -63,7 +63,7 @@ class RemoveArtifact:
     uri: str
 
 
-Action = Deploy | Retire | Scale | StartFeed | StopFeed | SubmitJob | StopJob | RemoveArtifact
+Action = Deploy | Retire | Scale | StartFeed | StopFeed | SubmitJob | SubmitPreflight | RunCommand | StopJob | RemoveArtifact
 
 
 def concerns(action: Action) -> str | None:
@@ -82,6 +82,8 @@ def concerns(action: Action) -> str | None:
             return feed_key(FeedKind.STREAM, name)
         case SubmitJob(_, batch):
             return feed_key(FeedKind.BATCH, batch)
+        case SubmitPreflight(_, model) | RunCommand(_, model):
+            return model
         case StopJob():
             return None
 

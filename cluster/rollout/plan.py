@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from cluster.rollout.checks import Checks
+from cluster.rollout.preflight import Preflight
 from cluster.rollout.steps import Step
 from cluster.section import Section
 
@@ -32,6 +33,7 @@ class Plan(Section):
 
     steps: tuple[Step, ...] = (Step(weight=10), Step(weight=50), Step(weight=100))
     checks: Checks = Checks()
+    preflight: Preflight | None = None
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     deadline_s: float = Field(default=3600.0, gt=0, description="for each step, warming included")
     on_deadline: OnDeadline = OnDeadline.HOLD
@@ -77,8 +79,10 @@ def named_plan(name: NamedPlan, own: Plan) -> Plan:
     """The named plan for a model whose own plan is `own`. Only checks that need a step which it lacks are left out."""
     data = {field: getattr(own, field) for field in Plan.model_fields}
     steps = NAMED_STEPS[name]
+    # The way back to a version that is still warm must not wait for anything.
+    preflight = own.preflight if name is not NamedPlan.INSTANT else None
     unfit = {field: None for field, check in own.checks.in_force().items() if check.lacks(steps)}
-    return Plan(**{**data, "steps": steps, "checks": own.checks.model_copy(update=unfit)})
+    return Plan(**{**data, "steps": steps, "checks": own.checks.model_copy(update=unfit), "preflight": preflight})
 
 
 def is_instant(plan: Plan) -> bool:

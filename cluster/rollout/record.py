@@ -14,6 +14,7 @@ from cluster.errors import Conflict
 from cluster.rollout.illness import Illness
 from cluster.rollout.misses import Misses
 from cluster.rollout.plan import Plan
+from cluster.rollout.preflight import PreflightResult, objection
 from cluster.rollout.steps import Step
 
 
@@ -62,7 +63,8 @@ class Rollout:
 
     `step` indexes `plan.steps` and means something in SHADOW, CANARY and a PAUSED that came from them. `reached` is the
     last step begun, the first being 1. `held` says that the step's deadline has passed and the plan waits on. `warmed_s` is how
-    long the candidate took to get ready. Times are Unix seconds.
+    long the candidate took to get ready. `preflight` is what came of it; None before that, or where none is
+    asked for. Times are Unix seconds.
     """
 
     id: int
@@ -83,6 +85,7 @@ class Rollout:
     illness: Illness = field(default_factory=Illness)
     warmed_s: float = 0.0
     misses: Misses = field(default_factory=Misses)
+    preflight: PreflightResult | None = None
 
     @property
     def salt(self) -> int:
@@ -108,6 +111,23 @@ class Rollout:
     def stage(self) -> str:
         """What evidence of the current step is labelled with: `r<id>.<step>`, the first step being 1 and warming 0."""
         return f"r{self.id}.{self.step + 1 if self.current else 0}"
+
+    @property
+    def awaits_preflight(self) -> bool:
+        """Whether recorded requests have yet to be put to the candidate. A first version has nothing to be compared with."""
+        begins = self.phase in (RolloutState.PENDING, RolloutState.WARMING)
+        return begins and self.plan.preflight is not None and self.stable is not None and self.preflight is None
+
+    @property
+    def preflight_job(self) -> str:
+        """The id of the job that does so: the same for this rollout, whoever submits it."""
+        return f"preflight-{self.model}-{self.id}-{int(self.started_s)}"
+
+    @property
+    def objection(self) -> str:
+        """Why the preflight ends the rollout; empty where it does not."""
+        asked, came = self.plan.preflight, self.preflight
+        return objection(asked, came) if asked is not None and came is not None else ""
 
     def to(self, state: RolloutState, now_s: float, *, step: int | None = None, reason: str = "") -> Rollout:
         """The rollout in its next state. Raises IllegalTransition where LEGAL does not have it."""

@@ -14,7 +14,9 @@ SCHEDULE = "schedule"
 
 def jobs_to_ask(state: State, now_s: float) -> set[str]:
     """The jobs whose state the next decision needs; none as long as nothing is under way."""
-    return {job for feed in state.feeds.values() if feed.fires for job in jobs_of(feed.spec.name, feed.fires, now_s)}
+    batches = {job for feed in state.feeds.values() if feed.fires for job in jobs_of(feed.spec.name, feed.fires, now_s)}
+    active = (state.active(name) for name in state.models)
+    return batches | {rollout.preflight_job for rollout in active if rollout is not None and rollout.awaits_preflight}
 
 
 def fire_batch(

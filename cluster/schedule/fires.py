@@ -180,6 +180,30 @@ class SubmitJob:
 
 
 @dataclass(frozen=True, slots=True)
+class SubmitPreflight:
+    """Start the job that puts recorded requests to a rollout's candidate and tells what came of it. Idempotent as SubmitJob.
+
+    `asked` is the plan's `preflight` as JSON.
+    """
+
+    job: str
+    model: str
+    version: int
+    rollout: int
+    asked: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunCommand:
+    """Start what a model's document wants run at an alarm of drift: these words, which no shell expands. Idempotent, as above."""
+
+    job: str
+    model: str
+    version: int
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StopJob:
     """End a job that takes too long. Idempotent."""
 

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.access.keys import StoredKey
 from cluster.access.policy import Access
+from cluster.drift.alarms import DriftAlarm
 from cluster.errors import BadInput
 from cluster.findings import first_finding
 from cluster.rollout.evidence import Counts, EvidenceKey
@@ -46,6 +47,7 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "evidence": TypeAdapter(Observed),
     "scorers": TypeAdapter(int),
     "keys": TypeAdapter(StoredKey),
+    "alarms": TypeAdapter(DriftAlarm),
     "control": TypeAdapter(Control),
 }
 TABLES = tuple(_ADAPTERS)
@@ -61,6 +63,7 @@ def _values(state: State) -> dict[str, tuple[Mapping[Any, Any], Callable[[Any], 
         "evidence": (state.evidence, _evidence_name),
         "scorers": (state.scorers, str),
         "keys": (state.keys, str),
+        "alarms": (state.alarms, str),
         "control": ({"state": Control(state.last_rollout, state.table, state.table_digest, state.access)}, str),
     }
 
@@ -124,6 +127,7 @@ def from_rows(rows: Mapping[str, Mapping[str, str]]) -> State:
         evidence={row.key: row.counts for row in read["evidence"].values()},
         scorers=read["scorers"],
         keys=read["keys"],
+        alarms=read["alarms"],
         access=control.access,
         last_rollout=control.last_rollout,
         table=control.table,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
+from cluster.drift.watched import DriftLook
 from cluster.ports import AppState, FeedState
 from cluster.state import State
+from cluster.versions import VersionId
 from cluster.watch.catalogue import TICK_SECONDS
 from cluster.watch.history import History, HistoryPoint
 from cluster.watch.reports import MetricsReport
@@ -35,13 +38,20 @@ class MetricsBook:
         """The last hour and the last day, oldest first."""
         return self._history.points()
 
-    def ticked(self, took_s: float, state: State, apps: Mapping[str, AppState], feeds: Mapping[str, FeedState]) -> None:
+    def ticked(
+        self,
+        took_s: float,
+        state: State,
+        apps: Mapping[str, AppState],
+        feeds: Mapping[str, FeedState],
+        looks: Mapping[VersionId, DriftLook] = MappingProxyType({}),
+    ) -> None:
         """A round of the controller is over, which saw the world so. Now and then a point of history is made, and series of what
         is no more are forgotten."""
         now_s = self._clock()
         self._sums.observe(TICK_SECONDS, took_s)
         if self._history.due(now_s):
-            self._history.note(now_s, self._sums.totals(), standing(state, apps, feeds, 0, now_s))
+            self._history.note(now_s, self._sums.totals(), standing(state, apps, feeds, 0, now_s, looks))
         if not 0 <= now_s - self._forgot_s < FORGET_EVERY_S:
             self._forgot_s = now_s
             self._sums.keep(lambda series: lives(state, apps, series, now_s))

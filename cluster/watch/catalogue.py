@@ -156,6 +156,19 @@ PAYLOADS = _counter(
     "outcome",
 )
 
+# Traces.
+SPANS = _counter("spans", "Spans of what was traced (exported, dropped, failed).", "outcome")
+MALFORMED_TRACEPARENTS = _counter("malformed_traceparents", "Trace contexts that callers sent and that are none.")
+# Drift.
+WATCHED_ROWS = _counter("watched_rows", "Rows that were looked at beside the profile of the version that answered them.", *_WAY)
+OUTLIER_ROWS = _counter("outlier_rows", "Of the rows that were looked at, those that are outliers (p of 0.01 or less).", *_WAY)
+DRIFT_ALARMS = _gauge("drift_alarms", "Features of this version that no longer look like its profile, until cleared.", *_VERSION)
+DRIFT_SIZE = _gauge(
+    "drift_size",
+    "How far the feature that is farthest off is from the profile now: Jensen-Shannon distance, 0 to 1.",
+    *_VERSION,
+)
+
 # Rollouts, replicas, the controller.
 ROLLOUT_STATE = _gauge("rollout_state", "1 for the state that the model's newest rollout is in.", "model", "state")
 ROLLOUT_HELD = _gauge("rollout_held", "1 where the rollout under way waits for a person: neither proven good nor bad.", "model")

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from cluster.watch.catalogue import (
+    DRIFT_SIZE,
     REQUEST_SECONDS,
     REQUESTS,
     ROLLOUT_CHECK_HIGH,
@@ -155,6 +156,9 @@ def _gauges(gauges: Mapping[Series, float], standing: Mapping[Series, float]) ->
         labels = series.named
         if series.metric == ROLLOUT_WEIGHT.name:
             found[Figure(HistorySubject.MODEL, labels["model"], "candidate_share")] = value
+        if series.metric == DRIFT_SIZE.name:
+            figure = Figure(HistorySubject.MODEL, labels["model"], "drift_size")
+            found[figure] = max(value, found.get(figure, 0.0))
         for end, metric in of_checks.items():
             if series.metric == metric.name:
                 found[Figure(HistorySubject.MODEL, labels["model"], f"{labels['check']}_{end}")] = value

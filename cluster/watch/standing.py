@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 
+from cluster.drift.watched import DriftLook
 from cluster.fleet.desired import needed
 from cluster.ports import AppState, AppStatus, FeedKind, FeedState
 from cluster.rollout.gate import judge
@@ -16,6 +19,8 @@ from cluster.watch.catalogue import (
     BATCH_DELAY,
     BATCH_LAST_FAILED,
     BATCH_LAST_SUCCESS,
+    DRIFT_ALARMS,
+    DRIFT_SIZE,
     REPLICAS,
     REPLICAS_WANTED,
     ROLLOUT_CHECK_HIGH,
@@ -35,9 +40,14 @@ ALL_KEYS = 10_000  # basis points
 
 
 def standing(
-    state: State, apps: Mapping[str, AppState], feeds: Mapping[str, FeedState], troubles: int, now_s: float
+    state: State,
+    apps: Mapping[str, AppState],
+    feeds: Mapping[str, FeedState],
+    troubles: int,
+    now_s: float,
+    looks: Mapping[VersionId, DriftLook] = MappingProxyType({}),
 ) -> dict[Series, float]:
-    """All of them now; `troubles` is how many things stand in the controller's way."""
+    """All of them now; `troubles` is how many things stand in the controller's way, `looks` are at the rows that are watched."""
     found: dict[Series, float] = {_series(TROUBLES): troubles}
     for name, model in state.models.items():
         if model.stable is not None:
@@ -59,7 +69,7 @@ def standing(
             found[_series(STREAM_READY, feed.spec.name)] = seen is not None and seen.app.status is AppStatus.READY
         else:
             found |= _of_batch(feed)
-    return found
+    return found | _of_drift(state, looks)
 
 
 def lives(state: State, apps: Mapping[str, AppState], series: Series, now_s: float) -> bool:
@@ -93,6 +103,18 @@ def _of_rollout(state: State, rollout: Rollout) -> dict[Series, float]:
     for check in judge(rollout, state.evidence):
         found[_series(ROLLOUT_CHECK_LOW, model, check.name)] = check.interval.low
         found[_series(ROLLOUT_CHECK_HIGH, model, check.name)] = check.interval.high
+    return found
+
+
+def _of_drift(state: State, looks: Mapping[VersionId, DriftLook]) -> dict[Series, float]:
+    """Of the versions that were heard of, and of those whose alarms stand."""
+    found: dict[Series, float] = {}
+    alarms = Counter(alarm.version for alarm in state.alarms.values())
+    for version in looks.keys() | alarms.keys():
+        labels = version.model, str(version.number)
+        found[_series(DRIFT_ALARMS, *labels)] = alarms[version]
+        if version in looks:
+            found[_series(DRIFT_SIZE, *labels)] = looks[version].largest
     return found
 
 

@@ -22,7 +22,7 @@ class BatchMeter:
     """
 
     def __init__(self, control: ControlPlane, batch: str, model: str, version: int, *, remote: bool) -> None:
-        self._meters = Meters()
+        self.meters = self._meters = Meters()
         self._push = ReportPush(control, self._meters)
         self._batch, self._model, self._version, self._remote = batch, model, str(version), remote
         self._last: RunProgress | None = None

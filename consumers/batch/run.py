@@ -14,7 +14,7 @@ from consumers.batch.read.columns import bind
 from consumers.batch.read.dataset import Dataset, discover, with_date
 from consumers.batch.read.hive import check_keys
 from consumers.batch.read.listing import covers
-from consumers.batch.score.answers import output_columns
+from consumers.batch.score.answers import outliers_of, output_columns
 from consumers.batch.spec import BatchSpec, OnRunning
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import file_lock
@@ -179,6 +179,7 @@ def _check_columns(dataset: Dataset, spec: BatchSpec, pinned: Pinned) -> None:
     columns = output_columns(spec.output, pinned.signature)
     if spec.explain is not None:
         section_options(spec.explain, pinned.signature)
+    outliers_of(columns, pinned)
     clash = sorted(set(columns) & set(spec.input.passthrough))
     if clash:
         raise BadInput(

@@ -53,6 +53,7 @@ class ColumnSource(StrEnum):
     MAX = "max"
     VERSION = "version"
     MODEL = "model"
+    OUTLIER = "outlier"
 
 
 class PatternOrder(StrEnum):
@@ -97,7 +98,8 @@ class BatchInput(Section):
 
 
 class OutputColumn(Section):
-    """One column of the output: `NAME` (an output of the model), `argmax(NAME)`, `max(NAME)`, `version()` or `model()`."""
+    """One column of the output: `NAME` (an output of the model), `argmax(NAME)`, `max(NAME)`, `version()`, `model()`, or
+    `outlier()`: what share of rows like the profile's is as unlike it as this one, or more."""
 
     source: ColumnSource
     output: str = ""
@@ -107,7 +109,7 @@ class OutputColumn(Section):
     def _parse(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        if value in ("version()", "model()"):
+        if value in ("version()", "model()", "outlier()"):
             return {"source": value.removesuffix("()")}
         call = _CALL.match(value)
         return {"source": call[1], "output": call[2].strip()} if call else {"source": ColumnSource.OUTPUT, "output": value}

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 class ReplayOutcome(BaseModel):
     """Of all requests that were put to the version; what shadows answered is left out.
 
-    `same`, `different` and `errors` count rows, `answered_errors` those that failed then and are answered now, `reasons` the
-    errors by kind. Times are in ms, a request.
+    `same`, `different` and `errors` count rows, `answered_errors` those that failed then and are answered now, `lasting_errors`
+    those that failed then and fail now, which are among `errors`; `reasons` are the errors by kind. Times are in ms, a request.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -25,6 +25,7 @@ class ReplayOutcome(BaseModel):
     different: int
     errors: int
     answered_errors: int
+    lasting_errors: int
     reasons: dict[str, int]
     p50_ms: float
     p90_ms: float

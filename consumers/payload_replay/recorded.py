@@ -19,6 +19,7 @@ from deployments.engines.datatypes import NUMPY, Array
 from deployments.observe.payloads.columns import OUTPUT, PREFIX, SHAPE
 from deployments.observe.payloads.event import PayloadOutcome
 
+OTHER_INPUTS = "it is redacted, or of a version with other inputs: name a log of one that has it"
 _NEEDED = tuple(PREFIX + name for name in ("id", "time", "model", "outcome"))
 
 
@@ -60,8 +61,7 @@ def recorded(file: Place, model: str, signature: Signature) -> Iterator[Recorded
     table = table.filter(pc.equal(table[PREFIX + "model"], model)).combine_chunks()
     absent = [spec.name for spec in signature.inputs if spec.name not in table.column_names]
     if absent and table.num_rows:
-        remedy = "it is redacted, or of a version with other inputs: name files of one that has it"
-        raise BadInput(f"it has no input {absent[0]}", where=str(file), remedy=remedy)
+        raise BadInput(f"it has no input {absent[0]}", where=str(file), remedy=OTHER_INPUTS)
     ids = table[PREFIX + "id"].to_pylist()
     starts = [row for row in range(len(ids)) if row == 0 or ids[row] != ids[row - 1]]
     for start, end in pairwise([*starts, len(ids)]):

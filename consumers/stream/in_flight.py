@@ -11,6 +11,7 @@ from consumers.stream.breaker import Breaker, backoff_s
 from consumers.stream.counters import Counters
 from consumers.stream.micro_batch import MicroBatch, SliceOutcome
 from consumers.stream.phases import WorkerPhases
+from consumers.stream.traced import within
 from deployments.scoring.port import Scored
 
 MOST_IN_FLIGHT = 32  # while one commit runs, as many as get ready wait for the next; `max_in_flight_bytes` is the real bound
@@ -108,7 +109,9 @@ class InFlight:
             self._hold(batch, broken)
             return False
         self._phases.held_no_more()
-        batch.conclude(outcomes_of(batch, scored))
+        with within(batch.span, "encode"):
+            outcomes = outcomes_of(batch, scored)
+        batch.conclude(outcomes)
         return True
 
     def _circuit(self, scored: Scored) -> EngineFailure | None:

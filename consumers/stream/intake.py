@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from consumers.stream.log.port import Log, Records
 from consumers.stream.micro_batch import MicroBatch
 from consumers.stream.outgoing.answers import split_keys
 from consumers.stream.spec import StreamSpec
+from consumers.stream.traced import RecordTracer, scoring, within
 from deployments.engines.datatypes import Array
 from deployments.scoring.port import Scored
 
@@ -24,9 +26,16 @@ class ScorerPort(Protocol):
     """What a worker needs of a scorer; `deployments.scoring.scorer_thread.ScorerThread` is one. Safe to call from any thread."""
 
     def submit(
-        self, model: str, tensors: Mapping[str, Array], keys: Sequence[bytes | None] | None = None, *, donated: bool = False
+        self,
+        model: str,
+        tensors: Mapping[str, Array],
+        keys: Sequence[bytes | None] | None = None,
+        *,
+        donated: bool = False,
+        outliers: bool = False,
     ) -> Future[Scored]:
-        """Starts scoring n rows and returns at once. See `Scorer.score`, all of whose errors the future raises."""
+        """Starts scoring n rows and returns at once. See `Scorer.score`, all of whose errors the future raises, and
+        `Scored.outliers`."""
 
     def signature(self, model: str, version: int | None = None) -> Signature:
         """The signature of the stable version. Raises NotFound while no version is served."""
@@ -35,8 +44,8 @@ class ScorerPort(Protocol):
 class Intake:
     """Of one worker, used from its thread. `backlog`: the last micro-batch was whole, so another waits."""
 
-    def __init__(self, spec: StreamSpec, scoring: ScorerPort) -> None:
-        self._spec, self._scoring = spec, scoring
+    def __init__(self, spec: StreamSpec, scoring: ScorerPort, tracer: RecordTracer | None = None) -> None:
+        self._spec, self._scoring, self._tracer = spec, scoring, tracer
         self._codecs = Codecs(spec)
         self.backlog = False
 
@@ -45,6 +54,8 @@ class Intake:
         spec = self._spec
         most = min(spec.max_batch_rows, most_rows or spec.max_batch_rows)
         slices = gather(log, most, spec.max_in_flight_bytes, linger_s=spec.linger_ms / 1000, timeout_s=timeout_s)
+        if self._tracer is not None:
+            slices = self._tracer.taken(slices)
         rows = sum(map(len, slices))
         self.backlog = rows >= most and most_rows is None
         if not rows:
@@ -55,15 +66,18 @@ class Intake:
         """Decodes it and begins to score it. Raises NotFound, BadInput and Unreachable where that can't be done now."""
         decoder, batch.encoder = self._codecs.of(self._scoring.signature(self._spec.model))
         headers = [each for s in batch.slices for each in s.headers]
-        batch.decoded = decoder.decode(batch.values, headers)
-        if not batch.decoded.rows:
+        with within(batch.span, "decode"):
+            batch.decoded = decoded = decoder.decode(batch.values, headers)
+        if not decoded.rows:
             batch.scored = Future()
             batch.scored.set_result(Scored({}, np.empty(0, dtype=np.int32), {}))
             return
         keys = [key for s in batch.slices for key in split_keys(s)]
-        if len(batch.decoded.rows) != len(keys):
-            keys = [keys[row] for row in batch.decoded.rows]
-        batch.scored = self._scoring.submit(self._spec.model, batch.decoded.tensors, keys, donated=True)
+        if len(decoded.rows) != len(keys):
+            keys = [keys[row] for row in decoded.rows]
+        outliers = self._spec.output.outliers
+        submit = partial(self._scoring.submit, self._spec.model, decoded.tensors, keys, donated=True, outliers=outliers)
+        batch.scored = scoring(batch.span, submit)
 
     def close(self) -> None:
         """Ends what the codecs have open."""

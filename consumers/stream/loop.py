@@ -30,8 +30,11 @@ from consumers.stream.phases import WorkerPhase, WorkerPhases
 from consumers.stream.spec import StreamSpec
 from consumers.stream.stream_meter import StreamMeter
 from consumers.stream.stuck import Stuck
+from consumers.stream.traced import RecordTracer
+from deployments.drift.drift_sample import DriftSample
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
+from deployments.observe.traces.tracer import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +69,8 @@ class Loop:
         extra_headers: Sequence[Header] = (),
         meters: Meters | None = None,
         payloads: PayloadLog | None = None,
+        tracer: Tracer | None = None,
+        drift: DriftSample | None = None,
         intake: Intake | None = None,
     ) -> None:
         self.name, self.spec = name, spec
@@ -73,12 +78,13 @@ class Loop:
         self._meter = StreamMeter(meters or Meters(), name, spec.model)
         if meters is not None:
             meters.before_each_report(self._tell)
-        self._payloads = payloads
+        self._payloads, self._drift = payloads, drift
         self.last_turn_s = time.monotonic()
         self._make_log = make_log
         self._form = answer_template(spec, extra_headers)
         self._phases = WorkerPhases()
-        self._intake = intake or Intake(spec, scoring)
+        self._tracer = RecordTracer(tracer, name, spec.model, spec.group_of(name)) if tracer is not None else None
+        self._intake = intake or Intake(spec, scoring, self._tracer)
         self._in_flight = InFlight(
             self._intake.score,
             self._phases,
@@ -224,9 +230,14 @@ class Loop:
             took_s = now_s - commit.began_s
             self.counters.committed(rows_in=plan.rows, rows_out=plan.rows_out, rows_dead=plan.rows_dead, took_s=took_s)
             self._meter.committed(plan, took_s, int(time.time() * 1000))
+            if self._tracer is not None and (spans := [span for outcome in plan.outcomes for span in outcome.spans]):
+                self._tracer.committed(spans, self.spec.output.topic, commit.began_s)
             for taken in (outcome.payloads for outcome in plan.outcomes):
                 if taken is not None and self._payloads is not None:
                     self._payloads.put(taken.settings, taken.events)
+            for drawn in (each for outcome in plan.outcomes for each in outcome.drawn):
+                if self._drift is not None:
+                    self._drift.put(drawn)
 
     def _tell(self, _: Meters) -> None:
         oldest_s = self._in_flight.oldest_s

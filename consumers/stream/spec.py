@@ -145,6 +145,7 @@ class StreamOutput(Topic):
 
     format: Format = Format.JSON
     envelope: OutputEnvelope = OutputEnvelope.NONE
+    outliers: bool = Field(default=False, description="a header on each answer tells how unlike the profile its record is")
 
 
 class ConsumerScaling(Section):

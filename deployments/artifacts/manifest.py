@@ -84,7 +84,7 @@ def file_digest(path: Path) -> str:
 
 def read_manifest(path: Path) -> Manifest:
     """Reads manifest.json of the artifact at `path`. Raises BadArtifact where it is missing or makes no sense."""
-    return _parse_manifest(_manifest_bytes(path), path)
+    return parse_manifest(_manifest_bytes(path), str(path))
 
 
 def _manifest_bytes(path: Path) -> bytes:
@@ -94,15 +94,16 @@ def _manifest_bytes(path: Path) -> bytes:
         raise BadArtifact("no manifest: this is no artifact", where=str(path / MANIFEST), remedy=REMEDY) from error
 
 
-def _parse_manifest(content: bytes, path: Path) -> Manifest:
+def parse_manifest(content: bytes, where: str) -> Manifest:
+    """The manifest of the artifact at `where`, a path or URI, from its bytes. Raises BadArtifact."""
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         found = first_finding(error)
-        raise BadArtifact(f"bad manifest: {found.field} {found.words}", where=str(path / MANIFEST), remedy=REMEDY) from error
+        raise BadArtifact(f"bad manifest: {found.field} {found.words}", where=f"{where}/{MANIFEST}", remedy=REMEDY) from error
     if manifest.format != 1:
         raise BadArtifact(
-            f"format {manifest.format} is unknown", where=str(path / MANIFEST), remedy="use the Headrace release that built it"
+            f"format {manifest.format} is unknown", where=f"{where}/{MANIFEST}", remedy="use the Headrace release that built it"
         )
     return manifest
 
@@ -115,7 +116,7 @@ def verify(path: Path, digest: str | None = None) -> Manifest:
     content = _manifest_bytes(path)
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
         raise BadArtifact("the manifest is not the registered one", where=str(path / MANIFEST), remedy=REMEDY)
-    manifest = _parse_manifest(content, path)
+    manifest = parse_manifest(content, str(path))
     for entry in manifest.files:
         file = path / entry.path
         try:
@@ -149,7 +150,7 @@ def check_registered(uri: str, digest: str, engine: str, signature: Signature) -
         ) from error
     if hashlib.sha256(content).hexdigest() != digest:
         raise BadArtifact("its manifest has another digest", where=uri, remedy="register the digest that the build told")
-    manifest = _parse_manifest(content, Path(uri))
+    manifest = parse_manifest(content, uri)
     wrong = next((entry.path for entry in manifest.files if sizes.get(entry.path) != entry.size_bytes), None)
     if wrong is not None:
         raise BadArtifact(f"{wrong} is missing, or has another size", where=uri, remedy=REMEDY)

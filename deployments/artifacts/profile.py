@@ -1,19 +1,33 @@
-"""A version's profile among its files. What serves a version never reads it: its bytes are checked with the others', no more."""
+"""A version's profile among its files. Who scores with a version reads it apart from the others, from where the artifact lies."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
-from cluster.errors import BadArtifact
+from cluster.errors import BadArtifact, Unreachable
 from cluster.findings import first_finding
-from deployments.artifacts.manifest import PROFILE, PROFILE_ARRAYS, REMEDY
+from deployments.artifacts.manifest import MANIFEST, PROFILE, PROFILE_ARRAYS, REMEDY, parse_manifest
+from deployments.artifacts.roots import local_path, remote
 from deployments.engines.datatypes import Array
-from deployments.profiles.form import FORMAT, FeatureKind, Profile, ProfileSummary, TensorProfile
+from deployments.profiles.form import (
+    FORMAT,
+    OUTLIER_ARRAYS,
+    FeatureKind,
+    OutlierArrays,
+    Profile,
+    ProfileSummary,
+    TensorProfile,
+)
 from deployments.profiles.numbers import ARRAYS, CODES, NumberColumns
+from deployments.profiles.outliers import fits
+
+OUTLIERS = "outliers"  # before the names of its arrays: no tensor's key has one part
 
 
 def save_profile(folder: Path, profile: Profile) -> None:
@@ -24,42 +38,93 @@ def save_profile(folder: Path, profile: Profile) -> None:
             for name in ARRAYS:
                 with archive.open(f"{key}.{name}.npy", "w") as member:
                     np.lib.format.write_array(member, getattr(columns, name), allow_pickle=False)
+        if profile.outliers is not None:
+            for name in OUTLIER_ARRAYS:
+                with archive.open(f"{OUTLIERS}.{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, getattr(profile.outliers, name), allow_pickle=False)
 
 
 def read_profile(folder: Path) -> Profile | None:
     """Reads the profile of the artifact at `folder`; None where it has none. Raises BadArtifact where it makes no sense."""
-    file, arrays = folder / PROFILE, folder / PROFILE_ARRAYS
-    if not file.exists():
+    if not (folder / PROFILE).exists():
         return None
     try:
-        summary = ProfileSummary.model_validate_json(file.read_bytes())
+        told, arrays = (folder / PROFILE).read_bytes(), (folder / PROFILE_ARRAYS).read_bytes()
+    except OSError as error:
+        raise BadArtifact(f"its profile can't be read: {error}", where=str(folder), remedy=REMEDY) from error
+    return _parsed(told, arrays, str(folder))
+
+
+def fetch_profile(uri: str, digest: str) -> Profile | None:
+    """The profile of the artifact at `uri`, alone, parsed from the bytes that were verified; None where it has none.
+
+    Raises BadArtifact where it is not what was registered or makes no sense, Unreachable where the place can't be asked.
+    """
+    content = _read(uri, MANIFEST)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise BadArtifact("the manifest is not the registered one", where=uri, remedy=REMEDY)
+    listed = {entry.path: entry.sha256 for entry in parse_manifest(content, uri).files}
+    if PROFILE not in listed:
+        return None
+    found = {name: _read(uri, name) for name in (PROFILE, PROFILE_ARRAYS)}
+    for name, bytes_ in found.items():
+        if hashlib.sha256(bytes_).hexdigest() != listed.get(name):
+            raise BadArtifact(f"{name} is damaged: its digest differs", where=uri, remedy=REMEDY)
+    return _parsed(found[PROFILE], found[PROFILE_ARRAYS], uri)
+
+
+def _read(uri: str, name: str) -> bytes:
+    local = local_path(uri)
+    try:
+        if local is not None:
+            return (local / name).read_bytes()
+        filesystem, base = remote(uri)
+        with filesystem.open_input_stream(f"{base}/{name}") as stream:
+            content: bytes = stream.read()
+            return content
+    except FileNotFoundError as error:
+        raise BadArtifact(f"{name} is missing", where=uri, remedy=REMEDY) from error
+    except OSError as error:
+        raise Unreachable(f"{name} can't be read: {error}", where=uri, remedy="see that its place is there") from error
+
+
+def _parsed(told: bytes, arrays: bytes, where: str) -> Profile:
+    try:
+        summary = ProfileSummary.model_validate_json(told)
     except ValidationError as error:
-        found = first_finding(error)
-        raise BadArtifact(f"bad profile: {found.field} {found.words}", where=str(file), remedy=REMEDY) from error
+        finding = first_finding(error)
+        raise BadArtifact(f"bad profile: {finding.field} {finding.words}", where=f"{where}/{PROFILE}", remedy=REMEDY) from error
     if summary.format != FORMAT:
         raise BadArtifact(
-            f"a profile of format {summary.format} is unknown", where=str(file), remedy="use the Headrace release that built it"
+            f"a profile of format {summary.format} is unknown",
+            where=f"{where}/{PROFILE}",
+            remedy="use the Headrace release that built it",
         )
+    where = f"{where}/{PROFILE_ARRAYS}"
     try:
-        with np.load(arrays, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(arrays), allow_pickle=False) as archive:
             numbers = {
                 tensor.key: NumberColumns(**{name: archive[f"{tensor.key}.{name}"] for name in ARRAYS})
                 for tensor in summary.tensors
                 if tensor.kind is FeatureKind.NUMBERS
             }
+            found = {name: archive[f"{OUTLIERS}.{name}"] for name in OUTLIER_ARRAYS} if summary.held_out else None
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise BadArtifact(f"bad profile: {error}", where=str(arrays), remedy=REMEDY) from error
+        raise BadArtifact(f"bad profile: {error}", where=where, remedy=REMEDY) from error
     for tensor in summary.tensors:
-        _check(tensor, numbers.get(tensor.key), arrays)
-    return Profile(summary, numbers)
+        _check(tensor, numbers.get(tensor.key), where)
+    outliers = None if found is None else OutlierArrays(**found)
+    if outliers is not None and not fits(summary.tensors, outliers):
+        raise BadArtifact("bad profile: what tells outliers does not fit its features", where=where, remedy=REMEDY)
+    return Profile(summary, numbers, outliers)
 
 
-def _check(tensor: TensorProfile, columns: NumberColumns | None, where: Path) -> None:
+def _check(tensor: TensorProfile, columns: NumberColumns | None, where: str) -> None:
     """Raises BadArtifact where arrays and summary contradict each other."""
     found = [len(tensor.categories)] if columns is None else [len(_array(columns, name)) for name in ARRAYS]
     wide = columns is None or columns.counts.shape[1:] == (CODES,)
     if set(found) != {tensor.profiled} or not wide:
-        raise BadArtifact(f"bad profile: {tensor.key} has not the features that it tells", where=str(where), remedy=REMEDY)
+        raise BadArtifact(f"bad profile: {tensor.key} has not the features that it tells", where=where, remedy=REMEDY)
 
 
 def _array(columns: NumberColumns, name: str) -> Array:

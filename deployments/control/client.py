@@ -10,12 +10,10 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from cluster.access.callers import CLUSTER, Caller
-from cluster.control_plane import ControlPlane
+from cluster.control_plane import ControlPlane, Told
 from cluster.errors import HeadraceError, Unreachable
-from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.changes import TableChange, with_change
 from cluster.routing.routes import EMPTY, NOTHING, RouteTable, Stamp
-from cluster.watch.reports import MetricsReport
 
 CONTROLLER_ACTOR = "headrace-controller"
 NAMESPACE = "headrace"
@@ -42,7 +40,7 @@ class ActorControlPlane:
         self._table = table
         return table
 
-    async def push(self, told: EvidenceBatch | MetricsReport) -> None:
+    async def push(self, told: Told) -> None:
         await self._ask("push", ANSWER_S, told)
 
     async def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from cluster.access.callers import CLUSTER, Caller
+from cluster.control_plane import Told
 from cluster.controller import Controller
 from cluster.errors import Unreachable
 from cluster.ports import Feeds, FeedSpec, FeedState, Fleet
 from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import RouteTable, Stamp
-from cluster.schedule.fires import JobSeen, SubmitJob
+from cluster.schedule.fires import JobSeen, RunCommand, SubmitJob, SubmitPreflight
 from cluster.store.memory import MemoryStore
-from cluster.watch.reports import MetricsReport
 
 _LOOK_S = 0.01
 
@@ -36,7 +36,7 @@ class NoFeeds:
 class NoJobs:
     """Jobs where there are none."""
 
-    def submit(self, wanted: SubmitJob) -> None:
+    def submit(self, wanted: SubmitJob | SubmitPreflight | RunCommand) -> None:
         raise Unreachable("no jobs run here", where=wanted.job, remedy="use a real controller")
 
     def state(self, jobs: Collection[str]) -> Mapping[str, JobSeen]:  # noqa: ARG002 - the port's
@@ -71,7 +71,7 @@ class FakeControlPlane:
                 return self.controller.table
             await asyncio.sleep(_LOOK_S)
 
-    async def push(self, told: EvidenceBatch | MetricsReport) -> None:
+    async def push(self, told: Told) -> None:
         self._reach()
         if isinstance(told, EvidenceBatch):
             self.pushed.append(told)

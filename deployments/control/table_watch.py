@@ -8,13 +8,15 @@ import time
 from collections.abc import Awaitable, Callable
 
 from cluster.control_plane import ControlPlane
-from cluster.errors import HeadraceError
+from cluster.errors import BadInput, HeadraceError, NotFound
 from cluster.routing.routes import EMPTY, NOTHING, RouteTable
 from deployments.control.evidence_log import EvidenceLog
+from deployments.drift.drift_sample import DriftSample
 from deployments.observe.meters import Meters
 
 POLL_S = 30.0
 PUSH_EVERY_S = 1.0
+DRIFT_EVERY_S = 10.0
 AWAY_PAUSE_S = 0.2
 AWAY_PAUSE_MAX_S = 2.0
 
@@ -110,6 +112,40 @@ class ReportPush:
             _log.debug("a report waits: %s", error)
         else:
             self._meters.delivered(report)
+
+
+class DriftPush:
+    """Counts the rows that were drawn about once a second, on another thread, and pushes the counts about every ten."""
+
+    def __init__(self, control: ControlPlane, sample: DriftSample) -> None:
+        self._control, self._sample = control, sample
+        self._next_s = time.monotonic() + DRIFT_EVERY_S
+
+    async def run(self) -> None:
+        """Goes on until cancelled."""
+        await _once_a_second(self._turn)
+
+    async def _turn(self) -> None:
+        await asyncio.to_thread(self._sample.count)
+        if time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + DRIFT_EVERY_S
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Pushes what there is now; keeps it where the controller is away."""
+        for report in await asyncio.to_thread(self._sample.reports):
+            try:
+                try:
+                    await self._control.push(report)
+                except NotFound:  # the controller is new, or the version is
+                    await self._control.push(self._sample.reference_of(report))
+            except BadInput as error:
+                _log.error("drift of %s is not watched: %s", report.model, error)
+                self._sample.delivered(report)
+            except HeadraceError as error:
+                _log.debug("counts of rows wait: %s", error)
+            else:
+                self._sample.delivered(report)
 
 
 async def _once_a_second(flush: Callable[[], Awaitable[None]]) -> None:

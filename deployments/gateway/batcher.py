@@ -37,6 +37,8 @@ from cluster.routing.split import goes_to_candidate
 from deployments.engines.datatypes import Array
 from deployments.gateway.request_meter import RequestMeter
 from deployments.gateway.statistics import Statistics
+from deployments.gateway.traced import span_of_call
+from deployments.observe.traces.span import Span, current_span
 from deployments.scoring.pieces import bearable_calls
 from deployments.scoring.port import Late, Scored, Scorer
 from deployments.scoring.senders import Senders
@@ -91,6 +93,7 @@ class _Ask:
     deadline_s: float
     answer: asyncio.Future[Scored]
     caller: str = ""
+    span: Span | None = None
     batch: Sequence[_Ask] = ()
     call: asyncio.Task[None] | None = None
 
@@ -181,6 +184,7 @@ class _Lane:
     seen: _Seen
     serving: Serving
     judged: bool = False  # a rollout wants to know whose rows they are
+    traced: bool = False  # of what waits, something is, or was
     queue: deque[_Ask] = field(default_factory=deque)
     queued_rows: int = 0
     queued_bytes: int = 0
@@ -197,7 +201,9 @@ class _Lane:
         size_bytes = sum([array.nbytes for array in tensors.values()])
         self._admit(rows, size_bytes, timeout_s)
         now_s, deadline_s = time.monotonic(), loop.time() + timeout_s
-        ask = _Ask(tensors, rows, size_bytes, key, now_s, deadline_s, loop.create_future(), caller)
+        span = current_span()
+        ask = _Ask(tensors, rows, size_bytes, key, now_s, deadline_s, loop.create_future(), caller, span)
+        self.traced = self.traced or span is not None
         self.queue.append(ask)
         self.queued_rows += rows
         self.queued_bytes += size_bytes
@@ -269,11 +275,18 @@ class _Lane:
         begin_s = self.seen.last_s = time.monotonic()
         self.seen.last_asks = len(batch)
         # In a context of its own: in a caller's, Serve would cancel the batch's handle calls with that caller's request.
-        call = asyncio.get_running_loop().create_task(self._call(batch, begin_s), context=Context())
+        call = asyncio.get_running_loop().create_task(self._call(batch, begin_s, self._span(batch, begin_s)), context=Context())
         self.calls.add(call)
         for ask in batch:
             ask.batch, ask.call = batch, call
         call.add_done_callback(functools.partial(self._ended, batch))
+
+    def _span(self, batch: Sequence[_Ask], begin_s: float) -> Span | None:
+        if not self.traced:
+            return None
+        self.traced = bool(self.queue)
+        waited = [(ask.span, ask.begin_s) for ask in batch if ask.span is not None]
+        return span_of_call(waited, begin_s, requests=len(batch), rows=sum(ask.rows for ask in batch)) if waited else None
 
     def _take(self) -> list[_Ask]:
         """The next batch, without those who gave up or whose time is over."""
@@ -289,8 +302,12 @@ class _Lane:
                 rows += ask.rows
         return batch
 
-    async def _call(self, batch: Sequence[_Ask], begin_s: float) -> None:
-        answers = await self._answers(batch)
+    async def _call(self, batch: Sequence[_Ask], begin_s: float, span: Span | None) -> None:
+        if span is None:
+            answers = await self._answers(batch)
+        else:
+            with span:
+                answers = await self._answers(batch)
         # Told here, not by `_ended`: a turn of the loop sooner.
         self.calls.discard(batch[0].call)
         for ask, answer in zip(batch, answers, strict=True):
@@ -299,7 +316,7 @@ class _Lane:
         try:
             self._count(batch, begin_s, answers)
         except Exception:  # noqa: BLE001 - logged: all have their answers, and nobody is left to be told
-            _log.exception("answers of %s were not counted", self.key.model)
+            _log.exception("answers of %s were not counted", self.key.model, extra={"model": self.key.model})
         self._wake()
 
     async def _answers(self, batch: Sequence[_Ask]) -> list[Scored]:

@@ -14,8 +14,9 @@ import numpy as np
 from cluster.access.callers import SEE_YOURS, Caller, Role
 from cluster.errors import BadInput, Forbidden, HeadraceError, NoCapacity, NotFound, Unauthenticated
 from cluster.routing.routes import Route, RouteTable, Standing
-from cluster.signature import Signature, TensorSpec
+from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.versions import EXPLAINS
+from deployments.drift.row_outliers import RowOutliers
 from deployments.engines.datatypes import Array
 from deployments.explain.form import ExplainOptions
 from deployments.gateway.access.quotas import QuotaBook
@@ -26,11 +27,14 @@ from deployments.gateway.protocol.request import InferRequest
 from deployments.gateway.protocol.response import InferResponse, OutputTensor
 from deployments.gateway.request_meter import RequestMeter
 from deployments.gateway.statistics import Statistics, added
+from deployments.gateway.traced import tell
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
+from deployments.observe.traces.tracer import Tracer
 from deployments.scoring.port import Explained, Scored, Scorer
 
 SERVER_NAME = "headrace"
+OUTLIER = "outlier"  # the output that tells which rows are, where the request asks for it
 OUR_FAULT = "a fault of the gateway, not of the request (the gateway's log has it)"
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 
@@ -51,6 +55,9 @@ class TableScorer(Scorer, Protocol):
     @property
     def table(self) -> RouteTable:
         """The newest table it has seen."""
+
+    outliers: RowOutliers
+    """What tells which rows are outliers."""
 
     def route(self, model: str) -> Route:
         """The model's route. Raises NotFound."""
@@ -83,8 +90,10 @@ class DataPlane:
         others: OtherGateways | None = None,
         meters: Meters | None = None,
         payloads: PayloadLog | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
-        """`others` are asked for their statistics; None: there are none. `meters` and `payloads` are the process's."""
+        """`others` are asked for their statistics; None: there are none. `meters`, `payloads` and `tracer` are the process's."""
+        self.tracer = tracer
         self._payloads = payloads
         self._scorer = scorer
         self._others = others
@@ -101,11 +110,13 @@ class DataPlane:
             explained, signature = await self.explain(about, request, caller)
             return explain_response(about.model, explained, request, signature)
         self._may_score(caller, call.model)
+        if self.tracer is not None:
+            tell(model=call.model, request_id=request.id)
         version = parse_version(call.version)
         route = self._scorer.table.routes.get(call.model) or await self._route(call.model)
         signature = self._scorer.signature(call.model, version)
         check_inputs(request, signature)
-        wanted = _wanted(request, signature)
+        wanted, outliers = _wanted(request, signature), _asks_for_outliers(request, signature)
         if caller.quotas:
             with self._quotas.taken(caller, call.model, len(request.inputs[signature.inputs[0].name])):
                 scored = await self._score(call, request, route, version, caller)
@@ -118,7 +129,12 @@ class DataPlane:
             keys = parameters["label_keys"].split(",") if scored.label_keys is not None else ()
             inputs, given = request.inputs, (scored.outputs, scored.versions)
             self._payloads.answered(route.payloads, call.model, inputs, *given, request_id=request.id, label_keys=keys)
+        if self.tracer is not None:
+            tell(version=version_name, rows=len(scored.versions))
         outputs = [OutputTensor(spec.name, spec.datatype, scored.outputs[spec.name], binary) for spec, binary in wanted]
+        if outliers:
+            unlike = await self._scorer.outliers.of(route, request.inputs, scored.versions)
+            outputs.append(OutputTensor(OUTLIER, Datatype.FP64, unlike, request.binary))
         return InferResponse(call.model, version_name, tuple(outputs), request.id, parameters)
 
     async def explain(self, call: InferCall, request: InferRequest, caller: Caller) -> tuple[Explained, Signature]:
@@ -317,6 +333,15 @@ def _wanted(request: InferRequest, signature: Signature) -> list[tuple[TensorSpe
             raise BadInput("the model has no such output", where=f"output {output.name!r}", remedy=f"its outputs: {known}")
         wanted.append((spec, request.binary if output.binary is None else output.binary))
     return wanted
+
+
+def _asks_for_outliers(request: InferRequest, signature: Signature) -> bool:
+    asked = request.parameters.get("outliers", False)
+    if not isinstance(asked, bool):
+        raise BadInput(f"outliers must be true or false; got {asked!r}", where="request")
+    if asked and signature.output(OUTLIER) is not None:
+        raise BadInput(f"the model has an output {OUTLIER!r} of its own", where="outliers", remedy="ask without outliers")
+    return asked
 
 
 def _key(request: InferRequest) -> bytes | None:

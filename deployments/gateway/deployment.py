@@ -27,13 +27,16 @@ from deployments.gateway.door.settings import RUN_VARIABLE, DoorSettings, DoorTl
 from deployments.gateway.http.callers import Callers
 from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer, ServerLimits
+from deployments.observe.logs.set_up import log_with_serve
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
 from deployments.observe.payloads.sink import OpenTopic
+from deployments.observe.traces.opening import tracer_of
+from deployments.observe.traces.settings import TraceSettings
+from deployments.observe.traces.tracer import Tracer
 from deployments.scoring.scorer import RoutedScorer
 from deployments.serving.collector import spare_collections
 from deployments.serving.serve_controller import GATEWAY_APP
-from deployments.serving.serve_log import log_with_serve
 from deployments.transport.remote import RemoteTransport
 
 _log = logging.getLogger(__name__)
@@ -41,6 +44,7 @@ _log = logging.getLogger(__name__)
 APP = GATEWAY_APP
 DEPLOYMENT = "Gateway"
 DRAIN_S = 30.0
+TRACED_AS = "headrace-gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,8 @@ class GatewaySettings:
     unless told to: a full cluster still has a door. `hosts` are the names, beside its nodes' own, by which commands may be given:
     see `Callers`. Who brings no key may score and see on loopback, and elsewhere where it is `insecure`, as long as no Access
     document was applied. Of the byte limits two bound one message each, and the last all that are in one gateway. What
-    `payload_topics` names opens topics for payload logs, as `module:function`; None: there are none.
+    `payload_topics` names opens topics for payload logs, as `module:function`; None: there are none. `traces` says where traces
+    go; None: where the environment of their process says.
     """
 
     replicas: int = 1
@@ -71,6 +76,7 @@ class GatewaySettings:
     max_grpc_message_bytes: int = 256 << 20
     max_buffered_bytes: int = 1 << 30
     payload_topics: str | None = None
+    traces: TraceSettings | None = None
 
     @property
     def visitors(self) -> bool:
@@ -96,6 +102,7 @@ class Gateway:
         self._server: GatewayServer | None = None
         self._scorer: RoutedScorer | None = None
         self._door: Door | None = None
+        self._tracer: Tracer | None = None
         try:
             await self._open()
         except BaseException:
@@ -117,6 +124,7 @@ class Gateway:
         settings, control = self._settings, connect()
         meters = Meters()
         payloads = PayloadLog(meters, named_opener(settings.payload_topics))
+        self._tracer = tracer_of(settings.traces, meters, TRACED_AS)
         self._scorer = RoutedScorer(control, RemoteTransport(for_life=True), meters=meters, payloads=payloads)
         binary = await asyncio.to_thread(usable_haproxy)
         if binary is not None:
@@ -131,7 +139,14 @@ class Gateway:
             max_buffered_bytes=settings.max_buffered_bytes,
         )
         self._server = GatewayServer(
-            DataPlane(self._scorer, BatchLimits(), None if self._door is None else self._door.other_gateways(), meters, payloads),
+            DataPlane(
+                self._scorer,
+                BatchLimits(),
+                None if self._door is None else self._door.other_gateways(),
+                meters,
+                payloads,
+                self._tracer,
+            ),
             Repository(self._scorer, control),
             control,
             Guard(self._scorer, visitors=settings.visitors, meters=meters),
@@ -159,6 +174,8 @@ class Gateway:
             await self._server.stop(DRAIN_S / 2)
         if self._door is not None:
             await self._door.leave()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
         if self._scorer is not None:
             await self._scorer.close()
 

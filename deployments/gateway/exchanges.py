@@ -90,6 +90,6 @@ class _Health:
         """See Exchange."""
         return self._answers.of(error_reply(error))
 
-    async def answer(self, body: Pieces, lease: Lease, caller: Caller) -> WireAnswer:  # noqa: ARG002
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller, traceparent: bytes) -> WireAnswer:  # noqa: ARG002
         """See Exchange."""
         return self._answers.of(_READY)

@@ -17,20 +17,19 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from cluster.errors import BadArtifact, BadInput, Unreachable
-from deployments.images.descriptors import (
+from deployments.oci.descriptors import (
     CONFIG_TYPE,
-    DOCKER_INDEX_TYPE,
     DOCKER_LAYER_TYPE,
-    DOCKER_MANIFEST_TYPE,
     GZIP_LAYER_TYPE,
-    INDEX_TYPE,
+    INDEX_TYPES,
     LAYER_TYPE,
     MANIFEST_TYPE,
+    MANIFEST_TYPES,
     Descriptor,
     encoded,
 )
-from deployments.images.layers import DIFF_ID, NAME, Layer, press_tar
-from deployments.images.layout import Layout, LayoutTag, copy_blob, told_of_disk
+from deployments.oci.layers import DIFF_ID, NAME, Layer, press_tar
+from deployments.oci.layout import Layout, LayoutTag, copy_blob, told_of_disk
 
 SUITE = "bookworm"
 PACKAGES = ("python3-minimal", "libpython3-stdlib", "ca-certificates", "libgomp1", "tini")
@@ -88,9 +87,9 @@ def read_base(source: LayoutTag, target: Layout) -> Base:
 
 
 def _of_this_machine(layout: Layout, one: Descriptor, where: str) -> Descriptor:
-    if one.media_type in (MANIFEST_TYPE, DOCKER_MANIFEST_TYPE):
+    if one.media_type in MANIFEST_TYPES:
         return one
-    if one.media_type not in (INDEX_TYPE, DOCKER_INDEX_TYPE):
+    if one.media_type not in INDEX_TYPES:
         raise BadInput(f"is no image, but {one.media_type}", where=where, remedy="name an image's tag")
     found = [Descriptor.read(each, where) for each in layout.document(one).get("manifests") or []]
     mine = [each for each in found if (each.platform or {}).get("architecture") == here()]

@@ -14,10 +14,10 @@ from typing import Any
 from cluster.errors import BadInput
 from deployments.artifacts.manifest import verify
 from deployments.images.base import BASE_TAG, Base, add_image, make_base, read_base, require_mmdebstrap
-from deployments.images.descriptors import Descriptor
-from deployments.images.layers import Layer, LayerEntry, files_below, reusable, write_layer
-from deployments.images.layout import Layout, LayoutTag, told_of_disk
 from deployments.images.wheels import SITE, ImageVariant, entries, install, require_uv, resolve
+from deployments.oci.descriptors import Descriptor
+from deployments.oci.layers import Layer, LayerEntry, files_below, reusable, write_layer
+from deployments.oci.layout import Layout, LayoutTag, told_of_disk
 
 UID = 10001
 HOME = "/var/lib/headrace"

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from cluster.errors import BadInput, NoCapacity, Unreachable
-from deployments.images.layers import LayerEntry, files_below
+from deployments.oci.layers import LayerEntry, files_below
 
 SITE = "opt/headrace/site"
 BILL = "opt/headrace/share/sbom.cdx.json"

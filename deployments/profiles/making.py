@@ -11,6 +11,7 @@ from deployments.engines.datatypes import NUMPY, Array
 from deployments.profiles.categories import count_categories
 from deployments.profiles.form import CategoryCounts, FeatureKind, Profile, ProfileSummary, TensorProfile, TensorSide
 from deployments.profiles.numbers import NumberColumns, number_columns
+from deployments.profiles.outliers import calibrated
 
 # Of all inputs together, and of all outputs.
 MOST_FEATURES = 4096
@@ -47,13 +48,15 @@ def make_profile(
             tensors.append(tensor)
             if columns is not None:
                 numbers[tensor.key] = columns
+    outliers = calibrated(tensors, inputs)
     summary = ProfileSummary(
         rows=len(next(iter(inputs.values()))),
         tensors=tuple(tensors),
         classes=None if classes is None else count_categories(classes),
         left_out=tuple(spec.name for spec in (*signature.inputs, *signature.outputs) if spec.name in leave_out),
+        held_out=0 if outliers is None else len(outliers.calibration),
     )
-    return Profile(summary, numbers)
+    return Profile(summary, numbers, outliers)
 
 
 def _tensor(side: TensorSide, spec: TensorSpec, value: Array, room: int) -> tuple[TensorProfile, NumberColumns | None]:

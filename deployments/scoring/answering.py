@@ -15,6 +15,7 @@ from cluster.errors import BadInput, EngineFailure, NoCapacity
 from cluster.rollout.blame import Blame, blame
 from cluster.routing.routes import Target
 from cluster.routing.split import to_candidate
+from deployments.observe.traces.span import current_span
 from deployments.scoring.asking import VersionAsker
 from deployments.scoring.call import Call
 from deployments.scoring.rows import Answer, Part, Rows, all_failed, assembled, take
@@ -89,6 +90,13 @@ class CallScorer:
 
     async def _instead(self, call: Call, rows: Rows) -> Part:
         """Stable, for rows that the candidate did not answer: uncounted, as they are no fair sample of what stable is given."""
+        span = current_span()
+        if span is None:
+            return await self._asked_instead(call, rows)
+        with span.child("fallback", {"headrace.rows": len(rows)}):
+            return await self._asked_instead(call, rows)
+
+    async def _asked_instead(self, call: Call, rows: Rows) -> Part:
         asked = await self._asker.ask_rows(call, call.target, rows, call.left_s())
         self._tally.metered(call.route, call.target.version, len(rows), asked.answer, asked.seconds)
         return Part(call.target.version, rows, asked.answer, fair=False)
@@ -126,7 +134,8 @@ class CallScorer:
                 sent = shares(call.senders, rows)
                 self._tally.not_answered(route, target.version, len(rows), error, seconds, hurried=call.hurried, sent=sent)
                 raise
-            _logger.exception("%s", target.app)  # ours or the version's, its users need not suffer from it
+            # Ours or the version's, its users need not suffer from it.
+            _logger.exception("%s", target.app, extra={"model": route.model, "version": target.version})
             answer = all_failed(target.signature, len(rows), EngineFailure(repr(error)))
             timed_s: float | None = seconds
             self._tally.metered(route, target.version, len(rows), answer, seconds)

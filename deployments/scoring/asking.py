@@ -13,6 +13,7 @@ from cluster.errors import NoCapacity
 from cluster.fleet.serving import Serving, TransportKind
 from cluster.routing.routes import Route, RouteTable, Target
 from deployments.engines.datatypes import Array
+from deployments.observe.traces.span import Attribute, SpanKind, current_span
 from deployments.scoring.call import Call
 from deployments.scoring.pieces import bearable_calls, fed
 from deployments.scoring.rows import Answer, Rows, joined, take
@@ -75,6 +76,21 @@ class VersionAsker:
 
     async def ask(self, route: Route, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> TimedAnswer:
         """One call to a version, in pieces of at most the model's `max_batch_rows`. Raises NoCapacity."""
+        span = current_span()
+        if span is None:
+            return await self._ask(route, target, tensors, timeout_s)
+        about: dict[str, Attribute] = {
+            "headrace.model": route.model,
+            "headrace.version": target.version,
+            "headrace.candidate": target.version == route.candidate,
+            "headrace.rows": len(next(iter(tensors.values()))),
+        }
+        with span.child(f"ask {target.app}", about, kind=SpanKind.CLIENT) as asking:
+            told = await self._ask(route, target, tensors, timeout_s)
+            asking.attributes["headrace.failed_rows"] = len(told.answer.failed)
+            return told
+
+    async def _ask(self, route: Route, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> TimedAnswer:
         serving = route.serving
         begin = time.monotonic()
         if timeout_s <= 0:

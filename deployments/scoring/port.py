@@ -12,6 +12,7 @@ import numpy.typing as npt
 from cluster.errors import HeadraceError, NoCapacity
 from cluster.signature import Signature
 from cluster.watch.payloads import Payloads
+from deployments.drift.version_counting import DrawnRows
 from deployments.engines.datatypes import Array
 from deployments.explain.form import Explanation
 from deployments.scoring.senders import Senders
@@ -26,6 +27,8 @@ class Scored:
     could score it, found by bisecting). Empty where all went well. `label_keys`, while a rollout wants labels, has a text for
     each row, empty for rows that must not be judged: with `/` and a name of the prediction it is what a label is
     sent under. `payloads` says what of the model's traffic is kept: then the tensors lie as they were given, donated or not.
+    `outliers` [n] are p-values, where they were asked for: see `RowOutliers`.
+    `drawn` are copies of some rows, on a stream: they count as seen by their versions once they are committed.
     """
 
     outputs: dict[str, Array]
@@ -33,6 +36,8 @@ class Scored:
     errors: dict[int, HeadraceError]
     label_keys: Sequence[str] | None = None
     payloads: Payloads | None = None
+    drawn: Sequence[DrawnRows] = ()
+    outliers: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True)

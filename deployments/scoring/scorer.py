@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, NotFound
@@ -19,19 +20,24 @@ from cluster.routing.split import goes_to_candidate
 from cluster.signature import Signature
 from cluster.watch.catalogue import EXPLAIN_EVALUATIONS, EXPLAIN_SECONDS, EXPLAINED_ROWS, SCORERS, TABLE_AGE, ScoringWay
 from deployments.control.evidence_log import EvidenceLog
-from deployments.control.table_watch import EvidencePush, ReportPush, TableWatch
+from deployments.control.table_watch import DriftPush, EvidencePush, ReportPush, TableWatch
+from deployments.drift.drift_sample import DriftSample
+from deployments.drift.profile_book import ProfileBook
+from deployments.drift.row_outliers import RowOutliers
+from deployments.drift.version_counting import DrawnRows
 from deployments.engines.datatypes import Array
 from deployments.explain.form import ExplainOptions
 from deployments.observe.metering import Meter
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
 from deployments.observe.scorer_meter import ScorerMeter
+from deployments.profiles.numbers import Floats
 from deployments.scoring.answering import CallScorer
 from deployments.scoring.asking import VersionAsker, asleep
 from deployments.scoring.call import Call, begin_call, target_of
 from deployments.scoring.label_keys import label_keys
 from deployments.scoring.port import Explained, Scored
-from deployments.scoring.rows import Answer, Rows, assembled
+from deployments.scoring.rows import Answer, Part, Rows, assembled
 from deployments.scoring.senders import Senders
 from deployments.scoring.shadow.score import ShadowScorer
 from deployments.scoring.shadow.shadows import Shadowed, Shadows
@@ -72,12 +78,13 @@ class RoutedScorer:
         meter: Meter | None = None,
         payloads: PayloadLog | None = None,
         explainer: Explainer | None = None,
+        drift: DriftSample | None = None,
         seed: int | None = None,
     ) -> None:
         """Without others given, `remote` asks Serve's replicas, `embedded` loads engines in this process, and `trial` each in a
         process of its own. `meters` is what its process counts in, and `way` how it scores; `meter` takes the place of both.
-        `payloads` is told of what shadows disagree on, and closed at the end. `explainer` asks Serve's replicas too, also for
-        models whose engines are here: explanations take time that callers of their processes wait for."""
+        `payloads` is told of what shadows disagree on, and closed at the end. `drift` is the process's. `explainer` asks Serve's
+        replicas too, also for models whose engines are here: explanations take time that callers of their processes wait for."""
         self.meters = meters or Meters()
         self._remote = remote or RemoteTransport()
         self._embedded = embedded or EmbeddedTransport()
@@ -85,6 +92,7 @@ class RoutedScorer:
         self._explainer = explainer or ReplicaExplanations()
         self._asker = VersionAsker(self._remote, self._embedded, self._trial)
         self._random = np.random.default_rng(seed)
+        self._told: set[str] = set()
         self._log = EvidenceLog(f"scorer-{uuid.uuid4().hex}")
         self._watch = TableWatch(control, self._changed)
         self._push = EvidencePush(control, self._log)
@@ -93,13 +101,18 @@ class RoutedScorer:
         self.meters.before_each_report(self._gauges)
         tally = Tally(self._log, meter or ScorerMeter(self.meters, way))
         self._payloads, self._way = payloads, way
+        self._profiles, self._drift = ProfileBook(), drift or DriftSample(self.meters, way)
+        self._drift_push = DriftPush(control, self._drift)
+        self.outliers = RowOutliers(self._profiles)
         shadow = ShadowScorer(self._asker, tally, lambda model: self.table.routes.get(model), self._disagreed)
         self._shadows = Shadows(shadow.score)
         self._calls = CallScorer(self._asker, tally, self._shadows, self._random)
 
     async def start(self) -> None:
         """Begins to follow the route table; returns when the first one is here, or after a while without."""
-        self._background = [asyncio.create_task(each.run()) for each in (self._watch, self._push, self._reports)]
+        self._background = [
+            asyncio.create_task(each.run()) for each in (self._watch, self._push, self._reports, self._drift_push)
+        ]
         for task in self._background:
             task.add_done_callback(_tell)
         await self._watch.first(FIRST_TABLE_S)
@@ -116,6 +129,7 @@ class RoutedScorer:
         with contextlib.suppress(TimeoutError):  # figures are not worth a slow end, while the controller is restarted
             async with asyncio.timeout(LAST_REPORT_S):
                 await self._reports.flush()
+                await self._drift_push.flush()
         await self._asker.close()
 
     @property
@@ -171,8 +185,8 @@ class RoutedScorer:
         call = begin_call(route, tensors, keys, version=version, donated=given_up, end_s=end_s, random=self._random, senders=told)
         return replace(call, hurried=True) if allowed_s < HURRIED_SHARE * route.serving.timeout_s else call
 
-    async def answer(self, call: Call) -> Scored:
-        """The rest of `score`."""
+    async def answer(self, call: Call, *, outliers: bool = False) -> Scored:
+        """The rest of `score`, and which rows are `outliers`, as far as profiles say it; then none may have been donated."""
         target, rows = call.target, call.rows
         parts = await self._calls.parts(call)
         outputs, errors = assembled(target.signature, parts, rows)
@@ -184,7 +198,40 @@ class RoutedScorer:
             errors.update(dict.fromkeys(np.flatnonzero(call.bad).tolist(), refusal))
         wanted = None if call.pinned else call.route.labels
         keys = label_keys(wanted, outputs, parts, rows) if wanted is not None else None
-        return Scored(outputs, versions, errors, keys, call.route.payloads)
+        unlike = await self._unlike(call, versions) if outliers else None
+        return Scored(outputs, versions, errors, keys, call.route.payloads, self._drawn(call, parts), unlike)
+
+    async def _unlike(self, call: Call, versions: npt.NDArray[np.int32]) -> Floats | None:
+        try:
+            return await self.outliers.of(call.route, call.tensors, versions)
+        except BadInput as error:  # no row's fault, and no reason to keep its answer
+            if call.route.model not in self._told:
+                self._told.add(call.route.model)
+                _logger.warning("no outliers are told: %s", error)
+            return None
+
+    def _drawn(self, call: Call, parts: Sequence[Part]) -> Sequence[DrawnRows]:
+        """Some of the rows are looked at: at once, but on a stream not before they are committed, nor in a batch here."""
+        if self._way is ScoringWay.BATCH:
+            return ()
+        found: list[DrawnRows] = []
+        for part in parts:
+            if not part.fair:
+                continue
+            known = self._profiles.known(call.route.model, call.route.targets[part.version])
+            if known is None:
+                continue
+            answer = part.answer
+            drawn = self._drift.drawn(
+                known.counting, call.tensors, answer.outputs, part.rows, failed=answer.failed, order=call.order
+            )
+            if drawn is not None:
+                found.append(drawn)
+        if self._way is ScoringWay.STREAM:
+            return found
+        for drawn in found:
+            self._drift.put(drawn)
+        return ()
 
     def version_of(self, model: str, key: bytes | None) -> int:
         """The version that answers a caller of this key; stable where there is none. Raises NotFound."""
@@ -237,6 +284,9 @@ class RoutedScorer:
 
     def _changed(self, table: RouteTable) -> None:
         self._asker.keep(table)
+        self._drift.keep(
+            self._profiles.keep({target.app for route in table.routes.values() for target in route.targets.values()})
+        )
         if self._payloads is not None:
             known = {route.model: route.payloads for route in table.routes.values()}
             self._payloads.keep({model: payloads for model, payloads in known.items() if payloads is not None})

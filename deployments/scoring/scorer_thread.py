@@ -47,20 +47,22 @@ class ScorerThread:
         version: int | None = None,
         timeout_s: float | None = None,
         donated: bool = False,
+        outliers: bool = False,
     ) -> Future[Scored]:
         """Begins to score; the future raises what `Scorer.score` does. The arrays must stay as they are until it is done.
+        `outliers`: which rows are, is told too, as far as profiles say it.
 
         What needs no loop is done here: it holds the interpreter's lock or works on whole batches, and to take turns at the
         lock with a caller who decodes the next batch costs both.
         """
         scorer = self._running()
         try:
-            call = scorer.begin(model, tensors, keys, version=version, timeout_s=timeout_s, donated=donated)
+            call = scorer.begin(model, tensors, keys, version=version, timeout_s=timeout_s, donated=donated and not outliers)
         except Exception as error:  # noqa: BLE001 (the future's)
             refused: Future[Scored] = Future()
             refused.set_exception(error)
             return refused
-        return asyncio.run_coroutine_threadsafe(scorer.answer(call), self._loop)
+        return asyncio.run_coroutine_threadsafe(scorer.answer(call, outliers=outliers), self._loop)
 
     def score(
         self,

@@ -9,11 +9,13 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ray import serve
+from ray.serve.exceptions import RayServeException
 
 from cluster.errors import HeadraceError, NoCapacity
+from cluster.versions import VersionId
 from deployments.artifacts.fetch import localize
 from deployments.artifacts.samples import read_samples
 from deployments.engines.datatypes import Array
@@ -21,20 +23,30 @@ from deployments.engines.isolate import score_isolating
 from deployments.engines.load import load_engine
 from deployments.engines.port import DeviceLost
 from deployments.explain.form import ExplainOptions, Explanation
+from deployments.observe.logs.set_up import log_with_serve
 from deployments.scoring.rows import Answer, take
 from deployments.serving.collector import keep_from_collections
 from deployments.serving.explaining import ReplicaExplainer
 from deployments.serving.loaded import tell_loaded
 from deployments.serving.memory_limit import end_above
-from deployments.serving.serve_log import log_with_serve
 from deployments.serving.turns import EngineTurns
-from deployments.transport.lines.frames import Reply
+from deployments.transport.lines.frames import ReplicaTimes, Reply, TimedReply
 from deployments.transport.lines.serve_book import ReplicaBook, line_name, own_node
 from deployments.transport.lines.server import LineServer
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+
+
+def _about() -> dict[str, Any]:
+    """What all lines of this process's log are about."""
+    try:
+        context = serve.get_replica_context()
+    except RayServeException:  # nobody runs it but a test
+        return {}
+    version = VersionId.of_app(context.app_name)
+    return {"model": version.model, "version": version.number} if version is not None else {}
 
 
 class Replica:
@@ -52,7 +64,7 @@ class Replica:
         """Blocks until the engine is warm. `stuck_after_s` is how long calls may wait with none finished before the replica
         calls itself ill; above `memory_bytes` its process ends. Raises BadArtifact, Unreachable or NoCapacity, which Serve shows
         as the app's message."""
-        log_with_serve()
+        log_with_serve(**_about())
         began_s = time.monotonic()
         if memory_bytes is not None:
             end_above(memory_bytes)
@@ -73,15 +85,20 @@ class Replica:
         if self._lines is not None:
             await self._lines.close()
 
-    async def score(self, tensors: dict[str, Array], timeout_s: float) -> Reply:
-        """Scores n rows: the outputs, the indices of rows that the engine failed (zeros in the outputs), and the error of each.
+    async def score(self, tensors: dict[str, Array], timeout_s: float, *, timed: bool = False) -> Reply | TimedReply:
+        """Scores n rows: the outputs, the indices of rows that the engine failed (zeros in the outputs), and the error of each;
+        where it is `timed`, when it did so as well.
 
         Raises NoCapacity where the call waited for `timeout_s` before its turn came.
         """
         end_s = time.monotonic() + timeout_s
-        answer = await self._run(tensors, end_s)
+        turn: list[int] | None = [time.time_ns()] if timed else None
+        answer = await self._run(tensors, end_s, turn)
         rows = sorted(answer.failed)
-        return answer.outputs, rows, [answer.failed[row] for row in rows]
+        errors = [answer.failed[row] for row in rows]
+        if turn is None:
+            return answer.outputs, rows, errors
+        return answer.outputs, rows, errors, ReplicaTimes(serve.get_replica_context().replica_id.unique_id, *turn)
 
     async def explain(
         self, tensors: dict[str, Array], options: ExplainOptions, timeout_s: float
@@ -99,8 +116,8 @@ class Replica:
         elif time.monotonic() - turns.progress_s > self._stuck_after_s:
             raise NoCapacity(f"no call has finished for {self._stuck_after_s:g} s", remedy="Serve replaces the replica")
 
-    async def _run(self, tensors: dict[str, Array], end_s: float) -> Answer:
-        return await self._turns.of_user(partial(self._in_turn, tensors, end_s))
+    async def _run(self, tensors: dict[str, Array], end_s: float, turn: list[int] | None = None) -> Answer:
+        return await self._turns.of_user(partial(self._in_turn, tensors, end_s, turn))
 
     async def _open_lines(self) -> None:
         try:
@@ -112,10 +129,16 @@ class Replica:
         else:
             self._lines = lines
 
-    def _in_turn(self, tensors: dict[str, Array], end_s: float) -> Answer:
+    def _in_turn(self, tensors: dict[str, Array], end_s: float, turn: list[int] | None) -> Answer:
+        """`turn` is told when it came, and when it was over."""
         if time.monotonic() > end_s:
             raise NoCapacity("its turn came after the deadline", remedy="retry, or add replicas")
-        return _or_end(partial(score_isolating, self._engine, tensors))
+        if turn is not None:
+            turn.append(time.time_ns())
+        answer = _or_end(partial(score_isolating, self._engine, tensors))
+        if turn is not None:
+            turn.append(time.time_ns())
+        return answer
 
 
 def _or_end(work: Callable[[], T]) -> T:

@@ -28,6 +28,7 @@ from deployments.engines.datatypes import Array
 from deployments.engines.isolate import score_isolating
 from deployments.engines.load import load_engine
 from deployments.engines.port import Engine
+from deployments.observe.logs.set_up import log_to_stderr
 from deployments.scoring.rows import Answer
 from deployments.serving.collector import keep_from_collections
 from deployments.serving.memory_limit import end_above
@@ -205,6 +206,7 @@ def _end_loudly(defect: threading.ExceptHookArgs) -> None:
 
 def main() -> None:
     """The process: its arguments are the file descriptors, the first of them to tell that it is ready."""
+    log_to_stderr()
     control, *ends = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
     path, threads, memory_bytes = _receive(control)
     if memory_bytes is not None:

@@ -19,11 +19,12 @@ from cluster.errors import EngineFailure, HeadraceError, NoCapacity
 from cluster.fleet.serving import Serving
 from cluster.routing.routes import Target
 from deployments.engines.datatypes import Array
+from deployments.observe.traces.span import SpanKind, current_span
 from deployments.scoring.port import Late
 from deployments.scoring.rows import Answer, Part, all_failed, assembled, take
 from deployments.scoring.suspects import Suspects, marks_of
 from deployments.transport.lines.client import Declined, Line, Lines, ReplicaGone, StandsStill
-from deployments.transport.lines.frames import Broken, Reply
+from deployments.transport.lines.frames import Broken, Reply, TimedReply
 from deployments.transport.lines.serve_book import route_on_this_loop
 
 # The deployment's name in every version's app: the last part of the dashboard's scale address.
@@ -139,7 +140,8 @@ class RemoteTransport:
         left_s = end_s - time.monotonic()
         handle = self._handle(target.app)
         # The replica is told the time that is left, so that it doesn't score what nobody waits for any more.
-        response = handle.score.remote(dict(tensors), left_s)
+        timed = {} if current_span() is None else {"timed": True}
+        response = handle.score.remote(dict(tensors), left_s, **timed)
         try:
             reply = await by_serve(response, target.app, left_s)
         except RayTaskError as error:
@@ -150,7 +152,7 @@ class RemoteTransport:
 
     async def _by_line(self, line: Line, target: Target, tensors: Mapping[str, Array], end_s: float) -> Answer:
         try:
-            reply = await line.score(tensors, max(end_s - time.monotonic(), 0.0))
+            reply = await line.score(tensors, max(end_s - time.monotonic(), 0.0), timed=current_span() is not None)
         except TimeoutError:
             raise Late("the replica did not answer in time", where=target.app, remedy=IN_TIME) from None
         if not isinstance(reply, Broken):
@@ -205,11 +207,23 @@ async def by_serve(response: Any, app: str, left_s: float) -> Any:
         raise NoCapacity(f"the call was lost: {error!r}", where=app, remedy="retry") from error
 
 
-def _answer(target: Target, reply: Reply) -> Answer:
-    outputs, failed, errors = reply
+def _answer(target: Target, reply: Reply | TimedReply) -> Answer:
+    outputs, failed, errors = reply[:3]
+    if len(reply) == 4:
+        _trace(reply)
     for error in errors:
         error.where = error.where or target.app  # ours alone: they came with this reply
     return Answer(outputs, dict(zip(failed, errors, strict=True)))
+
+
+def _trace(reply: TimedReply) -> None:
+    """What the replica did, as it tells by its own clock."""
+    span = current_span()
+    if span is not None:
+        replica, came_ns, began_ns, ended_ns = reply[3]
+        whole = span.child("replica", {"headrace.replica": replica}, kind=SpanKind.SERVER, began_ns=came_ns, ended_ns=ended_ns)
+        whole.child("wait", began_ns=came_ns, ended_ns=began_ns)
+        whole.child("engine", began_ns=began_ns, ended_ns=ended_ns)
 
 
 def _defect(target: Target, tensors: Mapping[str, Array], raised: str) -> Answer:

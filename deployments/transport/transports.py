@@ -18,6 +18,7 @@ from deployments.engines.datatypes import Array
 from deployments.engines.isolate import score_isolating
 from deployments.engines.load import load_engine
 from deployments.engines.port import Engine
+from deployments.observe.traces.span import current_span
 from deployments.scoring.port import Late
 from deployments.scoring.rows import Answer
 from deployments.transport.engine_process import EngineGone, EngineProcess
@@ -123,6 +124,13 @@ class EmbeddedTransport:
         loaded = self._loaded.get(target.app)
         if loaded is None:
             raise NoCapacity("its engine is not loaded", where=target.app, remedy="retry")
+        span = current_span()
+        if span is None:
+            return await self._score(loaded, target, tensors, timeout_s)
+        with span.child("engine"):
+            return await self._score(loaded, target, tensors, timeout_s)
+
+    async def _score(self, loaded: Runs, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
         loop = asyncio.get_running_loop()
         told: asyncio.Future[Answer] = loop.create_future()
         timer = loop.call_later(max(timeout_s, 0.0), _expire, told)

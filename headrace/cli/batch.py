@@ -21,6 +21,7 @@ from cluster.errors import BadInput, NotFound
 from consumers.batch.batch_meter import BatchMeter
 from consumers.batch.run import RunProgress, Watcher, Workforce, begin, resume
 from consumers.batch.spec import BatchSpec, ScoringPlace
+from consumers.batch.traced import traced
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import is_held
 from consumers.batch.write.publish import RunManifest, read_manifest
@@ -32,6 +33,7 @@ from headrace.client import ControlClient
 from headrace.local.home import read_settings
 from headrace.local.ray.connection import joined_ray
 from headrace.local.ray.job import submit_command
+from headrace.local.run_state import load_run
 from headrace.project.documents import load_project
 
 app = typer.Typer(help="Score Parquet datasets in bulk.", no_args_is_help=True)
@@ -79,6 +81,7 @@ def run_command(
         artifact_uri=found.artifact_uri,
         digest=found.digest,
         signature=found.signature,
+        payloads=found.payloads,
     )
     day: date | None = as_of.date() if as_of else None
     with _watching(name, as_json=as_json) as watch, _on_ray() as (workforce, control):
@@ -267,12 +270,16 @@ def _is_file(target: str) -> bool:
 def _on_ray() -> Iterator[tuple[Workforce, ControlPlane]]:
     # Ray's C++ core prints a note about each worker pool, whatever Python's logging says.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    with joined_ray(read_settings()):
+    settings = read_settings()
+    with joined_ray(settings):
         # Ray reads its variables when it is imported, and the block above has just set them.
         from consumers.batch.score.pool import ray_workforce
         from deployments.control.client import connect
 
-        yield ray_workforce(), connect()
+        run = load_run(settings.home)
+        options = run.options if run is not None else None
+        with traced(ray_workforce(), options.trace_settings if options is not None else None) as workforce:
+            yield workforce, connect()
 
 
 def _meter(control: ControlPlane, name: str, spec: BatchSpec, pinned: Pinned) -> BatchMeter:

@@ -13,6 +13,8 @@ from rich.text import Text
 
 from cluster.errors import BadInput
 from deployments.gateway.door.settings import ClientCertificates
+from deployments.observe.logs.settings import FORM_VARIABLE, LEVEL_VARIABLE, LogForm, LogLevel
+from deployments.observe.traces.settings import RATIO_VARIABLE, URL_VARIABLE, USUAL_RATIO
 from headrace.cli.exits import ExitCode
 from headrace.cli.screens.output import AsJson, answers, notes, print_json, watch
 from headrace.local.home import Settings, read_settings
@@ -63,6 +65,20 @@ def up(
     prometheus: Annotated[
         bool, typer.Option("--prometheus", help="Run Prometheus and Alertmanager too, with our rules, where they are installed.")
     ] = False,
+    traces: Annotated[
+        str,
+        typer.Option(metavar="URL", envvar=URL_VARIABLE, help="Send traces there, OTLP over HTTP (needs headrace[traces])."),
+    ] = "",
+    trace_ratio: Annotated[
+        float,
+        typer.Option(min=0, max=1, envvar=RATIO_VARIABLE, help="How much of what brings no trace context is traced."),
+    ] = USUAL_RATIO,
+    log_form: Annotated[
+        LogForm, typer.Option(envvar=FORM_VARIABLE, help="How all processes write their logs: for eyes, or a JSON object a line.")
+    ] = LogForm.TEXT,
+    log_level: Annotated[
+        LogLevel, typer.Option(envvar=LEVEL_VARIABLE, help="What they write, from there on.")
+    ] = LogLevel.WARNING,
     supervise: Annotated[
         bool, typer.Option("--supervise", help="Stay, and bring back whatever ends; SIGTERM drains as `down` does.")
     ] = False,
@@ -95,6 +111,9 @@ def up(
     `prometheus` and our rules; whom to tell of alerts is yours to write into its alertmanager.yml. `headrace status` shows their
     addresses; whoever is on this machine may read there what is measured.
 
+    With --traces, a request or record whose trace context says that it is sampled is one trace up to its answer, and so is the
+    ratio of those that bring none (docs/traces.md).
+
     With --supervise it stays in the foreground and does so each second, one line an event, until SIGTERM or Ctrl-C: that drains
     and ends all, and a second one ends it at once.
 
@@ -119,6 +138,10 @@ def up(
         broker=broker,
         broker_port=broker_port,
         prometheus=prometheus,
+        traces=traces,
+        trace_ratio=trace_ratio,
+        log_form=log_form,
+        log_level=log_level,
         num_cpus=num_cpus,
         insecure=insecure,
         tls_cert=_absolute(tls_cert),

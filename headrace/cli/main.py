@@ -46,6 +46,7 @@ ENTRIES: dict[str, Entry] = {
     "stream": Entry("stream", "Watch, pause and resume streams.", group=True),
     "logs": Entry("watch.logs", "Show or follow the logs of replicas, streams, gateways and the controller."),
     "metrics": Entry("watch.metrics", "Show what Prometheus reads at /metrics."),
+    "drift": Entry("watch.drift", "Show whether rows still look like those a version was built with; clear alarms.", group=True),
     "payloads": Entry("watch.payloads", "Put what was logged of a model's requests to one of its versions.", group=True),
     "key": Entry("key", "Make, list, rotate and revoke API keys.", group=True),
     "batch": Entry("batch", "Score Parquet datasets in bulk.", group=True),

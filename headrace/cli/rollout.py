@@ -192,6 +192,8 @@ def shown(rollout: RolloutView) -> RenderableType:
     parts: list[RenderableType] = [head]
     if rollout.reason:
         parts.append(Text(f"  {rollout.reason}"))
+    if rollout.preflight:
+        parts.append(Text(f"  preflight: {rollout.preflight}"))
     parts.extend(_check(check) for check in rollout.checks)
     return Group(*parts)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 
 from cluster.errors import BadInput
 from deployments.gateway.door.settings import ClientCertificates, DoorTls, is_loopback
+from deployments.observe.logs.settings import LogForm, LogLevel, LogSettings
+from deployments.observe.traces.settings import URL_VARIABLE, USUAL_RATIO, TraceSettings
 
 LOOPBACK = "127.0.0.1"
 
@@ -19,6 +21,8 @@ class UpOptions:
     joined without a token, and a door opened to the network in clear, or where nothing says who may come in. `access` is the file
     of an Access document, or empty. `prometheus`: run Prometheus and Alertmanager too. `models` is a folder of versions that an
     image brings, or empty.
+    `traces` is the URL of a receiver of OTLP, or empty, and `trace_ratio` how much of what brings no trace context is traced. All
+    processes log in `log_form`, from `log_level` on.
     The door speaks TLS with the files `tls_cert` and `tls_key`, by absolute paths, and knows callers by certificates of
     `client_ca`.
     """
@@ -41,9 +45,15 @@ class UpOptions:
     client_ca: str | None = None
     client_certs: ClientCertificates | None = None
     models: str = ""
+    traces: str = ""
+    trace_ratio: float = USUAL_RATIO
+    log_form: LogForm = LogForm.TEXT
+    log_level: LogLevel = LogLevel.WARNING
 
     def __post_init__(self) -> None:
-        """Raises BadInput where one option for TLS lacks another."""
+        """Raises BadInput where one option for TLS lacks another, or traces can't go there."""
+        if self.traces:
+            TraceSettings(self.traces, self.trace_ratio)
         pair = {"--tls-cert": self.tls_cert, "--tls-key": self.tls_key}
         asked = {**pair, "--client-ca": self.client_ca, "--client-certs": self.client_certs}
         lacking = [name for name, value in pair.items() if value is None]
@@ -54,6 +64,18 @@ class UpOptions:
             raise BadInput(
                 "there is no authority to know callers' certificates by", where="--client-certs", remedy="give --client-ca too"
             )
+
+    @property
+    def trace_settings(self) -> TraceSettings | None:
+        """Where traces go. Raises BadInput."""
+        return TraceSettings(self.traces, self.trace_ratio) if self.traces else None
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What tells each process of the cluster how to log, and where traces go. Raises BadInput."""
+        traces = self.trace_settings
+        told = traces.variables if traces is not None else {URL_VARIABLE: ""}
+        return {**told, **LogSettings(self.log_form, self.log_level).variables}
 
     @property
     def tls(self) -> DoorTls | None:

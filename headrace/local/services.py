@@ -54,6 +54,7 @@ def gateway_settings(options: UpOptions) -> GatewaySettings:
         hosts=(options.host, *options.hosts),
         insecure=options.insecure,
         payload_topics=PAYLOAD_TOPICS,
+        traces=options.trace_settings,
     )
 
 

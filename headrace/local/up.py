@@ -18,6 +18,7 @@ from cluster.errors import BadInput, Unreachable
 from deployments.gateway.door.certificates import check_files, utc
 from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.settings import ClientCertificates
+from deployments.observe.traces.settings import RATIO_VARIABLE, URL_VARIABLE, check_can_trace, trace_settings
 from headrace.local.broker import running_broker, start_broker
 from headrace.local.down import RAY_STOP_S, Progress, end_run
 from headrace.local.home import Home, Settings, without_password
@@ -77,6 +78,7 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brou
         if state is not None:
             end_run(home, state, progress, keep_broker=kept)
         check_prometheus(options)
+        _check_traces(options, settings)
         _check_door(options, settings, progress)
         _check_ports(options, settings, broker_runs=kept)
         check_network(options, settings, access)
@@ -122,6 +124,18 @@ def _check_door(options: UpOptions, settings: Settings, progress: Progress) -> N
             "without HAProxy there is one gateway, on loopback",
             where=f"--host {options.host} --gateways {options.most_gateways}",
             remedy="leave these options out, or run where HAProxy can: on Linux, and not with HEADRACE_HAPROXY=0",
+        )
+
+
+def _check_traces(options: UpOptions, settings: Settings) -> None:
+    if not options.traces:
+        return
+    check_can_trace()
+    if settings.ray_address is not None and trace_settings() is None:
+        raise BadInput(
+            "the streams of a cluster that is joined are told by its nodes' environment alone",
+            where="--traces",
+            remedy=f"set {URL_VARIABLE} and {RATIO_VARIABLE} where its nodes are started, and here",
         )
 
 
@@ -212,7 +226,7 @@ class _Run:
 
     def _start_head(self) -> str:
         folder = prepare_temp_dir(self._home)
-        environment = {"HEADRACE_HOME": str(self._home.root)}
+        environment = {"HEADRACE_HOME": str(self._home.root), **self._options.variables}
         if self._brokers:
             environment["KAFKA_BOOTSTRAP_SERVERS"] = self._brokers
         process = spawn_ray(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.access.policy import Access
 from cluster.commands.documents import Apply, FeedDocument, ModelDocument
+from cluster.drift.section import Drift
 from cluster.errors import BadInput, HeadraceError, NotFound
 from cluster.fleet.serving import AskedServing, Serving
 from cluster.rollout.plan import Plan
@@ -50,6 +51,7 @@ class _Model(BaseModel):
     serving: AskedServing = Serving()
     rollout: Plan = Plan()
     payloads: Payloads | None = None
+    drift: Drift | None = None
 
 
 class _Feed(BaseModel):
@@ -193,7 +195,7 @@ def _model(source: Source) -> ModelFile:
     payloads = document.payloads
     if payloads is not None and payloads.kafka is not None:
         _check(Security, payloads.kafka.security, source, ("payloads", "kafka", "security"))
-    whole = ModelDocument(name=name, serving=document.serving, rollout=document.rollout, payloads=payloads)
+    whole = ModelDocument(name=name, serving=document.serving, rollout=document.rollout, payloads=payloads, drift=document.drift)
     return ModelFile(source, whole, build)
 
 

@@ -13,6 +13,7 @@ PATH_FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "Batch": (("input", "path"), ("output", "path"), ("output", "quarantine")),
     "Model": (
         ("payloads", "parquet", "path"),
+        ("rollout", "preflight", "payloads"),
         *(("payloads", "kafka", "security", name) for name in _SECRETS),
     ),
     "Stream": (
@@ -23,8 +24,8 @@ PATH_FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 def resolve(text: str, folder: Path) -> str:
-    """`text` as an absolute path below `folder`; absolute paths and filesystem URIs (`s3://...`) stay as they are."""
-    if not text or "://" in text:
+    """`text` as an absolute path below `folder`; absolute paths, URIs (`s3://...`) and `topic:NAME` stay as they are."""
+    if not text or "://" in text or text.startswith("topic:"):
         return text
     return os.path.normpath(folder.absolute() / os.path.expanduser(text))
 

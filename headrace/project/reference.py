@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from cluster.access.policy import Access
+from cluster.drift.section import Drift
 from cluster.fleet.serving import Serving
 from cluster.rollout.plan import Plan
 from cluster.watch.payloads import Payloads
@@ -27,7 +28,7 @@ Written from the code by `make reference`; a test fails when it is out of date.
 YAML documents of kind `Model`, `Stream`, `Batch`, `Access` or `Project`, one or several in a file. Paths are relative to their
 file. Fields that are not listed here are refused. Every document has `kind` and `name` (lower-case letters, digits, single
 dashes; a Model's also capitals, underscores and dots), but Access, of which there is one. A Model has the sections `build`,
-`serving`, `rollout` and `payloads`; a Stream's and a Batch's fields stand beside `kind` and `name`.
+`serving`, `rollout`, `payloads` and `drift`; a Stream's and a Batch's fields stand beside `kind` and `name`.
 
 A Project has nothing else. One in a folder says that all documents applied with it belong to that project from then on (until
 they are applied with another): `headrace apply --prune` then removes what belongs to it and has no document any more.
@@ -38,6 +39,7 @@ DOCUMENTS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("Model", "serving", Serving),
     ("Model", "rollout", Plan),
     ("Model", "payloads", Payloads),
+    ("Model", "drift", Drift),
     ("Stream", "", StreamSpec),
     ("Batch", "", BatchSpec),
     ("Access", "", Access),

@@ -61,6 +61,14 @@ ONE_MODEL = Board(
             "Rows in one call, p50", "short", _quantile(0.5, "version, way", "headrace_call_rows", MODEL), "{{version}} {{way}}"
         ),
         Panel("Replicas", "short", f"sum by (version) (headrace_replicas{MODEL})", "{{version}}"),
+        Panel("Features with an alarm of drift", "short", f"max by (version) (headrace_drift_alarms{MODEL})", "{{version}}"),
+        Panel("Largest drift now", "short", f"max by (version) (headrace_drift_size{MODEL})", "{{version}}"),
+        Panel(
+            "Outliers among the rows that are looked at",
+            "percentunit",
+            " / ".join(_rate("version, way", f"headrace_{rows}_rows_total", MODEL) for rows in ("outlier", "watched")),
+            "{{version}} {{way}}",
+        ),
         Panel("Replicas wanted", "short", f"sum by (version) (headrace_replicas_wanted{MODEL})", "{{version}}"),
         Panel("Time to load, p99", "s", _quantile(0.99, "version", "headrace_load_seconds", MODEL), "{{version}}"),
         Panel("Replicas begun", "short", f"sum by (version) (increase(headrace_replica_starts_total{MODEL}[1h]))", "{{version}}"),
@@ -155,6 +163,13 @@ NODE = Board(
         Panel("Values dropped", "cps", "sum(rate(headrace_dropped_values_total[$__rate_interval]))", "dropped"),
         Panel(
             "Payloads kept, and lost", "cps", "sum by (outcome) (rate(headrace_payloads_total[$__rate_interval]))", "{{outcome}}"
+        ),
+        Panel("Spans sent, and lost", "cps", "sum by (outcome) (rate(headrace_spans_total[$__rate_interval]))", "{{outcome}}"),
+        Panel(
+            "Trace contexts that are none",
+            "cps",
+            "sum(rate(headrace_malformed_traceparents_total[$__rate_interval]))",
+            "malformed",
         ),
         Panel("Release", "short", "max by (release) (headrace_build_info)", "{{release}}"),
         Panel("Scrapes that answer", "short", 'up{job="headrace"}', "{{instance}}"),

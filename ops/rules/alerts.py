@@ -93,7 +93,7 @@ ROLLOUTS = (
         "15m",
         TICKET,
         "the rollout of {{ $labels.model }} waits for a person",
-        "The candidate is proven neither good nor bad.",
+        "The candidate is proven neither good nor bad, or its rows have drifted.",
         "rollouts",
     ),
     AlertRule(
@@ -104,6 +104,17 @@ ROLLOUTS = (
         "the candidate of {{ $labels.model }} was rolled back",
         "It was proven worse than stable, or a person said so. This ends by itself after an hour.",
         "rollouts",
+    ),
+)
+DRIFT = (
+    AlertRule(
+        "HeadraceDrift",
+        "headrace_drift_alarms > 0",
+        "0s",
+        TICKET,
+        "the rows of model {{ $labels.model }} no longer look like the profile of version {{ $labels.version }}",
+        "{{ $value }} features have changed. It is proven, and stands until somebody clears it.",
+        "drift",
     ),
 )
 STREAMS = (
@@ -234,5 +245,6 @@ CONTROLLER = (
 
 def alert_groups() -> tuple[RuleGroup, ...]:
     """One a theme."""
-    themes = {"service": SERVICE, "versions": VERSIONS, "rollouts": ROLLOUTS, "streams": STREAMS, "batch": BATCHES}
+    themes = {"service": SERVICE, "versions": VERSIONS, "rollouts": ROLLOUTS, "drift": DRIFT}
+    themes |= {"streams": STREAMS, "batch": BATCHES}
     return tuple(RuleGroup(f"headrace-{name}", rules) for name, rules in (*themes.items(), ("controller", CONTROLLER)))

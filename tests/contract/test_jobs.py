@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import pytest
 
 from cluster.errors import Unreachable
 from cluster.ports import Jobs
-from cluster.schedule.fires import JobSeen, JobState, SubmitJob
+from cluster.schedule.fires import JobSeen, JobState, RunCommand, SubmitJob
 from consumers.batch.schedule.fake_jobs import FakeJobs
 from tests.conftest import RayCluster
 
@@ -20,12 +21,16 @@ WAIT_S = 120.0  # of a machine that is busy with other things
 class FinishedByThemselves(FakeJobs):
     """As the program of the real ones does: ends at once, well or badly, or waits to be stopped."""
 
-    def submit(self, wanted: SubmitJob) -> None:
+    def submit(self, wanted: SubmitJob | RunCommand) -> None:
         known = len(self.submitted)
         super().submit(wanted)
-        if len(self.submitted) > known and wanted.batch == "fails":
+        if len(self.submitted) == known:
+            return
+        if isinstance(wanted, RunCommand):
+            self.end(wanted.job, JobState.SUCCEEDED)
+        elif wanted.batch == "fails":
             self.end(wanted.job, JobState.FAILED, "the last words")
-        elif len(self.submitted) > known and wanted.batch == "ends":
+        elif wanted.batch == "ends":
             self.end(wanted.job, JobState.SUCCEEDED)
 
 
@@ -45,7 +50,7 @@ def wanted(batch: str) -> SubmitJob:
     return SubmitJob(fire, batch, fire, "2026-11-23")
 
 
-def submit(jobs: Jobs, one: SubmitJob) -> None:
+def submit(jobs: Jobs, one: SubmitJob | RunCommand) -> None:
     """As the controller does: again at every tick, for as long as the cluster is too busy to answer."""
     deadline = time.monotonic() + WAIT_S
     while True:
@@ -64,6 +69,16 @@ def until(jobs: Jobs, job: str, told: Callable[[JobSeen], bool]) -> JobSeen:
         assert time.monotonic() < deadline, f"did not come true in time: {seen}"
         time.sleep(0.1)
     return seen
+
+
+def test_a_command_runs_once_by_its_words_alone_and_knows_whose_alarm_it_is(jobs: Jobs) -> None:
+    word = '$HOME; exit 3 "'
+    told = f"sys.argv[1] == {word!r} and os.environ['HEADRACE_DRIFT_MODEL'] == 'Digits.v2'"
+    program = f"import os, sys; sys.exit(0 if {told} and os.environ['HEADRACE_DRIFT_VERSION'] == '7' else 1)"
+    one = RunCommand(f"drift-{uuid.uuid4().hex[:8]}", "Digits.v2", 7, (sys.executable, "-c", program, word))
+    submit(jobs, one)
+    submit(jobs, one)
+    assert until(jobs, one.job, lambda seen: seen.state is not JobState.RUNNING) == JobSeen(JobState.SUCCEEDED)
 
 
 def test_jobs_are_submitted_once_followed_and_stopped(jobs: Jobs) -> None:

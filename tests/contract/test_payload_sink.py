@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -14,13 +14,20 @@ import pytest
 from kafka import KafkaConsumer
 from kafka.admin import KafkaAdminClient, NewTopic
 
-from cluster.errors import Unreachable
+from cluster.errors import NotFound, Unreachable
+from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.watch.payloads import PayloadFiles, PayloadForm, PayloadTopic
+from consumers.stream.payloads.recorded_topic import recorded_topic
 from consumers.stream.payloads.topic_sink import TopicPayloads
 from deployments.observe.payloads.parquet_files import ParquetPayloads
 from deployments.observe.payloads.sink import PayloadSink
 from headrace.local.ports import free_port
 from tests.support.payloads import MemorySink, payload_event
+
+SIGNATURE = Signature(
+    inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 3)),),
+    outputs=(TensorSpec(name="sum", datatype=Datatype.FP32, shape=(-1,)),),
+)
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,25 @@ def test_kserve_pairs_are_what_its_readers_expect(broker: str) -> None:
     assert request["inputs"] == [{"name": "x", "shape": [2, 3], "datatype": "FP32", "data": [4.0] * 6}]
     assert response["outputs"] == [{"name": "sum", "shape": [2], "datatype": "FP32", "data": [12.0, 12.0]}]
     assert (response["model_name"], response["model_version"]) == ("digits", "3")
+
+
+@pytest.mark.parametrize("form", list(PayloadForm))
+def test_a_topic_is_read_back_by_time_over_its_partitions(broker: str, form: PayloadForm) -> None:
+    topic = PayloadTopic(topic=made_topic(broker), brokers=broker, form=form)
+    sink = TopicPayloads(topic)
+    events = [replace(payload_event(n, failed=n == 7), at_s=1_700_000_000 + n) for n in range(50)]
+    assert sink.write(events).kept == 50
+    sink.close()
+    found = list(recorded_topic(topic, "digits", SIGNATURE))
+    assert [one.inputs["x"][0, 0] for one in found] == list(range(50))
+    assert [one.outcome for one in found] == [event.outcome for event in events]
+    assert found[3].outputs["sum"].tolist() == [9.0, 9.0]
+
+
+def test_a_topic_that_is_not_there_is_told(broker: str) -> None:
+    with pytest.raises(NotFound, match="no such topic"):
+        next(recorded_topic(PayloadTopic(topic="never-made", brokers=broker), "digits", SIGNATURE))
+    assert not list(recorded_topic(PayloadTopic(topic=made_topic(broker), brokers=broker), "digits", SIGNATURE))
 
 
 def test_a_broker_away_is_told_without_values_and_costs_seconds() -> None:

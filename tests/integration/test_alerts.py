@@ -115,6 +115,8 @@ CASES = (
     Case("rows are bad", _gauge("row_errors_total", "0+600x{n}", **M, way="online", reason="bad_input"), 20),
     Case("held", _gauge("rollout_held", "1x{n}", model="m"), 20, ("HeadraceRolloutHeld",)),
     Case("held briefly", _gauge("rollout_held", "0x10 1x{n}", model="m"), 20),
+    Case("drift", _gauge("drift_alarms", "3x{n}", model="m", version="1"), 5, ("HeadraceDrift",)),
+    Case("no drift", _gauge("drift_alarms", "0x{n}", model="m", version="1"), 20),
     Case("rolled back", _gauge("rollout_state", "_x70 1x{n}", model="m", state="rolled_back"), 80, ("HeadraceRolledBack",)),
     Case("rolled back long ago", _gauge("rollout_state", "1x{n}", model="m", state="rolled_back"), 80),
     Case("promoted", _gauge("rollout_state", "1x{n}", model="m", state="promoted"), 80),

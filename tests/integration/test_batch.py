@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 
 from cluster.errors import Conflict, HeadraceError
+from cluster.watch.payloads import PayloadFiles, Payloads
 from consumers.batch.ray_inside import ACTORS
 from consumers.batch.run import begin, resume
 from consumers.batch.write.lock import is_held
@@ -36,7 +38,8 @@ def named_actors() -> set[tuple[str, str]]:
 def test_a_whole_run_on_a_pool_of_workers(ray_cluster: RayCluster, tmp_path: Path) -> None:
     from consumers.batch.score.pool import ray_workforce
 
-    pin = digits_pin(tmp_path)
+    kept = Payloads(sample=1.0, parquet=PayloadFiles(path=str(tmp_path / "payloads")))
+    pin = digits_pin(tmp_path).model_copy(update={"payloads": kept})
     total = write_dataset(tmp_path / "in")
     image = images(100)
     image[40] = None
@@ -49,6 +52,7 @@ def test_a_whole_run_on_a_pool_of_workers(ray_cluster: RayCluster, tmp_path: Pat
     assert during & ACTORS
     assert named_actors() <= before  # what Ray Data started for the run ended with it
     assert manifest.written == total + 99
+    assert ds.dataset(tmp_path / "payloads").count_rows() == total + 99
     assert published(tmp_path / "out")["id"].to_pylist() == [at for at in range(total + 100) if at != total + 40]
     assert quarantined(tmp_path / "out") == {total + 40: "column image is null"}
 

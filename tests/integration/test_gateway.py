@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import resource
 import socket
 import subprocess
@@ -31,6 +33,7 @@ from deployments.engines.load import load_engine
 from deployments.explain.explaining import explain_rows
 from deployments.explain.form import ExplainMethod, ExplainOptions
 from deployments.gateway.deployment import APP, GatewaySettings
+from deployments.observe.traces.settings import TraceSettings
 from headrace.cli.main import main
 from headrace.local.home import read_settings
 from headrace.local.ports import free_port
@@ -40,6 +43,7 @@ from tests.support.access import made_key
 from tests.support.live import Service
 from tests.support.live import running as running_service
 from tests.support.models import INPUT, OUTPUT, mlp_artifact, rows
+from tests.support.trace_receiver import TraceReceiver, receiving
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
@@ -58,8 +62,18 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def service(ray_cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, GatewaySettings]]:
-    settings = GatewaySettings(grpc_port=free_port(), payload_topics=PAYLOAD_TOPICS)
+def receiver() -> Iterator[TraceReceiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def service(
+    ray_cluster: RayCluster, receiver: TraceReceiver, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Service, GatewaySettings]]:
+    settings = GatewaySettings(
+        grpc_port=free_port(), payload_topics=PAYLOAD_TOPICS, traces=TraceSettings(receiver.url, ratio=0.0)
+    )
     home = read_settings({"HEADRACE_HOME": str(tmp_path_factory.mktemp("gateway"))})
     with running_service(ray_cluster, home, "online", settings) as service:
         yield service, settings
@@ -160,6 +174,36 @@ def test_unchanged_clients_ask_why_rows_are_answered_so(running: Running) -> Non
     assert all("deadline" in one["why"] for one in cut.json()["explanations"])
 
 
+def test_a_sampled_request_is_one_trace_down_to_the_engine(running: Running, receiver: TraceReceiver) -> None:
+    """By HTTP and gRPC; the same requests with an unsampled context, and without one, leave nothing."""
+    traces = [f"{random.getrandbits(128):032x}" for _ in range(2)]
+    for flag in ("00", "01"):
+        contexts = [{"traceparent": f"00-{trace}-00f067aa0ba902b7-{flag}"} for trace in traces]
+        with triton_http.InferenceServerClient(running.http.removeprefix("http://")) as client:
+            tensor = triton_http.InferInput(INPUT, list(running.x.shape), "FP32").set_data_from_numpy(running.x)
+            client.infer(running.model, [tensor], headers=contexts[0])
+            client.infer(running.model, [tensor])
+        with triton_grpc.InferenceServerClient(running.grpc) as client:
+            tensor = triton_grpc.InferInput(INPUT, list(running.x.shape), "FP32")
+            tensor.set_data_from_numpy(running.x)
+            client.infer(running.model, [tensor], headers=contexts[1])
+    remote = running.model.endswith("-remote")
+    within = [f"ask {running.model}--v1", *(["replica", "wait"] if remote else []), "engine"]
+    for trace, first in zip(traces, ("POST /v2/models/{model}/infer", "inference.GRPCInferenceService/ModelInfer"), strict=True):
+        wanted = [first, "queue", "call", *within]
+        spans = {span.name: span for span in receiver.trace(trace, least=len(wanted))}
+        assert sorted(spans) == sorted(wanted)
+        root = spans[first]
+        assert (root.parent, root.kind, root.service) == ("00f067aa0ba902b7", 2, "headrace-gateway")
+        assert (root.attributes["headrace.model"], root.attributes["headrace.version"]) == (running.model, "1")
+        chain = [first, "call", within[0], *(["replica"] if remote else []), "engine"]
+        for above, below in itertools.pairwise(chain):
+            assert spans[below].parent == spans[above].span
+            assert spans[above].began_ns <= spans[below].began_ns <= spans[below].ended_ns <= spans[above].ended_ns
+        assert spans[within[0]].attributes["headrace.rows"] == len(running.x)
+    assert {span.trace for span in receiver.spans if span.attributes.get("headrace.model") == running.model} == set(traces)
+
+
 def test_payloads_are_kept_and_replayed_to_a_version_that_does_not_serve(
     service: tuple[Service, GatewaySettings],
     tmp_path: Path,
@@ -215,6 +259,57 @@ def test_payloads_are_kept_and_replayed_to_a_version_that_does_not_serve(
     assert (told["1"]["requests"], told["1"]["rows"], told["1"]["same"], told["1"]["different"]) == (3, 11, 10, 0)
     assert (told["2"]["same"], told["2"]["different"]) == (0, 10)
     assert main(["payloads", "replay", str(kept), "--model", model.name, "--version", "3"]) != 0
+
+
+def test_rows_unlike_the_profiles_are_told_to_who_asks_and_raise_an_alarm_that_names_them(
+    service: tuple[Service, GatewaySettings], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = replace(service[0], name="online-drift")
+    model.apply({"transport": "embedded", "resources": {"cpus": 0.1}, "scaling": {"min": 1, "max": 1}}, {})
+    model.register(mlp_artifact(tmp_path / "artifacts", model.name, profiled=2000))
+    assert model.ended(1).state == "promoted"
+    until(lambda: httpx.get(f"{model.url}/v2/models/{model.name}/ready", timeout=60).status_code == 200, 60)
+    monkeypatch.setenv("HEADRACE_URL", model.url)
+    x = rows(256, seed=11)
+
+    def status() -> dict[str, Any]:
+        capsys.readouterr()
+        assert main(["drift", "status", model.name, "--json"]) == 0
+        (one,) = json.loads(capsys.readouterr().out)["models"]
+        return dict(one)
+
+    with (
+        triton_http.InferenceServerClient(model.url.removeprefix("http://")) as client,
+        triton_grpc.InferenceServerClient(f"127.0.0.1:{service[1].grpc_port}") as by_grpc,
+    ):
+
+        def send(sent: np.ndarray, **parameters: bool) -> Any:
+            tensor = triton_http.InferInput(INPUT, list(sent.shape), "FP32").set_data_from_numpy(sent)
+            return client.infer(model.name, [tensor], parameters=parameters)
+
+        told = send(x, outliers=True).as_numpy("outlier")
+        assert (told.shape, told.dtype) == ((256,), np.float64)
+        assert (told <= 0.01).mean() < 0.1
+        x[::2, 3] += 0.5  # beyond the edge of what the profile has seen
+        torn = x.copy()
+        torn[:, :40] += 0.5
+        tensor = triton_grpc.InferInput(INPUT, list(torn.shape), "FP32")
+        tensor.set_data_from_numpy(torn)
+        assert (by_grpc.infer(model.name, [tensor], parameters={"outliers": True}).as_numpy("outlier") <= 0.01).all()
+        assert send(x).as_numpy("outlier") is None
+        found: dict[str, Any] = {}
+
+        def look() -> bool:
+            send(x)
+            found.update(status())
+            return bool(found["alarmed"])
+
+        until(look, 120)
+    assert {alarm["size"]["feature"] for alarm in found["alarms"]} >= {f"{INPUT}[3]"}
+    assert found["versions"][0]["features"] == 795
+    assert found["versions"][0]["profile_rows"] == 2000
+    assert main(["drift", "status", model.name]) == 0
+    assert f"{INPUT}[3]" in capsys.readouterr().out
 
 
 def test_curl(running: Running) -> None:

@@ -1,7 +1,8 @@
-"""An image, read and run by tools that are not ours: umoci, crun, skopeo, and a real registry.
+"""An image, read and run by tools that are not ours: umoci, crun, skopeo, podman, and a real registry.
 
-crun runs it as user 10001 with a read-only root, in namespaces of its own with a network of loopback alone. Not in cgroups, and
-not in a user namespace: where these tests run there may be none that it can use.
+crun runs it as user 10001 with a read-only root, in namespaces of its own with a network of loopback alone. Callers and a real
+Kafka come into that network (nsenter): the container reaches nothing else. Not in cgroups, and not in a user namespace: where
+these tests run there may be none that it can use.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx
@@ -22,14 +25,18 @@ import pytest
 from cluster.commands.documents import ModelDocument
 from cluster.errors import BadArtifact
 from deployments.images.image import ModelAboard, build_image
-from deployments.images.layers import NAME
-from deployments.images.layout import Layout, place_of
-from deployments.images.registry import ImageRegistry, reference_of
 from deployments.images.wheels import ImageVariant
+from deployments.oci.layers import NAME
+from deployments.oci.layout import Layout, place_of
+from deployments.oci.references import reference_of
+from deployments.oci.registry import ImageRegistry
+from headrace.local.broker import stop_broker
 from headrace.local.ports import free_port
-from tests.support.models import INPUT, mlp_artifact
+from tests.support.contained import Found, Work
+from tests.support.models import slow_artifact
+from tests.support.waiting import until
 
-TOOLS = ("umoci", "crun", "skopeo", "docker-registry", "mmdebstrap", "unshare", "nsenter")
+TOOLS = ("umoci", "crun", "skopeo", "podman", "docker-registry", "mmdebstrap", "unshare", "nsenter")
 MISSING = [tool for tool in TOOLS if shutil.which(tool) is None] + ([] if os.geteuid() == 0 else ["root"])
 pytestmark = [
     pytest.mark.proof,
@@ -41,27 +48,15 @@ pytestmark = [
 
 UNPACKED_MOST_BYTES = 1_000_000_000
 NO_CGROUPS = "umount -R -l /sys/fs/cgroup; mount -t tmpfs none /sys/fs/cgroup; exec crun --cgroup-manager=disabled run -b {} {}"
-# Asks until the model is ready: the image's model is loaded after the gateway opens.
-ASKS = f"""
-import json, sys, time, urllib.request
-body = json.dumps({{"inputs": [{{"name": "{INPUT}", "shape": [1, 784], "datatype": "FP32", "data": [0.0] * 784}}]}}).encode()
-for tries_left in reversed(range(200)):
-    try:
-        print(urllib.request.urlopen("http://127.0.0.1:8000/v2/models/digits/infer", body, timeout=10).read().decode())
-        sys.exit(0)
-    except OSError:
-        if not tries_left:
-            raise
-        time.sleep(0.2)
-"""
 
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """A layout with the image `one`, with a model."""
     folder = tmp_path_factory.mktemp("images")
-    uri, digest, _ = mlp_artifact(folder / "artifacts")
-    model = ModelAboard("digits", Path(uri), digest, ModelDocument(name="digits").model_dump_json().encode())
+    uri, digest, _ = slow_artifact(folder / "artifacts")
+    document = ModelDocument.model_validate({"name": "digits", "serving": {"resources": {"cpus": 0.1}}})
+    model = ModelAboard("digits", Path(uri), digest, document.model_dump_json().encode())
     place = place_of(f"oci:{folder}/layout:one", option="--output")
     first = build_image(place, base=None, variant=ImageVariant.SERVE, models=[model], epoch_s=0, say=lambda _: None)
     # Elsewhere, of the same base: nothing is reused but the base, and all digests are the same.
@@ -95,40 +90,62 @@ def _bundle(layout: Layout, bundle: Path, home: Path) -> None:
     (bundle / "config.json").write_text(json.dumps(config))
 
 
-def test_it_runs_as_10001_with_a_read_only_root_and_ends_with_0_when_told(layout: Layout, tmp_path: Path) -> None:
+def test_it_answers_and_streams_read_only_and_ends_with_nothing_lost(
+    layout: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundle = tmp_path / "bundle"
     _bundle(layout, bundle, tmp_path / "home")
     unpacked = sum(path.lstat().st_size for path in (bundle / "rootfs").rglob("*") if path.is_file() and not path.is_symlink())
     assert unpacked < UNPACKED_MOST_BYTES
     name = f"headrace-{uuid.uuid4().hex[:8]}"
-    lines: list[str] = []
-    with subprocess.Popen(
-        ["unshare", "-m", "sh", "-c", NO_CGROUPS.format(bundle, name)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as container:
-        assert container.stdout is not None
-        deadline = threading.Timer(300, container.kill)
-        deadline.start()
+    log = tmp_path / "container.log"
+    begun_s = time.monotonic()
+    with log.open("wb") as out:
+        command = ["unshare", "-m", "sh", "-c", NO_CGROUPS.format(bundle, name)]
+        container = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        until(lambda: _pid_of(name) != 0 or container.poll() is not None, 30)
+        (artifact,) = (bundle / "rootfs/opt/headrace/models/digits").glob("*/manifest.json")
+        work = Work(name, _pid_of(name), str(tmp_path / "home"), str(artifact.parent), str(tmp_path / "broker"))
+        found, first_s = _put_through(work, begun_s)
+        status = container.wait(timeout=120)
+    finally:
+        subprocess.run(["crun", "delete", "--force", name], check=False, capture_output=True)
+        container.wait(timeout=30)
+        stop_broker(tmp_path / "broker")
+    with capsys.disabled():
+        sys.stdout.write(f"\nimage: {unpacked / 1e6:,.0f} MB unpacked; first answer after {first_s:.1f} s; {found}\n")
+    said = log.read_text()
+    assert status == 0, said
+    assert "ended" in said.splitlines()[-1]
+    assert found.interfaces == ["lo"]
+    assert found.same_answers
+    assert (found.failed, found.doubled, found.lost, found.uncommitted) == ([], 0, 0, 0), said
+    # It was told in the midst of calls, and of records that kept coming.
+    assert found.in_flight > 0
+    assert found.left > 0
+
+
+def _pid_of(container: str) -> int:
+    """Of its first process; 0 where it does not run."""
+    told = subprocess.run(["crun", "state", container], check=False, capture_output=True)
+    return int(json.loads(told.stdout)["pid"]) if told.returncode == 0 else 0
+
+
+def _put_through(work: Work, begun_s: float) -> tuple[Found, float]:
+    """What came of it, and the seconds until the first answer."""
+    command = ["nsenter", "-t", str(work.pid), "-n", sys.executable, "-m", "tests.support.contained"]
+    with subprocess.Popen([*command, json.dumps(asdict(work))], stdout=subprocess.PIPE, text=True) as driver:
+        end = threading.Timer(300, driver.kill)
+        end.start()
         try:
-            for line in container.stdout:
-                lines.append(line)
-                if "served as the image says" in line:
-                    break
-            assert "served as the image says" in lines[-1], "".join(lines)
-            state = json.loads(subprocess.run(["crun", "state", name], check=True, capture_output=True).stdout)
-            asked = subprocess.run(
-                ["nsenter", "-t", str(state["pid"]), "-n", sys.executable, "-c", ASKS], check=True, capture_output=True, text=True
-            )
-            assert json.loads(asked.stdout)["model_version"] == "1"
-            subprocess.run(["crun", "kill", name, "TERM"], check=True)
-            lines += container.stdout.readlines()
-            assert container.wait(timeout=120) == 0, "".join(lines)
+            assert driver.stdout is not None
+            assert driver.stdout.readline() == "answered\n"
+            first_s = time.monotonic() - begun_s
+            return Found(**json.loads(driver.stdout.read())), first_s
         finally:
-            deadline.cancel()
-            subprocess.run(["crun", "delete", "--force", name], check=False, capture_output=True)
-    assert any("ended" in line for line in lines[-3:])
+            end.cancel()
+            driver.kill()
 
 
 @pytest.fixture
@@ -153,7 +170,19 @@ def registry(tmp_path: Path) -> Iterator[str]:
         server.terminate()
 
 
-def test_a_registry_has_it_to_the_byte_and_a_damaged_one_is_not_sent(layout: Layout, registry: str) -> None:
+def _pulled_by_podman(image: str, folder: Path) -> str:
+    """The digest of what podman has, once it has pulled the image: into a store of its own, without overlayfs."""
+    podman = ["podman", "--root", str(folder / "store"), "--runroot", str(folder / "run"), "--storage-driver", "vfs"]
+    subprocess.run([*podman, "pull", "--quiet", "--tls-verify=false", image], check=True, capture_output=True)
+    told = subprocess.run([*podman, "image", "inspect", image], check=True, capture_output=True)
+    # What vfs has unpacked is a gigabyte a layer.
+    subprocess.run([*podman, "rmi", "--force", image], check=True, capture_output=True)
+    return str(json.loads(told.stdout)[0]["Digest"])
+
+
+def test_a_registry_and_podman_have_it_to_the_byte_and_a_damaged_one_is_not_sent(
+    layout: Layout, registry: str, tmp_path: Path
+) -> None:
     one = layout.find("one")
     with ImageRegistry(reference_of(f"{registry}/team/digits:1", where="to")) as pushing:
         assert all(sent for _, sent in pushing.push(layout, one))
@@ -161,6 +190,7 @@ def test_a_registry_has_it_to_the_byte_and_a_damaged_one_is_not_sent(layout: Lay
         ["skopeo", "inspect", "--tls-verify=false", f"docker://{registry}/team/digits:1"], check=True, capture_output=True
     )
     assert json.loads(seen.stdout)["Digest"] == one.digest
+    assert _pulled_by_podman(f"{registry}/team/digits:1", tmp_path) == one.digest
     with ImageRegistry(reference_of(f"{registry}/team/digits:2", where="to")) as pushing:
         assert not any(sent for _, sent in pushing.push(layout, one))
 

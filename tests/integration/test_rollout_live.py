@@ -5,20 +5,37 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster.errors import Unreachable
 from cluster.rollout.plan import NamedPlan
+from cluster.watch.catalogue import ScoringWay
+from cluster.watch.payloads import PayloadFiles
+from deployments.artifacts.fetch import localize
+from deployments.engines.load import load_engine
+from deployments.observe.payloads.event import PayloadEvent, PayloadOutcome
+from deployments.observe.payloads.parquet_files import ParquetPayloads
 from headrace.local.home import Settings, read_settings
 from tests.conftest import RayCluster
 from tests.support.leaky_fleet import LEAKS
 from tests.support.live import Artifact, Load, Service, controller_process, loaded, running
 from tests.support.live_stream import Events, streaming
-from tests.support.models import OUTPUT, crashing_artifact, failing_artifact, mistaken_artifact, mlp_artifact, slow_artifact
+from tests.support.models import (
+    INPUT,
+    OUTPUT,
+    crashing_artifact,
+    failing_artifact,
+    mistaken_artifact,
+    mlp_artifact,
+    rows,
+    slow_artifact,
+)
 from tests.support.stream_topics import KEYS, WAIT_S
 from tests.support.waiting import until
 
@@ -139,6 +156,36 @@ def test_a_bad_version_is_rolled_back_and_users_never_notice(
     assert service.control.model(MODEL).stable == stable
     last = service.control.rollout_history(MODEL).audit[-1]
     assert (last.event, last.detail["candidate"]) == ("rolled_back", candidate)
+
+
+@pytest.fixture(scope="module")
+def log(folder: Path, stable: Artifact) -> Path:
+    """Rows with stable's answers, as a payload log has them."""
+    image = rows(200)
+    outputs = load_engine(localize(*stable[:2])).score({INPUT: image})
+    versions = np.ones(len(image), np.int32)
+    ok = PayloadOutcome.OK
+    event = PayloadEvent("a", time.time(), ScoringWay.ONLINE, MODEL, 1, ok, 1.0, {INPUT: image}, outputs, versions)
+    assert ParquetPayloads(PayloadFiles(path=str(folder / "log"))).write([event]).kept == 1
+    return folder / "log"
+
+
+def test_recorded_requests_are_put_to_a_candidate_before_it_has_traffic(
+    service: Service, load: Load, log: Path, folder: Path
+) -> None:
+    asked = {"preflight": {"payloads": str(log)}}
+    service.apply(SERVING, PLAN | asked)
+    ended = service.ended(service.register(mlp_artifact(folder, MODEL, nudge=0.15)))
+    assert (ended.state, ended.weight) == ("promoted", 100)
+    assert ended.preflight.startswith("200 recorded rows: 0 % answered differently, 0 % failed")
+    ended = service.ended(service.register(mlp_artifact(folder, MODEL, seed=7)))
+    assert (ended.state, ended.step) == ("rolled_back", 0)
+    assert "its preflight failed: 200 recorded rows" in ended.reason
+    service.apply(SERVING, PLAN | {"preflight": {"payloads": str(folder / "nowhere")}})
+    ended = service.ended(service.register(mlp_artifact(folder, MODEL, nudge=0.16)))
+    assert ended.state == "rolled_back"
+    assert "its preflight could not be made" in ended.reason
+    assert "nowhere" in ended.reason
 
 
 def test_the_controller_is_killed_in_the_middle(service: Service, load: Load, folder: Path) -> None:

@@ -12,13 +12,14 @@ from cluster.access.callers import CLUSTER, Caller
 from cluster.commands.models import AppView, ModelView
 from cluster.commands.versions import VersionView
 from cluster.commands.watch.metrics import METRICS, MetricsView
+from cluster.control_plane import Told
 from cluster.errors import HeadraceError, NotFound, Unreachable
 from cluster.fleet.serving import Serving
-from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import Route, RouteTable, Stamp, Standing, Target
 from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.watch.catalogue import GATEWAYS
-from cluster.watch.reports import MetricsReport
+from deployments.drift.profile_book import ProfileBook
+from deployments.drift.row_outliers import RowOutliers
 from deployments.engines.datatypes import Array
 from deployments.explain.explaining import explain_rows
 from deployments.explain.form import Background, ExplainOptions
@@ -81,6 +82,7 @@ class FakeScorer:
         self.timeouts_s: list[float | None] = []
         self.row_error: Callable[[Array], HeadraceError | None] = lambda _: None
         self.failure: HeadraceError | None = None
+        self.book = ProfileBook(lambda *_: None)
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -132,6 +134,10 @@ class FakeScorer:
         found = explain_rows(self.answer, tensors, signature, background, options)
         return Explained(version or self.route(model).stable, found)
 
+    @property
+    def outliers(self) -> RowOutliers:
+        return RowOutliers(self.book)
+
     def route(self, model: str) -> Route:
         if model not in self.table.routes:
             raise NotFound("not served", where=model)
@@ -161,7 +167,7 @@ class FakeControl:
             await asyncio.sleep(timeout_s)
         return self.table
 
-    async def push(self, told: EvidenceBatch | MetricsReport) -> None:
+    async def push(self, told: Told) -> None:
         raise NotImplementedError
 
     async def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.artifacts.manifest import Manifest
 from deployments.artifacts.package import write_artifact
 from deployments.artifacts.samples import Samples
+from deployments.profiles.making import make_profile
 
 INPUT = "image"
 OUTPUT = "probabilities"
@@ -28,11 +29,16 @@ def rows(count: int, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).random((count, 784)) / 2).astype(np.float32)
 
 
-def mlp_artifact(root: Path, model: str = "digits", seed: int = 0, nudge: float = 0.0) -> tuple[str, str, Manifest]:
-    """A 784-128-10 network with softmax; returns (uri, digest, manifest). A `nudge` makes another file with the same answers."""
+def mlp_artifact(
+    root: Path, model: str = "digits", seed: int = 0, nudge: float = 0.0, profiled: int = 0
+) -> tuple[str, str, Manifest]:
+    """A 784-128-10 network with softmax; returns (uri, digest, manifest). A `nudge` makes another file with the same answers.
+
+    It has a profile of so many `profiled` rows; 0: none.
+    """
     nodes, constants = _mlp(seed, INPUT)
     constants["b2"] += np.float32(nudge)  # on every class: softmax takes it out again
-    return _package(root, model, nodes, constants)
+    return _package(root, model, nodes, constants, profiled)
 
 
 def failing_artifact(root: Path, model: str = "digits", seed: int = 0) -> tuple[str, str, Manifest]:
@@ -191,7 +197,9 @@ def _mlp(seed: int, source: str) -> tuple[list[onnx.NodeProto], dict[str, np.nda
     return nodes, constants
 
 
-def _package(root: Path, model: str, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> tuple[str, str, Manifest]:
+def _package(
+    root: Path, model: str, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], profiled: int = 0
+) -> tuple[str, str, Manifest]:
     graph = helper.make_graph(
         nodes,
         "test",
@@ -204,6 +212,8 @@ def _package(root: Path, model: str, nodes: list[onnx.NodeProto], constants: dic
     image = rows(4)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     (answer,) = session.run([OUTPUT], {INPUT: image})
+    many = rows(profiled, seed=99)
+    profile = make_profile(SIGNATURE, {INPUT: many}, {OUTPUT: session.run([OUTPUT], {INPUT: many})[0]}) if profiled else None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         file.write_bytes(proto.SerializeToString())
@@ -215,6 +225,7 @@ def _package(root: Path, model: str, nodes: list[onnx.NodeProto], constants: dic
             files={"model.onnx": file},
             samples=Samples(inputs={INPUT: image}, outputs={OUTPUT: answer}),
             report={},
+            profile=profile,
             source={"kind": "test"},
         )
     return artifact.uri, artifact.digest, artifact.manifest

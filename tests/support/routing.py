@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from cluster.control_plane import Told
 from cluster.errors import Unreachable
 from cluster.fleet.serving import Serving
 from cluster.rollout.evidence import Counts, EvidenceBatch
 from cluster.routing.routes import EMPTY, Route, RouteTable, Stamp, Target
-from cluster.watch.reports import MetricsReport
 from tests.support.models import SIGNATURE
 
 Artifact = tuple[str, str, Any]
@@ -37,7 +37,7 @@ class TableControl:
             self._reach()
         return self._table
 
-    async def push(self, told: EvidenceBatch | MetricsReport) -> None:
+    async def push(self, told: Told) -> None:
         self.pushes += 1
         self._reach()
         if isinstance(told, EvidenceBatch):

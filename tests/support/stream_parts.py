@@ -32,7 +32,13 @@ class SumScoring:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def submit(
-        self, model: str, tensors: Mapping[str, Array], keys: Sequence[bytes | None] | None = None, *, donated: bool = False
+        self,
+        model: str,
+        tensors: Mapping[str, Array],
+        keys: Sequence[bytes | None] | None = None,
+        *,
+        donated: bool = False,
+        outliers: bool = False,
     ) -> Future[Scored]:
         return self.executor.submit(self._score, tensors["x"], keys or ())
 

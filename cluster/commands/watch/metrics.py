@@ -28,7 +28,9 @@ class MetricsView(Message):
 
 def _metrics(at: Context, _: Nothing) -> CommandResult:
     totals = at.totals()
-    gauges = {Series(BUILD_INFO.name, (_release(),)): 1.0} | standing(at.state, at.apps, at.feeds, at.troubles, at.now_s)
+    gauges = {Series(BUILD_INFO.name, (_release(),)): 1.0} | standing(
+        at.state, at.apps, at.feeds, at.troubles, at.now_s, at.drift()
+    )
     may = _Sight(at)
     values = [
         (series.metric, series.labels, float(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from cluster.errors import Unreachable
-from cluster.schedule.fires import JobSeen, JobState, SubmitJob
+from cluster.schedule.fires import JobSeen, JobState, RunCommand, SubmitJob, SubmitPreflight
 
 
 class FakeJobs:
@@ -15,12 +15,12 @@ class FakeJobs:
     """
 
     def __init__(self) -> None:
-        self.submitted: list[SubmitJob] = []
+        self.submitted: list[SubmitJob | SubmitPreflight | RunCommand] = []
         self.asked = 0
         self.away = False
         self._jobs: dict[str, JobSeen] = {}
 
-    def submit(self, wanted: SubmitJob) -> None:
+    def submit(self, wanted: SubmitJob | SubmitPreflight | RunCommand) -> None:
         """See `Jobs.submit`."""
         self._reach()
         if wanted.job not in self._jobs:

@@ -9,24 +9,20 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import date
-from typing import Any
 
-from cluster.commands.command import Message
 from cluster.commands.feeds import FeedName, FeedView
-from cluster.commands.versions import Resolve, VersionView
-from cluster.errors import HeadraceError, Unreachable
+from cluster.commands.versions import Resolve, ResolvedVersion
+from cluster.errors import HeadraceError
 from consumers.batch.batch_meter import BatchMeter
 from consumers.batch.run import NothingNew, RunProgress, Watcher, Workforce, begin
 from consumers.batch.spec import BatchSpec, ScoringPlace
+from consumers.batch.traced import traced
 from consumers.batch.write.publish import RunManifest
 from consumers.batch.write.records import Pinned
-
-_TRIES = 60  # a controller that is being restarted is back in seconds
-_PAUSE_S = 1.0
-
-Call = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+from deployments.control.asking import PAUSE_S, Call, ask_patiently
+from deployments.observe.logs.set_up import log_to_stderr
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--as-of", required=True, type=date.fromisoformat)
     parser.add_argument("--ray", required=True)
     given = parser.parse_args(arguments)
+    log_to_stderr(batch=given.batch)
     # Not needed to read the arguments, and slow to import.
     import ray
 
@@ -50,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ActorControlPlane(), given.batch, pinned.model, pinned.version, remote=spec.scoring is ScoringPlace.REMOTE
         )
         watch = meter.watching(_log)
-        manifest = run_fire(given.batch, spec, pinned, ray_workforce(), as_of=given.as_of, fire=given.fire, watch=watch)
+        with traced(ray_workforce(), meters=meter.meters) as workforce:
+            manifest = run_fire(given.batch, spec, pinned, workforce, as_of=given.as_of, fire=given.fire, watch=watch)
     except HeadraceError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the job's log, of which the schedule's history shows the last line
         return 1
@@ -58,31 +56,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def find(batch: str, call: Call, *, pause_s: float = _PAUSE_S) -> tuple[BatchSpec, Pinned]:
+async def find(batch: str, call: Call, *, pause_s: float = PAUSE_S) -> tuple[BatchSpec, Pinned]:
     """The applied document, and the version that the run is pinned to: the document's, or stable now.
 
     Waits for a controller that is being restarted. Raises Unreachable where it does not come back, and NotFound.
     """
-    shown = FeedView.model_validate(await _ask(call, pause_s, "feed.show", FeedName(kind="batch", name=batch)))
+    shown = FeedView.model_validate(await ask_patiently(call, "feed.show", FeedName(kind="batch", name=batch), pause_s=pause_s))
     spec = BatchSpec.model_validate(shown.spec)
     asked = Resolve(model=spec.model, version=spec.version)
-    found = VersionView.model_validate(await _ask(call, pause_s, "version.resolve", asked))
+    found = ResolvedVersion.model_validate(await ask_patiently(call, "version.resolve", asked, pause_s=pause_s))
     return spec, Pinned(
         model=found.model,
         version=found.version,
         artifact_uri=found.artifact_uri,
         digest=found.digest,
         signature=found.signature,
+        payloads=found.payloads,
     )
-
-
-async def _ask(call: Call, pause_s: float, command: str, request: Message) -> dict[str, Any]:
-    for _ in range(_TRIES):
-        try:
-            return await call(command, request.model_dump())
-        except Unreachable:
-            await asyncio.sleep(pause_s)
-    return await call(command, request.model_dump())
 
 
 def run_fire(

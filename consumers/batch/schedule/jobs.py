@@ -1,22 +1,23 @@
-"""Scheduled batches as Ray Jobs."""
+"""Scheduled batches and preflights as Ray Jobs."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.errors import Unreachable
-from cluster.schedule.fires import JobSeen, JobState, SubmitJob
+from cluster.schedule.fires import JobSeen, JobState, RunCommand, SubmitJob, SubmitPreflight
 from consumers.batch.ray_inside import OwnJobClient
 
 # Of objects in memory, in what requests raises: the same trouble reads the same each time.
 _ADDRESSES = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>:? ?")
 PROGRAM = "consumers.batch.schedule.job"
+PREFLIGHT_PROGRAM = "consumers.payload_replay.preflight"
 _STATES = {
     JobStatus.PENDING: JobState.RUNNING,
     JobStatus.RUNNING: JobState.RUNNING,
@@ -32,22 +33,46 @@ class RayJobs:
     A job's driver runs on the head node with the Python of this process, and asks for no CPU: its workers do.
     """
 
-    def __init__(self, program: str = PROGRAM) -> None:
-        """`program` is the module that a job runs."""
-        self._program = program
+    def __init__(self, program: str = PROGRAM, preflight_program: str = PREFLIGHT_PROGRAM) -> None:
+        """The modules that a batch's job and a preflight's run."""
+        self._program, self._preflight_program = program, preflight_program
         self._client: OwnJobClient | None = None
 
-    def submit(self, wanted: SubmitJob) -> None:
+    def submit(self, wanted: SubmitJob | SubmitPreflight | RunCommand) -> None:
         """See `Jobs.submit`."""
-        # Told, since Ray would have the job join whichever Ray of its machine it finds first.
-        own = ray.get_runtime_context().gcs_address
-        options = ["--fire", wanted.fire, "--as-of", wanted.as_of, "--ray", own]
-        program = [sys.executable, "-m", self._program, wanted.batch, *options]
+        program, environment = self._program_of(wanted), {}
+        if isinstance(wanted, RunCommand):
+            environment = {"HEADRACE_DRIFT_MODEL": wanted.model, "HEADRACE_DRIFT_VERSION": str(wanted.version)}
         try:
-            self._connected().submit_job(entrypoint=shlex.join(program), submission_id=wanted.job, entrypoint_num_cpus=0)
+            self._connected().submit_job(
+                entrypoint=shlex.join(program),
+                submission_id=wanted.job,
+                entrypoint_num_cpus=0,
+                runtime_env={"env_vars": environment} if environment else None,
+            )
         except (OSError, RuntimeError) as error:
             if "already exists" not in str(error):
                 raise self._away(error) from error
+
+    def _program_of(self, wanted: SubmitJob | SubmitPreflight | RunCommand) -> Sequence[str]:
+        match wanted:
+            case RunCommand():
+                return wanted.command
+            case SubmitJob():
+                module, which = self._program, [wanted.batch, "--fire", wanted.fire, "--as-of", wanted.as_of]
+            case SubmitPreflight():
+                which = [
+                    wanted.model,
+                    "--version",
+                    str(wanted.version),
+                    "--rollout",
+                    str(wanted.rollout),
+                    "--asked",
+                    wanted.asked,
+                ]
+                module = self._preflight_program
+        # Told, since Ray would have the job join whichever Ray of its machine it finds first.
+        return [sys.executable, "-m", module, *which, "--ray", ray.get_runtime_context().gcs_address]
 
     def state(self, jobs: Collection[str]) -> Mapping[str, JobSeen]:
         """See `Jobs.state`."""

@@ -11,7 +11,11 @@ import pyarrow as pa
 from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature
 from consumers.batch.spec import EXPLAINED, BatchOutput, ColumnSource, OutputColumn
+from consumers.batch.write.records import Pinned
+from deployments.artifacts.profile import fetch_profile
+from deployments.drift.row_outliers import cannot_tell
 from deployments.engines.datatypes import Array
+from deployments.profiles.outliers import OutlierScore, outlier_score
 
 VERSION_COLUMN = "model_version"
 
@@ -23,14 +27,14 @@ def output_columns(output: BatchOutput, signature: Signature) -> dict[str, Outpu
         VERSION_COLUMN: OutputColumn(source=ColumnSource.VERSION),
     }
     for name, column in declared.items():
-        if column.source in (ColumnSource.VERSION, ColumnSource.MODEL):
+        if column.source in (ColumnSource.VERSION, ColumnSource.MODEL, ColumnSource.OUTLIER):
             continue
         spec = signature.output(column.output)
         if spec is None:
             raise BadInput(
                 f"the model has no output {column.output!r}; it has {', '.join(o.name for o in signature.outputs)}",
                 where=f"spec.output.columns.{name}",
-                remedy="name an output, argmax(OUTPUT), max(OUTPUT), version() or model()",
+                remedy="name an output, argmax(OUTPUT), max(OUTPUT), version(), model() or outlier()",
             )
         if column.source is not ColumnSource.OUTPUT and spec.datatype is Datatype.BYTES:
             raise BadInput(
@@ -47,10 +51,28 @@ def output_columns(output: BatchOutput, signature: Signature) -> dict[str, Outpu
     return declared
 
 
+def outliers_of(columns: Mapping[str, OutputColumn], pinned: Pinned) -> OutlierScore | None:
+    """What tells outliers, where a column holds them. Raises BadInput where the version's profile does not say what one is,
+    BadArtifact and Unreachable."""
+    if all(column.source is not ColumnSource.OUTLIER for column in columns.values()):
+        return None
+    profile = fetch_profile(pinned.artifact_uri, pinned.digest)
+    found = outlier_score(profile) if profile is not None else None
+    if found is None:
+        raise cannot_tell(pinned.model, pinned.version)
+    return found
+
+
 def to_columns(
-    columns: Mapping[str, OutputColumn], outputs: Mapping[str, Array], rows: int, *, model: str, version: int
+    columns: Mapping[str, OutputColumn],
+    outputs: Mapping[str, Array],
+    rows: int,
+    *,
+    model: str,
+    version: int,
+    outliers: Array | None = None,
 ) -> dict[str, pa.Array]:
-    """One Arrow array of `rows` values a column."""
+    """One Arrow array of `rows` values a column; `outliers` [rows] are p-values, where a column holds them."""
     arrays: dict[str, pa.Array] = {}
     for name, column in columns.items():
         match column.source:
@@ -58,6 +80,9 @@ def to_columns(
                 arrays[name] = pa.array(np.full(rows, version, dtype=np.int32))
             case ColumnSource.MODEL:
                 arrays[name] = pa.repeat(pa.scalar(model), rows)
+            case ColumnSource.OUTLIER:
+                values = outliers if outliers is not None else np.full(rows, np.nan)
+                arrays[name] = pa.array(values, pa.float64(), from_pandas=True)  # NaN, which can't be compared, is null
             case ColumnSource.ARGMAX:
                 arrays[name] = _arrow(outputs[column.output].argmax(axis=-1).astype(np.int32))
             case ColumnSource.MAX:

@@ -23,14 +23,19 @@ from consumers.batch.ray_inside import LeftActors, quieten_log
 from consumers.batch.run import Workforce
 from consumers.batch.score.rowscorer import EmbeddedScorer, RowScorer
 from consumers.batch.score.unit import UnitRunner
+from consumers.batch.score.unit_payloads import unit_payloads
+from consumers.batch.score.watched_rows import WatchedRows
 from consumers.batch.spec import BatchSpec, ScoringPlace
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import under_way
 from consumers.batch.write.records import Receipt, RunRecord, read_receipt, receipt_bytes
 from deployments.artifacts.fetch import localize
 from deployments.artifacts.places import Place, locate
+from deployments.artifacts.profile import fetch_profile
 from deployments.control.client import ActorControlPlane
+from deployments.drift.version_counting import VersionCounting
 from deployments.engines.load import load_engine
+from deployments.observe.logs.set_up import log_to_stderr
 
 _log = logging.getLogger(__name__)
 
@@ -45,10 +50,12 @@ class UnitActor:
         place = locate(output_uri)
         ledger = Ledger(Place(place.filesystem, run_path))
         record = ledger.record()
+        log_to_stderr(batch=record.name, model=record.pinned.model, version=record.pinned.version)
         self._failure: HeadraceError | None = None
         try:
             filesystem = locate(record.spec.input.paths[0]).filesystem
-            self._runner = UnitRunner(ledger, record, filesystem, self.scorer(record))
+            payloads, watched = unit_payloads(record.name, record.pinned, ActorControlPlane), self.watched(record)
+            self._runner = UnitRunner(ledger, record, filesystem, self.scorer(record), payloads=payloads, watched=watched)
         except HeadraceError as error:
             # Told with the first unit: raised here, Ray would start the worker again and again.
             self._failure = error
@@ -79,6 +86,17 @@ class UnitActor:
         artifact = localize(pinned.artifact_uri, pinned.digest)
         engine = load_engine(artifact, threads=spec.workers.threads, gpus=spec.workers.resources.gpus)
         return EmbeddedScorer(engine, rows_per_call=spec.rows_per_call, most_failed=spec.max_quarantined)
+
+    @staticmethod
+    def watched(record: RunRecord) -> WatchedRows:
+        """What tells the controller of this cluster how the rows look beside the version's profile."""
+        pinned = record.pinned
+        try:
+            profile = fetch_profile(pinned.artifact_uri, pinned.digest)
+        except HeadraceError as error:
+            _log.warning("rows are not watched: %s", error)
+            profile = None
+        return WatchedRows(ActorControlPlane(), VersionCounting(pinned.model, pinned.version, profile))
 
 
 def count_workers(spec: BatchSpec) -> int:

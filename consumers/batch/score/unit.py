@@ -17,9 +17,11 @@ from consumers.batch.read.filters import filter_columns, filter_of
 from consumers.batch.read.gathered import Gathered, RowSpan, gathered, rows_of_batch
 from consumers.batch.read.reader import Reader, Unreadable
 from consumers.batch.read.tensors import to_tensors
-from consumers.batch.score.answers import output_columns, to_columns
+from consumers.batch.score.answers import outliers_of, output_columns, to_columns
 from consumers.batch.score.explained import ExplainColumns
 from consumers.batch.score.rowscorer import GivenUp, RowScorer
+from consumers.batch.score.unit_payloads import UnitPayloads
+from consumers.batch.score.watched_rows import WatchedRows
 from consumers.batch.spec import OnDamage
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.output import OutputWriter
@@ -27,6 +29,7 @@ from consumers.batch.write.quarantine import too_many_bad, write_quarantine
 from consumers.batch.write.records import OutputFile, Receipt, RunRecord, rows_differ
 from deployments.artifacts.places import explaining
 from deployments.engines.datatypes import Array
+from deployments.observe.payloads.event import PayloadEvent
 from deployments.scoring.rows import take
 
 
@@ -37,6 +40,7 @@ class _Found:
     rows: int = 0
     bad: dict[Slice, dict[int, str]] = field(default_factory=dict)
     hopeless: str = ""  # why the version fails whatever it is given
+    payloads: list[PayloadEvent] = field(default_factory=list)
 
     @property
     def quarantined(self) -> int:
@@ -55,7 +59,18 @@ class _Found:
 class UnitRunner:
     """Runs units of one run, one at a time. Made once in each worker."""
 
-    def __init__(self, ledger: Ledger, record: RunRecord, filesystem: pafs.FileSystem, scorer: RowScorer) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        record: RunRecord,
+        filesystem: pafs.FileSystem,
+        scorer: RowScorer,
+        *,
+        payloads: UnitPayloads | None = None,
+        watched: WatchedRows | None = None,
+    ) -> None:
+        """`payloads` takes a sample of the rows, `watched` is told of them; None: nobody is."""
+        self._payloads, self._watched = payloads, watched
         self._ledger = ledger
         self._record = record
         self._scorer = scorer
@@ -64,6 +79,7 @@ class UnitRunner:
         self._bindings = bind(self._schema, record.pinned.signature, spec.input, where=spec.input.paths[0])
         self._columns = output_columns(spec.output, record.pinned.signature)
         self._explained = ExplainColumns(record, scorer, self._bindings) if spec.explain is not None else None
+        self._outliers = outliers_of(self._columns, record.pinned)
         self._needed = list(used_columns(record.pinned.signature, spec.input))
         self._batch_rows = rows_of_batch(self._schema, self._needed)
         self._reader = Reader(
@@ -87,6 +103,8 @@ class UnitRunner:
         damaged = {one.path: one for one in unit.damaged}
         while True:
             found = _Found()
+            if self._watched is not None:
+                self._watched.begin()
             try:
                 files = self._write(unit, damaged, found, limit)
                 quarantine = write_quarantine(self._ledger, unit.id, self._reader, found.bad)
@@ -104,13 +122,17 @@ class UnitRunner:
         receipt = Receipt(unit.id, found.rows, found.quarantined, files, quarantine, seconds, started_s, tuple(damaged.values()))
         with explaining(self._ledger.place.path):
             self._ledger.write(receipt)
+        if self._payloads is not None:
+            self._payloads.done(found.payloads)
+        if self._watched is not None:
+            self._watched.done()
         return receipt
 
     def _write(self, unit: Unit, damaged: Collection[str], found: _Found, limit: int) -> tuple[OutputFile, ...]:
         with explaining(self._ledger.place.path), OutputWriter(self._ledger, unit.id, self._record) as writer:
             pieces = (piece for piece in unit.slices if piece.path not in damaged)
             for part in gathered(self._reader, pieces, self._needed, self._batch_rows):
-                self._score(part, writer, found)
+                self._score(unit, part, writer, found)
                 if found.hopeless or found.quarantined > limit:
                     return ()
             files = writer.finish()
@@ -119,12 +141,13 @@ class UnitRunner:
             raise rows_differ(written, found.rows - found.quarantined, self._ledger.data.path)
         return files
 
-    def _score(self, part: Gathered, writer: OutputWriter, found: _Found) -> None:
+    def _score(self, unit: Unit, part: Gathered, writer: OutputWriter, found: _Found) -> None:
         batch, stretches = part.batch, part.stretches
         rows = to_tensors(batch, self._bindings, refuse_nan=self._record.spec.input.refuse_nan)
         bad = rows.bad
         good = rows.good
         count = batch.num_rows if good is None else len(good)
+        unlike: Array | None = None
         if count:
             places = np.arange(count) if good is None else good
             kept: Mapping[str, Array] = rows.tensors
@@ -134,13 +157,22 @@ class UnitRunner:
                 found.blame(stretches, bad | {int(places[at]): reason for at, reason in told.bad.items()})
                 found.hopeless = next(iter(told.bad.values())) if told.hopeless else ""
                 return
+            if self._payloads is not None:
+                answered = np.delete(np.arange(count), list(rejected))
+                numbers = found.rows + places[answered]
+                found.payloads += self._payloads.of(unit.id, numbers, answered, rows.tensors, outputs)
+            if self._watched is not None:
+                self._watched.scored(rows.tensors, outputs, count, rejected)
+            if self._outliers is not None:
+                unlike = np.delete(self._outliers.p_values_of(rows.tensors), list(rejected))
             if rejected:
                 bad |= {int(places[at]): reason for at, reason in rejected.items()}
                 good = np.delete(places, list(rejected))
                 kept = take(kept, np.delete(np.arange(count), list(rejected)))
                 count = len(good)
         if count:
-            writer.write(self._table(batch if good is None else batch.take(pa.array(good)), kept, outputs))
+            good_rows = batch if good is None else batch.take(pa.array(good))
+            writer.write(self._table(good_rows, kept, outputs, unlike))
         if bad:
             found.blame(stretches, bad)
         found.rows += batch.num_rows
@@ -153,10 +185,12 @@ class UnitRunner:
             remedy="the rows and reasons are there; mend the input, or begin again with another --version, and --fresh",
         )
 
-    def _table(self, batch: pa.RecordBatch, tensors: Mapping[str, Array], outputs: Mapping[str, Array]) -> pa.Table:
+    def _table(
+        self, batch: pa.RecordBatch, tensors: Mapping[str, Array], outputs: Mapping[str, Array], unlike: Array | None
+    ) -> pa.Table:
         pinned = self._record.pinned
         arrays = {name: batch.column(name) for name in self._record.spec.input.passthrough}
-        arrays |= to_columns(self._columns, outputs, batch.num_rows, model=pinned.model, version=pinned.version)
+        arrays |= to_columns(self._columns, outputs, batch.num_rows, model=pinned.model, version=pinned.version, outliers=unlike)
         if self._explained is not None:
             arrays |= self._explained.of(tensors)
         return pa.table(arrays)

@@ -13,13 +13,15 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from cluster.errors import Conflict
 from cluster.findings import first_finding
 from cluster.signature import Signature
+from cluster.watch.payloads import Payloads
 from consumers.batch.plan import Damaged, Unit
 from consumers.batch.read.schemas import TimeUnit
 from consumers.batch.spec import BatchSpec
 
 
 class Pinned(BaseModel):
-    """The version that the whole run scores with."""
+    """The version that the whole run scores with. `payloads` says what is kept of the rows, as the model's document did when the
+    run began."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,6 +30,7 @@ class Pinned(BaseModel):
     artifact_uri: str
     digest: str
     signature: Signature
+    payloads: Payloads | None = None
 
 
 class RunRecord(BaseModel):

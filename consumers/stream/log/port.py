@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from cluster.errors import BadInput
+from deployments.observe.traces.span import Span
 
 NO_TIME_MS = -1  # what a record has that was written without a time: every topic takes it
 
@@ -63,7 +64,8 @@ class Records:
     """Records of one partition in the order of their offsets, by column; all columns have the same length.
 
     `epoch` numbers the time for which this member owns the partition: results of an older epoch must not be committed.
-    `unreadable` says of rows that the log itself could not read why; what it could not read of them is empty.
+    `unreadable` says of rows that the log itself could not read why; what it could not read of them is empty. `spans` are of the
+    rows that are traced.
     """
 
     partition: Partition
@@ -75,6 +77,7 @@ class Records:
     timestamps_ms: Sequence[int]
     unreadable: Mapping[int, str] = field(default_factory=dict)
     origins: Origins | None = None
+    spans: Mapping[int, Span] = field(default_factory=dict)
 
     @property
     def origin(self) -> Origins:
@@ -101,6 +104,7 @@ def subset(records: Records, rows: Sequence[int]) -> Records:
         timestamps_ms=[records.timestamps_ms[row] for row in rows],
         unreadable={at: records.unreadable[row] for at, row in enumerate(rows) if row in records.unreadable},
         origins=Origins(records.origins.partition, [records.origins.offsets[row] for row in rows]) if records.origins else None,
+        spans={at: records.spans[row] for at, row in enumerate(rows) if row in records.spans} if records.spans else {},
     )
 
 

@@ -16,11 +16,13 @@ from cluster.errors import HeadraceError
 from consumers.stream.codecs.cloudevents import Envelope, about_event
 from consumers.stream.log.port import Header, Origins, Outgoing, Records, subset
 from consumers.stream.spec import InputEnvelope, OutputEnvelope, StreamSpec
+from consumers.stream.traced import carried
 
 MODEL_HEADER = "headrace.model"
 VERSION_HEADER = "headrace.version"
 PREDICTION_HEADER = "headrace.prediction_id"
 LABEL_KEY_HEADER = "headrace.label_key"
+OUTLIER_HEADER = "headrace.outlier_p"
 CONNECT = "__connect.errors."
 MESSAGE_MAX_BYTES = 4096
 STACK_MAX_BYTES = 16_384
@@ -119,10 +121,13 @@ def output_records(
     form: AnswerTemplate,
     partitions: int,
     label_keys: Sequence[str] | None = None,
+    outliers: Sequence[float] | None = None,
 ) -> Outgoing:
-    """The answers to the rows of `records` that were scored; `bodies`, `versions` and `label_keys` are as long as `rows`.
+    """The answers to the rows of `records` that were scored; `bodies`, `versions`, `label_keys` and
+    `outliers` (p-values) are as long as `rows`.
 
-    Key, headers and timestamp travel on; ours come last, so a reader that keeps the last of a name sees ours.
+    Key, headers and timestamp travel on; ours come last, so a reader that keeps the last of a name sees ours. Where a record is
+    traced, its answer's trace context is ours alone.
     """
     envelope = form.envelope
     fixed = [(MODEL_HEADER, form.model.encode()), *form.extra_headers]
@@ -131,9 +136,13 @@ def output_records(
     headers: Sequence[list[Header]] = ours
     if any(chosen.headers):
         headers = [[*_sendable(theirs), *own] for theirs, own in zip(chosen.headers, ours, strict=True)]
+    if chosen.spans:
+        headers = carried(headers, chosen.spans)
     if label_keys is not None:
         named = zip(headers, label_keys, prediction_ids(chosen.origin), strict=True)
         headers = [[*each, (LABEL_KEY_HEADER, f"{key}/".encode() + own)] if key else each for each, key, own in named]
+    if outliers is not None:
+        headers = [[*each, (OUTLIER_HEADER, b"%.6f" % p)] for each, p in zip(headers, outliers, strict=True)]
     if form.unwrapped:
         headers = [about_event(each) for each in headers]
     if envelope is not None:

@@ -23,6 +23,8 @@ from consumers.stream.outgoing.answers import (
 from consumers.stream.payloads.taken import PayloadTaker, TakenPayloads
 from consumers.stream.refusals import Place, Refused
 from consumers.stream.spec import OnEmpty, StreamSpec
+from deployments.drift.drift_sample import of_rows
+from deployments.observe.traces.span import Span
 from deployments.scoring.port import Scored
 
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -71,16 +73,20 @@ class Outcomes:
             out = self._answers(records, chosen, positions[chosen] - begin, bodies, scored, here, now_ms)
             out += self._tombstones(records, tombstones, here, now_ms)
             dead_letters = self._dead_letters(records, here, {row - begin: why for row, why in again.items()}, now_ms)
+            if records.spans:
+                _tell(records.spans, scored, positions[first:last] - begin, first, here)
             taken = np.arange(first, last)
             payloads = _payloads(taker, records, taken, positions[taken] - begin, here) if taker is not None else None
+            left = taken[np.isin(positions[taken] - begin, list(here))] if here else taken[:0]
+            drawn = of_rows(scored.drawn, first, last, left) if scored.drawn else ()
             rows_out = sum(map(len, out))
             whole = (*out, *dead_letters)
-            first, upto, rows_dead = records.offsets[0], records.offsets[-1] + 1, sum(map(len, dead_letters))
+            offset, upto, rows_dead = records.offsets[0], records.offsets[-1] + 1, sum(map(len, dead_letters))
             made.append(
                 SliceOutcome(
                     records.partition,
                     records.epoch,
-                    first,
+                    offset,
                     upto,
                     whole,
                     len(records),
@@ -90,6 +96,8 @@ class Outcomes:
                     _by_version(scored, [j for j in chosen if int(positions[j]) - begin not in here] if here else chosen),
                     Counter(why.error.kind for why in here.values()),
                     payloads,
+                    tuple(records.spans.values()),
+                    drawn,
                 )
             )
             begin = end
@@ -109,7 +117,8 @@ class Outcomes:
         if not len(chosen):
             return []
         out = self._outputs(records, chosen, rows, bodies, scored)
-        alike = self.form.envelope is None and scored.label_keys is None and not any(records.headers)
+        ours = scored.label_keys is None and scored.outliers is None
+        alike = self.form.envelope is None and ours and not (records.spans or any(records.headers))
         if refused := unfit(out, self.limits_of(self.spec.output.topic), now_ms, alike=alike):
             dead |= {int(rows[j]): why for j, why in refused.items()}
             out = self._outputs(records, np.delete(chosen, list(refused)), np.delete(rows, list(refused)), bodies, scored)
@@ -118,8 +127,18 @@ class Outcomes:
     def _outputs(self, records: Records, chosen: Rows, rows: Rows, bodies: list[bytes], scored: Scored) -> Outgoing:
         answers, label_keys = [bodies[j] for j in chosen.tolist()], scored.label_keys
         keys = [label_keys[j] for j in chosen.tolist()] if label_keys is not None else None
+        unlike = scored.outliers[chosen].tolist() if scored.outliers is not None else None
         versions, partitions = scored.versions[chosen], self.partitions[self.spec.output.topic]
-        return output_records(records, rows.tolist(), answers, versions, form=self.form, partitions=partitions, label_keys=keys)
+        return output_records(
+            records,
+            rows.tolist(),
+            answers,
+            versions,
+            form=self.form,
+            partitions=partitions,
+            label_keys=keys,
+            outliers=unlike,
+        )
 
     def _tombstones(
         self, records: Records, rows: Sequence[int], dead: dict[int, DeadLetterReason], now_ms: int
@@ -175,6 +194,16 @@ def _payloads(taker: PayloadTaker, records: Records, rows: Rows, places: Rows, d
     """Of the slice whose records are at these rows of the tensors, and at these places in it."""
     answered = ~np.isin(places, list(dead)) if dead else np.ones(len(places), np.bool_)
     return taker.of(records, rows, places, answered)
+
+
+def _tell(spans: Mapping[int, Span], scored: Scored, rows: Rows, first: int, dead: Mapping[int, DeadLetterReason]) -> None:
+    """What became of the traced records of a slice, of which these rows were scored, the first of them as row `first`."""
+    for row, span in spans.items():
+        at = int(np.searchsorted(rows, row))
+        if at < len(rows) and rows[at] == row:
+            span.attributes["headrace.version"] = int(scored.versions[first + at])
+        if row in dead:
+            span.error = dead[row].error.kind
 
 
 def _unreadable(batch: MicroBatch) -> dict[int, DeadLetterReason]:

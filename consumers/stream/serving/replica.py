@@ -24,17 +24,21 @@ from consumers.stream.phases import WorkerPhase
 from consumers.stream.serving.autoscale import LAG
 from consumers.stream.spec import Client, StreamSpec
 from deployments.control.client import connect
+from deployments.drift.drift_sample import DriftSample
+from deployments.observe.logs.set_up import log_with_serve
 from deployments.observe.metering import SilentMeter
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
+from deployments.observe.traces.opening import tracer_of
+from deployments.observe.traces.tracer import Tracer
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread
 from deployments.serving.collector import spare_collections
-from deployments.serving.serve_log import log_with_serve
 from deployments.transport.remote import RemoteTransport
 
 STUCK_AFTER_S = 120.0
 STOP_S = 30.0
+TRACED_AS = "headrace-stream"
 
 
 class StreamReplica:
@@ -45,9 +49,9 @@ class StreamReplica:
 
     def __init__(self, name: str, document: str, brokers: str) -> None:
         """`document` is a StreamSpec as JSON. Returns at once; the worker starts when Serve tells the rank."""
-        log_with_serve()
         self._name = name
         self._spec = StreamSpec.model_validate_json(document)
+        log_with_serve(stream=name, model=self._spec.model)
         self._brokers = brokers
         self._lock = threading.Lock()
         self._rank: int | None = None
@@ -66,11 +70,23 @@ class StreamReplica:
             if self._loop is not None:
                 self._loop.stop()
             meters = Meters()
-            payloads = PayloadLog(meters, open_topic)
-            scoring = ScorerThread(lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM, payloads=payloads))
-            loop = Loop(self._name, self._spec, scoring, lambda: self._open(number), meters=meters, payloads=payloads)
+            payloads, drift = PayloadLog(meters, open_topic), DriftSample(meters, ScoringWay.STREAM)
+            tracer = tracer_of(None, meters, TRACED_AS)
+            scoring = ScorerThread(
+                lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM, payloads=payloads, drift=drift)
+            )
+            loop = Loop(
+                self._name,
+                self._spec,
+                scoring,
+                lambda: self._open(number),
+                meters=meters,
+                payloads=payloads,
+                tracer=tracer,
+                drift=drift,
+            )
             self._loop = loop
-            self._thread = threading.Thread(target=self._work, args=(loop, scoring, before), name="stream", daemon=True)
+            self._thread = threading.Thread(target=self._work, args=(loop, scoring, before, tracer), name="stream", daemon=True)
             self._thread.start()
             if self._spec.explain is not None:
                 self._explain(number, self._spec.explain)
@@ -168,9 +184,13 @@ class StreamReplica:
         )
         self._explains.start(before)
 
-    def _work(self, loop: Loop, scoring: ScorerThread, before: threading.Thread | None) -> None:
+    def _work(self, loop: Loop, scoring: ScorerThread, before: threading.Thread | None, tracer: Tracer | None) -> None:
         if before is not None:
             before.join()
-        with scoring:
-            spare_collections()
-            loop.run()
+        try:
+            with scoring:
+                spare_collections()
+                loop.run()
+        finally:
+            if tracer is not None:
+                tracer.close()

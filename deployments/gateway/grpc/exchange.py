@@ -40,8 +40,11 @@ class ModelInfer(Protocol):
     def large(self) -> LargeWork:
         """Where large ones are put together."""
 
-    async def infer(self, data: memoryview, key: bytes | None, timeout_s: float | None, caller: Caller) -> bytes:
-        """The answering message, to one with this routing key of that caller, within so much time. Raises HeadraceError."""
+    async def infer(
+        self, data: memoryview, key: bytes | None, timeout_s: float | None, caller: Caller, traceparent: bytes
+    ) -> bytes:
+        """The answering message, to one with this routing key and trace context of that caller, within so much time. Raises
+        HeadraceError."""
 
     def failed(self, model: str, error: BaseException) -> None:
         """Counts a request that ended so before it got to `infer`, as one of the model, or of "" where none was read."""
@@ -90,7 +93,13 @@ class GrpcExchange:
         self._service.failed("", error)
         return _status(status_of(error, self._timeout_s))
 
-    async def answer(self, body: Pieces, lease: Lease, caller: Caller) -> WireAnswer:  # noqa: ARG002 (never compressed)
+    async def answer(
+        self,
+        body: Pieces,
+        lease: Lease,  # noqa: ARG002 (never compressed)
+        caller: Caller,
+        traceparent: bytes,
+    ) -> WireAnswer:
         """See Exchange."""
         timeout_s = self._timeout_s
         end_s = None if timeout_s is None else time.monotonic() + timeout_s
@@ -100,7 +109,7 @@ class GrpcExchange:
             else:
                 message = _message(body)
             left_s = None if timeout_s is None else max(timeout_s, LEAST_S)
-            told = await self._service.infer(message, self._key, left_s, caller)
+            told = await self._service.infer(message, self._key, left_s, caller, traceparent)
         except Exception as error:  # noqa: BLE001 (`fault_of` logs it)
             return _status(status_of(fault_of("ModelInfer", error), None if end_s is None else end_s - time.monotonic()))
         size = len(told)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import grpc
@@ -18,16 +18,19 @@ from deployments.gateway.access.credential import in_metadata
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission, Lease
 from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, DataPlane, InferCall
-from deployments.gateway.grpc.errors import abort, fault_of, text_of
+from deployments.gateway.grpc.errors import abort, code_of, fault_of, text_of
 from deployments.gateway.large import LARGE_BYTES, LargeWork
 from deployments.gateway.protocol.grpc_codec import parse, parse_infer, request_from, response_to, stream_response
 from deployments.gateway.protocol.proto import inference_pb2 as pb
 from deployments.gateway.repository import Repository
 from deployments.gateway.request_meter import WireProtocol
+from deployments.observe.traces.span import Span
+from deployments.observe.traces.traceparent import HEADER
 
 log = logging.getLogger(__name__)
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+TRACED_AS = f"{SERVICE}/ModelInfer"
 ROUTING_KEY = "x-routing-key"
 LEAST_S = 1e-3
 NO_DEADLINE_S = 1e9  # gRPC says that so much, or more, is left of a call without a deadline
@@ -115,8 +118,37 @@ class InferenceService:
         request, caller = parse(pb.ModelMetadataRequest, data), self._caller(context)
         return pb.ModelMetadataResponse(**self._dataplane.model_metadata(request.name, request.version, caller=caller))
 
-    async def infer(self, data: bytes | memoryview, key: bytes | None, timeout_s: float | None, caller: Caller) -> bytes:
-        """Answers a ModelInferRequest of that caller, sent with this routing key, within so much time. Raises HeadraceError."""
+    async def infer(
+        self, data: bytes | memoryview, key: bytes | None, timeout_s: float | None, caller: Caller, traceparent: bytes = b""
+    ) -> bytes:
+        """Answers a ModelInferRequest of that caller, sent with this routing key and trace context, within so much time. Raises
+        HeadraceError."""
+        return await self._traced(traceparent, self._infer(data, key, timeout_s, caller))
+
+    async def _traced(self, traceparent: bytes, work: Coroutine[Any, Any, bytes]) -> bytes:
+        """Does the work, and sends its trace where it is traced."""
+        tracer, span = self._dataplane.tracer, self._span(traceparent)
+        if tracer is None or span is None:
+            return await work
+        try:
+            with span:
+                told = await work
+        except HeadraceError as error:
+            span.attributes["rpc.response.status_code"] = code_of(error).name
+            raise
+        else:
+            span.attributes["rpc.response.status_code"] = grpc.StatusCode.OK.name
+            return told
+        finally:
+            tracer.finish(span)
+
+    def _span(self, traceparent: bytes) -> Span | None:
+        """That of a call, by OpenTelemetry's names; None where it is not traced."""
+        if self._dataplane.tracer is None:
+            return None
+        return self._dataplane.tracer.begin(traceparent, TRACED_AS, {"rpc.system.name": "grpc", "rpc.method": TRACED_AS})
+
+    async def _infer(self, data: bytes | memoryview, key: bytes | None, timeout_s: float | None, caller: Caller) -> bytes:
         try:
             parsed = await self.large.run(parse_infer, data) if len(data) > LARGE_BYTES else parse_infer(data)
         except HeadraceError as error:
@@ -154,7 +186,7 @@ class InferenceService:
         return response.version, response_to(response)
 
     async def _model_infer(self, data: bytes, context: Context) -> bytes:
-        return await self.infer(data, *_key_and_time(context), self._caller(context))
+        return await self.infer(data, *_key_and_time(context), self._caller(context), _traceparent(context))
 
     async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """See `_answer_stream`."""
@@ -199,7 +231,8 @@ class InferenceService:
             with _taken(self._admission, len(data)):
                 parsed = await self.large.run(parse_infer, data) if len(data) > LARGE_BYTES else parse_infer(data)
                 answer.infer_response.id = parsed[0].id
-                return stream_response(await self._scored(parsed, *_key_and_time(context), self._caller(context)))
+                work = self._scored(parsed, *_key_and_time(context), self._caller(context))
+                return stream_response(await self._traced(_traceparent(context), work))
         except HeadraceError as error:
             answer.error_message = text_of(error)
         except Exception:
@@ -283,6 +316,11 @@ def _key_and_time(context: Context) -> tuple[bytes | None, float | None]:
         (key.encode() if isinstance(key, str) else key) or None,
         max(left_s, LEAST_S) if left_s is not None and left_s < NO_DEADLINE_S else None,
     )
+
+
+def _traceparent(context: Context) -> bytes:
+    value = next((value for name, value in context.invocation_metadata() or () if name == HEADER), b"")
+    return value.encode() if isinstance(value, str) else value
 
 
 def _model(request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:

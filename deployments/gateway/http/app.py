@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -41,12 +41,14 @@ from deployments.gateway.http.infer import HttpInfer, read_call, read_head
 from deployments.gateway.http.openapi import openapi_document
 from deployments.gateway.http.page import render_page, summary
 from deployments.gateway.http.repository import answer_repository_call, is_repository_call
+from deployments.gateway.http.traced import answered, http_span
 from deployments.gateway.large import LARGE_BYTES, LargeWork
 from deployments.gateway.protocol.explanations import encode_v1_explanations, parse_v1_explain
 from deployments.gateway.protocol.v1 import encode_v1, parse_v1
 from deployments.gateway.repository import Repository
 from deployments.gateway.request_meter import WireProtocol
 from deployments.observe.exposition import exposed
+from deployments.observe.traces.traceparent import HEADER_BYTES
 
 _NO_WEBSOCKET = json_reply({"error": "no WebSocket is served here (use HTTP, or gRPC's ModelStreamInfer)"}, 400)
 
@@ -224,10 +226,25 @@ class GatewayApp:
         return Reply(200, render_page(models, self.server_version, url), b"text/html; charset=utf-8")
 
     async def _infer(self, request: Request, model: str, version: str | None, caller: Caller) -> Reply:
+        return await self._traced(request, self._inferred(request, model, version, caller), pinned=version is not None)
+
+    async def _traced(
+        self, request: Request, work: Coroutine[Any, Any, Reply], *, pinned: bool = False, route: str = ""
+    ) -> Reply:
+        """Does the work, and sends its trace where it is traced."""
+        tracer = self.dataplane.tracer
+        span = http_span(tracer, request.headers.get(HEADER_BYTES, b""), pinned=pinned, route=route)
+        return await work if span is None else await answered(tracer, span, work)
+
+    async def _inferred(self, request: Request, model: str, version: str | None, caller: Caller) -> Reply:
         _only_post(request)
         head = read_head(request.headers, model, version)
         infer = HttpInfer(self.dataplane, self.large, self.max_body_bytes)
         return await infer.answer(head, await request.raw_body(), request.lease, caller)
+
+    async def _predict(self, request: Request, model: str, caller: Caller) -> Reply:
+        scoring = self._v1(self._predicted, request, model, caller)
+        return await self._traced(request, scoring, route="/v1/models/{model}:predict")
 
     async def _v1(self, answer: V1Answer, request: Request, model: str, caller: Caller) -> Reply:
         _only_post(request)

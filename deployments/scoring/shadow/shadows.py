@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +75,8 @@ class Shadows:
         self._waiting.append(shadowed)
         self._waiting_bytes += shadowed.size_bytes
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+            # In a context of its own: what nobody waits for is in nobody's trace.
+            self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
 
     async def _run(self) -> None:
         while self._waiting:

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from deployments.engines.datatypes import Array
-from deployments.transport.lines.frames import Ask, Broken, Frames, Reply, Word
+from deployments.transport.lines.frames import Ask, Broken, Frames, Reply, TimedReply, Word
 from deployments.transport.lines.serve_book import HandleBook, ReplicaName, own_node
 from deployments.transport.lines.server import address
 
@@ -76,9 +76,9 @@ class Line:
         """Whether another call may be made."""
         return self.state is LineState.READY and self.under_way < self._most
 
-    async def score(self, tensors: Mapping[str, Array], timeout_s: float) -> Reply | Broken:
-        """Raises ReplicaGone, StandsStill, Declined, or TimeoutError: the line then ends, and whether the replica lives, another
-        will tell."""
+    async def score(self, tensors: Mapping[str, Array], timeout_s: float, *, timed: bool = False) -> Reply | TimedReply | Broken:
+        """`timed`: the reply says when the replica did it. Raises ReplicaGone, StandsStill, Declined, or TimeoutError: the line
+        then ends, and whether the replica lives, another will tell."""
         if self.state is not LineState.READY:
             raise Declined
         loop = asyncio.get_running_loop()
@@ -91,7 +91,7 @@ class Line:
         self._book.began(self._replica)
         timer = loop.call_later(timeout_s, self._expire, answer)
         try:
-            self._frames.send(call, Ask(tensors, timeout_s))
+            self._frames.send(call, Ask(tensors, timeout_s, timed))
             reply = await answer
         except (TimeoutError, asyncio.CancelledError):
             self._frames.send(call, Word.NEVER_MIND)
@@ -103,7 +103,7 @@ class Line:
             self._close_if_done()
         if isinstance(reply, Word):
             raise Declined
-        told: Reply | Broken = reply
+        told: Reply | TimedReply | Broken = reply
         return told
 
     def leave(self) -> None:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -22,6 +22,18 @@ from deployments.engines.datatypes import Array
 
 # Rows' indices and errors of what failed go beside the outputs.
 Reply = tuple[dict[str, Array], list[int], list[HeadraceError]]
+
+
+class ReplicaTimes(NamedTuple):
+    """When a replica got a call, began with it and was done, in Unix nanoseconds, for who asked to be told."""
+
+    replica: str
+    came_ns: int
+    began_ns: int
+    ended_ns: int
+
+
+TimedReply = tuple[dict[str, Array], list[int], list[HeadraceError], ReplicaTimes]
 
 _HEAD = struct.Struct("!QQII")  # bytes of the whole frame, number of the call, bytes of the pickled part, buffers behind it
 _SIZE = struct.Struct("!Q")
@@ -34,10 +46,11 @@ FRAME_MOST_BYTES = 1 << 32
 
 @dataclass(frozen=True)
 class Ask:
-    """Score these n rows within so many seconds."""
+    """Score these n rows within so many seconds. `timed`: and say when you did."""
 
     tensors: Mapping[str, Array]
     timeout_s: float
+    timed: bool = False
 
 
 class Word(Enum):
@@ -62,9 +75,10 @@ class Broken:
 def packed(call: int, message: object) -> list[bytes | memoryview]:
     """A message about a call, as pieces to be written one after the other. The tensors' bytes are not copied."""
     if isinstance(message, Ask):
-        message = _ASK, _laid_out(message.tensors), message.timeout_s
+        more = (True,) if message.timed else ()
+        message = _ASK, _laid_out(message.tensors), message.timeout_s, *more
     elif isinstance(message, tuple):
-        message = _REPLY, _laid_out(message[0]), message[1], message[2]
+        message = _REPLY, _laid_out(message[0]), *message[1:]
     buffers: list[memoryview] = []
     data = pickle.dumps(message, protocol=5, buffer_callback=lambda buffer: buffers.append(buffer.raw()))
     at = _HEAD.size + len(buffers) * _SIZE.size + len(data)

@@ -10,8 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from cluster.errors import NoCapacity
-from deployments.engines.datatypes import Array
-from deployments.transport.lines.frames import Ask, Broken, Frames, Reply, Word
+from deployments.transport.lines.frames import Ask, Broken, Frames, Reply, TimedReply, Word
 
 _log = logging.getLogger(__name__)
 BACKLOG = 64
@@ -22,12 +21,13 @@ class LineServer:
 
     def __init__(
         self,
-        score: Callable[[dict[str, Array], float], Awaitable[Reply]],
+        score: Callable[..., Awaitable[Reply | TimedReply]],
         most: int,
         answered: Callable[[float, str | None], None],
     ) -> None:
-        """At most `most` calls are taken at a time. `answered` is told of each call how many ms it took, and the name of what it
-        raised, if it did."""
+        """`score` is given tensors and a time in seconds, and `timed=True` where it is to say when it did so. At most `most`
+        calls are taken at a time. `answered` is told of each call how many ms it took, and the name of what it raised, if it
+        did."""
         self._score = score
         self._most = most
         self._answered = answered
@@ -92,9 +92,10 @@ class LineServer:
     async def _answer(self, line: Frames, call: int, ask: Ask) -> None:
         begin_s = time.monotonic()
         raised = None
-        reply: Reply | Broken
+        reply: Reply | TimedReply | Broken
         try:
-            reply = await self._score(dict(ask.tensors), ask.timeout_s)
+            tensors = dict(ask.tensors)
+            reply = await (self._score(tensors, ask.timeout_s, timed=True) if ask.timed else self._score(tensors, ask.timeout_s))
         except Exception as error:  # noqa: BLE001 (a defect, or a model's: the caller is told, as it would be by Serve)
             raised = type(error).__name__
             reply = Broken(repr(error), error if isinstance(error, NoCapacity) else None)

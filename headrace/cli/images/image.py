@@ -12,9 +12,10 @@ from cluster.errors import BadInput, NotFound
 from cluster.rollout.plan import Plan
 from deployments.artifacts.fetch import localize
 from deployments.images.image import ModelAboard, build_image
-from deployments.images.layout import Layout, place_of
-from deployments.images.registry import ImageRegistry, reference_of
 from deployments.images.wheels import ImageVariant
+from deployments.oci.layout import Layout, place_of
+from deployments.oci.references import reference_of
+from deployments.oci.registry import ImageRegistry
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
 

@@ -30,8 +30,8 @@ def shown_profile(model: str, version: int, profile: Profile) -> RenderableType:
     for tensor in summary.tensors:
         if tensor.kind is FeatureKind.NUMBERS:
             _add_numbers(numbers, tensor, profile.numbers[tensor.key], summary.rows)
-        for feature, counts in enumerate(tensor.categories):
-            categories.add_row(tensor.side, feature_name(tensor, feature), *_categories(counts))
+        for name, counts in zip(tensor.feature_names(), tensor.categories, strict=False):  # numbers have none
+            categories.add_row(tensor.side, name, *_categories(counts))
     if summary.classes:
         categories.add_row("", "class by score", *_categories(summary.classes))
     return Group(*parts, *(table for table in (numbers, categories) if table.row_count))
@@ -44,14 +44,6 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         if tensor.kind is FeatureKind.NUMBERS:
             told["numbers"] = {name: getattr(profile.numbers[tensor.key], name).tolist() for name in ARRAYS}
     return found
-
-
-def feature_name(tensor: TensorProfile, feature: int) -> str:
-    """A feature by its place in the row: `image[3,5]`; the tensor's own name where a row is one value."""
-    if tensor.features == 1:
-        return tensor.name
-    place = np.unravel_index(feature, tensor.row_shape)
-    return f"{tensor.name}[{','.join(str(int(axis)) for axis in place)}]"
 
 
 def _remarks(profile: Profile) -> list[str]:
@@ -102,11 +94,12 @@ def _add_numbers(table: Table, tensor: TensorProfile, columns: NumberColumns, ro
     shown = np.arange(len(columns))
     if len(columns) > SHOWN_WHOLE:
         shown = np.argsort(-np.nan_to_num(columns.std), kind="stable")[:SHOWN_OF_WIDE]
+    names = tensor.feature_names()
     for feature in shown.tolist():
         counts = columns.counts[feature]
         table.add_row(
             tensor.side,
-            feature_name(tensor, feature),
+            names[feature],
             f"{rows:,}",
             _share(int(columns.missing[feature]), rows),
             *(_number(float(getattr(columns, name)[feature])) for name in ("lowest", "highest", "mean", "std")),

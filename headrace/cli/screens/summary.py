@@ -68,6 +68,8 @@ def _of_model(model: ModelView) -> Iterator[str]:
         yield f"{model.name}: {model.fault}"
     if model.versions and model.stable is None:
         yield f"{model.name}: no version serves"
+    if model.drift_alarms:
+        yield f"{model.name}: {_many(model.drift_alarms, 'feature')} changed: `headrace drift status {model.name}`"
     for app in model.apps:
         why = f": {app.message}" if app.message else ""
         if app.status in ILL:

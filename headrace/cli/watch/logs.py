@@ -12,6 +12,7 @@ from cluster.errors import BadInput, NotFound, Unreachable
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
 from headrace.local.home import Settings, read_settings
+from headrace.local.logs.lines import fields_of, in_words
 from headrace.local.logs.reading import LogLine, LogReader
 from headrace.local.logs.sources import LogFilter
 from headrace.local.ray.dashboard import DashboardAsker
@@ -35,6 +36,9 @@ def logs(
 ) -> None:
     """Show the last lines that our processes have logged, on all nodes; also of replicas that have ended.
 
+    Lines that were written as JSON are shown in words, and with --json as they are, with whose they are; those that were not are
+    the field `line` there.
+
     Example: `headrace logs --model digits --follow`
     """
     settings = read_settings()
@@ -48,9 +52,10 @@ def logs(
 
     def show(line: LogLine) -> None:
         if as_json:
-            print_json({"of": line.source.label, "node": line.source.node, "line": line.text})
+            print_json({"of": line.source.label, "node": line.source.node, **(fields_of(line.text) or {"line": line.text})})
         else:
-            answers().print(Text.assemble((f"{line.source.label} | ", colours[line.source]), line.text), soft_wrap=True)
+            text = in_words(line.text)
+            answers().print(Text.assemble((f"{line.source.label} | ", colours[line.source]), text), soft_wrap=True)
 
     if follow:
         with contextlib.suppress(KeyboardInterrupt):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ from rich.table import Table
 
 from cluster.errors import NotFound
 from consumers.payload_replay.outcome import ReplayOutcome
-from consumers.payload_replay.recorded import payload_files, recorded
+from consumers.payload_replay.places import requests_of
 from consumers.payload_replay.replay import ReplaySpeed, replay
 from deployments.artifacts.fetch import localize
 from deployments.engines.load import load_engine
@@ -27,12 +26,18 @@ def _group() -> None:
 
 @app.command("replay")
 def replay_command(
-    payloads: Annotated[str, typer.Argument(help="A Parquet file of a payload log, or a folder with some; any URI.")],
+    payloads: Annotated[
+        str, typer.Argument(help="A Parquet file of a payload log, or a folder with some (any URI), or topic:NAME.")
+    ],
     model: Annotated[str, typer.Option("--model", help="Whose requests, and whose version.")],
     version: Annotated[int, typer.Option("--version", help="The version that is asked; it need not serve.")],
     speed: Annotated[ReplaySpeed, typer.Option(help="As fast as it was recorded, or as fast as it goes.")] = ReplaySpeed.MAX,
     tolerance: Annotated[
         float | None, typer.Option(min=0, help="What outputs may differ by; left out, classes are compared (the argmax).")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="So many requests at a time.")] = 1,
+    brokers: Annotated[
+        str | None, typer.Option(help="Of a topic: HOST:PORT[,HOST:PORT]; left out, those of the model's document.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -40,18 +45,15 @@ def replay_command(
 
     The version is loaded in this process, from the files it was registered with: nothing that serves is asked or slowed.
 
-    Example: `headrace payloads replay /data/payloads --model churn --version 4`
+    A topic is read with the logins of `payloads.kafka` in the model's document, from its beginning to where it ends now.
+
+    Example: `headrace payloads replay /data/payloads --model churn --version 4`; `... topic:churn-payloads --concurrency 8`
     """
     with ControlClient.from_environment() as client:
-        view = client.model(model)
-    found = next((one for one in view.versions if one.version == version), None)
-    if found is None:
-        known = ", ".join(str(one.version) for one in view.versions) or "none"
-        raise NotFound(f"no version {version}", where=model, remedy=f"its versions: {known}")
-    files = payload_files(payloads)
+        found = client.resolve_version(model, version)
+    requests = requests_of(payloads, model, found.signature, found.payloads, brokers)
     engine = load_engine(localize(found.artifact_uri, found.digest))
-    requests = chain.from_iterable(recorded(file, model, engine.signature) for file in files)
-    outcome = replay(requests, engine, model, version, speed=speed, tolerance=tolerance)
+    outcome = replay(requests, engine, model, version, speed=speed, tolerance=tolerance, concurrency=concurrency)
     if not outcome.requests:
         raise NotFound(f"it holds no request to {model}", where=payloads, remedy="name the log of that model")
     if as_json:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.commands.feeds import FeedView
-from cluster.commands.versions import VersionView
+from cluster.commands.versions import ResolvedVersion
 from cluster.errors import NoCapacity, Unreachable
 from cluster.schedule.fires import JobState
+from cluster.watch.payloads import PayloadFiles, Payloads
 from consumers.batch.schedule.job import find, run_fire
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.write.records import Pinned
@@ -35,6 +36,7 @@ from tests.unit.cluster.test_crash import Killed, Killer
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
 HOUR = 3600.0
 HOURLY = {"cron": "0 * * * *", "backoff_s": 10, "retries": 1}
+KEPT = Payloads(parquet=PayloadFiles(path="/payloads"))
 INLINE = inline_workforce(engine_scorer)
 
 
@@ -206,7 +208,8 @@ async def test_a_job_waits_for_a_controller_that_is_restarted(tmp_path: Path, pi
                 kind="batch", name="b", model="digits", wanted="running", status="", replicas=0, message="", spec=document
             )
             return view.model_dump(mode="json")
-        version = VersionView(
+        version = ResolvedVersion(
+            payloads=KEPT,
             model="digits",
             version=1,
             artifact_uri=pin.artifact_uri,
@@ -217,5 +220,5 @@ async def test_a_job_waits_for_a_controller_that_is_restarted(tmp_path: Path, pi
         )
         return version.model_dump(mode="json")
 
-    assert await find("b", call, pause_s=0) == (spec, pin)
+    assert await find("b", call, pause_s=0) == (spec, pin.model_copy(update={"payloads": KEPT}))
     assert [command for command, _ in asked] == ["feed.show", "version.resolve"]

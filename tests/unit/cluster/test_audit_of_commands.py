@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster.commands.command import Command
@@ -11,12 +12,14 @@ from cluster.commands.registry import COMMANDS
 from cluster.errors import BadInput
 from cluster.state import AuditEvent
 from tests.support.brain import SIGNATURE, SURE, Brain
+from tests.support.drift import NumberRows, normal
 
 STREAM = {"kind": "stream", "name": "scores"}
 BATCH = {"kind": "batch", "name": "nightly"}
 DIGITS = {"model": "digits"}
 THIRD = {"artifact_uri": "file:///3", "digest": "d3", "engine": "onnx", "signature": SIGNATURE}
 KEY = {"name": "team", "id": "a" * 10, "digest": "0" * 64}
+TOLD = DIGITS | {"rollout": 2, "same": 100, "different": 0, "failed": 0, "p99_ms": 1}
 NEXT_KEY = {"name": "team", "id": "b" * 10, "digest": "1" * 64}
 APPLIED = {"models": [{"name": "digits", "rollout": SURE, "serving": {"threads": 2}}]}
 # By command: what is asked first, the request, and the event that it leaves.
@@ -30,6 +33,8 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] 
     "rollout.resume": (("rollout.start", "rollout.pause"), DIGITS, "pending", {}),
     "rollout.promote": (("rollout.start", "tick"), DIGITS, "promoted", {}),
     "rollout.abort": (("rollout.start",), DIGITS, "rolled_back", {}),
+    "rollout.preflight": (("preflighted rollout",), TOLD, "preflight", {"same": 100, "different": 0, "failed": 0}),
+    "drift.clear": (("drift",), DIGITS | {"feature": "x[0]"}, "drift.clear", {"feature": "x[0]"}),
     "feed.pause": ((), STREAM, "feed.pause", STREAM),
     "feed.resume": (("feed.pause",), STREAM, "feed.resume", STREAM),
     "feed.delete": ((), STREAM, "feed.delete", STREAM),
@@ -49,6 +54,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "model.show": DIGITS,
     "rollout.status": DIGITS,
     "rollout.history": DIGITS,
+    "drift.status": DIGITS,
     "feed.list": {},
     "feed.show": STREAM,
 }
@@ -79,6 +85,14 @@ def test_each_command_changes_or_looks_or_is_known_to_be_untold() -> None:
     assert all(issubclass(COMMANDS[command].request, Command) for command in CHANGES)
 
 
+def drift(brain: Brain) -> None:
+    """An alarm stands."""
+    rng = np.random.default_rng(1)
+    rows = NumberRows(normal(rng, 2000, 1))
+    brain.controller.push(rows.report(normal(rng, 2000, 1, (3.0,)), 1))
+    brain.tick(each_s=11)
+
+
 @pytest.mark.parametrize("command", CHANGES)
 @pytest.mark.parametrize(("actor", "by"), [("ann", "ann"), ("", "a person")])
 def test_what_changes_something_says_who_asked(brain: Brain, command: str, actor: str, by: str) -> None:
@@ -86,6 +100,10 @@ def test_what_changes_something_says_who_asked(brain: Brain, command: str, actor
     for earlier in first:
         if earlier == "tick":
             brain.tick(4)
+        elif earlier == "preflighted rollout":
+            brain.call("rollout.start", **DIGITS, version=2, plan={**SURE, "preflight": {"payloads": "/payloads"}})
+        elif earlier == "drift":
+            drift(brain)
         elif earlier == "no batch":
             brain.call("feed.delete", **BATCH)
         else:

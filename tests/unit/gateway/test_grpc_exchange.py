@@ -44,7 +44,9 @@ class Model:
         self.given_up = asyncio.Event()
         self.raises: BaseException | None = None
 
-    async def infer(self, data: memoryview, key: bytes | None, timeout_s: float | None, caller: Caller) -> bytes:
+    async def infer(
+        self, data: memoryview, key: bytes | None, timeout_s: float | None, caller: Caller, traceparent: bytes
+    ) -> bytes:
         self.calls.append((key, timeout_s))
         try:
             await self.go.wait()

@@ -9,10 +9,10 @@ import pytest
 
 from cluster.errors import BadArtifact, BadInput, NotFound
 from deployments.images.base import require_mmdebstrap
-from deployments.images.descriptors import MANIFEST_TYPE
-from deployments.images.layers import LayerEntry, write_layer
-from deployments.images.layout import Layout, copy_blob, place_of
 from deployments.images.wheels import check_architecture
+from deployments.oci.descriptors import MANIFEST_TYPE
+from deployments.oci.layers import LayerEntry, write_layer
+from deployments.oci.layout import Layout, copy_blob, place_of
 
 
 def _layout(folder: Path) -> Layout:

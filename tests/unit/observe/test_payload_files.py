@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,20 @@ def test_a_replay_at_the_recorded_speed_waits(tmp_path: Path) -> None:
     waits: list[float] = []
     replay(requests, Summing(), "digits", 4, speed=ReplaySpeed.RECORDED, wait=waits.append)
     assert waits == [pytest.approx(30, abs=1)]
+
+
+def test_a_replay_has_so_many_requests_at_a_time(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2, 5, 7, 8, 9)
+    requests = [one for file in payload_files(str(tmp_path)) for one in recorded(file, "digits", SIGNATURE)]
+    three = threading.Barrier(3, timeout=20)
+
+    class Meeting(Summing):
+        def score(self, tensors: dict[str, Array]) -> dict[str, Array]:
+            three.wait()
+            return super().score(tensors)
+
+    outcome = replay(requests, Meeting(), "digits", 4, concurrency=3)
+    assert (outcome.requests, outcome.same, outcome.different, outcome.errors, outcome.answered_errors) == (6, 6, 2, 2, 2)
 
 
 def test_what_is_no_payload_log_is_told(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ async def test_a_line_that_breaks_leaves_the_call_to_serve(
     async def answered(tensors: dict[str, Any], _: float) -> Any:
         return {"y": tensors["x"] + 1}, [], []
 
-    async def broken(*_: Any) -> Any:
+    async def broken(*_: Any, **__: Any) -> Any:
         raise ValueError("a defect")
 
     transport = asking(monkeypatch, answered)

@@ -15,6 +15,7 @@ from deployments.gateway.http.asgi import Reply, body_too_large, error_reply, re
 from deployments.gateway.http.infer import HttpInfer, InferHead
 from deployments.gateway.http.server.body import Pieces
 from deployments.gateway.http.server.exchange import WireAnswer
+from deployments.gateway.http.traced import answered, http_span
 
 _STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -80,13 +81,19 @@ class HttpExchange:
         self._infer.failed(self._head, error)
         return self._answers.of(error_reply(error))
 
-    async def answer(self, body: Pieces, lease: Lease, caller: Caller) -> WireAnswer:
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller, traceparent: bytes) -> WireAnswer:
         """See Exchange."""
+        tracer = self._infer.dataplane.tracer
+        span = http_span(tracer, traceparent, pinned=self._head.call.version is not None)
+        if span is None:
+            return self._answers.of(await self._reply(body, lease, caller))
+        return self._answers.of(await answered(tracer, span, self._reply(body, lease, caller)))
+
+    async def _reply(self, body: Pieces, lease: Lease, caller: Caller) -> Reply:
         try:
-            reply = await self._infer.answer(self._head, body, lease, caller)
+            return await self._infer.answer(self._head, body, lease, caller)
         except Exception as error:  # noqa: BLE001 (`reply_to` logs it)
-            reply = reply_to(error, f"infer of {self._head.call.model}")
-        return self._answers.of(reply)
+            return reply_to(error, f"infer of {self._head.call.model}")
 
 
 class FixedExchange:
@@ -111,6 +118,6 @@ class FixedExchange:
         """See Exchange."""
         return self._answers.of(self._reply, bodiless=self._bodiless)
 
-    async def answer(self, body: Pieces, lease: Lease, caller: Caller) -> WireAnswer:  # noqa: ARG002
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller, traceparent: bytes) -> WireAnswer:  # noqa: ARG002
         """See Exchange."""
         return self._answers.of(self._reply, bodiless=self._bodiless)

@@ -18,7 +18,7 @@ from deployments.gateway.admission import Admission, Lease
 from deployments.gateway.http.asgi import TooSlow, head_too_large
 from deployments.gateway.http.server.body import Body, ChunkedBody, Pieces, SizedBody, whole_body
 from deployments.gateway.http.server.exchange import Exchange, Exchanges, WireAnswer
-from deployments.gateway.http.server.head import HEAD_END, RequestHead, parse_head
+from deployments.gateway.http.server.head import HEAD_END, RequestHead, parse_head, without_trace
 
 # A head over what an exchange takes is refused by it. One that has no end by here is not read on.
 HEAD_MOST_BYTES = 128 << 10
@@ -30,7 +30,7 @@ _CLOSE = b"connection: close\r\n\r\n"
 _CRLF = b"\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_Reading = tuple[RequestHead, Exchange, Body, Credential]  # a request whose body is not whole
+_Reading = tuple[RequestHead, Exchange, Body, Credential, bytes]  # a request whose body is not whole, and its traceparent
 
 
 class InferServer:
@@ -184,6 +184,7 @@ class _Connection(asyncio.Protocol):
         self._begun, self._begins = b"", None
         try:
             rest, credential = cut(data[:end])
+            rest, traceparent = without_trace(rest)
             head, exchange = (self._server.known_head if len(rest) <= KNOWN_HEAD_MOST_BYTES else self._server.head)(rest)
         except BadInput as error:
             self._broken(error)
@@ -192,18 +193,24 @@ class _Connection(asyncio.Protocol):
         try:
             caller = exchange.admit(credential)
         except HeadraceError as error:
-            self._begin_body(head, exchange, data[end:], credential, exchange.failed(error))
+            self._begin_body(head, exchange, data[end:], credential, traceparent, exchange.failed(error))
             return
         if body is not None and exchange.refusal(len(body)) is None:
-            self._answer(head, exchange, [body], len(body), caller)
+            self._answer(head, exchange, [body], len(body), caller, traceparent)
         else:
-            self._begin_body(head, exchange, data[end:], credential, exchange.refusal(head.body_bytes or 0))
+            self._begin_body(head, exchange, data[end:], credential, traceparent, exchange.refusal(head.body_bytes or 0))
 
     def _begin_body(
-        self, head: RequestHead, exchange: Exchange, data: bytes, credential: Credential, refusal: WireAnswer | None
+        self,
+        head: RequestHead,
+        exchange: Exchange,
+        data: bytes,
+        credential: Credential,
+        traceparent: bytes,
+        refusal: WireAnswer | None,
     ) -> None:
         body: Body = ChunkedBody() if head.body_bytes is None else SizedBody(head.body_bytes)
-        reading = self._reading = head, exchange, body, credential
+        reading = self._reading = head, exchange, body, credential, traceparent
         if refusal is not None:
             # Who waits for leave to send may or may not do so after this: where the next request begins can't be told.
             self._refuse(reading, refusal, closes=head.expects)
@@ -212,7 +219,7 @@ class _Connection(asyncio.Protocol):
         self._read_body(data, reading)
 
     def _read_body(self, data: bytes, reading: _Reading) -> None:
-        head, exchange, body, credential = reading
+        _, exchange, body, _, _ = reading
         had_bytes = body.size_bytes
         try:
             rest = body.feed(data)
@@ -233,13 +240,14 @@ class _Connection(asyncio.Protocol):
         if rest:
             self._hold(rest)
         if not body.dropped:
-            self._answer_in_pieces(head, exchange, body.pieces, credential)
+            self._answer_in_pieces(reading)
         elif self._last and self._transport is not None:
             self._transport.close()
         elif self._early:
             asyncio.get_running_loop().call_soon(self._next)
 
-    def _answer_in_pieces(self, head: RequestHead, exchange: Exchange, body: Pieces, credential: Credential) -> None:
+    def _answer_in_pieces(self, reading: _Reading) -> None:
+        head, exchange, body, credential, traceparent = reading
         try:
             # Again: it may have taken hours to come, and he may have been revoked.
             caller = exchange.admit(credential)
@@ -247,13 +255,17 @@ class _Connection(asyncio.Protocol):
             self._lease.release()
             self._tell(exchange.failed(error), closes=not head.keeps)
             return
-        self._answer(head, exchange, body, 0, caller)
+        self._answer(head, exchange, body.pieces, 0, caller, traceparent)
 
-    def _answer(self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int, caller: Caller) -> None:
+    def _answer(
+        self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int, caller: Caller, traceparent: bytes
+    ) -> None:
         """`more_bytes` of the body are not counted yet."""
-        self._task = asyncio.get_running_loop().create_task(self._run(head, exchange, body, more_bytes, caller))
+        self._task = asyncio.get_running_loop().create_task(self._run(head, exchange, body, more_bytes, caller, traceparent))
 
-    async def _run(self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int, caller: Caller) -> None:
+    async def _run(
+        self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int, caller: Caller, traceparent: bytes
+    ) -> None:
         # Counted in here: a task that is cancelled before it has begun runs none of this.
         admission = self._server.admission
         try:
@@ -265,7 +277,7 @@ class _Connection(asyncio.Protocol):
             self._tell(exchange.failed(error), closes=not head.keeps)
             return
         try:
-            answer = await exchange.answer(body, self._lease, caller)
+            answer = await exchange.answer(body, self._lease, caller, traceparent)
         except BaseException:
             self.abort()  # where its caller has not gone, it must not wait for an answer that never comes
             raise
@@ -277,7 +289,7 @@ class _Connection(asyncio.Protocol):
 
     def _refuse(self, reading: _Reading, refusal: WireAnswer, *, closes: bool) -> None:
         """Tells so at once. What of the body is still to come is read, so that the caller sees the answer, and dropped."""
-        head, _, body, _ = reading
+        head, _, body, _, _ = reading
         self._last = self._last or not head.keeps
         body.dropped = True
         body.pieces.clear()

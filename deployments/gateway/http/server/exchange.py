@@ -34,9 +34,9 @@ class Exchange(Protocol):
     def failed(self, error: HeadraceError) -> WireAnswer:
         """What a request is told that ended so before it was whole, or for which there is no room."""
 
-    async def answer(self, body: Pieces, lease: Lease, caller: Caller) -> WireAnswer:
-        """The answer to that caller's whole request, which may empty `body` and hold more by `lease`. Never raises but where it
-        is cancelled."""
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller, traceparent: bytes) -> WireAnswer:
+        """The answer to that caller's whole request, which may empty `body` and hold more by `lease`, and brought this trace
+        context, or none. Never raises but where it is cancelled."""
 
 
 class Exchanges(Protocol):

@@ -14,6 +14,27 @@ HEAD_END = b"\r\n\r\n"
 DOORS_OWN = b"x-headrace-"
 
 
+_TRACEPARENT, _TRACESTATE = b"\r\ntraceparent:", b"\r\ntracestate:"
+
+
+def without_trace(head: bytes) -> tuple[bytes, bytes]:
+    """The head without its trace context, and the `traceparent` in it, empty where it has none, or not one: each request has
+    another, and heads are remembered. Names are in lower case, as the door writes them."""
+    if _TRACEPARENT not in head:
+        return head, b""
+    head, traceparent = _cut_all(head, _TRACEPARENT)
+    return _cut_all(head, _TRACESTATE)[0], traceparent
+
+
+def _cut_all(head: bytes, begins: bytes) -> tuple[bytes, bytes]:
+    found = b""
+    while (at := head.find(begins)) >= 0:
+        end = head.find(b"\r\n", at + len(begins))
+        found = b"," if found else head[at + len(begins) : end].strip()  # of two, neither is the caller's: it is malformed
+        head = head[:at] + head[end:]
+    return head, found
+
+
 @dataclass(frozen=True, slots=True)
 class RequestHead:
     """Header names are in lower case, in the order of their coming. `size_bytes` are of path, names and values, but

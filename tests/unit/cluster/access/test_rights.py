@@ -14,14 +14,14 @@ from tests.unit.cluster.test_audit_of_commands import CHANGES, LOOKS, STREAM
 
 OVER_MODELS = [role for role in Role if role is not Role.ADMIN]
 FILTERED = {"status", "feed.list", "metrics.list", "metrics.history"}  # whose answers hold what their caller may see
-CLUSTERS = {"feed.notes", "key.home"}
+CLUSTERS = {"feed.notes", "key.home", "rollout.preflight"}
 ADMINS = {"key.create", "key.list", "key.rotate", "key.revoke", "access.show"}
 ROLES: dict[str, set[Role]] = {
-    **{command: {Role.VIEW} for command in ("model.show", "rollout.status", "rollout.history", "feed.show")},
+    **{command: {Role.VIEW} for command in ("model.show", "rollout.status", "rollout.history", "feed.show", "drift.status")},
     "version.resolve": {Role.VIEW, Role.DEPLOY},
     "rollout.label": {Role.SCORE, Role.OPERATE},
     **{f"rollout.{move}": {Role.OPERATE} for move in ("start", "pause", "resume", "promote", "abort")},
-    **{command: {Role.OPERATE} for command in ("model.scale", "feed.pause", "feed.resume")},
+    **{command: {Role.OPERATE} for command in ("model.scale", "feed.pause", "feed.resume", "drift.clear")},
     **{command: {Role.DEPLOY} for command in ("apply", "version.register", "version.remove", "model.delete", "feed.delete")},
 }
 REQUESTS: dict[str, dict[str, Any]] = {

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
 
-from deployments.images.descriptors import GZIP_LAYER_TYPE, LAYER_TYPE, Descriptor
-from deployments.images.layout import Layout
+from deployments.oci.descriptors import GZIP_LAYER_TYPE, LAYER_TYPE, Descriptor
+from deployments.oci.layout import Layout
 
 # What went into a layer, as a digest: a later build that would put in the same takes the layer as it is.
 INPUTS = "dev.headrace.layer.inputs"

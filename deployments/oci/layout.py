@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cluster.errors import BadArtifact, BadInput, NoCapacity, NotFound, Unreachable
-from deployments.images.descriptors import INDEX_TYPE, TAG, Descriptor, digest_of, encoded, parsed
+from deployments.oci.descriptors import INDEX_TYPE, TAG, Descriptor, digest_of, encoded, parsed
 
 CHUNK_BYTES = 1 << 20
 DOCUMENT_MOST_BYTES = 16 << 20

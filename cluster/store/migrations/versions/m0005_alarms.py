@@ -1,0 +1,17 @@
+"""Alarms of drift have a table of their own."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    op.create_table("alarms", sa.Column("key", sa.Text, primary_key=True), sa.Column("document", sa.Text, nullable=False))
+
+
+def downgrade() -> None:
+    op.drop_table("alarms")

@@ -1,0 +1,86 @@
+"""Sets up how a process logs, as it starts: the one place for all of them.
+
+Serve sends what a replica writes to stderr to its log as of level INFO, and with its access log off drops that; the rest it keeps
+in memory until an error comes. So our modules' lines go to Serve's own handlers there, and are written at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cluster.errors import BadInput
+from deployments.observe.logs.form import LineFormatter, note
+from deployments.observe.logs.left_out import LeftOut
+from deployments.observe.logs.settings import LogSettings, log_settings
+
+SERVE_LOGGER = "ray.serve"
+PACKAGES = ("cluster", "deployments", "consumers", "headrace", "opentelemetry")
+
+_log = logging.getLogger(__name__)
+
+
+def log_with_serve(**about: Any) -> None:
+    """From now on, in this process, which is a replica. Called as it starts; safe to repeat. `about` is true of all its lines:
+    see `form.ABOUT`."""
+    _set_up(_to_serve, about)
+
+
+def log_to_stderr(**about: Any) -> None:
+    """The same in any other process."""
+    settings = _settings()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter(settings.form))
+    _set_up(lambda _: handler.handle, about)
+
+
+Write = Callable[[logging.LogRecord], Any]
+
+
+class _Limited(logging.Handler):
+    """Writes what passes, and how many did not."""
+
+    def __init__(self, write: Write, about: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._write, self._about, self._left_out = write, about, LeftOut()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by loggers."""
+        for told in (*self._left_out.due(), *([record] if self._left_out.passes(record) else [])):
+            note(told, self._about)
+            self._write(told)
+
+
+def _set_up(writer: Callable[[LogSettings], Write], about: Mapping[str, Any]) -> None:
+    settings = _settings()
+    handler = _Limited(writer(settings), about)
+    for package in PACKAGES:
+        logger = logging.getLogger(package)
+        logger.handlers = [handler]
+        logger.setLevel(settings.level.number)
+        logger.propagate = False
+
+
+def _to_serve(settings: LogSettings) -> Write:
+    formatter = LineFormatter(settings.form)
+
+    def write(record: logging.LogRecord) -> None:
+        serve = logging.getLogger(SERVE_LOGGER)
+        for handler in serve.handlers:  # Serve may give it other ones at any time
+            getattr(handler, "target", handler).setFormatter(formatter)
+        serve.handle(record)
+        if record.levelno >= logging.WARNING:
+            for handler in serve.handlers:
+                handler.flush()
+
+    return write
+
+
+def _settings() -> LogSettings:
+    try:
+        return log_settings()
+    except BadInput as error:
+        _log.warning("logs are as usual: %s", error)
+        return LogSettings()
