@@ -46,11 +46,12 @@ def check_explained(asked: Explaining, signature: Signature) -> None:
 
 
 def explain_version(
-    spec: BuildSpec, imported: Imported, engine: Engine, answers: Mapping[str, Array]
+    asked: BuildSpec, spec: BuildSpec, imported: Imported, engine: Engine, answers: Mapping[str, Array]
 ) -> tuple[Background, ExplainReport]:
     """The kept variant's background, and what explanations of it were seen to be worth. Blocks for seconds at most.
 
-    `spec` is the section as the user wrote it, `answers` what the variant said to the rows it was judged by.
+    `asked` is the section as the user wrote it, `spec` with what its source brought, an input example for one; `answers` are what
+    the variant said to the rows it was judged by.
     """
     classes = spec.evaluate is None or spec.evaluate.task == "classification"
     if not spec.explain.make:
@@ -66,7 +67,7 @@ def explain_version(
     background = replace(background, works=works)
     explained = _explained(engine, imported, background)
     report = ExplainReport(
-        background=_words(background, drawn=spec.evaluate is None),
+        background=_words(background, asked, spec),
         methods=tuple(trials),
         importance=importance(explained),
         importance_rows=len(explained),
@@ -192,10 +193,12 @@ def _bytes(value: Array) -> int:
     return sum(len(item) for item in value.ravel().tolist()) if value.dtype == np.object_ else value.nbytes
 
 
-def _words(background: Background, *, drawn: bool) -> str:
+def _words(background: Background, asked: BuildSpec, spec: BuildSpec) -> str:
     told = [f"{background.count} rows"]
-    if drawn:
-        told.append("none of them rows that were seen: the document names no rows to evaluate on")
+    if spec.evaluate is None:
+        told.append("drawn at random, since the document names none to evaluate on")
+    elif asked.evaluate is None:
+        told.append("of the input example")
     if background.left_out:
         told.append(f"without {', '.join(background.left_out)}")
     return ", ".join(told)

@@ -74,7 +74,7 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
         if kept is not None:
             progress("explain")
             engine = open_engine(spec.engine, _file_of(kept, candidates), imported.signature)
-            background, explained = explain_version(asked, imported, engine, builder.answers(kept.name))
+            background, explained = explain_version(asked, spec, imported, engine, builder.answers(kept.name))
         data = _data(spec, imported, base) | ({"file": "the input example"} if spec.evaluate and not asked.evaluate else {})
         report = Report(
             model=model,
@@ -82,12 +82,11 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
             source=source,
             training=training,
             parity=imported.parity,
-            data=data | {"profile": said},
+            data=data | {"profile": said} | ({"explain": explained.model_dump(mode="json")} if explained else {}),
             variants=tuple(variants),
             chosen=kept.name if kept else None,
             machine=_machine(),
             took_s=round(time.monotonic() - started_s, 1),
-            explain=explained,
         )
         if kept is None:
             return Built(None, report, _why(builder.wanted(), variants))

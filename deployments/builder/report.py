@@ -96,10 +96,7 @@ class ExplainReport(ReportPart):
 
 
 class Report(ReportPart):
-    """report.json. `parity` is the largest difference of the import from its framework's own answers; `chosen` was kept.
-
-    `explain` is None where nothing was kept, and in reports of earlier releases.
-    """
+    """report.json. `parity` is the largest difference of the import from its framework's own answers; `chosen` was kept."""
 
     model: str
     task: Task
@@ -111,7 +108,15 @@ class Report(ReportPart):
     chosen: str | None
     machine: dict[str, Any]
     took_s: float
-    explain: ExplainReport | None = None
+
+    @property
+    def explain(self) -> ExplainReport | None:
+        """What was found on explanations; None where nothing was kept, and in reports of earlier releases.
+
+        It lies in `data`, which takes anything: the release before reads this report too.
+        """
+        found = self.data.get("explain")
+        return None if found is None else ExplainReport.model_validate(found)
 
     def variant(self, name: str) -> Variant:
         """The variant of that name; KeyError where there is none."""

@@ -49,6 +49,14 @@ def baseline_words(one: Explanation) -> str:
     return "the answer to the changed row" if one.changed else f"the mean over {one.background_rows} rows"
 
 
+def changes(one: Explanation, most: int) -> str:
+    """What a counterfactual changes, as `duration = 24, purpose = car`; a group by its name."""
+    parts = strongest_first(one, one.counterfactual) if one.counterfactual else []
+    values = {part.feature: "" if part.value is None else f" = {value_words(part.value)}" for part in parts}
+    more = f" and {len(one.changed) - most:,} more" if len(one.changed) > most else ""
+    return ", ".join(f"{name}{values.get(name, '')}" for name in one.changed[:most]) + more
+
+
 def _facts(one: Explanation) -> str:
     facts = {
         "explained": target_words(one),
@@ -58,7 +66,7 @@ def _facts(one: Explanation) -> str:
         "completeness error": f"{one.completeness_error:.2g}",
     }
     if one.changed:
-        facts["would be another class with"] = ", ".join(one.changed[:20])
+        facts["would be another class with"] = changes(one, 20)
     return "<dl>" + "".join(f"<dt>{key}<dd>{html.escape(value)}" for key, value in facts.items()) + "</dl>"
 
 

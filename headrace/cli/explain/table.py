@@ -11,11 +11,13 @@ from rich.text import Text
 
 from deployments.engines.datatypes import Array
 from deployments.explain.form import Explanation
-from deployments.explain.page import baseline_words, target_words, value_words
+from deployments.explain.page import baseline_words, changes, target_words, value_words
 from deployments.explain.strongest import strongest_first
 from deployments.scoring.nonfinite import spoken
 
 BAR = 16
+# Of the largest part: smaller errors are not shown.
+ROUNDING = 1e-5
 
 
 def shown_explanation(one: Explanation, row: Mapping[str, Array], top: int) -> RenderableType:
@@ -33,7 +35,7 @@ def shown_explanation(one: Explanation, row: Mapping[str, Array], top: int) -> R
         length = max(1, round(BAR * abs(part.worth) / far))
         bar = Text("█" * length, style="red" if part.worth > 0 else "blue")
         value = "" if part.value is None else value_words(part.value)
-        table.add_row(part.feature, value, f"{part.worth:+.4g}", f"{part.error:.2g}" if part.error else "", bar)
+        table.add_row(part.feature, value, f"{part.worth:+.4g}", f"{part.error:.2g}" if part.error > far * ROUNDING else "", bar)
     lines = [
         Text(f"{target_words(one)}: {one.answer:.4g}, baseline {one.baseline:.4g}, {baseline_words(one)}"),
         Text(f"by {one.method}, {one.evaluations:,} evaluations, completeness error {one.completeness_error:.2g}", style="dim"),
@@ -41,7 +43,7 @@ def shown_explanation(one: Explanation, row: Mapping[str, Array], top: int) -> R
     if one.too_rough:
         lines.append(Text(f"not to be relied on: {one.why}", style="yellow"))
     if one.changed:
-        lines.append(Text(f"it would be another class with other values of {', '.join(one.changed[:top])}"))
+        lines.append(Text(f"it would be another class with {changes(one, top)}"))
     left = len(parts) - len(shown)
     return Group(*lines, table, *([Text(f"{left:,} weaker features are not shown", style="dim")] if left else []))
 
