@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -28,10 +29,31 @@ from deployments.serving.turns import EngineTurns
 CALLS_MOST = 4  # that wait, the one under way with them
 PIECE_S = 0.002  # so long a user's call may wait for a piece that has begun
 PIECE_ROWS = 256
+FLOOR_TIMES, TRY_AFTER = 1.5, 16
 SWITCH_S = 0.0005
 LOOK_EVERY_S = 0.05
 MORE_TIME = "allow more time with x-timeout-ms, or retry later"
 Guarded = Callable[[Callable[[], dict[str, Array]]], dict[str, Array]]
+
+
+@dataclass(slots=True)
+class PiecePace:
+    """How many rows the next piece has: as many as take PIECE_S, or little longer than any call of the version takes at least."""
+
+    rows: int = 1
+    least_s: float = math.inf
+    good_ones: int = TRY_AFTER
+
+    def took(self, rows: int, seconds: float) -> None:
+        """A piece of so many rows took so long."""
+        self.least_s = min(self.least_s, seconds)
+        if seconds > max(PIECE_S, FLOOR_TIMES * self.least_s):
+            self.rows, self.good_ones = max(1, rows // 2), 0
+            return
+        self.good_ones += 1
+        # What once took too long is tried again now and then: others had the processor, maybe.
+        if rows >= self.rows and self.good_ones > TRY_AFTER:
+            self.rows = min(2 * self.rows, PIECE_ROWS)
 
 
 class ReplicaExplainer:
@@ -45,6 +67,7 @@ class ReplicaExplainer:
         self._guarded = guarded
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain")
         self._calls = 0
+        self._pace = PiecePace()
 
     async def explain(
         self, tensors: Mapping[str, Array], options: ExplainOptions, timeout_s: float
@@ -55,7 +78,7 @@ class ReplicaExplainer:
         """
         if self._calls >= CALLS_MOST:
             return NoCapacity(f"{self._calls} explanations are under way here", remedy="retry later, or add replicas")
-        work = _Work(self._engine, self._turns, self._guarded, time.monotonic() + timeout_s, threading.Event())
+        work = _Work(self._engine, self._turns, self._guarded, self._pace, time.monotonic() + timeout_s, threading.Event())
         self._calls += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._explain, work, tensors, options)
@@ -88,14 +111,14 @@ class ReplicaExplainer:
 
 @dataclass(slots=True)
 class _Work:
-    """The engine as one explanation sees it: slower than it is, piece by piece. `rows` are those of the next piece."""
+    """The engine as one explanation sees it: slower than it is, piece by piece."""
 
     engine: Engine
     turns: EngineTurns
     guarded: Guarded
+    pace: PiecePace
     end_s: float
     given_up: threading.Event
-    rows: int = 1
 
     def score(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """See `deployments.explain.form.Score`."""
@@ -115,7 +138,7 @@ class _Work:
         count, done = len(next(iter(tensors.values()))), 0
         parts: list[dict[str, Array]] = []
         while done < count:
-            part = slice(done, min(done + self.rows, count))
+            part = slice(done, min(done + self.pace.rows, count))
             done = part.stop
             parts.append(self._in_turn(partial(self._timed, work, part)))
         return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -123,8 +146,7 @@ class _Work:
     def _timed(self, work: Callable[[slice], dict[str, Array]], part: slice) -> dict[str, Array]:
         began_s = time.monotonic()
         outputs = self.guarded(partial(work, part))
-        fitting = (part.stop - part.start) * PIECE_S / max(time.monotonic() - began_s, 1e-6)
-        self.rows = max(1, min(int(fitting), 2 * self.rows, PIECE_ROWS))
+        self.pace.took(part.stop - part.start, time.monotonic() - began_s)
         return outputs
 
     def _in_turn(self, piece: Callable[[], dict[str, Array]]) -> dict[str, Array]:

@@ -19,7 +19,7 @@ from deployments.engines.load import load_engine
 from deployments.engines.port import Engine
 from deployments.explain.explaining import explain_rows
 from deployments.explain.form import ExplainMethod, ExplainOptions
-from deployments.serving.explaining import CALLS_MOST, ReplicaExplainer
+from deployments.serving.explaining import CALLS_MOST, FLOOR_TIMES, PIECE_ROWS, PIECE_S, TRY_AFTER, PiecePace, ReplicaExplainer
 from deployments.serving.turns import EngineTurns
 from tests.support.models import INPUT, mlp_artifact, rows
 
@@ -96,3 +96,18 @@ async def test_no_more_wait_than_can_be_borne_and_who_leaves_is_not_worked_for(e
     found = await explainer.explain({INPUT: rows(1)}, ExplainOptions(method=ExplainMethod.OCCLUSION, evaluations=800), 60.0)
     assert isinstance(found, list)
     assert time.monotonic() - began_s < 20
+
+
+@pytest.mark.parametrize(
+    ("call_s", "row_s", "rows"),
+    [(0.0, 1e-5, range(64, PIECE_ROWS + 1)), (0.0, 0.005, range(1, 3)), (0.02, 1e-5, range(64, PIECE_ROWS + 1))],
+    ids=["quick", "slow by row", "slow by call"],
+)
+def test_pieces_are_as_long_as_a_user_may_wait_or_as_any_call_is(call_s: float, row_s: float, rows: range) -> None:
+    pace, asked = PiecePace(), []
+    for _ in range(200):
+        asked.append(pace.rows)
+        pace.took(pace.rows, call_s + row_s * pace.rows)
+    assert np.median(asked) in rows
+    slow = [count for count in asked if call_s + row_s * count > max(2 * PIECE_S, FLOOR_TIMES * (call_s + row_s))]
+    assert len(slow) <= 200 / TRY_AFTER + 1
