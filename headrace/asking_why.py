@@ -43,6 +43,7 @@ class ExplainedRow(BaseModel):
     too_rough: bool = False
     why: str = ""
     groups: dict[str, tuple[float, float]] = {}
+    grouped: dict[str, Any] = {}
     counterfactual: dict[str, Any] | None = None
     changed: tuple[str, ...] = ()
 

@@ -133,7 +133,9 @@ def test_tritonclient_grpc(running: Running) -> None:
         assert (answer.get_response().model_version, answer.get_response().id) == ("1", "7")
 
 
-def test_unchanged_clients_ask_why_rows_are_answered_so(running: Running) -> None:
+def test_unchanged_clients_ask_why_rows_are_answered_so(
+    running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Served by a replica, whatever the model's transport; and the same numbers as the engine alone gives."""
     engine, image = load_engine(running.artifact), running.x[:2]
     options = ExplainOptions(method=ExplainMethod.SHAPLEY, evaluations=4000, label=3)
@@ -172,6 +174,13 @@ def test_unchanged_clients_ask_why_rows_are_answered_so(running: Running) -> Non
     )
     assert cut.status_code == 200, cut.text
     assert all("deadline" in one["why"] for one in cut.json()["explanations"])
+    monkeypatch.setenv("HEADRACE_URL", running.http)
+    row = tmp_path / "row.json"
+    row.write_text(json.dumps({INPUT: image[0].tolist()}))
+    command = ["explain", running.model, "--row", str(row), "--served", "--method", "shapley", "--evaluations", "4000"]
+    capsys.readouterr()
+    assert main([*command, "--class", "3", "--json"]) == 0
+    np.testing.assert_allclose(json.loads(capsys.readouterr().out)["attributions"][INPUT], want[0], atol=1e-5)
 
 
 def test_a_sampled_request_is_one_trace_down_to_the_engine(running: Running, receiver: TraceReceiver) -> None:

@@ -33,6 +33,7 @@ from deployments.scoring.rows import take
 T = TypeVar("T")
 
 BODY = "explanation"
+_OF_EVERY_FEATURE = ("attributions", "standard_errors", "groups", "grouped")
 # Between tries of one record: users of the replicas go first.
 PAUSES_S = (0.1, 0.3, 1.0, 3.0, 10.0)
 
@@ -162,7 +163,9 @@ def explanation_body(one: Explanation, signature: Signature, section: StreamExpl
     if section.top is not None:
         worth = strongest(one, section.top)
         document = {"features": [each.feature for each in worth], "values": [each.worth for each in worth]} | {
-            name: value for name, value in document.items() if name not in ("attributions", "standard_errors", "groups")
+            name: value
+            for name, value in document.items()
+            if name not in ("attributions", "standard_errors", "groups", "grouped")
         }
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 

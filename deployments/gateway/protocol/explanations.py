@@ -157,6 +157,7 @@ def explanation_document(one: Explanation, signature: Signature) -> dict[str, An
     }
     if one.groups:
         told["groups"] = one.groups
+        told["grouped"] = {name: np.ascontiguousarray(values) for name, values in one.grouped.items()}
     if one.counterfactual is not None:
         changed = {spec.name: one.counterfactual[spec.name] for spec in signature.inputs}
         kinds = {spec.name: spec.datatype for spec in signature.inputs}
