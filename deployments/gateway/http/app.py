@@ -132,16 +132,16 @@ class GatewayApp:
             case ["v2", "models", model, "versions", version, "infer"]:
                 return await self._infer(request, model, version, caller)
             case ["v2", "models", model, "explain"]:
-                return await self._infer(request, model + EXPLAINS, None, caller)
+                return await self._explain(request, model, None, caller)
             case ["v2", "models", model, "versions", version, "explain"]:
-                return await self._infer(request, model + EXPLAINS, version, caller)
+                return await self._explain(request, model, version, caller)
             case ["v1", "models", model] if model.endswith(":explain"):
                 return await self._v1(self._explained, request, model.removesuffix(":explain") + EXPLAINS, caller)
             case ["v1", "models", model, "versions", version] if version.endswith(":explain"):
                 explained = partial(self._explained, version=version.removesuffix(":explain"))
                 return await self._v1(explained, request, model + EXPLAINS, caller)
             case ["v1", "models", model] if model.endswith(":predict"):
-                return await self._v1(self._predicted, request, model.removesuffix(":predict"), caller)
+                return await self._predict(request, model.removesuffix(":predict"), caller)
         if is_repository_call(segments):
             _only_post(request)
             self.callers.check(request.headers)
@@ -227,6 +227,10 @@ class GatewayApp:
 
     async def _infer(self, request: Request, model: str, version: str | None, caller: Caller) -> Reply:
         return await self._traced(request, self._inferred(request, model, version, caller), pinned=version is not None)
+
+    async def _explain(self, request: Request, model: str, version: str | None, caller: Caller) -> Reply:
+        route = "/v2/models/{model}/explain" if version is None else "/v2/models/{model}/versions/{version}/explain"
+        return await self._traced(request, self._inferred(request, model + EXPLAINS, version, caller), route=route)
 
     async def _traced(
         self, request: Request, work: Coroutine[Any, Any, Reply], *, pinned: bool = False, route: str = ""
