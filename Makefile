@@ -8,7 +8,7 @@ PROTO := deployments/gateway/protocol/proto
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace ops tests bench examples
 
-.PHONY: check test proof tools lint unit tensorflow kserve explainers models demo bench proto reference ops constraints clean
+.PHONY: check test proof tools lint unit tensorflow kserve explainers models demo picture bench proto reference ops constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -62,9 +62,10 @@ $(VENV)-explainers/.installed: bench/explain-requirements.txt | $(STAMP)
 	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python -c constraints.txt -e '.[dev]' -r $<
 	@touch $@
 
-# What the proofs need from Debian's packages, as root: to watch, and to read and run images. Debian would start services on their
+# What tests need from Debian's packages, as root: to watch, to read and run images, to open the
+# console. Debian would start services on their
 # usual ports: told not to, for the time.
-TOOLS := prometheus prometheus-alertmanager umoci crun skopeo podman docker-registry mmdebstrap
+TOOLS := prometheus prometheus-alertmanager umoci crun skopeo podman docker-registry mmdebstrap chromium
 POLICY := /usr/sbin/policy-rc.d
 tools:
 	@test "$$(id -u)" = 0 && command -v apt-get > /dev/null || \
@@ -86,8 +87,12 @@ models: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/python -m examples.digits.demo $(if $(KEEP),--keep)
 
+# The README's picture of the console, taken while the demo's second version is being proven.
+picture: $(STAMP)
+	$(BIN)/python -m examples.digits.demo --picture docs/console.png
+
 bench: $(STAMP)
-	for b in online idle stream batch rollout build scale footprint; do $(BIN)/python -m bench.$$b || exit 1; done
+	for b in online idle console stream batch rollout build scale footprint; do $(BIN)/python -m bench.$$b || exit 1; done
 
 # The private pool: a client library in the same process may register messages of the same names.
 proto: $(STAMP)

@@ -100,11 +100,12 @@ def drive(address: str, spec: BatchSpec, pinned: Pinned, *pause: str) -> dict[st
     launched = time.time()
     answer = subprocess.run(
         [sys.executable, "-m", "bench.batch_driver", address, spec.model_dump_json(), pinned.model_dump_json(), *pause],
-        check=True,
+        check=False,
         env={**os.environ, "RAY_BACKEND_LOG_LEVEL": "fatal"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
     )
+    if answer.returncode:
+        raise SystemExit(f"the run failed: {answer.stderr.decode(errors='replace')[-2000:]}")
     told: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
     return told | {"start_s": told["first_s"] - launched, "seconds": told["published_s"] - told["first_s"]}
 

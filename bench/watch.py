@@ -32,6 +32,7 @@ from bench.online import GRPC_METHOD
 from bench.service import ENVIRONMENT, Service, binary_body, grpc_message, json_body, running
 from bench.watch_stream import watched_stream
 from cluster.commands.documents import Apply, ModelDocument
+from cluster.watch.payloads import PayloadFiles, Payloads
 
 WATCHED, PLAIN = "bench-watched", "bench-plain"
 SAMPLE = 0.01
@@ -102,11 +103,18 @@ def batch(rounds: int, folder: Path, screen: Console) -> Figure:
     """Rows a second of whole runs. There is no controller to tell: a worker asks for it once a unit, and keeps its counts."""
     os.environ.update(ENVIRONMENT)
     import ray
+    from ray._raylet import Config
+
+    Config.initialize("")  # Ray was imported before, and read its variables then
 
     write_dataset(CASE, folder / "in")
     pins = [write_model(CASE, folder / f"model-{profiled}", profiled=profiled) for profiled in (PROFILED, 0)]
     cores = os.cpu_count() or 1
-    spec = spec_of(CASE, folder / "in", folder / "out", cores)
+    kept = Payloads(sample=SAMPLE, parquet=PayloadFiles(path=str(folder / "kept"), every_s=2))
+    runs = [
+        (spec_of(CASE, folder / "in", folder / f"out-{side}", cores), pinned.model_copy(update={"payloads": payloads}))
+        for side, (pinned, payloads) in enumerate(zip(pins, (kept, None), strict=True))
+    ]
     context = ray.init(
         address="local",
         num_cpus=cores,
@@ -119,9 +127,11 @@ def batch(rounds: int, folder: Path, screen: Console) -> Figure:
     )
     try:
         address = str(context.address_info["gcs_address"])
-        rates = [[CASE.rows / drive(address, spec, pinned)["seconds"] for pinned in pins] for _ in range(rounds + 1)][1:]
+        rates = [[CASE.rows / drive(address, *run)["seconds"] for run in runs] for _ in range(rounds + 1)][1:]
     finally:
         ray.shutdown()
+    if not any((folder / "kept").rglob("*.parquet")):
+        raise RuntimeError("nothing was kept: there is nothing to compare")
     screen.print(f"watch.batch, of each pair: {', '.join(f'{watched / plain:.2f}' for watched, plain in rates)}")
     watched, plain = (statistics.median(pair[side] for pair in rates) for side in (0, 1))
     return Figure("watch.batch", watched, plain, "rows/s")

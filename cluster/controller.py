@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from cluster.access.callers import CLUSTER, Caller
 from cluster.acting import ActionResult, ActionRunner
+from cluster.audit.checkpoint import AuditSigner
 from cluster.commands import dispatch
 from cluster.commands.command import Context
 from cluster.commands.versions import RegisterVersion
@@ -103,10 +104,11 @@ class Controller:
         look_every_s: float = 0.0,
         check_version: Callable[[RegisterVersion], None] = _trusting,
         remove_artifact: Callable[[str], None] = _keeping,
+        audit_signer: AuditSigner | None = None,
     ) -> None:
         """`check_version` raises where no artifact stands as it is said of a version to be registered. `remove_artifact` deletes
         the one at a URI; nothing happens where there is none."""
-        self._check_version = check_version
+        self._check_version, self._audit_signer = check_version, audit_signer
         self._store, self._clock, self._hook, self._look_every_s = store, clock, hook, look_every_s
         self._fleet, self._feeds, self._jobs = fleet, feeds, jobs
         self._runner = ActionRunner(fleet, feeds, jobs, remove_artifact)
@@ -218,8 +220,23 @@ class Controller:
             seen = self._seen
             faults, now_s = self._troubles.faults, self._clock()
             looked = seen.apps, seen.feeds or {}, seen.at_s
-            counted = self._metrics.totals, self._metrics.history, self._troubles.count
-            at = Context(state, *looked, now_s, self._store.audit, faults, actor, caller, *counted, self._drift.looks)
+            at = Context(
+                state,
+                *looked,
+                now_s,
+                self._store.audit,
+                faults,
+                actor,
+                caller,
+                totals=self._metrics.totals,
+                history=self._metrics.history,
+                troubles=self._troubles.count,
+                drift=self._drift.looks,
+                counted_since_s=self._metrics.since_s,
+                records=self._store.audit_records,
+                audit_head=self._store.audit_head,
+                audit_signer=self._audit_signer,
+            )
             outcome, events = dispatch.run(command, request, at)
             self._stirred |= outcome.state is not state
             self._persist(outcome.state, events)

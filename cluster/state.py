@@ -14,6 +14,9 @@ from cluster.drift.section import Drift
 from cluster.fleet.retry import Retry
 from cluster.fleet.serving import Serving
 from cluster.ports import FeedSpec
+from cluster.quality.live import LiveQuality
+from cluster.quality.recent import RecentLabels
+from cluster.quality.section import LiveLabels
 from cluster.rollout.evidence import Counts, EvidenceKey
 from cluster.rollout.plan import Plan
 from cluster.rollout.record import Rollout
@@ -45,7 +48,8 @@ class Model:
     they stay in the route table. `replicas` is the last number seen of a model scaled by hand, `scale_to` a number asked for
     and not seen yet. `retries` are versions that should run and failed to start. `project` names the project whose files it was
     last applied from, where they say so. `removal` is there once it shall go. `payloads` says what of its traffic is kept,
-    `drift` how closely its rows are watched (None: as the section's defaults say).
+    `drift` how closely its rows are watched (None: as the section's defaults say), `labels` that late labels are taken at all
+    times, and `quality` what they came to.
     """
 
     name: str
@@ -63,6 +67,8 @@ class Model:
     removal: Removal | None = None
     payloads: Payloads | None = None
     drift: Drift | None = None
+    labels: LiveLabels | None = None
+    quality: LiveQuality = field(default_factory=LiveQuality)
 
     @property
     def unrouted(self) -> bool:
@@ -117,7 +123,7 @@ class State:
     `keys` are API keys by their ids, `access` the Access document, where one was applied. `alarms` are those of drift, by their
     keys.
 
-    `table` numbers the route table and `table_digest` tells whether its contents changed.
+    `table` numbers the route table and `table_digest` tells whether its contents changed. `recent_labels` is not saved.
     """
 
     versions: Versions = field(default_factory=Versions)
@@ -132,6 +138,7 @@ class State:
     keys: Mapping[str, StoredKey] = field(default_factory=dict)
     access: Access | None = None
     alarms: Mapping[str, DriftAlarm] = field(default_factory=dict)
+    recent_labels: RecentLabels = field(default_factory=RecentLabels)
 
     def with_model(self, model: Model) -> State:
         """The state with this model in place of the one of its name."""

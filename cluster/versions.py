@@ -60,8 +60,30 @@ class VersionId:
 
 
 @dataclass(frozen=True, slots=True)
+class BuiltConfidence:
+    """How often the version was right by how sure it was, on the build's labelled rows: how many there were in each bucket of
+    `cluster.watch.catalogue.CONFIDENCES`, and how many of those were right. `output` holds the scores."""
+
+    output: str
+    rows: tuple[int, ...]
+    right: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltQuality:
+    """What the build's report says of the version, on `rows` labelled rows: the share that was right, or the mean square of the
+    error. None where the task has no such number."""
+
+    rows: int
+    accuracy: float | None = None
+    mse: float | None = None
+    confidence: BuiltConfidence | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
-    """One registered version. `digest` is the artifact manifest's SHA-256; `created_s` is Unix time."""
+    """One registered version. `digest` is the artifact manifest's SHA-256; `created_s` is Unix time. `quality` is None where no
+    labelled rows were evaluated, or nobody said."""
 
     id: VersionId
     artifact_uri: str
@@ -69,6 +91,7 @@ class Version:
     engine: str
     signature: Signature
     created_s: float
+    quality: BuiltQuality | None = None
 
 
 class Versions(Mapping[VersionId, Version]):

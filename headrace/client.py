@@ -22,13 +22,16 @@ from cluster.commands.feeds import FeedName, FeedView
 from cluster.commands.keys import CreateKey, KeyView, RevokeKey, RotateKey
 from cluster.commands.labels import LabelsTold, TellLabels
 from cluster.commands.models import DeleteModel, ModelView, ScaleModel
-from cluster.commands.rollouts import RolloutView, StartRollout
+from cluster.commands.rollouts import MoveRollout, RolloutView, StartRollout
 from cluster.commands.status import StatusView
 from cluster.commands.versions import RegisterVersion, Resolve, ResolvedVersion, VersionView
-from cluster.commands.watch import drift, history, metrics
+from cluster.commands.watch import drift, history, metrics, whole_audit
+from cluster.commands.watch import quality as live_quality
 from cluster.commands.watch.drift import ClearDrift, DriftAsked, DriftCleared, DriftView
 from cluster.commands.watch.history import HistoryView
 from cluster.commands.watch.metrics import MetricsView
+from cluster.commands.watch.quality import ClearAlarm, QualityView
+from cluster.commands.watch.whole_audit import AuditCheckpoint, AuditRecords, RecordsAsked
 from cluster.error_wire import from_wire
 from cluster.findings import first_finding
 from cluster.rollout.plan import NamedPlan, Plan
@@ -170,6 +173,16 @@ class ControlClient:
         """Everything at a glance."""
         return self.call(status.STATUS, Nothing())
 
+    def console_link(self) -> str:
+        """The console's address; where this client has a key, with a code that logs in whoever opens it first, within ten
+        minutes, as who has that key."""
+        try:
+            answer = self._http.post("/console/link", timeout=self._timeout_s)
+        except httpx.TransportError as error:
+            raise self._unanswered("console", error) from error
+        path = answer.json()["path"] if answer.is_success else "/console/"
+        return f"{self.base_url}{path}"
+
     def drift(self, model: str = "") -> DriftView:
         """Whether the rows of a model, or of all, still look like their profiles."""
         return self.call(drift.STATUS, DriftAsked(model=model))
@@ -182,9 +195,17 @@ class ControlClient:
         """Every metric, summed over the cluster."""
         return self.call(metrics.METRICS, Nothing())
 
+    def audit_records(self, first: int) -> AuditRecords:
+        """Some of the audit's records, as they were stored, from that number on; none at the end."""
+        return self.call(whole_audit.RECORDS, RecordsAsked(first=first))
+
+    def audit_checkpoint(self) -> AuditCheckpoint:
+        """How long the audit is, and its root, signed."""
+        return self.call(whole_audit.CHECKPOINT, Nothing())
+
     def history(self) -> HistoryView:
         """How the last hour and the last day went."""
-        return self.call(history.HISTORY, Nothing())
+        return self.call(history.HISTORY, history.AskHistory())
 
     def apply(self, asked: Apply) -> Applied:
         """Makes the documents so: all of them, or none."""
@@ -238,22 +259,30 @@ class ControlClient:
 
     def pause_rollout(self, model: str, *, actor: str = "") -> RolloutView:
         """Stops the rollout where it is."""
-        return self.call(rollouts.PAUSE, ModelName(model=model, actor=actor))
+        return self.call(rollouts.PAUSE, MoveRollout(model=model, actor=actor))
 
     def resume_rollout(self, model: str, *, actor: str = "") -> RolloutView:
         """Lets a paused rollout go on."""
-        return self.call(rollouts.RESUME, ModelName(model=model, actor=actor))
+        return self.call(rollouts.RESUME, MoveRollout(model=model, actor=actor))
 
     def promote(self, model: str, *, actor: str = "") -> RolloutView:
         """Makes the candidate stable now, whatever its gates say."""
-        return self.call(rollouts.PROMOTE, ModelName(model=model, actor=actor))
+        return self.call(rollouts.PROMOTE, MoveRollout(model=model, actor=actor))
 
     def abort(self, model: str, *, actor: str = "") -> RolloutView:
         """Takes the candidate back now."""
-        return self.call(rollouts.ABORT, ModelName(model=model, actor=actor))
+        return self.call(rollouts.ABORT, MoveRollout(model=model, actor=actor))
+
+    def quality(self, model: str) -> QualityView:
+        """How right the model's versions are, by late labels."""
+        return self.call(live_quality.SHOW, ModelName(model=model))
+
+    def clear_quality_alarm(self, model: str, version: int | None = None) -> QualityView:
+        """Clears the alarm of a version, or of all."""
+        return self.call(live_quality.CLEAR, ClearAlarm(model=model, version=version))
 
     def tell_labels(self, told: TellLabels) -> LabelsTold:
-        """Labels of answers given in the rollout under way."""
+        """Labels of answers already given."""
         return self.call(labels.LABEL, told)
 
     def create_key(self, key: CreateKey) -> KeyView:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,6 +29,7 @@ from cluster.routing.routes import NOTHING, RouteTable, Stamp
 from cluster.store.sql import SqlStore
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from deployments.observe.logs.set_up import log_to_stderr
+from headrace.audit.key import audit_signer
 from headrace.local.home import Settings, without_password
 from headrace.local.home_key import ensure_home_key
 
@@ -51,8 +53,10 @@ class ControllerActor:
     controller has taken over its store it ends for good; `start_controller` makes a new one.
     """
 
-    def __init__(self, store_url: str, fleet: str = FLEET, feeds: str = FEEDS, jobs: str = JOBS) -> None:
-        """`fleet`, `feeds` and `jobs` are named `module:class`, made here without arguments."""
+    def __init__(self, store_url: str, fleet: str = FLEET, feeds: str = FEEDS, jobs: str = JOBS, audit_key: str = "") -> None:
+        """`fleet`, `feeds` and `jobs` are named `module:class`, made here without arguments. `audit_key` is the file of
+        what signs the audit, made where there is none; empty: nothing does."""
+        self._audit_key = audit_key
         log_to_stderr()
         self._store_url = store_url
         self._fleet, self._feeds, self._jobs = _made(fleet), _made(feeds), _made(jobs)
@@ -135,6 +139,7 @@ class ControllerActor:
     def _open(self) -> Controller:
         store = SqlStore(self._store_url)
         try:
+            signer = audit_signer(Path(self._audit_key)) if self._audit_key else None
             world = self._fleet, self._feeds, self._jobs
             return Controller(
                 store,
@@ -144,6 +149,7 @@ class ControllerActor:
                 look_every_s=LOOK_EVERY_S,
                 check_version=_check_version,
                 remove_artifact=_remove_artifact,
+                audit_signer=signer,
             )
         except HeadraceError:
             store.close()
@@ -162,7 +168,7 @@ class ControllerActor:
 def asked_for_controller(settings: Settings) -> Iterator[None]:
     """Has the controller's process start, unless it runs, and does not wait; where the block fails, it is ended again."""
     known = _known()
-    actor = _actor(settings.store_url, FLEET, FEEDS, JOBS)
+    actor = _actor(settings)
     try:
         yield
     except BaseException:
@@ -186,7 +192,7 @@ def start_controller(
     Raises Conflict where one runs over another store, Unreachable where it does not answer in time, and BadInput for a store that
     can't be used.
     """
-    actor = _actor(settings.store_url, fleet, feeds, jobs)
+    actor = _actor(settings, fleet, feeds, jobs)
     trouble = _trouble_of(actor, settings, timeout_s)
     if trouble is not None:
         # One that never began must not stay behind and begin later, by itself.
@@ -211,11 +217,11 @@ def bring_back_controller(
     until, told = time.monotonic() + timeout_s, ""
     while True:
         try:
-            trouble = _trouble_of(_actor(settings.store_url, FLEET, FEEDS, JOBS), settings, TICK_S)
+            trouble = _trouble_of(_actor(settings), settings, TICK_S)
         except Unreachable as error:
             trouble = error  # Ray starts its process again just now
         if trouble is None:
-            _admit_home(_actor(settings.store_url, FLEET, FEEDS, JOBS), settings)
+            _admit_home(_actor(settings), settings)
             return
         if not isinstance(trouble, Unreachable) or time.monotonic() > until or not ray_lives():
             raise trouble
@@ -273,7 +279,7 @@ def _known() -> bool:
     return True
 
 
-def _actor(store_url: str, fleet: str, feeds: str, jobs: str) -> Any:
+def _actor(settings: Settings, fleet: str = FLEET, feeds: str = FEEDS, jobs: str = JOBS) -> Any:
     remote = ray.remote(ControllerActor).options(
         name=CONTROLLER_ACTOR,
         namespace=NAMESPACE,
@@ -284,12 +290,12 @@ def _actor(store_url: str, fleet: str, feeds: str, jobs: str) -> Any:
         max_concurrency=LONG_POLLS,
         resources={"node:__internal_head__": 0.001},
     )
-    return remote.remote(store_url, fleet, feeds, jobs)
+    return remote.remote(settings.store_url, fleet, feeds, jobs, str(settings.home.audit_key.absolute()))
 
 
 def _check_version(request: RegisterVersion) -> None:
     # pyarrow's 60 MB are had only where versions are registered.
-    from deployments.artifacts.manifest import check_registered
+    from deployments.artifacts.registered import check_registered
 
     check_registered(request.artifact_uri, request.digest, request.engine, request.signature)
 

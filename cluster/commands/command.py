@@ -9,10 +9,13 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.access.callers import CLUSTER, Caller
+from cluster.audit.checkpoint import AuditSigner
+from cluster.audit.merkle import TreeHead
 from cluster.commands.rights import Asks
 from cluster.drift.watched import DriftLook
 from cluster.ports import AppState, FeedState
 from cluster.state import AuditEvent, State
+from cluster.store.port import AuditRecord
 from cluster.versions import VersionId
 from cluster.watch.history import HistoryPoint
 from cluster.watch.sums import MetricTotals
@@ -44,14 +47,19 @@ Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
 
 
+def _no_records(_: int, __: int) -> list[AuditRecord]:
+    return []
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a command may look at. `apps` and `feeds` are as last seen, at `tick_s` (0: not yet).
 
     `faults` are mistakes of ours at the last tick, in words, by model or feed key. `actor` is who asks, for the audit, and
     `caller` what is known of him: he is told of models that he may see, and of no others. `totals` sums what processes counted,
-    `troubles` is how many things stand in the controller's way, and `drift` looks at the rows of
-    the versions that are watched.
+    `troubles` is how many things stand in the controller's way, `drift` looks at the rows of the versions that are watched, and
+    `counted_since_s` is since when `totals` sums. `records` are those of the whole audit, by number and count, `audit_head` is
+    its tree, and `audit_signer` signs it.
     """
 
     state: State
@@ -67,6 +75,10 @@ class Context:
     history: Callable[[], list[HistoryPoint]] = list
     troubles: int = 0
     drift: Callable[[], Mapping[VersionId, DriftLook]] = dict
+    counted_since_s: float = 0.0
+    records: Callable[[int, int], list[AuditRecord]] = _no_records
+    audit_head: Callable[[], TreeHead] = TreeHead
+    audit_signer: AuditSigner | None = None
 
 
 @dataclass(frozen=True, slots=True)

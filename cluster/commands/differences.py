@@ -11,6 +11,7 @@ from cluster.commands.command import Message
 from cluster.drift.section import Drift
 from cluster.fleet.serving import Serving
 from cluster.ports import FeedSpec
+from cluster.quality.section import LiveLabels
 from cluster.rollout.plan import Plan
 from cluster.watch.payloads import Payloads
 
@@ -29,6 +30,7 @@ def model_fields(
     project: str,
     payloads: Payloads | None = None,
     drift: Drift | None = None,
+    labels: LiveLabels | None = None,
 ) -> dict[str, Any]:
     """A Model as plain data."""
     return {
@@ -36,6 +38,7 @@ def model_fields(
         "rollout": plan.model_dump(mode="json") if plan is not None else None,
         "payloads": payloads.model_dump(mode="json") if payloads is not None else None,
         "drift": drift.model_dump(mode="json") if drift is not None else None,
+        "labels": labels.model_dump(mode="json") if labels is not None else None,
         "project": project or None,
     }
 

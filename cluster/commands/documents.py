@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cluster.access.callers import Role
 from cluster.access.policy import Access
@@ -21,10 +21,12 @@ from cluster.errors import BadInput
 from cluster.fleet.retry import due_at
 from cluster.fleet.serving import AskedServing, ScalingMode, Serving
 from cluster.ports import FeedKind, FeedSpec
+from cluster.quality.section import LiveLabels, check_alike
+from cluster.rollout.checks.labels import require_output
 from cluster.rollout.plan import Plan
 from cluster.schedule.fires import AskedSchedule
-from cluster.state import AuditEvent, Feed, State, feed_key
-from cluster.versions import check_name
+from cluster.state import AuditEvent, Feed, Model, State, feed_key
+from cluster.versions import VersionId, check_name
 from cluster.watch.payloads import Payloads
 
 ACCESS = "access"  # there is one, so its kind is its name
@@ -39,6 +41,12 @@ class ModelDocument(Message):
     rollout: Plan = Plan()
     payloads: Payloads | None = None
     drift: Drift | None = None
+    labels: LiveLabels | None = None
+
+    @model_validator(mode="after")
+    def _labels_alike(self) -> Self:
+        check_alike(self.labels, self.rollout.checks.labels)
+        return self
 
 
 class FeedDocument(Message):
@@ -190,11 +198,11 @@ def _apply_model(at: Context, state: State, document: ModelDocument, project: st
         raise being_removed(f"model {document.name}")
     created, note = model.serving is None, _what_waits(state, document)
     project = project or model.project
-    now = (model.serving, model.plan, model.payloads, model.drift, model.project)
-    if now == (document.serving, document.rollout, document.payloads, document.drift, project):
+    now = (model.serving, model.plan, model.payloads, model.drift, model.labels, model.project)
+    if now == (document.serving, document.rollout, document.payloads, document.drift, document.labels, project):
         return state, Change(kind="model", name=document.name, action="unchanged", note=note)
-    before = model_fields(model.serving, model.plan, model.project, model.payloads, model.drift)
-    after = model_fields(document.serving, document.rollout, project, document.payloads, document.drift)
+    before = model_fields(model.serving, model.plan, model.project, model.payloads, model.drift, model.labels)
+    after = model_fields(document.serving, document.rollout, project, document.payloads, document.drift, document.labels)
     fields = () if created else differences(before, after)
     scaling = document.serving.scaling
     if not created and model.serving is not None and scaling != model.serving.scaling and scaling.mode is ScalingMode.MANUAL:
@@ -209,11 +217,20 @@ def _apply_model(at: Context, state: State, document: ModelDocument, project: st
         drift=document.drift,
         project=project,
     )
+    changed = _with_labels(at, state, changed, document.labels)
     if model.serving != document.serving:
         # What has failed may start with the new section: it is tried at once.
         changed = replace(changed, retries={number: due_at(at.now_s, retry) for number, retry in model.retries.items()})
     action: Did = "created" if created else "updated"
     return state.with_model(changed), Change(kind="model", name=document.name, action=action, note=note, fields=fields)
+
+
+def _with_labels(at: Context, state: State, model: Model, labels: LiveLabels | None) -> Model:
+    """The model with this section. Raises Conflict where the version that serves has no such output."""
+    if labels is not None and labels != model.labels and model.stable is not None:
+        require_output(state.versions[VersionId(model.name, model.stable)], labels.output, labels.loss, "labels")
+    same = labels is None or labels.same_losses(model.labels)
+    return replace(model, labels=labels, quality=model.quality if same else model.quality.defined(at.now_s))
 
 
 def _what_waits(state: State, document: ModelDocument) -> str:

@@ -13,6 +13,7 @@ from cluster.commands.known import known_model, staying_model
 from cluster.commands.rights import of_model
 from cluster.commands.rollouts import RolloutView, rollout_view
 from cluster.commands.versions import VersionView, version_view
+from cluster.commands.watch.quality import QualityView, quality_view
 from cluster.errors import Conflict, in_words
 from cluster.fleet.desired import RETIRE_GRACE_S
 from cluster.fleet.retry import Retry
@@ -21,6 +22,7 @@ from cluster.ports import AppState, AppStatus
 from cluster.removal import dependents
 from cluster.rollout.plan import Plan
 from cluster.state import AuditEvent, Model, Removal, State
+from cluster.watch.sums import MetricTotals
 
 
 class ScaleModel(Command):
@@ -52,7 +54,8 @@ class ModelView(Message):
     """One model with its versions, replicas and rollout.
 
     `fault` is a mistake of ours that stops it, in words. `removing` is what its removal waits for; empty where it stays.
-    `drift_alarms` is how many of its features no longer look like their profile.
+    `drift_alarms` is how many of its features no longer look like their profile, `quality` what late labels say of it, where its
+    document has a section for them.
     """
 
     name: str
@@ -67,6 +70,7 @@ class ModelView(Message):
     project: str = ""
     removing: str = ""
     drift_alarms: int = 0
+    quality: QualityView | None = None
 
 
 def app_view(name: str, app: AppState | None, retry: Retry | None, now_s: float) -> AppView | None:
@@ -132,6 +136,7 @@ def _model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s:
         project=model.project,
         removing=_removing(state, model, apps, now_s),
         drift_alarms=sum(alarm.version.model == model.name for alarm in state.alarms.values()),
+        quality=quality_view(state, model, MetricTotals()) if model.labels is not None else None,
     )
 
 

@@ -39,6 +39,20 @@ class StartRollout(ModelName):
     compatible: bool = Field(default=False, description="callers bear that its signature is wider than stable's")
 
 
+class SeenRollout(Message):
+    """How a rollout stood when somebody decided about it."""
+
+    rollout: int
+    state: str
+    step: int
+
+
+class MoveRollout(ModelName):
+    """A move of the rollout under way. With `seen` it is made only if the rollout still stands so: else Conflict."""
+
+    seen: SeenRollout | None = None
+
+
 class CheckView(Message):
     """A check as it stands, in numbers and in plain words: the difference lies in [low, high] with confidence.
 
@@ -164,22 +178,22 @@ def _status(at: Context, request: ModelName) -> CommandResult:
     return CommandResult(at.state, RolloutStatus(rollout=rollout_view(at.state, rollout) if rollout is not None else None))
 
 
-def _pause(at: Context, request: ModelName) -> CommandResult:
-    active = active_rollout(at, request.model)
+def _pause(at: Context, request: MoveRollout) -> CommandResult:
+    active = _as_seen(at, request)
     if active.state is RolloutState.PAUSED:
         return _outcome(at.state, request.model, [])
     return _move(at, active, active.to(RolloutState.PAUSED, at.now_s, reason=f"paused by {at.actor}"))
 
 
-def _resume(at: Context, request: ModelName) -> CommandResult:
-    active = active_rollout(at, request.model)
+def _resume(at: Context, request: MoveRollout) -> CommandResult:
+    active = _as_seen(at, request)
     if active.paused_from is None:
         return _outcome(at.state, request.model, [])
     return _move(at, active, active.to(active.paused_from, at.now_s))
 
 
-def _promote(at: Context, request: ModelName) -> CommandResult:
-    active = active_rollout(at, request.model)
+def _promote(at: Context, request: MoveRollout) -> CommandResult:
+    active = _as_seen(at, request)
     if active.phase is RolloutState.PENDING or not is_ready(at.apps.get(VersionId(active.model, active.candidate).app)):
         raise IllegalTransition(
             f"version {active.candidate} is not ready",
@@ -189,9 +203,21 @@ def _promote(at: Context, request: ModelName) -> CommandResult:
     return _move(at, active, active.to(RolloutState.PROMOTED, at.now_s, reason=f"promoted by {at.actor}"))
 
 
-def _abort(at: Context, request: ModelName) -> CommandResult:
-    active = active_rollout(at, request.model)
+def _abort(at: Context, request: MoveRollout) -> CommandResult:
+    active = _as_seen(at, request)
     return _move(at, active, active.to(RolloutState.ROLLED_BACK, at.now_s, reason=f"aborted by {at.actor}"))
+
+
+def _as_seen(at: Context, request: MoveRollout) -> Rollout:
+    """The rollout under way. Raises Conflict where none is, or it is not as who asks has seen it."""
+    seen, known = request.seen, at.state.rollout_of(request.model)
+    if seen is not None and known is not None:
+        now = SeenRollout(rollout=known.id, state=known.state.value, step=known.reached)
+        if now != seen:
+            what = f"it has moved on: rollout {now.rollout} is {now.state} in step {now.step} now, and was seen as rollout "
+            what += f"{seen.rollout}, {seen.state} in step {seen.step}"
+            raise Conflict(what, where=f"model {request.model}", remedy="look at it as it is now, and decide again")
+    return active_rollout(at, request.model)
 
 
 def _tell_preflight(at: Context, request: TellPreflight) -> CommandResult:
@@ -231,10 +257,10 @@ STATUS = CommandEntry(
 PREFLIGHT = CommandEntry(
     "rollout.preflight", TellPreflight, RolloutView, _tell_preflight, "Tells what came of a candidate's preflight", the_clusters
 )
-PAUSE = CommandEntry("rollout.pause", ModelName, RolloutView, _pause, "Stops the rollout where it is", _MOVES)
-RESUME = CommandEntry("rollout.resume", ModelName, RolloutView, _resume, "Lets a paused rollout go on", _MOVES)
+PAUSE = CommandEntry("rollout.pause", MoveRollout, RolloutView, _pause, "Stops the rollout where it is", _MOVES)
+RESUME = CommandEntry("rollout.resume", MoveRollout, RolloutView, _resume, "Lets a paused rollout go on", _MOVES)
 PROMOTE = CommandEntry(
-    "rollout.promote", ModelName, RolloutView, _promote, "Makes the candidate stable, whatever its checks say", _MOVES
+    "rollout.promote", MoveRollout, RolloutView, _promote, "Makes the candidate stable, whatever its checks say", _MOVES
 )
-ABORT = CommandEntry("rollout.abort", ModelName, RolloutView, _abort, "Takes the candidate back now", _MOVES)
+ABORT = CommandEntry("rollout.abort", MoveRollout, RolloutView, _abort, "Takes the candidate back now", _MOVES)
 COMMANDS = (START, STATUS, PREFLIGHT, PAUSE, RESUME, PROMOTE, ABORT)

@@ -11,7 +11,7 @@ from cluster.commands.rights import of_model
 from cluster.errors import Conflict, NotFound
 from cluster.signature import Signature
 from cluster.state import AuditEvent, Model, State
-from cluster.versions import Version, VersionId, check_name
+from cluster.versions import BuiltQuality, Version, VersionId, check_name
 from cluster.watch.payloads import Payloads
 
 
@@ -23,6 +23,7 @@ class RegisterVersion(Command):
     digest: str
     engine: str
     signature: Signature
+    quality: BuiltQuality | None = None
 
 
 class VersionView(Message):
@@ -89,6 +90,7 @@ def _register(at: Context, request: RegisterVersion) -> CommandResult:
         digest=request.digest,
         engine=request.engine,
         signature=request.signature,
+        quality=request.quality,
         created_s=at.now_s,
     )
     state = replace(at.state, versions=at.state.versions.adding(version))

@@ -50,6 +50,9 @@ class DriftInbox:
             if report.sequence <= self._sequences.get(report.source, -1):
                 return
             known = self._told.get(version)
+            bare = report.reference is not None and not report.reference.features
+            if bare and known is not None and known.reference.features:
+                return  # who tells that it has no profile knows less than who has read it
             if known is None or known.digest != report.digest:
                 if report.reference is None:
                     raise unknown_reference(report)
@@ -61,6 +64,11 @@ class DriftInbox:
             np.add(known.rows, report.rows, out=known.rows)
             np.add(known.hits, report.hits, out=known.hits)
             np.add(known.histogram, report.histogram, out=known.histogram)
+
+    def without_profile(self) -> set[VersionId]:
+        """The versions that have scored rows, and of which scorers say that they have no profile."""
+        with self._lock:
+            return {version for version, counts in self._told.items() if not counts.reference.features}
 
     def drain(self, lives: Callable[[VersionId], bool]) -> Mapping[VersionId, DriftCounts]:
         """All that was counted since the last time, of versions of which any was; forgets versions that are no more."""

@@ -17,6 +17,7 @@ from cluster.versions import VersionId
 
 LOOKED_AT_MOST = 20
 
+_DEFAULT = Drift()
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +63,8 @@ class DriftWatch:
                 _log.exception("the rows of %s were not looked at", version)
                 self._watched.pop(version, None)
         looks = {version: one.look(LOOKED_AT_MOST) for version, one in self._watched.items()}
+        for version in self._inbox.without_profile() & watched.keys() - looks.keys():
+            looks[version] = DriftLook(version, now_s, rows=0, features=0, profile_rows=0, sizes=())
         with self._lock:
             self._looks = looks
 
@@ -91,5 +94,5 @@ def watched_versions(state: State) -> dict[VersionId, Drift]:
     for name, model in state.models.items():
         rollout = state.active(name)
         for number in {model.stable, rollout.candidate if rollout is not None else None} - {None}:
-            found[VersionId(name, number or 0)] = model.drift or Drift()
+            found[VersionId(name, number or 0)] = model.drift or _DEFAULT
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from cluster.errors import BadInput
 from cluster.rollout.checks.labels import LabelCheck, Loss
@@ -20,19 +21,23 @@ class LabelKey:
     """Which rollout the answer belongs to, which version gave it, what it was, and to which prediction.
 
     Written `rollout/version/answer/prediction`. A stream's prediction is `topic/partition/offset`, the same after any replay.
+    Outside rollouts the first is 0. The answer is followed by `@` and when it was given, in whole Unix seconds; earlier releases
+    do not say it.
     """
 
     rollout: int
     version: int
     answer: float
     prediction: str
+    answered_s: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> LabelKey:
         """The key that is written so. Raises BadInput."""
         try:
-            rollout, version, answer, prediction = text.split("/", 3)
-            return cls(int(rollout), int(version), float(answer), prediction)
+            rollout, version, said, prediction = text.split("/", 3)
+            answer, at, when = said.partition("@")
+            return cls(int(rollout), int(version), float(answer), prediction, float(int(when)) if at else None)
         except ValueError:
             raise BadInput(
                 f"not a label key: {text[:80]!r}", where="key", remedy="send what came with the answer, as it came"
@@ -44,7 +49,19 @@ def stage_of(rollout: Rollout) -> str:
     return f"r{rollout.id}.labels"
 
 
-def loss(check: LabelCheck, answer: float, label: float) -> float:
+class Judging(Protocol):
+    """What says how far an answer is from its label."""
+
+    @property
+    def loss(self) -> Loss:
+        """Of classes, or of numbers."""
+
+    @property
+    def scale(self) -> float | None:
+        """The error of a number that counts as 1."""
+
+
+def loss(check: Judging, answer: float, label: float) -> float:
     """What the answer lost, 0 to 1."""
     if check.scale is None:
         return float(answer != label)

@@ -31,11 +31,15 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class LabelledOutput:
-    """The output that the labels of `rollout` judge: by its class (the argmax), or by its number."""
+    """The output that the labels of `rollout` (0: of none) judge: by its class (the argmax), or by its number.
+
+    `scores` is the output that tells how sure a version is; empty where nobody asks.
+    """
 
     rollout: int
     name: str
     by_class: bool
+    scores: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,10 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
     numbers.add(stable)
     rollout = state.active(model.name)
     plan = model.plan
-    candidate, weight, shadow, stage, salt, trial, slow_ms, tolerance, labels = None, 0, 0, "", 0, False, None, None, None
+    candidate, weight, shadow, stage, salt, trial, slow_ms, tolerance = None, 0, 0, "", 0, False, None, None
+    live = model.labels
+    scores = _scores(state, model.name, stable) if live is not None and live.loss is Loss.WRONG else ""
+    labels = LabelledOutput(0, live.output, live.loss is Loss.WRONG, scores) if live is not None else None
     if rollout is not None and rollout.stable is not None:
         plan, stage, salt = rollout.plan, rollout.stage, rollout.salt
         slow_ms = plan.checks.slow.bound_ms if plan.checks.slow else None
@@ -94,7 +97,7 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
             trial = rollout.reached <= 1
             check = plan.checks.labels
             if check is not None and 0 < weight < WEIGHT_UNIT:
-                labels = LabelledOutput(rollout.id, check.output, check.loss is Loss.WRONG)
+                labels = LabelledOutput(rollout.id, check.output, check.loss is Loss.WRONG, scores)
     targets = {number: _target(state, model, number) for number in sorted(numbers)}
     return Route(
         model=model.name,
@@ -114,6 +117,12 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
         payloads=model.payloads,
         asleep=by_hand(model) and initial_replicas(model, serving) == 0,
     )
+
+
+def _scores(state: State, model: str, stable: int) -> str:
+    """The output by which it is estimated how often the version is right; empty where its build does not tell how to."""
+    quality = state.versions[VersionId(model, stable)].quality
+    return quality.confidence.output if quality is not None and quality.confidence is not None else ""
 
 
 def shares(rollout: Rollout) -> tuple[int, int]:

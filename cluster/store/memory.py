@@ -6,9 +6,15 @@ import threading
 import time
 from collections.abc import Sequence
 
+from pydantic import TypeAdapter
+
+from cluster.audit.merkle import TreeHead
 from cluster.errors import Fenced
 from cluster.state import AuditEvent, State
+from cluster.store.port import AuditRecord
 from cluster.store.rows import from_rows, to_rows
+
+_EVENT = TypeAdapter(AuditEvent)
 
 
 class MemoryStore:
@@ -39,6 +45,15 @@ class MemoryStore:
     def audit(self, model: str, limit: int = 1000) -> list[AuditEvent]:
         with self._lock:
             return [event for event in self._audit if event.model == model][-limit:]
+
+    def audit_head(self) -> TreeHead:
+        with self._lock:
+            return TreeHead().adding(_EVENT.dump_json(event) for event in self._audit)
+
+    def audit_records(self, first: int, limit: int) -> list[AuditRecord]:
+        with self._lock:
+            part = self._audit[first : first + limit]
+        return [AuditRecord(first + at, _EVENT.dump_json(event).decode()) for at, event in enumerate(part)]
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from cluster.audit.merkle import TreeHead
 from cluster.state import AuditEvent, State
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """The event of that number, the first being 0. `document` is its text as it was stored, which the tree has the hash of."""
+
+    number: int
+    document: str
 
 
 class Store(Protocol):
@@ -33,6 +43,12 @@ class Store(Protocol):
 
     def audit(self, model: str, limit: int = 1000) -> list[AuditEvent]:
         """The newest events of a model, oldest first."""
+
+    def audit_head(self) -> TreeHead:
+        """The tree over all events that were ever saved, as it stands."""
+
+    def audit_records(self, first: int, limit: int) -> list[AuditRecord]:
+        """Events from that number on, in the order in which they were saved, as the bytes that the tree is made of."""
 
     def close(self) -> None:
         """Gives connections back. Safe to repeat."""

@@ -17,9 +17,11 @@ from pydantic import TypeAdapter
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from cluster.audit.merkle import TreeHead
 from cluster.errors import BadInput, Unreachable
 from cluster.state import AuditEvent, State
 from cluster.store.memory import fenced
+from cluster.store.port import AuditRecord
 from cluster.store.rows import TABLES, changes, from_rows
 
 BUSY_TIMEOUT_S = 5.0
@@ -37,6 +39,13 @@ _audit = sa.Table(
     sa.Column("at_s", sa.Double),
     sa.Column("model", sa.Text),
     sa.Column("document", sa.Text),
+)
+_tree = sa.Table(
+    "audit_tree",
+    _meta,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("size", sa.BigInteger),
+    sa.Column("edge", sa.Text),
 )
 _fence = sa.Table("fence", _meta, sa.Column("id", sa.Integer, primary_key=True), sa.Column("number", sa.BigInteger))
 _EVENT = TypeAdapter(AuditEvent)
@@ -90,12 +99,24 @@ class SqlStore:
                 if rows:
                     connection.execute(sa.insert(table), [{"key": key, "document": text} for key, text in rows.items()])
             if events:
-                connection.execute(sa.insert(_audit), [_audit_row(event) for event in events])
+                rows_told = [_audit_row(event) for event in events]
+                connection.execute(sa.insert(_audit), rows_told)
+                head = _head(connection).adding(row["document"].encode() for row in rows_told)
+                connection.execute(sa.update(_tree).values(size=head.size, edge=" ".join(node.hex() for node in head.edge)))
 
     def audit(self, model: str, limit: int = 1000) -> list[AuditEvent]:
         newest = sa.select(_audit.c.document).where(_audit.c.model == model).order_by(_audit.c.id.desc()).limit(limit)
         with self._transaction() as connection:
             return [_EVENT.validate_json(text) for text in reversed(connection.execute(newest).scalars().all())]
+
+    def audit_head(self) -> TreeHead:
+        with self._transaction() as connection:
+            return _head(connection)
+
+    def audit_records(self, first: int, limit: int) -> list[AuditRecord]:
+        wanted = sa.select(_audit.c.document).order_by(_audit.c.id).offset(first).limit(limit)
+        with self._transaction() as connection:
+            return [AuditRecord(first + at, text) for at, text in enumerate(connection.execute(wanted).scalars())]
 
     def close(self) -> None:
         self._engine.dispose()
@@ -162,6 +183,11 @@ def migrate_to(revision: str, connection: sa.Connection) -> None:
 
 def _read(connection: sa.Connection, table: sa.Table) -> dict[str, str]:
     return {row.key: row.document for row in connection.execute(sa.select(table.c.key, table.c.document))}
+
+
+def _head(connection: sa.Connection) -> TreeHead:
+    row = connection.execute(sa.select(_tree.c.size, _tree.c.edge)).one()
+    return TreeHead(int(row.size), tuple(bytes.fromhex(node) for node in row.edge.split()))
 
 
 def _audit_row(event: AuditEvent) -> dict[str, Any]:

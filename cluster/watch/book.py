@@ -19,10 +19,11 @@ FORGET_EVERY_S = 60.0
 
 
 class MetricsBook:
-    """`take`, `totals` and `history` may be called from any thread, `ticked` from one."""
+    """`take`, `totals` and `history` may be called from any thread, `ticked` from one. It sums since `since_s`."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self.since_s = clock()
         self._sums, self._history = Sums(clock), History()
         self._forgot_s = clock()
 

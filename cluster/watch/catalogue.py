@@ -52,6 +52,19 @@ class RowFault(StrEnum):
     NO_CAPACITY = "no_capacity"
 
 
+class LabelFault(StrEnum):
+    """Why a late label was not counted; the label `reason` of labels."""
+
+    UNREADABLE = "unreadable"  # no record of a key and a label
+    NO_KEY = "no_key"  # its key is none that an answer went out with
+    UNKNOWN_VERSION = "unknown_version"  # no version of that number is there
+    WRONG_TYPE = "wrong_type"  # no number; of classes: no whole one
+    NOT_FINITE = "not_finite"
+    TWICE = "twice"  # the prediction was labelled before
+    LATE = "late"  # later than the document allows
+    REDEFINED = "redefined"  # its answer was given before the document named another output or loss
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One metric. `bounds` are a histogram's upper bounds, rising, without the last one (+Inf)."""
@@ -67,6 +80,8 @@ class Metric:
 # From a thousandth: embedded engines answer in less than OpenTelemetry's smallest bound.
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 AGES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+LABEL_DELAYS_S = (60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0, 172800.0, 604800.0, 1209600.0, 2592000.0, 7776000.0)
+CONFIDENCES = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0, 16384.0)
 
 _VERSION = ("model", "version")
@@ -155,6 +170,23 @@ PAYLOADS = _counter(
     "model",
     "outcome",
 )
+
+# Late labels.
+LABEL_KEYS = _counter("label_keys", "Answers that went out with a label key.", *_VERSION)
+LABELS = _counter("labels", "Answers that have met their label, of all times.", *_VERSION)
+LABEL_FAULTS = _counter("label_faults", "Labels that were not counted, by reason.", "model", "reason")
+LABEL_LOSS = _counter("label_loss", "What the labelled answers lost in all, 0 to 1 each.", *_VERSION)
+LABEL_DELAY = _histogram("label_delay_seconds", "How long after its answer a label was told.", *_VERSION, bounds=LABEL_DELAYS_S)
+CONFIDENCE = _histogram(
+    "answer_confidence",
+    "Probability of the class that a version gave, over a sample of its answers; where labels are wanted.",
+    *_VERSION,
+    bounds=CONFIDENCES,
+)
+LIVE_LOSS_LOW = _gauge("live_loss_low", "Lower end of the interval of the mean loss by late labels.", *_VERSION)
+LIVE_LOSS_HIGH = _gauge("live_loss_high", "Upper end of the interval of the mean loss by late labels.", *_VERSION)
+BUILT_LOSS = _gauge("built_loss", "What the mean loss was at build, at most, as sure as its rows make it.", *_VERSION)
+QUALITY_ALARM = _gauge("quality_alarm", "1 where live answers are proven worse than at build, until it is cleared.", *_VERSION)
 
 # Traces.
 SPANS = _counter("spans", "Spans of what was traced (exported, dropped, failed).", "outcome")

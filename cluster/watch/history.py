@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from cluster.watch.catalogue import (
     DRIFT_SIZE,
+    LIVE_LOSS_HIGH,
+    LIVE_LOSS_LOW,
     REQUEST_SECONDS,
     REQUESTS,
     ROLLOUT_CHECK_HIGH,
@@ -18,6 +20,7 @@ from cluster.watch.catalogue import (
     ROLLOUT_WEIGHT,
     ROW_ERRORS,
     ROWS_SCORED,
+    STABLE_VERSION,
     STREAM_LAG,
     STREAM_RECORDS,
     Metric,
@@ -151,6 +154,7 @@ def _gauges(gauges: Mapping[Series, float], standing: Mapping[Series, float]) ->
     for series, value in gauges.items():
         if series.metric == STREAM_LAG.name:
             found[Figure(HistorySubject.STREAM, series.named["stream"], "lag_records")] = value
+    of_labels: Mapping[str, str] = {LIVE_LOSS_LOW.name: "live_loss_low", LIVE_LOSS_HIGH.name: "live_loss_high"}
     of_checks: Mapping[str, Metric] = {"low": ROLLOUT_CHECK_LOW, "high": ROLLOUT_CHECK_HIGH}
     for series, value in standing.items():
         labels = series.named
@@ -159,6 +163,9 @@ def _gauges(gauges: Mapping[Series, float], standing: Mapping[Series, float]) ->
         if series.metric == DRIFT_SIZE.name:
             figure = Figure(HistorySubject.MODEL, labels["model"], "drift_size")
             found[figure] = max(value, found.get(figure, 0.0))
+        # Of the version that serves: those of others stand still.
+        if series.metric in of_labels and standing.get(Series(STABLE_VERSION.name, (labels["model"],))) == int(labels["version"]):
+            found[Figure(HistorySubject.MODEL, labels["model"], of_labels[series.metric])] = value
         for end, metric in of_checks.items():
             if series.metric == metric.name:
                 found[Figure(HistorySubject.MODEL, labels["model"], f"{labels['check']}_{end}")] = value

@@ -1,4 +1,4 @@
-"""What the controller itself knows, as gauges: rollouts, replicas, streams, batches. Pure."""
+"""What the controller itself knows, as gauges: rollouts, replicas, streams, batches; and labels, as counters. Pure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,27 @@ from types import MappingProxyType
 from cluster.drift.watched import DriftLook
 from cluster.fleet.desired import needed
 from cluster.ports import AppState, AppStatus, FeedKind, FeedState
+from cluster.quality.built import built_loss
 from cluster.rollout.gate import judge
 from cluster.rollout.record import Rollout
 from cluster.routing.table import is_ready, shares
 from cluster.schedule.fires import FireState
-from cluster.state import Feed, State
+from cluster.state import Feed, Model, State
 from cluster.versions import VersionId
 from cluster.watch.catalogue import (
     BATCH_DELAY,
     BATCH_LAST_FAILED,
     BATCH_LAST_SUCCESS,
+    BUILT_LOSS,
     DRIFT_ALARMS,
     DRIFT_SIZE,
+    LABEL_DELAY,
+    LABEL_FAULTS,
+    LABEL_LOSS,
+    LABELS,
+    LIVE_LOSS_HIGH,
+    LIVE_LOSS_LOW,
+    QUALITY_ALARM,
     REPLICAS,
     REPLICAS_WANTED,
     ROLLOUT_CHECK_HIGH,
@@ -34,7 +43,7 @@ from cluster.watch.catalogue import (
     VERSION_READY,
     Metric,
 )
-from cluster.watch.reports import Series
+from cluster.watch.reports import Buckets, Series
 
 ALL_KEYS = 10_000  # basis points
 
@@ -55,6 +64,7 @@ def standing(
         rollout = state.rollout_of(name)
         if rollout is not None:
             found |= _of_rollout(state, rollout)
+        found |= _of_labels(state, model)
         for number in needed(state, model, now_s):
             version = VersionId(name, number)
             app = apps.get(version.app)
@@ -70,6 +80,16 @@ def standing(
         else:
             found |= _of_batch(feed)
     return found | _of_drift(state, looks)
+
+
+def standing_delays(state: State) -> dict[Series, Buckets]:
+    """How long labels took, by version."""
+    return {
+        _series(LABEL_DELAY, model.name, str(number)): Buckets(seen.delays, seen.delay_s)
+        for model in state.models.values()
+        for number, seen in model.quality.versions.items()
+        if sum(seen.delays)
+    }
 
 
 def lives(state: State, apps: Mapping[str, AppState], series: Series, now_s: float) -> bool:
@@ -91,6 +111,21 @@ def lives(state: State, apps: Mapping[str, AppState], series: Series, now_s: flo
         if name and not any(feed.spec.kind is kind and feed.spec.name == name for feed in state.feeds.values()):
             return False
     return True
+
+
+def _of_labels(state: State, model: Model) -> dict[Series, float]:
+    found: dict[Series, float] = {_series(LABEL_FAULTS, model.name, why): count for why, count in model.quality.faults.items()}
+    for number, seen in model.quality.versions.items():
+        labels = model.name, str(number)
+        found[_series(LABELS, *labels)], found[_series(LABEL_LOSS, *labels)] = seen.labelled, seen.loss
+        interval = seen.interval
+        found[_series(LIVE_LOSS_LOW, *labels)], found[_series(LIVE_LOSS_HIGH, *labels)] = interval.low, interval.high
+        found[_series(QUALITY_ALARM, *labels)] = seen.alarm is not None
+        version = state.versions.get(VersionId(model.name, number))
+        built = built_loss(version.quality, model.labels) if version is not None and model.labels is not None else None
+        if built is not None:
+            found[_series(BUILT_LOSS, *labels)] = built.high
+    return found
 
 
 def _of_rollout(state: State, rollout: Rollout) -> dict[Series, float]:

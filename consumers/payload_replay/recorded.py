@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from cluster.errors import BadInput, NotFound
 from cluster.signature import Datatype, Signature, TensorSpec
-from deployments.artifacts.places import Place, explaining, locate
+from deployments.artifacts.places import Place, explaining, parquet_files
 from deployments.engines.datatypes import NUMPY, Array
 from deployments.observe.payloads.columns import OUTPUT, PREFIX, SHAPE
 from deployments.observe.payloads.event import PayloadOutcome
@@ -36,14 +36,11 @@ class RecordedRequest:
 
 def payload_files(uri: str) -> list[Place]:
     """The Parquet files of a file or folder, by any URI that pyarrow knows. Raises NotFound where there is none."""
-    place = locate(uri)
-    with explaining(uri):
-        paths = [place.path] if place.name.endswith(".parquet") and place.exists() else [str(one.path) for one in place.files()]
-    found = [Place(place.filesystem, path) for path in paths if path.endswith(".parquet")]
+    found = parquet_files(uri)
     if not found:
         raise NotFound("no Parquet file is there", where=uri, remedy="name the path of payloads.parquet, or a file below it")
     # Their names begin with the minute: so requests come about in the order of their time.
-    return sorted((one for one in found if not one.name.startswith(".")), key=lambda one: one.name)
+    return sorted(found, key=lambda one: one.name)
 
 
 def recorded(file: Place, model: str, signature: Signature) -> Iterator[RecordedRequest]:

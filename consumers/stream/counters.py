@@ -47,7 +47,7 @@ class WorkerStatus(BaseModel):
     it is ill from the second on, until they are.
 
     Partitions are numbers, or `topic/number` where there are several topics. `lag` counts what can be read; `held` are those that
-    are not read, and why.
+    are not read, and why. `label_trouble` says why it takes no late labels now.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,6 +77,7 @@ class WorkerStatus(BaseModel):
     breaker_open: bool
     stuck_recoveries: int = 0
     stuck_cause: str = ""
+    label_trouble: str = ""
 
 
 @dataclass

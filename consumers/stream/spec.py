@@ -148,6 +148,17 @@ class StreamOutput(Topic):
     outliers: bool = Field(default=False, description="a header on each answer tells how unlike the profile its record is")
 
 
+class LabelTopic(Topic):
+    """Late labels of the model's answers: JSON objects with a label key in the field `key` and a label in `value`.
+
+    The key may also be in the header `headrace.label_key`, as the answer had it. The model needs a `labels` section. A consumer
+    group of its own, the stream's with `-labels`, reads it from its beginning.
+    """
+
+    key: str = Field(default="key", min_length=1)
+    value: str = Field(default="label", min_length=1)
+
+
 class ConsumerScaling(Section):
     """How many consumers run: the lag divided by `lag_per_replica`, never more than the input's partitions."""
 
@@ -268,6 +279,7 @@ class StreamSpec(Section):
     security: Security = Security()
     registry: Registry | None = None
     explain: StreamExplain | None = None
+    labels: LabelTopic | None = None
 
     @model_validator(mode="after")
     def _topics_differ(self) -> Self:
@@ -279,6 +291,10 @@ class StreamSpec(Section):
         for written in (self.output.topic, self.dead_letters.topic, *explained):
             if self.input.reads(written):
                 raise ValueError(f"the input's pattern takes in {written}, which the stream writes")
+        if self.labels is not None and (self.labels.topic in names or self.input.reads(self.labels.topic)):
+            raise ValueError(
+                f"labels.topic is {self.labels.topic}, which the stream reads or writes: labels need a topic of their own"
+            )
         return self
 
     @model_validator(mode="after")

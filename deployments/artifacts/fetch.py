@@ -9,8 +9,9 @@ from pathlib import Path
 
 from cluster.errors import BadArtifact, Unreachable
 from deployments.artifacts.cache import ArtifactCache, CacheSettings
-from deployments.artifacts.manifest import MANIFEST, REMEDY, sizes_below, verify
-from deployments.artifacts.roots import local_path, remote
+from deployments.artifacts.manifest import MANIFEST, REMEDY, verify
+from deployments.artifacts.registered import sizes_below
+from deployments.artifacts.roots import is_in_registry, local_path, remote
 
 _log = logging.getLogger(__name__)
 
@@ -18,9 +19,10 @@ _log = logging.getLogger(__name__)
 def localize(uri: str, digest: str, *, cache: Path | None = None) -> Path:
     """Returns a local, verified directory of the artifact at `uri`.
 
-    A local one is used where it stands. A remote one (any pyarrow filesystem URI) is fetched once into `cache`, by default the
-    folder that `CacheSettings` names; several processes may do so at a time, and a damaged copy is fetched again. Raises
-    BadArtifact where the artifact itself is damaged, Unreachable, NoCapacity.
+    A local one is used where it stands. A remote one (any pyarrow filesystem URI, or `oci://`) is fetched once into `cache`, by
+    default the folder that `CacheSettings` names; several processes may do so at a time, and a damaged copy is fetched again.
+    Raises BadArtifact where the artifact itself is damaged, Unreachable, NoCapacity; of a registry also Unauthenticated,
+    Forbidden, NotFound.
     """
     local = local_path(uri)
     if local is not None:
@@ -41,6 +43,8 @@ def localize(uri: str, digest: str, *, cache: Path | None = None) -> Path:
 
 
 def _fetch(uri: str, digest: str, copies: ArtifactCache) -> Path:
+    if is_in_registry(uri):
+        return _fetch_from_registry(uri, digest, copies)
     filesystem, base = remote(uri)
     try:
         found = sizes_below(filesystem, base)
@@ -58,8 +62,31 @@ def _fetch(uri: str, digest: str, copies: ArtifactCache) -> Path:
     return copies.add(digest, sum(found.values()), fill)
 
 
+def _fetch_from_registry(uri: str, digest: str, copies: ArtifactCache) -> Path:
+    from deployments.artifacts.oci_place import fill, look_up  # an HTTP client, which others go without
+
+    shipped = look_up(uri)
+    if shipped.digest != digest:
+        raise BadArtifact(
+            "names another version than the registered one",
+            where=uri,
+            remedy=f"register versions by their digest, e.g. {shipped.uri}: a tag moves",
+        )
+
+    def fill_verified(folder: Path) -> None:
+        fill(shipped, folder)
+        verify(folder, digest)
+
+    return copies.add(digest, sum(shipped.sizes.values()), fill_verified)
+
+
 def remove(uri: str) -> None:
-    """Deletes the artifact at `uri`; nothing happens where there is none. Raises Unreachable."""
+    """Deletes the artifact at `uri`; nothing happens where there is none, or in a registry: others pull from there.
+
+    Raises Unreachable.
+    """
+    if is_in_registry(uri):
+        return
     local = local_path(uri)
     try:
         if local is not None:

@@ -15,17 +15,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from cluster.errors import BadArtifact, Unreachable
+from cluster.errors import BadArtifact
 from cluster.findings import first_finding
 from cluster.signature import Signature
-from deployments.artifacts.roots import local_path, remote
-
-if TYPE_CHECKING:
-    import pyarrow.fs as pafs
 
 MANIFEST = "manifest.json"
 SAMPLES = "samples.npz"
@@ -84,10 +80,11 @@ def file_digest(path: Path) -> str:
 
 def read_manifest(path: Path) -> Manifest:
     """Reads manifest.json of the artifact at `path`. Raises BadArtifact where it is missing or makes no sense."""
-    return parse_manifest(_manifest_bytes(path), str(path))
+    return parse_manifest(manifest_bytes(path), str(path))
 
 
-def _manifest_bytes(path: Path) -> bytes:
+def manifest_bytes(path: Path) -> bytes:
+    """The bytes of an artifact's manifest.json. Raises BadArtifact where there is none."""
     try:
         return (path / MANIFEST).read_bytes()
     except OSError as error:
@@ -95,7 +92,7 @@ def _manifest_bytes(path: Path) -> bytes:
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
-    """The manifest of the artifact at `where`, a path or URI, from its bytes. Raises BadArtifact."""
+    """The manifest of the artifact at `where`, a path or URI, from its bytes. Raises BadArtifact. Pure."""
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
@@ -113,7 +110,7 @@ def verify(path: Path, digest: str | None = None) -> Manifest:
 
     Returns the manifest. Raises BadArtifact that names the first file that is missing or differs.
     """
-    content = _manifest_bytes(path)
+    content = manifest_bytes(path)
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
         raise BadArtifact("the manifest is not the registered one", where=str(path / MANIFEST), remedy=REMEDY)
     manifest = parse_manifest(content, str(path))
@@ -126,45 +123,3 @@ def verify(path: Path, digest: str | None = None) -> Manifest:
         if not same:
             raise BadArtifact(f"{entry.path} is damaged: its digest differs", where=str(file), remedy=REMEDY)
     return manifest
-
-
-def check_registered(uri: str, digest: str, engine: str, signature: Signature) -> None:
-    """Raises BadArtifact unless an artifact with that manifest stands at `uri`, says the same of itself, and has all its files in
-    their sizes; Unreachable where the place can't be asked. Reads the manifest alone: replicas check every byte."""
-    local = local_path(uri)
-    try:
-        if local is not None:
-            content, sizes = _manifest_bytes(local), _local_sizes(local)
-        else:
-            import pyarrow.fs as pafs  # as in `roots`
-
-            filesystem, base = remote(uri)
-            if filesystem.get_file_info(f"{base}/{MANIFEST}").type != pafs.FileType.File:
-                raise BadArtifact("no manifest: this is no artifact", where=uri, remedy=REMEDY)
-            with filesystem.open_input_stream(f"{base}/{MANIFEST}") as stream:
-                content = stream.read()
-            sizes = sizes_below(filesystem, base)
-    except OSError as error:
-        raise Unreachable(
-            f"the artifact can't be read: {error}", where=uri, remedy="check the path and its permissions"
-        ) from error
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise BadArtifact("its manifest has another digest", where=uri, remedy="register the digest that the build told")
-    manifest = parse_manifest(content, uri)
-    wrong = next((entry.path for entry in manifest.files if sizes.get(entry.path) != entry.size_bytes), None)
-    if wrong is not None:
-        raise BadArtifact(f"{wrong} is missing, or has another size", where=uri, remedy=REMEDY)
-    if (manifest.engine, manifest.signature) != (engine, signature):
-        raise BadArtifact("its manifest names another engine or signature", where=uri, remedy="register what the build told")
-
-
-def sizes_below(filesystem: pafs.FileSystem, base: str) -> dict[str, int]:
-    """The size of every file below a folder, by its path from there; none where nothing is."""
-    import pyarrow.fs as pafs  # as in `roots`
-
-    found = filesystem.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
-    return {info.path.removeprefix(base).lstrip("/"): info.size for info in found if info.type == pafs.FileType.File}
-
-
-def _local_sizes(folder: Path) -> dict[str, int]:
-    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()}

@@ -181,6 +181,15 @@ def locate(uri: str) -> Place:
     return Place(filesystem, path.rstrip("/"))
 
 
+def parquet_files(uri: str) -> list[Place]:
+    """The Parquet files of a file or folder, by any URI that pyarrow knows, sorted by path; hidden ones are left out."""
+    place = locate(uri)
+    with explaining(uri):
+        paths = [place.path] if place.name.endswith(".parquet") and place.exists() else [str(one.path) for one in place.files()]
+    found = [Place(place.filesystem, path) for path in paths if path.endswith(".parquet")]
+    return [one for one in found if not one.name.startswith(".")]
+
+
 def _base(filesystem: pafs.FileSystem) -> pafs.FileSystem:
     return _base(filesystem.base_fs) if isinstance(filesystem, pafs.SubTreeFileSystem) else filesystem
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from pydantic import ValidationError
 from cluster.errors import BadArtifact, Unreachable
 from cluster.findings import first_finding
 from deployments.artifacts.manifest import MANIFEST, PROFILE, PROFILE_ARRAYS, REMEDY, parse_manifest
-from deployments.artifacts.roots import local_path, remote
+from deployments.artifacts.roots import is_in_registry, local_path, remote
 from deployments.engines.datatypes import Array
 from deployments.profiles.form import (
     FORMAT,
@@ -60,17 +62,27 @@ def fetch_profile(uri: str, digest: str) -> Profile | None:
 
     Raises BadArtifact where it is not what was registered or makes no sense, Unreachable where the place can't be asked.
     """
-    content = _read(uri, MANIFEST)
+    read = _reader(uri)
+    content = read(MANIFEST)
     if hashlib.sha256(content).hexdigest() != digest:
         raise BadArtifact("the manifest is not the registered one", where=uri, remedy=REMEDY)
     listed = {entry.path: entry.sha256 for entry in parse_manifest(content, uri).files}
     if PROFILE not in listed:
         return None
-    found = {name: _read(uri, name) for name in (PROFILE, PROFILE_ARRAYS)}
+    found = {name: read(name) for name in (PROFILE, PROFILE_ARRAYS)}
     for name, bytes_ in found.items():
         if hashlib.sha256(bytes_).hexdigest() != listed.get(name):
             raise BadArtifact(f"{name} is damaged: its digest differs", where=uri, remedy=REMEDY)
     return _parsed(found[PROFILE], found[PROFILE_ARRAYS], uri)
+
+
+def _reader(uri: str) -> Callable[[str], bytes]:
+    """What reads the artifact's files by their names."""
+    if is_in_registry(uri):
+        from deployments.artifacts.oci_place import look_up, read_file  # an HTTP client, which others go without
+
+        return partial(read_file, look_up(uri))
+    return partial(_read, uri)
 
 
 def _read(uri: str, name: str) -> bytes:

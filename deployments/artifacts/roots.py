@@ -1,4 +1,4 @@
-"""Where artifacts are kept: a local folder, or any filesystem that pyarrow knows by its URI."""
+"""Where artifacts are kept: a local folder, any filesystem that pyarrow knows by its URI, or a registry."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def remote(uri: str) -> tuple[pafs.FileSystem, str]:
         return pafs.FileSystem.from_uri(uri)  # type: ignore[no-any-return]
     except (ValueError, OSError) as error:
         raise Unreachable(f"no such place: {error}", where=uri, remedy="use a path, s3://, gs:// or hdfs://") from error
+
+
+def is_in_registry(uri: str) -> bool:
+    """Whether it names a version in a registry, `oci://HOST/NAME:TAG` or `@sha256:HEX`. Pure."""
+    return uri.startswith("oci://")
 
 
 def local_path(root: str | Path) -> Path | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from cluster.errors import BadArtifact
+from cluster.versions import BuiltConfidence, BuiltQuality
+from deployments.artifacts.manifest import REPORT
 from deployments.builder.evaluation.judged import Task
 from deployments.builder.evaluation.neighbours import Neighbours
 from deployments.builder.evaluation.quality import Quality
@@ -124,3 +128,24 @@ class Report(ReportPart):
             if one.name == name:
                 return one
         raise KeyError(name)
+
+    @property
+    def built_quality(self) -> BuiltQuality | None:
+        """How right the kept variant was on labelled rows; None where there were none."""
+        quality = self.variant(self.chosen).quality if self.chosen is not None else None
+        if quality is None or (quality.accuracy is None and quality.mse is None):
+            return None
+        seen = quality.confidence
+        sure = BuiltConfidence(seen.output, seen.rows, seen.right) if seen is not None else None
+        return BuiltQuality(quality.rows, quality.accuracy, quality.mse, sure)
+
+
+def read_report(folder: Path) -> Report | None:
+    """The report of the version in this folder; None where it was not built by `headrace build`. Raises BadArtifact."""
+    content = (folder / REPORT).read_bytes()
+    if content.strip() in (b"", b"{}"):
+        return None
+    try:
+        return Report.model_validate_json(content)
+    except ValueError as error:
+        raise BadArtifact("its report makes no sense", where=str(folder / REPORT), remedy="build the version again") from error

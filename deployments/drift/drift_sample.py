@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 import uuid
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,9 +48,14 @@ class DriftSample:
     A report stays the next one of its version, unchanged, until `delivered`: sent again under its number, it is counted once.
     """
 
-    def __init__(self, meters: Meters | None = None, way: ScoringWay = ScoringWay.ONLINE) -> None:
+    def __init__(
+        self,
+        meters: Meters | None = None,
+        way: ScoringWay = ScoringWay.ONLINE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`meters` count what was looked at; None: nobody does."""
-        self._meters, self._way = meters, way
+        self._meters, self._way, self._clock = meters, way, clock
         self._lock = threading.Lock()
         self._sources = (f"{uuid.uuid4().hex}-{number}" for number in itertools.count())
         self._versions: dict[VersionCounting, _Version] = {}
@@ -71,7 +77,9 @@ class DriftSample:
         """
         known = self._versions.get(counting)
         if known is None:
-            known = self._versions[counting] = _Version(counting, RowDraw(counting.most_rows), next(self._sources))
+            known = self._versions[counting] = _Version(
+                counting, RowDraw(counting.most_rows, clock=self._clock), next(self._sources)
+            )
         known.scored = True
         if not counting.watched:
             return None

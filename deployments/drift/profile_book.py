@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -25,7 +26,7 @@ class KnownProfile:
     again, since it could not be (monotonic)."""
 
     counting: VersionCounting
-    until_s: float = float("inf")
+    until_s: float = math.inf
 
 
 class ProfileBook:
@@ -39,11 +40,11 @@ class ProfileBook:
         self._loading: set[str] = set()
 
     def known(self, model: str, target: Target) -> KnownProfile | None:
-        """What is known of the version; None while it is loaded. Returns at once."""
+        """What is known of the version; None while it is loaded, or its place is away. Returns at once."""
         found = self._known.get(target.app)
         if found is None or time.monotonic() >= found.until_s:
             self._begin(model, target)
-        return found
+        return found if found is not None and found.until_s == math.inf else None
 
     def load(self, model: str, target: Target) -> KnownProfile:
         """The same, and waits for it. Never raises: where the profile can't be had, nothing is watched."""
@@ -64,16 +65,18 @@ class ProfileBook:
         threading.Thread(target=self._load, args=(model, target), name=f"profile-{target.app}", daemon=True).start()
 
     def _load(self, model: str, target: Target) -> KnownProfile:
-        until_s = float("inf")
-        profile = None
+        until_s = math.inf
+        counting = VersionCounting(model, target.version, None)
         try:
-            profile = self._fetch(target.artifact_uri, target.digest)
+            counting = VersionCounting(model, target.version, self._fetch(target.artifact_uri, target.digest))
         except Unreachable as error:
             until_s = time.monotonic() + AGAIN_S
             _log.warning("the rows of %s are not watched, its profile is looked for again: %s", target.app, error)
         except HeadraceError as error:
             _log.warning("the rows of %s are not watched: %s", target.app, error)
-        found = KnownProfile(VersionCounting(model, target.version, profile), until_s)
+        except Exception:  # noqa: BLE001 - a defect: the version is scored with all the same
+            _log.exception("the rows of %s are not watched", target.app)
+        found = KnownProfile(counting, until_s)
         with self._lock:
             self._known[target.app] = found
             self._loading.discard(target.app)

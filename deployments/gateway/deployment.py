@@ -20,6 +20,9 @@ from deployments.control.client import connect
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.autoscale import REQUESTS, autoscaling
 from deployments.gateway.batcher import BatchLimits
+from deployments.gateway.console.console import ConsoleSettings
+from deployments.gateway.console.nodes import ray_nodes
+from deployments.gateway.console.shared_secret import shared_secret
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.opening import Door
@@ -153,6 +156,7 @@ class Gateway:
             importlib.metadata.version("headrace"),
             Callers.to(*settings.hosts),
             limits,
+            ConsoleSettings(shared_secret(os.environ), ray_nodes),
         )
         meters.before_each_report(self._gauges)
         await self._scorer.start()

@@ -15,6 +15,7 @@ from deployments.gateway.http.server.answers import FixedExchange, HttpAnswers, 
 from deployments.gateway.http.server.body import Pieces
 from deployments.gateway.http.server.exchange import Exchange, WireAnswer
 from deployments.gateway.http.server.head import RequestHead
+from deployments.observe.traces.traceparent import CallerTrace
 
 MODEL_INFER = f"/{SERVICE}/ModelInfer"
 HEALTH = "/-/healthz"  # asked by the door
@@ -90,6 +91,6 @@ class _Health:
         """See Exchange."""
         return self._answers.of(error_reply(error))
 
-    async def answer(self, body: Pieces, lease: Lease, caller: Caller, traceparent: bytes) -> WireAnswer:  # noqa: ARG002
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller, trace: CallerTrace) -> WireAnswer:  # noqa: ARG002
         """See Exchange."""
         return self._answers.of(_READY)

@@ -16,6 +16,7 @@ from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
+from deployments.gateway.console.console import Console, ConsoleSettings
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.exchanges import InferExchanges
 from deployments.gateway.grpc.server import GrpcServer
@@ -70,17 +71,27 @@ class GatewayServer:
         server_version: str,
         callers: Callers,
         limits: ServerLimits | None = None,
+        console: ConsoleSettings | None = None,
     ) -> None:
         limits = limits or ServerLimits()
         self.admission = Admission(limits.max_requests, limits.max_buffered_bytes)
         self._large = LargeWork()
         self._guard = guard
+        infer = HttpInfer(dataplane, self._large, limits.max_body_bytes)
         self.app = GatewayApp(
-            dataplane, repository, control, guard, server_version, limits.max_body_bytes, self.admission, self._large, callers
+            dataplane,
+            repository,
+            control,
+            guard,
+            server_version,
+            limits.max_body_bytes,
+            self.admission,
+            self._large,
+            callers,
+            Console(control, guard, callers, self.admission, server_version, infer, console),
         )
         service = InferenceService(dataplane, repository, guard, server_version, self.admission, self._large)
         self._grpc = GrpcServer(service, dataplane, guard, self.admission, limits.max_message_bytes, limits.max_requests)
-        infer = HttpInfer(dataplane, self._large, limits.max_body_bytes)
         self._infer = InferServer(InferExchanges(infer, service, guard, self.admission, limits.max_message_bytes), self.admission)
         self._http = HttpServer(self.app)
         self._stopping: asyncio.Task[None] | None = None

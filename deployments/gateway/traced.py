@@ -5,6 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deployments.observe.traces.span import Attribute, Span, current_span, unix_ns
+from deployments.observe.traces.traceparent import CallerTrace
+from deployments.observe.traces.tracer import Tracer
+
+
+def span_of_request(tracer: Tracer, trace: CallerTrace, name: str, attributes: dict[str, Attribute]) -> Span | None:
+    """That of a request which is whole now; None where it is not traced. Where the door says when its head came, it began then,
+    and what is before now was at the door: to send a body may take its caller long."""
+    span = tracer.begin(trace.traceparent, name, attributes)
+    if span is not None and trace.came_us.isdigit():
+        came_ns = min(1000 * int(trace.came_us), span.began_ns)
+        span.child("door", began_ns=came_ns, ended_ns=span.began_ns)
+        span.began_ns = came_ns
+    return span
 
 
 def span_of_call(waited: Sequence[tuple[Span, float]], begin_s: float, *, requests: int, rows: int) -> Span:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import BadInput
+from cluster.errors import BadArtifact, BadInput
 from deployments.artifacts.manifest import verify
-from deployments.images.base import BASE_TAG, Base, add_image, make_base, read_base, require_mmdebstrap
-from deployments.images.wheels import SITE, ImageVariant, entries, install, require_uv, resolve
+from deployments.images.base import BASE_TAG, Base, make_base, read_base, require_mmdebstrap
+from deployments.images.bill import bill_of_debian
+from deployments.images.variants import ImageVariant, variant_for
+from deployments.images.wheels import SITE, entries, install, require_uv, resolve
 from deployments.oci.descriptors import Descriptor
+from deployments.oci.image_files import add_image
 from deployments.oci.layers import Layer, LayerEntry, files_below, reusable, write_layer
-from deployments.oci.layout import Layout, LayoutTag, told_of_disk
+from deployments.oci.layout import Layout
+from deployments.oci.references import LayoutTag
 
 UID = 10001
 HOME = "/var/lib/headrace"
@@ -86,44 +90,46 @@ def build_image(
     output: LayoutTag,
     *,
     base: LayoutTag | None,
-    variant: ImageVariant,
+    variant: ImageVariant | None,
     models: Sequence[ModelAboard],
     epoch_s: int,
     say: Say,
 ) -> Image:
-    """Writes an image into the layout, and its tag last.
+    """Writes an image into the layout, and its tag last: of a build that fails nothing stays.
+
+    Without a variant, it is the one that the models need.
 
     The same base, wheels, code and models give the same digests; `epoch_s` is the time that it says it was made at, in seconds.
-    Raises BadInput, NotFound and BadArtifact of what is given before anything is written; NoCapacity, Unreachable.
+    Raises BadInput, NotFound and BadArtifact of what is given before anything is written; Conflict where another one builds
+    there; NoCapacity, Unreachable.
     """
     require_uv()
     if base is None:
         require_mmdebstrap()
     else:
         Layout(base.folder).find(base.tag)
-    for model in models:
-        verify(model.folder, model.digest)
+    engines = {model.name: verify(model.folder, model.digest).engine for model in models}
+    variant = variant_for(engines, variant)
     layout = Layout(output.folder)
-    layout.prepare()
-    if base is None:
-        say("base: makes a small Debian, tagged headrace-base")
-        layout.tag(make_base(layout, epoch_s=epoch_s), BASE_TAG)
-        base = LayoutTag(output.folder, BASE_TAG)
-    stands_on = read_base(base, layout)
-    for layer in stands_on.layers:
-        say(told(layer))
-    known = _known_layers(layout)
-    layers = [*stands_on.layers]
-    for made in _ours(layout, stands_on, variant, models, known):
-        say(told(made))
-        layers.append(made)
-    manifest = add_image(
-        layout,
-        configuration(stands_on, layers, variant, models, epoch_s),
-        [layer.descriptor for layer in layers],
-        _annotations(stands_on, variant, epoch_s),
-    )
-    layout.tag(manifest, output.tag)
+    with layout.building() as scratch:
+        if base is None:
+            say("base: makes a small Debian, tagged headrace-base")
+            layout.tag(make_base(layout, scratch, epoch_s=epoch_s), BASE_TAG)
+            base = LayoutTag(output.folder, BASE_TAG)
+        stands_on = read_base(base, layout)
+        for layer in stands_on.layers:
+            say(told(layer))
+        layers = [*stands_on.layers]
+        for made in _ours(layout, stands_on, variant, models, scratch):
+            say(told(made))
+            layers.append(made)
+        manifest = add_image(
+            layout,
+            configuration(stands_on, layers, variant, models, epoch_s),
+            [layer.descriptor for layer in layers],
+            _annotations(stands_on, variant, epoch_s),
+        )
+        layout.tag(manifest, output.tag)
     return Image(manifest, tuple(layers))
 
 
@@ -134,18 +140,16 @@ def told(layer: Layer) -> str:
     return f"{layer.name}: {size}{unpacked}{', reused' if layer.reused else ''}"
 
 
-def _ours(
-    layout: Layout, base: Base, variant: ImageVariant, models: Sequence[ModelAboard], known: Sequence[Descriptor]
-) -> Iterator[Layer]:
+def _ours(layout: Layout, base: Base, variant: ImageVariant, models: Sequence[ModelAboard], scratch: Path) -> Iterator[Layer]:
+    known = _known_layers(layout)
     pins = resolve(variant, python_minor=base.python_minor, architecture=base.architecture)
     found = reusable(layout, known, pins.inputs)
     if found is not None:
         yield found
     else:
-        with told_of_disk(layout.folder), tempfile.TemporaryDirectory(prefix=".wheels-", dir=layout.folder) as scratch:
-            install(pins, Path(scratch))
-            yield write_layer(layout, "wheels", entries(Path(scratch) / "site"), inputs=pins.inputs)
-    yield write_layer(layout, "headrace", _code(base.python))
+        install(pins, scratch / "wheels")
+        yield write_layer(layout, "wheels", entries(scratch / "wheels" / "site"), inputs=pins.inputs)
+    yield write_layer(layout, "headrace", _code(base))
     for model in models:
         found = reusable(layout, known, _inputs(model))
         # Weights do not shrink.
@@ -161,7 +165,8 @@ def _model(model: ModelAboard) -> Iterator[LayerEntry]:
     yield from files_below(model.folder, f"{MODELS}/{model.name}/{model.digest}")
 
 
-def _code(python: str) -> Iterator[LayerEntry]:
+def _code(base: Base) -> Iterator[LayerEntry]:
+    python = base.python
     root = Path(__file__).parents[2]
     for room in ROOMS:
         yield from files_below(root / room, f"{APP}/{room}")
@@ -177,6 +182,8 @@ def _code(python: str) -> Iterator[LayerEntry]:
         if text is None:
             raise BadInput(f"{name} is not installed with Headrace", where="headrace", remedy="install Headrace again")
         yield LayerEntry(f"{SHARE}/{name}", text.encode())
+    if base.packages:
+        yield LayerEntry(f"{SHARE}/sbom-base.cdx.json", bill_of_debian(base.packages))
     yield LayerEntry(f"{BIN}/headrace", f"#!{python}\nfrom headrace.cli.main import run\n\nrun()\n".encode(), executable=True)
     ray = f"#!{python}\nimport sys\n\nfrom ray.scripts.scripts import main\n\nsys.exit(main())\n"
     yield LayerEntry(f"{BIN}/ray", ray.encode(), executable=True)
@@ -240,6 +247,6 @@ def _known_layers(layout: Layout) -> list[Descriptor]:
     """Layers of the images that the layout holds by their tags."""
     found: list[Descriptor] = []
     for one in layout.tagged():
-        manifest = layout.document(one)
-        found += [Descriptor.read(layer, str(layout.folder)) for layer in manifest.get("layers") or []]
+        with suppress(BadArtifact):  # of one that is damaged nothing is reused
+            found += [Descriptor.read(layer, str(layout.folder)) for layer in layout.document(one).get("layers") or []]
     return found

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from email.parser import HeaderParser
-from enum import StrEnum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import distribution, distributions
 from pathlib import Path
-from typing import Any
 
-import orjson
-
-from cluster.errors import BadInput, NoCapacity, Unreachable
+from cluster.errors import BadInput, HeadraceError, NoCapacity, Unreachable
+from deployments.images.bill import bill_of_wheels
+from deployments.images.variants import TORCH, ImageVariant
 from deployments.oci.layers import LayerEntry, files_below
 
 SITE = "opt/headrace/site"
@@ -32,43 +30,42 @@ _NOT_NEEDED = tuple(
     f"{SITE}/{folder}/" for folder in ("pandas/tests", "pyarrow/tests", "numpy/_core/tests", "numpy/lib/tests", "ray/jars")
 )
 _PLATFORMS = {"amd64": "x86_64", "arm64": "aarch64"}
-_EXTRAS = ("postgres", "librdkafka", "tokenizers")
+BACKEND = "UV_TORCH_BACKEND"
+_EXTRAS = ("postgres", "librdkafka", "tokenizers", "traces")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 _TAIL_BYTES = 1500
 
 
-class ImageVariant(StrEnum):
-    """What an image can execute: ONNX alone, or PyTorch's programs too."""
-
-    SERVE = "serve"
-    SERVE_TORCH = "serve-torch"
-
-
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """Every wheel of an image in its exact version, as `name==version` lines, and a digest of what they are installed for."""
+    """Every wheel of an image in its exact version, as `name==version` lines, and what they are installed for.
+
+    `torch_backend` is what uv is asked for of PyTorch's own indexes, e.g. `cpu`; empty where the package index alone is asked.
+    """
 
     lines: tuple[str, ...]
     python_minor: int
     architecture: str
+    torch_backend: str = ""
 
     @property
     def inputs(self) -> str:
-        """The same where the same wheels are put in."""
-        told = "\n".join((*self.lines, f"3.{self.python_minor}", self.architecture, "form 3"))
+        """A digest, the same where the same wheels are put in."""
+        told = "\n".join((*self.lines, f"3.{self.python_minor}", self.architecture, self.torch_backend, "form 4"))
         return hashlib.sha256(told.encode()).hexdigest()
 
 
 def requirements(variant: ImageVariant) -> tuple[str, ...]:
     """What Headrace itself asks for in this variant."""
-    extras = (*_EXTRAS, "torch") if variant is ImageVariant.SERVE_TORCH else _EXTRAS
     asked = []
     for line in distribution("headrace").requires or ():
-        extra = _EXTRA.search(line)
+        extra, plain = _EXTRA.search(line), line.partition(";")[0].strip()
         if extra is None:
             asked.append(line)
-        elif extra[1] in extras and not line.startswith("headrace"):
-            asked.append(line.partition(";")[0].strip())
+        elif extra[1] in _EXTRAS and not line.startswith("headrace"):
+            asked.append(plain)
+        elif variant is ImageVariant.SERVE_TORCH and extra[1] == TORCH and plain.startswith(TORCH):
+            asked.append(plain)  # the rest of that extra exports models, and executes none
     return tuple(asked)
 
 
@@ -81,21 +78,26 @@ def require_uv() -> str:
     return found
 
 
+def torch_backend(variant: ImageVariant, environment: Mapping[str, str]) -> str:
+    """Which of PyTorch's builds: UV_TORCH_BACKEND says so, e.g. `cu130`, or for CPUs; empty: what the package index has. Pure."""
+    return environment.get(BACKEND, "cpu") if variant is ImageVariant.SERVE_TORCH else ""
+
+
 def resolve(variant: ImageVariant, *, python_minor: int, architecture: str) -> Pins:
     """The wheels of an image. Versions are those installed here. Raises BadInput where the base has none, Unreachable."""
     installed = {one.metadata["Name"]: one.version for one in distributions() if one.metadata["Name"] != "headrace"}
+    aim = Pins((), python_minor, architecture, torch_backend(variant, os.environ))
     with tempfile.TemporaryDirectory(prefix="headrace-wheels-") as scratch:
         constraints = Path(scratch) / "constraints.txt"
-        constraints.write_text("".join(f"{name}=={version}\n" for name, version in sorted(installed.items())))
+        # Without what follows a plus: PyTorch's builds for CPUs and GPUs differ in that alone.
+        pins = sorted(f"{name}=={version.partition('+')[0]}\n" for name, version in installed.items())
+        constraints.write_text("".join(pins))
         asked = Path(scratch) / "asked.in"
         asked.write_text("\n".join(requirements(variant)))
-        told = _uv(
-            ["pip", "compile", "--no-header", "--no-annotate", "--no-strip-markers", str(asked), "-c", str(constraints)],
-            python_minor,
-            architecture,
-        )
+        command = ["pip", "compile", "--no-header", "--no-annotate", "--no-strip-markers", str(asked), "-c", str(constraints)]
+        told = _uv(command, aim)
     lines = sorted(line.strip() for line in told.splitlines() if line.strip() and not line.startswith(("#", "-")))
-    return Pins(tuple(lines), python_minor, architecture)
+    return replace(aim, lines=tuple(lines))
 
 
 def install(pins: Pins, folder: Path) -> None:
@@ -104,32 +106,43 @@ def install(pins: Pins, folder: Path) -> None:
     site = folder / "site"
     folder.mkdir(parents=True, exist_ok=True)
     asked.write_text("\n".join(pins.lines))
-    command = ["pip", "install", "--no-deps", "--link-mode", "hardlink", "--target", str(site), "-r", str(asked)]
-    _uv(command, pins.python_minor, pins.architecture)
+    _uv(["pip", "install", "--no-deps", "--link-mode", "hardlink", "--target", str(site), "-r", str(asked)], pins)
     check_architecture(site, pins.architecture)
 
 
-def _uv(command: Sequence[str], python_minor: int, architecture: str) -> str:
-    machine = _PLATFORMS.get(architecture, architecture)
-    aimed = ["--python-version", f"3.{python_minor}", "--python-platform", f"{machine}-unknown-linux-gnu"]
+def _uv(command: Sequence[str], aim: Pins) -> str:
+    machine = _PLATFORMS.get(aim.architecture, aim.architecture)
+    aimed = ["--python-version", f"3.{aim.python_minor}", "--python-platform", f"{machine}-unknown-linux-gnu"]
+    if aim.torch_backend:
+        aimed += ["--torch-backend", aim.torch_backend]
     ended = subprocess.run(
         [require_uv(), *command, *aimed, "--only-binary", ":all:", "--python", sys.executable],
+        env={name: value for name, value in os.environ.items() if name != BACKEND},
         capture_output=True,
         text=True,
         check=False,
     )
     if ended.returncode == 0:
         return ended.stdout
-    tail = ended.stderr[-_TAIL_BYTES:].strip()
-    if "No space left" in tail:
-        raise NoCapacity("no space left for the wheels", where="uv", remedy="free some space, or set TMPDIR to another disk")
+    raise _refusal(ended.stderr[-_TAIL_BYTES:].strip(), machine, aim)
+
+
+def _refusal(tail: str, machine: str, aim: Pins) -> HeadraceError:
+    """What uv's last words mean. Pure."""
+    if any(words in tail for words in ("No space left", "os error 28", "os error 122")):
+        return NoCapacity(
+            "no space left for the wheels", where="uv", remedy="free some space, or set UV_CACHE_DIR to another disk"
+        )
     if "No solution found" in tail:
-        raise BadInput(
-            f"there is no wheel for Python 3.{python_minor} on {machine}: {tail}",
+        return BadInput(
+            f"there is no wheel for Python 3.{aim.python_minor} on {machine}: {tail}",
             where="wheels",
             remedy="name a base with this machine's Python and architecture",
         )
-    raise Unreachable(f"the wheels can't be had: {tail}", where="uv", remedy="see that the package index can be reached")
+    remedy = "see that the package index can be reached"
+    if aim.torch_backend:
+        remedy += f", and PyTorch's own; with {BACKEND} set to nothing, the package index alone is asked for PyTorch"
+    return Unreachable(f"the wheels can't be had: {tail}", where="uv", remedy=remedy)
 
 
 def check_architecture(site: Path, architecture: str) -> None:
@@ -154,7 +167,7 @@ def entries(site: Path) -> Iterator[LayerEntry]:
             yield LayerEntry(entry.path, _record(entry.content.read_text()))
         else:
             yield entry
-    yield LayerEntry(BILL, bill(site))
+    yield LayerEntry(BILL, bill_of_wheels(site))
 
 
 def _record(text: str) -> bytes:
@@ -163,24 +176,3 @@ def _record(text: str) -> bytes:
     starts = ("bin/", "../", *(folder.removeprefix(f"{SITE}/") for folder in _NOT_NEEDED))
     kept = [line for line in text.splitlines() if not line.startswith(starts) and not any(one in line for one in gone)]
     return "".join(f"{line}\n" for line in sorted(kept)).encode()
-
-
-def bill(site: Path) -> bytes:
-    """The software bill of materials, in CycloneDX's JSON: each wheel's name, version and licence."""
-    components = []
-    for metadata in sorted(site.glob("*.dist-info/METADATA")):
-        fields = HeaderParser().parsestr(metadata.read_text(errors="replace"))
-        name, version = str(fields["Name"]), str(fields["Version"])
-        one: dict[str, Any] = {"type": "library", "name": name, "version": version, "purl": f"pkg:pypi/{name.lower()}@{version}"}
-        if licence := _licence(fields["License-Expression"], fields["License"], fields.get_all("Classifier") or []):
-            one["licenses"] = [{"license": {"name": licence}}]
-        components.append(one)
-    return orjson.dumps({"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "components": components})
-
-
-def _licence(expression: str | None, text: str | None, classifiers: Sequence[str]) -> str:
-    if expression:
-        return str(expression)
-    if text and len(text) < 80:
-        return str(text)
-    return ", ".join(one.rpartition(" :: ")[2] for one in classifiers if one.startswith("License ::"))

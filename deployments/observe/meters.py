@@ -6,7 +6,7 @@ import logging
 import threading
 import uuid
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cluster.watch.catalogue import Metric
 from cluster.watch.reports import Buckets, MetricsReport, Series
@@ -61,6 +61,17 @@ class Meters:
                 buckets = self._histograms[series] = _Counted(len(metric.bounds))
             buckets.counts[place] += count
             buckets.total += value * count
+
+    def observe_counts(self, metric: Metric, counts: Sequence[int], total: float, *labels: str) -> None:
+        """Adds values that were sorted into the histogram's buckets already (the last one is above all bounds); `total` is their
+        sum."""
+        series = Series(metric.name, labels)
+        with self._lock:
+            buckets = self._histograms.get(series)
+            if buckets is None:
+                buckets = self._histograms[series] = _Counted(len(metric.bounds))
+            buckets.counts = [a + b for a, b in zip(buckets.counts, counts, strict=True)]
+            buckets.total += total
 
     def put(self, metric: Metric, value: float | None, *labels: str) -> None:
         """Sets a gauge, which stands until it is set again; None takes it away."""

@@ -138,7 +138,6 @@ def files_below(folder: Path, under: str, *, without: Iterable[str] = ("__pycach
 def reusable(layout: Layout, layers: Iterable[Descriptor], inputs: str) -> Layer | None:
     """A layer of these that was made of the same inputs and is whole."""
     for one in layers:
-        if one.annotations.get(INPUTS) == inputs and layout.has(one):
-            layout.check(one)
+        if one.annotations.get(INPUTS) == inputs and DIFF_ID in one.annotations and layout.is_whole(one):
             return Layer(one.annotations.get(NAME, ""), one, one.annotations[DIFF_ID], 0, reused=True)
     return None

@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cluster.errors import BadArtifact, BadInput, NoCapacity, NotFound, Unreachable
-from deployments.oci.descriptors import INDEX_TYPE, TAG, Descriptor, digest_of, encoded, parsed
+from cluster.errors import BadArtifact, Conflict, NoCapacity, NotFound, Unreachable
+from deployments.oci.descriptors import INDEX_TYPE, INDEX_TYPES, MANIFEST_TYPES, TAG, Descriptor, digest_of, encoded, parsed
 
 CHUNK_BYTES = 1 << 20
 DOCUMENT_MOST_BYTES = 16 << 20
-_PARTIAL = ".partial-"
+_PARTIAL, _BUILDING = ".partial-", ".building-"
 REMEDY = "make it again, or copy it again from where it came"
-
-
-@dataclass(frozen=True, slots=True)
-class LayoutTag:
-    """A tag in a layout: `oci:FOLDER:TAG`."""
-
-    folder: Path
-    tag: str
-
-    def __str__(self) -> str:
-        return f"oci:{self.folder}:{self.tag}"
-
-
-def place_of(text: str, *, option: str, default_tag: str | None = None) -> LayoutTag:
-    """Reads `oci:DIR:TAG`; the tag may be left out where there is a default. Raises BadInput. Pure."""
-    scheme, _, rest = text.partition(":")
-    folder, colon, tag = rest.rpartition(":")
-    if not colon or "/" in tag:
-        folder, tag = rest, default_tag or ""
-    if scheme != "oci" or not folder or not tag or not tag.replace(".", "").replace("-", "").replace("_", "").isalnum():
-        shape = "oci:DIR:TAG" if default_tag is None else "oci:DIR or oci:DIR:TAG"
-        raise BadInput("names no place in an OCI layout", where=f"{option} {text}", remedy=f"write {shape}, e.g. oci:images:v1")
-    return LayoutTag(Path(folder).expanduser().absolute(), tag)
 
 
 @contextmanager
@@ -63,10 +42,13 @@ class Layout:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._blobs = folder / "blobs" / "sha256"
+        self._apart: Path | None = None  # where a build's blobs are until a tag names them
 
     def path(self, digest: str) -> Path:
         """Where the blob of that digest is, or would be."""
-        return self._blobs / digest.removeprefix("sha256:")
+        name = digest.removeprefix("sha256:")
+        apart = None if self._apart is None else self._apart / name
+        return apart if apart is not None and apart.exists() else self._blobs / name
 
     def has(self, one: Descriptor) -> bool:
         """Whether the blob is here, in its size."""
@@ -80,10 +62,31 @@ class Layout:
             self._replace("oci-layout", encoded({"imageLayoutVersion": "1.0.0"}))
 
     @contextmanager
+    def building(self) -> Iterator[Path]:
+        """Keeps other builds out while the block runs, and its blobs apart until a tag names them.
+
+        Of a build that fails nothing stays, and of one that is killed nothing beyond the next.
+
+        Yields a folder for what it needs meanwhile. Raises Conflict where another one builds here, NoCapacity, Unreachable.
+        """
+        self.prepare()
+        with (
+            told_of_disk(self.folder),
+            _alone(self.folder),
+            tempfile.TemporaryDirectory(prefix=_BUILDING, dir=self.folder) as apart,
+        ):
+            self._apart = Path(apart) / "blobs"
+            self._apart.mkdir()
+            try:
+                yield Path(apart)
+            finally:
+                self._apart = None
+
+    @contextmanager
     def writing(self) -> Iterator[BinaryIO]:
         """A file for a blob that grows; give it its name by `keep` before the end, or it is gone."""
         with told_of_disk(self.folder):
-            handle, name = tempfile.mkstemp(prefix=_PARTIAL, dir=self._blobs)
+            handle, name = tempfile.mkstemp(prefix=_PARTIAL, dir=self._apart or self._blobs)
             os.close(handle)
             try:
                 with open(name, "w+b") as file:
@@ -97,7 +100,7 @@ class Layout:
         file.flush()
         os.fsync(file.fileno())
         os.chmod(file.name, 0o644)
-        os.rename(file.name, self.path(digest))
+        os.rename(file.name, (self._apart or self._blobs) / digest.removeprefix("sha256:"))
 
     def add(self, content: bytes, media_type: str, annotations: Mapping[str, str] | None = None) -> Descriptor:
         """Writes a blob from memory: a document."""
@@ -146,6 +149,14 @@ class Layout:
         if not same:
             raise BadArtifact(f"{one.digest[:19]} is damaged: its digest differs", where=where, remedy=REMEDY)
 
+    def is_whole(self, one: Descriptor) -> bool:
+        """Whether the blob is here, to the byte."""
+        try:
+            self.check(one)
+        except BadArtifact:
+            return False
+        return True
+
     def tagged(self) -> list[Descriptor]:
         """What index.json names; nothing where there is no layout yet. Raises BadArtifact."""
         path = self.folder / "index.json"
@@ -164,12 +175,36 @@ class Layout:
         return found[0]
 
     def tag(self, one: Descriptor, tag: str) -> None:
-        """Points the tag at a manifest, in one step: what it named before goes on being named until then."""
+        """Points the tag at a manifest, in one step: what it named before goes on being named until then.
+
+        Afterwards that goes, as far as no other tag needs it.
+        """
+        former = [other for other in self.tagged() if other.annotations.get(TAG) == tag]
         others = [other for other in self.tagged() if other.annotations.get(TAG) != tag]
-        named = replace(one, annotations={**one.annotations, TAG: tag})
-        manifests = [other.document() for other in (*others, named)]
+        named = [*others, replace(one, annotations={**one.annotations, TAG: tag})]
+        manifests = [each.document() for each in named]
         with told_of_disk(self.folder):
+            for path in sorted(self._apart.iterdir()) if self._apart else ():
+                os.rename(path, self._blobs / path.name)
             self._replace("index.json", encoded({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}))
+            for digest in self._reached(former) - self._reached(named):
+                self.path(digest).unlink(missing_ok=True)
+
+    def _reached(self, tops: Sequence[Descriptor]) -> set[str]:
+        """The digests of all that these name, and of what is named there."""
+        found: set[str] = set()
+        left = [*tops]
+        while left:
+            one = left.pop()
+            if one.digest in found or not self.has(one):
+                continue
+            found.add(one.digest)
+            if one.media_type in (*MANIFEST_TYPES, *INDEX_TYPES):
+                with suppress(BadArtifact):  # one that is damaged names nothing
+                    document = self.document(one)
+                    named = (document.get("config"), *(document.get("layers") or []), *(document.get("manifests") or []))
+                    left += [Descriptor.read(each, str(self.folder)) for each in named if each]
+        return found
 
     def _replace(self, name: str, content: bytes) -> None:
         handle, written = tempfile.mkstemp(prefix=_PARTIAL, dir=self.folder)
@@ -185,10 +220,30 @@ class Layout:
             raise
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps other builds out, and clears what killed ones have left. Raises Conflict."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(
+                "another build writes here", where=str(folder), remedy="wait for its end, or name another folder"
+            ) from error
+        for left in folder.glob(f"{_BUILDING}*"):
+            shutil.rmtree(left)
+        yield
+    finally:
+        os.close(lock)
+
+
 def copy_blob(source: Layout, target: Layout, one: Descriptor) -> bool:
     """Takes a blob over, checked; False where it was there. Raises BadArtifact, NoCapacity."""
-    if source.folder == target.folder or target.has(one):
-        source.check(one) if not target.has(one) else target.check(one)
+    if source.folder == target.folder:
+        source.check(one)
+        return False
+    if target.is_whole(one):
         return False
     try:
         file = source.path(one.digest).open("rb")

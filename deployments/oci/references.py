@@ -1,4 +1,4 @@
-"""What names a manifest in a registry, and the logins that are noted for registries."""
+"""What names a manifest, in a layout or a registry, and the logins that are noted for registries."""
 
 from __future__ import annotations
 
@@ -16,6 +16,29 @@ _REFERENCE = re.compile(
     r"(?P<host>[A-Za-z0-9.-]+(?::\d+)?)/(?P<name>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
     r"(?:@(?P<digest>sha256:[0-9a-f]{64})|:(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutTag:
+    """A tag in a layout: `oci:FOLDER:TAG`."""
+
+    folder: Path
+    tag: str
+
+    def __str__(self) -> str:
+        return f"oci:{self.folder}:{self.tag}"
+
+
+def place_of(text: str, *, option: str, default_tag: str | None = None) -> LayoutTag:
+    """Reads `oci:DIR:TAG`; the tag may be left out where there is a default. Raises BadInput. Pure."""
+    scheme, _, rest = text.partition(":")
+    folder, colon, tag = rest.rpartition(":")
+    if not colon or "/" in tag:
+        folder, tag = rest, default_tag or ""
+    if scheme != "oci" or not folder or not tag or not tag.replace(".", "").replace("-", "").replace("_", "").isalnum():
+        shape = "oci:DIR:TAG" if default_tag is None else "oci:DIR or oci:DIR:TAG"
+        raise BadInput("names no place in an OCI layout", where=f"{option} {text}", remedy=f"write {shape}, e.g. oci:images:v1")
+    return LayoutTag(Path(folder).expanduser().absolute(), tag)
 
 
 @dataclass(frozen=True, slots=True)

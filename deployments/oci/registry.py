@@ -66,9 +66,13 @@ class ImageRegistry:
     def manifest(self, which: str | None = None) -> tuple[Descriptor, bytes]:
         """A manifest or index by tag or digest, that of the reference where left out: what it is, and its bytes, checked."""
         wanted = which or self._where.which
-        answer = self._ask("GET", f"manifests/{wanted}", headers={"Accept": _ACCEPT})
-        self._expect(answer, 200)
-        content = answer.content
+        with self._told(), self._fetched(f"manifests/{wanted}", {"Accept": _ACCEPT}) as answer:
+            self._expect(answer, 200)
+            content = b""
+            for chunk in answer.iter_bytes(CHUNK_BYTES):
+                content += chunk
+                if len(content) > DOCUMENT_MOST_BYTES:
+                    raise self._too_large(wanted)
         found = Descriptor(answer.headers.get("Content-Type", "").partition(";")[0], digest_of(content), len(content))
         if wanted.startswith("sha256:") and found.digest != wanted:
             raise self._damaged(wanted)
@@ -77,7 +81,7 @@ class ImageRegistry:
     @contextmanager
     def reading(self, blob: Descriptor) -> Iterator[IO[bytes]]:
         """A blob as it comes. What the block leaves unread is read at its end, and then all of it is checked."""
-        with self._told(), self._fetched(f"blobs/{blob.digest}") as answer:
+        with self._told(), self._fetched(f"blobs/{blob.digest}", {}) as answer:
             self._expect(answer, 200)
             come = _Come(answer.iter_bytes(CHUNK_BYTES), blob.size_bytes)
             yield cast("IO[bytes]", io.BufferedReader(come, CHUNK_BYTES))
@@ -89,7 +93,7 @@ class ImageRegistry:
     def small(self, blob: Descriptor) -> bytes:
         """A small blob whole."""
         if blob.size_bytes > DOCUMENT_MOST_BYTES:
-            raise BadArtifact(f"{blob.digest[:19]} is too large for a document", where=str(self._where), remedy="push it again")
+            raise self._too_large(blob.digest)
         with self.reading(blob) as file:
             return file.read()
 
@@ -111,11 +115,11 @@ class ImageRegistry:
         return True
 
     @contextmanager
-    def _fetched(self, path: str) -> Iterator[httpx.Response]:
+    def _fetched(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
         """An answer whose body is still to come. A registry may send elsewhere for it: httpx gives no other host the login."""
         for last in (False, True):
-            headers = {"Authorization": self._authorization} if self._authorization else {}
-            with self._http.stream("GET", self._base + path, headers=headers, follow_redirects=True) as answer:
+            sent = {**headers, **({"Authorization": self._authorization} if self._authorization else {})}
+            with self._http.stream("GET", self._base + path, headers=sent, follow_redirects=True) as answer:
                 if answer.status_code != 401 or last:
                     yield answer
                     return
@@ -157,6 +161,9 @@ class ImageRegistry:
     def _no_login(self) -> Unauthenticated:
         what = "takes not the login that is noted" if self._login else "asks for a login"
         return Unauthenticated(what, where=self._where.host, remedy=f"log in first: skopeo login {self._where.host}")
+
+    def _too_large(self, name: str) -> BadArtifact:
+        return BadArtifact(f"{name[:19]} is too large for a document", where=str(self._where), remedy="push it again")
 
     def _damaged(self, digest: str) -> BadArtifact:
         return BadArtifact(

@@ -35,7 +35,7 @@ from deployments.profiles.numbers import Floats
 from deployments.scoring.answering import CallScorer
 from deployments.scoring.asking import VersionAsker, asleep
 from deployments.scoring.call import Call, begin_call, target_of
-from deployments.scoring.label_keys import label_keys
+from deployments.scoring.label_keys import count_labelled, label_keys
 from deployments.scoring.port import Explained, Scored
 from deployments.scoring.rows import Answer, Part, Rows, assembled
 from deployments.scoring.senders import Senders
@@ -197,7 +197,9 @@ class RoutedScorer:
             refusal = BadInput(NAN, where=call.route.model, remedy=NAN_REMEDY)
             errors.update(dict.fromkeys(np.flatnonzero(call.bad).tolist(), refusal))
         wanted = None if call.pinned else call.route.labels
-        keys = label_keys(wanted, outputs, parts, rows) if wanted is not None else None
+        keys = label_keys(wanted, outputs, parts, rows, time.time()) if wanted is not None else None
+        if wanted is not None and keys is not None:
+            count_labelled(self.meters, call.route.model, wanted, keys, outputs, parts)
         unlike = await self._unlike(call, versions) if outliers else None
         return Scored(outputs, versions, errors, keys, call.route.payloads, self._drawn(call, parts), unlike)
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ import tritonclient.http as triton
 from rich.console import Console
 from rich.table import Table
 
+from examples.digits.picture import picture
 from examples.digits.traffic import Digits, HttpCaller, Publisher, Reader, SteadyProducer, Tally
+from headrace.client import ControlClient
 
 HERE = Path(__file__).parent
 PROJECT = HERE / "project"
@@ -251,11 +253,12 @@ def http_part(ledger: Ledger, url: str, digits: Digits) -> None:
     ledger.require(f"tritonclient: accuracy on {len(digits.rows)} rows", f"{right:.3f}", "> 0.85", right > 0.85)
 
 
-def rollout_part(ledger: Ledger, url: str, digits: Digits, publisher: Publisher) -> None:
+def rollout_part(ledger: Ledger, url: str, digits: Digits, publisher: Publisher, pictured: Path | None) -> None:
     """Replaces version 1 (PyTorch) by 2 (Keras, compressed) and sees the broken 3 off, under load from a stream and over HTTP."""
     with HttpCaller(url, "digits", digits) as caller, SteadyProducer(publisher, EVENTS_PER_S):
         headrace("build", str(PROJECT / "model-v2.yaml"))
-        ledger.expect("rollout of version 2", follow_rollout(2, timeout_s=240)["state"], "promoted")
+        with nullcontext() if pictured is None else picture("digits", pictured):
+            ledger.expect("rollout of version 2", follow_rollout(2, timeout_s=240)["state"], "promoted")
         headrace("build", str(PROJECT / "model-v3.yaml"))
         ledger.expect("rollout of version 3 (broken)", follow_rollout(3, timeout_s=240)["state"], "rolled_back")
     ledger.expect("HTTP calls that failed", sum(caller.failures.values()), 0)
@@ -282,7 +285,7 @@ def count_stream(ledger: Ledger, publisher: Publisher, tally: Tally) -> None:
     ledger.expect("stream: versions that scored include 1 and 2", {"1", "2"} <= set(accuracy), True)
 
 
-def run(brokers_given: str | None, *, keep: bool) -> bool:
+def run(brokers_given: str | None, *, keep: bool, pictured: Path | None) -> bool:
     """All steps, in order. Returns whether every count was right."""
     ledger = Ledger()
     step(1, "Start everything, and meanwhile train three networks on real handwritten digits")
@@ -314,7 +317,7 @@ def run(brokers_given: str | None, *, keep: bool) -> bool:
     http_part(ledger, url, digits)
 
     step(6, "Roll out version 2, from Keras and compressed, then a broken version 3, while events and calls keep coming")
-    rollout_part(ledger, url, digits, publisher)
+    rollout_part(ledger, url, digits, publisher, pictured)
     count_stream(ledger, publisher, read_until(reader, publisher, timeout_s=120))
     publisher.close()
     reader.close()
@@ -326,6 +329,8 @@ def run(brokers_given: str | None, *, keep: bool) -> bool:
         console.print(f"  export HEADRACE_HOME={HOME}", highlight=False, soft_wrap=True)
         for name, address in headrace_json("status")["addresses"].items():
             console.print(f"  {name}: {address}", highlight=False)
+        with ControlClient.from_environment() as client:
+            console.print(f"  console: {client.console_link()}", highlight=False, soft_wrap=True)
     return ledger.good
 
 
@@ -340,14 +345,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 where every count was right."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything running and print the addresses")
-    keep = parser.parse_args(arguments).keep
+    parser.add_argument("--picture", type=Path, help="take a picture of the console during a rollout, into this file")
+    options = parser.parse_args(arguments)
+    keep: bool = options.keep
     os.environ["HEADRACE_HOME"] = str(HOME)
     started = time.monotonic()
     tidy(lambda: shutil.rmtree(OUT, ignore_errors=True))
     OUT.mkdir(parents=True)
     good = False
     try:
-        good = run(os.environ.get("KAFKA_BOOTSTRAP_SERVERS"), keep=keep)
+        good = run(os.environ.get("KAFKA_BOOTSTRAP_SERVERS"), keep=keep, pictured=options.picture)
     finally:
         if not keep:
             tidy(lambda: None)

@@ -102,6 +102,7 @@ def _register(client: ControlClient, built: Built, model: str) -> int:
         digest=artifact.digest,
         engine=artifact.manifest.engine,
         signature=artifact.manifest.signature,
+        quality=built.report.built_quality,
     )
     return client.register_version(request).version
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cluster.errors import BadInput
+from cluster.errors import BadInput, Unreachable
 from deployments.gateway.door.settings import ClientCertificates
 from deployments.observe.logs.settings import FORM_VARIABLE, LEVEL_VARIABLE, LogForm, LogLevel
 from deployments.observe.traces.settings import RATIO_VARIABLE, URL_VARIABLE, USUAL_RATIO
@@ -96,6 +96,9 @@ def up(
     cluster instead of starting one, with the cluster's token in RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN; with
     KAFKA_BOOTSTRAP_SERVERS set, it uses that broker.
 
+    The console, a page that shows all of it live, is at the gateway's /console; the address printed here logs in who opens it
+    first, with everything that you may do.
+
     On loopback, to score and to see needs no key. What changes anything needs the home's own, in its file `key`, which this
     command line reads by itself. With --host, an Access document must say who may do what (--access, or one applied before), and
     TLS must be on, unless --insecure is given; what the document does not grant nobody may. `headrace key create` makes keys for
@@ -174,6 +177,7 @@ def up(
         if address:
             spoken = " (TLS)" if name == "grpc" and (state.addresses.http or "").startswith("https:") else ""
             answers().print(f"  {name:<13}{address}{spoken}")
+    answers().print(f"  {'console':<13}{_console()}", soft_wrap=True)
     if left := () if fresh else not_taken_up(options, state.options):
         answers().print(f"{', '.join(left)}: it goes on as it was started; `headrace down`, then `up`, changes that")
     if state.owns_ray:
@@ -226,6 +230,18 @@ def status(
         watch(lambda: (shown(look(settings)), False), every_s=1.0)
     else:
         answers().print(shown(look(settings)))
+
+
+def _console() -> str:
+    """Where the console is, with a code that logs in who opens it."""
+    from headrace.client import ControlClient
+
+    with ControlClient.from_environment() as client:
+        try:
+            link = client.console_link()
+        except Unreachable:  # that it is up was seen a moment ago: what is wrong now is for `status`
+            return f"{client.base_url}/console/"
+    return f"{link} (logs you in, once, within ten minutes)" if "#" in link else link
 
 
 def _print_history(settings: Settings, *, follow: bool, as_json: bool) -> None:

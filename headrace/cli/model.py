@@ -1,4 +1,4 @@
-"""`headrace model show|profile|diff|rm|push`: a version, its report and profile, what differs between two, removal, MLflow."""
+"""`headrace model show|profile|diff|rm|push|pull`: a version, its report and profile, what differs between two, where it goes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from rich.table import Table
 
 from cluster.commands.models import ModelView
 from cluster.commands.versions import VersionView
-from cluster.errors import BadArtifact, BadInput, NotFound
+from cluster.errors import BadInput, NotFound
 from deployments.artifacts.fetch import localize, remove
-from deployments.artifacts.manifest import REPORT, read_manifest
+from deployments.artifacts.manifest import read_manifest
 from deployments.artifacts.profile import read_profile
-from deployments.builder.report import Report
+from deployments.artifacts.roots import is_in_registry
+from deployments.builder.report import read_report
 from deployments.builder.sources.mlflow_models.resolve import push
+from deployments.oci.references import place_of, reference_of
+from headrace.cli.images.versions import pull_command, push_to_registry
 from headrace.cli.models import day
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.cli.screens.profile import profile_json, shown_profile
@@ -25,6 +28,7 @@ from headrace.client import ControlClient
 from headrace.local.home import read_settings
 
 app = typer.Typer(no_args_is_help=True)
+app.command("pull")(pull_command)
 
 
 @app.command("show")
@@ -40,7 +44,7 @@ def show(
     with ControlClient.from_environment() as client:
         one = _version(client.model(model), version)
     folder = localize(one.artifact_uri, one.digest)
-    report = _report(folder)
+    report = read_report(folder)
     if as_json:
         print_json({**one.model_dump(mode="json"), "report": report.model_dump(mode="json") if report else None})
         return
@@ -116,7 +120,7 @@ def rm(
     version: Annotated[int, typer.Argument(help="The version to remove.")],
     as_json: AsJson = False,
 ) -> None:
-    """Remove a version and its files. Refused while it serves, is a candidate or is kept warm.
+    """Remove a version and its files, unless those are in a registry. Refused while it serves, is a candidate or is kept warm.
 
     A batch run that has pinned it, or will, can't go on without it.
 
@@ -127,38 +131,79 @@ def rm(
         # The controller decides whether it may go; only then its files go too.
         client.remove_version(model, version)
     remove(one.artifact_uri)
+    stays = is_in_registry(one.artifact_uri)
     if as_json:
-        print_json({"model": model, "version": version, "removed": one.artifact_uri})
+        print_json({"model": model, "version": version, "removed": None if stays else one.artifact_uri})
     else:
-        notes().print(f"{model} version {version} is removed, {one.artifact_uri} too", soft_wrap=True)
+        what = "stays in its registry" if stays else "too"
+        notes().print(f"{model} version {version} is removed, {one.artifact_uri} {what}", soft_wrap=True)
 
 
 @app.command("push")
 def push_command(
-    model: Annotated[str, typer.Argument(help="The model's name.")],
-    version: Annotated[int, typer.Argument(help="The version to hand over.")],
-    to: Annotated[str, typer.Option(help="The registered model, as models:/NAME; it is made where there is none.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL[:N]", help="The model, and its version; the newest without N.")],
+    place: Annotated[
+        str, typer.Argument(metavar="[HOST/NAME[:TAG]]", help="Where in a registry; with --to, the version may stand here.")
+    ] = "",
+    to: Annotated[str, typer.Option(help="MLflow's registered model instead, as models:/NAME; made where there is none.")] = "",
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="oci:DIR[:TAG]", help="In a registry: an image to put the files on."),
+    ] = None,
     tracking_uri: Annotated[str, typer.Option(help="MLflow's server or store; MLFLOW_TRACKING_URI where left out.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Hand a version to MLflow, as a new version of a registered model.
+    """Send a version to a registry as an OCI artifact, or hand it to MLflow.
 
-    Example: `headrace model push churn 3 --to models:/churn --tracking-uri sqlite:////data/mlflow.db`
+    In a registry it is one index: a ModelPack manifest and images with the files below /models (KServe's ModelCar, Kubernetes'
+    image volumes), over the same layers. KServe's sidecar wants a shell in them: --base brings one. What the registry has
+    already is not sent again. Its tag is the version's number where left out; `headrace model pull` brings it to another
+    controller. Logins are those of `skopeo login`, `podman login` or `docker login`; loopback is spoken to in clear, every other
+    host over TLS.
+
+    Example: `headrace model push digits:3 registry.example.com/team/digits`, or for MLflow
+    `headrace model push churn:3 --to models:/churn --tracking-uri sqlite:////data/mlflow.db`
     """
-    name = to.removeprefix("models:/")
-    if not name or name == to or set(name) & set("/@:"):
+    name, number = _asked(model, place)
+    if not to:
+        if not place or place.isdecimal():
+            raise BadInput(
+                "say where it goes",
+                where="headrace model push",
+                remedy="name HOST/NAME[:TAG], or say --to models:/NAME for MLflow",
+            )
+        reference_of(place, where="to", default_tag="latest")
+        stands_on = None if base is None else place_of(base, option="--base", default_tag="latest")
+        with ControlClient.from_environment() as client:
+            one = _version(client.model(name), number)
+        push_to_registry(one, place, stands_on, as_json=as_json)
+        return
+    registered = to.removeprefix("models:/")
+    if not registered or registered == to or set(registered) & set("/@:"):
         raise BadInput("is no registered model", where=to, remedy="say --to models:/NAME")
     with ControlClient.from_environment() as client:
-        one = _version(client.model(model), version)
+        one = _version(client.model(name), number)
     folder = localize(one.artifact_uri, one.digest)
     home = read_settings().home
     home.make()
-    called = f"{model} {one.version}"
-    told = push(folder, called, name, tracking_uri=tracking_uri, base=Path.cwd(), log=home.logs / "push.log")
+    called = f"{name} {one.version}"
+    told = push(folder, called, registered, tracking_uri=tracking_uri, base=Path.cwd(), log=home.logs / "push.log")
     if as_json:
         print_json(told)
     else:
         answers().print(f"{called} is models:/{told['name']}/{told['version']}, run {told['run_id']}", soft_wrap=True)
+
+
+def _asked(model: str, place: str) -> tuple[str, int | None]:
+    """The model, and its version: after its name, or as the next word. Raises BadInput. Pure."""
+    name, colon, number = model.partition(":")
+    if colon and not number.isdecimal():
+        raise BadInput("is no version", where=model, remedy="write MODEL or MODEL:N, e.g. digits:2")
+    if place.isdecimal():
+        if colon and number != place:
+            raise BadInput("names two versions", where=f"{model} {place}", remedy=f"write {name}:{place}")
+        number = place
+    return name, int(number) if number else None
 
 
 def _version(view: ModelView, number: int | None) -> VersionView:
@@ -166,25 +211,14 @@ def _version(view: ModelView, number: int | None) -> VersionView:
     found = [one for one in view.versions if number in (None, one.version)]
     if not found:
         known = ", ".join(str(one.version) for one in view.versions) or "none"
-        raise NotFound(f"no version {number or ''}", where=view.name, remedy=f"its versions: {known}")
+        raise NotFound(f"no version {number or ''}".strip(), where=view.name, remedy=f"its versions: {known}")
     return max(found, key=lambda one: one.version)
-
-
-def _report(folder: Path) -> Report | None:
-    """The version's report; None where it was not built by `headrace build`."""
-    content = (folder / REPORT).read_bytes()
-    if content.strip() in (b"", b"{}"):
-        return None
-    try:
-        return Report.model_validate_json(content)
-    except ValueError as error:
-        raise BadArtifact("its report makes no sense", where=str(folder / REPORT), remedy="build the version again") from error
 
 
 def _facts(version: VersionView) -> dict[str, Any]:
     """What can differ between two versions, flat."""
     folder = localize(version.artifact_uri, version.digest)
-    manifest, report = read_manifest(folder), _report(folder)
+    manifest, report = read_manifest(folder), read_report(folder)
     facts: dict[str, Any] = {f"source {key}": value for key, value in manifest.source.items()}
     facts |= {
         "engine": version.engine,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -16,11 +15,11 @@ from rich.text import Text
 
 from cluster.commands.audit import RolloutHistory
 from cluster.commands.rollouts import CheckView, RolloutStatus, RolloutView
-from cluster.errors import BadInput, NotFound
+from cluster.errors import BadInput
 from cluster.rollout.plan import NamedPlan, Plan
 from headrace.cli.screens.output import AsJson, age, answers, print_json, watch, watch_json
+from headrace.cli.watch.quality import print_told, tell_lines
 from headrace.client import ControlClient
-from headrace.label_lines import tell
 from headrace.project.documents import load_project
 
 app = typer.Typer(
@@ -149,21 +148,12 @@ def label(
     """Tell what was true of answers given in the rollout under way, for its labels check.
 
     The key came with the answer: in the header headrace.label_key of a stream's record, in the parameter label_keys over HTTP.
-    The same file again counts nothing; of a file that has grown, send the new lines alone.
+    The same file again counts nothing; of a file that has grown, send the new lines alone. `headrace quality label` is the same,
+    at all times, for a model whose document has a `labels` section.
 
     Example: `headrace rollout label digits labels.jsonl`, of lines like `{"key": "4/2/7/orders/0/1234", "label": 7}`
     """
-    try:
-        lines = sys.stdin.buffer if str(file) == "-" else file.open("rb")
-    except OSError as error:
-        raise NotFound(f"can't be read: {error.strerror}", where=str(file), remedy="name a file of labels") from error
-    with ControlClient.from_environment() as client, lines:
-        told = tell(model, lines, client.tell_labels)
-    if as_json:
-        print_json(told)
-    else:
-        counts = f"{told.counted} labels counted, {told.elsewhere} of other rollouts or told before, {told.refused} refused"
-        answers().print(counts, *told.reasons, sep="\n  ")
+    print_told(tell_lines(model, str(file)), as_json=as_json)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from cluster.commands.feeds import FeedName, FeedView
 from cluster.errors import BadInput, Conflict, HeadraceError, Unreachable
+from cluster.watch.catalogue import ScoringWay
 from consumers.stream.counters import Counters, WorkerStatus
 from consumers.stream.kafka.kafka_python.client import DEFAULT_BROKERS
 from consumers.stream.kafka.offsets import offset_ranges, set_group
@@ -66,10 +67,15 @@ def replay(stream: FeedView, asked: ReplayWanted, settings: Settings, look: Look
     with joined_ray(settings):
         # Ray reads its variables when it is imported, and the block above has just set them.
         from deployments.control.client import connect
+        from deployments.observe.meters import Meters
+        from deployments.observe.scorer_meter import ScorerMeter
         from deployments.scoring.scorer import RoutedScorer
         from deployments.scoring.scorer_thread import ScorerThread
 
-        with ScorerThread(lambda: RoutedScorer(connect())) as scoring:
+        # As on a stream, rows count beside the profile once they are committed: here nobody takes them, since they are no news.
+        meters = Meters()
+        meter = ScorerMeter(meters, ScoringWay.ONLINE)
+        with ScorerThread(lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM, meter=meter)) as scoring:
             return run_replay(stream.name, again, brokers, scoring, stretch, choose, replay=asked.replay, look=look)
 
 

@@ -65,6 +65,11 @@ class Home:
         return self.root / "key"
 
     @property
+    def audit_key(self) -> Path:
+        """What signs the audit: see `headrace.audit.key`."""
+        return self.root / "audit-key"
+
+    @property
     def supervisor_file(self) -> Path:
         """Held by `up --supervise`, so that there is one."""
         return self.root / "supervisor.lock"

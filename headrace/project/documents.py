@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from cluster.access.policy import Access
 from cluster.commands.documents import Apply, FeedDocument, ModelDocument
 from cluster.drift.section import Drift
 from cluster.errors import BadInput, HeadraceError, NotFound
 from cluster.fleet.serving import AskedServing, Serving
+from cluster.quality.section import LiveLabels, check_alike
 from cluster.rollout.plan import Plan
 from cluster.schedule.fires import with_five_fields
 from cluster.section import Section
@@ -52,6 +53,12 @@ class _Model(BaseModel):
     rollout: Plan = Plan()
     payloads: Payloads | None = None
     drift: Drift | None = None
+    labels: LiveLabels | None = None
+
+    @model_validator(mode="after")
+    def _labels_alike(self) -> Self:
+        check_alike(self.labels, self.rollout.checks.labels)
+        return self
 
 
 class _Feed(BaseModel):
@@ -195,7 +202,14 @@ def _model(source: Source) -> ModelFile:
     payloads = document.payloads
     if payloads is not None and payloads.kafka is not None:
         _check(Security, payloads.kafka.security, source, ("payloads", "kafka", "security"))
-    whole = ModelDocument(name=name, serving=document.serving, rollout=document.rollout, payloads=payloads, drift=document.drift)
+    whole = ModelDocument(
+        name=name,
+        serving=document.serving,
+        rollout=document.rollout,
+        payloads=payloads,
+        drift=document.drift,
+        labels=document.labels,
+    )
     return ModelFile(source, whole, build)
 
 

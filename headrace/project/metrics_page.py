@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from enum import StrEnum
 
-from cluster.watch.catalogue import METRICS, Across, Metric, MetricKind, RequestOutcome, RowFault, ScoringWay
+from cluster.watch.catalogue import METRICS, Across, LabelFault, Metric, MetricKind, RequestOutcome, RowFault, ScoringWay
 
 HEADER = """# Metrics
 
@@ -50,6 +50,7 @@ def _sets() -> str:
         ("`way`", ScoringWay),
         ("`outcome` of requests", RequestOutcome),
         ("`reason` of `headrace_row_errors_total`", RowFault),
+        ("`reason` of `headrace_label_faults_total`", LabelFault),
     )
     return "".join(f"- {label}: {', '.join(f'`{one}`' for one in values)}\n" for label, values in told)
 

@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from cluster.access.policy import Access
 from cluster.drift.section import Drift
 from cluster.fleet.serving import Serving
+from cluster.quality.section import LiveLabels
 from cluster.rollout.plan import Plan
 from cluster.watch.payloads import Payloads
 from consumers.batch.spec import BatchSpec
@@ -28,7 +29,7 @@ Written from the code by `make reference`; a test fails when it is out of date.
 YAML documents of kind `Model`, `Stream`, `Batch`, `Access` or `Project`, one or several in a file. Paths are relative to their
 file. Fields that are not listed here are refused. Every document has `kind` and `name` (lower-case letters, digits, single
 dashes; a Model's also capitals, underscores and dots), but Access, of which there is one. A Model has the sections `build`,
-`serving`, `rollout`, `payloads` and `drift`; a Stream's and a Batch's fields stand beside `kind` and `name`.
+`serving`, `rollout`, `payloads`, `drift` and `labels`; a Stream's and a Batch's fields stand beside `kind` and `name`.
 
 A Project has nothing else. One in a folder says that all documents applied with it belong to that project from then on (until
 they are applied with another): `headrace apply --prune` then removes what belongs to it and has no document any more.
@@ -40,6 +41,7 @@ DOCUMENTS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("Model", "rollout", Plan),
     ("Model", "payloads", Payloads),
     ("Model", "drift", Drift),
+    ("Model", "labels", LiveLabels),
     ("Stream", "", StreamSpec),
     ("Batch", "", BatchSpec),
     ("Access", "", Access),

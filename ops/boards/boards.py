@@ -86,6 +86,37 @@ ONE_MODEL = Board(
             _quantile(0.99, "version, way", "headrace_explain_seconds", MODEL),
             "{{version}} {{way}}",
         ),
+        Panel("Labels", "cps", _rate("version", "headrace_labels_total", MODEL), "{{version}}"),
+        Panel("Labels not counted", "cps", _rate("reason", "headrace_label_faults_total", MODEL), "{{reason}}"),
+        Panel(
+            "Share of answers that got a label, an hour",
+            "percentunit",
+            f"sum by (version) (increase(headrace_labels_total{MODEL}[1h])) / "
+            f"sum by (version) (increase(headrace_label_keys_total{MODEL}[1h]))",
+            "{{version}}",
+        ),
+        Panel("Delay of labels, p90", "s", _quantile(0.9, "version", "headrace_label_delay_seconds", MODEL), "{{version}}"),
+        Panel(
+            "Mean loss by labels, an hour",
+            "percentunit",
+            f"sum by (version) (increase(headrace_label_loss_total{MODEL}[1h])) / "
+            f"sum by (version) (increase(headrace_labels_total{MODEL}[1h]))",
+            "{{version}}",
+        ),
+        Panel(
+            "Mean loss, all labels: lower end", "percentunit", f"max by (version) (headrace_live_loss_low{MODEL})", "{{version}}"
+        ),
+        Panel(
+            "Mean loss, all labels: upper end", "percentunit", f"max by (version) (headrace_live_loss_high{MODEL})", "{{version}}"
+        ),
+        Panel(
+            "Confidence of answers, p10",
+            "percentunit",
+            _quantile(0.1, "version", "headrace_answer_confidence", MODEL),
+            "{{version}}",
+        ),
+        Panel("Mean loss at build, at most", "percentunit", f"max by (version) (headrace_built_loss{MODEL})", "{{version}}"),
+        Panel("Proven worse than at build", "short", f"max by (version) (headrace_quality_alarm{MODEL})", "{{version}}"),
     ),
     (Choice("model", "headrace_stable_version"),),
 )

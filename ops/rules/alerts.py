@@ -243,8 +243,21 @@ CONTROLLER = (
 )
 
 
+QUALITY = (
+    AlertRule(
+        "HeadraceWorseThanBuilt",
+        "max by (model, version) (headrace_quality_alarm) == 1",
+        "0s",
+        TICKET,
+        "model {{ $labels.model }}: version {{ $labels.version }} is proven worse than at build",
+        "Late labels say so, beyond the tolerance of its document. Nothing was rolled back.",
+        "quality",
+    ),
+)
+
+
 def alert_groups() -> tuple[RuleGroup, ...]:
     """One a theme."""
     themes = {"service": SERVICE, "versions": VERSIONS, "rollouts": ROLLOUTS, "drift": DRIFT}
-    themes |= {"streams": STREAMS, "batch": BATCHES}
-    return tuple(RuleGroup(f"headrace-{name}", rules) for name, rules in (*themes.items(), ("controller", CONTROLLER)))
+    themes |= {"streams": STREAMS, "batch": BATCHES, "controller": CONTROLLER, "quality": QUALITY}
+    return tuple(RuleGroup(f"headrace-{name}", rules) for name, rules in themes.items())

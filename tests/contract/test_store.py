@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.audit.merkle import TreeHead
 from cluster.errors import BadInput, Fenced, Unreachable
 from cluster.fleet.retry import Retry
 from cluster.fleet.serving import Serving
@@ -190,3 +192,23 @@ def test_rows_of_an_older_headrace_open(tmp_path: Path) -> None:
     store = with_model(tmp_path, '{"name": "digits", "stable": 3, "old": 1}')
     assert store.load() == State(models={"digits": Model("digits", stable=3)})
     store.close()
+
+
+def test_the_tree_has_every_event_that_was_saved_and_their_very_bytes(open_store: Open) -> None:
+    store = open_store()
+    fence, before = store.acquire(), store.load()
+    assert store.audit_head() == TreeHead()
+    events = [
+        AuditEvent(float(number), "digits" if number % 2 else "", None, "applied", "ann", {"n": "\u00e9"}) for number in range(5)
+    ]
+    store.save(fence, before, before, events[:3])
+    store.save(fence, before, before, events[3:])
+    with pytest.raises(Fenced):
+        store.save(fence - 1, before, before, events)
+    store = open_store()
+    found = store.audit_records(0, 100)
+    assert [one.number for one in found] == list(range(5))
+    assert [AuditEvent(**json.loads(one.document)) for one in found] == events
+    assert store.audit_head() == TreeHead().adding(one.document.encode() for one in found)
+    assert store.audit_records(3, 1) == found[3:4]
+    assert store.audit_records(5, 10) == []

@@ -165,6 +165,8 @@ CASES = (
         | _gauge("controller_tick_seconds_bucket", "0+60x{n}", le="+Inf"),
         30,
     ),
+    Case("worse than built", _gauge("quality_alarm", "0x5 1x{n}", **M), 10, ("HeadraceWorseThanBuilt",)),
+    Case("as good as built", _gauge("quality_alarm", "0x{n}", **M), 10),
     Case("values dropped", _gauge("dropped_values_total", "0x5 3x{n}"), 10, ("HeadraceValuesDropped",)),
     Case("no values dropped", _gauge("dropped_values_total", "3x{n}"), 10),
 )

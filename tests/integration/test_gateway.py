@@ -199,7 +199,7 @@ def test_a_sampled_request_is_one_trace_down_to_the_engine(running: Running, rec
     remote = running.model.endswith("-remote")
     within = [f"ask {running.model}--v1", *(["replica", "wait"] if remote else []), "engine"]
     for trace, first in zip(traces, ("POST /v2/models/{model}/infer", "inference.GRPCInferenceService/ModelInfer"), strict=True):
-        wanted = [first, "queue", "call", *within]
+        wanted = [first, "door", "queue", "call", *within]
         spans = {span.name: span for span in receiver.trace(trace, least=len(wanted))}
         assert sorted(spans) == sorted(wanted)
         root = spans[first]

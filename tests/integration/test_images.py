@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,16 +25,21 @@ import pytest
 
 from cluster.commands.documents import ModelDocument
 from cluster.errors import BadArtifact
+from deployments.artifacts.manifest import verify
+from deployments.artifacts.oci_form import pack
+from deployments.images.base import here
 from deployments.images.image import ModelAboard, build_image
-from deployments.images.wheels import ImageVariant
+from deployments.images.variants import ImageVariant
+from deployments.images.wheels import BACKEND, install, resolve
 from deployments.oci.layers import NAME
-from deployments.oci.layout import Layout, place_of
-from deployments.oci.references import reference_of
+from deployments.oci.layout import Layout
+from deployments.oci.references import place_of, reference_of
 from deployments.oci.registry import ImageRegistry
 from headrace.local.broker import stop_broker
-from headrace.local.ports import free_port
 from tests.support.contained import Found, Work
-from tests.support.models import slow_artifact
+from tests.support.models import INPUT, slow_artifact
+from tests.support.registries import real_registry
+from tests.support.torch_models import mlp_program
 from tests.support.waiting import until
 
 TOOLS = ("umoci", "crun", "skopeo", "podman", "docker-registry", "mmdebstrap", "unshare", "nsenter")
@@ -46,6 +52,15 @@ pytestmark = [
     ),
 ]
 
+EXECUTES = """
+import json, sys
+sys.path[:0] = {paths}
+from pathlib import Path
+import numpy as np, torch
+from deployments.engines.load import load_engine
+(answer,) = load_engine(Path("{uri}")).score({{"{name}": np.zeros({shape}, np.float32)}}).values()
+print(json.dumps([torch.__file__, answer.shape]))
+"""
 UNPACKED_MOST_BYTES = 1_000_000_000
 NO_CGROUPS = "umount -R -l /sys/fs/cgroup; mount -t tmpfs none /sys/fs/cgroup; exec crun --cgroup-manager=disabled run -b {} {}"
 
@@ -151,33 +166,40 @@ def _put_through(work: Work, begun_s: float) -> tuple[Found, float]:
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
     """A real registry on loopback: its HOST:PORT."""
-    host = f"127.0.0.1:{free_port()}"
-    config = tmp_path / "registry.yml"
-    config.write_text(
-        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path / 'registry'}}}}}\nhttp: {{addr: '{host}'}}\n"
-    )
-    with subprocess.Popen(
-        ["docker-registry", "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as server:
-        pause = threading.Event()
-        for _ in range(100):
-            try:
-                httpx.get(f"http://{host}/v2/", trust_env=False).raise_for_status()
-                break
-            except httpx.HTTPError:
-                pause.wait(0.1)
-        yield host
-        server.terminate()
+    with real_registry(tmp_path / "registry") as running:
+        yield running.host
 
 
-def _pulled_by_podman(image: str, folder: Path) -> str:
-    """The digest of what podman has, once it has pulled the image: into a store of its own, without overlayfs."""
+@contextmanager
+def _pulled_by_podman(image: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The digest of what podman has, once it has pulled the image into a store of its own, and its files."""
     podman = ["podman", "--root", str(folder / "store"), "--runroot", str(folder / "run"), "--storage-driver", "vfs"]
-    subprocess.run([*podman, "pull", "--quiet", "--tls-verify=false", image], check=True, capture_output=True)
-    told = subprocess.run([*podman, "image", "inspect", image], check=True, capture_output=True)
-    # What vfs has unpacked is a gigabyte a layer.
-    subprocess.run([*podman, "rmi", "--force", image], check=True, capture_output=True)
-    return str(json.loads(told.stdout)[0]["Digest"])
+    try:
+        subprocess.run([*podman, "pull", "--quiet", "--tls-verify=false", image], check=True, capture_output=True)
+        told = subprocess.run([*podman, "image", "inspect", image], check=True, capture_output=True)
+        at = subprocess.run([*podman, "image", "mount", image], check=True, capture_output=True, text=True)
+        yield str(json.loads(told.stdout)[0]["Digest"]), Path(at.stdout.strip())
+    finally:
+        # vfs unpacks every layer whole: a gigabyte each.
+        subprocess.run([*podman, "image", "umount", "--force", image], check=False, capture_output=True)
+        subprocess.run([*podman, "rmi", "--force", image], check=True, capture_output=True)
+
+
+def test_kubernetes_and_podman_read_a_model_as_an_image(registry: str, tmp_path: Path) -> None:
+    uri, digest, _ = slow_artifact(tmp_path / "artifacts")
+    layout = Layout(tmp_path / "layout")
+    layout.prepare()
+    with ImageRegistry(reference_of(f"{registry}/team/digits:1", where="to")) as pushing:
+        list(pushing.push(layout, pack(layout, Path(uri), digest)))
+    with _pulled_by_podman(f"{registry}/team/digits:1", tmp_path) as (_, files):
+        assert verify(files / "models", digest).model == "digits"
+    told = subprocess.run(
+        ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{registry}/team/digits:1"],
+        check=True,
+        capture_output=True,
+    )
+    kinds = [one.get("artifactType") or one["platform"]["architecture"] for one in json.loads(told.stdout)["manifests"]]
+    assert kinds == ["amd64", "arm64", "application/vnd.cncf.model.manifest.v1+json"]
 
 
 def test_a_registry_and_podman_have_it_to_the_byte_and_a_damaged_one_is_not_sent(
@@ -190,7 +212,8 @@ def test_a_registry_and_podman_have_it_to_the_byte_and_a_damaged_one_is_not_sent
         ["skopeo", "inspect", "--tls-verify=false", f"docker://{registry}/team/digits:1"], check=True, capture_output=True
     )
     assert json.loads(seen.stdout)["Digest"] == one.digest
-    assert _pulled_by_podman(f"{registry}/team/digits:1", tmp_path) == one.digest
+    with _pulled_by_podman(f"{registry}/team/digits:1", tmp_path) as (digest, _):
+        assert digest == one.digest
     with ImageRegistry(reference_of(f"{registry}/team/digits:2", where="to")) as pushing:
         assert not any(sent for _, sent in pushing.push(layout, one))
 
@@ -207,3 +230,20 @@ def test_a_registry_and_podman_have_it_to_the_byte_and_a_damaged_one_is_not_sent
     finally:
         path.write_bytes(whole)
     assert httpx.get(f"http://{registry}/v2/team/digits/manifests/bad", trust_env=False).status_code == 404
+
+
+def test_the_wheels_of_serve_torch_execute_a_pytorch_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # PyTorch as the package index has it: its own index may be out of reach here.
+    monkeypatch.setenv(BACKEND, "")
+    pins = resolve(ImageVariant.SERVE_TORCH, python_minor=sys.version_info.minor, architecture=here())
+    install(pins, tmp_path / "wheels")
+    uri, _, _ = mlp_program(tmp_path / "artifacts")
+    # A Python that has nothing but these wheels and our code, as in the image.
+    paths = [str(tmp_path / "wheels" / "site"), str(Path(__file__).parents[2])]
+    program = EXECUTES.format(paths=paths, uri=uri, shape=(2, 784), name=INPUT)
+    told = subprocess.run(
+        [Path(sys.base_prefix) / "bin/python3", "-I", "-c", program], check=True, capture_output=True, text=True
+    )
+    place, shape = json.loads(told.stdout)
+    assert place.startswith(paths[0])
+    assert shape == [2, 10]

@@ -10,17 +10,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
+from cluster.commands.labels import Label, TellLabels
+from cluster.commands.watch.quality import VersionQualityView
 from cluster.errors import Unreachable
+from cluster.rollout.labels import LabelKey
 from cluster.rollout.plan import NamedPlan
-from cluster.watch.catalogue import ScoringWay
+from cluster.versions import BuiltQuality
+from cluster.watch.catalogue import LabelFault, ScoringWay
 from cluster.watch.payloads import PayloadFiles
 from deployments.artifacts.fetch import localize
 from deployments.engines.load import load_engine
 from deployments.observe.payloads.event import PayloadEvent, PayloadOutcome
 from deployments.observe.payloads.parquet_files import ParquetPayloads
+from headrace.audit.export import export
+from headrace.audit.verify import verify
 from headrace.local.home import Settings, read_settings
 from tests.conftest import RayCluster
 from tests.support.leaky_fleet import LEAKS
@@ -256,6 +263,57 @@ def test_late_labels_decide(
     assert ended.state == state, ended.reason
     if state == "rolled_back":
         assert "label loss: candidate" in ended.reason
+
+
+def test_the_audit_of_all_this_is_proven(service: Service, folder: Path) -> None:
+    first = export(service.control, folder / "audit")
+    assert first.records == first.added >= 3
+    service.apply(SERVING, PLAN | {"deadline_s": 1234})
+    second = export(service.control, folder / "audit")
+    assert (second.added, second.key) == (second.records - first.records, first.key)
+    assert second.added
+    found = verify(folder / "audit", second.key)
+    assert (found.records, found.checkpoints, found.unproven) == (second.records, 2, 0)
+
+
+def test_between_rollouts_labels_say_that_it_has_become_wrong_and_nothing_is_rolled_back(
+    service: Service, load: Load, events: Events, folder: Path
+) -> None:
+    service.apply(SERVING, PLAN, labels={"output": OUTPUT})
+    built = service.register(mlp_artifact(folder, MODEL, nudge=0.35), BuiltQuality(2000, accuracy=0.99))
+    assert service.ended(built).state == "promoted"
+    until(lambda: len(service.label_keys(4)) == 4, 60)
+
+    def tell(keys: list[str], *, right: bool) -> int:
+        return service.control.tell_labels(TellLabels(model=MODEL, labels=labels(keys, right=right))).counted
+
+    def labels(keys: list[str], *, right: bool) -> tuple[Label, ...]:
+        parsed = [LabelKey.parse(key) for key in keys]
+        assert {(key.rollout, key.version) for key in parsed} == {(0, built)}
+        assert all(abs(time.time() - (key.answered_s or 0)) < 120 for key in parsed)
+        return tuple(Label(key=key, label=one.answer + (not right)) for key, one in zip(keys, parsed, strict=True))
+
+    def seen() -> VersionQualityView:
+        return next(one for one in service.control.quality(MODEL).versions if one.version == built)
+
+    assert tell(service.label_keys(200), right=True) == 200
+    assert (seen().loss, seen().alarm) == (0.0, None)
+    on_stream = events.label_keys(100)
+    assert len(on_stream) == 100
+    events.tell_on_topic([*labels(on_stream, right=True), *labels(on_stream[:5], right=True)])  # five twice
+    until(lambda: service.control.quality(MODEL).faults.get(LabelFault.TWICE) == 5, WAIT_S)
+    assert (seen().labelled, seen().loss) == (300, 0.0)
+    assert tell(service.label_keys(100), right=False) == 100
+    alarm = seen().alarm
+    assert alarm is not None
+    assert alarm.built == pytest.approx(0.01)
+    until(lambda: 0 < (seen().share or 0) < 1, 30)  # the load's answers had keys too, and no label
+    metrics = httpx.get(f"{service.url}/metrics", trust_env=False, timeout=60).text
+    assert f'headrace_quality_alarm{{model="{MODEL}",version="{built}"}} 1.0' in metrics
+    load.await_calls(10)
+    assert service.control.model(MODEL).stable == built
+    service.control.clear_quality_alarm(MODEL)
+    assert seen().alarm is None
 
 
 def test_twenty_rollouts_and_rollbacks_in_a_row(service: Service, load: Load, folder: Path) -> None:

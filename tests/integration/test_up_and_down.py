@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -39,9 +41,16 @@ def test_up_status_kill_up_down(machine: Machine, tmp_path: Path) -> None:
     assert seen["addresses"]["http"].endswith(machine.ports[1])
     assert seen["nodes"][0]["resources"]["CPU"] == 2
 
-    # A second one changes nothing.
-    assert machine.up()["started"] is False
+    # A second one changes nothing. Its link opens the console as who started all this, without his key.
+    again = machine.run("up", *machine.ports)
+    assert again.stdout.startswith("already up")
     assert machine.state() == first
+    url, code = re.findall(r"(http\S+)/console/#code=(\S+)", again.stdout)[0]
+    with httpx.Client(base_url=url, headers={"origin": url}, trust_env=False) as browser:
+        assert browser.get("/console/me").json()["anonymous"] is True
+        assert browser.post("/console/login", json={"code": code}).status_code == 200
+        assert browser.get("/console/me").json()["name"].startswith("home ")
+        assert browser.post("/console/login", json={"code": code}).status_code == 401
 
     document = tmp_path / "model.yaml"
     document.write_text("kind: Model\nname: digits\nserving: {scaling: manual}\n")

@@ -64,9 +64,9 @@ def test_all_processes_trace_and_log_as_up_was_told(machine: Machine, broker: st
                 producer.send(spec.input.topic, rows(1, seed=number).tobytes(), b"k", headers=headers)
             producer.close()
             answered = read(broker, spec.output.topic)
-            asked, taken = receiver.trace(by_http, least=7), receiver.trace(by_kafka, least=8)
+            asked, taken = receiver.trace(by_http, least=8), receiver.trace(by_kafka, least=8)
             assert {span.service for span in asked} == {"headrace-gateway"}
-            assert {span.name for span in asked} >= {"call", f"ask {MODEL}--v1", "replica", "engine"}
+            assert {span.name for span in asked} >= {"door", "call", f"ask {MODEL}--v1", "replica", "engine"}
             assert {span.service for span in taken} == {"headrace-stream"}
             root = next(span for span in taken if span.parent == "00f067aa0ba902b7")
             assert dict(answered[1])["traceparent"] == f"00-{by_kafka}-{root.span}-01".encode()
@@ -74,7 +74,14 @@ def test_all_processes_trace_and_log_as_up_was_told(machine: Machine, broker: st
         lines = machine.run("logs", "--json", "--lines", "1000").stdout.splitlines()
         told = [json.loads(line) for line in lines]
         ours = [one for one in told if "message" in one]
-        assert ours
+        assert {one["of"].split()[0] for one in ours if "has started" in one["message"]} == {
+            "controller",
+            "gateway",
+            MODEL,
+            "stream",
+        }
+        of_replica = [one for one in ours if one["of"].startswith(f"{MODEL} version 1")]
+        assert {(one["model"], one["version"]) for one in of_replica} == {(MODEL, 1)}
         assert all({"time", "level", "logger", "of", "node"} <= one.keys() for one in ours)
         assert {one["stream"] for one in ours if one["of"].startswith("stream scores")} <= {"scores"}
         shown: subprocess.CompletedProcess[str] = machine.run("logs", "--lines", "1000")

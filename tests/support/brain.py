@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from cluster.audit.checkpoint import AuditSigner
 from cluster.controller import Controller, Point
 from cluster.errors import HeadraceError, Unreachable
 from cluster.ports import AppState, AppStatus, FeedSpec, FeedState
@@ -18,6 +21,8 @@ SIGNATURE: dict[str, Any] = {
     "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, 4]}],
     "outputs": [{"name": "output", "datatype": "FP32", "shape": [-1, 2]}],
 }
+_KEY = Ed25519PrivateKey.generate()
+SIGNER = AuditSigner("brain", _KEY.public_key().public_bytes_raw(), _KEY.sign)
 SURE: dict[str, Any] = {
     "steps": [{"weight": 10, "bake_s": 5}, {"weight": 100, "bake_s": 5}],
     "deadline_s": 100,
@@ -86,7 +91,7 @@ class Brain:
 
     def revive(self, hook: Callable[[Point], None] = lambda _: None, *, look_every_s: float = 0.0) -> None:
         world = self.fleet, self.streams, self.jobs
-        self.controller = Controller(self.store, *world, self.clock, hook, look_every_s=look_every_s)
+        self.controller = Controller(self.store, *world, self.clock, hook, look_every_s=look_every_s, audit_signer=SIGNER)
 
     def call(self, command: str, **payload: Any) -> dict[str, Any]:
         return self.controller.call(command, payload)

@@ -26,9 +26,11 @@ from deployments.explain.form import Background, ExplainOptions
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
 from deployments.gateway.batcher import BatchLimits
+from deployments.gateway.console.console import Console
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.http.app import GatewayApp
 from deployments.gateway.http.callers import Callers
+from deployments.gateway.http.infer import HttpInfer
 from deployments.gateway.large import LargeWork
 from deployments.gateway.repository import Repository
 from deployments.scoring.port import Explained, Scored
@@ -211,4 +213,6 @@ def gateway(
     dataplane = DataPlane(scorer, limits or PATIENT)
     admission, callers = Admission(1000, 1 << 30), Callers.to("gateway")
     guard, repository = Guard(scorer, visitors=True), Repository(scorer, control)
-    return GatewayApp(dataplane, repository, control, guard, "0.0.0", max_body_bytes, admission, LargeWork(), callers)
+    large = LargeWork()
+    console = Console(control, guard, callers, admission, "0.0.0", HttpInfer(dataplane, large, max_body_bytes))
+    return GatewayApp(dataplane, repository, control, guard, "0.0.0", max_body_bytes, admission, large, callers, console)

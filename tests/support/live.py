@@ -20,6 +20,7 @@ from cluster.commands.documents import Apply, ModelDocument
 from cluster.commands.rollouts import RolloutView
 from cluster.commands.versions import RegisterVersion
 from cluster.errors import HeadraceError, Unreachable
+from cluster.versions import BuiltQuality
 from deployments.artifacts.manifest import Manifest
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE, connect
 from deployments.engines.load import load_engine
@@ -45,19 +46,26 @@ class Service:
     url: str
     control: ControlClient
 
-    def register(self, artifact: Artifact) -> int:
+    def register(self, artifact: Artifact, quality: BuiltQuality | None = None) -> int:
         """Makes the artifact the next version; its rollout starts by itself unless the plan says otherwise."""
         uri, digest, manifest = artifact
-        request = RegisterVersion(
-            model=self.name, artifact_uri=uri, digest=digest, engine=manifest.engine, signature=manifest.signature
-        )
+        about = {"engine": manifest.engine, "signature": manifest.signature, "quality": quality}
+        request = RegisterVersion(model=self.name, artifact_uri=uri, digest=digest, **about)
         return self.control.register_version(request).version
 
-    def apply(self, serving: dict[str, Any], plan: dict[str, Any]) -> None:
-        """Applies the model's document."""
-        self.control.apply(
-            Apply(models=(ModelDocument.model_validate({"name": self.name, "serving": serving, "rollout": plan}),))
-        )
+    def apply(self, serving: dict[str, Any], plan: dict[str, Any], **more: Any) -> None:
+        """Applies the model's document, with `more` sections."""
+        document = {"name": self.name, "serving": serving, "rollout": plan, **more}
+        self.control.apply(Apply(models=(ModelDocument.model_validate(document),)))
+
+    def label_keys(self, count: int) -> list[str]:
+        """Those that came with one answer of so many rows; none where answers have none."""
+        image = rows(count, seed=7)
+        tensor = {"name": INPUT, "shape": list(image.shape), "datatype": "FP32", "data": image.ravel().tolist()}
+        answer = httpx.post(
+            f"{self.url}/v2/models/{self.name}/infer", json={"inputs": [tensor]}, timeout=120, trust_env=False
+        ).json()
+        return [key for key in answer.get("parameters", {}).get("label_keys", "").split(",") if key]
 
     def version_of(self, keys: Iterable[bytes]) -> dict[bytes, int]:
         """Which version answers a caller of the gateway, by routing key."""

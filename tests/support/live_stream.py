@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from kafka import KafkaConsumer, TopicPartition
+import orjson
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from ray import serve
 
 from cluster.commands.documents import Apply, FeedDocument
@@ -20,7 +21,7 @@ from cluster.commands.labels import Label, TellLabels
 from cluster.commands.rollouts import RolloutView
 from cluster.errors import Conflict
 from consumers.stream.outgoing.answers import LABEL_KEY_HEADER, VERSION_HEADER
-from consumers.stream.spec import Format, StreamInput, StreamOutput, StreamSpec, Topic
+from consumers.stream.spec import Format, LabelTopic, StreamInput, StreamOutput, StreamSpec, Topic
 from deployments.engines.load import load_engine
 from tests.support.live import Artifact, Service
 from tests.support.models import INPUT, OUTPUT, rows
@@ -74,6 +75,26 @@ class Events:
         finally:
             reader.close()
 
+    def label_keys(self, count: int) -> list[str]:
+        """Those of so many answers that come from now on."""
+        found: list[str] = []
+        end = time.monotonic() + WAIT_S
+        with self._reader() as reader:
+            while len(found) < count and time.monotonic() < end:
+                for records in reader.poll(timeout_ms=200).values():
+                    headers = [dict(record.headers) for record in records]
+                    found += [each[LABEL_KEY_HEADER].decode() for each in headers if LABEL_KEY_HEADER in each]
+        return found[:count]
+
+    def tell_on_topic(self, labels: list[Label]) -> None:
+        """Writes them to the stream's topic of labels."""
+        wanted = self.topics.spec.labels
+        assert wanted is not None
+        producer = KafkaProducer(bootstrap_servers=self.topics.brokers)
+        for label in labels:
+            producer.send(wanted.topic, orjson.dumps({wanted.key: label.key, wanted.value: label.label}))
+        producer.close()
+
     def label_until_ended(self, candidate: int) -> RolloutView:
         """Tells what was true of the answers, as soon as each is out, until the rollout of the candidate has ended."""
         topic, end = self.topics.spec.output.topic, time.monotonic() + 240
@@ -116,6 +137,7 @@ def streaming(service: Service, brokers: str, artifact: Artifact) -> Iterator[Ev
         input=StreamInput(topic=f"live-in-{tag}", format=Format.RAW, partitions=PARTITIONS),
         output=StreamOutput(topic=f"live-out-{tag}", format=Format.RAW, partitions=PARTITIONS),
         dead_letters=Topic(topic=f"live-dead-{tag}", partitions=1),
+        labels=LabelTopic(topic=f"live-truth-{tag}", partitions=1),
         resources={"cpus": 0.1},  # type: ignore[arg-type]  # as a document would say it
     )
     name = FeedName(kind="stream", name=f"live-{tag}")

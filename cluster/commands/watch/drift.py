@@ -60,8 +60,8 @@ class DriftAlarmView(Message):
 
 
 class DriftVersionView(Message):
-    """A version that is watched. Without `rows` nothing was heard of it: it has no profile, or nothing was scored. `sizes` are of
-    its last rows now, the largest first."""
+    """A version that is watched. Without `since_s` nothing was heard of its rows yet; without `features` it has no
+    profile, and nothing is watched. `sizes` are of its last rows now, the largest first."""
 
     version: int
     rows: int = 0

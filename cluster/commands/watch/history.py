@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from cluster.access.callers import Role
-from cluster.commands.command import CommandEntry, CommandResult, Context, Message, Nothing
+from cluster.commands.command import CommandEntry, CommandResult, Context, Message
 from cluster.commands.rights import anybodys
 from cluster.ports import FeedKind
 from cluster.state import feed_key
 from cluster.watch.history import Figure, HistorySubject, thinned
+
+
+class AskHistory(Message):
+    """Which lines: all, or those about one thing, or of one figure; and since when (Unix)."""
+
+    subject: HistorySubject | None = None
+    name: str = ""
+    figure: str = ""
+    since_s: float = Field(default=0.0, ge=0)
 
 
 class LineView(Message):
@@ -28,9 +39,9 @@ class HistoryView(Message):
     lines: tuple[LineView, ...]
 
 
-def _history(at: Context, _: Nothing) -> CommandResult:
-    points = thinned(at.history())
-    known = sorted({figure for point in points for figure in point.figures})
+def _history(at: Context, asked: AskHistory) -> CommandResult:
+    points = thinned([point for point in at.history() if point.at_s >= asked.since_s])
+    known = sorted({figure for point in points for figure in point.figures if _asked(asked, figure)})
     lines = [
         LineView(
             subject=figure.subject,
@@ -44,6 +55,14 @@ def _history(at: Context, _: Nothing) -> CommandResult:
     return CommandResult(at.state, HistoryView(at_s=tuple(point.at_s for point in points), lines=tuple(lines)))
 
 
+def _asked(asked: AskHistory, figure: Figure) -> bool:
+    return (
+        (asked.subject is None or figure.subject is asked.subject)
+        and (not asked.name or figure.name == asked.name)
+        and (not asked.figure or figure.figure == asked.figure)
+    )
+
+
 def _visible(at: Context, figure: Figure) -> bool:
     if figure.subject is HistorySubject.MODEL:
         return at.caller.may(Role.VIEW, figure.name)
@@ -52,6 +71,6 @@ def _visible(at: Context, figure: Figure) -> bool:
 
 
 HISTORY = CommandEntry(
-    "metrics.history", Nothing, HistoryView, _history, "How the last hour and the last day went", anybodys, looks=True
+    "metrics.history", AskHistory, HistoryView, _history, "How the last hour and the last day went", anybodys, looks=True
 )
 COMMANDS = (HISTORY,)

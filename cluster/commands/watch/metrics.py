@@ -12,7 +12,7 @@ from cluster.ports import FeedKind
 from cluster.state import State, feed_key
 from cluster.watch.catalogue import BUILD_INFO
 from cluster.watch.reports import Series
-from cluster.watch.standing import lives, standing
+from cluster.watch.standing import lives, standing, standing_delays
 
 MetricValue = tuple[str, tuple[str, ...], float]
 MetricBuckets = tuple[str, tuple[str, ...], tuple[int, ...], float]
@@ -39,7 +39,10 @@ def _metrics(at: Context, _: Nothing) -> CommandResult:
         if may.see(series)
     ]
     histograms = [
-        (series.metric, series.labels, seen.counts, seen.total) for series, seen in totals.histograms.items() if may.see(series)
+        (series.metric, series.labels, seen.counts, seen.total)
+        for each in (totals.histograms, standing_delays(at.state))
+        for series, seen in each.items()
+        if may.see(series)
     ]
     return CommandResult(at.state, MetricsView(values=tuple(values), histograms=tuple(histograms)))
 

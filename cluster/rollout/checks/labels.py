@@ -31,6 +31,27 @@ class Loss(StrEnum):
     """The square of that share."""
 
 
+def check_scale(loss: Loss, scale: float | None) -> None:
+    """Raises ValueError where that loss of numbers would have no bound, or that of classes one too many."""
+    if (loss is Loss.WRONG) != (scale is None):
+        raise ValueError("loss absolute and loss squared need a scale (the error that counts as 1), loss wrong has none")
+
+
+def require_output(version: Version, output: str, loss: Loss, where: str) -> None:
+    """Raises Conflict where no label can be held against that output of the version."""
+    spec = version.signature.output(output)
+    if spec is None:
+        raise no_output(version, output, f"{where}.output")
+    one_number = math.prod(spec.shape[1:]) == 1 and spec.datatype is not Datatype.BYTES
+    classes = len(spec.shape) == 2 and spec.datatype in _FLOATS
+    if not (one_number or (loss is Loss.WRONG and classes)):
+        raise Conflict(
+            f"output {spec.name!r} is {spec.datatype} {list(spec.shape)}: no label can be held against that",
+            where=where,
+            remedy="name an output of one number a row; for loss wrong, one of a score for each class will do too",
+        )
+
+
 class LabelCheck(Check):
     """Mean loss of `output` on late labels (`headrace rollout label`), judged on all weighted steps at once.
 
@@ -48,8 +69,7 @@ class LabelCheck(Check):
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        if (self.loss is Loss.WRONG) != (self.scale is None):
-            raise ValueError("loss absolute and loss squared need a scale (the error that counts as 1), loss wrong has none")
+        check_scale(self.loss, self.scale)
         return self
 
     def applies(self, step: Step) -> bool:
@@ -64,14 +84,4 @@ class LabelCheck(Check):
         return "a labels check needs a step with a weight below 100: only then do both versions answer"
 
     def require(self, stable: Version) -> None:
-        spec = stable.signature.output(self.output)
-        if spec is None:
-            raise no_output(stable, self.output, "rollout.checks.labels.output")
-        one_number = math.prod(spec.shape[1:]) == 1 and spec.datatype is not Datatype.BYTES
-        classes = len(spec.shape) == 2 and spec.datatype in _FLOATS
-        if not (one_number or (self.loss is Loss.WRONG and classes)):
-            raise Conflict(
-                f"output {spec.name!r} is {spec.datatype} {list(spec.shape)}: no label can be held against that",
-                where="rollout.checks.labels",
-                remedy="name an output of one number a row; for loss wrong, one of a score for each class will do too",
-            )
+        require_output(stable, self.output, self.loss, "rollout.checks.labels")

@@ -30,6 +30,7 @@ def explain_spec(spec: StreamSpec, section: StreamExplain, name: str) -> StreamS
         "group": f"{spec.group_of(name)}-explain",
         "max_batch_rows": min(spec.max_batch_rows, BATCH_ROWS),
         "explain": None,
+        "labels": None,
     }
     return spec.model_copy(update=changed)
 

@@ -27,8 +27,8 @@ def make_topics(spec: StreamSpec, admin: Admin) -> None:
 
     Raises Unreachable, and BadInput where the broker does not take one as it is declared.
     """
-    written = (spec.output, spec.dead_letters)
-    wanted = dict.fromkeys(spec.input.names, spec.input.partitions) | {topic.topic: topic.partitions for topic in written}
+    others = (spec.output, spec.dead_letters, *([spec.labels] if spec.labels is not None else []))
+    wanted = dict.fromkeys(spec.input.names, spec.input.partitions) | {topic.topic: topic.partitions for topic in others}
     # A dead letter is its input record with more headers, so it must be allowed to be larger.
     configs = {LIMIT: str(spec.max_record_bytes + ROOM_BYTES)}
     with admin.asking(broker_error) as client:

@@ -42,7 +42,8 @@ def stream_state(app: AppState, workers: Sequence[WorkerStatus], now_s: float) -
         return replace(app, status=AppStatus.UNHEALTHY, message=f"worker {rank} does not read partition {label}: {why}{more}")
     if len(workers) < max(app.replicas, 1):
         return replace(app, status=AppStatus.STARTING, message=f"{len(workers)} of {app.replicas} workers have reported")
-    return replace(app, message=waits(workers, now_s) or app.message)
+    labels = next((f"labels are not taken: {worker.label_trouble}" for worker in workers if worker.label_trouble), "")
+    return replace(app, message=waits(workers, now_s) or labels or app.message)
 
 
 def waits(workers: Sequence[WorkerStatus], now_s: float) -> str:

@@ -16,6 +16,7 @@ from consumers.stream.counters import WorkerStatus, began_of, open_of
 from consumers.stream.explain.section import StreamExplain
 from consumers.stream.explain.worker import ExplainNotes, ExplainWorker, explain_spec
 from consumers.stream.kafka.clients import chosen_client, open_log
+from consumers.stream.labels.reader import LabelReader
 from consumers.stream.log.notes import ControlledNotes
 from consumers.stream.log.port import Log, Member, Partition
 from consumers.stream.loop import Loop
@@ -58,6 +59,7 @@ class StreamReplica:
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
         self._explains: ExplainWorker | None = None
+        self._labels: LabelReader | None = None
 
     def reconfigure(self, user_config: dict[str, Any], rank: ReplicaRank | None) -> None:  # noqa: ARG002  # Serve's signature
         """Called by Serve after `__init__`, and when ranks are dealt anew: then the worker starts over under its new name."""
@@ -90,6 +92,16 @@ class StreamReplica:
             self._thread.start()
             if self._spec.explain is not None:
                 self._explain(number, self._spec.explain)
+            self._read_labels(number)
+
+    def _read_labels(self, rank: int) -> None:
+        """One worker is enough for them: labels are few beside records, and there always is one of rank 0."""
+        if self._labels is not None:
+            self._labels.stop()
+            self._labels = None
+        if self._spec.labels is not None and rank == 0:
+            self._labels = LabelReader(self._name, self._spec, self._spec.labels, self._brokers, connect())
+            self._labels.start()
 
     def check_health(self) -> None:
         """Called by Serve. A worker that failed or stands still makes the replica ill, and Serve replaces it."""
@@ -119,6 +131,7 @@ class StreamReplica:
             client="librdkafka" if chosen_client(self._spec.client) is Client.LIBRDKAFKA else "kafka-python",
             phase=loop.phase,
             message=loop.message,
+            label_trouble=self._labels.trouble if self._labels is not None else "",
             partitions=tuple(owned),
             lag={label: known.lag for label, known in owned.items()},
             began={label: began_of(known) for label, known in owned.items() if known.began_at is not None},
@@ -149,6 +162,8 @@ class StreamReplica:
             thread.join(STOP_S)
         if self._explains is not None:
             self._explains.join(STOP_S)
+        if self._labels is not None:
+            self._labels.stop()
 
     def _label(self, partition: Partition) -> int | str:
         return partition.number if self._spec.input.topic else f"{partition.topic}/{partition.number}"

@@ -10,12 +10,23 @@ from pydantic import BaseModel, ConfigDict
 
 from deployments.builder.evaluation.judged import Task, class_output, columns, decided, flat, score_output
 from deployments.engines.datatypes import Array
+from deployments.profiles.confidence import confidence, confidence_counts
 
 # Below this a probability counts as this, so that one wrong row cannot make the mean infinite.
 SMALLEST_PROBABILITY = 1e-7
 REGRESSION_TOLERANCE = 0.05
 # The difference of answers that can't be compared: NaN and a number, or other shapes. Finite, since JSON has no infinity.
 UNLIKE = 1e300
+
+
+class Confidence(BaseModel):
+    """How often answers were right, by how sure the scores in `output` were: rows in each bucket of CONFIDENCES, those right."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: str
+    rows: tuple[int, ...]
+    right: tuple[int, ...]
 
 
 class Quality(BaseModel):
@@ -34,16 +45,20 @@ class Quality(BaseModel):
     mse: float | None = None
     agreement: float
     max_difference: float
+    confidence: Confidence | None = None
 
 
 def quality(answers: Mapping[str, Array], reference: Mapping[str, Array], labels: Array | None, task: Task) -> Quality:
     """Compares `answers` with the imported model's (`reference`) and, where there are some, with the labels [n]."""
     numbers: dict[str, float | None] = {}
+    sure: Confidence | None = None
     scores = score_output(reference)
     if task == "classification" or scores is None:
         agreement = float(np.mean(decided(answers) == decided(reference)))
         if labels is not None:
-            numbers = {"accuracy": float(np.mean(decided(answers) == labels)), "cross_entropy": _cross_entropy(answers, labels)}
+            right = decided(answers) == labels
+            numbers = {"accuracy": float(np.mean(right)), "cross_entropy": _cross_entropy(answers, labels)}
+            sure = _confidence(answers, right)
     else:
         mine, theirs = flat(answers[scores]), flat(reference[scores])
         spread = float(theirs.std()) or 1.0
@@ -51,7 +66,17 @@ def quality(answers: Mapping[str, Array], reference: Mapping[str, Array], labels
         if labels is not None:
             numbers["mse"] = float(np.mean((mine - labels.astype(np.float64).reshape(len(mine), -1)) ** 2))
     rows = len(next(iter(reference.values())))
-    return Quality(rows=rows, agreement=agreement, max_difference=max_difference(answers, reference), **numbers)
+    difference = max_difference(answers, reference)
+    return Quality(rows=rows, agreement=agreement, max_difference=difference, confidence=sure, **numbers)
+
+
+def _confidence(answers: Mapping[str, Array], right: npt.NDArray[np.bool_]) -> Confidence | None:
+    """None where no output tells how sure the model is."""
+    name = score_output(answers)
+    sure = confidence(answers[name]) if name is not None and name != class_output(answers) else None
+    if name is None or sure is None:
+        return None
+    return Confidence(output=name, rows=confidence_counts(sure), right=confidence_counts(sure[right]))
 
 
 def _cross_entropy(answers: Mapping[str, Array], labels: Array) -> float | None:

@@ -70,6 +70,11 @@ class Guard:
         self._untold = 0
         self._key_sets = KeySets()
 
+    @property
+    def policy(self) -> AccessPolicy:
+        """What the controller has published last."""
+        return self._tables.table.access
+
     def start(self, *, behind_door: bool) -> None:
         """Begins to ask issuers for their keys, on the running event loop. `behind_door`: what the door says of a caller is
         believed from now on, for nobody else reaches this gateway."""

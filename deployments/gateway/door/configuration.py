@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from deployments.gateway.door.settings import DoorSettings, DoorTls
+from deployments.gateway.door.settings import CAME, DoorSettings, DoorTls
 
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
 HEALTH_SERVICE = "grpc.health.v1.Health"
@@ -227,6 +227,7 @@ def _heads(settings: DoorSettings, address: str) -> list[str]:
         "http-request del-header forwarded",
         "http-request del-header x-headrace- -m beg",
         f"http-request set-header x-forwarded-for {address}",
+        f"http-request set-header {CAME} %[date(0,us)] if {{ req.fhdr(traceparent) -m end -- -01 }}",
     ]
 
 

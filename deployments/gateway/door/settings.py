@@ -14,6 +14,8 @@ from cluster.errors import Conflict
 FILE = "door.json"
 # A process that `headrace up` starts carries the run's id in this variable, and so do all its children: none can hide.
 RUN_VARIABLE = "HEADRACE_RUN_ID"
+# When a sampled request came, in Unix microseconds; the door alone sets it.
+CAME = "x-headrace-came"
 
 
 def is_loopback(host: str) -> bool:

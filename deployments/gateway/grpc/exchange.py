@@ -22,6 +22,7 @@ from deployments.gateway.http.server.body import Pieces
 from deployments.gateway.http.server.exchange import WireAnswer
 from deployments.gateway.http.server.head import RequestHead
 from deployments.gateway.large import LARGE_BYTES, LargeWork
+from deployments.observe.traces.traceparent import CallerTrace
 
 PREFIX_BYTES = 5  # before a message: a byte that is 1 where it is compressed, and 4 with its length
 METADATA_MOST_BYTES = 16 << 10  # as much as grpc.aio takes
@@ -41,7 +42,7 @@ class ModelInfer(Protocol):
         """Where large ones are put together."""
 
     async def infer(
-        self, data: memoryview, key: bytes | None, timeout_s: float | None, caller: Caller, traceparent: bytes
+        self, data: memoryview, key: bytes | None, timeout_s: float | None, caller: Caller, trace: CallerTrace
     ) -> bytes:
         """The answering message, to one with this routing key and trace context of that caller, within so much time. Raises
         HeadraceError."""
@@ -98,7 +99,7 @@ class GrpcExchange:
         body: Pieces,
         lease: Lease,  # noqa: ARG002 (never compressed)
         caller: Caller,
-        traceparent: bytes,
+        trace: CallerTrace,
     ) -> WireAnswer:
         """See Exchange."""
         timeout_s = self._timeout_s
@@ -109,7 +110,7 @@ class GrpcExchange:
             else:
                 message = _message(body)
             left_s = None if timeout_s is None else max(timeout_s, LEAST_S)
-            told = await self._service.infer(message, self._key, left_s, caller, traceparent)
+            told = await self._service.infer(message, self._key, left_s, caller, trace)
         except Exception as error:  # noqa: BLE001 (`fault_of` logs it)
             return _status(status_of(fault_of("ModelInfer", error), None if end_s is None else end_s - time.monotonic()))
         size = len(told)

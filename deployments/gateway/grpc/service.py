@@ -24,8 +24,9 @@ from deployments.gateway.protocol.grpc_codec import parse, parse_infer, request_
 from deployments.gateway.protocol.proto import inference_pb2 as pb
 from deployments.gateway.repository import Repository
 from deployments.gateway.request_meter import WireProtocol
+from deployments.gateway.traced import span_of_request
 from deployments.observe.traces.span import Span
-from deployments.observe.traces.traceparent import HEADER
+from deployments.observe.traces.traceparent import HEADER, NO_TRACE, CallerTrace
 
 log = logging.getLogger(__name__)
 
@@ -119,15 +120,15 @@ class InferenceService:
         return pb.ModelMetadataResponse(**self._dataplane.model_metadata(request.name, request.version, caller=caller))
 
     async def infer(
-        self, data: bytes | memoryview, key: bytes | None, timeout_s: float | None, caller: Caller, traceparent: bytes = b""
+        self, data: bytes | memoryview, key: bytes | None, timeout_s: float | None, caller: Caller, trace: CallerTrace = NO_TRACE
     ) -> bytes:
         """Answers a ModelInferRequest of that caller, sent with this routing key and trace context, within so much time. Raises
         HeadraceError."""
-        return await self._traced(traceparent, self._infer(data, key, timeout_s, caller))
+        return await self._traced(trace, self._infer(data, key, timeout_s, caller))
 
-    async def _traced(self, traceparent: bytes, work: Coroutine[Any, Any, bytes]) -> bytes:
+    async def _traced(self, trace: CallerTrace, work: Coroutine[Any, Any, bytes]) -> bytes:
         """Does the work, and sends its trace where it is traced."""
-        tracer, span = self._dataplane.tracer, self._span(traceparent)
+        tracer, span = self._dataplane.tracer, self._span(trace)
         if tracer is None or span is None:
             return await work
         try:
@@ -142,11 +143,10 @@ class InferenceService:
         finally:
             tracer.finish(span)
 
-    def _span(self, traceparent: bytes) -> Span | None:
+    def _span(self, trace: CallerTrace) -> Span | None:
         """That of a call, by OpenTelemetry's names; None where it is not traced."""
-        if self._dataplane.tracer is None:
-            return None
-        return self._dataplane.tracer.begin(traceparent, TRACED_AS, {"rpc.system.name": "grpc", "rpc.method": TRACED_AS})
+        tracer, about = self._dataplane.tracer, {"rpc.system.name": "grpc", "rpc.method": TRACED_AS}
+        return None if tracer is None else span_of_request(tracer, trace, TRACED_AS, {**about})
 
     async def _infer(self, data: bytes | memoryview, key: bytes | None, timeout_s: float | None, caller: Caller) -> bytes:
         try:
@@ -186,7 +186,7 @@ class InferenceService:
         return response.version, response_to(response)
 
     async def _model_infer(self, data: bytes, context: Context) -> bytes:
-        return await self.infer(data, *_key_and_time(context), self._caller(context), _traceparent(context))
+        return await self.infer(data, *_key_and_time(context), self._caller(context), _trace(context))
 
     async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """See `_answer_stream`."""
@@ -232,7 +232,7 @@ class InferenceService:
                 parsed = await self.large.run(parse_infer, data) if len(data) > LARGE_BYTES else parse_infer(data)
                 answer.infer_response.id = parsed[0].id
                 work = self._scored(parsed, *_key_and_time(context), self._caller(context))
-                return stream_response(await self._traced(_traceparent(context), work))
+                return stream_response(await self._traced(_trace(context), work))
         except HeadraceError as error:
             answer.error_message = text_of(error)
         except Exception:
@@ -318,9 +318,9 @@ def _key_and_time(context: Context) -> tuple[bytes | None, float | None]:
     )
 
 
-def _traceparent(context: Context) -> bytes:
+def _trace(context: Context) -> CallerTrace:
     value = next((value for name, value in context.invocation_metadata() or () if name == HEADER), b"")
-    return value.encode() if isinstance(value, str) else value
+    return CallerTrace(value.encode() if isinstance(value, str) else value)
 
 
 def _model(request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:

@@ -18,6 +18,7 @@ from cluster.versions import EXPLAINS
 from deployments.gateway.access.credential import FORWARDED_FOR, in_headers
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission, Lease
+from deployments.gateway.console.console import Console
 from deployments.gateway.dataplane import EXTENSIONS, SERVER_NAME, DataPlane
 from deployments.gateway.door.other_gateways import ALONE
 from deployments.gateway.http.asgi import (
@@ -48,7 +49,7 @@ from deployments.gateway.protocol.v1 import encode_v1, parse_v1
 from deployments.gateway.repository import Repository
 from deployments.gateway.request_meter import WireProtocol
 from deployments.observe.exposition import exposed
-from deployments.observe.traces.traceparent import HEADER_BYTES
+from deployments.observe.traces.traceparent import HEADER_BYTES, CallerTrace
 
 _NO_WEBSOCKET = json_reply({"error": "no WebSocket is served here (use HTTP, or gRPC's ModelStreamInfer)"}, 400)
 
@@ -75,12 +76,18 @@ class GatewayApp:
     admission: Admission
     large: LargeWork
     callers: Callers = field(default_factory=Callers.to)
+    console: Console | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection event, as ASGI asks."""
         if scope["type"] == "http":
             with Lease(self.admission) as lease:
-                await self._http(Request(scope, receive, self.max_body_bytes, lease, self.large), send)
+                request = Request(scope, receive, self.max_body_bytes, lease, self.large)
+                # Beside all other requests: a console that is open all day is no work under way.
+                if self.console is not None and (request.path == "/console" or request.path.startswith("/console/")):
+                    await self.console.answer(request, send)
+                else:
+                    await self._http(request, send)
         else:
             raise NotImplementedError(f"ASGI {scope['type']} is not served")
 
@@ -237,7 +244,7 @@ class GatewayApp:
     ) -> Reply:
         """Does the work, and sends its trace where it is traced."""
         tracer = self.dataplane.tracer
-        span = http_span(tracer, request.headers.get(HEADER_BYTES, b""), pinned=pinned, route=route)
+        span = http_span(tracer, CallerTrace(request.headers.get(HEADER_BYTES, b"")), pinned=pinned, route=route)
         return await work if span is None else await answered(tracer, span, work)
 
     async def _inferred(self, request: Request, model: str, version: str | None, caller: Caller) -> Reply:

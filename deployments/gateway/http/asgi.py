@@ -113,6 +113,10 @@ class Reply:
         """Its own and those that describe its body."""
         return [(b"content-type", self.content_type), (b"content-length", b"%d" % len(self.body)), *self.headers]
 
+    def with_headers(self, *more: tuple[bytes, bytes]) -> Reply:
+        """This, with those too."""
+        return Reply(self.status, self.body, self.content_type, (*self.headers, *more))
+
     async def send(self, send: Send) -> None:
         """Writes it out."""
         await send({"type": "http.response.start", "status": self.status, "headers": self.all_headers()})

@@ -27,7 +27,7 @@ def render_page(routes: Sequence[Route], server_version: str, url: str) -> bytes
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Headrace</title><style>{_STYLE}</style>"
         f"<h1>Headrace {escape(server_version)}</h1>"
         "<p>Speaks the Open Inference Protocol: <a href=/v2>/v2</a>, <a href=/v2/health/ready>/v2/health/ready</a>, "
-        "<a href=/openapi.json>/openapi.json</a>.</p>"
+        "<a href=/openapi.json>/openapi.json</a>. What runs, live: <a href=/console/>the console</a>.</p>"
         f"{models}</html>"
     ).encode()
 

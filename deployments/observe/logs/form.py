@@ -28,15 +28,15 @@ def note(record: logging.LogRecord, process: Mapping[str, Any]) -> None:
 
 
 class LineFormatter(logging.Formatter):
-    """Writes records in one form, whoever made them."""
+    """Writes records in one form, whoever made them. Those that nobody has noted are about what all of the process are."""
 
-    def __init__(self, form: LogForm) -> None:
+    def __init__(self, form: LogForm, process: Mapping[str, Any]) -> None:
         super().__init__()
-        self._form = form
+        self._form, self._process = form, dict(process)
 
     def format(self, record: logging.LogRecord) -> str:
         """Called by handlers."""
-        about: dict[str, Any] = getattr(record, _ABOUT, {})
+        about: dict[str, Any] = getattr(record, _ABOUT, self._process)
         trace = self._trace(record)
         level = record.levelname.lower()
         if self._form is LogForm.JSON:

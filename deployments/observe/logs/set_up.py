@@ -7,6 +7,7 @@ in memory until an error comes. So our modules' lines go to Serve's own handlers
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,15 +26,16 @@ _log = logging.getLogger(__name__)
 def log_with_serve(**about: Any) -> None:
     """From now on, in this process, which is a replica. Called as it starts; safe to repeat. `about` is true of all its lines:
     see `form.ABOUT`."""
-    _set_up(_to_serve, about)
+    settings = _settings()
+    _set_up(_to_serve(LineFormatter(settings.form, about)), settings, about)
 
 
 def log_to_stderr(**about: Any) -> None:
     """The same in any other process."""
     settings = _settings()
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter(settings.form))
-    _set_up(lambda _: handler.handle, about)
+    handler.setFormatter(LineFormatter(settings.form, about))
+    _set_up(handler.handle, settings, about)
 
 
 Write = Callable[[logging.LogRecord], Any]
@@ -53,27 +55,25 @@ class _Limited(logging.Handler):
             self._write(told)
 
 
-def _set_up(writer: Callable[[LogSettings], Write], about: Mapping[str, Any]) -> None:
-    settings = _settings()
-    handler = _Limited(writer(settings), about)
+def _set_up(write: Write, settings: LogSettings, about: Mapping[str, Any]) -> None:
+    handler = _Limited(write, about)
     for package in PACKAGES:
         logger = logging.getLogger(package)
         logger.handlers = [handler]
         logger.setLevel(settings.level.number)
         logger.propagate = False
+    _log.info("process %d has started", os.getpid())
 
 
-def _to_serve(settings: LogSettings) -> Write:
-    formatter = LineFormatter(settings.form)
+def _to_serve(formatter: logging.Formatter) -> Write:
+    serve = logging.getLogger(SERVE_LOGGER)
 
     def write(record: logging.LogRecord) -> None:
-        serve = logging.getLogger(SERVE_LOGGER)
         for handler in serve.handlers:  # Serve may give it other ones at any time
             getattr(handler, "target", handler).setFormatter(formatter)
         serve.handle(record)
-        if record.levelno >= logging.WARNING:
-            for handler in serve.handlers:
-                handler.flush()
+        for handler in serve.handlers:
+            handler.flush()
 
     return write
 

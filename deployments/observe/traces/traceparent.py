@@ -19,6 +19,17 @@ class TraceContext(NamedTuple):
     sampled: bool
 
 
+class CallerTrace(NamedTuple):
+    """What a request brought: its `traceparent`, empty where it has none, and when its head came to the door (Unix microseconds,
+    as digits), empty where the door does not say."""
+
+    traceparent: bytes = b""
+    came_us: bytes = b""
+
+
+NO_TRACE = CallerTrace()
+
+
 def parsed(value: bytes) -> TraceContext | None:
     """What the header says; None where it is none by the standard's rules. Of a later version it is what version 00 knows."""
     found = _FORM.fullmatch(value)

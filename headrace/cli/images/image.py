@@ -12,9 +12,9 @@ from cluster.errors import BadInput, NotFound
 from cluster.rollout.plan import Plan
 from deployments.artifacts.fetch import localize
 from deployments.images.image import ModelAboard, build_image
-from deployments.images.wheels import ImageVariant
-from deployments.oci.layout import Layout, place_of
-from deployments.oci.references import reference_of
+from deployments.images.variants import ImageVariant
+from deployments.oci.layout import Layout
+from deployments.oci.references import place_of, reference_of
 from deployments.oci.registry import ImageRegistry
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
@@ -31,7 +31,9 @@ def build(
     base: Annotated[
         str | None, typer.Option(metavar="oci:DIR[:TAG]", help="An image with Python; made by mmdebstrap where left out.")
     ] = None,
-    variant: Annotated[ImageVariant, typer.Option(help="serve-torch brings PyTorch too.")] = ImageVariant.SERVE,
+    variant: Annotated[
+        ImageVariant | None, typer.Option(help="serve-torch brings PyTorch too. The one that the versions need, where left out.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a container image as an OCI layout: no daemon, and no root where a base is given.
@@ -83,7 +85,7 @@ def _aboard(asked: list[str]) -> list[ModelAboard]:
             versions = [one for one in view.versions if not number or one.version == int(number)]
             if not versions:
                 known = ", ".join(str(one.version) for one in view.versions) or "none"
-                raise NotFound(f"no version {number}", where=name, remedy=f"its versions: {known}")
+                raise NotFound(f"no version {number}".strip(), where=name, remedy=f"its versions: {known}")
             one = max(versions, key=lambda one: one.version)
             document = ModelDocument.model_validate(
                 {

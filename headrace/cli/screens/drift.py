@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.commands.watch.drift import DriftAlarmView, DriftSizeView, DriftVersionView, DriftView, ModelDriftView
+from deployments.profiles.form import FEW_ROWS
 from headrace.cli.screens.output import age
 from headrace.cli.watch.lines import blocks
 
@@ -51,10 +52,14 @@ def _alarms(alarms: Sequence[DriftAlarmView], now_s: float) -> Table:
 
 def _version(version: DriftVersionView, now_s: float) -> list[RenderableType]:
     if version.since_s is None:
-        return [Text(f"version {version.version}: nothing was heard of its rows: none was scored, or it has no profile", "dim")]
+        return [Text(f"version {version.version}: nothing was heard of its rows yet", "dim")]
+    if not version.features:
+        why = "it has no profile, so its rows are not watched: build it with rows to evaluate on"
+        return [Text(f"version {version.version}: {why}")]
+    few = ", which are few: only large changes are seen" if version.profile_rows < FEW_ROWS else ""
     about = (
         f"version {version.version}: {version.rows:,} rows looked at in {age(now_s - version.since_s)}, "
-        f"{version.features:,} features, beside a profile of {version.profile_rows:,} rows"
+        f"{version.features:,} features, beside a profile of {version.profile_rows:,} rows{few}"
     )
     if not version.sizes:
         return [Text(about)]

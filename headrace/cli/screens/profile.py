@@ -59,6 +59,8 @@ def _remarks(profile: Profile) -> list[str]:
         for tensor in summary.tensors
         if tensor.profiled < tensor.features
     ]
+    if summary.held_out:
+        said.append(f"{summary.held_out:,} of its rows were held out: outliers are told by them")
     return [*said, *(f"{name} is left out, as the document says" for name in summary.left_out)]
 
 

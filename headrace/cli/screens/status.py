@@ -61,6 +61,8 @@ def _addresses(seen: Overview) -> Table:
     for name, address in seen.addresses.model_dump().items():
         if address:
             table.add_row(name, address)
+        if address and name == "http":
+            table.add_row("console", f"{address}/console/")
     return table
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from cluster.commands.feeds import FeedView
 from cluster.commands.models import ModelView
 from deployments.gateway.door.certificates import ENDS_SOON, utc
+from headrace.cli.screens.quality import alarm_told
 from headrace.local.status import Overview
 
 QUIET_S = 15.0  # a controller with nothing to do looks every other second
@@ -70,6 +71,11 @@ def _of_model(model: ModelView) -> Iterator[str]:
         yield f"{model.name}: no version serves"
     if model.drift_alarms:
         yield f"{model.name}: {_many(model.drift_alarms, 'feature')} changed: `headrace drift status {model.name}`"
+    if model.quality is not None and model.quality.labels is not None:
+        for one in model.quality.versions:
+            told = alarm_told(one, model.quality.labels)
+            if told:
+                yield f"{model.name}: {told}; see `headrace quality status {model.name}`"
     for app in model.apps:
         why = f": {app.message}" if app.message else ""
         if app.status in ILL:

@@ -11,6 +11,7 @@ from cluster.commands.documents import Apply, ModelDocument
 from cluster.commands.versions import RegisterVersion
 from cluster.errors import BadArtifact, BadInput, NotFound
 from deployments.artifacts.manifest import MANIFEST, verify
+from deployments.builder.report import read_report
 from deployments.images.image import DOCUMENT
 from headrace.client import ControlClient
 
@@ -27,6 +28,7 @@ def take_aboard(client: ControlClient, folder: Path) -> Iterator[str]:
         artifacts = sorted(path.parent for path in document_file.parent.glob(f"*/{MANIFEST}"))
         for path in artifacts:
             manifest = verify(path, path.name)
+            report = read_report(path)
             registered = client.register_version(
                 RegisterVersion(
                     model=document.name,
@@ -34,6 +36,7 @@ def take_aboard(client: ControlClient, folder: Path) -> Iterator[str]:
                     digest=path.name,
                     engine=manifest.engine,
                     signature=manifest.signature,
+                    quality=report.built_quality if report is not None else None,
                 )
             )
             yield f"{document.name}: version {registered.version} of the image"

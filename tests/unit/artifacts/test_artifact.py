@@ -11,8 +11,9 @@ import pytest
 
 from cluster.errors import BadArtifact, NoCapacity
 from deployments.artifacts.fetch import localize, remove
-from deployments.artifacts.manifest import MANIFEST, check_registered, read_manifest, verify
+from deployments.artifacts.manifest import MANIFEST, read_manifest, verify
 from deployments.artifacts.package import write_artifact
+from deployments.artifacts.registered import check_registered
 from deployments.artifacts.samples import Samples, read_samples
 from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
 

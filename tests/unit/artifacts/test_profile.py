@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cluster.errors import BadArtifact
+from cluster.errors import BadArtifact, Unreachable
+from cluster.routing.routes import Target
 from deployments.artifacts.manifest import PROFILE, PROFILE_ARRAYS, verify
 from deployments.artifacts.package import Artifact, write_artifact
-from deployments.artifacts.profile import read_profile
+from deployments.artifacts.profile import fetch_profile, read_profile
 from deployments.artifacts.samples import read_samples
+from deployments.drift.profile_book import ProfileBook
+from deployments.drift.version_counting import VersionCounting
 from deployments.engines.load import load_engine
 from deployments.profiles.making import make_profile
 from deployments.profiles.numbers import ARRAYS
@@ -92,6 +97,79 @@ def test_a_later_release_may_say_more(written: Artifact) -> None:
     file = Path(written.uri) / PROFILE
     file.write_text(file.read_text().replace('"format": 1', '"format": 1, "projection": [1]'))
     assert read_profile(Path(written.uri)) is not None
+
+
+def _without(archive: Path, prefix: str) -> None:
+    with np.load(archive) as found:
+        kept = {name: found[name] for name in found.files if not name.startswith(prefix)}
+    np.savez_compressed(archive, **kept)
+
+
+def test_one_from_before_outliers_were_told_is_counted_beside_and_tells_none(written: Artifact) -> None:
+    folder = Path(written.uri)
+    told = json.loads((folder / PROFILE).read_text())
+    assert told.pop("held_out") == 50
+    (folder / PROFILE).write_text(json.dumps(told))
+    _without(folder / PROFILE_ARRAYS, "outliers.")
+    found = read_profile(folder)
+    assert found is not None
+    assert found.outliers is None
+    counting = VersionCounting("digits", 1, found)
+    assert counting.outliers is None
+    assert len(counting.reference.features) == 794
+
+
+def test_calibration_that_does_not_fit_is_refused(written: Artifact) -> None:
+    folder = Path(written.uri)
+    _without(folder / PROFILE_ARRAYS, "outliers.rarity")
+    with pytest.raises(BadArtifact, match=r"bad profile: .*outliers\.rarity"):
+        read_profile(folder)
+    with np.load(folder / PROFILE_ARRAYS) as found:
+        arrays = {name: found[name] for name in found.files}
+    np.savez(folder / PROFILE_ARRAYS, **arrays, **{"outliers.rarity": np.zeros((784, 3))})
+    with pytest.raises(BadArtifact, match="what tells outliers does not fit its features"):
+        read_profile(folder)
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_it_is_fetched_alone_and_only_as_it_was_registered(written: Artifact, scheme: str) -> None:
+    uri, folder = f"{scheme}{written.uri}", Path(written.uri)
+    (folder / "model.onnx").unlink()
+    found = fetch_profile(uri, written.digest)
+    assert found is not None
+    assert found.summary.rows == 100
+    with pytest.raises(BadArtifact, match="the manifest is not the registered one"):
+        fetch_profile(uri, "0" * 64)
+    with (folder / PROFILE_ARRAYS).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BadArtifact, match=r"profile\.npz is damaged"):
+        fetch_profile(uri, written.digest)
+    (folder / PROFILE).unlink()
+    with pytest.raises(BadArtifact, match=r"profile\.json is missing"):
+        fetch_profile(uri, written.digest)
+
+
+def test_an_artifact_without_one_has_none_to_fetch(tmp_path: Path) -> None:
+    uri, digest, _ = mlp_artifact(tmp_path)
+    assert fetch_profile(uri, digest) is None
+    assert ProfileBook().load("digits", Target(1, "a", uri, digest, "onnx", SIGNATURE)).counting.watched is False
+
+
+def test_a_place_that_is_away_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[str] = []
+
+    def away(uri: str, _: str) -> None:
+        asked.append(uri)
+        raise Unreachable("no network", where=uri)
+
+    book, target = ProfileBook(away), Target(1, "digits--v1", "s3://far", "0" * 64, "onnx", SIGNATURE)
+    found = book.load("digits", target)
+    assert not found.counting.watched
+    assert 0 < found.until_s - time.monotonic() < 120
+    assert book.known("digits", target) is None, "nobody is told that it has no profile"
+    assert book.load("digits", target) is found
+    assert asked == ["s3://far"]
+    assert caplog.text.count("its profile is looked for again") == 1
 
 
 def test_serving_never_reads_it(written: Artifact, tmp_path: Path) -> None:

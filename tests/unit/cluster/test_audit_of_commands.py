@@ -13,6 +13,7 @@ from cluster.errors import BadInput
 from cluster.state import AuditEvent
 from tests.support.brain import SIGNATURE, SURE, Brain
 from tests.support.drift import NumberRows, normal
+from tests.support.live_labels import tell_labels, with_labels
 
 STREAM = {"kind": "stream", "name": "scores"}
 BATCH = {"kind": "batch", "name": "nightly"}
@@ -33,6 +34,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] 
     "rollout.resume": (("rollout.start", "rollout.pause"), DIGITS, "pending", {}),
     "rollout.promote": (("rollout.start", "tick"), DIGITS, "promoted", {}),
     "rollout.abort": (("rollout.start",), DIGITS, "rolled_back", {}),
+    "quality.clear": (("alarm",), DIGITS, "quality.clear", {"version": None}),
     "rollout.preflight": (("preflighted rollout",), TOLD, "preflight", {"same": 100, "different": 0, "failed": 0}),
     "drift.clear": (("drift",), DIGITS | {"feature": "x[0]"}, "drift.clear", {"feature": "x[0]"}),
     "feed.pause": ((), STREAM, "feed.pause", STREAM),
@@ -49,9 +51,13 @@ LOOKS: dict[str, dict[str, Any]] = {
     "key.list": {},
     "metrics.list": {},
     "metrics.history": {},
+    "audit.list": {},
+    "checkpoint.show": {},
+    "glance.show": {},
     "access.show": {},
     "version.resolve": DIGITS,
     "model.show": DIGITS,
+    "quality.show": DIGITS,
     "rollout.status": DIGITS,
     "rollout.history": DIGITS,
     "drift.status": DIGITS,
@@ -100,6 +106,8 @@ def test_what_changes_something_says_who_asked(brain: Brain, command: str, actor
     for earlier in first:
         if earlier == "tick":
             brain.tick(4)
+        elif earlier == "alarm":
+            tell_labels(brain, with_labels(brain), right=0, wrong=100)
         elif earlier == "preflighted rollout":
             brain.call("rollout.start", **DIGITS, version=2, plan={**SURE, "preflight": {"payloads": "/payloads"}})
         elif earlier == "drift":

@@ -28,7 +28,7 @@ from deployments.engines.datatypes import Array
 from deployments.gateway.batcher import BatchLimits, split
 from deployments.gateway.dataplane import DataPlane, InferCall
 from deployments.gateway.protocol.request import InferRequest
-from deployments.scoring.label_keys import label_keys
+from deployments.scoring.label_keys import keys_by_version, label_keys
 from deployments.scoring.port import Scored
 from deployments.scoring.rows import Answer, Part
 from headrace.label_lines import LABELS_AT_ONCE, tell
@@ -238,6 +238,18 @@ def test_an_answer_is_a_class_or_a_number(values: Array, by_class: bool, answers
     wanted = LabelledOutput(4, "p", by_class=by_class)
     want = [f"4/2/{answer}" for answer in answers] if answers is not None else ["", ""]
     assert label_keys(wanted, {"p": values}, [part(2, [0, 1], values)], 2) == want
+
+
+def test_a_key_may_say_when_its_answer_was_given() -> None:
+    outputs = {"p": np.array([[7], [1], [3]], np.int64)}
+    parts = [part(1, [0, 2], outputs["p"][[0, 2]]), part(2, [1], outputs["p"][[1]], fair=False)]
+    keys = label_keys(BY_CLASS, outputs, parts, 3, 1_800_000_000.75)
+    assert keys == ["4/1/7@1800000000", "", "4/1/3@1800000000"]
+    assert LabelKey.parse(f"{keys[0]}/in/0/9") == LabelKey(4, 1, 7.0, "in/0/9", 1_800_000_000.0)
+    assert keys_by_version(keys, parts) == {1: 2}
+    assert keys_by_version([""] * 3, parts) == {}
+    with pytest.raises(BadInput, match="not a label key"):
+        LabelKey.parse("4/1/7@soon/in/0/9")
 
 
 def test_keys_stay_with_their_rows_when_a_batch_is_cut() -> None:

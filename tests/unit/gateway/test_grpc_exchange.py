@@ -24,6 +24,7 @@ from deployments.gateway.http.server.connection import InferServer, _Connection
 from deployments.gateway.http.server.exchange import Exchange, WireAnswer
 from deployments.gateway.http.server.head import RequestHead
 from deployments.gateway.large import LargeWork
+from deployments.observe.traces.traceparent import CallerTrace
 from tests.support.gateway_fakes import FakeScorer, table
 from tests.support.listening import slot_in
 from tests.support.one_haproxy import HAPROXY, haproxy_before
@@ -45,7 +46,7 @@ class Model:
         self.raises: BaseException | None = None
 
     async def infer(
-        self, data: memoryview, key: bytes | None, timeout_s: float | None, caller: Caller, traceparent: bytes
+        self, data: memoryview, key: bytes | None, timeout_s: float | None, caller: Caller, trace: CallerTrace
     ) -> bytes:
         self.calls.append((key, timeout_s))
         try:

@@ -26,3 +26,13 @@ def test_what_it_needs_of_others_stands_in_the_notices() -> None:
     told = set(re.findall(r"^\| ([\w.-]+) \|", (ROOT / "THIRD_PARTY_NOTICES.md").read_text(), re.MULTILINE)) - {"package"}
     assert names == told
     assert "Version 2.0, January 2004" in (ROOT / "LICENSE").read_text()
+
+
+def test_the_consoles_files_are_in_the_product() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
+        "deployments.gateway.console"
+    ]
+    folder = ROOT / "deployments" / "gateway" / "console"
+    packed = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    assert packed == {file for file in (folder / "static").rglob("*") if file.is_file()}
+    assert {file.name for file in packed} >= {"index.html", "app.js", "LICENCES.txt"}

@@ -12,7 +12,8 @@ from deployments.images.base import require_mmdebstrap
 from deployments.images.wheels import check_architecture
 from deployments.oci.descriptors import MANIFEST_TYPE
 from deployments.oci.layers import LayerEntry, write_layer
-from deployments.oci.layout import Layout, copy_blob, place_of
+from deployments.oci.layout import Layout, copy_blob
+from deployments.oci.references import place_of
 
 
 def _layout(folder: Path) -> Layout:

@@ -96,7 +96,7 @@ def test_a_replica_s_lines_go_into_serve_s_own_log_at_once(tmp_path: Path, monke
         lines = [json.loads(line) for line in (tmp_path / "replica.log").read_text().splitlines()]
     finally:
         file.close()
-    assert [(one["message"], one.get("version")) for one in lines] == [("once", 3), ("of Serve's own", None)]
+    assert [(one["message"], one.get("version")) for one in lines] == [("once", 3), ("of Serve's own", 3)]
 
 
 def test_what_is_told_again_and_again_is_counted() -> None:

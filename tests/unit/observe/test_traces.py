@@ -227,7 +227,8 @@ def test_requests_that_share_a_call_are_whole_traces_and_an_unsampled_one_is_non
             while not scorer.calls:
                 await asyncio.sleep(0)
             for context in (SAMPLED, f"00-{second}-{SPAN}-01", NOT_SAMPLED):
-                waiting.append(await ask(folder, f"traceparent: {context}", "tracestate: a=1"))
+                came_us = time.time_ns() // 1000
+                waiting.append(await ask(folder, f"traceparent: {context}", "tracestate: a=1", f"x-headrace-came: {came_us}"))
             while server.requests_under_way < len(waiting):
                 await asyncio.sleep(0.001)
             scorer.gate.set()
@@ -248,10 +249,11 @@ def test_requests_that_share_a_call_are_whole_traces_and_an_unsampled_one_is_non
 
     with receiving() as receiver:
         uvloop.run(scene(receiver))
-        first, linked = receiver.trace(TRACE, least=3), receiver.trace(second, least=2)
+        first, linked = receiver.trace(TRACE, least=4), receiver.trace(second, least=3)
         assert len(receiver.spans) == len(first) + len(linked)
-    root, queue, call = first
-    assert [span.name for span in first] == ["POST /v2/models/{model}/infer", "queue", "call"]
+    root, door, queue, call = first
+    assert [span.name for span in first] == ["POST /v2/models/{model}/infer", "door", "queue", "call"]
+    assert root.began_ns == door.began_ns < door.ended_ns <= queue.began_ns
     assert root.attributes == {
         "http.request.method": "POST",
         "http.route": "/v2/models/{model}/infer",
@@ -261,6 +263,6 @@ def test_requests_that_share_a_call_are_whole_traces_and_an_unsampled_one_is_non
         "headrace.rows": 1,
         "headrace.request_id": "",
     }
-    assert {queue.parent, call.parent} == {root.span}
+    assert {door.parent, queue.parent, call.parent} == {root.span}
     assert call.attributes == {"headrace.requests": 3, "headrace.rows": 3}
-    assert [span.links for span in linked] == [(call.span,), ()]
+    assert [span.links for span in linked] == [(call.span,), (), ()]

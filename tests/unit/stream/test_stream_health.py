@@ -169,3 +169,9 @@ def test_what_runs_no_more_is_told_no_more() -> None:
     clock.now_s += 5
     assert ages(watching, {"s": [], "t": []}) == {"s": {}, "t": {}}
     assert len(workers.asked) == asked  # where nothing runs, nobody is asked
+
+
+def test_who_takes_no_labels_serves_on_and_says_so() -> None:
+    troubled = RUNNING.model_copy(update={"label_trouble": "topic truth: there is no such topic"})
+    seen = stream_state(READY, [troubled, RUNNING], NOW_S)
+    assert (seen.status, seen.message) == (AppStatus.READY, "labels are not taken: topic truth: there is no such topic")

@@ -16,6 +16,7 @@ from deployments.gateway.http.infer import HttpInfer, InferHead
 from deployments.gateway.http.server.body import Pieces
 from deployments.gateway.http.server.exchange import WireAnswer
 from deployments.gateway.http.traced import answered, http_span
+from deployments.observe.traces.traceparent import CallerTrace
 
 _STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -81,10 +82,10 @@ class HttpExchange:
         self._infer.failed(self._head, error)
         return self._answers.of(error_reply(error))
 
-    async def answer(self, body: Pieces, lease: Lease, caller: Caller, traceparent: bytes) -> WireAnswer:
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller, trace: CallerTrace) -> WireAnswer:
         """See Exchange."""
         tracer = self._infer.dataplane.tracer
-        span = http_span(tracer, traceparent, pinned=self._head.call.version is not None)
+        span = http_span(tracer, trace, pinned=self._head.call.version is not None)
         if span is None:
             return self._answers.of(await self._reply(body, lease, caller))
         return self._answers.of(await answered(tracer, span, self._reply(body, lease, caller)))
@@ -118,6 +119,6 @@ class FixedExchange:
         """See Exchange."""
         return self._answers.of(self._reply, bodiless=self._bodiless)
 
-    async def answer(self, body: Pieces, lease: Lease, caller: Caller, traceparent: bytes) -> WireAnswer:  # noqa: ARG002
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller, trace: CallerTrace) -> WireAnswer:  # noqa: ARG002
         """See Exchange."""
         return self._answers.of(self._reply, bodiless=self._bodiless)

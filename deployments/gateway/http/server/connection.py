@@ -19,6 +19,7 @@ from deployments.gateway.http.asgi import TooSlow, head_too_large
 from deployments.gateway.http.server.body import Body, ChunkedBody, Pieces, SizedBody, whole_body
 from deployments.gateway.http.server.exchange import Exchange, Exchanges, WireAnswer
 from deployments.gateway.http.server.head import HEAD_END, RequestHead, parse_head, without_trace
+from deployments.observe.traces.traceparent import CallerTrace
 
 # A head over what an exchange takes is refused by it. One that has no end by here is not read on.
 HEAD_MOST_BYTES = 128 << 10
@@ -30,7 +31,7 @@ _CLOSE = b"connection: close\r\n\r\n"
 _CRLF = b"\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_Reading = tuple[RequestHead, Exchange, Body, Credential, bytes]  # a request whose body is not whole, and its traceparent
+_Reading = tuple[RequestHead, Exchange, Body, Credential, CallerTrace]  # of a request whose body is not whole
 
 
 class InferServer:
@@ -184,7 +185,7 @@ class _Connection(asyncio.Protocol):
         self._begun, self._begins = b"", None
         try:
             rest, credential = cut(data[:end])
-            rest, traceparent = without_trace(rest)
+            rest, trace = without_trace(rest)
             head, exchange = (self._server.known_head if len(rest) <= KNOWN_HEAD_MOST_BYTES else self._server.head)(rest)
         except BadInput as error:
             self._broken(error)
@@ -193,12 +194,12 @@ class _Connection(asyncio.Protocol):
         try:
             caller = exchange.admit(credential)
         except HeadraceError as error:
-            self._begin_body(head, exchange, data[end:], credential, traceparent, exchange.failed(error))
+            self._begin_body(head, exchange, data[end:], credential, trace, exchange.failed(error))
             return
         if body is not None and exchange.refusal(len(body)) is None:
-            self._answer(head, exchange, [body], len(body), caller, traceparent)
+            self._answer(head, exchange, [body], len(body), caller, trace)
         else:
-            self._begin_body(head, exchange, data[end:], credential, traceparent, exchange.refusal(head.body_bytes or 0))
+            self._begin_body(head, exchange, data[end:], credential, trace, exchange.refusal(head.body_bytes or 0))
 
     def _begin_body(
         self,
@@ -206,11 +207,11 @@ class _Connection(asyncio.Protocol):
         exchange: Exchange,
         data: bytes,
         credential: Credential,
-        traceparent: bytes,
+        trace: CallerTrace,
         refusal: WireAnswer | None,
     ) -> None:
         body: Body = ChunkedBody() if head.body_bytes is None else SizedBody(head.body_bytes)
-        reading = self._reading = head, exchange, body, credential, traceparent
+        reading = self._reading = head, exchange, body, credential, trace
         if refusal is not None:
             # Who waits for leave to send may or may not do so after this: where the next request begins can't be told.
             self._refuse(reading, refusal, closes=head.expects)
@@ -247,7 +248,7 @@ class _Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._next)
 
     def _answer_in_pieces(self, reading: _Reading) -> None:
-        head, exchange, body, credential, traceparent = reading
+        head, exchange, body, credential, trace = reading
         try:
             # Again: it may have taken hours to come, and he may have been revoked.
             caller = exchange.admit(credential)
@@ -255,16 +256,16 @@ class _Connection(asyncio.Protocol):
             self._lease.release()
             self._tell(exchange.failed(error), closes=not head.keeps)
             return
-        self._answer(head, exchange, body.pieces, 0, caller, traceparent)
+        self._answer(head, exchange, body.pieces, 0, caller, trace)
 
     def _answer(
-        self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int, caller: Caller, traceparent: bytes
+        self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int, caller: Caller, trace: CallerTrace
     ) -> None:
         """`more_bytes` of the body are not counted yet."""
-        self._task = asyncio.get_running_loop().create_task(self._run(head, exchange, body, more_bytes, caller, traceparent))
+        self._task = asyncio.get_running_loop().create_task(self._run(head, exchange, body, more_bytes, caller, trace))
 
     async def _run(
-        self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int, caller: Caller, traceparent: bytes
+        self, head: RequestHead, exchange: Exchange, body: Pieces, more_bytes: int, caller: Caller, trace: CallerTrace
     ) -> None:
         # Counted in here: a task that is cancelled before it has begun runs none of this.
         admission = self._server.admission
@@ -277,7 +278,7 @@ class _Connection(asyncio.Protocol):
             self._tell(exchange.failed(error), closes=not head.keeps)
             return
         try:
-            answer = await exchange.answer(body, self._lease, caller, traceparent)
+            answer = await exchange.answer(body, self._lease, caller, trace)
         except BaseException:
             self.abort()  # where its caller has not gone, it must not wait for an answer that never comes
             raise

@@ -13,6 +13,7 @@ from deployments.gateway.access.credential import Credential
 from deployments.gateway.admission import Lease
 from deployments.gateway.http.server.body import Pieces
 from deployments.gateway.http.server.head import RequestHead
+from deployments.observe.traces.traceparent import CallerTrace
 
 
 class WireAnswer(NamedTuple):
@@ -34,7 +35,7 @@ class Exchange(Protocol):
     def failed(self, error: HeadraceError) -> WireAnswer:
         """What a request is told that ended so before it was whole, or for which there is no room."""
 
-    async def answer(self, body: Pieces, lease: Lease, caller: Caller, traceparent: bytes) -> WireAnswer:
+    async def answer(self, body: Pieces, lease: Lease, caller: Caller, trace: CallerTrace) -> WireAnswer:
         """The answer to that caller's whole request, which may empty `body` and hold more by `lease`, and brought this trace
         context, or none. Never raises but where it is cancelled."""
 

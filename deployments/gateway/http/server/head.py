@@ -8,22 +8,26 @@ from dataclasses import dataclass
 import httptools
 
 from cluster.errors import BadInput
+from deployments.gateway.door.settings import CAME
+from deployments.observe.traces.traceparent import NO_TRACE, CallerTrace
 
 HEAD_END = b"\r\n\r\n"
 # Headers that the door alone may set, and so takes from callers: they do not count as the caller's.
 DOORS_OWN = b"x-headrace-"
 
 
-_TRACEPARENT, _TRACESTATE = b"\r\ntraceparent:", b"\r\ntracestate:"
+_TRACEPARENT, _TRACESTATE, _CAME = b"\r\ntraceparent:", b"\r\ntracestate:", f"\r\n{CAME}:".encode()
 
 
-def without_trace(head: bytes) -> tuple[bytes, bytes]:
-    """The head without its trace context, and the `traceparent` in it, empty where it has none, or not one: each request has
-    another, and heads are remembered. Names are in lower case, as the door writes them."""
+def without_trace(head: bytes) -> tuple[bytes, CallerTrace]:
+    """The head without its trace context, and that: each request has another, and heads are remembered. Names are in lower case,
+    as the door writes them."""
     if _TRACEPARENT not in head:
-        return head, b""
+        return head, NO_TRACE
     head, traceparent = _cut_all(head, _TRACEPARENT)
-    return _cut_all(head, _TRACESTATE)[0], traceparent
+    head, _ = _cut_all(head, _TRACESTATE)
+    head, came_us = _cut_all(head, _CAME)
+    return head, CallerTrace(traceparent, came_us)
 
 
 def _cut_all(head: bytes, begins: bytes) -> tuple[bytes, bytes]:

@@ -13,15 +13,19 @@ from tests.support.brain import SURE, Brain
 from tests.unit.cluster.test_audit_of_commands import CHANGES, LOOKS, STREAM
 
 OVER_MODELS = [role for role in Role if role is not Role.ADMIN]
-FILTERED = {"status", "feed.list", "metrics.list", "metrics.history"}  # whose answers hold what their caller may see
+# Whose answers hold what their caller may see.
+FILTERED = {"status", "feed.list", "metrics.list", "metrics.history", "glance.show"}
 CLUSTERS = {"feed.notes", "key.home", "rollout.preflight"}
-ADMINS = {"key.create", "key.list", "key.rotate", "key.revoke", "access.show"}
+ADMINS = {"key.create", "key.list", "key.rotate", "key.revoke", "access.show", "audit.list", "checkpoint.show"}
 ROLES: dict[str, set[Role]] = {
-    **{command: {Role.VIEW} for command in ("model.show", "rollout.status", "rollout.history", "feed.show", "drift.status")},
+    **{
+        command: {Role.VIEW}
+        for command in ("model.show", "quality.show", "rollout.status", "rollout.history", "feed.show", "drift.status")
+    },
     "version.resolve": {Role.VIEW, Role.DEPLOY},
     "rollout.label": {Role.SCORE, Role.OPERATE},
     **{f"rollout.{move}": {Role.OPERATE} for move in ("start", "pause", "resume", "promote", "abort")},
-    **{command: {Role.OPERATE} for command in ("model.scale", "feed.pause", "feed.resume", "drift.clear")},
+    **{command: {Role.OPERATE} for command in ("model.scale", "quality.clear", "feed.pause", "feed.resume", "drift.clear")},
     **{command: {Role.DEPLOY} for command in ("apply", "version.register", "version.remove", "model.delete", "feed.delete")},
 }
 REQUESTS: dict[str, dict[str, Any]] = {

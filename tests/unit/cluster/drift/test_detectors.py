@@ -8,7 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.drift_rows import Dependence, as_they_are, blurred, digits_to_alarm, false_alarms, inverted, rows_to_alarm, shifted
+from bench.drift_rows import (
+    CountedRows,
+    Dependence,
+    Rows,
+    as_they_are,
+    blurred,
+    digits_to_alarm,
+    false_alarms,
+    inverted,
+    rows_to_alarm,
+    shifted,
+)
 from cluster.drift.counts import EDGE_ROWS, KINDS, DriftReference, RateKind, WatchedFeature
 from cluster.drift.detectors import STEPS, TICKS_A_YEAR, AlarmBudget, Detectors
 from cluster.drift.sizes import js, psi
@@ -121,6 +132,26 @@ def test_an_array_that_came_from_elsewhere_is_not_written_to() -> None:
     for array in (rows, hits, reference.hits):
         array.setflags(write=False)
     Detectors(replace(reference), 0.0, AlarmBudget.over(1000, 0.1)).tick(rows, hits)
+
+
+@pytest.mark.parametrize("rows", [50, 2000])
+def test_features_that_never_change_or_are_never_there_raise_no_alarm_until_they_do(rows: int) -> None:
+    rng = np.random.default_rng(9)
+
+    def drawn(rows: int) -> Rows:
+        found = rng.normal(size=(rows, 4)).astype(np.float32)
+        found[:, 1], found[:, 2], found[rng.random(rows) < 0.3, 3] = 7, np.nan, np.nan
+        return found
+
+    counted = CountedRows(drawn(rows))
+    detectors = Detectors(counted.reference, 0.0, AlarmBudget.over(1000, 0.1))
+    assert not any(detectors.tick(counts.rows, counts.hits) for _ in range(200) if (counts := counted.counts(drawn(50))))
+    changed = drawn(200)
+    changed[:, 1], changed[:, 2], changed[:, 3] = 8, 0, np.nan
+    counts = counted.counts(changed)
+    found = {alarmed.feature for _ in range(3) for alarmed in detectors.tick(counts.rows, counts.hits)}
+    assert found >= {1, 2, 3}
+    assert 0 not in found
 
 
 def test_sizes_are_nothing_for_the_same_shares_and_grow_with_the_change() -> None:

@@ -101,6 +101,18 @@ def test_the_callers_address_is_passed_on_and_nobody_can_give_another(door: Live
     assert not {name for name in seen if name == "forwarded" or name.startswith("x-headrace")}
 
 
+def test_of_a_sampled_request_the_door_says_when_it_came(door: LiveDoor) -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7"
+    for flag, wanted in (("01", True), ("00", False)):
+        headers = {"traceparent": f"{trace}-{flag}", "x-headrace-came": "1"}
+        begin_us = time.time_ns() // 1000
+        for seen in (ask(door, "POST", INFER, headers=headers)["headers"], call(door, metadata=[*headers.items()])["headers"]):
+            assert seen["traceparent"] == headers["traceparent"]
+            assert ("x-headrace-came" in seen) is wanted
+            if wanted:
+                assert begin_us <= int(seen["x-headrace-came"]) <= time.time_ns() // 1000
+
+
 def test_who_is_two_callers_at_once_is_told_so(door: LiveDoor) -> None:
     url = f"{door.http}/v2/models/pair/infer"
     two = [("authorization", "Bearer a"), ("authorization", "Bearer b")]

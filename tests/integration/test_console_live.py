@@ -1,0 +1,94 @@
+"""The console on the real cluster, through the door: rollouts watched under load, and a controller that is killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from headrace.local.home import Settings, read_settings
+from headrace.local.home_key import home_key
+from tests.conftest import RayCluster
+from tests.integration.test_rollout_live import PLAN, SERVING
+from tests.support.browser import chromium, needs_chromium, visit
+from tests.support.live import Artifact, Service, controller_process, loaded, running
+from tests.support.models import failing_artifact, mlp_artifact
+
+pytestmark = [needs_chromium, pytest.mark.proof, pytest.mark.timeout(600)]
+MODEL = "seen"
+WATCHED = PLAN | {"steps": [{"weight": 30, "bake_s": 8}, {"weight": 100, "bake_s": 2}]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("console")
+
+
+@pytest.fixture(scope="module")
+def settings(folder: Path) -> Settings:
+    return read_settings({"HEADRACE_HOME": str(folder / "home")})
+
+
+@pytest.fixture(scope="module")
+def stable(folder: Path) -> Artifact:
+    return mlp_artifact(folder, MODEL)
+
+
+@pytest.fixture(scope="module")
+def service(ray_cluster: RayCluster, settings: Settings, stable: Artifact) -> Iterator[Service]:
+    with running(ray_cluster, settings, MODEL) as service:
+        service.register(stable)
+        service.apply(SERVING, WATCHED)
+        assert service.ended(1).state == "promoted"
+        yield service
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+def test_a_rollout_is_watched_to_its_promotion_and_another_to_its_rollback(
+    service: Service, settings: Settings, browser: Browser, stable: Artifact, folder: Path
+) -> None:
+    key = home_key(settings.home)
+    assert key is not None
+    with loaded(service, stable) as load, visit(browser, service.url) as seen:
+        load.await_calls(20)
+        seen.page.goto(service.control.console_link())  # as `headrace up` prints it
+        seen.page.get_by_role("button", name="Log out").wait_for()
+        row = seen.page.get_by_role("row", name=MODEL)
+        expect(row).to_contain_text(re.compile(r"\b[1-9]\d*(\.\d+)?\b"))  # it is asked, and says how often
+        expect(seen.page.get_by_role("region", name="Nodes", exact=True)).to_contain_text("alive")
+
+        service.register(mlp_artifact(folder, MODEL, nudge=0.1))
+        seen.go(f"#/rollout/{MODEL}")
+        expect(seen.page.get_by_role("heading", name=re.compile("1 → 2 +canary"))).to_be_visible()
+        expect(seen.page.get_by_role("img", name=re.compile("error rate over time"))).to_be_visible()
+        expect(seen.page.get_by_role("heading", name=re.compile("promoted"))).to_be_visible()
+        expect(seen.page.get_by_text("every step passed").first).to_be_visible()
+
+        service.register(failing_artifact(folder, MODEL))
+        expect(seen.page.get_by_role("heading", name=re.compile("2 → 3 +rolled back"))).to_be_visible()
+        expect(seen.page.get_by_role("row", name=re.compile("rolled back"))).to_contain_text("check error_rate")
+        seen.go()
+        expect(seen.page.get_by_text("version 3 was taken back: error rate")).to_be_visible()
+        assert seen.violations() == []
+        load.await_calls(20)
+        assert load.failures == []
+
+
+def test_the_picture_stays_while_the_controller_is_killed(service: Service, browser: Browser) -> None:
+    with visit(browser, service.url) as seen:
+        seen.go()
+        expect(seen.page.get_by_role("row", name=MODEL)).to_be_visible()
+        os.kill(controller_process().pid, signal.SIGKILL)
+        expect(seen.page.get_by_role("status")).to_contain_text("The controller is away since")
+        expect(seen.page.get_by_role("row", name=MODEL)).to_be_visible()
+        expect(seen.page.get_by_role("status")).to_be_empty()
