@@ -71,7 +71,7 @@ def explain_version(
         methods=tuple(trials),
         importance=importance(explained),
         importance_rows=len(explained),
-        features=len(_parts(explained[0])) if explained else 0,
+        features=len(_worths(explained[0])) if explained else 0,
         scale=explained[0].scale if explained else "",
     )
     return background, report
@@ -96,8 +96,8 @@ def importance(explained: Sequence[Explanation]) -> tuple[FeatureImportance, ...
     """The strongest features over the rows, each with the mean size of its part."""
     if not explained:
         return ()
-    names = list(_parts(explained[0]))
-    sizes = np.abs(np.array([list(_parts(one).values()) for one in explained]))
+    names = _names(explained[0])
+    sizes = np.abs(np.array([_worths(one) for one in explained]))
     means = sizes.mean(axis=0)
     spread = sizes.std(axis=0, ddof=1) / np.sqrt(len(sizes)) if len(sizes) > 1 else np.zeros(len(names))
     strongest = np.argsort(-means, kind="stable")[:SHOWN].tolist()
@@ -174,15 +174,15 @@ def _explained(engine: Engine, imported: Imported, background: Background) -> li
     return [one for one in found if CUT not in one.why]
 
 
-def _parts(one: Explanation) -> dict[str, float]:
-    """What each feature is worth, a group of them whole."""
-    if one.groups:
-        return {name: value for name, (value, _) in one.groups.items()}
-    return {
-        feature_name(name, value.shape, place): float(worth)
-        for name, value in one.attributions.items()
-        for place, worth in enumerate(value.ravel())
-    }
+def _names(one: Explanation) -> list[str]:
+    """Groups where there are some, else every feature."""
+    parts = one.attributions.items()
+    return list(one.groups) or [feature_name(name, value.shape, place) for name, value in parts for place in range(value.size)]
+
+
+def _worths(one: Explanation) -> Floats:
+    """What each of `_names` is worth."""
+    return np.array([value for value, _ in one.groups.values()]) if one.groups else _flat(one)
 
 
 def _flat(one: Explanation) -> Floats:

@@ -11,10 +11,13 @@ import numpy.typing as npt
 
 from cluster.errors import BadInput
 from deployments.engines.datatypes import Array
+from deployments.explain.features import Places
 from deployments.explain.form import Floats
-from deployments.explain.mixing import Evaluator, Masks, Mixture
+from deployments.explain.mixing import Evaluator, Mixture
 from deployments.explain.result import GroupValues, nothing
 from deployments.explain.targets import Label, classes_of
+
+MOST_PREFIXES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +55,10 @@ def counterfactual(
     now, spent = answer, 0
     while len(left):
         # Once the budget allows no more trials one by one, those left go in the order in which they promised to help.
-        trials = np.repeat(masks[None, :], len(left), axis=0)
         greedy = spent + len(left) <= evaluations
-        if greedy:
-            trials[np.arange(len(left)), left] = False
-        else:
-            for turn, place in enumerate(left.tolist()):
-                trials[turn:, place] = False
-            keep = np.unique(np.linspace(0, len(left) - 1, min(len(left), 64)).astype(int))
-            trials = trials[keep]
-        tried = _tried(mixture, evaluator, trials, other)
+        counts = np.unique(np.linspace(1, len(left), min(len(left), MOST_PREFIXES)).astype(int)).tolist()
+        trials = [left[place : place + 1] for place in range(len(left))] if greedy else [left[:count] for count in counts]
+        tried = _tried(mixture, evaluator, masks, trials, other)
         if tried is None:
             return Changed(nothing(len(found), now, 1), None, tuple(changed))
         spent += len(trials)
@@ -69,16 +66,17 @@ def counterfactual(
         arrived = _arrived(reached, own, wanted)
         if not greedy:
             at = int(np.argmax(arrived)) if arrived.any() else len(trials) - 1
-            count = int(keep[at]) + 1
-            found[left[:count]] = (now - values[at]) / count
-            changed += left[:count].tolist()
-            masks, now = trials[at], float(values[at])
+            found[trials[at]] = (now - values[at]) / len(trials[at])
+            changed += trials[at].tolist()
+            masks[trials[at]] = False
+            now = float(values[at])
             break
         among = np.flatnonzero(arrived) if arrived.any() else np.arange(len(values))
         best = int(among[values[among].argmin()])
         group = int(left[best])
         found[group] = now - values[best]
-        now, masks = float(values[best]), trials[best]
+        masks[group] = False
+        now = float(values[best])
         changed.append(group)
         left = left[np.argsort(values, kind="stable")]
         left = left[left != group]
@@ -93,14 +91,19 @@ def _arrived(classes: Sequence[Label], own: Label, wanted: Label) -> npt.NDArray
     return np.array([one != own if wanted is None else str(one) == str(wanted) for one in classes], np.bool_)
 
 
-def _tried(mixture: Mixture, evaluator: Evaluator, masks: Masks, other: int) -> tuple[Floats, list[Label]] | None:
-    """The target and the class of each mixture; None where the deadline passed first."""
+def _tried(
+    mixture: Mixture, evaluator: Evaluator, masks: npt.NDArray[np.bool_], trials: Sequence[Places], other: int
+) -> tuple[Floats, list[Label]] | None:
+    """The target and the class of the mixture `masks` [G] less each trial's groups; None where the deadline passed first."""
     values: list[Floats] = []
     classes: list[Label] = []
-    for start in range(0, len(masks), evaluator.batch_rows):
+    for start in range(0, len(trials), evaluator.batch_rows):
         if evaluator.late:
             return None
-        part = masks[start : start + evaluator.batch_rows]
+        some = trials[start : start + evaluator.batch_rows]
+        part = np.repeat(masks[None, :], len(some), axis=0)
+        for place, gone in enumerate(some):
+            part[place, gone] = False
         answers = evaluator.answers(mixture.mixed(part, np.full(len(part), other)))
         values.append(evaluator.target.values(answers))
         classes += classes_of(answers)

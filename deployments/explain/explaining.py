@@ -114,15 +114,15 @@ class _Asked:
             answer=answer,
             attributions=per_value(found.values, self.groups, self.shapes),
             errors=per_value(found.errors, self.groups, self.shapes),
-            groups={self.groups.names[one]: (float(found.values[one]), float(found.errors[one])) for one in self.groups.asked},
+            groups={name: (float(found.values[one]), float(found.errors[one])) for one, name in self.groups.named.items()},
             evaluations=evaluator.evaluations + 1,
             background_rows=found.rows,
             completeness_error=abs(float(found.values.sum()) - (answer - found.baseline)),
             too_rough=bool(told),
             why="; ".join(told),
             counterfactual=changed.row if changed else None,
-            changed=tuple(self.groups.names[one] for one in changed.groups) if changed else (),
-            grouped={name: np.isin(of, self.groups.asked).reshape(self.shapes[name]) for name, of in self.groups.of.items()},
+            changed=tuple(self.groups.name(one) for one in changed.groups) if changed else (),
+            grouped=self.groups.grouped(),
         )
 
     def _attributed(self, mixed: Mixture, evaluator: Evaluator, answer: float, baselines: Floats) -> GroupValues:

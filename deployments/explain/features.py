@@ -26,20 +26,33 @@ _NAMED = re.compile(r"(?P<input>.+)\[(?P<place>\d+(?:\s*,\s*\d+)*)\]", re.DOTALL
 class FeatureGroups:
     """G groups of the values of a row. `of` says by input, in a row's order, which group each of its d values is in, [d].
 
-    `asked` are the groups with more than one value, or that were named by the caller: an explanation tells these whole.
+    `named` are those that the caller asked for, and squares: an explanation tells these whole. Others are one value each.
     """
 
-    names: tuple[str, ...]
+    count: int
     of: Mapping[str, Places]
-    asked: tuple[int, ...] = ()
+    shapes: RowShapes
+    named: Mapping[int, str]
 
     def __len__(self) -> int:
-        return len(self.names)
+        return self.count
+
+    def name(self, group: int) -> str:
+        """What a group is called; that of one value by its place."""
+        if group in self.named:
+            return self.named[group]
+        found = ((name, np.flatnonzero(of == group)) for name, of in self.of.items())
+        name, places = next((name, places) for name, places in found if len(places))
+        return feature_name(name, self.shapes[name], int(places[0]))
+
+    def grouped(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """By input which values are in a group that is named, in a row's shape."""
+        return {name: np.isin(of, list(self.named)).reshape(self.shapes[name]) for name, of in self.of.items()}
 
     def sizes(self) -> Places:
         """How many values each group has, [G]."""
         every = np.concatenate([*self.of.values(), np.empty(0, np.intp)])
-        return np.bincount(every, minlength=len(self)).astype(np.intp)
+        return np.bincount(every, minlength=self.count).astype(np.intp)
 
 
 def image_axes(shape: Sequence[int]) -> tuple[int, int] | None:
@@ -62,33 +75,36 @@ def feature_groups(
 ) -> FeatureGroups:
     """The groups of a version's row. Raises BadInput where a group names what is no feature, or one that another group has."""
     of = {spec.name: np.full(math.prod(shapes[spec.name]), -1, np.intp) for spec in signature.inputs}
-    names: list[str] = []
+    named: dict[int, str] = {}
     for group, members in groups.items():
         for member in members:
             name, places = _named(member, group, shapes)
-            taken = of[name][places]
-            if (taken >= 0).any():
-                other = names[int(taken[taken >= 0][0])] if int(taken.max()) < len(names) else group
+            taken = int(of[name][places].max(initial=-1))
+            if taken >= 0:
                 raise BadInput(
-                    f"feature {member} is in group {other} too", where=f"explain.groups.{group}", remedy="leave it in one of them"
+                    f"feature {member} is in group {named.get(taken, group)} too",
+                    where=f"explain.groups.{group}",
+                    remedy="leave it in one of them",
                 )
-            of[name][places] = len(names)
-        names.append(group)
-    asked = list(range(len(names)))
+            of[name][places] = len(named)
+        named[len(named)] = group
+    count = len(named)
     for spec in signature.inputs:
         shape, own = shapes[spec.name], of[spec.name]
         axes = image_axes(shape) if blocks else None
         if blocks and axes:
-            asked += _cut(spec.name, shape, own, axes, blocks, names)
+            squares = _cut(spec.name, shape, own, axes, blocks, count)
+            named |= squares
+            count += len(squares)
             continue
         free = np.flatnonzero(own < 0)
-        own[free] = len(names) + np.arange(len(free))
-        names += [feature_name(spec.name, shape, int(place)) for place in free]
+        own[free] = count + np.arange(len(free))
+        count += len(free)
     if blocks and not any(image_axes(shape) for shape in shapes.values()):
         raise BadInput(
             "no input is an image", where="explain.blocks", remedy="leave it out, or put features together in explain.groups"
         )
-    return FeatureGroups(tuple(names), of, tuple(asked))
+    return FeatureGroups(count, of, shapes, named)
 
 
 def feature_name(name: str, shape: Sequence[int], place: int) -> str:
@@ -123,16 +139,16 @@ def _known(shapes: RowShapes) -> str:
     return ", ".join(told) + (", ..." if len(shapes) > len(told) else "")
 
 
-def _cut(name: str, shape: tuple[int, ...], own: Places, axes: tuple[int, int], side: int, names: list[str]) -> list[int]:
-    """Puts an image's free values into squares, all channels together; returns the new groups."""
-    rows, columns = (np.indices(shape)[axis] // side for axis in axes)
+def _cut(name: str, shape: tuple[int, ...], own: Places, axes: tuple[int, int], side: int, first: int) -> dict[int, str]:
+    """Puts an image's free values into squares, all channels together, numbered from `first` on; returns their names."""
+    rows, columns = (np.indices(shape)[axis].ravel() // side for axis in axes)
     across = -(-shape[axes[1]] // side)
-    square = (rows * across + columns).ravel()
-    made: list[int] = []
-    for one in np.unique(square[own < 0]).tolist():
-        own[(square == one) & (own < 0)] = len(names)
-        made.append(len(names))
-        top, left = divmod(one, across)
-        bottom, right = min((top + 1) * side, shape[axes[0]]), min((left + 1) * side, shape[axes[1]])
-        names.append(f"{name}[{top * side}:{bottom},{left * side}:{right}]")
+    free = np.flatnonzero(own < 0)
+    squares, places = np.unique((rows * across + columns)[free], return_inverse=True)
+    own[free] = first + places
+    made: dict[int, str] = {}
+    for place, square in enumerate(squares.tolist()):
+        top, left = (part * side for part in divmod(square, across))
+        bottom, right = min(top + side, shape[axes[0]]), min(left + side, shape[axes[1]])
+        made[first + place] = f"{name}[{top}:{bottom},{left}:{right}]"
     return made

@@ -127,7 +127,7 @@ class Explanation:
     why: str = ""
     counterfactual: Mapping[str, Array] | None = None
     changed: tuple[str, ...] = ()
-    grouped: Mapping[str, Array] = field(default_factory=dict)
+    grouped: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
 
 class ExplainRows(Protocol):

@@ -24,7 +24,8 @@ REMEDY = "put features that only make sense together into a group (explain.group
 class Mixture:
     """One row and b others, by input as [1, d] and [b, d], flat, and the groups in which their values are swapped.
 
-    `columns` are by input the groups of its values: a slice where they lie as the values do.
+    `columns` are by input the groups of its values: a slice where they lie as the values do. `bits` are by input those of the
+    others and what they are different from the row's, none for text.
     """
 
     row: Mapping[str, Array]
@@ -32,6 +33,7 @@ class Mixture:
     shapes: RowShapes
     groups: FeatureGroups
     columns: Mapping[str, slice | Places]
+    bits: Mapping[str, tuple[Array, Array]]
 
     def __len__(self) -> int:
         return len(next(iter(self.others.values())))
@@ -40,9 +42,17 @@ class Mixture:
         """n rows: groups [n, G] of the row where `masks` says so, and of the other row `which` [n] where not."""
         tensors: dict[str, Array] = {}
         for name, columns in self.columns.items():
-            made = self.others[name].take(which, axis=0)
             mask = masks[:, columns] if isinstance(columns, slice) else masks.take(columns, axis=1)
-            np.copyto(made, self.row[name], where=mask)
+            if name in self.bits:
+                # By bits: ten times as fast as to choose value by value, which a processor can't foresee.
+                others, unlike = self.bits[name]
+                mixed: Array = unlike.take(which, axis=0)
+                np.multiply(mixed, mask, out=mixed)
+                np.bitwise_xor(mixed, others.take(which, axis=0), out=mixed)
+                made = mixed.view(self.row[name].dtype)
+            else:
+                made = self.others[name].take(which, axis=0)
+                np.copyto(made, self.row[name], where=mask)
             tensors[name] = made.reshape(len(which), *self.shapes[name])
         return tensors
 
@@ -66,13 +76,17 @@ def mixture(
 ) -> Mixture:
     """`row` holds one row of each input, `others` b rows."""
     names = [spec.name for spec in signature.inputs]
-    return Mixture(
-        {name: np.ascontiguousarray(row[name]).reshape(1, -1) for name in names},
-        {name: np.ascontiguousarray(others[name]).reshape(len(others[name]), -1) for name in names},
-        shapes,
-        groups,
-        {name: _as_slice(groups.of[name]) for name in names},
-    )
+    one = {name: np.ascontiguousarray(row[name]).reshape(1, -1) for name in names}
+    flat = {name: np.ascontiguousarray(others[name]).reshape(len(others[name]), -1) for name in names}
+    bits = {name: _bits(one[name], flat[name]) for name in names if one[name].dtype != np.object_}
+    return Mixture(one, flat, shapes, groups, {name: _as_slice(groups.of[name]) for name in names}, bits)
+
+
+def _bits(row: Array, others: Array) -> tuple[Array, Array]:
+    """The bits of the others, and where these are not the row's, [b, d]."""
+    whole = np.dtype(f"u{row.dtype.itemsize}")
+    theirs = others.view(whole)
+    return theirs, theirs ^ row.view(whole)
 
 
 def _as_slice(of: Places) -> slice | Places:

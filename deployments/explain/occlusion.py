@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from cluster.errors import BadInput
-from deployments.explain.features import image_axes
+from deployments.explain.features import Places, image_axes
 from deployments.explain.form import Floats
 from deployments.explain.mixing import Evaluator, Mixture
 from deployments.explain.result import GroupValues, nothing
@@ -17,22 +16,10 @@ from deployments.explain.result import GroupValues, nothing
 WINDOW_SHARE = 7
 
 
-@dataclass(frozen=True, slots=True)
-class _Windows:
-    """m windows: which groups each covers, bool [m, G]."""
-
-    covers: npt.NDArray[np.bool_]
-
-    def spread(self, lost: Floats) -> Floats:
-        """What the windows lost, [m], as the mean over each group's windows of its share of them, [G]."""
-        shares = lost / np.maximum(self.covers.sum(axis=1), 1)
-        return np.asarray(self.covers.T.astype(np.float64) @ shares / np.maximum(self.covers.sum(axis=0), 1))
-
-
 def occluded(mixture: Mixture, evaluator: Evaluator, answer: float, baselines: Floats, evaluations: int) -> GroupValues:
     """Takes as many other rows as the evaluations allow. Raises BadInput where these don't suffice for one."""
-    windows = _windows(mixture)
-    count, size = windows.covers.shape
+    windows, size = _windows(mixture), len(mixture.groups)
+    count = len(windows)
     if count > evaluations:
         raise BadInput(
             f"{count:,} patches need as many evaluations, and {evaluations:,} are allowed",
@@ -42,22 +29,45 @@ def occluded(mixture: Mixture, evaluator: Evaluator, answer: float, baselines: F
     rows = min(len(mixture), evaluations // max(count, 1))
     lost, used = np.zeros(count), 0
     for other in range(rows):
-        values = evaluator.values(mixture, ~windows.covers, np.full(count, other))
+        values = _without(mixture, evaluator, windows, other)
         if values is None:
             break
         lost += answer - values
         used += 1
     if not used:
         return nothing(size, float(baselines[0]), 1)
-    found = windows.spread(lost / used)
+    found = _spread(windows, lost / used, size)
     return GroupValues(found, np.zeros(size), float(baselines[:used].mean()), used, cut=used < rows)
 
 
-def _windows(mixture: Mixture) -> _Windows:
-    """Squares that overlap over images whose values are not grouped; every other group by itself."""
-    size = len(mixture.groups)
-    covers: list[npt.NDArray[np.bool_]] = []
-    alone = np.ones(size, np.bool_)
+def _without(mixture: Mixture, evaluator: Evaluator, windows: Sequence[Places], other: int) -> Floats | None:
+    """The target of the row with each window as in the other row, [m]; None where the deadline passed first."""
+    found = np.empty(len(windows))
+    for start in range(0, len(windows), evaluator.batch_rows):
+        some = windows[start : start + evaluator.batch_rows]
+        masks = np.ones((len(some), len(mixture.groups)), np.bool_)
+        for place, window in enumerate(some):
+            masks[place, window] = False
+        values = evaluator.values(mixture, masks, np.full(len(some), other))
+        if values is None:
+            return None
+        found[start : start + len(some)] = values
+    return found
+
+
+def _spread(windows: Sequence[Places], lost: Floats, size: int) -> Floats:
+    """What the windows lost, [m], as the mean over each group's windows of its share of them, [G]."""
+    total, times = np.zeros(size), np.zeros(size)
+    for window, share in zip(windows, lost.tolist(), strict=True):
+        total[window] += share / len(window)
+        times[window] += 1
+    return np.asarray(total / np.maximum(times, 1))
+
+
+def _windows(mixture: Mixture) -> list[Places]:
+    """The groups in each window: squares that overlap over images whose values are not grouped; every other group by itself."""
+    windows: list[Places] = []
+    alone = np.ones(len(mixture.groups), np.bool_)
     for name, shape in mixture.shapes.items():
         of, axes = mixture.groups.of[name], image_axes(shape)
         if axes is None or len(np.unique(of)) < len(of):
@@ -69,9 +79,8 @@ def _windows(mixture: Mixture) -> _Windows:
         for top in tops:
             for left in lefts:
                 inside = (at[0] >= top) & (at[0] < top + side) & (at[1] >= left) & (at[1] < left + side)
-                covers.append(np.isin(np.arange(size), of[inside]))
-    covers += list(np.eye(size, dtype=np.bool_)[alone])
-    return _Windows(np.array(covers, np.bool_).reshape(-1, size))
+                windows.append(of[inside])
+    return [*windows, *np.flatnonzero(alone)[:, None]]
 
 
 def _starts(length: int, side: int) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from deployments.engines.datatypes import Array
 from deployments.explain.features import image_axes
 from deployments.explain.form import ExplainScale, Explanation, Floats
-from deployments.explain.strongest import FeaturePart, strongest_first
+from deployments.explain.strongest import FeaturePart, feature_count, strongest_first
 
 BARS, WIDTH, LINE, NAMES = 30, 760, 22, 260
 # Larger images are shown by squares.
@@ -31,10 +31,11 @@ def explanation_page(title: str, one: Explanation, row: Mapping[str, Array], pic
     All text from outside is escaped.
     """
     rough = f"<p class=rough>Not to be relied on: {html.escape(one.why)}.</p>" if one.too_rough else ""
+    bars = _bars(strongest_first(one, row, BARS), feature_count(one))
     pictures = "".join(_picture(name, one, row[name], picture) for name in one.attributions)
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"
-        f"<h1>{html.escape(title)}</h1>{rough}{_facts(one)}{pictures}{_bars(strongest_first(one, row))}</html>"
+        f"<h1>{html.escape(title)}</h1>{rough}{_facts(one)}{pictures}{bars}</html>"
     )
 
 
@@ -70,14 +71,14 @@ def _facts(one: Explanation) -> str:
     return "<dl>" + "".join(f"<dt>{key}<dd>{html.escape(value)}" for key, value in facts.items()) + "</dl>"
 
 
-def _bars(parts: Sequence[FeaturePart]) -> str:
-    shown = [part for part in parts[:BARS] if part.worth or part.error]
+def _bars(parts: Sequence[FeaturePart], count: int) -> str:
+    shown = [part for part in parts if part.worth or part.error]
     far = max((abs(part.worth) + part.error for part in shown), default=0.0)
     if not far:
         return "<p>No feature has a part in it.</p>"
     scale, middle = (WIDTH - NAMES - 80) / 2 / far, NAMES + (WIDTH - NAMES - 80) / 2
     lines = "".join(_bar(place, part, scale, middle) for place, part in enumerate(shown))
-    left = len(parts) - len(shown)
+    left = count - len(shown)
     more = f"<p>{left:,} weaker features are not shown.</p>" if left else ""
     return (
         f'<svg viewBox="0 0 {WIDTH} {LINE * len(shown) + 4}" width="{WIDTH}" role="img" aria-label="what each feature is worth">'

@@ -62,16 +62,19 @@ def sampled(mixture: Mixture, evaluator: Evaluator, answer: float, baselines: Fl
     random = np.random.default_rng(seed)
     seen = _Tally(np.zeros((rows, size)), np.zeros((rows, size)), np.zeros((rows, size)), np.zeros(rows, np.int64))
     halves, cut = np.zeros(size), False
-    for _ in range(evaluations // once if once else 2):
-        for pairs in _portions(cost[:rows], evaluator.batch_rows):
-            found = _walked(mixture, evaluator, _draw(random, differing, pairs), answer, baselines)
+    done, rounds = 0, evaluations // once if once else 2
+    while done < rounds and not cut and not seen.settled():
+        # No error is known before every row was walked from twice: the first two times at once.
+        times = min(2, rounds) if not done else 1
+        for pairs in _portions(times * cost[:rows], evaluator.batch_rows):
+            found = _walked(mixture, evaluator, _draw(random, differing, np.tile(pairs, times)), answer, baselines)
             if found is None:
                 cut = True
                 break
             halves = (np.abs(found[0::2] - found[1::2]) / 2).max(axis=0)
-            seen.add(pairs, (found[0::2] + found[1::2]) / 2)
-        if cut or seen.settled():
-            break
+            for again in np.split((found[0::2] + found[1::2]) / 2, times):
+                seen.add(pairs, again)
+        done += times
     used = seen.counts > 0
     if not used.any():
         return nothing(size, float(baselines[:rows].mean()), rows)

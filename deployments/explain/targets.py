@@ -56,10 +56,11 @@ class ExplainTarget:
         if self.kind is ScoreKind.PROBABILITY:
             least = _least(answer)
             return np.asarray(self.sign * (np.log(np.maximum(picked, least)) - np.log(np.maximum(1 - picked, least))))
-        others = np.delete(numbers, self.column, axis=1)
         if self.kind is ScoreKind.PROBABILITIES:
             # Not 1 - picked: near 1 that has no digits left in 32 bits.
-            return np.asarray(np.log(np.maximum(picked, SMALLEST)) - np.log(np.maximum(others.sum(axis=1), SMALLEST)))
+            rest = numbers @ (np.arange(numbers.shape[1]) != self.column).astype(np.float64)
+            return np.asarray(np.log(np.maximum(picked, SMALLEST)) - np.log(np.maximum(rest, SMALLEST)))
+        others = np.delete(numbers, self.column, axis=1)
         top = others.max(axis=1)
         return np.asarray(picked - top - np.log(np.exp(others - top[:, None]).sum(axis=1)))
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from deployments.engines.datatypes import Array
 from deployments.explain.form import Explanation
 from deployments.explain.page import baseline_words, changes, target_words, value_words
-from deployments.explain.strongest import strongest_first
+from deployments.explain.strongest import feature_count, strongest_first
 from deployments.scoring.nonfinite import spoken
 
 BAR = 16
@@ -22,8 +22,7 @@ ROUNDING = 1e-5
 
 def shown_explanation(one: Explanation, row: Mapping[str, Array], top: int) -> RenderableType:
     """The strongest `top` features; `row` holds each input in a row's shape."""
-    parts = strongest_first(one, row)
-    shown = [part for part in parts[:top] if part.worth or part.error]
+    shown = [part for part in strongest_first(one, row, top) if part.worth or part.error]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("feature", no_wrap=True)
     table.add_column("value", no_wrap=True, max_width=32)
@@ -44,7 +43,7 @@ def shown_explanation(one: Explanation, row: Mapping[str, Array], top: int) -> R
         lines.append(Text(f"not to be relied on: {one.why}", style="yellow"))
     if one.changed:
         lines.append(Text(f"it would be another class with {changes(one, top)}"))
-    left = len(parts) - len(shown)
+    left = feature_count(one) - len(shown)
     return Group(*lines, table, *([Text(f"{left:,} weaker features are not shown", style="dim")] if left else []))
 
 

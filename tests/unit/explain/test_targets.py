@@ -266,6 +266,33 @@ def test_an_image_is_cut_into_squares_where_its_pixels_are_too_many():
     assert occluded.attributions["image"][:, 10:, :].max() == 0
 
 
+def test_a_large_image_is_explained_within_bounds():
+    signature = Signature(
+        inputs=(TensorSpec(name="image", datatype=Datatype.UINT8, shape=(-1, 128, 128, 3)),),
+        outputs=(TensorSpec(name="p", datatype=Datatype.FP32, shape=(-1, 2)),),
+    )
+    largest = 0
+
+    def bright(tensors):
+        nonlocal largest
+        largest = max(largest, tensors["image"].nbytes)
+        share = tensors["image"][:, 32:64, 32:64].mean(axis=(1, 2, 3)) / 255
+        return {"p": np.stack([1 - share, share], axis=1).astype(np.float32)}
+
+    random = np.random.default_rng(0)
+    row = random.integers(150, 255, (1, 128, 128, 3), dtype=np.uint8)
+    background = Background({"image": random.integers(0, 100, (3, 128, 128, 3), dtype=np.uint8)})
+    for method, evaluations in (("auto", 1500), ("occlusion", 600), ("counterfactual", 100)):
+        options = ExplainOptions(ExplainMethod(method), evaluations=evaluations)
+        found = explain_rows(bright, {"image": row}, signature, background, options)[0]
+        inside = np.abs(found.attributions["image"][32:64, 32:64]).sum()
+        assert inside > (0.04 if method == "counterfactual" else 0.6) * np.abs(found.attributions["image"]).sum(), method
+        assert found.evaluations <= evaluations + 64 + 1
+    assert largest <= 16 << 20
+    with pytest.raises(BadInput, match="49,152 features need 98,302 evaluations"):
+        explain_rows(bright, {"image": row}, signature, background, ExplainOptions(ExplainMethod.SHAPLEY))
+
+
 def test_options_are_read_from_plain_values():
     given = {
         "method": "shapley",
