@@ -42,8 +42,8 @@ def feature_count(one: Explanation) -> int:
 
 
 def strongest(one: Explanation, most: int, names: Mapping[str, Sequence[str]] | None = None) -> list[FeaturePart]:
-    """As `strongest_first`, without the row's values. `names` are, by input, what its values are called, in a row's order, in place
-    of `image[3,5]`."""
+    """As `strongest_first`, without the row's values. `names` are, by input, what its values are called, in a row's order, in
+    place of `image[3,5]`."""
     found = [FeaturePart(name, None, worth, error) for name, (worth, error) in one.groups.items()]
     for name, worth in one.attributions.items():
         flat, errors = worth.ravel(), one.errors[name].ravel()
