@@ -287,7 +287,7 @@ class StreamSpec(Section):
         names = [*self.input.names, self.output.topic, self.dead_letters.topic, *explained]
         if len(set(names)) != len(names):
             which = "input, output, dead_letters and explain" if explained else "input, output and dead_letters"
-            raise ValueError(f"{which} must be topics of their own; got {names}")
+            raise ValueError(f"{which} must be {'four' if explained else 'three'} topics; got {names}")
         for written in (self.output.topic, self.dead_letters.topic, *explained):
             if self.input.reads(written):
                 raise ValueError(f"the input's pattern takes in {written}, which the stream writes")

@@ -98,7 +98,7 @@ def test_a_document_says_what_is_explained_and_the_second_stream_is_the_first_wi
     )
     for wrong, words in (
         ({"explain": {"topic": "why"}}, "say which records"),
-        ({"explain": {"topic": "out", "sample": 1}}, "topics of their own"),
+        ({"explain": {"topic": "out", "sample": 1}}, "four topics"),
         ({"explain": {"topic": "why", "sample": 0}}, "greater than 0"),
     ):
         with pytest.raises(ValidationError, match=words):
