@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -35,6 +36,7 @@ from cluster.error_wire import from_wire
 from cluster.findings import first_finding
 from cluster.rollout.plan import NamedPlan, Plan
 from deployments.gateway.door.configuration import NOT_DELIVERED
+from headrace.asking_why import ExplainedRows, explain_path, read_explained
 from headrace.local.home import Home, Settings, read_settings
 from headrace.local.home_key import home_key, key_in
 from headrace.local.run_state import load_run
@@ -298,6 +300,30 @@ class ControlClient:
     def keys(self) -> tuple[KeyView, ...]:
         """All keys, without their secrets."""
         return self.call(keys.LIST, Nothing()).keys
+
+    def explain(
+        self,
+        model: str,
+        instances: Sequence[Any],
+        *,
+        version: int | None = None,
+        routing_key: str = "",
+        timeout_s: float = 30.0,
+        **options: Any,
+    ) -> ExplainedRows:
+        """Why rows are answered as they are, by the version that is given, or that serves the key, or stable.
+
+        A row is nested lists, or an object by input. `options` are those of docs/explain.md: method, output, label, groups,
+        evaluations and so on. What is not computed within `timeout_s` is cut, and says so.
+        """
+        path, parameters = explain_path(model, version), {name: value for name, value in options.items() if value is not None}
+        headers = {"x-timeout-ms": str(max(round(1000 * timeout_s), 1))} | ({"x-routing-key": routing_key} if routing_key else {})
+        body = {"instances": list(instances), "parameters": parameters}
+        try:
+            response = self._http.post(path, json=body, headers=headers, timeout=timeout_s + self._timeout_s)
+        except httpx.TransportError as error:
+            raise self._unanswered("explain", error) from error
+        return read_explained(response, f"{self.base_url}{path}")
 
     def feeds(self) -> tuple[FeedView, ...]:
         """All streams and batches."""

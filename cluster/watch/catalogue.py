@@ -108,6 +108,18 @@ SHADOW_ROWS = _counter("shadow_rows", "Rows that this candidate scored in shadow
 ENGINE_SECONDS = _histogram("engine_seconds", "How long a version took for one call, on its replica or embedded.", *_WAY)
 CALL_ROWS = _histogram("call_rows", "Rows in one call to a version.", *_WAY, bounds=ROWS)
 
+# Explanations: no traffic, and counted apart from it. `evaluations` are rows that a version scored for them.
+EXPLAIN_REQUESTS = _counter(
+    "explain_requests",
+    "Requests to explain. `model` and `version` are empty where nothing served was named.",
+    *_VERSION,
+    "protocol",
+    "outcome",
+)
+EXPLAIN_SECONDS = _histogram("explain_seconds", "How long one call for explanations took, all of its rows.", *_WAY)
+EXPLAINED_ROWS = _counter("explained_rows", "Rows explained.", *_WAY)
+EXPLAIN_EVALUATIONS = _counter("explain_evaluations", "Rows that versions scored to explain others.", *_WAY)
+
 # Online.
 REQUESTS = _counter(
     "requests",

@@ -25,6 +25,7 @@ from consumers.batch.write.records import Pinned, Receipt, RunPhase, RunRecord, 
 from consumers.batch.write.retention import retire_old, scored_before
 from consumers.batch.write.runs import RunHistory, new_run_id
 from deployments.artifacts.places import Place, explaining, locate
+from deployments.explain.asking import section_options
 
 ScoreUnits = Callable[[Ledger, RunRecord, Sequence[Unit], int], Iterable[Receipt]]
 
@@ -176,6 +177,8 @@ def _check_columns(dataset: Dataset, spec: BatchSpec, pinned: Pinned) -> None:
     bind(dataset.schema, pinned.signature, spec.input, where=dataset.files[0].path)
     check_keys(dataset.schema, spec.output.partition_by)
     columns = output_columns(spec.output, pinned.signature)
+    if spec.explain is not None:
+        section_options(spec.explain, pinned.signature)
     outliers_of(columns, pinned)
     clash = sorted(set(columns) & set(spec.input.passthrough))
     if clash:

@@ -11,7 +11,9 @@ from pydantic import Field, field_validator, model_validator
 from cluster.fleet.serving import Resources
 from cluster.schedule.fires import Schedule
 from cluster.section import Section
+from deployments.explain.asking import ExplainSection
 
+EXPLAINED = ("explained_features", "explained_values", "explained_error")
 _CALL = re.compile(r"^(argmax|max)\(([^()]+)\)$")
 
 
@@ -140,6 +142,14 @@ class BatchOutput(Section):
         return value
 
 
+class BatchExplain(ExplainSection):
+    """Writes why each row was answered so: the `top` strongest features as lists of names and of values, and the error of the
+    whole, in columns of their own. A row takes as many evaluations as one that is explained online: allow fewer where that is too
+    long."""
+
+    top: int = Field(default=5, ge=1, le=1000, description="how many features are named, by the size of what they add")
+
+
 class Workers(Section):
     """How many workers score at a time, and what each asks of a node. No `max`: as many as there are CPUs."""
 
@@ -175,7 +185,17 @@ class BatchSpec(Section):
     workers: Workers = Workers()
     units: UnitBounds = UnitBounds()
     on_running: OnRunning = OnRunning.REFUSE
+    explain: BatchExplain | None = Field(
+        default=None, description="adds columns explained_features, explained_values and explained_error"
+    )
     schedule: Schedule | None = Field(default=None, description="when the cluster runs it by itself")
+
+    @model_validator(mode="after")
+    def _explained_columns_are_free(self) -> Self:
+        taken = set(EXPLAINED) & {*self.output.columns, *self.input.passthrough} if self.explain is not None else None
+        if taken:
+            raise ValueError(f"columns {sorted(taken)} are written by `explain`: rename the others")
+        return self
 
     @model_validator(mode="after")
     def _partitioned_by_what_is_written(self) -> Self:

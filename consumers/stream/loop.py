@@ -55,7 +55,8 @@ class Loop:
     """One stream's worker. `run` blocks its thread until `stop`; everything else may be called from any thread.
 
     `make_log` opens the log inside the worker's thread; `extra_headers` go on everything it writes. `run` raises Conflict where
-    another member of its name took over; all else that it raises is a fault of ours. `last_turn_s` is when it last went round
+    another member of its name took over; all else that it raises is a fault of ours. `intake` takes the place of the one that
+    scores every record. `last_turn_s` is when it last went round
     (monotonic).
     """
 
@@ -70,6 +71,7 @@ class Loop:
         payloads: PayloadLog | None = None,
         tracer: Tracer | None = None,
         drift: DriftSample | None = None,
+        intake: Intake | None = None,
     ) -> None:
         self.name, self.spec = name, spec
         self.counters = Counters()
@@ -82,7 +84,7 @@ class Loop:
         self._form = answer_template(spec, extra_headers)
         self._phases = WorkerPhases()
         self._tracer = RecordTracer(tracer, name, spec.model, spec.group_of(name)) if tracer is not None else None
-        self._intake = Intake(spec, scoring, self._tracer)
+        self._intake = intake or Intake(spec, scoring, self._tracer)
         self._in_flight = InFlight(
             self._intake.score,
             self._phases,

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from cluster.errors import BadInput
 from cluster.fleet.serving import Resources
 from cluster.section import Section
+from consumers.stream.explain.section import StreamExplain
 
 TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 OPTIONAL_TOPIC_PATTERN = r"^[A-Za-z0-9._-]{0,249}$"
@@ -277,14 +278,17 @@ class StreamSpec(Section):
     scaling: ConsumerScaling = ConsumerScaling()
     security: Security = Security()
     registry: Registry | None = None
+    explain: StreamExplain | None = None
     labels: LabelTopic | None = None
 
     @model_validator(mode="after")
     def _topics_differ(self) -> Self:
-        names = [*self.input.names, self.output.topic, self.dead_letters.topic]
+        explained = (self.explain.topic,) if self.explain is not None else ()
+        names = [*self.input.names, self.output.topic, self.dead_letters.topic, *explained]
         if len(set(names)) != len(names):
-            raise ValueError(f"input, output and dead_letters must be three topics; got {names}")
-        for written in (self.output.topic, self.dead_letters.topic):
+            which = "input, output, dead_letters and explain" if explained else "input, output and dead_letters"
+            raise ValueError(f"{which} must be {'four' if explained else 'three'} topics; got {names}")
+        for written in (self.output.topic, self.dead_letters.topic, *explained):
             if self.input.reads(written):
                 raise ValueError(f"the input's pattern takes in {written}, which the stream writes")
         if self.labels is not None and (self.labels.topic in names or self.input.reads(self.labels.topic)):

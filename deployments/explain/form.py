@@ -4,7 +4,7 @@
 
 `score` is a blocking batch call: every input of the signature by name, batch axis first, in; every output out. It may be an
 engine's own `score` or a call to a replica. It is called from the thread that explains, one batch of at most `batch_rows` rows
-at a time, and may raise what engines raise.
+at a time, and may raise what engines raise, or OutOfTime.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cluster.errors import NoCapacity
 from cluster.signature import Signature
 from deployments.engines.datatypes import Array
 
@@ -24,6 +25,10 @@ Floats = npt.NDArray[np.float64]
 Score = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 # What `gradients_of` an engine gives: see `Differentiable` in `engines/port.py`.
 Gradients = Callable[[Mapping[str, Array], str, Array], dict[str, Array]]
+
+
+class OutOfTime(NoCapacity):
+    """What a `score` raises that the deadline met before its answer: the explanation is cut there."""
 
 
 class ExplainMethod(StrEnum):

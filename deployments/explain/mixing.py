@@ -12,7 +12,7 @@ from cluster.errors import BadInput, EngineFailure
 from cluster.signature import Signature
 from deployments.engines.datatypes import Array
 from deployments.explain.features import FeatureGroups, Places, RowShapes
-from deployments.explain.form import Floats, Score
+from deployments.explain.form import Floats, OutOfTime, Score
 from deployments.explain.targets import ExplainTarget
 
 Masks = npt.NDArray[np.bool_]
@@ -118,7 +118,10 @@ class Evaluator:
             if self.late:
                 return None
             part = {name: value[start : start + self.batch_rows] for name, value in tensors.items()}
-            found[start : start + self.batch_rows] = self.target.values(self.answers(part))
+            try:
+                found[start : start + self.batch_rows] = self.target.values(self.answers(part))
+            except OutOfTime:
+                return None
         if not np.isfinite(found).all():
             raise BadInput("the version answers with no number to rows mixed of this one and its baseline", remedy=REMEDY)
         return found

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -15,10 +15,14 @@ from cluster.access.callers import SEE_YOURS, Caller, Role
 from cluster.errors import BadInput, Forbidden, HeadraceError, NoCapacity, NotFound, Unauthenticated
 from cluster.routing.routes import Route, RouteTable, Standing
 from cluster.signature import Datatype, Signature, TensorSpec
+from cluster.versions import EXPLAINS
 from deployments.drift.row_outliers import RowOutliers
+from deployments.engines.datatypes import Array
+from deployments.explain.form import ExplainOptions
 from deployments.gateway.access.quotas import QuotaBook
 from deployments.gateway.batcher import Batcher, BatchLimits
 from deployments.gateway.door.other_gateways import OtherGateways
+from deployments.gateway.protocol.explanations import explain_options, explain_outputs, explain_response, explained_model
 from deployments.gateway.protocol.request import InferRequest
 from deployments.gateway.protocol.response import InferResponse, OutputTensor
 from deployments.gateway.request_meter import RequestMeter
@@ -27,7 +31,7 @@ from deployments.gateway.traced import tell
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
 from deployments.observe.traces.tracer import Tracer
-from deployments.scoring.port import Scored, Scorer
+from deployments.scoring.port import Explained, Scored, Scorer
 
 SERVER_NAME = "headrace"
 OUTLIER = "outlier"  # the output that tells which rows are, where the request asks for it
@@ -58,9 +62,22 @@ class TableScorer(Scorer, Protocol):
     def route(self, model: str) -> Route:
         """The model's route. Raises NotFound."""
 
+    async def explain(
+        self,
+        model: str,
+        tensors: Mapping[str, Array],
+        options: ExplainOptions,
+        key: bytes | None = None,
+        *,
+        version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Explained:
+        """Why n rows are answered as they are, by `version`, or by the one that answers a caller of this `key`; stable where
+        neither is given. Raises what `score` does, EngineFailure, and BadInput for options that don't fit the version."""
+
 
 class DataPlane:
-    """Transport-free. Used from one event loop.
+    """Transport-free. Used from one event loop. `MODEL.explain` is a model too, which answers why MODEL answers so.
 
     Whatever is asked of one model is answered to callers that may see it; to others as if it were not there. Raises
     Unauthenticated where nobody said who he is and somebody might see it.
@@ -88,6 +105,10 @@ class DataPlane:
     async def infer(self, call: InferCall, request: InferRequest, caller: Caller) -> InferResponse:
         """Scores a request by one version. Raises Unauthenticated, Forbidden, BadInput, NotFound, OverQuota, NoCapacity or
         EngineFailure."""
+        if call.model.endswith(EXPLAINS):
+            about = replace(call, model=call.model.removesuffix(EXPLAINS))
+            explained, signature = await self.explain(about, request, caller)
+            return explain_response(about.model, explained, request, signature)
         self._may_score(caller, call.model)
         if self.tracer is not None:
             tell(model=call.model, request_id=request.id)
@@ -116,6 +137,20 @@ class DataPlane:
             outputs.append(OutputTensor(OUTLIER, Datatype.FP64, unlike, request.binary))
         return InferResponse(call.model, version_name, tuple(outputs), request.id, parameters)
 
+    async def explain(self, call: InferCall, request: InferRequest, caller: Caller) -> tuple[Explained, Signature]:
+        """Explains a request's rows by one version, which has that signature. It is no traffic: nothing is gathered with others,
+        kept or counted as scored. Raises as `infer` does."""
+        self._may_score(caller, call.model)
+        version = parse_version(call.version)
+        route = self._scorer.table.routes.get(call.model) or await self._route(call.model)
+        signature = self._scorer.signature(call.model, version)
+        check_inputs(request, signature)
+        options = explain_options(request, signature)
+        key, timeout_s = call.routing_key or _key(request), call.timeout_s or _timeout_s(request) or route.serving.timeout_s
+        with self._quotas.taken(caller, call.model, len(request.inputs[signature.inputs[0].name])):
+            explained = await self._scorer.explain(call.model, request.inputs, options, key, version=version, timeout_s=timeout_s)
+        return explained, self._scorer.signature(call.model, explained.version)
+
     async def _score(self, call: InferCall, request: InferRequest, route: Route, version: int | None, caller: Caller) -> Scored:
         begin_s = time.monotonic()
         try:
@@ -139,27 +174,32 @@ class DataPlane:
         return scored
 
     async def signature(self, model: str, version: str | None = None, *, caller: Caller) -> Signature:
-        """The signature of the stable version or of the one named. Raises NotFound or NoCapacity."""
+        """The signature of the stable version or of the one named, of a model or of what explains it. Raises NotFound or
+        NoCapacity."""
+        model = explained_model(model) or model
         self.check_sees(caller, model)
         await self._route(model)
         return self._scorer.signature(model, parse_version(version))
 
     def model_metadata(self, model: str, version: str | None = None, *, caller: Caller) -> dict[str, Any]:
         """The protocol's model metadata. Raises NotFound."""
-        self.check_sees(caller, model)
-        route = self._scorer.route(model)
+        about = explained_model(model)
+        self.check_sees(caller, about or model)
+        route = self._scorer.route(about or model)
         number = _served(route, parse_version(version))
         signature = route.targets[number].signature
+        outputs = signature.outputs if about is None else explain_outputs(signature)
         return {
             "name": model,
             "versions": [str(served) for served in sorted(route.targets)],
             "platform": f"{SERVER_NAME}_{route.targets[number].engine}",
             "inputs": [_tensor_metadata(spec) for spec in signature.inputs],
-            "outputs": [_tensor_metadata(spec) for spec in signature.outputs],
+            "outputs": [_tensor_metadata(spec) for spec in outputs],
         }
 
     async def model_ready(self, model: str, version: str | None = None, *, caller: Caller) -> bool:
         """Whether it can be scored now. Raises NotFound where there is no such model, or the version is not served."""
+        model = explained_model(model) or model
         self.check_sees(caller, model)
         wanted = parse_version(version)
         try:

@@ -17,7 +17,8 @@ from cluster.errors import (
     Unauthenticated,
     Unreachable,
 )
-from cluster.watch.catalogue import QUEUE_SECONDS, REQUEST_SECONDS, REQUESTS, RequestOutcome
+from cluster.versions import EXPLAINS
+from cluster.watch.catalogue import EXPLAIN_REQUESTS, QUEUE_SECONDS, REQUEST_SECONDS, REQUESTS, RequestOutcome
 from deployments.observe.meters import Meters
 from deployments.scoring.port import Late
 
@@ -37,14 +38,17 @@ class RequestMeter:
         self._meters, self._serves = meters, serves
 
     def answered(self, model: str, version: str, protocol: WireProtocol, began_s: float) -> None:
-        """One that began then (monotonic) got its answer now."""
+        """One that began then (monotonic) got its answer now. Scorers tell how long explanations take."""
+        if model.endswith(EXPLAINS):
+            self._meters.add(EXPLAIN_REQUESTS, 1, model.removesuffix(EXPLAINS), version, protocol, RequestOutcome.OK)
+            return
         self._meters.add(REQUESTS, 1, model, version, protocol, RequestOutcome.OK)
         self._meters.observe(REQUEST_SECONDS, time.monotonic() - began_s, model, version, protocol)
 
     def failed(self, model: str, protocol: WireProtocol, error: BaseException) -> None:
         """One ended with an error. Which version it was for is not always known, so none is named."""
-        named = model if self._serves(model) else ""
-        self._meters.add(REQUESTS, 1, named, "", protocol, outcome_of(error))
+        metric, asked = (EXPLAIN_REQUESTS, model.removesuffix(EXPLAINS)) if model.endswith(EXPLAINS) else (REQUESTS, model)
+        self._meters.add(metric, 1, asked if self._serves(asked) else "", "", protocol, outcome_of(error))
 
     def waited(self, model: str, version: str, seconds: float) -> None:
         """One waited so long for its call to begin."""

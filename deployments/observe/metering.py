@@ -20,3 +20,19 @@ class Meter(Protocol):
 
     def fell_back(self, model: str, version: int, rows: int) -> None:
         """`rows` that `version` failed were answered by the stable version instead."""
+
+
+class SilentMeter:
+    """Implements `Meter` for rows that are nobody's traffic: those scored to choose what is explained."""
+
+    def scored(self, model: str, version: int, rows: int, failed: int, seconds: float, *, refused: int = 0) -> None:
+        """See `Meter.scored`."""
+
+    def shadowed(self, model: str, version: int, rows: int, failed: int, seconds: float) -> None:
+        """See `Meter.shadowed`."""
+
+    def missed(self, model: str, version: int, rows: int) -> None:
+        """See `Meter.missed`."""
+
+    def fell_back(self, model: str, version: int, rows: int) -> None:
+        """See `Meter.fell_back`."""

@@ -14,6 +14,7 @@ from cluster.signature import Signature
 from cluster.watch.payloads import Payloads
 from deployments.drift.version_counting import DrawnRows
 from deployments.engines.datatypes import Array
+from deployments.explain.form import Explanation
 from deployments.scoring.senders import Senders
 
 
@@ -37,6 +38,14 @@ class Scored:
     payloads: Payloads | None = None
     drawn: Sequence[DrawnRows] = ()
     outliers: npt.NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Why `version` answers n rows as it does: an explanation of each, in order."""
+
+    version: int
+    explanations: Sequence[Explanation]
 
 
 class Late(NoCapacity):

@@ -16,8 +16,9 @@ import numpy.typing as npt
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, NotFound
 from cluster.routing.routes import Route, RouteTable
+from cluster.routing.split import goes_to_candidate
 from cluster.signature import Signature
-from cluster.watch.catalogue import SCORERS, TABLE_AGE, ScoringWay
+from cluster.watch.catalogue import EXPLAIN_EVALUATIONS, EXPLAIN_SECONDS, EXPLAINED_ROWS, SCORERS, TABLE_AGE, ScoringWay
 from deployments.control.evidence_log import EvidenceLog
 from deployments.control.table_watch import DriftPush, EvidencePush, ReportPush, TableWatch
 from deployments.drift.drift_sample import DriftSample
@@ -25,22 +26,24 @@ from deployments.drift.profile_book import ProfileBook
 from deployments.drift.row_outliers import RowOutliers
 from deployments.drift.version_counting import DrawnRows
 from deployments.engines.datatypes import Array
+from deployments.explain.form import ExplainOptions
 from deployments.observe.metering import Meter
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
 from deployments.observe.scorer_meter import ScorerMeter
 from deployments.profiles.numbers import Floats
 from deployments.scoring.answering import CallScorer
-from deployments.scoring.asking import VersionAsker
+from deployments.scoring.asking import VersionAsker, asleep
 from deployments.scoring.call import Call, begin_call, target_of
 from deployments.scoring.label_keys import count_labelled, label_keys
-from deployments.scoring.port import Scored
+from deployments.scoring.port import Explained, Scored
 from deployments.scoring.rows import Answer, Part, Rows, assembled
 from deployments.scoring.senders import Senders
 from deployments.scoring.shadow.score import ShadowScorer
 from deployments.scoring.shadow.shadows import Shadowed, Shadows
 from deployments.scoring.tally import Tally
 from deployments.transport.engine_process import start_engine_process
+from deployments.transport.explanations import Explainer, ReplicaExplanations
 from deployments.transport.remote import RemoteTransport
 from deployments.transport.transports import EmbeddedTransport, Transport
 
@@ -50,6 +53,10 @@ FIRST_TABLE_S = 10.0
 LAST_REPORT_S = 2.0
 # Who gives a call less than this of the model's own time makes it fail himself: that is no evidence.
 HURRIED_SHARE = 0.5
+NAN, NAN_REMEDY = (
+    "the row holds NaN, a missing value",
+    "send a number for each, or set `refuse_nan: false` in the Model document",
+)
 
 
 class RoutedScorer:
@@ -70,16 +77,19 @@ class RoutedScorer:
         way: ScoringWay = ScoringWay.ONLINE,
         meter: Meter | None = None,
         payloads: PayloadLog | None = None,
+        explainer: Explainer | None = None,
         drift: DriftSample | None = None,
         seed: int | None = None,
     ) -> None:
         """Without others given, `remote` asks Serve's replicas, `embedded` loads engines in this process, and `trial` each in a
         process of its own. `meters` is what its process counts in, and `way` how it scores; `meter` takes the place of both.
-        `payloads` is told of what shadows disagree on, and closed at the end. `drift` is the process's."""
+        `payloads` is told of what shadows disagree on, and closed at the end. `drift` is the process's. `explainer` asks Serve's
+        replicas too, also for models whose engines are here: explanations take time that callers of their processes wait for."""
         self.meters = meters or Meters()
         self._remote = remote or RemoteTransport()
         self._embedded = embedded or EmbeddedTransport()
         self._trial = trial or EmbeddedTransport(start_engine_process)
+        self._explainer = explainer or ReplicaExplanations()
         self._asker = VersionAsker(self._remote, self._embedded, self._trial)
         self._random = np.random.default_rng(seed)
         self._told: set[str] = set()
@@ -184,8 +194,7 @@ class RoutedScorer:
         for part in parts:
             versions[part.rows] = part.version
         if call.bad is not None:
-            remedy = "send a number for each, or set `refuse_nan: false` in the Model document"
-            refusal = BadInput("the row holds NaN, a missing value", where=call.route.model, remedy=remedy)
+            refusal = BadInput(NAN, where=call.route.model, remedy=NAN_REMEDY)
             errors.update(dict.fromkeys(np.flatnonzero(call.bad).tolist(), refusal))
         wanted = None if call.pinned else call.route.labels
         keys = label_keys(wanted, outputs, parts, rows, time.time()) if wanted is not None else None
@@ -225,6 +234,45 @@ class RoutedScorer:
         for drawn in found:
             self._drift.put(drawn)
         return ()
+
+    def version_of(self, model: str, key: bytes | None) -> int:
+        """The version that answers a caller of this key; stable where there is none. Raises NotFound."""
+        route = self.route(model)
+        if key is None or route.candidate not in route.targets or route.candidate is None:
+            return route.stable
+        theirs = goes_to_candidate(key, salt=route.salt, weight=route.weight)
+        return route.candidate if theirs else route.stable
+
+    async def explain(
+        self,
+        model: str,
+        tensors: Mapping[str, Array],
+        options: ExplainOptions,
+        key: bytes | None = None,
+        *,
+        version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Explained:
+        """Why n rows are answered as they are, by `version`, or by the one that answers a caller of this `key`; stable where
+        neither is given. Nothing of it is evidence, payload or counted as scored.
+
+        Raises what `Scorer.score` does, EngineFailure, and BadInput for options that don't fit the version.
+        """
+        route, began_s = self.route(model), time.monotonic()
+        if version is None:
+            version = self.version_of(model, key)
+        allowed_s = route.serving.timeout_s if timeout_s is None else timeout_s
+        call = begin_call(route, tensors, None, version=version, donated=False, end_s=began_s + allowed_s, random=self._random)
+        if call.bad is not None:
+            raise BadInput(NAN, where=f"{model}, row {int(np.argmax(call.bad))}", remedy=NAN_REMEDY)
+        if route.asleep:
+            raise asleep(model)
+        explanations = await self._explainer.explain(call.target, tensors, options, allowed_s)
+        labels = (model, str(version), self._way)
+        self.meters.observe(EXPLAIN_SECONDS, time.monotonic() - began_s, *labels)
+        self.meters.add(EXPLAINED_ROWS, len(explanations), *labels)
+        self.meters.add(EXPLAIN_EVALUATIONS, sum(one.evaluations for one in explanations), *labels)
+        return Explained(version, explanations)
 
     def _disagreed(self, shadowed: Shadowed, answer: Answer, rows: Rows) -> None:
         route = shadowed.route

@@ -10,7 +10,8 @@ from concurrent.futures import Future
 from cluster.errors import NoCapacity
 from cluster.signature import Signature
 from deployments.engines.datatypes import Array
-from deployments.scoring.port import Scored
+from deployments.explain.form import ExplainOptions
+from deployments.scoring.port import Explained, Scored
 from deployments.scoring.scorer import RoutedScorer
 
 
@@ -74,6 +75,24 @@ class ScorerThread:
     ) -> Scored:
         """Scores and waits; see `Scorer.score`."""
         return self.submit(model, tensors, keys, version=version, timeout_s=timeout_s).result()
+
+    def submit_explain(
+        self,
+        model: str,
+        tensors: Mapping[str, Array],
+        options: ExplainOptions,
+        key: bytes | None = None,
+        *,
+        version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Future[Explained]:
+        """Begins to explain; see `RoutedScorer.explain`, all of whose errors the future raises."""
+        work = self._running().explain(model, tensors, options, key, version=version, timeout_s=timeout_s)
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def version_of(self, model: str, key: bytes | None) -> int:
+        """See `RoutedScorer.version_of`."""
+        return self._running().version_of(model, key)
 
     def signature(self, model: str, version: int | None = None) -> Signature:
         """See `Scorer.signature`."""

@@ -7,13 +7,14 @@ import logging
 import os
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from cluster.errors import NoCapacity
+from cluster.errors import HeadraceError, NoCapacity
 from cluster.versions import VersionId
 from deployments.artifacts.fetch import localize
 from deployments.artifacts.samples import read_samples
@@ -21,14 +22,19 @@ from deployments.engines.datatypes import Array
 from deployments.engines.isolate import score_isolating
 from deployments.engines.load import load_engine
 from deployments.engines.port import DeviceLost
+from deployments.explain.form import ExplainOptions, Explanation
 from deployments.observe.logs.set_up import log_with_serve
 from deployments.scoring.rows import Answer, take
 from deployments.serving.collector import keep_from_collections
+from deployments.serving.explaining import ReplicaExplainer
 from deployments.serving.loaded import tell_loaded
 from deployments.serving.memory_limit import end_above
+from deployments.serving.turns import EngineTurns
 from deployments.transport.lines.frames import ReplicaTimes, Reply, TimedReply
 from deployments.transport.lines.serve_book import ReplicaBook, line_name, own_node
 from deployments.transport.lines.server import LineServer
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -66,9 +72,8 @@ class Replica:
         self._engine = load_engine(path, threads=threads, gpus=gpus)
         self._probe = take(read_samples(path).inputs, slice(0, 1))
         self._stuck_after_s = stuck_after_s
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="engine")
-        self._waiting = 0
-        self._progress_s = time.monotonic()
+        self._turns = EngineTurns(threads)
+        self._explainer = ReplicaExplainer(self._engine, self._turns, path, _or_end)
         keep_from_collections()
         self._opening = asyncio.get_running_loop().create_task(self._open_lines())
         self._telling = asyncio.get_running_loop().create_task(tell_loaded(time.monotonic() - began_s))
@@ -95,24 +100,24 @@ class Replica:
             return answer.outputs, rows, errors
         return answer.outputs, rows, errors, ReplicaTimes(serve.get_replica_context().replica_id.unique_id, *turn)
 
+    async def explain(
+        self, tensors: dict[str, Array], options: ExplainOptions, timeout_s: float
+    ) -> list[Explanation] | HeadraceError:
+        """Why n rows are answered as they are: an explanation of each, or why there is none. Users' calls go first."""
+        return await self._explainer.explain(tensors, options, timeout_s)
+
     async def check_health(self) -> None:
         """Called by Serve. An idle replica scores a sample row; a busy one must have finished a call not long ago."""
-        if self._waiting == 0:
+        turns = self._turns
+        if turns.waiting == 0:
             answer = await self._run(self._probe, time.monotonic() + self._stuck_after_s)
             if answer.failed:
                 raise answer.failed[0]
-        elif time.monotonic() - self._progress_s > self._stuck_after_s:
+        elif time.monotonic() - turns.progress_s > self._stuck_after_s:
             raise NoCapacity(f"no call has finished for {self._stuck_after_s:g} s", remedy="Serve replaces the replica")
 
     async def _run(self, tensors: dict[str, Array], end_s: float, turn: list[int] | None = None) -> Answer:
-        if self._waiting == 0:
-            self._progress_s = time.monotonic()
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, self._in_turn, tensors, end_s, turn)
-        finally:
-            self._waiting -= 1
-            self._progress_s = time.monotonic()
+        return await self._turns.of_user(partial(self._in_turn, tensors, end_s, turn))
 
     async def _open_lines(self) -> None:
         try:
@@ -130,13 +135,18 @@ class Replica:
             raise NoCapacity("its turn came after the deadline", remedy="retry, or add replicas")
         if turn is not None:
             turn.append(time.time_ns())
-        try:
-            answer = score_isolating(self._engine, tensors)
-        except DeviceLost as error:
-            # As after a crash: callers find the row at fault, and Serve starts another replica.
-            _log.error("the process ends: %s", error)
-            os.kill(os.getpid(), signal.SIGKILL)
-            raise
+        answer = _or_end(partial(score_isolating, self._engine, tensors))
         if turn is not None:
             turn.append(time.time_ns())
         return answer
+
+
+def _or_end(work: Callable[[], T]) -> T:
+    """Does the engine's work. Without its device the process ends, as after a crash: callers find the row at fault, and Serve
+    starts another replica."""
+    try:
+        return work()
+    except DeviceLost as error:
+        _log.error("the process ends: %s", error)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise

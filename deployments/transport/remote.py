@@ -32,7 +32,7 @@ DEPLOYMENT = "replicas"
 # After so many, the batch itself may be what kills them.
 DEATHS_AT_MOST = 3
 FORGET_AFTER_S = 300.0  # without a death, a version's rows are above suspicion again
-_DEATHS = (RayActorError, ReplicaUnavailableError, ReplicaGone)
+DEATHS = (RayActorError, ReplicaUnavailableError, ReplicaGone)
 # Larger calls go by Serve, which hands them over in shared memory.
 LINE_MOST_BYTES = 4 << 20
 IN_TIME = "retry, add replicas, or allow more time"
@@ -80,7 +80,7 @@ class RemoteTransport:
         while target.app not in self._suspects:
             try:
                 return self._told(target, await self._once(target, tensors, end_s), undisturbed=deaths == 0 and not away)
-            except _DEATHS:
+            except DEATHS:
                 self._away.add(target.app)
                 deaths += 1
                 if deaths >= DEATHS_AT_MOST:
@@ -102,7 +102,7 @@ class RemoteTransport:
             theirs = [marks[row] for row in group.tolist()]
             try:
                 answer = await self._once(target, take(tensors, group), end_s)
-            except _DEATHS:
+            except DEATHS:
                 suspects.died(theirs, time.monotonic())
                 todo.extend(group[again] for again in suspects.groups(theirs))
             else:
@@ -143,29 +143,11 @@ class RemoteTransport:
         timed = {} if current_span() is None else {"timed": True}
         response = handle.score.remote(dict(tensors), left_s, **timed)
         try:
-            reply = await asyncio.wait_for(response, max(left_s, 0.0))
-        except TimeoutError:
-            response.cancel()
-            # Whether one had it, or all were away, nobody knows.
-            raise NoCapacity("no replica answered in time", where=target.app, remedy=IN_TIME) from None
-        except BackPressureError as error:
-            raise NoCapacity("the replicas' queue is full", where=target.app, remedy="retry, or add replicas") from error
-        except DeploymentUnavailableError as error:
-            raise NoCapacity("its replicas failed to start", where=target.app, remedy="look at the app's status") from error
-        except asyncio.CancelledError:
-            response.cancel()  # nobody waits any more: the replica need not begin
-            raise
-        except _DEATHS:
-            raise
-        except (TaskCancelledError, RayServeException) as error:
-            raise NoCapacity(f"Serve dropped the call: {error}", where=target.app, remedy="retry") from error
+            reply = await by_serve(response, target.app, left_s)
         except RayTaskError as error:
             if isinstance(error.cause, NoCapacity):
                 raise error.cause from error
             return _defect(target, tensors, repr(error.cause))
-        except Exception as error:  # Ray raises what it has no name for, too, as a replica goes: no caller is to blame
-            _log.exception("%s: a call was lost", target.app)
-            raise NoCapacity(f"the call was lost: {error!r}", where=target.app, remedy="retry") from error
         return _answer(target, reply)
 
     async def _by_line(self, line: Line, target: Target, tensors: Mapping[str, Array], end_s: float) -> Answer:
@@ -196,6 +178,33 @@ class RemoteTransport:
                 route_on_this_loop(found)
             self._handles[app] = found
         return found
+
+
+async def by_serve(response: Any, app: str, left_s: float) -> Any:
+    """What a replica answers to a call of its handle. Raises NoCapacity, one of DEATHS where it died under the call, and
+    RayTaskError for what it raised itself."""
+    try:
+        return await asyncio.wait_for(response, max(left_s, 0.0))
+    except TimeoutError:
+        response.cancel()
+        # Whether one had it, or all were away, nobody knows.
+        raise NoCapacity("no replica answered in time", where=app, remedy=IN_TIME) from None
+    except BackPressureError as error:
+        raise NoCapacity("the replicas' queue is full", where=app, remedy="retry, or add replicas") from error
+    except DeploymentUnavailableError as error:
+        raise NoCapacity("its replicas failed to start", where=app, remedy="look at the app's status") from error
+    except asyncio.CancelledError:
+        response.cancel()  # nobody waits any more: the replica need not begin
+        raise
+    except DEATHS:
+        raise
+    except (TaskCancelledError, RayServeException) as error:
+        raise NoCapacity(f"Serve dropped the call: {error}", where=app, remedy="retry") from error
+    except RayTaskError:
+        raise
+    except Exception as error:  # Ray raises what it has no name for, too, as a replica goes: no caller is to blame
+        _log.exception("%s: a call was lost", app)
+        raise NoCapacity(f"the call was lost: {error!r}", where=app, remedy="retry") from error
 
 
 def _answer(target: Target, reply: Reply | TimedReply) -> Answer:

@@ -72,6 +72,20 @@ ONE_MODEL = Board(
         Panel("Replicas wanted", "short", f"sum by (version) (headrace_replicas_wanted{MODEL})", "{{version}}"),
         Panel("Time to load, p99", "s", _quantile(0.99, "version", "headrace_load_seconds", MODEL), "{{version}}"),
         Panel("Replicas begun", "short", f"sum by (version) (increase(headrace_replica_starts_total{MODEL}[1h]))", "{{version}}"),
+        Panel("Explanations asked for", "reqps", _rate("outcome", "headrace_explain_requests_total", MODEL), "{{outcome}}"),
+        Panel("Rows explained", "rowsps", _rate("version, way", "headrace_explained_rows_total", MODEL), "{{version}} {{way}}"),
+        Panel(
+            "Rows scored to explain others",
+            "rowsps",
+            _rate("version, way", "headrace_explain_evaluations_total", MODEL),
+            "{{version}} {{way}}",
+        ),
+        Panel(
+            "Time of an explanation, p99",
+            "s",
+            _quantile(0.99, "version, way", "headrace_explain_seconds", MODEL),
+            "{{version}} {{way}}",
+        ),
         Panel("Labels", "cps", _rate("version", "headrace_labels_total", MODEL), "{{version}}"),
         Panel("Labels not counted", "cps", _rate("reason", "headrace_label_faults_total", MODEL), "{{reason}}"),
         Panel(

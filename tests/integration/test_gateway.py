@@ -28,7 +28,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from cluster.access.callers import Role, grant_of
 from cluster.commands.documents import Apply, ModelDocument
 from cluster.commands.keys import CreateKey
+from deployments.artifacts.background import read_background
 from deployments.engines.load import load_engine
+from deployments.explain.explaining import explain_rows
+from deployments.explain.form import ExplainMethod, ExplainOptions
 from deployments.gateway.deployment import APP, GatewaySettings
 from deployments.observe.traces.settings import TraceSettings
 from headrace.cli.main import main
@@ -55,6 +58,7 @@ class Running:
     grpc: str
     x: np.ndarray
     expected: np.ndarray
+    artifact: Path
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +90,7 @@ def running(service: tuple[Service, GatewaySettings], tmp_path_factory: pytest.T
         time.sleep(0.05)  # the test's own limit ends it
     x = rows(5)
     expected = load_engine(Path(artifact[0])).score({INPUT: x})[OUTPUT]
-    return Running(model.name, model.url, f"127.0.0.1:{service[1].grpc_port}", x, expected)
+    return Running(model.name, model.url, f"127.0.0.1:{service[1].grpc_port}", x, expected, Path(artifact[0]))
 
 
 def test_tritonclient_http(running: Running) -> None:
@@ -127,6 +131,56 @@ def test_tritonclient_grpc(running: Running) -> None:
         answer = client.infer(model, [tensor], request_id="7")
         np.testing.assert_allclose(answer.as_numpy(OUTPUT), running.expected, atol=1e-5)
         assert (answer.get_response().model_version, answer.get_response().id) == ("1", "7")
+
+
+def test_unchanged_clients_ask_why_rows_are_answered_so(
+    running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Served by a replica, whatever the model's transport; and the same numbers as the engine alone gives."""
+    engine, image = load_engine(running.artifact), running.x[:2]
+    options = ExplainOptions(method=ExplainMethod.SHAPLEY, evaluations=4000, label=3)
+    asked = {"method": "shapley", "evaluations": 4000, "class": 3}
+    alone = explain_rows(engine.score, {INPUT: image}, engine.signature, read_background(running.artifact), options)
+    want: np.ndarray = np.stack([one.attributions[INPUT] for one in alone])
+    name = f"{running.model}.explain"
+    with triton_http.InferenceServerClient(running.http.removeprefix("http://")) as client:
+        assert client.is_model_ready(name)
+        outputs = [one["name"] for one in client.get_model_metadata(name)["outputs"]]
+        tensor = triton_http.InferInput(INPUT, list(image.shape), "FP32")
+        tensor.set_data_from_numpy(image)
+        answer = client.infer(name, [tensor], parameters=asked)
+        assert [one["name"] for one in answer.get_response()["outputs"]] == outputs
+        np.testing.assert_allclose(answer.as_numpy(f"attributions.{INPUT}"), want, atol=1e-5)
+        assert answer.as_numpy("error").max() < 1e-3
+        with pytest.raises(triton_http.InferenceServerException, match=r"explain\.class"):
+            client.infer(name, [tensor], parameters={"class": 11})
+    with triton_grpc.InferenceServerClient(running.grpc) as client:
+        assert client.is_model_ready(name)
+        assert [one.name for one in client.get_model_metadata(name).outputs] == outputs
+        tensor = triton_grpc.InferInput(INPUT, list(image.shape), "FP32")
+        tensor.set_data_from_numpy(image)
+        answer = client.infer(name, [tensor], parameters=asked)
+        np.testing.assert_allclose(answer.as_numpy(f"attributions.{INPUT}"), want, atol=1e-5)
+    body = {"instances": image.tolist(), "parameters": asked}
+    v1 = httpx.post(f"{running.http}/v1/models/{running.model}:explain", json=body, timeout=60)
+    assert v1.status_code == 200, v1.text
+    found = [one["attributions"][INPUT] for one in v1.json()["explanations"]]
+    np.testing.assert_allclose(found, want, atol=1e-5)
+    cut = httpx.post(
+        f"{running.http}/v1/models/{running.model}:explain",
+        json=body | {"parameters": {"method": "shapley", "evaluations": 1_000_000}},
+        headers={"x-timeout-ms": "700"},
+        timeout=60,
+    )
+    assert cut.status_code == 200, cut.text
+    assert all("deadline" in one["why"] for one in cut.json()["explanations"])
+    monkeypatch.setenv("HEADRACE_URL", running.http)
+    row = tmp_path / "row.json"
+    row.write_text(json.dumps({INPUT: image[0].tolist()}))
+    command = ["explain", running.model, "--row", str(row), "--served", "--method", "shapley", "--evaluations", "4000"]
+    capsys.readouterr()
+    assert main([*command, "--class", "3", "--json"]) == 0
+    np.testing.assert_allclose(json.loads(capsys.readouterr().out)["attributions"][INPUT], want[0], atol=1e-5)
 
 
 def test_a_sampled_request_is_one_trace_down_to_the_engine(running: Running, receiver: TraceReceiver) -> None:

@@ -24,6 +24,7 @@ from cluster.ports import AppStatus, FeedKind, FeedSpec
 from cluster.watch.catalogue import STREAM_RECORDS
 from consumers.batch.schedule.jobs import OwnJobClient
 from consumers.stream.counters import WorkerStatus
+from consumers.stream.explain.section import StreamExplain
 from consumers.stream.phases import WorkerPhase
 from consumers.stream.serving.feed import ServeStreams
 from consumers.stream.spec import ConsumerScaling, Format, Protocol, Security, StreamInput, StreamOutput, StreamSpec, Topic
@@ -243,6 +244,24 @@ def test_a_document_may_change_while_the_stream_works(running: Running) -> None:
     assert not shown & old  # what ran of the document before is never told as of this one
     running.topics.check()
     assert running.view()["spec"]["linger_ms"] == 1.0
+
+
+def test_some_records_are_explained_by_a_group_of_its_own(running: Running, broker: str) -> None:
+    topic = f"why-{uuid.uuid4().hex[:6]}"
+    section = StreamExplain.model_validate({"topic": topic, "partitions": 1, "sample": 0.1, "groups": {"whole": [INPUT]}})
+    running.apply(running.topics.spec.model_copy(update={"explain": section}))
+    found: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        running.topics.publish(20)
+        with administered(broker) as admin:
+            found[:] = read_values(broker, topic) if topic in admin.list_topics() else []
+        return len(found) >= 4
+
+    until(look, WAIT_S)
+    running.topics.check()  # scored all the same, each once
+    assert {one["method"] for one in found} == {"exact"}
+    assert all(one["groups"]["whole"][0] == pytest.approx(one["answer"] - one["baseline"]) for one in found)
 
 
 @pytest.mark.proof

@@ -21,6 +21,8 @@ from cluster.watch.catalogue import GATEWAYS
 from deployments.drift.profile_book import ProfileBook
 from deployments.drift.row_outliers import RowOutliers
 from deployments.engines.datatypes import Array
+from deployments.explain.explaining import explain_rows
+from deployments.explain.form import Background, ExplainOptions
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
 from deployments.gateway.batcher import BatchLimits
@@ -31,7 +33,7 @@ from deployments.gateway.http.callers import Callers
 from deployments.gateway.http.infer import HttpInfer
 from deployments.gateway.large import LargeWork
 from deployments.gateway.repository import Repository
-from deployments.scoring.port import Scored
+from deployments.scoring.port import Explained, Scored
 from deployments.scoring.senders import Senders
 
 PAIR = Signature(
@@ -76,6 +78,7 @@ class FakeScorer:
         self.answer = answer
         self.calls: list[int] = []
         self.ended = 0
+        self.explained: list[tuple[int | None, bytes | None, float | None]] = []
         self.keys: list[bytes | None] = []
         self.senders: list[Senders | None] = []
         self.timeouts_s: list[float | None] = []
@@ -112,6 +115,26 @@ class FakeScorer:
         errors = {i: error for i, row in enumerate(first) if (error := self.row_error(row)) is not None}
         number = version or self.route(model).stable
         return Scored(self.answer(tensors), np.full(len(first), number, np.int32), errors)
+
+    async def explain(
+        self,
+        model: str,
+        tensors: Mapping[str, Array],
+        options: ExplainOptions,
+        key: bytes | None = None,
+        *,
+        version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Explained:
+        """Against rows of zeros and of ones."""
+        signature = self.signature(model, version)
+        self.explained.append((version, key, timeout_s))
+        if self.failure is not None:
+            raise self.failure
+        zeros = {name: np.zeros_like(tensor[:1]) for name, tensor in tensors.items()}
+        background = Background({name: np.concatenate([zero, zero + 1]) for name, zero in zeros.items()})
+        found = explain_rows(self.answer, tensors, signature, background, options)
+        return Explained(version or self.route(model).stable, found)
 
     @property
     def outliers(self) -> RowOutliers:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature
-from consumers.batch.spec import BatchOutput, ColumnSource, OutputColumn
+from consumers.batch.spec import EXPLAINED, BatchOutput, ColumnSource, OutputColumn
 from consumers.batch.write.records import Pinned
 from deployments.artifacts.profile import fetch_profile
 from deployments.drift.row_outliers import cannot_tell
@@ -90,6 +90,14 @@ def to_columns(
             case ColumnSource.OUTPUT:
                 arrays[name] = _arrow(outputs[column.output])
     return arrays
+
+
+def explained_columns(
+    names: Sequence[Sequence[str] | None], values: Sequence[Sequence[float] | None], errors: Sequence[float | None]
+) -> dict[str, pa.Array]:
+    """What rows' explanations come to: of each row the strongest features, what they add, and the error of the whole."""
+    types = (pa.list_(pa.string()), pa.list_(pa.float64()), pa.float64())
+    return dict(zip(EXPLAINED, map(pa.array, (names, values, errors), types), strict=True))
 
 
 def _arrow(values: Array) -> pa.Array:

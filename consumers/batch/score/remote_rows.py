@@ -11,11 +11,14 @@ from concurrent.futures import Future
 import numpy as np
 
 from cluster.errors import NoCapacity, Unreachable
-from consumers.batch.score.rowscorer import MOST_FAILED, FailureLimit
+from consumers.batch.score.rowscorer import MOST_FAILED, ExplainCall, FailureLimit
+from consumers.batch.write.records import Pinned
 from deployments.engines.datatypes import Array
+from deployments.explain.form import ExplainOptions, Explanation
 from deployments.scoring.port import Scored
 from deployments.scoring.scorer_thread import ScorerThread
 
+EXPLAIN_CALL_S = 600.0
 PAUSES_S = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
@@ -67,6 +70,25 @@ class RemoteScorer:
             parts.append({name: output[good] for name, output in scored.outputs.items()})
         self._limit.end(bad)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, bad
+
+    def explains(self, pinned: Pinned, options: ExplainOptions) -> ExplainCall:
+        """See Explains. By the replicas, whose users go first: a call that finds no time is repeated, as those that score are."""
+
+        def explain(tensors: Mapping[str, Array]) -> list[Explanation]:
+            def ask() -> list[Explanation]:
+                asked = self._thread.submit_explain(
+                    pinned.model, tensors, options, version=pinned.version, timeout_s=EXPLAIN_CALL_S
+                )
+                return list(asked.result().explanations)
+
+            for pause_s in self._pauses_s:
+                try:
+                    return ask()
+                except (NoCapacity, Unreachable):
+                    time.sleep(pause_s)
+            return ask()
+
+        return explain
 
     def _submit(self, tensors: Mapping[str, Array], start: int, end: int) -> Future[Scored]:
         part = {name: tensor[start:end] for name, tensor in tensors.items()}

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from cluster.errors import EngineFailure
+from consumers.batch.write.records import Pinned
+from deployments.artifacts.background import read_background
+from deployments.artifacts.fetch import localize
 from deployments.engines.datatypes import Array
-from deployments.engines.port import Engine
+from deployments.engines.port import Engine, gradients_of
+from deployments.explain.explaining import explain_rows
+from deployments.explain.form import ExplainOptions, Explanation
 
 MOST_FAILED = 1000
 HOPELESS_ROWS = 500  # as many as a stream lets its version fail before it holds
+# Explains a few rows, which share nothing but what does not depend on them. Blocks; raises as `explain_rows` does.
+ExplainCall = Callable[[Mapping[str, Array]], list[Explanation]]
 
 
 class GivenUp(Exception):
@@ -58,6 +65,14 @@ class RowScorer(Protocol):
         """
 
 
+@runtime_checkable
+class Explains(Protocol):
+    """A RowScorer that can also tell why."""
+
+    def explains(self, pinned: Pinned, options: ExplainOptions) -> ExplainCall:
+        """What explains rows of the version that it scores with. Raises BadArtifact, Unreachable."""
+
+
 class EmbeddedScorer:
     """The engine in this process. A call that fails is halved until the rows to blame stand alone."""
 
@@ -76,6 +91,16 @@ class EmbeddedScorer:
         if len(parts) == 1:
             return parts[0], bad
         return {spec.name: _joined([part[spec.name] for part in parts]) for spec in self._engine.signature.outputs}, bad
+
+    def explains(self, pinned: Pinned, options: ExplainOptions) -> ExplainCall:
+        """See Explains. By the same engine."""
+        background = read_background(localize(pinned.artifact_uri, pinned.digest))
+        engine = self._engine
+
+        def explain(tensors: Mapping[str, Array]) -> list[Explanation]:
+            return explain_rows(engine.score, tensors, engine.signature, background, options, gradients=gradients_of(engine))
+
+        return explain
 
     def _halving(
         self, tensors: Mapping[str, Array], start: int, end: int, parts: list[dict[str, Array]], bad: dict[int, str]

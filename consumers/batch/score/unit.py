@@ -18,6 +18,7 @@ from consumers.batch.read.gathered import Gathered, RowSpan, gathered, rows_of_b
 from consumers.batch.read.reader import Reader, Unreadable
 from consumers.batch.read.tensors import to_tensors
 from consumers.batch.score.answers import outliers_of, output_columns, to_columns
+from consumers.batch.score.explained import ExplainColumns
 from consumers.batch.score.rowscorer import GivenUp, RowScorer
 from consumers.batch.score.unit_payloads import UnitPayloads
 from consumers.batch.score.watched_rows import WatchedRows
@@ -29,6 +30,7 @@ from consumers.batch.write.records import OutputFile, Receipt, RunRecord, rows_d
 from deployments.artifacts.places import explaining
 from deployments.engines.datatypes import Array
 from deployments.observe.payloads.event import PayloadEvent
+from deployments.scoring.rows import take
 
 
 @dataclass(slots=True)
@@ -76,6 +78,7 @@ class UnitRunner:
         self._schema = record.schema
         self._bindings = bind(self._schema, record.pinned.signature, spec.input, where=spec.input.paths[0])
         self._columns = output_columns(spec.output, record.pinned.signature)
+        self._explained = ExplainColumns(record, scorer, self._bindings) if spec.explain is not None else None
         self._outliers = outliers_of(self._columns, record.pinned)
         self._needed = list(used_columns(record.pinned.signature, spec.input))
         self._batch_rows = rows_of_batch(self._schema, self._needed)
@@ -147,6 +150,7 @@ class UnitRunner:
         unlike: Array | None = None
         if count:
             places = np.arange(count) if good is None else good
+            kept: Mapping[str, Array] = rows.tensors
             try:
                 outputs, rejected = self._scorer.score(rows.tensors, count)
             except GivenUp as told:
@@ -164,9 +168,11 @@ class UnitRunner:
             if rejected:
                 bad |= {int(places[at]): reason for at, reason in rejected.items()}
                 good = np.delete(places, list(rejected))
+                kept = take(kept, np.delete(np.arange(count), list(rejected)))
                 count = len(good)
         if count:
-            writer.write(self._table(batch if good is None else batch.take(pa.array(good)), outputs, unlike))
+            good_rows = batch if good is None else batch.take(pa.array(good))
+            writer.write(self._table(good_rows, kept, outputs, unlike))
         if bad:
             found.blame(stretches, bad)
         found.rows += batch.num_rows
@@ -179,8 +185,12 @@ class UnitRunner:
             remedy="the rows and reasons are there; mend the input, or begin again with another --version, and --fresh",
         )
 
-    def _table(self, batch: pa.RecordBatch, outputs: Mapping[str, Array], unlike: Array | None) -> pa.Table:
+    def _table(
+        self, batch: pa.RecordBatch, tensors: Mapping[str, Array], outputs: Mapping[str, Array], unlike: Array | None
+    ) -> pa.Table:
         pinned = self._record.pinned
         arrays = {name: batch.column(name) for name in self._record.spec.input.passthrough}
         arrays |= to_columns(self._columns, outputs, batch.num_rows, model=pinned.model, version=pinned.version, outliers=unlike)
+        if self._explained is not None:
+            arrays |= self._explained.of(tensors)
         return pa.table(arrays)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from consumers.batch.read.hive import by_partition
-from consumers.batch.score.answers import output_columns, to_columns
+from consumers.batch.score.answers import explained_columns, output_columns, to_columns
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.records import OutputFile, RunRecord
 from deployments.artifacts.places import DigestSink
@@ -119,5 +119,6 @@ def empty_output(ledger: Ledger, record: RunRecord) -> None:
     columns = output_columns(record.spec.output, pinned.signature)
     arrays = {name: pa.array([], schema.field(name).type) for name in record.spec.input.passthrough}
     arrays |= to_columns(columns, outputs, 0, model=pinned.model, version=pinned.version)
+    arrays |= explained_columns([], [], []) if record.spec.explain is not None else {}
     with (ledger.data / ledger.part("empty")).writing(ledger.scratch) as sink:
         pq.write_table(pa.table(arrays), sink.as_file())

@@ -13,6 +13,8 @@ from ray.serve.schema import ReplicaRank
 from cluster.errors import Unreachable
 from cluster.watch.catalogue import ScoringWay
 from consumers.stream.counters import WorkerStatus, began_of, open_of
+from consumers.stream.explain.section import StreamExplain
+from consumers.stream.explain.worker import ExplainNotes, ExplainWorker, explain_spec
 from consumers.stream.kafka.clients import chosen_client, open_log
 from consumers.stream.labels.reader import LabelReader
 from consumers.stream.log.notes import ControlledNotes
@@ -25,6 +27,7 @@ from consumers.stream.spec import Client, StreamSpec
 from deployments.control.client import connect
 from deployments.drift.drift_sample import DriftSample
 from deployments.observe.logs.set_up import log_with_serve
+from deployments.observe.metering import SilentMeter
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
 from deployments.observe.traces.opening import tracer_of
@@ -32,6 +35,7 @@ from deployments.observe.traces.tracer import Tracer
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread
 from deployments.serving.collector import spare_collections
+from deployments.transport.remote import RemoteTransport
 
 STUCK_AFTER_S = 120.0
 STOP_S = 30.0
@@ -54,6 +58,7 @@ class StreamReplica:
         self._rank: int | None = None
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
+        self._explains: ExplainWorker | None = None
         self._labels: LabelReader | None = None
 
     def reconfigure(self, user_config: dict[str, Any], rank: ReplicaRank | None) -> None:  # noqa: ARG002  # Serve's signature
@@ -85,6 +90,8 @@ class StreamReplica:
             self._loop = loop
             self._thread = threading.Thread(target=self._work, args=(loop, scoring, before, tracer), name="stream", daemon=True)
             self._thread.start()
+            if self._spec.explain is not None:
+                self._explain(number, self._spec.explain)
             self._read_labels(number)
 
     def _read_labels(self, rank: int) -> None:
@@ -148,9 +155,13 @@ class StreamReplica:
     def __del__(self) -> None:
         """Called by Serve when the replica stops: what was taken is committed first."""
         loop, thread = self._loop, self._thread
+        if self._explains is not None:
+            self._explains.stop()
         if loop is not None and thread is not None:
             loop.stop()
             thread.join(STOP_S)
+        if self._explains is not None:
+            self._explains.join(STOP_S)
         if self._labels is not None:
             self._labels.stop()
 
@@ -161,6 +172,32 @@ class StreamReplica:
         group = self._spec.group_of(self._name)
         member = Member(group, f"{group}-{rank}", f"{group}-{rank}")
         return open_log(self._spec, self._brokers, member, ControlledNotes(connect(), self._name), making_topics=True)
+
+    def _explain(self, rank: int, section: StreamExplain) -> None:
+        """Begins to explain beside the worker of this rank, in place of what explains now."""
+        before = self._explains
+        if before is not None:
+            before.stop()
+        spec = explain_spec(self._spec, section, self._name)
+        group = spec.group_of(self._name)
+        member = Member(group, f"{group}-{rank}", f"{group}-{rank}")
+        control = connect()
+        notes = ExplainNotes(ControlledNotes(control, self._name))
+        meters = Meters()
+
+        def scorer() -> RoutedScorer:
+            # By replicas alone: the stream's own scorer may hold engines in this process already.
+            remote = RemoteTransport()
+            return RoutedScorer(control, remote, remote, remote, meters=meters, way=ScoringWay.STREAM, meter=SilentMeter())
+
+        self._explains = ExplainWorker(
+            self._name,
+            spec,
+            section,
+            ScorerThread(scorer),
+            lambda: open_log(spec, self._brokers, member, notes, making_topics=True),
+        )
+        self._explains.start(before)
 
     def _work(self, loop: Loop, scoring: ScorerThread, before: threading.Thread | None, tracer: Tracer | None) -> None:
         if before is not None:

@@ -274,7 +274,7 @@ def _local_frontend(settings: DoorSettings, folder: Path) -> list[str]:
 def _http_routes() -> list[str]:
     return [
         f"acl infer path -m reg {_INFER}",
-        r"acl scores path -m reg ^/v[12]/.*(/infer|:predict|/repository/index)$",
+        r"acl scores path -m reg ^/v[12]/.*(/infer|:predict|[/:]explain|/repository/index)$",
         "acl reads method GET HEAD OPTIONS",
         # Who asks how we are wants to know it now.
         f"use_backend commands if {{ path_beg /v2/health/ }} {{ nbsrv({CHECKED}) eq 0 }}",

@@ -1,11 +1,12 @@
-"""The gateway's ASGI application: Open Inference Protocol v2, V1 predict, the control API, a page. The work is elsewhere."""
+"""The gateway's ASGI application: Open Inference Protocol v2, V1, the control API, a page. The work is elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from cluster.access.callers import CLUSTER, Caller
@@ -13,6 +14,7 @@ from cluster.commands.registry import COMMANDS
 from cluster.commands.watch.metrics import METRICS, MetricsView
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound
+from cluster.versions import EXPLAINS
 from deployments.gateway.access.credential import FORWARDED_FOR, in_headers
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission, Lease
@@ -42,6 +44,7 @@ from deployments.gateway.http.page import render_page, summary
 from deployments.gateway.http.repository import answer_repository_call, is_repository_call
 from deployments.gateway.http.traced import answered, http_span
 from deployments.gateway.large import LARGE_BYTES, LargeWork
+from deployments.gateway.protocol.explanations import encode_v1_explanations, parse_v1_explain
 from deployments.gateway.protocol.v1 import encode_v1, parse_v1
 from deployments.gateway.repository import Repository
 from deployments.gateway.request_meter import WireProtocol
@@ -52,6 +55,8 @@ _NO_WEBSOCKET = json_reply({"error": "no WebSocket is served here (use HTTP, or 
 
 
 ALONE_HEADER = ALONE.encode()
+# The version that answered, and the answer.
+V1Answer = Callable[[Request, str, Caller], Awaitable[tuple[str, Reply]]]
 
 
 class _WrongMethod(Exception):
@@ -133,6 +138,15 @@ class GatewayApp:
                 return await self._infer(request, model, None, caller)
             case ["v2", "models", model, "versions", version, "infer"]:
                 return await self._infer(request, model, version, caller)
+            case ["v2", "models", model, "explain"]:
+                return await self._explain(request, model, None, caller)
+            case ["v2", "models", model, "versions", version, "explain"]:
+                return await self._explain(request, model, version, caller)
+            case ["v1", "models", model] if model.endswith(":explain"):
+                return await self._v1(self._explained, request, model.removesuffix(":explain") + EXPLAINS, caller)
+            case ["v1", "models", model, "versions", version] if version.endswith(":explain"):
+                explained = partial(self._explained, version=version.removesuffix(":explain"))
+                return await self._v1(explained, request, model + EXPLAINS, caller)
             case ["v1", "models", model] if model.endswith(":predict"):
                 return await self._predict(request, model.removesuffix(":predict"), caller)
         if is_repository_call(segments):
@@ -221,6 +235,10 @@ class GatewayApp:
     async def _infer(self, request: Request, model: str, version: str | None, caller: Caller) -> Reply:
         return await self._traced(request, self._inferred(request, model, version, caller), pinned=version is not None)
 
+    async def _explain(self, request: Request, model: str, version: str | None, caller: Caller) -> Reply:
+        route = "/v2/models/{model}/explain" if version is None else "/v2/models/{model}/versions/{version}/explain"
+        return await self._traced(request, self._inferred(request, model + EXPLAINS, version, caller), route=route)
+
     async def _traced(
         self, request: Request, work: Coroutine[Any, Any, Reply], *, pinned: bool = False, route: str = ""
     ) -> Reply:
@@ -236,13 +254,14 @@ class GatewayApp:
         return await infer.answer(head, await request.raw_body(), request.lease, caller)
 
     async def _predict(self, request: Request, model: str, caller: Caller) -> Reply:
-        return await self._traced(request, self._v1(request, model, caller), route="/v1/models/{model}:predict")
+        scoring = self._v1(self._predicted, request, model, caller)
+        return await self._traced(request, scoring, route="/v1/models/{model}:predict")
 
-    async def _v1(self, request: Request, model: str, caller: Caller) -> Reply:
+    async def _v1(self, answer: V1Answer, request: Request, model: str, caller: Caller) -> Reply:
         _only_post(request)
         began_s = time.monotonic()
         try:
-            version, reply = await self._predicted(request, model, caller)
+            version, reply = await answer(request, model, caller)
         except BaseException as error:
             self.dataplane.requests.failed(model, WireProtocol.HTTP, error)
             raise
@@ -257,6 +276,14 @@ class GatewayApp:
         if sum(output.array.nbytes for output in answer.outputs) > LARGE_BYTES:
             return answer.version, Reply(200, await self.large.run(encode_v1, answer, columns=wanted.columns))
         return answer.version, Reply(200, encode_v1(answer, columns=wanted.columns))
+
+    async def _explained(self, request: Request, model: str, caller: Caller, version: str | None = None) -> tuple[str, Reply]:
+        body, signature = await request.body(), await self.dataplane.signature(model, version, caller=caller)
+        large = len(body) > LARGE_BYTES
+        wanted = await self.large.run(parse_v1_explain, body, signature) if large else parse_v1_explain(body, signature)
+        about = model.removesuffix(EXPLAINS)
+        explained, signature = await self.dataplane.explain(read_call(request.headers, about, version), wanted, caller)
+        return str(explained.version), Reply(200, await self.large.run(encode_v1_explanations, about, explained, signature))
 
     async def _command(self, request: Request, command: str) -> Reply:
         _only_post(request)

@@ -45,6 +45,10 @@ def _paths() -> dict[str, Any]:
             "get": _operation("Whether the model is served", "ModelReady", {"503": _json("ModelReady")}, model=True)
         },
         "/v1/models/{model}:predict": {"post": _scoring("Scores rows", "V1Request", "V1Response")},
+        "/v1/models/{model}:explain": {"post": _scoring("Explains rows", "V1Request", "V1Explanations")},
+        "/v1/models/{model}/versions/{version}:explain": {
+            "post": _scoring("Explains rows", "V1Request", "V1Explanations", version=True)
+        },
         "/v2/models/stats": {"get": _operation("What this gateway has scored since it started", "Statistics")},
         "/v2/repository/index": {
             "post": _operation("All versions that the controller knows", "Index", {"403": _json("Error")}, body="IndexRequest")
@@ -63,6 +67,9 @@ def _paths() -> dict[str, Any]:
         paths[f"{stem}/stats"] = {"get": _operation("What it has scored", "Statistics", model=True, version=pinned)}
         paths[f"{stem}/infer"] = {
             "post": _scoring("Scores tensors", "InferRequest", "InferResponse", version=pinned, binary=True)
+        }
+        paths[f"{stem}/explain"] = {
+            "post": _scoring("Explains rows of tensors", "InferRequest", "InferResponse", version=pinned, binary=True)
         }
     return paths
 
@@ -203,6 +210,9 @@ def _schemas() -> dict[str, Any]:
                 _open({"inputs": {"type": ["array", "object"]}}, 1),
             ]
         },
+        "V1Explanations": _object(
+            {"explanations": {"type": "array", "items": {"type": "object"}}, "model_name": text, "model_version": text}
+        ),
         "V1Response": _object(
             {"predictions": data, "outputs": {"type": ["array", "object"]}, "model_name": text, "model_version": text},
             "predictions",

@@ -43,7 +43,7 @@ def parse_v1(body: bytes | memoryview, signature: Signature) -> V1Request:
 def encode_v1(response: InferResponse, *, columns: bool = False) -> bytes:
     """`{"predictions": [row, ...]}`: a row is an object where there are several outputs; or `{"outputs": columns}`. Raises
     BadInput where JSON can't."""
-    found = {output.name: _rows(output.name, output.datatype, output.array) for output in response.outputs}
+    found = {output.name: rows_of(output.name, output.datatype, output.array) for output in response.outputs}
     document: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
     if columns:
         document["outputs"] = next(iter(found.values())) if len(found) == 1 else found
@@ -136,7 +136,7 @@ def _nested_shape(values: simdjson.Array) -> list[int]:
     return shape
 
 
-def _rows(name: str, datatype: Datatype, array: Array) -> Any:
+def rows_of(name: str, datatype: Datatype, array: Array) -> Any:
     flat = to_json(name, datatype, array)
     return flat.reshape(array.shape) if datatype is not Datatype.BYTES else _nest(flat, array.shape)
 

@@ -12,13 +12,15 @@ from cluster.errors import BadInput, NotFound
 from deployments.artifacts.background import read_background
 from deployments.artifacts.fetch import localize
 from deployments.artifacts.manifest import MANIFEST
+from deployments.engines.datatypes import Array
 from deployments.engines.load import load_engine
 from deployments.engines.port import gradients_of
 from deployments.explain.asking import read_options
 from deployments.explain.explaining import explain_rows
-from deployments.explain.form import ExplainMethod, ExplainScale
+from deployments.explain.form import ExplainMethod, ExplainScale, Explanation
 from deployments.explain.page import explanation_page
 from headrace.cli.explain.row_file import read_row
+from headrace.cli.explain.served import served_explanation
 from headrace.cli.explain.table import explanation_json, shown_explanation
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
@@ -47,26 +49,28 @@ def explain_command(
     top: Annotated[int, typer.Option(min=1, help="How many features are shown.")] = 20,
     html: Annotated[Path | None, typer.Option(help="Also write a page with bars, and pictures of images, to this file.")] = None,
     picture: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of an image that lies flat in its input.")] = None,
+    served: Annotated[
+        bool, typer.Option("--served", help="Ask the running service, whose stable version explains where none is named.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say why a version answers a row as it does: how much each feature adds to its answer, and within what error.
 
-    The version is loaded in this process, from the files it was registered with: nothing that serves is asked or slowed.
+    The version is loaded in this process, from the files it was registered with: nothing that serves is asked or slowed. With
+    `--served` the service explains, in the time that its users leave over.
 
     Example: `headrace explain churn --row customer.json --html why.html`
     """
-    folder, called = _version_folder(model, version)
-    engine = load_engine(folder)
     asked: dict[str, Any] = {"method": method, "evaluations": evaluations, "seed": seed, "groups": _groups(group or [])}
     asked |= {"output": output, "class": label, "scale": scale, "blocks": blocks, "deadline_s": deadline}
     if baseline is not None:
         asked["baseline"] = _json_object(baseline)
-    options = read_options(asked, engine.signature)
-    rows = read_row(row, engine.signature, at)
     size = _size(picture) if picture else None
-    found = explain_rows(engine.score, rows, engine.signature, read_background(folder), options, gradients=gradients_of(engine))[
-        0
-    ]
+    if served:
+        with ControlClient.from_environment() as client:
+            called, found, rows = served_explanation(client, model, version, row, at, asked)
+    else:
+        called, found, rows = _loaded_explanation(model, version, row, at, asked)
     values = {name: value[0] for name, value in rows.items()}
     if html is not None:
         html.write_text(explanation_page(f"{called}: why", found, values, size), encoding="utf-8")
@@ -76,6 +80,19 @@ def explain_command(
     answers().print(shown_explanation(found, values, top))
     if html is not None:
         notes().print(f"page: {html}", soft_wrap=True)
+
+
+def _loaded_explanation(
+    model: str, version: int | None, row: Path, at: int, asked: dict[str, Any]
+) -> tuple[str, Explanation, dict[str, Array]]:
+    """What is explained, why, and the row, [1, ...] by input."""
+    folder, called = _version_folder(model, version)
+    engine = load_engine(folder)
+    options = read_options(asked, engine.signature)
+    rows = read_row(row, engine.signature, at)
+    background, gradients = read_background(folder), gradients_of(engine)
+    (found,) = explain_rows(engine.score, rows, engine.signature, background, options, gradients=gradients)
+    return called, found, rows
 
 
 def _version_folder(model: str, version: int | None) -> tuple[Path, str]:

@@ -127,6 +127,24 @@ def test_v1_answers_as_it_says() -> None:
     run(scene)
 
 
+@pytest.mark.parametrize("path", ["/v2/models/{model}/explain", "/v2/models/{model}/versions/{version}/explain"])
+def test_explanations_answer_as_they_say(path: str) -> None:
+    async def scene(ask: Ask, document: dict[str, Any], scorer: FakeScorer, control: FakeControl) -> None:
+        names = {"outputs": [{"name": "error", "parameters": {"binary_data": True}}]}
+        answers = [await ask("POST", path, json=body) for body in (BODY, BODY | names, {}, BODY | {"parameters": {"seed": -1}})]
+        assert [answer.status_code for answer in answers] == [200, 200, 400, 400]
+        assert (await ask("POST", path, {"model": "none", "version": "9"}, json=BODY)).status_code == 404
+        v1 = "/v1/" + path.removeprefix("/v2/").removesuffix("/explain") + ":explain"
+        for body, status in (
+            ({"instances": [[1, 2]]}, 200),
+            ({}, 400),
+            ({"instances": [[1, 2]], "parameters": {"groups": 1}}, 400),
+        ):
+            assert (await ask("POST", v1, json=body)).status_code == status
+
+    run(scene)
+
+
 def test_the_repository_answers_as_it_says() -> None:
     async def scene(ask: Ask, document: dict[str, Any], scorer: FakeScorer, control: FakeControl) -> None:
         index = (await ask("POST", "/v2/repository/index")).json()

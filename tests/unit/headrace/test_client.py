@@ -51,6 +51,29 @@ def test_a_command_is_posted_and_its_answer_read() -> None:
     assert applied.changes[0].action == "created"
 
 
+ROW = {"attributions": {"x": [1.5, 0]}, "baseline": 0.5, "answer": 2, "error": 0, "method": "exact", "output": "y"}
+
+
+def test_a_model_is_asked_why() -> None:
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if b"none" in request.content:
+            return httpx.Response(400, json={"error": "explain.output: the version has no such output"})
+        row = ROW | {"scale": "raw", "evaluations": 9}
+        return httpx.Response(200, json={"model_name": "digits", "model_version": "3", "explanations": [row]})
+
+    with client(answer) as control:
+        found = control.explain("digits", [[1, 2]], version=3, timeout_s=2, method="exact", label=None)
+        with pytest.raises(errors.BadInput, match="no such output"):
+            control.explain("digits", [[1, 2]], output="none")
+    assert found.explanations[0].attributions == {"x": [1.5, 0]}
+    assert [request.url.path for request in asked] == ["/v1/models/digits/versions/3:explain", "/v1/models/digits:explain"]
+    assert json.loads(asked[0].content) == {"instances": [[1, 2]], "parameters": {"method": "exact"}}
+    assert asked[0].headers["x-timeout-ms"] == "2000"
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_an_error_comes_back_as_its_own_class(kind: str) -> None:
     body = {"error": {"kind": kind, "what": "no", "where": "here", "remedy": "do"}}

@@ -34,7 +34,12 @@ from tests.support.listening import slot_in
 from tests.support.one_haproxy import HAPROXY, haproxy_before
 
 TENSOR = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
-BODIES: dict[str, Any] = {"infer": {"inputs": [TENSOR]}, ":predict": {"instances": [{"x": [1, 2]}]}}
+BODIES: dict[str, Any] = {
+    "infer": {"inputs": [TENSOR]},
+    ":predict": {"instances": [{"x": [1, 2]}]},
+    "/explain": {"inputs": [TENSOR]},
+    ":explain": {"instances": [{"x": [1, 2]}]},
+}
 OPEN = {"/v2/health/live", "/v2/health/ready"}
 SERVICE = "inference.GRPCInferenceService"
 OPEN_CALLS = {f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
