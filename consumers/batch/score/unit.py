@@ -20,7 +20,7 @@ from consumers.batch.read.tensors import to_tensors
 from consumers.batch.score.answers import outliers_of, output_columns, to_columns
 from consumers.batch.score.explained import ExplainColumns
 from consumers.batch.score.rowscorer import GivenUp, RowScorer
-from consumers.batch.score.unit_payloads import UnitPayloads
+from consumers.batch.score.unit_payloads import KeptRows, UnitPayloads
 from consumers.batch.score.watched_rows import WatchedRows
 from consumers.batch.spec import OnDamage
 from consumers.batch.write.ledger import Ledger
@@ -29,7 +29,6 @@ from consumers.batch.write.quarantine import too_many_bad, write_quarantine
 from consumers.batch.write.records import OutputFile, Receipt, RunRecord, rows_differ
 from deployments.artifacts.places import explaining
 from deployments.engines.datatypes import Array
-from deployments.observe.payloads.event import PayloadEvent
 from deployments.scoring.rows import take
 
 
@@ -40,7 +39,7 @@ class _Found:
     rows: int = 0
     bad: dict[Slice, dict[int, str]] = field(default_factory=dict)
     hopeless: str = ""  # why the version fails whatever it is given
-    payloads: list[PayloadEvent] = field(default_factory=list)
+    payloads: list[KeptRows] = field(default_factory=list)
 
     @property
     def quarantined(self) -> int:
@@ -123,7 +122,7 @@ class UnitRunner:
         with explaining(self._ledger.place.path):
             self._ledger.write(receipt)
         if self._payloads is not None:
-            self._payloads.done(found.payloads)
+            self._payloads.done(unit.id, found.payloads)
         if self._watched is not None:
             self._watched.done()
         return receipt
@@ -160,7 +159,8 @@ class UnitRunner:
             if self._payloads is not None:
                 answered = np.delete(np.arange(count), list(rejected))
                 numbers = found.rows + places[answered]
-                found.payloads += self._payloads.of(unit.id, numbers, answered, rows.tensors, outputs)
+                keep = self._payloads.of(unit.id, numbers, answered, rows.tensors, outputs)
+                found.payloads += [keep] if keep is not None else []
             if self._watched is not None:
                 self._watched.scored(rows.tensors, outputs, count, rejected)
             if self._outliers is not None:

@@ -20,6 +20,7 @@ from deployments.observe.meters import Meters
 _log = logging.getLogger(__name__)
 
 TELL_S = 2.0
+TELL_EVERY_S = 5.0  # what a worker has counted when it ends before that is not told: rows are a sample all the same
 AGAIN_S = 30.0
 
 
@@ -57,6 +58,7 @@ class WatchedRows:
         self.begin()
         if time.monotonic() < self._not_before_s:
             return
+        self._not_before_s = time.monotonic() + TELL_EVERY_S
         try:
             asyncio.run(asyncio.wait_for(self._tell(), TELL_S))
         except TimeoutError:
