@@ -44,6 +44,9 @@ class Payloads(Section):
     sample: float = Field(default=0.01, ge=0, le=1, description="share of all requests or records, by hash of their id")
     errors: float = Field(default=1.0, ge=0, le=1, description="share of those that got no answer")
     disagreements: float = Field(default=1.0, ge=0, le=1, description="share of those on which a shadow disagrees with stable")
+    outliers: float = Field(
+        default=0.0, ge=0, le=1, description="share of rows unlike the profile's, of those that are looked at; not of batches"
+    )
     seed: int = Field(default=0, ge=0, lt=2**63, description="another seed samples others")
     redact: tuple[str, ...] = Field(default=(), max_length=1000, description="inputs and outputs that are never kept, by name")
     kafka: PayloadTopic | None = None

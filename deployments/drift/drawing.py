@@ -31,6 +31,11 @@ class RowDraw:
         self._share = 1.0
         self._gap = 0
 
+    @property
+    def stands_for(self) -> float:
+        """How many rows each one that is drawn now stands for."""
+        return 1 / self._share
+
     def of(self, rows: int) -> Places | None:
         """The places of those drawn of so many rows, rising; None where there are none."""
         now_s = self._clock()

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -56,6 +56,7 @@ class DriftSample:
     ) -> None:
         """`meters` count what was looked at; None: nobody does."""
         self._meters, self._way, self._clock = meters, way, clock
+        self.looked_at: Callable[[DrawnRows], None] | None = None  # is told of all rows that `count` counts, on its thread
         self._lock = threading.Lock()
         self._sources = (f"{uuid.uuid4().hex}-{number}" for number in itertools.count())
         self._versions: dict[VersionCounting, _Version] = {}
@@ -96,7 +97,8 @@ class DriftSample:
             lies = np.empty_like(order)
             lies[order] = np.arange(len(order))
             asked = lies[theirs]
-        return counting.copied(inputs, outputs, theirs, asked, answered)
+        copied = counting.copied(inputs, outputs, theirs, asked, answered)
+        return replace(copied, stands_for=known.draw.stands_for)
 
     def put(self, drawn: DrawnRows) -> None:
         """These rows are to be counted. Returns at once; forgets them where too many wait."""
@@ -121,8 +123,11 @@ class DriftSample:
                 waiting, known.waiting, known.waiting_rows = known.waiting, deque(), 0
             if not waiting:
                 continue
+            drawn = joined_rows(waiting)
             try:
-                counts = known.counting.count(joined_rows(waiting))
+                counts = known.counting.count(drawn)
+                if self.looked_at is not None:
+                    self.looked_at(drawn)
             except Exception:  # noqa: BLE001 - a defect: these rows are lost, other versions' are not
                 _log.exception("rows of %s version %d were not counted", known.counting.model, known.counting.number)
                 continue

@@ -25,11 +25,12 @@ WHOLE_ROWS = "whole rows"
 @dataclass(frozen=True, slots=True)
 class DrawnRows:
     """k rows of one version, copied: each watched tensor by its key in the profile, [k, features]. `rows` says which they were,
-    by the caller's numbers. A tensor whose rows have another shape than the profile's is left out."""
+    by the caller's numbers. A tensor whose rows have another shape than the profile's is left out. Each `stands_for` so many."""
 
     version: VersionCounting
     rows: Counts
     tensors: Mapping[str, Array]
+    stands_for: float = 1.0
 
 
 @dataclass(slots=True)
@@ -111,6 +112,21 @@ class VersionCounting:
             found.histogram[feature] = _spread(values)
         return found
 
+    def outliers_among(self, drawn: DrawnRows) -> tuple[dict[str, Array], dict[str, Array]] | None:
+        """Inputs and outputs, by name, of those rows that are outliers, as far as the profile has them whole; None where there
+        are none. Takes about as long as to count."""
+        if not self._counts_outliers or self.outliers is None or not self.outliers.can_score(drawn.tensors):
+            return None
+        places = np.flatnonzero(self.outliers.p_values(drawn.tensors) <= FLAG_P)
+        if not len(places):
+            return None
+        found: tuple[dict[str, Array], dict[str, Array]] = {}, {}
+        for tensor in (counting.tensor for counting in self._tensors):
+            values = drawn.tensors.get(tensor.key)
+            if values is not None and tensor.profiled == tensor.features and len(values) == len(drawn.rows):
+                found[tensor.side is TensorSide.OUTPUT][tensor.name] = values[places].reshape(len(places), *tensor.row_shape)
+        return found if found[0] else None
+
     def flagged(self, counts: VersionCounts) -> int:
         """How many of the rows that were counted are outliers."""
         return int(counts.hits[-1]) if self._counts_outliers else 0
@@ -126,7 +142,9 @@ def joined_rows(several: Collection[DrawnRows]) -> DrawnRows:
     first = next(iter(several))
     keys = {key for each in several for key in each.tensors}
     tensors = {key: np.concatenate([each.tensors[key] for each in several if key in each.tensors]) for key in keys}
-    return DrawnRows(first.version, np.concatenate([each.rows for each in several]), tensors)
+    rows = np.concatenate([each.rows for each in several])
+    stands_for = sum(len(each.rows) * each.stands_for for each in several) / max(1, len(rows))
+    return DrawnRows(first.version, rows, tensors, stands_for)
 
 
 def _countings(profile: Profile) -> list[TensorCounting]:

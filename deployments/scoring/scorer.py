@@ -102,6 +102,7 @@ class RoutedScorer:
         tally = Tally(self._log, meter or ScorerMeter(self.meters, way))
         self._payloads, self._way = payloads, way
         self._profiles, self._drift = ProfileBook(), drift or DriftSample(self.meters, way)
+        self._drift.looked_at = self._looked_at
         self._drift_push = DriftPush(control, self._drift)
         self.outliers = RowOutliers(self._profiles)
         shadow = ShadowScorer(self._asker, tally, lambda model: self.table.routes.get(model), self._disagreed)
@@ -279,6 +280,16 @@ class RoutedScorer:
         if self._payloads is not None and route.payloads is not None:
             version, inputs = shadowed.candidate.version, shadowed.tensors
             self._payloads.disagreed(route.payloads, self._way, route.model, version, inputs, answer.outputs, rows)
+
+    def _looked_at(self, drawn: DrawnRows) -> None:
+        """Not on the event loop."""
+        route = self.table.routes.get(drawn.version.model)
+        if self._payloads is None or route is None or route.payloads is None or not route.payloads.outliers:
+            return
+        found = drawn.version.outliers_among(drawn)
+        if found is not None:
+            kept = self._way, route.model, drawn.version.number, *found, drawn.stands_for
+            self._payloads.unlike(route.payloads, *kept)
 
     def _gauges(self, meters: Meters) -> None:
         meters.put(SCORERS, 1)

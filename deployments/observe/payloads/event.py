@@ -19,6 +19,7 @@ class PayloadOutcome(StrEnum):
     OK = "ok"
     ERROR = "error"
     DISAGREED = "disagreed"  # a shadow's answer, which nobody got
+    OUTLIER = "outlier"  # answered, and unlike the rows that the version was built with
 
 
 @dataclass(frozen=True, slots=True)

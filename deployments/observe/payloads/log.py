@@ -123,6 +123,36 @@ class PayloadLog:
                 ),
             )
 
+    def unlike(
+        self,
+        payloads: Payloads,
+        way: ScoringWay,
+        model: str,
+        version: int,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array],
+        stand_for: float,
+    ) -> None:
+        """These rows are outliers, among some that were drawn: each stands for so many."""
+        prediction = self._drawn(payloads.outliers, payloads.seed)
+        if prediction is not None and self._fits(payloads, model, inputs):
+            rows = len(next(iter(inputs.values())))
+            self._put(
+                payloads,
+                PayloadEvent(
+                    prediction,
+                    time.time(),
+                    way,
+                    model,
+                    version,
+                    PayloadOutcome.OUTLIER,
+                    weight_of(payloads.outliers) * stand_for,
+                    kept(inputs, payloads),
+                    kept(outputs, payloads),
+                    np.full(rows, version, np.int32),
+                ),
+            )
+
     def put(self, payloads: Payloads, events: Iterable[PayloadEvent]) -> None:
         """Events that were sampled already: those of a transaction, once it has committed."""
         for event in events:
