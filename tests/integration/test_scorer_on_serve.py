@@ -30,7 +30,7 @@ from deployments.serving.fleet import ServeFleet
 from deployments.transport import remote
 from deployments.transport.lines import client
 from deployments.transport.lines.client import Line, Lines
-from deployments.transport.lines.frames import Broken, Reply
+from deployments.transport.lines.frames import Broken, Reply, TimedReply
 from deployments.transport.remote import DEPLOYMENT, RemoteTransport
 from tests.conftest import RayCluster
 from tests.contract.test_fleet import await_state, is_ready
@@ -217,10 +217,12 @@ async def test_calls_go_by_lines_and_serve_counts_them(
     by_line, counted = 0, []
 
     class Watched(Line):
-        async def score(self, tensors: Mapping[str, Array], timeout_s: float) -> Reply | Broken:
+        async def score(
+            self, tensors: Mapping[str, Array], timeout_s: float, *, timed: bool = False
+        ) -> Reply | TimedReply | Broken:
             nonlocal by_line
             by_line += 1
-            call = asyncio.create_task(super().score(tensors, timeout_s))
+            call = asyncio.create_task(super().score(tensors, timeout_s, timed=timed))
             await asyncio.sleep(0)
             counted.append(serve_counts())
             return await call

@@ -27,7 +27,7 @@ from deployments.serving import fleet as fleet_module
 from deployments.serving.fleet import ServeFleet, deployment_options
 from deployments.transport.lines import client
 from deployments.transport.lines.client import Line
-from deployments.transport.lines.frames import Broken, Reply
+from deployments.transport.lines.frames import Broken, Reply, TimedReply
 from deployments.transport.lines.serve_book import own_node
 from deployments.transport.remote import RemoteTransport
 from tests.conftest import RayCluster
@@ -107,10 +107,12 @@ async def test_calls_go_by_line_to_the_replica_here_and_by_serve_to_the_other_un
     by_line, by_serve, answered = 0, Counter[str](), [0] * 4
 
     class Watched(Line):
-        async def score(self, tensors: Mapping[str, Array], timeout_s: float) -> Reply | Broken:
+        async def score(
+            self, tensors: Mapping[str, Array], timeout_s: float, *, timed: bool = False
+        ) -> Reply | TimedReply | Broken:
             nonlocal by_line
             by_line += 1
-            return await super().score(tensors, timeout_s)
+            return await super().score(tensors, timeout_s, timed=timed)
 
     def send(replica: ReplicaID) -> None:
         by_serve[nodes[replica]] += 1
