@@ -66,8 +66,11 @@ def sampled(mixture: Mixture, evaluator: Evaluator, answer: float, baselines: Fl
     while done < rounds and not cut and not seen.settled():
         # No error is known before every row was walked from twice: the first two times at once.
         times = min(2, rounds) if not done else 1
+        # All at once, so that the orders are the same however fast the version is: portions follow from that.
+        keys = random.random((times, rows, size))
         for pairs in _portions(times * cost[:rows], evaluator.batch_rows):
-            found = _walked(mixture, evaluator, _draw(random, differing, np.tile(pairs, times)), answer, baselines)
+            walks = _drawn(keys[:, pairs].reshape(-1, size), differing, np.tile(pairs, times))
+            found = _walked(mixture, evaluator, walks, answer, baselines)
             if found is None:
                 cut = True
                 break
@@ -135,9 +138,9 @@ def _portions(cost: npt.NDArray[np.intp], batch_rows: int) -> list[npt.NDArray[n
     return np.split(np.arange(len(cost)), np.flatnonzero(np.diff(places)) + 1)
 
 
-def _draw(random: np.random.Generator, differing: npt.NDArray[np.bool_], pairs: npt.NDArray[np.intp]) -> _Walks:
-    """A random order for each of the rows `pairs`, and its reverse; groups that don't differ come last in both."""
-    keys = random.random((len(pairs), differing.shape[1]))
+def _drawn(keys: Floats, differing: npt.NDArray[np.bool_], pairs: npt.NDArray[np.intp]) -> _Walks:
+    """The order that random `keys` [p, G] make for each of the rows `pairs`, and its reverse; groups that don't differ come last
+    in both."""
     same = ~differing[pairs]
     forward = np.argsort(np.where(same, 2.0, keys), axis=1)
     backward = np.argsort(np.where(same, 2.0, -keys), axis=1)

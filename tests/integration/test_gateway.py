@@ -270,6 +270,7 @@ def test_payloads_are_kept_and_replayed_to_a_version_that_does_not_serve(
     assert main(["payloads", "replay", str(kept), "--model", model.name, "--version", "3"]) != 0
 
 
+@pytest.mark.proof
 def test_rows_unlike_the_profiles_are_told_to_who_asks_and_raise_an_alarm_that_names_them(
     service: tuple[Service, GatewaySettings], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def reader_of(control: FakeControlPlane, spec: StreamSpec, broker: str) -> Label
     return reader
 
 
+@pytest.mark.proof
 def test_each_record_counts_once_whatever_ends(
     broker: str, spec: StreamSpec, control: FakeControlPlane, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +101,7 @@ def test_each_record_counts_once_whatever_ends(
     reader.stop()
 
 
+@pytest.mark.proof
 def test_a_topic_that_is_made_anew_is_read_from_its_beginning(
     broker: str, spec: StreamSpec, control: FakeControlPlane, producer: KafkaProducer
 ) -> None:

@@ -177,6 +177,7 @@ def log(folder: Path, stable: Artifact) -> Path:
     return folder / "log"
 
 
+@pytest.mark.proof
 def test_recorded_requests_are_put_to_a_candidate_before_it_has_traffic(
     service: Service, load: Load, log: Path, folder: Path
 ) -> None:
@@ -276,6 +277,7 @@ def test_the_audit_of_all_this_is_proven(service: Service, folder: Path) -> None
     assert (found.records, found.checkpoints, found.unproven) == (second.records, 2, 0)
 
 
+@pytest.mark.proof
 def test_between_rollouts_labels_say_that_it_has_become_wrong_and_nothing_is_rolled_back(
     service: Service, load: Load, events: Events, folder: Path
 ) -> None:

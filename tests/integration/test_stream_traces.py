@@ -18,6 +18,7 @@ from tests.support.traced_stream import check_traces, sent_headers, traced_loop
 COUNT = 6
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("client", [Client.KAFKA_PYTHON, Client.LIBRDKAFKA])
 def test_a_record_and_its_answer_are_of_one_trace(broker: str, client: Client, tmp_path: Path) -> None:
     made = small_stream(broker, client, 1)

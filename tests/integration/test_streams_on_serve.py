@@ -246,6 +246,7 @@ def test_a_document_may_change_while_the_stream_works(running: Running) -> None:
     assert running.view()["spec"]["linger_ms"] == 1.0
 
 
+@pytest.mark.proof
 def test_some_records_are_explained_by_a_group_of_its_own(running: Running, broker: str) -> None:
     topic = f"why-{uuid.uuid4().hex[:6]}"
     section = StreamExplain.model_validate({"topic": topic, "partitions": 1, "sample": 0.1, "groups": {"whole": [INPUT]}})

@@ -89,6 +89,7 @@ def _maker(topic: PayloadTopic) -> Callable[[], KafkaProducer]:
     def make() -> KafkaProducer:
         return KafkaProducer(
             **client_config(brokers, security),
+            bootstrap_timeout_ms=round(1000 * WAIT_S),
             max_block_ms=round(1000 * WAIT_S / 2),
             request_timeout_ms=round(1000 * WAIT_S / 2),
             delivery_timeout_ms=round(1000 * WAIT_S),

@@ -137,6 +137,13 @@ def test_the_same_seed_gives_the_same_numbers():
     np.testing.assert_array_equal(one.attributions["x"], two.attributions["x"])
 
 
+@pytest.mark.parametrize("batch_rows", [1, 7, 50])
+def test_so_does_a_slower_version_that_is_asked_less_at_a_time(batch_rows):
+    whole, slow = (explained(tangled, ROW, OTHERS, method="shapley", batch_rows=most) for most in (2048, batch_rows))
+    np.testing.assert_allclose(slow.attributions["x"], whole.attributions["x"], rtol=1e-12)
+    np.testing.assert_allclose(slow.errors["x"], whole.errors["x"], rtol=1e-9)
+
+
 def test_features_in_a_group_are_swapped_as_one_and_share_evenly():
     groups = {"first": ("x[0]", "x[1]"), "rest": ("x[2]", "x[3]", "x[4]")}
     found = explained(wavy, ROW, OTHERS, method="exact", groups=groups)
