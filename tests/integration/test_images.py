@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -173,7 +174,12 @@ def registry(tmp_path: Path) -> Iterator[str]:
 @contextmanager
 def _pulled_by_podman(image: str, folder: Path) -> Iterator[tuple[str, Path]]:
     """The digest of what podman has, once it has pulled the image into a store of its own, and its files."""
-    podman = ["podman", "--root", str(folder / "store"), "--runroot", str(folder / "run"), "--storage-driver", "vfs"]
+    # podman bears no runroot of more than 50 characters.
+    with tempfile.TemporaryDirectory(prefix="hr-") as run:
+        yield from _pulled(image, ["podman", "--root", str(folder / "store"), "--runroot", run, "--storage-driver", "vfs"])
+
+
+def _pulled(image: str, podman: list[str]) -> Iterator[tuple[str, Path]]:
     try:
         subprocess.run([*podman, "pull", "--quiet", "--tls-verify=false", image], check=True, capture_output=True)
         told = subprocess.run([*podman, "image", "inspect", image], check=True, capture_output=True)
