@@ -105,23 +105,9 @@ class PayloadLog:
         rows: Rows,
     ) -> None:
         """On these rows a shadow of that version disagreed with stable; `outputs` are the shadow's."""
-        prediction = self._drawn(payloads.disagreements, payloads.seed)
-        if prediction is not None and len(rows) and self._fits(payloads, model, inputs):
-            self._put(
-                payloads,
-                PayloadEvent(
-                    prediction,
-                    time.time(),
-                    way,
-                    model,
-                    version,
-                    PayloadOutcome.DISAGREED,
-                    weight_of(payloads.disagreements),
-                    kept(inputs, payloads, rows),
-                    kept(outputs, payloads, rows),
-                    np.full(len(rows), version, np.int32),
-                ),
-            )
+        if len(rows):
+            share, outcome = payloads.disagreements, PayloadOutcome.DISAGREED
+            self._found(payloads, share, outcome, way, model, version, inputs, outputs, rows)
 
     def unlike(
         self,
@@ -134,9 +120,26 @@ class PayloadLog:
         stand_for: float,
     ) -> None:
         """These rows are outliers, among some that were drawn: each stands for so many."""
-        prediction = self._drawn(payloads.outliers, payloads.seed)
+        rows = np.arange(len(next(iter(inputs.values()))))
+        share, outcome = payloads.outliers, PayloadOutcome.OUTLIER
+        self._found(payloads, share, outcome, way, model, version, inputs, outputs, rows, stand_for)
+
+    def _found(
+        self,
+        payloads: Payloads,
+        share: float,
+        outcome: PayloadOutcome,
+        way: ScoringWay,
+        model: str,
+        version: int,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array],
+        rows: Rows,
+        stand_for: float = 1.0,
+    ) -> None:
+        """Rows that something was found of, whichever requests they came with."""
+        prediction = self._drawn(share, payloads.seed)
         if prediction is not None and self._fits(payloads, model, inputs):
-            rows = len(next(iter(inputs.values())))
             self._put(
                 payloads,
                 PayloadEvent(
@@ -145,11 +148,11 @@ class PayloadLog:
                     way,
                     model,
                     version,
-                    PayloadOutcome.OUTLIER,
-                    weight_of(payloads.outliers) * stand_for,
-                    kept(inputs, payloads),
-                    kept(outputs, payloads),
-                    np.full(rows, version, np.int32),
+                    outcome,
+                    weight_of(share) * stand_for,
+                    kept(inputs, payloads, rows),
+                    kept(outputs, payloads, rows),
+                    np.full(len(rows), version, np.int32),
                 ),
             )
 

@@ -10,6 +10,7 @@ import orjson
 import typer
 from rich.table import Table
 
+from cluster.commands.watch.whole_audit import MOST_RECORDS
 from headrace.audit.export import export
 from headrace.audit.verify import verify
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
@@ -112,7 +113,7 @@ def _newest(client: ControlClient, model: str | None, limit: int) -> list[dict[s
     end = client.audit_checkpoint().size
     found: list[dict[str, Any]] = []
     while end and len(found) < limit:
-        first = max(end - 1000, 0)
+        first = max(end - MOST_RECORDS, 0)
         documents = client.audit_records(first).documents[: end - first]
         told = [{"record": first + at, **orjson.loads(text)} for at, text in enumerate(documents)]
         found = [event for event in told if model is None or event["model"] == model] + found
