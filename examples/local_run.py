@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from headrace.local.ports import free_port
 
 HEADRACE = Path(sys.executable).with_name("headrace")
 
@@ -54,10 +55,3 @@ def headrace_as(who: str, token: str, *arguments: str) -> subprocess.CompletedPr
     print(f"$ HEADRACE_TOKEN=<{who}'s> headrace {' '.join(arguments)}", flush=True)
     environment = {**os.environ, "HEADRACE_TOKEN": token}
     return subprocess.run([str(HEADRACE), *arguments], capture_output=True, text=True, env=environment, check=False)
-
-
-def free_port() -> int:
-    """One where nobody listens just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

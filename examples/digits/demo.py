@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +31,7 @@ from rich.table import Table
 from examples.digits.picture import picture
 from examples.digits.traffic import Digits, HttpCaller, Publisher, Reader, SteadyProducer, Tally
 from headrace.client import ControlClient
+from headrace.local.ports import answers, free_port
 
 HERE = Path(__file__).parent
 PROJECT = HERE / "project"
@@ -90,15 +90,9 @@ class Ledger:
         return table
 
 
-def free_port(wanted: int) -> int:
+def port_or_other(wanted: int) -> int:
     """The port itself where nothing listens there, else any free one."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", wanted))
-        except OSError:
-            probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port() if answers("127.0.0.1", wanted) else wanted
 
 
 def headrace(*arguments: str, show: bool = True) -> str:
@@ -289,9 +283,9 @@ def run(brokers_given: str | None, *, keep: bool, pictured: Path | None) -> bool
     """All steps, in order. Returns whether every count was right."""
     ledger = Ledger()
     step(1, "Start everything, and meanwhile train three networks on real handwritten digits")
-    ports = {"--http-port": free_port(8000), "--grpc-port": free_port(9000), "--dashboard-port": free_port(8265)}
+    ports = {"--http-port": port_or_other(8000), "--grpc-port": port_or_other(9000), "--dashboard-port": port_or_other(8265)}
     if not brokers_given:
-        ports["--broker-port"] = free_port(9092)
+        ports["--broker-port"] = port_or_other(9092)
     options = [word for name, port in ports.items() for word in (name, str(port))]
     with training(*TRAININGS):
         headrace("up", *([] if brokers_given else ["--broker"]), *options)

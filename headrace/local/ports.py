@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import socket
+from collections import deque
 
 from cluster.errors import BadInput, Conflict
 
@@ -12,6 +13,9 @@ from cluster.errors import BadInput, Conflict
 # Linux from 32768): a start makes hundreds of connections, and one may be given the port that was found free seconds before.
 OUR_PORTS = range(20_000, 30_000)
 TRIES = 100
+# A port is drawn seconds before it is used: until then its number is held as a UDP port, which is in nobody's way and tells all
+# processes of this machine (and this one) to draw another. The last ones only, by a process: by then the first are in use.
+_held: deque[socket.socket] = deque(maxlen=64)
 
 
 def check_free(host: str, port: int, *, option: str) -> None:
@@ -51,16 +55,21 @@ def answers(host: str, port: int, *, timeout_s: float = 1.0) -> bool:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago, of those that no connection is given as its own end meanwhile. Raises Conflict."""
-    draw = random.SystemRandom()  # another process must not draw the same ones
+    """A port that was free a moment ago, of those that no connection is given as its own end meanwhile, and that no other call,
+    of whichever process, was given just now. Raises Conflict."""
+    draw = random.SystemRandom()  # another process must not try the same ones
     for _ in range(TRIES):
         port = draw.choice(OUR_PORTS)
-        with socket.socket() as probe:
-            try:
+        hold = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            hold.bind((host, port))
+            with socket.socket() as probe:
                 probe.bind((host, port))
-            except OSError:
-                continue
-            return port
+        except OSError:
+            hold.close()
+            continue
+        _held.append(hold)
+        return port
     raise Conflict(f"no port from {OUR_PORTS[0]} to {OUR_PORTS[-1]} is free", where=host, remedy="end what holds them")
 
 
