@@ -16,8 +16,15 @@ KINDS = "file:PATH, env:VARIABLE, or the name of one in HEADRACE_HOME/keys"
 _MOST_BYTES = 4096
 
 
-def holder_of(reference: str, *, folder: Path | None = None, environment: Mapping[str, str] | None = None) -> KeyHolder:
-    """The key of that name; one without a kind is NAME.pub or NAME.key in `folder`. Contacts no service.
+def holder_of(
+    reference: str,
+    *,
+    folder: Path | None = None,
+    base: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> KeyHolder:
+    """The key of that name; one without a kind is NAME.pub or NAME.key in `folder`. Paths are relative to `base`, this process's
+    folder where left out. Contacts no service.
 
     Raises NotFound where there is none, BadInput where it is no key, Conflict where others may read a private one.
     """
@@ -25,7 +32,7 @@ def holder_of(reference: str, *, folder: Path | None = None, environment: Mappin
     if not colon:
         return _in_folder(reference, folder)
     if kind == "file":
-        return key_in_file(Path(rest).expanduser())
+        return key_in_file((base or Path()) / Path(rest).expanduser())
     if kind == "env":
         return _in_variable(rest, os.environ if environment is None else environment)
     raise BadInput("names no kind of key that is known", where=reference, remedy=f"name {KINDS}")
@@ -53,7 +60,7 @@ def _in_variable(name: str, environment: Mapping[str, str]) -> KeyHolder:
 
 def _in_folder(name: str, folder: Path | None) -> KeyHolder:
     if os.sep in name:
-        return key_in_file(Path(name).expanduser())
+        raise BadInput("is a path", where=name, remedy=f"write file:{name}")
     found = [] if folder is None else [folder / f"{name}{ending}" for ending in (PUBLIC, PRIVATE)]
     file = next((one for one in found if one.exists()), None)
     if file is None:
