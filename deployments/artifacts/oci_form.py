@@ -48,7 +48,7 @@ class LayerPlan:
 
 
 def layers_of(manifest: Manifest, manifest_bytes: int, keys_bytes: int = 0) -> Sequence[LayerPlan]:
-    """How a version is cut into layers; `manifest_bytes` is the size of its manifest.json, `keys_bytes` of the keys.json where it is
+    """How a version is cut into layers; `manifest_bytes` is the size of its manifest.json, `keys_bytes` of keys.json, where it is
     sealed. Pure."""
     files = sorted(manifest.files, key=lambda entry: (-entry.size_bytes, entry.path))
     described = {entry.path: entry.size_bytes for entry in files if entry.path in DESCRIBING}

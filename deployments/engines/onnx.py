@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import cast
@@ -10,7 +11,7 @@ from typing import cast
 import numpy as np
 import onnxruntime as ort
 
-from cluster.errors import BadArtifact, BadInput, EngineFailure
+from cluster.errors import BadArtifact, BadInput, Conflict, EngineFailure
 from cluster.signature import Datatype, Signature
 from deployments.engines.cuda import memory_bytes
 from deployments.engines.datatypes import NUMPY, Array
@@ -21,6 +22,7 @@ from deployments.engines.port import RowsRefused
 from deployments.engines.tokenizer import tokenizer_of
 
 CUDA = "CUDAExecutionProvider"
+OWN_SETTINGS = "ORT_LOAD_CONFIG_FROM_MODEL"  # onnxruntime's own variable
 
 _log = logging.getLogger(__name__)
 
@@ -110,12 +112,22 @@ def _session(model: Path | ModelBytes, threads: int, gpus: float) -> ort.Inferen
     options, providers = _options(threads), _providers(gpus)
     if isinstance(model, Path):
         return ort.InferenceSession(str(model), options, providers=providers)
-    # What a model's own metadata asks for, when the environment says so, may be a copy of it in clear: of a sealed one never.
-    own_settings = {} if model.file is not None else {"read_config_from_model": 0}
-    session = ort.InferenceSession(_readable(model, options), options, providers=providers, **own_settings)
+    if model.file is None:
+        _refuse_copies()
+    session = ort.InferenceSession(_readable(model, options), options, providers=providers)
     if CUDA not in session.get_providers():  # else it is made again, from the bytes, on the CPU, where the GPU fails
         forget_bytes(session)
     return session
+
+
+def _refuse_copies() -> None:
+    """Raises Conflict where onnxruntime would write of a sealed model what its own metadata asks for: profiles, for one."""
+    if os.environ.get(OWN_SETTINGS, "0") != "0":
+        raise Conflict(
+            "a sealed model must not say itself how it is run: it may ask for copies and profiles in files",
+            where=OWN_SETTINGS,
+            remedy="unset the variable where versions are served",
+        )
 
 
 def _readable(model: ModelBytes, options: ort.SessionOptions) -> bytes | str:

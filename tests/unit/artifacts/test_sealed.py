@@ -25,33 +25,18 @@ from deployments.artifacts.version_files import open_folder, open_version
 from deployments.builder.report import read_report
 from deployments.engines.load import load_engine
 from deployments.explain.form import Background, ExplainMethod
-from deployments.keys.hpke_key import HpkeKey, new_hpke_pair
+from deployments.keys.hpke_key import HpkeKey
 from deployments.keys.ring import VARIABLE, KeyRing
 from deployments.profiles.making import make_profile
 from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
+from tests.support.sealed import OwnKeys
 
 SECRET = b"a private path"
 
 
-class Keys:
-    """Keys of this machine by name; `public` is what a build host has of one."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-
-    def new(self, name: str) -> HpkeKey:
-        private, public = new_hpke_pair()
-        file = self.folder / f"{name}.key"
-        file.write_text(private)
-        file.chmod(0o600)
-        return HpkeKey.of_pem(public, name)
-
-
 @pytest.fixture
-def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keys:
-    monkeypatch.setenv(VARIABLE, f"file:{tmp_path / 'keys'}")
-    return Keys(tmp_path / "keys")
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OwnKeys:
+    return OwnKeys(tmp_path / "keys", monkeypatch)
 
 
 def sealed_artifact(root: Path, *holders: HpkeKey, seed: int = 0) -> Artifact:
@@ -76,7 +61,7 @@ def sealed_artifact(root: Path, *holders: HpkeKey, seed: int = 0) -> Artifact:
     )
 
 
-def test_a_sealed_version_answers_as_the_plain_one_and_shows_nothing(tmp_path: Path, keys: Keys) -> None:
+def test_a_sealed_version_answers_as_the_plain_one_and_shows_nothing(tmp_path: Path, keys: OwnKeys) -> None:
     artifact = sealed_artifact(tmp_path, keys.new("a"))
     folder, plain = Path(artifact.uri), next((tmp_path / "plain" / "digits").iterdir())
     assert verify(folder, artifact.digest) == artifact.manifest == read_manifest(folder)
@@ -117,7 +102,7 @@ def test_a_plain_version_is_written_as_before(tmp_path: Path) -> None:
     assert verify(Path(uri), digest) == manifest
 
 
-def test_without_the_key_everything_is_refused_in_words(tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_key_everything_is_refused_in_words(tmp_path: Path, keys: OwnKeys, monkeypatch: pytest.MonkeyPatch) -> None:
     key = keys.new("a")
     artifact = sealed_artifact(tmp_path, key)
     for reference in (f"file:{tmp_path / 'none'}", "env:NOBODYS"):
@@ -158,7 +143,7 @@ def told_anew(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("damage", [_cut, _reordered, _changed, lambda content: content + b"more", lambda _: b""])
-def test_a_file_that_was_cut_reordered_or_changed_does_not_open(tmp_path: Path, keys: Keys, damage: object) -> None:
+def test_a_file_that_was_cut_reordered_or_changed_does_not_open(tmp_path: Path, keys: OwnKeys, damage: object) -> None:
     folder = Path(sealed_artifact(tmp_path, keys.new("a")).uri)
     file = folder / "model.onnx"
     file.write_bytes(damage(file.read_bytes()))  # type: ignore[operator]
@@ -168,7 +153,7 @@ def test_a_file_that_was_cut_reordered_or_changed_does_not_open(tmp_path: Path, 
         load_engine(told_anew(folder))
 
 
-def test_files_of_another_version_or_name_do_not_open(tmp_path: Path, keys: Keys) -> None:
+def test_files_of_another_version_or_name_do_not_open(tmp_path: Path, keys: OwnKeys) -> None:
     key = keys.new("a")
     one, other = (Path(sealed_artifact(tmp_path / str(seed), key, seed=seed).uri) for seed in (0, 1))
     mixed = shutil.copytree(one, tmp_path / "mixed")
@@ -189,7 +174,7 @@ def test_files_of_another_version_or_name_do_not_open(tmp_path: Path, keys: Keys
     ("content", "says"),
     [(b"", "bad keys.json"), (b'{"format": 2, "wraps": []}', "format 2 is unknown"), (None, "keys.json is missing")],
 )
-def test_keys_that_make_no_sense_are_told(tmp_path: Path, keys: Keys, content: bytes | None, says: str) -> None:
+def test_keys_that_make_no_sense_are_told(tmp_path: Path, keys: OwnKeys, content: bytes | None, says: str) -> None:
     folder = Path(sealed_artifact(tmp_path, keys.new("a")).uri)
     (folder / KEYS).unlink() if content is None else (folder / KEYS).write_bytes(content)
     with pytest.raises(BadArtifact, match=says):
@@ -197,7 +182,7 @@ def test_keys_that_make_no_sense_are_told(tmp_path: Path, keys: Keys, content: b
 
 
 def test_another_key_takes_the_place_of_one_and_no_digest_changes(
-    tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, keys: OwnKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = sealed_artifact(tmp_path, keys.new("old"))
     folder, new = Path(artifact.uri), keys.new("new")
@@ -219,7 +204,7 @@ def test_another_key_takes_the_place_of_one_and_no_digest_changes(
         rewrap("oci://host/name@sha256:0", artifact.manifest, [third], KeyRing.from_environment())
 
 
-def test_a_copy_learns_of_new_keys(tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_learns_of_new_keys(tmp_path: Path, keys: OwnKeys, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = sealed_artifact(tmp_path, keys.new("old"))
     copies = ArtifactCache(CacheSettings(folder=tmp_path / "cache"))
     copy = copies.add(artifact.digest, 1, lambda folder: shutil.copytree(artifact.uri, folder, dirs_exist_ok=True) and None)
@@ -254,7 +239,7 @@ def test_the_very_bytes_that_were_verified_are_loaded(tmp_path: Path) -> None:
         load_engine(open_folder(folder, one[1]))
 
 
-def test_an_opened_version_leaves_its_process_in_no_pickle(tmp_path: Path, keys: Keys) -> None:
+def test_an_opened_version_leaves_its_process_in_no_pickle(tmp_path: Path, keys: OwnKeys) -> None:
     artifact = sealed_artifact(tmp_path, keys.new("a"))
     with pytest.raises(TypeError, match="stays in its process"):
         pickle.dumps(open_version(artifact.uri, artifact.digest))
