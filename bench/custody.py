@@ -1,9 +1,9 @@
 """`python -m bench.custody [--quick] [--json]`: what it costs that a version is sealed.
 
 Networks of 1 MB to 1 GB are loaded, each time in a process of its own whose imports are done and whose files the machine has in
-memory: sealed, plain, and as before, when files were verified and then opened again by their path. The reference of a sealed load is
-a plain one and one pass of AES-GCM over as many bytes, measured in the same process after it; that of its memory is a plain
-one's, once it is loaded.
+memory: sealed, plain, and as before, when files were verified and then opened again by their path. The reference of a sealed
+load is a plain one and one pass of AES-GCM over as many bytes, measured in the same process after it; that of its memory is a
+plain one's, once it is loaded.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -115,13 +116,17 @@ def measure(way: str, folder: Path, mb: int) -> LoadCost:
     after = process.memory_full_info().uss - before
     most = _peak_bytes()
     row = {"x": np.ones((1, SIDE), np.float32)}
-    calls = [_timed(lambda: engine.score(row)) for _ in range(max(3, CALLS // mb))]  # type: ignore[attr-defined]
+    calls = _calls(engine, row, max(3, CALLS // mb))
     del engine
     cipher, nonce = AESGCM(AESGCM.generate_key(256)), bytes(12)
     sealed, plain = bytearray(mb * 2**20 + 16), bytearray(mb * 2**20)
     cipher.encrypt_into(nonce, plain, None, sealed)
     pass_s = min(_timed(lambda: cipher.decrypt_into(nonce, sealed, None, plain)) for _ in range(3))
     return LoadCost(load_s, after, most, statistics.median(calls), pass_s)
+
+
+def _calls(engine: Any, row: dict[str, Any], count: int) -> list[float]:
+    return [_timed(lambda: engine.score(row)) for _ in range(count)]
 
 
 def _timed(work: Callable[[], object]) -> float:
@@ -158,34 +163,17 @@ def figures_of(root: Path, mb: int, times: int) -> list[Figure]:
         return min(float(getattr(cost, what)) for cost in costs[way])
 
     gcm_s = min(least(way, "pass_s") for way in ways)
-    ms = 1e3
+    sealed_s, plain_s, path_s = (least(way, "load_s") for way in ways)
+    after = {way: least(way, "bytes_after") / 1e6 for way in ways}
+    most = {way: least(way, "bytes_most") / 1e6 for way in ways}
+    calls = {way: 1e3 * least(way, "call_s") for way in ways}
     return [
-        Figure(
-            f"{mb} MB: sealed load / plain + AES-GCM",
-            ms * least("sealed", "load_s"),
-            ms * (least("plain", "load_s") + gcm_s),
-            "ms",
-        ),
-        Figure(
-            f"{mb} MB: memory after, sealed / plain",
-            least("sealed", "bytes_after") / 1e6,
-            least("plain", "bytes_after") / 1e6,
-            "MB",
-        ),
-        Figure(
-            f"{mb} MB: memory at most, sealed / plain",
-            least("sealed", "bytes_most") / 1e6,
-            least("plain", "bytes_most") / 1e6,
-            "MB",
-        ),
-        Figure(f"{mb} MB: a call, sealed / plain", ms * least("sealed", "call_s"), ms * least("plain", "call_s"), "ms"),
-        Figure(f"{mb} MB: plain load / by its path", ms * least("plain", "load_s"), ms * least("path", "load_s"), "ms"),
-        Figure(
-            f"{mb} MB: memory after, plain / by its path",
-            least("plain", "bytes_after") / 1e6,
-            least("path", "bytes_after") / 1e6,
-            "MB",
-        ),
+        Figure(f"{mb} MB: load, sealed / plain + AES-GCM", 1e3 * sealed_s, 1e3 * (plain_s + gcm_s), "ms"),
+        Figure(f"{mb} MB: memory after, sealed / plain", after["sealed"], after["plain"], "MB"),
+        Figure(f"{mb} MB: memory at most, sealed / plain", most["sealed"], most["plain"], "MB"),
+        Figure(f"{mb} MB: a call, sealed / plain", calls["sealed"], calls["plain"], "ms"),
+        Figure(f"{mb} MB: load, plain / by its path", 1e3 * plain_s, 1e3 * path_s, "ms"),
+        Figure(f"{mb} MB: memory after, plain / by its path", after["plain"], after["path"], "MB"),
     ]
 
 
