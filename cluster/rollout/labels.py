@@ -40,7 +40,7 @@ class LabelKey:
             return cls(int(rollout), int(version), float(answer), prediction, float(int(when)) if at else None)
         except ValueError:
             raise BadInput(
-                f"not a label key: {text[:80]!r}", where="key", remedy="send what came with the answer, as it came"
+                "not a label key", where="key", remedy="send what came with the answer, as it came"
             ) from None
 
 
@@ -91,7 +91,7 @@ def judge_labels(rollout: Rollout, check: LabelCheck, labels: Iterable[tuple[str
             refused.append(error.what)
             continue
         if not math.isfinite(label):
-            refused.append(f"the label of {text[:80]!r} is {label}")
+            refused.append(f"the label of {key} is not finite")
         elif key.rollout == rollout.id and key.version in (rollout.stable, rollout.candidate) and text not in seen:
             seen.add(text)
             one = Counts(labelled=1, loss=loss(check, key.answer, label))

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from cluster.errors import BadInput, HeadraceError, NotFound, Unreachable
+from cluster.foreign import kind_and_words
 from consumers.stream.breaker import Breaker, backoff_s
 from consumers.stream.committing import Committing, owns
 from consumers.stream.counters import Counters
@@ -144,7 +145,7 @@ class Loop:
             if (opened := self._open()) is not None:
                 self._work(opened)
         except BaseException as error:
-            self._phases.enter(WorkerPhase.FAILED, f"{type(error).__name__}: {error}")
+            self._phases.enter(WorkerPhase.FAILED, kind_and_words(error))
             logger.exception("stream %s failed", self.name)
             raise
         else:

@@ -29,6 +29,7 @@ from consumers.batch.write.quarantine import too_many_bad, write_quarantine
 from consumers.batch.write.records import OutputFile, Receipt, RunRecord, rows_differ
 from deployments.artifacts.places import explaining
 from deployments.engines.datatypes import Array
+from deployments.privacy.released import released
 from deployments.scoring.rows import take
 
 
@@ -156,13 +157,15 @@ class UnitRunner:
                 found.blame(stretches, bad | {int(places[at]): reason for at, reason in told.bad.items()})
                 found.hopeless = next(iter(told.bad.values())) if told.hopeless else ""
                 return
+            if self._watched is not None:
+                self._watched.scored(rows.tensors, outputs, count, rejected)
+            if self._record.pinned.outputs:
+                outputs = released(outputs, self._record.pinned.outputs)
             if self._payloads is not None:
                 answered = np.delete(np.arange(count), list(rejected))
                 numbers = found.rows + places[answered]
                 keep = self._payloads.of(unit.id, numbers, answered, rows.tensors, outputs)
                 found.payloads += [keep] if keep is not None else []
-            if self._watched is not None:
-                self._watched.scored(rows.tensors, outputs, count, rejected)
             if self._outliers is not None:
                 unlike = np.delete(self._outliers.p_values_of(rows.tensors), list(rejected))
             if rejected:
