@@ -75,7 +75,9 @@ def _last_line(error: BaseException) -> str:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
     text = _safe_text(error, whole=True)
-    inner = "".join(f"  within it: {_last_line(one)}" for one in error.exceptions) if isinstance(error, BaseExceptionGroup) else ""
+    inner = (
+        "".join(f"  within it: {_last_line(one)}" for one in error.exceptions) if isinstance(error, BaseExceptionGroup) else ""
+    )
     return f"{name}: {text}\n{inner}" if text else f"{name}\n{inner}"
 
 

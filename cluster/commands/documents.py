@@ -237,10 +237,11 @@ def _with_labels(at: Context, state: State, model: Model, labels: LiveLabels | N
 
 def _require_outputs(state: State, model: Model, serving: Serving) -> None:
     """Raises Conflict where the version that serves does not give what is limited."""
-    if serving.outputs and model.stable is not None:
-        if why := misfit(serving.outputs, state.versions[VersionId(model.name, model.stable)].signature):
-            where = f"model {model.name}: serving.outputs"
-            raise Conflict(f"version {model.stable}: {why}", where=where, remedy="name the outputs that the version has")
+    if not serving.outputs or model.stable is None:
+        return
+    if why := misfit(serving.outputs, state.versions[VersionId(model.name, model.stable)].signature):
+        where = f"model {model.name}: serving.outputs"
+        raise Conflict(f"version {model.stable}: {why}", where=where, remedy="name the outputs that the version has")
 
 
 def _what_waits(state: State, document: ModelDocument) -> str:

@@ -16,8 +16,9 @@ _FLOATS = (Datatype.FP16, Datatype.FP32, Datatype.FP64)
 class OutputLimit(Section):
     """How much of one output leaves, on every way; what versions are judged by is not limited.
 
-    `decimals` rounds. `top` keeps so many of the largest scores along the last axis; the others are 0, or as small as the smallest
-    kept one where that is below 0. `label` leaves 1 for the largest score and 0 for the others, of a single score 1 from 0.5 on.
+    `decimals` rounds. `top` keeps so many of the largest scores along the last axis; the others are 0, or as small as the
+    smallest kept one where that is below 0. `label` leaves 1 for the largest score and 0 for the others;
+    of a single score, 1 from 0.5 on.
     """
 
     decimals: int | None = Field(default=None, ge=0, le=15, description="so many places after the point")

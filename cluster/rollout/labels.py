@@ -39,9 +39,7 @@ class LabelKey:
             answer, at, when = said.partition("@")
             return cls(int(rollout), int(version), float(answer), prediction, float(int(when)) if at else None)
         except ValueError:
-            raise BadInput(
-                "not a label key", where="key", remedy="send what came with the answer, as it came"
-            ) from None
+            raise BadInput("not a label key", where="key", remedy="send what came with the answer, as it came") from None
 
 
 def stage_of(rollout: Rollout) -> str:

@@ -24,7 +24,7 @@ _FOUND = (
     r"DefaultCPUAllocator: (?:can't|not enough) [a-z ]+",
     rf"mat1 and mat2 shapes cannot be multiplied \({_NUMBERS} and {_NUMBERS}\)",
     r"The size of tensor a \(\d+\) must match the size of tensor b \(\d+\) at non-singleton dimension \d+",
-    rf"shape '\[[\d, -]+\]' is invalid for input of size \d+",
+    r"shape '\[[\d, -]+\]' is invalid for input of size \d+",
     rf"Expected \d+D \(unbatched\) or \d+D \(batched\) input to \w+, but got input of size: \[{_NUMBERS}\]",
     r"index out of range in self",
     r"[Ii]ndex(?= -?\d+ is) is out of bounds",

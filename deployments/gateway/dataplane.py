@@ -25,6 +25,7 @@ from deployments.gateway.door.other_gateways import OtherGateways
 from deployments.gateway.protocol.explanations import explain_options, explain_outputs, explain_response, explained_model
 from deployments.gateway.protocol.request import InferRequest
 from deployments.gateway.protocol.response import InferResponse, OutputTensor
+from deployments.gateway.protocol.tensors import kind_of
 from deployments.gateway.request_meter import RequestMeter
 from deployments.gateway.statistics import Statistics, added
 from deployments.gateway.traced import tell

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from cluster.errors import BadArtifact, Forbidden
 from cluster.fleet.outputs import OutputLimit, OutputLimits
 from deployments.engines.datatypes import Array
+
+Numbers = npt.NDArray[np.float64]
 
 LABEL_FROM = 0.5  # a single score is the label 1 from here on
 
@@ -40,9 +43,9 @@ def cannot_explain(model: str) -> Forbidden:
 
 
 def _limited(scores: Array, limit: OutputLimit) -> Array:
+    made: Numbers = scores.astype(np.float64)
     if limit.label:
-        return _label(scores)
-    made = scores.astype(np.float64)
+        return np.asarray(_label(made).astype(scores.dtype))
     if limit.top is not None and made.ndim > 1 and made.shape[-1] > limit.top:
         made = _top(made, limit.top)
     if limit.decimals is not None:
@@ -51,15 +54,15 @@ def _limited(scores: Array, limit: OutputLimit) -> Array:
         return np.asarray(made.astype(scores.dtype))
 
 
-def _label(scores: Array) -> Array:
+def _label(scores: Numbers) -> Numbers:
     if scores.ndim == 1 or scores.shape[-1] <= 1:
-        return np.asarray((scores >= LABEL_FROM).astype(scores.dtype))
+        return (scores >= LABEL_FROM).astype(np.float64)
     made = np.zeros_like(scores)
     np.put_along_axis(made, scores.argmax(axis=-1)[..., np.newaxis], 1, axis=-1)
     return made
 
 
-def _top(scores: Array, count: int) -> Array:
+def _top(scores: Numbers, count: int) -> Numbers:
     places = np.argsort(-scores, axis=-1, kind="stable")[..., :count]
     kept = np.take_along_axis(scores, places, axis=-1)
     # Above a kept score nothing else may stand, so that the largest stays the largest.

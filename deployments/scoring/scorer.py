@@ -31,13 +31,13 @@ from deployments.observe.metering import Meter
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
 from deployments.observe.scorer_meter import ScorerMeter
+from deployments.privacy.released import cannot_explain, released
 from deployments.profiles.numbers import Floats
 from deployments.scoring.answering import CallScorer
 from deployments.scoring.asking import VersionAsker, asleep
 from deployments.scoring.call import Call, begin_call, target_of
 from deployments.scoring.label_keys import count_labelled, label_keys
 from deployments.scoring.port import Explained, Scored
-from deployments.privacy.released import released
 from deployments.scoring.rows import Answer, Part, Rows, assembled
 from deployments.scoring.senders import Senders
 from deployments.scoring.shadow.score import ShadowScorer

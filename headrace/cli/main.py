@@ -51,6 +51,7 @@ ENTRIES: dict[str, Entry] = {
     "quality": Entry("watch.quality", "Show how right versions are by late labels; tell labels.", group=True),
     "payloads": Entry("watch.payloads", "Put what was logged of a model's requests to one of its versions.", group=True),
     "audit": Entry("watch.audit", "See what was done and by whom, and prove that nobody has changed it.", group=True),
+    "erase": Entry("privacy.erase", "Destroy a data subject's key: its encrypted fields open no more."),
     "key": Entry("key", "Make, list, rotate and revoke API keys.", group=True),
     "batch": Entry("batch", "Score Parquet datasets in bulk.", group=True),
 }

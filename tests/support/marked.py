@@ -24,7 +24,7 @@ WHOLE = 731592
 REAL = 7315.926
 BYTES = b"\xf5Ada-Marked\xf5"
 # Numbers are known by their first digits: what is shown of one may be rounded, or be wider.
-MARKS = ("Marked", "7315", "0xf5", "\\xf5", "245")
+MARKS = ("Marked", "73159", "7315.9", "0xf5", "\\xf5")
 
 
 def marks_in(text: str) -> list[str]:

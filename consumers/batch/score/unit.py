@@ -29,6 +29,7 @@ from consumers.batch.write.quarantine import too_many_bad, write_quarantine
 from consumers.batch.write.records import OutputFile, Receipt, RunRecord, rows_differ
 from deployments.artifacts.places import explaining
 from deployments.engines.datatypes import Array
+from deployments.privacy.parquet import encryption_of
 from deployments.privacy.released import released
 from deployments.scoring.rows import take
 
@@ -78,6 +79,7 @@ class UnitRunner:
         self._schema = record.schema
         self._bindings = bind(self._schema, record.pinned.signature, spec.input, where=spec.input.paths[0])
         self._columns = output_columns(spec.output, record.pinned.signature)
+        encryption_of(spec.output.encrypt)  # without the key nothing is begun
         self._explained = ExplainColumns(record, scorer, self._bindings) if spec.explain is not None else None
         self._outliers = outliers_of(self._columns, record.pinned)
         self._needed = list(used_columns(record.pinned.signature, spec.input))
@@ -107,7 +109,7 @@ class UnitRunner:
                 self._watched.begin()
             try:
                 files = self._write(unit, damaged, found, limit)
-                quarantine = write_quarantine(self._ledger, unit.id, self._reader, found.bad)
+                quarantine = write_quarantine(self._ledger, unit.id, self._reader, found.bad, self._record.spec.output.encrypt)
             except Unreadable as error:
                 if self._record.spec.input.on_damage is OnDamage.FAIL:
                     raise

@@ -124,7 +124,9 @@ def _called(module: Callable[..., Any], feed: Sequence[torch.Tensor], where: str
         return module(*feed)
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         raise BadInput(
-            f"the network fails on the rows: {told_by(error)}", where=where, remedy="check the inputs' names, shapes and datatypes"
+            f"the network fails on the rows: {told_by(error)}",
+            where=where,
+            remedy="check the inputs' names, shapes and datatypes",
         ) from None
 
 

@@ -199,6 +199,9 @@ def kind_of(value: object) -> str:
         return "null"
     if type(value) is int:
         return "a number below 0" if value < 0 else "a number"
-    return {bool: "true or false", str: "a text", float: "a fraction", list: f"a list of {len(value)}" if isinstance(value, list) else ""}.get(
-        type(value), "an object"
-    )
+    return {
+        bool: "true or false",
+        str: "a text",
+        float: "a fraction",
+        list: f"a list of {len(value)}" if isinstance(value, list) else "",
+    }.get(type(value), "an object")
