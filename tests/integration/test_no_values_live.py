@@ -81,7 +81,8 @@ def online(url: str, grpc: str) -> list[str]:
 
 def on_a_stream(service: Service, broker: str) -> list[str]:
     """The reasons of dead letters; the letters themselves hold the records, whole."""
-    spec = small_stream(broker, Client.AUTO, 1, brokers=broker, resources={"cpus": 0.1}).model_copy(update={"model": MODEL})
+    small = small_stream(broker, Client.AUTO, 1, resources={"cpus": 0.1})
+    spec = small.model_copy(update={"model": MODEL, "brokers": broker})
     values = [orjson.dumps({"text": MARK}), MARK.encode(), orjson.dumps({"text": [MARK, MARK]}), orjson.dumps({"other": MARK})]
     producer = KafkaProducer(bootstrap_servers=broker)
     for value in [*values, orjson.dumps({"text": "2.5"})]:
