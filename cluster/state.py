@@ -118,10 +118,18 @@ class AuditEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredSubjectKeys:
+    """The keys of data subjects, sealed: nobody here can open them. Each that replaces them has the next number."""
+
+    number: int
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """Everything. `evidence` holds all stages of the rollouts under way; `scorers` the last sequence counted of each scorer.
     `keys` are API keys by their ids, `access` the Access document, where one was applied. `alarms` are those of drift, by their
-    keys.
+    keys, `subjects` the keys of data subjects, by their names.
 
     `table` numbers the route table and `table_digest` tells whether its contents changed. `recent_labels` is not saved.
     """
@@ -138,6 +146,7 @@ class State:
     keys: Mapping[str, StoredKey] = field(default_factory=dict)
     access: Access | None = None
     alarms: Mapping[str, DriftAlarm] = field(default_factory=dict)
+    subjects: Mapping[str, StoredSubjectKeys] = field(default_factory=dict)
     recent_labels: RecentLabels = field(default_factory=RecentLabels)
 
     def with_model(self, model: Model) -> State:

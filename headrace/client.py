@@ -22,6 +22,8 @@ from cluster.commands.feeds import FeedName, FeedView
 from cluster.commands.keys import CreateKey, KeyView, RevokeKey, RotateKey
 from cluster.commands.labels import LabelsTold, TellLabels
 from cluster.commands.models import DeleteModel, ModelView, ScaleModel
+from cluster.commands.privacy import subjects
+from cluster.commands.privacy.subjects import ReplaceSubjectKeys, SubjectKeysAsked, SubjectKeysView
 from cluster.commands.rollouts import MoveRollout, RolloutView, StartRollout
 from cluster.commands.status import StatusView
 from cluster.commands.versions import RegisterVersion, Resolve, ResolvedVersion, VersionView
@@ -300,6 +302,14 @@ class ControlClient:
     def keys(self) -> tuple[KeyView, ...]:
         """All keys, without their secrets."""
         return self.call(keys.LIST, Nothing()).keys
+
+    def subject_keys(self, name: str) -> SubjectKeysView:
+        """The keys of data subjects, sealed."""
+        return self.call(subjects.SHOW, SubjectKeysAsked(name=name))
+
+    def replace_subject_keys(self, keys: ReplaceSubjectKeys) -> SubjectKeysView:
+        """Puts others in their place."""
+        return self.call(subjects.REPLACE, keys)
 
     def explain(
         self,

@@ -24,7 +24,7 @@ from cluster.watch.sums import MetricTotals
 class Message(BaseModel):
     """Base of all requests and answers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Command(Message):

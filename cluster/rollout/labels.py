@@ -39,9 +39,7 @@ class LabelKey:
             answer, at, when = said.partition("@")
             return cls(int(rollout), int(version), float(answer), prediction, float(int(when)) if at else None)
         except ValueError:
-            raise BadInput(
-                f"not a label key: {text[:80]!r}", where="key", remedy="send what came with the answer, as it came"
-            ) from None
+            raise BadInput("not a label key", where="key", remedy="send what came with the answer, as it came") from None
 
 
 def stage_of(rollout: Rollout) -> str:
@@ -91,7 +89,7 @@ def judge_labels(rollout: Rollout, check: LabelCheck, labels: Iterable[tuple[str
             refused.append(error.what)
             continue
         if not math.isfinite(label):
-            refused.append(f"the label of {text[:80]!r} is {label}")
+            refused.append(f"the label of {key} is not finite")
         elif key.rollout == rollout.id and key.version in (rollout.stable, rollout.candidate) and text not in seen:
             seen.add(text)
             one = Counts(labelled=1, loss=loss(check, key.answer, label))

@@ -15,7 +15,7 @@ from cluster.errors import BadInput
 from cluster.findings import first_finding
 from cluster.rollout.evidence import Counts, EvidenceKey
 from cluster.rollout.record import Rollout
-from cluster.state import Feed, Model, State
+from cluster.state import Feed, Model, State, StoredSubjectKeys
 from cluster.versions import Version, Versions
 
 Rows = dict[str, dict[str, str]]
@@ -48,6 +48,7 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "scorers": TypeAdapter(int),
     "keys": TypeAdapter(StoredKey),
     "alarms": TypeAdapter(DriftAlarm),
+    "subjects": TypeAdapter(StoredSubjectKeys),
     "control": TypeAdapter(Control),
 }
 TABLES = tuple(_ADAPTERS)
@@ -64,6 +65,7 @@ def _values(state: State) -> dict[str, tuple[Mapping[Any, Any], Callable[[Any], 
         "scorers": (state.scorers, str),
         "keys": (state.keys, str),
         "alarms": (state.alarms, str),
+        "subjects": (state.subjects, str),
         "control": ({"state": Control(state.last_rollout, state.table, state.table_digest, state.access)}, str),
     }
 
@@ -128,6 +130,7 @@ def from_rows(rows: Mapping[str, Mapping[str, str]]) -> State:
         scorers=read["scorers"],
         keys=read["keys"],
         alarms=read["alarms"],
+        subjects=read["subjects"],
         access=control.access,
         last_rollout=control.last_rollout,
         table=control.table,

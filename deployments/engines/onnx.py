@@ -15,6 +15,7 @@ from cluster.errors import BadArtifact, BadInput, Conflict, EngineFailure
 from cluster.signature import Datatype, Signature
 from deployments.engines.cuda import memory_bytes
 from deployments.engines.datatypes import NUMPY, Array
+from deployments.engines.failures import told_by
 from deployments.engines.model_bytes import ModelBytes, told
 from deployments.engines.onnx_external import external_locations
 from deployments.engines.onnxruntime_inside import forget_bytes, session_errors
@@ -87,7 +88,7 @@ class OnnxEngine:
         try:
             answers = self._answers(feed)
         except ORT_ERRORS as error:
-            raise EngineFailure(f"the model failed: {_first_line(error)}") from error
+            raise EngineFailure(f"the model failed: {told_by(error)}") from None  # its own text quotes values
         outputs: dict[str, Array] = {}
         for name, datatype, answer in zip(self._names, self._datatypes, answers, strict=True):
             value = encode_text(answer) if datatype is Datatype.BYTES else answer

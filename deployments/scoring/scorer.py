@@ -31,6 +31,7 @@ from deployments.observe.metering import Meter
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
 from deployments.observe.scorer_meter import ScorerMeter
+from deployments.privacy.released import cannot_explain, released
 from deployments.profiles.numbers import Floats
 from deployments.scoring.answering import CallScorer
 from deployments.scoring.asking import VersionAsker, asleep
@@ -198,11 +199,14 @@ class RoutedScorer:
             refusal = BadInput(NAN, where=call.route.model, remedy=NAN_REMEDY)
             errors.update(dict.fromkeys(np.flatnonzero(call.bad).tolist(), refusal))
         wanted = None if call.pinned else call.route.labels
-        keys = label_keys(wanted, outputs, parts, rows, time.time()) if wanted is not None else None
+        # Evidence, shadows and drift see the parts, in full; from here on it is what leaves.
+        limits = call.route.serving.outputs
+        leaving = released(outputs, limits, errors) if limits else outputs
+        keys = label_keys(wanted, leaving, parts, rows, time.time()) if wanted is not None else None
         if wanted is not None and keys is not None:
             count_labelled(self.meters, call.route.model, wanted, keys, outputs, parts)
         unlike = await self._unlike(call, versions) if outliers else None
-        return Scored(outputs, versions, errors, keys, call.route.payloads, self._drawn(call, parts), unlike)
+        return Scored(leaving, versions, errors, keys, call.route.payloads, self._drawn(call, parts), unlike)
 
     async def _unlike(self, call: Call, versions: npt.NDArray[np.int32]) -> Floats | None:
         try:
@@ -257,9 +261,12 @@ class RoutedScorer:
         """Why n rows are answered as they are, by `version`, or by the one that answers a caller of this `key`; stable where
         neither is given. Nothing of it is evidence, payload or counted as scored.
 
-        Raises what `Scorer.score` does, EngineFailure, and BadInput for options that don't fit the version.
+        Raises what `Scorer.score` does, EngineFailure, BadInput for options that don't fit the version, and Forbidden where the
+        model's outputs are limited.
         """
         route, began_s = self.route(model), time.monotonic()
+        if route.serving.outputs:
+            raise cannot_explain(model)
         if version is None:
             version = self.version_of(model, key)
         allowed_s = route.serving.timeout_s if timeout_s is None else timeout_s

@@ -72,6 +72,7 @@ async def find(batch: str, call: Call, *, pause_s: float = PAUSE_S) -> tuple[Bat
         digest=found.digest,
         signature=found.signature,
         payloads=found.payloads,
+        outputs=found.outputs,
     )
 
 
