@@ -2,7 +2,7 @@
 import { html, useState, useEffect } from "./vendor/preact-htm.js";
 import { may, askStream as ask } from "./live.js";
 import { absolute, Ago, bytes, count, Words } from "./words.js";
-import { Action, Rows, link } from "./parts.js";
+import { Action, Command, Rows, link } from "./parts.js";
 
 const STAGES = { VALUE_CONVERTER: "reading it", TASK_PUT: "scoring it", KAFKA_PRODUCE: "writing its answer" };
 
@@ -60,8 +60,8 @@ function Looked({ name, asks, page, reason, query, output, picked, pick, busy, l
   const chosen = page.reasons.find((one) => one.key === reason);
   const place = query.get("at")?.match(/^(\d+)-(\d+)$/);
   const columns = [["letters", "num"], ["failed at"], ["why"], ["first", "wide"], ["last"], [""]];
-  return html`<p>${count(page.letters, "dead letter")} among the newest of <bdi>${page.topic}</bdi>. ${page.more && html`<button type="button" disabled=${busy} onClick=${() => look(page)}>Look further back</button>`}
-      ${" "}<button type="button" disabled=${busy} onClick=${() => look()}>Look again</button></p>
+  return html`<p>${count(page.letters, "dead letter")} among the newest of <bdi>${page.topic}</bdi>, which keeps up to ${page.kept.toLocaleString("en")}. ${page.more && html`<button type="button" disabled=${busy} onClick=${() => look(page)}>Look further back</button>`}
+      ${" "}<button type="button" disabled=${busy} onClick=${() => look()}>Look again</button> <span class="dim">In a terminal: <${Command} text=${`headrace stream replay ${name} --dead-letters`} /></span></p>
     <${Rows} list=${page.reasons} page=${10} columns=${columns} caption="Reasons" empty="none here" row=${(one) => html`<tr key=${one.key}>
       <td class="num">${one.letters.toLocaleString("en")}</td><td>${STAGES[one.stage] ?? one.stage}</td><td><bdi>${one.message || one.exception || "no reason was given"}</bdi></td>
       <td class="wide"><${Ago} at=${one.first_ms / 1000} /></td><td><${Ago} at=${one.last_ms / 1000} /></td>
