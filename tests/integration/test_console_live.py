@@ -115,7 +115,7 @@ def test_a_streams_dead_letters_are_scored_again_and_it_is_moved(
             page.get_by_role("button", name="Replay 1 letter").click()
             page.get_by_role("dialog").get_by_role("button", name="Replay 1 letter").click()
             done = page.get_by_role("region", name="Replays and seeks, as a table")
-            expect(done.get_by_role("row", name=re.compile("replay"))).to_contain_text("1 scored, 0 dead letters again")
+            expect(done.get_by_role("row", name=re.compile("replay"))).to_contain_text("1 scored, 0 failed again")
             page.get_by_label("Go to").select_option("earliest")
             page.get_by_role("button", name="Preview").click()
             page.get_by_role("button", name="Seek").click()

@@ -107,7 +107,7 @@ class StreamOperator:
             done = run_replay(
                 stream.name, again, brokers, scoring, stretch, dead_letters(conditions, only), replay=replay, look=look
             )
-        return f"{done.rows_out} scored, {done.rows_dead} dead letters again"
+        return f"{done.rows_out} scored, {done.rows_dead} failed again"
 
     def _await_stop(self, name: str) -> None:
         until_s, feed = time.monotonic() + STOP_S, FeedName(kind="stream", name=name)
