@@ -10,9 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from cluster.errors import BadArtifact
 from cluster.versions import BuiltConfidence, BuiltQuality
 from deployments.artifacts.manifest import REPORT
-from deployments.builder.evaluation.judged import Task
 from deployments.builder.evaluation.neighbours import Neighbours
-from deployments.builder.evaluation.quality import Quality
+from deployments.builder.evaluation.quality import Quality, Task
 
 IMPORTED = "imported"
 
