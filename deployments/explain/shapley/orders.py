@@ -34,19 +34,19 @@ def spread_keys(random: np.random.Generator, rows: int, groups: int) -> Iterator
     """
     while True:
         known = random.random((1, rows, groups))
-        yield _mirrored(random, known[0])
+        yield from _mirrored(random, known)
         while len(known) < SPREAD_ROUNDS:
             # Each of these cells has its key in one half; the other halves are the next ones', in a random order.
             empty = (known * (2 * len(known))).astype(np.int64) ^ 1
-            new = (random.permuted(empty, axis=0) + random.random(empty.shape)) / (2 * len(known))
-            for keys in new:
-                yield _mirrored(random, keys)
+            new = ((random.permuted(empty, axis=0) if len(known) > 1 else empty) + random.random(empty.shape)) / (2 * len(known))
+            yield from _mirrored(random, new)
             known = np.concatenate([known, new])
 
 
 def _mirrored(random: np.random.Generator, keys: Floats) -> Floats:
+    """Each key [n, rows, groups], folded to 0 to 1/2, or as likely its mirror image."""
     halved = keys / 2
-    return np.where(random.random(keys.shape) < 0.5, halved, 1 - halved)
+    return np.where(random.integers(0, 2, keys.shape, dtype=np.bool_), halved, 1 - halved)
 
 
 def walks_of(keys: Floats, differing: npt.NDArray[np.bool_], which: Places) -> Walks:

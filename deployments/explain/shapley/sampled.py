@@ -19,6 +19,9 @@ from deployments.explain.shapley.orders import spread_keys, walks_of
 from deployments.explain.shapley.steps import found_on
 from deployments.explain.shapley.tally import PairTally
 
+# Whether fewer evaluations than these suffice is not asked: to ask costs as much as many of them.
+WORTH_A_LOOK = 4096
+
 
 def least_evaluations(groups: int) -> int:
     """What one pair of walks costs at most, without the ends."""
@@ -45,10 +48,12 @@ def sampled(mixture: Mixture, evaluator: Evaluator, answer: float, baselines: Fl
     tally = PairTally.of(rows, size)
     halves, cut = np.zeros(size), False
     done, rounds = 0, evaluations // once if once else 2
-    while done < rounds and not cut and not tally.settled():
-        # No error is known before every row was walked from twice: the first two times at once. Then half of what seems to be
-        # missing, so that many walks go side by side.
-        times = min(rounds - done, max(1, (tally.rounds_wanted() - done) // 2) if done else 2)
+    # No error is known before every row was walked from twice. Later half of what seems to be missing is walked at once, so that
+    # many walks go side by side.
+    at_first = max(2, -(-WORTH_A_LOOK // max(once, 1)))
+    at_first = rounds if 2 * rounds <= 3 * at_first else at_first
+    while not cut and (missing := min(rounds, max(at_first, tally.rounds_wanted())) - done) > 0:
+        times = (missing + 1) // 2 if done else at_first
         # Whatever portions they are cut into: so orders are the same however fast the version is.
         drawn = np.stack(list(islice(keys, times)))
         for pairs in _portions(times * cost[:rows], evaluator.rows_at_stake):
@@ -57,9 +62,9 @@ def sampled(mixture: Mixture, evaluator: Evaluator, answer: float, baselines: Fl
             if found is None:
                 cut = True
                 break
-            halves = (np.abs(found[0::2] - found[1::2]) / 2).max(axis=0)
-            for again in np.split((found[0::2] + found[1::2]) / 2, times):
-                tally.add(pairs, again)
+            if len(found) == 2:  # of one pair no more is known than how far its walks are apart
+                halves = np.abs(found[0] - found[1]) / 2
+            tally.add(pairs, ((found[0::2] + found[1::2]) / 2).reshape(times, len(pairs), size))
         done += times
     used = tally.counts > 0
     if not used.any():
@@ -71,4 +76,6 @@ def sampled(mixture: Mixture, evaluator: Evaluator, answer: float, baselines: Fl
 def _portions(cost: Places, most: int) -> list[Places]:
     """The rows of a round in pieces of about so many evaluations, so that a deadline loses little and memory is bounded."""
     places = np.cumsum(cost) // most
+    if places[-1] == 0:
+        return [np.arange(len(cost))]
     return np.split(np.arange(len(cost)), np.flatnonzero(np.diff(places)) + 1)

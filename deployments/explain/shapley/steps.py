@@ -29,8 +29,8 @@ def found_on(mixture: Mixture, evaluator: Evaluator, walks: Walks, answer: float
     path[:, 0] = np.where(walks.length > 0, baselines[walks.which], answer)
     if scored:
         path[plan.walk[plan.place], plan.turn + 1] = np.concatenate(scored)
-    found = np.zeros((len(walks.length), len(mixture.groups)))
-    np.put_along_axis(found, walks.order, np.diff(path, axis=1), axis=1)
+    found = np.empty((len(walks.length), len(mixture.groups)))
+    found[np.arange(len(found))[:, None], walks.order] = np.diff(path, axis=1)
     return found
 
 
@@ -110,14 +110,18 @@ class _Moving:
         state = mixture.others[name].take(plan.which, axis=0)
         by_group = np.argsort(of, kind="stable")
         sizes = np.bincount(of, minlength=len(mixture.groups))
-        first = np.cumsum(sizes) - sizes
-        count = sizes[plan.group]
-        ends = np.cumsum(count)
-        # The places of all values of the first step's first group, then of the next walk's, and so on.
-        within = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - count, count)
-        column = by_group[np.repeat(first[plan.group], count) + within]
-        begins = np.concatenate([[0], ends])[np.concatenate([[0], np.cumsum(plan.going)])].tolist()
-        places, values = np.repeat(plan.place, count) * len(of) + column, row[column]
+        ends = np.cumsum(plan.going)
+        if (sizes == 1).all():
+            column, place = by_group[plan.group], plan.place
+        else:
+            # The places of all values of the first step's first group, then of the next walk's, and so on.
+            count = sizes[plan.group]
+            last = np.cumsum(count)
+            within = np.arange(int(last[-1]) if len(last) else 0) - np.repeat(last - count, count)
+            column = by_group[np.repeat((np.cumsum(sizes) - sizes)[plan.group], count) + within]
+            place, ends = np.repeat(plan.place, count), last[ends - 1]
+        places, values = place * len(of) + column, row[column]
+        begins = [0, *ends.tolist()]
         parts = [slice(*part) for part in pairwise(begins)]
         made = np.empty((rows, len(of)), state.dtype)
         return cls(name, state, state.reshape(-1), made, [places[part] for part in parts], [values[part] for part in parts])

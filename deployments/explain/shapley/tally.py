@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from deployments.explain.features import Places
 from deployments.explain.form import Floats
 
 # Sampling ends once the standard errors, as a vector, are this short of the attributions.
 GOOD_ENOUGH = 0.01
+MOST = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +33,14 @@ class PairTally:
         size = rows, groups
         return cls(np.zeros(size), np.zeros(size), np.zeros(size), np.zeros(rows, np.int64))
 
-    def add(self, rows: npt.NDArray[np.intp], found: Floats) -> None:
-        """One pair's values [n, G] for each of n other rows."""
+    def add(self, rows: Places, found: Floats) -> None:
+        """The values of t pairs for each of n other rows, [t, n, G]."""
         new = self.counts[rows] == 0
-        self.first[rows[new]] = found[new]
+        self.first[rows[new]] = found[0, new]
         off = found - self.first[rows]
-        self.sums[rows] += off
-        self.squares[rows] += off**2
-        self.counts[rows] += 1
+        self.sums[rows] += off.sum(axis=0)
+        self.squares[rows] += (off**2).sum(axis=0)
+        self.counts[rows] += len(found)
 
     def means(self) -> Floats:
         """The mean of each other row that was walked from, [r, G]."""
@@ -59,17 +61,13 @@ class PairTally:
         within = np.maximum(squares, 0).sum(axis=0) / (total - rows)
         return np.asarray(np.sqrt(within * (1 / counts).sum()) / rows)
 
-    def settled(self) -> bool:
-        """Whether more walks would change little: known only once every row was walked from twice."""
-        if self.counts.min() < 2:
-            return False
-        error, length = self._lengths()
-        return error <= GOOD_ENOUGH * length
-
     def rounds_wanted(self) -> int:
-        """How many walks from each row may settle it, as far as these tell: errors fall with the root of their number."""
-        error, length = self._lengths()
-        return int(min(float(self.counts.max()) * (error / (GOOD_ENOUGH * length)) ** 2, 1e9)) if length else int(1e9)
-
-    def _lengths(self) -> tuple[float, float]:
-        return float(np.linalg.norm(self.errors())), float(np.linalg.norm(self.means().mean(axis=0)))
+        """How many walks from each row make more of them change little, as far as these tell, two at least: errors fall with the
+        root of their number. No more than were made where they suffice."""
+        made = int(self.counts.min())
+        if made < 2:
+            return 2
+        error, length = float(np.linalg.norm(self.errors())), float(np.linalg.norm(self.means().mean(axis=0)))
+        if error <= GOOD_ENOUGH * length:
+            return made
+        return int(min(max(made * (error / (GOOD_ENOUGH * length)) ** 2, made + 1), MOST)) if length else MOST
