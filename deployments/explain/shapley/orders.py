@@ -34,17 +34,19 @@ def spread_keys(random: np.random.Generator, rows: int, groups: int) -> Iterator
     """
     while True:
         known = random.random((1, rows, groups))
-        yield from _mirrored(random, known)
-        while len(known) < SPREAD_ROUNDS:
+        yield _mirrored(random, known[0])
+        while (count := len(known)) < SPREAD_ROUNDS:
             # Each of these cells has its key in one half; the other halves are the next ones', in a random order.
-            empty = (known * (2 * len(known))).astype(np.int64) ^ 1
-            new = ((random.permuted(empty, axis=0) if len(known) > 1 else empty) + random.random(empty.shape)) / (2 * len(known))
-            yield from _mirrored(random, new)
-            known = np.concatenate([known, new])
+            empty = (known * (2 * count)).astype(np.int64) ^ 1
+            new: list[Floats] = []
+            for cells in random.permuted(empty, axis=0) if count > 1 else empty:
+                new.append((cells + random.random(cells.shape)) / (2 * count))
+                yield _mirrored(random, new[-1])
+            known = np.concatenate([known, np.stack(new)])
 
 
 def _mirrored(random: np.random.Generator, keys: Floats) -> Floats:
-    """Each key [n, rows, groups], folded to 0 to 1/2, or as likely its mirror image."""
+    """Each key, folded to 0 to 1/2, or as likely its mirror image."""
     halved = keys / 2
     return np.where(random.integers(0, 2, keys.shape, dtype=np.bool_), halved, 1 - halved)
 

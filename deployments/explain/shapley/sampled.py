@@ -52,7 +52,7 @@ def sampled(mixture: Mixture, evaluator: Evaluator, answer: float, baselines: Fl
     # many walks go side by side.
     at_first = max(2, -(-WORTH_A_LOOK // max(once, 1)))
     at_first = rounds if 2 * rounds <= 3 * at_first else at_first
-    while not cut and (missing := min(rounds, max(at_first, tally.rounds_wanted())) - done) > 0:
+    while not cut and done < rounds and (missing := min(rounds, max(at_first, tally.rounds_wanted())) - done) > 0:
         times = (missing + 1) // 2 if done else at_first
         # Whatever portions they are cut into: so orders are the same however fast the version is.
         drawn = np.stack(list(islice(keys, times)))
