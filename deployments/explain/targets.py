@@ -10,7 +10,7 @@ import numpy as np
 
 from cluster.errors import BadInput
 from cluster.signature import Signature
-from deployments.builder.evaluation.judged import class_output, columns, decided, flat, score_output
+from deployments.engines.answers import class_output, columns, decided, flat, score_output
 from deployments.engines.datatypes import Array
 from deployments.explain.form import ExplainOptions, ExplainScale, Floats
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from deployments.engines.datatypes import Array
-
-Task = Literal["classification", "regression"]
 
 
 def class_output(answers: Mapping[str, Array]) -> str | None:
