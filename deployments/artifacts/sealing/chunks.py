@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from functools import partial
 from typing import IO
 
 from cryptography.cobblestone import Cobblestone256Decryptor, Cobblestone256Encryptor
@@ -16,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 
 from deployments.artifacts.manifest import Seal
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES, CHUNK_BYTES = 1 << 20, 1 << 14
 
 
 def context_of(seal: Seal, model: str, path: str) -> bytes:
@@ -32,25 +31,23 @@ def write_sealed(source: IO[bytes], into: IO[bytes], data_key: bytes, context: b
     into.write(encryptor.finalize())
 
 
-def read_sealed(source: IO[bytes], data_key: bytes, context: bytes, saw: Callable[[bytes], object]) -> bytes | None:
+def read_sealed(source: io.BufferedIOBase, data_key: bytes, context: bytes, saw: Callable[[bytes], object]) -> bytes | None:
     """What was sealed; None where it does not open with this key as this file. `saw` is told every block of `source`.
 
     Holds what was sealed in memory once, and of the source a block. Raises OSError.
     """
-    decryptor = Cobblestone256Decryptor(data_key, context)
-    opened: io.BytesIO | None = io.BytesIO()
-    while block := source.read(BLOCK_BYTES):
-        saw(block)
-        opened = _added(opened, partial(decryptor.update, block))
-    opened = _added(opened, decryptor.finalize)
-    return None if opened is None else opened.getvalue()
-
-
-def _added(opened: io.BytesIO | None, decrypt: Callable[[], bytes]) -> io.BytesIO | None:
-    """With what comes next; None from the first chunk on that does not open."""
-    if opened is not None:
-        try:
-            opened.write(decrypt())
-        except InvalidTag:
-            return None
-    return opened
+    decryptor, opened, whole = Cobblestone256Decryptor(data_key, context), io.BytesIO(), True
+    # The same memory for every block: new memory costs more than decrypting.
+    taken, plain = memoryview(bytearray(BLOCK_BYTES)), memoryview(bytearray(BLOCK_BYTES + CHUNK_BYTES))
+    while count := source.readinto(taken):
+        saw(taken[:count])
+        if whole:
+            try:
+                opened.write(plain[: decryptor.update_into(taken[:count], plain)])
+            except InvalidTag:
+                whole = False
+    try:
+        opened.write(decryptor.finalize() if whole else b"")
+    except InvalidTag:
+        whole = False
+    return opened.getvalue() if whole else None
