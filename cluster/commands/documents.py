@@ -236,12 +236,13 @@ def _with_labels(at: Context, state: State, model: Model, labels: LiveLabels | N
 
 
 def _require_outputs(state: State, model: Model, serving: Serving) -> None:
-    """Raises Conflict where the version that serves does not give what is limited."""
-    if not serving.outputs or model.stable is None:
+    """Raises Conflict where the version that serves, or the newest where none does, does not give what is limited."""
+    number = model.stable or state.versions.newest(model.name)
+    if not serving.outputs or not number:
         return
-    if why := misfit(serving.outputs, state.versions[VersionId(model.name, model.stable)].signature):
+    if why := misfit(serving.outputs, state.versions[VersionId(model.name, number)].signature):
         where = f"model {model.name}: serving.outputs"
-        raise Conflict(f"version {model.stable}: {why}", where=where, remedy="name the outputs that the version has")
+        raise Conflict(f"version {number}: {why}", where=where, remedy="name the outputs that the version has")
 
 
 def _what_waits(state: State, document: ModelDocument) -> str:

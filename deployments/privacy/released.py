@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from cluster.errors import BadArtifact, Forbidden
+from cluster.errors import EngineFailure, Forbidden
 from cluster.fleet.outputs import OutputLimit, OutputLimits
 from deployments.engines.datatypes import Array
 
@@ -19,13 +19,13 @@ LABEL_FROM = 0.5  # a single score is the label 1 from here on
 def released(outputs: Mapping[str, Array], limits: OutputLimits, failed: Collection[int] = ()) -> dict[str, Array]:
     """The outputs with these limits, the arrays given untouched. `failed` are rows with an error, which stay zeros.
 
-    Raises BadArtifact where a limited output is not there: rather no answer than one in full under another name.
+    Raises EngineFailure where a limited output is not there: rather no answer than one in full under another name.
     """
     found = dict(outputs)
     for name, limit in limits.items():
         if name not in found:
             what = f"it gives no output {name!r}, which `serving.outputs` limits"
-            raise BadArtifact(what, where="serving.outputs", remedy="name its outputs there, and apply the document again")
+            raise EngineFailure(what, where="serving.outputs", remedy="name its outputs there, and apply the document again")
         made = _limited(found[name], limit)
         if failed:
             made[list(failed)] = 0

@@ -42,6 +42,7 @@ from deployments.gateway.protocol.v1 import parse_v1
 from deployments.observe.logs.form import LineFormatter
 from deployments.observe.logs.settings import LogForm
 from headrace.label_lines import tell
+from tests.support.brain import Brain
 from tests.support.marked import BYTES, REAL, TEXT, WHOLE, marks_in, raised_by, written_of
 from tests.support.schema_registry import SchemaRegistry, avro, framed, schema_registry
 
@@ -247,6 +248,28 @@ def test_late_labels() -> None:
     assert told.refused >= 15
     assert not marks_in(" ".join(told.reasons))
     assert all(label_in(Line(line), LabelTopic(topic="truth")) is None for line in BROKEN)
+
+
+def test_labels_that_the_controller_refuses_and_what_its_audit_has() -> None:
+    brain = Brain()
+    plan = {
+        "steps": [{"weight": 20, "bake_s": 1}, {"weight": 100, "bake_s": 1}],
+        "checks": {"labels": {"margin": 0.05, "output": "output"}},
+    }
+    brain.serve_first(plan)
+    brain.build(2)
+    brain.tick(4)
+    keys = [TEXT, f"{brain.rollout()['id']}/2/7/in/0/1"]
+    labels = [{"key": key, "label": label} for key in keys for label in (WHOLE, TEXT, "inf", None, True)]
+    told = brain.call("rollout.label", model="digits", labels=labels)
+    assert told["refused"] >= 5
+    refused = [
+        raised_by(lambda wrong=wrong: brain.call("rollout.label", model="digits", labels=wrong)) for wrong in (WRONG, TEXT)
+    ]
+    check(refused, 2)
+    audit = [record.document for record in brain.controller._store.audit_records(0, 100)]
+    assert len(audit) >= 4
+    assert not marks_in(" ".join([*map(str, told["reasons"]), *audit]))
 
 
 class Line:

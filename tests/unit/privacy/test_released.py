@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from cluster.errors import BadArtifact, Conflict, Forbidden
+from cluster.errors import Conflict, EngineFailure, Forbidden
 from cluster.fleet.outputs import OutputLimit, misfit
 from cluster.fleet.serving import Serving
 from cluster.routing.routes import LabelledOutput
@@ -58,7 +58,7 @@ def test_rows_with_an_error_stay_zeros_and_other_outputs_whole() -> None:
     found = released(outputs, {"p": OutputLimit(label=True)}, failed={1: None})
     assert found["p"].tolist() == [[1, 0, 0], [0, 0, 0]]
     assert found["q"] is P
-    with pytest.raises(BadArtifact, match="gives no output 'r'"):
+    with pytest.raises(EngineFailure, match="gives no output 'r'"):
         released(outputs, {"r": OutputLimit(decimals=1)})
 
 
@@ -75,6 +75,10 @@ def test_a_version_without_the_output_is_refused() -> None:
     brain.apply(serving={"outputs": {"score": {"decimals": 2}}})
     with pytest.raises(Conflict, match=r"serving\.outputs.*no output 'score'"):
         brain.build(1)
+    early = Brain()
+    early.build(1)
+    with pytest.raises(Conflict, match="version 1: it has no output 'score'"):
+        early.apply(serving={"outputs": {"score": {"decimals": 2}}})
     good = {"outputs": {"output": {"decimals": 2}}}
     brain.apply(serving=good)
     brain.serve_first(serving=good)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.access.callers import CLUSTER, Caller
+from cluster.commands.command import CommandEntry, Message
 from cluster.commands.privacy.subjects import REPLACE, SHOW, ReplaceSubjectKeys, SubjectKeysView
 from cluster.control_plane import Told
 from cluster.errors import BadArtifact, BadInput, Conflict, Forbidden, NotFound, Unreachable
@@ -31,6 +34,9 @@ from deployments.keys.secret_file import write_once
 from deployments.privacy.fields import open_field, owner_of, seal_field
 from deployments.privacy.sealed_keys import open_subject_keys, seal_subject_keys
 from deployments.privacy.subject_keys import DEPTH, SubjectKeys
+from headrace.cli.exits import ExitCode
+from headrace.cli.main import main
+from headrace.client import ControlClient
 from headrace.erasing import erase
 from tests.support import waiting
 from tests.support.brain import Brain
@@ -152,6 +158,27 @@ def test_the_controller_keeps_what_it_cannot_open_and_says_whom_it_forgot_by_a_p
         open_subject_keys(document, "subjects", 2, ring)
     with pytest.raises(NotFound, match="a stream with `encrypt` makes them"):
         control.brain.call(SHOW.name, name="others")
+
+
+def test_the_command_erases_whom_its_input_names(
+    ring: KeyRing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    control = BrainControl()
+    SubjectBook(control).open("subjects", "prod")
+
+    def answered(_: ControlClient, command: CommandEntry[Any, Any], request: Message) -> Any:
+        return command.answer.model_validate(control.brain.call(command.name, **request.model_dump(mode="json")))
+
+    monkeypatch.setattr(ControlClient, "call", answered)
+    monkeypatch.setenv("HEADRACE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("ada\n"))
+    assert main(["erase", "-", "--json"]) == ExitCode.OK
+    pseudonym = orjson.loads(capsys.readouterr().out)["subject"]
+    book = SubjectBook(control)
+    assert pseudonym == book.pseudonym("subjects", "ada")
+    assert book.key_of("subjects", pseudonym) is None
+    assert main(["erase", "bob", "--keys", "others"]) == ExitCode.NOT_FOUND
+    assert main(["erase", ""]) == ExitCode.BAD_INPUT
 
 
 def test_who_erases_at_the_same_time_loses_nothing(ring: KeyRing) -> None:
