@@ -1,5 +1,5 @@
 // Alarms that stand, and who did what: over all models that the viewer may see, searched by the controller.
-import { html, useState, useEffect } from "./vendor/preact-htm.js";
+import { html, useState, useEffect, useRef } from "./vendor/preact-htm.js";
 import { useLive, of, command } from "./live.js";
 import { absolute, Ago, Words } from "./words.js";
 import { Action, Lacking, Rows, link } from "./parts.js";
@@ -35,9 +35,12 @@ function Alarms() {
 function Search({ model, asked }) {
   const [words, type] = useState(asked);
   const [state, set] = useState({ found: null, refused: null, older: false });
+  const turn = useRef(0); // what is answered late is not shown
   async function look(before = null) {
+    const now = ++turn.current;
     try {
       const found = await command("audit.search", { words, model, before: before?.looked_from ?? null });
+      if (now !== turn.current) return;
       set({ found: before ? { ...found, events: [...before.events, ...found.events] } : found, refused: null, older: !!before });
     } catch (refused) {
       set((was) => ({ ...was, refused }));

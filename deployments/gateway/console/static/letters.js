@@ -1,5 +1,5 @@
 // Dead letters: by reason with counts, one looked at, and some of them scored again. Everything in them is shown as text.
-import { html, useState, useEffect } from "./vendor/preact-htm.js";
+import { html, useState, useEffect, useRef } from "./vendor/preact-htm.js";
 import { may, askStream as ask } from "./live.js";
 import { absolute, Ago, bytes, count, Words } from "./words.js";
 import { Action, Command, Rows, link } from "./parts.js";
@@ -11,13 +11,15 @@ export function Letters({ name, asks, query, output }) {
   const [state, set] = useState({ page: null, refused: null, busy: false });
   const [picked, pick] = useState(new Set());
   const wanted = query.has("letters"), reason = query.get("reason") ?? "";
+  const asked = useRef(0); // what is answered late is not shown
   async function look(before = null) {
+    const turn = ++asked.current;
     set((was) => ({ ...was, busy: true, refused: null }));
     try {
       const page = await ask(name, "letters", { reason, before: before?.ranges ?? [] });
-      set({ page: before ? joined(before, page) : page, refused: null, busy: false });
+      if (turn === asked.current) set({ page: before ? joined(before, page) : page, refused: null, busy: false });
     } catch (refused) {
-      set((was) => ({ ...was, refused, busy: false }));
+      if (turn === asked.current) set((was) => ({ ...was, refused, busy: false }));
     }
   }
   useEffect(() => {
