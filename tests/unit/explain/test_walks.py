@@ -87,6 +87,7 @@ def test_keys_of_a_group_fill_each_others_gaps_and_are_independent_of_the_others
     for rounds in (1, 2, 4, 16, SPREAD_ROUNDS):
         cells = np.sort((folded[:rounds] * rounds).astype(int), axis=0)
         assert (cells == np.arange(rounds)[:, None, None]).all()
+    assert (np.sort((folded[0] * 3).astype(int), axis=0) == np.arange(3)[:, None]).all()  # and over the rows at first
     for turn in keys:
         assert float(np.abs(np.sort(turn, axis=1) - np.linspace(0, 1, 500)).max()) < 0.12  # uniform: 1.95 / sqrt(500) is 0.087
     between = np.corrcoef(keys.reshape(-1, 500).T)[np.triu_indices(500, 1)]
