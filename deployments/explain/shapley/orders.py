@@ -33,7 +33,9 @@ def spread_keys(random: np.random.Generator, rows: int, groups: int) -> Iterator
     late as often as it should, which chance alone does only in the long run: up to a fifth less variance, for nothing.
     """
     while True:
-        known = random.random((1, rows, groups))
+        # The first ones of a group are spread over the rows.
+        strata = random.permuted(np.repeat(np.arange(rows)[None, :, None], groups, axis=2), axis=1)
+        known = (strata + random.random(strata.shape)) / rows
         yield _mirrored(random, known[0])
         while (count := len(known)) < SPREAD_ROUNDS:
             # Each of these cells has its key in one half; the other halves are the next ones', in a random order.

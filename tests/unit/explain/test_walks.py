@@ -13,6 +13,7 @@ from deployments.explain.form import ExplainScale
 from deployments.explain.mixing import Evaluator, Mixture, mixture
 from deployments.explain.shapley.orders import SPREAD_ROUNDS, spread_keys, walks_of
 from deployments.explain.shapley.steps import found_on
+from deployments.explain.shapley.tally import PairTally
 from deployments.explain.targets import ExplainTarget, ScoreKind
 
 SIGNATURE = Signature(
@@ -87,6 +88,7 @@ def test_keys_of_a_group_fill_each_others_gaps_and_are_independent_of_the_others
     for rounds in (1, 2, 4, 16, SPREAD_ROUNDS):
         cells = np.sort((folded[:rounds] * rounds).astype(int), axis=0)
         assert (cells == np.arange(rounds)[:, None, None]).all()
+    assert (np.sort((folded[0] * 3).astype(int), axis=0) == np.arange(3)[:, None]).all()  # and over the rows at first
     for turn in keys:
         assert float(np.abs(np.sort(turn, axis=1) - np.linspace(0, 1, 500)).max()) < 0.12  # uniform: 1.95 / sqrt(500) is 0.087
     between = np.corrcoef(keys.reshape(-1, 500).T)[np.triu_indices(500, 1)]
@@ -99,3 +101,20 @@ def test_a_long_sampling_begins_to_spread_again() -> None:
     second = 2 * np.minimum(keys, 1 - keys)[SPREAD_ROUNDS:]
     assert (np.sort((second * SPREAD_ROUNDS).astype(int), axis=0) == np.arange(SPREAD_ROUNDS)[:, None, None]).all()
     assert not np.array_equal(keys[:SPREAD_ROUNDS], keys[SPREAD_ROUNDS:])
+
+
+def test_as_many_rounds_are_wanted_as_bring_the_error_down_and_no_more() -> None:
+    rows, random = np.arange(50), np.random.default_rng(7)
+    tally = PairTally.of(50, 2)
+    assert tally.rounds_wanted() == 2
+    tally.add(rows, 5 + random.normal(size=(4, 50, 2)))
+    # The error of a mean over 50 rows of 4 rounds is 1 / sqrt(200), and is to be 1 % of 5: 8 rounds.
+    assert tally.errors() == pytest.approx(np.full(2, 1 / np.sqrt(200)), rel=0.2)
+    wanted = tally.rounds_wanted()
+    assert 6 <= wanted <= 11
+    tally.add(rows, 5 + random.normal(size=(2 * wanted, 50, 2)))
+    assert tally.rounds_wanted() == 4 + 2 * wanted  # those that were made
+    sure = PairTally.of(1, 2)
+    sure.add(np.array([0]), np.ones((2, 1, 2)))
+    assert (sure.errors() == 0).all()
+    assert sure.rounds_wanted() == 2
