@@ -24,18 +24,15 @@ TEXTS = {"version", "archive_format", "archive_version", "byteorder", "serializa
 
 def load_program(model: Path | ModelBytes) -> torch.export.ExportedProgram:
     """Checks and reads the program, a file or its bytes. Raises BadArtifact."""
-    file = told(model)
-    check(_opened(model), file)
+    file, content = told(model), model.take() if isinstance(model, ModelBytes) else None
+    # Bytes are not copied so: what is read are those that were checked.
+    programs = [model if content is None else io.BytesIO(content) for _ in range(2)]
+    check(programs[0], file)
     try:
-        return torch.export.load(_opened(model))
+        return torch.export.load(programs[1])
     except (RuntimeError, ValueError, KeyError, OSError, AssertionError) as error:
         first = str(error).strip().split("\n", 1)[0]
         raise BadArtifact(f"is no torch.export program: {first}", where=file, remedy=REMEDY) from error
-
-
-def _opened(model: Path | ModelBytes) -> Path | io.BytesIO:
-    # Bytes are not copied so: what is read are those that were checked.
-    return io.BytesIO(model.content) if isinstance(model, ModelBytes) else model
 
 
 def check(program: Path | io.BytesIO, file: str) -> None:
