@@ -24,12 +24,21 @@ TEXTS = {"version", "archive_format", "archive_version", "byteorder", "serializa
 
 def load_program(model: Path | ModelBytes) -> torch.export.ExportedProgram:
     """Checks and reads the program, a file or its bytes. Raises BadArtifact."""
-    file, content = told(model), model.take() if isinstance(model, ModelBytes) else None
-    # Bytes are not copied so: what is read are those that were checked.
-    programs = [model if content is None else io.BytesIO(content) for _ in range(2)]
-    check(programs[0], file)
+    file = told(model)
+    if isinstance(model, ModelBytes):
+        content = model.take()
+        # Neither copies the bytes: what is read are those that were checked.
+        checked, program = io.BytesIO(content), io.BytesIO(content)
+        del content
+        check(checked, file)
+        return _loaded(program, file)
+    check(model, file)
+    return _loaded(model, file)
+
+
+def _loaded(program: Path | io.BytesIO, file: str) -> torch.export.ExportedProgram:
     try:
-        return torch.export.load(programs[1])
+        return torch.export.load(program)
     except (RuntimeError, ValueError, KeyError, OSError, AssertionError) as error:
         first = str(error).strip().split("\n", 1)[0]
         raise BadArtifact(f"is no torch.export program: {first}", where=file, remedy=REMEDY) from error
