@@ -160,7 +160,7 @@ class VersionFiles:
         digest, data_key = hashlib.sha256(), self._opening_key(seal)
         context = context_of(seal, self._manifest.model, entry.path)
         with self._reading(entry.path) as stream:
-            opened = read_sealed(stream, data_key, context, digest.update)
+            opened = read_sealed(stream, entry.size_bytes, data_key, context, digest.update)
         self._same(entry, digest.hexdigest())
         if opened is None:
             words = f"{entry.path} does not open: it was sealed as another file, or with another key"

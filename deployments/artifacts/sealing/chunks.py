@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidTag
 from deployments.artifacts.manifest import Seal
 
 BLOCK_BYTES, CHUNK_BYTES = 1 << 20, 1 << 14
+_HEAD_BYTES, _TAG_BYTES = 56, 16  # of a file, salt and commitment; of each chunk
 
 
 def context_of(seal: Seal, model: str, path: str) -> bytes:
@@ -31,12 +32,25 @@ def write_sealed(source: IO[bytes], into: IO[bytes], data_key: bytes, context: b
     into.write(encryptor.finalize())
 
 
-def read_sealed(source: io.BufferedIOBase, data_key: bytes, context: bytes, saw: Callable[[bytes], object]) -> bytes | None:
-    """What was sealed; None where it does not open with this key as this file. `saw` is told every block of `source`.
+def plain_bytes(sealed_bytes: int) -> int:
+    """How many bytes a sealed file of so many holds. Pure."""
+    body = max(_TAG_BYTES, sealed_bytes - _HEAD_BYTES)
+    return body - _TAG_BYTES * (body // (CHUNK_BYTES + _TAG_BYTES) + 1)  # the last chunk is never full
+
+
+def read_sealed(
+    source: io.BufferedIOBase, sealed_bytes: int, data_key: bytes, context: bytes, saw: Callable[[memoryview], object]
+) -> bytes | None:
+    """What was sealed; None where it does not open with this key as this file. `source` should have `sealed_bytes`; `saw` is told
+    every block of it.
 
     Holds what was sealed in memory once, and of the source a block. Raises OSError.
     """
     decryptor, opened, whole = Cobblestone256Decryptor(data_key, context), io.BytesIO(), True
+    # Its memory at once: what grows leaves holes behind, which the process keeps.
+    opened.seek(max(0, plain_bytes(sealed_bytes) - 1))
+    opened.write(b"\0")
+    opened.seek(0)
     # The same memory for every block: new memory costs more than decrypting.
     taken, plain = memoryview(bytearray(BLOCK_BYTES)), memoryview(bytearray(BLOCK_BYTES + CHUNK_BYTES))
     while count := source.readinto(taken):
@@ -50,4 +64,5 @@ def read_sealed(source: io.BufferedIOBase, data_key: bytes, context: bytes, saw:
         opened.write(decryptor.finalize() if whole else b"")
     except InvalidTag:
         whole = False
+    opened.truncate()
     return opened.getvalue() if whole else None
