@@ -15,12 +15,8 @@ from cluster.errors import BadArtifact, BadInput, Conflict, EngineFailure
 from cluster.signature import Datatype, Signature
 from deployments.engines.cuda import memory_bytes
 from deployments.engines.datatypes import NUMPY, Array
-<<<<<<< HEAD
 from deployments.engines.failures import told_by
-from deployments.engines.model_bytes import ModelBytes, told
-=======
 from deployments.engines.model_bytes import ModelBytes, file_in_memory, path_of, told
->>>>>>> f17197ab61c6636127a6fa47e2ab13080540d660
 from deployments.engines.onnx_external import external_locations
 from deployments.engines.onnxruntime_inside import forget_bytes, session_errors
 from deployments.engines.port import RowsRefused
