@@ -41,6 +41,7 @@ _audit = sa.Table(
     sa.Column("at_s", sa.Double),
     sa.Column("model", sa.Text),
     sa.Column("document", sa.Text),
+    sa.Column("number", sa.BigInteger),
 )
 _tree = sa.Table(
     "audit_tree",
@@ -104,10 +105,8 @@ class SqlStore:
     def prune(self, fence: int, to: TreeHead, events: Sequence[AuditEvent]) -> None:
         with self._transaction() as connection:
             _check_fence(connection, fence)
-            gone = to.size - _head(connection, _PRUNED).size
-            if gone > 0:
-                oldest = sa.select(_audit.c.id).order_by(_audit.c.id).limit(gone)
-                connection.execute(sa.delete(_audit).where(_audit.c.id.in_(oldest.scalar_subquery())))
+            if to.size > _head(connection, _PRUNED).size:
+                connection.execute(sa.delete(_audit).where(_audit.c.number < to.size))
                 _set_head(connection, to, _PRUNED)
             _append(connection, events)
 
@@ -129,7 +128,7 @@ class SqlStore:
             pruned = _head(connection, _PRUNED).size
             if first < pruned:
                 raise pruned_before(pruned)
-            wanted = sa.select(_audit.c.document).order_by(_audit.c.id).offset(first - pruned).limit(limit)
+            wanted = sa.select(_audit.c.document).where(_audit.c.number >= first).order_by(_audit.c.number).limit(limit)
             return [AuditRecord(first + at, text) for at, text in enumerate(connection.execute(wanted).scalars())]
 
     def close(self) -> None:
@@ -229,12 +228,13 @@ def _append(connection: sa.Connection, events: Sequence[AuditEvent]) -> None:
     """To the audit, and its tree."""
     if not events:
         return
-    rows = [_audit_row(event) for event in events]
+    head = _head(connection)
+    rows = [_audit_row(number, event) for number, event in enumerate(events, head.size)]
     connection.execute(sa.insert(_audit), rows)
-    _set_head(connection, _head(connection).adding(row["document"].encode() for row in rows))
+    _set_head(connection, head.adding(row["document"].encode() for row in rows))
 
 
-def _audit_row(event: AuditEvent) -> dict[str, Any]:
+def _audit_row(number: int, event: AuditEvent) -> dict[str, Any]:
     # The column is for a model's history alone: these are found by their numbers.
     model = event.model if event.event not in APART else _APART
-    return {"at_s": event.at_s, "model": model, "document": _EVENT.dump_json(event).decode()}
+    return {"number": number, "at_s": event.at_s, "model": model, "document": _EVENT.dump_json(event).decode()}
