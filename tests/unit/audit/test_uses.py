@@ -12,7 +12,7 @@ from cluster.audit.uses import OTHERS, Used, UseKind, UseReport
 from cluster.errors import Unreachable
 from cluster.state import AuditEvent, State
 from cluster.store.memory import MemoryStore
-from cluster.watch.catalogue import AUDIT_GAPS, FIRST_USES
+from cluster.watch.catalogue import AUDIT_GAPS, FIRST_USES, KEY_EXPIRES
 from cluster.watch.reports import MetricsReport, Series
 from deployments.observe import use_log
 from deployments.observe.use_log import UseLog
@@ -189,6 +189,17 @@ def test_neither_callers_nor_wrong_keys_fill_it(monkeypatch: pytest.MonkeyPatch)
     assert len(told.uses) == 10 + 1 + 5 + 1
     assert told.uses[UseKind(OTHERS, "", "", "http", "ok")] == Used(990, 1980)
     assert sum(used.calls for use, used in told.uses.items() if use.reason) == 1000
+
+
+def test_it_is_told_when_the_last_key_of_a_name_ends(brain: Brain) -> None:
+    now_s = brain.clock.now_s
+    for number, (name, lasts_s) in enumerate((("old", 100.0), ("twice", 100.0), ("ever", 50.0), ("always", None))):
+        brain.call("key.create", name=name, id=f"{number:010d}", digest=f"{number:064d}", lasts_s=lasts_s)
+    brain.call("key.rotate", name="twice", id="a" * 10, digest="a" * 64, lasts_s=900, grace_s=10)
+    brain.clock.now_s += 60
+    told = brain.call("metrics.list")["values"]
+    ends = {labels[0]: value for name, labels, value in told if name == KEY_EXPIRES.name}
+    assert ends == {"old": now_s + 100, "twice": now_s + 900}
 
 
 def test_an_old_event_has_no_door(brain: Brain) -> None:
