@@ -70,9 +70,10 @@ def refusal_of(command: str, payload: dict[str, Any], caller: Caller, state: Sta
         known is not None and known.looks and not isinstance(error, Unauthenticated | Forbidden)
     ):
         return None
-    actor = str(payload.get("actor") or SOMEBODY)[:ACTOR_MOST] if caller.speaks_for else caller.name
-    model = payload.get("model")
+    said, model = payload.get("actor"), payload.get("model")
+    actor = said[:ACTOR_MOST] if isinstance(said, str) and said else SOMEBODY
     model = model if isinstance(model, str) and model in state.models else ""
+    actor = actor if caller.speaks_for else caller.name
     return Refusal(actor, caller.door, caller.address, command if known is not None else "", model, error.kind)
 
 
