@@ -15,13 +15,13 @@ _log = logging.getLogger(__name__)
 
 
 class CheckpointSender:
-    """A place that is away gets the newest one at the next time; what is the same is not sent again."""
+    """A place that is away gets the newest one at the next time. A topic gets one also where nothing has happened: so its silence
+    means something. In a folder it is looked for again, and what was changed there is told."""
 
     def __init__(self, newest: Callable[[], AuditCheckpoint], places: Sequence[str], every_s: float = EVERY_S) -> None:
         """`newest` asks the controller, and raises Unreachable while it is away. Raises BadInput for a place that is none."""
         self._newest, self._every_s = newest, every_s
         self._places: dict[str, Keep] = {place: place_of(place) for place in places}
-        self._sent = dict.fromkeys(self._places, "")
         self._troubled: set[str] = set()
         self._ended = threading.Event()
 
@@ -34,7 +34,7 @@ class CheckpointSender:
         self._ended.set()
 
     def send(self) -> int:
-        """Sends the newest to all places that have it not. How many have taken it."""
+        """Sends the newest to all places. How many have it."""
         try:
             newest = self._newest()
         except HeadraceError as error:
@@ -42,8 +42,6 @@ class CheckpointSender:
             return 0
         taken = 0
         for place, keep in self._places.items():
-            if self._sent[place] == newest.note:
-                continue
             try:
                 keep(newest.note, newest.size)
             except HeadraceError as error:
@@ -53,7 +51,6 @@ class CheckpointSender:
                 if place in self._troubled:
                     self._troubled.remove(place)
                     _log.warning("checkpoints of the audit are kept at %s again", place)
-                self._sent[place] = newest.note
                 taken += 1
         return taken
 
