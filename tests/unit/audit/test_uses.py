@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +15,11 @@ from cluster.state import AuditEvent, State
 from cluster.store.memory import MemoryStore
 from cluster.watch.catalogue import AUDIT_GAPS, FIRST_USES, KEY_EXPIRES
 from cluster.watch.reports import MetricsReport, Series
+from deployments.control.fake_control import FakeControlPlane
+from deployments.control.table_watch import UsePush
 from deployments.observe import use_log
 from deployments.observe.use_log import UseLog
+from deployments.serving.fake_fleet import FakeFleet
 from tests.support.brain import Brain
 
 
@@ -173,6 +177,28 @@ def test_a_process_tells_once_a_minute_and_at_its_end() -> None:
     assert last.last
     log.delivered(last)
     assert log.next_report() is None
+
+
+def test_what_a_controller_that_was_away_missed_comes_whole_and_once() -> None:
+    async def run() -> None:
+        control, clock = FakeControlPlane(FakeFleet()), Minute()
+        log = UseLog("s", clock)
+        push = UsePush(control, log)
+        log.add("key team", "digits", "1", "http", "ok", 3)
+        control.away = True
+        for _ in range(3):
+            clock.now_s += 60
+            assert not await push.flush()
+        log.add("key team", "digits", "1", "http", "ok", 4)
+        control.away = False
+        assert await push.flush()
+        await push.last()
+        store = control.controller._store
+        told = [orjson.loads(one.document) for one in store.audit_records(0, 100)]
+        assert [one["detail"]["rows"] for one in told if one["event"] == "used"] == [3, 4]
+        assert [teller.ended for teller in store.load().tellers.values()] == [True]
+
+    asyncio.run(run())
 
 
 def test_neither_callers_nor_wrong_keys_fill_it(monkeypatch: pytest.MonkeyPatch) -> None:
