@@ -33,7 +33,7 @@ from cluster.commands.watch.drift import ClearDrift, DriftAsked, DriftCleared, D
 from cluster.commands.watch.history import HistoryView
 from cluster.commands.watch.metrics import MetricsView
 from cluster.commands.watch.quality import ClearAlarm, QualityView
-from cluster.commands.watch.whole_audit import AuditCheckpoint, AuditRecords, RecordsAsked
+from cluster.commands.watch.whole_audit import AuditCheckpoint, AuditPruned, AuditRecords, PruneAudit, RecordsAsked
 from cluster.error_wire import from_wire
 from cluster.findings import first_finding
 from cluster.rollout.plan import NamedPlan, Plan
@@ -204,6 +204,10 @@ class ControlClient:
     def audit_checkpoint(self) -> AuditCheckpoint:
         """How long the audit is, and its root, signed."""
         return self.call(whole_audit.CHECKPOINT, Nothing())
+
+    def prune_audit(self, request: PruneAudit) -> AuditPruned:
+        """Deletes the oldest records, which were exported."""
+        return self.call(whole_audit.PRUNE, request)
 
     def history(self) -> HistoryView:
         """How the last hour and the last day went."""
