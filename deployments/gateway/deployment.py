@@ -47,6 +47,8 @@ _log = logging.getLogger(__name__)
 APP = GATEWAY_APP
 DEPLOYMENT = "Gateway"
 DRAIN_S = 30.0
+# Of a unit: where a node with one leaves, its gateway has room beside another's until a new node is there.
+GATEWAY_SHARE = 0.5
 TRACED_AS = "headrace-gateway"
 
 
@@ -56,7 +58,8 @@ class GatewaySettings:
     wait there, and the rest is refused.
 
     The door of each node that has a gateway listens at `host`, without a `grpc_port` for HTTP alone, and speaks TLS with files of
-    its node that `tls` names. `node` is the address of the only Ray node that may have gateways; None: any. `cpus` reserves none
+    its node that `tls` names. `node` is the address of the only Ray node that may have gateways; None: any. `resource` names one
+    of Ray's that nodes must have for them, two gateways a unit; None: they need none. `cpus` reserves none
     unless told to: a full cluster still has a door. `hosts` are the names, beside its nodes' own, by which commands may be given:
     see `Callers`. Who brings no key may score and see on loopback, and elsewhere where it is `insecure`, as long as no Access
     document was applied. Of the byte limits two bound one message each, and the last all that are in one gateway. What
@@ -67,6 +70,7 @@ class GatewaySettings:
     replicas: int = 1
     most: int | None = None
     node: str | None = None
+    resource: str | None = None
     cpus: float = 0.0
     host: str = "127.0.0.1"
     http_port: int = 8000
@@ -224,6 +228,8 @@ def gateway_application(settings: GatewaySettings) -> Any:
     actor: dict[str, Any] = {"num_cpus": settings.cpus}
     if settings.node is not None:
         actor["resources"] = {f"node:{settings.node}": 0.001}  # which that node alone has, from Ray
+    if settings.resource is not None:
+        actor["resources"] = {settings.resource: GATEWAY_SHARE}
     options: dict[str, Any] = {
         "name": DEPLOYMENT,
         "user_config": settings.door,

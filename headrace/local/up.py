@@ -285,6 +285,10 @@ class _Run:
         self._note(processes=self.state.with_process(process).processes)
 
     def _find_door(self, host: str) -> None:
+        # Of a cluster, where gateways come and go: what is told stays, such as a load balancer or a Service.
+        if self._settings.url is not None and not self.state.owns_ray:
+            self._note(addresses=self.state.addresses.model_copy(update={"http": self._settings.url.rstrip("/")}))
+            return
         found = {"http": f"{self._scheme}://{host}:{self._options.http_port}", "grpc": f"{host}:{self._options.grpc_port}"}
         self._note(addresses=self.state.addresses.model_copy(update=found))
 
