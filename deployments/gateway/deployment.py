@@ -47,8 +47,6 @@ _log = logging.getLogger(__name__)
 APP = GATEWAY_APP
 DEPLOYMENT = "Gateway"
 DRAIN_S = 30.0
-# Of a unit: where a node with one leaves, its gateway has room beside another's until a new node is there.
-GATEWAY_SHARE = 0.5
 TRACED_AS = "headrace-gateway"
 
 
@@ -59,7 +57,7 @@ class GatewaySettings:
 
     The door of each node that has a gateway listens at `host`, without a `grpc_port` for HTTP alone, and speaks TLS with files of
     its node that `tls` names. `node` is the address of the only Ray node that may have gateways; None: any. `resource` names one
-    of Ray's that nodes must have for them, two gateways a unit; None: they need none. `cpus` reserves none
+    of Ray's that nodes must have for them, a unit each; None: they need none. `cpus` reserves none
     unless told to: a full cluster still has a door. `hosts` are the names, beside its nodes' own, by which commands may be given:
     see `Callers`. Who brings no key may score and see on loopback, and elsewhere where it is `insecure`, as long as no Access
     document was applied. Of the byte limits two bound one message each, and the last all that are in one gateway. What
@@ -229,7 +227,7 @@ def gateway_application(settings: GatewaySettings) -> Any:
     if settings.node is not None:
         actor["resources"] = {f"node:{settings.node}": 0.001}  # which that node alone has, from Ray
     if settings.resource is not None:
-        actor["resources"] = {settings.resource: GATEWAY_SHARE}
+        actor["resources"] = {settings.resource: 1.0}
     options: dict[str, Any] = {
         "name": DEPLOYMENT,
         "user_config": settings.door,

@@ -39,7 +39,7 @@ def up(
     grpc_port: Annotated[int, typer.Option(**PORTS, help="The gateway's gRPC port.")] = 9000,
     gateways: Annotated[str, typer.Option(metavar="MIN[:MAX]", help="How many gateways; up to MAX by load.")] = "1",
     gateways_on: Annotated[
-        str, typer.Option(metavar="RESOURCE", help="Only on nodes that have this resource of Ray's, at most two a unit.")
+        str, typer.Option(metavar="RESOURCE", help="Only on nodes that have this resource of Ray's, one a unit of it.")
     ] = "",
     dashboard_port: Annotated[int, typer.Option(**PORTS, help="The Ray dashboard's port.")] = 8265,
     broker_port: Annotated[int, typer.Option(**PORTS, help="The local Kafka's port.")] = 9092,
