@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from ray.serve.schema import ApplicationStatus
 
-from cluster.errors import BadInput, Conflict
+from cluster.errors import BadInput, Conflict, HeadraceError
 from deployments.gateway.deployment import GatewaySettings, gateway_application
 from deployments.serving.serve_controller import SeenApp, SeenDeployment, SeenReplica, ServeSeen
-from headrace.local.home import Home
+from headrace.local.home import Home, read_settings
 from headrace.local.options import UpOptions
 from headrace.local.ray.drain_here import on_node
 from headrace.local.repairs.join import check_joins, forget_run
+from headrace.local.repairs.supervise import Supervisor
 from headrace.local.run_state import RAYLET, Phase, RunState, load_run, save_run, started
 
 
@@ -53,6 +54,23 @@ def test_a_home_whose_own_ray_runs_joins_no_other(tmp_path: Path) -> None:
     with pytest.raises(Conflict, match="a Ray of its own"):
         forget_run(home)
     assert load_run(home) is not None
+
+
+@pytest.mark.parametrize("gives_up", [True, False])
+def test_beside_anothers_ray_it_never_gives_up(tmp_path: Path, gives_up: bool) -> None:
+    class Refused(Supervisor):
+        def _up_once(self) -> HeadraceError | None:
+            self.stop()
+            return BadInput("the network would reach it", where="--host", remedy="give --access")
+
+    told: list[str] = []
+    settings = read_settings({"HEADRACE_HOME": str(tmp_path)})
+    supervisor = Refused(UpOptions(), settings, told.append, gives_up=gives_up)
+    if gives_up:
+        with pytest.raises(BadInput):
+            supervisor.run()
+    else:
+        assert supervisor.run()
 
 
 def test_what_has_a_replica_on_the_node_is_still_here() -> None:
