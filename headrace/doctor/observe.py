@@ -11,11 +11,13 @@ from pathlib import Path
 from cluster.commands.feeds import FeedView
 from cluster.commands.models import ModelView
 from cluster.commands.status import StatusView
+from cluster.commands.versions import VersionView
 from cluster.errors import HeadraceError, Unreachable
 from cluster.store.sql import ask_store
 from deployments.artifacts.roots import local_path
 from headrace.client import ControlClient
 from headrace.doctor import on_node
+from headrace.doctor.artifacts import ask_artifact
 from headrace.doctor.seen import ClusterSeen, MachineSeen, MemberSeen, TroubleSeen
 from headrace.local.home import Settings, without_password
 from headrace.local.ray.connection import joined_ray
@@ -51,6 +53,7 @@ def observe(settings: Settings, ports: Sequence[int]) -> ClusterSeen:
         asked.ports = tuple(ports)
     else:
         asked.files = files_of(status.models)
+        _ask_artifacts(status.models, asked)
     _ask_store(settings, asked)
     asked.brokers = _ask_brokers(settings, run, status.feeds if status is not None else (), asked)
     disks = (str(settings.home.root),)
@@ -76,9 +79,23 @@ def observe(settings: Settings, ports: Sequence[int]) -> ClusterSeen:
 def files_of(models: Sequence[ModelView]) -> dict[str, str]:
     """Folders of versions that serve or may any moment, which every node must see. Those in object stores and registries are
     everywhere. Pure."""
-    serving = (version for model in models for version in model.versions if version.role in SERVING)
-    found = ((local_path(version.artifact_uri), version) for version in serving)
+    found = ((local_path(version.artifact_uri), version) for version in _serving(models))
     return {str(path): f"the files of {version.model}:{version.version}" for path, version in found if path is not None}
+
+
+def _serving(models: Sequence[ModelView]) -> Iterator[VersionView]:
+    return (version for model in models for version in model.versions if version.role in SERVING)
+
+
+def _ask_artifacts(models: Sequence[ModelView], asked: Asked) -> None:
+    """Those in object stores and registries, from here: whoever serves needs the same login."""
+    for version in _serving(models):
+        if local_path(version.artifact_uri) is not None:
+            continue
+        try:
+            ask_artifact(version.artifact_uri)
+        except HeadraceError as error:
+            asked.met(error)
 
 
 def _status(settings: Settings, run: RunState | None, asked: Asked) -> StatusView | None:

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import Forbidden, NotFound, Unreachable
+from cluster.errors import BadArtifact, Forbidden, NotFound, Unreachable
 from cluster.store.sql import ask_store
 from consumers.stream.kafka.check_up import READ, WRITE, judge_topics
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
 from headrace.doctor import on_node
+from headrace.doctor.artifacts import ask_artifact
 from headrace.doctor.nodes import NEIGHBOURS, addresses_for, in_order
 from headrace.doctor.seen import MachineSeen, MemberSeen
+from tests.support.models import mlp_artifact
 
 
 def test_a_machine_tells_what_it_has_and_what_it_reaches(tmp_path: Path) -> None:
@@ -77,6 +79,13 @@ def test_a_topic_that_is_not_there_is_told() -> None:
     found = list(judge_topics([{"name": "in", "partitions": []}], {"in": READ, "out": WRITE}, "scores"))
     assert [type(error) for error in found] == [NotFound, NotFound]
     assert "topic out" in found[1].where
+
+
+def test_an_artifact_that_is_there_and_one_that_is_not(tmp_path: Path) -> None:
+    uri, _, _ = mlp_artifact(tmp_path)
+    ask_artifact(uri)
+    with pytest.raises(BadArtifact, match="no manifest"):
+        ask_artifact(str(tmp_path / "gone"))
 
 
 def test_a_store_that_is_away_and_a_file_that_is_not_made(tmp_path: Path) -> None:
