@@ -96,6 +96,9 @@ $(CHART)/.installed:
 	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python kubernetes-validate
 	GOBIN=$(abspath $(@D))/bin go install helm.sh/helm/v3/cmd/helm@v3.22.0
 	cp -r --no-preserve=mode "$$(go mod download -json $(KUBERAY) | sed -n 's/^.*"Dir": "\(.*\)".*$$/\1/p')/config/crd/bases" $(@D)/crds
+	mkdir -p $(@D)/kuberay-pods && cp tests/support/kuberay_pods/main.go $(@D)/kuberay-pods/
+	cd $(@D)/kuberay-pods && { test -f go.mod || go mod init headrace.test/kuberaypods; } && go get $(KUBERAY) && go mod tidy && \
+	  go build -o ../bin/kuberay-pods .
 	@touch $@
 
 # Plain manifests for those without Helm, from the chart's example with everything.

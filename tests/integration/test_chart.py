@@ -83,8 +83,12 @@ def test_whatever_is_set_the_schemas_know_every_field(example: str, sets: tuple[
         if document["kind"] == "RayCluster":
             jsonschema.Draft202012Validator(ray_cluster_schema()).validate(document)
     others = [one for one in documents if one["kind"] != "RayCluster" and one["apiVersion"] not in FOREIGN]
-    file = tmp_path / "all.yaml"
-    file.write_text(yaml.safe_dump_all(others), encoding="utf-8")
+    expect_valid(others, tmp_path / "all.yaml")
+
+
+def expect_valid(documents: list[dict[str, Any]], file: Path) -> None:
+    """Kubernetes' own schemas, in which a field that they do not know is an error."""
+    file.write_text(yaml.safe_dump_all(documents), encoding="utf-8")
     program = str(TOOLS / "bin" / "kubernetes-validate")
     done = subprocess.run(
         [program, "--strict", "-k", "1.34", str(file)], capture_output=True, text=True, timeout=120, check=False
@@ -117,6 +121,34 @@ def _objects(node: Any) -> Iterator[dict[str, Any]]:
     elif isinstance(node, list):
         for value in node:
             yield from _objects(value)
+
+
+@pytest.mark.parametrize("example", ["small", "full"])
+def test_the_operator_takes_it_and_makes_pods_that_kubernetes_takes(example: str, tmp_path: Path) -> None:
+    """By KubeRay's own functions, which its operator calls: its validation, and the Pods that it would make."""
+    cluster = next(one for one in rendered(example=example) if one["kind"] == "RayCluster")
+    program = str(TOOLS / "bin" / "kuberay-pods")
+    made = subprocess.run([program], input=yaml.safe_dump(cluster), capture_output=True, text=True, timeout=60, check=False)
+    assert made.returncode == 0, made.stderr
+    pods = [pod for pod in yaml.safe_load_all(made.stdout) if pod]
+    assert len(pods) == 1 + len(cluster["spec"]["workerGroupSpecs"])
+    expect_valid(pods, tmp_path / "pods.yaml")
+    head, gateway = pods[0], pods[1]
+    assert "ray start --head" in " ".join(head["spec"]["containers"][0]["args"])
+    assert "headrace_gateway" in " ".join(gateway["spec"]["containers"][0]["args"])
+    assert gateway["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"] == "/v2/health/live"
+    assert gateway["metadata"]["labels"]["ray.io/group"] == "gateway"
+    sidecar = head["spec"]["initContainers"][0]
+    for path in ("/tmp/ray", "/dev/shm"):  # noqa: S108 (where Ray has them)
+        found = {
+            mount["name"]
+            for one in (sidecar, head["spec"]["containers"][0])
+            for mount in one["volumeMounts"]
+            if mount["mountPath"] == path
+        }
+        assert len(found) == 1
+    names = [volume["name"] for volume in head["spec"]["volumes"]]
+    assert len(names) == len(set(names))
 
 
 def test_a_field_that_kuberay_does_not_know_would_be_found() -> None:
