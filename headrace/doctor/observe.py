@@ -23,7 +23,7 @@ from headrace.local.home import Settings, without_password
 from headrace.local.ray.connection import joined_ray
 from headrace.local.ray.head import SERVE_ENVIRONMENT
 from headrace.local.ray.words import kept_apart
-from headrace.local.run_state import RunState, load_run
+from headrace.local.run_state import Phase, RunState, load_run
 
 SERVING = ("stable", "candidate", "warm")
 
@@ -100,10 +100,10 @@ def _ask_artifacts(models: Sequence[ModelView], asked: Asked) -> None:
 
 def _status(settings: Settings, run: RunState | None, asked: Asked) -> StatusView | None:
     """None where nothing of ours is said to run, and where it does not answer, which is told."""
-    if settings.url is None and (run is None or run.addresses.http is None):
+    if settings.url is None and (run is None or run.phase is not Phase.RUNNING):
         return None
     try:
-        with ControlClient.from_environment(settings) as client:
+        with ControlClient.from_environment(settings, patient=False) as client:
             return client.status()
     except HeadraceError as error:
         asked.met(error)

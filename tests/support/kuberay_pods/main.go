@@ -47,7 +47,7 @@ func run() error {
 		return err
 	}
 	for _, group := range spec.WorkerGroupSpecs {
-		worker := common.DefaultWorkerPodTemplate(ctx, cluster, *group.DeepCopy(), cluster.Name+"-"+group.GroupName, fqdn, headPort, "", 0, 0)
+		worker := common.DefaultWorkerPodTemplate(ctx, cluster, group, cluster.Name+"-"+group.GroupName, fqdn, headPort, "", 0, 0)
 		if err := told(common.BuildPod(ctx, worker, rayv1.WorkerNode, group.RayStartParams, headPort, scaled, utils.RayClusterCRD, fqdn, nil, spec.RayVersion)); err != nil {
 			return err
 		}
