@@ -142,7 +142,6 @@ def service(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> I
             RAY_ADDRESS=f"{made.head.address}:6379",
             HEADRACE_URL=f"http://{made.workers[1].address}:{HTTP}",
         )
-        until(lambda: (net.folder / "r" / "ray_current_cluster").exists(), STARTS_S)
         for node in made.workers:
             made.join(node)
         await_nodes(made.head, 3)
@@ -226,10 +225,7 @@ def test_a_new_head_deploys_all_from_the_store_by_itself(service: Service) -> No
     for node in service.workers:  # as KubeRay does with Pods whose Ray has ended
         node.kill()
     service.head.processes[:] = [joiner]
-    for left in (service.network.folder / "r").glob("ray_current_cluster"):
-        left.unlink()
     service.start_head()
-    until(lambda: (service.network.folder / "r" / "ray_current_cluster").exists(), STARTS_S)
     for node in service.workers:
         service.join(node)
     for node in service.workers:

@@ -20,6 +20,7 @@ from headrace.local.ray.head import SERVE_ENVIRONMENT
 from tests.support.waiting import until
 
 STARTS_S = 240.0
+RAY_TRIES, STARTED = 3, b"Ray runtime started"
 OBJECT_STORE_BYTES = 200_000_000
 
 
@@ -34,7 +35,8 @@ def _ip(*words: str) -> None:
 
 @dataclass
 class NetNode:
-    """One machine, as far as the network goes: `namespace` has `address`, and nothing else of this machine's."""
+    """One machine: `namespace` has `address`, and nothing else of this machine's network; Ray's folder is its own too, where Ray
+    looks which of its nodes is this one."""
 
     namespace: str
     address: str
@@ -43,8 +45,11 @@ class NetNode:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def command(self, *words: str) -> list[str]:
-        """The words, run there."""
-        return ["ip", "netns", "exec", self.namespace, *words]
+        """The words, run there. `ip netns exec` gives them mounts of their own."""
+        own, rays = self.folder / "machines" / self.namespace, self.folder / "r"
+        own.mkdir(parents=True, exist_ok=True)
+        bound = ("sh", "-c", 'mount --bind "$1" "$2" && shift 2 && exec "$@"', "sh", str(own), str(rays))
+        return ["ip", "netns", "exec", self.namespace, *bound, *words]
 
     def spawn(self, *words: str, log: str, **variables: str) -> subprocess.Popen[bytes]:
         """Starts something there; what it says is in the file `log` of the run's folder."""
@@ -76,13 +81,21 @@ class NetNode:
         )
 
     def start_ray(self, *words: str) -> None:
-        """Starts a node of Ray there. Does not wait."""
+        """Starts a node of Ray there; returns once it runs. Ray gives one 30 s to start, which a busy machine may exceed."""
         ray = (sys.executable, "-m", "deployments.serving.worker_setup", "ray.scripts.scripts", "start", "--block")
         usual = (
             *("--disable-usage-stats", f"--node-ip-address={self.address}", f"--object-store-memory={OBJECT_STORE_BYTES}"),
             *("--min-worker-port=0", "--max-worker-port=0", "--include-log-monitor=false"),
         )
-        self.spawn(*ray, *usual, *words, log=f"{self.namespace}.log")
+        told = self.folder / f"{self.namespace}.log"
+        for tries_left in reversed(range(RAY_TRIES)):
+            begun = told.stat().st_size if told.exists() else 0
+            process = self.spawn(*ray, *usual, *words, log=told.name)
+            until(lambda: STARTED in told.read_bytes()[begun:] or process.poll() is not None, STARTS_S)  # noqa: B023 (called at once)
+            if process.poll() is None:
+                return
+            self.processes.remove(process)
+            assert tries_left, told.read_text(encoding="utf-8")[-2000:]
 
     def kill(self) -> None:
         """As a machine that loses its power: all its processes at once, whoever started them. Safe to repeat."""
@@ -134,6 +147,7 @@ def network(store_url: str) -> Iterator[Network]:
     name = f"hr{secrets.token_hex(2)}"
     third, fourth = 200 + secrets.randbelow(50), secrets.randbelow(250)
     folder = Path(tempfile.mkdtemp(prefix="hn-"))
+    (folder / "r").mkdir()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "HEADRACE_", "KAFKA_"))},
         **SERVE_ENVIRONMENT,
