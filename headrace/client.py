@@ -81,13 +81,13 @@ class ControlClient:
             self._http.headers["authorization"] = f"Bearer {token}"
 
     @classmethod
-    def from_environment(cls, settings: Settings | None = None) -> Self:
+    def from_environment(cls, settings: Settings | None = None, *, patient: bool = True) -> Self:
         """Finds the gateway: HEADRACE_URL, else what `headrace up` wrote in run.json. Raises Unreachable where neither says.
 
         It is known by HEADRACE_TOKEN, or by what is in HEADRACE_TOKEN_FILE; else by the home's key, where the gateway is the
         home's.
 
-        It has patience, as long as what `headrace up` started still runs.
+        It has patience, as long as what `headrace up` started still runs, unless told to have none.
         """
         known = settings or read_settings()
         run = load_run(known.home) if not known.url or known.home.run_file.exists() else None
@@ -95,14 +95,14 @@ class ControlClient:
         if known.url:
             token = token_of(known, own=known.url.rstrip("/") == own)
             secured = transport_to(known.url, known)
-            return cls(known.url, transport=secured, patience=Patience(), actor=current_user(), token=token)
+            return cls(known.url, transport=secured, patience=Patience() if patient else None, actor=current_user(), token=token)
         if run is None or run.addresses.http is None:
             raise errors.Unreachable(
                 "nothing is running",
                 where=str(known.home.root),
                 remedy="start it with `headrace up`, or set HEADRACE_URL to a gateway's address",
             )
-        url, patience = run.addresses.http, Patience(partial(may_answer, known.home))
+        url, patience = run.addresses.http, Patience(partial(may_answer, known.home)) if patient else None
         secured, token = transport_to(url, known), token_of(known, own=own is not None)
         return cls(url, transport=secured, patience=patience, actor=current_user(), token=token)
 

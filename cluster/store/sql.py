@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from cluster.audit.kinds import APART
 from cluster.audit.merkle import TreeHead
-from cluster.errors import BadInput, Unreachable
+from cluster.errors import BadInput, Forbidden, Unreachable
 from cluster.state import AuditEvent, State
 from cluster.store.memory import fenced, pruned_before
 from cluster.store.port import AuditRecord
@@ -153,13 +153,38 @@ class SqlStore:
             ) from error
 
 
-def _engine(url: str, busy_timeout_s: float) -> sa.Engine:
+def ask_store(url: str) -> None:
+    """Connects to the store, and changes nothing; a SQLite file that is not there yet is none to ask.
+
+    Raises BadInput for a bad URL, Unreachable where it does not answer, Forbidden where its tables could not be made.
+    """
+    engine = _engine(url, BUSY_TIMEOUT_S, make_folder=False)
+    where, file = engine.url.render_as_string(hide_password=True), engine.url.database
+    try:
+        if engine.dialect.name == "sqlite" and (not file or not Path(file).exists()):
+            return
+        with engine.connect() as connection:
+            if engine.dialect.name == "postgresql":
+                may = connection.execute(sa.text("SELECT has_schema_privilege(current_schema(), 'CREATE')")).scalar()
+                if not may:
+                    remedy = "give its user the right to CREATE in the schema, or a database of its own"
+                    raise Forbidden("the store's user may not make tables", where=where, remedy=remedy)
+            else:
+                connection.execute(sa.select(sa.literal(1)))
+    except DBAPIError as error:
+        remedy = "check that it runs, and that this machine may reach it"
+        raise Unreachable(f"the store does not answer: {error.orig}", where=where, remedy=remedy) from error
+    finally:
+        engine.dispose()
+
+
+def _engine(url: str, busy_timeout_s: float, *, make_folder: bool = True) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
         if parsed.get_backend_name() != "sqlite":
             connect = {"connect_timeout": max(1, round(busy_timeout_s))} if parsed.get_backend_name() == "postgresql" else {}
             return sa.create_engine(parsed, pool_pre_ping=True, connect_args=connect)
-        if parsed.database:
+        if parsed.database and make_folder:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(parsed, connect_args={"timeout": busy_timeout_s})
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:  # ValueError: a port that is no number

@@ -59,7 +59,8 @@ class GatewaySettings:
     wait there, and the rest is refused.
 
     The door of each node that has a gateway listens at `host`, without a `grpc_port` for HTTP alone, and speaks TLS with files of
-    its node that `tls` names. `node` is the address of the only Ray node that may have gateways; None: any. `cpus` reserves none
+    its node that `tls` names. `node` is the address of the only Ray node that may have gateways; None: any. `resource` names one
+    of Ray's that nodes must have for them, a unit each; None: they need none. `cpus` reserves none
     unless told to: a full cluster still has a door. `hosts` are the names, beside its nodes' own, by which commands may be given:
     see `Callers`. Who brings no key may score and see on loopback, and elsewhere where it is `insecure`, as long as no Access
     document was applied. Of the byte limits two bound one message each, and the last all that are in one gateway. What
@@ -70,6 +71,7 @@ class GatewaySettings:
     replicas: int = 1
     most: int | None = None
     node: str | None = None
+    resource: str | None = None
     cpus: float = 0.0
     host: str = "127.0.0.1"
     http_port: int = 8000
@@ -243,6 +245,8 @@ def gateway_application(settings: GatewaySettings) -> Any:
     actor: dict[str, Any] = {"num_cpus": settings.cpus}
     if settings.node is not None:
         actor["resources"] = {f"node:{settings.node}": 0.001}  # which that node alone has, from Ray
+    if settings.resource is not None:
+        actor["resources"] = {settings.resource: 1.0}
     options: dict[str, Any] = {
         "name": DEPLOYMENT,
         "user_config": settings.door,

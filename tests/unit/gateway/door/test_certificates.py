@@ -23,6 +23,7 @@ from deployments.gateway.door.certificates import (
     check_files,
     end_of,
     first_certificate,
+    is_open_to_others,
     read_certificate,
     read_client_ca,
 )
@@ -143,3 +144,19 @@ def test_files_with_a_wrong_bit_are_never_more_than_refused(pki: Pki) -> None:
                 refused += 1
         assert refused > len(der) // 2
         path.write_bytes(good)
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "us", "told"),
+    [
+        (0o600, 10001, 10001, False),
+        (0o640, 10001, 10001, True),
+        (0o440, 0, 10001, False),  # a Secret that Kubernetes mounts, with its group
+        (0o460, 0, 10001, True),
+        (0o444, 0, 10001, True),
+        (0o440, 0, 0, True),
+        (0o440, 7, 10001, True),
+    ],
+)
+def test_whose_key_it_is_decides_who_may_read_it(mode: int, owner: int, us: int, told: bool) -> None:
+    assert is_open_to_others(mode, owner=owner, us=us) is told
