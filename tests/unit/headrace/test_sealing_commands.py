@@ -15,7 +15,7 @@ from deployments.keys.ring import VARIABLE
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
 from tests.support.models import mlp_artifact
-from tests.support.sealed import sealed_copy
+from tests.support.sealed import PAGE_TEXT, sealed_copy
 
 
 @pytest.fixture
@@ -90,6 +90,10 @@ def test_commands_on_a_sealed_version_open_it_or_say_why_not(
     monkeypatch.setenv("HEADRACE_URL", "http://127.0.0.1:9")
     assert told(capsys, "model", "show", "digits", "2")["sealed"] is True
     assert told(capsys, "model", "profile", "digits", "2")["version"] == 2
+    assert told(capsys, "model", "show", "digits", "2", "--html", str(tmp_path / "page.html"))["sealed"] is True
+    assert (tmp_path / "page.html").read_text() == PAGE_TEXT
+    assert main(["model", "show", "digits", "1", "--html", str(tmp_path / "none.html")]) == ExitCode.NOT_FOUND
+    assert "has no page" in capsys.readouterr().err
     assert told(capsys, "model", "diff", "digits", "1", "2")["different"] == {"sealed": [False, True]}
     assert [one["sealed"] for one in told(capsys, "sealing", "ls", "digits")["versions"]] == [False, True]  # type: ignore[attr-defined]
     monkeypatch.setenv(VARIABLE, "env:NOBODYS")
