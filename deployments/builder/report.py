@@ -142,10 +142,14 @@ class Report(ReportPart):
 
 def read_report(folder: Path) -> Report | None:
     """The report of the version in this folder; None where it was not built by `headrace build`. Raises BadArtifact."""
-    content = (folder / REPORT).read_bytes()
+    return parse_report((folder / REPORT).read_bytes(), str(folder / REPORT))
+
+
+def parse_report(content: bytes, where: str) -> Report | None:
+    """The report from its bytes; None where the version was not built by `headrace build`. Raises BadArtifact. Pure."""
     if content.strip() in (b"", b"{}"):
         return None
     try:
         return Report.model_validate_json(content)
     except ValueError as error:
-        raise BadArtifact("its report makes no sense", where=str(folder / REPORT), remedy="build the version again") from error
+        raise BadArtifact("its report makes no sense", where=where, remedy="build the version again") from error

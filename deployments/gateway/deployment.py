@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,8 +21,9 @@ from deployments.control.client import connect
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.autoscale import REQUESTS, autoscaling
 from deployments.gateway.batcher import BatchLimits
+from deployments.gateway.console.batch_runs import BatchLedgers
 from deployments.gateway.console.console import ConsoleSettings
-from deployments.gateway.console.nodes import ray_nodes
+from deployments.gateway.console.nodes import RayNodes
 from deployments.gateway.console.shared_secret import shared_secret
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.door.haproxy import usable_haproxy
@@ -60,8 +62,9 @@ class GatewaySettings:
     unless told to: a full cluster still has a door. `hosts` are the names, beside its nodes' own, by which commands may be given:
     see `Callers`. Who brings no key may score and see on loopback, and elsewhere where it is `insecure`, as long as no Access
     document was applied. Of the byte limits two bound one message each, and the last all that are in one gateway. What
-    `payload_topics` names opens topics for payload logs, as `module:function`; None: there are none. `traces` says where traces
-    go; None: where the environment of their process says.
+    `payload_topics` names opens topics for payload logs, as `module:function`, and what `batch_ledgers` names reads the runs of
+    batches for the console, as `module:class`; None: there are none. `traces` says where traces go; None: where the environment
+    of their process says.
     """
 
     replicas: int = 1
@@ -79,6 +82,7 @@ class GatewaySettings:
     max_grpc_message_bytes: int = 256 << 20
     max_buffered_bytes: int = 1 << 30
     payload_topics: str | None = None
+    batch_ledgers: str | None = None
     traces: TraceSettings | None = None
 
     @property
@@ -156,7 +160,7 @@ class Gateway:
             importlib.metadata.version("headrace"),
             Callers.to(*settings.hosts),
             limits,
-            ConsoleSettings(shared_secret(os.environ), ray_nodes),
+            ConsoleSettings(shared_secret(os.environ), RayNodes(), named_ledgers(settings.batch_ledgers)),
         )
         meters.before_each_report(self._gauges)
         await self._scorer.start()
@@ -186,11 +190,20 @@ class Gateway:
 
 def named_opener(name: str | None) -> OpenTopic | None:
     """What opens topics for payload logs, by its `module:function`: it lives above this room."""
+    opener: OpenTopic | None = _named(name)
+    return opener
+
+
+def named_ledgers(name: str | None) -> Callable[[], BatchLedgers] | None:
+    """What makes the reader of batches' runs, by its `module:class`, which is imported then: it lives above this room."""
+    return None if name is None else lambda: _named(name)()
+
+
+def _named(name: str | None) -> Any:
     if name is None:
         return None
-    module, _, function = name.partition(":")
-    opener: OpenTopic = getattr(importlib.import_module(module), function)
-    return opener
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def door_settings(settings: GatewaySettings, binary: str) -> DoorSettings:
