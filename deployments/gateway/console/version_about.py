@@ -77,10 +77,11 @@ def _profile(profile: Profile, strongest: Sequence[str]) -> dict[str, Any]:
 
 
 def _tensor(tensor: TensorProfile, columns: NumberColumns | None, strongest: Sequence[str]) -> dict[str, Any]:
-    """Its features that move answers most, else the first that change at all."""
+    """Its features that move answers most; where the build does not know, those that vary most."""
     names, rank = tensor.feature_names(), {name: place for place, name in enumerate(strongest)}
-    moving = [at for at in range(len(names)) if columns is None or columns.std[at] > 0 or len(names) <= FEATURES_MOST]
-    shown = sorted(moving, key=lambda at: (rank.get(names[at], len(rank)), at))[:FEATURES_MOST]
+    spread = np.nan_to_num(columns.std) if columns is not None else np.zeros(len(names))
+    order = sorted(range(len(names)), key=lambda at: (rank.get(names[at], len(rank)), -spread[at], at))
+    shown = order if len(order) <= FEATURES_MOST else [at for at in order if columns is None or spread[at] > 0][:FEATURES_MOST]
     return {
         "side": tensor.side,
         "name": tensor.name,
