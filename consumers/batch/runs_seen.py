@@ -173,7 +173,7 @@ def _quarantine(files: Sequence[Place], hidden: frozenset[str]) -> Quarantine:
                 counts.update(str(reason) for reason in parquet.read([REASON])[REASON].to_pylist())
     shown = [name for name in names if name not in hidden][:COLUMNS_MOST]
     told = {reason: list[Mapping[str, str]]() for reason, _ in counts.most_common(REASONS_MOST)}
-    for row in _rows(files, [FILE, *shown], told):
+    for row in _rows(files, [*shown, FILE], told):
         told[row.pop(REASON)].append(row)
     redacted = tuple(name for name in names if name in hidden)
     return Quarantine(

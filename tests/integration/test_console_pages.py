@@ -163,7 +163,7 @@ def test_versions_are_compared_and_an_answer_is_explained(browser: Browser, tmp_
         expect(row).to_contain_text(f"{float(f'{100 * newest.accuracy:.3g}'):g} % accuracy")
         page.get_by_role("link", name="Side by side").click()
         side = page.get_by_role("region", name="Side by side", exact=True)
-        expect(side.get_by_role("row", name=re.compile("^accuracy"))).to_contain_text(re.compile("with 95 % confidence.* yes$"))
+        expect(side.get_by_role("row", name=re.compile("^accuracy"))).to_contain_text(re.compile("with 95 % confidence.*yes$"))
         expect(side.get_by_role("row", name=re.compile("^inputs"))).to_contain_text(re.compile("no$"))
         expect(page.get_by_role("heading", name="What moves its answers")).to_be_visible()
         expect(page.get_by_role("img", name=re.compile(r"image\[\d+\] in version 2"))).to_have_count(12)

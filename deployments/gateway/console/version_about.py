@@ -15,7 +15,7 @@ from deployments.profiles.form import FeatureKind, Profile, TensorProfile
 from deployments.profiles.numbers import ABOVE, BELOW, FIRST, LAST, NumberColumns
 
 Z95 = 1.959964
-FEATURES_MOST, CATEGORIES_MOST, BINS = 12, 8, 24
+FEATURES_MOST, CATEGORIES_MOST, BINS = 32, 8, 24
 
 
 def about(manifest: Manifest, report: Report | None, profile: Profile | None) -> dict[str, Any]:

@@ -26,12 +26,20 @@ export function Profile({ sides }) {
   const first = told[0].about.profile;
   return html`<section aria-labelledby="profile"><h2 id="profile">Profile <span class="dim">what rows and answers looked like at the build</span></h2>
     ${told.map(({ number: version, about }) => about.profile.few && html`<p class="dim">Of version ${version} only ${about.profile.rows} rows were looked at: shares are rough.</p>`)}
-    ${first.tensors.map((tensor) => html`<h3 key=${`${tensor.side} ${tensor.name}`}>${tensor.side} <bdi>${tensor.name}</bdi> <span class="dim">${tensor.datatype}${tensor.features > tensor.shown.length ? `, ${tensor.shown.length} of ${tensor.features.toLocaleString("en")} features` : ""}</span></h3>
+    ${first.tensors.map((all) => shownOf(all, told)).map((tensor) => html`<h3 key=${`${tensor.side} ${tensor.name}`}>${tensor.side} <bdi>${tensor.name}</bdi> <span class="dim">${tensor.datatype}${tensor.features > tensor.shown.length ? `, ${tensor.shown.length} of ${tensor.features.toLocaleString("en")} features` : ""}</span></h3>
       <div class="shapes">${tensor.shown.map((feature) => html`<figure key=${feature.name}><figcaption><bdi>${feature.name}</bdi></figcaption>${told.map(({ number: version, about }) => {
-        const same = about.profile.tensors.find((each) => each.side === tensor.side && each.name === tensor.name)?.shown.find((each) => each.name === feature.name);
+        const same = sameIn(about, tensor)?.shown.find((each) => each.name === feature.name);
         const label = `${feature.name} in version ${version}`;
         return same && html`<div key=${version}>${told.length > 1 && html`<span class="dim">version ${version}</span>`}${same.kind === "numbers" ? html`<${Histogram} of=${same} rows=${about.profile.rows} label=${label} />` : html`<${Categories} of=${same} rows=${about.profile.rows} />`}</div>`;
       })}</figure>`)}</div>`)}</section>`;
+}
+
+const sameIn = (about, tensor) => about.profile.tensors.find((each) => each.side === tensor.side && each.name === tensor.name);
+
+// The first few; of two versions those that both tell of come first.
+function shownOf(tensor, told) {
+  const many = (feature) => told.filter(({ about }) => sameIn(about, tensor)?.shown.some((each) => each.name === feature.name)).length;
+  return { ...tensor, shown: [...tensor.shown].sort((a, b) => many(b) - many(a)).slice(0, FIRST) };
 }
 
 // Bins between the 0.1 % and the 99.9 % value; what lies outside is told in words.

@@ -123,7 +123,7 @@ function rowsOf(sides) {
 function Side({ sides }) {
   const columns = [["what"], ...sides.map(({ number }) => [`version ${number}`]), ...(sides.length > 1 ? [["differs"]] : [])];
   const list = rowsOf(sides).map(([what, of]) => [what, sides.map((side) => of(side) || "–")]).filter(([, values]) => values.some((value) => value !== "–"));
-  return html`<section aria-labelledby="side"><h2 id="side">${sides.length > 1 ? "Side by side" : "What it is"}</h2>
+  return html`<section class="told" aria-labelledby="side"><h2 id="side">${sides.length > 1 ? "Side by side" : "What it is"}</h2>
     <${Rows} list=${list} columns=${columns} caption="Versions side by side" empty="" row=${([what, values]) => html`<tr key=${what}><th scope="row">${what}</th>
       ${values.map((value, i) => html`<td key=${i}>${String(value).split("\n").map((line) => html`<div><bdi>${line}</bdi></div>`)}</td>`)}
       ${sides.length > 1 && html`<td>${values[0] === values[1] ? html`<span class="dim">no</span>` : "yes"}</td>`}</tr>`} /></section>`;
