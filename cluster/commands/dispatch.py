@@ -53,7 +53,8 @@ def run(command: str, request: Any, at: Context) -> tuple[CommandResult, tuple[A
     outcome = entry.run(at, request)
     if outcome.events or outcome.state is at.state or not entry.told:
         return outcome, outcome.events
-    detail = request.model_dump(mode="json", exclude={"model", "actor"})
+    unseen = {"seen"} if getattr(request, "seen", None) is None else set[str]()
+    detail = request.model_dump(mode="json", exclude={"model", "actor"} | unseen)
     return outcome, (AuditEvent(at.now_s, _model_of(outcome.state, request), None, command, at.actor, detail),)
 
 
