@@ -1,4 +1,4 @@
-"""How far the runs of a batch are, and what they set aside, for the console: read from their ledgers, and cheap to ask again."""
+"""How far the runs of a batch are, and what they quarantined, for the console: read from their ledgers, and cheap to ask again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from consumers.batch.write.quarantine import FILE, REASON
 from consumers.batch.write.records import Receipt, RunPhase, RunRecord, totals
 from consumers.batch.write.runs import RunHistory
 from deployments.artifacts.places import Place, explaining, locate
-from deployments.gateway.console.batch_runs import BatchRunSeen, Quarantine, SetAside
+from deployments.gateway.console.batch_runs import BatchRunSeen, Quarantine, QuarantineReason
 
 RATE_S = 60.0
 OVER_MOST = 2_000  # runs that are over, of all batches: they don't change
@@ -55,7 +55,7 @@ class LedgerRuns:
             if at is None:
                 raise NotFound("there is no such run any more", where=run_id, remedy="look at the runs again")
             record = ledgers[at].record()
-            files = _set_aside(ledgers[at], record, ledgers[at + 1 :])
+            files = _quarantined(ledgers[at], record, ledgers[at + 1 :])
             hidden = _columns_of(record, redact | set(record.pinned.payloads.redact if record.pinned.payloads else ()))
             return _quarantine(files, hidden)
 
@@ -144,7 +144,7 @@ def _over(run: Ledger, record: RunRecord, phase: RunPhase) -> BatchRunSeen:
     )
 
 
-def _set_aside(run: Ledger, record: RunRecord, later: Sequence[Ledger]) -> list[Place]:
+def _quarantined(run: Ledger, record: RunRecord, later: Sequence[Ledger]) -> list[Place]:
     """The files of its bad rows: with the run, where readers look, or where the run after it put them."""
     published = quarantine_place(record)
     if record.spec.output.mode is Mode.APPEND:
@@ -179,7 +179,7 @@ def _quarantine(files: Sequence[Place], hidden: frozenset[str]) -> Quarantine:
     return Quarantine(
         rows=rows,
         looked_at=sum(counts.values()),
-        reasons=tuple(SetAside(_cut(reason, 500), counts[reason], tuple(samples)) for reason, samples in told.items()),
+        reasons=tuple(QuarantineReason(_cut(reason, 500), counts[reason], tuple(samples)) for reason, samples in told.items()),
         redacted=redacted[:COLUMNS_MOST],
         more_columns=len(names) - len(shown) - len(redacted),
         kept=bool(files),

@@ -86,11 +86,11 @@ def test_a_batch_is_run_cancelled_and_resumed_by_buttons(browser: Browser, tmp_p
         runs = page.get_by_role("region", name="Runs", exact=True)
         expect(runs.get_by_role("row", name="published")).to_contain_text("3/3")
         expect(page.get_by_role("button", name="Run", exact=True)).to_be_disabled()
-        expect(page.get_by_role("button", name=re.compile("rows set aside"))).to_be_disabled()
+        expect(page.get_by_role("button", name=re.compile("rows quarantined"))).to_be_disabled()
 
         seen.log_in(service.keys["home"])
         seen.go("#/batch/nightly")
-        page.get_by_role("button", name=re.compile("3 rows set aside")).click()
+        page.get_by_role("button", name=re.compile("3 rows quarantined")).click()
         aside = page.get_by_role("region", name=re.compile("Some rows"))
         expect(aside.get_by_role("row")).to_have_count(4)
         expect(aside).to_contain_text("<img src=x>")

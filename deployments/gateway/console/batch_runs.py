@@ -1,4 +1,4 @@
-"""How far a batch's runs are, and the rows that they set aside, for a page: read from the ledgers beside its output.
+"""How far a batch's runs are, and the rows that they quarantined, for a page: read from the ledgers beside its output.
 
 What reads ledgers lives above this room; it is named to the gateway as a port.
 """
@@ -49,7 +49,7 @@ class BatchRunSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class SetAside:
+class QuarantineReason:
     """Rows that share a reason: how many, and a few of them, each a text by column. Long texts are cut."""
 
     reason: str
@@ -59,12 +59,12 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """What a run set aside, by reason, the most frequent first; `looked_at` of `rows` were counted. `redacted` are the columns
+    """What a run quarantined, by reason, the most frequent first; `looked_at` of `rows` were counted. `redacted` are the columns
     of which no value is shown, `more_columns` how many others are not shown either. `kept` is false where the rows are gone."""
 
     rows: int
     looked_at: int
-    reasons: tuple[SetAside, ...]
+    reasons: tuple[QuarantineReason, ...]
     redacted: tuple[str, ...] = ()
     more_columns: int = 0
     kept: bool = True
@@ -78,7 +78,7 @@ class BatchLedgers(Protocol):
         """Its runs, the newest first."""
 
     def quarantine(self, spec: Mapping[str, Any], run_id: str, redact: frozenset[str]) -> Quarantine:
-        """What that run set aside, without values of the inputs and outputs that `redact` names, and of those that were redacted
+        """What that run quarantined, without values of the inputs and outputs that `redact` names, and of those that were redacted
         when it began."""
 
 
@@ -96,7 +96,7 @@ class BatchRuns:
         return {"runs": [asdict(run) for run in await self._shared(name, feed["spec"], await self._ledgers(name))]}
 
     async def quarantine(self, name: str, run_id: str, caller: Caller) -> dict[str, Any]:
-        """What a run set aside. Raises as above, Forbidden and Unauthenticated: rows are data, and not everybody's."""
+        """What a run quarantined. Raises as above, Forbidden and Unauthenticated: rows are data, and not everybody's."""
         feed = await self._control.call(SHOW.name, {"kind": "batch", "name": name}, caller)
         if not caller.may(Role.OPERATE, feed["model"]):
             what, remedy = "rows are shown to who has the role operate over the model", "ask an admin for it"

@@ -157,7 +157,7 @@ class Console:
         return json_reply(await self._control.call(command, payload, caller))
 
     async def _runs(self, request: Request, name: str) -> Reply:
-        """The runs of a batch; of that which the body names, what it set aside."""
+        """The runs of a batch; of that which the body names, what it quarantined."""
         _own_page(request)
         caller, asked = self._sessions.who(request), await _body(request, "runs")
         if "quarantine" in asked:

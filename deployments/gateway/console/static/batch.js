@@ -1,4 +1,4 @@
-// A batch: how far its run is, what it set aside, when it runs next, and what may be done about it.
+// A batch: how far its run is, what it quarantined, when it runs next, and what may be done about it.
 import { html, useState, useEffect } from "./vendor/preact-htm.js";
 import { useLive, command, may, post } from "./live.js";
 import { number, bytes, count, span, State, Ago, absolute, Words } from "./words.js";
@@ -101,28 +101,28 @@ function Progress({ run }) {
       <dt>quarantined</dt><dd>${number(run.quarantined)}</dd><dt>began</dt><dd><${Ago} at=${run.started_s} /></dd></dl></div></section>`;
 }
 
-const RUN_COLUMNS = [["run"], ["state"], ["version", "num"], ["for", "wide"], ["units", "num wide"], ["rows", "num"], ["rows/s", "num wide"], ["set aside", "num"], ["written", "num wide"], ["began"], ["took", "num"]];
+const RUN_COLUMNS = [["run"], ["state"], ["version", "num wide"], ["for", "wide"], ["units", "num wide"], ["rows", "num"], ["rows/s", "num wide"], ["quarantined", "num"], ["written", "num wide"], ["began"], ["took", "num wide"]];
 
 function Runs({ list, name, model }) {
   const [shown, show] = useState(null);
   const chosen = list.find((run) => run.run_id === shown);
   const rows = (run) => (run.quarantined ? html`<button type="button" onClick=${() => show(shown === run.run_id ? null : run.run_id)} aria-expanded=${shown === run.run_id} disabled=${!may("operate", model)}
-      title=${may("operate", model) ? "" : `rows are shown to who has the role operate over ${model}`} aria-label=${`${number(run.quarantined)} rows set aside by ${run.run_id}`}>${number(run.quarantined)}</button>` : "0");
+      title=${may("operate", model) ? "" : `rows are shown to who has the role operate over ${model}`} aria-label=${`${number(run.quarantined)} rows quarantined by ${run.run_id}`}>${number(run.quarantined)}</button>` : "0");
   return html`<section aria-labelledby="runs"><h2 id="runs">Runs</h2>
     <${Rows} list=${list} page=${20} columns=${RUN_COLUMNS} caption="Runs" empty="none yet" row=${(run) => html`<tr key=${run.run_id}>
-      <th scope="row"><${Command} text=${run.run_id} shown=${run.run_id.slice(0, 16)} /></th><td><${State} word=${run.state} /></td><td class="num">${run.version}</td><td class="wide">${run.as_of ?? "–"}</td>
+      <th scope="row"><${Command} text=${run.run_id} shown=${run.run_id.slice(0, 16)} /></th><td><${State} word=${run.state} /></td><td class="num wide">${run.version}</td><td class="wide">${run.as_of ?? "–"}</td>
       <td class="num wide">${run.units_done}/${run.units}</td><td class="num">${number(run.rows_done)}</td><td class="num wide">${number(run.rows_s)}</td><td class="num">${rows(run)}</td>
-      <td class="num wide">${bytes(run.size_bytes)}</td><td title=${absolute(run.started_s)}><${Ago} at=${run.started_s} /></td><td class="num">${run.ended_s ? span(run.ended_s - run.started_s) : "–"}</td></tr>`} />
-    ${chosen && html`<${SetAside} name=${name} run=${chosen} key=${chosen.run_id} />`}</section>`;
+      <td class="num wide">${bytes(run.size_bytes)}</td><td title=${absolute(run.started_s)}><${Ago} at=${run.started_s} /></td><td class="num wide">${run.ended_s ? span(run.ended_s - run.started_s) : "–"}</td></tr>`} />
+    ${chosen && html`<${Quarantined} name=${name} run=${chosen} key=${chosen.run_id} />`}</section>`;
 }
 
-function SetAside({ name, run }) {
+function Quarantined({ name, run }) {
   const told = useAsked(() => post(`batches/${encodeURIComponent(name)}/runs`, { quarantine: run.run_id }), `${run.run_id} ${run.quarantined}`);
   if (told.refused) return html`<p class="refused" role="alert">${told.refused.message}. <${Words} text=${told.refused.remedy} /></p>`;
   if (!told.answer) return html`<p class="empty">…</p>`;
   const { rows, looked_at, reasons, redacted, more_columns, kept } = told.answer;
   if (!kept) return html`<p class="empty">The rows of ${run.run_id} are not kept any more.</p>`;
-  return html`<h2 class="aside">Set aside by <code>${run.run_id}</code> <span class="dim">${count(rows, "row")}${looked_at < rows ? `, of which ${number(looked_at)} were looked at` : ""}</span></h2>
+  return html`<h2 class="aside">Quarantined by <code>${run.run_id}</code> <span class="dim">${count(rows, "row")}${looked_at < rows ? `, of which ${number(looked_at)} were looked at` : ""}</span></h2>
     ${redacted.length > 0 && html`<p class="dim">Redacted, as the model's document says: <bdi>${redacted.join(", ")}</bdi></p>`}
     ${more_columns > 0 && html`<p class="dim">${count(more_columns, "more column")} ${more_columns > 1 ? "are" : "is"} not shown.</p>`}
     ${reasons.map(({ reason, rows, samples }) => html`<h3 key=${reason}><bdi>${reason}</bdi> <span class="dim">${count(rows, "row")}</span></h3>
@@ -142,5 +142,5 @@ function Fires({ name, schedule, by_hand }) {
   return html`<section aria-labelledby="fires"><h2 id="fires">Run by the cluster</h2>
     <${Rows} list=${list} page=${20} columns=${[["due"], ["asked by", "wide"], ["state"], ["tries", "num wide"], ["took", "num"], ["job", "wide"], ["why"]]} caption="Run by the cluster" empty=${empty} row=${(fire) => html`<tr key=${fire.job}>
       <td><time title=${absolute(fire.at_s)}>${absolute(fire.at_s)}</time></td><td class="wide"><bdi>${fire.by || "its schedule"}</bdi></td><td><${State} word=${fire.state} /></td><td class="num wide">${fire.attempt + 1}</td>
-      <td class="num">${fire.ended_s ? span(fire.ended_s - fire.at_s) : "–"}</td><td class="wide"><${Command} text=${fire.job} /></td><td><bdi>${fire.reason}</bdi></td></tr>`} /></section>`;
+      <td class="num">${fire.ended_s ? span(fire.ended_s - fire.at_s) : "–"}</td><td class="wide"><${Command} text=${fire.job} /></td><td class="why"><bdi>${fire.reason}</bdi></td></tr>`} /></section>`;
 }

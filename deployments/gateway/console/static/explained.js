@@ -13,7 +13,7 @@ export function Explained({ why, took_s, signature }) {
   const { method, output, scale, why: rough } = why.parameters ?? {};
   const unit = scale === "log_odds" ? "log-odds of " : "";
   return html`<h3>Why <span class="dim">version ${why.model_version}, by ${method}, within ${milliseconds(took_s)}</span></h3>
-    <p>${unit}<bdi>${output}</bdi>${of("label") ? html` for <bdi>${of("label")}</bdi>` : ""}: <b>${number(of("answer"))}</b>; the mean over the rows that it is compared with is ${number(of("baseline"))}. The parts add up to the rest${of("error") ? html`, but for ${number(of("error"))}` : ""}.</p>
+    <p>${unit}<bdi>${output}</bdi>${of("label") ? html` for class <bdi>${of("label")}</bdi>` : ""}: <b>${number(of("answer"))}</b>; the mean over the rows that it is compared with is ${number(of("baseline"))}. The parts add up to the rest${of("error") ? html`, but for ${number(of("error"))}` : ""}.</p>
     ${of("too_rough") && html`<p class="refused">Too rough to rely on${rough ? html`: <bdi>${rough}</bdi>` : ""}.</p>`}
     ${why.outputs.filter((one) => one.name.startsWith("attributions.")).map((one) => html`<${Heat} output=${one} key=${one.name} />`)}
     <${Rows} list=${strongest} columns=${[["feature"], [""], ["part", "num"]]} caption="What added most to this answer" empty="" row=${(part) => html`<tr key=${part.name}><th scope="row"><bdi>${part.name}</bdi></th>
