@@ -1,4 +1,4 @@
-"""How far the runs of a batch are, and what they quarantined, for the console: read from their ledgers, and cheap to ask again."""
+"""How far the runs of a batch are, and what they quarantined, for the console: from their ledgers, and cheap to ask again."""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ class BatchLedgers(Protocol):
         """Its runs, the newest first."""
 
     def quarantine(self, spec: Mapping[str, Any], run_id: str, redact: frozenset[str]) -> Quarantine:
-        """What that run quarantined, without values of the inputs and outputs that `redact` names, and of those that were redacted
-        when it began."""
+        """What that run quarantined, without values of the inputs and outputs that `redact` names, and of those that were
+        redacted when it began."""
 
 
 class BatchRuns:
