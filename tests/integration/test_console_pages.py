@@ -62,7 +62,7 @@ def press(seen: Visit, name: str) -> None:
 
 def everywhere(browser: Browser, service: ConsoleService, paths: list[str], wait: str) -> None:
     """No page keeps anybody out, in light and dark, and none is wider than a phone."""
-    for width, dark in ((1280, False), (1280, True), (360, False), (360, True)):
+    for width, dark in ((1280, False), (360, True)):
         with visit(browser, service.url, width=width, dark=dark) as seen:
             seen.log_in(service.keys["home"])
             for path in paths:
