@@ -109,7 +109,7 @@ def test_a_batch_is_run_and_another_cancelled_by_buttons(
     service.control.apply(Apply(feeds=(FeedDocument(kind="batch", name=name, model=MODEL, spec=spec),)))
     with visit(browser, service.url) as seen:
         seen.log_in(key)
-        expect(seen.page.get_by_role("region", name="Nodes", exact=True)).to_contain_text(re.compile(r"\d %.*of \d+ GiB"))
+        expect(seen.page.get_by_role("region", name="Nodes", exact=True)).to_contain_text(re.compile(r"\d %.*of [\d.]+ GiB"))
         seen.go(f"#/batch/{name}")
 
         def press(button: str) -> None:
