@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from cluster.errors import BadArtifact
 from cluster.findings import first_finding
-from deployments.artifacts.listed import read_listed
 from deployments.artifacts.manifest import PROFILE, PROFILE_ARRAYS, REMEDY
+from deployments.artifacts.version_files import VersionFiles, open_version, reader_of
 from deployments.engines.datatypes import Array
 from deployments.profiles.form import (
     FORMAT,
@@ -43,32 +43,29 @@ def save_profile(folder: Path, profile: Profile) -> None:
                     np.lib.format.write_array(member, getattr(profile.outliers, name), allow_pickle=False)
 
 
-def read_profile(folder: Path) -> Profile | None:
-    """Reads the profile of the artifact at `folder`; None where it has none. Raises BadArtifact where it makes no sense."""
-    if not (folder / PROFILE).exists():
+def read_profile(version: Path | VersionFiles) -> Profile | None:
+    """Reads the profile of a version; None where it has none. Raises BadArtifact where it makes no sense; of a sealed one
+    Forbidden, Unreachable."""
+    files = reader_of(version)
+    if not files.has(PROFILE):
         return None
     try:
-        told, arrays = (folder / PROFILE).read_bytes(), (folder / PROFILE_ARRAYS).read_bytes()
+        told, arrays = files.read(PROFILE), files.read(PROFILE_ARRAYS)
     except OSError as error:
-        raise BadArtifact(f"its profile can't be read: {error}", where=str(folder), remedy=REMEDY) from error
-    return parse_profile(told, arrays, str(folder))
+        raise BadArtifact(f"its profile can't be read: {error}", where=files.where, remedy=REMEDY) from error
+    return _parsed(told, arrays, files.where)
 
 
 def fetch_profile(uri: str, digest: str) -> Profile | None:
     """The profile of the artifact at `uri`, alone, parsed from the bytes that were verified; None where it has none.
 
-    Raises BadArtifact where it is not what was registered or makes no sense, Unreachable where the place can't be asked.
+    Raises BadArtifact where it is not what was registered or makes no sense, Unreachable where the place can't be asked,
+    Forbidden where it is sealed and no key of this machine opens it.
     """
-    _, found = read_listed(uri, digest, PROFILE, PROFILE_ARRAYS)
-    if PROFILE not in found:
-        return None
-    if PROFILE_ARRAYS not in found:
-        raise BadArtifact(f"{PROFILE_ARRAYS} is missing", where=uri, remedy=REMEDY)
-    return parse_profile(found[PROFILE], found[PROFILE_ARRAYS], uri)
+    return read_profile(open_version(uri, digest))
 
 
-def parse_profile(told: bytes, arrays: bytes, where: str) -> Profile:
-    """The profile of the artifact at `where`, from the bytes of its two files. Raises BadArtifact. Pure."""
+def _parsed(told: bytes, arrays: bytes, where: str) -> Profile:
     try:
         summary = ProfileSummary.model_validate_json(told)
     except ValidationError as error:

@@ -20,7 +20,9 @@ from deployments.gateway.console.batch_runs import BatchLedgers, BatchRuns
 from deployments.gateway.console.files import HEADERS, ConsoleFile, load_files
 from deployments.gateway.console.logging_in import ConsoleSessions, cookie, session_in
 from deployments.gateway.console.nodes import NodeSeen
-from deployments.gateway.console.version_files import VersionFiles
+from deployments.gateway.console.stream_pages import StreamPages
+from deployments.gateway.console.streams import StreamOperations
+from deployments.gateway.console.version_pages import VersionPages
 from deployments.gateway.console.watching import Watching
 from deployments.gateway.dataplane import OUR_FAULT
 from deployments.gateway.http.asgi import Disconnected, Reply, Request, Send, json_object, json_reply, status_of
@@ -43,12 +45,14 @@ BEHIND_BUTTONS = frozenset(
         "batch.run",
         "batch.resume",
         "batch.cancel",
+        "audit.search",
         "drift.status",
         "drift.clear",
         HISTORY.name,
     }
 )
 BODY_MOST_BYTES = 64 << 10
+STREAM_BODY_MOST_BYTES = 1 << 20  # a plan has each partition
 
 _log = logging.getLogger(__name__)
 
@@ -56,10 +60,12 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class ConsoleSettings:
     """`secret` is what gateways share: see `shared_secret`. `nodes` asks for the machines of the cluster, and may block.
-    `ledgers` makes what reads the runs of batches, when it is first asked for, and may block; None: they are not read."""
+    `streams` acts on streams; None: nobody does. `ledgers` makes what reads the runs of batches, when it is first asked for, and
+    may block; None: they are not read."""
 
     secret: bytes = b""
     nodes: Callable[[], tuple[NodeSeen, ...]] = tuple
+    streams: StreamOperations | None = None
     ledgers: Callable[[], BatchLedgers] | None = None
 
 
@@ -80,8 +86,9 @@ class Console:
         settings = settings or ConsoleSettings()
         self._control, self._callers, self._admission = control, callers, admission
         self._release, self._infer = release, infer
-        self._sessions = ConsoleSessions(guard, settings.secret, clock)
-        self._batches, self._versions = BatchRuns(control, settings.ledgers), VersionFiles(control)
+        self._sessions = ConsoleSessions(guard, control, settings.secret, clock)
+        self._streams = StreamPages(control, settings.streams)
+        self._batches, self._versions = BatchRuns(control, settings.ledgers), VersionPages(control)
         self.watching = Watching(control, release, settings.nodes, clock=clock)
         self._files: Mapping[str, ConsoleFile] | None = None
 
@@ -130,6 +137,10 @@ class Console:
                 return json_reply(await self._versions.about(model, version, self._sessions.who(request)))
             case ["batches", name, "runs"]:
                 return await self._runs(request, name)
+            case ["streams", name, question]:
+                _own_page(request)
+                caller, asked = self._sessions.who(request), await _body(request, question, STREAM_BODY_MOST_BYTES)
+                return json_reply(await self._streams.answer(name, question, asked, caller))
         raise NotFound(f"nothing at {request.path[:200]}", where="path", remedy="open /console/")
 
     def _me(self, request: Request) -> Reply:
@@ -143,12 +154,12 @@ class Console:
     async def _login(self, request: Request) -> Reply:
         """A key, or a code from a link, becomes a cookie."""
         _own_page(request)
-        kept, until_s = self._sessions.begin(request, await _body(request, "login"))
+        kept, until_s = await self._sessions.begin(request, await _body(request, "login"))
         return json_reply({"until_s": until_s}).with_headers((b"set-cookie", kept))
 
     async def _command(self, request: Request, command: str) -> Reply:
         _own_page(request)
-        caller = self._sessions.who(request)
+        caller = self._sessions.who(request).by("console", self._sessions.address(request))
         payload = await _body(request, command)
         if command not in BEHIND_BUTTONS:
             raise NotFound(f"the console has no button for {command[:80]!r}", where="command", remedy="use `headrace`")
@@ -235,12 +246,12 @@ def _own_page(request: Request) -> None:
         raise ForeignCaller(what, where="Origin", remedy="open /console/ in a browser; programs use /control")
 
 
-async def _body(request: Request, where: str) -> dict[str, Any]:
+async def _body(request: Request, where: str, most_bytes: int = BODY_MOST_BYTES) -> dict[str, Any]:
     if (request.header(b"content-type") or "").partition(";")[0].strip().lower() != "application/json":
         raise BadInput("this is sent as JSON", where="Content-Type", remedy="send Content-Type: application/json")
     declared = request.header(b"content-length") or ""
-    if not declared.isdecimal() or int(declared) > BODY_MOST_BYTES:
-        raise BadInput(f"a body of {BODY_MOST_BYTES} bytes at most, of a told length, is taken", where=where)
+    if not declared.isdecimal() or int(declared) > most_bytes:
+        raise BadInput(f"a body of {most_bytes} bytes at most, of a told length, is taken", where=where)
     return json_object(await request.body(), where)
 
 

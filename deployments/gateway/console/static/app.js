@@ -4,10 +4,10 @@ import { begin, forget, open, post, useLive } from "./live.js";
 import { span, absolute, useSecond, Words } from "./words.js";
 import { Audit } from "./audit.js";
 import { Batch } from "./batch.js";
-import { Stream } from "./feeds.js";
 import { Model } from "./model.js";
 import { Overview } from "./overview.js";
 import { Rollout } from "./rollout.js";
+import { Stream } from "./stream.js";
 import { VersionPage } from "./versions.js";
 
 const PAGES = { "": Overview, rollout: Rollout, model: Model, versions: VersionPage, stream: Stream, batch: Batch, audit: Audit };
@@ -19,20 +19,26 @@ const TABS = [
 const GLITCH_MS = 2500; // so long a connection may be away before anybody is told: a gateway that is replaced takes less
 
 function where() {
-  const [page, ...rest] = location.hash.replace(/^#\/?/, "").split("/");
+  const [path, asked = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const [page, ...rest] = path.split("/");
+  const query = new URLSearchParams(asked);
   try {
-    return { page, name: decodeURIComponent(rest.join("/")) };
+    return { page, name: decodeURIComponent(rest.join("/")), query };
   } catch {
-    return { page: "", name: "" };
+    return { page: "", name: "", query };
   }
 }
 
+let place = where();
+
 function App() {
   const live = useLive();
-  const [at, go] = useState(where());
+  const [at, go] = useState(place);
   useEffect(() => {
     const moved = () => {
-      go(where());
+      const [before, now] = [place, where()];
+      go((place = now));
+      if (before.page === now.page && before.name === now.name) return; // another part of the same page
       scrollTo(0, 0);
       document.querySelector("main")?.focus();
     };
@@ -49,7 +55,7 @@ function App() {
       <${Who} /><${Theme} /></header>
     <${Banner} />
     <main tabindex="-1" class=${live.lost ? "old" : ""}>${
-      login ? html`<${Login} />` : !live.told ? html`<p class="opening">Waiting for the first picture…</p>` : html`<${Page} name=${at.name} key=${`${at.page}/${at.name}`} />`
+      login ? html`<${Login} />` : !live.told ? html`<p class="opening">Waiting for the first picture…</p>` : html`<${Page} name=${at.name} query=${at.query} key=${`${at.page}/${at.name}`} />`
     }</main>`;
 }
 

@@ -15,7 +15,7 @@ from cluster.errors import BadArtifact, BadInput, Forbidden, NotFound, Unauthent
 from deployments.gateway.console.batch_runs import BatchRuns, BatchRunSeen, Quarantine
 from deployments.gateway.console.node_loads import GpuLoad, NodeLoad, loads_of
 from deployments.gateway.console.version_about import share_interval
-from deployments.gateway.console.version_files import VersionFiles
+from deployments.gateway.console.version_pages import VersionPages
 from tests.support.gateway_fakes import FakeControl, table
 from tests.support.models import mlp_artifact
 
@@ -76,7 +76,7 @@ def test_all_who_look_share_one_look_and_rows_are_for_operators() -> None:
 def test_a_version_is_read_once_and_what_failed_is_tried_again(tmp_path: Path) -> None:
     uri, digest, _ = mlp_artifact(tmp_path)
     control = Control((uri, "0" * 64))
-    files = VersionFiles(control)
+    files = VersionPages(control)
 
     async def scene() -> None:
         with pytest.raises(BadArtifact):

@@ -14,7 +14,7 @@ from cluster.errors import BadInput
 KEPT_MOST = 200  # a version never changes, and is small here
 
 
-class VersionFiles:
+class VersionPages:
     """Used on one event loop."""
 
     def __init__(self, control: ControlPlane) -> None:
@@ -22,7 +22,7 @@ class VersionFiles:
         self._known: OrderedDict[str, asyncio.Task[dict[str, Any]]] = OrderedDict()
 
     async def about(self, model: str, version: str, caller: Caller) -> dict[str, Any]:
-        """See `version_about.about`. Raises BadInput, what `version.resolve` raises to this caller, and as `read_listed` does."""
+        """See `version_about.about`. Raises BadInput, what `version.resolve` raises to him, and as `open_version` does."""
         if not version.isdecimal():
             raise BadInput(f"{version[:40]!r} is no version", where="version", remedy="versions are numbers")
         found = await self._control.call(RESOLVE.name, {"model": model, "version": int(version)}, caller)
@@ -38,13 +38,10 @@ class VersionFiles:
 
 def _read(uri: str, digest: str) -> dict[str, Any]:
     # Not needed before somebody looks, and slow to import.
-    from deployments.artifacts.listed import read_listed
-    from deployments.artifacts.manifest import PROFILE, PROFILE_ARRAYS, REPORT
-    from deployments.artifacts.profile import parse_profile
-    from deployments.builder.report import parse_report
+    from deployments.artifacts.profile import read_profile
+    from deployments.artifacts.version_files import open_version
+    from deployments.builder.report import read_report
     from deployments.gateway.console.version_about import about
 
-    manifest, found = read_listed(uri, digest, REPORT, PROFILE, PROFILE_ARRAYS)
-    profile = parse_profile(found[PROFILE], found[PROFILE_ARRAYS], uri) if PROFILE in found and PROFILE_ARRAYS in found else None
-    report = parse_report(found[REPORT], uri) if REPORT in found else None
-    return about(manifest, report, profile)
+    files = open_version(uri, digest)
+    return about(files.manifest, read_report(files), read_profile(files))
