@@ -25,7 +25,7 @@ export function Stream({ name, query }) {
     return html`<h1><bdi>${name}</bdi></h1><p class="empty">There is no such stream, or you may not see it. <a href="#/">Overview</a></p>`;
   const asks = { role: "operate", model: row.model };
   const paused = row.wanted === "paused";
-  const want = (what) => () => command(`feed.${what}`, { kind: "stream", name });
+  const want = (what) => () => command(`feed.${what}`, { kind: "stream", name, seen: row.wanted });
   const spec = told.answer?.spec;
   const begun = moves.answer?.moves ?? [];
   return html`<h1>Stream <bdi>${name}</bdi> <${State} word=${paused ? "paused" : row.status} /></h1>
