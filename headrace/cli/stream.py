@@ -133,13 +133,14 @@ def replay(
     if where and not dead_letters:
         raise BadInput("only dead letters have what --where asks for", where="--where", remedy="leave it out")
     from consumers.stream.replay.conditions import Condition
+    from consumers.stream.replay.times import milliseconds
     from headrace.cli import stream_moves as moves  # brings Kafka's client, which other commands need not wait for
 
     asked = moves.ReplayWanted(
         dead_letters=dead_letters,
         conditions=tuple(Condition.parse(each) for each in where or ()),
-        from_ms=moves.milliseconds(begin, "--from"),
-        to_ms=moves.milliseconds(end, "--to"),
+        from_ms=milliseconds(begin, "--from"),
+        to_ms=milliseconds(end, "--to"),
         to_topic=to_topic,
         replay=replay_id or f"{datetime.now(UTC):%Y%m%dT%H%M%S}",
     )

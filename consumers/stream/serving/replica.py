@@ -22,6 +22,7 @@ from consumers.stream.log.port import Log, Member, Partition
 from consumers.stream.loop import Loop
 from consumers.stream.payloads.topic_sink import open_topic
 from consumers.stream.phases import WorkerPhase
+from consumers.stream.sealed.book import SubjectBook
 from consumers.stream.serving.autoscale import LAG
 from consumers.stream.spec import Client, StreamSpec
 from deployments.control.client import connect
@@ -72,6 +73,7 @@ class StreamReplica:
             if self._loop is not None:
                 self._loop.stop()
             meters = Meters()
+            meters.uses.stays(f"worker {number} of stream {self._name}, process {os.getpid()}")
             payloads, drift = PayloadLog(meters, open_topic), DriftSample(meters, ScoringWay.STREAM)
             tracer = tracer_of(None, meters, TRACED_AS)
             scoring = ScorerThread(
@@ -86,6 +88,7 @@ class StreamReplica:
                 payloads=payloads,
                 tracer=tracer,
                 drift=drift,
+                subjects=SubjectBook(connect()),
             )
             self._loop = loop
             self._thread = threading.Thread(target=self._work, args=(loop, scoring, before, tracer), name="stream", daemon=True)
