@@ -16,6 +16,8 @@ from deployments.gateway.console.streams import ShownAs
 
 TEXT_MOST, HEX_MOST, PARSED_MOST = 16_384, 1024, 1 << 20
 HIDDEN = "(kept back)"
+# Signs that turn the direction of what follows: seen, and without effect.
+_TURNING = {code: f"\\u{code:04x}" for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def _whole(value: bytes) -> ShownValue:
 def _cut(text: str, note: str) -> ShownValue:
     if len(text) > TEXT_MOST:
         note = "; ".join(filter(None, (f"the first {TEXT_MOST} characters of {len(text)}", note)))
-    return ShownValue(ShownAs.TEXT, text[:TEXT_MOST], note)
+    return ShownValue(ShownAs.TEXT, text[:TEXT_MOST].translate(_TURNING), note)
 
 
 def _nothing(why: str) -> ShownValue:

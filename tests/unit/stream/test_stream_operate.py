@@ -95,6 +95,8 @@ def test_what_is_shown_is_bounded_and_bytes_are_told_as_such() -> None:
     assert (len(long.text), long.note) == (TEXT_MOST, "the first 16384 characters of 100000")
     raw = shown_value(bytes(range(256)) * 8, StreamInput(topic="in"), inputs=(), redact=())
     assert (raw.shown_as, raw.text[:9], raw.note) == (ShownAs.HEX, "0001 0203", "the first 1024 bytes of it")
+    turned = shown_value("a\u202eb\u2066c".encode(), StreamInput(topic="in"), inputs=(), redact=())
+    assert turned.text == "a\\u202eb\\u2066c"
     assert shown_value(None, StreamInput(topic="in"), inputs=(), redact=()).shown_as is ShownAs.NOTHING
 
 
