@@ -8,6 +8,7 @@ import importlib.metadata
 import logging
 import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,7 +16,7 @@ from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from cluster.errors import BadInput
-from cluster.watch.catalogue import GATEWAYS, REQUESTS_UNDER_WAY
+from cluster.watch.catalogue import CERTIFICATE_EXPIRES, GATEWAYS, REQUESTS_UNDER_WAY
 from deployments.control.client import connect
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.autoscale import REQUESTS, autoscaling
@@ -25,6 +26,7 @@ from deployments.gateway.console.nodes import ray_nodes
 from deployments.gateway.console.shared_secret import shared_secret
 from deployments.gateway.console.streams import StreamOperations
 from deployments.gateway.dataplane import DataPlane
+from deployments.gateway.door.certificates import CertificateEnd
 from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.opening import Door
 from deployments.gateway.door.settings import RUN_VARIABLE, DoorSettings, DoorTls, is_loopback
@@ -57,7 +59,8 @@ class GatewaySettings:
     wait there, and the rest is refused.
 
     The door of each node that has a gateway listens at `host`, without a `grpc_port` for HTTP alone, and speaks TLS with files of
-    its node that `tls` names. `node` is the address of the only Ray node that may have gateways; None: any. `cpus` reserves none
+    its node that `tls` names. `node` is the address of the only Ray node that may have gateways; None: any. `resource` names one
+    of Ray's that nodes must have for them, a unit each; None: they need none. `cpus` reserves none
     unless told to: a full cluster still has a door. `hosts` are the names, beside its nodes' own, by which commands may be given:
     see `Callers`. Who brings no key may score and see on loopback, and elsewhere where it is `insecure`, as long as no Access
     document was applied. Of the byte limits two bound one message each, and the last all that are in one gateway. What
@@ -68,6 +71,7 @@ class GatewaySettings:
     replicas: int = 1
     most: int | None = None
     node: str | None = None
+    resource: str | None = None
     cpus: float = 0.0
     host: str = "127.0.0.1"
     http_port: int = 8000
@@ -108,6 +112,7 @@ class Gateway:
         self._scorer: RoutedScorer | None = None
         self._door: Door | None = None
         self._tracer: Tracer | None = None
+        self._certificate = CertificateEnd(Path(settings.tls.certificate)) if settings.tls is not None else None
         try:
             await self._open()
         except BaseException:
@@ -161,6 +166,7 @@ class Gateway:
             ConsoleSettings(shared_secret(os.environ), ray_nodes, named_operations(settings.streams)),
         )
         meters.before_each_report(self._gauges)
+        meters.uses.stays(f"gateway {os.getpid()} of node {ray.get_runtime_context().get_node_id()[:12]}")
         await self._scorer.start()
         spare_collections()
         if self._door is None:
@@ -173,6 +179,8 @@ class Gateway:
 
     def _gauges(self, meters: Meters) -> None:
         meters.put(GATEWAYS, 1)
+        if self._certificate is not None and (ends_s := self._certificate.ends_s()) is not None:
+            meters.put(CERTIFICATE_EXPIRES, ends_s, ray.get_runtime_context().get_node_id()[:12])
         meters.put(REQUESTS_UNDER_WAY, 0 if self._server is None else self._server.requests_under_way)
 
     async def _close(self) -> None:
@@ -237,6 +245,8 @@ def gateway_application(settings: GatewaySettings) -> Any:
     actor: dict[str, Any] = {"num_cpus": settings.cpus}
     if settings.node is not None:
         actor["resources"] = {f"node:{settings.node}": 0.001}  # which that node alone has, from Ray
+    if settings.resource is not None:
+        actor["resources"] = {settings.resource: 1.0}
     options: dict[str, Any] = {
         "name": DEPLOYMENT,
         "user_config": settings.door,

@@ -175,7 +175,7 @@ def _print(stream: FeedView, as_json: bool) -> None:
     if stream.workers:
         workers = tuple(WorkerStatus.model_validate(worker) for worker in stream.workers)
         answers().print(_workers(workers))
-        for line in _about_partitions(workers):
+        for line in [*_about_explanations(workers), *_about_partitions(workers)]:
             answers().print(line)
 
 
@@ -229,6 +229,20 @@ def _workers(workers: tuple[WorkerStatus, ...]) -> Table:
             f"{worker.age_s:.0f} s",
         )
     return table
+
+
+def _about_explanations(workers: tuple[WorkerStatus, ...]) -> list[str]:
+    """How far the explanations of each worker have come, which fall behind alone."""
+    lines = []
+    for worker in sorted(workers, key=lambda worker: worker.rank):
+        if (made := worker.explain) is None:
+            continue
+        told = f"{made.phase}: {made.message}" if made.message else made.phase
+        lines.append(
+            f"explanations of worker {worker.rank}: {told}, lag {sum(made.lag.values())}, {made.rows_s:.0f} rows/s, "
+            f"{made.rows_out} of {made.rows_in} records explained"
+        )
+    return lines
 
 
 def _about_partitions(workers: tuple[WorkerStatus, ...]) -> list[str]:

@@ -17,6 +17,7 @@ from consumers.stream.kafka.offsets import offset_ranges, set_group
 from consumers.stream.replay.conditions import Condition, dead_letters, everything, spec_of_replay
 from consumers.stream.replay.run import Replayed, run_replay
 from consumers.stream.replay.times import milliseconds
+from consumers.stream.sealed.book import SubjectBook
 from consumers.stream.spec import StreamSpec
 from headrace.client import ControlClient
 from headrace.local.home import Settings
@@ -65,7 +66,10 @@ def replay(stream: FeedView, asked: ReplayWanted, settings: Settings, look: Look
         meters = Meters()
         meter = ScorerMeter(meters, ScoringWay.ONLINE)
         with ScorerThread(lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM, meter=meter)) as scoring:
-            return run_replay(stream.name, again, brokers, scoring, stretch, choose, replay=asked.replay, look=look)
+            keys = SubjectBook(connect())
+            return run_replay(
+                stream.name, again, brokers, scoring, stretch, choose, replay=asked.replay, look=look, subjects=keys
+            )
 
 
 def seek(control: ControlClient, name: FeedName, to: str, settings: Settings, *, timeout_s: float) -> FeedView:

@@ -48,7 +48,8 @@ def gateway_settings(options: UpOptions) -> GatewaySettings:
     return GatewaySettings(
         replicas=options.gateways,
         most=options.most_gateways,
-        node=node_for(options.host, options.most_gateways),
+        node=None if options.gateways_on else node_for(options.host, options.most_gateways),
+        resource=options.gateways_on or None,
         host=options.host,
         http_port=options.http_port,
         grpc_port=options.grpc_port,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from cluster.errors import BadInput
 from consumers.stream.log.port import Header, Origins, Partition, Records, subset
@@ -71,7 +71,9 @@ def spec_of_replay(spec: StreamSpec, name: str, replay: str, *, of_dead_letters:
     """The stream's document as its replay runs it: a group of its own, its output elsewhere where asked. Raises BadInput."""
     given, dead = spec.input, spec.dead_letters
     if of_dead_letters:
-        what = {"topic": dead.topic, "topics": (), "pattern": "", "partitions": dead.partitions}
+        what: dict[str, Any] = {"topic": dead.topic, "topics": (), "pattern": "", "partitions": dead.partitions}
+        if given.decrypt is not None:  # dead letters hold what was encrypted for the input
+            what["decrypt"] = given.decrypt.model_copy(update={"topic": given.decrypt.topic or given.topic}).model_dump()
         given = StreamInput.model_validate(given.model_dump() | what)
     output = spec.output.model_copy(update={"topic": to_topic}) if to_topic else spec.output
     if given.reads(output.topic):

@@ -146,7 +146,7 @@ class Console:
 
     async def _command(self, request: Request, command: str) -> Reply:
         _own_page(request)
-        caller = self._sessions.who(request)
+        caller = self._sessions.who(request).by("console", self._sessions.address(request))
         payload = await _body(request, command)
         if command not in BEHIND_BUTTONS:
             raise NotFound(f"the console has no button for {command[:80]!r}", where="command", remedy="use `headrace`")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster.audit.merkle import TreeHead
 from cluster.commands.command import Command
 from cluster.commands.registry import COMMANDS
 from cluster.errors import BadInput
@@ -55,6 +56,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] 
     "key.revoke": (("key.create",), {"name": "team"}, "key revoked", {"key": "team", "id": "a" * 10}),
     "key.home": ((), {"id": "a" * 10, "digest": "0" * 64}, "home admitted", {"key": "home", "id": "a" * 10}),
     "key.link": (("key.create",), LINK, "link used", {"key": "team", "code": LINK["code"]}),
+    "audit.prune": (("exported",), {"size": 2, "root": "0" * 64}, "pruned", {"records": 2, "before": 2}),
     "model.delete": (("feed.delete", "no batch"), DIGITS, "model.delete", {"artifacts": False}),
 }
 LOOKS: dict[str, dict[str, Any]] = {
@@ -125,13 +127,17 @@ def test_what_changes_something_says_who_asked(brain: Brain, command: str, actor
             brain.call("rollout.start", **DIGITS, version=2, plan={**SURE, "preflight": {"payloads": "/payloads"}})
         elif earlier == "drift":
             drift(brain)
+        elif earlier == "exported":
+            first_two = TreeHead().adding(one.document.encode() for one in brain.store.audit_records(0, 2))
+            request = {"size": 2, "root": first_two.root.hex()}
         elif earlier == "no batch":
             brain.call("feed.delete", **BATCH)
         else:
             brain.call(earlier, **CHANGES[earlier][1])
     before = len(told(brain))
     brain.call(command, **request, actor=actor)
-    (new,) = told(brain)[before:]
+    gone = brain.store.audit_pruned().size
+    (new,) = told(brain)[before - gone :]
     assert (new.event, new.actor, new.at_s) == (event, by, brain.clock.now_s)
     assert new.detail.items() >= detail.items()
 

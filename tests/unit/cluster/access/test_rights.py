@@ -16,7 +16,7 @@ OVER_MODELS = [role for role in Role if role is not Role.ADMIN]
 # Whose answers hold what their caller may see.
 FILTERED = {"status", "feed.list", "metrics.list", "metrics.history", "glance.show", "audit.search"}
 CLUSTERS = {"feed.notes", "key.home", "key.link", "rollout.preflight", "stream.ended"}
-ADMINS = {"key.create", "key.list", "key.rotate", "key.revoke", "access.show", "audit.list", "checkpoint.show"}
+ADMINS = {"key.create", "key.list", "key.rotate", "key.revoke", "access.show", "audit.list", "audit.prune", "checkpoint.show"}
 ROLES: dict[str, set[Role]] = {
     **{
         command: {Role.VIEW}
