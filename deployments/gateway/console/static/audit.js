@@ -76,7 +76,7 @@ function Events({ events, searching }) {
   const empty = searching ? "nothing that was looked at has all these words" : "nothing was done yet that you may see";
   return html`<${Rows} list=${events} page=${100} columns=${COLUMNS} caption="Audit" empty=${empty} row=${(event) => html`<tr key=${event.number}>
     <td title=${absolute(event.at_s)}><${Ago} at=${event.at_s} /></td><td><${Concerns} event=${event} /></td><td>${event.event.replaceAll("_", " ")}</td>
-    <td><bdi>${event.actor || "–"}</bdi></td><td>${why(event.detail, feedOf(event) ? ["kind", "name"] : []).split("\n").map((line) => html`<div><bdi>${line}</bdi></div>`)}</td></tr>`} />`;
+    <td><bdi>${event.actor || "–"}</bdi>${event.address && html` <span class="dim">from <bdi>${event.address}</bdi></span>`}</td><td>${why(event.detail, feedOf(event) ? ["kind", "name"] : []).split("\n").map((line) => html`<div><bdi>${line}</bdi></div>`)}</td></tr>`} />`;
 }
 
 const feedOf = ({ detail: { kind, name } }) => (kind === "stream" || kind === "batch") && typeof name === "string";
