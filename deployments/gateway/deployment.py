@@ -23,6 +23,7 @@ from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.console.console import ConsoleSettings
 from deployments.gateway.console.nodes import ray_nodes
 from deployments.gateway.console.shared_secret import shared_secret
+from deployments.gateway.console.streams import StreamOperations
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.opening import Door
@@ -60,8 +61,8 @@ class GatewaySettings:
     unless told to: a full cluster still has a door. `hosts` are the names, beside its nodes' own, by which commands may be given:
     see `Callers`. Who brings no key may score and see on loopback, and elsewhere where it is `insecure`, as long as no Access
     document was applied. Of the byte limits two bound one message each, and the last all that are in one gateway. What
-    `payload_topics` names opens topics for payload logs, as `module:function`; None: there are none. `traces` says where traces
-    go; None: where the environment of their process says.
+    `payload_topics` names opens topics for payload logs, and what `streams` names acts on streams for the console, both as
+    `module:function`; None: there are none. `traces` says where traces go; None: where the environment of their process says.
     """
 
     replicas: int = 1
@@ -79,6 +80,7 @@ class GatewaySettings:
     max_grpc_message_bytes: int = 256 << 20
     max_buffered_bytes: int = 1 << 30
     payload_topics: str | None = None
+    streams: str | None = None
     traces: TraceSettings | None = None
 
     @property
@@ -156,7 +158,7 @@ class Gateway:
             importlib.metadata.version("headrace"),
             Callers.to(*settings.hosts),
             limits,
-            ConsoleSettings(shared_secret(os.environ), ray_nodes),
+            ConsoleSettings(shared_secret(os.environ), ray_nodes, named_operations(settings.streams)),
         )
         meters.before_each_report(self._gauges)
         await self._scorer.start()
@@ -186,11 +188,22 @@ class Gateway:
 
 def named_opener(name: str | None) -> OpenTopic | None:
     """What opens topics for payload logs, by its `module:function`: it lives above this room."""
+    opener: OpenTopic | None = _named(name)
+    return opener
+
+
+def named_operations(name: str | None) -> StreamOperations | None:
+    """What acts on streams, made by its `module:function`: it lives above this room."""
+    opener = _named(name)
+    operations: StreamOperations | None = None if opener is None else opener()
+    return operations
+
+
+def _named(name: str | None) -> Any:
     if name is None:
         return None
-    module, _, function = name.partition(":")
-    opener: OpenTopic = getattr(importlib.import_module(module), function)
-    return opener
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def door_settings(settings: GatewaySettings, binary: str) -> DoorSettings:

@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from cluster.commands.feeds import FeedName, FeedView
-from cluster.errors import BadInput, Conflict, HeadraceError, Unreachable
+from cluster.errors import Conflict, HeadraceError, Unreachable
 from cluster.watch.catalogue import ScoringWay
 from consumers.stream.counters import Counters, WorkerStatus
 from consumers.stream.kafka.kafka_python.client import DEFAULT_BROKERS
 from consumers.stream.kafka.offsets import offset_ranges, set_group
 from consumers.stream.replay.conditions import Condition, dead_letters, everything, spec_of_replay
 from consumers.stream.replay.run import Replayed, run_replay
+from consumers.stream.replay.times import milliseconds
 from consumers.stream.sealed.book import SubjectBook
 from consumers.stream.spec import StreamSpec
 from headrace.client import ControlClient
@@ -44,17 +44,6 @@ def brokers_of(spec: StreamSpec, settings: Settings) -> str:
     """The brokers of a stream, as its consumers find them."""
     run = load_run(settings.home)
     return spec.brokers or settings.bootstrap_servers or (run.addresses.broker if run else None) or DEFAULT_BROKERS
-
-
-def milliseconds(written: str | None, option: str) -> int | None:
-    """An ISO time (UTC where it says no zone) as Unix milliseconds. Raises BadInput."""
-    if written is None:
-        return None
-    try:
-        when = datetime.fromisoformat(written)
-    except ValueError as error:
-        raise BadInput(str(error), where=option, remedy="write a time like 2026-11-24T08:00:00+00:00") from error
-    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def replay(stream: FeedView, asked: ReplayWanted, settings: Settings, look: Look) -> Replayed:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from cluster.errors import BadInput
 from consumers.stream.log.port import Header, Origins, Partition, Records, subset
@@ -27,6 +27,13 @@ class DeadLetterField(StrEnum):
     STAGE = "stage"
     EXCEPTION = "exception.class.name"
     MESSAGE = "exception.message"
+
+
+class DeadLetterCondition(Protocol):
+    """What a dead letter must be like to be taken."""
+
+    def holds(self, headers: Mapping[str, bytes | None]) -> bool:
+        """Whether it holds for a dead letter's headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +82,11 @@ def spec_of_replay(spec: StreamSpec, name: str, replay: str, *, of_dead_letters:
     return spec.model_copy(update={"input": given, "output": output, "group": f"{spec.group_of(name)}-replay-{replay}"})
 
 
-def dead_letters(conditions: Sequence[Condition]) -> Choose:
-    """What died, as it was before: where it came from, without the headers of its death. Order per origin is kept."""
+def dead_letters(conditions: Sequence[DeadLetterCondition], only: Mapping[Partition, Collection[int]] | None = None) -> Choose:
+    """What died, as it was before: where it came from, without the headers of its death. Order per origin is kept.
+
+    With `only`, those at these offsets of their own topic alone.
+    """
 
     def choose(records: Records) -> list[Records]:
         rows: dict[Partition, list[int]] = {}
@@ -93,7 +103,8 @@ def dead_letters(conditions: Sequence[Condition]) -> Choose:
                 keys[row] = None
             if re.fullmatch(rb"-?\d{1,18}", about.get(TIMESTAMP_HEADER) or b""):
                 times_ms[row] = int(about[TIMESTAMP_HEADER] or b"")
-            if all(condition.holds(about) for condition in conditions):
+            wanted = only is None or records.offsets[row] in only.get(records.partition, ())
+            if wanted and all(condition.holds(about) for condition in conditions):
                 rows.setdefault(origin, []).append(row)
                 offsets.setdefault(origin, []).append(offset)
         bare = replace(records, headers=headers, keys=keys, timestamps_ms=times_ms)

@@ -12,7 +12,7 @@ from ray.serve.schema import ReplicaRank
 
 from cluster.errors import Unreachable
 from cluster.watch.catalogue import ScoringWay
-from consumers.stream.counters import WorkerStatus, began_of, open_of
+from consumers.stream.counters import ExplainStatus, WorkerStatus, began_of, open_of
 from consumers.stream.explain.section import StreamExplain
 from consumers.stream.explain.worker import ExplainNotes, ExplainWorker, explain_spec
 from consumers.stream.kafka.clients import chosen_client, open_log
@@ -133,6 +133,7 @@ class StreamReplica:
             client="librdkafka" if chosen_client(self._spec.client) is Client.LIBRDKAFKA else "kafka-python",
             phase=loop.phase,
             message=loop.message,
+            explain=self._explaining(),
             label_trouble=self._labels.trouble if self._labels is not None else "",
             partitions=tuple(owned),
             lag={label: known.lag for label, known in owned.items()},
@@ -166,6 +167,9 @@ class StreamReplica:
             self._explains.join(STOP_S)
         if self._labels is not None:
             self._labels.stop()
+
+    def _explaining(self) -> ExplainStatus | None:
+        return self._explains.status(self._label) if self._explains is not None else None
 
     def _label(self, partition: Partition) -> int | str:
         return partition.number if self._spec.input.topic else f"{partition.topic}/{partition.number}"

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from cluster.errors import BadInput, NotFound
 from cluster.foreign import words_of
 from cluster.signature import Datatype, TensorSpec
-from deployments.builder.evaluation.judged import class_output, flat, score_output
 from deployments.builder.spec import InputSpec
+from deployments.engines.answers import class_output, flat, score_output
 from deployments.engines.datatypes import NUMPY, Array
 
 PARITY_ROWS = 512

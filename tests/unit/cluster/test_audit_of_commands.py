@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,11 @@ KEY = {"name": "team", "id": "a" * 10, "digest": "0" * 64}
 TOLD = DIGITS | {"rollout": 2, "same": 100, "different": 0, "failed": 0, "p99_ms": 1}
 NEXT_KEY = {"name": "team", "id": "b" * 10, "digest": "1" * 64}
 APPLIED = {"models": [{"name": "digits", "rollout": SURE, "serving": {"threads": 2}}]}
+SEEN = {"digest": hashlib.sha256(b"digits\n{}").hexdigest(), "wanted": "running", "since_s": 1000.0}
+REPLAY = {"name": "scores", "replay": "r1", "which": "those that failed", "letters": 2}
+SEEK = {"name": "scores", "to": "latest", "seen": SEEN, "skips": {"in/0": 4, "in/1": 0}, "repeats": {}}
+ENDED = {"name": "scores", "event": "stream.seek", "words": "the broker is away", "good": False}
+LINK = {"id": "a" * 10, "code": "c" * 24, "lasts_s": 600}
 # By command: what is asked first, the request, and the event that it leaves.
 CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] = {
     "apply": ((), APPLIED, "applied", {"kind": "model", "name": "digits", "action": "updated"}),
@@ -39,11 +45,16 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] 
     "drift.clear": (("drift",), DIGITS | {"feature": "x[0]"}, "drift.clear", {"feature": "x[0]"}),
     "feed.pause": ((), STREAM, "feed.pause", STREAM),
     "feed.resume": (("feed.pause",), STREAM, "feed.resume", STREAM),
+    "stream.look": ((), {"name": "scores", "partition": 0, "offset": 7}, "dead letter looked at", STREAM | {"offset": 7}),
+    "stream.replay": ((), REPLAY, "stream.replay", STREAM | {"replay": "r1", "letters": 2}),
+    "stream.seek": ((), SEEK, "stream.seek", STREAM | {"to": "latest", "skips": {"in/0": 4}}),
+    "stream.ended": ((), ENDED, "stream.seek failed", STREAM | {"reason": "the broker is away"}),
     "feed.delete": ((), STREAM, "feed.delete", STREAM),
     "key.create": ((), KEY, "key created", {"key": "team", "id": "a" * 10}),
     "key.rotate": (("key.create",), NEXT_KEY, "key rotated", {"key": "team", "id": "b" * 10}),
     "key.revoke": (("key.create",), {"name": "team"}, "key revoked", {"key": "team", "id": "a" * 10}),
     "key.home": ((), {"id": "a" * 10, "digest": "0" * 64}, "home admitted", {"key": "home", "id": "a" * 10}),
+    "key.link": (("key.create",), LINK, "link used", {"key": "team", "code": LINK["code"]}),
     "model.delete": (("feed.delete", "no batch"), DIGITS, "model.delete", {"artifacts": False}),
 }
 LOOKS: dict[str, dict[str, Any]] = {
@@ -54,6 +65,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "audit.list": {},
     "checkpoint.show": {},
     "glance.show": {},
+    "audit.search": {},
     "access.show": {},
     "version.resolve": DIGITS,
     "model.show": DIGITS,
@@ -63,6 +75,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "drift.status": DIGITS,
     "feed.list": {},
     "feed.show": STREAM,
+    "stream.show": {"name": "scores"},
 }
 
 
