@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 OpenFile = Callable[[str], io.BufferedIOBase]
 Give = Callable[[memoryview], object]
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 16
 
 
 class Provenance(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,15 @@ def load_engine(version: Path | VersionFiles, *, threads: int = 1, gpus: float =
             files.check(name)
     engine = open_engine(manifest.engine, _in_memory(files), manifest.signature, threads=threads, gpus=gpus)
     _replay(engine, files, manifest.sample_tolerance)
+    _give_memory_back()
     return engine
+
+
+def _give_memory_back() -> None:
+    """What loading has freed goes to the system: glibc keeps up to the model's size of it otherwise, as its heap happens to lie."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _engine_files(files: VersionFiles) -> list[str]:

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 
 from deployments.artifacts.manifest import Seal
 
-BLOCK_BYTES, CHUNK_BYTES = 1 << 20, 1 << 14
+BLOCK_BYTES, CHUNK_BYTES = 1 << 16, 1 << 14
 _HEAD_BYTES, _TAG_BYTES = 56, 16  # of a file, salt and commitment; of each chunk
 
 
