@@ -28,6 +28,7 @@ SEEN = {"digest": hashlib.sha256(b"digits\n{}").hexdigest(), "wanted": "running"
 REPLAY = {"name": "scores", "replay": "r1", "which": "those that failed", "letters": 2}
 SEEK = {"name": "scores", "to": "latest", "seen": SEEN, "skips": {"in/0": 4, "in/1": 0}, "repeats": {}}
 ENDED = {"name": "scores", "event": "stream.seek", "words": "the broker is away", "good": False}
+SUBJECTS = {"name": "team", "number": 1, "document": "sealed", "erased": "0" * 32}
 LINK = {"id": "a" * 10, "code": "c" * 24, "lasts_s": 600}
 # By command: what is asked first, the request, and the event that it leaves.
 CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] = {
@@ -55,6 +56,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] 
     "key.revoke": (("key.create",), {"name": "team"}, "key revoked", {"key": "team", "id": "a" * 10}),
     "key.home": ((), {"id": "a" * 10, "digest": "0" * 64}, "home admitted", {"key": "home", "id": "a" * 10}),
     "key.link": (("key.create",), LINK, "link used", {"key": "team", "code": LINK["code"]}),
+    "subjects.replace": ((), SUBJECTS, "subject erased", {"keys": "team", "number": 1, "subject": "0" * 32}),
     "model.delete": (("feed.delete", "no batch"), DIGITS, "model.delete", {"artifacts": False}),
 }
 LOOKS: dict[str, dict[str, Any]] = {
@@ -64,6 +66,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "metrics.history": {},
     "audit.list": {},
     "checkpoint.show": {},
+    "subjects.show": {"name": "team"},
     "glance.show": {},
     "audit.search": {},
     "access.show": {},

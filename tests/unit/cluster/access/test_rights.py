@@ -17,6 +17,7 @@ OVER_MODELS = [role for role in Role if role is not Role.ADMIN]
 FILTERED = {"status", "feed.list", "metrics.list", "metrics.history", "glance.show", "audit.search"}
 CLUSTERS = {"feed.notes", "key.home", "key.link", "rollout.preflight", "stream.ended"}
 ADMINS = {"key.create", "key.list", "key.rotate", "key.revoke", "access.show", "audit.list", "checkpoint.show"}
+ADMINS |= {"subjects.show", "subjects.replace"}
 ROLES: dict[str, set[Role]] = {
     **{
         command: {Role.VIEW}
