@@ -16,9 +16,11 @@ from pydantic import ValidationError
 from cluster import errors
 from cluster.commands import audit, documents, feeds, keys, labels, models, rollouts, status, versions
 from cluster.commands.audit import RolloutHistory
+from cluster.commands.batches import runs
+from cluster.commands.batches.runs import BatchName
 from cluster.commands.command import Command, CommandEntry, Message, ModelName, Nothing
 from cluster.commands.documents import Applied, Apply
-from cluster.commands.feeds import FeedName, FeedView
+from cluster.commands.feeds import FeedName, FeedView, MoveFeed
 from cluster.commands.keys import CreateKey, KeyView, RevokeKey, RotateKey
 from cluster.commands.labels import LabelsTold, TellLabels
 from cluster.commands.models import DeleteModel, ModelView, ScaleModel
@@ -33,7 +35,7 @@ from cluster.commands.watch.drift import ClearDrift, DriftAsked, DriftCleared, D
 from cluster.commands.watch.history import HistoryView
 from cluster.commands.watch.metrics import MetricsView
 from cluster.commands.watch.quality import ClearAlarm, QualityView
-from cluster.commands.watch.whole_audit import AuditCheckpoint, AuditRecords, RecordsAsked
+from cluster.commands.watch.whole_audit import AuditCheckpoint, AuditPruned, AuditRecords, PruneAudit, RecordsAsked
 from cluster.error_wire import from_wire
 from cluster.findings import first_finding
 from cluster.rollout.plan import NamedPlan, Plan
@@ -81,13 +83,13 @@ class ControlClient:
             self._http.headers["authorization"] = f"Bearer {token}"
 
     @classmethod
-    def from_environment(cls, settings: Settings | None = None) -> Self:
+    def from_environment(cls, settings: Settings | None = None, *, patient: bool = True) -> Self:
         """Finds the gateway: HEADRACE_URL, else what `headrace up` wrote in run.json. Raises Unreachable where neither says.
 
         It is known by HEADRACE_TOKEN, or by what is in HEADRACE_TOKEN_FILE; else by the home's key, where the gateway is the
         home's.
 
-        It has patience, as long as what `headrace up` started still runs.
+        It has patience, as long as what `headrace up` started still runs, unless told to have none.
         """
         known = settings or read_settings()
         run = load_run(known.home) if not known.url or known.home.run_file.exists() else None
@@ -95,14 +97,14 @@ class ControlClient:
         if known.url:
             token = token_of(known, own=known.url.rstrip("/") == own)
             secured = transport_to(known.url, known)
-            return cls(known.url, transport=secured, patience=Patience(), actor=current_user(), token=token)
+            return cls(known.url, transport=secured, patience=Patience() if patient else None, actor=current_user(), token=token)
         if run is None or run.addresses.http is None:
             raise errors.Unreachable(
                 "nothing is running",
                 where=str(known.home.root),
                 remedy="start it with `headrace up`, or set HEADRACE_URL to a gateway's address",
             )
-        url, patience = run.addresses.http, Patience(partial(may_answer, known.home))
+        url, patience = run.addresses.http, Patience(partial(may_answer, known.home)) if patient else None
         secured, token = transport_to(url, known), token_of(known, own=own is not None)
         return cls(url, transport=secured, patience=patience, actor=current_user(), token=token)
 
@@ -204,6 +206,10 @@ class ControlClient:
     def audit_checkpoint(self) -> AuditCheckpoint:
         """How long the audit is, and its root, signed."""
         return self.call(whole_audit.CHECKPOINT, Nothing())
+
+    def prune_audit(self, request: PruneAudit) -> AuditPruned:
+        """Deletes the oldest records, which were exported."""
+        return self.call(whole_audit.PRUNE, request)
 
     def history(self) -> HistoryView:
         """How the last hour and the last day went."""
@@ -345,11 +351,15 @@ class ControlClient:
 
     def pause_feed(self, name: FeedName) -> FeedView:
         """Drains and stops a stream until it is resumed."""
-        return self.call(feeds.PAUSE, name)
+        return self.call(feeds.PAUSE, MoveFeed(kind=name.kind, name=name.name))
 
     def resume_feed(self, name: FeedName) -> FeedView:
         """Starts a paused stream where it stopped."""
-        return self.call(feeds.RESUME, name)
+        return self.call(feeds.RESUME, MoveFeed(kind=name.kind, name=name.name))
+
+    def cancel_batch(self, name: str) -> FeedView:
+        """Ends what the cluster runs of a batch. Raises Conflict where it runs nothing of it."""
+        return self.call(runs.CANCEL, BatchName(name=name))
 
     def delete_feed(self, name: FeedName) -> FeedView:
         """Begins to remove a stream or batch. Again, it changes nothing."""

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.access.keys import StoredKey
 from cluster.access.policy import Access
+from cluster.audit.uses import FirstUse, Teller
 from cluster.drift.alarms import DriftAlarm
 from cluster.errors import BadInput
 from cluster.findings import first_finding
@@ -37,6 +38,7 @@ class Control:
     table: int = 0
     table_digest: str = ""
     access: Access | None = None
+    audit_key: str = ""
 
 
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {
@@ -49,6 +51,8 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "keys": TypeAdapter(StoredKey),
     "alarms": TypeAdapter(DriftAlarm),
     "subjects": TypeAdapter(StoredSubjectKeys),
+    "tellers": TypeAdapter(Teller),
+    "first_uses": TypeAdapter(FirstUse),
     "control": TypeAdapter(Control),
 }
 TABLES = tuple(_ADAPTERS)
@@ -66,7 +70,12 @@ def _values(state: State) -> dict[str, tuple[Mapping[Any, Any], Callable[[Any], 
         "keys": (state.keys, str),
         "alarms": (state.alarms, str),
         "subjects": (state.subjects, str),
-        "control": ({"state": Control(state.last_rollout, state.table, state.table_digest, state.access)}, str),
+        "tellers": (state.tellers, str),
+        "first_uses": (state.first_uses, str),
+        "control": (
+            {"state": Control(state.last_rollout, state.table, state.table_digest, state.access, state.audit_key)},
+            str,
+        ),
     }
 
 
@@ -131,7 +140,10 @@ def from_rows(rows: Mapping[str, Mapping[str, str]]) -> State:
         keys=read["keys"],
         alarms=read["alarms"],
         subjects=read["subjects"],
+        tellers=read["tellers"],
+        first_uses=read["first_uses"],
         access=control.access,
+        audit_key=control.audit_key,
         last_rollout=control.last_rollout,
         table=control.table,
         table_digest=control.table_digest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -23,6 +24,7 @@ from cluster.watch.catalogue import (
     BUILT_LOSS,
     DRIFT_ALARMS,
     DRIFT_SIZE,
+    KEY_EXPIRES,
     LABEL_DELAY,
     LABEL_FAULTS,
     LABEL_LOSS,
@@ -79,7 +81,7 @@ def standing(
             found[_series(STREAM_READY, feed.spec.name)] = seen is not None and seen.app.status is AppStatus.READY
         else:
             found |= _of_batch(feed)
-    return found | _of_drift(state, looks)
+    return found | _of_keys(state, now_s) | _of_drift(state, looks)
 
 
 def standing_delays(state: State) -> dict[Series, Buckets]:
@@ -141,6 +143,15 @@ def _of_rollout(state: State, rollout: Rollout) -> dict[Series, float]:
     return found
 
 
+def _of_keys(state: State, now_s: float) -> dict[Series, float]:
+    """Of each name the last end; who has a key without one needs no new one."""
+    ends: dict[str, float] = {}
+    for key in state.keys.values():
+        if key.lives(now_s):
+            ends[key.name] = max(ends.get(key.name, 0.0), math.inf if key.expires_s is None else key.expires_s)
+    return {_series(KEY_EXPIRES, name): end_s for name, end_s in ends.items() if end_s < math.inf}
+
+
 def _of_drift(state: State, looks: Mapping[VersionId, DriftLook]) -> dict[Series, float]:
     """Of the versions that were heard of, and of those whose alarms stand."""
     found: dict[Series, float] = {}
@@ -155,7 +166,7 @@ def _of_drift(state: State, looks: Mapping[VersionId, DriftLook]) -> dict[Series
 
 def _of_batch(feed: Feed) -> dict[Series, float]:
     name, found = feed.spec.name, dict[Series, float]()
-    begun = [fire for fire in feed.fires if fire.submitted_s]
+    begun = [fire for fire in feed.fires if fire.submitted_s and not fire.by]
     if begun:
         found[_series(BATCH_DELAY, name)] = max(begun[-1].submitted_s - begun[-1].at_s, 0.0)
     ended = [fire for fire in feed.fires if fire.state in (FireState.SUCCEEDED, FireState.FAILED)]

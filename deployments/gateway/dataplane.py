@@ -136,7 +136,7 @@ class DataPlane:
         if outliers:
             unlike = await self._scorer.outliers.of(route, request.inputs, scored.versions)
             outputs.append(OutputTensor(OUTLIER, Datatype.FP64, unlike, request.binary))
-        return InferResponse(call.model, version_name, tuple(outputs), request.id, parameters)
+        return InferResponse(call.model, version_name, tuple(outputs), request.id, parameters, len(scored.versions))
 
     async def explain(self, call: InferCall, request: InferRequest, caller: Caller) -> tuple[Explained, Signature]:
         """Explains a request's rows by one version, which has that signature. It is no traffic: nothing is gathered with others,

@@ -7,7 +7,9 @@ import importlib
 import importlib.metadata
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,16 +17,18 @@ from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from cluster.errors import BadInput
-from cluster.watch.catalogue import GATEWAYS, REQUESTS_UNDER_WAY
+from cluster.watch.catalogue import CERTIFICATE_EXPIRES, GATEWAYS, REQUESTS_UNDER_WAY
 from deployments.control.client import connect
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.autoscale import REQUESTS, autoscaling
 from deployments.gateway.batcher import BatchLimits
+from deployments.gateway.console.batch_runs import BatchLedgers
 from deployments.gateway.console.console import ConsoleSettings
-from deployments.gateway.console.nodes import ray_nodes
+from deployments.gateway.console.nodes import RayNodes
 from deployments.gateway.console.shared_secret import shared_secret
 from deployments.gateway.console.streams import StreamOperations
 from deployments.gateway.dataplane import DataPlane
+from deployments.gateway.door.certificates import CertificateEnd
 from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.opening import Door
 from deployments.gateway.door.settings import RUN_VARIABLE, DoorSettings, DoorTls, is_loopback
@@ -57,17 +61,20 @@ class GatewaySettings:
     wait there, and the rest is refused.
 
     The door of each node that has a gateway listens at `host`, without a `grpc_port` for HTTP alone, and speaks TLS with files of
-    its node that `tls` names. `node` is the address of the only Ray node that may have gateways; None: any. `cpus` reserves none
+    its node that `tls` names. `node` is the address of the only Ray node that may have gateways; None: any. `resource` names one
+    of Ray's that nodes must have for them, a unit each; None: they need none. `cpus` reserves none
     unless told to: a full cluster still has a door. `hosts` are the names, beside its nodes' own, by which commands may be given:
     see `Callers`. Who brings no key may score and see on loopback, and elsewhere where it is `insecure`, as long as no Access
     document was applied. Of the byte limits two bound one message each, and the last all that are in one gateway. What
     `payload_topics` names opens topics for payload logs, and what `streams` names acts on streams for the console, both as
-    `module:function`; None: there are none. `traces` says where traces go; None: where the environment of their process says.
+    `module:function`; what `batch_ledgers` names reads the runs of batches for the console, as `module:class`; None: there are
+    none. `traces` says where traces go; None: where the environment of their process says.
     """
 
     replicas: int = 1
     most: int | None = None
     node: str | None = None
+    resource: str | None = None
     cpus: float = 0.0
     host: str = "127.0.0.1"
     http_port: int = 8000
@@ -80,6 +87,7 @@ class GatewaySettings:
     max_grpc_message_bytes: int = 256 << 20
     max_buffered_bytes: int = 1 << 30
     payload_topics: str | None = None
+    batch_ledgers: str | None = None
     streams: str | None = None
     traces: TraceSettings | None = None
 
@@ -108,6 +116,7 @@ class Gateway:
         self._scorer: RoutedScorer | None = None
         self._door: Door | None = None
         self._tracer: Tracer | None = None
+        self._certificate = CertificateEnd(Path(settings.tls.certificate)) if settings.tls is not None else None
         try:
             await self._open()
         except BaseException:
@@ -158,9 +167,12 @@ class Gateway:
             importlib.metadata.version("headrace"),
             Callers.to(*settings.hosts),
             limits,
-            ConsoleSettings(shared_secret(os.environ), ray_nodes, named_operations(settings.streams)),
+            ConsoleSettings(
+                shared_secret(os.environ), RayNodes(), named_operations(settings.streams), named_ledgers(settings.batch_ledgers)
+            ),
         )
         meters.before_each_report(self._gauges)
+        meters.uses.stays(f"gateway {os.getpid()} of node {ray.get_runtime_context().get_node_id()[:12]}")
         await self._scorer.start()
         spare_collections()
         if self._door is None:
@@ -173,6 +185,8 @@ class Gateway:
 
     def _gauges(self, meters: Meters) -> None:
         meters.put(GATEWAYS, 1)
+        if self._certificate is not None and (ends_s := self._certificate.ends_s()) is not None:
+            meters.put(CERTIFICATE_EXPIRES, ends_s, ray.get_runtime_context().get_node_id()[:12])
         meters.put(REQUESTS_UNDER_WAY, 0 if self._server is None else self._server.requests_under_way)
 
     async def _close(self) -> None:
@@ -190,6 +204,11 @@ def named_opener(name: str | None) -> OpenTopic | None:
     """What opens topics for payload logs, by its `module:function`: it lives above this room."""
     opener: OpenTopic | None = _named(name)
     return opener
+
+
+def named_ledgers(name: str | None) -> Callable[[], BatchLedgers] | None:
+    """What makes the reader of batches' runs, by its `module:class`, which is imported then: it lives above this room."""
+    return None if name is None else lambda: _named(name)()
 
 
 def named_operations(name: str | None) -> StreamOperations | None:
@@ -237,6 +256,8 @@ def gateway_application(settings: GatewaySettings) -> Any:
     actor: dict[str, Any] = {"num_cpus": settings.cpus}
     if settings.node is not None:
         actor["resources"] = {f"node:{settings.node}": 0.001}  # which that node alone has, from Ray
+    if settings.resource is not None:
+        actor["resources"] = {settings.resource: 1.0}
     options: dict[str, Any] = {
         "name": DEPLOYMENT,
         "user_config": settings.door,

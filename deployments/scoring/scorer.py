@@ -20,7 +20,7 @@ from cluster.routing.split import goes_to_candidate
 from cluster.signature import Signature
 from cluster.watch.catalogue import EXPLAIN_EVALUATIONS, EXPLAIN_SECONDS, EXPLAINED_ROWS, SCORERS, TABLE_AGE, ScoringWay
 from deployments.control.evidence_log import EvidenceLog
-from deployments.control.table_watch import DriftPush, EvidencePush, ReportPush, TableWatch
+from deployments.control.table_watch import DriftPush, EvidencePush, ReportPush, TableWatch, UsePush
 from deployments.drift.drift_sample import DriftSample
 from deployments.drift.profile_book import ProfileBook
 from deployments.drift.row_outliers import RowOutliers
@@ -98,7 +98,7 @@ class RoutedScorer:
         self._watch = TableWatch(control, self._changed)
         self._push = EvidencePush(control, self._log)
         self._background: list[asyncio.Task[None]] = []
-        self._reports = ReportPush(control, self.meters)
+        self._reports, self._use_push = ReportPush(control, self.meters), UsePush(control, self.meters.uses)
         self.meters.before_each_report(self._gauges)
         tally = Tally(self._log, meter or ScorerMeter(self.meters, way))
         self._payloads, self._way = payloads, way
@@ -113,7 +113,7 @@ class RoutedScorer:
     async def start(self) -> None:
         """Begins to follow the route table; returns when the first one is here, or after a while without."""
         self._background = [
-            asyncio.create_task(each.run()) for each in (self._watch, self._push, self._reports, self._drift_push)
+            asyncio.create_task(each.run()) for each in (self._watch, self._push, self._reports, self._use_push, self._drift_push)
         ]
         for task in self._background:
             task.add_done_callback(_tell)
@@ -130,6 +130,7 @@ class RoutedScorer:
             await asyncio.to_thread(self._payloads.close)
         with contextlib.suppress(TimeoutError):  # figures are not worth a slow end, while the controller is restarted
             async with asyncio.timeout(LAST_REPORT_S):
+                await self._use_push.last()
                 await self._reports.flush()
                 await self._drift_push.flush()
         await self._asker.close()

@@ -33,6 +33,8 @@ ENTRIES: dict[str, Entry] = {
     "up": Entry("local", "Start Ray, the controller, the gateway and, with --broker, Apache Kafka."),
     "down": Entry("local", "Drain and end everything that `headrace up` started."),
     "status": Entry("local", "Show addresses, nodes, models, versions, replicas, rollouts and streams."),
+    "doctor": Entry("cluster.doctor", "Look whether machines can carry Headrace, before and after it runs."),
+    "leave": Entry("cluster.leave", "Let this node leave its cluster without a failed call."),
     "init": Entry("init", "Write a Model document for a model file."),
     "build": Entry("build", "Make a version from a trained model."),
     "models": Entry("models", "List the models and their versions."),

@@ -91,9 +91,11 @@ class Brain:
         self.sequence = 0
         self.revive()
 
-    def revive(self, hook: Callable[[Point], None] = lambda _: None, *, look_every_s: float = 0.0) -> None:
+    def revive(
+        self, hook: Callable[[Point], None] = lambda _: None, *, look_every_s: float = 0.0, signer: AuditSigner = SIGNER
+    ) -> None:
         world = self.fleet, self.streams, self.jobs
-        self.controller = Controller(self.store, *world, self.clock, hook, look_every_s=look_every_s, audit_signer=SIGNER)
+        self.controller = Controller(self.store, *world, self.clock, hook, look_every_s=look_every_s, audit_signer=signer)
 
     def call(self, command: str, **payload: Any) -> dict[str, Any]:
         return self.controller.call(command, payload)

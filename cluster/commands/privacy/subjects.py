@@ -61,10 +61,10 @@ def _replace(at: Context, request: ReplaceSubjectKeys) -> CommandResult:
 
 
 SHOW = CommandEntry(
-    "subjects.show", SubjectKeysAsked, SubjectKeysView, _show, "The keys of data subjects, sealed", admins, looks=True
+    "subject-keys.show", SubjectKeysAsked, SubjectKeysView, _show, "The keys of data subjects, sealed", admins, looks=True
 )
 REPLACE = CommandEntry(
-    "subjects.replace",
+    "subject-keys.replace",
     ReplaceSubjectKeys,
     SubjectKeysView,
     _replace,

@@ -73,6 +73,7 @@ class StreamReplica:
             if self._loop is not None:
                 self._loop.stop()
             meters = Meters()
+            meters.uses.stays(f"worker {number} of stream {self._name}, process {os.getpid()}")
             payloads, drift = PayloadLog(meters, open_topic), DriftSample(meters, ScoringWay.STREAM)
             tracer = tracer_of(None, meters, TRACED_AS)
             scoring = ScorerThread(

@@ -34,6 +34,10 @@ class ConsoleSessions:
         credential, address = self._brought(request)
         return self._guard.admitted(credential, address)
 
+    def address(self, request: Request) -> bytes:
+        """Where it comes from, as the door says; empty where there is none."""
+        return self._brought(request)[1]
+
     async def begin(self, request: Request, asked: dict[str, Any]) -> tuple[bytes, float]:
         """A cookie for who has that `key`, or that `code` of a link, and when it ends (Unix). Raises BadInput, Unauthenticated,
         OverQuota, and Unreachable for a code while the controller is away."""
