@@ -8,12 +8,13 @@ the version's own manifest stays the truth: its digest stands in an annotation, 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deployments.artifacts.manifest import (
     BACKGROUND,
+    BESIDE,
     EXPLAIN,
     MANIFEST,
     PAGE,
@@ -59,14 +60,14 @@ class LayerPlan:
         return f"{BELOW}/{next(iter(self.sizes))}" if len(self.sizes) == 1 else BELOW
 
 
-def layers_of(manifest: Manifest, manifest_bytes: int) -> Sequence[LayerPlan]:
-    """How a version is cut into layers; `manifest_bytes` is the size of its manifest.json. Pure."""
+def layers_of(manifest: Manifest, first: Mapping[str, int]) -> Sequence[LayerPlan]:
+    """How a version is cut into layers; `first` has the sizes in bytes of its manifest.json and of what lies beside it. Pure."""
     files = sorted(manifest.files, key=lambda entry: (-entry.size_bytes, entry.path))
     described = {entry.path: entry.size_bytes for entry in files if entry.path in _DESCRIBES}
     weights = [(entry.path, entry.size_bytes) for entry in files if entry.path not in _DESCRIBES]
     alone, rest = weights[:ALONE_MOST], weights[ALONE_MOST:]
     return [
-        LayerPlan(SETTINGS_TYPE, {MANIFEST: manifest_bytes}),
+        LayerPlan(SETTINGS_TYPE, dict(first)),
         *([LayerPlan(DOC_TYPE, described)] if described else []),
         *(LayerPlan(WEIGHT_TYPE, {path: size}) for path, size in alone),
         *([LayerPlan(WEIGHT_TYPE, dict(rest))] if rest else []),
@@ -84,7 +85,8 @@ def pack(layout: Layout, folder: Path, digest: str, base: LayoutTag | None = Non
 
 def write_forms(layout: Layout, folder: Path, manifest: Manifest, digest: str, base: LayoutTag | None = None) -> Descriptor:
     """As `pack`, of files that are taken as they are."""
-    plans = layers_of(manifest, (folder / MANIFEST).stat().st_size)
+    found = [folder / name for name in (MANIFEST, *BESIDE) if (folder / name).is_file()]
+    plans = layers_of(manifest, {file.name: file.stat().st_size for file in found})
     layers = [_written(layout, folder, plan) for plan in plans]
     annotations = {
         "org.opencontainers.image.title": manifest.model,

@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -27,6 +27,9 @@ from deployments.artifacts.roots import local_path, remote
 from deployments.artifacts.samples import Samples, save_samples
 from deployments.explain.form import Background
 from deployments.profiles.form import Profile
+
+# Told the manifest and its bytes, it gives files to lie beside it, by name: signatures.
+Attest = Callable[[Manifest, bytes], Mapping[str, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ def write_artifact(
     source: Mapping[str, Any],
     steps: tuple[dict[str, Any], ...] = (),
     sample_tolerance: float = 1e-4,
+    attest: Attest | None = None,
 ) -> Artifact:
     """Packages a version as `ROOT/MODEL/DIGEST`; `files` maps paths inside the artifact to the files to copy.
 
@@ -86,6 +90,8 @@ def write_artifact(
         content = manifest.model_dump_json(indent=2).encode()
         (staging / MANIFEST).write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
+        for name, attested in (attest(manifest, content) if attest else {}).items():
+            (staging / name).write_bytes(attested)
         uri = _publish(staging, root, model, digest)
     return Artifact(uri, digest, manifest)
 

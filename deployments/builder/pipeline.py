@@ -30,6 +30,8 @@ from deployments.builder.steps.graph import run_rows
 from deployments.builder.steps.variants import Candidate, VariantBuilder
 from deployments.builder.worker import run_worker
 from deployments.engines.load import MODEL_FILES, open_engine
+from deployments.signing.keys import PrivateSigningKey
+from deployments.signing.sign import attesting
 
 SAMPLE_ROWS = 8
 # How far the same file's answers may lie apart on another CPU: int8 kernels round differently.
@@ -46,8 +48,18 @@ class Built:
     broken: tuple[str, ...]
 
 
-def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Path, progress: Progress) -> Built:
-    """Makes a version of `model` from a build section; `base` is the document's folder, `root` where artifacts are kept.
+def build(
+    spec: BuildSpec,
+    *,
+    model: str,
+    base: Path,
+    root: str | Path,
+    log: Path,
+    progress: Progress,
+    signing: PrivateSigningKey | None = None,
+) -> Built:
+    """Makes a version of `model` from a build section; `base` is the document's folder, `root` where artifacts are kept. It is
+    signed with the key `signing`, where there is one.
 
     Blocks for seconds to minutes. What frameworks print goes to `log`; `progress` is told each step. Raises BadInput or NotFound
     (the document or a file of it), NoCapacity (full disk); then nothing is left behind.
@@ -106,6 +118,7 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
             source=source,
             steps=({"step": "import", "parity": imported.parity}, *kept.steps),
             sample_tolerance=next((value for word, value in TOLERANCES.items() if word in kept.name), TOLERANCE),
+            attest=None if signing is None else attesting(signing, report.model_dump(mode="json")),
         )
     return Built(artifact, report, ())
 

@@ -23,7 +23,6 @@ from typing import Any
 from cluster.errors import HeadraceError, NoCapacity
 from cluster.fleet.serving import Serving
 from cluster.routing.routes import Target
-from deployments.artifacts.fetch import localize
 from deployments.engines.datatypes import Array
 from deployments.engines.isolate import score_isolating
 from deployments.engines.load import load_engine
@@ -32,6 +31,7 @@ from deployments.observe.logs.set_up import log_to_stderr
 from deployments.scoring.rows import Answer
 from deployments.serving.collector import keep_from_collections
 from deployments.serving.memory_limit import end_above
+from deployments.signing.admission import admitted_copy
 from deployments.transport.lines.frames import Ask, Frames, packed, received
 
 START_TIMEOUT_S = 300.0
@@ -159,7 +159,7 @@ def _gone() -> EngineGone:
 def start_engine_process(target: Target, serving: Serving) -> EngineProcess:
     """Fetches a version and loads it in a process of its own, on the CPU. Blocks; raises what `EngineProcess` raises, and
     Unreachable."""
-    path = localize(target.artifact_uri, target.digest)
+    path = admitted_copy(target.artifact_uri, target.digest, target.model)
     return EngineProcess(path, threads=serving.threads, memory_bytes=serving.memory_bytes)
 
 

@@ -20,6 +20,7 @@ from headrace.cli.screens.report import report_table
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
 from headrace.project.documents import ModelFile, load_project
+from headrace.signing.key_files import signing_key_named
 
 app = typer.Typer(help="Make a version from a trained model.")
 
@@ -29,6 +30,10 @@ def build_command(
     file: Annotated[Path, typer.Argument(help="A project file with a Model that has a build section.")],
     model: Annotated[str | None, typer.Option(help="Which Model, where the file has several.")] = None,
     output: Annotated[str | None, typer.Option(help="Only package, into this folder or URI; register nothing.")] = None,
+    sign: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Sign it: a key of `headrace signing new`, or a file in PEM; instead of build.sign."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Import, check, evaluate and package a trained model, and register it as the next version.
@@ -45,6 +50,8 @@ def build_command(
         raise BadInput("has no build section", where=str(file), remedy="add `build:` with a source")
     home = read_settings().home
     home.make()
+    key = sign or spec.sign
+    signing = signing_key_named(home, key, Path.cwd() if sign else found.source.file.parent) if key else None
     log = home.logs / f"build-{found.document.name}.log"
     client = None if output else ControlClient.from_environment()
     with screen.status("build") as status:
@@ -60,6 +67,7 @@ def build_command(
             root=output or home.artifacts,
             log=log,
             progress=progress,
+            signing=signing,
         )
     answer: dict[str, Any] = built.report.model_dump(mode="json")
     answer["page"] = str(home.logs / f"build-{found.document.name}.html")

@@ -35,7 +35,7 @@ ENTRIES: dict[str, Entry] = {
     "init": Entry("init", "Write a Model document for a model file."),
     "build": Entry("build", "Make a version from a trained model."),
     "models": Entry("models", "List the models and their versions."),
-    "model": Entry("model", "Show, compare and remove versions; to and from registries, to MLflow.", group=True),
+    "model": Entry("model", "Show, compare, sign, verify and remove versions; to and from registries, to MLflow.", group=True),
     "explain": Entry("explain.explain", "Say why a version answers a row as it does."),
     "image": Entry("images.image", "Make a container image, and push it to a registry.", group=True),
     "apply": Entry("apply", "Make Models, Streams and Batches as the project files say."),
@@ -50,6 +50,7 @@ ENTRIES: dict[str, Entry] = {
     "quality": Entry("watch.quality", "Show how right versions are by late labels; tell labels.", group=True),
     "payloads": Entry("watch.payloads", "Put what was logged of a model's requests to one of its versions.", group=True),
     "audit": Entry("watch.audit", "See what was done and by whom, and prove that nobody has changed it.", group=True),
+    "signing": Entry("custody.signing", "Make and list the keys that sign versions.", group=True),
     "key": Entry("key", "Make, list, rotate and revoke API keys.", group=True),
     "batch": Entry("batch", "Score Parquet datasets in bulk.", group=True),
 }

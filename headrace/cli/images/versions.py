@@ -16,6 +16,7 @@ from deployments.artifacts.oci_place import look_up, pull
 from deployments.oci.layout import Layout, told_of_disk
 from deployments.oci.references import SCHEME, LayoutTag, Reference, reference_of
 from deployments.oci.registry import ImageRegistry
+from deployments.signing.admission import admitted_copy
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
@@ -81,7 +82,7 @@ def pull_command(
     )
     notes().print(f"  fetches {sum(shipped.sizes.values()) / 1e6:,.1f} MB")
     with ControlClient.from_environment() as client:
-        localize(shipped.uri, shipped.digest)
+        admitted_copy(shipped.uri, shipped.digest, request.model)
         made = client.register_version(request)
     if as_json:
         print_json({"model": made.model, "version": made.version, "artifact_uri": made.artifact_uri, "digest": made.digest})

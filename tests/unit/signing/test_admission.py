@@ -1,0 +1,136 @@
+"""What the policy of a node lets be registered and opened."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+import headrace.controller_actor as controller
+from cluster.commands.versions import RegisterVersion
+from cluster.errors import BadArtifact, BadInput
+from deployments.artifacts.manifest import PROVENANCE, SIGNATURE_FILE
+from deployments.artifacts.oci_form import pack
+from deployments.oci.layout import Layout
+from deployments.oci.references import reference_of
+from deployments.oci.registry import ImageRegistry
+from deployments.signing.admission import POLICY_VARIABLE, admitted_copy, check_admitted
+from deployments.signing.policy import check_policy, read_policy
+from tests.support.registries import SmallRegistry
+from tests.support.signed import KeyPair, key_pair, local_version, policy_at
+
+
+@pytest.fixture(scope="module")
+def key() -> KeyPair:
+    return key_pair()
+
+
+def test_without_a_policy_anything_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: KeyPair) -> None:
+    unsigned = local_version(tmp_path)
+    monkeypatch.delenv(POLICY_VARIABLE, raising=False)
+    assert admitted_copy(unsigned.uri, unsigned.digest, "digits") == Path(unsigned.uri)
+    for policy in (policy_at(tmp_path / "off.yaml", "off"), policy_at(tmp_path / "p.yaml", "enforce", key, models="fraud-*")):
+        monkeypatch.setenv(POLICY_VARIABLE, str(policy))
+        assert admitted_copy(unsigned.uri, unsigned.digest, "digits") == Path(unsigned.uri)
+
+
+def test_enforced_only_what_is_signed_is_registered_and_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: KeyPair
+) -> None:
+    unsigned, signed = local_version(tmp_path / "a"), local_version(tmp_path / "b", key, seed=1)
+    monkeypatch.setenv(POLICY_VARIABLE, str(policy_at(tmp_path / "p.yaml", "enforce", key)))
+    assert admitted_copy(signed.uri, signed.digest, "digits") == Path(signed.uri)
+    for version, refused in ((signed, False), (unsigned, True)):
+        request = RegisterVersion(
+            model="digits",
+            artifact_uri=version.uri,
+            digest=version.digest,
+            engine="onnx",
+            signature=version.manifest.signature,
+        )
+        if refused:
+            with pytest.raises(BadArtifact, match=r"refused by the signing policy: it is not signed \(build it with"):
+                controller._check_version(request)
+            with pytest.raises(BadArtifact, match="it is not signed"):
+                admitted_copy(version.uri, version.digest, "digits")
+        else:
+            controller._check_version(request)
+
+
+def test_a_warning_is_a_word_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: KeyPair, caplog: pytest.LogCaptureFixture
+) -> None:
+    unsigned = local_version(tmp_path)
+    monkeypatch.setenv(POLICY_VARIABLE, str(policy_at(tmp_path / "p.yaml", "warn", key)))
+    with caplog.at_level(logging.WARNING):
+        admitted_copy(unsigned.uri, unsigned.digest, "digits")
+    (line,) = caplog.messages
+    assert "digits" in line
+    assert "it is not signed, which the signing policy warns of" in line
+
+
+def test_a_policy_that_can_not_be_read_lets_nothing_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: KeyPair) -> None:
+    signed = local_version(tmp_path, key)
+    bad = tmp_path / "p.yaml"
+    for text in (None, "kind: Signing\nrules: 3", "kind: Access", "a: [", "kind: Signing\nrules: [{models: [a], mode: enforce}]"):
+        bad.unlink(missing_ok=True)
+        if text is not None:
+            bad.write_text(text)
+        monkeypatch.setenv(POLICY_VARIABLE, str(bad))
+        with pytest.raises(BadInput, match="until then no version is registered or opened"):
+            check_admitted(signed.uri, signed.digest, "digits")
+    (tmp_path / "key0.pub").write_text("no key")
+    bad.write_text("kind: Signing\nrules: [{models: ['*'], mode: enforce, keys: [key0.pub]}]")
+    with pytest.raises(BadInput, match="no public key"):
+        check_policy(bad)
+
+
+def test_the_first_rule_that_fits_counts_and_keys_may_stand_in_it(tmp_path: Path, key: KeyPair) -> None:
+    file = tmp_path / "p.yaml"
+    pem = "".join(f"\n        {line}" for line in key.public_pem.decode().splitlines())
+    file.write_text(
+        "kind: Signing\nrules:\n  - {models: [lab-*], mode: off}\n"
+        f"  - models: ['*']\n    mode: enforce\n    since: 2026-01-01T00:00:00Z\n    keys:\n      - |{pem}\n"
+    )
+    policy = check_policy(file)
+    assert policy == read_policy(file)
+    assert policy.rule_for("lab-1") is None
+    rule = policy.rule_for("digits")
+    assert rule is not None
+    assert rule.since is not None
+
+
+def test_a_signature_goes_by_a_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: KeyPair) -> None:
+    monkeypatch.setenv("HEADRACE_ARTIFACT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv(POLICY_VARIABLE, str(policy_at(tmp_path / "p.yaml", "enforce", key)))
+    with SmallRegistry().serving() as registry:
+        for seed, signing in ((0, key), (1, None)):
+            version = local_version(tmp_path / str(seed), signing, seed=seed)
+            layout = Layout(tmp_path / f"layout{seed}")
+            layout.prepare()
+            place = f"oci://{registry.host}/team/digits:{seed}"
+            with ImageRegistry(reference_of(place, where="here")) as pushed:
+                list(pushed.push(layout, pack(layout, Path(version.uri), version.digest)))
+            if signing is None:
+                with pytest.raises(BadArtifact, match="it is not signed"):
+                    check_admitted(place, version.digest, "digits")
+                continue
+            check_admitted(place, version.digest, "digits")
+            copy = admitted_copy(place, version.digest, "digits")
+            for name in (SIGNATURE_FILE, PROVENANCE):
+                assert (copy / name).read_bytes() == (Path(version.uri) / name).read_bytes()
+
+
+def test_a_signature_that_came_later_is_read_where_the_version_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: KeyPair
+) -> None:
+    version = local_version(tmp_path)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "manifest.json").write_bytes(version.files.manifest)
+    version.sign(key)
+    monkeypatch.setattr("deployments.signing.admission.localize", lambda _uri, _digest: copy)
+    monkeypatch.setattr("deployments.signing.deciding.local_path", lambda _uri: None)
+    monkeypatch.setenv(POLICY_VARIABLE, str(policy_at(tmp_path / "p.yaml", "enforce", key)))
+    assert admitted_copy(version.uri, version.digest, "digits") == copy
