@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from deployments.artifacts.manifest import MANIFEST, PROVENANCE, SIGNATURE_FILE, Manifest
+from deployments.artifacts.manifest import MANIFEST, SIGNATURE_FILE, SLSA_FILE, Manifest
 from deployments.signing.bundle import SignedBundle, parse_bundle
 from deployments.signing.keys import SHOWN, TrustedKey
-from deployments.signing.statements import Provenance, read_provenance, signed_digests
+from deployments.signing.statements import SlsaProvenance, read_provenance, signed_digests
 
 
 class SignatureFault(StrEnum):
@@ -63,7 +63,7 @@ class SignatureFindings:
     """`signer` has signed the version's files, where it is known who; `provenance` holds where it is there. Good if no doubts."""
 
     signer: TrustedKey | None = None
-    provenance: Provenance | None = None
+    provenance: SlsaProvenance | None = None
     doubts: tuple[Doubt, ...] = ()
 
 
@@ -107,15 +107,15 @@ def _files_signed(
     return signer, Doubt(SignatureFault.OTHER_VERSION, what, f"bring back this version's own, or {sign}")
 
 
-def _provenance(files: SignedFiles, demand: SignatureDemand, sign: str) -> tuple[Provenance | None, Doubt | None]:
-    opened = _opened(PROVENANCE, files.provenance, demand.keys, sign)
+def _provenance(files: SignedFiles, demand: SignatureDemand, sign: str) -> tuple[SlsaProvenance | None, Doubt | None]:
+    opened = _opened(SLSA_FILE, files.provenance, demand.keys, sign)
     if isinstance(opened, Doubt):
         return None, opened
     provenance = read_provenance(opened[0])
     if provenance is None:
-        return None, Doubt(SignatureFault.UNREADABLE, f"{PROVENANCE} says nothing of a version", sign)
+        return None, Doubt(SignatureFault.UNREADABLE, f"{SLSA_FILE} says nothing of a version", sign)
     if provenance.digest != files.digest:
-        what = f"{PROVENANCE} is of another version, signed on {_at(provenance.signed_at)}: {provenance.digest[:SHOWN]}"
+        what = f"{SLSA_FILE} is of another version, signed on {_at(provenance.signed_at)}: {provenance.digest[:SHOWN]}"
         return None, Doubt(SignatureFault.OTHER_VERSION, what, f"bring back this version's own, or {sign}")
     return provenance, None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.errors import BadArtifact, Unreachable
-from deployments.artifacts.manifest import BESIDE_MOST_BYTES, MANIFEST, PROVENANCE, REMEDY, SIGNATURE_FILE
+from deployments.artifacts.manifest import BESIDE_MOST_BYTES, MANIFEST, REMEDY, SIGNATURE_FILE, SLSA_FILE
 from deployments.artifacts.roots import is_in_registry, local_path, remote
 from deployments.signing.examine import SignedFiles
 
@@ -17,11 +17,11 @@ def signed_files(uri: str) -> SignedFiles:
         from deployments.artifacts.oci_place import look_up  # an HTTP client, which others go without
 
         shipped = look_up(uri)
-        return SignedFiles(shipped.manifest, shipped.beside.get(SIGNATURE_FILE), shipped.beside.get(PROVENANCE))
+        return SignedFiles(shipped.manifest, shipped.beside.get(SIGNATURE_FILE), shipped.beside.get(SLSA_FILE))
     manifest = _read(uri, MANIFEST)
     if manifest is None:
         raise BadArtifact("no manifest: this is no artifact", where=uri, remedy=REMEDY)
-    return SignedFiles(manifest, _read(uri, SIGNATURE_FILE), _read(uri, PROVENANCE))
+    return SignedFiles(manifest, _read(uri, SIGNATURE_FILE), _read(uri, SLSA_FILE))
 
 
 def write_beside(uri: str, files: dict[str, bytes]) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from deployments.artifacts.manifest import MANIFEST, PROVENANCE, SIGNATURE_FILE, Manifest
+from deployments.artifacts.manifest import MANIFEST, SIGNATURE_FILE, SLSA_FILE, Manifest
 from deployments.artifacts.package import Attest
 from deployments.signing.bundle import bundled
 from deployments.signing.keys import PrivateSigningKey
@@ -21,7 +21,7 @@ def signatures(files: Manifest, content: bytes, key: PrivateSigningKey, facts: B
     digests = {entry.path: entry.sha256 for entry in files.files} | {MANIFEST: digest}
     return {
         SIGNATURE_FILE: bundled(files_statement(model, digests), key),
-        PROVENANCE: bundled(provenance_statement(model, digest, facts, datetime.now(UTC)), key),
+        SLSA_FILE: bundled(provenance_statement(model, digest, facts, datetime.now(UTC)), key),
     }
 
 

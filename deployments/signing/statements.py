@@ -87,7 +87,7 @@ class _Slsa(_Foreign):
 
 
 @dataclass(frozen=True, slots=True)
-class Provenance:
+class SlsaProvenance:
     """What a signed statement says of a version: of which model it is, the SHA-256 of its manifest, what it was made from, by
     what, and when; and when that was signed."""
 
@@ -123,7 +123,7 @@ def files_statement(model: str, digests: Mapping[str, str]) -> dict[str, Any]:
                 "hash_type": "sha256",
                 "allow_symlinks": False,
                 # For other tools. Ours never asks a signature what it may leave out.
-                "ignore_paths": list(BESIDE),
+                "ignore_paths": [*BESIDE, "keys.json"],
             },
             "resources": [{"name": name, "algorithm": "sha256", "digest": digest} for name, digest in named],
         },
@@ -171,7 +171,7 @@ def provenance_statement(model: str, digest: str, facts: BuildFacts, signed_at: 
     }
 
 
-def read_provenance(payload: bytes) -> Provenance | None:
+def read_provenance(payload: bytes) -> SlsaProvenance | None:
     """What such a statement says; None where it is none."""
     statement = _read(payload, PROVENANCE_TYPE)
     try:
@@ -181,7 +181,7 @@ def read_provenance(payload: bytes) -> Provenance | None:
     if statement is None or slsa is None:
         return None
     subject, run = statement.subject[0], slsa.run
-    return Provenance(
+    return SlsaProvenance(
         model=subject.name,
         digest=subject.digest.sha256,
         materials={one.name: one.digest.sha256 for one in slsa.definition.resolved},

@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent
 OUT = FOLDER / "out"
 DOCUMENT = str(FOLDER / "project" / "wine.yaml")
 MODEL = "wine"
-BESIDE = ("model.sig", "provenance.json")
+BESIDE = ("model.sig", "slsa.json")
 WAIT_S = 60.0
 
 

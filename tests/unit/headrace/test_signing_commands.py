@@ -83,7 +83,7 @@ def test_a_version_is_signed_and_verified_with_nothing_running(home: Path, tmp_p
     assert (told["version"], told["digest"], told["signer"]["name"], told["wrong"]) == (1, older.digest, "release", [])
     assert set(told["files"]) == {entry.path for entry in older.manifest.files}
     # An older version's signature put beside a newer one.
-    for name in ("model.sig", "provenance.json"):
+    for name in ("model.sig", "slsa.json"):
         (Path(newer.uri) / name).write_bytes((Path(older.uri) / name).read_bytes())
     assert main(["model", "verify", "digits"]) == ExitCode.FAILED
     assert "is of another version" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 import headrace.controller_actor as controller
 from cluster.commands.versions import RegisterVersion
 from cluster.errors import BadArtifact, BadInput
-from deployments.artifacts.manifest import PROVENANCE, SIGNATURE_FILE
+from deployments.artifacts.manifest import SIGNATURE_FILE, SLSA_FILE
 from deployments.artifacts.oci_form import pack
 from deployments.oci.layout import Layout
 from deployments.oci.references import reference_of
@@ -118,7 +118,7 @@ def test_a_signature_goes_by_a_registry(tmp_path: Path, monkeypatch: pytest.Monk
                 continue
             check_admitted(place, version.digest, "digits")
             copy = admitted_copy(place, version.digest, "digits")
-            for name in (SIGNATURE_FILE, PROVENANCE):
+            for name in (SIGNATURE_FILE, SLSA_FILE):
                 assert (copy / name).read_bytes() == (Path(version.uri) / name).read_bytes()
 
 

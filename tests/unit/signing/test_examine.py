@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.artifacts.manifest import MANIFEST, PROVENANCE, SIGNATURE_FILE
+from deployments.artifacts.manifest import MANIFEST, SIGNATURE_FILE, SLSA_FILE
 from deployments.signing.bundle import bundled, parse_bundle
 from deployments.signing.examine import SignatureDemand, SignatureFault, SignatureFindings, examine
 from deployments.signing.sign import build_facts
@@ -62,7 +62,7 @@ def test_another_key_is_not_trusted(version: LocalVersion) -> None:
 
 def test_an_older_versions_signature_proves_nothing_of_another(tmp_path: Path, version: LocalVersion, key: KeyPair) -> None:
     newer = local_version(tmp_path, seed=1)
-    for name in (SIGNATURE_FILE, PROVENANCE):
+    for name in (SIGNATURE_FILE, SLSA_FILE):
         (Path(newer.uri) / name).write_bytes((Path(version.uri) / name).read_bytes())
     found = _of(newer, key)
     assert _faults(found) == [SignatureFault.OTHER_VERSION] * 2
