@@ -30,6 +30,7 @@ from deployments.builder.steps.graph import run_rows
 from deployments.builder.steps.variants import Candidate, VariantBuilder
 from deployments.builder.worker import run_worker
 from deployments.engines.load import MODEL_FILES, open_engine
+from deployments.keys.references import holder_of
 from deployments.signing.keys import PrivateSigningKey
 from deployments.signing.sign import attesting
 
@@ -56,15 +57,17 @@ def build(
     root: str | Path,
     log: Path,
     progress: Progress,
+    keys: Path | None = None,
     signing: PrivateSigningKey | None = None,
 ) -> Built:
-    """Makes a version of `model` from a build section; `base` is the document's folder, `root` where artifacts are kept. It is
-    signed with the key `signing`, where there is one.
+    """Makes a version of `model` from a build section; `base` is the document's folder, `root` where artifacts are kept, `keys`
+    where those lie that `seal` may name. It is signed with the key `signing`, where there is one.
 
     Blocks for seconds to minutes. What frameworks print goes to `log`; `progress` is told each step. Raises BadInput or NotFound
-    (the document or a file of it), NoCapacity (full disk); then nothing is left behind.
+    (the document or a file of it, or a key), NoCapacity (full disk), Unreachable; then nothing is left behind.
     """
     started_s = time.monotonic()
+    seal_for = [holder_of(name, folder=keys, base=base) for name in spec.seal]
     with tempfile.TemporaryDirectory(prefix="headrace-build-") as folder:
         work = Path(folder)
         training = _train(spec, base, log, progress)
@@ -102,7 +105,7 @@ def build(
         )
         if kept is None:
             return Built(None, report, _why(builder.wanted(), variants))
-        progress("package")
+        progress("package and seal" if seal_for else "package")
         file = _file_of(kept, candidates)
         artifact = write_artifact(
             root,
@@ -118,6 +121,7 @@ def build(
             source=source,
             steps=({"step": "import", "parity": imported.parity}, *kept.steps),
             sample_tolerance=next((value for word, value in TOLERANCES.items() if word in kept.name), TOLERANCE),
+            seal_for=seal_for,
             attest=None if signing is None else attesting(signing, report.model_dump(mode="json")),
         )
     return Built(artifact, report, ())

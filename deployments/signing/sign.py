@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -36,23 +37,32 @@ def attesting(key: PrivateSigningKey, report: Mapping[str, Any]) -> Attest:
 
 def build_facts(manifest: Manifest, report: Mapping[str, Any] | None) -> BuildFacts:
     """What the version's own files say of its making; `report` is report.json's data, where it is at hand. Names of files and
-    digests, never a path or a row."""
+    digests, never a path or a row; of a sealed version digests alone."""
     told = report or {}
     training = told.get("training") or {}
     data = told.get("data") or {}
-    materials = _sources(manifest.source)
+    source = told.get("source") or manifest.source
+    materials = _sources(source)
     materials |= {f"training:{_name(path)}": digest for path, digest in (training.get("data") or {}).items()}
     if data.get("file") and data.get("sha256"):
         materials[f"evaluation:{_name(data['file'])}"] = data["sha256"]
     machine = {name: str(value) for name, value in (told.get("machine") or {}).items() if name != "cores"}
-    return BuildFacts(
+    facts = BuildFacts(
         materials=materials,
-        parameters={"engine": manifest.engine, "source": str(manifest.source.get("kind", ""))}
+        parameters={"engine": manifest.engine, "source": str(source.get("kind", ""))}
         | {name: training[name] for name in ("function", "seed") if training.get(name) is not None},
         steps=manifest.steps,
         builder={"headrace": version("headrace"), **machine},
         built_at=manifest.created_at,
     )
+    return facts if manifest.seal is None else _without_names(facts)
+
+
+def _without_names(facts: BuildFacts) -> BuildFacts:
+    """Files and functions are called after what they are for: a sealed version keeps that to itself."""
+    numbered = enumerate(facts.materials.items(), 1)
+    materials = {f"{name.partition(':')[0]}:{number}": digest for number, (name, digest) in numbered}
+    return replace(facts, materials=materials, parameters={"engine": facts.parameters["engine"]}, steps=())
 
 
 def _sources(source: Mapping[str, Any]) -> dict[str, str]:

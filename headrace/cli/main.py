@@ -37,6 +37,7 @@ ENTRIES: dict[str, Entry] = {
     "models": Entry("models", "List the models and their versions."),
     "model": Entry("model", "Show, compare, sign, verify and remove versions; to and from registries, to MLflow.", group=True),
     "explain": Entry("explain.explain", "Say why a version answers a row as it does."),
+    "sealing": Entry("sealing.sealing", "Make keys for sealed versions, and change whom one is sealed for.", group=True),
     "image": Entry("images.image", "Make a container image, and push it to a registry.", group=True),
     "apply": Entry("apply", "Make Models, Streams and Batches as the project files say."),
     "diff": Entry("apply", "Show what `headrace apply` would change, field by field."),

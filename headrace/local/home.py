@@ -65,6 +65,11 @@ class Home:
         return self.root / "key"
 
     @property
+    def keys(self) -> Path:
+        """Key-encryption keys of this machine: see `deployments.keys`."""
+        return self.root / "keys"
+
+    @property
     def audit_key(self) -> Path:
         """What signs the audit: see `headrace.audit.key`."""
         return self.root / "audit-key"

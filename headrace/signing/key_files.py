@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cluster.errors import Conflict, NotFound
 from cluster.versions import check_name
+from deployments.keys.secret_file import read_secret, write_once
 from deployments.signing.keys import PrivateSigningKey, TrustedKey, new_signing_key, signing_key, trusted_key
 from headrace.local.home import Home
-from headrace.local.secret_file import read_secret, write_once
 
 PRIVATE, PUBLIC = ".key", ".pub"
 WHAT = "the signing key"

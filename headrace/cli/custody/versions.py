@@ -43,7 +43,7 @@ def sign_command(
             seen.altered[0], where=str(found), remedy="restore the file, or build the version again: nothing is signed"
         )
     local = local_path(found.uri)
-    report = read_report(local) if local is not None else None
+    report = read_report(local) if local is not None and seen.manifest.seal is None else None
     facts = build_facts(seen.manifest, report.model_dump(mode="json") if report is not None else None)
     content = signed_files(found.uri).manifest
     write_beside(found.uri, signatures(seen.manifest, content, signing, facts, found.model))

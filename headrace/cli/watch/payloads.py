@@ -11,6 +11,7 @@ from cluster.errors import NotFound
 from consumers.payload_replay.outcome import ReplayOutcome
 from consumers.payload_replay.places import requests_of
 from consumers.payload_replay.replay import ReplaySpeed, replay
+from deployments.artifacts.version_files import open_folder
 from deployments.engines.load import load_engine
 from deployments.signing.admission import admitted_copy
 from headrace.cli.screens.output import AsJson, answers, print_json
@@ -52,7 +53,7 @@ def replay_command(
     with ControlClient.from_environment() as client:
         found = client.resolve_version(model, version)
     requests = requests_of(payloads, model, found.signature, found.payloads, brokers)
-    engine = load_engine(admitted_copy(found.artifact_uri, found.digest, model))
+    engine = load_engine(open_folder(admitted_copy(found.artifact_uri, found.digest, model), found.digest))
     outcome = replay(requests, engine, model, version, speed=speed, tolerance=tolerance, concurrency=concurrency)
     if not outcome.requests:
         raise NotFound(f"it holds no request to {model}", where=payloads, remedy="name the log of that model")

@@ -12,13 +12,16 @@ from cluster.commands.versions import RegisterVersion
 from cluster.errors import BadArtifact, BadInput
 from deployments.artifacts.manifest import SIGNATURE_FILE, SLSA_FILE
 from deployments.artifacts.oci_form import pack
+from deployments.keys.ring import VARIABLE
 from deployments.oci.layout import Layout
 from deployments.oci.references import reference_of
 from deployments.oci.registry import ImageRegistry
 from deployments.signing.admission import POLICY_VARIABLE, admitted_copy, check_admitted
 from deployments.signing.policy import check_policy, read_policy
+from deployments.signing.sign import build_facts
 from tests.support.registries import SmallRegistry
-from tests.support.signed import KeyPair, key_pair, local_version, policy_at
+from tests.support.sealed import OwnKeys, sealed_copy
+from tests.support.signed import KeyPair, LocalVersion, key_pair, local_version, policy_at
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +137,22 @@ def test_a_signature_that_came_later_is_read_where_the_version_came_from(
     monkeypatch.setattr("deployments.signing.deciding.local_path", lambda _uri: None)
     monkeypatch.setenv(POLICY_VARIABLE, str(policy_at(tmp_path / "p.yaml", "enforce", key)))
     assert admitted_copy(version.uri, version.digest, "digits") == copy
+
+
+def test_a_sealed_version_is_signed_as_it_lies_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: KeyPair) -> None:
+    keys = OwnKeys(tmp_path / "keys", monkeypatch)
+    sealed = sealed_copy(Path(local_version(tmp_path / "plain").uri), tmp_path / "sealed", keys.new())
+    version = LocalVersion(sealed.uri, sealed.digest, sealed.manifest)
+    version.sign(key)
+    monkeypatch.setenv(POLICY_VARIABLE, str(policy_at(tmp_path / "p.yaml", "enforce", key)))
+    monkeypatch.delenv(VARIABLE)  # who verifies opens nothing
+    assert admitted_copy(version.uri, version.digest, "digits") == Path(version.uri)
+    (Path(version.uri) / "keys.json").write_bytes((Path(version.uri) / "keys.json").read_bytes() + b" ")
+    assert admitted_copy(version.uri, version.digest, "digits") == Path(version.uri)
+    report = {
+        "source": {"file": "secret.onnx", "sha256": "a" * 64},
+        "training": {"function": "secret:fit", "data": {"secret": "b" * 64}},
+    }
+    facts = build_facts(sealed.manifest, report)
+    assert facts.materials == {"source:1": "a" * 64, "training:2": "b" * 64}
+    assert "secret" not in str(facts)
