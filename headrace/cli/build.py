@@ -21,6 +21,7 @@ from headrace.client import ControlClient
 from headrace.local.home import read_settings
 from headrace.project.documents import ModelFile, load_project
 from headrace.signing.key_files import signing_key_named
+from headrace.signing.looking import must_be_signed
 
 app = typer.Typer(help="Make a version from a trained model.")
 
@@ -61,6 +62,12 @@ def build_command(
     home.make()
     key = sign or spec.sign
     signing = signing_key_named(home, key, Path.cwd() if sign else found.source.file.parent) if key else None
+    if signing is None and output is None and must_be_signed(found.document.name, read_settings()):
+        raise BadInput(
+            "the signing policy takes no version that is not signed, and this one would not be",
+            where=f"{file}, {found.document.name}",
+            remedy="name a key with --sign, or as `sign` in the build section; `headrace signing ls` shows those that are here",
+        )
     log = home.logs / f"build-{found.document.name}.log"
     client = None if output else ControlClient.from_environment()
     with screen.status("build") as status:

@@ -17,7 +17,7 @@ from deployments.signing.deciding import findings
 from deployments.signing.examine import SignatureDemand, SignatureFindings
 from deployments.signing.files import signed_files
 from deployments.signing.keys import TrustedKey
-from deployments.signing.policy import demand_of, read_policy
+from deployments.signing.policy import SigningMode, demand_of, read_policy
 from headrace.client import ControlClient
 from headrace.local.home import Settings
 from headrace.local.run_state import load_run
@@ -77,13 +77,24 @@ def trusted_for(model: str, named: Iterable[TrustedKey], settings: Settings) -> 
     keys = tuple(named)
     if keys:
         return SignatureDemand(keys)
-    state = load_run(settings.home)
-    runs_with = state.options.signing if state is not None and state.options is not None else ""
-    file = policy_file() or (Path(runs_with) if runs_with else None)
+    file = _policy_here(settings)
     rule = read_policy(file).rule_for(model) if file is not None else None
     if rule is not None and file is not None:
         return demand_of(rule, file)
     return SignatureDemand(tuple(one.trusted for one in signing_keys(settings.home)))
+
+
+def must_be_signed(model: str, settings: Settings) -> bool:
+    """Whether the policy of this environment, or of what runs here, takes no version of the model without. Raises BadInput."""
+    file = _policy_here(settings)
+    rule = read_policy(file).rule_for(model) if file is not None else None
+    return rule is not None and rule.mode is SigningMode.ENFORCE
+
+
+def _policy_here(settings: Settings) -> Path | None:
+    state = load_run(settings.home)
+    runs_with = state.options.signing if state is not None and state.options is not None else ""
+    return policy_file() or (Path(runs_with) if runs_with else None)
 
 
 def look_at(version: KnownVersion, demand: SignatureDemand) -> LookedAt:

@@ -103,3 +103,38 @@ def test_a_changed_file_is_named_and_never_signed(home: Path, tmp_path: Path, ca
     assert main(["model", "sign", str(folder), "--key", "release"]) == ExitCode.FAILED
     assert "nothing is signed" in capsys.readouterr().err
     assert main(["model", "verify", "digits"]) == ExitCode.UNAVAILABLE
+
+
+def test_a_policy_that_makes_no_sense_starts_nothing(home: Path, tmp_path: Path, capsys: Captured) -> None:
+    policy = tmp_path / "signing.yaml"
+    policy.write_text("kind: Signing\nrules: [{models: ['*'], mode: enforce, keys: [nobody.pub]}]")
+    assert main(["up", "--signing", str(policy)]) == ExitCode.BAD_INPUT
+    assert "a trusted key can't be read" in capsys.readouterr().err
+    assert not (home / "run.json").exists()
+
+
+def test_nothing_is_trained_that_would_be_refused(
+    home: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["signing", "new", "release"])
+    policy = tmp_path / "signing.yaml"
+    policy.write_text("kind: Signing\nrules: [{models: [churn], mode: enforce, keys: [home/signing/release.pub]}]")
+    monkeypatch.setenv("HEADRACE_SIGNING", str(policy))
+    document = tmp_path / "churn.yaml"
+    document.write_text("kind: Model\nname: churn\nbuild: {source: {onnx: none.onnx}}")
+    for words in (["--sign", "nobody"], []):
+        capsys.readouterr()
+        assert main(["build", str(document), *words]) in (ExitCode.NOT_FOUND, ExitCode.BAD_INPUT)
+    assert "the signing policy takes no version that is not signed" in capsys.readouterr().err
+
+
+def test_a_cluster_that_is_joined_has_its_policy_where_its_nodes_start(
+    home: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tmp_path / "signing.yaml"
+    policy.write_text("kind: Signing")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert main(["up", "--signing", str(policy)]) == ExitCode.BAD_INPUT
+    assert "set HEADRACE_SIGNING to the policy's path where its nodes are started" in capsys.readouterr().err
+    assert main(["apply", "-f", str(policy)]) == ExitCode.BAD_INPUT
+    assert "is a file of each node" in capsys.readouterr().err
