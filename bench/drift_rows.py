@@ -23,6 +23,7 @@ from deployments.drift.version_counting import VersionCounting, VersionCounts
 from deployments.profiles.making import make_profile
 
 Rows = npt.NDArray[np.float32]
+Scores = Callable[[Rows], Rows]
 
 TICKS, CHANCE = 1000, 0.1
 PROFILE_ROWS, ROWS_A_TICK = 2000, 50
@@ -179,20 +180,29 @@ def digits_to_alarm(spoil: Callable[[Rows], Rows], most: int) -> int | None:
     others are drawn, again and again, and scored.
     """
     profile, others, answers = _digits()
-    counted, drift = CountedRows(profile, answers(profile)), Drift()
-    budget = AlarmBudget.a_year(drift.false_alarms_a_year)
-    detectors = Detectors(counted.reference, drift.margin, budget, drift.alike)
     rng = np.random.default_rng(SEED)
 
-    def drawn(rows: int) -> VersionCounts:
-        taken = spoil(others[rng.integers(len(others), size=rows)])
+    def drawn(rows: int) -> Rows:
+        return spoil(others[rng.integers(len(others), size=rows)])
+
+    return rows_until_alarm(CountedRows(profile, answers(profile)), drawn, answers, most)
+
+
+def rows_until_alarm(counted: CountedRows, drawn: Callable[[int], Rows], answers: Scores, most: int) -> int | None:
+    """Rows drawn and scored until the first alarm with the section's defaults; None where `most` bring none."""
+    drift = Drift()
+    budget = AlarmBudget.a_year(drift.false_alarms_a_year)
+    detectors = Detectors(counted.reference, drift.margin, budget, drift.alike)
+
+    def counts(rows: int) -> VersionCounts:
+        taken = drawn(rows)
         return counted.counts(taken, answers(taken))
 
-    return _until_alarm(detectors, drawn, 20, most)
+    return _until_alarm(detectors, counts, 20, most)
 
 
 @functools.cache
-def _digits() -> tuple[Rows, Rows, Callable[[Rows], Rows]]:
+def _digits() -> tuple[Rows, Rows, Scores]:
     """The profile's digits, the others, and what answers."""
     from sklearn.datasets import load_digits
     from sklearn.linear_model import LogisticRegression

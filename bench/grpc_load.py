@@ -46,7 +46,8 @@ async def load(address: str, method: str, message: bytes, calls: int, seconds: f
     failed, answer_bytes = 0, 0
     # Channels with the same options share a connection.
     channels = [grpc.aio.insecure_channel(address, options=[("bench.number", number)]) for number in range(CONNECTIONS)]
-    await asyncio.gather(*(asyncio.wait_for(channel.channel_ready(), 60) for channel in channels))
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(channel.channel_ready() for channel in channels))
     end = time.perf_counter() + seconds
 
     async def one(channel: grpc.aio.Channel) -> None:

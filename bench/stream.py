@@ -28,7 +28,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,7 @@ class Bench:
     ray: str = ""
     warm: bool = False
     traces: str = ""  # where the way `traced` sends them
+    others: Mapping[str, Callable[[Job], list[str]]] = field(default_factory=dict)  # more ways: the commands of their workers
     left_out: float = 0.1  # this share of the answers, the first as well as the last, is not measured
 
     def warm_up(self, topic: str, format_: Format) -> None:
@@ -107,8 +108,8 @@ class Bench:
         spec = self.spec(topic, format_)
         job = self.job(spec)
         two = [worker("ours", replace(job, rank=rank)) for rank in range(2)]
-        others = {"two_replicas": two, "traced": [worker("ours", replace(job, traces=self.traces))]}
-        ways = others.get(way) or [worker(way, job)]
+        several = {"two_replicas": two, "traced": [worker("ours", replace(job, traces=self.traces))]}
+        ways = [self.others[way](job)] if way in self.others else several.get(way) or [worker(way, job)]
         running = [subprocess.Popen(each, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) for each in ways]
         try:
             found = output_rate(self.brokers, spec.output.topic, job.rows, running, self.left_out)

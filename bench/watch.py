@@ -53,7 +53,7 @@ def main() -> None:
         figures += online(*((5, 4.0) if options.quick else (9, 10.0)), screen)
     with tempfile.TemporaryDirectory(prefix="hw-") as folder:
         if options.only in "stream":
-            figures.append(watched_stream(2 if options.quick else 6, PROFILED, SAMPLE, Path(folder), screen))
+            figures.append(watched_stream(3 if options.quick else 7, PROFILED, SAMPLE, Path(folder), screen))
         if options.only in "batch":
             figures.append(batch(3 if options.quick else 7, Path(folder), screen))
     show(figures, as_json=options.json)

@@ -347,8 +347,9 @@ class BuildSpec(BuildSection):
     Inputs are bound by name where the source has names. `outputs` selects among the source's outputs, in that order; the others
     are left out. `constants` are inputs that no caller gives, with their values.
 
-    `seal` names keys: whoever holds one of them can open the version, and nobody else: a name in HEADRACE_HOME/keys, `file:PATH`
-    or `env:VARIABLE`; the public half is enough. `seal: KEY` is short for a list of one.
+    `seal` names keys: whoever holds one of them can open the version, and nobody else. A name in HEADRACE_HOME/keys, `file:PATH`,
+    `env:VARIABLE`, `vault:MOUNT/NAME` or `aws-kms:KEY`; of a file or variable the public half is enough. `seal: KEY` is short
+    for a list of one.
     """
 
     train: Train | None = None

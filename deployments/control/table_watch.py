@@ -42,7 +42,8 @@ class TableWatch:
     async def first(self, timeout_s: float) -> None:
         """Waits for the first table, `timeout_s` at most."""
         try:
-            await asyncio.wait_for(self._known.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._known.wait()
         except TimeoutError:
             _log.warning("no route table within %g s; still asking the controller for one", timeout_s)
 

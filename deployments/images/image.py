@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import BadArtifact, BadInput
-from deployments.artifacts.manifest import BESIDE, verify
+from deployments.artifacts.manifest import BESIDE, KEYS, verify
 from deployments.images.base import BASE_TAG, Base, make_base, read_base, require_mmdebstrap
 from deployments.images.bill import bill_of_debian
 from deployments.images.variants import ImageVariant, variant_for
@@ -157,7 +157,8 @@ def _ours(layout: Layout, base: Base, variant: ImageVariant, models: Sequence[Mo
 
 
 def _inputs(model: ModelAboard) -> str:
-    beside = [(model.folder / name).read_bytes() for name in BESIDE if (model.folder / name).is_file()]
+    # Who signed it, and whom a sealed version is sealed for, are no part of its digest.
+    beside = [(model.folder / name).read_bytes() for name in (*BESIDE, KEYS) if (model.folder / name).is_file()]
     return hashlib.sha256(b"\n".join((model.name.encode(), model.digest.encode(), model.document, *beside))).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""How keys are named: `file:PATH`, `env:VARIABLE`, or a name in the folder of keys."""
+"""How keys are named: `file:PATH`, `env:VARIABLE`, `vault:MOUNT/NAME`, `aws-kms:KEY`, or a name in the folder of keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deployments.keys.port import KeyHolder
 from deployments.keys.secret_file import read_secret
 
 PRIVATE, PUBLIC = ".key", ".pub"
-KINDS = "file:PATH, env:VARIABLE, or the name of one in HEADRACE_HOME/keys"
+KINDS = "file:PATH, env:VARIABLE, vault:MOUNT/NAME, aws-kms:KEY, or the name of one in HEADRACE_HOME/keys"
 _MOST_BYTES = 4096
 
 
@@ -35,6 +35,8 @@ def holder_of(
         return key_in_file((base or Path()) / Path(rest).expanduser())
     if kind == "env":
         return _in_variable(rest, os.environ if environment is None else environment)
+    if kind in ("vault", "aws-kms"):
+        return _in_service(kind, rest, environment)
     raise BadInput("names no kind of key that is known", where=reference, remedy=f"name {KINDS}")
 
 
@@ -49,6 +51,21 @@ def key_in_file(file: Path) -> KeyHolder:
     except OSError as error:
         raise NotFound(f"there is no key: {error.strerror}", where=str(file), remedy="name the file of one") from error
     return HpkeKey.of_pem(text, str(file))
+
+
+def _in_service(kind: str, place: str, environment: Mapping[str, str] | None) -> KeyHolder:
+    extra = "vault" if kind == "vault" else "aws"
+    try:
+        if kind == "vault":
+            from deployments.keys.vault_key import vault_key
+
+            return vault_key(place, environment)
+        from deployments.keys.aws_kms_key import AwsKmsKey
+
+        return AwsKmsKey(place)
+    except ModuleNotFoundError as error:
+        remedy = f"pip install 'headrace[{extra}]' there"
+        raise NotFound(f"it takes {error.name}, which is not installed", where=f"{kind}:{place}", remedy=remedy) from error
 
 
 def _in_variable(name: str, environment: Mapping[str, str]) -> KeyHolder:

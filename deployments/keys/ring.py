@@ -24,8 +24,8 @@ class KeyRing:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """HEADRACE_KEYS names them, apart by commas: `file:PATH` (a folder: every *.key in it), `env:VARIABLE`. Where it is not
-        set: the folder `keys` of HEADRACE_HOME.
+        """HEADRACE_KEYS names them, apart by commas: `file:PATH` (a folder: every *.key in it), `env:VARIABLE`,
+        `vault:MOUNT/NAME`, `aws-kms:KEY`. Where it is not set: the folder `keys` of HEADRACE_HOME.
 
         Contacts no service. Raises BadInput for what names no key, Conflict where others may read a private one.
         """
@@ -57,7 +57,7 @@ class KeyRing:
                     continue
                 try:
                     return holder.unwrap(wrapped, info)
-                except (Forbidden, Unreachable) as error:
+                except (Forbidden, NotFound, Unreachable) as error:
                     refused.append(error)
         away = next((error for error in refused if isinstance(error, Unreachable)), None)
         if away is not None:

@@ -184,7 +184,8 @@ async def by_serve(response: Any, app: str, left_s: float) -> Any:
     """What a replica answers to a call of its handle. Raises NoCapacity, one of DEATHS where it died under the call, and
     RayTaskError for what it raised itself."""
     try:
-        return await asyncio.wait_for(response, max(left_s, 0.0))
+        async with asyncio.timeout(max(left_s, 0.0)):
+            return await response
     except TimeoutError:
         response.cancel()
         # Whether one had it, or all were away, nobody knows.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from cluster.errors import BadArtifact, Conflict
+from cluster.errors import BadArtifact, Conflict, Forbidden
 from deployments.artifacts.manifest import Manifest
 from deployments.artifacts.package import write_artifact
 from deployments.artifacts.samples import read_samples
 from deployments.engines.load import load_engine
 from deployments.engines.onnx_external import external_locations
 from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
+from tests.support.own_process import OwnProcess
 from tests.support.sealed import OwnKeys, sealed_copy
 from tests.support.torch_models import mlp_program
 
@@ -63,7 +65,7 @@ def with_weights_outside(root: Path, name: str = WEIGHTS) -> Path:
     return Path(artifact.uri)
 
 
-@pytest.mark.parametrize("make", [mlp_artifact, mlp_program])
+@pytest.mark.parametrize("make", [mlp_artifact, pytest.param(mlp_program, marks=pytest.mark.proof)])
 def test_a_sealed_version_answers_as_the_plain_one(
     tmp_path: Path, keys: OwnKeys, make: Callable[[Path], tuple[str, str, Manifest]]
 ) -> None:
@@ -170,3 +172,15 @@ def test_locations_are_found_wherever_a_tensor_may_lie() -> None:
     for broken in (b"\x3a\x08location"[:-1] + b"location", b"\x0blocation", b"\xff" * 11 + b"location"):
         with pytest.raises(ValueError, match=r"cut off|no protobuf"):
             external_locations(broken)
+
+
+def test_an_engines_own_process_opens_it_too(tmp_path: Path, keys: OwnKeys) -> None:
+    plain = Path(mlp_artifact(tmp_path / "plain")[0])
+    sealed = sealed_copy(plain, tmp_path / "sealed", keys.new())
+    with closing(OwnProcess(Path(sealed.uri), threads=1)) as engine:
+        np.testing.assert_array_equal(engine.score({INPUT: rows(8)})[OUTPUT], load_engine(plain).score({INPUT: rows(8)})[OUTPUT])
+        (limit,) = [line for line in Path(f"/proc/{engine.process.pid}/limits").read_text().splitlines() if "core file" in line]
+        assert limit.split()[4:6] == ["0", "0"]
+    (keys.folder / "own.key").unlink()
+    with pytest.raises(Forbidden, match="no key of this machine opens it"):
+        OwnProcess(Path(sealed.uri), threads=1)

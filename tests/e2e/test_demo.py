@@ -23,6 +23,7 @@ def _left_running(home: Path) -> list[psutil.Process]:
     return left
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(1200)
 def test_the_demo_counts_everything_right_and_leaves_nothing_running(tmp_path: Path) -> None:
     printed = run_example("digits", tmp_path)

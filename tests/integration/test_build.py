@@ -163,6 +163,7 @@ def test_other_sources_answer_as_their_own_framework(project: Path, tmp_path: Pa
     assert load_engine(Path(built.artifact.uri)).signature.inputs[0].name == "image"
 
 
+@pytest.mark.proof
 def test_a_file_of_real_tensorflow_answers_as_tensorflow_did(tmp_path: Path) -> None:
     answers_as_tensorflow_did("mlp.h5", tmp_path)
 

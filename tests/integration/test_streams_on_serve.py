@@ -193,6 +193,7 @@ def test_a_replica_that_is_killed_is_replaced_and_nothing_is_lost_or_doubled(run
     assert running.counted()["answered"] <= running.topics.outputs()
 
 
+@pytest.mark.proof
 def test_a_worker_that_stands_still_is_told_with_the_age_of_its_last_words(running: Running) -> None:
     running.await_status("ready")
     (worker,) = running.workers()
@@ -208,6 +209,7 @@ def test_a_worker_that_stands_still_is_told_with_the_age_of_its_last_words(runni
     running.await_status("ready")
 
 
+@pytest.mark.proof
 def test_a_paused_stream_drains_and_a_resumed_one_scales_with_its_lag(running: Running) -> None:
     running.ask("feed.pause", kind="stream", name=running.name)
     running.await_status("stopped")

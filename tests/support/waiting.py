@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def until(what: Callable[[], bool], limit_s: float, *, every_s: float = 0.05, trouble: tuple[type[Exception], ...] = ()) -> None:
@@ -21,3 +25,9 @@ def until(what: Callable[[], bool], limit_s: float, *, every_s: float = 0.05, tr
                 raise
         assert time.monotonic() < end_s, f"not so within {limit_s:g} s"
         time.sleep(every_s)
+
+
+async def within(limit_s: float, what: Awaitable[T]) -> T:
+    """Raises TimeoutError where it takes longer."""
+    async with asyncio.timeout(limit_s):
+        return await what

@@ -60,14 +60,15 @@ class WatchedRows:
             return
         self._not_before_s = time.monotonic() + TELL_EVERY_S
         try:
-            asyncio.run(asyncio.wait_for(self._tell(), TELL_S))
+            asyncio.run(self._tell())
         except TimeoutError:
             self._not_before_s = time.monotonic() + AGAIN_S
             _log.info("the controller takes long: what was counted of rows waits")
 
     async def _tell(self) -> None:
-        for push in self._pushes:
-            await push.flush()
+        async with asyncio.timeout(TELL_S):
+            for push in self._pushes:
+                await push.flush()
 
     def _count(self) -> None:
         if self._waiting:

@@ -26,7 +26,8 @@ Wait = Callable[[asyncio.Event, float], Awaitable[None]]
 async def wait_at_most(event: asyncio.Event, timeout_s: float) -> None:
     """Returns when the event is set, or after `timeout_s`."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
 
 
 class KeySets:

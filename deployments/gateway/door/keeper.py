@@ -98,7 +98,8 @@ class Keeper:
         used_s = time.monotonic()
         while not self._end.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._end.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):
+                    await self._end.wait()
             now_s = time.monotonic()
             if self._departures.look():
                 used_s = now_s

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
+from cluster.access.quotas import Bucket
 from cluster.watch.catalogue import MALFORMED_TRACEPARENTS
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.sampling import sampled_places
@@ -15,6 +18,8 @@ from deployments.observe.traces.span import Attribute, Span, SpanKind
 from deployments.observe.traces.traceparent import parsed
 
 TRACE_SEED = 27  # so that payloads and traces are not of the same records
+# A span costs some hundred microseconds of a process until it is sent: 1 % of a fast stream would take a third of its core.
+DRAWN_A_S_MOST = 100
 
 
 class SpanSink(Protocol):
@@ -30,11 +35,13 @@ class SpanSink(Protocol):
 class Tracer:
     """Safe to call from any thread; no call blocks, and none raises.
 
-    What has a context of its caller's is traced where that says so, and else left alone; of what has none, `ratio` of all is.
+    What has a context of its caller's is traced where that says so, and else left alone; of what has none, `ratio` of all is, and
+    at most DRAWN_A_S_MOST a second.
     """
 
-    def __init__(self, sink: SpanSink, ratio: float, meters: Meters) -> None:
-        self._sink, self._ratio, self._meters = sink, ratio, meters
+    def __init__(self, sink: SpanSink, ratio: float, meters: Meters, clock: Callable[[], float] = time.monotonic) -> None:
+        self._sink, self._ratio, self._meters, self._clock = sink, ratio, meters, clock
+        self._room, self._lock = Bucket.full(DRAWN_A_S_MOST, clock()), threading.Lock()
 
     def begin(
         self,
@@ -56,7 +63,7 @@ class Tracer:
             else:
                 return None
         if not trace_id:
-            if random.random() >= self._ratio:  # noqa: S311 (no secret)
+            if random.random() >= self._ratio or not self._taken(1):  # noqa: S311 (no secret)
                 return None
             trace_id = new_trace_id()
         return Span(name, trace_id, parent_id, kind=kind, began_ns=began_ns, attributes=attributes)
@@ -64,8 +71,9 @@ class Tracer:
     def sampled(self, place: str, numbers: Sequence[int], contexts: Mapping[int, bytes]) -> dict[int, tuple[int, int]]:
         """Which of the records at these offsets of the place are traced: by row, the trace and the span above it, or 0.
 
-        `contexts` are the headers of the rows that have one. Of the others a hash of place and offset decides: one that is read
-        again is traced again. What looks like an unsampled context at both its ends is taken for one: most are.
+        `contexts` are the headers of the rows that have one. Of the others a hash of place and offset decides (one that is read
+        again is traced again), and chance where it would take more than may be drawn. What looks like an unsampled context at
+        both its ends is taken for one: most are.
         """
         found: dict[int, tuple[int, int]] = {}
         malformed = 0
@@ -81,8 +89,18 @@ class Tracer:
             self._meters.add(MALFORMED_TRACEPARENTS, malformed)
         if self._ratio > 0 and len(contexts) - malformed < len(numbers):
             drawn = sampled_places(place, np.asarray(numbers), self._ratio, TRACE_SEED).tolist()
-            found |= {row: (new_trace_id(), 0) for row in drawn if row not in contexts or parsed(contexts[row]) is None}
+            ours = [row for row in drawn if row not in contexts or parsed(contexts[row]) is None]
+            if ours and (room := self._taken(len(ours))) < len(ours):
+                ours = sorted(random.sample(ours, room))
+            found |= {row: (new_trace_id(), 0) for row in ours}
         return found
+
+    def _taken(self, wanted: int) -> int:
+        """How many of so many may be drawn now; they are."""
+        with self._lock:
+            taken = min(wanted, int(self._room.fill(self._clock())))
+            self._room.take(taken)
+        return taken
 
     def finish(self, *roots: Span) -> None:
         """Sends these with all that is within them; what goes on in them ends here."""

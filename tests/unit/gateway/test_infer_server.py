@@ -35,6 +35,7 @@ from deployments.gateway.server import GatewayServer, ServerLimits
 from tests.support.access import closed, made_key
 from tests.support.gateway_fakes import PATIENT, FakeControl, FakeScorer, table
 from tests.support.listening import slot_in
+from tests.support.waiting import within
 
 INFER = "/v2/models/pair/infer"
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).encode()
@@ -684,7 +685,7 @@ def test_without_a_door_loopback_is_served_by_uvicorn_and_grpc_aio_and_nothing_e
             await server.stop(0)
 
     by_uvicorn("json")
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(within(60, run()))
 
 
 def test_who_is_revoked_while_his_request_comes_is_not_answered() -> None:

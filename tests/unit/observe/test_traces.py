@@ -22,10 +22,11 @@ from deployments.gateway.server import GatewayServer
 from deployments.observe.meters import Meters
 from deployments.observe.traces import settings as trace_settings_module
 from deployments.observe.traces.opening import open_tracer
+from deployments.observe.traces.otlp import ANSWER_S
 from deployments.observe.traces.settings import TraceSettings, check_can_trace, trace_settings
 from deployments.observe.traces.span import Span, SpanKind, current_span, during
 from deployments.observe.traces.traceparent import TraceContext, parsed, written
-from deployments.observe.traces.tracer import Tracer
+from deployments.observe.traces.tracer import DRAWN_A_S_MOST, Tracer
 from headrace.local.home import read_settings
 from headrace.local.options import UpOptions
 from headrace.local.run_state import load_run
@@ -101,10 +102,10 @@ def test_the_caller_s_flag_decides_and_else_our_ratio() -> None:
 
 
 def test_records_are_sampled_by_their_own_contexts_and_the_others_by_place_and_offset() -> None:
-    meters = Meters()
-    tracer, offsets = Tracer(MemorySpans(), 0.01, meters), range(1000, 101_000)
+    meters, now = Meters(), iter(range(1, 10))
+    tracer, offsets = Tracer(MemorySpans(), 0.01, meters, clock=lambda: next(now)), range(1000, 9_000)
     drawn = tracer.sampled("in/0", offsets, {})
-    assert 800 < len(drawn) < 1200
+    assert 50 < len(drawn) < 100
     assert tracer.sampled("in/0", offsets, {}).keys() == drawn.keys()
     contexts = dict.fromkeys(range(len(offsets)), NOT_SAMPLED.encode())
     bare = min(drawn)
@@ -115,6 +116,18 @@ def test_records_are_sampled_by_their_own_contexts_and_the_others_by_place_and_o
     assert found.keys() - {first + 1} == {first, bare}
     assert found[first] == (int(TRACE, 16), int(SPAN, 16))
     assert counted(meters) == {(MALFORMED_TRACEPARENTS.name,): 1}
+
+
+def test_our_ratio_draws_a_bounded_number_a_second_whatever_the_traffic() -> None:
+    now_s = 0.0
+    tracer, offsets = Tracer(MemorySpans(), 0.01, Meters(), clock=lambda: now_s), range(2000)
+    first = [tracer.sampled("in/0", range(2000 * batch, 2000 * (batch + 1)), {}) for batch in range(100)]
+    assert sum(map(len, first)) == DRAWN_A_S_MOST  # of some 2,000
+    assert tracer.begin(b"", "it", {}) is None
+    contexts = dict.fromkeys(range(len(offsets)), SAMPLED.encode())
+    assert len(tracer.sampled("in/0", offsets, contexts)) == len(offsets)  # what callers want traced is
+    now_s = 0.5
+    assert sum(len(tracer.sampled("in/1", range(2000 * batch, 2000 * (batch + 1)), {})) for batch in range(100)) == 50
 
 
 def test_who_works_for_a_span_finds_it_until_its_trace_is_sent() -> None:
@@ -197,12 +210,12 @@ def test_a_receiver_that_hangs_holds_nobody_and_what_is_dropped_is_counted() -> 
         assert tracer is not None
         slowest_s = 0.0
         for _ in range(3000):
-            root = tracer.begin(b"", "it", {})
+            root = tracer.begin(SAMPLED.encode(), "it", {})
             assert root is not None
             begin_s = time.monotonic()
             tracer.finish(root)
             slowest_s = max(slowest_s, time.monotonic() - begin_s)
-        assert slowest_s < 1.0
+        assert slowest_s < ANSWER_S  # as long as a call that waits for the receiver would take
         assert counted(meters) == {(SPANS.name, "dropped"): 3000 - 2048}
         begin_s = time.monotonic()
         tracer.close()

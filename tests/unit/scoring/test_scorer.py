@@ -404,7 +404,8 @@ async def test_a_slow_call_counts_as_slow_also_where_its_caller_gave_up(good: Ar
     remote, control = Never(), TableControl(route(target(1, good), serving=Serving(), stage="r1.1", slow_ms=1.0))
     async with scoring(control, remote) as scorer:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(scorer.score("digits", {INPUT: rows(3)}), 0.05)
+            async with asyncio.timeout(0.05):
+                await scorer.score("digits", {INPUT: rows(3)})
     assert control.counts(1) == Counts(rows=0, calls=1, slow=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from cluster.errors import NoCapacity
 from cluster.routing.routes import Target
 from cluster.signature import Datatype, Signature, TensorSpec
-from deployments.transport.remote import RemoteTransport
+from deployments.transport.remote import RemoteTransport, by_serve
 
 pytestmark = pytest.mark.anyio
 
@@ -50,3 +51,25 @@ async def test_a_line_that_breaks_leaves_the_call_to_serve(
     answer = await transport.score(TARGET, {"x": np.zeros((2, 1), np.float32)}, 5.0)
     assert answer.outputs["y"].tolist() == [[1.0], [1.0]]
     assert "a defect" in caplog.text
+
+
+class Response(asyncio.Future[int]):
+    """As a handle gives one."""
+
+
+async def test_a_callers_end_that_comes_with_the_answer_ends_the_call() -> None:
+    # It was lost: a caller who called again and again went on past his deadline, for ever.
+    response = Response()
+    call = asyncio.create_task(by_serve(response, "m--v1", 5.0))
+    await asyncio.sleep(0)
+    response.set_result(1)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+async def test_a_replica_that_does_not_answer_in_time_is_no_capacity() -> None:
+    response = Response()
+    with pytest.raises(NoCapacity, match="no replica answered in time"):
+        await by_serve(response, "m--v1", 0.01)
+    assert response.cancelled()

@@ -29,6 +29,7 @@ from tests.support.access import closed, made_key
 from tests.support.gateway_fakes import PATIENT, FakeControl, FakeScorer, table
 from tests.support.listening import slot_in
 from tests.support.one_haproxy import HAPROXY, haproxy_before
+from tests.support.waiting import within
 
 pytestmark = pytest.mark.skipif(HAPROXY is None, reason="Ray brings no HAProxy here")
 
@@ -52,7 +53,7 @@ def play(scene: Callable[[str, str], Awaitable[None]]) -> None:
             finally:
                 await server.stop(1.0)
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(within(60, run()))
 
 
 def given(kind: Any) -> list[Any]:

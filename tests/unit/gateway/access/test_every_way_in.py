@@ -32,6 +32,7 @@ from tests.support.brain import Brain
 from tests.support.gateway_fakes import PATIENT, FakeControl, FakeScorer, model_view, table
 from tests.support.listening import slot_in
 from tests.support.one_haproxy import HAPROXY, haproxy_before
+from tests.support.waiting import within
 
 TENSOR = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
 BODIES: dict[str, Any] = {
@@ -90,7 +91,7 @@ def play(scene: Callable[[Gateway], Awaitable[None]], *, by_haproxy: bool = True
         finally:
             await server.stop(1.0)
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(within(60, run()))
 
 
 @pytest.fixture(params=[False, True], ids=["by itself", "behind HAProxy"])
@@ -273,7 +274,7 @@ def test_what_stands_behind_a_body_is_no_header(by_haproxy: bool, trailer: str) 
             reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
             head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close"
             writer.write(f"{head}\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n{trailer}\r\n\r\n".encode())
-            told = await asyncio.wait_for(reader.read(), 20)
+            told = await within(20, reader.read())
             writer.close()
             assert told.startswith(b"HTTP/1.1 401 "), (path, told)
 
@@ -290,7 +291,7 @@ def test_a_command_that_was_begun_before_its_key_was_revoked_is_not_run() -> Non
         assert b" 100 " in await reader.readuntil(b"\r\n\r\n")  # it was let in, and its body is awaited
         gateway.scorer.table = closed(table(), SCORER)
         writer.write(b"{}")
-        told = await asyncio.wait_for(reader.read(), 20)
+        told = await within(20, reader.read())
         writer.close()
         assert told.startswith(b"HTTP/1.1 401 "), told
 
