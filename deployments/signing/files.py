@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 from cluster.errors import BadArtifact, Unreachable
@@ -24,6 +25,16 @@ def signed_files(uri: str) -> SignedFiles:
     return SignedFiles(manifest, _read(uri, SIGNATURE_FILE), _read(uri, SLSA_FILE))
 
 
+def bring_signatures(uri: str, copy: Path) -> None:
+    """A version may have been signed since its files were copied from `uri`: afterwards the copy has what there is. Raises as
+    `signed_files`."""
+    if local_path(uri) is not None or is_in_registry(uri):  # in a registry nothing changes under a digest
+        return
+    found = signed_files(uri)
+    told = {SIGNATURE_FILE: found.signature, SLSA_FILE: found.provenance}
+    write_beside(str(copy), {name: content for name, content in told.items() if content is not None})
+
+
 def write_beside(uri: str, files: dict[str, bytes]) -> None:
     """Puts files beside the manifest of the version at `uri`, each whole or not at all. Raises BadArtifact for a version in a
     registry, Unreachable."""
@@ -37,7 +48,7 @@ def write_beside(uri: str, files: dict[str, bytes]) -> None:
     try:
         for name, content in files.items():
             if local is not None:
-                part = local / f".{name}.part"
+                part = local / f".{name}.{secrets.token_hex(4)}"  # others may write it too
                 part.write_bytes(content)
                 part.replace(local / name)
                 continue

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
+import yaml
 
 import headrace.controller_actor as controller
 from cluster.commands.versions import RegisterVersion
@@ -17,11 +20,14 @@ from deployments.oci.layout import Layout
 from deployments.oci.references import reference_of
 from deployments.oci.registry import ImageRegistry
 from deployments.signing.admission import POLICY_VARIABLE, admitted_copy, check_admitted
-from deployments.signing.policy import check_policy, read_policy
-from deployments.signing.sign import build_facts
+from deployments.signing.files import bring_signatures, write_beside
+from deployments.signing.policy import SigningMode, SigningPolicy, check_policy, read_policy
+from deployments.signing.sign import build_facts, signatures
 from tests.support.registries import SmallRegistry
 from tests.support.sealed import OwnKeys, sealed_copy
 from tests.support.signed import KeyPair, LocalVersion, key_pair, local_version, policy_at
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -128,15 +134,26 @@ def test_a_signature_goes_by_a_registry(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_signature_that_came_later_is_read_where_the_version_came_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: KeyPair
 ) -> None:
-    version = local_version(tmp_path)
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    (copy / "manifest.json").write_bytes(version.files.manifest)
-    version.sign(key)
-    monkeypatch.setattr("deployments.signing.admission.localize", lambda _uri, _digest: copy)
-    monkeypatch.setattr("deployments.signing.deciding.local_path", lambda _uri: None)
+    """The copy of a version far away was made before."""
+    monkeypatch.setenv("HEADRACE_ARTIFACT_CACHE", str(tmp_path / "cache"))
+    for module in ("artifacts.fetch", "artifacts.registered", "signing.files"):
+        monkeypatch.setattr(
+            f"deployments.{module}.remote", lambda uri: (pafs.LocalFileSystem(), uri.removeprefix("far://")), raising=False
+        )
+    version = local_version(tmp_path / "far")
+    far = f"far://{version.uri}"
+    copy = admitted_copy(far, version.digest, "digits")
     monkeypatch.setenv(POLICY_VARIABLE, str(policy_at(tmp_path / "p.yaml", "enforce", key)))
-    assert admitted_copy(version.uri, version.digest, "digits") == copy
+    with pytest.raises(BadArtifact, match="it is not signed"):
+        admitted_copy(far, version.digest, "digits")
+    facts = build_facts(version.manifest, None)
+    write_beside(far, signatures(version.manifest, version.files.manifest, key.private, facts, "digits"))
+    check_admitted(far, version.digest, "digits")
+    assert admitted_copy(far, version.digest, "digits") == copy
+    assert not (copy / SIGNATURE_FILE).exists()
+    bring_signatures(far, copy)
+    assert (copy / SIGNATURE_FILE).read_bytes() == (Path(version.uri) / SIGNATURE_FILE).read_bytes()
+    assert not list(copy.glob(".*"))
 
 
 def test_a_sealed_version_is_signed_as_it_lies_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: KeyPair) -> None:
@@ -156,3 +173,12 @@ def test_a_sealed_version_is_signed_as_it_lies_there(tmp_path: Path, monkeypatch
     facts = build_facts(sealed.manifest, report)
     assert facts.materials == {"source:1": "a" * 64, "training:2": "b" * 64}
     assert "secret" not in str(facts)
+
+
+def test_the_policy_in_the_docs_is_one() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "signing.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    policy = SigningPolicy.model_validate(yaml.safe_load(text))
+    modes = {model: rule.mode if (rule := policy.rule_for(model)) else None for model in ("lab-1", "fraud-eu", "wine")}
+    assert modes == {"lab-1": None, "fraud-eu": SigningMode.ENFORCE, "wine": SigningMode.WARN}
+    example = SigningPolicy.model_validate(yaml.safe_load((ROOT / "examples/custody/policy/signing.yaml").read_text()))
+    assert example.rule_for("wine") is not None
