@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import lightgbm
@@ -39,3 +40,7 @@ def fit(rows: str, out: str, seed: int = 0) -> list[float]:
     )
     model.save_model(Path(out) / "model.txt")
     return next(iter(losses["training"].values()))
+
+
+if __name__ == "__main__":
+    write_rows(Path(__file__).with_name("out"), int(sys.argv[1]))

@@ -9,10 +9,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from cluster.errors import BadInput
 from deployments.artifacts.manifest import MANIFEST, SIGNATURE_FILE, SLSA_FILE
 from deployments.signing.bundle import bundled, parse_bundle
 from deployments.signing.examine import SignatureDemand, SignatureFault, SignatureFindings, examine
+from deployments.signing.keys import signing_key, trusted_key
 from deployments.signing.sign import build_facts
 from deployments.signing.statements import files_statement, read_provenance, signed_digests
 from tests.support.signed import KeyPair, LocalVersion, key_pair, local_version
@@ -134,3 +140,34 @@ def test_the_provenance_names_what_a_version_was_made_from(version: LocalVersion
     assert facts.parameters == {"engine": "onnx", "source": "mlflow", "function": "train:main", "seed": 1}
     assert facts.builder["python"] == "3.13"
     assert read_provenance(b"{}") is None
+
+
+def test_of_a_certificate_its_key_counts(version: LocalVersion, key: KeyPair) -> None:
+    """As OpenSSF's tool signs with one: the chain stands where the key's hint would."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "release")])
+    began = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.private.private.public_key())
+    dated = builder.serial_number(1).not_valid_before(began).not_valid_after(began + timedelta(days=1))
+    certificate = dated.sign(key.private.private, hashes.SHA256())
+    bundle = json.loads(version.files.signature or b"")
+    chain = [{"rawBytes": base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()}]
+    bundle["verificationMaterial"] = {"x509CertificateChain": {"certificates": chain}, "tlogEntries": []}
+    files = replace(version.files, signature=json.dumps(bundle).encode())
+    trusted = trusted_key(certificate.public_bytes(Encoding.PEM), "release", "here")
+    assert trusted == key.public
+    assert examine(files, version.manifest, "digits", SignatureDemand((trusted,))).doubts == ()
+    stranger = examine(files, version.manifest, "digits", SignatureDemand((key_pair().public,)))
+    assert _faults(stranger) == [SignatureFault.UNTRUSTED] * 2
+
+
+@pytest.mark.parametrize("pem", ["", "no key", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"])
+def test_what_is_no_key_is_told(pem: str, key: KeyPair) -> None:
+    with pytest.raises(BadInput, match="no public key"):
+        trusted_key(pem.encode(), "x", "here")
+    with pytest.raises(BadInput, match="no private key"):
+        signing_key(pem.encode(), "here")
+    with pytest.raises(BadInput, match="no private key"):
+        signing_key(key.public_pem, "here")
+    other = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with pytest.raises(BadInput, match="can't sign versions"):
+        signing_key(other, "here")
