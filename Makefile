@@ -8,7 +8,8 @@ PROTO := deployments/gateway/protocol/proto
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace ops tests bench examples
 
-.PHONY: check test proof tools lint unit tensorflow kserve model-signing explainers models flights demo picture bench proto reference ops constraints clean
+.PHONY: check test proof nodes chart manifests tools lint unit tensorflow kserve model-signing explainers models flights demo picture bench \
+  proto reference ops constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -87,6 +88,32 @@ tools:
 proof: $(STAMP) model-signing
 	$(PYTEST) tests -m proof --durations=15
 
+# Several machines that are lost, as network namespaces of this one: as root, some minutes. CI does not run it.
+nodes: $(STAMP)
+	$(BIN)/python -m pytest tests/nodes -q -m nodes -s
+
+# The chart for Kubernetes against helm, and the schemas of Kubernetes and of KubeRay; all by Go and pip. CI does not run it.
+CHART := $(VENV)-chart
+KUBERAY := github.com/ray-project/kuberay/ray-operator@v1.6.2
+chart: $(STAMP) $(CHART)/.installed
+	HEADRACE_CHART_TOOLS=$(CHART) $(BIN)/python -m pytest tests/integration/test_chart.py -q -m chart
+
+$(CHART)/.installed:
+	@command -v go > /dev/null || { echo "==> needs Go 1.25 or later, which builds helm"; exit 1; }
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python kubernetes-validate
+	GOBIN=$(abspath $(@D))/bin go install helm.sh/helm/v3/cmd/helm@v3.22.0
+	cp -r --no-preserve=mode "$$(go mod download -json $(KUBERAY) | sed -n 's/^.*"Dir": "\(.*\)".*$$/\1/p')/config/crd/bases" $(@D)/crds
+	mkdir -p $(@D)/kuberay-pods && cp tests/support/kuberay_pods/main.go $(@D)/kuberay-pods/
+	cd $(@D)/kuberay-pods && { test -f go.mod || go mod init headrace.test/kuberaypods; } && go get $(KUBERAY) && go mod tidy && \
+	  go build -o ../bin/kuberay-pods .
+	@touch $@
+
+# Plain manifests for those without Helm, from the chart's example with everything.
+manifests: $(CHART)/.installed
+	$(CHART)/bin/helm template headrace ops/helm/headrace --kube-version 1.34.0 --namespace headrace \
+	  -f ops/helm/headrace/examples/full.yaml > ops/kubernetes/headrace.yaml
+
 # Model files as their makers publish them, from the package index: none is checked in. Some minutes.
 models: $(STAMP)
 	$(BIN)/uv pip install --quiet --no-deps --target $(VENV)-models/packages -r bench/models/packages.txt
@@ -127,4 +154,4 @@ constraints: $(STAMP)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --no-header pyproject.toml -o constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-kserve $(VENV)-model-signing $(VENV)-models $(VENV)-flights $(VENV)-explainers $(VENV)-tensorflow .headrace
+	rm -rf $(VENV) $(VENV)-chart $(VENV)-kserve $(VENV)-model-signing $(VENV)-models $(VENV)-flights $(VENV)-explainers $(VENV)-tensorflow .headrace

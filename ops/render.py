@@ -17,15 +17,20 @@ from ops.rules.rule import RUNBOOKS, rules_file
 BOARD_FOLDER = "ops/boards"
 # In the product, where `headrace up --prometheus` finds them; `ops/prometheus` leads here.
 RULES_FOLDER = "headrace/local/prometheus/rules"
+# A chart holds all that it needs.
+CHART_FOLDER = "ops/helm/headrace/files"
 
 
 def rendered(runbooks: str = RUNBOOKS) -> dict[str, str]:
     """Every file, by its path from the repository's root."""
     boards = {f"{BOARD_FOLDER}/{one.uid}.json": one.text() for one in BOARDS}
+    alerts, objectives = rules_file(alert_groups(), runbooks), rules_file(objective_groups(), runbooks)
     rules = {
-        f"{RULES_FOLDER}/alerts.yml": rules_file(alert_groups(), runbooks),
-        f"{RULES_FOLDER}/objectives.yml": rules_file(objective_groups(), runbooks),
+        f"{RULES_FOLDER}/alerts.yml": alerts,
+        f"{RULES_FOLDER}/objectives.yml": objectives,
         f"{RULES_FOLDER}/other-names.optional.yml": rules_file(foreign_groups(), runbooks),
+        f"{CHART_FOLDER}/alerts.yml": alerts,
+        f"{CHART_FOLDER}/objectives.yml": objectives,
     }
     return boards | rules
 

@@ -59,7 +59,7 @@ async def preflight(
     )
     requests = itertools.islice(requests_of(asked.payloads, model, found.signature, found.payloads), asked.max_requests)
     engine = load_engine(open_folder(admitted_copy(found.artifact_uri, found.digest, model), found.digest))
-    came = replay(requests, engine, model, version, tolerance=asked.tolerance)
+    came = replay(requests, engine, model, version, tolerance=asked.tolerance, limits=found.outputs)
     failed = came.errors - came.lasting_errors
     told = TellPreflight(
         model=model, rollout=rollout, same=came.same, different=came.different, failed=failed, p99_ms=came.p99_ms

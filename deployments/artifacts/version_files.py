@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -33,7 +33,7 @@ from deployments.artifacts.roots import is_in_registry, local_path, remote
 if TYPE_CHECKING:
     from deployments.artifacts.sealing.wraps import SealKeys
 
-OpenFile = Callable[[str], IO[bytes]]
+OpenFile = Callable[[str], io.BufferedIOBase]
 _BLOCK_BYTES = 1 << 20
 
 
@@ -160,7 +160,7 @@ class VersionFiles:
         digest, data_key = hashlib.sha256(), self._opening_key(seal)
         context = context_of(seal, self._manifest.model, entry.path)
         with self._reading(entry.path) as stream:
-            opened = read_sealed(stream, data_key, context, digest.update)
+            opened = read_sealed(stream, entry.size_bytes, data_key, context, digest.update)
         self._same(entry, digest.hexdigest())
         if opened is None:
             words = f"{entry.path} does not open: it was sealed as another file, or with another key"
@@ -180,7 +180,7 @@ class VersionFiles:
         return self._data_key
 
     @contextmanager
-    def _reading(self, name: str) -> Iterator[IO[bytes]]:
+    def _reading(self, name: str) -> Iterator[io.BufferedIOBase]:
         try:
             with self._open(name) as stream:
                 yield stream
@@ -246,7 +246,7 @@ def _same_manifest(content: bytes, digest: str | None, where: str) -> None:
         raise BadArtifact("the manifest is not the registered one", where=where, remedy=REMEDY)
 
 
-def _open_local(folder: Path, name: str) -> IO[bytes]:
+def _open_local(folder: Path, name: str) -> io.BufferedIOBase:
     try:
         return (folder / name).open("rb")
     except FileNotFoundError as error:
@@ -264,7 +264,7 @@ def _opener(uri: str) -> OpenFile:
         return lambda name: io.BytesIO(read_file(shipped, name))
     filesystem, base = remote(uri)
 
-    def open_remote(name: str) -> IO[bytes]:
+    def open_remote(name: str) -> io.BufferedIOBase:
         try:
             with filesystem.open_input_stream(f"{base}/{name}") as stream:
                 return io.BytesIO(stream.read())

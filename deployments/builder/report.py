@@ -11,9 +11,8 @@ from cluster.errors import BadArtifact
 from cluster.versions import BuiltConfidence, BuiltQuality
 from deployments.artifacts.manifest import REPORT
 from deployments.artifacts.version_files import VersionFiles, reader_of
-from deployments.builder.evaluation.judged import Task
 from deployments.builder.evaluation.neighbours import Neighbours
-from deployments.builder.evaluation.quality import Quality
+from deployments.builder.evaluation.quality import Quality, Task
 
 IMPORTED = "imported"
 

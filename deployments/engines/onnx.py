@@ -15,13 +15,15 @@ from cluster.errors import BadArtifact, BadInput, Conflict, EngineFailure
 from cluster.signature import Datatype, Signature
 from deployments.engines.cuda import memory_bytes
 from deployments.engines.datatypes import NUMPY, Array
-from deployments.engines.model_bytes import ModelBytes, told
+from deployments.engines.failures import told_by
+from deployments.engines.model_bytes import ModelBytes, file_in_memory, path_of, told
 from deployments.engines.onnx_external import external_locations
 from deployments.engines.onnxruntime_inside import forget_bytes, session_errors
 from deployments.engines.port import RowsRefused
 from deployments.engines.tokenizer import tokenizer_of
 
 CUDA = "CUDAExecutionProvider"
+FROM_MEMORY = "add_external_initializers_from_files_in_memory"  # of session options; not in every release that we take
 OWN_SETTINGS = "ORT_LOAD_CONFIG_FROM_MODEL"  # onnxruntime's own variable
 
 _log = logging.getLogger(__name__)
@@ -87,7 +89,7 @@ class OnnxEngine:
         try:
             answers = self._answers(feed)
         except ORT_ERRORS as error:
-            raise EngineFailure(f"the model failed: {_first_line(error)}") from error
+            raise EngineFailure(f"the model failed: {told_by(error)}") from None  # its own text quotes values
         outputs: dict[str, Array] = {}
         for name, datatype, answer in zip(self._names, self._datatypes, answers, strict=True):
             value = encode_text(answer) if datatype is Datatype.BYTES else answer
@@ -114,8 +116,23 @@ def _session(model: Path | ModelBytes, threads: int, gpus: float) -> ort.Inferen
         return ort.InferenceSession(str(model), options, providers=providers)
     if model.file is None:
         _refuse_copies()
-    session = ort.InferenceSession(_readable(model, options), options, providers=providers)
-    if CUDA not in session.get_providers():  # else it is made again, from the bytes, on the CPU, where the GPU fails
+    content = model.take()
+    outside = _weights_outside(content, model)
+    if model.file is not None and not _all_in_memory(outside, model, options):
+        return ort.InferenceSession(str(model.file), options, providers=providers)
+    if outside:
+        _give_weights(outside, model, options)
+    # From bytes onnxruntime makes two copies on the way, from a file none: so it gets one, in memory. Not where the GPU may fail:
+    # then it makes the session again, from what it was made from, on the CPU.
+    in_memory = file_in_memory(content) if not outside and len(providers) == 1 else None
+    if in_memory is not None:
+        try:
+            del content
+            return ort.InferenceSession(path_of(in_memory), options, providers=providers)
+        finally:
+            os.close(in_memory)
+    session = ort.InferenceSession(content, options, providers=providers)
+    if len(providers) == 1:
         forget_bytes(session)
     return session
 
@@ -130,32 +147,34 @@ def _refuse_copies() -> None:
         )
 
 
-def _readable(model: ModelBytes, options: ort.SessionOptions) -> bytes | str:
-    """What onnxruntime takes: the bytes, and by `options` the weights that its graph keeps outside, from memory as well; the
-    file's path where that can't be, its weights beside it, and it is not sealed. Raises BadArtifact."""
+def _weights_outside(content: bytes, model: ModelBytes) -> dict[str, str] | None:
+    """The files that the graph reads weights from, as it names them, and by their paths in the version; None where that can't be
+    told, and it is not sealed. Raises BadArtifact."""
     try:
-        outside = {name: PurePosixPath(name).as_posix() for name in sorted(external_locations(model.content))}
+        return {name: PurePosixPath(name).as_posix() for name in sorted(external_locations(content))}
     except ValueError as error:
         if model.file is not None:
-            return str(model.file)
+            return None
         raise BadArtifact(f"the model {error}", where=model.where, remedy="build it again") from error
-    if not outside:
-        return model.content
+
+
+def _all_in_memory(outside: Mapping[str, str] | None, model: ModelBytes, options: ort.SessionOptions) -> bool:
+    """Whether no file is needed."""
+    return outside is not None and (not outside or (hasattr(options, FROM_MEMORY) and {*outside.values()} <= model.beside.keys()))
+
+
+def _give_weights(outside: Mapping[str, str], model: ModelBytes, options: ort.SessionOptions) -> None:
+    """Raises BadArtifact for weights in a file that nobody has verified, or where onnxruntime takes none from memory."""
     unknown = next((name for name, path in outside.items() if path not in model.beside), None)
-    from_memory = getattr(options, "add_external_initializers_from_files_in_memory", None)
-    if unknown is None and from_memory is not None:
-        buffers = [model.beside[path] for path in outside.values()]
-        from_memory(list(outside), buffers, [len(buffer) for buffer in buffers])
-        return model.content
-    if model.file is not None:
-        return str(model.file)
     if unknown is not None:
         raise BadArtifact(
             f"its graph has weights in {unknown!r}, which is no file of the version", where=model.where, remedy="build it again"
         )
-    raise BadArtifact(
-        f"onnxruntime {ort.__version__} can't read weights beside a sealed model", where=model.where, remedy="install a newer one"
-    )
+    if not hasattr(options, FROM_MEMORY):
+        words = f"onnxruntime {ort.__version__} can't read weights beside a sealed model"
+        raise BadArtifact(words, where=model.where, remedy="install a newer one")
+    buffers = [model.beside[path] for path in outside.values()]
+    getattr(options, FROM_MEMORY)(list(outside), buffers, [len(buffer) for buffer in buffers])
 
 
 def _options(threads: int) -> ort.SessionOptions:

@@ -25,17 +25,23 @@ TEXTS = {"version", "archive_format", "archive_version", "byteorder", "serializa
 def load_program(model: Path | ModelBytes) -> torch.export.ExportedProgram:
     """Checks and reads the program, a file or its bytes. Raises BadArtifact."""
     file = told(model)
-    check(_opened(model), file)
+    if isinstance(model, ModelBytes):
+        content = model.take()
+        # Neither copies the bytes: what is read are those that were checked.
+        checked, program = io.BytesIO(content), io.BytesIO(content)
+        del content
+        check(checked, file)
+        return _loaded(program, file)
+    check(model, file)
+    return _loaded(model, file)
+
+
+def _loaded(program: Path | io.BytesIO, file: str) -> torch.export.ExportedProgram:
     try:
-        return torch.export.load(_opened(model))
+        return torch.export.load(program)
     except (RuntimeError, ValueError, KeyError, OSError, AssertionError) as error:
         first = str(error).strip().split("\n", 1)[0]
         raise BadArtifact(f"is no torch.export program: {first}", where=file, remedy=REMEDY) from error
-
-
-def _opened(model: Path | ModelBytes) -> Path | io.BytesIO:
-    # Bytes are not copied so: what is read are those that were checked.
-    return io.BytesIO(model.content) if isinstance(model, ModelBytes) else model
 
 
 def check(program: Path | io.BytesIO, file: str) -> None:

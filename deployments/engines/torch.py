@@ -14,6 +14,7 @@ from torch.export.passes import move_to_device_pass
 from cluster.errors import EngineFailure
 from cluster.signature import Signature
 from deployments.engines.datatypes import NUMPY, Array
+from deployments.engines.failures import told_by
 from deployments.engines.model_bytes import ModelBytes
 from deployments.engines.port import DeviceLost
 from deployments.engines.program import load_program
@@ -78,8 +79,7 @@ class TorchEngine:
                 total = (answer * torch.tensor(weights, device=self._device)).sum()
                 found = torch.autograd.grad(total, list(by.values()), allow_unused=True)
         except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
-            first = str(error).strip().split("\n", 1)[0]
-            raise EngineFailure(f"the model can't be derived: {first}") from error
+            raise EngineFailure(f"the model can't be derived: {told_by(error)}") from None
         return {
             name: np.zeros_like(tensors[name]) if slope is None else slope.cpu().numpy()
             for name, slope in zip(by, found, strict=True)
@@ -96,7 +96,7 @@ class TorchEngine:
             # CUDA computes behind the caller's back: what fails there is told here.
             return [answer.cpu().numpy() for answer in _listed(found)]
         except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
-            return str(error).strip().split("\n", 1)[0]
+            return told_by(error)
 
     def _lost(self) -> bool:
         """Whether CUDA refuses everything from now on, as it does after an index out of range."""

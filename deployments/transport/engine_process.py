@@ -22,6 +22,7 @@ from typing import Any
 
 from cluster.errors import HeadraceError, NoCapacity
 from cluster.fleet.serving import Serving
+from cluster.foreign import trace_of
 from cluster.routing.routes import Target
 from deployments.artifacts.version_files import open_folder
 from deployments.engines.datatypes import Array
@@ -201,7 +202,9 @@ def _serve(engine: Engine, end: socket.socket) -> None:
 
 def _end_loudly(defect: threading.ExceptHookArgs) -> None:
     """A thread that is gone would leave its caller waiting; a process that is gone is seen."""
-    threading.__excepthook__(defect)
+    if defect.exc_value is not None:
+        sys.stderr.write(trace_of(defect.exc_value))
+        sys.stderr.flush()
     os._exit(1)
 
 

@@ -39,6 +39,9 @@ def up(
     http_port: Annotated[int, typer.Option(**PORTS, help="The gateway's HTTP port.")] = 8000,
     grpc_port: Annotated[int, typer.Option(**PORTS, help="The gateway's gRPC port.")] = 9000,
     gateways: Annotated[str, typer.Option(metavar="MIN[:MAX]", help="How many gateways; up to MAX by load.")] = "1",
+    gateways_on: Annotated[
+        str, typer.Option(metavar="RESOURCE", help="Only on nodes that have this resource of Ray's, one a unit of it.")
+    ] = "",
     dashboard_port: Annotated[int, typer.Option(**PORTS, help="The Ray dashboard's port.")] = 8265,
     broker_port: Annotated[int, typer.Option(**PORTS, help="The local Kafka's port.")] = 9092,
     num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs that Ray hands out to replicas; the machine's own.")] = None,
@@ -87,6 +90,12 @@ def up(
     supervise: Annotated[
         bool, typer.Option("--supervise", help="Stay, and bring back whatever ends; SIGTERM drains as `down` does.")
     ] = False,
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join", help="Stay beside a Ray that somebody else runs, and bring back what is away; SIGTERM ends this alone."
+        ),
+    ] = False,
     models: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="With --supervise: register and serve the versions that an image brings."),
@@ -127,11 +136,17 @@ def up(
     With --supervise it stays in the foreground and does so each second, one line an event, until SIGTERM or Ctrl-C: that drains
     and ends all, and a second one ends it at once.
 
+    With --join it does so beside the Ray of RAY_ADDRESS, or of this machine: it waits until that is there, has everything run on
+    it, and again where another Ray has taken its place, as after the death of a head. SIGTERM ends this command alone, and what
+    serves goes on. HEADRACE_URL names where all gateways are reached, such as a load balancer. For containers, beside the head
+    (docs/kubernetes.md).
+
     Example: `headrace up --broker --http-port 8001`
     """
     from headrace.client import ControlClient
     from headrace.local.network_access import access_in
     from headrace.local.options import UpOptions, not_taken_up
+    from headrace.local.repairs.join import stay_joined
     from headrace.local.repairs.supervise import supervise as run_supervised
     from headrace.local.up import bring_up
 
@@ -144,6 +159,7 @@ def up(
         grpc_port=grpc_port,
         gateways=least,
         most_gateways=most,
+        gateways_on=gateways_on,
         dashboard_port=dashboard_port,
         broker=broker,
         broker_port=broker_port,
@@ -162,8 +178,13 @@ def up(
         access="" if access is None else str(access.absolute()),
         models="" if models is None else str(models.absolute()),
     )
-    if models is not None and not supervise:
+    if models is not None and not (supervise or join):
         raise BadInput("goes with --supervise", where="--models", remedy="give --supervise too, or use `headrace apply`")
+    if join:
+        if supervise:
+            raise BadInput("they are two ways to stay", where="--join --supervise", remedy="give one of them")
+        stay_joined(options, read_settings(), _log)
+        return
     if supervise:
         if not run_supervised(options, read_settings(), _log, drain_timeout_s=drain_timeout_s):
             raise typer.Exit(ExitCode.FAILED)

@@ -14,6 +14,7 @@ import typer
 
 from cluster.error_wire import to_wire
 from cluster.errors import HeadraceError
+from cluster.foreign import kind_and_words
 from headrace.cli.exits import MEANING, ExitCode, code_of
 from headrace.cli.screens.output import notes
 from headrace.local.home import read_settings
@@ -32,6 +33,8 @@ ENTRIES: dict[str, Entry] = {
     "up": Entry("local", "Start Ray, the controller, the gateway and, with --broker, Apache Kafka."),
     "down": Entry("local", "Drain and end everything that `headrace up` started."),
     "status": Entry("local", "Show addresses, nodes, models, versions, replicas, rollouts and streams."),
+    "doctor": Entry("cluster.doctor", "Look whether machines can carry Headrace, before and after it runs."),
+    "leave": Entry("cluster.leave", "Let this node leave its cluster without a failed call."),
     "init": Entry("init", "Write a Model document for a model file."),
     "build": Entry("build", "Make a version from a trained model."),
     "models": Entry("models", "List the models and their versions."),
@@ -52,6 +55,7 @@ ENTRIES: dict[str, Entry] = {
     "payloads": Entry("watch.payloads", "Put what was logged of a model's requests to one of its versions.", group=True),
     "audit": Entry("watch.audit", "See what was done and by whom, and prove that nobody has changed it.", group=True),
     "signing": Entry("custody.signing", "Make and list the keys that sign versions.", group=True),
+    "erase": Entry("privacy.erase", "Destroy a data subject's key: its encrypted fields open no more."),
     "key": Entry("key", "Make, list, rotate and revoke API keys.", group=True),
     "batch": Entry("batch", "Score Parquet datasets in bulk.", group=True),
 }
@@ -94,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:  # the last resort of a command line: a sentence, not a traceback
         if read_settings().debug:
             raise
-        unforeseen = HeadraceError(f"unexpected {type(error).__name__}: {error}", remedy="see more with HEADRACE_DEBUG=1")
+        unforeseen = HeadraceError(f"unexpected {kind_and_words(error)}", remedy="see more with HEADRACE_DEBUG=1")
         _tell(unforeseen, as_json=as_json)
         return ExitCode.FAILED
     return ExitCode.OK

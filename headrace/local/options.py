@@ -22,6 +22,7 @@ class UpOptions:
     joined without a token, and a door opened to the network in clear, or where nothing says who may come in. `access` is the file
     of an Access document, or empty. `prometheus`: run Prometheus and Alertmanager too. `models` is a folder of versions that an
     image brings, or empty. `signing` is the file of a signing policy, or empty.
+    Gateways run where nodes have the resource `gateways_on` alone, a unit each; empty: on any.
     `traces` is the URL of a receiver of OTLP, or empty, and `trace_ratio` how much of what brings no trace context is traced. All
     processes log in `log_form`, from `log_level` on.
     The door speaks TLS with the files `tls_cert` and `tls_key`, by absolute paths, and knows callers by certificates of
@@ -34,6 +35,7 @@ class UpOptions:
     grpc_port: int = 9000
     gateways: int = 1
     most_gateways: int = 1
+    gateways_on: str = ""
     dashboard_port: int = 8265
     broker: bool = False
     broker_port: int = 9092

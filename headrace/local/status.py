@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
-import httpx
 from pydantic import BaseModel, ConfigDict
 
 from cluster.commands.feeds import FeedView
@@ -19,19 +17,8 @@ from headrace.local.home import Settings
 from headrace.local.ray.dashboard import DashboardAsker
 from headrace.local.ray.head import ray_logs
 from headrace.local.ray.replaced import ReplacedView, replaced
+from headrace.local.ray.where import NodeView, nodes_of
 from headrace.local.run_state import BROKER, Addresses, RunState, load_run
-
-
-class NodeView(BaseModel):
-    """One machine of the Ray cluster. `resources` are what it has in all, e.g. CPU 8, GPU 1."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    address: str
-    state: str
-    is_head: bool
-    resources: dict[str, float]
 
 
 class DoorView(BaseModel):
@@ -83,7 +70,7 @@ def look(settings: Settings) -> Overview:
     if addresses.dashboard:
         owns_ray = run is not None and run.owns_ray
         dashboard = DashboardAsker(addresses.dashboard, settings.home, owns_ray=owns_ray)
-    nodes = _nodes(dashboard) if dashboard else None
+    nodes = nodes_of(dashboard) if dashboard else None
     doors = _doors(run.run_id) if run is not None and run.addresses.http == client.base_url else ()
     return Overview(
         addresses=addresses,
@@ -131,20 +118,3 @@ def _end_s(certificate: Path | None) -> float | None:
     with contextlib.suppress(BadInput):  # the door has just ended, and its folder with it
         return None if certificate is None else end_of(certificate).timestamp()
     return None
-
-
-def _nodes(dashboard: DashboardAsker) -> tuple[NodeView, ...] | None:
-    try:
-        rows: list[dict[str, Any]] = dashboard.get("/api/v0/nodes", detail="false")["data"]["result"]["result"]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
-        return None  # the dashboard may be off; what is served does not depend on it
-    return tuple(
-        NodeView(
-            id=str(row["node_id"]),
-            address=str(row["node_ip"]),
-            state=str(row["state"]).lower(),
-            is_head=bool(row["is_head_node"]),
-            resources={k: v for k, v in (row.get("resources_total") or {}).items() if not k.startswith("node:")},
-        )
-        for row in rows
-    )

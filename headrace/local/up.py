@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cluster.commands.documents import Apply
 from cluster.errors import BadInput, Unreachable
@@ -300,6 +301,12 @@ class _Run:
         self._note(processes=self.state.with_process(process).processes)
 
     def _find_door(self, host: str) -> None:
+        # Of a cluster, where gateways come and go: what is told stays, such as a load balancer or a Service.
+        if self._settings.url is not None and not self.state.owns_ray:
+            told = urlsplit(self._settings.url)
+            found = {"http": self._settings.url.rstrip("/"), "grpc": f"{told.hostname}:{self._options.grpc_port}"}
+            self._note(addresses=self.state.addresses.model_copy(update=found))
+            return
         found = {"http": f"{self._scheme}://{host}:{self._options.http_port}", "grpc": f"{host}:{self._options.grpc_port}"}
         self._note(addresses=self.state.addresses.model_copy(update=found))
 

@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from cluster.error_wire import from_wire, to_wire
 from cluster.errors import BadInput, HeadraceError, Unreachable
 from cluster.fleet.serving import Resources
+from cluster.foreign import kind_and_words
 from consumers.batch.plan import Unit
 from consumers.batch.ray_inside import LeftActors, quieten_log
 from consumers.batch.run import Workforce
@@ -225,12 +226,13 @@ def _quieten() -> None:
 
 def _of_ray(error: RayError) -> HeadraceError:
     cause: BaseException | None = error
+    first: BaseException = error
     while cause is not None:
         if isinstance(cause, HeadraceError):
             return cause
-        cause = cause.__cause__ or getattr(cause, "cause", None)
+        first, cause = cause, cause.__cause__ or getattr(cause, "cause", None)
     return Unreachable(
-        f"the workers failed: {str(error).strip().splitlines()[-1]}",
+        f"the workers failed: {kind_and_words(first)}",
         where="the Ray cluster",
         remedy="look at the dashboard's Jobs page; `headrace batch resume` goes on from here",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # it takes as long to import as all else here: who has no TLS
 ENDS_SOON = timedelta(days=14)
 FILE_MOST_BYTES = 1 << 20
 OTHERS_BITS = 0o077
+GROUP_READS_BITS = 0o037
 WRITE_PEM = "write it as PEM, with `-----BEGIN ...-----` lines"
 
 
@@ -96,6 +98,24 @@ def end_of(path: Path) -> datetime:
     return _certificates(path)[0].not_valid_after_utc
 
 
+class CertificateEnd:
+    """When the certificate in a file ends, looked up again whenever the file is another."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int] | None = None
+        self._ends_s: float | None = None
+
+    def ends_s(self) -> float | None:
+        """In Unix time; as it was known last where the file can't be read now, which the door's keeper tells."""
+        with contextlib.suppress(OSError, BadInput):
+            now = self._path.stat()
+            looks = now.st_mtime_ns, now.st_ino
+            if looks != self._seen:
+                self._ends_s, self._seen = end_of(self._path).timestamp(), looks
+        return self._ends_s
+
+
 def _certificates(path: Path) -> list[x509.Certificate]:
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -134,10 +154,19 @@ def _key(path: Path) -> PrivateKeyTypes:
         raise BadInput("there is no private key in it that can be read", where=str(path), remedy=WRITE_PEM) from error
 
 
+def is_open_to_others(mode: int, *, owner: int, us: int) -> bool:
+    """Whether others than its owner may read a key's file, or more than that. Pure.
+
+    One that root owns may be read by its group, as PostgreSQL has it too: so Kubernetes gives secrets to who is not root.
+    """
+    return bool(mode & (GROUP_READS_BITS if owner == 0 and us != 0 else OTHERS_BITS))
+
+
 def _read(path: Path, *, secret: bool = False) -> bytes:
     try:
         with path.open("rb") as file:
-            if secret and (mode := os.fstat(file.fileno()).st_mode & 0o777) & OTHERS_BITS:
+            seen = os.fstat(file.fileno())
+            if secret and is_open_to_others(mode := seen.st_mode & 0o777, owner=seen.st_uid, us=os.geteuid()):
                 raise BadInput(f"others may read the key: its mode is {mode:04o}", where=str(path), remedy=f"`chmod 600 {path}`")
             text = file.read(FILE_MOST_BYTES + 1)
     except OSError as error:

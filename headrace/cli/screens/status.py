@@ -16,7 +16,8 @@ from headrace.cli.rollout import shown as shown_rollout
 from headrace.cli.screens.output import age
 from headrace.cli.screens.summary import counts, wrong
 from headrace.local.ray.replaced import ReplacedView
-from headrace.local.status import DoorView, NodeView, Overview
+from headrace.local.ray.where import NodeView
+from headrace.local.status import DoorView, Overview
 
 REPLACED_MOST = 5
 STYLES = {"ready": "green", "running": "green", "alive": "green", "failed": "red", "unhealthy": "red", "dead": "red"}
@@ -82,11 +83,14 @@ def _replaced(replaced: tuple[ReplacedView, ...], now_s: float) -> Table:
 
 
 def _nodes(nodes: tuple[NodeView, ...]) -> Table:
-    table = _table("node", "state", "role", "resources")
+    table = _table("node", "state", "role", "zone", "resources", "runs")
     for node in nodes:
         counted = {k: v for k, v in node.resources.items() if k in ("CPU", "GPU") or k.startswith("accelerator_type:")}
         resources = ", ".join(f"{name} {amount:g}" for name, amount in sorted(counted.items()))
-        table.add_row(node.address, _word(node.state), "head" if node.is_head else "worker", resources)
+        runs = ", ".join(app if many == 1 else f"{many} x {app}" for app, many in node.runs.items())
+        table.add_row(
+            node.address, _word(node.state), "head" if node.is_head else "worker", node.zone or "-", resources, runs or "-"
+        )
     return table
 
 

@@ -54,7 +54,16 @@ def replay_command(
         found = client.resolve_version(model, version)
     requests = requests_of(payloads, model, found.signature, found.payloads, brokers)
     engine = load_engine(open_folder(admitted_copy(found.artifact_uri, found.digest, model), found.digest))
-    outcome = replay(requests, engine, model, version, speed=speed, tolerance=tolerance, concurrency=concurrency)
+    outcome = replay(
+        requests,
+        engine,
+        model,
+        version,
+        speed=speed,
+        tolerance=tolerance,
+        concurrency=concurrency,
+        limits=found.outputs,
+    )
     if not outcome.requests:
         raise NotFound(f"it holds no request to {model}", where=payloads, remedy="name the log of that model")
     if as_json:

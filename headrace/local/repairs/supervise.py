@@ -48,9 +48,9 @@ def supervise(options: UpOptions, settings: Settings, say: Say, *, drain_timeout
     Raises Conflict where another one supervises this home, and what the first start raises where only its user can mend that;
     then nothing is left. To be called in the main thread.
     """
-    with _only_supervisor(settings.home):
+    with only_supervisor(settings.home):
         supervisor = Supervisor(options, settings, say)
-        with _signals(supervisor.stop):
+        with told_by_signals(supervisor.stop):
             try:
                 if supervisor.run():
                     say("told to end: drains")
@@ -70,8 +70,10 @@ class AtOnce(BaseException):
 class Supervisor:
     """Looks each second, and repairs what does not come back by itself."""
 
-    def __init__(self, options: UpOptions, settings: Settings, say: Say) -> None:
+    def __init__(self, options: UpOptions, settings: Settings, say: Say, *, gives_up: bool = True) -> None:
+        """`gives_up`: where only its user can mend why the first start failed, `run` raises that; else it tries again."""
         self._options = options
+        self._gives_up = gives_up
         self._settings = settings
         self._say = say
         self._stop = threading.Event()
@@ -93,7 +95,7 @@ class Supervisor:
     def run(self) -> bool:
         """True where it was told to stop; False where somebody else has ended the run. Raises as `supervise` does."""
         failed = self._bring_up((RunPart.RAY,))
-        if isinstance(failed, BadInput | Conflict):
+        if self._gives_up and isinstance(failed, BadInput | Conflict):
             raise failed
         while not self._stop.wait(LOOK_EVERY_S):
             state = load_run(self._settings.home)
@@ -158,6 +160,8 @@ class Supervisor:
     def _up_once(self) -> HeadraceError | None:
         command = [sys.executable, "-m", "headrace.local.repairs.up_once", json.dumps(asdict(self._options))]
         environment = {**os.environ, "HEADRACE_HOME": str(self._settings.home.root)}
+        if self._settings.ray_address is not None:
+            environment["HEADRACE_RAY_ADDRESS"] = self._settings.ray_address
         failed: HeadraceError | None = None
         with subprocess.Popen(
             command,
@@ -199,7 +203,8 @@ def _error_in(line: str) -> HeadraceError | None:
 
 
 @contextlib.contextmanager
-def _only_supervisor(home: Home) -> Iterator[None]:
+def only_supervisor(home: Home) -> Iterator[None]:
+    """One at a time for a home. Raises Conflict."""
     home.make()
     with home.supervisor_file.open("w") as lock:
         try:
@@ -212,7 +217,9 @@ def _only_supervisor(home: Home) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
+def told_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT call `stop`, for as long as the block lasts. In the main thread."""
+
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (as Python calls it)
         stop()
 

@@ -11,7 +11,7 @@ import yaml
 
 from cluster.watch.catalogue import BY_NAME, MetricKind
 from ops.boards.boards import BOARDS
-from ops.render import BOARD_FOLDER, RULES_FOLDER, rendered
+from ops.render import BOARD_FOLDER, CHART_FOLDER, RULES_FOLDER, rendered
 
 ROOT = Path(__file__).parents[3]
 FILES = rendered()
@@ -32,9 +32,8 @@ def test_what_is_checked_in_is_what_the_code_renders(name: str) -> None:
 
 
 def test_nothing_else_lies_there() -> None:
-    found = {
-        path.relative_to(ROOT).as_posix() for path in (*(ROOT / BOARD_FOLDER).glob("*.json"), *(ROOT / RULES_FOLDER).iterdir())
-    }
+    rules = (*(ROOT / RULES_FOLDER).iterdir(), *(ROOT / CHART_FOLDER).iterdir())
+    found = {path.relative_to(ROOT).as_posix() for path in (*(ROOT / BOARD_FOLDER).glob("*.json"), *rules)}
     assert found == set(FILES)
     assert (ROOT / "ops" / "prometheus").resolve() == (ROOT / RULES_FOLDER).resolve()
 

@@ -12,8 +12,9 @@ from cluster.commands.models import AppView, ModelView
 from headrace.cli.screens.status import shown
 from headrace.cli.screens.summary import counts, wrong
 from headrace.local.ray.replaced import in_order
+from headrace.local.ray.where import NodeView, node_views
 from headrace.local.run_state import Addresses
-from headrace.local.status import DoorView, NodeView, Overview
+from headrace.local.status import DoorView, Overview
 
 NOW_S, DAY_S = 1000.0, 86_400.0
 
@@ -112,3 +113,21 @@ def test_the_screen_begins_with_the_summary_and_ends_with_the_logs() -> None:
     assert lines[2] == "1 model, 2 of 2 replicas, 1 stream, 1 node"
     assert lines[-1] == "logs: /home/logs"
     assert any("its process ended at once" in line for line in lines)
+
+
+def test_nodes_are_told_with_their_zone_and_what_runs_there() -> None:
+    def row(node: str, **more: object) -> dict[str, object]:
+        return {"node_id": node, "node_ip": f"10.0.0.{node}", "state": "ALIVE", "is_head_node": node == "1", **more}
+
+    def app(*nodes: str, state: str = "RUNNING") -> dict[str, object]:
+        return {"deployments": {"d": {"replicas": [{"node_id": node, "state": state} for node in nodes]}}}
+
+    rows = [
+        row("3", state="DEAD", resources_total=None, labels=None),
+        row("2", resources_total={"CPU": 8.0, "node:10.0.0.2": 1.0}, labels={"ray.io/availability-zone": "a", "pool": "cpu"}),
+        row("1"),
+    ]
+    head, worker, dead = node_views(rows, {"gateway": app("1"), "digits--v1": app("2", "2"), "old": app("2", state="STOPPING")})
+    assert (head.is_head, head.zone, head.runs) == (True, "", {"gateway": 1})
+    assert (worker.zone, worker.resources, worker.runs) == ("a", {"CPU": 8.0}, {"digits--v1": 2})
+    assert (dead.state, dead.runs) == ("dead", {})

@@ -19,9 +19,11 @@ from cryptography.hazmat.primitives.serialization import (
 from cluster.errors import BadInput
 from deployments.gateway.door.certificates import (
     ENDS_SOON,
+    CertificateEnd,
     check_files,
     end_of,
     first_certificate,
+    is_open_to_others,
     read_certificate,
     read_client_ca,
 )
@@ -54,6 +56,11 @@ def test_a_pair_becomes_one_file_without_what_others_write_around_it(pki: Pki) -
     assert read.ends_soon(read.ends - ENDS_SOON + timedelta(seconds=1))
     assert first_certificate(certificate).strip() in read.pem
     assert end_of(certificate) == read.ends
+    watched = CertificateEnd(certificate)
+    assert watched.ends_s() == read.ends.timestamp()
+    certificate.write_text("half of a renewed one")
+    assert watched.ends_s() == read.ends.timestamp()  # as it was known last
+    assert CertificateEnd(certificate).ends_s() is None
 
 
 def gone(files: Files) -> None:
@@ -137,3 +144,19 @@ def test_files_with_a_wrong_bit_are_never_more_than_refused(pki: Pki) -> None:
                 refused += 1
         assert refused > len(der) // 2
         path.write_bytes(good)
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "us", "told"),
+    [
+        (0o600, 10001, 10001, False),
+        (0o640, 10001, 10001, True),
+        (0o440, 0, 10001, False),  # a Secret that Kubernetes mounts, with its group
+        (0o460, 0, 10001, True),
+        (0o444, 0, 10001, True),
+        (0o440, 0, 0, True),
+        (0o440, 7, 10001, True),
+    ],
+)
+def test_whose_key_it_is_decides_who_may_read_it(mode: int, owner: int, us: int, told: bool) -> None:
+    assert is_open_to_others(mode, owner=owner, us=us) is told

@@ -1,0 +1,72 @@
+"""Judges what nodes reach: each other, shared paths, brokers, and the ports of a door. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from headrace.doctor.problem import Problem, fault, warning
+from headrace.doctor.seen import ClusterSeen, MachineSeen, MemberSeen
+
+ELSEWHERE = "s3://BUCKET/artifacts"
+
+
+def judge_reach(seen: ClusterSeen) -> Iterator[Problem]:
+    """Of every node that answered."""
+    for trouble in seen.troubles:
+        yield fault("services", trouble.where, trouble.what, trouble.remedy)
+    for member in seen.members:
+        if member.machine is not None:
+            yield from _addresses(seen, member, member.machine)
+            yield from _paths(seen, member, member.machine)
+            yield from _door(member, member.machine)
+    yield from _store(seen)
+
+
+def _addresses(seen: ClusterSeen, member: MemberSeen, machine: MachineSeen) -> Iterator[Problem]:
+    names = {
+        f"{other.address}:{port}": f"{name} of {other.address}" for other in seen.members for name, port in other.ports.items()
+    }
+    for address, why in machine.reaches.items():
+        if not why:
+            continue
+        if address in names:
+            remedy = (
+                "open the ports between all nodes, in both directions: `ray start` can pin them (--node-manager-port and so on)"
+            )
+            yield fault("ports", member.address, f"it does not reach the {names[address]} at {address}: {why}", remedy)
+        else:
+            remedy = (
+                "check the address, and what is between: a firewall, a policy of the network, a name that this node does not know"
+            )
+            yield fault("Kafka", member.address, f"it does not reach the broker {address}: {why}", remedy)
+
+
+def _paths(seen: ClusterSeen, member: MemberSeen, machine: MachineSeen) -> Iterator[Problem]:
+    for path, there in machine.visible.items():
+        if there:
+            continue
+        if path == seen.marker:
+            what = f"it does not see {seen.home}, where `headrace build` puts versions"
+            remedy = f"put HEADRACE_HOME on a disk that all nodes mount at that path, or build with --output {ELSEWHERE}"
+            yield warning("shared paths", member.address, what, remedy)
+        else:
+            what = f"it does not see {path}, {seen.files.get(path, 'which it needs')}"
+            remedy = f"put it on a disk that all nodes mount at that path, or build it into an object store, --output {ELSEWHERE}"
+            yield fault("shared paths", member.address, what, remedy)
+
+
+def _door(member: MemberSeen, machine: MachineSeen) -> Iterator[Problem]:
+    for port, taken in machine.taken.items():
+        if taken:
+            remedy = "end what has it, or choose others for all nodes with --http-port and --grpc-port"
+            yield warning("ports", f"{member.address}:{port}", "something listens there: no door could open on this node", remedy)
+
+
+def _store(seen: ClusterSeen) -> Iterator[Problem]:
+    if seen.store_is_file and len(seen.members) > 1:
+        yield warning(
+            "store",
+            seen.store,
+            "versions, rollouts and streams are in a file on the head's disk: when that is lost, all of it is",
+            "set HEADRACE_STORE_URL to a PostgreSQL, e.g. postgresql+psycopg://headrace@HOST/headrace",
+        )

@@ -1,0 +1,90 @@
+"""`up --join` and `leave`: what they refuse, and what is counted as still here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from ray.serve.schema import ApplicationStatus
+
+from cluster.errors import BadInput, Conflict, HeadraceError
+from deployments.gateway.deployment import GatewaySettings, gateway_application
+from deployments.serving.serve_controller import SeenApp, SeenDeployment, SeenReplica, ServeSeen
+from headrace.local.home import Home, read_settings
+from headrace.local.options import UpOptions
+from headrace.local.ray.drain_here import on_node
+from headrace.local.repairs.join import check_joins, forget_run
+from headrace.local.repairs.supervise import Supervisor
+from headrace.local.run_state import RAYLET, Phase, RunState, load_run, save_run, started
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [(UpOptions(broker=True), "--broker"), (UpOptions(prometheus=True), "--prometheus"), (UpOptions(num_cpus=2), "--num-cpus")],
+)
+def test_what_needs_a_ray_of_our_own_is_refused_beside_anothers(options: UpOptions, named: str) -> None:
+    with pytest.raises(BadInput, match=named):
+        check_joins(options)
+
+
+def test_what_every_cluster_can_have_is_taken() -> None:
+    check_joins(UpOptions(host="0.0.0.0", gateways=2, most_gateways=8, gateways_on="door", insecure=True))  # noqa: S104
+
+
+def a_run(*, owns_ray: bool) -> RunState:
+    return RunState(run_id="r", phase=Phase.RUNNING, started_s=0.0, owns_ray=owns_ray, processes=(started(RAYLET, os.getpid()),))
+
+
+def test_a_joined_run_of_an_earlier_life_is_forgotten_and_a_ray_of_our_own_is_not(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    forget_run(home)
+    save_run(home, a_run(owns_ray=False))
+    forget_run(home)
+    assert load_run(home) is None
+    save_run(home, a_run(owns_ray=True).model_copy(update={"processes": ()}))
+    forget_run(home)
+    assert load_run(home) is None
+
+
+def test_a_home_whose_own_ray_runs_joins_no_other(tmp_path: Path) -> None:
+    home, raylet = Home(tmp_path), started(RAYLET, os.getpid())
+    both = (raylet, raylet.model_copy(update={"role": "gcs_server"}))
+    save_run(home, a_run(owns_ray=True).model_copy(update={"processes": both}))
+    with pytest.raises(Conflict, match="a Ray of its own"):
+        forget_run(home)
+    assert load_run(home) is not None
+
+
+@pytest.mark.parametrize("gives_up", [True, False])
+def test_beside_anothers_ray_it_never_gives_up(tmp_path: Path, gives_up: bool) -> None:
+    class Refused(Supervisor):
+        def _up_once(self) -> HeadraceError | None:
+            self.stop()
+            return BadInput("the network would reach it", where="--host", remedy="give --access")
+
+    told: list[str] = []
+    settings = read_settings({"HEADRACE_HOME": str(tmp_path)})
+    supervisor = Refused(UpOptions(), settings, told.append, gives_up=gives_up)
+    if gives_up:
+        with pytest.raises(BadInput):
+            supervisor.run()
+    else:
+        assert supervisor.run()
+
+
+def test_what_has_a_replica_on_the_node_is_still_here() -> None:
+    def app(*nodes: str | None) -> SeenApp:
+        replicas = [SeenReplica(node_id=node, state="RUNNING") for node in nodes]
+        return SeenApp(status=ApplicationStatus.RUNNING, deployments={"d": SeenDeployment(status="HEALTHY", replicas=replicas)})
+
+    seen = ServeSeen(applications={"gateway": app("a", "b"), "digits--v1": app("b"), "digits--v2": app(None)})
+    assert on_node(seen, "b") == ("digits--v1", "gateway")
+    assert on_node(seen, "a") == ("gateway",)
+    assert on_node(seen, "c") == ()
+
+
+def test_gateways_ask_for_the_resource_that_their_nodes_alone_have() -> None:
+    bound = gateway_application(GatewaySettings(replicas=2, resource="door"))
+    actor = bound._bound_deployment.ray_actor_options
+    assert actor["resources"] == {"door": 1.0}  # or the first node that joins would take all
