@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from cluster.access.callers import CLUSTER, Caller
+from cluster.audit.uses import UseReport
 from cluster.drift.counts import DriftReport
 from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import RouteTable, Stamp
 from cluster.watch.reports import MetricsReport
 
-Told = EvidenceBatch | MetricsReport | DriftReport
+Told = EvidenceBatch | MetricsReport | DriftReport | UseReport
 
 
 class ControlPlane(Protocol):
@@ -20,7 +21,8 @@ class ControlPlane(Protocol):
         """The table as soon as it is later than `after`; the unchanged one once `timeout_s` is over."""
 
     async def push(self, told: Told) -> None:
-        """Hands evidence over, or what a process counted. Safe to repeat: what was seen is not counted again.
+        """Hands evidence over, or what a process counted. Safe to repeat: what was seen is not counted again. Uses are recorded
+        once this has returned.
 
         Raises NotFound where a drift report comes without a reference that the controller needs: push it again with that.
         """

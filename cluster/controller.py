@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 from cluster.access.callers import CLUSTER, Caller
 from cluster.acting import ActionResult, ActionRunner
 from cluster.audit.checkpoint import AuditSigner
+from cluster.audit.merkle import TreeHead
+from cluster.audit.trail import AuditTrail
+from cluster.audit.uses import UseReport
 from cluster.commands import dispatch
 from cluster.commands.command import Context
 from cluster.commands.versions import RegisterVersion
@@ -23,7 +26,7 @@ from cluster.decide import Decision, Snapshot, decide
 from cluster.drift.counts import DriftReport
 from cluster.drift.following import commands_to_ask, remember
 from cluster.drift.watch import DriftWatch
-from cluster.errors import Fenced, Unreachable
+from cluster.errors import Fenced, HeadraceError, Unreachable
 from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
 from cluster.rollout.inbox import EvidenceInbox, count
 from cluster.routing.changes import TableChange
@@ -38,7 +41,7 @@ from cluster.watch.book import MetricsBook
 from cluster.watch.reports import MetricsReport
 
 T = TypeVar("T")
-_STORE = "store"
+_STORE, _AUDIT = "store", "audit"
 
 
 class Point(StrEnum):
@@ -118,6 +121,7 @@ class Controller:
         self._inbox = EvidenceInbox()
         self._metrics = MetricsBook(clock)
         self._drift = DriftWatch(clock)
+        self._trail = AuditTrail(clock, self._metrics, audit_signer)
         self._must_load = False
         self._seen = _Seen({}, None, None, 0.0)
         self._done = ActionResult()
@@ -165,6 +169,7 @@ class Controller:
         self._settled = self._stirred = False
         self._drift.tick(self._state)
         try:
+            self._record_what_is_due()
             seen, decision = self._seen, self._go_on_waiting() if self._may_do_without_a_look() else None
             if decision is None:
                 self._still = False
@@ -192,12 +197,15 @@ class Controller:
 
     def push(self, told: Told) -> None:
         """Takes evidence, which is counted at the next tick, or what a process counted. What was seen is not counted again.
+        Uses are recorded at once, which may wait for the store.
 
-        Raises Unreachable where so much waits for the store already that its scorer had better keep it; for a drift report see
-        `cluster.drift.inbox`.
+        Raises Unreachable where so much waits for the store already that its scorer had better keep it, and for uses where it is
+        away; for a drift report see `cluster.drift.inbox`.
         """
         if isinstance(told, MetricsReport):
             self._metrics.take(told)
+        elif isinstance(told, UseReport):
+            self._record_uses(told)
         elif isinstance(told, DriftReport):
             self._drift.take(told)
         else:
@@ -207,8 +215,15 @@ class Controller:
         """Runs one of COMMANDS on plain JSON data for that caller; what it changes is saved before it answers.
 
         Raises NotFound for an unknown command, BadInput for a bad payload, Unauthenticated or Forbidden where the caller may not,
-        and what the command raises.
+        and what the command raises. A refusal is recorded too.
         """
+        try:
+            return self._run(command, payload, caller)
+        except HeadraceError as error:
+            self._record_refusal(command, payload, caller, error)
+            raise
+
+    def _run(self, command: str, payload: dict[str, Any], caller: Caller) -> dict[str, Any]:
         request = dispatch.parse(command, payload)
         actor = dispatch.actor_of(request, caller)
         if isinstance(request, RegisterVersion):
@@ -235,12 +250,44 @@ class Controller:
                 counted_since_s=self._metrics.since_s,
                 records=self._store.audit_records,
                 audit_head=self._store.audit_head,
+                audit_pruned=self._store.audit_pruned,
                 audit_signer=self._audit_signer,
             )
             outcome, events = dispatch.run(command, request, at)
             self._stirred |= outcome.state is not state
-            self._persist(outcome.state, events)
+            self._persist(outcome.state, events, outcome.prune)
         return outcome.answer.model_dump(mode="json")
+
+    def _record_uses(self, report: UseReport) -> None:
+        with self._lock:
+            told = self._trail.used(self._current(), report)
+            self._persist(told.state, told.events)
+            self._trail.saved(told)
+
+    def _record_what_is_due(self) -> None:
+        """Where it can't be saved it stays due, and the tick goes on: most ticks save nothing."""
+        with self._lock:
+            told = self._trail.due(self._current())
+            try:
+                self._persist(told.state, told.events)
+            except Unreachable as trouble:
+                self._troubles.note(_AUDIT, str(trouble))
+            else:
+                self._trail.saved(told)
+                self._troubles.note(_AUDIT, "")
+
+    def _record_refusal(self, command: str, payload: dict[str, Any], caller: Caller, error: HeadraceError) -> None:
+        """What can't be saved now is told later: the caller is to hear why he was refused."""
+        with self._lock:
+            refusal = dispatch.refusal_of(command, payload, caller, self._state, error)
+            event = self._trail.refused(refusal) if refusal is not None else None
+            if refusal is None or event is None:
+                return
+            try:
+                self._persist(self._current(), (event,))
+            except (Unreachable, Fenced) as trouble:
+                self._trail.not_written(refusal)
+                self._troubles.note(_AUDIT, str(trouble))
 
     def _observe(self) -> _Seen | None:
         """None where the fleet is away."""
@@ -313,11 +360,14 @@ class Controller:
             self._must_load = False
         return self._state
 
-    def _persist(self, after: State, events: tuple[AuditEvent, ...]) -> None:
+    def _persist(self, after: State, events: tuple[AuditEvent, ...], prune: TreeHead | None = None) -> None:
         if after is self._state and not events:
             return
         try:
-            self._store.save(self._fence, self._state, after, events)
+            if prune is not None:
+                self._store.prune(self._fence, prune, events)
+            else:
+                self._store.save(self._fence, self._state, after, events)
         except Unreachable:
             # It may have been saved all the same: what the store has is the truth.
             self._must_load = True

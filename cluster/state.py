@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.access.keys import StoredKey
 from cluster.access.policy import Access
+from cluster.audit.uses import FirstUse, Teller
 from cluster.drift.alarms import DriftAlarm
 from cluster.drift.section import Drift
 from cluster.fleet.retry import Retry
@@ -107,7 +108,8 @@ CONTROLLER = "controller"  # who does in the audit what nobody asked for
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """One thing that happened: who or which check made it, when, from which evidence. `detail` is plain JSON data."""
+    """One thing that happened: who or which check made it, when, from which evidence. `detail` is plain JSON data. `door` and
+    `address` say how and from where it was asked for, where it came from outside."""
 
     at_s: float
     model: str
@@ -115,13 +117,24 @@ class AuditEvent:
     event: str
     actor: str
     detail: dict[str, Any] = field(default_factory=dict)
+    door: str = ""
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSubjectKeys:
+    """The keys of data subjects, sealed: nobody here can open them. Each that replaces them has the next number."""
+
+    number: int
+    document: str
 
 
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything. `evidence` holds all stages of the rollouts under way; `scorers` the last sequence counted of each scorer.
     `keys` are API keys by their ids, `access` the Access document, where one was applied. `alarms` are those of drift, by their
-    keys.
+    keys, `subjects` the keys of data subjects, by their names. `tellers` are processes that tell uses, `first_uses` who has used
+    what, and `audit_key` the public key that signs the audit now.
 
     `table` numbers the route table and `table_digest` tells whether its contents changed. `recent_labels` is not saved.
     """
@@ -138,6 +151,10 @@ class State:
     keys: Mapping[str, StoredKey] = field(default_factory=dict)
     access: Access | None = None
     alarms: Mapping[str, DriftAlarm] = field(default_factory=dict)
+    subjects: Mapping[str, StoredSubjectKeys] = field(default_factory=dict)
+    tellers: Mapping[str, Teller] = field(default_factory=dict)
+    first_uses: Mapping[str, FirstUse] = field(default_factory=dict)
+    audit_key: str = ""
     recent_labels: RecentLabels = field(default_factory=RecentLabels)
 
     def with_model(self, model: Model) -> State:

@@ -27,7 +27,7 @@ class ExplainedRow(BaseModel):
     """Why one row was answered so: see `deployments.explain.form.Explanation`. `attributions` and `standard_errors` are nested
     lists in each input's shape, `error` is the completeness error."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
     attributions: dict[str, Any]
     standard_errors: dict[str, Any] = {}
@@ -51,7 +51,7 @@ class ExplainedRow(BaseModel):
 class ExplainedRows(BaseModel):
     """An explanation of each row, by the version that answers them."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True, protected_namespaces=())
 
     model_name: str
     model_version: str

@@ -22,6 +22,8 @@ from cluster.commands.feeds import FeedName, FeedView
 from cluster.commands.keys import CreateKey, KeyView, RevokeKey, RotateKey
 from cluster.commands.labels import LabelsTold, TellLabels
 from cluster.commands.models import DeleteModel, ModelView, ScaleModel
+from cluster.commands.privacy import subjects
+from cluster.commands.privacy.subjects import ReplaceSubjectKeys, SubjectKeysAsked, SubjectKeysView
 from cluster.commands.rollouts import MoveRollout, RolloutView, StartRollout
 from cluster.commands.status import StatusView
 from cluster.commands.versions import RegisterVersion, Resolve, ResolvedVersion, VersionView
@@ -31,7 +33,7 @@ from cluster.commands.watch.drift import ClearDrift, DriftAsked, DriftCleared, D
 from cluster.commands.watch.history import HistoryView
 from cluster.commands.watch.metrics import MetricsView
 from cluster.commands.watch.quality import ClearAlarm, QualityView
-from cluster.commands.watch.whole_audit import AuditCheckpoint, AuditRecords, RecordsAsked
+from cluster.commands.watch.whole_audit import AuditCheckpoint, AuditPruned, AuditRecords, PruneAudit, RecordsAsked
 from cluster.error_wire import from_wire
 from cluster.findings import first_finding
 from cluster.rollout.plan import NamedPlan, Plan
@@ -203,6 +205,10 @@ class ControlClient:
         """How long the audit is, and its root, signed."""
         return self.call(whole_audit.CHECKPOINT, Nothing())
 
+    def prune_audit(self, request: PruneAudit) -> AuditPruned:
+        """Deletes the oldest records, which were exported."""
+        return self.call(whole_audit.PRUNE, request)
+
     def history(self) -> HistoryView:
         """How the last hour and the last day went."""
         return self.call(history.HISTORY, history.AskHistory())
@@ -300,6 +306,14 @@ class ControlClient:
     def keys(self) -> tuple[KeyView, ...]:
         """All keys, without their secrets."""
         return self.call(keys.LIST, Nothing()).keys
+
+    def subject_keys(self, name: str) -> SubjectKeysView:
+        """The keys of data subjects, sealed."""
+        return self.call(subjects.SHOW, SubjectKeysAsked(name=name))
+
+    def replace_subject_keys(self, keys: ReplaceSubjectKeys) -> SubjectKeysView:
+        """Puts others in their place."""
+        return self.call(subjects.REPLACE, keys)
 
     def explain(
         self,

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,23 @@ import ray
 from ray.exceptions import RayError
 
 from cluster.access.callers import CLUSTER, Caller
+from cluster.audit.uses import UseReport
 from cluster.commands.command import Message
 from cluster.commands.documents import APPLY, Apply
 from cluster.commands.keys import HOME_ADMIT
 from cluster.commands.versions import RegisterVersion
+from cluster.commands.watch.whole_audit import CHECKPOINT, AuditCheckpoint
 from cluster.control_plane import Told
 from cluster.controller import Controller, Point
-from cluster.errors import Conflict, Fenced, HeadraceError, Unreachable
+from cluster.errors import BadInput, Conflict, Fenced, HeadraceError, Unreachable
 from cluster.routing.changes import TableChange
 from cluster.routing.routes import NOTHING, RouteTable, Stamp
 from cluster.store.sql import SqlStore
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from deployments.observe.logs.set_up import log_to_stderr
 from headrace.audit.key import audit_signer
+from headrace.audit.places import place_of
+from headrace.audit.sending import CheckpointSender
 from headrace.local.home import Settings, without_password
 from headrace.local.home_key import ensure_home_key
 
@@ -53,10 +58,18 @@ class ControllerActor:
     controller has taken over its store it ends for good; `start_controller` makes a new one.
     """
 
-    def __init__(self, store_url: str, fleet: str = FLEET, feeds: str = FEEDS, jobs: str = JOBS, audit_key: str = "") -> None:
+    def __init__(
+        self,
+        store_url: str,
+        fleet: str = FLEET,
+        feeds: str = FEEDS,
+        jobs: str = JOBS,
+        audit_key: str = "",
+        audit_places: tuple[str, ...] = (),
+    ) -> None:
         """`fleet`, `feeds` and `jobs` are named `module:class`, made here without arguments. `audit_key` is the file of
-        what signs the audit, made where there is none; empty: nothing does."""
-        self._audit_key = audit_key
+        what signs the audit, made where there is none; empty: nothing does. `audit_places` are where its checkpoints go."""
+        self._audit_key, self._audit_places = audit_key, audit_places
         log_to_stderr()
         self._store_url = store_url
         self._fleet, self._feeds, self._jobs = _made(fleet), _made(feeds), _made(jobs)
@@ -98,7 +111,10 @@ class ControllerActor:
         if self._controller is None:
             return self._trouble
         try:
-            self._controller.push(told)
+            if isinstance(told, UseReport):  # it waits for the store
+                await asyncio.to_thread(self._controller.push, told)
+            else:
+                self._controller.push(told)
         except HeadraceError as error:
             return error
         return None
@@ -121,6 +137,7 @@ class ControllerActor:
             try:
                 if self._controller is None:
                     self._controller = self._open()
+                    self._send_checkpoints(self._controller)
                 self._controller.tick()
             except Fenced as error:
                 self._trouble, self._fenced = error, True
@@ -154,6 +171,15 @@ class ControllerActor:
         except HeadraceError:
             store.close()
             raise
+
+    def _send_checkpoints(self, controller: Controller) -> None:
+        if not self._audit_places or not self._audit_key:
+            return
+        try:
+            newest = partial(controller.call, CHECKPOINT.name, {})
+            CheckpointSender(lambda: AuditCheckpoint.model_validate(newest()), self._audit_places).start()
+        except BadInput as error:
+            _log.error("checkpoints of the audit go nowhere: %s", error)
 
     def _at(self, point: Point) -> None:
         if point is not Point.PUBLISHED or self._controller is None or self._controller.table.stamp == self._announced:
@@ -192,6 +218,8 @@ def start_controller(
     Raises Conflict where one runs over another store, Unreachable where it does not answer in time, and BadInput for a store that
     can't be used.
     """
+    for place in settings.audit_places:
+        place_of(place)
     actor = _actor(settings, fleet, feeds, jobs)
     trouble = _trouble_of(actor, settings, timeout_s)
     if trouble is not None:
@@ -290,7 +318,7 @@ def _actor(settings: Settings, fleet: str = FLEET, feeds: str = FEEDS, jobs: str
         max_concurrency=LONG_POLLS,
         resources={"node:__internal_head__": 0.001},
     )
-    return remote.remote(settings.store_url, fleet, feeds, jobs, str(settings.home.audit_key.absolute()))
+    return remote.remote(settings.store_url, fleet, feeds, jobs, str(settings.home.audit_key.absolute()), settings.audit_places)
 
 
 def _check_version(request: RegisterVersion) -> None:

@@ -93,6 +93,8 @@ _SETTINGS = {
     "RAY_DEDUP_LOGS": "0",
     # A machine with many tests on few cores is no reason to give up on a process.
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",
+    # Where replicas look for keys: a folder of this run's, which is not there until a test puts one in.
+    "HEADRACE_KEYS": f"file:{tempfile.gettempdir()}/hr-keys-{secrets.token_hex(8)}",
     # As `headrace up` sets it.
     **SERVE_ENVIRONMENT,
 }

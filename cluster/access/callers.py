@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Annotated, Self
@@ -17,6 +17,7 @@ EVERY_MODEL = "*"
 SEE_YOURS = "see `headrace models` for those that you may see"  # a remedy that names nobody else's
 _PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,128}")
 _REMEMBERED = 128  # names asked for, of each caller
+ADDRESS_MOST = 64  # an IPv6 address with its zone is shorter
 _LONGEST_REMEMBERED = 128  # no model's name is longer, but what is asked for may be
 
 
@@ -82,13 +83,16 @@ class Quota(Section):
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Somebody known, or anybody. `name` is what the audit says, such as `key fraud-team`. Of several quotas for a model the
-    first one counts. `speaks_for` a person: who he says he is stands in the audit. `anonymous` brought nothing to be known by."""
+    first one counts. `speaks_for` a person: who he says he is stands in the audit. `anonymous` brought nothing to be known by.
+    `door` and `address` say how and from where he came, as far as the audit is to tell it."""
 
     name: str
     grants: tuple[Grant, ...]
     quotas: tuple[Quota, ...] = ()
     speaks_for: bool = False
     anonymous: bool = False
+    door: str = field(default="", compare=False)
+    address: str = field(default="", compare=False)
     _known: dict[tuple[Role | None, str], bool] = field(default_factory=dict, compare=False, repr=False)
 
     def may(self, role: Role, model: str) -> bool:
@@ -98,6 +102,10 @@ class Caller:
     def sees(self, model: str) -> bool:
         """Whether he may know that there is such a model: with any role over it."""
         return self._remembered(None, model)
+
+    def by(self, door: str, address: bytes = b"") -> Self:
+        """The same one, as who came by that door, from that address."""
+        return replace(self, door=door, address=address[:ADDRESS_MOST].decode("latin-1"))
 
     @property
     def is_admin(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cluster.audit.merkle import TreeHead
@@ -13,8 +13,8 @@ from cluster.errors import BadInput
 
 Sign = Callable[[bytes], bytes]
 """An Ed25519 signature of a message."""
-Verify = Callable[[bytes, bytes], bool]
-"""Whether a signature is one of the message."""
+Verify = Callable[[bytes, bytes, bytes], bool]
+"""Whether, by that public key, a signature is one of the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class AuditSigner:
 
 
 ED25519 = b"\x01"
+OTHER_KEY = "it was changed, or another key signed it: give that one too, in a line of its own, if you trust it; keep both files"
 _LINE = "\u2014 "  # an em dash, as the form has it
 
 
@@ -66,6 +67,11 @@ def read_verifier_key(text: str) -> tuple[str, bytes]:
     return name, raw[1:]
 
 
+def read_verifier_keys(text: str) -> tuple[tuple[str, bytes], ...]:
+    """All keys in a text, one a line. Raises BadInput where a line is none, or there is no line."""
+    return tuple(read_verifier_key(line) for line in text.splitlines() if line.strip()) or (read_verifier_key(text),)
+
+
 def signed(head: TreeHead, by: AuditSigner) -> str:
     """The whole note. The key's name is the log's origin as well."""
     text = Checkpoint(by.name, head.size, head.root).text
@@ -73,20 +79,21 @@ def signed(head: TreeHead, by: AuditSigner) -> str:
     return f"{text}\n{_LINE}{by.name} {signature}\n"
 
 
-def opened(note: str, name: str, public: bytes, verify: Verify, where: str) -> Checkpoint:
-    """The checkpoint in a note that the key has signed. Raises BadInput where it has not."""
+def opened(note: str, keys: Iterable[tuple[str, bytes]], verify: Verify, where: str) -> Checkpoint:
+    """The checkpoint in a note that one of the keys has signed, each a name and 32 bytes. Raises BadInput where none has."""
     text, _, signatures = note.partition("\n\n")
     text += "\n"
-    wanted = key_hash(name, public)
+    wanted = {(name, key_hash(name, public)): public for name, public in keys}
     for line in signatures.splitlines():
         try:
             whose, encoded = line.removeprefix(_LINE).split(" ")
             raw = base64.b64decode(encoded, validate=True)
         except (ValueError, binascii.Error):
             continue
-        if whose == name and raw[:4] == wanted and verify(raw[4:], text.encode()):
+        public = wanted.get((whose, raw[:4]))
+        if public is not None and verify(public, raw[4:], text.encode()):
             return _read(text, where)
-    raise BadInput("it is not signed by that key", where=where, remedy="it was changed, or is of another service: keep both")
+    raise BadInput("it is not signed by that key", where=where, remedy=OTHER_KEY)
 
 
 def _read(text: str, where: str) -> Checkpoint:

@@ -20,17 +20,19 @@ from cluster.versions import VersionId
 from cluster.watch.history import HistoryPoint
 from cluster.watch.sums import MetricTotals
 
+ACTOR_MOST = 200
+
 
 class Message(BaseModel):
     """Base of all requests and answers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Command(Message):
     """Base of all requests that may change something. `actor` says who asks."""
 
-    actor: str = Field(default="", max_length=200, description="who asks, for the audit")
+    actor: str = Field(default="", max_length=ACTOR_MOST, description="who asks, for the audit")
 
 
 class ModelName(Command):
@@ -59,7 +61,7 @@ class Context:
     `caller` what is known of him: he is told of models that he may see, and of no others. `totals` sums what processes counted,
     `troubles` is how many things stand in the controller's way, `drift` looks at the rows of the versions that are watched, and
     `counted_since_s` is since when `totals` sums. `records` are those of the whole audit, by number and count, `audit_head` is
-    its tree, and `audit_signer` signs it.
+    its tree, `audit_pruned` that over the records that are gone, and `audit_signer` signs it.
     """
 
     state: State
@@ -78,16 +80,18 @@ class Context:
     counted_since_s: float = 0.0
     records: Callable[[int, int], list[AuditRecord]] = _no_records
     audit_head: Callable[[], TreeHead] = TreeHead
+    audit_pruned: Callable[[], TreeHead] = TreeHead
     audit_signer: AuditSigner | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What to save and what to answer."""
+    """What to save and what to answer; `prune` is the tree over the audit's records that are to go."""
 
     state: State
     answer: Message
     events: tuple[AuditEvent, ...] = ()
+    prune: TreeHead | None = None
 
 
 @dataclass(frozen=True, slots=True)

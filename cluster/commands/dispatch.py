@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from cluster.access.callers import CLUSTER, Caller
-from cluster.commands.command import Command, CommandResult, Context
+from cluster.audit.refusals import Refusal
+from cluster.commands.command import ACTOR_MOST, Command, CommandResult, Context
 from cluster.commands.registry import COMMANDS
 from cluster.commands.rights import refusal
-from cluster.errors import BadInput, NotFound
+from cluster.errors import BadInput, Fenced, Forbidden, HeadraceError, NotFound, Unauthenticated, Unreachable
 from cluster.findings import first_finding
 from cluster.state import AuditEvent, State, feed_key
 
@@ -51,10 +53,28 @@ def run(command: str, request: Any, at: Context) -> tuple[CommandResult, tuple[A
     entry = COMMANDS[command]
     check(command, request, at.state, at.caller)
     outcome = entry.run(at, request)
-    if outcome.events or outcome.state is at.state or not entry.told:
-        return outcome, outcome.events
-    detail = request.model_dump(mode="json", exclude={"model", "actor"})
-    return outcome, (AuditEvent(at.now_s, _model_of(outcome.state, request), None, command, at.actor, detail),)
+    events = outcome.events
+    if not events and outcome.state is not at.state and entry.told:
+        detail = request.model_dump(mode="json", exclude={"model", "actor"})
+        events = (AuditEvent(at.now_s, _model_of(outcome.state, request), None, command, at.actor, detail),)
+    if at.caller.door:
+        events = tuple(replace(event, door=at.caller.door, address=at.caller.address) for event in events)
+    return outcome, events
+
+
+def refusal_of(command: str, payload: dict[str, Any], caller: Caller, state: State, error: HeadraceError) -> Refusal | None:
+    """What the audit is told of a command that was refused; None where it is told nothing: what only looks is of interest where
+    its caller may not, and what could not be tried was not refused."""
+    known = COMMANDS.get(command)
+    if isinstance(error, Unreachable | Fenced) or (
+        known is not None and known.looks and not isinstance(error, Unauthenticated | Forbidden)
+    ):
+        return None
+    said, model = payload.get("actor"), payload.get("model")
+    actor = said[:ACTOR_MOST] if isinstance(said, str) and said else SOMEBODY
+    model = model if isinstance(model, str) and model in state.models else ""
+    actor = actor if caller.speaks_for else caller.name
+    return Refusal(actor, caller.door, caller.address, command if known is not None else "", model, error.kind)
 
 
 def _model_of(state: State, request: Any) -> str:

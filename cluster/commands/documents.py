@@ -17,7 +17,8 @@ from cluster.commands.differences import FieldChange, access_fields, differences
 from cluster.commands.known import being_removed, new_model
 from cluster.commands.rights import AdminAsked, Asks, RoleAsked
 from cluster.drift.section import Drift
-from cluster.errors import BadInput
+from cluster.errors import BadInput, Conflict
+from cluster.fleet.outputs import misfit
 from cluster.fleet.retry import due_at
 from cluster.fleet.serving import AskedServing, ScalingMode, Serving
 from cluster.ports import FeedKind, FeedSpec
@@ -221,6 +222,7 @@ def _apply_model(at: Context, state: State, document: ModelDocument, project: st
     if model.serving != document.serving:
         # What has failed may start with the new section: it is tried at once.
         changed = replace(changed, retries={number: due_at(at.now_s, retry) for number, retry in model.retries.items()})
+    _require_outputs(state, changed, document.serving)
     action: Did = "created" if created else "updated"
     return state.with_model(changed), Change(kind="model", name=document.name, action=action, note=note, fields=fields)
 
@@ -231,6 +233,16 @@ def _with_labels(at: Context, state: State, model: Model, labels: LiveLabels | N
         require_output(state.versions[VersionId(model.name, model.stable)], labels.output, labels.loss, "labels")
     same = labels is None or labels.same_losses(model.labels)
     return replace(model, labels=labels, quality=model.quality if same else model.quality.defined(at.now_s))
+
+
+def _require_outputs(state: State, model: Model, serving: Serving) -> None:
+    """Raises Conflict where the version that serves, or the newest where none does, does not give what is limited."""
+    number = model.stable or state.versions.newest(model.name)
+    if not serving.outputs or not number:
+        return
+    if why := misfit(serving.outputs, state.versions[VersionId(model.name, number)].signature):
+        where = f"model {model.name}: serving.outputs"
+        raise Conflict(f"version {number}: {why}", where=where, remedy="name the outputs that the version has")
 
 
 def _what_waits(state: State, document: ModelDocument) -> str:

@@ -12,10 +12,12 @@ from cluster.access.keys import LIVE_MOST, StoredKey, live_of
 from cluster.access.policy import Access, Name
 from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message, Nothing
 from cluster.commands.rights import admins, the_clusters
-from cluster.errors import BadInput, Conflict, NotFound
+from cluster.errors import BadInput, Conflict, NotFound, Unauthenticated
 from cluster.state import AuditEvent, State
 
 HOME = "home"
+LINK_USED = "link used"
+EVENTS_READ = 1000  # what a store tells of one model
 KEYS_MOST = 10_000
 LASTS_MOST_S = 100 * 365.25 * 86_400  # a century: when a key ends can be written as a date
 _ID, _DIGEST = Field(pattern=r"^[0-9A-Za-z]{10}$"), Field(pattern=r"^[0-9a-f]{64}$")
@@ -57,6 +59,14 @@ class AdmitHome(Command):
 
     id: str = _ID
     digest: str = _DIGEST
+
+
+class UseLink(Command):
+    """Somebody opens a link that logs in as who has a key. `code` is drawn for each link, `lasts_s` how long one lasts."""
+
+    id: str = _ID
+    code: str = Field(pattern=r"^[0-9a-f]{16,64}$")
+    lasts_s: float = Field(gt=0, le=86_400)
 
 
 class KeyView(Message):
@@ -151,6 +161,18 @@ def _admit(at: Context, request: AdmitHome) -> CommandResult:
     return CommandResult(replace(at.state, keys=_adding(_living(at), key)), Nothing(), (_event(at, key, "home admitted"),))
 
 
+def _use_link(at: Context, request: UseLink) -> CommandResult:
+    """The audit is what remembers links that were used: it is read as far back as one may be good."""
+    key, told, since_s = at.state.keys.get(request.id), at.audit(""), at.now_s - request.lasts_s
+    used = {event.detail.get("code") for event in told if event.event == LINK_USED and event.at_s > since_s}
+    unknown = len(told) >= EVENTS_READ and told[0].at_s > since_s  # so much happened that some of them were not read
+    if key is None or not key.lives(at.now_s) or request.code in used or unknown:
+        remedy = "run `headrace up` again, which prints a new one, or log in with a key"
+        raise Unauthenticated("this link was used, or its ten minutes are over", where="link", remedy=remedy)
+    detail = {"key": key.name, "id": key.id, "code": request.code}
+    return CommandResult(at.state, Nothing(), (AuditEvent(at.now_s, "", None, LINK_USED, at.actor, detail),))
+
+
 def _list(at: Context, _: Nothing) -> CommandResult:
     keys = sorted(at.state.keys.values(), key=lambda key: (key.name, key.created_s))
     return CommandResult(at.state, KeyList(keys=tuple(_view(key, at.now_s) for key in keys)))
@@ -195,4 +217,5 @@ ROTATE = CommandEntry(
 REVOKE = CommandEntry("key.revoke", RevokeKey, KeyList, _revoke, "Ends keys at once", admins)
 HOME_ADMIT = CommandEntry("key.home", AdmitHome, Nothing, _admit, "Makes the key of a home known", the_clusters)
 ACCESS = CommandEntry("access.show", Nothing, AccessView, _show, "The Access document", admins, looks=True)
-COMMANDS = (CREATE, LIST, ROTATE, REVOKE, HOME_ADMIT, ACCESS)
+LINK = CommandEntry("key.link", UseLink, Nothing, _use_link, "Takes the code of a link, once", the_clusters)
+COMMANDS = (CREATE, LIST, ROTATE, REVOKE, HOME_ADMIT, LINK, ACCESS)

@@ -130,8 +130,11 @@ def _live(at: Context, model: Model, wanted: LiveLabels, request: TellLabels) ->
 
 def _judged(active: Rollout, check: LabelCheck, labels: Sequence[Label]) -> tuple[LabelsJudged, int, tuple[str, ...]]:
     """What they are as evidence, how many are numbers, and why the others were refused."""
-    numbers = [(one.key, number) for one in labels if (number := number_of(one.label)) is not None]
-    refused = (f"the label of {one.key[:80]!r} is no number" for one in labels if number_of(one.label) is None)
+    numbers = {
+        place: (one.key, number) for place, one in enumerate(labels, start=1) if (number := number_of(one.label)) is not None
+    }
+    # By their places: what was sent for a key or a label may be anything.
+    refused = (f"no number: label {place}" for place, one in enumerate(labels, start=1) if number_of(one.label) is None)
     return judge_labels(active, check, numbers), len(numbers), tuple(refused)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pydantic import Field
+
 from cluster.access.callers import Role
 from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message, Nothing
 from cluster.commands.known import being_removed, known_model, known_version, new_model, staying_model
 from cluster.commands.rights import of_model
 from cluster.errors import Conflict, NotFound
+from cluster.fleet.outputs import OutputLimit, misfit
 from cluster.signature import Signature
 from cluster.state import AuditEvent, Model, State
 from cluster.versions import BuiltQuality, Version, VersionId, check_name
@@ -40,9 +43,10 @@ class VersionView(Message):
 
 
 class ResolvedVersion(VersionView):
-    """A version to score with, and what of its model's traffic is kept."""
+    """A version to score with, what of its model's traffic is kept, and how much of its outputs leaves."""
 
     payloads: Payloads | None = None
+    outputs: dict[str, OutputLimit] = Field(default_factory=dict)
 
 
 class Resolve(Command):
@@ -84,6 +88,8 @@ def _register(at: Context, request: RegisterVersion) -> CommandResult:
     for known in at.state.versions_of(request.model):
         if known.digest == request.digest:
             return CommandResult(at.state, version_view(at.state, known))
+    if model.serving is not None and (why := misfit(model.serving.outputs, request.signature)):
+        raise Conflict(why, where=f"model {request.model}: serving.outputs", remedy="name the outputs that the version has")
     version = Version(
         id=VersionId(request.model, model.last_number + 1),
         artifact_uri=request.artifact_uri,
@@ -111,7 +117,8 @@ def _resolve(at: Context, request: Resolve) -> CommandResult:
             remedy="build a version, apply the model and wait until `headrace status` shows it ready",
         )
     view = version_view(at.state, known_version(at.state, model.name, number))
-    return CommandResult(at.state, ResolvedVersion(**dict(view), payloads=model.payloads))
+    outputs = model.serving.outputs if model.serving is not None else {}
+    return CommandResult(at.state, ResolvedVersion(**dict(view), payloads=model.payloads, outputs=outputs))
 
 
 def _remove(at: Context, request: Resolve) -> CommandResult:

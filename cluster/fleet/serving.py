@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from cluster.fleet.outputs import OutputLimit
 from cluster.section import Section
 
 LEAST_MEMORY_BYTES = 100_000_000  # what a replica holds before it loads anything
@@ -69,6 +70,9 @@ class Serving(Section):
     max_ongoing: int = Field(default=16, ge=1, description="requests one replica takes at a time")
     timeout_s: float = Field(default=10.0, gt=0, description="a request without its own deadline ends after this")
     refuse_nan: bool = Field(default=True, description="refuse rows with a missing value (null, NaN) in a floating-point input")
+    outputs: dict[str, OutputLimit] = Field(
+        default_factory=dict, description="by an output's name, how much of it leaves (docs/privacy.md)"
+    )
     threads: int = Field(default=1, ge=1, description="engine threads a replica")
     memory_bytes: int | None = Field(
         default=None, ge=LEAST_MEMORY_BYTES, description="what one replica may hold; one that holds more is ended and replaced"

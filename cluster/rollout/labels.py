@@ -6,7 +6,7 @@ A label key says by itself what it is the key of, so that nothing is kept until 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,9 +39,7 @@ class LabelKey:
             answer, at, when = said.partition("@")
             return cls(int(rollout), int(version), float(answer), prediction, float(int(when)) if at else None)
         except ValueError:
-            raise BadInput(
-                f"not a label key: {text[:80]!r}", where="key", remedy="send what came with the answer, as it came"
-            ) from None
+            raise BadInput("not a label key", where="key", remedy="send what came with the answer, as it came") from None
 
 
 def stage_of(rollout: Rollout) -> str:
@@ -79,19 +77,20 @@ class LabelsJudged:
     refused: tuple[str, ...]
 
 
-def judge_labels(rollout: Rollout, check: LabelCheck, labels: Iterable[tuple[str, float]]) -> LabelsJudged:
-    """Every label on its own: a bad one never takes others along. A key that comes twice counts once."""
+def judge_labels(rollout: Rollout, check: LabelCheck, labels: Mapping[int, tuple[str, float]]) -> LabelsJudged:
+    """Every label on its own, by its place among those that were sent: a bad one never takes others along. A key that comes twice
+    counts once."""
     counts: dict[int, Counts] = {}
     seen: set[str] = set()
     refused: list[str] = []
-    for text, label in labels:
+    for number, (text, label) in labels.items():
         try:
             key = LabelKey.parse(text)
-        except BadInput as error:
-            refused.append(error.what)
+        except BadInput as error:  # by its place: what was sent for a key may be anything
+            refused.append(f"{error.what}: label {number}")
             continue
         if not math.isfinite(label):
-            refused.append(f"the label of {text[:80]!r} is {label}")
+            refused.append(f"not finite: label {number}")
         elif key.rollout == rollout.id and key.version in (rollout.stable, rollout.candidate) and text not in seen:
             seen.add(text)
             one = Counts(labelled=1, loss=loss(check, key.answer, label))

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from pydantic import TypeAdapter
 
+from cluster.audit.kinds import APART
 from cluster.audit.merkle import TreeHead
-from cluster.errors import Fenced
+from cluster.errors import Fenced, NotFound
 from cluster.state import AuditEvent, State
 from cluster.store.port import AuditRecord
 from cluster.store.rows import from_rows, to_rows
@@ -25,6 +26,7 @@ class MemoryStore:
         self._fence = 0
         self._rows = to_rows(State())
         self._audit: list[AuditEvent] = []
+        self._pruned = TreeHead()
 
     def acquire(self) -> int:
         with self._lock:
@@ -44,15 +46,31 @@ class MemoryStore:
 
     def audit(self, model: str, limit: int = 1000) -> list[AuditEvent]:
         with self._lock:
-            return [event for event in self._audit if event.model == model][-limit:]
+            return [event for event in self._audit if event.model == model and event.event not in APART][-limit:]
 
     def audit_head(self) -> TreeHead:
         with self._lock:
-            return TreeHead().adding(_EVENT.dump_json(event) for event in self._audit)
+            return self._pruned.adding(_EVENT.dump_json(event) for event in self._audit)
+
+    def prune(self, fence: int, to: TreeHead, events: Sequence[AuditEvent]) -> None:
+        with self._lock:
+            if fence != self._fence:
+                raise fenced()
+            if to.size > self._pruned.size:
+                del self._audit[: to.size - self._pruned.size]
+                self._pruned = to
+            self._audit.extend(events)
+
+    def audit_pruned(self) -> TreeHead:
+        with self._lock:
+            return self._pruned
 
     def audit_records(self, first: int, limit: int) -> list[AuditRecord]:
         with self._lock:
-            part = self._audit[first : first + limit]
+            pruned = self._pruned.size
+            if first < pruned:
+                raise pruned_before(pruned)
+            part = self._audit[first - pruned : first - pruned + limit]
         return [AuditRecord(first + at, _EVENT.dump_json(event).decode()) for at, event in enumerate(part)]
 
     def close(self) -> None:
@@ -62,3 +80,10 @@ class MemoryStore:
 def fenced() -> Fenced:
     """What a controller meets that has been replaced."""
     return Fenced("another controller has taken over this store", where="controller", remedy="this one stops; ask again")
+
+
+def pruned_before(first: int) -> NotFound:
+    """What who asks for older records meets."""
+    return NotFound(
+        f"the records before {first} were pruned", where="audit", remedy="they are in the folder that they were exported into"
+    )

@@ -41,14 +41,26 @@ class Store(Protocol):
         `before` is what was last loaded or saved. Raises Fenced, and writes nothing, where the fence has been raised since.
         """
 
+    def prune(self, fence: int, to: TreeHead, events: Sequence[AuditEvent]) -> None:
+        """Deletes the records of the tree `to`, which are the audit's first, and appends the events, in one transaction.
+
+        What was deleted keeps its numbers, and its edge: all that comes later is proven as before. Raises Fenced as `save`.
+        """
+
+    def audit_pruned(self) -> TreeHead:
+        """The tree over the records that were pruned: the first that is here has its size for a number."""
+
     def audit(self, model: str, limit: int = 1000) -> list[AuditEvent]:
-        """The newest events of a model, oldest first."""
+        """The newest events of a model, oldest first, but for those that are of the audit alone."""
 
     def audit_head(self) -> TreeHead:
         """The tree over all events that were ever saved, as it stands."""
 
     def audit_records(self, first: int, limit: int) -> list[AuditRecord]:
-        """Events from that number on, in the order in which they were saved, as the bytes that the tree is made of."""
+        """Events from that number on, in the order in which they were saved, as the bytes that the tree is made of.
+
+        Raises NotFound where that one was pruned.
+        """
 
     def close(self) -> None:
         """Gives connections back. Safe to repeat."""

@@ -10,12 +10,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.access.keys import StoredKey
 from cluster.access.policy import Access
+from cluster.audit.uses import FirstUse, Teller
 from cluster.drift.alarms import DriftAlarm
 from cluster.errors import BadInput
 from cluster.findings import first_finding
 from cluster.rollout.evidence import Counts, EvidenceKey
 from cluster.rollout.record import Rollout
-from cluster.state import Feed, Model, State
+from cluster.state import Feed, Model, State, StoredSubjectKeys
 from cluster.versions import Version, Versions
 
 Rows = dict[str, dict[str, str]]
@@ -37,6 +38,7 @@ class Control:
     table: int = 0
     table_digest: str = ""
     access: Access | None = None
+    audit_key: str = ""
 
 
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {
@@ -48,6 +50,9 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "scorers": TypeAdapter(int),
     "keys": TypeAdapter(StoredKey),
     "alarms": TypeAdapter(DriftAlarm),
+    "subjects": TypeAdapter(StoredSubjectKeys),
+    "tellers": TypeAdapter(Teller),
+    "first_uses": TypeAdapter(FirstUse),
     "control": TypeAdapter(Control),
 }
 TABLES = tuple(_ADAPTERS)
@@ -64,7 +69,13 @@ def _values(state: State) -> dict[str, tuple[Mapping[Any, Any], Callable[[Any], 
         "scorers": (state.scorers, str),
         "keys": (state.keys, str),
         "alarms": (state.alarms, str),
-        "control": ({"state": Control(state.last_rollout, state.table, state.table_digest, state.access)}, str),
+        "subjects": (state.subjects, str),
+        "tellers": (state.tellers, str),
+        "first_uses": (state.first_uses, str),
+        "control": (
+            {"state": Control(state.last_rollout, state.table, state.table_digest, state.access, state.audit_key)},
+            str,
+        ),
     }
 
 
@@ -128,7 +139,11 @@ def from_rows(rows: Mapping[str, Mapping[str, str]]) -> State:
         scorers=read["scorers"],
         keys=read["keys"],
         alarms=read["alarms"],
+        subjects=read["subjects"],
+        tellers=read["tellers"],
+        first_uses=read["first_uses"],
         access=control.access,
+        audit_key=control.audit_key,
         last_rollout=control.last_rollout,
         table=control.table,
         table_digest=control.table_digest,

@@ -17,15 +17,17 @@ from pydantic import TypeAdapter
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from cluster.audit.kinds import APART
 from cluster.audit.merkle import TreeHead
 from cluster.errors import BadInput, Forbidden, Unreachable
 from cluster.state import AuditEvent, State
-from cluster.store.memory import fenced
+from cluster.store.memory import fenced, pruned_before
 from cluster.store.port import AuditRecord
 from cluster.store.rows import TABLES, changes, from_rows
 
 BUSY_TIMEOUT_S = 5.0
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_DISK_FULL = "53100"  # of PostgreSQL
 _MIGRATION_LOCK = 0x48454144  # any number that is ours: PostgreSQL's advisory lock
 
 _meta = sa.MetaData()
@@ -39,6 +41,7 @@ _audit = sa.Table(
     sa.Column("at_s", sa.Double),
     sa.Column("model", sa.Text),
     sa.Column("document", sa.Text),
+    sa.Column("number", sa.BigInteger),
 )
 _tree = sa.Table(
     "audit_tree",
@@ -47,6 +50,8 @@ _tree = sa.Table(
     sa.Column("size", sa.BigInteger),
     sa.Column("edge", sa.Text),
 )
+_APART = "(apart)"  # no model is named so
+_WHOLE, _PRUNED = 1, 2  # of the tree's rows
 _fence = sa.Table("fence", _meta, sa.Column("id", sa.Integer, primary_key=True), sa.Column("number", sa.BigInteger))
 _EVENT = TypeAdapter(AuditEvent)
 
@@ -84,10 +89,7 @@ class SqlStore:
     def save(self, fence: int, before: State, after: State, events: Sequence[AuditEvent]) -> None:
         written, deleted = changes(before, after)
         with self._transaction() as connection:
-            # Locks the row: a controller that acquires now waits for this write, or this write sees it.
-            number = connection.execute(sa.select(_fence.c.number).with_for_update()).scalar_one()
-            if number != fence:
-                raise fenced()
+            _check_fence(connection, fence)
             for name in TABLES:
                 table = _records[name]
                 rows = written.get(name, {})
@@ -98,11 +100,15 @@ class SqlStore:
                     )
                 if rows:
                     connection.execute(sa.insert(table), [{"key": key, "document": text} for key, text in rows.items()])
-            if events:
-                rows_told = [_audit_row(event) for event in events]
-                connection.execute(sa.insert(_audit), rows_told)
-                head = _head(connection).adding(row["document"].encode() for row in rows_told)
-                connection.execute(sa.update(_tree).values(size=head.size, edge=" ".join(node.hex() for node in head.edge)))
+            _append(connection, events)
+
+    def prune(self, fence: int, to: TreeHead, events: Sequence[AuditEvent]) -> None:
+        with self._transaction() as connection:
+            _check_fence(connection, fence)
+            if to.size > _head(connection, _PRUNED).size:
+                connection.execute(sa.delete(_audit).where(_audit.c.number < to.size))
+                _set_head(connection, to, _PRUNED)
+            _append(connection, events)
 
     def audit(self, model: str, limit: int = 1000) -> list[AuditEvent]:
         newest = sa.select(_audit.c.document).where(_audit.c.model == model).order_by(_audit.c.id.desc()).limit(limit)
@@ -113,9 +119,16 @@ class SqlStore:
         with self._transaction() as connection:
             return _head(connection)
 
-    def audit_records(self, first: int, limit: int) -> list[AuditRecord]:
-        wanted = sa.select(_audit.c.document).order_by(_audit.c.id).offset(first).limit(limit)
+    def audit_pruned(self) -> TreeHead:
         with self._transaction() as connection:
+            return _head(connection, _PRUNED)
+
+    def audit_records(self, first: int, limit: int) -> list[AuditRecord]:
+        with self._transaction() as connection:
+            pruned = _head(connection, _PRUNED).size
+            if first < pruned:
+                raise pruned_before(pruned)
+            wanted = sa.select(_audit.c.document).where(_audit.c.number >= first).order_by(_audit.c.number).limit(limit)
             return [AuditRecord(first + at, text) for at, text in enumerate(connection.execute(wanted).scalars())]
 
     def close(self) -> None:
@@ -131,6 +144,10 @@ class SqlStore:
             raise  # a mistake of ours, not the world's
         except (DBAPIError, PoolTimeout) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
+            if _is_full(cause):
+                remedy = "make room on the store's disk; scoring goes on, and what it counts is recorded then"
+                what = "the store's disk is full: nothing can be recorded in the audit, so nothing is changed"
+                raise Unreachable(what, where=self._where, remedy=remedy) from error
             raise Unreachable(
                 f"the store does not answer: {cause}", where=self._where, remedy="check that it runs, is free and can be written"
             ) from error
@@ -185,6 +202,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+    # What is erased is not left in free pages.
+    connection.execute("PRAGMA secure_delete=ON")
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
@@ -206,14 +225,43 @@ def migrate_to(revision: str, connection: sa.Connection) -> None:
     command.upgrade(config, revision)
 
 
+def _is_full(cause: BaseException | None) -> bool:
+    """Whether there is no room for a write: SQLite's code, or PostgreSQL's state."""
+    return getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or getattr(cause, "sqlstate", None) == _DISK_FULL
+
+
 def _read(connection: sa.Connection, table: sa.Table) -> dict[str, str]:
     return {row.key: row.document for row in connection.execute(sa.select(table.c.key, table.c.document))}
 
 
-def _head(connection: sa.Connection) -> TreeHead:
-    row = connection.execute(sa.select(_tree.c.size, _tree.c.edge)).one()
+def _check_fence(connection: sa.Connection, fence: int) -> None:
+    """Locks the row: a controller that acquires now waits for this write, or this write sees it. Raises Fenced."""
+    number = connection.execute(sa.select(_fence.c.number).with_for_update()).scalar_one()
+    if number != fence:
+        raise fenced()
+
+
+def _head(connection: sa.Connection, of: int = _WHOLE) -> TreeHead:
+    row = connection.execute(sa.select(_tree.c.size, _tree.c.edge).where(_tree.c.id == of)).one()
     return TreeHead(int(row.size), tuple(bytes.fromhex(node) for node in row.edge.split()))
 
 
-def _audit_row(event: AuditEvent) -> dict[str, Any]:
-    return {"at_s": event.at_s, "model": event.model, "document": _EVENT.dump_json(event).decode()}
+def _set_head(connection: sa.Connection, head: TreeHead, of: int = _WHOLE) -> None:
+    edge = " ".join(node.hex() for node in head.edge)
+    connection.execute(sa.update(_tree).where(_tree.c.id == of).values(size=head.size, edge=edge))
+
+
+def _append(connection: sa.Connection, events: Sequence[AuditEvent]) -> None:
+    """To the audit, and its tree."""
+    if not events:
+        return
+    head = _head(connection)
+    rows = [_audit_row(number, event) for number, event in enumerate(events, head.size)]
+    connection.execute(sa.insert(_audit), rows)
+    _set_head(connection, head.adding(row["document"].encode() for row in rows))
+
+
+def _audit_row(number: int, event: AuditEvent) -> dict[str, Any]:
+    # The column is for a model's history alone: these are found by their numbers.
+    model = event.model if event.event not in APART else _APART
+    return {"number": number, "at_s": event.at_s, "model": model, "document": _EVENT.dump_json(event).decode()}

@@ -9,7 +9,7 @@ from cluster.drift.watched import DriftLook
 from cluster.ports import AppState, FeedState
 from cluster.state import State
 from cluster.versions import VersionId
-from cluster.watch.catalogue import TICK_SECONDS
+from cluster.watch.catalogue import TICK_SECONDS, Metric
 from cluster.watch.history import History, HistoryPoint
 from cluster.watch.reports import MetricsReport
 from cluster.watch.standing import lives, standing
@@ -30,6 +30,14 @@ class MetricsBook:
     def take(self, report: MetricsReport) -> None:
         """Counts what a process tells, once."""
         self._sums.take(report)
+
+    def add(self, metric: Metric, count: float, *labels: str) -> None:
+        """Adds to a counter of the controller's own."""
+        self._sums.add(metric, count, *labels)
+
+    def heard(self) -> dict[str, float]:
+        """When each process was heard of last."""
+        return self._sums.heard()
 
     def totals(self) -> MetricTotals:
         """All sums now."""

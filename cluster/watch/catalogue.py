@@ -135,6 +135,16 @@ GATEWAYS = _gauge("gateways", "Gateways that have reported within the last secon
 DOOR_CONNECTIONS = _gauge("door_connections", "Connections that the door of a node holds.", "node", across=Across.MOST)
 REFUSED_CREDENTIALS = _counter("refused_credentials", "Credentials that were refused, by reason.", "reason")
 
+
+# The audit.
+REFUSED_COMMANDS = _counter("refused_commands", "Commands that were refused, by the kind of their error.", "command", "reason")
+FIRST_USES = _counter("first_uses", "Callers that were seen with a model for the first time.", "model")
+AUDIT_GAPS = _counter("audit_gaps", "Times that counts of uses are missing from the audit, as it tells.")
+KEY_EXPIRES = _gauge("key_expires_timestamp_seconds", "When the last key of a name ends, Unix time.", "key", across=Across.MOST)
+CERTIFICATE_EXPIRES = _gauge(
+    "certificate_expires_timestamp_seconds", "When the certificate of a node's door ends, Unix time.", "node", across=Across.MOST
+)
+
 # Streams.
 STREAM_RECORDS = _counter("stream_records", "Input records whose transaction has committed.", "stream", "outcome")
 DEAD_LETTERS = _counter("dead_letters", "Records that left as dead letters, by the kind of their error.", "stream", "reason")

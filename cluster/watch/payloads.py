@@ -36,6 +36,9 @@ class PayloadFiles(Section):
 
     path: str = Field(min_length=1)
     every_s: float = Field(default=60.0, ge=0.1, le=3600, description="a process writes its files so often")
+    encrypt: str = Field(
+        default="", description="a key, by its name or `file:`, that the files are encrypted for (docs/privacy.md)"
+    )
 
 
 class Payloads(Section):

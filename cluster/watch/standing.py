@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -23,6 +24,7 @@ from cluster.watch.catalogue import (
     BUILT_LOSS,
     DRIFT_ALARMS,
     DRIFT_SIZE,
+    KEY_EXPIRES,
     LABEL_DELAY,
     LABEL_FAULTS,
     LABEL_LOSS,
@@ -79,7 +81,7 @@ def standing(
             found[_series(STREAM_READY, feed.spec.name)] = seen is not None and seen.app.status is AppStatus.READY
         else:
             found |= _of_batch(feed)
-    return found | _of_drift(state, looks)
+    return found | _of_keys(state, now_s) | _of_drift(state, looks)
 
 
 def standing_delays(state: State) -> dict[Series, Buckets]:
@@ -139,6 +141,15 @@ def _of_rollout(state: State, rollout: Rollout) -> dict[Series, float]:
         found[_series(ROLLOUT_CHECK_LOW, model, check.name)] = check.interval.low
         found[_series(ROLLOUT_CHECK_HIGH, model, check.name)] = check.interval.high
     return found
+
+
+def _of_keys(state: State, now_s: float) -> dict[Series, float]:
+    """Of each name the last end; who has a key without one needs no new one."""
+    ends: dict[str, float] = {}
+    for key in state.keys.values():
+        if key.lives(now_s):
+            ends[key.name] = max(ends.get(key.name, 0.0), math.inf if key.expires_s is None else key.expires_s)
+    return {_series(KEY_EXPIRES, name): end_s for name, end_s in ends.items() if end_s < math.inf}
 
 
 def _of_drift(state: State, looks: Mapping[VersionId, DriftLook]) -> dict[Series, float]:

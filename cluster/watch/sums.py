@@ -71,6 +71,17 @@ class Sums:
             before = self._histograms.get(series)
             self._histograms[series] = seen if before is None else before + seen
 
+    def add(self, metric: Metric, count: float, *labels: str) -> None:
+        """Adds to a counter of the controller's own."""
+        series = Series(metric.name, labels)
+        with self._lock:
+            self._counters[series] = self._counters.get(series, 0.0) + count
+
+    def heard(self) -> dict[str, float]:
+        """When each process was heard of last, of those that reported within the last hour."""
+        with self._lock:
+            return {name: one.heard_s for name, one in self._sources.items()}
+
     def totals(self) -> MetricTotals:
         """All sums now."""
         now_s = self._clock()

@@ -132,6 +132,9 @@ class BatchOutput(Section):
     max_file_rows: int = Field(default=10_000_000, ge=1, description="no output file holds more rows than this")
     keep: int = Field(default=1, ge=0)
     keep_runs: int = Field(default=50, ge=10, description="how many runs' records are kept")
+    encrypt: str = Field(
+        default="", description="a key, by its name or `file:`, that output and quarantine are encrypted for (docs/privacy.md)"
+    )
     quarantine: str | None = Field(default=None, description="where quarantined rows go; PATH.quarantine where left out")
 
     @field_validator("compression")

@@ -16,6 +16,7 @@ from cluster.rollout.preflight import Preflight
 from consumers.payload_replay.places import requests_of
 from consumers.payload_replay.replay import replay
 from deployments.artifacts.fetch import localize
+from deployments.artifacts.version_files import open_folder
 from deployments.control.asking import PAUSE_S, Call, ask_patiently
 from deployments.engines.load import load_engine
 from deployments.observe.logs.set_up import log_to_stderr
@@ -57,8 +58,8 @@ async def preflight(
         await ask_patiently(call, "version.resolve", Resolve(model=model, version=version), pause_s=pause_s)
     )
     requests = itertools.islice(requests_of(asked.payloads, model, found.signature, found.payloads), asked.max_requests)
-    engine = load_engine(localize(found.artifact_uri, found.digest))
-    came = replay(requests, engine, model, version, tolerance=asked.tolerance)
+    engine = load_engine(open_folder(localize(found.artifact_uri, found.digest), found.digest))
+    came = replay(requests, engine, model, version, tolerance=asked.tolerance, limits=found.outputs)
     failed = came.errors - came.lasting_errors
     told = TellPreflight(
         model=model, rollout=rollout, same=came.same, different=came.different, failed=failed, p99_ms=came.p99_ms

@@ -12,11 +12,13 @@ from enum import StrEnum
 import numpy as np
 
 from cluster.errors import HeadraceError
+from cluster.fleet.outputs import OutputLimits
 from consumers.payload_replay.outcome import ReplayOutcome, percentiles_ms
 from consumers.payload_replay.recorded import RecordedRequest
 from deployments.engines.datatypes import Array
 from deployments.engines.port import Engine
 from deployments.observe.payloads.event import PayloadOutcome
+from deployments.privacy.released import released
 from deployments.scoring.shadow.compare import disagreements
 
 
@@ -36,12 +38,14 @@ def replay(
     speed: ReplaySpeed = ReplaySpeed.MAX,
     tolerance: float | None = None,
     concurrency: int = 1,
+    limits: OutputLimits | None = None,
     wait: Callable[[float], None] = time.sleep,
 ) -> ReplayOutcome:
     """Blocks until all are done. Rows agree as a shadow's do: within `tolerance`, or without one by the argmax on the last axis.
 
     At most `concurrency` requests are with the engine at a time: at the recorded pace the next one waits where all are. Shadows'
-    answers were nobody's, so they are left out. `wait` sleeps so many seconds.
+    answers were nobody's, so they are left out. `limits` are those of the model's outputs: what left then is held against what
+    would leave now. `wait` sleeps so many seconds.
     """
     tally = _Tally(tolerance)
     began_s, first_s = time.monotonic(), None
@@ -56,7 +60,7 @@ def replay(
             if len(running) == concurrency:
                 done, running = futures.wait(running, return_when=futures.FIRST_COMPLETED)
                 tally.add(done)
-            running.add(pool.submit(_ask, engine, request))
+            running.add(pool.submit(_ask, engine, request, limits))
         tally.add(futures.wait(running).done)
     return tally.outcome(model, version, time.monotonic() - began_s)
 
@@ -70,10 +74,12 @@ class _Asked:
     seconds: float
 
 
-def _ask(engine: Engine, request: RecordedRequest) -> _Asked:
+def _ask(engine: Engine, request: RecordedRequest, limits: OutputLimits | None) -> _Asked:
     asked_s = time.perf_counter()
     try:
         got: dict[str, Array] | HeadraceError = engine.score(request.inputs)
+        if limits and isinstance(got, dict):
+            got = released(got, limits)
     except HeadraceError as error:
         got = error
     return _Asked(request, got, time.perf_counter() - asked_s)

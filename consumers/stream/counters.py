@@ -40,6 +40,23 @@ def open_of(known: OwnedPartition) -> OpenTransaction:
     return OpenTransaction(since_s=known.open_since_s, records=known.unreadable)
 
 
+class ExplainStatus(BaseModel):
+    """The explanations that a worker makes beside its scoring, at one moment, by a group of their own.
+
+    `lag` are records that wait to be looked at, by partition as in WorkerStatus; `rows_in` were looked at since it started,
+    `rows_out` of them explained.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    phase: WorkerPhase
+    message: str = ""
+    lag: dict[int | str, int] = {}
+    rows_in: int = 0
+    rows_out: int = 0
+    rows_s: float = 0.0
+
+
 class WorkerStatus(BaseModel):
     """One worker at one moment, which was `age_s` ago. `rows_s` is the rate of committed input records over the last seconds.
 
@@ -47,7 +64,7 @@ class WorkerStatus(BaseModel):
     it is ill from the second on, until they are.
 
     Partitions are numbers, or `topic/number` where there are several topics. `lag` counts what can be read; `held` are those that
-    are not read, and why. `label_trouble` says why it takes no late labels now.
+    are not read, and why. `label_trouble` says why it takes no late labels now. `explain` is None where nothing is explained.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,6 +95,7 @@ class WorkerStatus(BaseModel):
     stuck_recoveries: int = 0
     stuck_cause: str = ""
     label_trouble: str = ""
+    explain: ExplainStatus | None = None
 
 
 @dataclass

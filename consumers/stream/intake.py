@@ -16,6 +16,7 @@ from consumers.stream.commits import cut_up
 from consumers.stream.log.port import Log, Records
 from consumers.stream.micro_batch import MicroBatch
 from consumers.stream.outgoing.answers import split_keys
+from consumers.stream.sealed.book import SubjectBook
 from consumers.stream.spec import StreamSpec
 from consumers.stream.traced import RecordTracer, scoring, within
 from deployments.engines.datatypes import Array
@@ -44,9 +45,11 @@ class ScorerPort(Protocol):
 class Intake:
     """Of one worker, used from its thread. `backlog`: the last micro-batch was whole, so another waits."""
 
-    def __init__(self, spec: StreamSpec, scoring: ScorerPort, tracer: RecordTracer | None = None) -> None:
+    def __init__(
+        self, spec: StreamSpec, scoring: ScorerPort, tracer: RecordTracer | None = None, subjects: SubjectBook | None = None
+    ) -> None:
         self._spec, self._scoring, self._tracer = spec, scoring, tracer
-        self._codecs = Codecs(spec)
+        self._codecs = Codecs(spec, subjects)
         self.backlog = False
 
     def take(self, log: Log, most_rows: int | None, timeout_s: float) -> list[MicroBatch]:

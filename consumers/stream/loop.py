@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from cluster.errors import BadInput, HeadraceError, NotFound, Unreachable
+from cluster.foreign import kind_and_words
 from consumers.stream.breaker import Breaker, backoff_s
 from consumers.stream.committing import Committing, owns
 from consumers.stream.counters import Counters
@@ -27,6 +28,8 @@ from consumers.stream.log.port import Header, Log, OwnedPartition, Partition, Re
 from consumers.stream.outgoing.answers import answer_template
 from consumers.stream.outgoing.outcomes import Outcomes
 from consumers.stream.phases import WorkerPhase, WorkerPhases
+from consumers.stream.sealed.book import SubjectBook
+from consumers.stream.sealed.sealing import sealer_of
 from consumers.stream.spec import StreamSpec
 from consumers.stream.stream_meter import StreamMeter
 from consumers.stream.stuck import Stuck
@@ -56,7 +59,7 @@ class Loop:
 
     `make_log` opens the log inside the worker's thread; `extra_headers` go on everything it writes. `run` raises Conflict where
     another member of its name took over; all else that it raises is a fault of ours. `intake` takes the place of the one that
-    scores every record. `last_turn_s` is when it last went round
+    scores every record, and `subjects` has the keys of fields that are encrypted. `last_turn_s` is when it last went round
     (monotonic).
     """
 
@@ -72,8 +75,9 @@ class Loop:
         tracer: Tracer | None = None,
         drift: DriftSample | None = None,
         intake: Intake | None = None,
+        subjects: SubjectBook | None = None,
     ) -> None:
-        self.name, self.spec = name, spec
+        self.name, self.spec, self._subjects = name, spec, subjects
         self.counters = Counters()
         self._meter = StreamMeter(meters or Meters(), name, spec.model)
         if meters is not None:
@@ -84,7 +88,7 @@ class Loop:
         self._form = answer_template(spec, extra_headers)
         self._phases = WorkerPhases()
         self._tracer = RecordTracer(tracer, name, spec.model, spec.group_of(name)) if tracer is not None else None
-        self._intake = intake or Intake(spec, scoring, self._tracer)
+        self._intake = intake or Intake(spec, scoring, self._tracer, subjects)
         self._in_flight = InFlight(
             self._intake.score,
             self._phases,
@@ -144,7 +148,7 @@ class Loop:
             if (opened := self._open()) is not None:
                 self._work(opened)
         except BaseException as error:
-            self._phases.enter(WorkerPhase.FAILED, f"{type(error).__name__}: {error}")
+            self._phases.enter(WorkerPhase.FAILED, kind_and_words(error))
             logger.exception("stream %s failed", self.name)
             raise
         else:
@@ -162,7 +166,8 @@ class Loop:
                 self._log = log = self._make_log()
                 topics = (self.spec.output.topic, self.spec.dead_letters.topic)
                 partitions = {topic: log.partitions_of(topic) for topic in topics}
-                outcomes = Outcomes(self.name, self.spec, self._form, partitions, log.limits_of)
+                sealer = sealer_of(self.spec, self._subjects)
+                outcomes = Outcomes(self.name, self.spec, self._form, partitions, log.limits_of, sealer)
             except (Unreachable, NotFound, BadInput) as error:
                 if self._log is not None:
                     self._log.close()

@@ -14,6 +14,7 @@ from cluster.errors import BadInput
 from cluster.fleet.serving import Resources
 from cluster.section import Section
 from consumers.stream.explain.section import StreamExplain
+from consumers.stream.sealed.section import DecryptedInput, EncryptedOutput
 
 TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 OPTIONAL_TOPIC_PATTERN = r"^[A-Za-z0-9._-]{0,249}$"
@@ -110,6 +111,7 @@ class StreamInput(Section):
     fields: dict[str, str] = Field(default_factory=dict)
     on_empty: OnEmpty = OnEmpty.DEAD_LETTER
     begin: Begin = Begin.EARLIEST
+    decrypt: DecryptedInput | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
@@ -122,6 +124,8 @@ class StreamInput(Section):
             re.compile(self.pattern)
         except re.error as error:
             raise ValueError(f"pattern is no regular expression: {error}") from error
+        if self.decrypt is not None and not (self.topic and self.format is Format.JSON and self.envelope is InputEnvelope.NONE):
+            raise ValueError("decrypt takes JSON without an envelope, from one `topic`: a field is bound to it")
         return self
 
     @property
@@ -146,6 +150,13 @@ class StreamOutput(Topic):
     format: Format = Format.JSON
     envelope: OutputEnvelope = OutputEnvelope.NONE
     outliers: bool = Field(default=False, description="a header on each answer tells how unlike the profile its record is")
+    encrypt: EncryptedOutput | None = None
+
+    @model_validator(mode="after")
+    def _can_be_encrypted(self) -> Self:
+        if self.encrypt is not None and self.format is not Format.JSON:
+            raise ValueError("encrypt writes texts, so the format must be json")
+        return self
 
 
 class LabelTopic(Topic):
@@ -301,6 +312,12 @@ class StreamSpec(Section):
     def _registry_given(self) -> Self:
         if self.registry is None and (self.input.format in FRAMED or self.output.format in FRAMED):
             raise ValueError(f"the formats {', '.join(FRAMED)} need a registry")
+        return self
+
+    @model_validator(mode="after")
+    def _explains_nothing_encrypted(self) -> Self:
+        if self.explain is not None and (self.input.decrypt is not None or self.output.encrypt is not None):
+            raise ValueError("explanations would tell in clear what is encrypted: leave out explain, or encrypt and decrypt")
         return self
 
     def group_of(self, name: str) -> str:

@@ -16,6 +16,7 @@ from cluster.watch.catalogue import (
     STREAM_RETRIES,
     STREAM_WORKERS,
     Metric,
+    RequestOutcome,
     ScoringWay,
 )
 from consumers.stream.commits import CommitPlan
@@ -31,6 +32,7 @@ class StreamMeter:
 
     def __init__(self, meters: Meters, stream: str, model: str) -> None:
         self._meters, self._stream, self._model = meters, stream, model
+        self._principal = f"stream {stream}"
         self._phase = ""
         self._told: dict[Metric, int] = {}
 
@@ -44,6 +46,7 @@ class StreamMeter:
             for version, rows in outcome.versions.items():
                 answered += rows
                 meters.add(ROWS_SCORED, rows, self._model, str(version), ScoringWay.STREAM)
+                meters.uses.add(self._principal, self._model, str(version), ScoringWay.STREAM, RequestOutcome.OK, rows)
             if answered:
                 meters.add(STREAM_RECORDS, answered, stream, ANSWERED)
                 # All as old as the first of them: to look at each one's time would cost as much as to send it.
@@ -53,6 +56,7 @@ class StreamMeter:
             for reason, rows in outcome.dead.items():
                 meters.add(STREAM_RECORDS, rows, stream, DEAD)
                 meters.add(DEAD_LETTERS, rows, stream, reason)
+                meters.uses.add(self._principal, self._model, "", ScoringWay.STREAM, DEAD, rows)
 
     def look(self, counters: Counters, phase: WorkerPhase, *, lag: int, in_flight: int, oldest_s: float) -> None:
         """How the worker is doing now; `oldest_s` is how long the oldest record that is not committed has been here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cluster.errors import BadArtifact
 from cluster.findings import first_finding
 from deployments.artifacts.manifest import BACKGROUND, EXPLAIN, REMEDY, REPORT
 from deployments.artifacts.samples import read_samples
+from deployments.artifacts.version_files import VersionFiles, VersionReader, reader_of
 from deployments.engines.arrays import load_arrays, save_arrays
 from deployments.explain.form import Background, ExplainMethod
 
@@ -45,38 +47,39 @@ def save_background(folder: Path, background: Background) -> None:
         save_arrays(folder / BACKGROUND, background.rows)
 
 
-def read_background(folder: Path) -> Background:
-    """The background of the artifact at `folder`; its sample rows where it was built before there was one.
+def read_background(version: Path | VersionFiles) -> Background:
+    """The background of a version; its sample rows where it was built before there was one.
 
-    Raises BadArtifact where it makes no sense.
+    Raises BadArtifact where it makes no sense; of a sealed one Forbidden, Unreachable.
     """
-    file, arrays = folder / EXPLAIN, folder / BACKGROUND
-    if not file.exists():
-        return Background(read_samples(folder).inputs, classes=_tells_classes(folder / REPORT))
+    files = reader_of(version)
+    where, arrays = f"{files.where}/{EXPLAIN}", f"{files.where}/{BACKGROUND}"
+    if not files.has(EXPLAIN):
+        return Background(read_samples(version).inputs, classes=_tells_classes(files))
     try:
-        summary = BackgroundSummary.model_validate_json(file.read_bytes())
+        summary = BackgroundSummary.model_validate_json(files.read(EXPLAIN))
     except ValidationError as error:
         found = first_finding(error)
-        raise BadArtifact(f"bad explain.json: {found.field} {found.words}", where=str(file), remedy=REMEDY) from error
+        raise BadArtifact(f"bad explain.json: {found.field} {found.words}", where=where, remedy=REMEDY) from error
     if summary.format != FORMAT:
         raise BadArtifact(
             f"explain.json of format {summary.format} is unknown",
-            where=str(file),
+            where=where,
             remedy="use the Headrace release that built it",
         )
     try:
-        rows = load_arrays(arrays) if summary.rows else {}
+        rows = load_arrays(io.BytesIO(files.read(BACKGROUND))) if summary.rows else {}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise BadArtifact(f"bad background rows: {error}", where=str(arrays), remedy=REMEDY) from error
+        raise BadArtifact(f"bad background rows: {error}", where=arrays, remedy=REMEDY) from error
     if {len(value) for value in rows.values()} - {summary.rows}:
-        raise BadArtifact(f"there are not {summary.rows} background rows", where=str(arrays), remedy=REMEDY)
+        raise BadArtifact(f"there are not {summary.rows} background rows", where=arrays, remedy=REMEDY)
     return Background(rows, summary.classes, summary.works, summary.why_none, summary.left_out)
 
 
-def _tells_classes(report: Path) -> bool:
+def _tells_classes(files: VersionReader) -> bool:
     """As the report says; where nothing does, as an answer's own looks say."""
     try:
-        told = orjson.loads(report.read_bytes())
+        told = orjson.loads(files.read(REPORT))
     except (OSError, orjson.JSONDecodeError):
         return True
     return not isinstance(told, dict) or told.get("task") != "regression"

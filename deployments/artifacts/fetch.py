@@ -7,11 +7,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.errors import BadArtifact, Unreachable
+from cluster.errors import BadArtifact, HeadraceError, Unreachable
 from deployments.artifacts.cache import ArtifactCache, CacheSettings
 from deployments.artifacts.manifest import MANIFEST, REMEDY, verify
 from deployments.artifacts.registered import sizes_below
 from deployments.artifacts.roots import is_in_registry, local_path, remote
+from deployments.artifacts.version_files import is_sealed
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def localize(uri: str, digest: str, *, cache: Path | None = None) -> Path:
     A local one is used where it stands. A remote one (any pyarrow filesystem URI, or `oci://`) is fetched once into `cache`, by
     default the folder that `CacheSettings` names; several processes may do so at a time, and a damaged copy is fetched again.
     Raises BadArtifact where the artifact itself is damaged, Unreachable, NoCapacity; of a registry also Unauthenticated,
-    Forbidden, NotFound.
+    Forbidden, NotFound. A sealed one stays sealed here: see `version_files`.
     """
     local = local_path(uri)
     if local is not None:
@@ -38,8 +39,23 @@ def localize(uri: str, digest: str, *, cache: Path | None = None) -> Path:
             _log.warning("a copy is damaged, and fetched again from %s: %s", uri, damage)
             copies.drop(copy)
         else:
+            refresh_keys(uri, copy)
             return copy
     return _fetch(uri, digest, copies)
+
+
+def refresh_keys(uri: str, copy: Path) -> None:
+    """Whom a sealed version is sealed for may have changed since. Where its place is away, the copy's own keys are tried."""
+    if not is_sealed(copy) or is_in_registry(uri):  # there nothing changes under a digest
+        return
+    from deployments.artifacts.sealing.rewrapping import read_keys, write_keys
+
+    try:
+        keys = read_keys(uri)
+        if keys != read_keys(str(copy)):
+            write_keys(str(copy), keys)
+    except HeadraceError as error:
+        _log.warning("whom %s is sealed for is not known to be new: %s", copy, error)
 
 
 def _fetch(uri: str, digest: str, copies: ArtifactCache) -> Path:

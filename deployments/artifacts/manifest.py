@@ -9,15 +9,20 @@
     explain.json    how it is explained, with background.npz, rows to compare with; not in every artifact
 
 Content-addressed: its digest is the SHA-256 of manifest.json's bytes, and its folder is named by it.
+
+A sealed one (`seal` in its manifest) has the same files, encrypted, and two more:
+
+    provenance.json what the manifest of another tells: source and steps
+    keys.json       the data key, wrapped for those who may open it. Not in the manifest: whom it is sealed for may change
 """
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cluster.errors import BadArtifact
 from cluster.findings import first_finding
@@ -31,6 +36,13 @@ PROFILE = "profile.json"
 PROFILE_ARRAYS = "profile.npz"
 EXPLAIN = "explain.json"
 BACKGROUND = "background.npz"
+PROVENANCE = "provenance.json"
+KEYS = "keys.json"
+# All that is not for an engine to read.
+DESCRIBING = frozenset({SAMPLES, REPORT, PAGE, PROFILE, PROFILE_ARRAYS, EXPLAIN, BACKGROUND, PROVENANCE})
+
+# Of the manifest: what any release reads, and what those read that know of sealed versions.
+PLAIN_FORMAT, SEALED_FORMAT = 1, 2
 
 REMEDY = "build the version again, or restore its files"
 
@@ -53,12 +65,23 @@ class FileEntry(BaseModel):
         return path
 
 
-class Manifest(BaseModel):
-    """manifest.json. `sample_tolerance` is what replayed answers may differ by, absolute and relative."""
+class Seal(BaseModel):
+    """How the files are encrypted: each by C2SP's chunked encryption with AES-256-GCM. `id` is random: what is sealed belongs to
+    it, and opens nowhere else."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 1
+    scheme: Literal["cobblestone-256"] = "cobblestone-256"
+    id: str = Field(pattern=r"^[0-9a-f]{32}$")
+
+
+class Manifest(BaseModel):
+    """manifest.json. `sample_tolerance` is what replayed answers may differ by, absolute and relative. Of a sealed version the
+    files are told as they lie there, encrypted, and source and steps lie in one of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = PLAIN_FORMAT
     model: str
     engine: str
     signature: Signature
@@ -67,6 +90,12 @@ class Manifest(BaseModel):
     steps: tuple[dict[str, Any], ...] = ()
     sample_tolerance: float = 1e-4
     created_at: str
+    seal: Seal | None = None
+
+    @property
+    def content(self) -> bytes:
+        """Its bytes as a file: of a version that is not sealed, as every release reads them."""
+        return self.model_dump_json(indent=2, exclude=None if self.seal else {"seal"}).encode()
 
 
 def file_digest(path: Path) -> str:
@@ -98,7 +127,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     except ValidationError as error:
         found = first_finding(error)
         raise BadArtifact(f"bad manifest: {found.field} {found.words}", where=f"{where}/{MANIFEST}", remedy=REMEDY) from error
-    if manifest.format != 1:
+    if manifest.format != (SEALED_FORMAT if manifest.seal else PLAIN_FORMAT):
         raise BadArtifact(
             f"format {manifest.format} is unknown", where=f"{where}/{MANIFEST}", remedy="use the Headrace release that built it"
         )
@@ -122,4 +151,6 @@ def verify(path: Path, digest: str | None = None) -> Manifest:
             raise BadArtifact(f"{entry.path} can't be read: {error}", where=str(file), remedy=REMEDY) from error
         if not same:
             raise BadArtifact(f"{entry.path} is damaged: its digest differs", where=str(file), remedy=REMEDY)
+    if manifest.seal is not None and not (path / KEYS).is_file():
+        raise BadArtifact(f"{KEYS} is missing: nobody can open it", where=str(path / KEYS), remedy=REMEDY)
     return manifest

@@ -12,18 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deployments.artifacts.manifest import (
-    BACKGROUND,
-    EXPLAIN,
-    MANIFEST,
-    PAGE,
-    PROFILE,
-    PROFILE_ARRAYS,
-    REPORT,
-    SAMPLES,
-    Manifest,
-    verify,
-)
+from deployments.artifacts.manifest import DESCRIBING, KEYS, MANIFEST, Manifest, verify
 from deployments.oci.descriptors import INDEX_TYPE, MANIFEST_TYPE, Descriptor, encoded
 from deployments.oci.image_files import add_image, architectures_of, take_image
 from deployments.oci.layers import Layer, LayerEntry, write_layer
@@ -43,7 +32,6 @@ SIZES = "dev.headrace.layer.sizes"
 BELOW = "models"
 ARCHITECTURES = ("amd64", "arm64")
 ALONE_MOST = 32  # files with a layer of their own; an image can't have many more
-_DESCRIBES = frozenset({SAMPLES, REPORT, PAGE, PROFILE, PROFILE_ARRAYS, EXPLAIN, BACKGROUND})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +47,17 @@ class LayerPlan:
         return f"{BELOW}/{next(iter(self.sizes))}" if len(self.sizes) == 1 else BELOW
 
 
-def layers_of(manifest: Manifest, manifest_bytes: int) -> Sequence[LayerPlan]:
-    """How a version is cut into layers; `manifest_bytes` is the size of its manifest.json. Pure."""
+def layers_of(manifest: Manifest, manifest_bytes: int, keys_bytes: int = 0) -> Sequence[LayerPlan]:
+    """How a version is cut into layers; `manifest_bytes` is the size of its manifest.json, `keys_bytes` of keys.json, where it is
+    sealed. Pure."""
     files = sorted(manifest.files, key=lambda entry: (-entry.size_bytes, entry.path))
-    described = {entry.path: entry.size_bytes for entry in files if entry.path in _DESCRIBES}
-    weights = [(entry.path, entry.size_bytes) for entry in files if entry.path not in _DESCRIBES]
+    described = {entry.path: entry.size_bytes for entry in files if entry.path in DESCRIBING}
+    weights = [(entry.path, entry.size_bytes) for entry in files if entry.path not in DESCRIBING]
     alone, rest = weights[:ALONE_MOST], weights[ALONE_MOST:]
     return [
         LayerPlan(SETTINGS_TYPE, {MANIFEST: manifest_bytes}),
+        # Apart: other keys leave every other layer as it is.
+        *([LayerPlan(SETTINGS_TYPE, {KEYS: keys_bytes})] if manifest.seal else []),
         *([LayerPlan(DOC_TYPE, described)] if described else []),
         *(LayerPlan(WEIGHT_TYPE, {path: size}) for path, size in alone),
         *([LayerPlan(WEIGHT_TYPE, dict(rest))] if rest else []),
@@ -84,7 +75,8 @@ def pack(layout: Layout, folder: Path, digest: str, base: LayoutTag | None = Non
 
 def write_forms(layout: Layout, folder: Path, manifest: Manifest, digest: str, base: LayoutTag | None = None) -> Descriptor:
     """As `pack`, of files that are taken as they are."""
-    plans = layers_of(manifest, (folder / MANIFEST).stat().st_size)
+    keys_bytes = (folder / KEYS).stat().st_size if manifest.seal else 0
+    plans = layers_of(manifest, (folder / MANIFEST).stat().st_size, keys_bytes)
     layers = [_written(layout, folder, plan) for plan in plans]
     annotations = {
         "org.opencontainers.image.title": manifest.model,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cluster.errors import BadArtifact
-from deployments.artifacts.manifest import MANIFEST, parse_manifest, verify
+from deployments.artifacts.manifest import KEYS, MANIFEST, parse_manifest, verify
 from deployments.artifacts.oci_form import BELOW, DIGEST, MODELPACK_TYPE, SIZES
 from deployments.oci.descriptors import INDEX_TYPES, Descriptor, parsed
 from deployments.oci.layout import CHUNK_BYTES, told_of_disk
@@ -67,8 +67,10 @@ def look_up(uri: str) -> ShippedVersion:
 def fill(shipped: ShippedVersion, folder: Path) -> None:
     """Writes the version's files into an empty folder; to be verified there. Raises as `look_up` does, and OSError."""
     uri = shipped.uri
-    entries = parse_manifest(shipped.manifest, uri).files
-    left = {MANIFEST: len(shipped.manifest), **{entry.path: entry.size_bytes for entry in entries}}
+    manifest = parse_manifest(shipped.manifest, uri)
+    left = {MANIFEST: len(shipped.manifest), **{entry.path: entry.size_bytes for entry in manifest.files}}
+    if manifest.seal is not None:
+        left[KEYS] = shipped.sizes.get(KEYS, 0)
     with ImageRegistry(shipped.reference) as registry:
         for layer in shipped.layers:
             with registry.reading(layer) as file:

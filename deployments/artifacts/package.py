@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -21,11 +21,26 @@ from cluster.errors import NoCapacity, Unreachable
 from cluster.signature import Signature
 from cluster.versions import check_name
 from deployments.artifacts.background import save_background
-from deployments.artifacts.manifest import MANIFEST, PAGE, REPORT, SAMPLES, FileEntry, Manifest, file_digest
+from deployments.artifacts.manifest import (
+    KEYS,
+    MANIFEST,
+    PAGE,
+    PLAIN_FORMAT,
+    PROVENANCE,
+    REPORT,
+    SAMPLES,
+    SEALED_FORMAT,
+    FileEntry,
+    Manifest,
+    file_digest,
+)
 from deployments.artifacts.profile import save_profile
 from deployments.artifacts.roots import local_path, remote
 from deployments.artifacts.samples import Samples, save_samples
+from deployments.artifacts.sealing.making import seal_files
+from deployments.artifacts.version_files import Provenance
 from deployments.explain.form import Background
+from deployments.keys.port import KeyHolder
 from deployments.profiles.form import Profile
 
 
@@ -53,41 +68,74 @@ def write_artifact(
     source: Mapping[str, Any],
     steps: tuple[dict[str, Any], ...] = (),
     sample_tolerance: float = 1e-4,
+    seal_for: Sequence[KeyHolder] = (),
 ) -> Artifact:
     """Packages a version as `ROOT/MODEL/DIGEST`; `files` maps paths inside the artifact to the files to copy.
 
     `root` is a local path or any pyarrow filesystem URI. The artifact appears whole or not at all: locally by one rename,
-    elsewhere by writing the manifest last. Raises NoCapacity on a full disk, Unreachable where the root can't be written.
+    elsewhere by writing the manifest last. With `seal_for`, whoever holds one of these keys can open it, and nobody else: then
+    nothing is written below `root` that is not encrypted.
+
+    Raises NoCapacity on a full disk, Unreachable where the root can't be written; of the service that holds a key Unreachable,
+    Forbidden.
     """
     check_name(model, what="model")
-    with _Staging(root) as staging:
-        for name, path in files.items():
-            target = staging / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        save_samples(staging / SAMPLES, samples)
-        (staging / REPORT).write_bytes(orjson.dumps(dict(report), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+    with _Staging(root) as staging, _described(staging, sealed=bool(seal_for)) as described:
+        save_samples(described / SAMPLES, samples)
+        (described / REPORT).write_bytes(orjson.dumps(dict(report), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
         if page:
-            (staging / PAGE).write_text(page)
+            (described / PAGE).write_text(page)
         if profile:
-            save_profile(staging, profile)
+            save_profile(described, profile)
         if background:
-            save_background(staging, background)
+            save_background(described, background)
+        provenance = Provenance(source=dict(source), steps=steps)
+        if seal_for:
+            (described / PROVENANCE).write_text(provenance.model_dump_json(indent=2))
+            every = {**{path.name: path for path in described.iterdir()}, **files}
+            seal = seal_files(every, staging, model, seal_for)
+        else:
+            seal = None
+            _copy(files, staging)
         manifest = Manifest(
+            format=SEALED_FORMAT if seal else PLAIN_FORMAT,
             model=model,
             engine=engine,
             signature=signature,
-            files=tuple(_entry(staging, path) for path in sorted(p for p in staging.rglob("*") if p.is_file())),
-            source=dict(source),
-            steps=steps,
+            files=tuple(_entry(staging, path) for path in _listed(staging)),
+            source={} if seal else provenance.source,
+            steps=() if seal else provenance.steps,
             sample_tolerance=sample_tolerance,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            seal=seal,
         )
-        content = manifest.model_dump_json(indent=2).encode()
+        content = manifest.content
         (staging / MANIFEST).write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
         uri = _publish(staging, root, model, digest)
     return Artifact(uri, digest, manifest)
+
+
+@contextlib.contextmanager
+def _described(staging: Path, *, sealed: bool) -> Iterator[Path]:
+    """Where what describes a version is written in clear: of a sealed one never beside where it will stand."""
+    if not sealed:
+        yield staging
+        return
+    with tempfile.TemporaryDirectory(prefix="headrace-seal-") as folder:
+        yield Path(folder)
+
+
+def _copy(files: Mapping[str, Path], staging: Path) -> None:
+    for name, path in files.items():
+        target = staging / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def _listed(staging: Path) -> list[Path]:
+    """What the manifest tells: not whom the version is sealed for."""
+    return sorted(path for path in staging.rglob("*") if path.is_file() and path != staging / KEYS)
 
 
 class _Staging:

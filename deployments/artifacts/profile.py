@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
-from cluster.errors import BadArtifact, Unreachable
+from cluster.errors import BadArtifact
 from cluster.findings import first_finding
-from deployments.artifacts.manifest import MANIFEST, PROFILE, PROFILE_ARRAYS, REMEDY, parse_manifest
-from deployments.artifacts.roots import is_in_registry, local_path, remote
+from deployments.artifacts.manifest import PROFILE, PROFILE_ARRAYS, REMEDY
+from deployments.artifacts.version_files import VersionFiles, open_version, reader_of
 from deployments.engines.datatypes import Array
 from deployments.profiles.form import (
     FORMAT,
@@ -46,58 +43,26 @@ def save_profile(folder: Path, profile: Profile) -> None:
                     np.lib.format.write_array(member, getattr(profile.outliers, name), allow_pickle=False)
 
 
-def read_profile(folder: Path) -> Profile | None:
-    """Reads the profile of the artifact at `folder`; None where it has none. Raises BadArtifact where it makes no sense."""
-    if not (folder / PROFILE).exists():
+def read_profile(version: Path | VersionFiles) -> Profile | None:
+    """Reads the profile of a version; None where it has none. Raises BadArtifact where it makes no sense; of a sealed one
+    Forbidden, Unreachable."""
+    files = reader_of(version)
+    if not files.has(PROFILE):
         return None
     try:
-        told, arrays = (folder / PROFILE).read_bytes(), (folder / PROFILE_ARRAYS).read_bytes()
+        told, arrays = files.read(PROFILE), files.read(PROFILE_ARRAYS)
     except OSError as error:
-        raise BadArtifact(f"its profile can't be read: {error}", where=str(folder), remedy=REMEDY) from error
-    return _parsed(told, arrays, str(folder))
+        raise BadArtifact(f"its profile can't be read: {error}", where=files.where, remedy=REMEDY) from error
+    return _parsed(told, arrays, files.where)
 
 
 def fetch_profile(uri: str, digest: str) -> Profile | None:
     """The profile of the artifact at `uri`, alone, parsed from the bytes that were verified; None where it has none.
 
-    Raises BadArtifact where it is not what was registered or makes no sense, Unreachable where the place can't be asked.
+    Raises BadArtifact where it is not what was registered or makes no sense, Unreachable where the place can't be asked,
+    Forbidden where it is sealed and no key of this machine opens it.
     """
-    read = _reader(uri)
-    content = read(MANIFEST)
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise BadArtifact("the manifest is not the registered one", where=uri, remedy=REMEDY)
-    listed = {entry.path: entry.sha256 for entry in parse_manifest(content, uri).files}
-    if PROFILE not in listed:
-        return None
-    found = {name: read(name) for name in (PROFILE, PROFILE_ARRAYS)}
-    for name, bytes_ in found.items():
-        if hashlib.sha256(bytes_).hexdigest() != listed.get(name):
-            raise BadArtifact(f"{name} is damaged: its digest differs", where=uri, remedy=REMEDY)
-    return _parsed(found[PROFILE], found[PROFILE_ARRAYS], uri)
-
-
-def _reader(uri: str) -> Callable[[str], bytes]:
-    """What reads the artifact's files by their names."""
-    if is_in_registry(uri):
-        from deployments.artifacts.oci_place import look_up, read_file  # an HTTP client, which others go without
-
-        return partial(read_file, look_up(uri))
-    return partial(_read, uri)
-
-
-def _read(uri: str, name: str) -> bytes:
-    local = local_path(uri)
-    try:
-        if local is not None:
-            return (local / name).read_bytes()
-        filesystem, base = remote(uri)
-        with filesystem.open_input_stream(f"{base}/{name}") as stream:
-            content: bytes = stream.read()
-            return content
-    except FileNotFoundError as error:
-        raise BadArtifact(f"{name} is missing", where=uri, remedy=REMEDY) from error
-    except OSError as error:
-        raise Unreachable(f"{name} can't be read: {error}", where=uri, remedy="see that its place is there") from error
+    return read_profile(open_version(uri, digest))
 
 
 def _parsed(told: bytes, arrays: bytes, where: str) -> Profile:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cluster.errors import BadArtifact, Unreachable
 from cluster.signature import Signature
-from deployments.artifacts.manifest import MANIFEST, REMEDY, manifest_bytes, parse_manifest
+from deployments.artifacts.manifest import KEYS, MANIFEST, REMEDY, manifest_bytes, parse_manifest
 from deployments.artifacts.roots import is_in_registry, local_path, remote
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def check_registered(uri: str, digest: str, engine: str, signature: Signature) -
         raise BadArtifact("its manifest has another digest", where=uri, remedy="register the digest that the build told")
     manifest = parse_manifest(content, uri)
     wrong = next((entry.path for entry in manifest.files if sizes.get(entry.path) != entry.size_bytes), None)
+    if wrong is None and manifest.seal is not None and not sizes.get(KEYS):
+        wrong = KEYS
     if wrong is not None:
         raise BadArtifact(f"{wrong} is missing, or has another size", where=uri, remedy=REMEDY)
     if (manifest.engine, manifest.signature) != (engine, signature):

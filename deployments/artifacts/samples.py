@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from cluster.errors import BadArtifact
 from deployments.artifacts.manifest import REMEDY, SAMPLES
+from deployments.artifacts.version_files import VersionFiles, reader_of
 from deployments.engines.arrays import load_arrays, save_arrays
 from deployments.engines.datatypes import Array
 
@@ -21,13 +23,13 @@ class Samples:
     outputs: dict[str, Array]
 
 
-def read_samples(path: Path) -> Samples:
-    """Reads the sample rows of the artifact at `path`. Raises BadArtifact."""
-    file = path / SAMPLES
+def read_samples(version: Path | VersionFiles) -> Samples:
+    """Reads the sample rows of a version. Raises BadArtifact; of a sealed one Forbidden, Unreachable."""
+    files = reader_of(version)
     try:
-        arrays = load_arrays(file)
+        arrays = load_arrays(io.BytesIO(files.read(SAMPLES)))
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise BadArtifact(f"bad sample rows: {error}", where=str(file), remedy=REMEDY) from error
+        raise BadArtifact(f"bad sample rows: {error}", where=f"{files.where}/{SAMPLES}", remedy=REMEDY) from error
     return Samples(inputs=_with_prefix(arrays, "in."), outputs=_with_prefix(arrays, "out."))
 
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from cluster.errors import HeadraceError
 from cluster.signature import Signature
-from deployments.builder.evaluation.judged import decided
 from deployments.builder.profiling import check_names
 from deployments.builder.report import ExplainReport, FeatureImportance, MethodTrial
 from deployments.builder.sources.importing import Imported
 from deployments.builder.spec import BuildSpec, Explaining
+from deployments.engines.answers import decided
 from deployments.engines.datatypes import Array
 from deployments.engines.port import Engine, gradients_of
 from deployments.explain.explaining import explain_rows

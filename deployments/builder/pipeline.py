@@ -30,6 +30,7 @@ from deployments.builder.steps.graph import run_rows
 from deployments.builder.steps.variants import Candidate, VariantBuilder
 from deployments.builder.worker import run_worker
 from deployments.engines.load import MODEL_FILES, open_engine
+from deployments.keys.references import holder_of
 
 SAMPLE_ROWS = 8
 # How far the same file's answers may lie apart on another CPU: int8 kernels round differently.
@@ -46,13 +47,17 @@ class Built:
     broken: tuple[str, ...]
 
 
-def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Path, progress: Progress) -> Built:
-    """Makes a version of `model` from a build section; `base` is the document's folder, `root` where artifacts are kept.
+def build(
+    spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Path, progress: Progress, keys: Path | None = None
+) -> Built:
+    """Makes a version of `model` from a build section; `base` is the document's folder, `root` where artifacts are kept, `keys`
+    where those lie that `seal` may name.
 
     Blocks for seconds to minutes. What frameworks print goes to `log`; `progress` is told each step. Raises BadInput or NotFound
-    (the document or a file of it), NoCapacity (full disk); then nothing is left behind.
+    (the document or a file of it, or a key), NoCapacity (full disk), Unreachable; then nothing is left behind.
     """
     started_s = time.monotonic()
+    seal_for = [holder_of(name, folder=keys, base=base) for name in spec.seal]
     with tempfile.TemporaryDirectory(prefix="headrace-build-") as folder:
         work = Path(folder)
         training = _train(spec, base, log, progress)
@@ -90,7 +95,7 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
         )
         if kept is None:
             return Built(None, report, _why(builder.wanted(), variants))
-        progress("package")
+        progress("package and seal" if seal_for else "package")
         file = _file_of(kept, candidates)
         artifact = write_artifact(
             root,
@@ -106,6 +111,7 @@ def build(spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Pat
             source=source,
             steps=({"step": "import", "parity": imported.parity}, *kept.steps),
             sample_tolerance=next((value for word, value in TOLERANCES.items() if word in kept.name), TOLERANCE),
+            seal_for=seal_for,
         )
     return Built(artifact, report, ())
 

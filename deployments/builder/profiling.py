@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 from cluster.errors import BadInput
 from cluster.signature import Signature
-from deployments.builder.evaluation.judged import argmax, class_output, flat, score_output
 from deployments.builder.evaluation.quality import are_probabilities
 from deployments.builder.sources.importing import Imported
 from deployments.builder.spec import BuildSpec, Profiling
+from deployments.engines.answers import argmax, class_output, flat, score_output
 from deployments.engines.datatypes import Array
 from deployments.profiles.form import FEW_ROWS, Profile
 from deployments.profiles.making import make_profile

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict
 from cluster.errors import BadArtifact
 from cluster.versions import BuiltConfidence, BuiltQuality
 from deployments.artifacts.manifest import REPORT
-from deployments.builder.evaluation.judged import Task
+from deployments.artifacts.version_files import VersionFiles, reader_of
 from deployments.builder.evaluation.neighbours import Neighbours
-from deployments.builder.evaluation.quality import Quality
+from deployments.builder.evaluation.quality import Quality, Task
 
 IMPORTED = "imported"
 
@@ -140,12 +140,16 @@ class Report(ReportPart):
         return BuiltQuality(quality.rows, quality.accuracy, quality.mse, sure)
 
 
-def read_report(folder: Path) -> Report | None:
-    """The report of the version in this folder; None where it was not built by `headrace build`. Raises BadArtifact."""
-    content = (folder / REPORT).read_bytes()
+def read_report(version: Path | VersionFiles) -> Report | None:
+    """The report of a version; None where it was not built by `headrace build`. Raises BadArtifact; of a sealed version
+    Forbidden, Unreachable."""
+    files = reader_of(version)
+    content = files.read(REPORT)
     if content.strip() in (b"", b"{}"):
         return None
     try:
         return Report.model_validate_json(content)
     except ValueError as error:
-        raise BadArtifact("its report makes no sense", where=str(folder / REPORT), remedy="build the version again") from error
+        raise BadArtifact(
+            "its report makes no sense", where=f"{files.where}/{REPORT}", remedy="build the version again"
+        ) from error

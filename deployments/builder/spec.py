@@ -344,6 +344,10 @@ class BuildSpec(BuildSection):
 
     Inputs are bound by name where the source has names. `outputs` selects among the source's outputs, in that order; the others
     are left out. `constants` are inputs that no caller gives, with their values.
+
+    `seal` names keys: whoever holds one of them can open the version, and nobody else. A name in HEADRACE_HOME/keys, `file:PATH`,
+    `env:VARIABLE`, `vault:MOUNT/NAME` or `aws-kms:KEY`; of a file or variable the public half is enough. `seal: KEY` is short
+    for a list of one.
     """
 
     train: Train | None = None
@@ -360,6 +364,12 @@ class BuildSpec(BuildSection):
     measure: Measure = Measure()
     parity: float = Field(default=1e-5, gt=0)
     engine: Literal["onnx", "torch"] = "onnx"
+    seal: tuple[str, ...] = ()
+
+    @field_validator("seal", mode="before")
+    @classmethod
+    def _key_alone(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _inputs_known(self) -> Self:

@@ -13,6 +13,7 @@ from cluster.routing.routes import EMPTY, NOTHING, RouteTable
 from deployments.control.evidence_log import EvidenceLog
 from deployments.drift.drift_sample import DriftSample
 from deployments.observe.meters import Meters
+from deployments.observe.use_log import UseLog
 
 POLL_S = 30.0
 PUSH_EVERY_S = 1.0
@@ -113,6 +114,39 @@ class ReportPush:
             _log.debug("a report waits: %s", error)
         else:
             self._meters.delivered(report)
+
+
+class UsePush:
+    """Pushes what the process counted for the audit, about once a minute. It waits until that is recorded, and nothing for it."""
+
+    def __init__(self, control: ControlPlane, uses: UseLog) -> None:
+        self._control, self._uses = control, uses
+
+    async def run(self) -> None:
+        """Goes on until cancelled."""
+        await _once_a_second(self._turn)
+
+    async def _turn(self) -> None:
+        await self.flush()
+
+    async def flush(self) -> bool:
+        """Pushes what is due; keeps it where the controller is away, or its store. Whether nothing waits now."""
+        report = self._uses.next_report()
+        if report is None:
+            return True
+        try:
+            await self._control.push(report)
+        except HeadraceError as error:
+            _log.debug("uses wait: %s", error)
+            return False
+        self._uses.delivered(report)
+        return True
+
+    async def last(self) -> None:
+        """Pushes all that is left, as the process ends."""
+        if await self.flush():  # else one waited before: what was counted since would be in the next
+            self._uses.end()
+            await self.flush()
 
 
 class DriftPush:

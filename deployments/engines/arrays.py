@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -21,8 +22,11 @@ def save_arrays(file: Path, arrays: Mapping[str, Array]) -> None:
                 np.lib.format.write_array(member, np.asanyarray(value), allow_pickle=False)
 
 
-def load_arrays(file: Path) -> dict[str, Array]:
-    """Reads what `save_arrays` wrote. Raises OSError, ValueError, EOFError, KeyError or zipfile.BadZipFile for a damaged file."""
+def load_arrays(file: Path | IO[bytes]) -> dict[str, Array]:
+    """Reads what `save_arrays` wrote, from a file or its bytes.
+
+    Raises OSError, ValueError, EOFError, KeyError or zipfile.BadZipFile for a damaged file.
+    """
     with np.load(file, allow_pickle=False) as archive:
         flat = {name: archive[name] for name in archive.files}
     found: dict[str, Array] = {}

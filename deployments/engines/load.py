@@ -1,4 +1,4 @@
-"""From an artifact's directory to an engine that is proven to compute what its build computed."""
+"""From a version's files to an engine that is proven to compute what its build computed."""
 
 from __future__ import annotations
 
@@ -9,25 +9,49 @@ import numpy as np
 
 from cluster.errors import BadArtifact, EngineFailure
 from cluster.signature import Signature
-from deployments.artifacts.manifest import SAMPLES, verify
+from deployments.artifacts.manifest import DESCRIBING, SAMPLES
 from deployments.artifacts.samples import read_samples
+from deployments.artifacts.version_files import VersionFiles, files_of
 from deployments.engines.datatypes import Array
+from deployments.engines.model_bytes import ModelBytes, told
 from deployments.engines.port import Engine
 
 MODEL_FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
 
 
-def load_engine(artifact_dir: Path, *, threads: int = 1, gpus: float = 0) -> Engine:
-    """Verifies the artifact's digests, loads its engine, and replays its sample rows.
+def load_engine(version: Path | VersionFiles, *, threads: int = 1, gpus: float = 0) -> Engine:
+    """Verifies a version's files, loads its engine from the very bytes that were verified, and replays its sample rows.
 
     Blocks for seconds. `threads` is how many the engine computes with, `gpus` the replica's share of one. Raises BadArtifact
-    where a file is damaged, the model can't be loaded, or the answers are not those that the build recorded.
+    where a file is damaged, the model can't be loaded, or the answers are not those that the build recorded; where it is sealed,
+    Forbidden where no key of this machine opens it, Unreachable where the service that holds the key is away.
     """
-    manifest = verify(artifact_dir)
-    file = artifact_dir / model_file(manifest.engine, str(artifact_dir))
-    engine = open_engine(manifest.engine, file, manifest.signature, threads=threads, gpus=gpus)
-    _replay(engine, artifact_dir, manifest.sample_tolerance)
+    files = files_of(version)
+    manifest = files.manifest
+    read = {SAMPLES, *_engine_files(files)}
+    for name in files.names:
+        if name not in read:
+            files.check(name)
+    # No name for what was read: it is gone once the engine stands.
+    engine = open_engine(manifest.engine, _in_memory(files), manifest.signature, threads=threads, gpus=gpus)
+    _replay(engine, files, manifest.sample_tolerance)
     return engine
+
+
+def _engine_files(files: VersionFiles) -> list[str]:
+    """The names of what the engine reads: the model file first, then what lies beside it, its external data."""
+    first = model_file(files.manifest.engine, files.where)
+    return [first, *(name for name in files.names if name != first and name not in DESCRIBING)]
+
+
+def _in_memory(files: VersionFiles) -> ModelBytes:
+    first, *beside = _engine_files(files)
+    return ModelBytes(
+        content=files.read(first),
+        where=f"{files.where}/{first}",
+        beside={name: files.read(name) for name in beside},
+        file=None if files.folder is None else files.folder / first,
+    )
 
 
 def model_file(engine: str, where: str) -> str:
@@ -37,7 +61,7 @@ def model_file(engine: str, where: str) -> str:
     return MODEL_FILES[engine]
 
 
-def open_engine(engine: str, file: Path, signature: Signature, *, threads: int = 1, gpus: float = 0) -> Engine:
+def open_engine(engine: str, file: Path | ModelBytes, signature: Signature, *, threads: int = 1, gpus: float = 0) -> Engine:
     """Loads a model file without the checks of an artifact. Raises BadArtifact."""
     # Many that may load an engine load one kind or none: gateways, the controller.
     if engine == "onnx":
@@ -48,14 +72,14 @@ def open_engine(engine: str, file: Path, signature: Signature, *, threads: int =
         from deployments.engines.torch import TorchEngine
     except ModuleNotFoundError as error:
         raise BadArtifact(
-            f"engine torch needs {error.name}", where=str(file), remedy="pip install 'headrace[torch]' there"
+            f"engine torch needs {error.name}", where=told(file), remedy="pip install 'headrace[torch]' there"
         ) from error
     return TorchEngine(file, signature, threads=threads, gpus=gpus)
 
 
-def _replay(engine: Engine, artifact_dir: Path, tolerance: float) -> None:
-    where = str(artifact_dir / SAMPLES)
-    samples = read_samples(artifact_dir)
+def _replay(engine: Engine, files: VersionFiles, tolerance: float) -> None:
+    where = f"{files.where}/{SAMPLES}"
+    samples = read_samples(files)
     try:
         answers = engine.score(samples.inputs)
     except EngineFailure as error:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import cast
 
 import numpy as np
 import onnxruntime as ort
 
-from cluster.errors import BadArtifact, BadInput, EngineFailure
+from cluster.errors import BadArtifact, BadInput, Conflict, EngineFailure
 from cluster.signature import Datatype, Signature
 from deployments.engines.cuda import memory_bytes
 from deployments.engines.datatypes import NUMPY, Array
-from deployments.engines.onnxruntime_inside import session_errors
+from deployments.engines.failures import told_by
+from deployments.engines.model_bytes import ModelBytes, file_in_memory, path_of, told
+from deployments.engines.onnx_external import external_locations
+from deployments.engines.onnxruntime_inside import forget_bytes, session_errors
 from deployments.engines.port import RowsRefused
 from deployments.engines.tokenizer import tokenizer_of
 
 CUDA = "CUDAExecutionProvider"
+FROM_MEMORY = "add_external_initializers_from_files_in_memory"  # of session options; not in every release that we take
+OWN_SETTINGS = "ORT_LOAD_CONFIG_FROM_MODEL"  # onnxruntime's own variable
 
 _log = logging.getLogger(__name__)
 
@@ -29,17 +35,18 @@ class OnnxEngine:
     """Runs `model.onnx` of one artifact, its tokenizer first where it has one. An onnxruntime session may be called from several
     threads at a time."""
 
-    def __init__(self, path: Path, signature: Signature, *, threads: int, gpus: float) -> None:
-        """Loads the model file at `path`. Raises BadArtifact where onnxruntime refuses it."""
+    def __init__(self, model: Path | ModelBytes, signature: Signature, *, threads: int, gpus: float) -> None:
+        """Loads a model, a file or its bytes. Raises BadArtifact where onnxruntime refuses it."""
         self._signature = signature
         self._names = [spec.name for spec in signature.outputs]
         self._datatypes = [spec.datatype for spec in signature.outputs]
         self._bytes_inputs = [spec.name for spec in signature.inputs if spec.datatype is Datatype.BYTES]
+        where = told(model)
         try:
-            self._session = ort.InferenceSession(str(path), _options(threads), providers=_providers(gpus))
+            self._session = _session(model, threads, gpus)
         except ORT_ERRORS as error:
             raise BadArtifact(
-                f"onnxruntime refuses the model: {_first_line(error)}", where=str(path), remedy="build it again"
+                f"onnxruntime refuses the model: {_first_line(error)}", where=where, remedy="build it again"
             ) from error
         if gpus > 0 and CUDA not in self._session.get_providers():
             _log.warning(
@@ -47,7 +54,7 @@ class OnnxEngine:
             )
         declared = {spec.name for spec in signature.inputs}, set(self._names)
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self._tokenizer = tokenizer_of(metadata, declared[0], where=str(path))
+        self._tokenizer = tokenizer_of(metadata, declared[0], where=where)
         given = {item.name for item in self._session.get_inputs()}
         if self._tokenizer is not None:
             given = given - set(self._tokenizer.settings.feeds) | {self._tokenizer.settings.input}
@@ -55,7 +62,7 @@ class OnnxEngine:
         if found[0] != declared[0] or not declared[1] <= found[1]:
             raise BadArtifact(
                 f"the model's tensors {sorted(found[0] | found[1])} are not the signature's {sorted(declared[0] | declared[1])}",
-                where=str(path),
+                where=where,
                 remedy="build it again",
             )
 
@@ -82,7 +89,7 @@ class OnnxEngine:
         try:
             answers = self._answers(feed)
         except ORT_ERRORS as error:
-            raise EngineFailure(f"the model failed: {_first_line(error)}") from error
+            raise EngineFailure(f"the model failed: {told_by(error)}") from None  # its own text quotes values
         outputs: dict[str, Array] = {}
         for name, datatype, answer in zip(self._names, self._datatypes, answers, strict=True):
             value = encode_text(answer) if datatype is Datatype.BYTES else answer
@@ -101,6 +108,73 @@ class OnnxEngine:
     def _run(self, feed: Mapping[str, Array]) -> list[Array]:
         found: list[Array] = self._session.run(self._names, feed)
         return found
+
+
+def _session(model: Path | ModelBytes, threads: int, gpus: float) -> ort.InferenceSession:
+    options, providers = _options(threads), _providers(gpus)
+    if isinstance(model, Path):
+        return ort.InferenceSession(str(model), options, providers=providers)
+    if model.file is None:
+        _refuse_copies()
+    content = model.take()
+    outside = _weights_outside(content, model)
+    if model.file is not None and not _all_in_memory(outside, model, options):
+        return ort.InferenceSession(str(model.file), options, providers=providers)
+    if outside:
+        _give_weights(outside, model, options)
+    # From bytes onnxruntime makes two copies on the way, from a file none: so it gets one, in memory. Not where the GPU may fail:
+    # then it makes the session again, from what it was made from, on the CPU.
+    in_memory = file_in_memory(content) if not outside and len(providers) == 1 else None
+    if in_memory is not None:
+        try:
+            del content
+            return ort.InferenceSession(path_of(in_memory), options, providers=providers)
+        finally:
+            os.close(in_memory)
+    session = ort.InferenceSession(content, options, providers=providers)
+    if len(providers) == 1:
+        forget_bytes(session)
+    return session
+
+
+def _refuse_copies() -> None:
+    """Raises Conflict where onnxruntime would write of a sealed model what its own metadata asks for: profiles, for one."""
+    if os.environ.get(OWN_SETTINGS, "0") != "0":
+        raise Conflict(
+            "a sealed model must not say itself how it is run: it may ask for copies and profiles in files",
+            where=OWN_SETTINGS,
+            remedy="unset the variable where versions are served",
+        )
+
+
+def _weights_outside(content: bytes, model: ModelBytes) -> dict[str, str] | None:
+    """The files that the graph reads weights from, as it names them, and by their paths in the version; None where that can't be
+    told, and it is not sealed. Raises BadArtifact."""
+    try:
+        return {name: PurePosixPath(name).as_posix() for name in sorted(external_locations(content))}
+    except ValueError as error:
+        if model.file is not None:
+            return None
+        raise BadArtifact(f"the model {error}", where=model.where, remedy="build it again") from error
+
+
+def _all_in_memory(outside: Mapping[str, str] | None, model: ModelBytes, options: ort.SessionOptions) -> bool:
+    """Whether no file is needed."""
+    return outside is not None and (not outside or (hasattr(options, FROM_MEMORY) and {*outside.values()} <= model.beside.keys()))
+
+
+def _give_weights(outside: Mapping[str, str], model: ModelBytes, options: ort.SessionOptions) -> None:
+    """Raises BadArtifact for weights in a file that nobody has verified, or where onnxruntime takes none from memory."""
+    unknown = next((name for name, path in outside.items() if path not in model.beside), None)
+    if unknown is not None:
+        raise BadArtifact(
+            f"its graph has weights in {unknown!r}, which is no file of the version", where=model.where, remedy="build it again"
+        )
+    if not hasattr(options, FROM_MEMORY):
+        words = f"onnxruntime {ort.__version__} can't read weights beside a sealed model"
+        raise BadArtifact(words, where=model.where, remedy="install a newer one")
+    buffers = [model.beside[path] for path in outside.values()]
+    getattr(options, FROM_MEMORY)(list(outside), buffers, [len(buffer) for buffer in buffers])
 
 
 def _options(threads: int) -> ort.SessionOptions:

@@ -15,35 +15,48 @@ from pathlib import Path
 import torch
 
 from cluster.errors import BadArtifact
+from deployments.engines.model_bytes import ModelBytes, told
 
 REMEDY = "save it again with torch.export.save"
 # Members that torch reads as text.
 TEXTS = {"version", "archive_format", "archive_version", "byteorder", "serialization_id"}
 
 
-def load_program(file: Path) -> torch.export.ExportedProgram:
-    """Checks and reads the program. Raises BadArtifact."""
-    check(file)
+def load_program(model: Path | ModelBytes) -> torch.export.ExportedProgram:
+    """Checks and reads the program, a file or its bytes. Raises BadArtifact."""
+    file = told(model)
+    if isinstance(model, ModelBytes):
+        content = model.take()
+        # Neither copies the bytes: what is read are those that were checked.
+        checked, program = io.BytesIO(content), io.BytesIO(content)
+        del content
+        check(checked, file)
+        return _loaded(program, file)
+    check(model, file)
+    return _loaded(model, file)
+
+
+def _loaded(program: Path | io.BytesIO, file: str) -> torch.export.ExportedProgram:
     try:
-        return torch.export.load(file)
+        return torch.export.load(program)
     except (RuntimeError, ValueError, KeyError, OSError, AssertionError) as error:
         first = str(error).strip().split("\n", 1)[0]
-        raise BadArtifact(f"is no torch.export program: {first}", where=str(file), remedy=REMEDY) from error
+        raise BadArtifact(f"is no torch.export program: {first}", where=file, remedy=REMEDY) from error
 
 
-def check(file: Path) -> None:
-    """Raises BadArtifact where the file is no whole archive, or a member of it would run code when loaded."""
+def check(program: Path | io.BytesIO, file: str) -> None:
+    """Raises BadArtifact, which names `file`, where it is no whole archive, or a member of it would run code when loaded."""
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(program) as archive:
             # A member may be an archive too: where the file's end is cut off, zipfile finds that one's end instead.
             if min((member.header_offset for member in archive.infolist()), default=0) != 0:
-                raise BadArtifact("is truncated", where=str(file), remedy=REMEDY)
+                raise BadArtifact("is truncated", where=file, remedy=REMEDY)
             damaged = archive.testzip()
             if damaged:
-                raise BadArtifact(f"is damaged: {damaged}", where=str(file), remedy=REMEDY)
+                raise BadArtifact(f"is damaged: {damaged}", where=file, remedy=REMEDY)
             members = [(name, archive.read(name)) for name in archive.namelist()]
     except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise BadArtifact("is truncated, or no torch.export program", where=str(file), remedy=REMEDY) from error
+        raise BadArtifact("is truncated, or no torch.export program", where=file, remedy=REMEDY) from error
     raw = _raw_tensors(members, file)
     for name, content in members:
         if name.endswith(".json") or name.rpartition("/")[2] in {*raw, *TEXTS}:
@@ -51,10 +64,10 @@ def check(file: Path) -> None:
         try:
             torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-            raise BadArtifact(f"{name} holds more than tensors; it was not run", where=str(file), remedy=REMEDY) from error
+            raise BadArtifact(f"{name} holds more than tensors; it was not run", where=file, remedy=REMEDY) from error
 
 
-def _raw_tensors(members: list[tuple[str, bytes]], file: Path) -> set[str]:
+def _raw_tensors(members: list[tuple[str, bytes]], file: str) -> set[str]:
     """The members that torch reads as plain numbers, by the archive's own lists, which torch follows too."""
     raw: set[str] = set()
     pickled: set[str] = set()
@@ -64,8 +77,8 @@ def _raw_tensors(members: list[tuple[str, bytes]], file: Path) -> set[str]:
                 for item in json.loads(content)["config"].values():
                     (pickled if item["use_pickle"] else raw).add(str(item["path_name"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadArtifact("its list of weights makes no sense", where=str(file), remedy=REMEDY) from error
+        raise BadArtifact("its list of weights makes no sense", where=file, remedy=REMEDY) from error
     strange = [name for name in raw | pickled if not name.startswith(("weight_", "tensor_")) or "/" in name]
     if strange:
-        raise BadArtifact(f"{strange[0]} is an object, not a tensor; it was not run", where=str(file), remedy=REMEDY)
+        raise BadArtifact(f"{strange[0]} is an object, not a tensor; it was not run", where=file, remedy=REMEDY)
     return raw - pickled

@@ -14,6 +14,8 @@ from torch.export.passes import move_to_device_pass
 from cluster.errors import EngineFailure
 from cluster.signature import Signature
 from deployments.engines.datatypes import NUMPY, Array
+from deployments.engines.failures import told_by
+from deployments.engines.model_bytes import ModelBytes
 from deployments.engines.port import DeviceLost
 from deployments.engines.program import load_program
 
@@ -23,14 +25,14 @@ _log = logging.getLogger(__name__)
 class TorchEngine:
     """Runs `model.pt2` of one artifact. The program keeps no state between calls, so that threads may share it."""
 
-    def __init__(self, path: Path, signature: Signature, *, threads: int, gpus: float) -> None:
+    def __init__(self, model: Path | ModelBytes, signature: Signature, *, threads: int, gpus: float) -> None:
         """Loads the program. Raises BadArtifact where it is damaged or would run code. `threads` holds for the whole process."""
         torch.set_num_threads(threads)
         self._signature = signature
         # TF32 has 10 bits of fraction: with it a replica would answer otherwise than the build, and never become ready.
         torch.backends.cudnn.allow_tf32 = False
         self._device = _device(gpus)
-        program = load_program(path)
+        program = load_program(model)
         if self._device.type == "cuda":
             # A replica beside it on the same GPU keeps its own share of the memory.
             torch.cuda.set_per_process_memory_fraction(min(float(gpus), 1.0))  # refuses whole numbers
@@ -77,8 +79,7 @@ class TorchEngine:
                 total = (answer * torch.tensor(weights, device=self._device)).sum()
                 found = torch.autograd.grad(total, list(by.values()), allow_unused=True)
         except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
-            first = str(error).strip().split("\n", 1)[0]
-            raise EngineFailure(f"the model can't be derived: {first}") from error
+            raise EngineFailure(f"the model can't be derived: {told_by(error)}") from None
         return {
             name: np.zeros_like(tensors[name]) if slope is None else slope.cpu().numpy()
             for name, slope in zip(by, found, strict=True)
@@ -95,7 +96,7 @@ class TorchEngine:
             # CUDA computes behind the caller's back: what fails there is told here.
             return [answer.cpu().numpy() for answer in _listed(found)]
         except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
-            return str(error).strip().split("\n", 1)[0]
+            return told_by(error)
 
     def _lost(self) -> bool:
         """Whether CUDA refuses everything from now on, as it does after an index out of range."""

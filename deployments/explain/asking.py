@@ -22,7 +22,7 @@ LONGEST_S = 600.0
 class ExplainSection(BaseModel):
     """How a row is explained; everything may be left out. See docs/explain.md."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
 
     method: ExplainMethod = ExplainMethod.AUTO
     output: str | None = Field(default=None, description="the output to explain; the first of scores where left out")
@@ -96,10 +96,10 @@ def as_tensor(value: Any, spec: TensorSpec, where: str) -> Array:
     flat = items.ravel().tolist()
     try:
         made = _texts(flat) if spec.datatype is Datatype.BYTES else _numbers(flat, spec.datatype)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError):  # which quote values
         raise BadInput(
             f"is no value or nested list of {spec.datatype}", where=where, remedy="give it as a row of the input has it"
-        ) from error
+        ) from None
     return made.reshape(items.shape)
 
 

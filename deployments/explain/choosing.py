@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from deployments.explain.features import FeatureGroups, RowShapes, image_axes
 from deployments.explain.form import ExplainMethod
-from deployments.explain.shapley import MOST_EXACT, least_evaluations
+from deployments.explain.shapley.exact import MOST_EXACT
+from deployments.explain.shapley.sampled import least_evaluations
 
 # So many pairs of walks are worth having; below, an image is cut into larger squares.
 PAIRS_WANTED = 8

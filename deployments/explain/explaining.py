@@ -10,7 +10,7 @@ import numpy as np
 
 from cluster.errors import BadInput, EngineFailure
 from cluster.signature import Signature
-from deployments.builder.evaluation.judged import class_output
+from deployments.engines.answers import class_output
 from deployments.engines.datatypes import Array
 from deployments.engines.port import RowsRefused
 from deployments.explain.choosing import Circumstances, choose
@@ -22,11 +22,17 @@ from deployments.explain.mixing import Evaluator, Mixture, mixture
 from deployments.explain.occlusion import occluded
 from deployments.explain.references import check_rows, reference_rows
 from deployments.explain.result import GroupValues, per_value, roughness
-from deployments.explain.shapley import exact, sampled
+from deployments.explain.shapley.exact import exact
+from deployments.explain.shapley.sampled import sampled
 from deployments.explain.targets import ExplainTarget, SeenAnswers, classes_of, output_to_explain, resolve_target
 
 BATCH_BYTES = 16 << 20
+# Rows that stay in a core's own cache between being made and being scored.
+CACHE_BYTES = 1 << 20
+SMALL_ROWS = 128
 BATCH_S = 0.03
+# A quarter of a second.
+BATCHES_AT_STAKE = 8
 SMALLEST_BATCH = 8
 
 
@@ -53,12 +59,14 @@ def explain_rows(
     answers = _answers(score, rows, batch_rows)
     before_s = clock()
     theirs = _reference_answers(score, others, batch_rows)
-    batch_rows = min(batch_rows, _in_good_time(len(next(iter(others.values()))), clock() - before_s))
+    in_time_rows = _in_good_time(len(next(iter(others.values()))), clock() - before_s)
+    at_stake_rows = BATCHES_AT_STAKE * min(batch_rows, in_time_rows)
+    batch_rows = min(batch_rows, in_time_rows, max(SMALL_ROWS, CACHE_BYTES // max(1, row_bytes)))
     classes = background.classes if background else True
     seen = SeenAnswers({name: np.concatenate([value, theirs[name]]) for name, value in answers.items()}, classes)
     output = output_to_explain(signature, seen.outputs, options)
     method, groups = _method(signature, shapes, groups, others, background, options, gradients)
-    asked = _Asked(score, signature, options, batch_rows, method, groups, shapes, others, theirs, gradients, clock)
+    asked = _Asked(score, signature, options, batch_rows, at_stake_rows, method, groups, shapes, others, theirs, gradients, clock)
     targets = [_target(output, _row(answers, place), seen, options, method, classes) for place in range(count)]
     values = [target.values(_row(answers, place))[0] for place, target in enumerate(targets)]
     _refuse({place: "the version's answer to it is no number" for place, one in enumerate(values) if not np.isfinite(one)})
@@ -78,6 +86,7 @@ class _Asked:
     signature: Signature
     options: ExplainOptions
     batch_rows: int
+    at_stake_rows: int
     method: ExplainMethod
     groups: FeatureGroups
     shapes: RowShapes
@@ -95,7 +104,7 @@ class _Asked:
             raise BadInput(
                 "the version answers with no number to the baseline", where="explain.baseline", remedy="give another baseline"
             )
-        evaluator = Evaluator(self.score, target, self.batch_rows, ends_s, self.clock)
+        evaluator = Evaluator(self.score, target, self.batch_rows, self.at_stake_rows, ends_s, self.clock)
         mixed = mixture(self.signature, row, self.others, self.shapes, self.groups)
         changed: Changed | None = None
         if self.method is ExplainMethod.COUNTERFACTUAL:

@@ -47,6 +47,8 @@ class FeatureGroups:
 
     def grouped(self) -> dict[str, npt.NDArray[np.bool_]]:
         """By input which values are in a group that is named, in a row's shape."""
+        if not self.named:
+            return {name: np.zeros(self.shapes[name], np.bool_) for name in self.of}
         return {name: np.isin(of, list(self.named)).reshape(self.shapes[name]) for name, of in self.of.items()}
 
     def sizes(self) -> Places:

@@ -96,11 +96,15 @@ def _as_slice(of: Places) -> slice | Places:
 
 @dataclass(slots=True)
 class Evaluator:
-    """Scores mixtures in batches of at most `batch_rows` rows, counts them, and ends in time: `stop_at` is one of `clock`."""
+    """Scores mixtures in batches of at most `batch_rows` rows, counts them, and ends in time: `stop_at` is one of `clock`.
+
+    So many `rows_at_stake` may be scored for nothing where it comes too early for what is found in all of them together.
+    """
 
     score: Score
     target: ExplainTarget
     batch_rows: int
+    rows_at_stake: int
     stop_at: float | None
     clock: Callable[[], float]
     evaluations: int = field(default=0)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
 
 from cluster.errors import BadInput
 from cluster.signature import Signature
-from deployments.builder.evaluation.judged import class_output, columns, decided, flat, score_output
+from deployments.engines.answers import class_output, columns, decided, flat, score_output
 from deployments.engines.datatypes import Array
 from deployments.explain.form import ExplainOptions, ExplainScale, Floats
 
@@ -97,6 +97,14 @@ class SeenAnswers:
 
     outputs: Mapping[str, Array]
     classes: bool
+    _read: dict[str, tuple[Floats, ScoreKind]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def read(self, name: str) -> tuple[Floats, ScoreKind]:
+        """An output's numbers and what they are: read once, since every row of a call asks."""
+        if name not in self._read:
+            numbers = flat(self.outputs[name])
+            self._read[name] = numbers, _kind(numbers, classes=self.classes)
+        return self._read[name]
 
 
 def output_to_explain(signature: Signature, answers: Mapping[str, Array], options: ExplainOptions) -> str:
@@ -125,8 +133,7 @@ def resolve_target(name: str, row: Mapping[str, Array], seen: SeenAnswers, optio
     named = class_output(seen.outputs)
     if answer.dtype == np.object_ or (name == named and seen.classes):
         return _class_itself(name, row, seen, options)
-    numbers = flat(answer)
-    kind = _kind(numbers, classes=seen.classes)
+    numbers, kind = seen.read(name)
     scale = options.scale or (ExplainScale.RAW if kind is ScoreKind.NUMBERS else ExplainScale.LOG_ODDS)
     if scale is ExplainScale.LOG_ODDS and (kind is ScoreKind.NUMBERS) and numbers.shape[1] < 2:
         raise BadInput(

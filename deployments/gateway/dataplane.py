@@ -25,6 +25,7 @@ from deployments.gateway.door.other_gateways import OtherGateways
 from deployments.gateway.protocol.explanations import explain_options, explain_outputs, explain_response, explained_model
 from deployments.gateway.protocol.request import InferRequest
 from deployments.gateway.protocol.response import InferResponse, OutputTensor
+from deployments.gateway.protocol.tensors import kind_of
 from deployments.gateway.request_meter import RequestMeter
 from deployments.gateway.statistics import Statistics, added
 from deployments.gateway.traced import tell
@@ -135,7 +136,7 @@ class DataPlane:
         if outliers:
             unlike = await self._scorer.outliers.of(route, request.inputs, scored.versions)
             outputs.append(OutputTensor(OUTLIER, Datatype.FP64, unlike, request.binary))
-        return InferResponse(call.model, version_name, tuple(outputs), request.id, parameters)
+        return InferResponse(call.model, version_name, tuple(outputs), request.id, parameters, len(scored.versions))
 
     async def explain(self, call: InferCall, request: InferRequest, caller: Caller) -> tuple[Explained, Signature]:
         """Explains a request's rows by one version, which has that signature. It is no traffic: nothing is gathered with others,
@@ -338,7 +339,7 @@ def _wanted(request: InferRequest, signature: Signature) -> list[tuple[TensorSpe
 def _asks_for_outliers(request: InferRequest, signature: Signature) -> bool:
     asked = request.parameters.get("outliers", False)
     if not isinstance(asked, bool):
-        raise BadInput(f"outliers must be true or false; got {asked!r}", where="request")
+        raise BadInput(f"outliers must be true or false; got {kind_of(asked)}", where="request")
     if asked and signature.output(OUTLIER) is not None:
         raise BadInput(f"the model has an output {OUTLIER!r} of its own", where="outliers", remedy="ask without outliers")
     return asked
@@ -355,7 +356,7 @@ def _timeout_s(request: InferRequest) -> float | None:
     if timeout is None or timeout == 0:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
-        raise BadInput(f"timeout must be a whole number of microseconds; got {timeout!r}", where="request")
+        raise BadInput(f"timeout must be a whole number of microseconds; got {kind_of(timeout)}", where="request")
     return timeout / 1e6
 
 

@@ -8,6 +8,7 @@ import importlib.metadata
 import logging
 import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,7 +16,7 @@ from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from cluster.errors import BadInput
-from cluster.watch.catalogue import GATEWAYS, REQUESTS_UNDER_WAY
+from cluster.watch.catalogue import CERTIFICATE_EXPIRES, GATEWAYS, REQUESTS_UNDER_WAY
 from deployments.control.client import connect
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.autoscale import REQUESTS, autoscaling
@@ -23,7 +24,9 @@ from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.console.console import ConsoleSettings
 from deployments.gateway.console.nodes import ray_nodes
 from deployments.gateway.console.shared_secret import shared_secret
+from deployments.gateway.console.streams import StreamOperations
 from deployments.gateway.dataplane import DataPlane
+from deployments.gateway.door.certificates import CertificateEnd
 from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.opening import Door
 from deployments.gateway.door.settings import RUN_VARIABLE, DoorSettings, DoorTls, is_loopback
@@ -61,8 +64,8 @@ class GatewaySettings:
     unless told to: a full cluster still has a door. `hosts` are the names, beside its nodes' own, by which commands may be given:
     see `Callers`. Who brings no key may score and see on loopback, and elsewhere where it is `insecure`, as long as no Access
     document was applied. Of the byte limits two bound one message each, and the last all that are in one gateway. What
-    `payload_topics` names opens topics for payload logs, as `module:function`; None: there are none. `traces` says where traces
-    go; None: where the environment of their process says.
+    `payload_topics` names opens topics for payload logs, and what `streams` names acts on streams for the console, both as
+    `module:function`; None: there are none. `traces` says where traces go; None: where the environment of their process says.
     """
 
     replicas: int = 1
@@ -81,6 +84,7 @@ class GatewaySettings:
     max_grpc_message_bytes: int = 256 << 20
     max_buffered_bytes: int = 1 << 30
     payload_topics: str | None = None
+    streams: str | None = None
     traces: TraceSettings | None = None
 
     @property
@@ -108,6 +112,7 @@ class Gateway:
         self._scorer: RoutedScorer | None = None
         self._door: Door | None = None
         self._tracer: Tracer | None = None
+        self._certificate = CertificateEnd(Path(settings.tls.certificate)) if settings.tls is not None else None
         try:
             await self._open()
         except BaseException:
@@ -158,9 +163,10 @@ class Gateway:
             importlib.metadata.version("headrace"),
             Callers.to(*settings.hosts),
             limits,
-            ConsoleSettings(shared_secret(os.environ), ray_nodes),
+            ConsoleSettings(shared_secret(os.environ), ray_nodes, named_operations(settings.streams)),
         )
         meters.before_each_report(self._gauges)
+        meters.uses.stays(f"gateway {os.getpid()} of node {ray.get_runtime_context().get_node_id()[:12]}")
         await self._scorer.start()
         spare_collections()
         if self._door is None:
@@ -173,6 +179,8 @@ class Gateway:
 
     def _gauges(self, meters: Meters) -> None:
         meters.put(GATEWAYS, 1)
+        if self._certificate is not None and (ends_s := self._certificate.ends_s()) is not None:
+            meters.put(CERTIFICATE_EXPIRES, ends_s, ray.get_runtime_context().get_node_id()[:12])
         meters.put(REQUESTS_UNDER_WAY, 0 if self._server is None else self._server.requests_under_way)
 
     async def _close(self) -> None:
@@ -188,11 +196,22 @@ class Gateway:
 
 def named_opener(name: str | None) -> OpenTopic | None:
     """What opens topics for payload logs, by its `module:function`: it lives above this room."""
+    opener: OpenTopic | None = _named(name)
+    return opener
+
+
+def named_operations(name: str | None) -> StreamOperations | None:
+    """What acts on streams, made by its `module:function`: it lives above this room."""
+    opener = _named(name)
+    operations: StreamOperations | None = None if opener is None else opener()
+    return operations
+
+
+def _named(name: str | None) -> Any:
     if name is None:
         return None
-    module, _, function = name.partition(":")
-    opener: OpenTopic = getattr(importlib.import_module(module), function)
-    return opener
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def door_settings(settings: GatewaySettings, binary: str) -> DoorSettings:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from cluster.watch.catalogue import Metric
 from cluster.watch.reports import Buckets, MetricsReport, Series
+from deployments.observe.use_log import UseLog
 
 _log = logging.getLogger(__name__)
 
@@ -30,12 +31,14 @@ class _Counted:
 class Meters:
     """Used from any thread; every method returns at once and never raises. Call it once a batch, never once a record.
 
-    A report stays the next one, unchanged, until `delivered`: sent again under its number, it is counted once.
+    A report stays the next one, unchanged, until `delivered`: sent again under its number, it is counted once. `uses` is what the
+    process counts for the audit, under the same `source`.
     """
 
     def __init__(self, source: str = "") -> None:
         """`source` must be new for every process that ever counts."""
         self._source = source or uuid.uuid4().hex
+        self.uses = UseLog(self._source)
         self._lock = threading.Lock()
         self._sequence = 0
         self._counters: dict[Series, float] = {}

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cluster.errors import BadInput, EngineFailure, NoCapacity
+from cluster.foreign import kind_and_words
 from cluster.rollout.blame import Blame, blame
 from cluster.routing.routes import Target
 from cluster.routing.split import to_candidate
@@ -136,7 +137,7 @@ class CallScorer:
                 raise
             # Ours or the version's, its users need not suffer from it.
             _logger.exception("%s", target.app, extra={"model": route.model, "version": target.version})
-            answer = all_failed(target.signature, len(rows), EngineFailure(repr(error)))
+            answer = all_failed(target.signature, len(rows), EngineFailure(kind_and_words(error)))
             timed_s: float | None = seconds
             self._tally.metered(route, target.version, len(rows), answer, seconds)
         else:

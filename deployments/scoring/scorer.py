@@ -20,7 +20,7 @@ from cluster.routing.split import goes_to_candidate
 from cluster.signature import Signature
 from cluster.watch.catalogue import EXPLAIN_EVALUATIONS, EXPLAIN_SECONDS, EXPLAINED_ROWS, SCORERS, TABLE_AGE, ScoringWay
 from deployments.control.evidence_log import EvidenceLog
-from deployments.control.table_watch import DriftPush, EvidencePush, ReportPush, TableWatch
+from deployments.control.table_watch import DriftPush, EvidencePush, ReportPush, TableWatch, UsePush
 from deployments.drift.drift_sample import DriftSample
 from deployments.drift.profile_book import ProfileBook
 from deployments.drift.row_outliers import RowOutliers
@@ -31,6 +31,7 @@ from deployments.observe.metering import Meter
 from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
 from deployments.observe.scorer_meter import ScorerMeter
+from deployments.privacy.released import cannot_explain, released
 from deployments.profiles.numbers import Floats
 from deployments.scoring.answering import CallScorer
 from deployments.scoring.asking import VersionAsker, asleep
@@ -97,7 +98,7 @@ class RoutedScorer:
         self._watch = TableWatch(control, self._changed)
         self._push = EvidencePush(control, self._log)
         self._background: list[asyncio.Task[None]] = []
-        self._reports = ReportPush(control, self.meters)
+        self._reports, self._use_push = ReportPush(control, self.meters), UsePush(control, self.meters.uses)
         self.meters.before_each_report(self._gauges)
         tally = Tally(self._log, meter or ScorerMeter(self.meters, way))
         self._payloads, self._way = payloads, way
@@ -112,7 +113,7 @@ class RoutedScorer:
     async def start(self) -> None:
         """Begins to follow the route table; returns when the first one is here, or after a while without."""
         self._background = [
-            asyncio.create_task(each.run()) for each in (self._watch, self._push, self._reports, self._drift_push)
+            asyncio.create_task(each.run()) for each in (self._watch, self._push, self._reports, self._use_push, self._drift_push)
         ]
         for task in self._background:
             task.add_done_callback(_tell)
@@ -129,6 +130,7 @@ class RoutedScorer:
             await asyncio.to_thread(self._payloads.close)
         with contextlib.suppress(TimeoutError):  # figures are not worth a slow end, while the controller is restarted
             async with asyncio.timeout(LAST_REPORT_S):
+                await self._use_push.last()
                 await self._reports.flush()
                 await self._drift_push.flush()
         await self._asker.close()
@@ -198,11 +200,14 @@ class RoutedScorer:
             refusal = BadInput(NAN, where=call.route.model, remedy=NAN_REMEDY)
             errors.update(dict.fromkeys(np.flatnonzero(call.bad).tolist(), refusal))
         wanted = None if call.pinned else call.route.labels
-        keys = label_keys(wanted, outputs, parts, rows, time.time()) if wanted is not None else None
+        # Evidence, shadows and drift see the parts, in full; from here on it is what leaves.
+        limits = call.route.serving.outputs
+        leaving = released(outputs, limits, errors) if limits else outputs
+        keys = label_keys(wanted, leaving, parts, rows, time.time()) if wanted is not None else None
         if wanted is not None and keys is not None:
             count_labelled(self.meters, call.route.model, wanted, keys, outputs, parts)
         unlike = await self._unlike(call, versions) if outliers else None
-        return Scored(outputs, versions, errors, keys, call.route.payloads, self._drawn(call, parts), unlike)
+        return Scored(leaving, versions, errors, keys, call.route.payloads, self._drawn(call, parts), unlike)
 
     async def _unlike(self, call: Call, versions: npt.NDArray[np.int32]) -> Floats | None:
         try:
@@ -257,9 +262,12 @@ class RoutedScorer:
         """Why n rows are answered as they are, by `version`, or by the one that answers a caller of this `key`; stable where
         neither is given. Nothing of it is evidence, payload or counted as scored.
 
-        Raises what `Scorer.score` does, EngineFailure, and BadInput for options that don't fit the version.
+        Raises what `Scorer.score` does, EngineFailure, BadInput for options that don't fit the version, and Forbidden where the
+        model's outputs are limited.
         """
         route, began_s = self.route(model), time.monotonic()
+        if route.serving.outputs:
+            raise cannot_explain(model)
         if version is None:
             version = self.version_of(model, key)
         allowed_s = route.serving.timeout_s if timeout_s is None else timeout_s

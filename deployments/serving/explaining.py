@@ -19,6 +19,7 @@ import numpy as np
 
 from cluster.errors import HeadraceError, NoCapacity
 from deployments.artifacts.background import read_background
+from deployments.artifacts.version_files import VersionFiles
 from deployments.engines.datatypes import Array
 from deployments.engines.port import Engine, gradients_of
 from deployments.explain.explaining import explain_rows
@@ -59,11 +60,11 @@ class PiecePace:
 class ReplicaExplainer:
     """Used from the replica's event loop."""
 
-    def __init__(self, engine: Engine, turns: EngineTurns, artifact: Path, guarded: Guarded) -> None:
-        """The engine of the artifact whose files lie there; `guarded` is what each of its calls goes through."""
+    def __init__(self, engine: Engine, turns: EngineTurns, version: Path | VersionFiles, guarded: Guarded) -> None:
+        """The engine of the version whose files these are; `guarded` is what each of its calls goes through."""
         self._engine = engine
         self._turns = turns
-        self._artifact = artifact
+        self._version = version
         self._guarded = guarded
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain")
         self._calls = 0
@@ -106,7 +107,7 @@ class ReplicaExplainer:
 
     @cached_property
     def _background(self) -> Background:
-        return read_background(self._artifact)
+        return read_background(self._version)
 
 
 @dataclass(slots=True)

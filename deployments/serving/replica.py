@@ -18,6 +18,7 @@ from cluster.errors import HeadraceError, NoCapacity
 from cluster.versions import VersionId
 from deployments.artifacts.fetch import localize
 from deployments.artifacts.samples import read_samples
+from deployments.artifacts.version_files import open_folder
 from deployments.engines.datatypes import Array
 from deployments.engines.isolate import score_isolating
 from deployments.engines.load import load_engine
@@ -62,18 +63,18 @@ class Replica:
         self, uri: str, digest: str, *, threads: int, gpus: float, stuck_after_s: float, memory_bytes: int | None = None
     ) -> None:
         """Blocks until the engine is warm. `stuck_after_s` is how long calls may wait with none finished before the replica
-        calls itself ill; above `memory_bytes` its process ends. Raises BadArtifact, Unreachable or NoCapacity, which Serve shows
-        as the app's message."""
+        calls itself ill; above `memory_bytes` its process ends. Raises BadArtifact, Unreachable, NoCapacity or Forbidden (sealed,
+        and no key here), which Serve shows as the app's message."""
         log_with_serve(**_about())
         began_s = time.monotonic()
         if memory_bytes is not None:
             end_above(memory_bytes)
-        path = localize(uri, digest)
-        self._engine = load_engine(path, threads=threads, gpus=gpus)
-        self._probe = take(read_samples(path).inputs, slice(0, 1))
+        version = open_folder(localize(uri, digest), digest)
+        self._engine = load_engine(version, threads=threads, gpus=gpus)
+        self._probe = take(read_samples(version).inputs, slice(0, 1))
         self._stuck_after_s = stuck_after_s
         self._turns = EngineTurns(threads)
-        self._explainer = ReplicaExplainer(self._engine, self._turns, path, _or_end)
+        self._explainer = ReplicaExplainer(self._engine, self._turns, version, _or_end)
         keep_from_collections()
         self._opening = asyncio.get_running_loop().create_task(self._open_lines())
         self._telling = asyncio.get_running_loop().create_task(tell_loaded(time.monotonic() - began_s))

@@ -22,8 +22,10 @@ from typing import Any
 
 from cluster.errors import HeadraceError, NoCapacity
 from cluster.fleet.serving import Serving
+from cluster.foreign import trace_of
 from cluster.routing.routes import Target
 from deployments.artifacts.fetch import localize
+from deployments.artifacts.version_files import open_folder
 from deployments.engines.datatypes import Array
 from deployments.engines.isolate import score_isolating
 from deployments.engines.load import load_engine
@@ -46,9 +48,9 @@ class EngineProcess:
     """Implements `deployments.transport.transports.Runs` once connected. Its process ends with `close` and with this
     process, and before `connect` with the last reference to it."""
 
-    def __init__(self, path: Path, *, threads: int, memory_bytes: int | None = None) -> None:
-        """Blocks for seconds: loads the artifact at `path` as `load_engine` does, and raises what it raises; NoCapacity where the
-        process ends before it is ready. Above `memory_bytes` it is killed."""
+    def __init__(self, path: Path, *, threads: int, memory_bytes: int | None = None, digest: str | None = None) -> None:
+        """Blocks for seconds: loads the version at `path`, of that `digest`, as `load_engine` does, and raises what it raises;
+        NoCapacity where the process ends before it is ready. Above `memory_bytes` it is killed."""
         pairs = [socket.socketpair() for _ in range(1 + threads)]
         theirs = [pair[1] for pair in pairs]
         command = [sys.executable, "-m", __name__, *(str(end.fileno()) for end in theirs)]
@@ -62,7 +64,7 @@ class EngineProcess:
         self._calls = _Calls()
         self._control.settimeout(START_TIMEOUT_S)
         try:
-            refusal = _ask(self._control, [str(path), threads, memory_bytes])  # no tuple: those are replies
+            refusal = _ask(self._control, [str(path), threads, memory_bytes, digest])  # no tuple: those are replies
         except OSError as error:
             self.close()
             raise NoCapacity(
@@ -160,7 +162,7 @@ def start_engine_process(target: Target, serving: Serving) -> EngineProcess:
     """Fetches a version and loads it in a process of its own, on the CPU. Blocks; raises what `EngineProcess` raises, and
     Unreachable."""
     path = localize(target.artifact_uri, target.digest)
-    return EngineProcess(path, threads=serving.threads, memory_bytes=serving.memory_bytes)
+    return EngineProcess(path, threads=serving.threads, memory_bytes=serving.memory_bytes, digest=target.digest)
 
 
 def _ask(end: socket.socket, question: object) -> Any:
@@ -200,7 +202,9 @@ def _serve(engine: Engine, end: socket.socket) -> None:
 
 def _end_loudly(defect: threading.ExceptHookArgs) -> None:
     """A thread that is gone would leave its caller waiting; a process that is gone is seen."""
-    threading.__excepthook__(defect)
+    if defect.exc_value is not None:
+        sys.stderr.write(trace_of(defect.exc_value))
+        sys.stderr.flush()
     os._exit(1)
 
 
@@ -208,11 +212,11 @@ def main() -> None:
     """The process: its arguments are the file descriptors, the first of them to tell that it is ready."""
     log_to_stderr()
     control, *ends = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
-    path, threads, memory_bytes = _receive(control)
+    path, threads, memory_bytes, digest = _receive(control)
     if memory_bytes is not None:
         end_above(memory_bytes)
     try:
-        engine = load_engine(Path(path), threads=threads)
+        engine = load_engine(open_folder(Path(path), digest), threads=threads)
     except HeadraceError as error:
         _send(control, error)
         return

@@ -10,6 +10,7 @@ from ray import serve
 from ray.exceptions import RayTaskError
 
 from cluster.errors import EngineFailure, HeadraceError, NoCapacity
+from cluster.foreign import kind_and_words
 from cluster.routing.routes import Target
 from deployments.engines.datatypes import Array
 from deployments.explain.form import ExplainOptions, Explanation
@@ -51,7 +52,7 @@ class ReplicaExplanations:
         except RayTaskError as error:
             _log.exception("%s: an explanation failed", target.app)
             raise EngineFailure(
-                f"the replica failed to explain: {error.cause!r}", where=target.app, remedy="look at its log"
+                f"the replica failed to explain: {kind_and_words(error.cause)}", where=target.app, remedy="look at its log"
             ) from error
         if isinstance(reply, HeadraceError):
             reply.where = reply.where or target.app

@@ -17,6 +17,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 
 from cluster.errors import EngineFailure, HeadraceError, NoCapacity
 from cluster.fleet.serving import Serving
+from cluster.foreign import kind_and_words
 from cluster.routing.routes import Target
 from deployments.engines.datatypes import Array
 from deployments.observe.traces.span import SpanKind, current_span
@@ -147,7 +148,7 @@ class RemoteTransport:
         except RayTaskError as error:
             if isinstance(error.cause, NoCapacity):
                 raise error.cause from error
-            return _defect(target, tensors, repr(error.cause))
+            return _defect(target, tensors, kind_and_words(error.cause))
         return _answer(target, reply)
 
     async def _by_line(self, line: Line, target: Target, tensors: Mapping[str, Array], end_s: float) -> Answer:
@@ -200,12 +201,12 @@ async def by_serve(response: Any, app: str, left_s: float) -> Any:
     except DEATHS:
         raise
     except (TaskCancelledError, RayServeException) as error:
-        raise NoCapacity(f"Serve dropped the call: {error}", where=app, remedy="retry") from error
+        raise NoCapacity(f"Serve dropped the call: {type(error).__name__}", where=app, remedy="retry") from error
     except RayTaskError:
         raise
     except Exception as error:  # Ray raises what it has no name for, too, as a replica goes: no caller is to blame
         _log.exception("%s: a call was lost", app)
-        raise NoCapacity(f"the call was lost: {error!r}", where=app, remedy="retry") from error
+        raise NoCapacity(f"the call was lost: {kind_and_words(error)}", where=app, remedy="retry") from error
 
 
 def _answer(target: Target, reply: Reply | TimedReply) -> Answer:

@@ -14,6 +14,7 @@ from cluster.errors import HeadraceError, NoCapacity
 from cluster.fleet.serving import Serving
 from cluster.routing.routes import Target
 from deployments.artifacts.fetch import localize
+from deployments.artifacts.version_files import open_folder
 from deployments.engines.datatypes import Array
 from deployments.engines.isolate import score_isolating
 from deployments.engines.load import load_engine
@@ -175,5 +176,7 @@ def _expire(told: asyncio.Future[Answer]) -> None:
 
 
 def load_target(target: Target, serving: Serving) -> Engine:
-    """Fetches and loads a version for this process, on the CPU. Blocks; raises BadArtifact, Unreachable, NoCapacity."""
-    return load_engine(localize(target.artifact_uri, target.digest), threads=serving.threads)
+    """Fetches and loads a version for this process, on the CPU. Blocks; raises BadArtifact, Unreachable, NoCapacity,
+    Forbidden."""
+    folder = localize(target.artifact_uri, target.digest)
+    return load_engine(open_folder(folder, target.digest), threads=serving.threads)

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from cluster.audit.checkpoint import AuditSigner, key_hash
 from cluster.errors import Conflict
-from headrace.local.secret_file import read_secret, write_once
+from deployments.keys.secret_file import read_secret, write_once
 
 WHAT = "the key that signs the audit"
 REMEDY = "bring the file back from a copy; without it a new key must be made (remove the file), and told to whoever verifies"

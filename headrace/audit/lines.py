@@ -6,6 +6,8 @@ from typing import Any
 
 import orjson
 
+from cluster.audit.kinds import FAILURES
+
 OCSF_VERSION = "1.5.0"
 API_ACTIVITY = 6003
 OTHER = 99
@@ -14,7 +16,7 @@ OTHER = 99
 def line_of(number: int, document: str) -> str:
     """`raw_data` is the record as it was stored, of which the audit's tree has the hash; all else is made of it."""
     event = orjson.loads(document)
-    refused = event["event"] == "refused"
+    refused = event["event"] in FAILURES
     told: dict[str, Any] = {
         "category_uid": API_ACTIVITY // 1000,
         "class_uid": API_ACTIVITY,
@@ -29,4 +31,9 @@ def line_of(number: int, document: str) -> str:
         "metadata": {"version": OCSF_VERSION, "sequence": number, "product": {"name": "Headrace", "vendor_name": "Headrace"}},
         "raw_data": document,
     }
+    # Older records have neither: their lines stay what they were.
+    if event.get("address"):
+        told["src_endpoint"] = {"ip": event["address"]}
+    if event.get("door"):
+        told["unmapped"] = {"door": event["door"]}  # as OCSF keeps what it has no name for
     return orjson.dumps(told).decode()

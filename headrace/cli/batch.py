@@ -82,6 +82,7 @@ def run_command(
         digest=found.digest,
         signature=found.signature,
         payloads=found.payloads,
+        outputs=found.outputs,
     )
     day: date | None = as_of.date() if as_of else None
     with _watching(name, as_json=as_json) as watch, _on_ray() as (workforce, control):

@@ -29,6 +29,10 @@ def build_command(
     file: Annotated[Path, typer.Argument(help="A project file with a Model that has a build section.")],
     model: Annotated[str | None, typer.Option(help="Which Model, where the file has several.")] = None,
     output: Annotated[str | None, typer.Option(help="Only package, into this folder or URI; register nothing.")] = None,
+    seal: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Encrypt the version for who holds this key; again for more. Instead of build.seal."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Import, check, evaluate and package a trained model, and register it as the next version.
@@ -36,13 +40,18 @@ def build_command(
     Reads FILE's build section: source, inputs, evaluate, gate. A version that breaks its gate is not registered, and the
     exit code is 1.
 
-    Example: `headrace build model.yaml`
+    A sealed version (`headrace sealing new` makes a key) has every file encrypted, report and sample rows too: no page is
+    written beside it.
+
+    Example: `headrace build model.yaml`; `headrace build model.yaml --seal prod`
     """
     screen = Console(**AS_WRITTEN, stderr=True, quiet=as_json)
     found = _with_build(file, model)
     spec = found.build
     if not isinstance(spec, BuildSpec):
         raise BadInput("has no build section", where=str(file), remedy="add `build:` with a source")
+    if seal:
+        spec = spec.model_copy(update={"seal": tuple(_in_this_folder(one) for one in seal)})
     home = read_settings().home
     home.make()
     log = home.logs / f"build-{found.document.name}.log"
@@ -60,10 +69,15 @@ def build_command(
             root=output or home.artifacts,
             log=log,
             progress=progress,
+            keys=home.keys,
         )
     answer: dict[str, Any] = built.report.model_dump(mode="json")
-    answer["page"] = str(home.logs / f"build-{found.document.name}.html")
-    Path(answer["page"]).write_text(page(built.report))
+    report_page = home.logs / f"build-{found.document.name}.html"
+    if spec.seal:
+        report_page.unlink(missing_ok=True)  # an earlier build's, which was not sealed
+    else:
+        report_page.write_text(page(built.report))
+        answer["page"] = str(report_page)
     if built.artifact:
         answer |= {"artifact_uri": built.artifact.uri, "digest": built.artifact.digest}
         if client:
@@ -79,6 +93,12 @@ def build_command(
             where=str(file),
             remedy="nothing was registered; change model or gate",
         )
+
+
+def _in_this_folder(key: str) -> str:
+    """An option's path is relative to where the command runs, and a document's to the document."""
+    kind, _, path = key.partition(":")
+    return f"file:{Path(path).expanduser().absolute()}" if kind == "file" else key
 
 
 def _with_build(file: Path, model: str | None) -> ModelFile:
@@ -112,4 +132,5 @@ def _print(screen: Console, report: Report, answer: dict[str, Any]) -> None:
     if "artifact_uri" in answer:
         made = f"version {answer['version']}" if "version" in answer else "not registered"
         screen.print(f"{report.model}: {made}, {answer['artifact_uri']}", soft_wrap=True)
-    screen.print(f"report: {answer['page']}", soft_wrap=True)
+    if "page" in answer:
+        screen.print(f"report: {answer['page']}", soft_wrap=True)

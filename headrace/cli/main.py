@@ -14,6 +14,7 @@ import typer
 
 from cluster.error_wire import to_wire
 from cluster.errors import HeadraceError
+from cluster.foreign import kind_and_words
 from headrace.cli.exits import MEANING, ExitCode, code_of
 from headrace.cli.screens.output import notes
 from headrace.local.home import read_settings
@@ -39,6 +40,7 @@ ENTRIES: dict[str, Entry] = {
     "models": Entry("models", "List the models and their versions."),
     "model": Entry("model", "Show, compare and remove versions; to and from registries, to MLflow.", group=True),
     "explain": Entry("explain.explain", "Say why a version answers a row as it does."),
+    "sealing": Entry("sealing.sealing", "Make keys for sealed versions, and change whom one is sealed for.", group=True),
     "image": Entry("images.image", "Make a container image, and push it to a registry.", group=True),
     "apply": Entry("apply", "Make Models, Streams and Batches as the project files say."),
     "diff": Entry("apply", "Show what `headrace apply` would change, field by field."),
@@ -52,6 +54,7 @@ ENTRIES: dict[str, Entry] = {
     "quality": Entry("watch.quality", "Show how right versions are by late labels; tell labels.", group=True),
     "payloads": Entry("watch.payloads", "Put what was logged of a model's requests to one of its versions.", group=True),
     "audit": Entry("watch.audit", "See what was done and by whom, and prove that nobody has changed it.", group=True),
+    "erase": Entry("privacy.erase", "Destroy a data subject's key: its encrypted fields open no more."),
     "key": Entry("key", "Make, list, rotate and revoke API keys.", group=True),
     "batch": Entry("batch", "Score Parquet datasets in bulk.", group=True),
 }
@@ -94,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:  # the last resort of a command line: a sentence, not a traceback
         if read_settings().debug:
             raise
-        unforeseen = HeadraceError(f"unexpected {type(error).__name__}: {error}", remedy="see more with HEADRACE_DEBUG=1")
+        unforeseen = HeadraceError(f"unexpected {kind_and_words(error)}", remedy="see more with HEADRACE_DEBUG=1")
         _tell(unforeseen, as_json=as_json)
         return ExitCode.FAILED
     return ExitCode.OK

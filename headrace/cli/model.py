@@ -13,9 +13,9 @@ from cluster.commands.models import ModelView
 from cluster.commands.versions import VersionView
 from cluster.errors import BadInput, NotFound
 from deployments.artifacts.fetch import localize, remove
-from deployments.artifacts.manifest import read_manifest
 from deployments.artifacts.profile import read_profile
 from deployments.artifacts.roots import is_in_registry
+from deployments.artifacts.version_files import open_folder
 from deployments.builder.report import read_report
 from deployments.builder.sources.mlflow_models.resolve import push
 from deployments.oci.references import place_of, reference_of
@@ -43,10 +43,12 @@ def show(
     """
     with ControlClient.from_environment() as client:
         one = _version(client.model(model), version)
-    folder = localize(one.artifact_uri, one.digest)
-    report = read_report(folder)
+    files = open_folder(localize(one.artifact_uri, one.digest), one.digest)
+    report, sealed = read_report(files), files.manifest.seal is not None
     if as_json:
-        print_json({**one.model_dump(mode="json"), "report": report.model_dump(mode="json") if report else None})
+        print_json(
+            {**one.model_dump(mode="json"), "sealed": sealed, "report": report.model_dump(mode="json") if report else None}
+        )
         return
     screen = answers()
     screen.print(f"{one.model} version {one.version} ({one.role}), engine {one.engine}, made {day(one.created_s)}")
@@ -54,7 +56,9 @@ def show(
         for spec in specs:
             screen.print(f"  {side} {spec.name}: {spec.datatype} {list(spec.shape)}")
     screen.print(f"  {one.artifact_uri}", soft_wrap=True)
-    screen.print("  steps: " + ", ".join(str(step["step"]) for step in read_manifest(folder).steps))
+    if sealed:
+        screen.print(f"  sealed: see `headrace sealing ls {one.model}`")
+    screen.print("  steps: " + ", ".join(str(step["step"]) for step in files.provenance.steps))
     if report:
         screen.print(report_table(report))
 
@@ -73,7 +77,7 @@ def profile(
     """
     with ControlClient.from_environment() as client:
         one = _version(client.model(model), version)
-    found = read_profile(localize(one.artifact_uri, one.digest))
+    found = read_profile(open_folder(localize(one.artifact_uri, one.digest), one.digest))
     if found is None:
         raise NotFound(
             "has no profile",
@@ -217,14 +221,15 @@ def _version(view: ModelView, number: int | None) -> VersionView:
 
 def _facts(version: VersionView) -> dict[str, Any]:
     """What can differ between two versions, flat."""
-    folder = localize(version.artifact_uri, version.digest)
-    manifest, report = read_manifest(folder), read_report(folder)
-    facts: dict[str, Any] = {f"source {key}": value for key, value in manifest.source.items()}
+    files = open_folder(localize(version.artifact_uri, version.digest), version.digest)
+    made, report = files.provenance, read_report(files)
+    facts: dict[str, Any] = {f"source {key}": value for key, value in made.source.items()}
     facts |= {
         "engine": version.engine,
         "inputs": [spec.model_dump(mode="json") for spec in version.signature.inputs],
         "outputs": [spec.model_dump(mode="json") for spec in version.signature.outputs],
-        "steps": [step["step"] for step in manifest.steps],
+        "steps": [step["step"] for step in made.steps],
+        "sealed": files.manifest.seal is not None,
     }
     if report and report.chosen:
         kept = report.variant(report.chosen)

@@ -133,13 +133,14 @@ def replay(
     if where and not dead_letters:
         raise BadInput("only dead letters have what --where asks for", where="--where", remedy="leave it out")
     from consumers.stream.replay.conditions import Condition
+    from consumers.stream.replay.times import milliseconds
     from headrace.cli import stream_moves as moves  # brings Kafka's client, which other commands need not wait for
 
     asked = moves.ReplayWanted(
         dead_letters=dead_letters,
         conditions=tuple(Condition.parse(each) for each in where or ()),
-        from_ms=moves.milliseconds(begin, "--from"),
-        to_ms=moves.milliseconds(end, "--to"),
+        from_ms=milliseconds(begin, "--from"),
+        to_ms=milliseconds(end, "--to"),
         to_topic=to_topic,
         replay=replay_id or f"{datetime.now(UTC):%Y%m%dT%H%M%S}",
     )
@@ -174,7 +175,7 @@ def _print(stream: FeedView, as_json: bool) -> None:
     if stream.workers:
         workers = tuple(WorkerStatus.model_validate(worker) for worker in stream.workers)
         answers().print(_workers(workers))
-        for line in _about_partitions(workers):
+        for line in [*_about_explanations(workers), *_about_partitions(workers)]:
             answers().print(line)
 
 
@@ -228,6 +229,20 @@ def _workers(workers: tuple[WorkerStatus, ...]) -> Table:
             f"{worker.age_s:.0f} s",
         )
     return table
+
+
+def _about_explanations(workers: tuple[WorkerStatus, ...]) -> list[str]:
+    """How far the explanations of each worker have come, which fall behind alone."""
+    lines = []
+    for worker in sorted(workers, key=lambda worker: worker.rank):
+        if (made := worker.explain) is None:
+            continue
+        told = f"{made.phase}: {made.message}" if made.message else made.phase
+        lines.append(
+            f"explanations of worker {worker.rank}: {told}, lag {sum(made.lag.values())}, {made.rows_s:.0f} rows/s, "
+            f"{made.rows_out} of {made.rows_in} records explained"
+        )
+    return lines
 
 
 def _about_partitions(workers: tuple[WorkerStatus, ...]) -> list[str]:

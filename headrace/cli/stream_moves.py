@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from cluster.commands.feeds import FeedName, FeedView
-from cluster.errors import BadInput, Conflict, HeadraceError, Unreachable
+from cluster.errors import Conflict, HeadraceError, Unreachable
 from cluster.watch.catalogue import ScoringWay
 from consumers.stream.counters import Counters, WorkerStatus
 from consumers.stream.kafka.kafka_python.client import DEFAULT_BROKERS
 from consumers.stream.kafka.offsets import offset_ranges, set_group
 from consumers.stream.replay.conditions import Condition, dead_letters, everything, spec_of_replay
 from consumers.stream.replay.run import Replayed, run_replay
+from consumers.stream.replay.times import milliseconds
+from consumers.stream.sealed.book import SubjectBook
 from consumers.stream.spec import StreamSpec
 from headrace.client import ControlClient
 from headrace.local.home import Settings
@@ -45,17 +46,6 @@ def brokers_of(spec: StreamSpec, settings: Settings) -> str:
     return spec.brokers or settings.bootstrap_servers or (run.addresses.broker if run else None) or DEFAULT_BROKERS
 
 
-def milliseconds(written: str | None, option: str) -> int | None:
-    """An ISO time (UTC where it says no zone) as Unix milliseconds. Raises BadInput."""
-    if written is None:
-        return None
-    try:
-        when = datetime.fromisoformat(written)
-    except ValueError as error:
-        raise BadInput(str(error), where=option, remedy="write a time like 2026-11-24T08:00:00+00:00") from error
-    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
 def replay(stream: FeedView, asked: ReplayWanted, settings: Settings, look: Look) -> Replayed:
     """Scores in this process, as a driver of the running Ray, with the versions that serve now."""
     spec = StreamSpec.model_validate(stream.spec)
@@ -76,7 +66,10 @@ def replay(stream: FeedView, asked: ReplayWanted, settings: Settings, look: Look
         meters = Meters()
         meter = ScorerMeter(meters, ScoringWay.ONLINE)
         with ScorerThread(lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM, meter=meter)) as scoring:
-            return run_replay(stream.name, again, brokers, scoring, stretch, choose, replay=asked.replay, look=look)
+            keys = SubjectBook(connect())
+            return run_replay(
+                stream.name, again, brokers, scoring, stretch, choose, replay=asked.replay, look=look, subjects=keys
+            )
 
 
 def seek(control: ControlClient, name: FeedName, to: str, settings: Settings, *, timeout_s: float) -> FeedView:

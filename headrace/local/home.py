@@ -65,6 +65,11 @@ class Home:
         return self.root / "key"
 
     @property
+    def keys(self) -> Path:
+        """Key-encryption keys of this machine: see `deployments.keys`."""
+        return self.root / "keys"
+
+    @property
     def audit_key(self) -> Path:
         """What signs the audit: see `headrace.audit.key`."""
         return self.root / "audit-key"
@@ -98,6 +103,8 @@ class Settings:
     (HEADRACE_DEBUG=1). `token` is a key or token to call with (HEADRACE_TOKEN), `token_file` a file that has one
     (HEADRACE_TOKEN_FILE).
 
+    `audit_places` are where checkpoints of the audit are kept (HEADRACE_AUDIT_CHECKPOINTS, by blanks): folders, URIs, topics.
+
     Of a gateway that is called over TLS, `ca_file` names whom to trust (HEADRACE_CA_FILE), and `client_cert` with `client_key` is
     what to show it (HEADRACE_CLIENT_CERT, HEADRACE_CLIENT_KEY): files in PEM.
     """
@@ -113,6 +120,7 @@ class Settings:
     ca_file: str | None = None
     client_cert: str | None = None
     client_key: str | None = None
+    audit_places: tuple[str, ...] = ()
 
 
 def without_password(url: str) -> str:
@@ -136,4 +144,5 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         ca_file=seen.get("HEADRACE_CA_FILE") or None,
         client_cert=seen.get("HEADRACE_CLIENT_CERT") or None,
         client_key=seen.get("HEADRACE_CLIENT_KEY") or None,
+        audit_places=tuple(seen.get("HEADRACE_AUDIT_CHECKPOINTS", "").split()),
     )

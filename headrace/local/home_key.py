@@ -7,8 +7,8 @@ from pathlib import Path
 from cluster.access.keys import digest_of, key_id, new_key
 from cluster.commands.keys import AdmitHome
 from cluster.errors import Conflict
+from deployments.keys.secret_file import read_secret, write_once
 from headrace.local.home import Home
-from headrace.local.secret_file import read_secret, write_once
 
 WHAT, REMEDY = "the home's key", "remove the file, and `headrace up` makes another"
 

@@ -15,6 +15,7 @@ from ray.serve.schema import ApplicationStatus
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import Conflict, Unreachable
+from consumers.stream.operate.from_gateways import OPERATOR_ACTOR
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from deployments.gateway.deployment import APP, DEPLOYMENT, GatewaySettings, gateway_application
 from deployments.gateway.door.opening import close_door
@@ -28,6 +29,7 @@ CLOSING_S = 20.0
 # Serve starts a replica that ended again, for as long as it takes.
 KEPT_UP = (ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING, ApplicationStatus.UNHEALTHY)
 PAYLOAD_TOPICS = "consumers.stream.payloads.topic_sink:open_topic"
+STREAM_OPERATIONS = "consumers.stream.operate.from_gateways:open_operations"
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 (compared)
 
 
@@ -55,6 +57,7 @@ def gateway_settings(options: UpOptions) -> GatewaySettings:
         hosts=(options.host, *options.hosts),
         insecure=options.insecure,
         payload_topics=PAYLOAD_TOPICS,
+        streams=STREAM_OPERATIONS,
         traces=options.trace_settings,
     )
 
@@ -136,8 +139,9 @@ def stop_services() -> None:
 
     The versions go last: the streams and the gateway score with them until they have answered all that they took.
     """
-    with contextlib.suppress(ValueError):  # no such actor
-        ray.kill(ray.get_actor(CONTROLLER_ACTOR, namespace=NAMESPACE), no_restart=True)
+    for actor in (CONTROLLER_ACTOR, OPERATOR_ACTOR):
+        with contextlib.suppress(ValueError):  # no such actor
+            ray.kill(ray.get_actor(actor, namespace=NAMESPACE), no_restart=True)
     apps = list(serve.status().applications)
     callers = [app for app in apps if app == APP or app.startswith("stream--")]
     for ours in (callers, [app for app in apps if "--v" in app and app not in callers]):

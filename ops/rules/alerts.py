@@ -256,8 +256,60 @@ QUALITY = (
 )
 
 
+# What is told for the first time has no value before: it is new, not an increase.
+NEW = "(sum by ({by}) ({series}) unless sum by ({by}) ({series} offset 15m)) > 0 or sum by ({by}) (increase({series}[15m])) > 0"
+SOON_S = 14 * 86_400
+CUSTODY = (
+    AlertRule(
+        "HeadraceArtifactRefused",
+        NEW.format(by="command", series='headrace_refused_commands_total{reason="BadArtifact"}'),
+        "0s",
+        TICKET,
+        "an artifact was refused: {{ $labels.command }}",
+        "Its files are not those that were built, or can't be read. It was not registered.",
+        "custody",
+    ),
+    AlertRule(
+        "HeadraceAuditGap",
+        "sum(increase(headrace_audit_gaps_total[15m])) > 0",
+        "0s",
+        TICKET,
+        "counts of uses are missing from the audit",
+        "A process fell silent before it told its last counts: a minute of calls at most for each, unless the store was away.",
+        "custody",
+    ),
+    AlertRule(
+        "HeadraceFirstUse",
+        NEW.format(by="model", series="headrace_first_uses_total"),
+        "0s",
+        TICKET,
+        "model {{ $labels.model }} is used by a caller who never used it before",
+        "`headrace audit ls` names him: event `first use`.",
+        "custody",
+    ),
+    AlertRule(
+        "HeadraceKeyEnds",
+        f"max by (key) (headrace_key_expires_timestamp_seconds) - time() < {SOON_S}",
+        "0s",
+        TICKET,
+        "key {{ $labels.key }} ends in {{ $value | humanizeDuration }}",
+        "Whoever uses it gets no answer then.",
+        "custody",
+    ),
+    AlertRule(
+        "HeadraceCertificateEnds",
+        f"max by (node) (headrace_certificate_expires_timestamp_seconds) - time() < {SOON_S}",
+        "0s",
+        TICKET,
+        "the certificate of node {{ $labels.node }} ends in {{ $value | humanizeDuration }}",
+        "Callers over TLS are not answered then.",
+        "custody",
+    ),
+)
+
+
 def alert_groups() -> tuple[RuleGroup, ...]:
     """One a theme."""
     themes = {"service": SERVICE, "versions": VERSIONS, "rollouts": ROLLOUTS, "drift": DRIFT}
-    themes |= {"streams": STREAMS, "batch": BATCHES, "controller": CONTROLLER, "quality": QUALITY}
+    themes |= {"streams": STREAMS, "batch": BATCHES, "controller": CONTROLLER, "quality": QUALITY, "custody": CUSTODY}
     return tuple(RuleGroup(f"headrace-{name}", rules) for name, rules in themes.items())

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from cluster.audit.merkle import TreeHead
-from cluster.errors import BadInput, Fenced, Unreachable
+from cluster.errors import BadInput, Fenced, NotFound, Unreachable
 from cluster.fleet.retry import Retry
 from cluster.fleet.serving import Serving
 from cluster.ports import FeedKind, FeedSpec
@@ -212,3 +213,57 @@ def test_the_tree_has_every_event_that_was_saved_and_their_very_bytes(open_store
     assert store.audit_head() == TreeHead().adding(one.document.encode() for one in found)
     assert store.audit_records(3, 1) == found[3:4]
     assert store.audit_records(5, 10) == []
+
+
+def test_what_is_pruned_keeps_its_numbers_and_the_tree_its_root(open_store: Open) -> None:
+    store = open_store()
+    fence = store.acquire()
+    store.save(fence, State(), State(), [_event(f"e{number}") for number in range(7)])
+    first_five = TreeHead().adding(one.document.encode() for one in store.audit_records(0, 5))
+    whole = store.audit_head()
+    store.prune(fence, first_five, [_event("pruned", "")])
+    store.prune(fence, first_five, [])  # again: nothing more goes
+    store = open_store()
+    assert store.audit_pruned() == first_five
+    with pytest.raises(NotFound, match="before 5 were pruned"):
+        store.audit_records(4, 1)
+    kept = store.audit_records(5, 10)
+    assert [(one.number, json.loads(one.document)["event"]) for one in kept] == [(5, "e5"), (6, "e6"), (7, "pruned")]
+    assert first_five.adding(one.document.encode() for one in kept[:2]) == whole
+    assert first_five.adding(one.document.encode() for one in kept) == store.audit_head()
+    with pytest.raises(Fenced):
+        store.prune(fence - 1, store.audit_head(), [])
+
+
+def test_what_is_of_the_audit_alone_is_in_no_history(open_store: Open) -> None:
+    store = open_store()
+    store.save(store.acquire(), State(), State(), [_event("used"), _event("promoted"), _event("audit gap", "")])
+    assert [event.event for event in store.audit("digits")] == ["promoted"]
+    assert store.audit("") == []
+    assert store.audit_head().size == 3
+
+
+def test_on_a_full_disk_nothing_is_changed_that_cant_be_recorded(tmp_path: Path) -> None:
+    store = SqlStore(f"sqlite:///{tmp_path / 'store.db'}")
+    fence, before = store.acquire(), _full()
+    store.save(fence, State(), before, [_event("began")])
+    head = store.audit_head()
+
+    def no_more_pages(connection: sqlite3.Connection, _: object) -> None:
+        # SQLite gives the same error for this as for a disk without room.
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count={pages}")
+
+    store._engine.dispose()
+    sa.event.listen(store._engine, "connect", no_more_pages)
+    many = [replace(_event("promoted"), detail={"evidence": "x" * 50_000})]
+    with pytest.raises(Unreachable, match="disk is full: nothing can be recorded in the audit, so nothing is changed") as refused:
+        store.save(fence, before, replace(before, table=8), many)
+    assert "make room" in refused.value.remedy
+    assert store.load() == before
+    assert store.audit_head() == head
+    sa.event.remove(store._engine, "connect", no_more_pages)
+    store._engine.dispose()
+    store.save(fence, before, replace(before, table=8), many)
+    assert store.load().table == 8
+    store.close()

@@ -168,6 +168,42 @@ CASES = (
     Case("worse than built", _gauge("quality_alarm", "0x5 1x{n}", **M), 10, ("HeadraceWorseThanBuilt",)),
     Case("as good as built", _gauge("quality_alarm", "0x{n}", **M), 10),
     Case("values dropped", _gauge("dropped_values_total", "0x5 3x{n}"), 10, ("HeadraceValuesDropped",)),
+    Case(
+        "a first refused artifact, a first use, a gap",
+        _gauge("refused_commands_total", "_x5 1x{n}", command="version.register", reason="BadArtifact")
+        | _gauge("first_uses_total", "_x5 1x{n}", model="m")
+        | _gauge("audit_gaps_total", "0x5 1x{n}"),
+        10,
+        ("HeadraceArtifactRefused", "HeadraceAuditGap", "HeadraceFirstUse"),
+    ),
+    Case(
+        "another refused artifact, and another first use",
+        _gauge("refused_commands_total", "4x30 5x{n}", command="version.register", reason="BadArtifact")
+        | _gauge("first_uses_total", "4x30 5x{n}", model="m"),
+        40,
+        ("HeadraceArtifactRefused", "HeadraceFirstUse"),
+    ),
+    Case(
+        "refused and first used long ago, for other reasons, without gaps",
+        _gauge("refused_commands_total", "4x{n}", command="version.register", reason="BadArtifact")
+        | _gauge("refused_commands_total", "0+5x{n}", command="apply", reason="BadInput")
+        | _gauge("first_uses_total", "4x{n}", model="m")
+        | _gauge("audit_gaps_total", "3x{n}"),
+        60,
+    ),
+    Case(
+        "a key and a certificate that end",
+        _gauge("key_expires_timestamp_seconds", "1000000x{n}", key="team")
+        | _gauge("certificate_expires_timestamp_seconds", "1000000x{n}", node="a"),
+        5,
+        ("HeadraceCertificateEnds", "HeadraceKeyEnds"),
+    ),
+    Case(
+        "a key and a certificate that last",
+        _gauge("key_expires_timestamp_seconds", "9000000x{n}", key="team")
+        | _gauge("certificate_expires_timestamp_seconds", "9000000x{n}", node="a"),
+        5,
+    ),
     Case("no values dropped", _gauge("dropped_values_total", "3x{n}"), 10),
 )
 

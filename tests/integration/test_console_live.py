@@ -8,16 +8,23 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 from playwright.sync_api import Browser, expect
+from ray import serve
 
+from cluster.commands.documents import Apply, FeedDocument
+from cluster.commands.feeds import FeedName
 from headrace.local.home import Settings, read_settings
 from headrace.local.home_key import home_key
 from tests.conftest import RayCluster
 from tests.integration.test_rollout_live import PLAN, SERVING
 from tests.support.browser import chromium, needs_chromium, visit
 from tests.support.live import Artifact, Service, controller_process, loaded, running
-from tests.support.models import failing_artifact, mlp_artifact
+from tests.support.models import INPUT, failing_artifact, mlp_artifact, rows
+from tests.support.operated_streams import OperatedStream
+from tests.support.stream_topics import WAIT_S
+from tests.support.waiting import until
 
 pytestmark = [needs_chromium, pytest.mark.proof, pytest.mark.timeout(600)]
 MODEL = "seen"
@@ -82,6 +89,42 @@ def test_a_rollout_is_watched_to_its_promotion_and_another_to_its_rollback(
         assert seen.violations() == []
         load.await_calls(20)
         assert load.failures == []
+
+
+def test_a_streams_dead_letters_are_scored_again_and_it_is_moved(
+    service: Service, settings: Settings, browser: Browser, broker: str
+) -> None:
+    """By the real thing throughout: the door, a gateway, the process that acts on streams, and the versions that serve."""
+    key = home_key(settings.home)
+    assert key is not None
+    stream = OperatedStream(broker, name="seen-stream", model=MODEL)
+    row = orjson.dumps({INPUT: rows(1)[0].tolist()})
+    stream.die([("no replica answered", row), ("not JSON: unexpected end", b"{broken")])
+    document = FeedDocument(kind="stream", name=stream.name, model=MODEL, spec=stream.document)
+    service.control.apply(Apply(feeds=(document,)))
+    name = FeedName(kind="stream", name=stream.name)
+    try:
+        until(lambda: service.control.feed(name).status == "ready", WAIT_S)
+        until(lambda: stream.stands() == {0: 10, 1: 10}, WAIT_S)
+        with visit(browser, service.url) as seen:
+            page = seen.page
+            seen.log_in(key)
+            seen.go(f"#/stream/{stream.name}?letters=")
+            expect(page.get_by_role("region", name="Partitions, as a table")).to_contain_text(re.compile("began at 4: committed"))
+            page.get_by_role("link", name="Show those: no replica answered").click()
+            page.get_by_role("button", name="Replay 1 letter").click()
+            page.get_by_role("dialog").get_by_role("button", name="Replay 1 letter").click()
+            done = page.get_by_role("region", name="Replays and seeks, as a table")
+            expect(done.get_by_role("row", name=re.compile("replay"))).to_contain_text("1 scored, 0 failed again")
+            page.get_by_label("Go to").select_option("earliest")
+            page.get_by_role("button", name="Preview").click()
+            page.get_by_role("button", name="Seek").click()
+            page.get_by_role("dialog").get_by_role("button", name="Seek").click()
+            expect(done.get_by_role("row", name=re.compile("seek"))).to_contain_text("up to 20 to be scored again")
+            until(lambda: service.control.feed(name).status == "ready", WAIT_S)
+    finally:
+        service.control.delete_feed(name)
+        until(lambda: f"stream--{stream.name}" not in serve.status().applications, WAIT_S)
 
 
 def test_the_picture_stays_while_the_controller_is_killed(service: Service, browser: Browser) -> None:

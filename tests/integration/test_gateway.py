@@ -463,6 +463,15 @@ def test_kserves_own_clients(service: tuple[Service, GatewaySettings], tmp_path:
         assert "version 9 is not served" in told["version 9"]
         assert "must be FP32; got FP64" in told["wrong"]
     assert "its shape must be [-1, 784]" in v1["wrong"]
+    options = ExplainOptions(method=ExplainMethod.SHAPLEY, evaluations=2000, label=3)
+    for name, artifact in (("explain", artifacts[0]), ("explain version 2", artifacts[1])):
+        engine, background = load_engine(Path(artifact[0])), read_background(Path(artifact[0]))
+        alone = explain_rows(engine.score, {INPUT: x}, engine.signature, background, options)
+        found = [one["attributions"][INPUT] for one in v1[name]["explanations"]]
+        np.testing.assert_allclose(found, [one.attributions[INPUT] for one in alone], atol=1e-5)
+    assert "explain.class" in v1["explain wrong"]
+    assert "400" in v1["explain wrong"]
+    assert "404" in v1["explain other"]
     with_key, of_another, with_none = calls["tokens"]
     assert with_key["v1"]["predictions"]
     for name in ("v2", "grpc"):

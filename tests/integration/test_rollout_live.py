@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from kafka import KafkaConsumer
+from kafka.admin import NewTopic
 
 from cluster.commands.labels import Label, TellLabels
 from cluster.commands.watch.quality import VersionQualityView
@@ -26,10 +30,12 @@ from deployments.artifacts.fetch import localize
 from deployments.engines.load import load_engine
 from deployments.observe.payloads.event import PayloadEvent, PayloadOutcome
 from deployments.observe.payloads.parquet_files import ParquetPayloads
-from headrace.audit.export import export
+from headrace.audit.export import export, prune
+from headrace.audit.places import place_of
 from headrace.audit.verify import verify
 from headrace.local.home import Settings, read_settings
 from tests.conftest import RayCluster
+from tests.support.broker_admin import administered
 from tests.support.leaky_fleet import LEAKS
 from tests.support.live import Artifact, Load, Service, controller_process, loaded, running
 from tests.support.live_stream import Events, streaming
@@ -275,6 +281,43 @@ def test_the_audit_of_all_this_is_proven(service: Service, folder: Path) -> None
     assert second.added
     found = verify(folder / "audit", second.key)
     assert (found.records, found.checkpoints, found.unproven) == (second.records, 2, 0)
+
+
+@pytest.mark.proof
+def test_who_used_it_stands_in_the_audit_and_goes_when_it_is_old_and_exported(
+    service: Service, load: Load, broker: str, folder: Path
+) -> None:
+    load.await_calls(20)
+
+    def used() -> dict[tuple[str, str], int]:
+        """Rows by caller and door, as the audit tells them."""
+        found: dict[tuple[str, str], int] = {}
+        checkpoint = service.control.audit_checkpoint()
+        at = checkpoint.first
+        while at < checkpoint.size:
+            documents = service.control.audit_records(at).documents
+            at += len(documents)
+            for event in map(json.loads, documents):
+                if event["event"] == "used":
+                    caller = event["actor"], event["door"]
+                    found[caller] = found.get(caller, 0) + event["detail"]["rows"]
+        return found
+
+    until(lambda: {door for (_, door), rows in used().items() if rows} >= {"http", "stream"}, 90)
+    newest, topic = service.control.audit_checkpoint(), f"checkpoints-{uuid.uuid4().hex[:8]}"
+    with administered(broker) as admin:
+        admin.create_topics([NewTopic(topic, 1, 1)])
+    place_of(f"kafka://{broker}/{topic}")(newest.note, newest.size)
+    consumer = KafkaConsumer(topic, bootstrap_servers=broker, auto_offset_reset="earliest", consumer_timeout_ms=20_000)
+    kept = next(consumer)
+    consumer.close()
+    assert kept.key == str(newest.size).encode()
+    (folder / "kept-elsewhere").write_bytes(kept.value)
+    gone = prune(service.control, folder / "pruned", time.time() - 1)
+    assert gone > 3
+    assert verify(folder / "pruned", newest.key, (folder / "kept-elsewhere",)).first == 0
+    assert service.control.audit_checkpoint().first == gone
+    assert load.failures == []
 
 
 @pytest.mark.proof

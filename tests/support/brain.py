@@ -43,7 +43,7 @@ class Clock:
 class FakeStreams:
     """Feeds in memory: what is started runs at once, but for those `broken`, which fail to start, and those `refused`.
 
-    `away` makes them unreachable.
+    `away` makes them unreachable. `workers` are what those of a stream say of themselves.
     """
 
     def __init__(self) -> None:
@@ -51,6 +51,7 @@ class FakeStreams:
         self.failed: dict[str, str] = {}
         self.broken: dict[str, str] = {}
         self.refused: dict[str, HeadraceError] = {}
+        self.workers: dict[str, tuple[dict[str, Any], ...]] = {}
         self.started: list[str] = []
         self.away = False
 
@@ -66,7 +67,8 @@ class FakeStreams:
     def state(self) -> Mapping[str, FeedState]:
         if self.away:
             raise Unreachable("the streams are away", where="fake streams", remedy="bring them back")
-        return {name: FeedState(name, feed.digest, self._app(feed)) for name, feed in self.running.items()}
+        running = self.running.items()
+        return {name: FeedState(name, feed.digest, self._app(feed), self.workers.get(name, ())) for name, feed in running}
 
     def _app(self, feed: FeedSpec) -> AppState:
         if feed.name in self.failed:
@@ -89,9 +91,11 @@ class Brain:
         self.sequence = 0
         self.revive()
 
-    def revive(self, hook: Callable[[Point], None] = lambda _: None, *, look_every_s: float = 0.0) -> None:
+    def revive(
+        self, hook: Callable[[Point], None] = lambda _: None, *, look_every_s: float = 0.0, signer: AuditSigner = SIGNER
+    ) -> None:
         world = self.fleet, self.streams, self.jobs
-        self.controller = Controller(self.store, *world, self.clock, hook, look_every_s=look_every_s, audit_signer=SIGNER)
+        self.controller = Controller(self.store, *world, self.clock, hook, look_every_s=look_every_s, audit_signer=signer)
 
     def call(self, command: str, **payload: Any) -> dict[str, Any]:
         return self.controller.call(command, payload)

@@ -21,6 +21,7 @@ from deployments.engines.datatypes import Array
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.console.console import ConsoleSettings
 from deployments.gateway.console.nodes import NodeSeen
+from deployments.gateway.console.streams import StreamOperations
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.http.callers import Callers
 from deployments.gateway.repository import Repository
@@ -129,13 +130,15 @@ def console_service(
     secret: bytes = b"shared",
     nodes: Sequence[NodeSeen] = (NODE,),
     tick_every_s: float = 0.2,
+    streams: Callable[[BrainControl], StreamOperations] | None = None,
 ) -> Iterator[ConsoleService]:
-    """Runs it on a free port of loopback; the controller ticks by real time. `prepare` comes before, with a clock to move."""
+    """Runs it on a free port of loopback; the controller ticks by real time. `prepare` comes before, with a clock to move.
+    `streams` acts on streams."""
     brain = Brain()
     brain.clock.now_s = time.time() - 400
     control, scorer = BrainControl(brain), BrainScorer(brain)
     guard = Guard(scorer, visitors=visitors)
-    settings = ConsoleSettings(secret, lambda: tuple(nodes))
+    settings = ConsoleSettings(secret, lambda: tuple(nodes), streams=None if streams is None else streams(control))
     loop = asyncio.new_event_loop()
 
     async def made() -> GatewayServer:

@@ -21,6 +21,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.infer_type import InferResponse, RequestedOutput
 
 INPUT, OUTPUT = "image", "probabilities"
+EXPLAIN = {"method": "shapley", "evaluations": 2000, "class": 3}
 
 
 def asked(model: str, x: np.ndarray, *, binary: bool, **more: Any) -> InferRequest:
@@ -43,6 +44,7 @@ async def told(call: Awaitable[Any]) -> Any:
 
 
 async def rest_v1(url: str, model: str, x: np.ndarray) -> dict[str, Any]:
+    why = {"instances": x.tolist(), "parameters": EXPLAIN}
     async with InferenceRESTClient(RESTConfig(protocol="v1")) as client:
         return {
             "live": await told(client.is_server_live(url)),
@@ -51,6 +53,10 @@ async def rest_v1(url: str, model: str, x: np.ndarray) -> dict[str, Any]:
             "infer": await told(client.infer(url, {"instances": x.tolist()}, model)),
             "wrong": await told(client.infer(url, {"instances": [[1.0, 2.0]]}, model)),
             "other": await told(client.infer(url, {"instances": x.tolist()}, "none")),
+            "explain": await told(client.explain(url, model, why)),
+            "explain version 2": await told(client.explain(url, f"{model}/versions/2", why)),
+            "explain wrong": await told(client.explain(url, model, why | {"parameters": {"class": 11}})),
+            "explain other": await told(client.explain(url, "none", why)),
         }
 
 

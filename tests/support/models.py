@@ -180,6 +180,32 @@ def text_artifact(root: Path, model: str = "words", unknown: float = 0.0) -> tup
     return artifact.uri, artifact.digest, artifact.manifest
 
 
+def casting_artifact(root: Path, model: str = "casts") -> tuple[str, str, Manifest]:
+    """Reads one text a row as a number; onnxruntime fails on one that is none, and quotes it."""
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["text"], ["number"], to=TensorProto.FLOAT, name="/read/Cast")],
+        "casts",
+        [helper.make_tensor_value_info("text", TensorProto.STRING, ["batch"])],
+        [helper.make_tensor_value_info("number", TensorProto.FLOAT, ["batch"])],
+    )
+    text = TensorSpec(name="text", datatype=Datatype.BYTES, shape=(-1,))
+    number = TensorSpec(name="number", datatype=Datatype.FP32, shape=(-1,))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
+        artifact = write_artifact(
+            root,
+            model=model,
+            engine="onnx",
+            signature=Signature(inputs=(text,), outputs=(number,)),
+            files={"model.onnx": file},
+            samples=Samples(inputs={"text": np.array([b"1.5"], np.object_)}, outputs={"number": np.array([1.5], np.float32)}),
+            report={},
+            source={"kind": "test"},
+        )
+    return artifact.uri, artifact.digest, artifact.manifest
+
+
 def _mlp(seed: int, source: str) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
     random = np.random.default_rng(seed)
     constants = {

@@ -1,15 +1,17 @@
-"""The whole audit: its records as they were stored, and its signed checkpoint."""
+"""The whole audit: its records as they were stored, its signed checkpoint, and what becomes of old records."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
 from cluster.audit.checkpoint import signed, verifier_key
-from cluster.commands.command import CommandEntry, CommandResult, Context, Message, Nothing
+from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message, Nothing
 from cluster.commands.rights import admins
-from cluster.errors import Conflict
+from cluster.errors import BadInput, Conflict
+from cluster.state import AuditEvent
 
 MOST_RECORDS = 1000
+MOST_PRUNED = 100_000  # about a second, in which the controller does nothing else
 
 
 class RecordsAsked(Message):
@@ -27,11 +29,31 @@ class AuditRecords(Message):
 
 
 class AuditCheckpoint(Message):
-    """`size` is how many records there are, `note` the signed checkpoint of them, and `key` the public key that verifies it."""
+    """`size` is how many records there ever were, `note` their signed checkpoint, and `key` the public key that verifies it.
+
+    Those before `first` were pruned: `edge` is that of their tree, in hex, and `first_note` the signed checkpoint of them.
+    """
 
     size: int
     note: str
     key: str
+    first: int = 0
+    edge: tuple[str, ...] = ()
+    first_note: str = ""
+
+
+class PruneAudit(Command):
+    """Delete the first `size` records, whose tree has that root, in hex: only who has all of them can tell it."""
+
+    size: int = Field(ge=1)
+    root: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class AuditPruned(Message):
+    """Those before `first` are gone, `records` of them by this command."""
+
+    first: int
+    records: int
 
 
 def _records(at: Context, request: RecordsAsked) -> CommandResult:
@@ -43,8 +65,33 @@ def _checkpoint(at: Context, _: Nothing) -> CommandResult:
     by = at.audit_signer
     if by is None:
         raise Conflict("this controller has no key to sign with", where="audit", remedy="start it with `headrace up`")
-    head = at.audit_head()
-    return CommandResult(at.state, AuditCheckpoint(size=head.size, note=signed(head, by), key=verifier_key(by.name, by.public)))
+    head, pruned = at.audit_head(), at.audit_pruned()
+    told = AuditCheckpoint(size=head.size, note=signed(head, by), key=verifier_key(by.name, by.public))
+    if pruned.size:
+        edge = tuple(node.hex() for node in pruned.edge)
+        told = told.model_copy(update={"first": pruned.size, "edge": edge, "first_note": signed(pruned, by)})
+    return CommandResult(at.state, told)
+
+
+def _prune(at: Context, request: PruneAudit) -> CommandResult:
+    pruned, whole = at.audit_pruned(), at.audit_head()
+    if request.size <= pruned.size:
+        return CommandResult(at.state, AuditPruned(first=pruned.size, records=0))
+    if request.size > whole.size:
+        raise BadInput(f"there are {whole.size} records", where="size", remedy="name no more of them")
+    if request.size - pruned.size > MOST_PRUNED:
+        remedy = f"prune up to {pruned.size + MOST_PRUNED} first"
+        raise BadInput(f"{MOST_PRUNED} records are pruned at a time at most", where="size", remedy=remedy)
+    head = pruned
+    while head.size < request.size:
+        found = at.records(head.size, min(MOST_RECORDS, request.size - head.size))
+        head = head.adding(one.document.encode() for one in found)
+    if head.root.hex() != request.root:
+        what = f"the first {request.size} records here have another root: what was exported is not what is here"
+        raise Conflict(what, where="root", remedy="keep both, and find out who has changed them (`headrace audit verify`)")
+    gone = request.size - pruned.size
+    event = AuditEvent(at.now_s, "", None, "pruned", at.actor, {"records": gone, "before": request.size, "root": request.root})
+    return CommandResult(at.state, AuditPruned(first=request.size, records=gone), (event,), prune=head)
 
 
 RECORDS = CommandEntry(
@@ -53,4 +100,7 @@ RECORDS = CommandEntry(
 CHECKPOINT = CommandEntry(
     "checkpoint.show", Nothing, AuditCheckpoint, _checkpoint, "How long the audit is, and its root, signed", admins, looks=True
 )
-COMMANDS = (RECORDS, CHECKPOINT)
+PRUNE = CommandEntry(
+    "audit.prune", PruneAudit, AuditPruned, _prune, "Delete the oldest records, which were exported: their root proves it", admins
+)
+COMMANDS = (RECORDS, CHECKPOINT, PRUNE)

@@ -27,6 +27,7 @@ from consumers.batch.read.reader import holds_times, int96_types
 from consumers.batch.read.schemas import TimeUnit, common_type, without_views
 from consumers.batch.spec import BatchInput, OnDamage
 from deployments.artifacts.places import Place
+from deployments.privacy.parquet import decryption
 
 _READERS = 16  # footers are small reads: waiting, not computing
 
@@ -150,7 +151,10 @@ def _fragment(filesystem: pafs.FileSystem, path: str, keys: Keys, fields: Sequen
         ds.field(name).is_null() if value is None else ds.field(name) == pa.scalar(value).cast(types[name])
         for name, value in keys
     ]
-    form = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit=TimeUnit.MICROSECONDS))
+    form = ds.ParquetFileFormat(
+        read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit=TimeUnit.MICROSECONDS),
+        default_fragment_scan_options=ds.ParquetFragmentScanOptions(decryption_properties=decryption()),
+    )
     return form.make_fragment(path, filesystem, partition_expression=reduce(operator.and_, terms) if terms else None)
 
 

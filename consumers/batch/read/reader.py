@@ -16,6 +16,7 @@ from cluster.errors import BadInput
 from consumers.batch.plan import Damaged, Slice
 from consumers.batch.read.schemas import TimeUnit, cast, once, without_views
 from deployments.artifacts.places import Place
+from deployments.privacy.parquet import decryption
 
 _BUFFER_BYTES = 64 * 1024  # of one column
 _NANOSECONDS_OF = 1000
@@ -169,6 +170,7 @@ class Reader:
                     pre_buffer=not self._local,
                     buffer_size=_BUFFER_BYTES if self._local else 0,
                     coerce_int96_timestamp_unit=int96_unit,
+                    decryption_properties=decryption(),
                 )
             yield file
 
@@ -195,11 +197,11 @@ def int96_types(
     source: pa.NativeFile, used: Collection[str], *, first_group: int | None
 ) -> tuple[TimeUnit, dict[str, pa.DataType]]:
     """The unit that fits the times in 96 bits which the file's first row group holds, and the types of the columns with such."""
-    file = pq.ParquetFile(source, coerce_int96_timestamp_unit=TimeUnit.NANOSECONDS)
+    file = pq.ParquetFile(source, coerce_int96_timestamp_unit=TimeUnit.NANOSECONDS, decryption_properties=decryption())
     names = sorted(int96_columns(file.metadata.schema) & set(used))
     if not names:
         return TimeUnit.MICROSECONDS, {}
-    coarse = pq.ParquetFile(source, coerce_int96_timestamp_unit=TimeUnit.MICROSECONDS)
+    coarse = pq.ParquetFile(source, coerce_int96_timestamp_unit=TimeUnit.MICROSECONDS, decryption_properties=decryption())
     groups = [] if first_group is None else [first_group]
     nanos, micros = (each.read_row_groups(groups, columns=names, use_threads=False) for each in (file, coarse))
     if any(finer(micros[name].combine_chunks(), nanos[name].combine_chunks()) for name in names):

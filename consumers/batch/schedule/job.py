@@ -10,6 +10,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import date
 
 from cluster.commands.feeds import FeedName, FeedView
@@ -43,11 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ray.init(address=given.ray, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     try:
         spec, pinned = asyncio.run(find(given.batch, ActorControlPlane().call))
-        meter = BatchMeter(
-            ActorControlPlane(), given.batch, pinned.model, pinned.version, remote=spec.scoring is ScoringPlace.REMOTE
-        )
-        watch = meter.watching(_log)
-        with traced(ray_workforce(), meters=meter.meters) as workforce:
+        remote = spec.scoring is ScoringPlace.REMOTE
+        meter = BatchMeter(ActorControlPlane(), given.batch, pinned.model, pinned.version, remote=remote, run=given.fire)
+        with closing(meter), traced(ray_workforce(), meters=meter.meters) as workforce:
+            watch = meter.watching(_log)
             manifest = run_fire(given.batch, spec, pinned, workforce, as_of=given.as_of, fire=given.fire, watch=watch)
     except HeadraceError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the job's log, of which the schedule's history shows the last line
@@ -72,6 +72,7 @@ async def find(batch: str, call: Call, *, pause_s: float = PAUSE_S) -> tuple[Bat
         digest=found.digest,
         signature=found.signature,
         payloads=found.payloads,
+        outputs=found.outputs,
     )
 
 

@@ -15,6 +15,7 @@ from deployments.engines.datatypes import Array
 from deployments.explain.asking import section_options
 from deployments.explain.form import Explanation
 from deployments.explain.strongest import strongest
+from deployments.privacy.released import cannot_explain
 
 ROWS_A_CALL = 16
 
@@ -23,10 +24,13 @@ class ExplainColumns:
     """Makes the columns of one run's rows. Used from one thread."""
 
     def __init__(self, record: RunRecord, scorer: RowScorer, bindings: Sequence[Binding]) -> None:
-        """The run's document must ask for explanations. Raises BadInput where its options don't fit the version."""
+        """The run's document must ask for explanations. Raises BadInput where its options don't fit the version, Forbidden where
+        the model's outputs are limited."""
         section = record.spec.explain
         if section is None or not isinstance(scorer, Explains):
             raise BadInput("rows can't be explained here", where="spec.explain", remedy="leave it out")
+        if record.pinned.outputs:
+            raise cannot_explain(record.pinned.model)
         self._top = section.top
         self._options = section_options(section, record.pinned.signature)
         self._call = scorer.explains(record.pinned, self._options)

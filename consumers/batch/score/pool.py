@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from cluster.error_wire import from_wire, to_wire
 from cluster.errors import BadInput, HeadraceError, Unreachable
 from cluster.fleet.serving import Resources
+from cluster.foreign import kind_and_words
 from consumers.batch.plan import Unit
 from consumers.batch.ray_inside import LeftActors, quieten_log
 from consumers.batch.run import Workforce
@@ -32,6 +33,7 @@ from consumers.batch.write.records import Receipt, RunRecord, read_receipt, rece
 from deployments.artifacts.fetch import localize
 from deployments.artifacts.places import Place, locate
 from deployments.artifacts.profile import fetch_profile
+from deployments.artifacts.version_files import open_folder
 from deployments.control.client import ActorControlPlane
 from deployments.drift.version_counting import VersionCounting
 from deployments.engines.load import load_engine
@@ -83,8 +85,8 @@ class UnitActor:
             thread = ScorerThread(lambda: RoutedScorer(ActorControlPlane(), way=ScoringWay.BATCH)).start()
             most = spec.max_quarantined
             return RemoteScorer(thread, pinned.model, pinned.version, rows_per_call=spec.rows_per_call, most_failed=most)
-        artifact = localize(pinned.artifact_uri, pinned.digest)
-        engine = load_engine(artifact, threads=spec.workers.threads, gpus=spec.workers.resources.gpus)
+        version = open_folder(localize(pinned.artifact_uri, pinned.digest), pinned.digest)
+        engine = load_engine(version, threads=spec.workers.threads, gpus=spec.workers.resources.gpus)
         return EmbeddedScorer(engine, rows_per_call=spec.rows_per_call, most_failed=spec.max_quarantined)
 
     @staticmethod
@@ -224,12 +226,13 @@ def _quieten() -> None:
 
 def _of_ray(error: RayError) -> HeadraceError:
     cause: BaseException | None = error
+    first: BaseException = error
     while cause is not None:
         if isinstance(cause, HeadraceError):
             return cause
-        cause = cause.__cause__ or getattr(cause, "cause", None)
+        first, cause = cause, cause.__cause__ or getattr(cause, "cause", None)
     return Unreachable(
-        f"the workers failed: {str(error).strip().splitlines()[-1]}",
+        f"the workers failed: {kind_and_words(first)}",
         where="the Ray cluster",
         remedy="look at the dashboard's Jobs page; `headrace batch resume` goes on from here",
     )

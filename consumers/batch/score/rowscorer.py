@@ -12,6 +12,7 @@ from cluster.errors import EngineFailure
 from consumers.batch.write.records import Pinned
 from deployments.artifacts.background import read_background
 from deployments.artifacts.fetch import localize
+from deployments.artifacts.version_files import open_folder
 from deployments.engines.datatypes import Array
 from deployments.engines.port import Engine, gradients_of
 from deployments.explain.explaining import explain_rows
@@ -94,7 +95,7 @@ class EmbeddedScorer:
 
     def explains(self, pinned: Pinned, options: ExplainOptions) -> ExplainCall:
         """See Explains. By the same engine."""
-        background = read_background(localize(pinned.artifact_uri, pinned.digest))
+        background = read_background(open_folder(localize(pinned.artifact_uri, pinned.digest), pinned.digest))
         engine = self._engine
 
         def explain(tensors: Mapping[str, Array]) -> list[Explanation]:

@@ -29,6 +29,8 @@ from consumers.batch.write.quarantine import too_many_bad, write_quarantine
 from consumers.batch.write.records import OutputFile, Receipt, RunRecord, rows_differ
 from deployments.artifacts.places import explaining
 from deployments.engines.datatypes import Array
+from deployments.privacy.parquet import encryption_of
+from deployments.privacy.released import released
 from deployments.scoring.rows import take
 
 
@@ -77,6 +79,7 @@ class UnitRunner:
         self._schema = record.schema
         self._bindings = bind(self._schema, record.pinned.signature, spec.input, where=spec.input.paths[0])
         self._columns = output_columns(spec.output, record.pinned.signature)
+        encryption_of(spec.output.encrypt)  # without the key nothing is begun
         self._explained = ExplainColumns(record, scorer, self._bindings) if spec.explain is not None else None
         self._outliers = outliers_of(self._columns, record.pinned)
         self._needed = list(used_columns(record.pinned.signature, spec.input))
@@ -106,7 +109,7 @@ class UnitRunner:
                 self._watched.begin()
             try:
                 files = self._write(unit, damaged, found, limit)
-                quarantine = write_quarantine(self._ledger, unit.id, self._reader, found.bad)
+                quarantine = write_quarantine(self._ledger, unit.id, self._reader, found.bad, self._record.spec.output.encrypt)
             except Unreadable as error:
                 if self._record.spec.input.on_damage is OnDamage.FAIL:
                     raise
@@ -156,13 +159,15 @@ class UnitRunner:
                 found.blame(stretches, bad | {int(places[at]): reason for at, reason in told.bad.items()})
                 found.hopeless = next(iter(told.bad.values())) if told.hopeless else ""
                 return
+            if self._watched is not None:
+                self._watched.scored(rows.tensors, outputs, count, rejected)
+            if self._record.pinned.outputs:
+                outputs = released(outputs, self._record.pinned.outputs)
             if self._payloads is not None:
                 answered = np.delete(np.arange(count), list(rejected))
                 numbers = found.rows + places[answered]
                 keep = self._payloads.of(unit.id, numbers, answered, rows.tensors, outputs)
                 found.payloads += [keep] if keep is not None else []
-            if self._watched is not None:
-                self._watched.scored(rows.tensors, outputs, count, rejected)
             if self._outliers is not None:
                 unlike = np.delete(self._outliers.p_values_of(rows.tensors), list(rejected))
             if rejected:

@@ -17,6 +17,7 @@ from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.records import OutputFile, RunRecord
 from deployments.artifacts.places import DigestSink
 from deployments.engines.datatypes import NUMPY
+from deployments.privacy.parquet import encryption_of
 
 _ROW_GROUP_ROWS = 128 * 1024
 
@@ -92,6 +93,7 @@ class OutputWriter:
                 compression=compression,
                 write_page_checksum=True,
                 use_dictionary=_repeating(schema, self._record.spec.input.passthrough),
+                encryption_properties=encryption_of(self._record.spec.output.encrypt),
             )
             self._open[path] = _OpenFile(writer, sink)
         return self._open[path]
@@ -121,4 +123,4 @@ def empty_output(ledger: Ledger, record: RunRecord) -> None:
     arrays |= to_columns(columns, outputs, 0, model=pinned.model, version=pinned.version)
     arrays |= explained_columns([], [], []) if record.spec.explain is not None else {}
     with (ledger.data / ledger.part("empty")).writing(ledger.scratch) as sink:
-        pq.write_table(pa.table(arrays), sink.as_file())
+        pq.write_table(pa.table(arrays), sink.as_file(), encryption_properties=encryption_of(record.spec.output.encrypt))

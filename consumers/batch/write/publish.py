@@ -14,6 +14,7 @@ from consumers.batch.spec import Mode
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.records import Receipt, RunRecord, rows_differ, unreadable
 from deployments.artifacts.places import Place, explaining, locate
+from deployments.privacy.parquet import decryption
 
 _AT_FDCWD = -100
 _EXCHANGE = 2
@@ -84,7 +85,7 @@ def check_staged(ledger: Ledger, receipts: Sequence[Receipt]) -> None:
 
 def _rows_of(place: Place) -> int:
     with place.filesystem.open_input_file(place.path) as file:
-        return int(pq.read_metadata(file).num_rows)
+        return int(pq.read_metadata(file, decryption_properties=decryption()).num_rows)
 
 
 def manifest_of(ledger: Ledger, record: RunRecord, receipts: Sequence[Receipt], *, ended_s: float) -> RunManifest:

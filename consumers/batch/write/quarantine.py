@@ -14,6 +14,7 @@ from consumers.batch.read.schemas import joined, once
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.records import OutputFile, rows_differ
 from deployments.artifacts.places import explaining
+from deployments.privacy.parquet import encryption_of
 
 REASON = "_reason"
 FILE = "_file"
@@ -22,8 +23,9 @@ FILE = "_file"
 BadRows = Mapping[Slice, Mapping[int, str]]
 
 
-def write_quarantine(ledger: Ledger, unit: str, reader: Reader, bad: BadRows) -> OutputFile | None:
+def write_quarantine(ledger: Ledger, unit: str, reader: Reader, bad: BadRows, key: str = "") -> OutputFile | None:
     """Writes a unit's bad rows, which are read again, now with all their columns: they are few. None where none is bad.
+    `key` is what it is encrypted for; empty: it is not.
 
     Raises as the reader, and Conflict where not every bad row was found again.
     """
@@ -32,7 +34,7 @@ def write_quarantine(ledger: Ledger, unit: str, reader: Reader, bad: BadRows) ->
     whole = joined([table for piece, reasons in bad.items() for table in _bad_of(reader, piece, reasons)])
     target = ledger.quarantine / ledger.part(unit)
     with explaining(target.path), target.writing(ledger.scratch) as sink:
-        pq.write_table(whole, sink.as_file())
+        pq.write_table(whole, sink.as_file(), encryption_properties=encryption_of(key))
     wanted = sum(map(len, bad.values()))
     if whole.num_rows != wanted:
         raise rows_differ(whole.num_rows, wanted, target.path)

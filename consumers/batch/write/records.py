@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from cluster.errors import Conflict
 from cluster.findings import first_finding
+from cluster.fleet.outputs import OutputLimit
 from cluster.signature import Signature
 from cluster.watch.payloads import Payloads
 from consumers.batch.plan import Damaged, Unit
@@ -20,8 +21,8 @@ from consumers.batch.spec import BatchSpec
 
 
 class Pinned(BaseModel):
-    """The version that the whole run scores with. `payloads` says what is kept of the rows, as the model's document did when the
-    run began."""
+    """The version that the whole run scores with. `payloads` says what is kept of the rows, `outputs` how much of the
+    answers is written, as the model's document did when the run began."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,6 +32,7 @@ class Pinned(BaseModel):
     digest: str
     signature: Signature
     payloads: Payloads | None = None
+    outputs: dict[str, OutputLimit] = Field(default_factory=dict)
 
 
 class RunRecord(BaseModel):

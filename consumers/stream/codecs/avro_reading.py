@@ -22,7 +22,7 @@ from fastavro.read import LOGICAL_READERS
 from fastavro.schema import SchemaParseException
 
 from cluster.errors import BadInput
-from consumers.stream.codecs.fields import REFUSED, first_line
+from consumers.stream.codecs.fields import REFUSED, Misfit
 from consumers.stream.codecs.registry import RegisteredSchema
 
 Read = Callable[[io.BytesIO], Any]
@@ -60,11 +60,16 @@ def reader_of(schema_id: int | str, found: RegisteredSchema) -> Read:
         parsed = fastavro.parse_schema(schema, named_schemas=named)
         depth = _extent(parsed, named, {}).depth
     except (SchemaParseException, *REFUSED) as error:
-        raise BadInput(f"schema {schema_id} can't be parsed: {first_line(error)}", where="value", remedy="correct it") from error
+        raise BadInput(f"schema {schema_id} can't be parsed: {_of_schema(error)}", where="value", remedy="correct it") from error
     # The uncompiled reader is many times slower; the interpreter bounds how deep it goes.
     reader = fastavro.schemaless_reader if depth <= MOST_DEPTH else _read_py.schemaless_reader
     read: Read = partial(reader, writer_schema=parsed, reader_schema=None)
     return partial(_inside, read) if bare else read
+
+
+def _of_schema(error: Exception) -> str:
+    """A schema holds no rows: what the parser quotes is its own."""
+    return str(error).partition("\n")[0][:300] or type(error).__name__
 
 
 def _inside(read: Read, source: io.BytesIO) -> Any:
@@ -102,7 +107,7 @@ def _is_sound(node: Mapping[str, Any]) -> bool:
 def _decimal(data: bytes, schema: dict[Any, Any] | None, _: dict[Any, Any] | None = None) -> Decimal:
     """The number as written. The parser's own way rounds it to the precision without a word."""
     if len(data) > MOST_DECIMAL_BYTES:  # to make a decimal of many takes time by their square
-        raise ValueError(f"a decimal of {len(data)} bytes, at most {MOST_DECIMAL_BYTES} are read")
+        raise Misfit(f"a decimal of {len(data)} bytes, at most {MOST_DECIMAL_BYTES} are read")
     scale = schema.get("scale", 0) if schema else 0
     return Decimal(int.from_bytes(data, "big", signed=True)).scaleb(-scale, _EXACT)
 

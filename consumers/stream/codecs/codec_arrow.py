@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.errors import BadInput
+from cluster.foreign import words_of
 from cluster.signature import Datatype, Signature, TensorSpec
 from consumers.batch.read.columns import ARROW, Binding, bind
 from consumers.batch.read.tensors import to_tensors
 from consumers.batch.spec import BatchInput as Columns
 from consumers.stream.codecs.codec import Decoded
-from consumers.stream.codecs.fields import REFUSED, first_line
+from consumers.stream.codecs.fields import REFUSED, Misfit
 from consumers.stream.log.port import Header
 from deployments.engines.datatypes import NUMPY, Array
 
@@ -42,7 +43,7 @@ class ArrowDecoder:
                 batch = _read(value)
                 groups.setdefault(batch.schema, {})[row] = batch
             except (pa.ArrowException, OSError, MemoryError, *REFUSED) as error:
-                errors[row] = BadInput(f"not Arrow: {first_line(error)}", where="value", remedy=REMEDY)
+                errors[row] = BadInput(f"not Arrow: {words_of(error)}", where="value", remedy=REMEDY)
         parts = [part for schema, batches in groups.items() if (part := self._decode_group(schema, batches, errors))]
         return self._in_order(parts, errors)
 
@@ -63,7 +64,7 @@ class ArrowDecoder:
                 rows = [row for part in parts for row in part[0]]
                 names = [spec.name for spec in self._signature.inputs]
                 return (rows, {name: np.concatenate([part[1][name] for part in parts]) for name in names}) if parts else None
-            errors[owners[0]] = BadInput(f"not Arrow: {first_line(error)}", where="value", remedy=REMEDY)
+            errors[owners[0]] = BadInput(f"not Arrow: {words_of(error)}", where="value", remedy=REMEDY)
             return None
         errors |= {owners[row]: BadInput(why, where="value", remedy=REMEDY) for row, why in found.bad.items()}
         rows = owners if found.good is None else [owners[row] for row in found.good.tolist()]
@@ -77,7 +78,7 @@ class ArrowDecoder:
             except BadInput as error:
                 known = BadInput(error.what, where=error.where, remedy="send a column per input")
             except (pa.ArrowException, *REFUSED) as error:  # e.g. a column's name that is no text
-                known = BadInput(f"not Arrow: {first_line(error)}", where="value", remedy=REMEDY)
+                known = BadInput(f"not Arrow: {words_of(error)}", where="value", remedy=REMEDY)
             if len(self._plans) >= SCHEMAS_KEPT:  # producers decide how many there are
                 self._plans.clear()
             self._plans[schema] = known
@@ -97,12 +98,12 @@ class ArrowDecoder:
 
 def _read(value: bytes | None) -> pa.RecordBatch:
     if not value:
-        raise ValueError("no value")
+        raise Misfit("no value")
     whole = pa.ipc.open_file(value).read_all() if value.startswith(FILE_MAGIC) else pa.ipc.open_stream(value).read_all()
     batches = whole.to_batches()
     rows = sum(batch.num_rows for batch in batches)
     if rows != 1:
-        raise ValueError(f"{rows} rows")
+        raise Misfit(f"{rows} rows")
     batch = next(batch for batch in batches if batch.num_rows)
     batch.validate(full=True)
     return batch

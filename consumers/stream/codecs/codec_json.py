@@ -17,7 +17,7 @@ import simdjson
 from cluster.errors import BadInput
 from cluster.signature import Datatype, TensorSpec
 from consumers.stream.codecs.codec import Decoded
-from consumers.stream.codecs.fields import REFUSED, Field, first_line, overflows, taken
+from consumers.stream.codecs.fields import REFUSED, Field, Misfit, overflows, taken
 from consumers.stream.log.port import Header
 from deployments.engines.datatypes import Array
 from deployments.scoring.nonfinite import has_infinity, spoken
@@ -41,7 +41,7 @@ class _Field(Field):
             return
         size, length = memoryview(numbers).nbytes // stage.rows.itemsize, len(value)
         if size != self.size or (length != self.size and not self._nested(value, self.inner)):
-            raise ValueError(f"the shape must be {list(self.inner)}, got {length} items and {size} numbers")
+            raise Misfit(f"the shape must be {list(self.inner)}, got {length} items and {size} numbers")
         if self.narrow:
             self.check_range(np.frombuffer(numbers, dtype=self.wire))
         stage.bytes[at * stage.row_bytes : (at + 1) * stage.row_bytes] = numbers
@@ -104,7 +104,7 @@ class JsonDecoder:
             field = None
             try:
                 if value is None:
-                    raise ValueError("no value")
+                    raise Misfit("no value")
                 document = parse(value)
                 if self._texts:
                     _check_texts(document, self._texts)
@@ -123,15 +123,20 @@ def _check_texts(document: Any, names: Sequence[str]) -> None:
     for name in names:
         text = document.get(name)
         if not isinstance(text, str) or not text:
-            raise ValueError(f"{name} must be text")
+            raise Misfit(f"{name} must be text")
 
 
 def _refusal(value: bytes | None, field: _Field | None, error: Exception) -> BadInput:
     if not value:
         return BadInput("the record has no value", where="value", remedy="send a JSON object")
     if field is None:
-        return BadInput(f"not JSON: {first_line(error)}", where="value", remedy="send a JSON object with a field per input")
+        return BadInput(f"not JSON: {_parser_words(error)}", where="value", remedy="send a JSON object with a field per input")
     return field.refusal(error)
+
+
+def _parser_words(error: Exception) -> str:
+    """The parser's texts are fixed, one for each of its codes."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 class JsonEncoder:

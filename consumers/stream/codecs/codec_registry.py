@@ -10,11 +10,12 @@ from typing import Any
 import fastavro
 
 from cluster.errors import BadInput, NotFound
+from cluster.foreign import words_of
 from cluster.signature import Datatype, TensorSpec
 from consumers.stream.codecs.avro_reading import Read, reader_of
 from consumers.stream.codecs.codec import Decoded
 from consumers.stream.codecs.codec_json import JsonDecoder, JsonEncoder
-from consumers.stream.codecs.fields import REFUSED, first_line, make_fields, read_documents
+from consumers.stream.codecs.fields import REFUSED, make_fields, read_documents
 from consumers.stream.codecs.framing import frame, unframe
 from consumers.stream.codecs.registry import Schemas
 from consumers.stream.log.port import Header
@@ -59,7 +60,7 @@ class AvroDecoder:
             except NotFound as error:
                 errors[row] = BadInput(error.what, where=error.where, remedy=error.remedy)
             except _NOT_AVRO as error:
-                errors[row] = BadInput(f"not Avro: {first_line(error)}", where="value", remedy="send it as its schema says")
+                errors[row] = BadInput(f"not Avro: {words_of(error)}", where="value", remedy="send it as its schema says")
         tensors, rows, misfits = read_documents(self._fields, documents)
         return Decoded(tensors, rows, errors | misfits)
 

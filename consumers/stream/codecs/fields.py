@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cluster.errors import BadInput
+from cluster.foreign import words_of
 from cluster.signature import Datatype, TensorSpec
 from deployments.engines.datatypes import NUMPY, Array
 from deployments.scoring.nonfinite import REMEDY, WORDS, has_infinity, overflown
@@ -21,6 +22,10 @@ _UNSIGNED = {Datatype.UINT8, Datatype.UINT16, Datatype.UINT32, Datatype.UINT64}
 MOST_WHOLE_DIGITS = 20  # of 64 bits
 # What numpy and the parsers raise for a value that does not fit; anything else is a fault of ours.
 REFUSED = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError, IndexError)
+
+
+class Misfit(ValueError):
+    """A value that does not fit, in words of ours, which name types and places alone. One of REFUSED."""
 
 
 class Field:
@@ -50,7 +55,7 @@ class Field:
         """Fills `row` (flat, `size` values) from a value of Python's own kinds, or raises one of REFUSED."""
         flat = _flatten(value, self.inner) if isinstance(value, list) else [value]
         if len(flat) != self.size:
-            raise ValueError(f"the shape must be {list(self.inner)}, got {len(flat)} items")
+            raise Misfit(f"the shape must be {list(self.inner)}, got {len(flat)} items")
         if self.datatype is Datatype.BYTES:
             row[:] = [_as_bytes(item) for item in flat]
             return
@@ -62,7 +67,7 @@ class Field:
         if not kinds <= wanted:
             if Decimal not in kinds or not kinds - {Decimal} <= wanted or self.kind is None:
                 got = ", ".join(sorted("null" if kind is NoneType else kind.__name__ for kind in kinds - wanted))
-                raise TypeError(f"expected {self.datatype} values, got {got}")
+                raise Misfit(f"expected {self.datatype} values, got {got}")
             flat = [self._number(item) if isinstance(item, Decimal) else item for item in flat]
         if self.narrow:
             self.check_range(np.array(flat, dtype=self.wire))
@@ -72,21 +77,26 @@ class Field:
         if self.kind == "d":
             return float(item)
         if not item.is_finite() or item.adjusted() > MOST_WHOLE_DIGITS or item != item.to_integral_value():
-            raise ValueError("a decimal is no whole number, or too large")
+            raise Misfit("a decimal is no whole number, or too large")
         return int(item)
 
     def check_range(self, flat: Array) -> None:
-        """Raises OverflowError where the input's own datatype can't hold a number."""
+        """Raises Misfit where the input's own datatype can't hold a number."""
         bounds = np.iinfo(self.dtype)  # type: ignore[type-var]  # only asked for integers
         if flat.size and (flat.min() < bounds.min or flat.max() > bounds.max):
-            raise OverflowError(f"a number lies outside {bounds.min}..{bounds.max}")
+            raise Misfit(f"a number lies outside {bounds.min}..{bounds.max}")
 
     def refusal(self, error: Exception) -> BadInput:
         """What one of REFUSED, met at this field, means to the sender."""
         if isinstance(error, KeyError | IndexError):
             return BadInput("missing", where=self.where, remedy=f"send it with {self.size} values")
         remedy = f"send {self.dtype} values of shape {list(self.inner)}"
-        return BadInput(first_line(error), where=self.where, remedy=f"{remedy}; {REMEDY}" if self.kind == "d" else remedy)
+        return BadInput(self._why(error), where=self.where, remedy=f"{remedy}; {REMEDY}" if self.kind == "d" else remedy)
+
+    def _why(self, error: Exception) -> str:
+        if isinstance(error, OverflowError):
+            return f"a number is out of the range of {self.datatype}"
+        return words_of(error)
 
 
 def make_fields(inputs: Sequence[TensorSpec], names: Mapping[str, str]) -> list[Field]:
@@ -109,7 +119,7 @@ def read_documents(
                 for field, array in zip(fields, arrays, strict=True):
                     field.fill(field.find(document), array[len(rows)])
             except REFUSED as error:
-                errors[row] = field.refusal(error) if field is not None else BadInput(first_line(error), where="value")
+                errors[row] = field.refusal(error) if field is not None else BadInput(words_of(error), where="value")
             else:
                 rows.append(row)
         for index, (field, wide) in enumerate(zip(fields, arrays, strict=True)):
@@ -137,15 +147,10 @@ def taken(
     if overflowed:
         kept = np.delete(np.arange(len(rows)), list(overflowed))
         for place, field in overflowed.items():
-            errors[rows[place]] = field.refusal(OverflowError(f"a number is out of the range of {field.datatype}"))
+            errors[rows[place]] = field.refusal(Misfit(f"a number is out of the range of {field.datatype}"))
         arrays, rows = [array[kept] for array in arrays], [rows[place] for place in kept.tolist()]
     shaped = zip(fields, arrays, strict=True)
     return {field.name: array.reshape(len(rows), *field.inner) for field, array in shaped}, rows
-
-
-def first_line(error: Exception) -> str:
-    """What an exception of a parser says, short."""
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
 
 
 def _escaped(name: str) -> str:
@@ -162,7 +167,7 @@ def _as_bytes(item: object) -> bytes:
     if isinstance(item, bytes):
         return item
     if not isinstance(item, str):
-        raise TypeError("expected text")
+        raise Misfit("expected text")
     return item.encode()
 
 
@@ -170,5 +175,5 @@ def _flatten(value: list[Any], shape: tuple[int, ...]) -> list[Any]:
     if len(shape) <= 1 or not value or not isinstance(value[0], list):
         return value
     if len(value) != shape[0] or any(not isinstance(item, list) for item in value):
-        raise ValueError(f"the shape must be {list(shape)}")
+        raise Misfit(f"the shape must be {list(shape)}")
     return [leaf for item in value for leaf in _flatten(item, shape[1:])]

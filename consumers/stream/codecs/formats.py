@@ -11,6 +11,8 @@ from consumers.stream.codecs.codec_json import JsonDecoder, JsonEncoder
 from consumers.stream.codecs.codec_raw import RawDecoder, RawEncoder
 from consumers.stream.codecs.codec_registry import AvroDecoder, AvroEncoder, FramedJsonDecoder, FramedJsonEncoder
 from consumers.stream.codecs.registry import Schemas
+from consumers.stream.sealed.book import SubjectBook
+from consumers.stream.sealed.opening import OpeningDecoder
 from consumers.stream.spec import Format, InputEnvelope, StreamInput, StreamOutput, StreamSpec
 
 
@@ -36,8 +38,9 @@ def make_decoder(signature: Signature, given: StreamInput, schemas: Schemas | No
 class Codecs:
     """The decoder and the encoder of a stream, made anew where its model's signature is another. Called from one thread."""
 
-    def __init__(self, spec: StreamSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: StreamSpec, subjects: SubjectBook | None = None) -> None:
+        """`subjects` has the keys of what is encrypted, for a stream that decrypts."""
+        self._spec, self._subjects = spec, subjects
         self._schemas: Schemas | None = None
         self._made: tuple[Signature, Decoder, Encoder] | None = None
 
@@ -49,6 +52,10 @@ class Codecs:
             if self._schemas is None and spec.registry is not None:
                 self._schemas = Schemas(spec.registry)
             decoder = make_decoder(signature, spec.input, self._schemas)
+            if spec.input.decrypt is not None and self._subjects is not None:
+                decoder = OpeningDecoder(
+                    decoder, spec.input.decrypt, spec.input.decrypt.topic or spec.input.topic, self._subjects
+                )
             made = self._made = signature, decoder, make_encoder(signature, spec.output, self._schemas)
         return made[1:]
 

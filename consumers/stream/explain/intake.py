@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from cluster.errors import BadInput, EngineFailure, NoCapacity, Unreachable
+from cluster.errors import BadInput, EngineFailure, Forbidden, NoCapacity, Unreachable
 from cluster.signature import Signature
 from consumers.stream.codecs.codec import Decoded
 from consumers.stream.explain.choosing import Mask, holding, sampled, split_conditions
@@ -142,6 +142,7 @@ class ExplainIntake(Intake):
         except (
             BadInput,
             EngineFailure,
+            Forbidden,
         ) as error:  # told where it is looked for
             return orjson.dumps({"too_rough": True, "why": str(error)})
         return explanation_body(explained.explanations[0], signature, self._section)

@@ -6,11 +6,13 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 
+from consumers.stream.counters import ExplainStatus
 from consumers.stream.explain.intake import ExplainIntake
 from consumers.stream.explain.section import StreamExplain
-from consumers.stream.log.port import Log
+from consumers.stream.log.port import Log, Partition
 from consumers.stream.log.starts import Notes
 from consumers.stream.loop import Loop
+from consumers.stream.phases import WorkerPhase
 from consumers.stream.spec import Begin, StreamInput, StreamOutput, StreamSpec
 from deployments.scoring.scorer_thread import ScorerThread
 
@@ -85,6 +87,21 @@ class ExplainWorker:
     def loop(self) -> Loop | None:
         """The loop that runs now."""
         return self._loop
+
+    def status(self, label: Callable[[Partition], int | str]) -> ExplainStatus:
+        """How far it has come; `label` is what a partition is called."""
+        loop = self._loop
+        if loop is None:
+            return ExplainStatus(phase=WorkerPhase.STARTING)
+        done = loop.counters
+        return ExplainStatus(
+            phase=loop.phase,
+            message=loop.message,
+            lag={label(partition): waiting for partition, waiting in sorted(loop.lag().items())},
+            rows_in=done.rows_in,
+            rows_out=done.rows_out,
+            rows_s=done.rows_s,
+        )
 
     def _work(self) -> None:
         if self._before is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -103,6 +103,15 @@ def set_group(
                     remedy="pause the stream first; members count until their session is over",
                 ) from failure
             time.sleep(ASK_EVERY_S)  # a broker has no call that waits until a group is empty
+
+
+def committed_offsets(
+    group: str, partitions: Iterable[Partition], brokers: str, security: Security, *, timeout_s: float = CALL_TIMEOUT_S
+) -> dict[Partition, int]:
+    """What the group has committed, of the partitions of which it has committed anything. Raises Unreachable."""
+    with _asking(brokers, security, timeout_s, group) as (admin, patiently):
+        known = patiently(partial(_committed, admin, group, [TopicPartition(*partition) for partition in partitions]))
+    return {Partition(part.topic, part.partition): offset for part, offset in known.items() if offset >= 0}
 
 
 def _committed(admin: KafkaAdminClient, group: str, parts: list[TopicPartition]) -> dict[TopicPartition, int]:

@@ -15,6 +15,7 @@ from kafka import TopicPartition  # type: ignore[import-untyped]
 from kafka.admin import OffsetSpec  # type: ignore[import-untyped]
 
 from cluster.errors import HeadraceError
+from cluster.foreign import kind_and_words
 from consumers.stream.breaker import backoff_s
 from consumers.stream.kafka.admin import Admin
 from consumers.stream.kafka.kafka_python.client import leaderless_in, topics_in
@@ -137,7 +138,7 @@ class TopicWatch:
             except Exception as error:  # without this thread the stream would stand and say nothing
                 logger.exception("%s: a fault of ours", self._group)
                 failed += 1
-                self._fail(HeadraceError(f"{type(error).__name__}: {error}", where=self._group, remedy="see the replica's log"))
+                self._fail(HeadraceError(kind_and_words(error), where=self._group, remedy="see the replica's log"))
             else:
                 failed = 0
             wait_s = backoff_s(failed, first_s=ASK_AGAIN_S) if failed or self._waiting else LOOK_EVERY_S

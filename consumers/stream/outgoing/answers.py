@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.errors import HeadraceError
+from cluster.foreign import trace_of
 from consumers.stream.codecs.cloudevents import Envelope, about_event
 from consumers.stream.log.port import Header, Origins, Outgoing, Records, subset
 from consumers.stream.spec import InputEnvelope, OutputEnvelope, StreamSpec
@@ -197,7 +197,7 @@ def _reason(dead: DeadLetterReason) -> list[Header]:
     kind, message = f"{type(error).__module__}.{type(error).__qualname__}", str(error)
     # Most were never raised. To have Python format what has no trace costs as much as to decode the record.
     bare = error.__traceback__ is None and error.__cause__ is None and error.__context__ is None
-    trace = f"{kind}: {message}\n" if bare else "".join(traceback.format_exception(error))
+    trace = f"{kind}: {message}\n" if bare else trace_of(error)
     return [
         (f"{CONNECT}stage", dead.stage.value.encode()),
         (f"{CONNECT}class.name", b"consumers.stream.loop.Loop"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster.errors import BadInput
-from consumers.stream.log.port import Origins, Outgoing, Records, TopicLimits
+from consumers.stream.log.port import Header, Origins, Outgoing, Records, TopicLimits
 from consumers.stream.micro_batch import MicroBatch, SliceOutcome
 from consumers.stream.outgoing.acceptable import acceptable_letters, unfit
 from consumers.stream.outgoing.answers import (
@@ -22,6 +22,7 @@ from consumers.stream.outgoing.answers import (
 )
 from consumers.stream.payloads.taken import PayloadTaker, TakenPayloads
 from consumers.stream.refusals import Place, Refused
+from consumers.stream.sealed.sealing import AnswerSealer
 from consumers.stream.spec import OnEmpty, StreamSpec
 from deployments.drift.drift_sample import of_rows
 from deployments.observe.traces.span import Span
@@ -32,13 +33,15 @@ Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What is the same for all micro-batches of a stream: `partitions` and `limits_of` by topic that it writes."""
+    """What is the same for all micro-batches of a stream: `partitions` and `limits_of` by topic that it writes. `sealer` encrypts
+    fields of answers, where the document says so."""
 
     stream: str
     spec: StreamSpec
     form: AnswerTemplate
     partitions: Mapping[str, int]
     limits_of: Callable[[str], TopicLimits]
+    sealer: AnswerSealer | None = None
 
     def of(self, batch: MicroBatch, scored: Scored, now_ms: int, refused: Mapping[Place, Refused]) -> list[SliceOutcome]:
         """One a slice, in order, at this time (Unix, ms). `refused` are records that the broker did not take before."""
@@ -51,6 +54,10 @@ class Outcomes:
         answered[list(scored.errors)] = False
         dead = {row: DeadLetterReason(Stage.DECODING, error) for row, error in decoded.errors.items()}
         dead |= {int(positions[j]): DeadLetterReason(Stage.SCORING, error) for j, error in scored.errors.items()}
+        if self.sealer is not None and bodies:
+            bodies, unsealed = self.sealer.sealed(bodies, *_about_rows(batch, positions))
+            answered[list(unsealed)] = False
+            dead = {int(positions[j]): DeadLetterReason(Stage.WRITING, error) for j, error in unsealed.items()} | dead
         unreadable = _unreadable(batch)
         again = _again(batch, refused) if refused else {}
         passed = self._passed(batch, dead, {*unreadable, *again})
@@ -180,6 +187,13 @@ class Outcomes:
         for row in passed:
             del dead[row]
         return passed
+
+
+def _about_rows(batch: MicroBatch, positions: Rows) -> tuple[list[bytes | None], list[Sequence[Header]]]:
+    """Keys and headers of the records at these places of the micro-batch."""
+    keys = [key for records in batch.slices for key in records.keys]
+    headers = [each for records in batch.slices for each in records.headers]
+    return [keys[place] for place in positions.tolist()], [headers[place] for place in positions.tolist()]
 
 
 def _by_version(scored: Scored, rows: Sequence[int] | Rows) -> dict[int, int]:

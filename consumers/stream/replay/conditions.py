@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any, Protocol
 
 from cluster.errors import BadInput
 from consumers.stream.log.port import Header, Origins, Partition, Records, subset
@@ -26,6 +27,13 @@ class DeadLetterField(StrEnum):
     STAGE = "stage"
     EXCEPTION = "exception.class.name"
     MESSAGE = "exception.message"
+
+
+class DeadLetterCondition(Protocol):
+    """What a dead letter must be like to be taken."""
+
+    def holds(self, headers: Mapping[str, bytes | None]) -> bool:
+        """Whether it holds for a dead letter's headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,9 @@ def spec_of_replay(spec: StreamSpec, name: str, replay: str, *, of_dead_letters:
     """The stream's document as its replay runs it: a group of its own, its output elsewhere where asked. Raises BadInput."""
     given, dead = spec.input, spec.dead_letters
     if of_dead_letters:
-        what = {"topic": dead.topic, "topics": (), "pattern": "", "partitions": dead.partitions}
+        what: dict[str, Any] = {"topic": dead.topic, "topics": (), "pattern": "", "partitions": dead.partitions}
+        if given.decrypt is not None:  # dead letters hold what was encrypted for the input
+            what["decrypt"] = given.decrypt.model_copy(update={"topic": given.decrypt.topic or given.topic}).model_dump()
         given = StreamInput.model_validate(given.model_dump() | what)
     output = spec.output.model_copy(update={"topic": to_topic}) if to_topic else spec.output
     if given.reads(output.topic):
@@ -72,8 +82,11 @@ def spec_of_replay(spec: StreamSpec, name: str, replay: str, *, of_dead_letters:
     return spec.model_copy(update={"input": given, "output": output, "group": f"{spec.group_of(name)}-replay-{replay}"})
 
 
-def dead_letters(conditions: Sequence[Condition]) -> Choose:
-    """What died, as it was before: where it came from, without the headers of its death. Order per origin is kept."""
+def dead_letters(conditions: Sequence[DeadLetterCondition], only: Mapping[Partition, Collection[int]] | None = None) -> Choose:
+    """What died, as it was before: where it came from, without the headers of its death. Order per origin is kept.
+
+    With `only`, those at these offsets of their own topic alone.
+    """
 
     def choose(records: Records) -> list[Records]:
         rows: dict[Partition, list[int]] = {}
@@ -90,7 +103,8 @@ def dead_letters(conditions: Sequence[Condition]) -> Choose:
                 keys[row] = None
             if re.fullmatch(rb"-?\d{1,18}", about.get(TIMESTAMP_HEADER) or b""):
                 times_ms[row] = int(about[TIMESTAMP_HEADER] or b"")
-            if all(condition.holds(about) for condition in conditions):
+            wanted = only is None or records.offsets[row] in only.get(records.partition, ())
+            if wanted and all(condition.holds(about) for condition in conditions):
                 rows.setdefault(origin, []).append(row)
                 offsets.setdefault(origin, []).append(offset)
         bare = replace(records, headers=headers, keys=keys, timestamps_ms=times_ms)

@@ -17,6 +17,7 @@ from consumers.stream.loop import Loop
 from consumers.stream.phases import WorkerPhase
 from consumers.stream.replay.bounded_log import BoundedLog
 from consumers.stream.replay.conditions import REPLAY_HEADER, Choose
+from consumers.stream.sealed.book import SubjectBook
 from consumers.stream.spec import StreamSpec
 
 LOOK_EVERY_S = 0.1
@@ -41,8 +42,10 @@ def run_replay(
     *,
     replay: str,
     look: Callable[[Counters, str], None] = lambda _counters, _message: None,
+    subjects: SubjectBook | None = None,
 ) -> Replayed:
-    """Scores the stretch; `spec` is what `spec_of_replay` made. Blocks; `look` is told now and then how it goes.
+    """Scores the stretch; `spec` is what `spec_of_replay` made. Blocks; `look` is told now and then how it goes, and
+    `subjects` has the keys of what is encrypted.
 
     Raises what the loop raises, and Unreachable where it was ended before its end.
     """
@@ -58,7 +61,7 @@ def run_replay(
     if not len(stretch):
         return Replayed(0, 0, 0)
     failed: list[BaseException] = []
-    loop = Loop(name, spec, scoring, make_log, extra_headers=((REPLAY_HEADER, replay.encode()),))
+    loop = Loop(name, spec, scoring, make_log, extra_headers=((REPLAY_HEADER, replay.encode()),), subjects=subjects)
     worker = threading.Thread(target=_run, args=(loop, failed), name="replay")
     worker.start()
     try:

@@ -43,7 +43,9 @@ def stream_state(app: AppState, workers: Sequence[WorkerStatus], now_s: float) -
     if len(workers) < max(app.replicas, 1):
         return replace(app, status=AppStatus.STARTING, message=f"{len(workers)} of {app.replicas} workers have reported")
     labels = next((f"labels are not taken: {worker.label_trouble}" for worker in workers if worker.label_trouble), "")
-    return replace(app, message=waits(workers, now_s) or labels or app.message)
+    explains = (worker.explain for worker in workers if worker.explain)
+    why = next((f"explanations wait, {made.phase}: {made.message}" for made in explains if made.message), "")
+    return replace(app, message=waits(workers, now_s) or labels or why or app.message)
 
 
 def waits(workers: Sequence[WorkerStatus], now_s: float) -> str:

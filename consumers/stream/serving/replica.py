@@ -12,7 +12,7 @@ from ray.serve.schema import ReplicaRank
 
 from cluster.errors import Unreachable
 from cluster.watch.catalogue import ScoringWay
-from consumers.stream.counters import WorkerStatus, began_of, open_of
+from consumers.stream.counters import ExplainStatus, WorkerStatus, began_of, open_of
 from consumers.stream.explain.section import StreamExplain
 from consumers.stream.explain.worker import ExplainNotes, ExplainWorker, explain_spec
 from consumers.stream.kafka.clients import chosen_client, open_log
@@ -22,6 +22,7 @@ from consumers.stream.log.port import Log, Member, Partition
 from consumers.stream.loop import Loop
 from consumers.stream.payloads.topic_sink import open_topic
 from consumers.stream.phases import WorkerPhase
+from consumers.stream.sealed.book import SubjectBook
 from consumers.stream.serving.autoscale import LAG
 from consumers.stream.spec import Client, StreamSpec
 from deployments.control.client import connect
@@ -72,6 +73,7 @@ class StreamReplica:
             if self._loop is not None:
                 self._loop.stop()
             meters = Meters()
+            meters.uses.stays(f"worker {number} of stream {self._name}, process {os.getpid()}")
             payloads, drift = PayloadLog(meters, open_topic), DriftSample(meters, ScoringWay.STREAM)
             tracer = tracer_of(None, meters, TRACED_AS)
             scoring = ScorerThread(
@@ -86,6 +88,7 @@ class StreamReplica:
                 payloads=payloads,
                 tracer=tracer,
                 drift=drift,
+                subjects=SubjectBook(connect()),
             )
             self._loop = loop
             self._thread = threading.Thread(target=self._work, args=(loop, scoring, before, tracer), name="stream", daemon=True)
@@ -131,6 +134,7 @@ class StreamReplica:
             client="librdkafka" if chosen_client(self._spec.client) is Client.LIBRDKAFKA else "kafka-python",
             phase=loop.phase,
             message=loop.message,
+            explain=self._explaining(),
             label_trouble=self._labels.trouble if self._labels is not None else "",
             partitions=tuple(owned),
             lag={label: known.lag for label, known in owned.items()},
@@ -164,6 +168,9 @@ class StreamReplica:
             self._explains.join(STOP_S)
         if self._labels is not None:
             self._labels.stop()
+
+    def _explaining(self) -> ExplainStatus | None:
+        return self._explains.status(self._label) if self._explains is not None else None
 
     def _label(self, partition: Partition) -> int | str:
         return partition.number if self._spec.input.topic else f"{partition.topic}/{partition.number}"

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from cluster.errors import HeadraceError
-from deployments.builder.evaluation.judged import Task, decided, score_output
-from deployments.builder.evaluation.quality import REGRESSION_TOLERANCE, row_differences
+from deployments.builder.evaluation.quality import REGRESSION_TOLERANCE, Task, row_differences
+from deployments.engines.answers import decided, score_output
 from deployments.engines.datatypes import Array
 
 ROWS, FEWEST_ROWS = 64, 4

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from deployments.builder.evaluation.judged import Task, class_output, columns, decided, flat, score_output
+from deployments.engines.answers import class_output, columns, decided, flat, score_output
 from deployments.engines.datatypes import Array
 from deployments.profiles.confidence import confidence, confidence_counts
 
@@ -17,6 +18,7 @@ SMALLEST_PROBABILITY = 1e-7
 REGRESSION_TOLERANCE = 0.05
 # The difference of answers that can't be compared: NaN and a number, or other shapes. Finite, since JSON has no infinity.
 UNLIKE = 1e300
+Task = Literal["classification", "regression"]
 
 
 class Confidence(BaseModel):

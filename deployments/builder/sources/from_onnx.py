@@ -26,6 +26,7 @@ from deployments.builder.steps.renaming import keep_outputs
 from deployments.builder.steps.row_by_row import RowTensor, moved_axis, row_axes, row_by_row, rows_first
 from deployments.builder.worker import serve
 from deployments.engines.datatypes import Array
+from deployments.engines.failures import told_by
 from deployments.engines.onnx import ORT_ERRORS, decode_text, encode_text
 
 Axes = Mapping[str, int | None]
@@ -252,10 +253,11 @@ class PlainModel:
             texts = {name: decode_text(value) if value.dtype == np.object_ else value for name, value in feed.items()}
             answers = self._session.run(self._names, texts)
         except ORT_ERRORS as error:
-            first = str(error).strip().split("\n", 1)[0]
             raise BadInput(
-                f"the model fails on the rows: {first}", where="evaluate.data", remedy="set it to a file of rows that it takes"
-            ) from error
+                f"the model fails on the rows: {told_by(error)}",
+                where="evaluate.data",
+                remedy="set it to a file of rows that it takes",
+            ) from None
         return [encode_text(value) if value.dtype == np.object_ else value for value in answers]
 
 

@@ -19,6 +19,7 @@ from deployments.builder.sources.rows import read_inputs, rows_to_check
 from deployments.builder.steps.renaming import keep_outputs, rename
 from deployments.builder.worker import serve
 from deployments.engines.datatypes import Array
+from deployments.engines.failures import told_by
 
 DATATYPES = {
     "float32": Datatype.FP32,
@@ -50,8 +51,7 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
         try:
             found = function(**{old: tf.constant(batch[name]) for old, name in inputs_bound.names.items()})
         except (ValueError, TypeError, tf.errors.OpError) as error:
-            first = str(error).strip().split("\n", 1)[0]
-            raise BadInput(f"the model fails on the rows: {first}", where=folder, remedy="check evaluate.data") from error
+            raise BadInput(f"the model fails on the rows: {told_by(error)}", where=folder, remedy="check evaluate.data") from None
         return {new: found[old].numpy() for old, new in outputs_bound.names.items()}
 
     told = record(score, {spec.name: rows[spec.name] for spec in inputs}, job)

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.errors import BadInput, NotFound
+from cluster.foreign import words_of
 from cluster.signature import Datatype, TensorSpec
-from deployments.builder.evaluation.judged import class_output, flat, score_output
 from deployments.builder.spec import InputSpec
+from deployments.engines.answers import class_output, flat, score_output
 from deployments.engines.datatypes import NUMPY, Array
 
 PARITY_ROWS = 512
@@ -119,7 +120,7 @@ def _read_npz(file: Path, wanted: Sequence[str]) -> dict[str, Array]:
             return {name: as_bytes(archive[name]) for name in wanted}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(
-            f"can't be read as .npz: {error}", where=str(file), remedy="write it with numpy.savez, without objects"
+            f"can't be read as .npz: {words_of(error)}", where=str(file), remedy="write it with numpy.savez, without objects"
         ) from error
 
 
@@ -262,7 +263,7 @@ def check_classes(labels: Array, answers: Mapping[str, Array], where: str) -> No
     wrong = np.flatnonzero((numbers != np.floor(numbers)) | (numbers < 0) | (numbers >= classes))
     if wrong.size:
         raise BadInput(
-            f"{wrong.size} labels are not among the model's classes 0..{classes - 1}; row {wrong[0]} has {labels[wrong[0]]}",
+            f"{wrong.size} labels are not among the model's classes 0..{classes - 1}; the first is that of row {wrong[0]}",
             where=where,
             remedy="check the label column, or say task: regression",
         )

@@ -16,6 +16,7 @@ from cluster.signature import TensorSpec
 from deployments.builder.sources.answers import record
 from deployments.builder.sources.binding import BY_NAME, IN_ORDER, bind, select
 from deployments.engines.datatypes import NUMPY, Array
+from deployments.engines.failures import told_by
 
 BATCH = 256
 
@@ -122,10 +123,11 @@ def _called(module: Callable[..., Any], feed: Sequence[torch.Tensor], where: str
     try:
         return module(*feed)
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        first = str(error).strip().split("\n", 1)[0]
         raise BadInput(
-            f"the network fails on the rows: {first}", where=where, remedy="check the inputs' names, shapes and datatypes"
-        ) from error
+            f"the network fails on the rows: {told_by(error)}",
+            where=where,
+            remedy="check the inputs' names, shapes and datatypes",
+        ) from None
 
 
 def own_answers(

@@ -26,6 +26,7 @@ from deployments.builder.steps.row_scales import scale_by_row
 from deployments.builder.worker import serve
 from deployments.engines.arrays import load_arrays
 from deployments.engines.datatypes import Array
+from deployments.engines.failures import told_by
 from deployments.engines.onnx import decode_text
 from deployments.engines.tokenizer import tokenizer_of
 
@@ -75,9 +76,7 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
             source.rename(target)
             made[variant["target"]] = ""
         except Exception as error:  # noqa: BLE001  these tools raise whatever they like, and one variant's failure is not another's
-            made[variant["target"]] = (
-                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-            )
+            made[variant["target"]] = told_by(error)
     return {"made": made}
 
 

@@ -11,9 +11,8 @@ import psutil
 from cluster.errors import BadArtifact, EngineFailure
 from cluster.signature import Datatype, Signature
 from deployments.builder.evaluation import gate as gates
-from deployments.builder.evaluation.judged import Task
 from deployments.builder.evaluation.neighbours import Neighbours, neighbours
-from deployments.builder.evaluation.quality import quality
+from deployments.builder.evaluation.quality import Task, quality
 from deployments.builder.report import IMPORTED, Speed, Variant
 from deployments.builder.sources.importing import Imported, Progress
 from deployments.builder.sources.rows import LabelledRows

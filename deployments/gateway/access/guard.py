@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from cluster.access.callers import STRANGER, VISITOR, Caller
+from cluster.access.callers import ADDRESS_MOST, STRANGER, VISITOR, Caller
 from cluster.access.keys import PREFIX, find_key
 from cluster.access.policy import AccessPolicy
 from cluster.access.quotas import Bucket
@@ -32,6 +32,7 @@ KNOWN_MOST = 4096
 WRONG_PER_S, ADDRESSES_MOST = 1.0, 10_000
 WRONG_AT_ONCE = 10.0
 TELL_EVERY_S = 10.0
+FOREIGN_PAGE = "foreign_page"
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class Guard:
             if self._tables.table.number == 0:
                 raise _not_yet()
             if not self._nobody.grants:
-                raise self._refuse(CredentialFault.NOTHING)
+                raise self._refuse(CredentialFault.NOTHING, address)
             return self._nobody
         brought = b"\0".join(credential) if credential.certificate else credential.authorization
         mark = hashlib.sha256(brought).digest()
@@ -104,7 +105,7 @@ class Guard:
             return known.caller
         # Who was good is not made to wait for others' wrong keys: whoever shares a proxy's address could lock him out.
         self._known.pop(mark, None)
-        self._known[mark] = known = self._look_up(policy, credential, b"" if known is not None else address, now_s)
+        self._known[mark] = known = self._look_up(policy, credential, address, now_s, seen=known is not None)
         while len(self._known) > KNOWN_MOST:
             self._known.popitem(last=False)
         return known.caller
@@ -117,8 +118,9 @@ class Guard:
         else:
             self._nobody = VISITOR if self._visitors else STRANGER
 
-    def _look_up(self, policy: AccessPolicy, credential: Credential, address: bytes, now_s: float) -> _Known:
-        wrong = self._wrong.get(address)
+    def _look_up(self, policy: AccessPolicy, credential: Credential, address: bytes, now_s: float, *, seen: bool) -> _Known:
+        """`seen`: he was good before."""
+        wrong = None if seen else self._wrong.get(address)
         if wrong is not None and wrong.fill(now_s) <= 0:
             raise OverQuota("too many wrong keys came from this address", where="Authorization", remedy="retry in a second")
         try:
@@ -126,9 +128,9 @@ class Guard:
         except BadCredential as error:
             if self._tables.table.number == 0 or error.reason is CredentialFault.NO_KEYS:
                 raise _not_yet() from None
-            if address and error.reason is not CredentialFault.UNKNOWN_KEY:  # which may be a new one
+            if address and not seen and error.reason is not CredentialFault.UNKNOWN_KEY:  # which may be a new one
                 self._note_wrong(address, now_s)
-            raise self._refuse(error.reason) from None
+            raise self._refuse(error.reason, address) from None
 
     def _found(self, policy: AccessPolicy, credential: Credential, now_s: float) -> _Known:
         """Raises BadCredential."""
@@ -162,10 +164,18 @@ class Guard:
         while len(self._wrong) > ADDRESSES_MOST:
             self._wrong.popitem(last=False)
 
-    def _refuse(self, reason: CredentialFault) -> Unauthenticated:
-        """Counted by reason; told to the caller without one, who could learn from it."""
+    def foreign_page(self, address: bytes) -> None:
+        """Counts, for the audit, a command that a page of another site wanted to give."""
+        self._tell_audit(FOREIGN_PAGE, address)
+
+    def _tell_audit(self, reason: str, address: bytes) -> None:
+        self._meters.uses.refused(reason, address[:ADDRESS_MOST].decode("latin-1"), "")
+
+    def _refuse(self, reason: CredentialFault, address: bytes) -> Unauthenticated:
+        """Counted by reason, and for the audit by address; told to the caller without a reason, who could learn from it."""
         self.refused[reason] += 1
         self._meters.add(REFUSED_CREDENTIALS, 1, reason)
+        self._tell_audit(reason, address)
         self._untold += 1
         now_s = self._clock()
         if now_s - self._told_s >= TELL_EVERY_S:

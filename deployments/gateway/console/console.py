@@ -19,6 +19,8 @@ from deployments.gateway.admission import Admission
 from deployments.gateway.console.files import HEADERS, ConsoleFile, load_files
 from deployments.gateway.console.logging_in import ConsoleSessions, cookie, session_in
 from deployments.gateway.console.nodes import NodeSeen
+from deployments.gateway.console.stream_pages import StreamPages
+from deployments.gateway.console.streams import StreamOperations
 from deployments.gateway.console.watching import Watching
 from deployments.gateway.dataplane import OUR_FAULT
 from deployments.gateway.http.asgi import Disconnected, Reply, Request, Send, json_object, json_reply, status_of
@@ -38,22 +40,26 @@ BEHIND_BUTTONS = frozenset(
         "feed.show",
         "feed.pause",
         "feed.resume",
+        "audit.search",
         "drift.status",
         "drift.clear",
         HISTORY.name,
     }
 )
 BODY_MOST_BYTES = 64 << 10
+STREAM_BODY_MOST_BYTES = 1 << 20  # a plan has each partition
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ConsoleSettings:
-    """`secret` is what gateways share: see `shared_secret`. `nodes` asks for the machines of the cluster, and may block."""
+    """`secret` is what gateways share: see `shared_secret`. `nodes` asks for the machines of the cluster, and may block.
+    `streams` acts on streams; None: nobody does."""
 
     secret: bytes = b""
     nodes: Callable[[], tuple[NodeSeen, ...]] = tuple
+    streams: StreamOperations | None = None
 
 
 class Console:
@@ -73,7 +79,8 @@ class Console:
         settings = settings or ConsoleSettings()
         self._control, self._callers, self._admission = control, callers, admission
         self._release, self._infer = release, infer
-        self._sessions = ConsoleSessions(guard, settings.secret, clock)
+        self._sessions = ConsoleSessions(guard, control, settings.secret, clock)
+        self._streams = StreamPages(control, settings.streams)
         self.watching = Watching(control, release, settings.nodes, clock=clock)
         self._files: Mapping[str, ConsoleFile] | None = None
 
@@ -117,6 +124,10 @@ class Console:
                 return await self._score(request, model, None)
             case ["models", model, "versions", version, "infer"]:
                 return await self._score(request, model, version)
+            case ["streams", name, question]:
+                _own_page(request)
+                caller, asked = self._sessions.who(request), await _body(request, question, STREAM_BODY_MOST_BYTES)
+                return json_reply(await self._streams.answer(name, question, asked, caller))
         raise NotFound(f"nothing at {request.path[:200]}", where="path", remedy="open /console/")
 
     def _me(self, request: Request) -> Reply:
@@ -130,12 +141,12 @@ class Console:
     async def _login(self, request: Request) -> Reply:
         """A key, or a code from a link, becomes a cookie."""
         _own_page(request)
-        kept, until_s = self._sessions.begin(request, await _body(request, "login"))
+        kept, until_s = await self._sessions.begin(request, await _body(request, "login"))
         return json_reply({"until_s": until_s}).with_headers((b"set-cookie", kept))
 
     async def _command(self, request: Request, command: str) -> Reply:
         _own_page(request)
-        caller = self._sessions.who(request)
+        caller = self._sessions.who(request).by("console", self._sessions.address(request))
         payload = await _body(request, command)
         if command not in BEHIND_BUTTONS:
             raise NotFound(f"the console has no button for {command[:80]!r}", where="command", remedy="use `headrace`")
@@ -214,12 +225,12 @@ def _own_page(request: Request) -> None:
         raise ForeignCaller(what, where="Origin", remedy="open /console/ in a browser; programs use /control")
 
 
-async def _body(request: Request, where: str) -> dict[str, Any]:
+async def _body(request: Request, where: str, most_bytes: int = BODY_MOST_BYTES) -> dict[str, Any]:
     if (request.header(b"content-type") or "").partition(";")[0].strip().lower() != "application/json":
         raise BadInput("this is sent as JSON", where="Content-Type", remedy="send Content-Type: application/json")
     declared = request.header(b"content-length") or ""
-    if not declared.isdecimal() or int(declared) > BODY_MOST_BYTES:
-        raise BadInput(f"a body of {BODY_MOST_BYTES} bytes at most, of a told length, is taken", where=where)
+    if not declared.isdecimal() or int(declared) > most_bytes:
+        raise BadInput(f"a body of {most_bytes} bytes at most, of a told length, is taken", where=where)
     return json_object(await request.body(), where)
 
 

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cluster.access.callers import Caller
+from cluster.access.callers import CLUSTER, Caller
 from cluster.access.keys import PREFIX, StoredKey, key_id
+from cluster.commands.keys import LINK
+from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, Forbidden, Unauthenticated
 from deployments.gateway.access.credential import FORWARDED_FOR, Credential, in_headers, secret_of
 from deployments.gateway.access.guard import Guard
-from deployments.gateway.console.sessions import TokenPurpose, lasting_s, sign, verify
+from deployments.gateway.console.sessions import CODE_S, TokenPurpose, lasting_s, sign, verify
 from deployments.gateway.http.asgi import Request
 
 KNOWN_MOST = 10_000
 
 
 class ConsoleSessions:
-    """Used on one event loop. `secret` is what gateways share."""
+    """Used on one event loop. `secret` is what gateways share; that a code of a link is good once, the controller sees to."""
 
-    def __init__(self, guard: Guard, secret: bytes, clock: Callable[[], float]) -> None:
-        self._guard, self._secret, self._clock = guard, secret, clock
-        self._used: dict[str, float] = {}  # codes that became a session, and when they end
+    def __init__(self, guard: Guard, control: ControlPlane, secret: bytes, clock: Callable[[], float]) -> None:
+        self._guard, self._control, self._secret, self._clock = guard, control, secret, clock
         self._known: dict[str, tuple[object, Caller]] = {}
 
     def who(self, request: Request) -> Caller:
@@ -33,10 +34,17 @@ class ConsoleSessions:
         credential, address = self._brought(request)
         return self._guard.admitted(credential, address)
 
-    def begin(self, request: Request, asked: dict[str, Any]) -> tuple[bytes, float]:
+    def address(self, request: Request) -> bytes:
+        """Where it comes from, as the door says; empty where there is none."""
+        return self._brought(request)[1]
+
+    async def begin(self, request: Request, asked: dict[str, Any]) -> tuple[bytes, float]:
         """A cookie for who has that `key`, or that `code` of a link, and when it ends (Unix). Raises BadInput, Unauthenticated,
-        OverQuota."""
-        key = self._of_code(str(asked["code"])) if "code" in asked else self._of_key(request, str(asked.get("key", "")).strip())
+        OverQuota, and Unreachable for a code while the controller is away."""
+        if "code" in asked:
+            key = await self._of_code(str(asked["code"]))
+        else:
+            key = self._of_key(request, str(asked.get("key", "")).strip())
         now_s = self._clock()
         token, until_s = sign(key, TokenPurpose.SESSION, self._secret, now_s), lasting_s(key, TokenPurpose.SESSION, now_s)
         return cookie(request, token, max(1, int(until_s - now_s))), until_s
@@ -74,15 +82,15 @@ class ConsoleSessions:
         self._guard.admitted(Credential(b"Bearer " + text.encode()), self._brought(request)[1])
         return self._stored(key_id(text))
 
-    def _of_code(self, text: str) -> StoredKey:
-        now_s = self._clock()
-        token = verify(text, TokenPurpose.CODE, self._guard.policy.keys, self._secret, now_s)
-        self._used = {nonce: until_s for nonce, until_s in self._used.items() if until_s > now_s}
-        if token is None or token.nonce in self._used or len(self._used) >= KNOWN_MOST:
+    async def _of_code(self, text: str) -> StoredKey:
+        token = verify(text, TokenPurpose.CODE, self._guard.policy.keys, self._secret, self._clock())
+        if token is None:
             remedy = "run `headrace up` again, which prints a new one, or log in with a key"
             raise Unauthenticated("this link was used, or its ten minutes are over", where="link", remedy=remedy)
-        self._used[token.nonce] = token.until_s
-        return self._stored(token.key_id)
+        key = self._stored(token.key_id)
+        who = self._guard.policy.of_key(key).name
+        await self._control.call(LINK.name, {"id": key.id, "code": token.nonce, "lasts_s": CODE_S, "actor": who}, CLUSTER)
+        return key
 
     def _stored(self, name: str | None) -> StoredKey:
         key = self._guard.policy.keys.get(name or "")

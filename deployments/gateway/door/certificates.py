@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -95,6 +96,24 @@ def first_certificate(path: Path) -> str:
 def end_of(path: Path) -> datetime:
     """When that one ends. Raises BadInput."""
     return _certificates(path)[0].not_valid_after_utc
+
+
+class CertificateEnd:
+    """When the certificate in a file ends, looked up again whenever the file is another."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int] | None = None
+        self._ends_s: float | None = None
+
+    def ends_s(self) -> float | None:
+        """In Unix time; as it was known last where the file can't be read now, which the door's keeper tells."""
+        with contextlib.suppress(OSError, BadInput):
+            now = self._path.stat()
+            looks = now.st_mtime_ns, now.st_ino
+            if looks != self._seen:
+                self._ends_s, self._seen = end_of(self._path).timestamp(), looks
+        return self._ends_s
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:

@@ -22,6 +22,7 @@ from deployments.gateway.grpc.errors import abort, code_of, fault_of, text_of
 from deployments.gateway.large import LARGE_BYTES, LargeWork
 from deployments.gateway.protocol.grpc_codec import parse, parse_infer, request_from, response_to, stream_response
 from deployments.gateway.protocol.proto import inference_pb2 as pb
+from deployments.gateway.protocol.response import InferResponse
 from deployments.gateway.repository import Repository
 from deployments.gateway.request_meter import WireProtocol
 from deployments.gateway.traced import span_of_request
@@ -152,7 +153,7 @@ class InferenceService:
         try:
             parsed = await self.large.run(parse_infer, data) if len(data) > LARGE_BYTES else parse_infer(data)
         except HeadraceError as error:
-            self.failed("", error)
+            self.failed("", error, caller)
             raise
         return await self._scored(parsed, key, timeout_s, caller)
 
@@ -162,28 +163,28 @@ class InferenceService:
         proto, raw = parsed
         began_s = time.monotonic()
         try:
-            version, answer = await self._answer(proto, raw, key, timeout_s, caller)
+            response, answer = await self._answer(proto, raw, key, timeout_s, caller)
         except BaseException as error:
-            self.failed(proto.model_name, error)
+            self.failed(proto.model_name, error, caller)
             raise
-        self._dataplane.requests.answered(proto.model_name, version, WireProtocol.GRPC, began_s)
+        self._dataplane.requests.answered(proto.model_name, response.version, WireProtocol.GRPC, began_s, caller, response.rows)
         return answer
 
-    def failed(self, model: str, error: BaseException) -> None:
-        """Counts a request that ended so; an empty name where it was not read that far."""
-        self._dataplane.requests.failed(model, WireProtocol.GRPC, error)
+    def failed(self, model: str, error: BaseException, caller: Caller | None = None) -> None:
+        """Counts a request that ended so; an empty name where it was not read that far, and no caller where he was not known."""
+        self._dataplane.requests.failed(model, WireProtocol.GRPC, error, caller)
 
     async def _answer(
         self, proto: pb.ModelInferRequest, raw: list[memoryview], key: bytes | None, timeout_s: float | None, caller: Caller
-    ) -> tuple[str, bytes]:
+    ) -> tuple[InferResponse, bytes]:
         call = InferCall(proto.model_name, proto.model_version, key, timeout_s)
         # What is large and not raw is typed: to read its numbers takes longer than to parse the message did.
         large = not raw and proto.ByteSize() > LARGE_BYTES
         request = await self.large.run(request_from, proto, raw) if large else request_from(proto, raw)
         response = await self._dataplane.infer(call, request, caller)
         if sum(output.array.nbytes for output in response.outputs) > LARGE_BYTES:
-            return response.version, await self.large.run(response_to, response)
-        return response.version, response_to(response)
+            return response, await self.large.run(response_to, response)
+        return response, response_to(response)
 
     async def _model_infer(self, data: bytes, context: Context) -> bytes:
         return await self.infer(data, *_key_and_time(context), self._caller(context), _trace(context))

@@ -37,7 +37,7 @@ from deployments.gateway.http.asgi import (
     reply_to,
     wrong_method_reply,
 )
-from deployments.gateway.http.callers import Callers
+from deployments.gateway.http.callers import Callers, ForeignCaller
 from deployments.gateway.http.infer import HttpInfer, read_call, read_head
 from deployments.gateway.http.openapi import openapi_document
 from deployments.gateway.http.page import render_page, summary
@@ -55,8 +55,9 @@ _NO_WEBSOCKET = json_reply({"error": "no WebSocket is served here (use HTTP, or 
 
 
 ALONE_HEADER = ALONE.encode()
-# The version that answered, and the answer.
-V1Answer = Callable[[Request, str, Caller], Awaitable[tuple[str, Reply]]]
+HTTP_DOOR = WireProtocol.HTTP.value
+# The version that answered, of how many rows, and the answer.
+V1Answer = Callable[[Request, str, Caller], Awaitable[tuple[str, int, Reply]]]
 
 
 class _WrongMethod(Exception):
@@ -162,8 +163,11 @@ class GatewayApp:
         behind_door = self.guard.behind_door
         if behind_door and ALONE_HEADER in request.headers and request.path.endswith("/stats"):
             return CLUSTER  # another gateway, whose caller may; from callers the door takes such headers away
-        address = request.headers.get(FORWARDED_FOR, b"") if behind_door else b""
-        return self.guard.admitted(in_headers(request.headers, behind_door=behind_door), address)
+        return self.guard.admitted(in_headers(request.headers, behind_door=behind_door), self._address(request))
+
+    def _address(self, request: Request) -> bytes:
+        """Where it comes from, as the door says; without one nobody says it."""
+        return request.headers.get(FORWARDED_FOR, b"") if self.guard.behind_door else b""
 
     async def _health(self, segments: list[str], request: Request) -> Reply:
         """Whether it is up: for anybody, who learns no more."""
@@ -261,29 +265,32 @@ class GatewayApp:
         _only_post(request)
         began_s = time.monotonic()
         try:
-            version, reply = await answer(request, model, caller)
+            version, rows, reply = await answer(request, model, caller)
         except BaseException as error:
-            self.dataplane.requests.failed(model, WireProtocol.HTTP, error)
+            self.dataplane.requests.failed(model, WireProtocol.HTTP, error, caller)
             raise
-        self.dataplane.requests.answered(model, version, WireProtocol.HTTP, began_s)
+        self.dataplane.requests.answered(model, version, WireProtocol.HTTP, began_s, caller, rows)
         return reply
 
-    async def _predicted(self, request: Request, model: str, caller: Caller) -> tuple[str, Reply]:
+    async def _predicted(self, request: Request, model: str, caller: Caller) -> tuple[str, int, Reply]:
         body, signature = await request.body(), await self.dataplane.signature(model, caller=caller)
         large = len(body) > LARGE_BYTES
         wanted = await self.large.run(parse_v1, body, signature) if large else parse_v1(body, signature)
         answer = await self.dataplane.infer(read_call(request.headers, model, None), wanted, caller)
         if sum(output.array.nbytes for output in answer.outputs) > LARGE_BYTES:
-            return answer.version, Reply(200, await self.large.run(encode_v1, answer, columns=wanted.columns))
-        return answer.version, Reply(200, encode_v1(answer, columns=wanted.columns))
+            return answer.version, answer.rows, Reply(200, await self.large.run(encode_v1, answer, columns=wanted.columns))
+        return answer.version, answer.rows, Reply(200, encode_v1(answer, columns=wanted.columns))
 
-    async def _explained(self, request: Request, model: str, caller: Caller, version: str | None = None) -> tuple[str, Reply]:
+    async def _explained(
+        self, request: Request, model: str, caller: Caller, version: str | None = None
+    ) -> tuple[str, int, Reply]:
         body, signature = await request.body(), await self.dataplane.signature(model, version, caller=caller)
         large = len(body) > LARGE_BYTES
         wanted = await self.large.run(parse_v1_explain, body, signature) if large else parse_v1_explain(body, signature)
         about = model.removesuffix(EXPLAINS)
         explained, signature = await self.dataplane.explain(read_call(request.headers, about, version), wanted, caller)
-        return str(explained.version), Reply(200, await self.large.run(encode_v1_explanations, about, explained, signature))
+        reply = Reply(200, await self.large.run(encode_v1_explanations, about, explained, signature))
+        return str(explained.version), len(explained.explanations), reply
 
     async def _command(self, request: Request, command: str) -> Reply:
         _only_post(request)
@@ -292,8 +299,11 @@ class GatewayApp:
             self._caller(request)  # a stranger's body is not read
             payload = await _payload(request, command)
             # A body may take hours to come: who was revoked meanwhile runs nothing by it.
-            return json_reply(await self.control.call(command, payload, self._caller(request)))
+            caller = self._caller(request).by(HTTP_DOOR, self._address(request))
+            return json_reply(await self.control.call(command, payload, caller))
         except HeadraceError as error:
+            if isinstance(error, ForeignCaller):
+                self.guard.foreign_page(self._address(request))
             return control_error_reply(error)
 
 

@@ -69,14 +69,14 @@ class HttpInfer:
         try:
             answer, reply = await self._answer(head, body, lease, caller)
         except BaseException as error:
-            self.failed(head, error)
+            self.failed(head, error, caller)
             raise
-        self.dataplane.requests.answered(head.call.model, answer.version, WireProtocol.HTTP, began_s)
+        self.dataplane.requests.answered(head.call.model, answer.version, WireProtocol.HTTP, began_s, caller, answer.rows)
         return reply
 
-    def failed(self, head: InferHead, error: BaseException) -> None:
-        """Counts a request that ended so."""
-        self.dataplane.requests.failed(head.call.model, WireProtocol.HTTP, error)
+    def failed(self, head: InferHead, error: BaseException, caller: Caller | None = None) -> None:
+        """Counts a request that ended so, of that caller where he was known by then."""
+        self.dataplane.requests.failed(head.call.model, WireProtocol.HTTP, error, caller)
 
     async def _answer(self, head: InferHead, body: Pieces, lease: Lease, caller: Caller) -> tuple[InferResponse, Reply]:
         dataplane = self.dataplane

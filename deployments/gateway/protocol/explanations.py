@@ -80,7 +80,9 @@ def explain_response(model: str, explained: Explained, request: InferRequest, si
                 raise BadInput(what, where=f"output {wanted.name!r}", remedy=f"its outputs: {names}")
             outputs.append(OutputTensor(*known[wanted.name], request.binary if wanted.binary is None else wanted.binary))
     parameters = _parameters(explained.explanations)
-    return InferResponse(model + EXPLAINS, str(explained.version), tuple(outputs), request.id, parameters)
+    return InferResponse(
+        model + EXPLAINS, str(explained.version), tuple(outputs), request.id, parameters, len(explained.explanations)
+    )
 
 
 def _tensors(explanations: Sequence[Explanation], signature: Signature) -> dict[str, tuple[str, Datatype, Array]]:

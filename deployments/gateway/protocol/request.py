@@ -14,7 +14,7 @@ import simdjson
 from cluster.errors import BadInput
 from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.engines.datatypes import NUMPY, Array
-from deployments.gateway.protocol.tensors import from_json, from_raw, parse_datatype, parse_shape
+from deployments.gateway.protocol.tensors import from_json, from_raw, kind_of, parse_datatype, parse_shape
 from deployments.scoring.nonfinite import REMEDY
 
 # Callers send the same head again and again before tensors that differ: 3 kB of binary are then read in 3 us instead of 8.
@@ -204,7 +204,7 @@ def _input(tensor: _Members, name: str) -> tuple[_Tensor, simdjson.Array | None]
     if data is not None:
         raise BadInput("it has both data and binary_data_size", where=where)
     if type(size) is not int or size < 0:
-        raise BadInput(f"binary_data_size must be a number of bytes; got {size!r}", where=where)
+        raise BadInput(f"binary_data_size must be a number of bytes; got {kind_of(size)}", where=where)
     return _Tensor(name, datatype, axes, size), None
 
 

@@ -29,13 +29,14 @@ class OutputTensor:
 
 @dataclass(frozen=True, slots=True)
 class InferResponse:
-    """What is answered. `version` is the one that scored it."""
+    """What is answered. `version` is the one that scored it, `rows` how many were asked."""
 
     model: str
     version: str
     outputs: tuple[OutputTensor, ...]
     id: str = ""
     parameters: dict[str, Parameter] = field(default_factory=dict)
+    rows: int = 0
 
 
 def encode_response(response: InferResponse) -> tuple[bytes, int | None]:

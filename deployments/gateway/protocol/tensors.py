@@ -35,21 +35,21 @@ def parse_datatype(value: object, tensor: str) -> Datatype:
     """The datatype of that name. Raises BadInput."""
     if isinstance(value, str) and value in _NAMES:
         return _NAMES[value]
-    raise BadInput(f"{_short(value)} is not a datatype", where=f"tensor {tensor!r}", remedy=f"use one of {', '.join(Datatype)}")
+    raise BadInput(f"{kind_of(value)} is not a datatype", where=f"tensor {tensor!r}", remedy=f"use one of {', '.join(Datatype)}")
 
 
 def parse_shape(value: object, tensor: str) -> tuple[int, ...]:
     """A shape of at least one axis whose element count is within bounds. Raises BadInput."""
     where = f"tensor {tensor!r}"
     if not isinstance(value, list) or not 0 < len(value) <= MAX_AXES:
-        raise BadInput(f"the shape must be a list of 1 to {MAX_AXES} whole numbers; got {_short(value)}", where=where)
+        raise BadInput(f"the shape must be a list of 1 to {MAX_AXES} whole numbers; got {kind_of(value)}", where=where)
     elements = 1
     for axis in value:
         if type(axis) is not int or axis < 0:
-            raise BadInput(f"each axis of the shape must be a whole number, 0 or more; got {_short(value)}", where=where)
+            raise BadInput(f"each axis of the shape must be a whole number, 0 or more; one is {kind_of(axis)}", where=where)
         elements *= max(axis, 1)
     if elements > MAX_ELEMENTS:
-        raise BadInput(f"the shape {_short(value)} has more than {MAX_ELEMENTS} elements", where=where)
+        raise BadInput(f"the shape of {len(value)} axes has more than {MAX_ELEMENTS} elements", where=where)
     return tuple(value)
 
 
@@ -193,6 +193,15 @@ def _flatten(values: Iterable[Any], where: str, axes_left: int) -> Iterable[Any]
             yield value
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def kind_of(value: object) -> str:
+    """What was sent in place of something else: its kind, for it may be a value that lies in the wrong field."""
+    if value is None:
+        return "null"
+    if type(value) is int:
+        return "a number below 0" if value < 0 else "a number"
+    return {
+        bool: "true or false",
+        str: "a text",
+        float: "a fraction",
+        list: f"a list of {len(value)}" if isinstance(value, list) else "",
+    }.get(type(value), "an object")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any
 
 import orjson
 
+from cluster.foreign import trace_of
 from deployments.observe.logs.settings import LogForm
 from deployments.observe.traces.span import current_span
 
 # What a line may be about. Who logs gives them as `extra`; a process knows some of all its lines.
 ABOUT = ("model", "version", "stream", "batch", "replica", "request_id", "trace_id", "span_id")
+_ErrorInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 _ABOUT = "headrace_about"  # where they wait in a record until it is written
 
 
@@ -53,8 +56,13 @@ class LineFormatter(logging.Formatter):
         said = f"{_utc(record.created)} {level.upper()} {record.name}: {record.getMessage()}{words}"
         return f"{said}\n{trace}" if trace else said
 
+    def formatException(self, ei: _ErrorInfo) -> str:  # noqa: N802  logging's own name
+        """The trace, without values that libraries quote."""
+        return trace_of(ei[1]).rstrip("\n") if ei[1] is not None else ""
+
     def _trace(self, record: logging.LogRecord) -> str:
-        shown = record.exc_text or (self.formatException(record.exc_info) if record.exc_info else "")
+        # What another formatter has made of the error, and left in the record, may quote values.
+        shown = self.formatException(record.exc_info) if record.exc_info else record.exc_text or ""
         return f"{shown}\n{record.stack_info}" if record.stack_info else shown
 
 

@@ -9,16 +9,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Any
 
 from cluster.errors import BadInput
+from cluster.foreign import trace_of
 from deployments.observe.logs.form import LineFormatter, note
 from deployments.observe.logs.left_out import LeftOut
 from deployments.observe.logs.settings import LogSettings, log_settings
 
 SERVE_LOGGER = "ray.serve"
-PACKAGES = ("cluster", "deployments", "consumers", "headrace", "opentelemetry")
+# The last two tell of faults that nobody awaits, or that a request meets before it is ours: with all their words, by themselves.
+PACKAGES = ("cluster", "deployments", "consumers", "headrace", "opentelemetry", "asyncio", "uvicorn.error")
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +66,21 @@ def _set_up(write: Write, settings: LogSettings, about: Mapping[str, Any]) -> No
         logger.handlers = [handler]
         logger.setLevel(settings.level.number)
         logger.propagate = False
+    # Python's own print the text of whatever ends a thread or the process. One that somebody else has set stays.
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _thread_ended
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _process_ends
     _log.info("process %d has started", os.getpid())
+
+
+def _thread_ended(told: threading.ExceptHookArgs) -> None:
+    if told.exc_value is not None and not isinstance(told.exc_value, SystemExit):
+        _log.error("a thread has ended", exc_info=told.exc_value)
+
+
+def _process_ends(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    sys.stderr.write(trace_of(error))
 
 
 def _to_serve(formatter: logging.Formatter) -> Write:

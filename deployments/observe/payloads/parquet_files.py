@@ -15,6 +15,7 @@ from deployments.artifacts.places import Place, explaining, locate
 from deployments.observe.payloads.columns import to_table
 from deployments.observe.payloads.event import PayloadEvent
 from deployments.observe.payloads.sink import SinkResult
+from deployments.privacy.parquet import encryption_of
 
 SPACE = "free some space; what comes later is kept again"
 
@@ -25,7 +26,7 @@ class ParquetPayloads:
     def __init__(self, files: PayloadFiles, place: Place | None = None) -> None:
         """Nothing is looked at before the first write. `place` stands for the files' path where it is given."""
         self.gather_s = files.every_s
-        self._path, self._place = files.path, place
+        self._path, self._place, self._key = files.path, place, files.encrypt
 
     def write(self, events: Sequence[PayloadEvent]) -> SinkResult:
         """See PayloadSink."""
@@ -57,4 +58,5 @@ class ParquetPayloads:
             table = to_table(events)
             # A dictionary of numbers, of which hardly two are alike, takes longer than all else.
             texts = [field.name for field in table.schema if pa.types.is_string(field.type) or pa.types.is_binary(field.type)]
-            pq.write_table(table, sink.as_file(), compression="zstd", use_dictionary=texts)
+            encrypted = encryption_of(self._key)
+            pq.write_table(table, sink.as_file(), compression="zstd", use_dictionary=texts, encryption_properties=encrypted)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from cluster.errors import NoCapacity
+from cluster.foreign import kind_and_words
 from deployments.transport.lines.frames import Ask, Broken, Frames, Reply, TimedReply, Word
 
 _log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class LineServer:
             reply = await (self._score(tensors, ask.timeout_s, timed=True) if ask.timed else self._score(tensors, ask.timeout_s))
         except Exception as error:  # noqa: BLE001 (a defect, or a model's: the caller is told, as it would be by Serve)
             raised = type(error).__name__
-            reply = Broken(repr(error), error if isinstance(error, NoCapacity) else None)
+            reply = Broken(kind_and_words(error), error if isinstance(error, NoCapacity) else None)
             if reply.refusal is None:
                 _log.exception("a call failed")
         line.send(call, reply)

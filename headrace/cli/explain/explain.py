@@ -12,6 +12,7 @@ from cluster.errors import BadInput, NotFound
 from deployments.artifacts.background import read_background
 from deployments.artifacts.fetch import localize
 from deployments.artifacts.manifest import MANIFEST
+from deployments.artifacts.version_files import VersionFiles, open_folder
 from deployments.engines.datatypes import Array
 from deployments.engines.load import load_engine
 from deployments.engines.port import gradients_of
@@ -86,19 +87,19 @@ def _loaded_explanation(
     model: str, version: int | None, row: Path, at: int, asked: dict[str, Any]
 ) -> tuple[str, Explanation, dict[str, Array]]:
     """What is explained, why, and the row, [1, ...] by input."""
-    folder, called = _version_folder(model, version)
-    engine = load_engine(folder)
+    files, called = _version_files(model, version)
+    engine = load_engine(files)
     options = read_options(asked, engine.signature)
     rows = read_row(row, engine.signature, at)
-    background, gradients = read_background(folder), gradients_of(engine)
+    background, gradients = read_background(files), gradients_of(engine)
     (found,) = explain_rows(engine.score, rows, engine.signature, background, options, gradients=gradients)
     return called, found, rows
 
 
-def _version_folder(model: str, version: int | None) -> tuple[Path, str]:
-    """Where the version's files are on this machine, and what it is called."""
+def _version_files(model: str, version: int | None) -> tuple[VersionFiles, str]:
+    """The version's files, and what it is called."""
     if (Path(model) / MANIFEST).exists():
-        return Path(model), Path(model).resolve().parent.name
+        return open_folder(Path(model)), Path(model).resolve().parent.name
     with ControlClient.from_environment() as client:
         view = client.model(model)
     found = [one for one in view.versions if version in (None, one.version)]
@@ -106,7 +107,7 @@ def _version_folder(model: str, version: int | None) -> tuple[Path, str]:
         known = ", ".join(str(one.version) for one in view.versions) or "none"
         raise NotFound(f"no version {version or ''}", where=model, remedy=f"its versions: {known}")
     one = max(found, key=lambda one: one.version)
-    return localize(one.artifact_uri, one.digest), f"{model} version {one.version}"
+    return open_folder(localize(one.artifact_uri, one.digest), one.digest), f"{model} version {one.version}"
 
 
 def _groups(given: list[str]) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from consumers.payload_replay.outcome import ReplayOutcome
 from consumers.payload_replay.places import requests_of
 from consumers.payload_replay.replay import ReplaySpeed, replay
 from deployments.artifacts.fetch import localize
+from deployments.artifacts.version_files import open_folder
 from deployments.engines.load import load_engine
 from headrace.cli.screens.output import AsJson, answers, print_json
 from headrace.client import ControlClient
@@ -52,8 +53,17 @@ def replay_command(
     with ControlClient.from_environment() as client:
         found = client.resolve_version(model, version)
     requests = requests_of(payloads, model, found.signature, found.payloads, brokers)
-    engine = load_engine(localize(found.artifact_uri, found.digest))
-    outcome = replay(requests, engine, model, version, speed=speed, tolerance=tolerance, concurrency=concurrency)
+    engine = load_engine(open_folder(localize(found.artifact_uri, found.digest), found.digest))
+    outcome = replay(
+        requests,
+        engine,
+        model,
+        version,
+        speed=speed,
+        tolerance=tolerance,
+        concurrency=concurrency,
+        limits=found.outputs,
+    )
     if not outcome.requests:
         raise NotFound(f"it holds no request to {model}", where=payloads, remedy="name the log of that model")
     if as_json:

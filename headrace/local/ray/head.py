@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cluster.errors import Conflict, Unreachable
 from deployments.gateway.door.settings import RUN_VARIABLE
+from deployments.keys.ring import VARIABLE as KEYS_VARIABLE
 from deployments.serving.worker_setup import SETUP, SETUP_VARIABLE
 from headrace.local.home import Home
 from headrace.local.options import LOOPBACK
@@ -114,6 +115,7 @@ def spawn_ray(
             cwd=home.root,
             # Not with what this user calls gateways with: models' code would have it.
             env={
+                KEYS_VARIABLE: f"file:{home.keys}",
                 **_without_none({**os.environ, "HEADRACE_TOKEN": None, **ray_environment(os.environ, home)}),
                 **environment,
                 RUN_VARIABLE: run_id,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.errors import BadInput
-from headrace.local.secret_file import read_secret, write_once
+from deployments.keys.secret_file import read_secret, write_once
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _BYTES = 32

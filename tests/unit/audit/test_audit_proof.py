@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.audit.checkpoint import opened, read_verifier_key, verifier_key
-from cluster.commands.watch.whole_audit import AuditCheckpoint, AuditRecords
+from cluster.commands.watch.whole_audit import AuditCheckpoint, AuditPruned, AuditRecords, PruneAudit
 from cluster.errors import BadArtifact, BadInput, Conflict, NotFound
 from headrace.audit.export import export
 from headrace.audit.key import audit_signer, verifies
@@ -34,6 +35,9 @@ class Source:
 
     def audit_records(self, first: int) -> AuditRecords:
         return AuditRecords.model_validate(self.brain.call("audit.list", first=first, limit=7))
+
+    def prune_audit(self, request: PruneAudit) -> AuditPruned:
+        return AuditPruned.model_validate(self.brain.call("audit.prune", **request.model_dump(mode="json")))
 
     def audit_checkpoint(self) -> AuditCheckpoint:
         return AuditCheckpoint.model_validate(self.brain.call("checkpoint.show"))
@@ -82,7 +86,7 @@ def twice(lines: list[str], at: int) -> None:
 
 
 def renamed(lines: list[str], at: int) -> None:
-    lines[at] = lines[at].replace("a person", "nobody")
+    lines[at] = lines[at].replace(json.loads(lines[at])["actor"]["user"]["name"], "nobody")
 
 
 def shown_otherwise(lines: list[str], at: int) -> None:
@@ -165,5 +169,5 @@ def test_a_checkpoint_is_a_note_that_others_can_read(told: tuple[Path, str]) -> 
     origin, size, root, blank, signature = note.split("\n")[:5]
     assert (origin, blank) == (name, "")
     assert signature.startswith(f"\u2014 {name} ")
-    found = opened(note, name, public, lambda given, message: verifies(public, given, message), "here")
+    found = opened(note, [(name, public)], verifies, "here")
     assert (str(found.size), len(found.root), len(root)) == (size, 32, 44)

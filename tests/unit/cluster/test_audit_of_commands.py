@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cluster.audit.merkle import TreeHead
 from cluster.commands.command import Command
 from cluster.commands.registry import COMMANDS
 from cluster.errors import BadInput
@@ -23,6 +25,11 @@ KEY = {"name": "team", "id": "a" * 10, "digest": "0" * 64}
 TOLD = DIGITS | {"rollout": 2, "same": 100, "different": 0, "failed": 0, "p99_ms": 1}
 NEXT_KEY = {"name": "team", "id": "b" * 10, "digest": "1" * 64}
 APPLIED = {"models": [{"name": "digits", "rollout": SURE, "serving": {"threads": 2}}]}
+SEEN = {"digest": hashlib.sha256(b"digits\n{}").hexdigest(), "wanted": "running", "since_s": 1000.0}
+REPLAY = {"name": "scores", "replay": "r1", "which": "those that failed", "letters": 2}
+SEEK = {"name": "scores", "to": "latest", "seen": SEEN, "skips": {"in/0": 4, "in/1": 0}, "repeats": {}}
+ENDED = {"name": "scores", "event": "stream.seek", "words": "the broker is away", "good": False}
+LINK = {"id": "a" * 10, "code": "c" * 24, "lasts_s": 600}
 # By command: what is asked first, the request, and the event that it leaves.
 CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] = {
     "apply": ((), APPLIED, "applied", {"kind": "model", "name": "digits", "action": "updated"}),
@@ -39,11 +46,17 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] 
     "drift.clear": (("drift",), DIGITS | {"feature": "x[0]"}, "drift.clear", {"feature": "x[0]"}),
     "feed.pause": ((), STREAM, "feed.pause", STREAM),
     "feed.resume": (("feed.pause",), STREAM, "feed.resume", STREAM),
+    "stream.look": ((), {"name": "scores", "partition": 0, "offset": 7}, "dead letter looked at", STREAM | {"offset": 7}),
+    "stream.replay": ((), REPLAY, "stream.replay", STREAM | {"replay": "r1", "letters": 2}),
+    "stream.seek": ((), SEEK, "stream.seek", STREAM | {"to": "latest", "skips": {"in/0": 4}}),
+    "stream.ended": ((), ENDED, "stream.seek failed", STREAM | {"reason": "the broker is away"}),
     "feed.delete": ((), STREAM, "feed.delete", STREAM),
     "key.create": ((), KEY, "key created", {"key": "team", "id": "a" * 10}),
     "key.rotate": (("key.create",), NEXT_KEY, "key rotated", {"key": "team", "id": "b" * 10}),
     "key.revoke": (("key.create",), {"name": "team"}, "key revoked", {"key": "team", "id": "a" * 10}),
     "key.home": ((), {"id": "a" * 10, "digest": "0" * 64}, "home admitted", {"key": "home", "id": "a" * 10}),
+    "key.link": (("key.create",), LINK, "link used", {"key": "team", "code": LINK["code"]}),
+    "audit.prune": (("exported",), {"size": 2, "root": "0" * 64}, "pruned", {"records": 2, "before": 2}),
     "model.delete": (("feed.delete", "no batch"), DIGITS, "model.delete", {"artifacts": False}),
 }
 LOOKS: dict[str, dict[str, Any]] = {
@@ -54,6 +67,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "audit.list": {},
     "checkpoint.show": {},
     "glance.show": {},
+    "audit.search": {},
     "access.show": {},
     "version.resolve": DIGITS,
     "model.show": DIGITS,
@@ -63,6 +77,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "drift.status": DIGITS,
     "feed.list": {},
     "feed.show": STREAM,
+    "stream.show": {"name": "scores"},
 }
 
 
@@ -112,13 +127,17 @@ def test_what_changes_something_says_who_asked(brain: Brain, command: str, actor
             brain.call("rollout.start", **DIGITS, version=2, plan={**SURE, "preflight": {"payloads": "/payloads"}})
         elif earlier == "drift":
             drift(brain)
+        elif earlier == "exported":
+            first_two = TreeHead().adding(one.document.encode() for one in brain.store.audit_records(0, 2))
+            request = {"size": 2, "root": first_two.root.hex()}
         elif earlier == "no batch":
             brain.call("feed.delete", **BATCH)
         else:
             brain.call(earlier, **CHANGES[earlier][1])
     before = len(told(brain))
     brain.call(command, **request, actor=actor)
-    (new,) = told(brain)[before:]
+    gone = brain.store.audit_pruned().size
+    (new,) = told(brain)[before - gone :]
     assert (new.event, new.actor, new.at_s) == (event, by, brain.clock.now_s)
     assert new.detail.items() >= detail.items()
 

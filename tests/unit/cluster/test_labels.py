@@ -90,10 +90,10 @@ def test_each_label_is_judged_on_its_own() -> None:
         ("nonsense", 7.0),
         ("4/2/7/in/0/18", float("inf")),
     ]
-    told = judge_labels(rollout, WRONG, labels)
+    told = judge_labels(rollout, WRONG, dict(enumerate(labels, start=1)))
     assert told.counts == {2: Counts(labelled=2, loss=1.0), 1: Counts(labelled=1, loss=0.0)}
     assert len(told.refused) == 3
-    assert "nonsense" in told.refused[1]
+    assert told.refused == ("not a label key: label 7", "not a label key: label 8", "not finite: label 9")
 
 
 @pytest.mark.parametrize("text", ["", "1/2/3", "a/2/3/x", "1/b/3/x", "1/2/c/x"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from cluster.audit.merkle import TreeHead
 from cluster.rollout.evidence import Counts, EvidenceKey
 from cluster.rollout.illness import Illness
 from cluster.rollout.record import RolloutState
@@ -99,6 +100,10 @@ def test_yesterdays_store_opens_and_what_it_had_under_way_goes_on(yesterday: Sql
     assert state.feeds["stream--scores"].notes == {"begins/in/0": "17"}
     assert {key.caller for key in state.evidence} <= {""}
     assert state.rollouts[3].misses.parts == {}
+    told = yesterday.audit_records(0, 1000)
+    assert TreeHead().adding(one.document.encode() for one in told) == yesterday.audit_head()
+    assert [one.number for one in told] == list(range(len(told)))
+    assert yesterday.audit_records(len(told) - 1, 5) == told[-1:]
     brain = Brain(yesterday)
     brain.clock.now_s = 1110.0
     brain.tick(3)

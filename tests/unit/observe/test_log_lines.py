@@ -48,8 +48,8 @@ def test_a_json_line_says_whose_it_is_and_is_read_again(
         log.warning("it took %d s", 7, extra={"request_id": "r1", "password": "secret"})
     log.info("not at this level")
     try:
-        raise ValueError("bad\nvalue")
-    except ValueError:
+        raise OSError("bad\nvalue")
+    except OSError:
         log.exception("it failed")
     first, second = capsys.readouterr().err.splitlines()
     fields = json.loads(first)
@@ -72,7 +72,7 @@ def test_a_json_line_says_whose_it_is_and_is_read_again(
     assert in_words(first).endswith(f"Z WARNING deployments.something: {told}")
     words = in_words(second)
     assert "ERROR deployments.something: it failed" in words
-    assert words.endswith("ValueError: bad\nvalue")
+    assert words.endswith("OSError: bad\nvalue")
     for other in ("a line", '{"broken', "{1}", "[]", '{"of": "somebody else"}'):
         assert (fields_of(other), in_words(other)) == (None, other)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from cluster.ports import AppState, AppStatus
-from consumers.stream.counters import OpenTransaction, WorkerStatus
+from consumers.stream.counters import ExplainStatus, OpenTransaction, WorkerStatus
 from consumers.stream.phases import WorkerPhase
 from consumers.stream.serving.health import stream_state
 from consumers.stream.serving.worker_reports import WorkerReports
@@ -175,3 +175,11 @@ def test_who_takes_no_labels_serves_on_and_says_so() -> None:
     troubled = RUNNING.model_copy(update={"label_trouble": "topic truth: there is no such topic"})
     seen = stream_state(READY, [troubled, RUNNING], NOW_S)
     assert (seen.status, seen.message) == (AppStatus.READY, "labels are not taken: topic truth: there is no such topic")
+
+
+def test_explanations_that_are_not_made_are_told_while_the_stream_serves_on() -> None:
+    made = ExplainStatus(phase=WorkerPhase.HOLDING, message="no replica has time")
+    seen = stream_state(READY, [RUNNING.model_copy(update={"explain": made}), RUNNING], NOW_S)
+    assert (seen.status, seen.message) == (AppStatus.READY, "explanations wait, holding: no replica has time")
+    well = RUNNING.model_copy(update={"explain": ExplainStatus(phase=WorkerPhase.RUNNING)})
+    assert stream_state(READY, [well, RUNNING], NOW_S) == READY

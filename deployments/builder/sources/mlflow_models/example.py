@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.foreign import words_of
 from deployments.builder.sources.rows import as_bytes
 from deployments.builder.spec import InputSpec
 from deployments.engines.datatypes import NUMPY, Array
@@ -30,7 +31,7 @@ def example_rows(file: Path, inputs: Sequence[InputSpec]) -> dict[str, Array] | 
     except KeyError as error:
         return f"it has no {error.args[0]}"
     except (ValueError, TypeError, OverflowError, AttributeError) as error:
-        return f"it does not fit the signature: {str(error).splitlines()[0]}"
+        return f"it does not fit the signature: {words_of(error)}"
     lengths = {len(value) for value in rows.values()}
     if len(lengths) != 1 or lengths == {0}:
         return "its columns have no rows, or not equally many"

@@ -72,6 +72,12 @@ def push(folder: Path, version: str, name: str, *, tracking_uri: str, base: Path
     Blocks for seconds. Returns its name, version and run_id. Raises BadInput where it is no ONNX, NotFound or Unreachable.
     """
     manifest = read_manifest(folder)
+    if manifest.seal is not None:
+        raise BadInput(
+            "is sealed, and MLflow would keep it in clear",
+            where=version,
+            remedy="send it to a registry as it is (`headrace model push MODEL HOST/NAME`), or build it without a seal",
+        )
     if manifest.engine != "onnx":
         raise BadInput(
             f"is served by engine: {manifest.engine}",

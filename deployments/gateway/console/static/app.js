@@ -3,10 +3,11 @@ import { html, render, useState, useEffect } from "./vendor/preact-htm.js";
 import { begin, forget, open, post, useLive } from "./live.js";
 import { span, absolute, useSecond, Words } from "./words.js";
 import { Audit } from "./audit.js";
-import { Batch, Stream } from "./feeds.js";
+import { Batch } from "./feeds.js";
 import { Model } from "./model.js";
 import { Overview } from "./overview.js";
 import { Rollout } from "./rollout.js";
+import { Stream } from "./stream.js";
 
 const PAGES = { "": Overview, rollout: Rollout, model: Model, stream: Stream, batch: Batch, audit: Audit };
 const TABS = [
@@ -17,20 +18,26 @@ const TABS = [
 const GLITCH_MS = 2500; // so long a connection may be away before anybody is told: a gateway that is replaced takes less
 
 function where() {
-  const [page, ...rest] = location.hash.replace(/^#\/?/, "").split("/");
+  const [path, asked = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const [page, ...rest] = path.split("/");
+  const query = new URLSearchParams(asked);
   try {
-    return { page, name: decodeURIComponent(rest.join("/")) };
+    return { page, name: decodeURIComponent(rest.join("/")), query };
   } catch {
-    return { page: "", name: "" };
+    return { page: "", name: "", query };
   }
 }
 
+let place = where();
+
 function App() {
   const live = useLive();
-  const [at, go] = useState(where());
+  const [at, go] = useState(place);
   useEffect(() => {
     const moved = () => {
-      go(where());
+      const [before, now] = [place, where()];
+      go((place = now));
+      if (before.page === now.page && before.name === now.name) return; // another part of the same page
       scrollTo(0, 0);
       document.querySelector("main")?.focus();
     };
@@ -47,7 +54,7 @@ function App() {
       <${Who} /><${Theme} /></header>
     <${Banner} />
     <main tabindex="-1" class=${live.lost ? "old" : ""}>${
-      login ? html`<${Login} />` : !live.told ? html`<p class="opening">Waiting for the first picture…</p>` : html`<${Page} name=${at.name} key=${`${at.page}/${at.name}`} />`
+      login ? html`<${Login} />` : !live.told ? html`<p class="opening">Waiting for the first picture…</p>` : html`<${Page} name=${at.name} query=${at.query} key=${`${at.page}/${at.name}`} />`
     }</main>`;
 }
 

@@ -79,6 +79,9 @@ export async function post(path, body) {
 
 export const command = (name, body) => post(`control/${name}`, body);
 
+// What a stream's page asks beyond commands, such as its dead letters.
+export const askStream = (name, question, body) => post(`streams/${encodeURIComponent(name)}/${question}`, body);
+
 export async function history(asked) {
   const told = await command("metrics.history", asked);
   return told.lines.map((line) => ({ ...line, t: told.at_s }));

@@ -6,6 +6,7 @@ import { Action, Command, Lacking, link } from "./parts.js";
 import { Steps } from "./steps.js";
 import { Interval } from "./chart.js";
 import { Told } from "./told.js";
+import { Earlier } from "./earlier.js";
 
 export function Rollout({ name }) {
   const live = useLive();
@@ -34,6 +35,7 @@ function Shown({ model, glance }) {
     ${active && html`<${Checks} model=${model} rollout=${rollout} />`}
     <section aria-labelledby="who"><h2 id="who">Who did what</h2>
       <${Told} model=${model.name} mark=${`${rollout.id} ${rollout.state} ${rollout.step} ${glance.held}`} rollout=${rollout.id} /></section>
+    <${Earlier} model=${model.name} now=${rollout.id} mark=${`${rollout.id} ${rollout.state}`} />
     <p class="dim"><a href=${link("audit", model.name)}>All that was done to it</a>. The same in a terminal: <${Command} text=${`headrace rollout status ${model.name} --watch`} /></p>`;
 }
 

@@ -4,8 +4,9 @@ import { command } from "./live.js";
 import { Ago, absolute, Words } from "./words.js";
 import { Rows } from "./parts.js";
 
-// `mark` changes when there may be more to read. With `rollout`, what is about that one alone.
-export function Told({ model, mark, rollout = null, filter = "" }) {
+// `mark` changes when there may be more to read. With `rollout`, what is about that one alone; with `only`, what that
+// says yes to.
+export function Told({ model, mark, rollout = null, filter = "", only = null }) {
   const [state, set] = useState({ events: null, refused: null });
   useEffect(() => {
     let there = true;
@@ -19,6 +20,7 @@ export function Told({ model, mark, rollout = null, filter = "" }) {
   const wanted = filter.toLowerCase();
   const events = state.events
     .filter((event) => rollout === null || event.rollout === rollout)
+    .filter((event) => only === null || only(event))
     .filter((event) => !wanted || `${event.event} ${event.actor} ${why(event.detail)}`.toLowerCase().includes(wanted))
     .reverse();
   return html`<${Rows} list=${events} page=${50} columns=${[["when"], ["rollout", "num"], ["event"], ["by"], ["why, and from which evidence"]]} caption="Audit" empty="nothing yet" row=${(event, i) => html`<tr key=${`${event.at_s} ${i}`}>

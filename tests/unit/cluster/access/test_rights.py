@@ -14,18 +14,27 @@ from tests.unit.cluster.test_audit_of_commands import CHANGES, LOOKS, STREAM
 
 OVER_MODELS = [role for role in Role if role is not Role.ADMIN]
 # Whose answers hold what their caller may see.
-FILTERED = {"status", "feed.list", "metrics.list", "metrics.history", "glance.show"}
-CLUSTERS = {"feed.notes", "key.home", "rollout.preflight"}
-ADMINS = {"key.create", "key.list", "key.rotate", "key.revoke", "access.show", "audit.list", "checkpoint.show"}
+FILTERED = {"status", "feed.list", "metrics.list", "metrics.history", "glance.show", "audit.search"}
+CLUSTERS = {"feed.notes", "key.home", "key.link", "rollout.preflight", "stream.ended"}
+ADMINS = {"key.create", "key.list", "key.rotate", "key.revoke", "access.show", "audit.list", "audit.prune", "checkpoint.show"}
 ROLES: dict[str, set[Role]] = {
     **{
         command: {Role.VIEW}
-        for command in ("model.show", "quality.show", "rollout.status", "rollout.history", "feed.show", "drift.status")
+        for command in (
+            "model.show",
+            "quality.show",
+            "rollout.status",
+            "rollout.history",
+            "feed.show",
+            "drift.status",
+            "stream.show",
+        )
     },
     "version.resolve": {Role.VIEW, Role.DEPLOY},
     "rollout.label": {Role.SCORE, Role.OPERATE},
     **{f"rollout.{move}": {Role.OPERATE} for move in ("start", "pause", "resume", "promote", "abort")},
     **{command: {Role.OPERATE} for command in ("model.scale", "quality.clear", "feed.pause", "feed.resume", "drift.clear")},
+    **{command: {Role.OPERATE} for command in ("stream.look", "stream.replay", "stream.seek")},
     **{command: {Role.DEPLOY} for command in ("apply", "version.register", "version.remove", "model.delete", "feed.delete")},
 }
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -78,7 +87,7 @@ def test_every_command_is_known_here() -> None:
 def test_a_stranger_runs_none_that_tells_or_changes_anything(brain: Brain, command: str) -> None:
     if command in FILTERED:
         answer = brain.controller.call(command, {}, STRANGER)
-        assert {"models", "feeds", "values", "lines"} & set(answer)
+        assert {"models", "feeds", "values", "lines", "events"} & set(answer)
         assert not any(answer.values()) or (answer["models"], answer["feeds"]) == ([], [])
     else:
         assert refused(brain, command, STRANGER) is Unauthenticated

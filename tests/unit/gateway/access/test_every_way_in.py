@@ -27,6 +27,7 @@ from deployments.gateway.http.openapi import openapi_document
 from deployments.gateway.protocol.proto import inference_pb2 as pb
 from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer
+from deployments.observe.meters import Meters
 from tests.support.access import closed, made_key
 from tests.support.brain import Brain
 from tests.support.gateway_fakes import PATIENT, FakeControl, FakeScorer, model_view, table
@@ -66,6 +67,7 @@ class Gateway:
     http: str
     grpc: str
     scorer: FakeScorer
+    meters: Meters
 
 
 def keyed(routes: RouteTable) -> RouteTable:
@@ -77,17 +79,19 @@ def play(scene: Callable[[Gateway], Awaitable[None]], *, by_haproxy: bool = True
         routes = keyed(table())
         scorer, control = FakeScorer(routes), FilteringControl(routes)
         control.models = [model_view()]
-        plane, repository = DataPlane(scorer, PATIENT), Repository(scorer, control)
-        server = GatewayServer(plane, repository, control, Guard(scorer, visitors=True), "0", Callers.to())
+        meters = Meters()
+        plane, repository = DataPlane(scorer, PATIENT, meters=meters), Repository(scorer, control)
+        guard = Guard(scorer, visitors=True, meters=meters)
+        server = GatewayServer(plane, repository, control, guard, "0", Callers.to())
         try:
             if not by_haproxy:
                 ports = await server.listen("127.0.0.1", 0, 0)
-                await scene(Gateway(f"http://127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}", scorer))
+                await scene(Gateway(f"http://127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}", scorer, meters))
                 return
             with tempfile.TemporaryDirectory() as folder:
                 await server.start(slot_in(Path(folder)))
                 async with haproxy_before(Path(folder)) as (http, port):
-                    await scene(Gateway(f"http://127.0.0.1:{http}", f"127.0.0.1:{port}", scorer))
+                    await scene(Gateway(f"http://127.0.0.1:{http}", f"127.0.0.1:{port}", scorer, meters))
         finally:
             await server.stop(1.0)
 
@@ -220,6 +224,46 @@ def test_every_call_of_grpc(who: str, by_haproxy: bool) -> None:
             wanted = {"nobody": code.UNAUTHENTICATED, "other": code.NOT_FOUND}.get(who, ok)
             assert await told_by(channel, "/grpc.health.v1.Health/Check", of_model, who) is wanted
         assert gateway.scorer.calls == ([1] if who == "scorer" else [])
+
+    play(scene, by_haproxy=by_haproxy)
+
+
+def test_the_audit_is_told_who_used_what_and_from_where_it_was_refused(by_haproxy: bool) -> None:
+    async def scene(gateway: Gateway) -> None:
+        two_rows = {"inputs": [TENSOR | {"shape": [2, 2], "data": [1, 2, 3, 4]}]}
+        pair, told = "/v2/models/pair", {"x-forwarded-for": "192.0.2.9"}  # which the door sets
+        async with httpx.AsyncClient(base_url=gateway.http, timeout=30, trust_env=False) as client:
+            for who, path, body in (
+                ("scorer", f"{pair}/infer", two_rows),
+                ("scorer", f"{pair}/versions/3/infer", BODIES["infer"]),
+                ("scorer", "/v1/models/pair:predict", BODIES[":predict"]),
+                ("scorer", f"{pair}/explain", BODIES["/explain"]),
+                ("scorer", f"{pair}/infer", {}),
+                ("viewer", f"{pair}/infer", two_rows),
+                ("scorer", "/v2/models/none-such/infer", two_rows),
+            ):
+                await client.post(path, json=body, headers=BEARERS[who])
+            for _ in range(3):
+                await client.post(f"{pair}/infer", json=two_rows, headers={"authorization": "Bearer hr_nonsense", **told})
+            await client.post("/control/status", json={}, headers=told)
+        async with grpc.aio.insecure_channel(gateway.grpc, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            await told_by(channel, f"/{SERVICE}/ModelInfer", infer_request().SerializeToString(), "scorer")
+        gateway.meters.uses.end()
+        report = gateway.meters.uses.next_report()
+        assert report is not None
+        assert {use[:5]: tuple(used) for use, used in report.uses.items() if not use.reason} == {
+            ("key scorer", "pair", "3", "http", "ok"): (3, 4),
+            ("key scorer", "pair", "3", "grpc", "ok"): (1, 1),
+            ("key scorer", "pair", "3", "http", "explained"): (1, 1),
+            ("key scorer", "pair", "", "http", "refused"): (1, 0),
+            ("key scorer", "", "", "http", "refused"): (1, 0),
+            ("key viewer", "pair", "", "http", "refused"): (1, 0),
+        }
+        address = "192.0.2.9" if by_haproxy else ""  # without a door anybody could say so
+        assert {(use.reason, use.address): used.calls for use, used in report.uses.items() if use.reason} == {
+            ("no_such_key", address): 3,
+            ("nothing", address): 1,
+        }
 
     play(scene, by_haproxy=by_haproxy)
 

@@ -13,6 +13,8 @@ import pytest
 from cluster.access.callers import EVERYTHING, Caller, Role
 from cluster.access.keys import StoredKey, new_key
 from cluster.access.policy import AccessPolicy
+from cluster.commands.keys import LINK
+from cluster.errors import Unauthenticated
 from deployments.gateway.console.console import BEHIND_BUTTONS
 from tests.support.gateway_fakes import FakeControl, FakeScorer, gateway, table
 
@@ -22,13 +24,19 @@ OWN = {"origin": "http://gateway"}
 
 
 class _Control(FakeControl):
-    """Notes who asks."""
+    """Notes who asks, and takes the code of a link once, as the controller does."""
 
     def __init__(self) -> None:
         super().__init__(replace(table(), access=POLICY))
         self.asked: list[tuple[str, str]] = []
+        self.codes: set[str] = set()
 
     async def call(self, command: str, payload: dict[str, Any], caller: Caller | None = None) -> dict[str, Any]:
+        if command == LINK.name:
+            if payload["code"] in self.codes:
+                raise Unauthenticated("this link was used")
+            self.codes.add(payload["code"])
+            return {}
         self.asked.append((command, caller.name if caller is not None else ""))
         return {}
 
@@ -97,6 +105,7 @@ def test_only_its_own_page_changes_anything(path: str, headers: dict[str, str], 
         ("POST", "control/key.create", {}, 404),
         ("POST", "control/apply", {}, 404),
         ("POST", "link", {}, 403),
+        ("POST", "streams/orders/letters", {}, 404),  # this gateway acts on none
         ("GET", "control/rollout.abort", None, 404),
         ("GET", "../key", None, 404),
         ("GET", "static/../console.py", None, 404),
@@ -127,7 +136,7 @@ def test_what_is_tried_is_scored_as_who_is_there() -> None:
     run(scene)
 
 
-def test_a_link_is_for_who_has_a_key_and_good_once() -> None:
+def test_a_link_is_for_who_has_a_key_and_good_once_over_all_gateways() -> None:
     async def scene(client: httpx.AsyncClient, control: _Control) -> None:
         made = await client.post("/console/link", headers={"authorization": f"Bearer {KEY.text}"})
         code = made.json()["path"].removeprefix("/console/#code=")
@@ -135,6 +144,9 @@ def test_a_link_is_for_who_has_a_key_and_good_once() -> None:
         statuses = [(await client.post("/console/login", json={"code": code}, headers=OWN)).status_code for _ in range(2)]
         assert statuses == [200, 401]
         assert (await client.get("/console/me")).json()["name"] == "key ann"
+        other = httpx.ASGITransport(gateway(FakeScorer(control.table), control))
+        async with httpx.AsyncClient(transport=other, base_url="http://gateway") as elsewhere:
+            assert (await elsewhere.post("/console/login", json={"code": code}, headers=OWN)).status_code == 401
 
     run(scene)
 

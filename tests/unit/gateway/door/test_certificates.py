@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cluster.errors import BadInput
 from deployments.gateway.door.certificates import (
     ENDS_SOON,
+    CertificateEnd,
     check_files,
     end_of,
     first_certificate,
@@ -55,6 +56,11 @@ def test_a_pair_becomes_one_file_without_what_others_write_around_it(pki: Pki) -
     assert read.ends_soon(read.ends - ENDS_SOON + timedelta(seconds=1))
     assert first_certificate(certificate).strip() in read.pem
     assert end_of(certificate) == read.ends
+    watched = CertificateEnd(certificate)
+    assert watched.ends_s() == read.ends.timestamp()
+    certificate.write_text("half of a renewed one")
+    assert watched.ends_s() == read.ends.timestamp()  # as it was known last
+    assert CertificateEnd(certificate).ends_s() is None
 
 
 def gone(files: Files) -> None:

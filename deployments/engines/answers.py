@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from deployments.engines.datatypes import Array
-
-Task = Literal["classification", "regression"]
 
 
 def class_output(answers: Mapping[str, Array]) -> str | None:
@@ -53,7 +51,7 @@ def argmax(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
 
 def flat(value: Array) -> npt.NDArray[np.float64]:
     """The numbers of each row as one float64 row, [n, k]; no number where a row has none."""
-    return value.reshape(len(value), int(np.prod(value.shape[1:]))).astype(np.float64)
+    return value.reshape(len(value), math.prod(value.shape[1:])).astype(np.float64)
 
 
 def columns(chosen: Array, scores: npt.NDArray[np.float64]) -> dict[object, int] | None:

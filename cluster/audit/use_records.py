@@ -1,0 +1,126 @@
+"""Uses as records of the audit: by caller and model, each report once; and what is told where counts are missing. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cluster.audit.kinds import CREDENTIAL_REFUSED, FIRST_USE, GAP, GAP_CLOSED, USED
+from cluster.audit.uses import OTHERS, FirstUse, Teller, Used, UseKind, UseReport
+from cluster.state import CONTROLLER, AuditEvent, State
+from cluster.watch.catalogue import RequestOutcome
+
+SILENT_S = 60.0  # processes that stay are heard of every few seconds
+EVERY_S = 60.0  # and tell their uses so often
+FORGOTTEN_S = 3600.0  # nobody sends a report again after so long
+FIRST_USES_MOST = 20_000
+TOLD_APART = 20  # versions, doors and outcomes of one caller and model in one record
+
+
+@dataclass(frozen=True, slots=True)
+class UsesTold:
+    """The state with a report counted, and its records."""
+
+    state: State
+    events: tuple[AuditEvent, ...] = ()
+
+
+def record_uses(state: State, report: UseReport, now_s: float) -> UsesTold:
+    """Counts a report, once: one that was counted before changes nothing."""
+    known = state.tellers.get(report.source)
+    if known is not None and report.sequence <= known.sequence:
+        return UsesTold(state)
+    events = list(_of_what_is_missing(known, report, now_s)) if known is not None else []
+    first_uses, seen = _first_uses(state, report, now_s)
+    events += seen
+    events += _records(report, now_s)
+    tellers = {
+        source: teller for source, teller in state.tellers.items() if not teller.ended or now_s - teller.until_s < FORGOTTEN_S
+    }
+    tellers[report.source] = Teller(report.sequence, report.where, report.ended_s, report.stays, report.last)
+    return UsesTold(replace(state, tellers=tellers, first_uses=first_uses), tuple(events))
+
+
+def record_gaps(state: State, heard: Mapping[str, float], since_s: float, now_s: float) -> UsesTold:
+    """Tells of processes that have fallen silent without their last counts. `heard` is when each was heard of last, since the
+    controller began at `since_s`."""
+    silent = {
+        source: teller
+        for source, teller in state.tellers.items()
+        if teller.stays and not teller.ended and now_s - heard.get(source, since_s) > SILENT_S
+    }
+    if not silent:
+        return UsesTold(state)
+    events = []
+    for source, teller in silent.items():
+        # What it had counted a minute before it was heard of last, it had told.
+        from_s = max(teller.until_s, heard.get(source, teller.until_s) - EVERY_S)
+        events.append(_gap(now_s, teller.where, "it fell silent before it told its last counts", from_s))
+    ended = {source: replace(teller, ended=True) for source, teller in silent.items()}
+    return UsesTold(replace(state, tellers={**state.tellers, **ended}), tuple(events))
+
+
+def _of_what_is_missing(known: Teller, report: UseReport, now_s: float) -> list[AuditEvent]:
+    if report.sequence > known.sequence + 1:
+        missing = report.sequence - known.sequence - 1
+        return [_gap(now_s, report.where, f"{missing} of its reports are not in this store", known.until_s)]
+    if known.ended:
+        return [AuditEvent(now_s, "", None, GAP_CLOSED, CONTROLLER, {"process": report.where, "from_s": known.until_s})]
+    return []
+
+
+def _gap(now_s: float, where: str, why: str, from_s: float) -> AuditEvent:
+    return AuditEvent(now_s, "", None, GAP, CONTROLLER, {"process": where, "why": why, "from_s": from_s, "to_s": now_s})
+
+
+def _first_uses(state: State, report: UseReport, now_s: float) -> tuple[Mapping[str, FirstUse], list[AuditEvent]]:
+    """All first uses now, and those that this report tells of. Of models that are gone, and the oldest beyond so many, none are
+    kept."""
+    new: dict[str, FirstUse] = {}
+    for use in report.uses:
+        if not use.model or use.reason or use.principal == OTHERS or use.outcome == RequestOutcome.REFUSED:
+            continue
+        first = FirstUse(use.principal, use.model, now_s)
+        if first.key not in state.first_uses:
+            new[first.key] = first
+    if not new:
+        return state.first_uses, []
+    kept = {key: first for key, first in state.first_uses.items() if first.model in state.models} | new
+    if len(kept) > FIRST_USES_MOST:
+        newest = sorted(kept.values(), key=lambda first: first.at_s)[-FIRST_USES_MOST:]
+        kept = {first.key: first for first in newest}
+    return kept, [AuditEvent(now_s, one.model, None, FIRST_USE, one.principal, {"process": report.where}) for one in new.values()]
+
+
+def _records(report: UseReport, now_s: float) -> list[AuditEvent]:
+    """One of each caller and model, and one of each address and reason of what was refused."""
+    span = {"from_s": report.began_s, "to_s": report.ended_s, "process": report.where}
+    events, together = list[AuditEvent](), defaultdict[tuple[str, str], list[tuple[UseKind, Used]]](list)
+    for use, used in report.uses.items():
+        if use.reason:
+            detail = {"reason": use.reason, "times": used.calls, **span}
+            events.append(AuditEvent(now_s, "", None, CREDENTIAL_REFUSED, use.principal, detail, use.door, use.address))
+        else:
+            together[use.principal, use.model].append((use, used))
+    for (principal, model), counted in together.items():
+        calls, rows = (sum(part) for part in zip(*(used for _, used in counted), strict=True))
+        detail = {"calls": calls, "rows": rows, **span, "uses": _apart(counted)}
+        doors = {use.door for use, _ in counted}
+        events.append(AuditEvent(now_s, model, None, USED, principal, detail, doors.pop() if len(doors) == 1 else ""))
+    return events
+
+
+def _apart(counted: list[tuple[UseKind, Used]]) -> list[dict[str, Any]]:
+    """The most used first; what is beyond so many is summed up."""
+    ordered = sorted(counted, key=lambda one: -one[1].calls)
+    told = [
+        {"version": use.version, "door": use.door, "outcome": use.outcome, "calls": used.calls, "rows": used.rows}
+        for use, used in ordered[:TOLD_APART]
+    ]
+    rest = [used for _, used in ordered[TOLD_APART:]]
+    if rest:
+        more = {"calls": sum(used.calls for used in rest), "rows": sum(used.rows for used in rest)}
+        told.append({"version": "", "door": "", "outcome": OTHERS, **more})
+    return told

@@ -1,0 +1,77 @@
+"""Replays and seeks that are under way, and what became of those that are over: kept by one process, told to the controller."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import Literal
+
+from cluster.errors import Conflict, in_words
+from deployments.gateway.console.streams import StreamMove
+
+REMEMBERED = 20  # of each stream
+Say = Callable[[str], None]
+Ended = Callable[[StreamMove], None]
+
+_log = logging.getLogger(__name__)
+
+
+class MoveBook:
+    """Every method may be called from any thread. One thing at a time is done to a stream."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._moves: defaultdict[str, deque[StreamMove]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        self._under_way = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way."""
+        return self._under_way > 0
+
+    def of(self, stream: str) -> tuple[StreamMove, ...]:
+        """The newest first."""
+        with self._lock:
+            return tuple(reversed(self._moves[stream]))
+
+    def begin(
+        self, stream: str, kind: Literal["replay", "seek"], move_id: str, by: str, work: Callable[[Say], str], ended: Ended
+    ) -> StreamMove:
+        """Does the work on a thread of its own. It may say how far it is, and returns how it ended, in words; what it
+        raises is told likewise. `ended` is called then. Raises Conflict where something is under way."""
+        move = StreamMove(id=move_id, kind=kind, by=by, state="running", words="it begins", begun_s=self._clock())
+        with self._lock:
+            going = next((one for one in self._moves[stream] if one.state == "running"), None)
+            if going is not None:
+                what = f"a {going.kind} is under way, begun by {going.by}"
+                raise Conflict(what, where=f"stream {stream}", remedy="wait until it has ended: this page shows how far it is")
+            self._moves[stream].append(move)
+            self._under_way += 1
+        threading.Thread(target=self._run, args=(stream, move, work, ended), name=f"{kind} {stream}", daemon=True).start()
+        return move
+
+    def _run(self, stream: str, move: StreamMove, work: Callable[[Say], str], ended: Ended) -> None:
+        try:
+            words, state = work(lambda words: self._put(stream, move.model_copy(update={"words": words}))), "done"
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is told)
+            _log.warning("a %s of stream %s failed", move.kind, stream, exc_info=error)
+            words, state = in_words(error), "failed"
+        over = move.model_copy(update={"state": state, "words": words, "ended_s": self._clock()})
+        try:
+            ended(over)
+        except Exception as error:  # noqa: BLE001 (as above)
+            _log.error("what became of a %s of stream %s could not be told", move.kind, stream, exc_info=error)
+            over = over.model_copy(update={"words": f"{words}; the audit could not be told: {in_words(error)}"})
+        finally:
+            self._put(stream, over)
+            with self._lock:
+                self._under_way -= 1
+
+    def _put(self, stream: str, move: StreamMove) -> None:
+        with self._lock:
+            moves = self._moves[stream]
+            self._moves[stream] = deque((move if one.id == move.id else one for one in moves), maxlen=REMEMBERED)

@@ -1,0 +1,276 @@
+"""A version's files as they are read: whole, into memory, verified as their bytes pass, and opened where they are sealed.
+
+What is loaded are the very bytes that were verified: nobody can change a file in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cluster.errors import BadArtifact, Unreachable
+from deployments.artifacts.manifest import (
+    KEYS,
+    MANIFEST,
+    PROVENANCE,
+    REMEDY,
+    FileEntry,
+    Manifest,
+    Seal,
+    manifest_bytes,
+    parse_manifest,
+)
+from deployments.artifacts.roots import is_in_registry, local_path, remote
+
+if TYPE_CHECKING:
+    from deployments.artifacts.sealing.wraps import SealKeys
+
+OpenFile = Callable[[str], io.BufferedIOBase]
+_BLOCK_BYTES = 1 << 20
+
+
+class Provenance(BaseModel):
+    """What a version was made from and how: provenance.json of a sealed one, and part of the manifest of another."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    source: dict[str, Any]
+    steps: tuple[dict[str, Any], ...] = ()
+
+
+class VersionReader(Protocol):
+    """Reads a version's files by their names. Blocks."""
+
+    @property
+    def where(self) -> str:
+        """Where the version lies: a path or URI."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+
+    def read(self, name: str) -> bytes:
+        """All of it. Raises BadArtifact, Unreachable, or OSError where it is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderFiles:
+    """Implements `VersionReader`: files of a version that is not sealed, as they lie there. Somebody has verified them."""
+
+    folder: Path
+
+    @property
+    def where(self) -> str:
+        """See `VersionReader.where`."""
+        return str(self.folder)
+
+    def has(self, name: str) -> bool:
+        """See `VersionReader.has`."""
+        return (self.folder / name).exists()
+
+    def read(self, name: str) -> bytes:
+        """See `VersionReader.read`."""
+        return (self.folder / name).read_bytes()
+
+
+class VersionFiles:
+    """Implements `VersionReader`. May be used from several threads. Never leaves its process: it may hold a key."""
+
+    def __init__(self, manifest: Manifest, where: str, open_file: OpenFile, folder: Path | None = None) -> None:
+        """`open_file` opens the file of a name as it lies there; it raises BadArtifact or Unreachable. `folder` has the files,
+        where they are on this machine."""
+        self._manifest = manifest
+        self._where = where
+        self._open = open_file
+        self._folder = folder
+        self._listed = {entry.path: entry for entry in manifest.files}
+        self._data_key: bytes | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """As it was verified."""
+        return self._manifest
+
+    @property
+    def where(self) -> str:
+        """See `VersionReader.where`."""
+        return self._where
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the files are on this machine, as they are: None elsewhere, and for a sealed version, whose are of no use."""
+        return self._folder if self._manifest.seal is None else None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all files, by the manifest."""
+        return tuple(self._listed)
+
+    def has(self, name: str) -> bool:
+        """See `VersionReader.has`."""
+        return name in self._listed
+
+    def read(self, name: str) -> bytes:
+        """The file, verified and opened. Raises BadArtifact, Unreachable; Forbidden where no key of this machine opens it."""
+        entry = self._entry(name)
+        seal = self._manifest.seal
+        return self._plain(entry) if seal is None else self._unsealed(entry, seal)
+
+    def check(self, name: str) -> None:
+        """Verifies a file that nobody reads. Raises BadArtifact, Unreachable."""
+        entry, digest = self._entry(name), hashlib.sha256()
+        with self._reading(name) as stream:
+            while block := stream.read(_BLOCK_BYTES):
+                digest.update(block)
+        self._same(entry, digest.hexdigest())
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """Source and steps. Raises as `read` does."""
+        if self._manifest.seal is None:
+            return Provenance(source=self._manifest.source, steps=self._manifest.steps)
+        try:
+            return Provenance.model_validate_json(self.read(PROVENANCE))
+        except ValidationError as error:
+            raise BadArtifact(f"bad {PROVENANCE}", where=self._where, remedy=REMEDY) from error
+
+    def seal_keys(self) -> SealKeys:
+        """Whom a sealed version is sealed for, as it stands now. Raises BadArtifact, Unreachable."""
+        from deployments.artifacts.sealing.wraps import MOST_BYTES, parse_wraps
+
+        with self._reading(KEYS) as stream:
+            return parse_wraps(stream.read(MOST_BYTES), self._where)
+
+    def _plain(self, entry: FileEntry) -> bytes:
+        with self._reading(entry.path) as stream:
+            content = stream.read(entry.size_bytes + 1)  # of what grew, not all
+        self._same(entry, hashlib.sha256(content).hexdigest())
+        return content
+
+    def _unsealed(self, entry: FileEntry, seal: Seal) -> bytes:
+        from deployments.artifacts.sealing.chunks import context_of, read_sealed  # what others go without
+
+        digest, data_key = hashlib.sha256(), self._opening_key(seal)
+        context = context_of(seal, self._manifest.model, entry.path)
+        with self._reading(entry.path) as stream:
+            opened = read_sealed(stream, entry.size_bytes, data_key, context, digest.update)
+        self._same(entry, digest.hexdigest())
+        if opened is None:
+            words = f"{entry.path} does not open: it was sealed as another file, or with another key"
+            raise BadArtifact(words, where=f"{self._where}/{entry.path}", remedy=REMEDY)
+        return opened
+
+    def _opening_key(self, seal: Seal) -> bytes:
+        """The data key: asked for once."""
+        if self._data_key is None:
+            from deployments.artifacts.sealing.dumps import keep_from_dumps
+            from deployments.artifacts.sealing.wraps import wrap_info
+            from deployments.keys.ring import KeyRing
+
+            keep_from_dumps()
+            info = wrap_info(seal, self._manifest.model)
+            self._data_key = KeyRing.from_environment().unwrap(self.seal_keys().wraps, info, where=self._where)
+        return self._data_key
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[io.BufferedIOBase]:
+        try:
+            with self._open(name) as stream:
+                yield stream
+        except OSError as error:
+            raise BadArtifact(f"{name} can't be read: {error}", where=f"{self._where}/{name}", remedy=REMEDY) from error
+
+    def _entry(self, name: str) -> FileEntry:
+        if name not in self._listed:
+            raise BadArtifact(f"{name} is missing", where=self._where, remedy=REMEDY)
+        return self._listed[name]
+
+    def _same(self, entry: FileEntry, digest: str) -> None:
+        if digest != entry.sha256:
+            raise BadArtifact(f"{entry.path} is damaged: its digest differs", where=f"{self._where}/{entry.path}", remedy=REMEDY)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an opened version stays in its process")
+
+
+def open_folder(folder: Path, digest: str | None = None) -> VersionFiles:
+    """The version in this folder, its manifest checked against `digest` where given; files are checked as they are read.
+
+    Raises BadArtifact.
+    """
+    content = manifest_bytes(folder)
+    where = str(folder)
+    _same_manifest(content, digest, f"{where}/{MANIFEST}")
+    return VersionFiles(parse_manifest(content, where), where, partial(_open_local, folder), folder)
+
+
+def open_version(uri: str, digest: str) -> VersionFiles:
+    """The version at a path or URI, where it lies: each file is fetched when it is read. Raises BadArtifact, Unreachable; of a
+    registry also Unauthenticated, Forbidden, NotFound."""
+    local = local_path(uri)
+    open_file = partial(_open_local, local) if local is not None else _opener(uri)
+    with open_file(MANIFEST) as stream:
+        content = stream.read()
+    _same_manifest(content, digest, uri)
+    return VersionFiles(parse_manifest(content, uri), uri, open_file, local)
+
+
+def reader_of(version: Path | VersionFiles) -> VersionReader:
+    """What reads it; of a folder that somebody has verified, as it lies there, unless it is sealed."""
+    if isinstance(version, VersionFiles):
+        return version
+    return open_folder(version) if is_sealed(version) else FolderFiles(version)
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether the version in this folder is. Raises BadArtifact where its manifest makes no sense."""
+    file = folder / MANIFEST
+    content = file.read_bytes() if file.exists() else b""
+    return b'"seal"' in content and parse_manifest(content, str(folder)).seal is not None
+
+
+def files_of(version: Path | VersionFiles) -> VersionFiles:
+    """What reads and verifies it. Raises BadArtifact."""
+    return version if isinstance(version, VersionFiles) else open_folder(version)
+
+
+def _same_manifest(content: bytes, digest: str | None, where: str) -> None:
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise BadArtifact("the manifest is not the registered one", where=where, remedy=REMEDY)
+
+
+def _open_local(folder: Path, name: str) -> io.BufferedIOBase:
+    try:
+        return (folder / name).open("rb")
+    except FileNotFoundError as error:
+        raise BadArtifact(f"{name} is missing", where=str(folder), remedy=REMEDY) from error
+    except OSError as error:
+        raise BadArtifact(f"{name} can't be read: {error}", where=str(folder), remedy=REMEDY) from error
+
+
+def _opener(uri: str) -> OpenFile:
+    """What opens the version's files by their names, elsewhere."""
+    if is_in_registry(uri):
+        from deployments.artifacts.oci_place import look_up, read_file  # an HTTP client, which others go without
+
+        shipped = look_up(uri)
+        return lambda name: io.BytesIO(read_file(shipped, name))
+    filesystem, base = remote(uri)
+
+    def open_remote(name: str) -> io.BufferedIOBase:
+        try:
+            with filesystem.open_input_stream(f"{base}/{name}") as stream:
+                return io.BytesIO(stream.read())
+        except FileNotFoundError as error:
+            raise BadArtifact(f"{name} is missing", where=uri, remedy=REMEDY) from error
+        except OSError as error:
+            raise Unreachable(f"{name} can't be read: {error}", where=uri, remedy="see that its place is there") from error
+
+    return open_remote

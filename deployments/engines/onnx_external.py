@@ -1,0 +1,98 @@
+"""Which files an ONNX graph reads its weights from, told from its bytes.
+
+onnxruntime looks for them where the model file lies; of a model that is bytes, in the process's current folder, which nobody
+verified. The package onnx, which knows the format, is the builder's; this reads the few fields of its protobuf that lead there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum, auto
+
+
+class OnnxMessage(Enum):
+    """Messages of onnx.proto that a tensor can lie in."""
+
+    MODEL = auto()
+    TRAINING = auto()
+    FUNCTION = auto()
+    GRAPH = auto()
+    NODE = auto()
+    ATTRIBUTE = auto()
+    SPARSE = auto()
+    TENSOR = auto()
+    ENTRY = auto()
+
+
+# By message: fields that lead to tensors. A tensor's `external_data` is a list of entries, key (1) and value (2).
+_LEADS: dict[OnnxMessage, dict[int, OnnxMessage]] = {
+    OnnxMessage.MODEL: {7: OnnxMessage.GRAPH, 20: OnnxMessage.TRAINING, 25: OnnxMessage.FUNCTION},
+    OnnxMessage.TRAINING: {1: OnnxMessage.GRAPH, 2: OnnxMessage.GRAPH},
+    OnnxMessage.FUNCTION: {7: OnnxMessage.NODE, 11: OnnxMessage.ATTRIBUTE},
+    OnnxMessage.GRAPH: {1: OnnxMessage.NODE, 5: OnnxMessage.TENSOR, 15: OnnxMessage.SPARSE},
+    OnnxMessage.NODE: {5: OnnxMessage.ATTRIBUTE},
+    OnnxMessage.ATTRIBUTE: {
+        5: OnnxMessage.TENSOR,
+        6: OnnxMessage.GRAPH,
+        10: OnnxMessage.TENSOR,
+        11: OnnxMessage.GRAPH,
+        22: OnnxMessage.SPARSE,
+        23: OnnxMessage.SPARSE,
+    },
+    OnnxMessage.SPARSE: {1: OnnxMessage.TENSOR, 2: OnnxMessage.TENSOR},
+    OnnxMessage.TENSOR: {13: OnnxMessage.ENTRY},
+}
+# Of the wire: what follows a field's number.
+_VARINT, _BYTES, _FIXED = 0, 2, {1: 8, 5: 4}
+_LOCATION = b"location"
+
+
+def external_locations(model: bytes) -> set[str]:
+    """The names of the files, as the graph has them. Raises ValueError where the bytes are no ONNX."""
+    if _LOCATION not in model:  # as in nearly every model: then nothing is read field by field
+        return set()
+    found: set[str] = set()
+    left = [(OnnxMessage.MODEL, memoryview(model))]
+    while left:
+        kind, message = left.pop()
+        if kind is OnnxMessage.ENTRY:
+            entry = {field: bytes(value) for field, value in _fields(message) if field in (1, 2)}
+            if entry.get(1) == _LOCATION:
+                found.add(entry.get(2, b"").decode())
+            continue
+        leads = _LEADS[kind]
+        left += [(leads[field], value) for field, value in _fields(message) if field in leads]
+    return found
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The fields of a message that have a length, by number."""
+    at, end = 0, len(message)
+    while at < end:
+        tag, at = _varint(message, at)
+        wire = tag & 7
+        if wire == _BYTES:
+            length, at = _varint(message, at)
+            yield tag >> 3, message[at : at + length]
+            at += length
+        elif wire == _VARINT:
+            _, at = _varint(message, at)
+        elif wire in _FIXED:
+            at += _FIXED[wire]
+        else:
+            raise ValueError("is no protobuf of ONNX")
+    if at != end:
+        raise ValueError("is cut off")
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            break
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("is cut off")

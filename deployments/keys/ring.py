@@ -1,0 +1,79 @@
+"""The keys that a process may use to open what is sealed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from cluster.errors import Forbidden, HeadraceError, NotFound, Unreachable
+from deployments.keys.port import KeyHolder, WrappedKey
+from deployments.keys.references import PRIVATE, holder_of, key_in_file
+
+VARIABLE = "HEADRACE_KEYS"
+
+
+class KeyRing:
+    """May be used from several threads."""
+
+    def __init__(self, holders: Sequence[KeyHolder], missing: Sequence[NotFound] = ()) -> None:
+        """`missing` are keys that are named but not there: told where nothing else opens."""
+        self._holders = tuple(holders)
+        self._missing = tuple(missing)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """HEADRACE_KEYS names them, apart by commas: `file:PATH` (a folder: every *.key in it), `env:VARIABLE`,
+        `vault:MOUNT/NAME`, `aws-kms:KEY`. Where it is not set: the folder `keys` of HEADRACE_HOME.
+
+        Contacts no service. Raises BadInput for what names no key, Conflict where others may read a private one.
+        """
+        seen = os.environ if environment is None else environment
+        holders: list[KeyHolder] = []
+        missing: list[NotFound] = []
+        references = seen.get(VARIABLE) or f"file:{Path(seen.get('HEADRACE_HOME') or '.headrace') / 'keys'}"
+        for reference in filter(None, (one.strip() for one in references.split(","))):
+            try:
+                holders += _named(reference, seen)
+            except NotFound as error:
+                missing.append(error)
+        return cls(holders, missing)
+
+    @property
+    def holders(self) -> tuple[KeyHolder, ...]:
+        """In the order in which they are tried."""
+        return self._holders
+
+    def unwrap(self, wraps: Sequence[WrappedKey], info: bytes, *, where: str) -> bytes:
+        """The data key, by whichever of the keys has wrapped it. `where` is what is sealed.
+
+        Raises Forbidden where no key here opens it; Unreachable where the service that holds the last that might is away.
+        """
+        refused: list[HeadraceError] = []
+        for wrapped in wraps:
+            for holder in self._holders:
+                if holder.key_id != wrapped.key or not holder.opens:
+                    continue
+                try:
+                    return holder.unwrap(wrapped, info)
+                except (Forbidden, NotFound, Unreachable) as error:
+                    refused.append(error)
+        away = next((error for error in refused if isinstance(error, Unreachable)), None)
+        if away is not None:
+            raise away
+        told = "; ".join(str(error) for error in (*refused, *self._missing))
+        here = ", ".join(holder.key_id for holder in self._holders if holder.opens) or "none"
+        raise Forbidden(
+            f"no key of this machine opens it (here: {here})" + (f": {told}" if told else ""),
+            where=where,
+            remedy=f"it is sealed for {', '.join(one.key for one in wraps) or 'nobody'}: name that key in {VARIABLE}",
+        )
+
+
+def _named(reference: str, environment: Mapping[str, str]) -> Iterator[KeyHolder]:
+    folder = Path(reference.removeprefix("file:")).expanduser()
+    if reference.startswith("file:") and folder.is_dir():
+        yield from map(key_in_file, sorted(folder.glob(f"*{PRIVATE}")))
+    else:
+        yield holder_of(reference, environment=environment)

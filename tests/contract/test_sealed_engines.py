@@ -1,0 +1,186 @@
+"""What engines load from memory: the same answers as from files, and nothing of a sealed version beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from cluster.errors import BadArtifact, Conflict, Forbidden
+from deployments.artifacts.manifest import Manifest
+from deployments.artifacts.package import write_artifact
+from deployments.artifacts.samples import read_samples
+from deployments.engines.load import load_engine
+from deployments.engines.onnx_external import external_locations
+from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
+from tests.support.own_process import OwnProcess
+from tests.support.sealed import OwnKeys, sealed_copy
+from tests.support.torch_models import mlp_program
+
+WEIGHTS = "weights/first.bin"
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OwnKeys:
+    return OwnKeys(tmp_path / "keys", monkeypatch)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The process's folder, where onnxruntime looks for weights of a model that is bytes: others' of the same name lie there."""
+    folder = tmp_path / "elsewhere"
+    (folder / "weights").mkdir(parents=True)
+    (folder / WEIGHTS).write_bytes(np.zeros((784, 128), np.float32).tobytes())
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def with_weights_outside(root: Path, name: str = WEIGHTS) -> Path:
+    """`mlp_artifact` with its first weights in a file beside it; the graph calls that one `name`."""
+    plain = Path(mlp_artifact(root / "whole")[0])
+    model = onnx.load(plain / "model.onnx")
+    tensor = next(one for one in model.graph.initializer if one.name == "w1")
+    (root / "parts" / "weights").mkdir(parents=True)
+    (root / "parts" / WEIGHTS).write_bytes(tensor.raw_data)
+    onnx.external_data_helper.set_external_data(tensor, name)
+    tensor.ClearField("raw_data")
+    (root / "parts" / "model.onnx").write_bytes(model.SerializeToString())
+    artifact = write_artifact(
+        root / "outside",
+        model="digits",
+        engine="onnx",
+        signature=SIGNATURE,
+        files={one: root / "parts" / one for one in ("model.onnx", WEIGHTS)},
+        samples=read_samples(plain),
+        report={},
+        source={},
+    )
+    return Path(artifact.uri)
+
+
+@pytest.mark.parametrize("make", [mlp_artifact, pytest.param(mlp_program, marks=pytest.mark.proof)])
+def test_a_sealed_version_answers_as_the_plain_one(
+    tmp_path: Path, keys: OwnKeys, make: Callable[[Path], tuple[str, str, Manifest]]
+) -> None:
+    plain = Path(make(tmp_path / "plain")[0])
+    sealed = Path(sealed_copy(plain, tmp_path / "sealed", keys.new()).uri)
+    answers = [load_engine(folder).score({INPUT: rows(8)})[OUTPUT] for folder in (plain, sealed)]
+    np.testing.assert_array_equal(*answers)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, f"./{WEIGHTS}"])
+def test_weights_beside_the_graph_are_read_from_memory(tmp_path: Path, keys: OwnKeys, elsewhere: Path, name: str) -> None:
+    plain = with_weights_outside(tmp_path, name)
+    sealed = Path(sealed_copy(plain, tmp_path / "sealed", keys.new()).uri)
+    whole = next((tmp_path / "whole" / "digits").iterdir())
+    expected = load_engine(whole).score({INPUT: rows(8)})[OUTPUT]
+    for folder in (plain, sealed):
+        np.testing.assert_allclose(load_engine(folder).score({INPUT: rows(8)})[OUTPUT], expected, atol=1e-6)
+
+
+def test_weights_that_no_file_of_the_version_has_are_refused_where_it_is_sealed(
+    tmp_path: Path, keys: OwnKeys, elsewhere: Path
+) -> None:
+    plain = with_weights_outside(tmp_path)
+    for folder in (plain, plain / "weights"):  # as a file that the graph names, and the manifest does not
+        (folder / "other.bin").write_bytes((plain / WEIGHTS).read_bytes())
+    (elsewhere / "other.bin").write_bytes((plain / WEIGHTS).read_bytes())
+    content = (plain / "model.onnx").read_bytes().replace(WEIGHTS.encode(), b"./////////other.bin"[-len(WEIGHTS) :])
+    (plain / "model.onnx").write_bytes(content)
+    (plain / "manifest.json").write_bytes(_told_anew(plain))
+    sealed = Path(sealed_copy(plain, tmp_path / "sealed", keys.new()).uri)
+    with pytest.raises(BadArtifact, match=r"other\.bin', which is no file of the version"):
+        load_engine(sealed)
+
+
+def _told_anew(folder: Path) -> bytes:
+    told = json.loads((folder / "manifest.json").read_bytes())
+    for entry in told["files"]:
+        content = (folder / entry["path"]).read_bytes()
+        entry |= {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+    return json.dumps(told).encode()
+
+
+def test_an_onnxruntime_that_reads_no_weights_from_memory_is_told(
+    tmp_path: Path, keys: OwnKeys, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Older:
+        """As 1.20: without the function."""
+
+        def __init__(self) -> None:
+            self.real = ort.SessionOptions()
+
+    monkeypatch.setattr("deployments.engines.onnx._options", lambda _: Older())
+    plain = with_weights_outside(tmp_path)
+    sealed = Path(sealed_copy(plain, tmp_path / "sealed", keys.new()).uri)
+    with pytest.raises(BadArtifact, match="can't read weights beside a sealed model"):
+        load_engine(sealed)
+
+
+def test_what_a_model_itself_asks_for_writes_nothing(
+    tmp_path: Path, keys: OwnKeys, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Path(mlp_artifact(tmp_path / "whole")[0])
+    model = onnx.load(whole / "model.onnx")
+    model.metadata_props.add(key="ort_config", value=json.dumps({"session_options": {"enable_profiling": 1}}))
+    (whole / "model.onnx").write_bytes(model.SerializeToString())
+    (whole / "manifest.json").write_bytes(_told_anew(whole))
+    sealed = Path(sealed_copy(whole, tmp_path / "sealed", keys.new()).uri)
+    monkeypatch.setenv("ORT_LOAD_CONFIG_FROM_MODEL", "1")
+    with pytest.raises(Conflict, match="must not say itself how it is run"):
+        load_engine(sealed)
+    assert not list(elsewhere.glob("*.json"))
+    load_engine(whole).score({INPUT: rows(1)})
+    assert list(elsewhere.glob("*.json")), "it has asked for what would have been written"
+
+
+def test_locations_are_found_wherever_a_tensor_may_lie() -> None:
+    def outside(location: str) -> onnx.TensorProto:
+        tensor = onnx.TensorProto(name=location, data_type=onnx.TensorProto.FLOAT, dims=[1], raw_data=b"\0\0\0\0")
+        onnx.external_data_helper.set_external_data(tensor, location)
+        return tensor
+
+    inner = onnx.helper.make_graph([], "inner", [], [], [outside("in a subgraph")])
+    nodes = [
+        onnx.helper.make_node("Constant", [], ["a"], value=outside("in an attribute")),
+        onnx.helper.make_node("If", ["c"], ["b"], then_branch=inner, else_branch=inner),
+        onnx.helper.make_node("Many", [], ["d"], tensors=[outside("in a list")], numbers=list(range(50)), share=0.5),
+    ]
+    sparse = onnx.SparseTensorProto(values=outside("sparse values"), indices=outside("sparse indices"), dims=[1])
+    graph = onnx.helper.make_graph(nodes, "location", [], [], [outside("plain")], sparse_initializer=[sparse])
+    function = onnx.helper.make_function("own", "f", [], ["a"], [nodes[0]], [onnx.helper.make_opsetid("", 20)])
+    function.node[0].attribute[0].t.external_data[0].value = "in a function"
+    model = onnx.helper.make_model(graph, functions=[function])
+    model.metadata_props.add(key="location", value="no weights")
+    assert external_locations(model.SerializeToString()) == {
+        "in a subgraph",
+        "in an attribute",
+        "in a list",
+        "sparse values",
+        "sparse indices",
+        "plain",
+        "in a function",
+    }
+    assert external_locations(b"") == set()
+    for broken in (b"\x3a\x08location"[:-1] + b"location", b"\x0blocation", b"\xff" * 11 + b"location"):
+        with pytest.raises(ValueError, match=r"cut off|no protobuf"):
+            external_locations(broken)
+
+
+def test_an_engines_own_process_opens_it_too(tmp_path: Path, keys: OwnKeys) -> None:
+    plain = Path(mlp_artifact(tmp_path / "plain")[0])
+    sealed = sealed_copy(plain, tmp_path / "sealed", keys.new())
+    with closing(OwnProcess(Path(sealed.uri), threads=1)) as engine:
+        np.testing.assert_array_equal(engine.score({INPUT: rows(8)})[OUTPUT], load_engine(plain).score({INPUT: rows(8)})[OUTPUT])
+        (limit,) = [line for line in Path(f"/proc/{engine.process.pid}/limits").read_text().splitlines() if "core file" in line]
+        assert limit.split()[4:6] == ["0", "0"]
+    (keys.folder / "own.key").unlink()
+    with pytest.raises(Forbidden, match="no key of this machine opens it"):
+        OwnProcess(Path(sealed.uri), threads=1)

@@ -1,0 +1,52 @@
+"""Sealed versions of the small artifacts, and keys for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deployments.artifacts.manifest import DESCRIBING
+from deployments.artifacts.package import Artifact, write_artifact
+from deployments.artifacts.profile import read_profile
+from deployments.artifacts.samples import read_samples
+from deployments.artifacts.version_files import open_folder
+from deployments.keys.hpke_key import HpkeKey, new_hpke_pair
+from deployments.keys.port import KeyHolder
+from deployments.keys.ring import VARIABLE
+
+
+class OwnKeys:
+    """A folder with the keys of this machine."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        folder.mkdir(mode=0o700)
+        monkeypatch.setenv(VARIABLE, f"file:{folder}")
+
+    def new(self, name: str = "own") -> HpkeKey:
+        """Makes a key, and gives what a build host has of it: the public half."""
+        private, public = new_hpke_pair()
+        file = self.folder / f"{name}.key"
+        file.touch(mode=0o600)
+        file.write_text(private)
+        return HpkeKey.of_pem(public, name)
+
+
+def sealed_copy(plain: Path, root: Path, *holders: KeyHolder) -> Artifact:
+    """The same version, sealed."""
+    files = open_folder(plain)
+    manifest = files.manifest
+    return write_artifact(
+        root,
+        model=manifest.model,
+        engine=manifest.engine,
+        signature=manifest.signature,
+        files={name: plain / name for name in files.names if name not in DESCRIBING},
+        samples=read_samples(plain),
+        report={},
+        profile=read_profile(plain),
+        source=manifest.source,
+        steps=manifest.steps,
+        seal_for=holders,
+    )

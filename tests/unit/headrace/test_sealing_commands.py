@@ -1,0 +1,100 @@
+"""`headrace sealing`, and commands on versions that are sealed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import headrace.cli.model as model_commands
+import headrace.cli.sealing.sealing as sealing_commands
+from cluster.commands.models import ModelView
+from deployments.artifacts.manifest import KEYS
+from deployments.keys.ring import VARIABLE
+from headrace.cli.exits import ExitCode
+from headrace.cli.main import main
+from tests.support.models import mlp_artifact
+from tests.support.sealed import sealed_copy
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv(VARIABLE, raising=False)
+    return tmp_path / "home"
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object]:
+    assert main([*words, "--json"]) == ExitCode.OK
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_key_is_made_once_and_listed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = told(capsys, "sealing", "new", "prod")
+    private = home / "keys" / "prod.key"
+    assert private.stat().st_mode & 0o777 == 0o600
+    assert (home / "keys").stat().st_mode & 0o077 == 0
+    assert main(["sealing", "new", "prod"]) == ExitCode.CONFLICT
+    assert "there is a key of that name" in capsys.readouterr().err
+    assert told(capsys, "sealing", "ls") == {"keys": [{"key": made["key"], "where": str(private), "opens": True}]}
+    private.unlink()
+    assert told(capsys, "sealing", "ls") == {
+        "keys": [{"key": made["key"], "where": str(home / "keys" / "prod.pub"), "opens": False}]
+    }
+
+
+def test_a_version_is_sealed_for_another_key(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = [told(capsys, "sealing", "new", name)["key"] for name in ("old", "new")]
+    holder = sealing_commands.holder_of("old", folder=home / "keys")
+    artifact = sealed_copy(Path(mlp_artifact(tmp_path / "plain")[0]), tmp_path / "sealed", holder)
+    before = (Path(artifact.uri) / KEYS).read_bytes()
+    found = told(capsys, "sealing", "ls", artifact.uri)
+    assert found["versions"] == [{"version": artifact.uri, "sealed": True, "keys": [ids[0]], "opens_here": True}]
+    changed = told(capsys, "sealing", "rewrap", artifact.uri, "--seal", "new")
+    assert changed["rewrapped"] == [{"version": artifact.uri, "before": [ids[0]], "keys": [ids[1]]}]
+    (home / "keys" / "new.key").chmod(0o644)
+    assert main(["sealing", "ls", artifact.uri]) == ExitCode.CONFLICT
+    assert "chmod 600" in capsys.readouterr().err
+    (home / "keys" / "new.key").unlink()
+    assert main(["sealing", "rewrap", artifact.uri, "--seal", "old"]) == ExitCode.REFUSED
+    assert "no key of this machine opens it" in capsys.readouterr().err
+    (Path(artifact.uri) / KEYS).write_bytes(before)
+    assert told(capsys, "sealing", "rewrap", artifact.uri, "--seal", "new", "--keep")["rewrapped"] == [
+        {"version": artifact.uri, "before": [ids[0]], "keys": ids}
+    ]
+
+
+def test_commands_on_a_sealed_version_open_it_or_say_why_not(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told(capsys, "sealing", "new", "prod")
+    holder = sealing_commands.holder_of("prod", folder=home / "keys")
+    plain = mlp_artifact(tmp_path / "plain", profiled=100)
+    sealed = sealed_copy(Path(plain[0]), tmp_path / "sealed", holder)
+    about = {"model": "digits", "engine": "onnx", "signature": plain[2].signature.model_dump(mode="json"), "created_s": 1.0}
+    view = ModelView.model_validate(
+        {
+            **dict.fromkeys(("stable", "candidate", "serving", "plan", "rollout")),
+            "name": "digits",
+            "apps": [],
+            "versions": [
+                {**about, "version": number, "artifact_uri": uri, "digest": digest}
+                for number, uri, digest in ((1, *plain[:2]), (2, sealed.uri, sealed.digest))
+            ],
+        }
+    )
+    for module in (model_commands, sealing_commands):
+        monkeypatch.setattr(module.ControlClient, "model", lambda _client, _model: view)
+    monkeypatch.setenv("HEADRACE_URL", "http://127.0.0.1:9")
+    assert told(capsys, "model", "show", "digits", "2")["sealed"] is True
+    assert told(capsys, "model", "profile", "digits", "2")["version"] == 2
+    assert told(capsys, "model", "diff", "digits", "1", "2")["different"] == {"sealed": [False, True]}
+    assert [one["sealed"] for one in told(capsys, "sealing", "ls", "digits")["versions"]] == [False, True]  # type: ignore[attr-defined]
+    monkeypatch.setenv(VARIABLE, "env:NOBODYS")
+    for words in (["show", "digits", "2"], ["profile", "digits", "2"], ["diff", "digits", "1", "2"]):
+        assert main(["model", *words]) == ExitCode.REFUSED
+        assert "no key of this machine opens it" in capsys.readouterr().err
+    assert main(["model", "push", "digits:2", "--to", "models:/digits"]) == ExitCode.BAD_INPUT
+    assert "MLflow would keep it in clear" in capsys.readouterr().err

@@ -1,0 +1,139 @@
+"""Dead letters summed up and shown without what is kept back; which of them a replay takes; what is under way."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from cluster.commands.streams.moves import StreamDocument, StreamSeen
+from cluster.errors import Conflict, Unreachable
+from cluster.state import Wanted
+from consumers.stream.kafka.offsets import OffsetRanges
+from consumers.stream.kafka.peeking import PeekedRecord
+from consumers.stream.log.port import Partition
+from consumers.stream.operate.letters import LetterBook, OfReason, as_reason, row_of, shown_letter
+from consumers.stream.operate.redacting import HIDDEN, TEXT_MOST, shown_value
+from consumers.stream.operate.running import MoveBook
+from consumers.stream.operate.stream_operator import chosen_stretch
+from consumers.stream.outgoing.answers import CONNECT
+from consumers.stream.spec import Format, InputEnvelope, StreamInput
+from deployments.gateway.console.streams import LetterChoice, LetterPlace, LetterRange, ShownAs, StreamMove
+from tests.unit.stream.test_stream_replay import SPEC
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+SEEN = StreamSeen(digest="d", wanted=Wanted.RUNNING, since_s=0.0)
+
+
+def letter(offset: int, message: str, value: bytes | None = b"{}", partition: int = 0) -> PeekedRecord:
+    about = {"topic": "in", "partition": "1", "offset": str(offset), "stage": "TASK_PUT", "exception.message": message}
+    headers = [("customer", b"ann"), *((CONNECT + name, text.encode()) for name, text in about.items())]
+    return PeekedRecord(Partition("dead", partition), offset, 1000 * offset, b"ann", value, headers)
+
+
+def document(*redact: str) -> StreamDocument:
+    return StreamDocument(name="s", model="m", spec=SPEC.model_dump(mode="json"), seen=SEEN, inputs=("x", "name"), redact=redact)
+
+
+def test_alike_failures_are_one_reason_with_its_count() -> None:
+    records = [letter(n, f"expected 3 values, got {n}") for n in range(4)] + [letter(9, "not JSON")]
+    book = LetterBook()
+    book.add((row_of(record), as_reason(record)) for record in records)
+    assert [(reason.message, reason.letters) for reason in book.reasons] == [("expected # values, got #", 4), ("not JSON", 1)]
+    assert (book.reasons[0].first_ms, book.reasons[0].last_ms) == (0, 3000)
+    assert [row.offset for row in book.rows] == [9, 3, 2, 1, 0]
+    assert book.rows[0].origin == "in/1/9"
+    only = LetterBook(book.reasons[1].key)
+    only.add((row_of(record), as_reason(record)) for record in records)
+    assert ([row.offset for row in only.rows], only.letters) == ([9], 5)
+    chosen = OfReason(book.reasons[0].key)
+    assert [chosen.holds(dict(record.headers)) for record in records] == [True] * 4 + [False]
+
+
+def test_a_letter_is_shown_whole_where_nothing_is_kept_back() -> None:
+    shown = shown_letter(letter(7, "boom 7", HOSTILE.encode()), document())
+    assert (shown.value, shown.shown_as, shown.note) == (HOSTILE, ShownAs.TEXT, "")
+    assert (shown.key, shown.headers, shown.reason.message) == ("ann", (("customer", "ann"),), "boom 7")
+
+
+def test_what_the_models_document_keeps_back_is_not_shown_nor_what_nobody_knows() -> None:
+    value = json.dumps({"x": [1, 2], "name": "Ann Li", "nmae": "Ann Li"}).encode()
+    shown = shown_letter(letter(7, "boom", value), document("name"))
+    assert json.loads(shown.value) == {"x": [1, 2], "name": HIDDEN, "nmae": HIDDEN}
+    assert "Ann" not in shown.model_dump_json()
+    assert "ann" not in (shown.key, *(value for _, value in shown.headers))
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ({"format": Format.RAW}, b"Ann Li"),
+        ({"format": Format.ARROW}, b"Ann Li"),
+        ({}, b"{broken Ann Li"),
+        ({}, b'["Ann Li"]'),
+        ({}, b"[" * 100_000),
+        ({}, b'{"x": "' + b"Ann Li" * 200_000 + b'"}'),
+    ],
+)
+def test_what_cant_be_taken_apart_is_not_shown_at_all(given: dict[str, Any], value: bytes) -> None:
+    shown = shown_value(value, StreamInput(topic="in", **given), inputs=("x",), redact=("name",))
+    assert (shown.shown_as, shown.text) == (ShownAs.NOTHING, "")
+    assert "not shown" in shown.note
+
+
+def test_fields_that_lie_elsewhere_are_found_there() -> None:
+    given = StreamInput(topic="in", fields={"x": "/a/x", "name": "/a/n"}, envelope=InputEnvelope.CLOUDEVENTS)
+    value = {"a": {"x": 1, "n": "Ann"}, "data": {"a": {"x": 2, "n": "Ann"}}, "subject": "Ann"}
+    shown = shown_value(json.dumps(value).encode(), given, inputs=("x", "name"), redact=("name",))
+    assert json.loads(shown.text) == {"a": {"x": 1, "n": HIDDEN}, "data": {"a": {"x": 2, "n": HIDDEN}}, "subject": HIDDEN}
+
+
+def test_what_is_shown_is_bounded_and_bytes_are_told_as_such() -> None:
+    long = shown_value(b"x" * 100_000, StreamInput(topic="in"), inputs=(), redact=())
+    assert (len(long.text), long.note) == (TEXT_MOST, "the first 16384 characters of 100000")
+    raw = shown_value(bytes(range(256)) * 8, StreamInput(topic="in"), inputs=(), redact=())
+    assert (raw.shown_as, raw.text[:9], raw.note) == (ShownAs.HEX, "0001 0203", "the first 1024 bytes of it")
+    assert shown_value(None, StreamInput(topic="in"), inputs=(), redact=()).shown_as is ShownAs.NOTHING
+
+
+def test_a_replay_reads_what_was_looked_at_and_nothing_that_came_since() -> None:
+    zero, one, two = (Partition("dead", number) for number in range(3))
+    there = OffsetRanges({zero: 5, one: 0, two: 0}, {zero: 90, one: 50, two: 7})
+    ranges = (LetterRange(partition=0, begin=2, end=80), LetterRange(partition=1, begin=40, end=60))
+    whole = chosen_stretch(there, "dead", LetterChoice(ranges=ranges))
+    assert (whole.starts, whole.ends) == ({zero: 5, one: 40, two: 7}, {zero: 80, one: 50, two: 7})
+    places = (LetterPlace(partition=0, offset=20), LetterPlace(partition=0, offset=30))
+    some = chosen_stretch(there, "dead", LetterChoice(ranges=ranges, only=places))
+    assert (some.starts, some.ends) == ({zero: 20, one: 50, two: 7}, {zero: 31, one: 50, two: 7})
+
+
+def test_one_thing_at_a_time_is_done_to_a_stream_and_its_end_is_told() -> None:
+    told: list[StreamMove] = []
+    go, ended = threading.Event(), threading.Event()
+
+    def wait() -> str:
+        go.wait(10)
+        return "2 scored"
+
+    def note(move: StreamMove) -> None:
+        told.append(move)
+        ended.set()
+
+    book = MoveBook()
+    book.begin("s", "replay", "r1", "ann", lambda say: (say("begun"), wait())[1], note)
+    with pytest.raises(Conflict, match="a replay is under way, begun by ann"):
+        book.begin("s", "seek", "k1", "bob", lambda _: "", note)
+    go.set()
+    assert ended.wait(10)
+    assert (told[0].state, told[0].words) == ("done", "2 scored")
+
+    def fail(_: object) -> str:
+        raise Unreachable("the broker is away")
+
+    ended.clear()
+    book.begin("other", "seek", "k2", "bob", fail, note)
+    assert ended.wait(10)
+    assert told[1].state == "failed"
+    assert "the broker is away" in told[1].words
