@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from cluster.errors import NoCapacity
 
 
 class ModelBytes:
@@ -33,19 +36,22 @@ def told(model: Path | ModelBytes) -> str:
 
 def file_in_memory(content: bytes) -> int | None:
     """A file of these bytes that lies in memory alone, by its descriptor; `path_of` names it to who must have a path. None where
-    the system has none. Its memory is free once it is closed. Raises OSError."""
+    the system has none. Nobody can change it; its memory is free once it is closed. Raises NoCapacity."""
     if not hasattr(os, "memfd_create"):
         return None
-    descriptor = os.memfd_create("model")
+    try:
+        descriptor = os.memfd_create("model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError:  # a container's rules may forbid it
+        return None
     try:
         left = memoryview(content)
         while left:
             left = left[os.write(descriptor, left) :]
-        readable = Path(path_of(descriptor)).exists()
-    except OSError:
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    except OSError as error:
         os.close(descriptor)
-        raise
-    if not readable:  # /proc is not mounted
+        raise NoCapacity(f"there is no memory for the model: {error}", remedy="give this process more") from error
+    if not Path(path_of(descriptor)).exists():  # /proc is not mounted
         os.close(descriptor)
         return None
     return descriptor

@@ -41,7 +41,7 @@ def build_command(
     exit code is 1.
 
     A sealed version (`headrace sealing new` makes a key) has every file encrypted, report and sample rows too: no page is
-    written beside it.
+    written beside it, and `headrace model show --html FILE` reads that one.
 
     Example: `headrace build model.yaml`; `headrace build model.yaml --seal prod`
     """

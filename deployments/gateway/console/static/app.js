@@ -3,13 +3,14 @@ import { html, render, useState, useEffect } from "./vendor/preact-htm.js";
 import { begin, forget, open, post, useLive } from "./live.js";
 import { span, absolute, useSecond, Words } from "./words.js";
 import { Audit } from "./audit.js";
-import { Batch } from "./feeds.js";
+import { Batch } from "./batch.js";
 import { Model } from "./model.js";
 import { Overview } from "./overview.js";
 import { Rollout } from "./rollout.js";
 import { Stream } from "./stream.js";
+import { VersionPage } from "./versions.js";
 
-const PAGES = { "": Overview, rollout: Rollout, model: Model, stream: Stream, batch: Batch, audit: Audit };
+const PAGES = { "": Overview, rollout: Rollout, model: Model, versions: VersionPage, stream: Stream, batch: Batch, audit: Audit };
 const TABS = [
   ["", "Overview"],
   ["audit", "Audit"],

@@ -165,10 +165,24 @@ function Batches({ list, any }) {
       <td><${State} word=${batch.wanted === "paused" ? "paused" : (batch.last?.state ?? "ready")} /></td></tr>`} /></section>`;
 }
 
+const NODE_COLUMNS = [["node"], ["role", "wide"], ["CPUs", "num"], ["busy", "num"], ["memory", "num"], ["for replicas", "num wide"], ["GPUs", "num"], ["state"]];
+
 function Nodes({ list }) {
   return html`<section aria-labelledby="nodes"><h2 id="nodes">Nodes</h2>
-    <${Rows} list=${list} columns=${[["node"], ["role", "wide"], ["CPUs", "num"], ["GPUs", "num"], ["memory for replicas", "num wide"], ["state"]]} caption="Nodes" empty="none" row=${(node) => html`<tr key=${node.id}>
+    <${Rows} list=${list} columns=${NODE_COLUMNS} caption="Nodes" empty="none" row=${(node) => html`<tr key=${node.id}>
       <th scope="row">${node.address} <span class="dim">${node.id}</span></th><td class="wide">${node.is_head ? "head" : "worker"}</td>
-      <td class="num">${number(node.cpus)}</td><td class="num">${number(node.gpus)}</td><td class="num wide">${bytes(node.memory_bytes)}</td>
+      <td class="num">${number(node.cpus)}</td><td class="num">${node.load ? html`<${Share} of=${node.load.cpu_busy} label=${`CPUs of ${node.address}`} />` : "–"}</td>
+      <td class="num">${node.load ? html`<${Share} of=${node.load.memory_used_bytes / node.load.memory_bytes} label=${`memory of ${node.address}`} /> <span class="dim">of ${bytes(node.load.memory_bytes)}</span>` : "–"}</td>
+      <td class="num wide">${bytes(node.memory_bytes)}</td><td class="num">${gpus(node)}</td>
       <td><${State} word=${node.alive ? "alive" : "dead"} /></td></tr>`} /></section>`;
+}
+
+function Share({ of, label }) {
+  return html`<meter min="0" max="1" high="0.9" value=${of} aria-label=${label}></meter> ${percent(Math.round(of * 100) / 100)}`;
+}
+
+function gpus(node) {
+  const seen = node.load?.gpus ?? [];
+  if (!seen.length) return number(node.gpus);
+  return seen.map((gpu, i) => html`<div key=${i} title=${gpu.name}>${gpu.busy === null ? "–" : html`<${Share} of=${gpu.busy} label=${`GPU ${i} of ${node.address}`} />`} <span class="dim">${bytes(gpu.memory_used_bytes)} of ${bytes(gpu.memory_bytes)}</span></div>`);
 }

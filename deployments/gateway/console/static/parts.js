@@ -89,3 +89,11 @@ export function Rows({ list, columns, row, caption, empty, page = 50 }) {
     ${list.length > most && html`<p class="more"><button type="button" onClick=${() => more(most + page)}>Show ${page} more</button>
       <span class="dim">${most} of ${list.length.toLocaleString("en")} shown</span></p>`}`;
 }
+
+export function Nothing({ kind, name }) {
+  return html`<h1><bdi>${name}</bdi></h1><p class="empty">There is no such ${kind}, or you may not see it. <a href="#/">Overview</a></p>`;
+}
+
+export function Document({ spec }) {
+  return html`<details><summary>As it was applied</summary><pre tabindex="0"><code>${JSON.stringify(spec, null, 2)}</code></pre></details>`;
+}
