@@ -131,7 +131,7 @@ picture: $(STAMP)
 	$(BIN)/python -m examples.digits.demo --picture docs/console.png
 
 bench: $(STAMP)
-	for b in online idle console stream batch rollout build scale footprint; do $(BIN)/python -m bench.$$b || exit 1; done
+	for b in online idle console stream batch rollout build scale footprint custody; do $(BIN)/python -m bench.$$b || exit 1; done
 
 # The private pool: a client library in the same process may register messages of the same names.
 proto: $(STAMP)

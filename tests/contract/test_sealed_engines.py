@@ -19,8 +19,8 @@ from deployments.artifacts.manifest import Manifest
 from deployments.artifacts.package import write_artifact
 from deployments.artifacts.samples import read_samples
 from deployments.engines.load import load_engine
-from deployments.engines.model_bytes import ModelBytes, file_in_memory, path_of
-from deployments.engines.onnx_external import external_locations
+from deployments.engines.model_bytes import file_in_memory, path_of
+from deployments.engines.onnx_external import LocationMention, external_locations
 from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
 from tests.support.own_process import OwnProcess
 from tests.support.sealed import OwnKeys, sealed_copy
@@ -160,20 +160,30 @@ def test_where_no_file_lies_in_memory_the_bytes_are_read(
         np.testing.assert_array_equal(load_engine(folder).score({INPUT: rows(2)})[OUTPUT], expected)
 
 
-def test_a_file_in_memory_is_nobodys_to_change_and_its_bytes_are_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    descriptor = file_in_memory(b"content")
+def test_a_file_in_memory_is_nobodys_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pour(give: Callable[[memoryview], object]) -> None:
+        give(memoryview(b"con"))
+        give(memoryview(b"tent"))
+
+    descriptor = file_in_memory(pour)
     assert descriptor is not None
     assert Path(path_of(descriptor)).read_bytes() == b"content"
     with pytest.raises(PermissionError):
         os.write(descriptor, b"another")
     os.close(descriptor)
-    model = ModelBytes(b"content", "here", {}, None)
-    assert model.take() == b"content"
-    with pytest.raises(ValueError, match="taken before"):
-        model.take()
     monkeypatch.setattr("os.write", lambda *_: (_ for _ in ()).throw(OSError(12, "Cannot allocate memory")))
     with pytest.raises(NoCapacity, match="no memory for the model"):
-        file_in_memory(b"content")
+        file_in_memory(pour)
+
+
+def test_a_mention_is_seen_wherever_blocks_part_it() -> None:
+    text = b"..location.."
+    for size in (1, 2, 3, 5, 7, 8, 11, 100):
+        for content, expected in ((text, True), (text.replace(b"o", b"0"), False)):
+            mention = LocationMention()
+            for start in range(0, len(content), size):
+                mention.look_at(memoryview(content)[start : start + size])
+            assert mention.seen is expected
 
 
 def test_locations_are_found_wherever_a_tensor_may_lie() -> None:
