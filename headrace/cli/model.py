@@ -1,4 +1,4 @@
-"""`headrace model show|profile|diff|rm|push|pull`: a version, its report and profile, what differs between two, where it goes."""
+"""`headrace model show|profile|diff|rm|push|pull|sign|verify`: a version, what is known of it, where it goes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from deployments.artifacts.version_files import open_folder
 from deployments.builder.report import read_report
 from deployments.builder.sources.mlflow_models.resolve import push
 from deployments.oci.references import place_of, reference_of
+from headrace.cli.custody.versions import sign_command, verify_command
 from headrace.cli.images.versions import pull_command, push_to_registry
 from headrace.cli.models import day
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
@@ -30,6 +31,8 @@ from headrace.local.home import read_settings
 
 app = typer.Typer(no_args_is_help=True)
 app.command("pull")(pull_command)
+app.command("sign")(sign_command)
+app.command("verify")(verify_command)
 
 
 @app.command("show")

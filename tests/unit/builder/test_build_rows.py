@@ -52,7 +52,7 @@ def test_wrong_rows_say_what_and_where(tmp_path: Path, arrays: dict[str, np.ndar
 
 
 def test_a_pickle_inside_npz_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="can't be read as .npz: ValueError"):
+    with pytest.raises(BadInput, match="Object arrays"):
         read_rows(npz(tmp_path, image=np.array([{"a": 1}], dtype=object)), [IMAGE])
 
 

@@ -160,7 +160,7 @@ def test_the_controller_keeps_what_it_cannot_open_and_says_whom_it_forgot_by_a_p
     with pytest.raises(Forbidden):
         open_subject_keys(document, "subjects", 2, ring)
     with pytest.raises(NotFound, match="a stream with `encrypt` makes them"):
-        control.brain.call(SHOW.name, name="others")
+        books[0].key_of("others", name)
 
 
 def test_the_command_erases_whom_its_input_names(
