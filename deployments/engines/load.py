@@ -41,7 +41,7 @@ def load_engine(version: Path | VersionFiles, *, threads: int = 1, gpus: float =
 
 
 def _give_memory_back() -> None:
-    """What loading has freed goes to the system: glibc keeps up to the model's size of it otherwise, as its heap happens to lie."""
+    """What loading has freed goes to the system: glibc may keep up to the model's size of it, as its heap happens to lie."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
