@@ -29,11 +29,11 @@ function where() {
   }
 }
 
-let place = where();
+let place = null; // where the viewer is: known once the page is drawn, for a link may lead elsewhere before that
 
 function App() {
   const live = useLive();
-  const [at, go] = useState(place);
+  const [at, go] = useState(() => (place = where()));
   useEffect(() => {
     const moved = () => {
       const [before, now] = [place, where()];
