@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,6 @@ def load_engine(version: Path | VersionFiles, *, threads: int = 1, gpus: float =
     for name in files.names:
         if name not in read:
             files.check(name)
-    # No name for what was read: it is gone once the engine stands.
     engine = open_engine(manifest.engine, _in_memory(files), manifest.signature, threads=threads, gpus=gpus)
     _replay(engine, files, manifest.sample_tolerance)
     return engine
@@ -47,7 +47,8 @@ def _engine_files(files: VersionFiles) -> list[str]:
 def _in_memory(files: VersionFiles) -> ModelBytes:
     first, *beside = _engine_files(files)
     return ModelBytes(
-        content=files.read(first),
+        pour=partial(files.pour, first),
+        read=partial(files.read, first),
         where=f"{files.where}/{first}",
         beside={name: files.read(name) for name in beside},
         file=None if files.folder is None else files.folder / first,

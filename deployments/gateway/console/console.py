@@ -139,7 +139,8 @@ class Console:
                 return await self._runs(request, name)
             case ["streams", name, question]:
                 _own_page(request)
-                caller, asked = self._sessions.who(request), await _body(request, question, STREAM_BODY_MOST_BYTES)
+                caller = self._sessions.who(request).by("console", self._sessions.address(request))
+                asked = await _body(request, question, STREAM_BODY_MOST_BYTES)
                 return json_reply(await self._streams.answer(name, question, asked, caller))
         raise NotFound(f"nothing at {request.path[:200]}", where="path", remedy="open /console/")
 

@@ -88,7 +88,7 @@ function Partitions({ name, workers, paused }) {
 // What keeps a partition, else how it began here.
 function Why({ at, worker }) {
   const opened = worker.open_transactions?.[at], began = worker.began?.[at];
-  if (worker.held?.[at]) return html`<bdi>${worker.held[at]}</bdi>`;
+  if (worker.held?.[at]) return html`<bdi><${Words} text=${worker.held[at]} /></bdi>`;
   if (opened) return html`${number(opened.records)} records lie behind a transaction that another producer has left open <${Ago} at=${opened.since_s} />`;
   const kept = [worker.message, worker.stuck_cause, worker.breaker_open && "its version fails row after row: it holds until that is over"].filter(Boolean).join("; ");
   if (kept) return html`<bdi>${kept}</bdi>`;

@@ -16,7 +16,18 @@ OVER_MODELS = [role for role in Role if role is not Role.ADMIN]
 # Whose answers hold what their caller may see.
 FILTERED = {"status", "feed.list", "metrics.list", "metrics.history", "glance.show", "audit.search"}
 CLUSTERS = {"feed.notes", "key.home", "key.link", "rollout.preflight", "stream.ended"}
-ADMINS = {"key.create", "key.list", "key.rotate", "key.revoke", "access.show", "audit.list", "audit.prune", "checkpoint.show"}
+ADMINS = {
+    "access.show",
+    "audit.list",
+    "audit.prune",
+    "checkpoint.show",
+    "key.create",
+    "key.list",
+    "key.revoke",
+    "key.rotate",
+    "subject-keys.replace",
+    "subject-keys.show",
+}
 ROLES: dict[str, set[Role]] = {
     **{
         command: {Role.VIEW}
