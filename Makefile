@@ -8,8 +8,8 @@ PROTO := deployments/gateway/protocol/proto
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace ops tests bench examples
 
-.PHONY: check test proof nodes chart manifests tools lint unit tensorflow kserve explainers models flights demo picture bench proto reference \
-  ops constraints clean
+.PHONY: check test proof nodes chart manifests tools lint unit tensorflow kserve model-signing explainers models flights demo picture bench \
+  proto reference ops constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -55,6 +55,14 @@ $(VENV)-kserve/.installed: tests/support/kserve-constraints.txt | $(STAMP)
 	  $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r $< && touch $@ || \
 	  { echo "==> KServe's clients could not be installed"; rm -rf $(@D); }
 
+# OpenSSF's own tool for signed models, in a venv of its own: what our signatures are held against. It imports pyOpenSSL, and does not say so.
+model-signing: $(VENV)-model-signing/.installed
+
+$(VENV)-model-signing/.installed: tests/support/model-signing-constraints.txt | $(STAMP)
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(@D) && \
+	  $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r $< && touch $@ || \
+	  { echo "==> model-signing could not be installed"; rm -rf $(@D); }
+
 # shap and captum, in a venv of their own: what explanations are held against (bench.explain, tests/fixtures/explain/make.py).
 explainers: $(VENV)-explainers/.installed
 
@@ -77,7 +85,7 @@ tools:
 	  test -z "$$made" || rm -f $(POLICY); exit $$rc
 
 # Long tests of real parts, which `test` leaves out.
-proof: $(STAMP)
+proof: $(STAMP) model-signing
 	$(PYTEST) tests -m proof --durations=15
 
 # Several machines that are lost, as network namespaces of this one: as root, some minutes. CI does not run it.
@@ -123,7 +131,7 @@ picture: $(STAMP)
 	$(BIN)/python -m examples.digits.demo --picture docs/console.png
 
 bench: $(STAMP)
-	for b in online idle console stream batch rollout build scale footprint; do $(BIN)/python -m bench.$$b || exit 1; done
+	for b in online idle console stream batch rollout build scale footprint custody; do $(BIN)/python -m bench.$$b || exit 1; done
 
 # The private pool: a client library in the same process may register messages of the same names.
 proto: $(STAMP)
@@ -146,4 +154,4 @@ constraints: $(STAMP)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --no-header pyproject.toml -o constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-chart $(VENV)-kserve $(VENV)-models $(VENV)-flights $(VENV)-explainers $(VENV)-tensorflow .headrace
+	rm -rf $(VENV) $(VENV)-chart $(VENV)-kserve $(VENV)-model-signing $(VENV)-models $(VENV)-flights $(VENV)-explainers $(VENV)-tensorflow .headrace

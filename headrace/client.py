@@ -16,9 +16,11 @@ from pydantic import ValidationError
 from cluster import errors
 from cluster.commands import audit, documents, feeds, keys, labels, models, rollouts, status, versions
 from cluster.commands.audit import RolloutHistory
+from cluster.commands.batches import runs
+from cluster.commands.batches.runs import BatchName
 from cluster.commands.command import Command, CommandEntry, Message, ModelName, Nothing
 from cluster.commands.documents import Applied, Apply
-from cluster.commands.feeds import FeedName, FeedView
+from cluster.commands.feeds import FeedName, FeedView, MoveFeed
 from cluster.commands.keys import CreateKey, KeyView, RevokeKey, RotateKey
 from cluster.commands.labels import LabelsTold, TellLabels
 from cluster.commands.models import DeleteModel, ModelView, ScaleModel
@@ -349,11 +351,15 @@ class ControlClient:
 
     def pause_feed(self, name: FeedName) -> FeedView:
         """Drains and stops a stream until it is resumed."""
-        return self.call(feeds.PAUSE, name)
+        return self.call(feeds.PAUSE, MoveFeed(kind=name.kind, name=name.name))
 
     def resume_feed(self, name: FeedName) -> FeedView:
         """Starts a paused stream where it stopped."""
-        return self.call(feeds.RESUME, name)
+        return self.call(feeds.RESUME, MoveFeed(kind=name.kind, name=name.name))
+
+    def cancel_batch(self, name: str) -> FeedView:
+        """Ends what the cluster runs of a batch. Raises Conflict where it runs nothing of it."""
+        return self.call(runs.CANCEL, BatchName(name=name))
 
     def delete_feed(self, name: FeedName) -> FeedView:
         """Begins to remove a stream or batch. Again, it changes nothing."""

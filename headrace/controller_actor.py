@@ -344,8 +344,10 @@ def _actor(settings: Settings, fleet: str = FLEET, feeds: str = FEEDS, jobs: str
 def _check_version(request: RegisterVersion) -> None:
     # pyarrow's 60 MB are had only where versions are registered.
     from deployments.artifacts.registered import check_registered
+    from deployments.signing.admission import check_admitted
 
     check_registered(request.artifact_uri, request.digest, request.engine, request.signature)
+    check_admitted(request.artifact_uri, request.digest, request.model)
 
 
 def _remove_artifact(uri: str) -> None:

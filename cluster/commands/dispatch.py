@@ -55,7 +55,8 @@ def run(command: str, request: Any, at: Context) -> tuple[CommandResult, tuple[A
     outcome = entry.run(at, request)
     events = outcome.events
     if not events and outcome.state is not at.state and entry.told:
-        detail = request.model_dump(mode="json", exclude={"model", "actor"})
+        unseen = {"seen"} if getattr(request, "seen", None) is None else set[str]()
+        detail = request.model_dump(mode="json", exclude={"model", "actor"} | unseen)
         events = (AuditEvent(at.now_s, _model_of(outcome.state, request), None, command, at.actor, detail),)
     if at.caller.door:
         events = tuple(replace(event, door=at.caller.door, address=at.caller.address) for event in events)

@@ -271,7 +271,9 @@ def _apply_feed(at: Context, state: State, document: FeedDocument, project: str)
     if known.spec != spec:
         feed = replace(feed, retry=None)
     if known.spec.schedule != spec.schedule:
-        feed = replace(feed, since_s=at.now_s, fires=feed.fires if spec.schedule is not None else ())
+        # Without a schedule nothing is left of it but what persons asked for.
+        fires = feed.fires if spec.schedule is not None else tuple(fire for fire in feed.fires if fire.by)
+        feed = replace(feed, since_s=at.now_s, fires=fires)
     fields = differences(feed_fields(known.spec, known.project), feed_fields(spec, project))
     return _with_feed(state, feed), Change(kind=document.kind, name=document.name, action="updated", fields=fields)
 

@@ -16,7 +16,7 @@ from cluster.commands.models import tried_again
 from cluster.commands.rights import anybodys, of_feed, the_clusters
 from cluster.errors import Conflict
 from cluster.ports import AppStatus, FeedKind, FeedState
-from cluster.schedule.fires import job_id, next_fires
+from cluster.schedule.fires import Fire, job_of, next_fires
 from cluster.state import Feed, Removal, State, Wanted, feed_key
 
 NEXT_FIRES = 3
@@ -28,6 +28,12 @@ class FeedName(Command):
 
     kind: Literal["stream", "batch"]
     name: str
+
+
+class MoveFeed(FeedName):
+    """Pauses or resumes one. With `seen`, only where it is still wanted so: else Conflict."""
+
+    seen: Literal["running", "paused"] | None = None
 
 
 class FeedNotes(Message):
@@ -42,7 +48,8 @@ class FeedNotes(Message):
 
 
 class FireView(Message):
-    """One fire of a schedule: when it was due, how it went, under which job. `attempt` counts from 0."""
+    """One fire of a schedule: when it was due, how it went, under which job. `attempt` counts from 0; `by` is the person who
+    asked for it, empty where the schedule did."""
 
     at_s: float
     state: str
@@ -50,6 +57,7 @@ class FireView(Message):
     attempt: int
     ended_s: float | None
     reason: str
+    by: str = ""
 
 
 class ScheduleView(Message):
@@ -64,7 +72,8 @@ class ScheduleView(Message):
 class FeedView(Message):
     """A feed as commands show it. `wanted` is what was asked for, `status` what is seen, `workers` what each says of itself.
 
-    `removing` is what its removal waits for; empty where it stays.
+    `removing` is what its removal waits for; empty where it stays. `by_hand` are a batch's runs that persons asked for, oldest
+    first.
     """
 
     kind: str
@@ -79,6 +88,7 @@ class FeedView(Message):
     schedule: ScheduleView | None = None
     project: str = ""
     removing: str = ""
+    by_hand: tuple[FireView, ...] = ()
 
 
 class FeedList(Message):
@@ -89,24 +99,27 @@ class FeedList(Message):
 
 def schedule_view(feed: Feed, now_s: float) -> ScheduleView | None:
     """When a batch runs; None where it has no schedule."""
-    schedule, name = feed.spec.schedule, feed.spec.name
+    schedule = feed.spec.schedule
     if schedule is None:
         return None
     return ScheduleView(
         cron=schedule.cron,
         timezone=schedule.timezone,
         next_s=tuple(next_fires(schedule, max(now_s, feed.since_s), NEXT_FIRES)) if feed.wanted is Wanted.RUNNING else (),
-        fires=tuple(
-            FireView(
-                at_s=fire.at_s,
-                state=fire.state.value,
-                job=job_id(name, fire.at_s, fire.attempt),
-                attempt=fire.attempt,
-                ended_s=fire.ended_s,
-                reason=fire.reason,
-            )
-            for fire in feed.fires
-        ),
+        fires=tuple(fire_view(feed.spec.name, fire) for fire in feed.fires if not fire.by),
+    )
+
+
+def fire_view(name: str, fire: Fire) -> FireView:
+    """One run of the batch of that name, by its schedule or by hand."""
+    return FireView(
+        at_s=fire.at_s,
+        state=fire.state.value,
+        job=job_of(name, fire),
+        attempt=fire.attempt,
+        ended_s=fire.ended_s,
+        reason=fire.reason,
+        by=fire.by,
     )
 
 
@@ -139,6 +152,7 @@ def feed_view(feed: Feed, seen: Mapping[str, FeedState], now_s: float, faults: M
         schedule=schedule_view(feed, now_s),
         project=feed.project,
         removing=_removing(feed, running),
+        by_hand=tuple(fire_view(spec.name, fire) for fire in feed.fires if fire.by),
     )
 
 
@@ -176,11 +190,11 @@ def _show(at: Context, request: FeedName) -> CommandResult:
     return CommandResult(at.state, feed_view(known_feed(at, request.kind, request.name), at.feeds, at.now_s, at.faults))
 
 
-def _pause(at: Context, request: FeedName) -> CommandResult:
+def _pause(at: Context, request: MoveFeed) -> CommandResult:
     return _want(at, request, Wanted.PAUSED)
 
 
-def _resume(at: Context, request: FeedName) -> CommandResult:
+def _resume(at: Context, request: MoveFeed) -> CommandResult:
     return _want(at, request, Wanted.RUNNING)
 
 
@@ -199,8 +213,11 @@ def _notes(at: Context, request: FeedNotes) -> CommandResult:
     return CommandResult(state, FeedNotes(kind=request.kind, name=request.name, notes=notes))
 
 
-def _want(at: Context, request: FeedName, wanted: Wanted) -> CommandResult:
+def _want(at: Context, request: MoveFeed, wanted: Wanted) -> CommandResult:
     feed = staying_feed(at, request.kind, request.name)
+    if request.seen is not None and request.seen != feed.wanted:
+        what = f"it has changed: it is {feed.wanted} now, and was seen {request.seen}"
+        raise Conflict(what, where=f"{request.kind} {request.name}", remedy="look at it as it is now, and decide again")
     if feed.wanted is wanted:
         return CommandResult(at.state, feed_view(feed, at.feeds, at.now_s, at.faults))
     # What a schedule would have fired while paused is not missed.
@@ -212,10 +229,10 @@ def _want(at: Context, request: FeedName, wanted: Wanted) -> CommandResult:
 LIST = CommandEntry("feed.list", Nothing, FeedList, _list, "All streams and batches", anybodys, looks=True)
 SHOW = CommandEntry("feed.show", FeedName, FeedView, _show, "One stream or batch", of_feed(Role.VIEW), looks=True)
 PAUSE = CommandEntry(
-    "feed.pause", FeedName, FeedView, _pause, "Drains and stops a stream, or lets a schedule rest", of_feed(Role.OPERATE)
+    "feed.pause", MoveFeed, FeedView, _pause, "Drains and stops a stream, or lets a schedule rest", of_feed(Role.OPERATE)
 )
 RESUME = CommandEntry(
-    "feed.resume", FeedName, FeedView, _resume, "Starts a paused stream or schedule again", of_feed(Role.OPERATE)
+    "feed.resume", MoveFeed, FeedView, _resume, "Starts a paused stream or schedule again", of_feed(Role.OPERATE)
 )
 # What a feed remembers for itself is no decision of anybody's.
 NOTES = CommandEntry(

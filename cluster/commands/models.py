@@ -22,14 +22,17 @@ from cluster.ports import AppState, AppStatus
 from cluster.removal import dependents
 from cluster.rollout.plan import Plan
 from cluster.state import AuditEvent, Model, Removal, State
+from cluster.versions import VersionId
 from cluster.watch.sums import MetricTotals
 
 
 class ScaleModel(Command):
-    """Sets the replicas of the versions of a model that is scaled by hand."""
+    """Sets the replicas of the versions of a model that is scaled by hand. With `seen`, only where so many are wanted until then:
+    else Conflict."""
 
     model: str
     replicas: int = Field(ge=0)
+    seen: int | None = Field(default=None, ge=0, description="the replicas that were wanted when it was decided")
 
 
 class DeleteModel(ModelName):
@@ -187,9 +190,21 @@ def _scale(at: Context, request: ScaleModel) -> CommandResult:
         raise Conflict(
             "it is not scaled by hand", where=f"model {model.name}", remedy="apply it with `serving: {scaling: manual}`"
         )
+    wanted = _wanted_replicas(at, model)
+    if request.seen not in (None, wanted):
+        what = f"it has changed: {wanted} replicas are wanted now, and {request.seen} were when it was seen"
+        raise Conflict(what, where=f"model {model.name}", remedy="look at it as it is now, and decide again")
     changed = replace(model, scale_to=request.replicas) if model.stable is not None else replace(model, replicas=request.replicas)
     event = AuditEvent(at.now_s, model.name, None, "scaled", at.actor, {"replicas": request.replicas})
     return CommandResult(at.state.with_model(changed), Nothing(), (event,))
+
+
+def _wanted_replicas(at: Context, model: Model) -> int | None:
+    """By hand: what was asked for last, else what its stable version is seen to have; None where nobody knows."""
+    app = at.apps.get(VersionId(model.name, model.stable).app) if model.stable is not None else None
+    if model.scale_to is not None:
+        return model.scale_to
+    return app.target_replicas if app is not None else model.replicas
 
 
 SHOW = CommandEntry(

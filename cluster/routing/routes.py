@@ -12,6 +12,7 @@ from typing import NamedTuple
 from cluster.access.policy import NO_POLICY, AccessPolicy
 from cluster.fleet.serving import Serving
 from cluster.signature import Signature
+from cluster.versions import VersionId
 from cluster.watch.payloads import Payloads
 
 WEIGHT_UNIT = 10_000  # weights are in basis points: 10_000 is all traffic
@@ -27,6 +28,12 @@ class Target:
     digest: str
     engine: str
     signature: Signature
+
+    @property
+    def model(self) -> str:
+        """Whose version it is."""
+        named = VersionId.of_app(self.app)
+        return named.model if named is not None else self.app
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from cluster.ports import FeedKind
-from cluster.schedule.fires import Fire, JobSeen, Schedule, StopJob, SubmitJob, job_id, jobs_of, look
-from cluster.state import AuditEvent, Feed, State, Wanted
+from cluster.schedule.fires import Fire, JobSeen, Schedule, StopJob, SubmitJob, job_of, jobs_of, look
+from cluster.state import CONTROLLER, AuditEvent, Feed, State, Wanted
 
 SCHEDULE = "schedule"
 
@@ -27,14 +27,14 @@ def fire_batch(
     now_s: float,
     events: list[AuditEvent],
 ) -> tuple[State, list[SubmitJob | StopJob]]:
-    """The state with a schedule's new fires, and the jobs to start and to stop. Appends what changed to `events`.
+    """The state with a batch's new fires, and the jobs to start and to stop. Appends what changed to `events`.
 
-    `refused` has, by job, why it could not be submitted at the last try. A paused batch fires no more; what it has under way is
-    followed to its end.
+    `refused` has, by job, why it could not be submitted at the last try. A paused batch fires no more by itself; what it has
+    under way is followed to its end.
     """
     feed = state.feeds[key]
     schedule = feed.spec.schedule
-    if feed.spec.kind is not FeedKind.BATCH or schedule is None:
+    if feed.spec.kind is not FeedKind.BATCH or (schedule is None and not feed.fires):
         return state, []
     since_s = now_s if feed.wanted is Wanted.PAUSED else feed.since_s
     seen = look(feed.spec.name, schedule, feed.fires, jobs, since_s=since_s, now_s=now_s, refused=refused)
@@ -44,18 +44,20 @@ def fire_batch(
     return state, list(seen.actions)
 
 
-def _told(feed: Feed, schedule: Schedule, after: tuple[Fire, ...], now_s: float) -> list[AuditEvent]:
-    before = {fire.at_s: fire for fire in feed.fires}
+def _told(feed: Feed, schedule: Schedule | None, after: tuple[Fire, ...], now_s: float) -> list[AuditEvent]:
     name, model = feed.spec.name, feed.spec.model
+    before = {job_of(name, fire, 0): fire.state for fire in feed.fires}
     return [
         AuditEvent(
-            now_s,
-            model,
-            None,
-            f"batch {fire.state}",
-            SCHEDULE,
-            {"batch": name, "job": job_id(name, fire.at_s, fire.attempt), "cron": schedule.cron, "reason": fire.reason},
+            now_s, model, None, f"batch {fire.state}", SCHEDULE if not fire.by else CONTROLLER, _detail(name, schedule, fire)
         )
         for fire in after
-        if fire.at_s not in before or before[fire.at_s].state is not fire.state
+        if before.get(job_of(name, fire, 0)) is not fire.state
     ]
+
+
+def _detail(name: str, schedule: Schedule | None, fire: Fire) -> dict[str, object]:
+    told: dict[str, object] = {"batch": name, "job": job_of(name, fire)}
+    if schedule is not None and not fire.by:
+        told["cron"] = schedule.cron
+    return told | {"reason": fire.reason}

@@ -7,6 +7,8 @@ time, and the cluster refuses an id that it has seen.
        |           ^            |
        |           +- WAITING <-+-> FAILED     (attempts are left: again, after a pause)
        +-> SKIPPED                             (missed, or the one before it still runs)
+
+A person may ask for a run too: a fire like any other, which is tried once. He may cancel whichever is open: CANCELLED.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from cluster.section import Section
 
+KEPT = 50  # past fires of a batch without a schedule
 MOST_AT_ONCE = 1000  # fires made up for at one look; the rest are made up for at the next
 _NOT_YET = "not submitted yet, tried again: "
 _STOPPING_S = 600.0  # a job that was given up is watched for this long, and ended again should it still run
@@ -130,15 +133,20 @@ class FireState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     SKIPPED = "skipped"
+    CANCELLED = "cancelled"
 
 
 _ACTIVE = (FireState.SUBMITTED, FireState.RUNNING)
-_OPEN = (*_ACTIVE, FireState.WAITING)
+OPEN = (*_ACTIVE, FireState.WAITING)
 
 
 @dataclass(frozen=True, slots=True)
 class Fire:
-    """One moment of the schedule. `attempt` counts from 0; `not_before_s` holds a retry back; `reason` is for people."""
+    """One moment of the schedule. `attempt` counts from 0; `not_before_s` holds a retry back; `reason` is for people.
+
+    `by` is the person who asked for it; empty where the schedule did. His run stands for the date `as_of`, where he said one. Of
+    `unfinished`, a run that he saw left unfinished, it is the rest where it `resumes`; else it gives that one up.
+    """
 
     at_s: float
     state: FireState
@@ -147,6 +155,15 @@ class Fire:
     submitted_s: float = 0.0
     ended_s: float | None = None
     reason: str = ""
+    by: str = ""
+    as_of: str = ""
+    unfinished: str = ""
+    resumes: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is not over yet."""
+        return self.state in OPEN
 
 
 class JobState(StrEnum):
@@ -170,13 +187,17 @@ class SubmitJob:
     """Start a fire's job. Idempotent: the cluster refuses an id that exists.
 
     `fire` is the same for all tries of one fire, so a later try goes on where an earlier one ended; `as_of` is the fire's date
-    in the schedule's time zone.
+    in the schedule's time zone. One that a person asked for (`by_hand`) goes on with that run alone (`resumes`), or gives up none
+    but that `unfinished` one.
     """
 
     job: str
     batch: str
     fire: str
     as_of: str
+    by_hand: bool = False
+    unfinished: str = ""
+    resumes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +245,25 @@ def job_id(name: str, at_s: float, attempt: int = 0) -> str:
     return f"{text}-r{attempt}" if attempt else text
 
 
+def job_of(name: str, fire: Fire, attempt: int | None = None) -> str:
+    """The id of a try's job, the last one's where none is said; by hand e.g. `hand-digits-20261123T023000Z`."""
+    job = job_id(name, fire.at_s, fire.attempt if attempt is None else attempt)
+    return f"hand-{job.removeprefix('sched-')}" if fire.by else job
+
+
+def asked_fire(fires: Sequence[Fire], by: str, now_s: float, *, as_of: str, unfinished: str, resumes: bool) -> Fire:
+    """What a person asks for, as a fire of a second that no other has: jobs are named by it."""
+    at_s = max([float(int(now_s)), *(fire.at_s + 1 for fire in fires if fire.by)])
+    return Fire(at_s, FireState.WAITING, by=by, as_of=as_of, unfinished=unfinished, resumes=resumes)
+
+
+def cancelled(fire: Fire, by: str, now_s: float) -> Fire:
+    """The fire given up by a person; the next look ends its job. One that is over stays as it is."""
+    if not fire.is_open:
+        return fire
+    return replace(fire, state=FireState.CANCELLED, ended_s=now_s, reason=f"cancelled by {by}")
+
+
 def fires_between(schedule: Schedule, after_s: float, until_s: float) -> list[float]:
     """Fire times in (after_s, until_s], oldest first, at most MOST_AT_ONCE."""
     times = itertools.takewhile(lambda at_s: at_s <= until_s, _fires(schedule, after_s))
@@ -237,13 +277,13 @@ def next_fires(schedule: Schedule, after_s: float, count: int) -> list[float]:
 
 def jobs_of(name: str, fires: Sequence[Fire], now_s: float) -> set[str]:
     """The jobs to ask the cluster for before a look: those that may run."""
-    recent = [f for f in fires if f.state in _OPEN or (f.ended_s is not None and now_s - f.ended_s < _STOPPING_S)]
-    return {job_id(name, fire.at_s, attempt) for fire in recent for attempt in (fire.attempt - 1, fire.attempt) if attempt >= 0}
+    recent = [f for f in fires if f.state in OPEN or (f.ended_s is not None and now_s - f.ended_s < _STOPPING_S)]
+    return {job_of(name, fire, attempt) for fire in recent for attempt in (fire.attempt - 1, fire.attempt) if attempt >= 0}
 
 
 def look(
     name: str,
-    schedule: Schedule,
+    schedule: Schedule | None,
     fires: Sequence[Fire],
     seen: Mapping[str, JobSeen] | None,
     *,
@@ -251,16 +291,17 @@ def look(
     now_s: float,
     refused: Mapping[str, str] = MappingProxyType({}),
 ) -> Look:
-    """One look at the schedule of the batch `name`.
+    """One look at the schedule of the batch `name`; None: it runs when a person asks for it, and what began is followed.
 
     `fires` is what the last look returned, `seen` the cluster's jobs by id, `since_s` when the schedule was applied: nothing
     fires before it. An id that is not in `seen` was never submitted, or its submission was lost: it is submitted again. Where
     the cluster can't be asked (None) new fires are noted, and nothing is done. `refused` has, by job, why it could not be
     submitted at the last try.
     """
+    keep = schedule.keep if schedule is not None else KEPT
     fires = [_waits_for(name, fire, refused) for fire in fires]
     if seen is None:
-        return Look(_trimmed([*fires, *_new_fires(schedule, fires, since_s=since_s, now_s=now_s)], schedule.keep), ())
+        return Look(_trimmed([*fires, *_new_fires(schedule, fires, since_s=since_s, now_s=now_s)], keep), ())
     known = [_follow(name, schedule, fire, seen, now_s) for fire in fires]
     stale = tuple(StopJob(job) for fire in known for job in _stale_jobs(name, fire, seen))
     known += _new_fires(schedule, known, since_s=since_s, now_s=now_s)
@@ -269,20 +310,21 @@ def look(
     submits = tuple(
         _submission(name, schedule, fire)
         for fire in known
-        if fire.state is FireState.SUBMITTED and job_id(name, fire.at_s, fire.attempt) not in seen
+        if fire.state is FireState.SUBMITTED and job_of(name, fire) not in seen
     )
-    return Look(_trimmed(known, schedule.keep), (*stale, *submits))
+    return Look(_trimmed(known, keep), (*stale, *submits))
 
 
-def _submission(name: str, schedule: Schedule, fire: Fire) -> SubmitJob:
-    as_of = datetime.fromtimestamp(fire.at_s, ZoneInfo(schedule.timezone)).date().isoformat()
-    return SubmitJob(job_id(name, fire.at_s, fire.attempt), name, job_id(name, fire.at_s), as_of)
+def _submission(name: str, schedule: Schedule | None, fire: Fire) -> SubmitJob:
+    zone = ZoneInfo(schedule.timezone if schedule is not None else "UTC")
+    as_of = fire.as_of or datetime.fromtimestamp(fire.at_s, zone).date().isoformat()
+    return SubmitJob(job_of(name, fire), name, job_of(name, fire, 0), as_of, bool(fire.by), fire.unfinished, fire.resumes)
 
 
 def _stale_jobs(name: str, fire: Fire, seen: Mapping[str, JobSeen]) -> Iterator[str]:
     """Jobs that run though their try was given up."""
     for attempt in (fire.attempt - 1, fire.attempt):
-        job = job_id(name, fire.at_s, max(attempt, 0))
+        job = job_of(name, fire, max(attempt, 0))
         wanted = attempt == fire.attempt and fire.state in _ACTIVE
         if attempt >= 0 and not wanted and job in seen and seen[job].state is JobState.RUNNING:
             yield job
@@ -298,15 +340,16 @@ def _fires(schedule: Schedule, after_s: float) -> Iterator[float]:
             last_s = at_s
 
 
-def _follow(name: str, schedule: Schedule, fire: Fire, seen: Mapping[str, JobSeen], now_s: float) -> Fire:
+def _follow(name: str, schedule: Schedule | None, fire: Fire, seen: Mapping[str, JobSeen], now_s: float) -> Fire:
     if fire.state not in _ACTIVE:
         return fire
-    job = seen.get(job_id(name, fire.at_s, fire.attempt))
+    schedule = schedule if not fire.by else None
+    job = seen.get(job_of(name, fire))
     if job is not None and job.state is JobState.SUCCEEDED:
         return replace(fire, state=FireState.SUCCEEDED, ended_s=now_s, reason="")
     if job is not None and job.state is JobState.FAILED:
         return _failed(schedule, fire, now_s, job.message or "the job failed")
-    if schedule.timeout_s is not None and now_s - fire.submitted_s > schedule.timeout_s:
+    if schedule is not None and schedule.timeout_s is not None and now_s - fire.submitted_s > schedule.timeout_s:
         return _failed(schedule, fire, now_s, f"it took longer than {schedule.timeout_s:g} s")
     if job is None:
         return fire
@@ -315,19 +358,21 @@ def _follow(name: str, schedule: Schedule, fire: Fire, seen: Mapping[str, JobSee
 
 def _waits_for(name: str, fire: Fire, refused: Mapping[str, str]) -> Fire:
     """With why its job is not submitted yet."""
-    why = refused.get(job_id(name, fire.at_s, fire.attempt)) if fire.state is FireState.SUBMITTED else None
+    why = refused.get(job_of(name, fire)) if fire.state is FireState.SUBMITTED else None
     return fire if why is None else replace(fire, reason=_NOT_YET + why)
 
 
-def _failed(schedule: Schedule, fire: Fire, now_s: float, reason: str) -> Fire:
-    if fire.attempt >= schedule.retries:
+def _failed(schedule: Schedule | None, fire: Fire, now_s: float, reason: str) -> Fire:
+    if schedule is None or fire.attempt >= schedule.retries:
         return replace(fire, state=FireState.FAILED, ended_s=now_s, reason=reason)
     pause_s = schedule.backoff_s * 2**fire.attempt
     return replace(fire, state=FireState.WAITING, attempt=fire.attempt + 1, not_before_s=now_s + pause_s, reason=reason)
 
 
-def _new_fires(schedule: Schedule, known: Sequence[Fire], *, since_s: float, now_s: float) -> list[Fire]:
-    after_s = max([since_s, *(fire.at_s for fire in known)])
+def _new_fires(schedule: Schedule | None, known: Sequence[Fire], *, since_s: float, now_s: float) -> list[Fire]:
+    if schedule is None:
+        return []
+    after_s = max([since_s, *(fire.at_s for fire in known if not fire.by)])
     times = fires_between(schedule, after_s, now_s)
     missed = [at_s for at_s in times if at_s < now_s - schedule.grace_s]
     run = set(times) - set(missed)
@@ -336,7 +381,7 @@ def _new_fires(schedule: Schedule, known: Sequence[Fire], *, since_s: float, now
     elif schedule.missed is Missed.RUN_LATEST and not run:
         run |= set(missed[-1:])
     # Whatever is still open when a fire comes overlaps it. `run_all` asks for every missed one, so those queue up.
-    busy = any(fire.state in _OPEN for fire in known)
+    busy = any(fire.state in OPEN for fire in known)
     made = []
     for at_s in times:
         if at_s not in run:
@@ -363,6 +408,7 @@ def _start_next(known: list[Fire], now_s: float) -> list[Fire]:
 
 
 def _trimmed(known: Sequence[Fire], keep: int) -> tuple[Fire, ...]:
-    """The newest `keep`, and every older one that is not over."""
-    recent = known[-keep:]
-    return (*(fire for fire in known[: len(known) - len(recent)] if fire.state in _OPEN), *recent)
+    """The newest `keep` of the schedule's, which say where it goes on, as many of persons', and every older one that is not
+    over."""
+    recent = {fire for by_hand in (False, True) for fire in [each for each in known if bool(each.by) is by_hand][-keep:]}
+    return tuple(fire for fire in known if fire.is_open or fire in recent)

@@ -170,8 +170,12 @@ STREAM_WORKERS = _gauge("stream_workers", "Workers by phase.", "stream", "phase"
 BATCH_ROWS = _counter("batch_rows", "Rows of finished units: scored, or quarantined.", "batch", "outcome")
 BATCH_UNITS = _counter("batch_units", "Units finished.", "batch")
 BATCH_DELAY = _gauge("batch_schedule_delay_seconds", "How late the last scheduled run began.", "batch")
-BATCH_LAST_FAILED = _gauge("batch_last_run_failed", "1 where the last scheduled run that ended has failed.", "batch")
-BATCH_LAST_SUCCESS = _gauge("batch_last_success_timestamp_seconds", "When the last scheduled run succeeded, Unix time.", "batch")
+BATCH_LAST_FAILED = _gauge(
+    "batch_last_run_failed", "1 where the last run that ended has failed, scheduled or asked for.", "batch"
+)
+BATCH_LAST_SUCCESS = _gauge(
+    "batch_last_success_timestamp_seconds", "When the last run that was scheduled or asked for succeeded, Unix time.", "batch"
+)
 
 # Payload logs.
 PAYLOADS = _counter(

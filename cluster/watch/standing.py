@@ -166,7 +166,7 @@ def _of_drift(state: State, looks: Mapping[VersionId, DriftLook]) -> dict[Series
 
 def _of_batch(feed: Feed) -> dict[Series, float]:
     name, found = feed.spec.name, dict[Series, float]()
-    begun = [fire for fire in feed.fires if fire.submitted_s]
+    begun = [fire for fire in feed.fires if fire.submitted_s and not fire.by]
     if begun:
         found[_series(BATCH_DELAY, name)] = max(begun[-1].submitted_s - begun[-1].at_s, 0.0)
     ended = [fire for fire in feed.fires if fire.state in (FireState.SUCCEEDED, FireState.FAILED)]

@@ -101,16 +101,20 @@ def begin(
         return _work(ledger, record, units, runs, workforce, watch)
 
 
-def resume(name: str, output_uri: str, workforce: Workforce, *, watch: Watcher) -> RunManifest:
+def resume(name: str, output_uri: str, workforce: Workforce, *, watch: Watcher, run_id: str = "") -> RunManifest:
     """Goes on with the unfinished run of this output, with the version and the plan it began with.
 
-    Raises NotFound where no run is unfinished, and otherwise as `begin`.
+    Raises NotFound where no run is unfinished, Conflict where it is not `run_id`, if that is said, and otherwise as `begin`.
     """
     runs = RunHistory(locate(output_uri))
     with explaining(runs.home.path), _only_run(runs.home, name, workforce, wait=False):
         ledger = runs.unfinished()
         if ledger is None:
             raise NotFound("no run is unfinished", where=name, remedy="begin one with `headrace batch run`")
+        if run_id not in ("", ledger.run_id):
+            raise Conflict(
+                f"not run {run_id} is unfinished, but {ledger.run_id}", where=name, remedy="look again, and go on with that"
+            )
         return _continue(ledger, runs, workforce, watch)
 
 

@@ -7,6 +7,7 @@
     report.html     the same, to read
     profile.json    what its inputs and outputs looked like on the held-out rows, with profile.npz; not in every artifact
     explain.json    how it is explained, with background.npz, rows to compare with; not in every artifact
+    model.sig       a signature of all of these, and slsa.json, what it was made from; where it is signed
 
 Content-addressed: its digest is the SHA-256 of manifest.json's bytes, and its folder is named by it.
 
@@ -37,7 +38,12 @@ PROFILE_ARRAYS = "profile.npz"
 EXPLAIN = "explain.json"
 BACKGROUND = "background.npz"
 PROVENANCE = "provenance.json"
+# Not in the manifest, whose digest is the version's: they may be made again, and say of themselves what they belong to.
 KEYS = "keys.json"
+SIGNATURE_FILE = "model.sig"
+SLSA_FILE = "slsa.json"
+BESIDE = (SIGNATURE_FILE, SLSA_FILE)
+BESIDE_MOST_BYTES = 8 << 20  # of each: a signature of 40,000 files
 # All that is not for an engine to read.
 DESCRIBING = frozenset({SAMPLES, REPORT, PAGE, PROFILE, PROFILE_ARRAYS, EXPLAIN, BACKGROUND, PROVENANCE})
 

@@ -8,11 +8,11 @@ the version's own manifest stays the truth: its digest stands in an annotation, 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deployments.artifacts.manifest import DESCRIBING, KEYS, MANIFEST, Manifest, verify
+from deployments.artifacts.manifest import BESIDE, DESCRIBING, KEYS, MANIFEST, Manifest, verify
 from deployments.oci.descriptors import INDEX_TYPE, MANIFEST_TYPE, Descriptor, encoded
 from deployments.oci.image_files import add_image, architectures_of, take_image
 from deployments.oci.layers import Layer, LayerEntry, write_layer
@@ -47,15 +47,15 @@ class LayerPlan:
         return f"{BELOW}/{next(iter(self.sizes))}" if len(self.sizes) == 1 else BELOW
 
 
-def layers_of(manifest: Manifest, manifest_bytes: int, keys_bytes: int = 0) -> Sequence[LayerPlan]:
-    """How a version is cut into layers; `manifest_bytes` is the size of its manifest.json, `keys_bytes` of keys.json, where it is
-    sealed. Pure."""
+def layers_of(manifest: Manifest, first: Mapping[str, int], keys_bytes: int = 0) -> Sequence[LayerPlan]:
+    """How a version is cut into layers; `first` has the sizes in bytes of its manifest.json and of what signs it, `keys_bytes` is
+    that of keys.json, where it is sealed. Pure."""
     files = sorted(manifest.files, key=lambda entry: (-entry.size_bytes, entry.path))
     described = {entry.path: entry.size_bytes for entry in files if entry.path in DESCRIBING}
     weights = [(entry.path, entry.size_bytes) for entry in files if entry.path not in DESCRIBING]
     alone, rest = weights[:ALONE_MOST], weights[ALONE_MOST:]
     return [
-        LayerPlan(SETTINGS_TYPE, {MANIFEST: manifest_bytes}),
+        LayerPlan(SETTINGS_TYPE, dict(first)),
         # Apart: other keys leave every other layer as it is.
         *([LayerPlan(SETTINGS_TYPE, {KEYS: keys_bytes})] if manifest.seal else []),
         *([LayerPlan(DOC_TYPE, described)] if described else []),
@@ -76,7 +76,8 @@ def pack(layout: Layout, folder: Path, digest: str, base: LayoutTag | None = Non
 def write_forms(layout: Layout, folder: Path, manifest: Manifest, digest: str, base: LayoutTag | None = None) -> Descriptor:
     """As `pack`, of files that are taken as they are."""
     keys_bytes = (folder / KEYS).stat().st_size if manifest.seal else 0
-    plans = layers_of(manifest, (folder / MANIFEST).stat().st_size, keys_bytes)
+    found = [folder / name for name in (MANIFEST, *BESIDE) if (folder / name).is_file()]
+    plans = layers_of(manifest, {file.name: file.stat().st_size for file in found}, keys_bytes)
     layers = [_written(layout, folder, plan) for plan in plans]
     annotations = {
         "org.opencontainers.image.title": manifest.model,

@@ -10,12 +10,12 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from cluster.errors import BadArtifact
-from deployments.artifacts.manifest import KEYS, MANIFEST, parse_manifest, verify
+from deployments.artifacts.manifest import BESIDE, KEYS, MANIFEST, parse_manifest, verify
 from deployments.artifacts.oci_form import BELOW, DIGEST, MODELPACK_TYPE, SIZES
 from deployments.oci.descriptors import INDEX_TYPES, Descriptor, parsed
 from deployments.oci.layout import CHUNK_BYTES, told_of_disk
@@ -28,13 +28,14 @@ REMEDY = "push the version again"
 @dataclass(frozen=True, slots=True)
 class ShippedVersion:
     """A version in a registry. `reference` is pinned by digest, `manifest` its manifest.json, `digest` that one's SHA-256 in hex;
-    `sizes` has its files' sizes in bytes as the registry was told them, by path."""
+    `sizes` has its files' sizes in bytes as the registry was told them, by path; `beside` what lies beside the manifest."""
 
     reference: Reference
     digest: str
     manifest: bytes
     layers: tuple[Descriptor, ...]
     sizes: Mapping[str, int]
+    beside: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def uri(self) -> str:
@@ -58,10 +59,11 @@ def look_up(uri: str) -> ShippedVersion:
             raise _no_version(uri)
         sizes = _sizes(layers, uri)
         files = _files(io.BytesIO(registry.small(layers[0])), uri)
-        manifest = next((content.read() for path, _, content in files if path == MANIFEST), b"")
+        first = {path: content.read() for path, _, content in files if path in (MANIFEST, *BESIDE)}
+    manifest = first.pop(MANIFEST, b"")
     if hashlib.sha256(manifest).hexdigest() != digest:
         raise BadArtifact("its manifest differs from what it says of itself", where=uri, remedy=REMEDY)
-    return ShippedVersion(Reference(asked.host, asked.name, top.digest), digest, manifest, layers, sizes)
+    return ShippedVersion(Reference(asked.host, asked.name, top.digest), digest, manifest, layers, sizes, first)
 
 
 def fill(shipped: ShippedVersion, folder: Path) -> None:
@@ -69,6 +71,7 @@ def fill(shipped: ShippedVersion, folder: Path) -> None:
     uri = shipped.uri
     manifest = parse_manifest(shipped.manifest, uri)
     left = {MANIFEST: len(shipped.manifest), **{entry.path: entry.size_bytes for entry in manifest.files}}
+    left |= {name: len(content) for name, content in shipped.beside.items()}
     if manifest.seal is not None:
         left[KEYS] = shipped.sizes.get(KEYS, 0)
     with ImageRegistry(shipped.reference) as registry:

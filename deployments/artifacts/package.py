@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -43,6 +43,9 @@ from deployments.explain.form import Background
 from deployments.keys.port import KeyHolder
 from deployments.profiles.form import Profile
 
+# Told the manifest and its bytes, it gives files to lie beside it, by name: signatures.
+Attest = Callable[[Manifest, bytes], Mapping[str, bytes]]
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
@@ -69,6 +72,7 @@ def write_artifact(
     steps: tuple[dict[str, Any], ...] = (),
     sample_tolerance: float = 1e-4,
     seal_for: Sequence[KeyHolder] = (),
+    attest: Attest | None = None,
 ) -> Artifact:
     """Packages a version as `ROOT/MODEL/DIGEST`; `files` maps paths inside the artifact to the files to copy.
 
@@ -112,6 +116,8 @@ def write_artifact(
         content = manifest.content
         (staging / MANIFEST).write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
+        for name, attested in (attest(manifest, content) if attest else {}).items():
+            (staging / name).write_bytes(attested)
         uri = _publish(staging, root, model, digest)
     return Artifact(uri, digest, manifest)
 

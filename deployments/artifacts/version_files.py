@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from deployments.artifacts.sealing.wraps import SealKeys
 
 OpenFile = Callable[[str], io.BufferedIOBase]
-_BLOCK_BYTES = 1 << 20
+Give = Callable[[memoryview], object]
+_BLOCK_BYTES = 1 << 16
 
 
 class Provenance(BaseModel):
@@ -119,9 +120,36 @@ class VersionFiles:
 
     def read(self, name: str) -> bytes:
         """The file, verified and opened. Raises BadArtifact, Unreachable; Forbidden where no key of this machine opens it."""
-        entry = self._entry(name)
-        seal = self._manifest.seal
-        return self._plain(entry) if seal is None else self._unsealed(entry, seal)
+        entry, content = self._entry(name), io.BytesIO()
+        # Its memory at once: what grows leaves holes behind, which the process keeps.
+        content.seek(max(0, self._plain_bytes(entry) - 1))
+        content.write(b"\0")
+        content.seek(0)
+        self.pour(name, content.write)
+        content.truncate()
+        return content.getvalue()
+
+    def pour(self, name: str, give: Give) -> None:
+        """Hands on the file, block by block: verified once this returns, and not to be used before. The blocks are memory that is
+        used again. Raises as `read` does, and what `give` raises but OSError."""
+        entry, digest, seal, whole = self._entry(name), hashlib.sha256(), self._manifest.seal, True
+        if seal is None:
+            block, left = memoryview(bytearray(_BLOCK_BYTES)), entry.size_bytes
+            with self._reading(name) as stream:
+                while left >= 0 and (count := stream.readinto(block)):  # of what grew, not all
+                    left -= count
+                    digest.update(block[:count])
+                    give(block[:count])
+        else:
+            from deployments.artifacts.sealing.chunks import context_of, open_sealed  # what others go without
+
+            data_key, context = self._opening_key(seal), context_of(seal, self._manifest.model, name)
+            with self._reading(name) as stream:
+                whole = open_sealed(stream, data_key, context, saw=digest.update, give=give)
+        self._same(entry, digest.hexdigest())
+        if not whole:
+            words = f"{name} does not open: it was sealed as another file, or with another key"
+            raise BadArtifact(words, where=f"{self._where}/{name}", remedy=REMEDY)
 
     def check(self, name: str) -> None:
         """Verifies a file that nobody reads. Raises BadArtifact, Unreachable."""
@@ -148,24 +176,12 @@ class VersionFiles:
         with self._reading(KEYS) as stream:
             return parse_wraps(stream.read(MOST_BYTES), self._where)
 
-    def _plain(self, entry: FileEntry) -> bytes:
-        with self._reading(entry.path) as stream:
-            content = stream.read(entry.size_bytes + 1)  # of what grew, not all
-        self._same(entry, hashlib.sha256(content).hexdigest())
-        return content
+    def _plain_bytes(self, entry: FileEntry) -> int:
+        if self._manifest.seal is None:
+            return entry.size_bytes
+        from deployments.artifacts.sealing.chunks import plain_bytes
 
-    def _unsealed(self, entry: FileEntry, seal: Seal) -> bytes:
-        from deployments.artifacts.sealing.chunks import context_of, read_sealed  # what others go without
-
-        digest, data_key = hashlib.sha256(), self._opening_key(seal)
-        context = context_of(seal, self._manifest.model, entry.path)
-        with self._reading(entry.path) as stream:
-            opened = read_sealed(stream, entry.size_bytes, data_key, context, digest.update)
-        self._same(entry, digest.hexdigest())
-        if opened is None:
-            words = f"{entry.path} does not open: it was sealed as another file, or with another key"
-            raise BadArtifact(words, where=f"{self._where}/{entry.path}", remedy=REMEDY)
-        return opened
+        return plain_bytes(entry.size_bytes)
 
     def _opening_key(self, seal: Seal) -> bytes:
         """The data key: asked for once."""

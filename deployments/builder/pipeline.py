@@ -31,6 +31,8 @@ from deployments.builder.steps.variants import Candidate, VariantBuilder
 from deployments.builder.worker import run_worker
 from deployments.engines.load import MODEL_FILES, open_engine
 from deployments.keys.references import holder_of
+from deployments.signing.keys import PrivateSigningKey
+from deployments.signing.sign import attesting
 
 SAMPLE_ROWS = 8
 # How far the same file's answers may lie apart on another CPU: int8 kernels round differently.
@@ -48,10 +50,18 @@ class Built:
 
 
 def build(
-    spec: BuildSpec, *, model: str, base: Path, root: str | Path, log: Path, progress: Progress, keys: Path | None = None
+    spec: BuildSpec,
+    *,
+    model: str,
+    base: Path,
+    root: str | Path,
+    log: Path,
+    progress: Progress,
+    keys: Path | None = None,
+    signing: PrivateSigningKey | None = None,
 ) -> Built:
     """Makes a version of `model` from a build section; `base` is the document's folder, `root` where artifacts are kept, `keys`
-    where those lie that `seal` may name.
+    where those lie that `seal` may name. It is signed with the key `signing`, where there is one.
 
     Blocks for seconds to minutes. What frameworks print goes to `log`; `progress` is told each step. Raises BadInput or NotFound
     (the document or a file of it, or a key), NoCapacity (full disk), Unreachable; then nothing is left behind.
@@ -112,6 +122,7 @@ def build(
             steps=({"step": "import", "parity": imported.parity}, *kept.steps),
             sample_tolerance=next((value for word, value in TOLERANCES.items() if word in kept.name), TOLERANCE),
             seal_for=seal_for,
+            attest=None if signing is None else attesting(signing, report.model_dump(mode="json")),
         )
     return Built(artifact, report, ())
 

@@ -342,6 +342,8 @@ class Explaining(BuildSection):
 class BuildSpec(BuildSection):
     """The `build` section. `parity`: how far the import may be from the source's own answers, relative where they exceed 1.
 
+    `sign` is the key that signs the version: one of `headrace signing new`, or a file in PEM.
+
     Inputs are bound by name where the source has names. `outputs` selects among the source's outputs, in that order; the others
     are left out. `constants` are inputs that no caller gives, with their values.
 
@@ -364,6 +366,7 @@ class BuildSpec(BuildSection):
     measure: Measure = Measure()
     parity: float = Field(default=1e-5, gt=0)
     engine: Literal["onnx", "torch"] = "onnx"
+    sign: str | None = Field(default=None, min_length=1)
     seal: tuple[str, ...] = ()
 
     @field_validator("seal", mode="before")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +34,17 @@ def load_engine(version: Path | VersionFiles, *, threads: int = 1, gpus: float =
     for name in files.names:
         if name not in read:
             files.check(name)
-    # No name for what was read: it is gone once the engine stands.
     engine = open_engine(manifest.engine, _in_memory(files), manifest.signature, threads=threads, gpus=gpus)
     _replay(engine, files, manifest.sample_tolerance)
+    _give_memory_back()
     return engine
+
+
+def _give_memory_back() -> None:
+    """What loading has freed goes to the system: glibc may keep up to the model's size of it, as its heap happens to lie."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _engine_files(files: VersionFiles) -> list[str]:
@@ -47,7 +56,8 @@ def _engine_files(files: VersionFiles) -> list[str]:
 def _in_memory(files: VersionFiles) -> ModelBytes:
     first, *beside = _engine_files(files)
     return ModelBytes(
-        content=files.read(first),
+        pour=partial(files.pour, first),
+        read=partial(files.read, first),
         where=f"{files.where}/{first}",
         beside={name: files.read(name) for name in beside},
         file=None if files.folder is None else files.folder / first,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -16,8 +17,8 @@ from cluster.signature import Datatype, Signature
 from deployments.engines.cuda import memory_bytes
 from deployments.engines.datatypes import NUMPY, Array
 from deployments.engines.failures import told_by
-from deployments.engines.model_bytes import ModelBytes, file_in_memory, path_of, told
-from deployments.engines.onnx_external import external_locations
+from deployments.engines.model_bytes import Give, ModelBytes, file_in_memory, path_of, told
+from deployments.engines.onnx_external import LocationMention, external_locations
 from deployments.engines.onnxruntime_inside import forget_bytes, session_errors
 from deployments.engines.port import RowsRefused
 from deployments.engines.tokenizer import tokenizer_of
@@ -116,25 +117,34 @@ def _session(model: Path | ModelBytes, threads: int, gpus: float) -> ort.Inferen
         return ort.InferenceSession(str(model), options, providers=providers)
     if model.file is None:
         _refuse_copies()
-    content = model.take()
+    # From bytes onnxruntime makes two copies on the way, from a file none: so it gets one, in memory. Not where the GPU may fail:
+    # then it makes the session again, from what it was made from, on the CPU.
+    mention = LocationMention()
+    in_memory = file_in_memory(partial(_poured, model, mention)) if len(providers) == 1 else None
+    if in_memory is not None:
+        try:
+            if not mention.seen:
+                return ort.InferenceSession(path_of(in_memory), options, providers=providers)
+        finally:
+            os.close(in_memory)
+    content = model.read()
     outside = _weights_outside(content, model)
     if model.file is not None and not _all_in_memory(outside, model, options):
         return ort.InferenceSession(str(model.file), options, providers=providers)
     if outside:
         _give_weights(outside, model, options)
-    # From bytes onnxruntime makes two copies on the way, from a file none: so it gets one, in memory. Not where the GPU may fail:
-    # then it makes the session again, from what it was made from, on the CPU.
-    in_memory = file_in_memory(content) if not outside and len(providers) == 1 else None
-    if in_memory is not None:
-        try:
-            del content
-            return ort.InferenceSession(path_of(in_memory), options, providers=providers)
-        finally:
-            os.close(in_memory)
     session = ort.InferenceSession(content, options, providers=providers)
     if len(providers) == 1:
         forget_bytes(session)
     return session
+
+
+def _poured(model: ModelBytes, mention: LocationMention, give: Give) -> None:
+    def both(block: memoryview) -> None:
+        mention.look_at(block)
+        give(block)
+
+    model.pour(both)
 
 
 def _refuse_copies() -> None:

@@ -47,6 +47,21 @@ _VARINT, _BYTES, _FIXED = 0, 2, {1: 8, 5: 4}
 _LOCATION = b"location"
 
 
+class LocationMention:
+    """Whether bytes that go by in blocks may name a file: most models never do, and need not be read for it."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._end = b""
+
+    def look_at(self, block: memoryview) -> None:
+        """The next block."""
+        if not self.seen:
+            content, most = bytes(block), len(_LOCATION) - 1
+            self.seen = _LOCATION in content or _LOCATION in self._end + content[:most]
+            self._end = (self._end + content[-most:])[-most:]
+
+
 def external_locations(model: bytes) -> set[str]:
     """The names of the files, as the graph has them. Raises ValueError where the bytes are no ONNX."""
     if _LOCATION not in model:  # as in nearly every model: then nothing is read field by field

@@ -26,7 +26,7 @@ def load_program(model: Path | ModelBytes) -> torch.export.ExportedProgram:
     """Checks and reads the program, a file or its bytes. Raises BadArtifact."""
     file = told(model)
     if isinstance(model, ModelBytes):
-        content = model.take()
+        content = model.read()
         # Neither copies the bytes: what is read are those that were checked.
         checked, program = io.BytesIO(content), io.BytesIO(content)
         del content

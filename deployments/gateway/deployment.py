@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from deployments.control.client import connect
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.autoscale import REQUESTS, autoscaling
 from deployments.gateway.batcher import BatchLimits
+from deployments.gateway.console.batch_runs import BatchLedgers
 from deployments.gateway.console.console import ConsoleSettings
-from deployments.gateway.console.nodes import ray_nodes
+from deployments.gateway.console.nodes import RayNodes
 from deployments.gateway.console.shared_secret import shared_secret
 from deployments.gateway.console.streams import StreamOperations
 from deployments.gateway.dataplane import DataPlane
@@ -65,7 +67,8 @@ class GatewaySettings:
     see `Callers`. Who brings no key may score and see on loopback, and elsewhere where it is `insecure`, as long as no Access
     document was applied. Of the byte limits two bound one message each, and the last all that are in one gateway. What
     `payload_topics` names opens topics for payload logs, and what `streams` names acts on streams for the console, both as
-    `module:function`; None: there are none. `traces` says where traces go; None: where the environment of their process says.
+    `module:function`; what `batch_ledgers` names reads the runs of batches for the console, as `module:class`; None: there are
+    none. `traces` says where traces go; None: where the environment of their process says.
     """
 
     replicas: int = 1
@@ -84,6 +87,7 @@ class GatewaySettings:
     max_grpc_message_bytes: int = 256 << 20
     max_buffered_bytes: int = 1 << 30
     payload_topics: str | None = None
+    batch_ledgers: str | None = None
     streams: str | None = None
     traces: TraceSettings | None = None
 
@@ -163,7 +167,9 @@ class Gateway:
             importlib.metadata.version("headrace"),
             Callers.to(*settings.hosts),
             limits,
-            ConsoleSettings(shared_secret(os.environ), ray_nodes, named_operations(settings.streams)),
+            ConsoleSettings(
+                shared_secret(os.environ), RayNodes(), named_operations(settings.streams), named_ledgers(settings.batch_ledgers)
+            ),
         )
         meters.before_each_report(self._gauges)
         meters.uses.stays(f"gateway {os.getpid()} of node {ray.get_runtime_context().get_node_id()[:12]}")
@@ -198,6 +204,11 @@ def named_opener(name: str | None) -> OpenTopic | None:
     """What opens topics for payload logs, by its `module:function`: it lives above this room."""
     opener: OpenTopic | None = _named(name)
     return opener
+
+
+def named_ledgers(name: str | None) -> Callable[[], BatchLedgers] | None:
+    """What makes the reader of batches' runs, by its `module:class`, which is imported then: it lives above this room."""
+    return None if name is None else lambda: _named(name)()
 
 
 def named_operations(name: str | None) -> StreamOperations | None:

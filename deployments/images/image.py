@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import BadArtifact, BadInput
-from deployments.artifacts.manifest import KEYS, verify
+from deployments.artifacts.manifest import BESIDE, KEYS, verify
 from deployments.images.base import BASE_TAG, Base, make_base, read_base, require_mmdebstrap
 from deployments.images.bill import bill_of_debian
 from deployments.images.variants import ImageVariant, variant_for
@@ -157,10 +157,9 @@ def _ours(layout: Layout, base: Base, variant: ImageVariant, models: Sequence[Mo
 
 
 def _inputs(model: ModelAboard) -> str:
-    # Whom a sealed version is sealed for is no part of its digest.
-    keys = model.folder / KEYS
-    told = (model.name.encode(), model.digest.encode(), model.document, *([keys.read_bytes()] if keys.exists() else []))
-    return hashlib.sha256(b"\n".join(told)).hexdigest()
+    # Who signed it, and whom a sealed version is sealed for, are no part of its digest.
+    beside = [(model.folder / name).read_bytes() for name in (*BESIDE, KEYS) if (model.folder / name).is_file()]
+    return hashlib.sha256(b"\n".join((model.name.encode(), model.digest.encode(), model.document, *beside))).hexdigest()
 
 
 def _model(model: ModelAboard) -> Iterator[LayerEntry]:

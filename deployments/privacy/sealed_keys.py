@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cluster.errors import BadArtifact, Forbidden
+from cluster.errors import BadArtifact, Forbidden, NotFound
 from deployments.keys.port import Base64Bytes, KeyHolder, WrappedKey, new_data_key
 from deployments.keys.ring import KeyRing
 from deployments.privacy.subject_keys import SubjectKeys
@@ -34,9 +34,11 @@ def seal_subject_keys(found: SubjectKeys, name: str, number: int, holder: KeyHol
 
 
 def open_subject_keys(text: str, name: str, number: int, ring: KeyRing) -> tuple[SubjectKeys, KeyHolder]:
-    """The keys, and who has wrapped them. Raises Forbidden where no key here opens them, Unreachable where one that may is away,
-    BadArtifact where they were changed."""
+    """The keys, and who has wrapped them. Raises NotFound where there are none (number 0), Forbidden where no key here opens
+    them, Unreachable where one that may is away, BadArtifact where they were changed."""
     where = f"subject keys {name}"
+    if not number:
+        raise NotFound("there are none", where=where, remedy="a stream with `encrypt` makes them as it starts")
     try:
         document = SealedSubjectKeys.model_validate_json(text)
         data_key = ring.unwrap([document.wrapped], _about(name, number), where=where)

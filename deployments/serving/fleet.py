@@ -100,6 +100,7 @@ def run_target(version: Version, serving: Serving, replicas: int, replica: type[
     bound = deployment.bind(
         version.artifact_uri,
         version.digest,
+        model=version.id.model,
         threads=serving.threads,
         gpus=serving.resources.gpus,
         stuck_after_s=_stuck_after_s(serving),

@@ -16,7 +16,6 @@ from ray.serve.exceptions import RayServeException
 
 from cluster.errors import HeadraceError, NoCapacity
 from cluster.versions import VersionId
-from deployments.artifacts.fetch import localize
 from deployments.artifacts.samples import read_samples
 from deployments.artifacts.version_files import open_folder
 from deployments.engines.datatypes import Array
@@ -31,6 +30,7 @@ from deployments.serving.explaining import ReplicaExplainer
 from deployments.serving.loaded import tell_loaded
 from deployments.serving.memory_limit import end_above
 from deployments.serving.turns import EngineTurns
+from deployments.signing.admission import admitted_copy
 from deployments.transport.lines.frames import ReplicaTimes, Reply, TimedReply
 from deployments.transport.lines.serve_book import ReplicaBook, line_name, own_node
 from deployments.transport.lines.server import LineServer
@@ -60,16 +60,24 @@ class Replica:
     _opening: asyncio.Task[None] | None = None
 
     def __init__(
-        self, uri: str, digest: str, *, threads: int, gpus: float, stuck_after_s: float, memory_bytes: int | None = None
+        self,
+        uri: str,
+        digest: str,
+        *,
+        model: str,
+        threads: int,
+        gpus: float,
+        stuck_after_s: float,
+        memory_bytes: int | None = None,
     ) -> None:
-        """Blocks until the engine is warm. `stuck_after_s` is how long calls may wait with none finished before the replica
-        calls itself ill; above `memory_bytes` its process ends. Raises BadArtifact, Unreachable, NoCapacity or Forbidden (sealed,
-        and no key here), which Serve shows as the app's message."""
+        """Blocks until the engine is warm, of a version that may be opened as one of `model`. `stuck_after_s` is how long calls
+        may wait with none finished before the replica calls itself ill; above `memory_bytes` its process ends. Raises
+        BadArtifact, Unreachable, NoCapacity or Forbidden (sealed, and no key here), which Serve shows as the app's message."""
         log_with_serve(**_about())
         began_s = time.monotonic()
         if memory_bytes is not None:
             end_above(memory_bytes)
-        version = open_folder(localize(uri, digest), digest)
+        version = open_folder(admitted_copy(uri, digest, model), digest)
         self._engine = load_engine(version, threads=threads, gpus=gpus)
         self._probe = take(read_samples(version).inputs, slice(0, 1))
         self._stuck_after_s = stuck_after_s

@@ -24,7 +24,6 @@ from cluster.errors import HeadraceError, NoCapacity
 from cluster.fleet.serving import Serving
 from cluster.foreign import trace_of
 from cluster.routing.routes import Target
-from deployments.artifacts.fetch import localize
 from deployments.artifacts.version_files import open_folder
 from deployments.engines.datatypes import Array
 from deployments.engines.isolate import score_isolating
@@ -34,6 +33,7 @@ from deployments.observe.logs.set_up import log_to_stderr
 from deployments.scoring.rows import Answer
 from deployments.serving.collector import keep_from_collections
 from deployments.serving.memory_limit import end_above
+from deployments.signing.admission import admitted_copy
 from deployments.transport.lines.frames import Ask, Frames, packed, received
 
 START_TIMEOUT_S = 300.0
@@ -161,7 +161,7 @@ def _gone() -> EngineGone:
 def start_engine_process(target: Target, serving: Serving) -> EngineProcess:
     """Fetches a version and loads it in a process of its own, on the CPU. Blocks; raises what `EngineProcess` raises, and
     Unreachable."""
-    path = localize(target.artifact_uri, target.digest)
+    path = admitted_copy(target.artifact_uri, target.digest, target.model)
     return EngineProcess(path, threads=serving.threads, memory_bytes=serving.memory_bytes, digest=target.digest)
 
 

@@ -110,14 +110,21 @@ def status_command(target: Target, as_json: AsJson = False) -> None:
     """
     with ControlClient.from_environment() as control:
         name, spec = _find(target, control)
-        schedule = None if _is_file(target) else control.feed(FeedName(kind="batch", name=name)).schedule
+        feed = None if _is_file(target) else control.feed(FeedName(kind="batch", name=name))
+    schedule, asked = (feed.schedule, _by_hand(feed)) if feed is not None else (None, [])
     runs = RunHistory(locate(spec.output.path))
     ledgers = runs.all()
     held = bool(is_held(runs.home))
     told = [_told(run, held=held and run is ledgers[-1]) for run in ledgers]
     if as_json:
         print_json(
-            {"name": name, "output": spec.output.path, **(told[-1] if told else {"state": "never run"}), "runs": told}
+            {
+                "name": name,
+                "output": spec.output.path,
+                **(told[-1] if told else {"state": "never run"}),
+                "runs": told,
+                "by_hand": asked,
+            }
             | _as_json(schedule)
         )
         return
@@ -138,6 +145,9 @@ def status_command(target: Target, as_json: AsJson = False) -> None:
     answers().print(table if told else f"{name}: no run yet; begin one with `headrace batch run {name}`")
     if schedule is not None:
         answers().print(_fires_table(schedule))
+    for fire in asked:
+        began = datetime.fromtimestamp(fire["at_s"], UTC)
+        answers().print(f"{fire['by']} asked for it at {began:%Y-%m-%d %H:%M:%S} UTC: {fire['state']} {fire['reason']}".rstrip())
 
 
 @app.command("ls")
@@ -167,6 +177,22 @@ def list_command(as_json: AsJson = False) -> None:
         print_json({"batches": told})
         return
     answers().print(table if told else "no batch is applied")
+
+
+@app.command("cancel")
+def cancel_command(name: Annotated[str, typer.Argument(help="An applied Batch.")], as_json: AsJson = False) -> None:
+    """End the run that the cluster has under way by itself: by the schedule, or because somebody asked for it in the console.
+
+    Units that are done are kept: `headrace batch resume` goes on. What a terminal began ends there.
+
+    Example: `headrace batch cancel digits`
+    """
+    with ControlClient.from_environment() as control:
+        feed = control.cancel_batch(name)
+    if as_json:
+        print_json({"name": name, "by_hand": _by_hand(feed)} | _as_json(feed.schedule))
+    else:
+        answers().print(f"{name}: its run is being ended")
 
 
 @app.command("pause")
@@ -210,6 +236,10 @@ def _local(at_s: float, timezone: str) -> str:
 
 def _as_json(schedule: ScheduleView | None) -> dict[str, Any]:
     return {"schedule": schedule.model_dump(mode="json") if schedule is not None else None}
+
+
+def _by_hand(feed: FeedView) -> list[dict[str, Any]]:
+    return [fire.model_dump(mode="json") for fire in feed.by_hand]
 
 
 def _fires_table(schedule: ScheduleView) -> Table:

@@ -20,6 +20,8 @@ from headrace.cli.screens.report import report_table
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
 from headrace.project.documents import ModelFile, load_project
+from headrace.signing.key_files import signing_key_named
+from headrace.signing.looking import must_be_signed
 
 app = typer.Typer(help="Make a version from a trained model.")
 
@@ -33,6 +35,10 @@ def build_command(
         list[str] | None,
         typer.Option(metavar="KEY", help="Encrypt the version for who holds this key; again for more. Instead of build.seal."),
     ] = None,
+    sign: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Sign it: a key of `headrace signing new`, or a file in PEM; instead of build.sign."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Import, check, evaluate and package a trained model, and register it as the next version.
@@ -41,7 +47,7 @@ def build_command(
     exit code is 1.
 
     A sealed version (`headrace sealing new` makes a key) has every file encrypted, report and sample rows too: no page is
-    written beside it.
+    written beside it, and `headrace model show --html FILE` reads that one.
 
     Example: `headrace build model.yaml`; `headrace build model.yaml --seal prod`
     """
@@ -54,6 +60,14 @@ def build_command(
         spec = spec.model_copy(update={"seal": tuple(_in_this_folder(one) for one in seal)})
     home = read_settings().home
     home.make()
+    key = sign or spec.sign
+    signing = signing_key_named(home, key, Path.cwd() if sign else found.source.file.parent) if key else None
+    if signing is None and output is None and must_be_signed(found.document.name, read_settings()):
+        raise BadInput(
+            "the signing policy takes no version that is not signed, and this one would not be",
+            where=f"{file}, {found.document.name}",
+            remedy="name a key with --sign, or as `sign` in the build section; `headrace signing ls` shows those that are here",
+        )
     log = home.logs / f"build-{found.document.name}.log"
     client = None if output else ControlClient.from_environment()
     with screen.status("build") as status:
@@ -70,6 +84,7 @@ def build_command(
             log=log,
             progress=progress,
             keys=home.keys,
+            signing=signing,
         )
     answer: dict[str, Any] = built.report.model_dump(mode="json")
     report_page = home.logs / f"build-{found.document.name}.html"

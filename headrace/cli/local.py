@@ -15,6 +15,7 @@ from cluster.errors import BadInput, Unreachable
 from deployments.gateway.door.settings import ClientCertificates
 from deployments.observe.logs.settings import FORM_VARIABLE, LEVEL_VARIABLE, LogForm, LogLevel
 from deployments.observe.traces.settings import RATIO_VARIABLE, URL_VARIABLE, USUAL_RATIO
+from deployments.signing.admission import POLICY_VARIABLE
 from headrace.cli.exits import ExitCode
 from headrace.cli.screens.output import AsJson, answers, notes, print_json, watch
 from headrace.local.home import Settings, read_settings
@@ -68,6 +69,10 @@ def up(
     prometheus: Annotated[
         bool, typer.Option("--prometheus", help="Run Prometheus and Alertmanager too, with our rules, where they are installed.")
     ] = False,
+    signing: Annotated[
+        str,
+        typer.Option(metavar="FILE", envvar=POLICY_VARIABLE, help="A signing policy: which versions must be signed, by whom."),
+    ] = "",
     traces: Annotated[
         str,
         typer.Option(metavar="URL", envvar=URL_VARIABLE, help="Send traces there, OTLP over HTTP (needs headrace[traces])."),
@@ -123,6 +128,8 @@ def up(
     `prometheus` and our rules; whom to tell of alerts is yours to write into its alertmanager.yml. `headrace status` shows their
     addresses; whoever is on this machine may read there what is measured.
 
+    With --signing, every process here registers and opens only versions that are signed as the file says (docs/signing.md).
+
     With --traces, a request or record whose trace context says that it is sampled is one trace up to its answer, and so is the
     ratio of those that bring none (docs/traces.md).
 
@@ -157,6 +164,7 @@ def up(
         broker=broker,
         broker_port=broker_port,
         prometheus=prometheus,
+        signing=_absolute(signing or None) or "",
         traces=traces,
         trace_ratio=trace_ratio,
         log_form=log_form,

@@ -1,4 +1,4 @@
-"""`headrace model show|profile|diff|rm|push|pull`: a version, its report and profile, what differs between two, where it goes."""
+"""`headrace model show|profile|diff|rm|push|pull|sign|verify`: a version, what is known of it, where it goes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from cluster.commands.models import ModelView
 from cluster.commands.versions import VersionView
 from cluster.errors import BadInput, NotFound
 from deployments.artifacts.fetch import localize, remove
+from deployments.artifacts.manifest import PAGE
 from deployments.artifacts.profile import read_profile
 from deployments.artifacts.roots import is_in_registry
 from deployments.artifacts.version_files import open_folder
 from deployments.builder.report import read_report
 from deployments.builder.sources.mlflow_models.resolve import push
 from deployments.oci.references import place_of, reference_of
+from headrace.cli.custody.versions import sign_command, verify_command
 from headrace.cli.images.versions import pull_command, push_to_registry
 from headrace.cli.models import day
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
@@ -29,22 +31,31 @@ from headrace.local.home import read_settings
 
 app = typer.Typer(no_args_is_help=True)
 app.command("pull")(pull_command)
+app.command("sign")(sign_command)
+app.command("verify")(verify_command)
 
 
 @app.command("show")
 def show(
     model: Annotated[str, typer.Argument(help="The model's name.")],
     version: Annotated[int | None, typer.Argument(help="The version; the newest where left out.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write the page of its report to this file, of a sealed one in clear.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a version: its signature, source, steps and report. Checks its files on the way.
 
-    Example: `headrace model show digits 2`
+    Example: `headrace model show digits 2`; `headrace model show digits 2 --html report.html`
     """
     with ControlClient.from_environment() as client:
         one = _version(client.model(model), version)
     files = open_folder(localize(one.artifact_uri, one.digest), one.digest)
     report, sealed = read_report(files), files.manifest.seal is not None
+    if html is not None:
+        if not files.has(PAGE):
+            raise NotFound("has no page", where=f"{model} version {one.version}", remedy="`headrace build` makes one")
+        html.write_bytes(files.read(PAGE))
     if as_json:
         print_json(
             {**one.model_dump(mode="json"), "sealed": sealed, "report": report.model_dump(mode="json") if report else None}

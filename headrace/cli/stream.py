@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.commands.feeds import FeedList, FeedName, FeedView
+from cluster.commands.streams.moves import REPLAY, WORDS_MOST, ReplayLetters
 from cluster.errors import BadInput
 from consumers.stream.counters import Counters, WorkerStatus
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
@@ -124,7 +125,8 @@ def replay(
     """Score records again, with the versions that serve now: the dead letters, or the input between two times.
 
     The stream goes on undisturbed: a replay reads in a group of its own, each record once, and marks what it writes with the
-    header headrace.replay. Fields of --where: topic, partition, stage, exception, message.
+    header headrace.replay. Fields of --where: topic, partition, stage, exception, message. It takes the role operate, and stands
+    in the audit.
 
     Example: `headrace stream replay digits --dead-letters --where message~NaN`
     """
@@ -144,8 +146,14 @@ def replay(
         to_topic=to_topic,
         replay=replay_id or f"{datetime.now(UTC):%Y%m%dT%H%M%S}",
     )
+    which = (
+        f"dead letters {' '.join(where or ())}"
+        if dead_letters
+        else f"the input from {begin or 'its beginning'} to {end or 'now'}"
+    )
     with ControlClient.from_environment() as client:
         stream = client.feed(_stream(name))
+        client.call(REPLAY, ReplayLetters(name=name, replay=asked.replay, which=which.strip()[:WORDS_MOST]))
     with notes().status(f"replay {asked.replay}") as shown:
 
         def look(counters: Counters, message: str) -> None:

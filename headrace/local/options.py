@@ -8,6 +8,7 @@ from cluster.errors import BadInput
 from deployments.gateway.door.settings import ClientCertificates, DoorTls, is_loopback
 from deployments.observe.logs.settings import LogForm, LogLevel, LogSettings
 from deployments.observe.traces.settings import URL_VARIABLE, USUAL_RATIO, TraceSettings
+from deployments.signing.admission import POLICY_VARIABLE
 
 LOOPBACK = "127.0.0.1"
 
@@ -20,7 +21,7 @@ class UpOptions:
     `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has. `insecure`: a cluster may be
     joined without a token, and a door opened to the network in clear, or where nothing says who may come in. `access` is the file
     of an Access document, or empty. `prometheus`: run Prometheus and Alertmanager too. `models` is a folder of versions that an
-    image brings, or empty.
+    image brings, or empty. `signing` is the file of a signing policy, or empty.
     Gateways run where nodes have the resource `gateways_on` alone, a unit each; empty: on any.
     `traces` is the URL of a receiver of OTLP, or empty, and `trace_ratio` how much of what brings no trace context is traced. All
     processes log in `log_form`, from `log_level` on.
@@ -47,6 +48,7 @@ class UpOptions:
     client_ca: str | None = None
     client_certs: ClientCertificates | None = None
     models: str = ""
+    signing: str = ""
     traces: str = ""
     trace_ratio: float = USUAL_RATIO
     log_form: LogForm = LogForm.TEXT
@@ -74,10 +76,11 @@ class UpOptions:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What tells each process of the cluster how to log, and where traces go. Raises BadInput."""
+        """What tells each process of the cluster how to log, where traces go, and which versions must be signed. Raises
+        BadInput."""
         traces = self.trace_settings
         told = traces.variables if traces is not None else {URL_VARIABLE: ""}
-        return {**told, **LogSettings(self.log_form, self.log_level).variables}
+        return {**told, **LogSettings(self.log_form, self.log_level).variables, POLICY_VARIABLE: self.signing}
 
     @property
     def tls(self) -> DoorTls | None:

@@ -30,6 +30,7 @@ CLOSING_S = 20.0
 # Serve starts a replica that ended again, for as long as it takes.
 KEPT_UP = (ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING, ApplicationStatus.UNHEALTHY)
 PAYLOAD_TOPICS = "consumers.stream.payloads.topic_sink:open_topic"
+BATCH_LEDGERS = "consumers.batch.runs_seen:LedgerRuns"
 STREAM_OPERATIONS = "consumers.stream.operate.from_gateways:open_operations"
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 (compared)
 
@@ -58,6 +59,7 @@ def gateway_settings(options: UpOptions) -> GatewaySettings:
         hosts=(options.host, *options.hosts),
         insecure=options.insecure,
         payload_topics=PAYLOAD_TOPICS,
+        batch_ledgers=BATCH_LEDGERS,
         streams=STREAM_OPERATIONS,
         traces=options.trace_settings,
     )

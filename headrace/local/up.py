@@ -20,6 +20,8 @@ from deployments.gateway.door.certificates import check_files, utc
 from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.settings import ClientCertificates
 from deployments.observe.traces.settings import RATIO_VARIABLE, URL_VARIABLE, check_can_trace, trace_settings
+from deployments.signing.admission import POLICY_VARIABLE, policy_file
+from deployments.signing.policy import check_policy
 from headrace.local.broker import running_broker, start_broker
 from headrace.local.down import RAY_STOP_S, Progress, end_run
 from headrace.local.home import Home, Settings, without_password
@@ -80,6 +82,7 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brou
             end_run(home, state, progress, keep_broker=kept)
         check_prometheus(options)
         _check_traces(options, settings)
+        _check_signing(options, settings)
         _check_door(options, settings, progress)
         _check_ports(options, settings, broker_runs=kept)
         check_network(options, settings, access)
@@ -137,6 +140,18 @@ def _check_traces(options: UpOptions, settings: Settings) -> None:
             "the streams of a cluster that is joined are told by its nodes' environment alone",
             where="--traces",
             remedy=f"set {URL_VARIABLE} and {RATIO_VARIABLE} where its nodes are started, and here",
+        )
+
+
+def _check_signing(options: UpOptions, settings: Settings) -> None:
+    if not options.signing:
+        return
+    check_policy(Path(options.signing))
+    if settings.ray_address is not None and policy_file() is None:
+        raise BadInput(
+            "the processes of a cluster that is joined ask their nodes' environment alone",
+            where="--signing",
+            remedy=f"set {POLICY_VARIABLE} to the policy's path where its nodes are started, and here",
         )
 
 

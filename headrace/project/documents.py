@@ -188,6 +188,9 @@ def _kind(source: Source) -> str:
     kind = source.data.get("kind")
     if kind is None:
         raise BadInput("missing", where=source.where(("kind",)), remedy=f"add one of: {', '.join(KINDS)}")
+    if kind == "Signing":
+        remedy = "keep it beside the project and give it to `headrace up --signing`: no document that is applied may change it"
+        raise BadInput("a signing policy is a file of each node", where=source.where(("kind",)), remedy=remedy)
     if kind not in KINDS:
         raise BadInput(f"unknown kind {kind!r}", where=source.where(("kind",)), remedy=did_you_mean(str(kind), list(KINDS)))
     return str(kind)

@@ -189,7 +189,7 @@ BATCHES = (
         "headrace_batch_last_run_failed == 1",
         "1m",
         TICKET,
-        "the last scheduled run of batch {{ $labels.batch }} failed",
+        "the last run of batch {{ $labels.batch }} failed",
         "What it had finished is kept in its ledger.",
         "batch",
     ),

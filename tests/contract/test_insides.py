@@ -12,12 +12,20 @@ from ray.serve.handle import DeploymentHandle
 from cluster.errors import Unreachable
 from consumers.batch import ray_inside
 from deployments.engines import onnxruntime_inside
+from deployments.gateway.console import node_loads
 from deployments.insides import Inside
 from deployments.serving import serve_inside, worker_setup
 from deployments.transport.lines import serve_book
 from deployments.transport.lines.serve_book import HandleBook, ReplicaBook, line_name, route_on_this_loop
 
-TABLES = (*ray_inside.TABLE, *serve_inside.TABLE, *serve_book.TABLE, *onnxruntime_inside.TABLE, *worker_setup.TABLE)
+TABLES = (
+    *ray_inside.TABLE,
+    *serve_inside.TABLE,
+    *serve_book.TABLE,
+    *onnxruntime_inside.TABLE,
+    *worker_setup.TABLE,
+    *node_loads.TABLE,
+)
 
 
 @pytest.mark.parametrize("inside", TABLES, ids=lambda inside: f"{inside.module}.{inside.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -13,12 +14,13 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from cluster.errors import BadArtifact, Conflict, Forbidden
+from cluster.errors import BadArtifact, Conflict, Forbidden, NoCapacity
 from deployments.artifacts.manifest import Manifest
 from deployments.artifacts.package import write_artifact
 from deployments.artifacts.samples import read_samples
 from deployments.engines.load import load_engine
-from deployments.engines.onnx_external import external_locations
+from deployments.engines.model_bytes import file_in_memory, path_of
+from deployments.engines.onnx_external import LocationMention, external_locations
 from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
 from tests.support.own_process import OwnProcess
 from tests.support.sealed import OwnKeys, sealed_copy
@@ -139,6 +141,49 @@ def test_what_a_model_itself_asks_for_writes_nothing(
     assert not list(elsewhere.glob("*.json"))
     load_engine(whole).score({INPUT: rows(1)})
     assert list(elsewhere.glob("*.json")), "it has asked for what would have been written"
+
+
+@pytest.mark.parametrize("lacking", ["memfd_create", "its file", "leave"])
+def test_where_no_file_lies_in_memory_the_bytes_are_read(
+    tmp_path: Path, keys: OwnKeys, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    plain = Path(mlp_artifact(tmp_path / "plain")[0])
+    sealed = Path(sealed_copy(plain, tmp_path / "sealed", keys.new()).uri)
+    expected = load_engine(plain).score({INPUT: rows(2)})[OUTPUT]
+    if lacking == "memfd_create":
+        monkeypatch.delattr("os.memfd_create")
+    elif lacking == "leave":
+        monkeypatch.setattr("os.memfd_create", lambda *_: (_ for _ in ()).throw(PermissionError("not here")))
+    else:
+        monkeypatch.setattr("deployments.engines.model_bytes.path_of", lambda _: str(tmp_path / "none"))
+    for folder in (plain, sealed):
+        np.testing.assert_array_equal(load_engine(folder).score({INPUT: rows(2)})[OUTPUT], expected)
+
+
+def test_a_file_in_memory_is_nobodys_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pour(give: Callable[[memoryview], object]) -> None:
+        give(memoryview(b"con"))
+        give(memoryview(b"tent"))
+
+    descriptor = file_in_memory(pour)
+    assert descriptor is not None
+    assert Path(path_of(descriptor)).read_bytes() == b"content"
+    with pytest.raises(PermissionError):
+        os.write(descriptor, b"another")
+    os.close(descriptor)
+    monkeypatch.setattr("os.write", lambda *_: (_ for _ in ()).throw(OSError(12, "Cannot allocate memory")))
+    with pytest.raises(NoCapacity, match="no memory for the model"):
+        file_in_memory(pour)
+
+
+def test_a_mention_is_seen_wherever_blocks_part_it() -> None:
+    text = b"..location.."
+    for size in (1, 2, 3, 5, 7, 8, 11, 100):
+        for content, expected in ((text, True), (text.replace(b"o", b"0"), False)):
+            mention = LocationMention()
+            for start in range(0, len(content), size):
+                mention.look_at(memoryview(content)[start : start + size])
+            assert mention.seen is expected
 
 
 def test_locations_are_found_wherever_a_tensor_may_lie() -> None:

@@ -37,3 +37,12 @@ def test_each_team_is_told_of_its_own_model_and_no_other(tmp_path: Path) -> None
     )
     for title in (*steps, "Another key", "No key any more"):
         assert f"\n{title}" in printed
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(600)
+def test_what_is_not_signed_or_was_changed_is_found(tmp_path: Path) -> None:
+    printed = run_example("custody", tmp_path)
+    assert "Everything is as it should be." in printed
+    for title in ("A version that is signed", "One that is not", "An older signature", "A changed record"):
+        assert f"\n{title}" in printed

@@ -15,10 +15,13 @@ from ray import serve
 
 from cluster.commands.documents import Apply, FeedDocument
 from cluster.commands.feeds import FeedName
+from deployments.gateway.deployment import GatewaySettings
 from headrace.local.home import Settings, read_settings
 from headrace.local.home_key import home_key
+from headrace.local.services import BATCH_LEDGERS
 from tests.conftest import RayCluster
 from tests.integration.test_rollout_live import PLAN, SERVING
+from tests.support.batch_parts import published, spec_of, write_dataset
 from tests.support.browser import chromium, needs_chromium, visit
 from tests.support.live import Artifact, Service, controller_process, loaded, running
 from tests.support.models import INPUT, failing_artifact, mlp_artifact, rows
@@ -48,7 +51,7 @@ def stable(folder: Path) -> Artifact:
 
 @pytest.fixture(scope="module")
 def service(ray_cluster: RayCluster, settings: Settings, stable: Artifact) -> Iterator[Service]:
-    with running(ray_cluster, settings, MODEL) as service:
+    with running(ray_cluster, settings, MODEL, GatewaySettings(batch_ledgers=BATCH_LEDGERS)) as service:
         service.register(stable)
         service.apply(SERVING, WATCHED)
         assert service.ended(1).state == "promoted"
@@ -135,3 +138,35 @@ def test_the_picture_stays_while_the_controller_is_killed(service: Service, brow
         expect(seen.page.get_by_role("status")).to_contain_text("The controller is away since")
         expect(seen.page.get_by_role("row", name=MODEL)).to_be_visible()
         expect(seen.page.get_by_role("status")).to_be_empty()
+
+
+def test_a_batch_is_run_and_another_cancelled_by_buttons(
+    service: Service, settings: Settings, browser: Browser, folder: Path
+) -> None:
+    name, key = f"{MODEL}-rows", home_key(settings.home)
+    assert key is not None
+    total = write_dataset(folder / "in", files=2)
+    spec = spec_of(folder / "in", folder / "out", model=MODEL, workers={"max": 1}).model_dump(mode="json")
+    service.control.apply(Apply(feeds=(FeedDocument(kind="batch", name=name, model=MODEL, spec=spec),)))
+    with visit(browser, service.url) as seen:
+        seen.log_in(key)
+        expect(seen.page.get_by_role("region", name="Nodes", exact=True)).to_contain_text(re.compile(r"\d %.*of [\d.]+ GiB"))
+        seen.go(f"#/batch/{name}")
+
+        def press(button: str) -> None:
+            seen.page.get_by_role("button", name=button, exact=True).click()
+            seen.page.get_by_role("dialog").get_by_role("button", name=button, exact=True).click()
+
+        press("Run")
+        ours = seen.page.get_by_role("region", name="Run by the cluster", exact=True)
+        expect(ours.get_by_role("row", name=re.compile("in the console"))).to_contain_text("succeeded")
+        expect(seen.page.get_by_role("row", name="published")).to_contain_text("6/6")
+        assert published(folder / "out").num_rows == total
+
+        press("Run")
+        press("Cancel run")
+        expect(ours.get_by_role("row", name=re.compile("cancelled by home"))).to_be_visible()
+        expect(seen.page.get_by_role("button", name="Run", exact=True)).to_be_enabled()
+        assert published(folder / "out").num_rows == total
+        assert seen.violations() == []
+    service.control.delete_feed(FeedName(kind="batch", name=name))

@@ -60,7 +60,8 @@ def test_dead_letters_are_browsed_looked_at_and_scored_again(
         seen.go(f"#/stream/{stream.name}")
         page.get_by_role("link", name="Look at the newest").click()
         expect(page.get_by_text("4 dead letters among the newest")).to_be_visible()
-        expect(page.get_by_role("row", name=re.compile("expected # values, got #"))).to_contain_text("3")
+        reasons = page.get_by_role("region", name="Reasons, as a table")
+        expect(reasons.get_by_role("row", name=re.compile("expected # values, got #"))).to_contain_text("3")
 
         # One that is hostile is text, and not all of it.
         page.get_by_role("link", name="Show those: not JSON: <b>bold</b>").click()

@@ -99,16 +99,19 @@ def test_boosted_trees_exactly_as_shap_s_tree_explainer_has_them() -> None:
 @pytest.mark.parametrize("name", ["tumours", "mlp", "cnn"])
 def test_sampled_values_are_shap_s_within_the_errors_of_both(name: str) -> None:
     label = 1 if name == "tumours" else None
-    found = explained(engine_of(name), name, ExplainOptions(ExplainMethod.SHAPLEY, label=label))
+    engine = engine_of(name)
     right, theirs = EXPECTED[f"{name}.shapley"], EXPECTED.get(f"{name}.shapley.error", np.zeros(()))
-    ours = np.array([next(iter(one.errors.values())) for one in found])
-    apart, within = np.abs(worth(found) - right), np.hypot(ours, theirs) + 1e-4
-    assert float((apart / within).max()) < 6
-    assert float(np.mean(apart > 2 * within)) < 0.08, "one in twenty lies beyond two standard errors"
-    correlation = np.corrcoef(worth(found).ravel(), right.ravel())[0, 1]
-    assert float(correlation) > 0.99
-    assert max(one.completeness_error for one in found) < 1e-4
-    assert not any(one.too_rough for one in found)
+    ratios = []
+    for seed in range(6):  # one seed has few values, and those of a row go together
+        found = explained(engine, name, ExplainOptions(ExplainMethod.SHAPLEY, label=label, seed=seed))
+        ours = np.array([next(iter(one.errors.values())) for one in found])
+        ratios.append(np.abs(worth(found) - right) / (np.hypot(ours, theirs) + 1e-4))
+        correlation = np.corrcoef(worth(found).ravel(), right.ravel())[0, 1]
+        assert float(correlation) > 0.99
+        assert max(one.completeness_error for one in found) < 1e-4
+        assert not any(one.too_rough for one in found)
+    assert float(np.max(ratios)) < 6
+    assert float(np.mean(np.array(ratios) > 2)) < 0.08, "one in twenty lies beyond two standard errors"
 
 
 def test_occlusion_is_captum_s_by_the_value() -> None:

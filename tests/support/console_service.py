@@ -17,9 +17,12 @@ from cluster.access.keys import digest_of, new_key
 from cluster.routing.routes import RouteTable
 from cluster.watch.catalogue import REQUEST_SECONDS, REQUESTS, STREAM_LAG, STREAM_RECORDS
 from cluster.watch.reports import Buckets, MetricsReport, Series
+from deployments.artifacts.package import Artifact
 from deployments.engines.datatypes import Array
 from deployments.gateway.access.guard import Guard
+from deployments.gateway.console.batch_runs import BatchLedgers
 from deployments.gateway.console.console import ConsoleSettings
+from deployments.gateway.console.node_loads import GpuLoad, NodeLoad
 from deployments.gateway.console.nodes import NodeSeen
 from deployments.gateway.console.streams import StreamOperations
 from deployments.gateway.dataplane import DataPlane
@@ -29,7 +32,8 @@ from deployments.gateway.server import GatewayServer
 from tests.support.brain import Brain
 from tests.support.gateway_fakes import PATIENT, FakeControl, FakeScorer
 
-NODE = NodeSeen("0123456789ab", "127.0.0.1", True, True, 8.0, 1.0, float(16 << 30))
+LOAD = NodeLoad(0.37, float(5 << 30), float(32 << 30), (GpuLoad("H200", 0.83, float(40 << 30), float(139 << 30)),))
+NODE = NodeSeen("0123456789ab", "127.0.0.1", True, True, 8.0, 1.0, float(16 << 30), LOAD)
 
 
 def halves(tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -96,6 +100,11 @@ class ConsoleService:
         self.brain.controller.tick()
         return key.text
 
+    def built(self, model: str, artifact: Artifact) -> None:
+        """Registers a real one as the next version."""
+        about = {"engine": artifact.manifest.engine, "signature": artifact.manifest.signature.model_dump(mode="json")}
+        self.brain.call("version.register", model=model, artifact_uri=artifact.uri, digest=artifact.digest, **about)
+
     def version(self, model: str, number: int) -> None:
         """Registers the next version of a model."""
         signature = {
@@ -130,6 +139,7 @@ def console_service(
     secret: bytes = b"shared",
     nodes: Sequence[NodeSeen] = (NODE,),
     tick_every_s: float = 0.2,
+    ledgers: Callable[[], BatchLedgers] | None = None,
     streams: Callable[[BrainControl], StreamOperations] | None = None,
 ) -> Iterator[ConsoleService]:
     """Runs it on a free port of loopback; the controller ticks by real time. `prepare` comes before, with a clock to move.
@@ -138,7 +148,8 @@ def console_service(
     brain.clock.now_s = time.time() - 400
     control, scorer = BrainControl(brain), BrainScorer(brain)
     guard = Guard(scorer, visitors=visitors)
-    settings = ConsoleSettings(secret, lambda: tuple(nodes), streams=None if streams is None else streams(control))
+    acting = None if streams is None else streams(control)
+    settings = ConsoleSettings(secret, lambda: tuple(nodes), streams=acting, ledgers=ledgers)
     loop = asyncio.new_event_loop()
 
     async def made() -> GatewayServer:

@@ -180,15 +180,16 @@ def text_artifact(root: Path, model: str = "words", unknown: float = 0.0) -> tup
     return artifact.uri, artifact.digest, artifact.manifest
 
 
-def casting_artifact(root: Path, model: str = "casts") -> tuple[str, str, Manifest]:
-    """Reads one text a row as a number; onnxruntime fails on one that is none, and quotes it."""
+def quoting_artifact(root: Path, model: str = "quotes") -> tuple[str, str, Manifest]:
+    """Gives the number at a place of a table of two; of another place onnxruntime fails, and quotes it."""
     graph = helper.make_graph(
-        [helper.make_node("Cast", ["text"], ["number"], to=TensorProto.FLOAT, name="/read/Cast")],
-        "casts",
-        [helper.make_tensor_value_info("text", TensorProto.STRING, ["batch"])],
+        [helper.make_node("Gather", ["table", "place"], ["number"], name="/table/Gather")],
+        "quotes",
+        [helper.make_tensor_value_info("place", TensorProto.INT64, ["batch"])],
         [helper.make_tensor_value_info("number", TensorProto.FLOAT, ["batch"])],
+        [helper.make_tensor("table", TensorProto.FLOAT, [2], [1.5, 2.5])],
     )
-    text = TensorSpec(name="text", datatype=Datatype.BYTES, shape=(-1,))
+    place = TensorSpec(name="place", datatype=Datatype.INT64, shape=(-1,))
     number = TensorSpec(name="number", datatype=Datatype.FP32, shape=(-1,))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
@@ -197,9 +198,9 @@ def casting_artifact(root: Path, model: str = "casts") -> tuple[str, str, Manife
             root,
             model=model,
             engine="onnx",
-            signature=Signature(inputs=(text,), outputs=(number,)),
+            signature=Signature(inputs=(place,), outputs=(number,)),
             files={"model.onnx": file},
-            samples=Samples(inputs={"text": np.array([b"1.5"], np.object_)}, outputs={"number": np.array([1.5], np.float32)}),
+            samples=Samples(inputs={"place": np.array([0], np.int64)}, outputs={"number": np.array([1.5], np.float32)}),
             report={},
             source={"kind": "test"},
         )

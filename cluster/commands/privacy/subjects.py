@@ -8,10 +8,11 @@ from pydantic import Field
 
 from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message
 from cluster.commands.rights import admins
-from cluster.errors import Conflict, NotFound
+from cluster.errors import Conflict
 from cluster.state import AuditEvent, StoredSubjectKeys
 
 _NAME = Field(pattern=r"^[a-z0-9-]{1,63}$")
+NONE = StoredSubjectKeys(0, "")
 MOST_BYTES = 64 << 20  # of some ten thousand erased subjects
 
 
@@ -22,7 +23,8 @@ class SubjectKeysAsked(Message):
 
 
 class SubjectKeysView(Message):
-    """Keys as they stand. `number` rises with each that replaces them; `document` is sealed."""
+    """Keys as they stand. `number` rises with each that replaces them, and is 0 where there are none; `document` is
+    sealed."""
 
     name: str
     number: int
@@ -40,16 +42,13 @@ class ReplaceSubjectKeys(Command):
 
 
 def _show(at: Context, request: SubjectKeysAsked) -> CommandResult:
-    known = at.state.subjects.get(request.name)
-    if known is None:
-        remedy = "a stream with `encrypt` makes them as it starts"
-        raise NotFound("there are no such subject keys", where=f"subject keys {request.name}", remedy=remedy)
+    known = at.state.subjects.get(request.name, NONE)
     return CommandResult(at.state, SubjectKeysView(name=request.name, number=known.number, document=known.document))
 
 
 def _replace(at: Context, request: ReplaceSubjectKeys) -> CommandResult:
-    known = at.state.subjects.get(request.name)
-    if request.number != (known.number if known is not None else 0) + 1:
+    known = at.state.subjects.get(request.name, NONE)
+    if request.number != known.number + 1:
         what = "somebody has replaced them meanwhile"
         raise Conflict(what, where=f"subject keys {request.name}", remedy="look at them again, and try again")
     subjects = {**at.state.subjects, request.name: StoredSubjectKeys(request.number, request.document)}

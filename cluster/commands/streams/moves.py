@@ -57,13 +57,14 @@ class LookAtLetter(Command):
 
 
 class ReplayLetters(Command):
-    """Somebody has dead letters scored again: `which` in words, and how many there are of them by then."""
+    """Somebody has dead letters, or records of the input, scored again: `which` in words, and how many there are of them where
+    that is known."""
 
     kind: Literal["stream"] = "stream"
     name: str
     replay: str = Field(pattern=r"^[A-Za-z0-9._-]{1,80}$")
     which: str = Field(max_length=WORDS_MOST)
-    letters: int = Field(ge=1)
+    letters: int | None = Field(default=None, ge=1)
 
 
 class SeekStream(Command):
@@ -169,7 +170,7 @@ SHOW = CommandEntry(
 )
 LOOK = CommandEntry("stream.look", LookAtLetter, StreamDocument, _look, "Says who looks at a dead letter", of_feed(Role.OPERATE))
 REPLAY = CommandEntry(
-    "stream.replay", ReplayLetters, StreamDocument, _replay, "Says who has dead letters scored again", of_feed(Role.OPERATE)
+    "stream.replay", ReplayLetters, StreamDocument, _replay, "Says who has records scored again", of_feed(Role.OPERATE)
 )
 SEEK = CommandEntry(
     "stream.seek", SeekStream, StreamDocument, _seek, "Stops a stream to be moved, and says by whom", of_feed(Role.OPERATE)

@@ -26,14 +26,17 @@ class SearchAudit(Message):
 
 
 class FoundEvent(AuditView):
-    """One event, with its number in the whole audit."""
+    """One event, with its number in the whole audit. By which `door` it was asked for and from which `address` is told to
+    admins alone."""
 
     number: int
+    door: str = ""
+    address: str = ""
 
 
 class AuditFound(Message):
-    """What was found, newest first. All from the number `looked_from` on was looked at; 0: everything was. At `since_s` (Unix)
-    the oldest of these happened that one may see."""
+    """What was found, newest first. All from the number `looked_from` on was looked at; 0: everything that is kept. At
+    `since_s` (Unix) the oldest of these happened that one may see."""
 
     events: tuple[FoundEvent, ...]
     looked_from: int
@@ -43,13 +46,15 @@ class AuditFound(Message):
 def _search(at: Context, asked: SearchAudit) -> CommandResult:
     size = at.audit_head().size
     end = size if asked.before is None else min(asked.before, size)
-    first = max(end - LOOKED_AT_MOST, 0)
+    kept_from = at.audit_pruned().size
+    first = max(end - LOOKED_AT_MOST, kept_from)
     words = asked.words.lower().split()
     found: list[FoundEvent] = []
-    looked_from, since_s = end, None
-    for record in reversed(at.records(first, end - first)):
-        looked_from = record.number
+    looked_from, since_s = first, None
+    for record in reversed(at.records(first, end - first) if first < end else []):
         event = json.loads(record.document)
+        if not at.caller.is_admin:
+            event |= {"door": "", "address": ""}
         if asked.model not in ("", event["model"]) or not _sees(at, event["model"]):
             continue
         since_s = float(event["at_s"])
@@ -58,7 +63,9 @@ def _search(at: Context, asked: SearchAudit) -> CommandResult:
         if all(word in shown for word in words):
             found.append(FoundEvent(number=record.number, **event))
             if len(found) == asked.limit:
+                looked_from = record.number
                 break
+    looked_from = 0 if looked_from <= kept_from else looked_from
     return CommandResult(at.state, AuditFound(events=tuple(found), looked_from=looked_from, since_s=since_s))
 
 

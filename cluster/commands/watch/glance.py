@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from cluster.access.callers import Role
 from cluster.commands.command import CommandEntry, CommandResult, Context, Nothing
-from cluster.commands.feeds import feed_view
+from cluster.commands.feeds import feed_view, fire_view
 from cluster.commands.models import model_view
 from cluster.commands.rights import anybodys
 from cluster.commands.rollouts import CheckView, rollout_view
@@ -180,7 +180,7 @@ def feed_glance(at: Context, feed: Feed, figures: dict[str, float]) -> FeedGlanc
         cron=schedule.cron if schedule is not None else "",
         timezone=schedule.timezone if schedule is not None else "",
         next_s=next(iter(schedule.next_s), None) if schedule is not None else None,
-        last=schedule.fires[-1] if schedule is not None and schedule.fires else None,
+        last=fire_view(view.name, feed.fires[-1]) if feed.fires else None,
     )
     return glance.model_copy(update={"wrong": wrong_with_feed(glance, at.faults.get(feed.spec.app, ""))})
 

@@ -85,7 +85,7 @@ class ModelGlance(Message):
 
 class FeedGlance(Message):
     """One stream or batch. `figures` of a stream: records_s, lag_records, oldest_s; of a batch: rows and quarantined since the
-    controller began. `last` is a schedule's last fire, `next_s` when it fires next."""
+    controller began. `last` is its last run in the cluster, by its schedule or by hand, `next_s` when its schedule fires next."""
 
     kind: str
     name: str

@@ -59,7 +59,7 @@ class RayJobs:
             case RunCommand():
                 return wanted.command
             case SubmitJob():
-                module, which = self._program, [wanted.batch, "--fire", wanted.fire, "--as-of", wanted.as_of]
+                module, which = self._program, [wanted.batch, "--fire", wanted.fire, "--as-of", wanted.as_of, *_asked(wanted)]
             case SubmitPreflight():
                 which = [
                     wanted.model,
@@ -115,6 +115,14 @@ class RayJobs:
             where="ray dashboard",
             remedy="scheduled batches are submitted through it: see that it runs",
         )
+
+
+def _asked(wanted: SubmitJob) -> list[str]:
+    """What the job of a run that a person asked for is told beside."""
+    if not wanted.by_hand:
+        return []
+    unfinished = ["--resume" if wanted.resumes else "--give-up", wanted.unfinished] if wanted.unfinished else []
+    return ["--by-hand", *unfinished]
 
 
 def _why(details: JobDetails) -> str:

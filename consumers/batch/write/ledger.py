@@ -13,8 +13,9 @@ One directory a run, beside the output and hidden from its readers:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -101,12 +102,16 @@ class Ledger:
         if receipt.quarantine is not None:
             (self.quarantine / receipt.quarantine.path).remove_file()
 
-    def receipts(self) -> tuple[Receipt, ...]:
-        """The receipts so far, in the plan's order."""
+    def receipts(self, known: Mapping[str, Receipt] = MappingProxyType({})) -> tuple[Receipt, ...]:
+        """The receipts so far, in the plan's order; those of `known`, by unit, are not read again."""
         folder = self.place / "receipts"
         names = [name for name in folder.children() if name.endswith(".json") and not name.startswith(".")]
+
+        def receipt(name: str) -> Receipt:
+            return known.get(name.removesuffix(".json")) or read_receipt((folder / name).read())
+
         with ThreadPoolExecutor(_READERS) as pool:
-            return tuple(pool.map(lambda name: read_receipt((folder / name).read()), names))
+            return tuple(pool.map(receipt, names))
 
     def done(self) -> int:
         """How many units have a receipt, without reading them."""

@@ -38,7 +38,6 @@ class OperatorProcess:
         brokers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or DEFAULT_BROKERS
         self._operator = StreamOperator(control, brokers, lambda: ScorerThread(scorer))
         self._asked_s, self._idle_s = time.monotonic(), idle_s
-        self._this = ray.get_runtime_context().current_actor
         threading.Thread(target=self._leave_when_idle, name="idle", daemon=True).start()
 
     def ask(self, method: str, *arguments: Any) -> Any:
@@ -53,4 +52,4 @@ class OperatorProcess:
     def _leave_when_idle(self) -> None:
         while self._operator.busy or time.monotonic() - self._asked_s < self._idle_s:
             time.sleep(min(LOOK_S, self._idle_s))  # that nobody asks is no event
-        ray.kill(self._this)
+        ray.kill(ray.get_runtime_context().current_actor)

@@ -12,7 +12,7 @@ from consumers.stream.kafka.peeking import PeekedRecord
 from consumers.stream.operate.redacting import shown_value
 from consumers.stream.outgoing.answers import CONNECT
 from consumers.stream.replay.conditions import OF_ITS_DEATH, DeadLetterField
-from consumers.stream.spec import StreamSpec
+from consumers.stream.spec import StreamInput, StreamSpec
 from deployments.gateway.console.streams import DeadLetter, LetterReason, LetterRow, ShownAs
 
 MESSAGE_SHOWN, TRACE_SHOWN, HEADER_SHOWN, HEADERS_SHOWN = 500, 16_384, 500, 50
@@ -114,9 +114,10 @@ def as_reason(record: PeekedRecord) -> LetterReason:
 def shown_letter(record: PeekedRecord, stream: StreamDocument) -> DeadLetter:
     """One of them, with as much of its payload as may be shown."""
     spec, headers = StreamSpec.model_validate(stream.spec), dict(record.headers)
-    shown = shown_value(record.value, spec.input, inputs=stream.inputs, redact=stream.redact)
+    redact = kept_back(spec.input, stream)
+    shown = shown_value(record.value, spec.input, inputs=stream.inputs, redact=redact)
     own = [(name, value) for name, value in record.headers if not name.startswith(CONNECT) and name not in OF_ITS_DEATH]
-    notes, redacted = [shown.note] if shown.note else [], bool(stream.redact)
+    notes, redacted = [shown.note] if shown.note else [], bool(redact)
     if len(own) > HEADERS_SHOWN:
         notes.append(f"{len(own) - HEADERS_SHOWN} more headers are not shown")
     exact = _text(headers, DeadLetterField.MESSAGE)[: 2 * MESSAGE_SHOWN]
@@ -132,6 +133,14 @@ def shown_letter(record: PeekedRecord, stream: StreamDocument) -> DeadLetter:
         note="; ".join(notes),
         trace=_text(headers, "exception.stacktrace")[-TRACE_SHOWN:],
     )
+
+
+def kept_back(given: StreamInput, stream: StreamDocument) -> frozenset[str]:
+    """Inputs and fields that are not shown: those that the model's document keeps back, and those that should have come
+    encrypted. What came in clear instead is a dead letter for that very reason."""
+    fields = frozenset(given.decrypt.fields) if given.decrypt is not None else frozenset[str]()
+    sealed = frozenset(name for name in stream.inputs if given.fields.get(name, name).removeprefix("/") in fields)
+    return fields | sealed | frozenset(stream.redact)
 
 
 def _text(headers: Mapping[str, bytes | None], name: str) -> str:

@@ -1,4 +1,4 @@
-"""A payload as text that may stand on a screen: bounded, and without what the model's document keeps back. Pure.
+"""A payload as text that may stand on a screen: bounded, and without what is kept back. Pure.
 
 Where anything is kept back, a field is shown only if it is known to be an input that is not: a value under a name that was
 misspelt is no less secret.
@@ -16,6 +16,8 @@ from deployments.gateway.console.streams import ShownAs
 
 TEXT_MOST, HEX_MOST, PARSED_MOST = 16_384, 1024, 1 << 20
 HIDDEN = "(kept back)"
+# Signs that turn the direction of what follows: seen, and without effect.
+_TURNING = {code: f"\\u{code:04x}" for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +37,18 @@ def shown_value(value: bytes | None, given: StreamInput, *, inputs: Collection[s
         return _whole(value)
     if given.format is not Format.JSON or len(value) > PARSED_MOST:
         why = "too large to be taken apart" if given.format is Format.JSON else f"of format {given.format}"
-        return _nothing(f"the model's document keeps inputs back, and this payload is {why}")
+        return _nothing(f"inputs are kept back, and this payload is {why}")
     try:
         document = json.loads(value)
     except (ValueError, RecursionError):
-        return _nothing("the model's document keeps inputs back, and this payload is no JSON: nobody can tell where they stand")
+        return _nothing("inputs are kept back, and this payload is no JSON: nobody can tell where they stand")
     if not isinstance(document, dict):
-        return _nothing("the model's document keeps inputs back, and this payload is no object with fields")
+        return _nothing("inputs are kept back, and this payload is no object with fields")
     under = ((), ("data",)) if given.envelope is InputEnvelope.CLOUDEVENTS else ((),)
     places = {(*root, *_steps(given.fields.get(name, name))) for name in inputs if name not in redact for root in under}
     text = json.dumps(_kept(document, (), places), ensure_ascii=False, indent=1)
     kept_back = ", ".join(sorted(redact)[:10])
-    return _cut(text, f"kept back by the model's document: {kept_back}, and what is no input of the model")
+    return _cut(text, f"kept back: {kept_back}, and what is no input of the model")
 
 
 def _whole(value: bytes) -> ShownValue:
@@ -63,7 +65,7 @@ def _whole(value: bytes) -> ShownValue:
 def _cut(text: str, note: str) -> ShownValue:
     if len(text) > TEXT_MOST:
         note = "; ".join(filter(None, (f"the first {TEXT_MOST} characters of {len(text)}", note)))
-    return ShownValue(ShownAs.TEXT, text[:TEXT_MOST], note)
+    return ShownValue(ShownAs.TEXT, text[:TEXT_MOST].translate(_TURNING), note)
 
 
 def _nothing(why: str) -> ShownValue:

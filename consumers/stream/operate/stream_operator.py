@@ -21,6 +21,7 @@ from consumers.stream.operate.running import MoveBook, Say
 from consumers.stream.operate.seeking import check_plan, move_group, seek_plan
 from consumers.stream.replay.conditions import dead_letters, spec_of_replay
 from consumers.stream.replay.run import run_replay
+from consumers.stream.sealed.book import SubjectBook
 from consumers.stream.spec import StreamSpec
 from deployments.control.asking import ask_patiently
 from deployments.gateway.console.streams import (
@@ -105,7 +106,15 @@ class StreamOperator:
 
         with self._scoring() as scoring:
             done = run_replay(
-                stream.name, again, brokers, scoring, stretch, dead_letters(conditions, only), replay=replay, look=look
+                stream.name,
+                again,
+                brokers,
+                scoring,
+                stretch,
+                dead_letters(conditions, only),
+                replay=replay,
+                look=look,
+                subjects=SubjectBook(self._control),
             )
         return f"{done.rows_out} scored, {done.rows_dead} failed again"
 

@@ -133,6 +133,8 @@ class Outcomes:
 
     def _outputs(self, records: Records, chosen: Rows, rows: Rows, bodies: list[bytes], scored: Scored) -> Outgoing:
         answers, label_keys = [bodies[j] for j in chosen.tolist()], scored.label_keys
+        if self.sealer is not None:
+            label_keys = None  # they hold the answer in clear
         keys = [label_keys[j] for j in chosen.tolist()] if label_keys is not None else None
         unlike = scored.outliers[chosen].tolist() if scored.outliers is not None else None
         versions, partitions = scored.versions[chosen], self.partitions[self.spec.output.topic]

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 
 from deployments.artifacts.manifest import Seal
 
-BLOCK_BYTES, CHUNK_BYTES = 1 << 20, 1 << 14
+BLOCK_BYTES, CHUNK_BYTES = 1 << 16, 1 << 14
 _HEAD_BYTES, _TAG_BYTES = 56, 16  # of a file, salt and commitment; of each chunk
 
 
@@ -38,31 +38,32 @@ def plain_bytes(sealed_bytes: int) -> int:
     return body - _TAG_BYTES * (body // (CHUNK_BYTES + _TAG_BYTES) + 1)  # the last chunk is never full
 
 
-def read_sealed(
-    source: io.BufferedIOBase, sealed_bytes: int, data_key: bytes, context: bytes, saw: Callable[[memoryview], object]
-) -> bytes | None:
-    """What was sealed; None where it does not open with this key as this file. `source` should have `sealed_bytes`; `saw` is told
-    every block of it.
+def open_sealed(
+    source: io.BufferedIOBase,
+    data_key: bytes,
+    context: bytes,
+    *,
+    saw: Callable[[memoryview], object],
+    give: Callable[[memoryview], object],
+) -> bool:
+    """Hands what was sealed to `give`, block by block, and every block of `source` to `saw`: whether all of it opened, with this
+    key as this file. Before that is told nothing of it may be used: it may be cut.
 
-    Holds what was sealed in memory once, and of the source a block. Raises OSError.
+    The blocks are memory that is used again. Raises OSError.
     """
-    decryptor, opened, whole = Cobblestone256Decryptor(data_key, context), io.BytesIO(), True
-    # Its memory at once: what grows leaves holes behind, which the process keeps.
-    opened.seek(max(0, plain_bytes(sealed_bytes) - 1))
-    opened.write(b"\0")
-    opened.seek(0)
+    decryptor, whole = Cobblestone256Decryptor(data_key, context), True
     # The same memory for every block: new memory costs more than decrypting.
     taken, plain = memoryview(bytearray(BLOCK_BYTES)), memoryview(bytearray(BLOCK_BYTES + CHUNK_BYTES))
     while count := source.readinto(taken):
         saw(taken[:count])
         if whole:
             try:
-                opened.write(plain[: decryptor.update_into(taken[:count], plain)])
+                give(plain[: decryptor.update_into(taken[:count], plain)])
             except InvalidTag:
                 whole = False
-    try:
-        opened.write(decryptor.finalize() if whole else b"")
-    except InvalidTag:
-        whole = False
-    opened.truncate()
-    return opened.getvalue() if whole else None
+    if whole:
+        try:
+            give(memoryview(decryptor.finalize()))
+        except InvalidTag:
+            whole = False
+    return whole

@@ -120,8 +120,12 @@ def _read_npz(file: Path, wanted: Sequence[str]) -> dict[str, Array]:
             return {name: as_bytes(archive[name]) for name in wanted}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(
-            f"can't be read as .npz: {words_of(error)}", where=str(file), remedy="write it with numpy.savez, without objects"
+            f"can't be read as .npz: {_npz_words(error)}", where=str(file), remedy="write it with numpy.savez, without objects"
         ) from error
+
+
+def _npz_words(error: Exception) -> str:
+    return "it holds Object arrays, which may run code" if "Object arrays" in str(error) else words_of(error)
 
 
 def _read_parquet(file: Path, wanted: Sequence[str], missing: Set[str]) -> dict[str, Array]:

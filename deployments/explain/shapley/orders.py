@@ -58,9 +58,9 @@ def walks_of(keys: Floats, differing: npt.NDArray[np.bool_], which: Places) -> W
 
     `differing` [b, G] says which groups of each other row differ; those that don't come last in both.
     """
-    same = ~differing[which]
-    forward = np.argsort(np.where(same, 2.0, keys), axis=1)
-    backward = np.argsort(np.where(same, 2.0, -keys), axis=1)
-    order = np.stack([forward, backward], axis=1).reshape(2 * len(which), -1)
-    length = np.repeat(np.count_nonzero(~same, axis=1), 2)
-    return Walks(order, length, np.repeat(which, 2))
+    both = np.repeat(which, 2)
+    unlike = differing[both]
+    turns = np.repeat(keys, 2, axis=0)
+    np.negative(turns[1::2], out=turns[1::2])
+    turns[~unlike] = 2.0
+    return Walks(np.argsort(turns, axis=1), np.count_nonzero(unlike, axis=1), both)

@@ -16,11 +16,13 @@ from cluster.error_wire import to_wire
 from cluster.errors import BadInput, HeadraceError, NotFound
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
+from deployments.gateway.console.batch_runs import BatchLedgers, BatchRuns
 from deployments.gateway.console.files import HEADERS, ConsoleFile, load_files
 from deployments.gateway.console.logging_in import ConsoleSessions, cookie, session_in
 from deployments.gateway.console.nodes import NodeSeen
 from deployments.gateway.console.stream_pages import StreamPages
 from deployments.gateway.console.streams import StreamOperations
+from deployments.gateway.console.version_pages import VersionPages
 from deployments.gateway.console.watching import Watching
 from deployments.gateway.dataplane import OUR_FAULT
 from deployments.gateway.http.asgi import Disconnected, Reply, Request, Send, json_object, json_reply, status_of
@@ -40,6 +42,9 @@ BEHIND_BUTTONS = frozenset(
         "feed.show",
         "feed.pause",
         "feed.resume",
+        "batch.run",
+        "batch.resume",
+        "batch.cancel",
         "audit.search",
         "drift.status",
         "drift.clear",
@@ -55,11 +60,13 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class ConsoleSettings:
     """`secret` is what gateways share: see `shared_secret`. `nodes` asks for the machines of the cluster, and may block.
-    `streams` acts on streams; None: nobody does."""
+    `streams` acts on streams; None: nobody does. `ledgers` makes what reads the runs of batches, when it is first asked for, and
+    may block; None: they are not read."""
 
     secret: bytes = b""
     nodes: Callable[[], tuple[NodeSeen, ...]] = tuple
     streams: StreamOperations | None = None
+    ledgers: Callable[[], BatchLedgers] | None = None
 
 
 class Console:
@@ -81,6 +88,7 @@ class Console:
         self._release, self._infer = release, infer
         self._sessions = ConsoleSessions(guard, control, settings.secret, clock)
         self._streams = StreamPages(control, settings.streams)
+        self._batches, self._versions = BatchRuns(control, settings.ledgers), VersionPages(control)
         self.watching = Watching(control, release, settings.nodes, clock=clock)
         self._files: Mapping[str, ConsoleFile] | None = None
 
@@ -124,9 +132,15 @@ class Console:
                 return await self._score(request, model, None)
             case ["models", model, "versions", version, "infer"]:
                 return await self._score(request, model, version)
+            case ["models", model, "versions", version, "about"]:
+                _own_page(request)
+                return json_reply(await self._versions.about(model, version, self._sessions.who(request)))
+            case ["batches", name, "runs"]:
+                return await self._runs(request, name)
             case ["streams", name, question]:
                 _own_page(request)
-                caller, asked = self._sessions.who(request), await _body(request, question, STREAM_BODY_MOST_BYTES)
+                caller = self._sessions.who(request).by("console", self._sessions.address(request))
+                asked = await _body(request, question, STREAM_BODY_MOST_BYTES)
                 return json_reply(await self._streams.answer(name, question, asked, caller))
         raise NotFound(f"nothing at {request.path[:200]}", where="path", remedy="open /console/")
 
@@ -153,6 +167,14 @@ class Console:
         if "actor" in COMMANDS[command].request.model_fields:  # of a home's key the audit would say no more than "a person"
             payload["actor"] = f"{caller.name}, in the console"
         return json_reply(await self._control.call(command, payload, caller))
+
+    async def _runs(self, request: Request, name: str) -> Reply:
+        """The runs of a batch; of that which the body names, what it quarantined."""
+        _own_page(request)
+        caller, asked = self._sessions.who(request), await _body(request, "runs")
+        if "quarantine" in asked:
+            return json_reply(await self._batches.quarantine(name, str(asked["quarantine"]), caller))
+        return json_reply(await self._batches.runs(name, caller))
 
     async def _score(self, request: Request, model: str, version: str | None) -> Reply:
         """What somebody tries on a model's page: a request like any other, as whoever is logged in."""

@@ -11,8 +11,13 @@ _MOST_BYTES = 4096
 
 def shared_secret(environment: Mapping[str, str]) -> bytes:
     """32 bytes; none where this Ray takes whoever comes, which needs no session to do harm."""
-    token = environment.get("RAY_AUTH_TOKEN", "").strip() or _in_file(environment)
+    token = ray_token(environment)
     return hashlib.sha256(f"headrace console {token}".encode()).digest() if token else b""
+
+
+def ray_token(environment: Mapping[str, str]) -> str:
+    """Ray's own token, where Ray itself looks for it; empty where there is none."""
+    return environment.get("RAY_AUTH_TOKEN", "").strip() or _in_file(environment)
 
 
 def _in_file(environment: Mapping[str, str]) -> str:

@@ -10,7 +10,6 @@ import typer
 
 from cluster.errors import BadInput, NotFound
 from deployments.artifacts.background import read_background
-from deployments.artifacts.fetch import localize
 from deployments.artifacts.manifest import MANIFEST
 from deployments.artifacts.version_files import VersionFiles, open_folder
 from deployments.engines.datatypes import Array
@@ -20,6 +19,7 @@ from deployments.explain.asking import read_options
 from deployments.explain.explaining import explain_rows
 from deployments.explain.form import ExplainMethod, ExplainScale, Explanation
 from deployments.explain.page import explanation_page
+from deployments.signing.admission import admitted_copy
 from headrace.cli.explain.row_file import read_row
 from headrace.cli.explain.served import served_explanation
 from headrace.cli.explain.table import explanation_json, shown_explanation
@@ -107,7 +107,7 @@ def _version_files(model: str, version: int | None) -> tuple[VersionFiles, str]:
         known = ", ".join(str(one.version) for one in view.versions) or "none"
         raise NotFound(f"no version {version or ''}", where=model, remedy=f"its versions: {known}")
     one = max(found, key=lambda one: one.version)
-    return open_folder(localize(one.artifact_uri, one.digest), one.digest), f"{model} version {one.version}"
+    return open_folder(admitted_copy(one.artifact_uri, one.digest, model), one.digest), f"{model} version {one.version}"
 
 
 def _groups(given: list[str]) -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ from deployments.images.variants import ImageVariant
 from deployments.oci.layout import Layout
 from deployments.oci.references import place_of, reference_of
 from deployments.oci.registry import ImageRegistry
+from deployments.signing.files import bring_signatures
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
 
@@ -94,9 +95,9 @@ def _aboard(asked: list[str]) -> list[ModelAboard]:
                     "rollout": (view.plan or Plan()).model_dump(),
                 }
             )
-            found[name] = ModelAboard(
-                name, localize(one.artifact_uri, one.digest), one.digest, document.model_dump_json().encode()
-            )
+            folder = localize(one.artifact_uri, one.digest)
+            bring_signatures(one.artifact_uri, folder)
+            found[name] = ModelAboard(name, folder, one.digest, document.model_dump_json().encode())
     return list(found.values())
 
 

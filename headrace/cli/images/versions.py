@@ -16,6 +16,8 @@ from deployments.artifacts.oci_place import look_up, pull
 from deployments.oci.layout import Layout, told_of_disk
 from deployments.oci.references import SCHEME, LayoutTag, Reference, reference_of
 from deployments.oci.registry import ImageRegistry
+from deployments.signing.admission import admitted_copy
+from deployments.signing.files import bring_signatures
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
@@ -25,6 +27,7 @@ def push_to_registry(one: VersionView, place: str, base: LayoutTag | None, *, as
     """Sends a version to HOST/NAME[:TAG]; the tag is its number where left out. Raises BadInput, BadArtifact, Unreachable."""
     where = reference_of(place, where="to", default_tag=str(one.version))
     folder = localize(one.artifact_uri, one.digest)
+    bring_signatures(one.artifact_uri, folder)
     home = read_settings().home
     home.make()
     screen, sent_bytes = notes(), 0
@@ -81,7 +84,7 @@ def pull_command(
     )
     notes().print(f"  fetches {sum(shipped.sizes.values()) / 1e6:,.1f} MB")
     with ControlClient.from_environment() as client:
-        localize(shipped.uri, shipped.digest)
+        admitted_copy(shipped.uri, shipped.digest, request.model)
         made = client.register_version(request)
     if as_json:
         print_json({"model": made.model, "version": made.version, "artifact_uri": made.artifact_uri, "digest": made.digest})

@@ -95,7 +95,7 @@ def ls(
             }
         )
         return
-    named = {holder.key_id: Path(holder.where).stem for holder in known}
+    named = {holder.key_id: Path(holder.where).stem for holder in known if Path(holder.where).suffix in (PRIVATE, PUBLIC)}
     table = Table("version", "sealed for", "opens here", box=None, pad_edge=False)
     for called, keys in found:
         whom = ", ".join(f"{key} ({named[key]})" if key in named else key for key in _ids(keys))

@@ -9,15 +9,17 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from cluster.error_wire import to_wire
-from cluster.errors import HeadraceError, Unreachable
+from cluster.errors import Conflict, HeadraceError, Unreachable
 from deployments.serving.serve_controller import ServeSeen
 from headrace.local.home import read_settings
 from headrace.local.ray.connection import joined_ray
 
 POLL_S = 0.5
+HEAD = "node:__internal_head__"
 ASKED_S = 30.0
 REASON = "DRAIN_NODE_REASON_PREEMPTION"  # the one that Ray never refuses, and that Serve acts on before the node ends
 
@@ -32,13 +34,24 @@ def on_node(seen: ServeSeen, node: str) -> tuple[str, ...]:
     )
 
 
+def check_not_head(node: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises Conflict where `node` is the head, by Ray's rows of nodes: all would end with it. Pure."""
+    if any(row["NodeID"] == node and HEAD in row["Resources"] for row in rows):
+        raise Conflict(
+            "this is the head: the whole cluster would leave with it",
+            where="headrace leave",
+            remedy="run it on the node that is to go; `headrace down` where the service was started ends it all",
+        )
+
+
 def _drained(within_s: float) -> Iterator[tuple[str, ...]]:
-    """What is still here, until nothing is or the time is over. Raises Unreachable."""
+    """What is still here, until nothing is or the time is over. Raises Conflict for the head, Unreachable."""
     import ray
 
     from deployments.serving.serve_controller import serve_details
 
     node, until = ray.get_runtime_context().get_node_id(), time.monotonic() + within_s
+    check_not_head(node, ray.nodes())  # type: ignore[no-untyped-call]
     _drain(str(ray.get_runtime_context().gcs_address), node, within_s)
     while time.monotonic() < until:
         remaining = on_node(serve_details(), node)

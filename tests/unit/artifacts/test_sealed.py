@@ -19,7 +19,7 @@ from deployments.artifacts.package import Artifact, write_artifact
 from deployments.artifacts.profile import fetch_profile, read_profile
 from deployments.artifacts.registered import check_registered
 from deployments.artifacts.samples import read_samples
-from deployments.artifacts.sealing.chunks import plain_bytes, read_sealed, write_sealed
+from deployments.artifacts.sealing.chunks import open_sealed, plain_bytes, write_sealed
 from deployments.artifacts.sealing.making import seal_files
 from deployments.artifacts.sealing.rewrapping import read_keys, rewrap
 from deployments.artifacts.version_files import open_folder, open_version
@@ -259,8 +259,10 @@ def test_a_file_of_any_size_comes_back(count: int) -> None:
     write_sealed(io.BytesIO(plain), sealed, b"k" * 32, b"as this file")
     content = sealed.getvalue()
     assert plain_bytes(len(content)) == count
-    for told in (len(content), 0, len(content) + 50_000):  # what the manifest says may be wrong: that is found by the digest
-        assert read_sealed(io.BytesIO(content), told, b"k" * 32, b"as this file", seen.update) == plain
+    opened = io.BytesIO()
+    assert open_sealed(io.BytesIO(content), b"k" * 32, b"as this file", saw=seen.update, give=opened.write)
+    assert opened.getvalue() == plain
     for key, context in ((b"K" * 32, b"as this file"), (b"k" * 32, b"as another")):
-        assert read_sealed(io.BytesIO(content), len(content), key, context, seen.update) is None
-    assert seen.digest() == hashlib.sha256(content * 5).digest()
+        assert not open_sealed(io.BytesIO(content), key, context, saw=seen.update, give=opened.write)
+    assert not open_sealed(io.BytesIO(content[:-1]), b"k" * 32, b"as this file", saw=lambda _: None, give=opened.write)
+    assert seen.digest() == hashlib.sha256(content * 3).digest()

@@ -78,7 +78,7 @@ def test_nulls_and_ragged_lists_are_refused(tmp_path: Path) -> None:
 def test_labels_outside_the_classes_are_named() -> None:
     scores = {"scores": np.zeros((2, 10), np.float32)}
     check_classes(np.array([0, 9]), scores, "here")
-    with pytest.raises(BadInput, match=r"0\.\.9; row 1 has 10"):
+    with pytest.raises(BadInput, match=r"0\.\.9; the first is that of row 1"):
         check_classes(np.array([0, 10]), scores, "here")
 
 

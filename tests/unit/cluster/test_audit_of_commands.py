@@ -30,6 +30,7 @@ REPLAY = {"name": "scores", "replay": "r1", "which": "those that failed", "lette
 SEEK = {"name": "scores", "to": "latest", "seen": SEEN, "skips": {"in/0": 4, "in/1": 0}, "repeats": {}}
 ENDED = {"name": "scores", "event": "stream.seek", "words": "the broker is away", "good": False}
 LINK = {"id": "a" * 10, "code": "c" * 24, "lasts_s": 600}
+SUBJECTS = {"name": "people", "number": 1, "document": "sealed", "erased": "0" * 32}
 # By command: what is asked first, the request, and the event that it leaves.
 CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] = {
     "apply": ((), APPLIED, "applied", {"kind": "model", "name": "digits", "action": "updated"}),
@@ -51,12 +52,16 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] 
     "stream.seek": ((), SEEK, "stream.seek", STREAM | {"to": "latest", "skips": {"in/0": 4}}),
     "stream.ended": ((), ENDED, "stream.seek failed", STREAM | {"reason": "the broker is away"}),
     "feed.delete": ((), STREAM, "feed.delete", STREAM),
+    "batch.run": ((), {"name": "nightly"}, "batch.run", BATCH | {"gives_up": ""}),
+    "batch.resume": ((), {"name": "nightly", "run": "r1"}, "batch.resume", BATCH | {"run": "r1"}),
+    "batch.cancel": (("batch.run",), {"name": "nightly"}, "batch.cancel", BATCH),
     "key.create": ((), KEY, "key created", {"key": "team", "id": "a" * 10}),
     "key.rotate": (("key.create",), NEXT_KEY, "key rotated", {"key": "team", "id": "b" * 10}),
     "key.revoke": (("key.create",), {"name": "team"}, "key revoked", {"key": "team", "id": "a" * 10}),
     "key.home": ((), {"id": "a" * 10, "digest": "0" * 64}, "home admitted", {"key": "home", "id": "a" * 10}),
     "key.link": (("key.create",), LINK, "link used", {"key": "team", "code": LINK["code"]}),
     "audit.prune": (("exported",), {"size": 2, "root": "0" * 64}, "pruned", {"records": 2, "before": 2}),
+    "subject-keys.replace": ((), SUBJECTS, "subject erased", {"keys": "people", "number": 1, "subject": "0" * 32}),
     "model.delete": (("feed.delete", "no batch"), DIGITS, "model.delete", {"artifacts": False}),
 }
 LOOKS: dict[str, dict[str, Any]] = {
@@ -78,6 +83,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "feed.list": {},
     "feed.show": STREAM,
     "stream.show": {"name": "scores"},
+    "subject-keys.show": {"name": "people"},
 }
 
 
@@ -150,6 +156,7 @@ def test_a_batch_is_paused_under_its_own_name(brain: Brain) -> None:
 
 @pytest.mark.parametrize("command", LOOKS)
 def test_what_only_looks_leaves_nothing(brain: Brain, command: str) -> None:
+    brain.call("subject-keys.replace", **SUBJECTS)
     before = told(brain), brain.store.load()
     brain.call(command, **LOOKS[command])
     assert (told(brain), brain.store.load()) == before

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.access.callers import Caller, Role, grant_of
+from cluster.access.callers import EVERYTHING, Caller, Role, grant_of
 from cluster.commands.watch import audit_search
 from cluster.errors import Conflict, Forbidden, Unauthenticated
 from tests.support.brain import SURE, Brain
@@ -125,6 +125,25 @@ def test_a_search_goes_on_where_it_stopped(brain: Brain, monkeypatch: pytest.Mon
         everything += [event["number"] for event in answer["events"]]
         before = answer["looked_from"]
     assert everything == list(range(brain.store.audit_head().size))[::-1]
+
+
+def test_records_that_were_pruned_are_not_looked_for(brain: Brain) -> None:
+    size = brain.store.audit_head().size
+    root = brain.store.audit_head().root.hex()
+    brain.call("audit.prune", size=size, root=root)
+    answer = brain.call("audit.search", limit=1)
+    assert ([event["event"] for event in answer["events"]], answer["looked_from"]) == (["pruned"], 0)
+    assert brain.call("audit.search", before=size)["events"] == []
+
+
+def test_where_somebody_came_from_is_told_to_admins_alone(brain: Brain) -> None:
+    boss = Caller("key boss", EVERYTHING).by("console", b"192.0.2.7")
+    brain.controller.call("feed.pause", {"kind": "stream", "name": "scores"}, boss)
+    viewer = Caller("key viewer", (grant_of((Role.VIEW,), "digits"),))
+    assert found(brain, boss, words="192.0.2.7") == [("digits", "feed.pause")]
+    assert found(brain, viewer, words="192.0.2.7") == []
+    told = brain.controller.call("audit.search", {"words": "feed.pause"}, viewer)
+    assert "192.0.2.7" not in str(told)
 
 
 def test_who_may_only_view_looks_at_no_payload(brain: Brain) -> None:

@@ -48,6 +48,9 @@ def _control(tmp_path: Path, spec: BatchSpec, monkeypatch: pytest.MonkeyPatch) -
                 return httpx.Response(200, text=view("paused").model_dump_json())
             case "feed.resume", {"kind": "batch", "name": "digits"}:
                 return httpx.Response(200, text=view().model_dump_json())
+            case "batch.cancel", {"name": "digits"}:
+                ended = FireView(at_s=0.0, state="cancelled", job="hand-digits-1", attempt=0, ended_s=1.0, reason="", by="ann")
+                return httpx.Response(200, text=view().model_copy(update={"by_hand": (ended,)}).model_dump_json())
             case "feed.list", _:
                 return httpx.Response(200, text=FeedList(feeds=(view(),)).model_dump_json())
             case "version.resolve", {"version": None | 1}:
@@ -132,6 +135,14 @@ def test_the_schedule_is_shown_in_its_own_time(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == "digits: paused\n"
     assert main(["batch", "unpause", "digits", "--json"]) == 0
     assert told(capsys)["schedule"]["next_s"] == [3600.0]
+
+
+def test_what_the_cluster_runs_is_cancelled(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["batch", "cancel", "digits", "--json"]) == 0
+    assert [(fire["state"], fire["by"]) for fire in told(capsys)["by_hand"]] == [("cancelled", "ann")]
+    assert main(["batch", "cancel", "digits"]) == 0
+    assert capsys.readouterr().out == "digits: its run is being ended\n"
+    assert main(["batch", "cancel", "nothing"]) == ExitCode.NOT_FOUND
 
 
 @pytest.mark.parametrize(

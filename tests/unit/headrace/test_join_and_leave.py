@@ -13,7 +13,7 @@ from deployments.gateway.deployment import GatewaySettings, gateway_application
 from deployments.serving.serve_controller import SeenApp, SeenDeployment, SeenReplica, ServeSeen
 from headrace.local.home import Home, read_settings
 from headrace.local.options import UpOptions
-from headrace.local.ray.drain_here import on_node
+from headrace.local.ray.drain_here import check_not_head, on_node
 from headrace.local.repairs.join import check_joins, forget_run
 from headrace.local.repairs.supervise import Supervisor
 from headrace.local.run_state import RAYLET, Phase, RunState, load_run, save_run, started
@@ -82,6 +82,13 @@ def test_what_has_a_replica_on_the_node_is_still_here() -> None:
     assert on_node(seen, "b") == ("digits--v1", "gateway")
     assert on_node(seen, "a") == ("gateway",)
     assert on_node(seen, "c") == ()
+
+
+def test_the_head_does_not_leave() -> None:
+    rows = [{"NodeID": "a", "Resources": {"node:__internal_head__": 1.0}}, {"NodeID": "b", "Resources": {"CPU": 1.0}}]
+    check_not_head("b", rows)
+    with pytest.raises(Conflict, match="the whole cluster would leave"):
+        check_not_head("a", rows)
 
 
 def test_gateways_ask_for_the_resource_that_their_nodes_alone_have() -> None:

@@ -15,7 +15,7 @@ from deployments.keys.ring import VARIABLE
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
 from tests.support.models import mlp_artifact
-from tests.support.sealed import sealed_copy
+from tests.support.sealed import PAGE_TEXT, sealed_copy
 
 
 @pytest.fixture
@@ -52,6 +52,8 @@ def test_a_version_is_sealed_for_another_key(home: Path, tmp_path: Path, capsys:
     before = (Path(artifact.uri) / KEYS).read_bytes()
     found = told(capsys, "sealing", "ls", artifact.uri)
     assert found["versions"] == [{"version": artifact.uri, "sealed": True, "keys": [ids[0]], "opens_here": True}]
+    assert main(["sealing", "ls", artifact.uri]) == ExitCode.OK
+    assert f"{ids[0]} (old)" in capsys.readouterr().out
     changed = told(capsys, "sealing", "rewrap", artifact.uri, "--seal", "new")
     assert changed["rewrapped"] == [{"version": artifact.uri, "before": [ids[0]], "keys": [ids[1]]}]
     (home / "keys" / "new.key").chmod(0o644)
@@ -90,6 +92,10 @@ def test_commands_on_a_sealed_version_open_it_or_say_why_not(
     monkeypatch.setenv("HEADRACE_URL", "http://127.0.0.1:9")
     assert told(capsys, "model", "show", "digits", "2")["sealed"] is True
     assert told(capsys, "model", "profile", "digits", "2")["version"] == 2
+    assert told(capsys, "model", "show", "digits", "2", "--html", str(tmp_path / "page.html"))["sealed"] is True
+    assert (tmp_path / "page.html").read_text() == PAGE_TEXT
+    assert main(["model", "show", "digits", "1", "--html", str(tmp_path / "none.html")]) == ExitCode.NOT_FOUND
+    assert "has no page" in capsys.readouterr().err
     assert told(capsys, "model", "diff", "digits", "1", "2")["different"] == {"sealed": [False, True]}
     assert [one["sealed"] for one in told(capsys, "sealing", "ls", "digits")["versions"]] == [False, True]  # type: ignore[attr-defined]
     monkeypatch.setenv(VARIABLE, "env:NOBODYS")
@@ -98,3 +104,16 @@ def test_commands_on_a_sealed_version_open_it_or_say_why_not(
         assert "no key of this machine opens it" in capsys.readouterr().err
     assert main(["model", "push", "digits:2", "--to", "models:/digits"]) == ExitCode.BAD_INPUT
     assert "MLflow would keep it in clear" in capsys.readouterr().err
+
+
+def test_keys_of_services_are_listed_without_asking_them(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(VARIABLE, "vault:transit/prod,aws-kms:alias/prod,file:/nowhere")
+    monkeypatch.setenv("VAULT_ADDR", "http://127.0.0.1:9")
+    assert told(capsys, "sealing", "ls") == {
+        "keys": [
+            {"key": "aws-kms:alias/prod", "where": "aws-kms:alias/prod", "opens": True},
+            {"key": "vault:transit/prod", "where": "vault:transit/prod at http://127.0.0.1:9", "opens": True},
+        ]
+    }

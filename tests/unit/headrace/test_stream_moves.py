@@ -13,10 +13,14 @@ from cluster.commands.feeds import FeedName, FeedView
 from cluster.errors import Conflict, HeadraceError, Unreachable
 from consumers.stream.kafka.offsets import OffsetRanges
 from consumers.stream.phases import WorkerPhase
+from consumers.stream.replay.run import Replayed
 from consumers.stream.spec import StreamInput, StreamOutput, StreamSpec, Topic
 from headrace.cli import stream_moves as moves
+from headrace.cli.main import main
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
+from tests.support.brain import Brain
+from tests.support.brain_client import ask_brain
 from tests.unit.stream.test_stream_health import worker
 
 NAME = FeedName(kind="stream", name="s")
@@ -140,3 +144,24 @@ def test_a_drained_stream_stops_and_one_that_does_not_end_runs_on() -> None:
     with pytest.raises(Conflict, match="3 records wait"):
         moves.drain(busy, NAME, timeout_s=0.05)
     assert busy.asked == []
+
+
+def test_a_replay_stands_in_the_audit_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    brain = Brain()
+    brain.build(1)
+    brain.call("apply", models=[{"name": "digits", "rollout": {}, "serving": {}}])
+    brain.call("apply", feeds=[{"kind": "stream", "name": "s", "model": "digits", "spec": SPEC}])
+    ask_brain(brain, monkeypatch)
+    audit: list[tuple[str, str, Any]] = []
+
+    def replayed(*_: Any) -> Replayed:
+        audit.extend((event.event, event.actor, event.detail["which"]) for event in brain.store.audit("digits")[-1:])
+        return Replayed(1, 0, 0)
+
+    monkeypatch.setattr(moves, "replay", replayed)
+    assert main(["stream", "replay", "s", "--dead-letters", "--where", "stage=TASK_PUT"]) == 0
+    assert main(["stream", "replay", "s", "--from", "2026-11-30T08:00:00"]) == 0
+    assert audit == [
+        ("stream.replay", "ann", "dead letters stage=TASK_PUT"),
+        ("stream.replay", "ann", "the input from 2026-11-30T08:00:00 to now"),
+    ]

@@ -6,8 +6,9 @@ import io
 import itertools
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from consumers.stream.loop import Loop
 from consumers.stream.replay.conditions import spec_of_replay
 from consumers.stream.sealed.book import FRESH_S, STALE_S, SubjectBook
 from consumers.stream.spec import StreamSpec
+from deployments.engines.datatypes import Array
 from deployments.keys.hpke_key import new_hpke_pair
 from deployments.keys.references import holder_of
 from deployments.keys.ring import VARIABLE, KeyRing
@@ -34,6 +36,7 @@ from deployments.keys.secret_file import write_once
 from deployments.privacy.fields import open_field, owner_of, seal_field
 from deployments.privacy.sealed_keys import open_subject_keys, seal_subject_keys
 from deployments.privacy.subject_keys import DEPTH, SubjectKeys
+from deployments.scoring.port import Scored
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
 from headrace.client import ControlClient
@@ -157,7 +160,7 @@ def test_the_controller_keeps_what_it_cannot_open_and_says_whom_it_forgot_by_a_p
     with pytest.raises(Forbidden):
         open_subject_keys(document, "subjects", 2, ring)
     with pytest.raises(NotFound, match="a stream with `encrypt` makes them"):
-        control.brain.call(SHOW.name, name="others")
+        books[0].key_of("others", name)
 
 
 def test_the_command_erases_whom_its_input_names(
@@ -230,12 +233,20 @@ def spec_of(**changes: Any) -> StreamSpec:
     return StreamSpec.model_validate(document | changes)
 
 
+class LabelScoring(SumScoring):
+    """Gives label keys, which hold the answer."""
+
+    def _score(self, rows: Array, keys: Sequence[bytes | None]) -> Scored:
+        scored = super()._score(rows, keys)
+        return replace(scored, label_keys=[f"1/1/{total:.9g}" for total in scored.outputs["sum"][:, 0].tolist()])
+
+
 @contextmanager
 def running(spec: StreamSpec, subjects: SubjectBook | None) -> Iterator[MemoryBroker]:
     broker = MemoryBroker()
     for topic in ("in", "out", "dead"):
         broker.create(topic, 1)
-    loop = Loop("s", spec, SumScoring(), lambda: MemoryLog(broker, "in", "g"), subjects=subjects)
+    loop = Loop("s", spec, LabelScoring(), lambda: MemoryLog(broker, "in", "g"), subjects=subjects)
     thread = threading.Thread(target=loop.run)
     thread.start()
     try:
@@ -271,6 +282,7 @@ def test_answers_leave_encrypted_for_their_subjects(ring: KeyRing, subject: str)
         put(broker, [1, 1, 1], **named(ADA))
         put(broker, [2, 2, 2], **named(BOB))
         until(lambda: len(out) == 3 and len(dead) == 2)
+    assert not any(name == "headrace.label_key" for record in out for name, _ in record.headers)
     texts = [orjson.loads(record.value or b"")["sum"] for record in out]
     assert "names no subject" in reason(dead[0])
     assert "its subject was erased" in reason(dead[1])
@@ -315,6 +327,7 @@ def test_fields_that_come_encrypted_are_scored_and_stay_so_in_dead_letters(ring:
         until(lambda: len(out) == 3 and len(dead) == 7)
     assert [orjson.loads(record.value or b"")["sum"] for record in out] == [[6.0], [15.0], [15.0]]
     assert [orjson.loads(record.value or b"")["x"] for record in dead] == [*wrong, hers]  # as they came
+    assert all("headrace.label_key" in dict(record.headers) for record in out)  # they are in clear, as the answers are
     told = [reason(record) for record in dead]
     assert not any("7315" in each for each in told)
     assert ["not encrypted" in each for each in told] == [True, False, False, False, False, True, False]

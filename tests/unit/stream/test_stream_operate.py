@@ -19,6 +19,7 @@ from consumers.stream.operate.redacting import HIDDEN, TEXT_MOST, shown_value
 from consumers.stream.operate.running import MoveBook
 from consumers.stream.operate.stream_operator import chosen_stretch
 from consumers.stream.outgoing.answers import CONNECT
+from consumers.stream.sealed.section import DecryptedInput
 from consumers.stream.spec import Format, InputEnvelope, StreamInput
 from deployments.gateway.console.streams import LetterChoice, LetterPlace, LetterRange, ShownAs, StreamMove
 from tests.unit.stream.test_stream_replay import SPEC
@@ -66,6 +67,15 @@ def test_what_the_models_document_keeps_back_is_not_shown_nor_what_nobody_knows(
     assert "ann" not in (shown.key, *(value for _, value in shown.headers))
 
 
+def test_what_should_have_come_encrypted_is_not_shown_where_it_came_in_clear() -> None:
+    stream = document()
+    given = StreamInput(topic="in", fields={"name": "person"}, decrypt=DecryptedInput(fields=("person",)))
+    stream = stream.model_copy(update={"spec": stream.spec | {"input": given.model_dump(mode="json")}})
+    shown = shown_letter(letter(7, "it is in clear", b'{"x": 1, "person": "Ann Li"}'), stream)
+    assert json.loads(shown.value) == {"x": 1, "person": HIDDEN}
+    assert "Ann" not in shown.model_dump_json()
+
+
 @pytest.mark.parametrize(
     ("given", "value"),
     [
@@ -95,6 +105,8 @@ def test_what_is_shown_is_bounded_and_bytes_are_told_as_such() -> None:
     assert (len(long.text), long.note) == (TEXT_MOST, "the first 16384 characters of 100000")
     raw = shown_value(bytes(range(256)) * 8, StreamInput(topic="in"), inputs=(), redact=())
     assert (raw.shown_as, raw.text[:9], raw.note) == (ShownAs.HEX, "0001 0203", "the first 1024 bytes of it")
+    turned = shown_value("a\u202eb\u2066c".encode(), StreamInput(topic="in"), inputs=(), redact=())
+    assert turned.text == "a\\u202eb\\u2066c"
     assert shown_value(None, StreamInput(topic="in"), inputs=(), redact=()).shown_as is ShownAs.NOTHING
 
 

@@ -177,7 +177,7 @@ async def test_what_the_replica_raises_is_told() -> None:
         assert str(answer.refusal) == "m: no room (retry)"
         there.raises = ZeroDivisionError("oh")
         answer = await line.score(x(1), 10.0)
-        assert answer == Broken("ZeroDivisionError('oh')")
+        assert answer == Broken("ZeroDivisionError")  # its words may quote what was sent
         assert there.answered == ["NoCapacity", "ZeroDivisionError"]
 
 

@@ -33,7 +33,7 @@ async def test_a_call_that_is_lost_for_no_reason_of_its_own_may_be_made_again(mo
     async def lost(*_: Any) -> Any:
         raise ValueError("the owner is unknown")
 
-    with pytest.raises(NoCapacity, match="the owner is unknown"):
+    with pytest.raises(NoCapacity, match="the call was lost: ValueError"):
         await asking(monkeypatch, lost).score(TARGET, {"x": np.zeros((1, 1), np.float32)}, 5.0)
 
 

@@ -3,13 +3,14 @@ import { html, render, useState, useEffect } from "./vendor/preact-htm.js";
 import { begin, forget, open, post, useLive } from "./live.js";
 import { span, absolute, useSecond, Words } from "./words.js";
 import { Audit } from "./audit.js";
-import { Batch } from "./feeds.js";
+import { Batch } from "./batch.js";
 import { Model } from "./model.js";
 import { Overview } from "./overview.js";
 import { Rollout } from "./rollout.js";
 import { Stream } from "./stream.js";
+import { VersionPage } from "./versions.js";
 
-const PAGES = { "": Overview, rollout: Rollout, model: Model, stream: Stream, batch: Batch, audit: Audit };
+const PAGES = { "": Overview, rollout: Rollout, model: Model, versions: VersionPage, stream: Stream, batch: Batch, audit: Audit };
 const TABS = [
   ["", "Overview"],
   ["audit", "Audit"],
@@ -28,11 +29,11 @@ function where() {
   }
 }
 
-let place = where();
+let place = null; // where the viewer is: known once the page is drawn, for a link may lead elsewhere before that
 
 function App() {
   const live = useLive();
-  const [at, go] = useState(place);
+  const [at, go] = useState(() => (place = where()));
   useEffect(() => {
     const moved = () => {
       const [before, now] = [place, where()];

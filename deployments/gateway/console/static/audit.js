@@ -76,13 +76,15 @@ function Events({ events, searching }) {
   const empty = searching ? "nothing that was looked at has all these words" : "nothing was done yet that you may see";
   return html`<${Rows} list=${events} page=${100} columns=${COLUMNS} caption="Audit" empty=${empty} row=${(event) => html`<tr key=${event.number}>
     <td title=${absolute(event.at_s)}><${Ago} at=${event.at_s} /></td><td><${Concerns} event=${event} /></td><td>${event.event.replaceAll("_", " ")}</td>
-    <td><bdi>${event.actor || "–"}</bdi></td><td>${why(event.detail).split("\n").map((line) => html`<div><bdi>${line}</bdi></div>`)}</td></tr>`} />`;
+    <td><bdi>${event.actor || "–"}</bdi>${event.address && html` <span class="dim">from <bdi>${event.address}</bdi></span>`}</td><td>${why(event.detail, feedOf(event) ? ["kind", "name"] : []).split("\n").map((line) => html`<div><bdi>${line}</bdi></div>`)}</td></tr>`} />`;
 }
+
+const feedOf = ({ detail: { kind, name } }) => (kind === "stream" || kind === "batch") && typeof name === "string";
 
 // What it is about, as a link where a page shows it.
 function Concerns({ event }) {
   const { kind, name } = event.detail;
-  if ((kind === "stream" || kind === "batch") && typeof name === "string") return html`<a href=${link(kind, name)}>${kind} <bdi>${name}</bdi></a>`;
+  if (feedOf(event)) return html`<a href=${link(kind, name)}>${kind} <bdi>${name}</bdi></a>`;
   if (!event.model) return html`<span class="dim">the cluster</span>`;
   if (event.rollout !== null) return html`<a href=${link("rollout", event.model)}><bdi>${event.model}</bdi> <span class="dim">rollout ${event.rollout}</span></a>`;
   return html`<a href=${link("model", event.model)}><bdi>${event.model}</bdi></a>`;

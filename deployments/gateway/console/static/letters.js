@@ -98,7 +98,8 @@ function Some({ name, asks, page, reason, picked, pick }) {
   const columns = [[html`<span class="unseen">selected</span>`], ["died"], ["record"], ...(reason ? [] : [["why", "wide"]]), ["size", "num wide"], [""]];
   const words = new Map(page.reasons.map((one) => [one.key, one.message || one.exception]));
   const parts = (row) => ({ letters: "", ...(reason ? { reason } : {}), at: key(row) });
-  return html`<${Rows} list=${page.rows} page=${20} columns=${columns} caption="Dead letters" empty="none of this reason among those that were looked at" row=${(row) => html`<tr key=${key(row)}>
+  const rows = page.rows.filter((row) => !reason || row.reason === reason); // until those of that reason have come
+  return html`<${Rows} list=${rows} page=${20} columns=${columns} caption="Dead letters" empty="none of this reason among those that were looked at" row=${(row) => html`<tr key=${key(row)}>
     <td><input type="checkbox" checked=${picked.has(key(row))} disabled=${!allowed} onChange=${() => turn(row)} aria-label=${`select ${row.origin || key(row)}`} /></td>
     <td title=${absolute(row.at_ms / 1000)}><${Ago} at=${row.at_ms / 1000} /></td><td><bdi>${row.origin || `${page.topic}/${row.partition}/${row.offset}`}</bdi></td>
     ${!reason && html`<td class="wide"><bdi>${words.get(row.reason) ?? "one of the rarer reasons"}</bdi></td>`}<td class="num wide">${bytes(row.value_bytes)}</td>

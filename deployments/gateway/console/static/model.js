@@ -1,12 +1,13 @@
 // A model: what serves, how it goes, its versions, and how to call it.
 import { html, useState, useEffect } from "./vendor/preact-htm.js";
 import { useLive, command, history, may } from "./live.js";
-import { number, milliseconds, percent, State, Ago, Words } from "./words.js";
-import { Action, Command, Lacking, Rows, Wrong, link } from "./parts.js";
+import { number, milliseconds, percent, count, State, Ago, Words } from "./words.js";
+import { Action, Lacking, Rows, Wrong, link } from "./parts.js";
 import { Steps } from "./steps.js";
 import { Lines } from "./chart.js";
 import { asPython, asCurl, useAsked } from "./calling.js";
 import { Trying } from "./trying.js";
+import { Versions } from "./versions.js";
 
 export function Model({ name }) {
   const live = useLive();
@@ -63,31 +64,6 @@ function Drift({ model }) {
       effect=${`Every alarm of it is cleared. What is off is watched for from now on, and raises another alarm.`} /></div></section>`;
 }
 
-function Versions({ model, versions }) {
-  const apps = new Map(model.apps.map((app) => [app.version, app]));
-  const columns = [["version", "num"], ["role"], ["state"], ["replicas", "num"], ["engine"], ["made"], ["digest", "wide"], [""]];
-  return html`<section aria-labelledby="versions"><h2 id="versions">Versions</h2>
-    <${Rows} list=${[...versions].reverse()} page=${20} columns=${columns} caption="Versions" empty="none yet" row=${(version) => {
-      const app = apps.get(version.version);
-      return html`<tr key=${version.version}><th scope="row" class="num">${version.version}</th><td>${version.role}</td>
-        <td>${app ? html`<${State} word=${app.status} />` : "–"}</td><td class="num">${app ? `${app.replicas}/${app.target_replicas}` : "–"}</td>
-        <td>${version.engine}</td><td><${Ago} at=${version.created_s} /></td><td class="wide"><${Command} text=${version.digest} shown=${version.digest.slice(0, 12)} /></td>
-        <td><${Start} model=${model} version=${version.version} role=${version.role} /></td></tr>`;
-    }} /><${Lacking} role="operate" model=${model.name} /></section>`;
-}
-
-function Start({ model, version, role }) {
-  if (role === "stable" || role === "candidate") return null;
-  const moving = model.rollout && model.rollout.rollout.ended_s === null;
-  const back = role === "warm";
-  const steps = "by the steps of the model's own plan, each proven before the next";
-  return html`<${Action} role="operate" model=${model.name} label=${back ? `Go back to ${version}` : `Roll out ${version}`}
-    away=${moving ? "a rollout is under way: let it end, or abort it" : ""}
-    run=${() => command("rollout.start", { model: model.name, version, plan: back ? "instant" : null })}
-    effect=${[back ? `Version ${version} is still warm: it gets all traffic at once, and nothing is judged.` : `Version ${version} is started, and gets traffic ${steps}.`,
-      `The same in a terminal: \`headrace rollout start ${model.name} --version ${version}${back ? " --plan instant" : ""}\``]} />`;
-}
-
 function Scale({ model }) {
   const [replicas, set] = useState(null);
   if (!model.by_hand || !may("operate", model.name)) return null;
@@ -96,8 +72,8 @@ function Scale({ model }) {
   return html`<section aria-labelledby="scale"><h2 id="scale">Replicas</h2><div class="buttons"><label for="replicas">of each version that serves</label>
     <input id="replicas" type="number" min="0" max="10000" value=${wanted} onInput=${(e) => set(Number(e.target.value))} />
     <${Action} role="operate" model=${model.name} label="Scale" away=${wanted === now ? "so many are wanted now" : ""}
-      run=${() => command("model.scale", { model: model.name, replicas: wanted }).then(() => set(null))}
-      effect=${wanted ? `From ${now} to ${wanted} replicas.` : "It goes to sleep: nothing starts when it is called."} /></div></section>`;
+      run=${() => command("model.scale", { model: model.name, replicas: wanted, seen: now }).then(() => set(null))}
+      effect=${[wanted ? `From ${count(now, "replica")} to ${wanted}, of each version that serves: ${wanted > now ? "more start where nodes have room" : "those that go answer what they have taken"}.` : "It goes to sleep: nothing starts when it is called.", `The same in a terminal: \`headrace scale ${model.name} ${wanted}\``]} /></div></section>`;
 }
 
 function Calling({ name, versions, stable, ready }) {

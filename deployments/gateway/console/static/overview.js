@@ -39,9 +39,9 @@ export function Overview() {
       <div class="cards">${moving.slice(0, 12).map((model) => html`<${Moving} model=${model} key=${model.name} />`)}</div></section>`}
     <div class="filter"><label for="filter">Filter</label>
       <input id="filter" ref=${box} type="search" placeholder="a name, a project ( / )" value=${filter} onInput=${(e) => set(e.target.value)} /></div>
-    <${Models} list=${models.filter(fits)} any=${models.length > 0} />
-    <${Streams} list=${streams.filter(fits)} any=${streams.length > 0} />
-    <${Batches} list=${batches.filter(fits)} any=${batches.length > 0} />
+    <${Models} list=${models.filter(fits)} any=${models.length > 0} of=${wanted} />
+    <${Streams} list=${streams.filter(fits)} any=${streams.length > 0} of=${wanted} />
+    <${Batches} list=${batches.filter(fits)} any=${batches.length > 0} of=${wanted} />
     ${nodes.length > 0 && html`<${Nodes} list=${nodes} />`}`;
 }
 
@@ -84,12 +84,12 @@ function Moving({ model }) {
 
 const MODEL_COLUMNS = [["model"], ["serves"], ["replicas", "num wide"], ["requests/s", "num"], ["10 minutes", "wide"], ["errors", "num"], ["p99", "num wide"], ["state"]];
 
-function Models({ list, any }) {
+function Models({ list, any, of }) {
   const empty = any
     ? "no model has that in its name"
     : html`No model yet. Make a project with one: <${Command} text="headrace init demo" /> then <${Command} text="headrace apply -f demo" />`;
   return html`<section aria-labelledby="models"><h2 id="models">Models</h2>
-    <${Rows} list=${list} columns=${MODEL_COLUMNS} caption="Models" empty=${empty} row=${modelRow} /></section>`;
+    <${Rows} list=${list} of=${of} columns=${MODEL_COLUMNS} caption="Models" empty=${empty} row=${modelRow} /></section>`;
 }
 
 // One that has not changed is not drawn again.
@@ -130,10 +130,10 @@ function stateOf(model) {
 
 const STREAM_COLUMNS = [["stream"], ["model", "wide"], ["records/s", "num"], ["lag", "num"], ["10 minutes", "wide"], ["behind", "num wide"], ["workers", "num wide"], ["state"]];
 
-function Streams({ list, any }) {
+function Streams({ list, any, of }) {
   const empty = any ? "no stream has that in its name" : html`No stream yet: <${Command} text="headrace apply -f stream.yaml" /> with a document of kind Stream starts one.`;
   return html`<section aria-labelledby="streams"><h2 id="streams">Streams</h2>
-    <${Rows} list=${list} columns=${STREAM_COLUMNS} caption="Streams" empty=${empty} row=${(stream) => html`<tr key=${stream.name}>
+    <${Rows} list=${list} of=${of} columns=${STREAM_COLUMNS} caption="Streams" empty=${empty} row=${(stream) => html`<tr key=${stream.name}>
       <th scope="row"><a href=${link("stream", stream.name)}><bdi>${stream.name}</bdi></a></th>
       <td class="wide"><a href=${link("model", stream.model)}><bdi>${stream.model}</bdi></a></td>
       <td class="num">${number(stream.figures.records_s ?? 0)}</td>
@@ -152,10 +152,10 @@ export function behind(figures) {
 
 const BATCH_COLUMNS = [["batch"], ["model", "wide"], ["schedule", "wide"], ["next"], ["last run", "wide"], ["rows", "num wide"], ["quarantined", "num"], ["state"]];
 
-function Batches({ list, any }) {
+function Batches({ list, any, of }) {
   const empty = any ? "no batch has that in its name" : html`No batch yet: <${Command} text="headrace apply -f batch.yaml" />, then <${Command} text="headrace batch run NAME" />`;
   return html`<section aria-labelledby="batches"><h2 id="batches">Batches</h2>
-    <${Rows} list=${list} columns=${BATCH_COLUMNS} caption="Batches" empty=${empty} row=${(batch) => html`<tr key=${batch.name}>
+    <${Rows} list=${list} of=${of} columns=${BATCH_COLUMNS} caption="Batches" empty=${empty} row=${(batch) => html`<tr key=${batch.name}>
       <th scope="row"><a href=${link("batch", batch.name)}><bdi>${batch.name}</bdi></a></th>
       <td class="wide"><a href=${link("model", batch.model)}><bdi>${batch.model}</bdi></a></td>
       <td class="wide">${batch.cron ? html`<code>${batch.cron}</code> <span class="dim">${batch.timezone}</span>` : html`<span class="dim">by hand</span>`}</td>
@@ -165,10 +165,24 @@ function Batches({ list, any }) {
       <td><${State} word=${batch.wanted === "paused" ? "paused" : (batch.last?.state ?? "ready")} /></td></tr>`} /></section>`;
 }
 
+const NODE_COLUMNS = [["node"], ["role", "wide"], ["CPUs", "num"], ["busy", "num"], ["memory", "num"], ["for replicas", "num wide"], ["GPUs", "num"], ["state"]];
+
 function Nodes({ list }) {
   return html`<section aria-labelledby="nodes"><h2 id="nodes">Nodes</h2>
-    <${Rows} list=${list} columns=${[["node"], ["role", "wide"], ["CPUs", "num"], ["GPUs", "num"], ["memory for replicas", "num wide"], ["state"]]} caption="Nodes" empty="none" row=${(node) => html`<tr key=${node.id}>
+    <${Rows} list=${list} columns=${NODE_COLUMNS} caption="Nodes" empty="none" row=${(node) => html`<tr key=${node.id}>
       <th scope="row">${node.address} <span class="dim">${node.id}</span></th><td class="wide">${node.is_head ? "head" : "worker"}</td>
-      <td class="num">${number(node.cpus)}</td><td class="num">${number(node.gpus)}</td><td class="num wide">${bytes(node.memory_bytes)}</td>
+      <td class="num">${number(node.cpus)}</td><td class="num">${node.load ? html`<${Share} of=${node.load.cpu_busy} label=${`CPUs of ${node.address}`} />` : "–"}</td>
+      <td class="num">${node.load ? html`<${Share} of=${node.load.memory_used_bytes / node.load.memory_bytes} label=${`memory of ${node.address}`} /> <span class="dim">of ${bytes(node.load.memory_bytes)}</span>` : "–"}</td>
+      <td class="num wide">${bytes(node.memory_bytes)}</td><td class="num">${gpus(node)}</td>
       <td><${State} word=${node.alive ? "alive" : "dead"} /></td></tr>`} /></section>`;
+}
+
+function Share({ of, label }) {
+  return html`<meter min="0" max="1" high="0.9" value=${of} aria-label=${label}></meter> ${percent(Math.round(of * 100) / 100)}`;
+}
+
+function gpus(node) {
+  const seen = node.load?.gpus ?? [];
+  if (!seen.length) return number(node.gpus);
+  return seen.map((gpu, i) => html`<div key=${i} title=${gpu.name}>${gpu.busy === null ? "–" : html`<${Share} of=${gpu.busy} label=${`GPU ${i} of ${node.address}`} />`} <span class="dim">${bytes(gpu.memory_used_bytes)} of ${bytes(gpu.memory_bytes)}</span></div>`);
 }

@@ -78,14 +78,23 @@ function Confirm({ label, effect, run, done, kind }) {
   </dialog>`;
 }
 
-// Rows fifty at a time: a thousand models are found by the filter, not by scrolling.
-export function Rows({ list, columns, row, caption, empty, page = 50 }) {
-  const [most, more] = useState(page);
+// Rows fifty at a time: a thousand models are found by the filter, not by scrolling. With another filter (`of`) it begins anew.
+export function Rows({ list, columns, row, caption, empty, page = 50, of = "" }) {
+  const [wanted, want] = useState({ most: page, of });
+  const most = wanted.of === of ? wanted.most : page;
   const shown = list.slice(0, most);
   if (!list.length) return html`<p class="empty">${empty}</p>`;
   return html`<div class="scroll" tabindex="0" role="region" aria-label=${`${caption}, as a table`}><table><caption class="unseen">${caption}</caption>
     <thead><tr>${columns.map(([name, kind]) => html`<th scope="col" class=${kind ?? ""}>${name}</th>`)}</tr></thead>
     <tbody>${shown.map(row)}</tbody></table></div>
-    ${list.length > most && html`<p class="more"><button type="button" onClick=${() => more(most + page)}>Show ${page} more</button>
+    ${list.length > most && html`<p class="more"><button type="button" onClick=${() => want({ most: most + page, of })}>Show ${page} more</button>
       <span class="dim">${most} of ${list.length.toLocaleString("en")} shown</span></p>`}`;
+}
+
+export function Nothing({ kind, name }) {
+  return html`<h1><bdi>${name}</bdi></h1><p class="empty">There is no such ${kind}, or you may not see it. <a href="#/">Overview</a></p>`;
+}
+
+export function Document({ spec }) {
+  return html`<details><summary>As it was applied</summary><pre tabindex="0"><code>${JSON.stringify(spec, null, 2)}</code></pre></details>`;
 }

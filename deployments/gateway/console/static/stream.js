@@ -25,7 +25,7 @@ export function Stream({ name, query }) {
     return html`<h1><bdi>${name}</bdi></h1><p class="empty">There is no such stream, or you may not see it. <a href="#/">Overview</a></p>`;
   const asks = { role: "operate", model: row.model };
   const paused = row.wanted === "paused";
-  const want = (what) => () => command(`feed.${what}`, { kind: "stream", name });
+  const want = (what) => () => command(`feed.${what}`, { kind: "stream", name, seen: row.wanted });
   const spec = told.answer?.spec;
   const begun = moves.answer?.moves ?? [];
   return html`<h1>Stream <bdi>${name}</bdi> <${State} word=${paused ? "paused" : row.status} /></h1>
@@ -88,7 +88,7 @@ function Partitions({ name, workers, paused }) {
 // What keeps a partition, else how it began here.
 function Why({ at, worker }) {
   const opened = worker.open_transactions?.[at], began = worker.began?.[at];
-  if (worker.held?.[at]) return html`<bdi>${worker.held[at]}</bdi>`;
+  if (worker.held?.[at]) return html`<bdi><${Words} text=${worker.held[at]} /></bdi>`;
   if (opened) return html`${number(opened.records)} records lie behind a transaction that another producer has left open <${Ago} at=${opened.since_s} />`;
   const kept = [worker.message, worker.stuck_cause, worker.breaker_open && "its version fails row after row: it holds until that is over"].filter(Boolean).join("; ");
   if (kept) return html`<bdi>${kept}</bdi>`;

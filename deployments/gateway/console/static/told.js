@@ -25,13 +25,14 @@ export function Told({ model, mark, rollout = null, filter = "", only = null }) 
     .reverse();
   return html`<${Rows} list=${events} page=${50} columns=${[["when"], ["rollout", "num"], ["event"], ["by"], ["why, and from which evidence"]]} caption="Audit" empty="nothing yet" row=${(event, i) => html`<tr key=${`${event.at_s} ${i}`}>
     <td title=${absolute(event.at_s)}><${Ago} at=${event.at_s} /></td><td class="num">${event.rollout ?? "–"}</td><td>${event.event.replaceAll("_", " ")}</td>
-    <td><bdi>${event.actor || "–"}</bdi></td><td>${why(event.detail).split("\n").map((line) => html`<div><bdi>${line}</bdi></div>`)}</td></tr>`} />`;
+    <td><bdi>${event.actor || "–"}</bdi></td><td>${why(event.detail, only ? ["kind", "name"] : []).split("\n").map((line) => html`<div><bdi>${line}</bdi></div>`)}</td></tr>`} />`;
 }
 
-export function why(detail) {
+// `known` are names of what the page says already.
+export function why(detail, known = []) {
   const checks = (detail.checks ?? []).map(String);
   const reason = checks.some((check) => check.startsWith(detail.reason ?? "\0")) ? "" : (detail.reason ?? "");
-  const rest = Object.entries(detail).filter(([name, value]) => !["checks", "reason"].includes(name) && value !== null);
+  const rest = Object.entries(detail).filter(([name, value]) => !["checks", "reason", ...known].includes(name) && value !== null);
   const words = rest.map(([name, value]) => `${name} ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ");
   return [words, reason, ...checks].filter(Boolean).join("\n");
 }

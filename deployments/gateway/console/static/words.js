@@ -68,9 +68,9 @@ export function Words({ text }) {
   return String(text).split("`").map((part, i) => (i % 2 ? html`<code>${part}</code>` : part));
 }
 
-const GOOD = new Set(["ready", "running", "promoted", "passed", "succeeded", "alive", "declared", "stable"]);
+const GOOD = new Set(["ready", "running", "promoted", "passed", "succeeded", "alive", "declared", "stable", "published"]);
 const BAD = new Set(["failed", "unhealthy", "dead", "rolled_back", "stopped", "broken"]);
-const MOVING = new Set(["pending", "warming", "shadow", "canary", "waiting", "starting", "submitted"]);
+const MOVING = new Set(["pending", "warming", "shadow", "canary", "waiting", "starting", "submitted", "publishing"]);
 const MARKS = { good: "●", bad: "▲", move: "◐", soft: "◆" };
 
 export function State({ word, of = word }) {

@@ -16,7 +16,18 @@ OVER_MODELS = [role for role in Role if role is not Role.ADMIN]
 # Whose answers hold what their caller may see.
 FILTERED = {"status", "feed.list", "metrics.list", "metrics.history", "glance.show", "audit.search"}
 CLUSTERS = {"feed.notes", "key.home", "key.link", "rollout.preflight", "stream.ended"}
-ADMINS = {"key.create", "key.list", "key.rotate", "key.revoke", "access.show", "audit.list", "audit.prune", "checkpoint.show"}
+ADMINS = {
+    "access.show",
+    "audit.list",
+    "audit.prune",
+    "checkpoint.show",
+    "key.create",
+    "key.list",
+    "key.revoke",
+    "key.rotate",
+    "subject-keys.replace",
+    "subject-keys.show",
+}
 ROLES: dict[str, set[Role]] = {
     **{
         command: {Role.VIEW}
@@ -34,6 +45,7 @@ ROLES: dict[str, set[Role]] = {
     "rollout.label": {Role.SCORE, Role.OPERATE},
     **{f"rollout.{move}": {Role.OPERATE} for move in ("start", "pause", "resume", "promote", "abort")},
     **{command: {Role.OPERATE} for command in ("model.scale", "quality.clear", "feed.pause", "feed.resume", "drift.clear")},
+    **{f"batch.{move}": {Role.OPERATE} for move in ("run", "resume", "cancel")},
     **{command: {Role.OPERATE} for command in ("stream.look", "stream.replay", "stream.seek")},
     **{command: {Role.DEPLOY} for command in ("apply", "version.register", "version.remove", "model.delete", "feed.delete")},
 }
@@ -47,7 +59,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def brain() -> Brain:
-    """Models `digits` and `secret`, each with a stream."""
+    """Models `digits` and `secret`, each with a stream; `digits` with a batch too."""
     brain = Brain()
     for model in ("digits", "secret"):
         brain.call("apply", models=[{"name": model, "rollout": {**SURE, "start": "manual"}, "serving": {}}])
@@ -56,6 +68,7 @@ def brain() -> Brain:
         feeds=[
             {"kind": "stream", "name": "scores", "model": "digits", "spec": {}},
             {"kind": "stream", "name": "hidden", "model": "secret", "spec": {}},
+            {"kind": "batch", "name": "nightly", "model": "digits", "spec": {}},
         ],
     )
     brain.tick(2)
@@ -117,7 +130,7 @@ def test_lists_hold_what_their_caller_may_see(brain: Brain) -> None:
     assert brain.controller.call("status", {}, having(Role.SCORE))["models"] == []  # artifacts and all
     seen = brain.controller.call("status", {}, having(Role.VIEW))
     assert [model["name"] for model in seen["models"]] == ["digits"]
-    assert [feed["name"] for feed in seen["feeds"]] == ["scores"]
+    assert [feed["name"] for feed in seen["feeds"]] == ["nightly", "scores"]
     assert [feed["name"] for feed in brain.controller.call("feed.list", {}, having(Role.VIEW, over="sec*"))["feeds"]] == [
         "hidden"
     ]

@@ -1,0 +1,47 @@
+"""What a page tells of a version, read from where its artifact lies: report and profile alone, verified, once a gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import Any
+
+from cluster.access.callers import Caller
+from cluster.commands.versions import RESOLVE
+from cluster.control_plane import ControlPlane
+from cluster.errors import BadInput
+
+KEPT_MOST = 200  # a version never changes, and is small here
+
+
+class VersionPages:
+    """Used on one event loop."""
+
+    def __init__(self, control: ControlPlane) -> None:
+        self._control = control
+        self._known: OrderedDict[str, asyncio.Task[dict[str, Any]]] = OrderedDict()
+
+    async def about(self, model: str, version: str, caller: Caller) -> dict[str, Any]:
+        """See `version_about.about`. Raises BadInput, what `version.resolve` raises to him, and as `open_version` does."""
+        if not version.isdecimal():
+            raise BadInput(f"{version[:40]!r} is no version", where="version", remedy="versions are numbers")
+        found = await self._control.call(RESOLVE.name, {"model": model, "version": int(version)}, caller)
+        known = self._known.get(found["digest"])
+        if known is None or (known.done() and known.exception() is not None):  # what failed once is tried again
+            known = asyncio.create_task(asyncio.to_thread(_read, found["artifact_uri"], found["digest"]))
+            self._known[found["digest"]] = known
+            while len(self._known) > KEPT_MOST:
+                self._known.popitem(last=False)
+        self._known.move_to_end(found["digest"])
+        return await asyncio.shield(known)
+
+
+def _read(uri: str, digest: str) -> dict[str, Any]:
+    # Not needed before somebody looks, and slow to import.
+    from deployments.artifacts.profile import read_profile
+    from deployments.artifacts.version_files import open_version
+    from deployments.builder.report import read_report
+    from deployments.gateway.console.version_about import about
+
+    files = open_version(uri, digest)
+    return about(files.manifest, read_report(files), read_profile(files))

@@ -1,0 +1,44 @@
+"""Lets a version be registered, and again be opened, only as this node's policy says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from deployments.artifacts.fetch import localize
+
+POLICY_VARIABLE = "HEADRACE_SIGNING"
+
+
+def policy_file(environment: Mapping[str, str] | None = None) -> Path | None:
+    """The policy that this node's environment names; None where it names none, and any version may be unsigned."""
+    named = (os.environ if environment is None else environment).get(POLICY_VARIABLE, "")
+    return Path(named) if named else None
+
+
+def check_admitted(uri: str, digest: str, model: str) -> None:
+    """Whether the policy lets the version at `uri` be one of `model`: read where it lies, without its files.
+
+    Raises BadArtifact for one that it refuses, which says what is wrong and what to do; BadInput for a policy that makes no
+    sense; Unreachable. What the policy only warns of is logged.
+    """
+    _decide(uri, digest, model, None)
+
+
+def admitted_copy(uri: str, digest: str, model: str) -> Path:
+    """As `localize`, of a version that this node's policy lets be opened as one of `model`. Raises as both do.
+
+    Its signature is read beside the files that are opened; one that was made after they were fetched, where they came from.
+    """
+    copy = localize(uri, digest)
+    _decide(uri, digest, model, copy)
+    return copy
+
+
+def _decide(uri: str, digest: str, model: str, copy: Path | None) -> None:
+    policy = policy_file()
+    if policy is not None:
+        from deployments.signing.deciding import decide  # cryptography, which whoever asks for no signatures goes without
+
+        decide(policy, uri, digest, model, copy)

@@ -1,0 +1,31 @@
+"""`python -m examples.custody.demo`: a model signed, what is not signed or older refused, a changed record found."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+
+from examples.custody.steps import FOLDER, OUT, STEPS, Custody
+from examples.local_run import begin_afresh, headrace, running
+
+
+def main() -> int:
+    """All of it. Returns 0 where everything was as said."""
+    started_s = time.monotonic()
+    begin_afresh(OUT)
+    OUT.mkdir(parents=True)
+    headrace("signing", "new", "release")
+    shutil.copyfile(FOLDER / "policy" / "signing.yaml", OUT / "signing.yaml")
+    walk = Custody()
+    with running(OUT, "--signing", str(OUT / "signing.yaml")):
+        for title, step in STEPS:
+            print(f"\n{title}", flush=True)
+            step(walk)
+    print(f"{'Everything is as it should be.' if not walk.wrong else f'{walk.wrong} things are WRONG.'}", end=" ")
+    print(f"{time.monotonic() - started_s:.0f} s.")
+    return 1 if walk.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

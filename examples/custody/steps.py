@@ -1,0 +1,155 @@
+"""What the demo does, a function a step: each holds what it sees against what it should be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from cluster.commands.versions import RegisterVersion
+from cluster.errors import HeadraceError
+from deployments.artifacts.manifest import read_manifest
+from examples.custody.train import write_rows
+from examples.local_run import HEADRACE, headrace
+from headrace.client import ControlClient
+
+FOLDER = Path(__file__).parent
+OUT = FOLDER / "out"
+DOCUMENT = str(FOLDER / "project" / "wine.yaml")
+MODEL = "wine"
+BESIDE = ("model.sig", "slsa.json")
+WAIT_S = 60.0
+
+
+@dataclass
+class Custody:
+    """`wrong` is how many things were not as they should be."""
+
+    wrong: int = 0
+
+    def see(self, what: str, found: object, wanted: object) -> None:
+        """Prints it, and counts it where it is another than it should be."""
+        good = found == wanted
+        self.wrong += not good
+        print(f"   {'ok   ' if good else 'WRONG'} {what}: {found}{'' if good else f', not {wanted}'}", flush=True)
+
+    def refused(self, what: str, words: str, *command: str) -> None:
+        """A command that must fail, in these words."""
+        done = _try(*command)
+        print("".join(f"         {line}\n" for line in done.stderr.splitlines()[-3:]), end="")
+        self.see(what, (done.returncode != 0, words in done.stderr), (True, True))
+
+
+def sign_and_serve(walk: Custody) -> None:
+    """A key, a version that it signs, and what anybody can see of it."""
+    write_rows(OUT, most=60)
+    headrace("build", DOCUMENT, "--sign", "release")
+    headrace("apply", "-f", DOCUMENT)
+    headrace("model", "verify", f"{MODEL}:1")
+    told = _json("model", "verify", f"{MODEL}:1", "--json")
+    walk.see("it was made from", sorted(told["materials"]), ["evaluation:test.npz", "source:model.txt", "training:train.npz"])
+    walk.see("version 1 serves", _until(lambda: _stable() == 1), True)
+
+
+def refuse_unsigned(walk: Custody) -> None:
+    """More wines, and somebody forgets to sign."""
+    write_rows(OUT, most=200)
+    walk.refused("nothing is built without a key", "takes no version that is not signed", "build", DOCUMENT)
+    headrace("build", DOCUMENT, "--output", str(OUT / "elsewhere"))
+    (folder,) = (OUT / "elsewhere" / MODEL).iterdir()
+    walk.see("made elsewhere, it is not registered", "it is not signed" in _registering(folder), True)
+    walk.see("versions", _versions(), [1])
+
+
+def refuse_older(walk: Custody) -> None:
+    """Who can write the artifacts' folder, but has no key, brings an older signature; then the right one comes back."""
+    headrace("build", DOCUMENT, "--sign", "release")
+    older, newer = (Path(_json("model", "verify", f"{MODEL}:{number}", "--json")["artifact_uri"]) for number in (1, 2))
+    kept = {name: (newer / name).read_bytes() for name in BESIDE}
+    for name in BESIDE:
+        shutil.copyfile(older / name, newer / name)
+    walk.refused("version 1's signature says nothing of version 2", "is of another version", "model", "verify", f"{MODEL}:2")
+    ended = _rollout_of_2()
+    walk.see("a replica refuses it", (ended["state"], "refused by the signing policy" in ended["reason"]), ("rolled_back", True))
+    print(f"         {ended['reason']}")
+    walk.see("version 1 serves", _stable(), 1)
+    for name, content in kept.items():
+        (newer / name).write_bytes(content)
+    walk.see("with its own, version 2 takes over", (_rollout_of_2()["state"], _stable()), ("promoted", 2))
+
+
+def find_a_changed_record(walk: Custody) -> None:
+    """The audit, taken out, and one word of it changed."""
+    folder = OUT / "audit"
+    headrace("audit", "export", str(folder))
+    key = _json("audit", "key", "--json")["key"]
+    headrace("audit", "verify", str(folder), "--key", key)
+    (file,) = sorted(folder.glob("audit-*.jsonl"))[:1]
+    lines = file.read_text(encoding="utf-8").splitlines()
+    at = next(number for number, line in enumerate(lines) if "registered" in line)
+    record = orjson.loads(lines[at])
+    record["raw_data"] = record["raw_data"].replace("registered", "forgotten")
+    file.write_text("\n".join([*lines[:at], orjson.dumps(record).decode(), *lines[at + 1 :]]) + "\n", encoding="utf-8")
+    walk.refused("a changed record is found", "was changed", "audit", "verify", str(folder), "--key", key)
+
+
+Step = Callable[[Custody], None]
+STEPS: tuple[tuple[str, Step], ...] = (
+    ("A version that is signed", sign_and_serve),
+    ("One that is not", refuse_unsigned),
+    ("An older signature", refuse_older),
+    ("A changed record", find_a_changed_record),
+)
+
+
+def _registering(folder: Path) -> str:
+    """What the service says when a script registers the version in this folder; empty where it does."""
+    manifest = read_manifest(folder)
+    about = {"engine": manifest.engine, "signature": manifest.signature}
+    try:
+        with ControlClient.from_environment() as client:
+            client.register_version(RegisterVersion(model=MODEL, artifact_uri=str(folder), digest=folder.name, **about))
+    except HeadraceError as error:
+        print(f"         error: {error}")
+        return str(error)
+    return ""
+
+
+def _rollout_of_2() -> dict[str, Any]:
+    """A rollout of version 2, once it has ended."""
+    headrace("rollout", "start", MODEL, "--version", "2", "--plan", "instant")
+    lines = headrace("rollout", "status", MODEL, "--watch", "--json", show=False).splitlines()
+    ended: dict[str, Any] = json.loads(lines[-1])["rollout"]
+    return ended
+
+
+def _stable() -> int | None:
+    return next(one["stable"] for one in _json("models", "--json")["models"] if one["name"] == MODEL)
+
+
+def _versions() -> list[int]:
+    (model,) = _json("models", "--json")["models"]
+    return [one["version"] for one in model["versions"]]
+
+
+def _json(*command: str) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(headrace(*command, show=False))
+    return told
+
+
+def _try(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(HEADRACE), *command], capture_output=True, text=True, check=False)
+
+
+def _until(seen: Callable[[], bool]) -> bool:
+    ends_s = time.monotonic() + WAIT_S
+    while not (found := seen()) and time.monotonic() < ends_s:
+        time.sleep(0.5)  # as somebody who looks again
+    return found

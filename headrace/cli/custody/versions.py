@@ -1,0 +1,124 @@
+"""`headrace model sign` and `headrace model verify`: a version's signature, made and looked at."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cluster.errors import BadArtifact, HeadraceError
+from deployments.artifacts.roots import local_path
+from deployments.builder.report import read_report
+from deployments.signing.files import signed_files, write_beside
+from deployments.signing.sign import build_facts, signatures
+from headrace.cli.screens.output import AsJson, answers, notes, print_json
+from headrace.local.home import read_settings
+from headrace.signing.key_files import signing_key_named, trusted_key_in
+from headrace.signing.looking import LookedAt, find_version, look_at, trusted_for
+
+Named = Annotated[str, typer.Argument(metavar="MODEL[:N]|FOLDER", help="The model, and its version; or a version's folder.")]
+Number = Annotated[int | None, typer.Option("--version", help="The version; the newest where left out.")]
+
+
+def sign_command(
+    model: Named,
+    key: Annotated[str, typer.Option("--key", help="A key of `headrace signing new`, or a file in PEM.")],
+    version: Number = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sign a version that is there already: built before there was a key, or with another. Its digest stays what it is.
+
+    All of it is verified first. Replicas that start from now on find the signature; a version in a registry stays as it is.
+
+    Example: `headrace model sign churn --version 2 --key release`
+    """
+    settings = read_settings()
+    signing = signing_key_named(settings.home, key, Path.cwd())
+    found = find_version(*_asked(model, version), settings)
+    seen = look_at(found, trusted_for(found.model, (), settings))
+    if seen.altered:
+        raise BadArtifact(
+            seen.altered[0], where=str(found), remedy="restore the file, or build the version again: nothing is signed"
+        )
+    local = local_path(found.uri)
+    report = read_report(local) if local is not None and seen.manifest.seal is None else None
+    facts = build_facts(seen.manifest, report.model_dump(mode="json") if report is not None else None)
+    content = signed_files(found.uri).manifest
+    write_beside(found.uri, signatures(seen.manifest, content, signing, facts, found.model))
+    if as_json:
+        print_json({"model": found.model, "version": found.number, "digest": found.digest, "key": signing.id})
+    else:
+        answers().print(f"{found} is signed: {found.uri}", soft_wrap=True)
+
+
+def verify_command(
+    model: Named,
+    version: Number = None,
+    key: Annotated[
+        list[Path] | None, typer.Option("--key", metavar="FILE", help="A public key that may have signed; may be given again.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say who signed a version, when, and what it was made from; and whether its files are still those.
+
+    It needs no network and no service: of a home on this machine the store is read itself, and a folder is enough. Whose
+    signatures count: those of --key; else of the keys that the signing policy lists for this model; else of this home's own.
+    The exit code is 1 where anything does not hold.
+
+    Example: `headrace model verify churn --version 2`; `headrace model verify ./files/DIGEST --key release.pub`
+    """
+    settings = read_settings()
+    found = find_version(*_asked(model, version), settings)
+    seen = look_at(found, trusted_for(found.model, map(trusted_key_in, key or ()), settings))
+    if as_json:
+        print_json(_told(seen))
+    else:
+        _show(seen)
+    if seen.wrong:
+        remedy = next((doubt.remedy for doubt in seen.findings.doubts), "restore the files, or build the version again")
+        raise HeadraceError("; ".join(seen.wrong), where=str(found), remedy=remedy)
+
+
+def _asked(model: str, version: int | None) -> tuple[str, int | None]:
+    """`MODEL:N` is short for `MODEL --version N`."""
+    name, _, number = model.rpartition(":")
+    return (name, int(number)) if name and number.isdecimal() and version is None else (model, version)
+
+
+def _show(seen: LookedAt) -> None:
+    screen, found = answers(), seen.findings
+    by = f"signed by {found.signer}" if found.signer else "not signed by a key that counts"
+    when = f", {_at(found.provenance.signed_at)}" if found.provenance else ""
+    screen.print(f"{seen.version}: {by}{when}", soft_wrap=True)
+    screen.print(f"  digest   {seen.version.digest}")
+    if found.provenance is not None:
+        screen.print(f"  built    {_at(found.provenance.built_at)}, by {found.provenance.builder}", soft_wrap=True)
+        for name, digest in found.provenance.materials.items():
+            screen.print(f"  from     {name} {digest}", soft_wrap=True)
+    for entry in seen.manifest.files:
+        screen.print(f"  file     {entry.path} {entry.sha256}", soft_wrap=True)
+    for wrong in seen.wrong:
+        notes().print(f"  WRONG    {wrong}", soft_wrap=True)
+
+
+def _told(seen: LookedAt) -> dict[str, Any]:
+    signer, provenance = seen.findings.signer, seen.findings.provenance
+    return {
+        "model": seen.version.model,
+        "version": seen.version.number,
+        "artifact_uri": seen.version.uri,
+        "digest": seen.version.digest,
+        "signer": {"name": signer.name, "id": signer.id} if signer else None,
+        "signed_at": provenance.signed_at.isoformat() if provenance else None,
+        "built_at": provenance.built_at.isoformat() if provenance else None,
+        "builder": provenance.builder if provenance else None,
+        "materials": dict(provenance.materials) if provenance else {},
+        "files": {entry.path: entry.sha256 for entry in seen.manifest.files},
+        "wrong": list(seen.wrong),
+    }
+
+
+def _at(when: datetime) -> str:
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,140 @@
+"""`headrace signing new|ls`, `headrace model sign|verify`: keys as files, and a version looked at without a service."""
+
+from __future__ import annotations
+
+import json
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.state import Model, State
+from cluster.store.sql import SqlStore
+from cluster.versions import Version, VersionId
+from headrace.cli.exits import ExitCode
+from headrace.cli.main import main
+from headrace.local.home import read_settings
+from tests.support.signed import LocalVersion, local_version
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path / "home"))
+    for name in ("HEADRACE_URL", "HEADRACE_SIGNING", "HEADRACE_STORE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "home"
+
+
+def _registered(home: Path, *versions: LocalVersion) -> None:
+    """A store with these as versions 1, 2, ... of digits; nothing runs."""
+    settings = read_settings()
+    settings.home.make()
+    store = SqlStore(settings.store_url)
+    state = store.load()
+    for number, one in enumerate(versions, 1):
+        known = Version(VersionId("digits", number), one.uri, one.digest, "onnx", one.manifest.signature, 1.0)
+        state = replace(state, versions=state.versions.adding(known))
+    state = state.with_model(Model("digits", last_number=len(versions)))
+    store.save(store.acquire(), State(), state, [])
+    store.close()
+
+
+def test_a_key_is_its_users_alone_and_never_written_over(home: Path, capsys: Captured) -> None:
+    assert main(["signing", "new", "release"]) == ExitCode.OK
+    public = Path(capsys.readouterr().out.strip())
+    private = public.with_suffix(".key")
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    before = private.read_bytes()
+    assert main(["signing", "new", "release"]) == ExitCode.CONFLICT
+    assert main(["signing", "new", "../release"]) == ExitCode.BAD_INPUT
+    assert private.read_bytes() == before
+    capsys.readouterr()
+    assert main(["signing", "ls", "--json"]) == ExitCode.OK
+    (told,) = json.loads(capsys.readouterr().out)["keys"]
+    assert (told["name"], told["signs"]) == ("release", True)
+    assert b"PRIVATE" not in public.read_bytes()
+
+
+def test_a_key_that_others_may_read_signs_nothing(home: Path, tmp_path: Path, capsys: Captured) -> None:
+    _registered(home, local_version(tmp_path))
+    main(["signing", "new", "release"])
+    key = home / "signing" / "release.key"
+    key.chmod(0o644)
+    assert main(["model", "sign", "digits", "--key", "release"]) == ExitCode.CONFLICT
+    assert "chmod 600" in capsys.readouterr().err
+    assert main(["model", "sign", "digits", "--key", "nobody"]) == ExitCode.NOT_FOUND
+
+
+def test_a_version_is_signed_and_verified_with_nothing_running(home: Path, tmp_path: Path, capsys: Captured) -> None:
+    older, newer = local_version(tmp_path / "a"), local_version(tmp_path / "b", seed=1)
+    _registered(home, older, newer)
+    main(["signing", "new", "release"])
+    assert main(["model", "verify", "digits", "--version", "1"]) == ExitCode.FAILED
+    assert "it is not signed" in capsys.readouterr().err
+    for number in ("1", "2"):
+        assert main(["model", "sign", "digits", "--version", number, "--key", "release"]) == ExitCode.OK
+    capsys.readouterr()
+    assert main(["model", "verify", "digits:1", "--json"]) == ExitCode.OK
+    told = json.loads(capsys.readouterr().out)
+    assert (told["version"], told["digest"], told["signer"]["name"], told["wrong"]) == (1, older.digest, "release", [])
+    assert set(told["files"]) == {entry.path for entry in older.manifest.files}
+    # An older version's signature put beside a newer one.
+    for name in ("model.sig", "slsa.json"):
+        (Path(newer.uri) / name).write_bytes((Path(older.uri) / name).read_bytes())
+    assert main(["model", "verify", "digits"]) == ExitCode.FAILED
+    assert "is of another version" in capsys.readouterr().err
+
+
+def test_a_changed_file_is_named_and_never_signed(home: Path, tmp_path: Path, capsys: Captured) -> None:
+    version = local_version(tmp_path)
+    main(["signing", "new", "release"])
+    folder = Path(version.uri)
+    assert main(["model", "sign", str(folder), "--key", "release"]) == ExitCode.OK
+    public = str(home / "signing" / "release.pub")
+    assert main(["model", "verify", str(folder), "--key", public]) == ExitCode.OK
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes() + b"x")
+    capsys.readouterr()
+    assert main(["model", "verify", str(folder), "--key", public]) == ExitCode.FAILED
+    assert "model.onnx was changed" in capsys.readouterr().err
+    assert main(["model", "sign", str(folder), "--key", "release"]) == ExitCode.FAILED
+    assert "nothing is signed" in capsys.readouterr().err
+    assert main(["model", "verify", "digits"]) == ExitCode.UNAVAILABLE
+
+
+def test_a_policy_that_makes_no_sense_starts_nothing(home: Path, tmp_path: Path, capsys: Captured) -> None:
+    policy = tmp_path / "signing.yaml"
+    policy.write_text("kind: Signing\nrules: [{models: ['*'], mode: enforce, keys: [nobody.pub]}]")
+    assert main(["up", "--signing", str(policy)]) == ExitCode.BAD_INPUT
+    assert "a trusted key can't be read" in capsys.readouterr().err
+    assert not (home / "run.json").exists()
+
+
+def test_nothing_is_trained_that_would_be_refused(
+    home: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["signing", "new", "release"])
+    policy = tmp_path / "signing.yaml"
+    policy.write_text("kind: Signing\nrules: [{models: [churn], mode: enforce, keys: [home/signing/release.pub]}]")
+    monkeypatch.setenv("HEADRACE_SIGNING", str(policy))
+    document = tmp_path / "churn.yaml"
+    document.write_text("kind: Model\nname: churn\nbuild: {source: {onnx: none.onnx}}")
+    for words in (["--sign", "nobody"], []):
+        capsys.readouterr()
+        assert main(["build", str(document), *words]) in (ExitCode.NOT_FOUND, ExitCode.BAD_INPUT)
+    assert "the signing policy takes no version that is not signed" in capsys.readouterr().err
+
+
+def test_a_cluster_that_is_joined_has_its_policy_where_its_nodes_start(
+    home: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tmp_path / "signing.yaml"
+    policy.write_text("kind: Signing")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert main(["up", "--signing", str(policy)]) == ExitCode.BAD_INPUT
+    assert "set HEADRACE_SIGNING to the policy's path where its nodes are started" in capsys.readouterr().err
+    assert main(["apply", "-f", str(policy)]) == ExitCode.BAD_INPUT
+    assert "is a file of each node" in capsys.readouterr().err
