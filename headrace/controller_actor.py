@@ -43,6 +43,7 @@ CALM_TICK_S = 2.0  # a look at the world costs Serve and us some 10 ms: not more
 LOOK_EVERY_S = CALM_TICK_S - TICK_S / 2  # nor while a rollout only waits: then each fourth tick looks
 START_TIMEOUT_S = 60.0
 ASK_S = 10.0
+REST_MOST_S = 600.0  # longer than anybody drains
 LONG_POLLS = 5_000  # calls at a time; each scorer has one long poll under way
 FLEET = "deployments.serving.fleet:ServeFleet"
 FEEDS = "consumers.stream.serving.feed:ServeStreams"
@@ -78,6 +79,8 @@ class ControllerActor:
         self._fenced = False
         self._announced = NOTHING  # the last table that the long polls were woken for
         self._wake = threading.Event()
+        self._turns = threading.Lock()  # held while it ticks
+        self._rests_until_s: float | None = None
         self._lock = threading.Lock()
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         # A thread: the fleet and the feeds may block for seconds, and answers must not wait for them.
@@ -106,6 +109,14 @@ class ControllerActor:
             return self._trouble
         return self._controller.news(after)
 
+    async def rest(self) -> None:
+        """No tick and no command from now on: what runs is being ended, and shall not be started again. What is told is still
+        taken; after `REST_MOST_S` it ends for good. Returns once no tick is under way."""
+        self._trouble = Unreachable("it is ending", where="controller", remedy="`headrace up` starts it again")
+        self._rests_until_s = time.monotonic() + REST_MOST_S
+        await asyncio.to_thread(self._turns.acquire)
+        self._turns.release()
+
     async def push(self, told: Told) -> HeadraceError | None:
         """See `ControlPlane.push`."""
         if self._controller is None:
@@ -121,7 +132,7 @@ class ControllerActor:
 
     async def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any] | HeadraceError:
         """See `ControlPlane.call`."""
-        if self._controller is None:
+        if self._controller is None or self._rests_until_s is not None:
             return self._trouble
         try:
             answer = await asyncio.to_thread(self._controller.call, command, payload, caller)
@@ -133,25 +144,34 @@ class ControllerActor:
         return answer
 
     def _run(self) -> None:
-        while not self._fenced:
-            try:
-                if self._controller is None:
-                    self._controller = self._open()
-                    self._send_checkpoints(self._controller)
-                self._controller.tick()
-            except Fenced as error:
-                self._trouble, self._fenced = error, True
-            except HeadraceError as error:
-                _log.warning("%s", error)
-                self._trouble = error
-            except Exception:  # noqa: BLE001 - a thread that ends here would end the controller without a word
-                # A mistake of ours in one tick: scorers keep their table, the next tick begins afresh from what is saved.
-                _log.exception("the controller's tick failed")
+        while not self._fenced and not self._rested():
+            with self._turns:
+                if self._rests_until_s is None:
+                    self._turn()
             calm = self._controller is not None and self._controller.settled
             self._wake.wait(CALM_TICK_S if calm else TICK_S)
             self._wake.clear()
-        _log.error("another controller has taken over the store: this one ends")
+        why = "another controller has taken over the store" if self._fenced else "it was to rest, and nobody ended it"
+        _log.error("%s: this one ends", why)
         ray.kill(ray.get_runtime_context().current_actor)  # not exit(): Ray would start it again, to fence the other one
+
+    def _turn(self) -> None:
+        try:
+            if self._controller is None:
+                self._controller = self._open()
+                self._send_checkpoints(self._controller)
+            self._controller.tick()
+        except Fenced as error:
+            self._trouble, self._fenced = error, True
+        except HeadraceError as error:
+            _log.warning("%s", error)
+            self._trouble = error
+        except Exception:  # noqa: BLE001 - a thread that ends here would end the controller without a word
+            # A mistake of ours in one tick: scorers keep their table, the next tick begins afresh from what is saved.
+            _log.exception("the controller's tick failed")
+
+    def _rested(self) -> bool:
+        return self._rests_until_s is not None and time.monotonic() > self._rests_until_s
 
     def _open(self) -> Controller:
         store = SqlStore(self._store_url)

@@ -7,7 +7,7 @@ from headrace.local.ray.connection import joined_ray
 
 
 def drain() -> None:
-    """First the controller, which would start them again; then streams and gateway; then versions. Others' apps stay."""
+    """First the controller rests, which would start them again; then streams and gateway; then versions. Others' apps stay."""
     settings = read_settings()
     with joined_ray(settings):
         from headrace.local.services import stop_services  # imports Ray, whose variables are set by now

@@ -25,6 +25,7 @@ from deployments.serving.serve_state import app_state
 from headrace.local.options import UpOptions
 
 POLL_S = 0.1
+RESTS_WITHIN_S = 10.0  # a tick that starts replicas may take seconds
 CLOSING_S = 20.0
 # Serve starts a replica that ended again, for as long as it takes.
 KEPT_UP = (ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING, ApplicationStatus.UNHEALTHY)
@@ -137,13 +138,14 @@ def door_address(host: str) -> str:
 
 
 def stop_services() -> None:
-    """Ends the controller, then drains and removes our apps; shuts Serve down where no other app is left.
+    """Has the controller do nothing more, then drains and removes our apps, whose last counts it still takes, and ends it; shuts
+    Serve down where no other app is left.
 
     The versions go last: the streams and the gateway score with them until they have answered all that they took.
     """
-    for actor in (CONTROLLER_ACTOR, OPERATOR_ACTOR):
-        with contextlib.suppress(ValueError):  # no such actor
-            ray.kill(ray.get_actor(actor, namespace=NAMESPACE), no_restart=True)
+    _end(OPERATOR_ACTOR)
+    if not _rests():
+        _end(CONTROLLER_ACTOR)
     apps = list(serve.status().applications)
     callers = [app for app in apps if app == APP or app.startswith("stream--")]
     for ours in (callers, [app for app in apps if "--v" in app and app not in callers]):
@@ -151,9 +153,25 @@ def stop_services() -> None:
             serve.delete(app, _blocking=False)
         while set(ours) & set(serve.status().applications):
             time.sleep(POLL_S)  # bounded by whoever started this process
+    _end(CONTROLLER_ACTOR)
     close_doors()
     if not serve.status().applications:
         serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _rests() -> bool:
+    """Whether the controller does nothing more, and takes what it is told; where it can't say so, it has to go at once."""
+    try:
+        controller: Any = ray.get_actor(CONTROLLER_ACTOR, namespace=NAMESPACE)
+        ray.get(controller.rest.remote(), timeout=RESTS_WITHIN_S)
+    except (ValueError, AttributeError, RayError):  # there is none, it is of an earlier release, or it does not answer
+        return False
+    return True
+
+
+def _end(actor: str) -> None:
+    with contextlib.suppress(ValueError):  # no such actor
+        ray.kill(ray.get_actor(actor, namespace=NAMESPACE), no_restart=True)
 
 
 def close_doors() -> None:
