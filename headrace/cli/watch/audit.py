@@ -83,7 +83,7 @@ def export_command(
         print_json({"added": done.added, "records": done.records, "key": done.key})
         return
     answers().print(f"{done.added:,} records added, {done.records:,} in all, in {folder}")
-    notes().print(f"[dim]to verify them: headrace audit verify {folder} --key {done.key}[/dim]", soft_wrap=True)
+    notes().print(f"to verify them: headrace audit verify {folder} --key {done.key}", style="dim", soft_wrap=True)
 
 
 @app.command("prune")
