@@ -44,7 +44,7 @@ class NodeLoads:
 
     def seen(self) -> Mapping[str, NodeLoad]:
         """By a node's id, as long as Ray has it. Raises httpx.HTTPError, ValueError and RayError; nothing is served by it."""
-        import httpx  # only where a console is looked at: a gateway has 4 MB less without
+        import httpx  # only where a console is looked at
 
         token = ray_token(os.environ)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
