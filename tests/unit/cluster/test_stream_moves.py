@@ -80,6 +80,28 @@ def test_a_seek_that_ends_overrules_nobody(brain: Brain) -> None:
     assert events(brain)[-1] == "stream.seek failed"
 
 
+def test_a_pause_during_a_seek_outlasts_it(brain: Brain) -> None:
+    stopped_s = seek(brain, shown(brain)["seen"])["seen"]["since_s"]
+    brain.call("feed.pause", kind="stream", name="scores")
+    brain.call("stream.ended", name="scores", event="stream.seek", words="moved", good=True, stopped_s=stopped_s)
+    brain.tick(2, each_s=1000.0)
+    assert shown(brain)["seen"]["wanted"] == "paused"
+
+
+def test_a_stream_whose_mover_died_runs_again_also_with_another_controller(brain: Brain) -> None:
+    stopped_s = seek(brain, shown(brain)["seen"])["seen"]["since_s"]
+    brain.tick(2, each_s=200.0)
+    assert shown(brain)["seen"]["wanted"] == "paused"
+    brain.revive()
+    brain.tick(2, each_s=200.0)
+    assert shown(brain)["seen"]["wanted"] == "running"
+    assert events(brain).count("stream.seek failed") == 1
+    # The mover was there after all, and tells late: he no longer has a say.
+    brain.call("feed.pause", kind="stream", name="scores")
+    brain.call("stream.ended", name="scores", event="stream.seek", words="moved", good=True, stopped_s=stopped_s)
+    assert shown(brain)["seen"]["wanted"] == "paused"
+
+
 def test_a_link_is_good_once_also_for_another_controller(brain: Brain) -> None:
     brain.call("key.create", name="team", id="a" * 10, digest="0" * 64)
     brain.call("key.link", id="a" * 10, **LINK)
