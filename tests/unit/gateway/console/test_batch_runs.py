@@ -41,7 +41,7 @@ class Ledgers:
 
 
 class Control(FakeControl):
-    """One batch, of `digits`, and one version at that place."""
+    """One batch, of `digits`, and one version at that place, which is not stable."""
 
     def __init__(self, artifact: tuple[str, str] = ("", "")) -> None:
         super().__init__(table())
@@ -50,6 +50,10 @@ class Control(FakeControl):
     async def call(self, command: str, payload: dict[str, Any], caller: Caller | None = None) -> dict[str, Any]:
         if command == "feed.show":
             return {"model": "digits", "spec": {}}
+        if command == "model.show":
+            return {"versions": [{"version": 1}]}
+        if payload.get("version") is None:
+            raise NotFound("it has no stable version yet")
         uri, digest = self.artifact
         return {"artifact_uri": uri, "digest": digest, "payloads": {"redact": ["image"]}}
 
@@ -69,6 +73,24 @@ def test_all_who_look_share_one_look_and_rows_are_for_operators() -> None:
         assert ledgers.redact == {"image"}
         with pytest.raises(NotFound):
             await BatchRuns(Control(), None).runs("nightly", ALL)
+
+    asyncio.run(scene())
+
+
+def test_ledgers_that_could_not_be_made_are_made_when_they_are_asked_for_again() -> None:
+    tries = iter([MemoryError("no room for pyarrow"), None])
+
+    def make() -> Ledgers:
+        if (failed := next(tries)) is not None:
+            raise failed
+        return Ledgers()
+
+    runs = BatchRuns(Control(), make)
+
+    async def scene() -> None:
+        with pytest.raises(MemoryError):
+            await runs.runs("nightly", ALL)
+        assert (await runs.runs("nightly", ALL))["runs"][0]["run_id"] == "r1"
 
     asyncio.run(scene())
 
