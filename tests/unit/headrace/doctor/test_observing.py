@@ -37,6 +37,13 @@ def test_a_machine_tells_what_it_has_and_what_it_reaches(tmp_path: Path) -> None
     assert seen.disks[0].free_bytes > 0
 
 
+@pytest.mark.parametrize(("system", "looked_at"), [("Linux", True), ("Darwin", False)])
+def test_shared_memory_is_looked_at_where_ray_uses_it(monkeypatch: pytest.MonkeyPatch, system: str, looked_at: bool) -> None:
+    monkeypatch.setattr(on_node.platform, "system", lambda: system)
+    disks = MachineSeen.model_validate(on_node.machine((), (), (), (), ())).disks
+    assert any(disk.path.endswith("/shm") for disk in disks) is looked_at
+
+
 def test_nodes_are_asked_about_their_neighbours_and_the_head() -> None:
     rows = [_row(number) for number in range(2 * NEIGHBOURS)]
     rows[3]["Resources"]["node:__internal_head__"] = 1.0
