@@ -24,6 +24,7 @@
 {{- end }}
 {{- end }}
 {{- if and $v.networkPolicy.enabled $v.autoscaler.enabled (not $v.networkPolicy.apiServer) }}{{ fail "networkPolicy.apiServer: the autoscaler could not ask the API server: give its addresses (`kubectl get endpoints kubernetes`), e.g. [10.0.0.1/32], or set autoscaler.enabled: false" }}{{ end }}
+{{- if and $v.networkPolicy.enabled (not $v.networkPolicy.egress) }}{{ fail "networkPolicy.egress: no Pod could reach the store: list PostgreSQL, and Kafka, Redis and the object store where you have them" }}{{ end }}
 {{- if not (regexMatch "^[a-z]" (include "headrace.name" .)) }}{{ fail (printf "the release's name: %s would begin with a figure, which no Service may: choose another" (include "headrace.name" .)) }}{{ end }}
 {{- end }}
 
