@@ -111,8 +111,8 @@ class BatchRuns:
             raise NotFound("this gateway reads no runs", where=f"batch {name}", remedy=f"`headrace batch status {name}`")
         made = self._made
         if made is None or (made.done() and made.exception() is not None):  # what failed once is tried again
-            self._made = asyncio.create_task(asyncio.to_thread(self._make))
-        return await asyncio.shield(self._made)
+            made = self._made = asyncio.create_task(asyncio.to_thread(self._make))
+        return await asyncio.shield(made)
 
     async def _redacted(self, model: str) -> frozenset[str]:
         """What the model's document says now, whether any version is stable or none."""

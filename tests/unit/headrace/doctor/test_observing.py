@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import socket
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def test_a_machine_tells_what_it_has_and_what_it_reaches(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("system", "looked_at"), [("Linux", True), ("Darwin", False)])
 def test_shared_memory_is_looked_at_where_ray_uses_it(monkeypatch: pytest.MonkeyPatch, system: str, looked_at: bool) -> None:
-    monkeypatch.setattr(on_node.platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "system", lambda: system)
     disks = MachineSeen.model_validate(on_node.machine((), (), (), (), ())).disks
     assert any(disk.path.endswith("/shm") for disk in disks) is looked_at
 
