@@ -9,6 +9,7 @@ import pytest
 from cluster.access.callers import EVERYTHING, Caller, Role, grant_of
 from cluster.commands.watch import audit_search
 from cluster.errors import Conflict, Forbidden, Unauthenticated
+from cluster.store.port import AuditRecord
 from tests.support.brain import SURE, Brain
 
 LINK = {"code": "c" * 24, "lasts_s": 600.0}
@@ -147,6 +148,20 @@ def test_a_search_goes_on_where_it_stopped(brain: Brain, monkeypatch: pytest.Mon
         everything += [event["number"] for event in answer["events"]]
         before = answer["looked_from"]
     assert everything == list(range(brain.store.audit_head().size))[::-1]
+
+
+def test_a_search_reads_no_more_than_it_needs(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_search, "READ_AT_A_TIME", 2)
+    read: list[tuple[int, int]] = []
+    records, size = brain.store.audit_records, brain.store.audit_head().size
+
+    def noted(first: int, limit: int) -> list[AuditRecord]:
+        read.append((first, limit))
+        return records(first, limit)
+
+    monkeypatch.setattr(brain.store, "audit_records", noted)
+    assert len(brain.call("audit.search", limit=3)["events"]) == 3
+    assert read == [(size - 2, 2), (size - 4, 2)]
 
 
 def test_records_that_were_pruned_are_not_looked_for(brain: Brain) -> None:
