@@ -15,7 +15,7 @@ from cluster.errors import BadArtifact, BadInput, Forbidden, NotFound, Unauthent
 from deployments.gateway.console.batch_runs import BatchRuns, BatchRunSeen, Quarantine
 from deployments.gateway.console.node_loads import GpuLoad, NodeLoad, loads_of
 from deployments.gateway.console.version_about import share_interval
-from deployments.gateway.console.version_pages import VersionPages
+from deployments.gateway.console.version_pages import VersionPages, without
 from tests.support.gateway_fakes import FakeControl, table
 from tests.support.models import mlp_artifact
 
@@ -112,6 +112,15 @@ def test_a_version_is_read_once_and_what_failed_is_tried_again(tmp_path: Path) -
         assert await files.about("digits", "1", ALL) is told
 
     asyncio.run(scene())
+
+
+def test_a_profile_tells_nothing_of_what_is_redacted() -> None:
+    tensors = [{"name": name, "shown": [{"name": name, "top": [["Ann Li", 3]]}]} for name in ("image", "name", "scores")]
+    about = {"engine": "onnx", "profile": {"rows": 9, "tensors": tensors}}
+    told = without(about, ["name", "scores", "elsewhere"])
+    assert [tensor["name"] for tensor in told["profile"]["tensors"]] == ["image"]
+    assert told["profile"]["kept_back"] == ["name", "scores"]
+    assert (about["profile"]["tensors"], without(about, ())) == (tensors, about)
 
 
 @pytest.mark.parametrize(("share", "rows"), [(0.9, 100), (1.0, 30), (0.0, 30), (0.5, 1)])
