@@ -12,7 +12,7 @@ from cluster.errors import BadInput, Conflict
 from headrace.local.home import Home, Settings
 from headrace.local.options import UpOptions
 from headrace.local.repairs.supervise import AtOnce, Say, Supervisor, only_supervisor, told_by_signals
-from headrace.local.run_state import clear_run, load_run
+from headrace.local.run_state import clear_run, load_run, notes_a_joined_ray
 
 THIS_MACHINES = "auto"  # Ray's own word for the one that runs here
 
@@ -45,8 +45,14 @@ def check_joins(options: UpOptions) -> None:
 
 
 def forget_run(home: Home) -> None:
-    """What an earlier life of this command noted is of a Ray that may be gone. Raises Conflict where the home's own Ray runs."""
-    state = load_run(home)
+    """What an earlier life of this command noted, or another Headrace's, is of a Ray that may be gone. Raises Conflict where the
+    home's own Ray runs, or may."""
+    try:
+        state = load_run(home)
+    except Conflict:
+        if not notes_a_joined_ray(home):
+            raise
+        state = None
     if state is not None and state.owns_ray and state.ray_lives():
         raise Conflict(
             "this home runs a Ray of its own",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -45,6 +46,20 @@ def test_a_joined_run_of_an_earlier_life_is_forgotten_and_a_ray_of_our_own_is_no
     save_run(home, a_run(owns_ray=True).model_copy(update={"processes": ()}))
     forget_run(home)
     assert load_run(home) is None
+
+
+@pytest.mark.parametrize("owns_ray", [True, False])
+def test_what_another_headrace_noted_is_forgotten_where_it_had_joined_too(tmp_path: Path, owns_ray: bool) -> None:
+    home = Home(tmp_path)
+    save_run(home, a_run(owns_ray=owns_ray))
+    newer = json.loads(home.run_file.read_bytes()) | {"of_a_later_version": 1}
+    home.run_file.write_text(json.dumps(newer), encoding="utf-8")
+    if owns_ray:
+        with pytest.raises(Conflict, match="written"):
+            forget_run(home)
+    else:
+        forget_run(home)
+    assert home.run_file.exists() is owns_ray
 
 
 def test_a_home_whose_own_ray_runs_joins_no_other(tmp_path: Path) -> None:
