@@ -14,6 +14,7 @@ from cluster.access.callers import EVERYTHING, Caller, Role, grant_of
 from cluster.errors import BadArtifact, BadInput, Forbidden, NotFound, Unauthenticated
 from deployments.gateway.console.batch_runs import BatchRuns, BatchRunSeen, Quarantine
 from deployments.gateway.console.node_loads import GpuLoad, NodeLoad, loads_of
+from deployments.gateway.console.nodes import nodes_in
 from deployments.gateway.console.version_about import share_interval
 from deployments.gateway.console.version_pages import VersionPages, without
 from tests.support.gateway_fakes import FakeControl, table
@@ -131,6 +132,15 @@ def test_an_interval_holds_as_often_as_it_says(share: float, rows: int) -> None:
     for bound in {low, high} - {0.0, 1.0}:
         assert abs(share - bound) == pytest.approx(1.96 * np.sqrt(bound * (1 - bound) / rows), rel=1e-3)
     assert share_interval(0.3, 0) == (0.0, 1.0)
+
+
+def test_a_node_that_was_asked_to_go_is_no_node_that_died() -> None:
+    def row(node: str, *, alive: bool = False, **more: object) -> dict[str, object]:
+        return {"NodeID": node, "Alive": alive, "NodeManagerAddress": "10.0.0.1", **more}
+
+    asked = [row(f"left{reason}", DeathReason=reason) for reason in (1, 3, 4)]
+    rows = [row("here", alive=True, DeathReason=0), *asked, row("lost", DeathReason=2), row("unknown")]
+    assert [(node.id, node.alive) for node in nodes_in(rows, {})] == [("here", True), ("lost", False), ("unknown", False)]
 
 
 def test_loads_are_those_of_the_nodes_that_are_measured() -> None:
