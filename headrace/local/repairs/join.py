@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cluster.errors import BadInput, Conflict
+from cluster.errors import BadInput, Conflict, HeadraceError
 from headrace.local.home import Home, Settings
 from headrace.local.options import UpOptions
 from headrace.local.repairs.supervise import AtOnce, Say, Supervisor, only_supervisor, told_by_signals
@@ -27,13 +27,29 @@ def stay_joined(options: UpOptions, settings: Settings, say: Say) -> None:
     beside = replace(settings, ray_address=settings.ray_address or THIS_MACHINES)
     with only_supervisor(settings.home):
         forget_run(settings.home)
-        supervisor = Supervisor(options, beside, say, gives_up=False)
+        supervisor = JoinedSupervisor(options, beside, say, gives_up=False)
         with told_by_signals(supervisor.stop):
             try:
                 supervisor.run()
             except AtOnce:
                 say("told again")
     say("told to end: what runs on the cluster goes on")
+
+
+class JoinedSupervisor(Supervisor):
+    """Applies an Access document only where there never was one. A container is started again at any time: what somebody
+    applied since must not be undone by it, such as a grant that was taken away."""
+
+    def _up_once(self) -> HeadraceError | None:
+        if self._options.access:
+            from headrace.local.network_access import has_document  # the store's libraries, which nothing else here needs
+
+            try:
+                if has_document(self._settings):
+                    self._options = replace(self._options, access="")
+            except HeadraceError as error:
+                return error
+        return super()._up_once()
 
 
 def check_joins(options: UpOptions) -> None:
