@@ -56,6 +56,11 @@ class MoveBook:
         with self._lock:
             return tuple(reversed(self._moves[stream]))
 
+    def check_idle(self, stream: str) -> None:
+        """Raises Conflict where something is under way."""
+        with self._lock:
+            self._check_idle(stream)
+
     def begin(
         self, stream: str, kind: Literal["replay", "seek"], move_id: str, by: str, work: Callable[[Say], str], ended: Ended
     ) -> StreamMove:
@@ -63,14 +68,17 @@ class MoveBook:
         raises is told likewise. `ended` is called then. Raises Conflict where something is under way."""
         move = StreamMove(id=move_id, kind=kind, by=by, state="running", words="it begins", begun_s=self._clock())
         with self._lock:
-            going = next((one for one in self._moves[stream] if one.state == "running"), None)
-            if going is not None:
-                what = f"a {going.kind} is under way, begun by {going.by}"
-                raise Conflict(what, where=f"stream {stream}", remedy="wait until it has ended: this page shows how far it is")
+            self._check_idle(stream)
             self._moves[stream].append(move)
             self._under_way += 1
         threading.Thread(target=self._run, args=(stream, move, work, ended), name=f"{kind} {stream}", daemon=True).start()
         return move
+
+    def _check_idle(self, stream: str) -> None:
+        going = next((one for one in self._moves[stream] if one.state == "running"), None)
+        if going is not None:
+            what = f"a {going.kind} is under way, begun by {going.by}"
+            raise Conflict(what, where=f"stream {stream}", remedy="wait until it has ended: this page shows how far it is")
 
     def _run(self, stream: str, move: StreamMove, work: Callable[[Say], str], ended: Ended) -> None:
         try:

@@ -66,6 +66,7 @@ class StreamOperator:
 
     def check(self, stream: StreamDocument, plan: SeekPlan) -> None:
         """See StreamOperations."""
+        self._moves.check_idle(stream.name)  # else it would be stopped for nothing
         check_plan(stream, self._brokers_of(stream), plan)
 
     def moves(self, stream: str) -> tuple[StreamMove, ...]:

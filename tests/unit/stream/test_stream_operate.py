@@ -25,7 +25,7 @@ from consumers.stream.operate.stream_operator import STILL_S, StreamOperator, ch
 from consumers.stream.outgoing.answers import CONNECT
 from consumers.stream.sealed.section import DecryptedInput
 from consumers.stream.spec import Format, InputEnvelope, StreamInput
-from deployments.gateway.console.streams import LetterChoice, LetterPlace, LetterRange, ShownAs, StreamMove
+from deployments.gateway.console.streams import LetterChoice, LetterPlace, LetterRange, SeekPart, SeekPlan, ShownAs, StreamMove
 from tests.support.gateway_fakes import FakeControl, table
 from tests.unit.stream.test_stream_replay import SPEC
 
@@ -145,6 +145,10 @@ def test_one_thing_at_a_time_is_done_to_a_stream_and_its_end_is_told() -> None:
     book.begin("s", "replay", "r1", "ann", lambda say: (say("begun"), wait())[1], note)
     with pytest.raises(Conflict, match="a replay is under way, begun by ann"):
         book.begin("s", "seek", "k1", "bob", lambda _: "", note)
+    operator = StreamOperator(FakeControl(table()), "", nullcontext)  # type: ignore[arg-type]  # nothing is scored
+    operator._moves = book
+    with pytest.raises(Conflict, match="a replay is under way, begun by ann"):  # before anybody stops it for a seek
+        operator.check(document(), SeekPlan(to="latest", parts=(SeekPart(partition="in/0", at=0, to=1),)))
     go.set()
     assert ended.wait(10)
     assert (told[0].state, told[0].words) == ("done", "2 scored")
