@@ -177,6 +177,7 @@ def test_a_field_that_kuberay_does_not_know_would_be_found() -> None:
         (("gateway.minReplicas=1", "gateway.minAvailable=1"), "no node could ever be drained"),
         (("workers.cpu.minReplicas=1", "workers.cpu.minAvailable=1"), "workers.cpu.minAvailable"),
         (("workers.cpu.minReplicas=9",), "is more than maxReplicas 8"),
+        (("workers.cpu.enabled=false", "workers.gpu.enabled=false"), "no group is enabled"),
         (("networkPolicy.apiServer=[]",), "networkPolicy.apiServer"),
         (("networkPolicy.egress=[]",), "networkPolicy.egress"),
         (("gateway.minReplcas=2",), "minReplcas"),
