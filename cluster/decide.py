@@ -13,6 +13,7 @@ from cluster.drift.following import held_by_drift, run_commands
 from cluster.errors import Conflict, NotFound
 from cluster.fleet.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
 from cluster.fleet.failures import note_failed_stream, note_failures, tried
+from cluster.fleet.seeks import end_lost_seek
 from cluster.ports import AppState, AppStatus, FeedState
 from cluster.removal import advance_removal, removal_actions, remove_feed
 from cluster.rollout.checks.check import Judged, Verdict
@@ -104,6 +105,7 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
                 actions += moves
                 events += told
                 continue
+            state = end_lost_seek(state, key, now_s, told)
             after = note_failed_stream(state, key, snapshot.feeds, snapshot.refused, now_s, told)
             moves = feed_actions(after, key, snapshot.feeds, now_s)
             state, jobs = fire_batch(after, key, snapshot.jobs, snapshot.refused, now_s, told)

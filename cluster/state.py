@@ -90,7 +90,7 @@ class Feed:
 
     `fires` is the history of a batch's schedule, and what of it is under way; nothing fires before `since_s`. `notes` are what
     the feed itself wants remembered, `retry` is there where it should run and failed to start. `project` and `removal` are as a
-    model's.
+    model's. `seek_s` is there while a seek alone keeps a stream paused: since then (Unix).
     """
 
     spec: FeedSpec
@@ -101,6 +101,7 @@ class Feed:
     retry: Retry | None = None
     project: str = ""
     removal: Removal | None = None
+    seek_s: float | None = None
 
 
 CONTROLLER = "controller"  # who does in the audit what nobody asked for

@@ -218,10 +218,10 @@ def _want(at: Context, request: MoveFeed, wanted: Wanted) -> CommandResult:
     if request.seen is not None and request.seen != feed.wanted:
         what = f"it has changed: it is {feed.wanted} now, and was seen {request.seen}"
         raise Conflict(what, where=f"{request.kind} {request.name}", remedy="look at it as it is now, and decide again")
-    if feed.wanted is wanted:
+    if feed.wanted is wanted and feed.seek_s is None:
         return CommandResult(at.state, feed_view(feed, at.feeds, at.now_s, at.faults))
     # What a schedule would have fired while paused is not missed.
-    feed = replace(feed, wanted=wanted, since_s=at.now_s)
+    feed = replace(feed, wanted=wanted, since_s=at.now_s, seek_s=None)
     state = replace(at.state, feeds={**at.state.feeds, feed.spec.app: feed})
     return CommandResult(state, feed_view(feed, at.feeds, at.now_s, at.faults))
 

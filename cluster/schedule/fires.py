@@ -294,7 +294,8 @@ def look(
     """One look at the schedule of the batch `name`; None: it runs when a person asks for it, and what began is followed.
 
     `fires` is what the last look returned, `seen` the cluster's jobs by id, `since_s` when the schedule was applied: nothing
-    fires before it. An id that is not in `seen` was never submitted, or its submission was lost: it is submitted again. Where
+    fires before it. An id that is not in `seen` was never submitted, or its submission was lost: it is submitted again. So is one
+    that ran and that Ray has forgotten with its head node; what a person asked for has failed then. Where
     the cluster can't be asked (None) new fires are noted, and nothing is done. `refused` has, by job, why it could not be
     submitted at the last try.
     """
@@ -352,8 +353,16 @@ def _follow(name: str, schedule: Schedule | None, fire: Fire, seen: Mapping[str,
     if schedule is not None and schedule.timeout_s is not None and now_s - fire.submitted_s > schedule.timeout_s:
         return _failed(schedule, fire, now_s, f"it took longer than {schedule.timeout_s:g} s")
     if job is None:
-        return fire
+        return fire if fire.state is FireState.SUBMITTED else _forgotten(fire, now_s)
     return replace(fire, state=FireState.RUNNING, reason="" if fire.reason.startswith(_NOT_YET) else fire.reason)
+
+
+def _forgotten(fire: Fire, now_s: float) -> Fire:
+    """One that ran, and whose job no Ray knows any more: that of the schedule goes on, by the ledger, where it stopped."""
+    why = "its job is gone with the Ray that ran it"
+    if fire.by:
+        return replace(fire, state=FireState.FAILED, ended_s=now_s, reason=why)
+    return replace(fire, state=FireState.SUBMITTED, submitted_s=now_s, reason=f"{why}: submitted again")
 
 
 def _waits_for(name: str, fire: Fire, refused: Mapping[str, str]) -> Fire:

@@ -25,7 +25,7 @@ from deployments.gateway.console.batch_runs import BatchRunSeen, Quarantine, Qua
 
 RATE_S = 60.0
 OVER_MOST = 2_000  # runs that are over, of all batches: they don't change
-COUNTED_ROWS, SEARCHED_ROWS = 100_000, 2_000
+COUNTED_ROWS, COUNTED_AT_A_TIME, SEARCHED_ROWS = 100_000, 10_000, 2_000
 REASONS_MOST, SAMPLES, COLUMNS_MOST, TEXT_MOST = 20, 5, 40, 120
 
 
@@ -40,8 +40,10 @@ class LedgerRuns:
     def runs(self, spec: Mapping[str, Any]) -> tuple[BatchRunSeen, ...]:
         """See `BatchLedgers.runs`."""
         history = RunHistory(locate(BatchSpec.model_validate(spec).output.path))
+        with self._lock:
+            known = frozenset(self._over)
         with explaining(history.home.path):
-            ledgers = history.all()
+            ledgers = history.all(known)
             held = is_held(history.home)
             seen = [self._seen(run, history.home, held=held if run is ledgers[-1] else False) for run in ledgers]
         return tuple(run for run in reversed(seen) if run is not None)
@@ -169,8 +171,10 @@ def _quarantine(files: Sequence[Place], hidden: frozenset[str]) -> Quarantine:
             parquet = pq.ParquetFile(opened)
             rows += parquet.metadata.num_rows
             names = names or [name for name in parquet.schema_arrow.names if name not in (REASON, FILE)]
-            if sum(counts.values()) < COUNTED_ROWS:
-                counts.update(str(reason) for reason in parquet.read([REASON])[REASON].to_pylist())
+            for batch in parquet.iter_batches(COUNTED_AT_A_TIME, columns=[REASON]):
+                if counts.total() >= COUNTED_ROWS:
+                    break
+                counts.update(map(str, batch.column(0).to_pylist()))
     shown = [name for name in names if name not in hidden][:COLUMNS_MOST]
     told = {reason: list[Mapping[str, str]]() for reason, _ in counts.most_common(REASONS_MOST)}
     for row in _rows(files, [*shown, FILE], told):
@@ -178,7 +182,7 @@ def _quarantine(files: Sequence[Place], hidden: frozenset[str]) -> Quarantine:
     redacted = tuple(name for name in names if name in hidden)
     return Quarantine(
         rows=rows,
-        looked_at=sum(counts.values()),
+        looked_at=counts.total(),
         reasons=tuple(QuarantineReason(_cut(reason, 500), counts[reason], tuple(samples)) for reason, samples in told.items()),
         redacted=redacted[:COLUMNS_MOST],
         more_columns=len(names) - len(shown) - len(redacted),

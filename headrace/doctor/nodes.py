@@ -28,7 +28,11 @@ def ask_nodes(
     ray.cloudpickle.register_pickle_by_value(on_node)  # type: ignore[no-untyped-call]  # a node may have another Headrace, or none
     try:
         members = in_order(ray.nodes())  # type: ignore[no-untyped-call]
-        asked = [(variables, disks, paths, (*addresses_for(at, members), *brokers), ports) for at in range(len(members))]
+        here = ray.get_runtime_context().get_node_id()
+        asked = [
+            (variables, disks_for(member, disks, here), paths, (*addresses_for(at, members), *brokers), ports)
+            for at, member in enumerate(members)
+        ]
         pending = [_on(member, on_node.machine, *words) for member, words in zip(members, asked, strict=True)]
         ray.wait(pending, num_returns=len(pending), timeout=ANSWER_S)
         return tuple(_answered(member, each) for member, each in zip(members, pending, strict=True))
@@ -59,6 +63,11 @@ def addresses_for(at: int, members: Sequence[MemberSeen]) -> tuple[str, ...]:
     if at > 0 and members[0] not in others:
         others.append(members[0])
     return tuple(f"{other.address}:{port}" for other in others for port in other.ports.values())
+
+
+def disks_for(member: MemberSeen, disks: Sequence[str], here: str) -> tuple[str, ...]:
+    """Which folders besides the usual ones have to be writable there: this command's home on its own node alone. Pure."""
+    return tuple(disks) if member.id == here else ()
 
 
 def _on(member: MemberSeen, what: Callable[..., Any], *words: Any) -> Any:

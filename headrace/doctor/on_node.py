@@ -34,12 +34,17 @@ def machine(
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "variables": {name: os.environ.get(name) for name in variables},
-        "disks": [_disk(path) for path in dict.fromkeys((*disks, tempfile.gettempdir(), "/dev/shm"))],  # noqa: S108 (looked at)
+        "disks": [_disk(path) for path in dict.fromkeys((*disks, tempfile.gettempdir(), *_shared_memory()))],
         "gpus": _gpus(),
         "visible": {path: os.path.exists(path) for path in paths},
         "reaches": {address: _reach(address) for address in addresses},
         "taken": {port: _taken(port) for port in ports},
     }
+
+
+def _shared_memory() -> tuple[str, ...]:
+    """Where Ray keeps objects: elsewhere than on Linux with its other files."""
+    return ("/dev/shm",) if platform.system() == "Linux" else ()  # noqa: S108 (looked at)
 
 
 def _version(name: str) -> str | None:

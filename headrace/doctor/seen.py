@@ -53,7 +53,7 @@ class ClockSeen(_Seen):
 
 class MemberSeen(_Seen):
     """One node of the cluster: as Ray counts it, and as it says itself; `machine` is None where it did not answer, and
-    `silent` says why. `object_store_bytes` is what Ray wants of /dev/shm there. `has_gateway`: a door of ours is there."""
+    `silent` says why. `object_store_bytes` is what Ray wants of /dev/shm there."""
 
     id: str
     address: str
@@ -61,7 +61,6 @@ class MemberSeen(_Seen):
     gpus: float = 0.0
     object_store_bytes: int = 0
     ports: dict[str, int] = Field(default_factory=dict)
-    has_gateway: bool = False
     clock: ClockSeen | None = None
     machine: MachineSeen | None = None
     silent: str = ""

@@ -27,7 +27,7 @@ def check_network(options: UpOptions, settings: Settings, access: Apply | None) 
     if options.on_loopback or options.insecure:
         return
     where = f"--host {options.host}"
-    if access is None and not _has_document(settings):
+    if access is None and not has_document(settings):
         raise BadInput(
             "the network would reach it, and no Access document says who may do what",
             where=where,
@@ -41,7 +41,8 @@ def check_network(options: UpOptions, settings: Settings, access: Apply | None) 
         )
 
 
-def _has_document(settings: Settings) -> bool:
+def has_document(settings: Settings) -> bool:
+    """Whether an Access document was ever applied. Raises what the store raises."""
     store = SqlStore(settings.store_url)
     try:
         return store.load().access is not None

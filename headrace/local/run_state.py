@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -127,6 +128,15 @@ def load_run(home: Home) -> RunState | None:
             where=str(home.run_file),
             remedy="end what it names by hand, then delete the file",
         ) from error
+
+
+def notes_a_joined_ray(home: Home) -> bool:
+    """Whether run.json, which another version of Headrace may have written, says that nothing in it is ours to end."""
+    try:
+        told = json.loads(home.run_file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and told.get("owns_ray") is False
 
 
 def save_run(home: Home, state: RunState) -> None:

@@ -46,6 +46,7 @@ def rendered(*sets: str, example: str = "full", version: str = "1.34.0") -> list
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
+EGRESS = 'networkPolicy.egress=[{"to":[{"ipBlock":{"cidr":"10.20.0.0/16"}}]}]'
 # What users change, one at a time and together, on both examples.
 VALUES = [
     (),
@@ -61,7 +62,7 @@ VALUES = [
         'workers.big={"enabled":true,"minReplicas":3,"maxReplicas":5,"resources":{"cpu":4,"memory":"64Gi"},"gpus":0,"drainSeconds":300}',
     ),
     ("metrics.serviceMonitor.enabled=true", "metrics.prometheusRule.enabled=true", 'metrics.serviceMonitor.labels={"team":"ml"}'),
-    ("networkPolicy.enabled=true", 'networkPolicy.apiServer=["10.0.0.1/32"]', "networkPolicy.callers=[]"),
+    ("networkPolicy.enabled=true", 'networkPolicy.apiServer=["10.0.0.1/32"]', "networkPolicy.callers=[]", EGRESS),
     ('head.home={"size":"5Gi","storageClassName":"fast"}', 'head.nodeSelector={"zone":"a"}', 'ray.tokenSecret="mine"'),
     ('store={"url":"postgresql+psycopg://h:p@db/h","existingSecret":{"name":"","key":"url"}}',),
     ('env=[{"name":"A","value":"b"}]', 'envFrom=[{"secretRef":{"name":"s"}}]', 'serviceAccount.annotations={"role":"arn"}'),
@@ -176,7 +177,9 @@ def test_a_field_that_kuberay_does_not_know_would_be_found() -> None:
         (("gateway.minReplicas=1", "gateway.minAvailable=1"), "no node could ever be drained"),
         (("workers.cpu.minReplicas=1", "workers.cpu.minAvailable=1"), "workers.cpu.minAvailable"),
         (("workers.cpu.minReplicas=9",), "is more than maxReplicas 8"),
+        (("workers.cpu.enabled=false", "workers.gpu.enabled=false"), "no group is enabled"),
         (("networkPolicy.apiServer=[]",), "networkPolicy.apiServer"),
+        (("networkPolicy.egress=[]",), "networkPolicy.egress"),
         (("gateway.minReplcas=2",), "minReplcas"),
         (('rayVersion="2.40.0"',), "rayVersion"),
         (('kafka.bootstrapServers="kafka"',), "bootstrapServers"),
@@ -190,6 +193,16 @@ def test_values_that_can_not_work_are_refused_in_words_before_anything_is_made(s
     assert done.returncode != 0
     assert words in done.stderr
     assert done.stdout == ""
+
+
+def test_prometheus_reaches_the_gateways_behind_a_closed_network() -> None:
+    prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    documents = rendered(f"networkPolicy.operators={json.dumps([prometheus])}")
+    (policy,) = (one for one in documents if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "headrace-callers")
+    let_in = [rule for rule in policy["spec"]["ingress"] if prometheus in rule["from"]]
+    assert [[port["port"] for port in rule["ports"]] for rule in let_in] == [["http"]]
+    callers = [rule for rule in policy["spec"]["ingress"] if prometheus not in rule["from"]]
+    assert [port["port"] for rule in callers for port in rule["ports"]] == ["http", "grpc"]
 
 
 def test_an_older_kubernetes_is_refused() -> None:

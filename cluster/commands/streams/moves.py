@@ -13,6 +13,7 @@ from cluster.commands.command import Command, CommandEntry, CommandResult, Conte
 from cluster.commands.known import known_feed, staying_feed
 from cluster.commands.rights import Asks, of_feed, the_clusters
 from cluster.errors import Conflict
+from cluster.fleet.seeks import runs_again
 from cluster.state import AuditEvent, Feed, State, Wanted
 
 WORDS_MOST = 2000
@@ -135,7 +136,7 @@ def _seek(at: Context, request: SeekStream) -> CommandResult:
     detail = {"to": request.to, "skips": _some(request.skips), "repeats": _some(request.repeats)}
     stopped, state = feed, at.state
     if feed.wanted is Wanted.RUNNING:
-        stopped = replace(feed, wanted=Wanted.PAUSED, since_s=at.now_s)
+        stopped = replace(feed, wanted=Wanted.PAUSED, since_s=at.now_s, seek_s=at.now_s)
         state = replace(at.state, feeds={**at.state.feeds, feed.spec.app: stopped})
     return CommandResult(state, _document(at, stopped), (_event(at, feed, "stream.seek", detail),))
 
@@ -147,10 +148,8 @@ def _some(records: dict[str, int]) -> dict[str, int]:
 
 def _ended(at: Context, request: MoveEnded) -> CommandResult:
     feed, state = known_feed(at, request.kind, request.name), at.state
-    untouched = feed.wanted is Wanted.PAUSED and feed.since_s == request.stopped_s and feed.removal is None
-    if untouched:
-        again = replace(feed, wanted=Wanted.RUNNING, since_s=at.now_s)
-        state = replace(at.state, feeds={**at.state.feeds, feed.spec.app: again})
+    if feed.seek_s is not None and feed.seek_s == request.stopped_s and feed.removal is None:
+        state = replace(at.state, feeds={**at.state.feeds, feed.spec.app: runs_again(feed, at.now_s)})
     event = f"{request.event} {'done' if request.good else 'failed'}"
     return CommandResult(state, _document(at, feed), (_event(at, feed, event, {"reason": request.words}),))
 

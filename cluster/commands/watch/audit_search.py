@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 from pydantic import Field
 
@@ -10,8 +11,10 @@ from cluster.access.callers import Role
 from cluster.commands.audit import AuditView
 from cluster.commands.command import CommandEntry, CommandResult, Context, Message
 from cluster.commands.rights import anybodys
+from cluster.store.port import AuditRecord
 
 LOOKED_AT_MOST = 5000
+READ_AT_A_TIME = 500  # nothing else is decided meanwhile, and most searches end within the newest
 FOUND_MOST = 200
 
 
@@ -51,7 +54,7 @@ def _search(at: Context, asked: SearchAudit) -> CommandResult:
     words = asked.words.lower().split()
     found: list[FoundEvent] = []
     looked_from, since_s = first, None
-    for record in reversed(at.records(first, end - first) if first < end else []):
+    for record in _backwards(at, first, end):
         event = json.loads(record.document)
         if not at.caller.is_admin:
             event |= {"door": "", "address": ""}
@@ -67,6 +70,13 @@ def _search(at: Context, asked: SearchAudit) -> CommandResult:
                 break
     looked_from = 0 if looked_from <= kept_from else looked_from
     return CommandResult(at.state, AuditFound(events=tuple(found), looked_from=looked_from, since_s=since_s))
+
+
+def _backwards(at: Context, first: int, end: int) -> Iterator[AuditRecord]:
+    while end > first:
+        begin = max(end - READ_AT_A_TIME, first)
+        yield from reversed(at.records(begin, end - begin))
+        end = begin
 
 
 def _sees(at: Context, model: str) -> bool:

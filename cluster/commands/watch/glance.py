@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from cluster.access.callers import Role
 from cluster.commands.command import CommandEntry, CommandResult, Context, Nothing
@@ -12,12 +12,13 @@ from cluster.commands.models import model_view
 from cluster.commands.rights import anybodys
 from cluster.commands.rollouts import CheckView, rollout_view
 from cluster.commands.versions import version_role
-from cluster.commands.watch.glances import AppGlance, FeedGlance, Glance, ModelGlance, RolloutGlance, StepGlance
+from cluster.commands.watch.glances import AppGlance, FeedGlance, Glance, ModelGlance, RolloutGlance, StepGlance, WorseGlance
 from cluster.commands.watch.wrong import wrong_with_feed, wrong_with_model
 from cluster.drift.alarms import DriftAlarm
 from cluster.errors import in_words
 from cluster.fleet.serving import ScalingMode
 from cluster.ports import AppState, AppStatus, FeedKind
+from cluster.rollout.checks.labels import Loss
 from cluster.rollout.record import Rollout, RolloutState
 from cluster.state import Feed, Model, State
 from cluster.versions import VersionId
@@ -91,9 +92,25 @@ def model_glance(
         figures=figures,
         removing=removing,
         alarmed=len(alarms),
+        worse=tuple(_worse(model)),
         by_hand=serving is not None and serving.scaling.mode is ScalingMode.MANUAL,
     )
     return glance.model_copy(update={"wrong": wrong_with_model(glance, fault, alarms, at.now_s)})
+
+
+def _worse(model: Model) -> Iterator[WorseGlance]:
+    if model.labels is None:
+        return
+    kind = model.labels.loss
+    for number, seen in sorted(model.quality.versions.items()):
+        if (alarm := seen.alarm) is not None:
+            live = f"{_right(alarm.loss, kind)} over {alarm.labelled:,} labels"
+            words = f"{live}, {_right(alarm.built, kind)} at build, {_right(alarm.limit, kind)} allowed"
+            yield WorseGlance(version=number, words=words, since_s=alarm.at_s)
+
+
+def _right(loss: float, kind: Loss) -> str:
+    return f"accuracy {1 - loss:.1%}" if kind is Loss.WRONG else f"loss {loss:.4f}"
 
 
 def _apps(state: State, model: Model, apps: Sequence[AppState]) -> list[AppGlance]:

@@ -65,9 +65,17 @@ class RolloutGlance(Message):
     on_deadline: str = "hold"
 
 
+class WorseGlance(Message):
+    """A version whose answers are proven to be worse than at build, by labels that came late: since when, in words how much."""
+
+    version: int
+    words: str
+    since_s: float
+
+
 class ModelGlance(Message):
     """One model. `figures` are the last ten seconds: requests_s, failed_requests_s, rows_s, row_errors_s, p99_s. `newest` is the
-    number of its newest version, of `versions`; `alarmed` how many alarms of drift stand."""
+    number of its newest version, of `versions`; `alarmed` how many alarms of drift stand, `worse` those of quality."""
 
     name: str
     project: str
@@ -80,6 +88,7 @@ class ModelGlance(Message):
     removing: str = ""
     by_hand: bool = False
     alarmed: int = 0
+    worse: tuple[WorseGlance, ...] = ()
     wrong: tuple[WrongView, ...] = ()
 
 

@@ -17,8 +17,8 @@ TOLD_FOR_S = 86_400.0  # so long a rollout that was taken back is told of
 
 
 def wrong_with_model(model: ModelGlance, fault: str, alarms: Sequence[DriftAlarm], now_s: float) -> tuple[WrongView, ...]:
-    """`fault` is a mistake of ours that stops it; "" where there is none. `alarms` are all of the model's that stand."""
-    return (*_of_model(model, fault, now_s), *_of_alarms(model.name, alarms))
+    """`fault` is a mistake of ours that stops it; "" where there is none. `alarms` are all of the model's of drift that stand."""
+    return (*_of_model(model, fault, now_s), *_of_quality(model), *_of_alarms(model.name, alarms))
 
 
 def wrong_with_feed(feed: FeedGlance, fault: str) -> tuple[WrongView, ...]:
@@ -46,6 +46,16 @@ def _of_model(model: ModelGlance, fault: str, now_s: float) -> Iterator[WrongVie
         yield _broken(f"{100 * failed / asked:.2g} % of requests fail", f"`headrace logs --model {model.name}` says why")
     if rollout is not None:
         yield from _of_rollout(model.name, rollout, now_s)
+
+
+def _of_quality(model: ModelGlance) -> Iterator[WrongView]:
+    for one in model.worse:
+        yield WrongView(
+            severity=Severity.WAITING,
+            words=f"answers of version {one.version} are proven worse than at build: {one.words}",
+            remedy=f"`headrace quality status {model.name}` tells more; once you know why, `headrace quality clear {model.name}`",
+            since_s=one.since_s,
+        )
 
 
 def _of_alarms(model: str, alarms: Sequence[DriftAlarm]) -> Iterator[WrongView]:

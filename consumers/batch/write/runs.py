@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Container
 from datetime import UTC, datetime
 
 from consumers.batch.write.ledger import Ledger
@@ -24,9 +25,9 @@ class RunHistory:
     def __init__(self, output: Place) -> None:
         self.home = output.parent / f".{output.name}.headrace"
 
-    def all(self) -> tuple[Ledger, ...]:
-        """Every run that has begun, oldest first: ids sort by time."""
-        return tuple(run for run in self.folders() if (run.place / "run.json").exists())
+    def all(self, known: Container[str] = ()) -> tuple[Ledger, ...]:
+        """Every run that has begun, oldest first: ids sort by time. Those at paths in `known` are not looked at again."""
+        return tuple(run for run in self.folders() if run.place.path in known or (run.place / "run.json").exists())
 
     def folders(self) -> tuple[Ledger, ...]:
         """What lies where runs lie, oldest first: also what killed processes left of runs that never began, or were removed."""

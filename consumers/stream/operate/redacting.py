@@ -77,12 +77,23 @@ def _kept(document: Mapping[str, Any], at: tuple[str, ...], places: Collection[t
     for name, value in document.items():
         here = (*at, name)
         if here in places:
-            shown[name] = value
+            shown[name] = HIDDEN if _has_fields(value) else value  # no input has any: nobody knows what they are
         elif isinstance(value, dict) and any(place[: len(here)] == here for place in places):
             shown[name] = _kept(value, here, places)
         else:
             shown[name] = HIDDEN
     return shown
+
+
+def _has_fields(value: Any) -> bool:
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            return True
+        if isinstance(one, list):
+            waiting += one
+    return False
 
 
 def _steps(path: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Literal
 
-from cluster.errors import Conflict, in_words
+from cluster.errors import Conflict, Unreachable, in_words
 from deployments.gateway.console.streams import StreamMove
 
 REMEMBERED = 20  # of each stream
@@ -17,6 +17,24 @@ Say = Callable[[str], None]
 Ended = Callable[[StreamMove], None]
 
 _log = logging.getLogger(__name__)
+
+
+class Headway:
+    """Whether something gets on, of which a mark changes whenever it does. Used by one thread; times are monotonic."""
+
+    def __init__(self, most_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most_s, self._clock = most_s, clock
+        self._mark: object = None
+        self._since_s = clock()
+
+    def look(self, mark: object, where: str, message: str) -> None:
+        """Raises Unreachable where the mark has stayed the same for longer than `most_s`; `message` says what it waits for."""
+        now_s = self._clock()
+        if mark != self._mark:
+            self._mark, self._since_s = mark, now_s
+        elif now_s - self._since_s > self._most_s:
+            what = f"nothing of it got on for {self._most_s:g} s{f': {message}' if message else ''}"
+            raise Unreachable(what, where=where, remedy="see that a version serves, then look at what is left, and decide anew")
 
 
 class MoveBook:
@@ -38,6 +56,11 @@ class MoveBook:
         with self._lock:
             return tuple(reversed(self._moves[stream]))
 
+    def check_idle(self, stream: str) -> None:
+        """Raises Conflict where something is under way."""
+        with self._lock:
+            self._check_idle(stream)
+
     def begin(
         self, stream: str, kind: Literal["replay", "seek"], move_id: str, by: str, work: Callable[[Say], str], ended: Ended
     ) -> StreamMove:
@@ -45,14 +68,17 @@ class MoveBook:
         raises is told likewise. `ended` is called then. Raises Conflict where something is under way."""
         move = StreamMove(id=move_id, kind=kind, by=by, state="running", words="it begins", begun_s=self._clock())
         with self._lock:
-            going = next((one for one in self._moves[stream] if one.state == "running"), None)
-            if going is not None:
-                what = f"a {going.kind} is under way, begun by {going.by}"
-                raise Conflict(what, where=f"stream {stream}", remedy="wait until it has ended: this page shows how far it is")
+            self._check_idle(stream)
             self._moves[stream].append(move)
             self._under_way += 1
         threading.Thread(target=self._run, args=(stream, move, work, ended), name=f"{kind} {stream}", daemon=True).start()
         return move
+
+    def _check_idle(self, stream: str) -> None:
+        going = next((one for one in self._moves[stream] if one.state == "running"), None)
+        if going is not None:
+            what = f"a {going.kind} is under way, begun by {going.by}"
+            raise Conflict(what, where=f"stream {stream}", remedy="wait until it has ended: this page shows how far it is")
 
     def _run(self, stream: str, move: StreamMove, work: Callable[[Say], str], ended: Ended) -> None:
         try:

@@ -17,7 +17,7 @@ from consumers.stream.kafka.offsets import OffsetRanges, offset_ranges
 from consumers.stream.log.port import Partition
 from consumers.stream.operate.letters import OfReason
 from consumers.stream.operate.reading_letters import newest_letters, one_letter
-from consumers.stream.operate.running import MoveBook, Say
+from consumers.stream.operate.running import Headway, MoveBook, Say
 from consumers.stream.operate.seeking import check_plan, move_group, seek_plan
 from consumers.stream.replay.conditions import dead_letters, spec_of_replay
 from consumers.stream.replay.run import run_replay
@@ -35,6 +35,7 @@ from deployments.gateway.console.streams import (
 )
 
 STOP_S, SEEK_S = 90.0, 120.0
+STILL_S = 600.0  # a replay that gets no further is given up: nothing else can be done to its stream meanwhile
 LOOK_EVERY_S = 0.5
 
 
@@ -65,6 +66,7 @@ class StreamOperator:
 
     def check(self, stream: StreamDocument, plan: SeekPlan) -> None:
         """See StreamOperations."""
+        self._moves.check_idle(stream.name)  # else it would be stopped for nothing
         check_plan(stream, self._brokers_of(stream), plan)
 
     def moves(self, stream: str) -> tuple[StreamMove, ...]:
@@ -101,7 +103,10 @@ class StreamOperator:
         only = _only(topic, choice)
         conditions = (OfReason(choice.reason),) if choice.reason else ()
 
+        headway = Headway(STILL_S)
+
         def look(counters: Counters, message: str) -> None:
+            headway.look(counters.commits, f"stream {stream.name}", message)
             say(f"{counters.rows_in} taken {message}".rstrip())
 
         with self._scoring() as scoring:

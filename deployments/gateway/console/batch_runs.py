@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from cluster.access.callers import CLUSTER, Caller, Role
 from cluster.commands.feeds import SHOW
+from cluster.commands.models import SHOW as SHOW_MODEL
 from cluster.commands.versions import RESOLVE
 from cluster.control_plane import ControlPlane
 from cluster.errors import Forbidden, NotFound, Unauthenticated
@@ -108,16 +109,17 @@ class BatchRuns:
         """Made when it is first asked for: reading Parquet takes its memory."""
         if self._make is None:
             raise NotFound("this gateway reads no runs", where=f"batch {name}", remedy=f"`headrace batch status {name}`")
-        if self._made is None:
-            self._made = asyncio.create_task(asyncio.to_thread(self._make))
-        return await asyncio.shield(self._made)
+        made = self._made
+        if made is None or (made.done() and made.exception() is not None):  # what failed once is tried again
+            made = self._made = asyncio.create_task(asyncio.to_thread(self._make))
+        return await asyncio.shield(made)
 
     async def _redacted(self, model: str) -> frozenset[str]:
-        """What the model's document says now."""
-        try:
-            found = await self._control.call(RESOLVE.name, {"model": model}, CLUSTER)
-        except NotFound:  # no version is stable: what the run was told when it began still holds
+        """What the model's document says now, whether any version is stable or none."""
+        versions = (await self._control.call(SHOW_MODEL.name, {"model": model}, CLUSTER))["versions"]
+        if not versions:
             return frozenset()
+        found = await self._control.call(RESOLVE.name, {"model": model, "version": versions[-1]["version"]}, CLUSTER)
         return frozenset((found.get("payloads") or {}).get("redact", ()))
 
     async def _shared(self, name: str, spec: Mapping[str, Any], ledgers: BatchLedgers) -> tuple[BatchRunSeen, ...]:

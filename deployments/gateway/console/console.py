@@ -48,6 +48,7 @@ BEHIND_BUTTONS = frozenset(
         "audit.search",
         "drift.status",
         "drift.clear",
+        "quality.clear",
         HISTORY.name,
     }
 )

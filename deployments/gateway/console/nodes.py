@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import ray
@@ -12,6 +12,8 @@ from cluster.errors import in_words
 from deployments.gateway.console.node_loads import NodeLoad, NodeLoads
 
 _HEAD = "node:__internal_head__"
+# Ray's numbers for: told to end, drained before its machine is taken away, idle. A cluster that breathes has such ones every day.
+LEFT = (1, 3, 4)
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +40,8 @@ class RayNodes:
         self._away = False
 
     def __call__(self) -> tuple[NodeSeen, ...]:
-        """All nodes, those that have ended too. Blocks for some milliseconds; raises RayError where Ray does not answer."""
-        seen: list[dict[str, object]] = ray.nodes()  # type: ignore[no-untyped-call]
-        loads = self._measured()
-        return tuple(_node(row, loads) for row in seen)
+        """See `nodes_in`. Blocks for some milliseconds; raises RayError where Ray does not answer."""
+        return nodes_in(ray.nodes(), self._measured())  # type: ignore[no-untyped-call]
 
     def _measured(self) -> Mapping[str, NodeLoad]:
         try:
@@ -53,6 +53,11 @@ class RayNodes:
             return {}
         self._away = False
         return found
+
+
+def nodes_in(rows: Iterable[dict[str, object]], loads: Mapping[str, NodeLoad]) -> tuple[NodeSeen, ...]:
+    """What Ray's rows of nodes say: all, those that died too, but none that has left as it was asked to. Pure."""
+    return tuple(_node(row, loads) for row in rows if row["Alive"] or row.get("DeathReason") not in LEFT)
 
 
 def _node(row: dict[str, object], loads: Mapping[str, NodeLoad]) -> NodeSeen:

@@ -7,16 +7,27 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from cluster.access.callers import Caller
+from cluster.access.callers import CLUSTER, Caller
 from cluster.commands.command import Message
-from cluster.commands.streams.moves import LOOK, PARTITIONS_MOST, REPLAY, SEEK, SHOW, StreamDocument, StreamSeen
+from cluster.commands.streams.moves import (
+    ENDED,
+    LOOK,
+    PARTITIONS_MOST,
+    REPLAY,
+    SEEK,
+    SHOW,
+    WORDS_MOST,
+    MoveEnded,
+    StreamDocument,
+    StreamSeen,
+)
 from cluster.control_plane import ControlPlane
-from cluster.errors import BadInput, NotFound
+from cluster.errors import BadInput, HeadraceError, NotFound
 from cluster.findings import first_finding
 from cluster.state import Wanted
 from deployments.gateway.console.streams import LetterChoice, LetterPlace, LetterRange, SeekPlan, StreamMove, StreamOperations
@@ -91,7 +102,8 @@ class StreamPages:
         replay = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
         request = {"name": name, "replay": replay, "which": asked.which, "letters": asked.letters}
         stream = await self._allowed(REPLAY.name, request, caller)
-        return _told(await by.replay(stream, asked.choice, replay, _actor(caller)))
+        ended = MoveEnded(name=name, actor=_actor(caller), event="stream.replay", words="", good=False)
+        return _told(await self._begun(by.replay(stream, asked.choice, replay, _actor(caller)), ended))
 
     async def _preview(self, name: str, asked: AskPreview, caller: Caller, by: StreamOperations) -> dict[str, Any]:
         stream = await self._document(name, "view", caller)
@@ -112,7 +124,17 @@ class StreamPages:
         }
         stopped = await self._allowed(SEEK.name, request, caller)
         stopped_s = stopped.seen.since_s if asked.seen.wanted is Wanted.RUNNING else None
-        return _told(await by.seek(stopped, asked.plan, _actor(caller), stopped_s))
+        ended = MoveEnded(name=name, actor=_actor(caller), event="stream.seek", words="", good=False, stopped_s=stopped_s)
+        return _told(await self._begun(by.seek(stopped, asked.plan, _actor(caller), stopped_s), ended))
+
+    async def _begun(self, move: Awaitable[StreamMove], ended: MoveEnded) -> StreamMove:
+        """What has just been allowed. Where it can't be begun its end is told at once: a stream must not stay stopped for it."""
+        try:
+            return await move
+        except HeadraceError as error:
+            words = f"it was not begun: {error.what}"[:WORDS_MOST]
+            await self._control.call(ENDED.name, ended.model_copy(update={"words": words}).model_dump(mode="json"), CLUSTER)
+            raise
 
     async def _document(self, name: str, role: str, caller: Caller) -> StreamDocument:
         told = await self._control.call(SHOW.name, {"name": name, "role": role}, caller)

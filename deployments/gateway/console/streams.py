@@ -154,8 +154,8 @@ class StreamOperations(Protocol):
         """What it would mean to go to `earliest`, `latest` or an ISO time. Raises BadInput."""
 
     async def check(self, stream: StreamDocument, plan: SeekPlan) -> None:
-        """Raises Conflict where the stream's partitions stand otherwise than the plan was made for. One that runs may have gone
-        on, and nothing else."""
+        """Raises Conflict where the stream's partitions stand otherwise than the plan was made for, or something is done to it
+        just now. One that runs may have gone on, and nothing else."""
 
     async def seek(self, stream: StreamDocument, plan: SeekPlan, by: str, stopped_s: float | None) -> StreamMove:
         """Begins to move a stream that is being stopped, since `stopped_s`: then it runs again afterwards."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import Any
 
 from cluster.access.callers import Caller
@@ -22,7 +23,8 @@ class VersionPages:
         self._known: OrderedDict[str, asyncio.Task[dict[str, Any]]] = OrderedDict()
 
     async def about(self, model: str, version: str, caller: Caller) -> dict[str, Any]:
-        """See `version_about.about`. Raises BadInput, what `version.resolve` raises to him, and as `open_version` does."""
+        """See `version_about.about`; without what the model's document redacts. Raises BadInput, what `version.resolve` raises to
+        him, and as `open_version` does."""
         if not version.isdecimal():
             raise BadInput(f"{version[:40]!r} is no version", where="version", remedy="versions are numbers")
         found = await self._control.call(RESOLVE.name, {"model": model, "version": int(version)}, caller)
@@ -33,7 +35,17 @@ class VersionPages:
             while len(self._known) > KEPT_MOST:
                 self._known.popitem(last=False)
         self._known.move_to_end(found["digest"])
-        return await asyncio.shield(known)
+        return without(await asyncio.shield(known), (found.get("payloads") or {}).get("redact", ()))
+
+
+def without(about: dict[str, Any], redact: Collection[str]) -> dict[str, Any]:
+    """The same but for the profile of inputs and outputs of these names, which has values of rows. Pure."""
+    profile = about["profile"]
+    if not profile or not redact:
+        return about
+    told = [tensor for tensor in profile["tensors"] if tensor["name"] not in redact]
+    kept_back = sorted({tensor["name"] for tensor in profile["tensors"]}.intersection(redact))
+    return about | {"profile": profile | {"tensors": told, "kept_back": kept_back}}
 
 
 def _read(uri: str, digest: str) -> dict[str, Any]:

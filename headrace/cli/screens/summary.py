@@ -9,6 +9,7 @@ from cluster.commands.feeds import FeedView
 from cluster.commands.models import ModelView
 from deployments.gateway.door.certificates import ENDS_SOON, utc
 from headrace.cli.screens.quality import alarm_told
+from headrace.local.ray.where import ALIVE, LEFT
 from headrace.local.status import Overview
 
 QUIET_S = 15.0  # a controller with nothing to do looks every other second
@@ -33,8 +34,8 @@ def counts(seen: Overview) -> str:
         number = sum(feed.kind == kind for feed in seen.feeds)
         if number:
             parts.append(f"{number} {kind if number == 1 else several}")
-    if seen.nodes:
-        parts.append(_many(len(seen.nodes), "node"))
+    if here := [node for node in seen.nodes or () if node.state != LEFT]:
+        parts.append(_many(len(here), "node"))
     return ", ".join(parts)
 
 
@@ -58,7 +59,7 @@ def _of_the_house(seen: Overview, now_s: float) -> Iterator[str]:
     elif seen.addresses.dashboard and seen.nodes is None:
         yield f"the Ray dashboard at {seen.addresses.dashboard} does not answer"
     for node in seen.nodes or ():
-        if node.state != "alive":
+        if node.state not in (ALIVE, LEFT):
             yield f"node {node.address} is {node.state}"
     if now_s - seen.tick_s > QUIET_S:
         yield f"the controller has not looked for {now_s - seen.tick_s:.0f} s"

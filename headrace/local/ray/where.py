@@ -13,12 +13,15 @@ from headrace.local.ray.dashboard import DashboardAsker
 
 ZONE = "ray.io/availability-zone"
 RUNNING = "RUNNING"
-ALIVE = "alive"
+ALIVE, LEFT = "alive", "left"
+# Told to end, drained before its machine is taken away, or idle: it did not die.
+LEFT_IN_RAYS_WORDS = ("Expected termination", "Terminated due to")
 
 
 class NodeView(BaseModel):
-    """One machine of the Ray cluster. `resources` are what it has in all, e.g. CPU 8, GPU 1; `runs` how many replicas of which
-    app are there, by the app's name. `zone` is empty where nobody told Ray."""
+    """One machine of the Ray cluster. `state` is alive, dead, or left where it was asked to go. `resources` are what it has in
+    all, e.g. CPU 8, GPU 1; `runs` how many replicas of which app are there, by the app's name. `zone` is empty where nobody told
+    Ray."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,7 +57,7 @@ def node_views(rows: Iterable[Mapping[str, Any]], apps: Mapping[str, Any]) -> tu
         NodeView(
             id=str(row["node_id"]),
             address=str(row["node_ip"]),
-            state=str(row["state"]).lower(),
+            state=LEFT if str(row.get("state_message") or "").startswith(LEFT_IN_RAYS_WORDS) else str(row["state"]).lower(),
             is_head=bool(row["is_head_node"]),
             resources={k: v for k, v in (row.get("resources_total") or {}).items() if not k.startswith("node:")},
             zone=str((row.get("labels") or {}).get(ZONE, "")),

@@ -12,13 +12,14 @@ import pytest
 
 from cluster.errors import Conflict, NoCapacity, NotFound
 from cluster.watch.payloads import PayloadFiles, Payloads
+from consumers.batch import runs_seen
 from consumers.batch.runs_seen import LedgerRuns, rate_of
 from consumers.batch.schedule.job import left_unfinished, run_asked, run_fire
 from consumers.batch.spec import BatchSpec
 from consumers.batch.write.lock import file_lock
 from consumers.batch.write.records import Receipt
 from consumers.batch.write.runs import RunHistory
-from deployments.artifacts.places import locate
+from deployments.artifacts.places import Place, locate
 from tests.support.batch_parts import ECHO, echo, echo_pin, echo_spec_of, stopping_after
 
 DAY = date(2026, 11, 23)
@@ -62,6 +63,18 @@ def test_runs_are_told_with_how_far_each_is(tmp_path: Path) -> None:
         assert running.left_s == pytest.approx(100 / running.rows_s)
 
 
+def test_a_run_that_is_over_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset(tmp_path / "in", bad=0)
+    spec, ledgers = spec_of(tmp_path), LedgerRuns()
+    for fire in ("f1", "f2"):
+        assert run_fire("echo", spec, echo_pin(), ECHO, as_of=DAY, fire=fire) is not None
+    before = seen_by(ledgers, spec)
+    asked: list[str] = []
+    monkeypatch.setattr(Place, "exists", lambda place: asked.append(place.path))
+    monkeypatch.setattr(Place, "read", lambda place: asked.append(place.path))
+    assert (seen_by(ledgers, spec), asked) == (before, [])
+
+
 def test_the_rate_is_of_the_last_minute() -> None:
     def receipt(rows: int, started_s: float, seconds: float) -> Receipt:
         return Receipt("u", rows, 0, (), None, seconds, started_s)
@@ -95,6 +108,17 @@ def test_rows_that_were_set_aside_are_told_by_reason_as_short_texts(tmp_path: Pa
     assert ledgers.quarantine(document, manifest.run_id, frozenset()).rows == 9
     with pytest.raises(NotFound):
         ledgers.quarantine(document, "r0", frozenset())
+
+
+def test_of_very_many_rows_that_were_set_aside_the_first_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset(tmp_path / "in", bad=9)
+    spec = spec_of(tmp_path)
+    manifest = run_fire("echo", spec, echo_pin(), ECHO, as_of=DAY, fire="f1")
+    assert manifest is not None
+    monkeypatch.setattr(runs_seen, "COUNTED_ROWS", 4)
+    monkeypatch.setattr(runs_seen, "COUNTED_AT_A_TIME", 2)
+    found = LedgerRuns().quarantine(spec.model_dump(mode="json"), manifest.run_id, frozenset())
+    assert (found.rows, found.looked_at, found.reasons[0].rows) == (9, 4, 4)
 
 
 def test_what_was_redacted_when_the_run_began_stays_so(tmp_path: Path) -> None:

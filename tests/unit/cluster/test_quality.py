@@ -44,6 +44,12 @@ def metrics(brain: Brain, name: str) -> dict[tuple[str, ...], float]:
     return {tuple(labels): value for metric, labels, value in values if metric == f"headrace_{name}"}
 
 
+def worse(brain: Brain) -> list[dict[str, Any]]:
+    """What the console tells of its answers."""
+    (model,) = brain.call("glance.show")["models"]
+    return [one for one in model["wrong"] if "proven worse" in one["words"]]
+
+
 def test_answers_get_keys_at_all_times_once_the_document_wants_labels(brain: Brain) -> None:
     assert brain.controller.table.routes["digits"].labels is None
     with_labels(brain)
@@ -82,6 +88,9 @@ def test_what_is_proven_worse_is_told_until_it_is_cleared_and_never_rolls_back(b
     assert alarm["at_s"] == brain.clock.now_s
     (event,) = [one for one in brain.store.audit("digits") if one.event == "quality.alarm"]
     assert (event.actor, event.detail["version"]) == ("controller", built)
+    (wrong,) = worse(brain)
+    assert f"version {built} are proven worse than at build: accuracy 66.7% over 300 labels, accuracy 95.0%" in wrong["words"]
+    assert (wrong["severity"], wrong["since_s"]) == ("waiting", alarm["at_s"])
     brain.revive()
     brain.tick()
     tell_labels(brain, built, right=500, wrong=0, first=2000)
@@ -93,6 +102,7 @@ def test_what_is_proven_worse_is_told_until_it_is_cleared_and_never_rolls_back(b
         brain.call("quality.clear", model="digits", version=1)
     brain.call("quality.clear", model="digits")
     assert shown(brain, built)["alarm"] is None
+    assert worse(brain) == []
     tell_labels(brain, built, right=190, wrong=10, first=3000)
     assert shown(brain, built)["alarm"] is None  # what is watched for has begun anew
 

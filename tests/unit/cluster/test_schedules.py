@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -118,6 +119,20 @@ def test_a_lost_submission_is_repeated_and_a_seen_one_is_not() -> None:
     )
     assert running.actions == ()
     assert states(running.fires) == [FireState.RUNNING]
+
+
+def test_a_run_that_ray_has_forgotten_is_submitted_again_and_a_persons_has_failed() -> None:
+    ran = Fire(NOON, FireState.RUNNING, submitted_s=NOON)
+    again = look("digits", hourly(), (ran,), {}, since_s=NOON - 60, now_s=NOON + 10)
+    assert [action.job for action in again.actions] == [job_id("digits", NOON)]
+    assert [(fire.state, fire.submitted_s) for fire in again.fires] == [(FireState.SUBMITTED, NOON + 10)]
+    away = look("digits", hourly(), (ran,), None, since_s=NOON - 60, now_s=NOON + 10)
+    assert away.fires == (ran,)
+    asked = look("digits", None, (replace(ran, by="ann"),), {}, since_s=NOON - 60, now_s=NOON + 10)
+    assert ([(fire.state, fire.reason) for fire in asked.fires], asked.actions) == (
+        [(FireState.FAILED, "its job is gone with the Ray that ran it")],
+        (),
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from cluster.access.callers import EVERYTHING, Caller, Role, grant_of
 from cluster.commands.watch import audit_search
 from cluster.errors import Conflict, Forbidden, Unauthenticated
+from cluster.store.port import AuditRecord
 from tests.support.brain import SURE, Brain
 
 LINK = {"code": "c" * 24, "lasts_s": 600.0}
@@ -80,6 +81,28 @@ def test_a_seek_that_ends_overrules_nobody(brain: Brain) -> None:
     assert events(brain)[-1] == "stream.seek failed"
 
 
+def test_a_pause_during_a_seek_outlasts_it(brain: Brain) -> None:
+    stopped_s = seek(brain, shown(brain)["seen"])["seen"]["since_s"]
+    brain.call("feed.pause", kind="stream", name="scores")
+    brain.call("stream.ended", name="scores", event="stream.seek", words="moved", good=True, stopped_s=stopped_s)
+    brain.tick(2, each_s=1000.0)
+    assert shown(brain)["seen"]["wanted"] == "paused"
+
+
+def test_a_stream_whose_mover_died_runs_again_also_with_another_controller(brain: Brain) -> None:
+    stopped_s = seek(brain, shown(brain)["seen"])["seen"]["since_s"]
+    brain.tick(2, each_s=200.0)
+    assert shown(brain)["seen"]["wanted"] == "paused"
+    brain.revive()
+    brain.tick(2, each_s=200.0)
+    assert shown(brain)["seen"]["wanted"] == "running"
+    assert events(brain).count("stream.seek failed") == 1
+    # The mover was there after all, and tells late: he no longer has a say.
+    brain.call("feed.pause", kind="stream", name="scores")
+    brain.call("stream.ended", name="scores", event="stream.seek", words="moved", good=True, stopped_s=stopped_s)
+    assert shown(brain)["seen"]["wanted"] == "paused"
+
+
 def test_a_link_is_good_once_also_for_another_controller(brain: Brain) -> None:
     brain.call("key.create", name="team", id="a" * 10, digest="0" * 64)
     brain.call("key.link", id="a" * 10, **LINK)
@@ -125,6 +148,20 @@ def test_a_search_goes_on_where_it_stopped(brain: Brain, monkeypatch: pytest.Mon
         everything += [event["number"] for event in answer["events"]]
         before = answer["looked_from"]
     assert everything == list(range(brain.store.audit_head().size))[::-1]
+
+
+def test_a_search_reads_no_more_than_it_needs(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_search, "READ_AT_A_TIME", 2)
+    read: list[tuple[int, int]] = []
+    records, size = brain.store.audit_records, brain.store.audit_head().size
+
+    def noted(first: int, limit: int) -> list[AuditRecord]:
+        read.append((first, limit))
+        return records(first, limit)
+
+    monkeypatch.setattr(brain.store, "audit_records", noted)
+    assert len(brain.call("audit.search", limit=3)["events"]) == 3
+    assert read == [(size - 2, 2), (size - 4, 2)]
 
 
 def test_records_that_were_pruned_are_not_looked_for(brain: Brain) -> None:

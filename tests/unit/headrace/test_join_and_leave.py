@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 from ray.serve.schema import ApplicationStatus
 
-from cluster.errors import BadInput, Conflict, HeadraceError
+from cluster.access.policy import Access
+from cluster.errors import BadInput, Conflict, HeadraceError, Unreachable
+from cluster.state import State
+from cluster.store.sql import SqlStore
 from deployments.gateway.deployment import GatewaySettings, gateway_application
 from deployments.serving.serve_controller import SeenApp, SeenDeployment, SeenReplica, ServeSeen
 from headrace.local.home import Home, read_settings
 from headrace.local.options import UpOptions
 from headrace.local.ray.drain_here import check_not_head, on_node
-from headrace.local.repairs.join import check_joins, forget_run
+from headrace.local.repairs.join import JoinedSupervisor, check_joins, forget_run
 from headrace.local.repairs.supervise import Supervisor
 from headrace.local.run_state import RAYLET, Phase, RunState, load_run, save_run, started
 
@@ -47,6 +51,20 @@ def test_a_joined_run_of_an_earlier_life_is_forgotten_and_a_ray_of_our_own_is_no
     assert load_run(home) is None
 
 
+@pytest.mark.parametrize("owns_ray", [True, False])
+def test_what_another_headrace_noted_is_forgotten_where_it_had_joined_too(tmp_path: Path, owns_ray: bool) -> None:
+    home = Home(tmp_path)
+    save_run(home, a_run(owns_ray=owns_ray))
+    newer = json.loads(home.run_file.read_bytes()) | {"of_a_later_version": 1}
+    home.run_file.write_text(json.dumps(newer), encoding="utf-8")
+    if owns_ray:
+        with pytest.raises(Conflict, match="written"):
+            forget_run(home)
+    else:
+        forget_run(home)
+    assert home.run_file.exists() is owns_ray
+
+
 def test_a_home_whose_own_ray_runs_joins_no_other(tmp_path: Path) -> None:
     home, raylet = Home(tmp_path), started(RAYLET, os.getpid())
     both = (raylet, raylet.model_copy(update={"role": "gcs_server"}))
@@ -71,6 +89,35 @@ def test_beside_anothers_ray_it_never_gives_up(tmp_path: Path, gives_up: bool) -
             supervisor.run()
     else:
         assert supervisor.run()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_access_that_was_applied_once_is_not_applied_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    applied: list[str] = []
+
+    def up_once(supervisor: Supervisor) -> None:
+        applied.append(supervisor._options.access)
+        supervisor.stop()
+
+    monkeypatch.setattr(Supervisor, "_up_once", up_once)
+    settings = read_settings({"HEADRACE_HOME": str(tmp_path), "HEADRACE_STORE_URL": f"sqlite:///{tmp_path}/store.db"})
+    store = SqlStore(settings.store_url)
+    store.save(store.acquire(), State(), State(access=Access(grants=()) if known else None), ())
+    store.close()
+    JoinedSupervisor(UpOptions(access="/etc/headrace/access.yaml"), settings, lambda _line: None, gives_up=False).run()
+    assert applied == ["" if known else "/etc/headrace/access.yaml"]
+
+
+def test_a_store_that_is_away_is_waited_for_before_access_is_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_: object) -> bool:
+        supervisor.stop()
+        raise Unreachable("the store is away", where="store", remedy="look at it")
+
+    monkeypatch.setattr("headrace.local.network_access.has_document", away)
+    monkeypatch.setattr(Supervisor, "_up_once", lambda _: pytest.fail("it went on"))
+    settings = read_settings({"HEADRACE_HOME": str(tmp_path)})
+    supervisor = JoinedSupervisor(UpOptions(access="/a.yaml"), settings, lambda _line: None, gives_up=False)
+    assert supervisor.run()
 
 
 def test_what_has_a_replica_on_the_node_is_still_here() -> None:

@@ -131,3 +131,11 @@ def test_nodes_are_told_with_their_zone_and_what_runs_there() -> None:
     assert (head.is_head, head.zone, head.runs) == (True, "", {"gateway": 1})
     assert (worker.zone, worker.resources, worker.runs) == ("a", {"CPU": 8.0}, {"digits--v1": 2})
     assert (dead.state, dead.runs) == ("dead", {})
+    gone = "Expected termination: received SIGTERM"
+    (left, lost) = node_views(
+        [row("4", state="DEAD", state_message=gone), row("5", state="DEAD", state_message="Unexpected termination: no beat")], {}
+    )
+    assert {left.state, lost.state} == {"left", "dead"}
+    seen = overview().model_copy(update={"nodes": (head, left, lost)})
+    assert [line for line in wrong(seen, 0.0) if line.startswith("node")] == ["node 10.0.0.5 is dead"]
+    assert counts(seen).endswith("2 nodes")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,17 +13,20 @@ import pytest
 from cluster.commands.streams.moves import StreamDocument, StreamSeen
 from cluster.errors import Conflict, Unreachable
 from cluster.state import Wanted
+from consumers.stream.counters import Counters
 from consumers.stream.kafka.offsets import OffsetRanges
 from consumers.stream.kafka.peeking import PeekedRecord
 from consumers.stream.log.port import Partition
+from consumers.stream.operate import stream_operator
 from consumers.stream.operate.letters import LetterBook, OfReason, as_reason, row_of, shown_letter
 from consumers.stream.operate.redacting import HIDDEN, TEXT_MOST, shown_value
-from consumers.stream.operate.running import MoveBook
-from consumers.stream.operate.stream_operator import chosen_stretch
+from consumers.stream.operate.running import Headway, MoveBook
+from consumers.stream.operate.stream_operator import STILL_S, StreamOperator, chosen_stretch
 from consumers.stream.outgoing.answers import CONNECT
 from consumers.stream.sealed.section import DecryptedInput
 from consumers.stream.spec import Format, InputEnvelope, StreamInput
-from deployments.gateway.console.streams import LetterChoice, LetterPlace, LetterRange, ShownAs, StreamMove
+from deployments.gateway.console.streams import LetterChoice, LetterPlace, LetterRange, SeekPart, SeekPlan, ShownAs, StreamMove
+from tests.support.gateway_fakes import FakeControl, table
 from tests.unit.stream.test_stream_replay import SPEC
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -64,6 +69,9 @@ def test_what_the_models_document_keeps_back_is_not_shown_nor_what_nobody_knows(
     shown = shown_letter(letter(7, "boom", value), document("name"))
     assert json.loads(shown.value) == {"x": [1, 2], "name": HIDDEN, "nmae": HIDDEN}
     assert "Ann" not in shown.model_dump_json()
+    for nested in ({"name": "Ann Li"}, [[1, {"name": "Ann Li"}]]):
+        wrapped = shown_letter(letter(7, "boom", json.dumps({"x": nested}).encode()), document("name"))
+        assert json.loads(wrapped.value) == {"x": HIDDEN}
     assert "ann" not in (shown.key, *(value for _, value in shown.headers))
 
 
@@ -137,6 +145,10 @@ def test_one_thing_at_a_time_is_done_to_a_stream_and_its_end_is_told() -> None:
     book.begin("s", "replay", "r1", "ann", lambda say: (say("begun"), wait())[1], note)
     with pytest.raises(Conflict, match="a replay is under way, begun by ann"):
         book.begin("s", "seek", "k1", "bob", lambda _: "", note)
+    operator = StreamOperator(FakeControl(table()), "", nullcontext)  # type: ignore[arg-type]  # nothing is scored
+    operator._moves = book
+    with pytest.raises(Conflict, match="a replay is under way, begun by ann"):  # before anybody stops it for a seek
+        operator.check(document(), SeekPlan(to="latest", parts=(SeekPart(partition="in/0", at=0, to=1),)))
     go.set()
     assert ended.wait(10)
     assert (told[0].state, told[0].words) == ("done", "2 scored")
@@ -149,3 +161,25 @@ def test_one_thing_at_a_time_is_done_to_a_stream_and_its_end_is_told() -> None:
     assert ended.wait(10)
     assert told[1].state == "failed"
     assert "the broker is away" in told[1].words
+
+
+def test_a_replay_that_gets_no_further_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr(stream_operator, "Headway", lambda most_s: Headway(most_s, lambda: now_s[0]))
+    monkeypatch.setattr(stream_operator, "offset_ranges", lambda *_: OffsetRanges({}, {}))
+
+    def run(*_: object, look: Callable[[Counters, str], None], **__: object) -> None:
+        for commits in (0, 1, 1):
+            look(Counters(commits=commits), "no version serves")
+            now_s[0] += STILL_S
+        look(Counters(commits=2), "no version serves")
+        for _turn in range(3):
+            now_s[0] += STILL_S
+            look(Counters(commits=2), "no version serves")
+
+    monkeypatch.setattr(stream_operator, "run_replay", run)
+    operator = StreamOperator(FakeControl(table()), "", nullcontext)  # type: ignore[arg-type]  # nothing is scored
+    choice = LetterChoice(ranges=(LetterRange(partition=0, begin=0, end=9),))
+    with pytest.raises(Unreachable, match="nothing of it got on for 600 s: no version serves"):
+        operator._replay(document(), choice, "r1", lambda _words: None)
+    assert now_s[0] == 5 * STILL_S

@@ -8,6 +8,7 @@ import { useAsked } from "./calling.js";
 
 const TYPED_MS = 250; // so long nothing is asked while somebody types
 const AGAIN_MS = 10_000;
+const WORSE = [["model"], ["version", "num"], ["how right its answers are"], ["since"], [""]];
 
 export function Audit({ name, query }) {
   return html`<h1>Audit and alarms</h1><${Alarms} /><${Search} model=${name} asked=${query.get("words") ?? ""} />`;
@@ -19,17 +20,23 @@ function Alarms() {
   const mark = alarmed.map((model) => `${model.name} ${model.alarmed}`).join();
   const told = useAsked(() => Promise.all(alarmed.slice(0, 20).map((model) => command("drift.status", { model: model.name }))), mark);
   const alarms = alarmed.length ? (told.answer ?? []).flatMap((answer) => answer.models).flatMap((one) => one.alarms.map((alarm) => ({ model: one.model, alarm }))) : [];
+  const worse = of("model").flatMap((model) => (model.worse ?? []).map((one) => ({ model: model.name, one })));
+  const stand = alarmed.length > 0 || worse.length > 0;
   const columns = [["model"], ["version", "num"], ["feature"], ["how it has changed"], ["since"], [""]];
-  return html`<section aria-labelledby="alarms"><h2 id="alarms">${alarmed.length ? "Alarms that stand" : "No alarm stands"}</h2>
+  return html`<section aria-labelledby="alarms"><h2 id="alarms">${stand ? "Alarms that stand" : "No alarm stands"}</h2>
     ${told.refused && html`<p class="refused">${told.refused.message}. <${Words} text=${told.refused.remedy} /></p>`}
-    ${alarmed.length > 0
-      ? html`<${Rows} list=${alarms} page=${20} columns=${columns} caption="Alarms" empty="…" row=${({ model, alarm }) => html`<tr key=${`${model} ${alarm.version} ${alarm.size.side} ${alarm.size.feature}`}>
+    ${worse.length > 0 && html`<${Rows} list=${worse} page=${20} columns=${WORSE} caption="Alarms of quality" empty="…" row=${({ model, one }) => html`<tr key=${`${model} ${one.version}`}>
+        <th scope="row"><a href=${link("model", model)}><bdi>${model}</bdi></a></th><td class="num">${one.version}</td><td>${one.words}</td><td><${Ago} at=${one.since_s} /></td>
+        <td><${Action} role="operate" model=${model} label="Clear" effect="This alarm is cleared. How right its answers are is watched from now on, and raises another one if they are still worse."
+          run=${() => command("quality.clear", { model, version: one.version })} /></td></tr>`} />`}
+    ${alarmed.length > 0 &&
+      html`<${Rows} list=${alarms} page=${20} columns=${columns} caption="Alarms of drift" empty="…" row=${({ model, alarm }) => html`<tr key=${`${model} ${alarm.version} ${alarm.size.side} ${alarm.size.feature}`}>
           <th scope="row"><a href=${link("model", model)}><bdi>${model}</bdi></a></th><td class="num">${alarm.version}</td><td><bdi>${alarm.size.feature}</bdi> <span class="dim">${alarm.size.side}</span></td>
           <td><bdi>${alarm.words}</bdi></td><td><${Ago} at=${alarm.since_s} /></td>
           <td><${Action} role="operate" model=${model} label="Clear" effect="This alarm is cleared. The feature is watched for from now on, and raises another one if it is still off."
             run=${() => command("drift.clear", { model, feature: alarm.size.feature, version: alarm.version })} /></td></tr>`} />
-        ${alarmed.slice(0, 1).map((model) => html`<${Lacking} role="operate" model=${model.name} />`)}`
-      : html`<p class="dim">An alarm stands when rows are proven to look unlike those that a version was built with, until a person clears it.</p>`}</section>`;
+        ${alarmed.slice(0, 1).map((model) => html`<${Lacking} role="operate" model=${model.name} />`)}`}
+    ${!stand && html`<p class="dim">An alarm stands when rows are proven to look unlike those that a version was built with, or its answers to be worse, until a person clears it.</p>`}</section>`;
 }
 
 function Search({ model, asked }) {

@@ -18,7 +18,8 @@ export function Batch({ name }) {
   const runs = useRuns(name, mark, last && OPEN.has(last.state));
   if (!row) return html`<${Nothing} kind="batch" name=${name} />`;
   const paused = row.wanted === "paused";
-  const newest = runs.answer?.runs[0];
+  const list = runs.answer && known(runs.answer.runs, last);
+  const newest = list?.[0];
   const schedule = told.answer?.schedule;
   const word = last && OPEN.has(last.state) ? last.state : newest?.state === "running" ? "running" : paused ? "paused" : (newest?.state ?? last?.state ?? "ready");
   return html`<h1>Batch <bdi>${name}</bdi> <${State} word=${word} /></h1>
@@ -30,9 +31,16 @@ export function Batch({ name }) {
     ${told.answer && html`<${Buttons} row=${row} spec=${told.answer.spec} newest=${newest} />`}
     ${newest && newest.state !== "published" && html`<${Progress} run=${newest} />`}
     ${[told, runs].map(({ refused }) => refused && html`<p class="refused">${refused.message}. <${Words} text=${refused.remedy} /></p>`)}
-    ${runs.answer && html`<${Runs} list=${runs.answer.runs} name=${name} model=${row.model} />`}
+    ${list && html`<${Runs} list=${list} name=${name} model=${row.model} />`}
     ${told.answer && html`<${Fires} name=${name} schedule=${schedule} by_hand=${told.answer.by_hand} /><${Document} spec=${told.answer.spec} />`}
     <p class="dim">The same in a terminal: <${Command} text=${`headrace batch status ${name}`} /></p>`;
+}
+
+// Whether a run in an object store goes on its ledger does not tell; the cluster knows of its own.
+function known([newest, ...older], last) {
+  if (!newest) return [];
+  const goes = newest.held === null && newest.state === "unfinished" && last && OPEN.has(last.state);
+  return [goes ? { ...newest, state: "running" } : newest, ...older];
 }
 
 // Its runs, from the ledgers beside its output: often while one goes on.

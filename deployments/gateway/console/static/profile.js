@@ -26,6 +26,7 @@ export function Profile({ sides }) {
   const first = told[0].about.profile;
   return html`<section aria-labelledby="profile"><h2 id="profile">Profile <span class="dim">what rows and answers looked like at the build</span></h2>
     ${told.map(({ number: version, about }) => about.profile.few && html`<p class="dim">Of version ${version} only ${about.profile.rows} rows were looked at: shares are rough.</p>`)}
+    ${told.map(({ number: version, about }) => about.profile.kept_back?.length > 0 && html`<p class="dim" key=${`kept ${version}`}>Redacted in version ${version}, as the model's document says: <bdi>${about.profile.kept_back.join(", ")}</bdi></p>`)}
     ${first.tensors.map((all) => shownOf(all, told)).map((tensor) => html`<h3 key=${`${tensor.side} ${tensor.name}`}>${tensor.side} <bdi>${tensor.name}</bdi> <span class="dim">${tensor.datatype}${tensor.features > tensor.shown.length ? `, ${tensor.shown.length} of ${tensor.features.toLocaleString("en")} features` : ""}</span></h3>
       <div class="shapes">${tensor.shown.map((feature) => html`<figure key=${feature.name}><figcaption><bdi>${feature.name}</bdi></figcaption>${told.map(({ number: version, about }) => {
         const same = sameIn(about, tensor)?.shown.find((each) => each.name === feature.name);

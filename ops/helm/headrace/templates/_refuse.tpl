@@ -11,8 +11,10 @@
 {{- if not (or $v.gateway.access $v.gateway.insecure) }}{{ fail "gateway.access: nothing says who may do what: give an Access document (docs/access.md), or set gateway.insecure: true, and whoever reaches it may score and see" }}{{ end }}
 {{- if eq (int $v.gateway.httpPort) (int $v.gateway.grpcPort) }}{{ fail "gateway.grpcPort: it is httpPort too: choose another" }}{{ end }}
 {{- include "headrace.refuseGroup" (dict "where" "gateway" "group" $v.gateway) }}
+{{- $some := false }}
 {{- range $name, $group := $v.workers }}
 {{- if $group.enabled }}
+{{- $some = true }}
 {{- if eq $name "gateway" }}{{ fail "workers.gateway: that is the gateways' own group: choose another name" }}{{ end }}
 {{- include "headrace.refuseGroup" (dict "where" (printf "workers.%s" $name) "group" $group) }}
 {{- if gt (int $group.gpus) 0 }}
@@ -23,7 +25,9 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if not $some }}{{ fail "workers: no group is enabled: no model could run anywhere, since head and gateways score nothing" }}{{ end }}
 {{- if and $v.networkPolicy.enabled $v.autoscaler.enabled (not $v.networkPolicy.apiServer) }}{{ fail "networkPolicy.apiServer: the autoscaler could not ask the API server: give its addresses (`kubectl get endpoints kubernetes`), e.g. [10.0.0.1/32], or set autoscaler.enabled: false" }}{{ end }}
+{{- if and $v.networkPolicy.enabled (not $v.networkPolicy.egress) }}{{ fail "networkPolicy.egress: no Pod could reach the store: list PostgreSQL, and Kafka, Redis and the object store where you have them" }}{{ end }}
 {{- if not (regexMatch "^[a-z]" (include "headrace.name" .)) }}{{ fail (printf "the release's name: %s would begin with a figure, which no Service may: choose another" (include "headrace.name" .)) }}{{ end }}
 {{- end }}
 

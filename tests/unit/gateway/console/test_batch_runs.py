@@ -14,8 +14,9 @@ from cluster.access.callers import EVERYTHING, Caller, Role, grant_of
 from cluster.errors import BadArtifact, BadInput, Forbidden, NotFound, Unauthenticated
 from deployments.gateway.console.batch_runs import BatchRuns, BatchRunSeen, Quarantine
 from deployments.gateway.console.node_loads import GpuLoad, NodeLoad, loads_of
+from deployments.gateway.console.nodes import nodes_in
 from deployments.gateway.console.version_about import share_interval
-from deployments.gateway.console.version_pages import VersionPages
+from deployments.gateway.console.version_pages import VersionPages, without
 from tests.support.gateway_fakes import FakeControl, table
 from tests.support.models import mlp_artifact
 
@@ -41,7 +42,7 @@ class Ledgers:
 
 
 class Control(FakeControl):
-    """One batch, of `digits`, and one version at that place."""
+    """One batch, of `digits`, and one version at that place, which is not stable."""
 
     def __init__(self, artifact: tuple[str, str] = ("", "")) -> None:
         super().__init__(table())
@@ -50,6 +51,10 @@ class Control(FakeControl):
     async def call(self, command: str, payload: dict[str, Any], caller: Caller | None = None) -> dict[str, Any]:
         if command == "feed.show":
             return {"model": "digits", "spec": {}}
+        if command == "model.show":
+            return {"versions": [{"version": 1}]}
+        if payload.get("version") is None:
+            raise NotFound("it has no stable version yet")
         uri, digest = self.artifact
         return {"artifact_uri": uri, "digest": digest, "payloads": {"redact": ["image"]}}
 
@@ -73,6 +78,24 @@ def test_all_who_look_share_one_look_and_rows_are_for_operators() -> None:
     asyncio.run(scene())
 
 
+def test_ledgers_that_could_not_be_made_are_made_when_they_are_asked_for_again() -> None:
+    tries = iter([MemoryError("no room for pyarrow"), None])
+
+    def make() -> Ledgers:
+        if (failed := next(tries)) is not None:
+            raise failed
+        return Ledgers()
+
+    runs = BatchRuns(Control(), make)
+
+    async def scene() -> None:
+        with pytest.raises(MemoryError):
+            await runs.runs("nightly", ALL)
+        assert (await runs.runs("nightly", ALL))["runs"][0]["run_id"] == "r1"
+
+    asyncio.run(scene())
+
+
 def test_a_version_is_read_once_and_what_failed_is_tried_again(tmp_path: Path) -> None:
     uri, digest, _ = mlp_artifact(tmp_path)
     control = Control((uri, "0" * 64))
@@ -92,6 +115,15 @@ def test_a_version_is_read_once_and_what_failed_is_tried_again(tmp_path: Path) -
     asyncio.run(scene())
 
 
+def test_a_profile_tells_nothing_of_what_is_redacted() -> None:
+    tensors = [{"name": name, "shown": [{"name": name, "top": [["Ann Li", 3]]}]} for name in ("image", "name", "scores")]
+    about = {"engine": "onnx", "profile": {"rows": 9, "tensors": tensors}}
+    told = without(about, ["name", "scores", "elsewhere"])
+    assert [tensor["name"] for tensor in told["profile"]["tensors"]] == ["image"]
+    assert told["profile"]["kept_back"] == ["name", "scores"]
+    assert (about["profile"]["tensors"], without(about, ())) == (tensors, about)
+
+
 @pytest.mark.parametrize(("share", "rows"), [(0.9, 100), (1.0, 30), (0.0, 30), (0.5, 1)])
 def test_an_interval_holds_as_often_as_it_says(share: float, rows: int) -> None:
     low, high = share_interval(share, rows)
@@ -100,6 +132,15 @@ def test_an_interval_holds_as_often_as_it_says(share: float, rows: int) -> None:
     for bound in {low, high} - {0.0, 1.0}:
         assert abs(share - bound) == pytest.approx(1.96 * np.sqrt(bound * (1 - bound) / rows), rel=1e-3)
     assert share_interval(0.3, 0) == (0.0, 1.0)
+
+
+def test_a_node_that_was_asked_to_go_is_no_node_that_died() -> None:
+    def row(node: str, *, alive: bool = False, **more: object) -> dict[str, object]:
+        return {"NodeID": node, "Alive": alive, "NodeManagerAddress": "10.0.0.1", **more}
+
+    asked = [row(f"left{reason}", DeathReason=reason) for reason in (1, 3, 4)]
+    rows = [row("here", alive=True, DeathReason=0), *asked, row("lost", DeathReason=2), row("unknown")]
+    assert [(node.id, node.alive) for node in nodes_in(rows, {})] == [("here", True), ("lost", False), ("unknown", False)]
 
 
 def test_loads_are_those_of_the_nodes_that_are_measured() -> None:

@@ -40,11 +40,11 @@ class _Control:
 
 
 class _Operations:
-    """Notes what it is asked to do. `changed`: the stream stands elsewhere than a plan says."""
+    """Notes what it is asked to do. `changed`: the stream stands elsewhere than a plan says; `busy`: something is under way."""
 
     def __init__(self) -> None:
         self.done: list[tuple[Any, ...]] = []
-        self.changed = False
+        self.changed = self.busy = False
 
     async def dead_letters(self, stream: StreamDocument, before: tuple[LetterRange, ...], reason: str) -> DeadLetters:
         self.done.append(("letters", stream.name, before, reason))
@@ -54,6 +54,7 @@ class _Operations:
         raise NotFound("there is no such dead letter")
 
     async def replay(self, stream: StreamDocument, choice: LetterChoice, replay: str, by: str) -> StreamMove:
+        self._begin()
         self.done.append(("replay", choice.ranges, by))
         return StreamMove(id=replay, kind="replay", by=by, state="running", words="", begun_s=0.0)
 
@@ -65,11 +66,16 @@ class _Operations:
             raise Conflict("partition in/0 stands elsewhere than when it was looked at")
 
     async def seek(self, stream: StreamDocument, plan: SeekPlan, by: str, stopped_s: float | None) -> StreamMove:
+        self._begin()
         self.done.append(("seek", plan, by, stopped_s))
         return StreamMove(id="s1", kind="seek", by=by, state="running", words="", begun_s=0.0)
 
     async def moves(self, stream: str) -> tuple[StreamMove, ...]:
         return ()
+
+    def _begin(self) -> None:
+        if self.busy:
+            raise Conflict("a replay is under way, begun by bob")
 
 
 class _Page:
@@ -127,6 +133,17 @@ def test_where_it_has_changed_nothing_is_stopped_or_moved(page: _Page, change: s
     with pytest.raises(Conflict):
         page.ask("seek", plan=PLAN.model_dump(), seen=seen)
     assert (page.operations.done, page.wanted) == ([], "running")
+
+
+def test_a_move_that_can_not_begin_stops_nothing_and_the_audit_says_so(page: _Page) -> None:
+    page.operations.busy = True
+    seen = page.ask("preview", to="latest")["seen"]
+    asked: dict[str, dict[str, Any]] = {"seek": {"plan": PLAN.model_dump(), "seen": seen}, "replay": CHOICE}
+    for question, words in asked.items():
+        with pytest.raises(Conflict, match="a replay is under way"):
+            page.ask(question, **words)
+        assert page.wanted == "running"
+        assert page.audit[-2:] == [(f"stream.{question}{end}", "home ann, in the console") for end in ("", " failed")]
 
 
 def test_who_may_only_view_counts_and_does_nothing_else(page: _Page) -> None:

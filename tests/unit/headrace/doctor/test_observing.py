@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import socket
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
 from headrace.doctor import on_node
 from headrace.doctor.artifacts import ask_artifact
-from headrace.doctor.nodes import NEIGHBOURS, addresses_for, in_order
+from headrace.doctor.nodes import NEIGHBOURS, addresses_for, disks_for, in_order
 from headrace.doctor.seen import MachineSeen, MemberSeen
 from tests.support.models import mlp_artifact
 
@@ -35,6 +36,19 @@ def test_a_machine_tells_what_it_has_and_what_it_reaches(tmp_path: Path) -> None
     assert seen.taken == {port: True, 1: False}
     assert seen.disks[0].path == gone
     assert seen.disks[0].free_bytes > 0
+
+
+def test_the_home_has_to_be_writable_on_its_own_node_alone() -> None:
+    members = in_order([_row(number) for number in range(2)])
+    home = ("/home/ann/.headrace",)
+    assert [disks_for(member, home, members[1].id) for member in members] == [(), home]
+
+
+@pytest.mark.parametrize(("system", "looked_at"), [("Linux", True), ("Darwin", False)])
+def test_shared_memory_is_looked_at_where_ray_uses_it(monkeypatch: pytest.MonkeyPatch, system: str, looked_at: bool) -> None:
+    monkeypatch.setattr(platform, "system", lambda: system)
+    disks = MachineSeen.model_validate(on_node.machine((), (), (), (), ())).disks
+    assert any(disk.path.endswith("/shm") for disk in disks) is looked_at
 
 
 def test_nodes_are_asked_about_their_neighbours_and_the_head() -> None:
