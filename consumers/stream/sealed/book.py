@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 FRESH_S = 60.0  # so long after an erasure a worker may still have the key
 STALE_S = 600.0  # while the controller is away; then the stream waits for it
-AGAIN_S = 5.0  # so long it is not asked again: an answer that does not come takes seconds, for which the stream stands
+AGAIN_S = 30.0  # so long it is not asked again: an answer that does not come takes seconds, for which the stream stands
 MOST_KEYS = 50_000
 
 
