@@ -167,7 +167,7 @@ def test_the_controller_keeps_what_it_cannot_open_and_says_whom_it_forgot_by_a_p
 
 
 def test_the_command_erases_whom_its_input_names(
-    ring: KeyRing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     control = BrainControl()
     SubjectBook(control).open("subjects", "prod")
@@ -183,6 +183,17 @@ def test_the_command_erases_whom_its_input_names(
     book = SubjectBook(control)
     assert pseudonym == book.pseudonym("subjects", "ada")
     assert book.key_of("subjects", pseudonym) is None
+    private, public = new_hpke_pair()
+    write_once(tmp_path / "new.key", private)
+    (tmp_path / "new.pub").write_text(public)
+    assert main(["erase", "eve", "--key", "new"]) == ExitCode.OK
+    (tmp_path / "prod.key").unlink()  # what it ever sealed is lost, and the subjects that are left are not
+    book = SubjectBook(control)
+    assert [book.key_of("subjects", book.pseudonym("subjects", who)) is None for who in ("ada", "eve", "bob")] == [
+        True,
+        True,
+        False,
+    ]
     assert main(["erase", "bob", "--keys", "others"]) == ExitCode.NOT_FOUND
     assert main(["erase", ""]) == ExitCode.BAD_INPUT
 
