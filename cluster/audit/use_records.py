@@ -16,6 +16,7 @@ SILENT_S = 60.0  # processes that stay are heard of every few seconds
 EVERY_S = 60.0  # and tell their uses so often
 FORGOTTEN_S = 3600.0  # nobody sends a report again after so long
 GONE_S = 86_400.0  # nor does one that does not stay: where it was killed, nobody says that it has ended
+CUT_OFF_S = 7 * 86_400.0  # one that fell silent may be back, and have nothing to tell for long
 FIRST_USES_MOST = 20_000
 TOLD_APART = 20  # versions, doors and outcomes of one caller and model in one record
 
@@ -38,7 +39,8 @@ def record_uses(state: State, report: UseReport, now_s: float) -> UsesTold:
     events += seen
     events += _records(report, now_s)
     tellers = {source: teller for source, teller in state.tellers.items() if _may_send_again(teller, now_s)}
-    tellers[report.source] = Teller(report.sequence, report.where, report.ended_s, report.stays, report.last)
+    stays = report.stays and not report.last
+    tellers[report.source] = Teller(report.sequence, report.where, report.ended_s, stays, report.last)
     return UsesTold(replace(state, tellers=tellers, first_uses=first_uses), tuple(events))
 
 
@@ -62,8 +64,8 @@ def record_gaps(state: State, heard: Mapping[str, float], since_s: float, now_s:
 
 
 def _may_send_again(teller: Teller, now_s: float) -> bool:
-    if teller.stays and not teller.ended:
-        return True
+    if teller.stays:
+        return not teller.ended or now_s - teller.until_s < CUT_OFF_S
     return now_s - teller.until_s < (FORGOTTEN_S if teller.ended else GONE_S)
 
 

@@ -164,6 +164,17 @@ def test_a_process_that_a_restored_store_does_not_know_is_told_too(brain: Brain)
     assert len(recorded(brain, "used")) == 2
 
 
+def test_one_that_was_cut_off_for_hours_is_still_known(brain: Brain) -> None:
+    brain.controller.push(ONE)
+    brain.tick(30, each_s=4)
+    brain.clock.now_s += 20_000
+    brain.controller.push(replace(ONE, source="s2", ended_s=brain.clock.now_s))
+    brain.controller.push(ONE)  # its answer was lost as the line was
+    brain.controller.push(replace(ONE, sequence=2, ended_s=brain.clock.now_s))
+    assert [one["event"] for one in recorded(brain, "audit gap", "audit gap closed")] == ["audit gap", "audit gap closed"]
+    assert len(recorded(brain, "used")) == 3 * 2
+
+
 def test_runs_that_were_killed_are_forgotten_in_time(brain: Brain) -> None:
     for number in range(5):
         brain.controller.push(replace(ONE, source=f"job {number}", stays=False))
