@@ -273,7 +273,7 @@ class Controller:
             except Unreachable as trouble:
                 self._troubles.note(_AUDIT, str(trouble))
             else:
-                self._trail.saved(told)
+                self._trail.due_saved(told)
                 self._troubles.note(_AUDIT, "")
 
     def _record_refusal(self, command: str, payload: dict[str, Any], caller: Caller, error: HeadraceError) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import binascii
 import json
 import struct
+import textwrap
 import traceback
 import zipfile
 import zlib
@@ -54,15 +55,19 @@ def kind_and_words(error: BaseException) -> str:
 
 def trace_of(error: BaseException) -> str:
     """Python's trace with all that caused it, the texts of errors told as `words_of` does. Ends with a line's end."""
+    return _trace(error, set())
+
+
+def _trace(error: BaseException, seen: set[int]) -> str:
+    """Of those that were not `seen`."""
     parts: list[str] = []
-    seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
         seen.add(id(current))
         cause, context = current.__cause__, None if current.__suppress_context__ else current.__context__
         earlier = cause or context
         joint = "" if earlier is None or id(earlier) in seen else _BECAUSE if cause is not None else _MEANWHILE
-        parts.append(joint + _frames(current.__traceback__) + _last_line(current))
+        parts.append(joint + _frames(current.__traceback__) + _last_line(current, seen))
         current = earlier
     return "".join(reversed(parts))
 
@@ -71,13 +76,12 @@ def _frames(trace: TracebackType | None) -> str:
     return "Traceback (most recent call last):\n" + "".join(traceback.format_tb(trace)) if trace is not None else ""
 
 
-def _last_line(error: BaseException) -> str:
+def _last_line(error: BaseException, seen: set[int]) -> str:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
     text = _safe_text(error, whole=True)
-    inner = (
-        "".join(f"  within it: {_last_line(one)}" for one in error.exceptions) if isinstance(error, BaseExceptionGroup) else ""
-    )
+    group = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    inner = "".join(textwrap.indent(f"within it: {_trace(one, seen)}", "  ") for one in group if id(one) not in seen)
     return f"{name}: {text}\n{inner}" if text else f"{name}\n{inner}"
 
 

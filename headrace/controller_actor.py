@@ -48,6 +48,7 @@ LONG_POLLS = 5_000  # calls at a time; each scorer has one long poll under way
 FLEET = "deployments.serving.fleet:ServeFleet"
 FEEDS = "consumers.stream.serving.feed:ServeStreams"
 JOBS = "consumers.batch.schedule.jobs:RayJobs"
+STARTING = Unreachable("it is starting", where="controller", remedy="try again in a few seconds")
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class ControllerActor:
         self._store_url = store_url
         self._fleet, self._feeds, self._jobs = _made(fleet), _made(feeds), _made(jobs)
         self._controller: Controller | None = None
-        self._trouble: HeadraceError = Unreachable("it is starting", where="controller", remedy="try again in a few seconds")
+        self._trouble: HeadraceError = STARTING
         self._fenced = False
         self._announced = NOTHING  # the last table that the long polls were woken for
         self._wake = threading.Event()
@@ -87,8 +88,8 @@ class ControllerActor:
         threading.Thread(target=self._run, name="controller", daemon=True).start()
 
     async def about(self) -> dict[str, Any]:
-        """Which store it keeps and which process it is."""
-        return {"store": self._store_url, "pid": os.getpid()}
+        """Which store it keeps, which process it is, and whether it rests."""
+        return {"store": self._store_url, "pid": os.getpid(), "rests": self._rests_until_s is not None}
 
     async def routes(self, after: Stamp, timeout_s: float) -> RouteTable | TableChange | HeadraceError:
         """See `ControlPlane.routes`; to who has the table of `after`, only what has changed since."""
@@ -116,6 +117,11 @@ class ControllerActor:
         self._rests_until_s = time.monotonic() + REST_MOST_S
         await asyncio.to_thread(self._turns.acquire)
         self._turns.release()
+
+    async def go_on(self) -> None:
+        """Takes up its work again: who had it rest has not ended it, and somebody wants it."""
+        self._trouble, self._rests_until_s = STARTING, None
+        self._wake.set()
 
     async def push(self, told: Told) -> HeadraceError | None:
         """See `ControlPlane.push`."""
@@ -171,7 +177,8 @@ class ControllerActor:
             _log.exception("the controller's tick failed")
 
     def _rested(self) -> bool:
-        return self._rests_until_s is not None and time.monotonic() > self._rests_until_s
+        until_s = self._rests_until_s
+        return until_s is not None and time.monotonic() > until_s
 
     def _open(self) -> Controller:
         store = SqlStore(self._store_url)
@@ -308,6 +315,8 @@ def _trouble_of(actor: Any, settings: Settings, timeout_s: float) -> HeadraceErr
                 where=without_password(settings.store_url),
                 remedy="use that one's HEADRACE_HOME or HEADRACE_STORE_URL, or another Ray",
             )
+        if about.get("rests"):  # a `headrace down` was interrupted, or took too long on a Ray that is not its own
+            ray.get(actor.go_on.remote(), timeout=ask_s)
         answer = ray.get(actor.call.remote("status", {}), timeout=ask_s)
         while isinstance(answer, Unreachable) and time.monotonic() < until:
             answer = ray.get(actor.routes.remote(NOTHING, TICK_S), timeout=ask_s)

@@ -40,6 +40,7 @@ class RefusalBook:
     def __init__(self) -> None:
         self._began_s = 0.0
         self._kinds: dict[Refusal, _Again] = {}
+        self._is_over = False  # the minute, as `due` saw it last
 
     def note(self, refusal: Refusal, now_s: float) -> AuditEvent | None:
         """The record to write now; None for what is only counted."""
@@ -60,14 +61,15 @@ class RefusalBook:
 
     def due(self, now_s: float) -> tuple[AuditEvent, ...]:
         """Records of what came again, once the minute is over; they stay due until `written`."""
-        if not self._kinds or 0 <= now_s - self._began_s < WINDOW_S:
+        self._is_over = bool(self._kinds) and not 0 <= now_s - self._began_s < WINDOW_S
+        if not self._is_over:
             return ()
         return tuple(_record(refusal, again, now_s) for refusal, again in self._kinds.items() if again.times)
 
-    def written(self, now_s: float) -> None:
-        """What was due is saved: a new minute begins."""
-        if self._kinds and not 0 <= now_s - self._began_s < WINDOW_S:
-            self._kinds = {}
+    def written(self) -> None:
+        """What `due` gave last is saved: a new minute begins where that one was over."""
+        if self._is_over:
+            self._kinds, self._is_over = {}, False
 
     def _count(self, refusal: Refusal, now_s: float) -> None:
         again = self._kinds.setdefault(refusal, _Again(0, now_s, now_s))

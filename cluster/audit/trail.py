@@ -16,7 +16,7 @@ from cluster.watch.catalogue import AUDIT_GAPS, FIRST_USES, REFUSED_COMMANDS
 
 
 class AuditTrail:
-    """Used under the controller's lock, which saves what is told here, and then says so by `saved`."""
+    """Used under the controller's lock, which saves what is told here, and then says so by `saved` or `due_saved`."""
 
     def __init__(self, clock: Callable[[], float], metrics: MetricsBook, signer: AuditSigner | None) -> None:
         self._clock, self._metrics = clock, metrics
@@ -49,9 +49,13 @@ class AuditTrail:
             return UsesTold(replace(told.state, audit_key=self._key), events)
         return UsesTold(told.state, events)
 
+    def due_saved(self, told: UsesTold) -> None:
+        """What `due` gave is in the store."""
+        self._refusals.written()
+        self.saved(told)
+
     def saved(self, told: UsesTold) -> None:
-        """It is in the store."""
-        self._refusals.written(self._clock())
+        """What `used` gave is in the store."""
         for event in told.events:
             if event.event == GAP:
                 self._metrics.add(AUDIT_GAPS, 1)

@@ -15,6 +15,8 @@ from cluster.watch.catalogue import RequestOutcome
 SILENT_S = 60.0  # processes that stay are heard of every few seconds
 EVERY_S = 60.0  # and tell their uses so often
 FORGOTTEN_S = 3600.0  # nobody sends a report again after so long
+GONE_S = 86_400.0  # nor does one that does not stay: where it was killed, nobody says that it has ended
+CUT_OFF_S = 7 * 86_400.0  # one that fell silent may be back, and have nothing to tell for long
 FIRST_USES_MOST = 20_000
 TOLD_APART = 20  # versions, doors and outcomes of one caller and model in one record
 
@@ -32,14 +34,13 @@ def record_uses(state: State, report: UseReport, now_s: float) -> UsesTold:
     known = state.tellers.get(report.source)
     if known is not None and report.sequence <= known.sequence:
         return UsesTold(state)
-    events = list(_of_what_is_missing(known, report, now_s)) if known is not None else []
+    events = _of_what_is_missing(known, report, now_s)
     first_uses, seen = _first_uses(state, report, now_s)
     events += seen
     events += _records(report, now_s)
-    tellers = {
-        source: teller for source, teller in state.tellers.items() if not teller.ended or now_s - teller.until_s < FORGOTTEN_S
-    }
-    tellers[report.source] = Teller(report.sequence, report.where, report.ended_s, report.stays, report.last)
+    tellers = {source: teller for source, teller in state.tellers.items() if _may_send_again(teller, now_s)}
+    stays = report.stays and not report.last
+    tellers[report.source] = Teller(report.sequence, report.where, report.ended_s, stays, report.last)
     return UsesTold(replace(state, tellers=tellers, first_uses=first_uses), tuple(events))
 
 
@@ -62,7 +63,22 @@ def record_gaps(state: State, heard: Mapping[str, float], since_s: float, now_s:
     return UsesTold(replace(state, tellers={**state.tellers, **ended}), tuple(events))
 
 
-def _of_what_is_missing(known: Teller, report: UseReport, now_s: float) -> list[AuditEvent]:
+def _may_send_again(teller: Teller, now_s: float) -> bool:
+    if teller.stays:
+        return not teller.ended or now_s - teller.until_s < CUT_OFF_S
+    return now_s - teller.until_s < (FORGOTTEN_S if teller.ended else GONE_S)
+
+
+def _of_what_is_missing(known: Teller | None, report: UseReport, now_s: float) -> list[AuditEvent]:
+    if known is None and report.sequence > 1:
+        # Each of them was of a minute, or longer.
+        why, from_s = (
+            f"this store knows nothing of its first {report.sequence - 1} reports",
+            report.began_s - EVERY_S * (report.sequence - 1),
+        )
+        return [_gap(now_s, report.where, why, from_s)]
+    if known is None:
+        return []
     if report.sequence > known.sequence + 1:
         missing = report.sequence - known.sequence - 1
         return [_gap(now_s, report.where, f"{missing} of its reports are not in this store", known.until_s)]

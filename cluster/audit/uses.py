@@ -54,7 +54,7 @@ class UseReport:
 class Teller:
     """What is remembered of a process that tells uses: the number of its last report that is recorded, and until when all is.
 
-    `ended`: it has said so, or its silence was recorded.
+    `ended`: its silence was recorded; of one that does not stay (any more), that it has said so.
     """
 
     sequence: int

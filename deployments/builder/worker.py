@@ -13,12 +13,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cluster import errors
 from cluster.error_wire import from_wire, to_wire
+from cluster.foreign import trace_of
 
 LOG_LINES = 12
 
@@ -40,7 +42,7 @@ def run_worker(
     `what` names the step in errors. `show` is told each line that it prints.
 
     Its output is appended to `log`; `extra` is the one of Headrace's extras that it needs. Raises the error that the worker
-    answered, or BadInput with its last lines where it died.
+    answered, whose trace is in the log and a note of it, or BadInput with its last lines where it died.
     """
     with tempfile.TemporaryDirectory(prefix="headrace-step-") as scratch:
         question, answer = Path(scratch) / "job.json", Path(scratch) / "answer.json"
@@ -83,6 +85,10 @@ def run_worker(
         found: dict[str, Any] = json.loads(answer.read_text())
     failure = from_wire(found.get("error"))
     if failure is not None:
+        if trace := found.get("trace", ""):
+            with log.open("a", encoding="utf-8") as output_text:
+                output_text.write(trace)
+            failure.add_note(trace)
         raise failure
     return found
 
@@ -93,10 +99,16 @@ def serve(step: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     try:
         found = step(json.loads(question.read_text()))
     except errors.HeadraceError as error:
-        found = {"error": to_wire(error)}
+        found = {"error": to_wire(error), "trace": _traced(error)}
     partial = answer.with_suffix(".partial")
     partial.write_text(json.dumps(found))
     partial.rename(answer)
+
+
+def _traced(error: errors.HeadraceError) -> str:
+    """Where it came from. What the libraries said is in it only where its user has asked for that: they quote rows."""
+    wanted = os.environ.get("HEADRACE_DEBUG", "") not in ("", "0")
+    return "".join(traceback.format_exception(error)) if wanted else trace_of(error)
 
 
 def _import_path() -> str:

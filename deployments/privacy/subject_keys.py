@@ -34,8 +34,9 @@ class SubjectKeys:
         return cls(secrets.token_bytes(_KEY_BYTES), {(0, 0): secrets.token_bytes(_KEY_BYTES)})
 
     def pseudonym(self, subject: str) -> str:
-        """32 hex digits: the same for the same subject, and telling nothing of it without `naming`."""
-        return hmac.digest(self.naming, subject.encode(), "sha256").hex()[:_PSEUDONYM_DIGITS]
+        """32 hex digits: the same for the same subject, and telling nothing of it without `naming`. Bytes that are no text stand
+        in `subject` as Python escapes them (`surrogateescape`)."""
+        return hmac.digest(self.naming, subject.encode("utf-8", "surrogateescape"), "sha256").hex()[:_PSEUDONYM_DIGITS]
 
     def key_of(self, pseudonym: str) -> bytes | None:
         """The subject's key, 32 bytes; None where it was destroyed. Takes some 0.1 ms."""

@@ -70,7 +70,7 @@ def verify(folder: Path, key: str, others: tuple[Path, ...] = (), seen: Seen = _
 def records(folder: Path) -> Iterator[tuple[int, str]]:
     """The number and the stored text of every record, in order. Raises BadArtifact where a line is not what its record says."""
     for file in sorted(folder.glob("audit-*.jsonl")):
-        for at, line in enumerate(_text(file).splitlines(), 1):
+        for at, line in enumerate(_lines(file), 1):
             where = f"{file}:{at}"
             try:
                 told = orjson.loads(line)
@@ -120,6 +120,18 @@ def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"can't be read: {type(error).__name__}", where=str(file), remedy="check the file and its rights"
-        ) from error
+        raise _unreadable(file, error) from error
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """Without their ends. What Unicode takes for one may stand within a line of JSON."""
+    try:
+        with file.open(encoding="utf-8", newline="\n") as reading:
+            for line in reading:
+                yield line.removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> BadInput:
+    return BadInput(f"can't be read: {type(error).__name__}", where=str(file), remedy="check the file and its rights")

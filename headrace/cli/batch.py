@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -85,9 +85,12 @@ def run_command(
         outputs=found.outputs,
     )
     day: date | None = as_of.date() if as_of else None
-    with _watching(name, as_json=as_json) as watch, _on_ray() as (workforce, control):
-        counting = _meter(control, name, spec, pinned).watching(watch)
-        manifest = begin(name, spec, pinned, workforce, as_of=day, fresh=fresh, watch=counting)
+    with (
+        _watching(name, as_json=as_json) as watch,
+        _on_ray() as (workforce, plane),
+        closing(_meter(plane, name, spec, pinned)) as meter,  # of a run that fails, too, it tells what was scored
+    ):
+        manifest = begin(name, spec, pinned, workforce, as_of=day, fresh=fresh, watch=meter.watching(watch))
     _print_done(manifest, as_json=as_json)
 
 
@@ -256,10 +259,13 @@ def _fires_table(schedule: ScheduleView) -> Table:
 
 
 def _resume(name: str, spec: BatchSpec, *, as_json: bool) -> None:
-    with _watching(name, as_json=as_json) as watch, _on_ray() as (workforce, control):
+    with ExitStack() as open_ones:
+        watch = open_ones.enter_context(_watching(name, as_json=as_json))
+        workforce, control = open_ones.enter_context(_on_ray())
         left = RunHistory(locate(spec.output.path)).unfinished()
         if left is not None:  # else it is told below that there is none
-            watch = _meter(control, name, left.record().spec, left.record().pinned).watching(watch)
+            meter = _meter(control, name, left.record().spec, left.record().pinned)
+            watch = open_ones.enter_context(closing(meter)).watching(watch)
         manifest = resume(name, spec.output.path, workforce, watch=watch)
     _print_done(manifest, as_json=as_json)
 

@@ -17,9 +17,10 @@ MOST_BYTES = 64 << 20  # of some ten thousand erased subjects
 
 
 class SubjectKeysAsked(Message):
-    """Which keys."""
+    """Which keys. To who has those of number `known`, and they stand, they are not told again."""
 
     name: str = _NAME
+    known: int = Field(default=0, ge=0)
 
 
 class SubjectKeysView(Message):
@@ -43,7 +44,8 @@ class ReplaceSubjectKeys(Command):
 
 def _show(at: Context, request: SubjectKeysAsked) -> CommandResult:
     known = at.state.subjects.get(request.name, NONE)
-    return CommandResult(at.state, SubjectKeysView(name=request.name, number=known.number, document=known.document))
+    document = known.document if known.number != request.known else ""
+    return CommandResult(at.state, SubjectKeysView(name=request.name, number=known.number, document=document))
 
 
 def _replace(at: Context, request: ReplaceSubjectKeys) -> CommandResult:

@@ -82,6 +82,9 @@ def _decoder(signature: Signature, given: StreamInput, schemas: Schemas | None) 
 def make_encoder(signature: Signature, given: StreamOutput, schemas: Schemas | None = None) -> Encoder:
     """The encoder for these outputs. Raises BadInput where the format can't carry them, Unreachable where a registry is away."""
     subject = f"{given.topic}-value"
+    wanted, names = given.encrypt.fields if given.encrypt is not None else (), [spec.name for spec in signature.outputs]
+    if unknown := sorted(set(wanted) - set(names)):
+        raise BadInput(f"the model has no output {unknown}", where="output.encrypt.fields", remedy=f"its outputs are {names}")
     match given.format:
         case Format.JSON:
             return JsonEncoder(signature.outputs)

@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 FRESH_S = 60.0  # so long after an erasure a worker may still have the key
 STALE_S = 600.0  # while the controller is away; then the stream waits for it
+AGAIN_S = 30.0  # so long it is not asked again: an answer that does not come takes seconds, for which the stream stands
 MOST_KEYS = 50_000
 
 
@@ -31,6 +32,7 @@ class _Known:
     number: int
     found: SubjectKeys
     looked_s: float
+    asked_s: float  # or asked for in vain
     of_subject: OrderedDict[str, bytes | None]
     names: OrderedDict[str, str]
 
@@ -77,23 +79,28 @@ class SubjectBook:
 
     def _fresh(self, keys: str) -> _Known:
         known, now_s = self._known.get(keys), self._clock()
-        if known is not None and now_s - known.looked_s < FRESH_S:
+        if known is not None and now_s - known.looked_s < (STALE_S if now_s - known.asked_s < AGAIN_S else FRESH_S):
             return known
         try:
-            view = SubjectKeysView.model_validate(self._call(SHOW.name, SubjectKeysAsked(name=keys)))
+            asked = SubjectKeysAsked(name=keys, known=known.number if known is not None else 0)
+            view = SubjectKeysView.model_validate(self._call(SHOW.name, asked))
             if known is not None and known.number == view.number:
-                known.looked_s = now_s
+                known.looked_s = known.asked_s = now_s
                 return known
             found, _ = open_subject_keys(view.document, keys, view.number, KeyRing.from_environment())
         except Unreachable:
             if known is None or now_s - known.looked_s >= STALE_S:
                 raise
+            known.asked_s = self._clock()
             return known
-        made = self._known[keys] = _Known(view.number, found, now_s, OrderedDict(), OrderedDict())
+        made = self._known[keys] = _Known(view.number, found, now_s, now_s, OrderedDict(), OrderedDict())
         return made
 
     def _call(self, command: str, request: SubjectKeysAsked | ReplaceSubjectKeys) -> object:
-        return asyncio.run(self._control.call(command, request.model_dump(mode="json")))
+        try:
+            return asyncio.run(self._control.call(command, request.model_dump(mode="json")))
+        except NotFound as error:  # of the command: keys that are not there have the number 0
+            raise must_hold(error) from error
 
 
 def _kept(of: OrderedDict[str, T], name: str, value: T) -> T:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from cluster.errors import BadInput, HeadraceError
+from cluster.errors import BadInput, HeadraceError, NotFound
 from consumers.stream.codecs.codec import Decoded, Decoder
 from consumers.stream.log.port import Header
 from consumers.stream.sealed.book import SubjectBook, must_hold
@@ -52,6 +52,9 @@ class OpeningDecoder:
             raise BadInput("it is not encrypted", where=field, remedy=remedy)
         try:
             key = self._subjects.key_of(*owner)
+        except NotFound:  # nobody makes them later, and a record that names what it likes must not hold all that come after it
+            what, remedy = "it is under keys that are not known here", "read it where it was encrypted, or restore the store"
+            raise BadInput(what, where=field, remedy=remedy) from None
         except HeadraceError as error:
             raise must_hold(error) from error
         if key is None:

@@ -257,7 +257,7 @@ class PlainModel:
                 f"the model fails on the rows: {told_by(error)}",
                 where="evaluate.data",
                 remedy="set it to a file of rows that it takes",
-            ) from None
+            ) from error
         return [encode_text(value) if value.dtype == np.object_ else value for value in answers]
 
 

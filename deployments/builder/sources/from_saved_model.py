@@ -51,7 +51,8 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
         try:
             found = function(**{old: tf.constant(batch[name]) for old, name in inputs_bound.names.items()})
         except (ValueError, TypeError, tf.errors.OpError) as error:
-            raise BadInput(f"the model fails on the rows: {told_by(error)}", where=folder, remedy="check evaluate.data") from None
+            remedy = "check evaluate.data; the build's log has the lines that failed"
+            raise BadInput(f"the model fails on the rows: {told_by(error)}", where=folder, remedy=remedy) from error
         return {new: found[old].numpy() for old, new in outputs_bound.names.items()}
 
     told = record(score, {spec.name: rows[spec.name] for spec in inputs}, job)

@@ -126,8 +126,8 @@ def _called(module: Callable[..., Any], feed: Sequence[torch.Tensor], where: str
         raise BadInput(
             f"the network fails on the rows: {told_by(error)}",
             where=where,
-            remedy="check the inputs' names, shapes and datatypes",
-        ) from None
+            remedy="check the inputs' names, shapes and datatypes; the build's log has the lines that failed",
+        ) from error
 
 
 def own_answers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from onnxruntime.quantization.registry import QDQRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from cluster.foreign import trace_of
 from deployments.builder.steps.row_scales import scale_by_row
 from deployments.builder.worker import serve
 from deployments.engines.arrays import load_arrays
@@ -76,6 +78,7 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
             source.rename(target)
             made[variant["target"]] = ""
         except Exception as error:  # noqa: BLE001  these tools raise whatever they like, and one variant's failure is not another's
+            sys.stderr.write(trace_of(error))  # to the build's log
             made[variant["target"]] = told_by(error)
     return {"made": made}
 

@@ -9,7 +9,9 @@ import typer
 from pydantic import BaseModel
 
 from cluster.errors import BadInput
+from deployments.keys.references import holder_of
 from deployments.keys.ring import KeyRing
+from deployments.privacy.parquet import keys_folder
 from headrace.cli.screens.output import AsJson, answers, print_json
 from headrace.client import ControlClient
 from headrace.erasing import erase
@@ -28,6 +30,9 @@ class Erased(BaseModel):
 def erase_command(
     subject: Annotated[str, typer.Argument(help="Whom: as the records' keys or header named him; `-` reads it from the input.")],
     keys: Annotated[str, typer.Option("--keys", help="Among which keys: `encrypt.keys` of the streams.")] = "subjects",
+    key: Annotated[
+        str, typer.Option("--key", help="Seal the keys that are left for this key-encryption key from now on; streams need it.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Destroy a data subject's key: its encrypted fields, wherever they lie, open no more.
@@ -41,8 +46,9 @@ def erase_command(
     whom = sys.stdin.readline().rstrip("\n") if subject == "-" else subject
     if not whom:
         raise BadInput("nobody is named", where="SUBJECT", remedy="name one as the records' keys do")
+    seal_for = holder_of(key, folder=keys_folder()) if key else None
     with ControlClient.from_environment() as client:
-        pseudonym = erase(whom, keys, KeyRing.from_environment(), client.subject_keys, client.replace_subject_keys)
+        pseudonym = erase(whom, keys, KeyRing.from_environment(), client.subject_keys, client.replace_subject_keys, seal_for)
     if as_json:
         print_json(Erased(keys=keys, subject=pseudonym))
     else:

@@ -66,6 +66,15 @@ def test_all_of_it_is_proven(told: tuple[Path, str]) -> None:
     assert len(list(folder.glob("audit-*.jsonl"))) == 2
 
 
+def test_names_with_what_unicode_takes_for_a_lines_end_are_proven_too(tmp_path: Path) -> None:
+    source = Source()
+    for number, end in enumerate(("\u2028", "\u2029", "\x85", "\x0b", "\r", "\n")):
+        source.brain.call("key.create", name=f"k{number}", id=f"{number:010d}", digest="0" * 64, actor=f"Ada{end}Byron")
+    exported = export(source, tmp_path)
+    found = verify(tmp_path, exported.key)
+    assert (found.unproven, found.records) == (0, exported.records)
+
+
 def line(folder: Path, number: int, change: Callable[[list[str], int], None]) -> None:
     """Changes the lines of the file that has the record of that number."""
     for file in sorted(folder.glob("audit-*.jsonl")):

@@ -106,8 +106,9 @@ def test_what_is_there_is_read_once(source: Source, tmp_path: Path, monkeypatch:
     export(source, tmp_path)
     source.act(2)
     read: list[Path] = []
-    text = verifying._text
+    text, lines = verifying._text, verifying._lines
     monkeypatch.setattr(verifying, "_text", lambda file: (read.append(file), text(file))[1])
+    monkeypatch.setattr(verifying, "_lines", lambda file: (read.append(file), lines(file))[1])
     export(source, tmp_path)
     assert len(read) == len(set(read)) == 2
 

@@ -12,7 +12,7 @@ from cluster.audit.uses import OTHERS
 from cluster.controller import Point
 from cluster.errors import BadInput, Forbidden, HeadraceError, NotFound, Unauthenticated, Unreachable
 from tests.support.brain import Brain
-from tests.unit.audit.test_uses import Full, recorded
+from tests.unit.audit.test_uses import ONE, Full, recorded
 
 TEAM = Caller("key team", (grant_of((Role.VIEW,)),)).by("http", b"192.0.2.7")
 SCALE = {"model": "digits", "replicas": 2}
@@ -45,6 +45,15 @@ def test_the_first_is_told_at_once_and_the_rest_after_a_minute(brain: Brain) -> 
     assert again[0]["detail"]["from_s"] == again[0]["detail"]["to_s"]  # the clock stood
     refused(brain, "model.scale", SCALE, TEAM, Forbidden)
     assert len(recorded(brain, "command refused")) == 3
+
+
+def test_a_report_of_uses_at_the_end_of_a_minute_does_not_forget_them(brain: Brain) -> None:
+    for _ in range(500):
+        refused(brain, "model.scale", SCALE, TEAM, Forbidden)
+    brain.clock.now_s += 61
+    brain.controller.push(ONE)  # before the tick that tells them
+    brain.tick()
+    assert [one["detail"]["times"] for one in recorded(brain, "command refused")] == [1, 499]
 
 
 def test_what_was_sent_is_not_in_it(brain: Brain) -> None:

@@ -152,6 +152,37 @@ def test_reports_that_a_restored_store_never_saw_are_told(brain: Brain) -> None:
     assert gap["detail"]["why"] == "3 of its reports are not in this store"
 
 
+def test_a_process_that_a_restored_store_does_not_know_is_told_too(brain: Brain) -> None:
+    brain.controller.push(replace(ONE, sequence=7, began_s=900.0, ended_s=960.0))
+    (gap,) = recorded(brain, "audit gap")
+    assert gap["detail"] == {
+        "process": "gateway 7",
+        "why": "this store knows nothing of its first 6 reports",
+        "from_s": 540.0,
+        "to_s": brain.clock.now_s,
+    }
+    assert len(recorded(brain, "used")) == 2
+
+
+def test_one_that_was_cut_off_for_hours_is_still_known(brain: Brain) -> None:
+    brain.controller.push(ONE)
+    brain.tick(30, each_s=4)
+    brain.clock.now_s += 20_000
+    brain.controller.push(replace(ONE, source="s2", ended_s=brain.clock.now_s))
+    brain.controller.push(ONE)  # its answer was lost as the line was
+    brain.controller.push(replace(ONE, sequence=2, ended_s=brain.clock.now_s))
+    assert [one["event"] for one in recorded(brain, "audit gap", "audit gap closed")] == ["audit gap", "audit gap closed"]
+    assert len(recorded(brain, "used")) == 3 * 2
+
+
+def test_runs_that_were_killed_are_forgotten_in_time(brain: Brain) -> None:
+    for number in range(5):
+        brain.controller.push(replace(ONE, source=f"job {number}", stays=False))
+    brain.clock.now_s += 90_000
+    brain.controller.push(replace(ONE, source="job 5", stays=False, ended_s=brain.clock.now_s))
+    assert set(brain.store.load().tellers) == {"job 5"}
+
+
 def test_a_process_tells_once_a_minute_and_at_its_end() -> None:
     clock = Minute()
     log = UseLog("s", clock)

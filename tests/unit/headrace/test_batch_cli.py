@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import httpx
@@ -15,7 +16,8 @@ import headrace.cli.batch as cli
 from cluster.commands.feeds import FeedList, FeedView, FireView, ScheduleView
 from cluster.commands.versions import VersionView
 from cluster.control_plane import ControlPlane
-from consumers.batch.run import Workforce
+from cluster.errors import NoCapacity
+from consumers.batch.run import RunProgress, Watcher, Workforce
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.spec import BatchSpec
 from deployments.control.fake_control import FakeControlPlane
@@ -158,6 +160,32 @@ def test_what_the_cluster_runs_is_cancelled(capsys: pytest.CaptureFixture[str]) 
 def test_failures_are_one_message_and_make_nothing(tmp_path: Path, words: list[str], code: ExitCode) -> None:
     assert main(["batch", *words]) == code
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("word", ["run", "resume"])
+def test_the_audit_has_what_a_run_that_failed_has_scored(
+    spec: BatchSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    control = FakeControlPlane(FakeFleet())
+
+    @contextmanager
+    def on_ray() -> Iterator[tuple[Workforce, ControlPlane]]:
+        yield inline_workforce(engine_scorer), control
+
+    def fails(*_: Any, watch: Watcher, **__: Any) -> None:
+        for done in (0, 100):
+            watch(RunProgress(3, done // 100, 300, done, 0, None, None))
+        raise NoCapacity("the disk is full", where="here", remedy="make room")
+
+    record = SimpleNamespace(spec=spec, pinned=digits_pin(tmp_path / "other"))
+    monkeypatch.setattr(cli, "_on_ray", on_ray)
+    monkeypatch.setattr(cli, {"run": "begin"}.get(word, word), fails)
+    monkeypatch.setattr(cli.RunHistory, "unfinished", lambda _: SimpleNamespace(record=lambda: record))
+    assert main(["batch", word, "digits"]) == ExitCode.UNAVAILABLE
+    documents = [json.loads(one.document) for one in control.controller._store.audit_records(0, 100)]
+    assert [(one["event"], one["actor"], one["detail"].get("rows")) for one in documents if one["event"] == "used"] == [
+        ("used", "batch digits", 100)
+    ]
 
 
 def test_a_file_instead_of_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

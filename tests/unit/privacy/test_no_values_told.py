@@ -380,3 +380,17 @@ def onnx_engine(folder: Path, kind: str) -> tuple[Any, dict[str, Any]]:
     file.write_bytes(model.SerializeToString())
     signature = Signature(inputs=(spec,), outputs=(TensorSpec(name="y", datatype=Datatype.FP32, shape=(-1,)),))
     return OnnxEngine(file, signature, threads=1, gpus=0), tensors
+
+
+def test_a_group_tells_where_each_of_its_errors_came_from() -> None:
+    """Tasks that end together raise one: without the frames within it nobody would find what failed."""
+    inner = raised_by(in_vain, OSError(98, "Address already in use"))
+    told = trace_of(raised_by(_fails_with, ExceptionGroup("unhandled errors", [inner, ExceptionGroup("more", [inner])])))
+    assert told.count("in in_vain") == 1
+    assert told.index("Address already in use") < told.index("in in_vain")
+    assert "_fails_with" in told
+    assert TEXT not in told
+
+
+def _fails_with(error: Exception) -> None:
+    raise error

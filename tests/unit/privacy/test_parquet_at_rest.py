@@ -15,7 +15,10 @@ from cluster.errors import Forbidden, NotFound
 from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.watch.payloads import PayloadFiles
 from consumers.batch.run import begin
+from consumers.batch.write.publish import _rows_of
+from consumers.batch.write.records import OutputFile
 from consumers.payload_replay.recorded import payload_files, recorded
+from deployments.artifacts.places import locate
 from deployments.keys.hpke_key import new_hpke_pair
 from deployments.keys.ring import VARIABLE
 from deployments.keys.secret_file import write_once
@@ -94,6 +97,21 @@ def test_the_public_half_alone_writes(tmp_path: Path, keys: Path) -> None:
         pq.ParquetFile(tmp_path / "x.parquet", decryption_properties=decryption())
     os.environ[VARIABLE] = f"file:{tmp_path / 'elsewhere.key'}"
     assert pq.ParquetFile(tmp_path / "x.parquet", decryption_properties=decryption()).read()["x"].to_pylist() == [1]
+
+
+def test_a_batch_is_published_with_the_public_half_alone(tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows(tmp_path / "in/a.parquet")
+    (keys / "prod.key").rename(tmp_path / "elsewhere.key")
+    manifest = echo(tmp_path / "in", tmp_path / "out", output={"encrypt": "prod", "columns": {"y": "y"}})
+    assert (manifest.written, manifest.quarantined) == (2, 1)
+    monkeypatch.setenv(VARIABLE, f"file:{tmp_path / 'elsewhere.key'}")
+    (file,) = files_below(tmp_path / "out")
+    assert pq.ParquetFile(file, decryption_properties=decryption()).read()["y"].to_pylist() == [1.0, 3.0]
+    # One that was cut off is found by its size.
+    torn = OutputFile(file.name, 2, file.stat().st_size + 1, "")
+    monkeypatch.setenv(VARIABLE, f"file:{tmp_path / 'nowhere'}")
+    parquet._factory.cache_clear()
+    assert _rows_of(locate(str(file)), torn) == 0
 
 
 def test_a_payload_log_and_its_replay(tmp_path: Path) -> None:

@@ -23,10 +23,11 @@ from cluster.commands.privacy.subjects import REPLACE, SHOW, ReplaceSubjectKeys,
 from cluster.control_plane import Told
 from cluster.errors import BadArtifact, BadInput, Conflict, Forbidden, NotFound, Unreachable
 from cluster.routing.routes import EMPTY, RouteTable, Stamp
+from consumers.stream.codecs.formats import Codecs
 from consumers.stream.log.memory_log import MemoryBroker, MemoryLog, Stored
 from consumers.stream.loop import Loop
 from consumers.stream.replay.conditions import spec_of_replay
-from consumers.stream.sealed.book import FRESH_S, STALE_S, SubjectBook
+from consumers.stream.sealed.book import AGAIN_S, FRESH_S, STALE_S, SubjectBook
 from consumers.stream.spec import StreamSpec
 from deployments.engines.datatypes import Array
 from deployments.keys.hpke_key import new_hpke_pair
@@ -64,6 +65,7 @@ class BrainControl:
     def __init__(self) -> None:
         self.brain = Brain()
         self.away = False
+        self.calls = 0
 
     async def routes(self, after: Stamp, timeout_s: float) -> RouteTable:
         return EMPTY
@@ -72,6 +74,7 @@ class BrainControl:
         raise AssertionError("nothing is pushed here")
 
     async def call(self, command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any]:
+        self.calls += 1
         if self.away:
             raise Unreachable("the controller is away", where="test", remedy="wait")
         return self.brain.controller.call(command, payload, caller)
@@ -164,7 +167,7 @@ def test_the_controller_keeps_what_it_cannot_open_and_says_whom_it_forgot_by_a_p
 
 
 def test_the_command_erases_whom_its_input_names(
-    ring: KeyRing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     control = BrainControl()
     SubjectBook(control).open("subjects", "prod")
@@ -180,6 +183,17 @@ def test_the_command_erases_whom_its_input_names(
     book = SubjectBook(control)
     assert pseudonym == book.pseudonym("subjects", "ada")
     assert book.key_of("subjects", pseudonym) is None
+    private, public = new_hpke_pair()
+    write_once(tmp_path / "new.key", private)
+    (tmp_path / "new.pub").write_text(public)
+    assert main(["erase", "eve", "--key", "new"]) == ExitCode.OK
+    (tmp_path / "prod.key").unlink()  # what it ever sealed is lost, and the subjects that are left are not
+    book = SubjectBook(control)
+    assert [book.key_of("subjects", book.pseudonym("subjects", who)) is None for who in ("ada", "eve", "bob")] == [
+        True,
+        True,
+        False,
+    ]
     assert main(["erase", "bob", "--keys", "others"]) == ExitCode.NOT_FOUND
     assert main(["erase", ""]) == ExitCode.BAD_INPUT
 
@@ -211,6 +225,33 @@ def test_while_the_controller_is_away_keys_last_for_a_while(ring: KeyRing) -> No
     clock.now_s += 1
     with pytest.raises(Unreachable):
         book.pseudonym("subjects", "ada")
+
+
+def test_a_controller_that_is_away_is_not_asked_for_every_record(ring: KeyRing) -> None:
+    control, clock = BrainControl(), Clock()
+    book = SubjectBook(control, clock)
+    book.open("subjects", "prod")
+    control.away, control.calls = True, 0
+    clock.now_s += FRESH_S
+    names = [book.pseudonym("subjects", f"subject {i}") for i in range(100)]
+    assert control.calls == 1
+    clock.now_s += AGAIN_S
+    assert all(book.key_of("subjects", name) for name in names)
+    assert control.calls == 2
+    control.away = False
+    clock.now_s += AGAIN_S
+    control.erase("subject 1", ring)
+    assert book.key_of("subjects", names[1]) is None
+
+
+def test_keys_that_are_known_are_not_sent_again(ring: KeyRing) -> None:
+    control = BrainControl()
+    SubjectBook(control).open("subjects", "prod")
+    whole, same = (control.brain.call(SHOW.name, name="subjects", known=known) for known in (0, 1))
+    assert (whole["number"], same["number"], same["document"]) == (1, 1, "")
+    assert whole["document"]
+    control.erase("ada", ring)
+    assert control.brain.call(SHOW.name, name="subjects", known=1)["document"]
 
 
 class Clock:
@@ -316,23 +357,42 @@ def test_fields_that_come_encrypted_are_scored_and_stay_so_in_dead_letters(ring:
             sealed(ADA, b'["7315"]'),
             his[:-9],
             "a",
+            his.replace("subjects/", "of-nobody/"),
         ]
         for value in [hers, his, *wrong]:
             put(broker, value)
-        until(lambda: len(out) == 2 and len(dead) == 6)
+        until(lambda: len(out) == 2 and len(dead) == 7)
         control.erase(ADA.decode(), ring)
         clock.now_s += FRESH_S
         put(broker, hers)
         put(broker, his)
-        until(lambda: len(out) == 3 and len(dead) == 7)
+        until(lambda: len(out) == 3 and len(dead) == 8)
     assert [orjson.loads(record.value or b"")["sum"] for record in out] == [[6.0], [15.0], [15.0]]
     assert [orjson.loads(record.value or b"")["x"] for record in dead] == [*wrong, hers]  # as they came
     assert all("headrace.label_key" in dict(record.headers) for record in out)  # they are in clear, as the answers are
     told = [reason(record) for record in dead]
     assert not any("7315" in each for each in told)
-    assert ["not encrypted" in each for each in told] == [True, False, False, False, False, True, False]
+    assert ["not encrypted" in each for each in told] == [True, False, False, False, False, True, False, False]
+    assert "keys that are not known here" in told[6]
     assert "does not open" in told[1]
     assert ("was erased" in told[-1]) is (erased == "dead_letter")
+
+
+def test_a_key_that_is_no_text_is_a_subject_too(ring: KeyRing) -> None:
+    control = BrainControl()
+    who = b"\x00\x00\x00\xff"
+    with running(spec_of(output={"encrypt": {"fields": ["sum"], "key": "prod"}}), SubjectBook(control)) as broker:
+        put(broker, [1, 2, 3], key=who)
+        until(lambda: len(broker.topics["out"][0]) == 1)
+    owner = owner_of(orjson.loads(broker.topics["out"][0][0].value or b"")["sum"])
+    assert owner == ("subjects", control.erase(who.decode("utf-8", "surrogateescape"), ring))
+    assert not broker.topics["dead"][0]
+
+
+def test_a_field_that_is_no_output_is_told() -> None:
+    spec = spec_of(output={"encrypt": {"fields": ["sum", "summ"], "key": "prod"}})
+    with pytest.raises(BadInput, match=r"no output \['summ'\]"):
+        Codecs(spec).of(SumScoring().signature("m"))
 
 
 def test_a_stream_whose_keys_cannot_be_had_waits(ring: KeyRing) -> None:
