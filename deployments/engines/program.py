@@ -18,6 +18,8 @@ from cluster.errors import BadArtifact
 from deployments.engines.model_bytes import ModelBytes, told
 
 REMEDY = "save it again with torch.export.save"
+# Where torch keeps compiled code, which it loads, by way of a file in clear where the program is bytes.
+COMPILED = "aotinductor"
 # Members that torch reads as text.
 TEXTS = {"version", "archive_format", "archive_version", "byteorder", "serialization_id"}
 
@@ -51,6 +53,7 @@ def check(program: Path | io.BytesIO, file: str) -> None:
             # A member may be an archive too: where the file's end is cut off, zipfile finds that one's end instead.
             if min((member.header_offset for member in archive.infolist()), default=0) != 0:
                 raise BadArtifact("is truncated", where=file, remedy=REMEDY)
+            _refuse_names(archive.namelist(), file)
             damaged = archive.testzip()
             if damaged:
                 raise BadArtifact(f"is damaged: {damaged}", where=file, remedy=REMEDY)
@@ -65,6 +68,15 @@ def check(program: Path | io.BytesIO, file: str) -> None:
             torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
             raise BadArtifact(f"{name} holds more than tensors; it was not run", where=file, remedy=REMEDY) from error
+
+
+def _refuse_names(names: list[str], file: str) -> None:
+    """Raises BadArtifact for compiled code, and where torch might read another member than the one that is checked."""
+    code = next((name for name in names if COMPILED in name.casefold().split("/")), None)
+    if code is not None:
+        raise BadArtifact(f"{code} is compiled code; it was not run", where=file, remedy=REMEDY)
+    if len({name.casefold() for name in names}) != len(names):  # torch finds members whatever their case
+        raise BadArtifact("has two members of one name", where=file, remedy=REMEDY)
 
 
 def _raw_tensors(members: list[tuple[str, bytes]], file: str) -> set[str]:

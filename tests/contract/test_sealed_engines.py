@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import warnings
+import zipfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +24,7 @@ from deployments.artifacts.samples import read_samples
 from deployments.engines.load import load_engine
 from deployments.engines.model_bytes import file_in_memory, path_of
 from deployments.engines.onnx_external import LocationMention, external_locations
+from deployments.engines.program import check
 from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
 from tests.support.own_process import OwnProcess
 from tests.support.sealed import OwnKeys, sealed_copy
@@ -229,3 +233,34 @@ def test_an_engines_own_process_opens_it_too(tmp_path: Path, keys: OwnKeys) -> N
     (keys.folder / "own.key").unlink()
     with pytest.raises(Forbidden, match="no key of this machine opens it"):
         OwnProcess(Path(sealed.uri), threads=1)
+
+
+LISTED = json.dumps({"config": {"x": {"use_pickle": False, "path_name": "weight_x.so"}}})
+
+
+@pytest.mark.parametrize(
+    ("members", "says"),
+    [
+        # Called as the archive's own lists call plain numbers, which need not be read: torch would write the program to a file
+        # in clear, and load this as a library.
+        ({"model/data/aotinductor/m/a_config.json": LISTED, "model/data/aotinductor/m/weight_x.so": "ELF"}, "compiled code"),
+        ({"model/data/aotinductor/m/wrapper_metadata.json": "{}"}, "compiled code"),
+        ({"model/models/model.json": "{}", "model/Models/model.json": "{}"}, "two members of one name"),
+    ],
+)
+def test_a_program_brings_no_compiled_code_and_no_member_twice(members: dict[str, str], says: str) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(BadArtifact, match=says):
+        check(packed, "model.pt2")
+
+
+def test_a_member_twice_is_refused_whichever_torch_would_read() -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive, warnings.catch_warnings(action="ignore"):
+        for content in ("{}", "[]"):
+            archive.writestr("model/models/model.json", content)
+    with pytest.raises(BadArtifact, match="two members of one name"):
+        check(packed, "model.pt2")
