@@ -82,7 +82,20 @@ def test_a_warning_is_a_word_in_the_log(
 def test_a_policy_that_can_not_be_read_lets_nothing_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: KeyPair) -> None:
     signed = local_version(tmp_path, key)
     bad = tmp_path / "p.yaml"
-    for text in (None, "kind: Signing\nrules: 3", "kind: Access", "a: [", "kind: Signing\nrules: [{models: [a], mode: enforce}]"):
+    enforced = "models: ['*'], mode: enforce, keys: [key0.pub]"
+    for text in (
+        None,
+        "kind: Signing\nrules: 3",
+        "kind: Access",
+        "a: [",
+        "kind: Signing\nrules: [{models: [a], mode: enforce}]",
+        f"kind: Signing\nrules: [{{{enforced}, since: 2026-11-31T00:00:00Z}}]",  # PyYAML itself fails on these
+        f"kind: Signing\nrules: [{{{enforced}, provenance: !!bool perhaps}}]",
+        f"kind: Signing\nrules: [{{{enforced}, since: !!timestamp soon}}]",
+        f"kind: Signing\nrules: [{{{enforced}}}]\nrules: []",  # the second would take the place of the first
+        f"kind: Signing\nrules: [{{{enforced}, mode: off}}]",
+        f"kind: Signing\nrules: [{{{enforced}, since: 2026-11-01T00:00:00Z, provenance: false}}]",
+    ):
         bad.unlink(missing_ok=True)
         if text is not None:
             bad.write_text(text)
