@@ -32,12 +32,20 @@ def holder_of(
     if not colon:
         return _in_folder(reference, folder)
     if kind == "file":
-        return key_in_file((base or Path()) / Path(rest).expanduser())
+        return key_in_file((base or Path()) / path_in(reference))
     if kind == "env":
         return _in_variable(rest, os.environ if environment is None else environment)
     if kind in ("vault", "aws-kms"):
         return _in_service(kind, rest, environment)
     raise BadInput("names no kind of key that is known", where=reference, remedy=f"name {KINDS}")
+
+
+def path_in(reference: str) -> Path:
+    """The path of `file:PATH`. Raises BadInput where it begins with the home of nobody."""
+    try:
+        return Path(reference.removeprefix("file:")).expanduser()
+    except RuntimeError as error:
+        raise BadInput("begins with the home of a user who is not here", where=reference, remedy="write the path") from error
 
 
 def key_in_file(file: Path) -> KeyHolder:

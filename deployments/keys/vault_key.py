@@ -30,11 +30,14 @@ class VaultKey:
     """Implements `KeyHolder`. Asks anew each time: a token that Vault's agent renews is read when it is needed."""
 
     def __init__(self, mount: str, name: str, environment: Mapping[str, str]) -> None:
-        """Raises BadInput where its token would go over a network in clear."""
+        """Raises BadInput where its token would go over a network in clear, or its address is none."""
         self._mount, self._name = mount, name
         self._address = environment.get("VAULT_ADDR") or "http://localhost:8200"
         self._namespace = environment.get("VAULT_NAMESPACE") or None
-        parts = urlsplit(self._address)
+        try:
+            parts = urlsplit(self._address)
+        except ValueError as error:
+            raise BadInput("is no address", where="VAULT_ADDR", remedy="write https://HOST:PORT") from error
         if parts.scheme != "https" and parts.hostname not in _HERE:
             raise BadInput("speaks in clear", where=f"VAULT_ADDR={self._address}", remedy="use https://")
 
