@@ -43,7 +43,7 @@ def wrapped_for(holders: Sequence[KeyHolder], data_key: bytes, seal: Seal, model
 
 
 def unwrapped(keys: SealKeys, seal: Seal, model: str, ring: KeyRing, *, where: str) -> bytes:
-    """The data key. Raises as `KeyRing.unwrap`, and BadArtifact where what was wrapped is none: anybody wraps for a public key."""
+    """The data key. Raises as `KeyRing.unwrap`, and BadArtifact where what is wrapped is none: anybody wraps for a public key."""
     data_key = ring.unwrap(keys.wraps, wrap_info(seal, model), where=where)
     if len(data_key) != DATA_KEY_BYTES:
         raise BadArtifact(f"{KEYS} wraps what is no key of a version", where=f"{where}/{KEYS}", remedy=REMEDY)
