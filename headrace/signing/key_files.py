@@ -66,6 +66,8 @@ def signing_key_named(home: Home, named: str, base: Path) -> PrivateSigningKey:
     except FileNotFoundError as error:
         known = ", ".join(one.name for one in signing_keys(home)) or "none yet: `headrace signing new NAME` makes one"
         raise NotFound("there is no such signing key", where=str(file), remedy=f"keys of this home: {known}") from error
+    except OSError as error:
+        raise NotFound(f"the signing key can't be read: {error.strerror}", where=str(file), remedy="name a file") from error
 
 
 def trusted_key_in(file: Path) -> TrustedKey:
