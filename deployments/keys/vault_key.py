@@ -62,7 +62,7 @@ class VaultKey:
             answer = self._transit().encrypt_data(
                 self._name, plaintext=_text(data_key), associated_data=_text(info), mount_point=self._mount
             )
-        wrapped = str(answer["data"]["ciphertext"]).encode()
+            wrapped = str(answer["data"]["ciphertext"]).encode()
         return WrappedKey(key=self.key_id, algorithm=WrapAlgorithm.VAULT, wrapped=wrapped)
 
     def unwrap(self, wrapped: WrappedKey, info: bytes) -> bytes:
@@ -76,7 +76,7 @@ class VaultKey:
                 associated_data=_text(info),
                 mount_point=self._mount,
             )
-        return base64.b64decode(answer["data"]["plaintext"])
+            return base64.b64decode(answer["data"]["plaintext"], validate=True)
 
     def _transit(self) -> Any:
         client = hvac.Client(url=self._address, namespace=self._namespace, timeout=TIMEOUT_S)
@@ -96,6 +96,9 @@ class VaultKey:
             raise Forbidden(f"this key {refusal}, or its wrap was changed", where=self.where) from error
         except (refusals.VaultError, requests.RequestException) as error:
             raise Unreachable(f"Vault does not answer: {type(error).__name__}", where=self.where, remedy="retry") from error
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            remedy = "see that VAULT_ADDR is Vault's own address"
+            raise Unreachable("what answers is not Vault: it makes no sense", where=self.where, remedy=remedy) from error
 
 
 def _text(raw: bytes) -> str:
