@@ -332,7 +332,7 @@ def test_calibration_rows_must_fit(project: Path, tmp_path: Path) -> None:
 def test_labels_must_be_classes(project: Path, tmp_path: Path) -> None:
     np.savez(project / "labels.npz", image=np.zeros((3, 64), np.float32), label=np.array([0, 10, 3]))
     section = {"source": {"onnx": "model.onnx"}, "evaluate": {"data": "labels.npz", "label": "label"}}
-    refuse(project, tmp_path, section, "row 1 has 10")
+    refuse(project, tmp_path, section, "first is that of row 1")
 
 
 def test_a_missing_file_is_named(project: Path, tmp_path: Path) -> None:

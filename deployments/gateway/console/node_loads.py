@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
-
 from deployments.gateway.console.shared_secret import ray_token
 from deployments.insides import Inside
 
@@ -46,6 +44,8 @@ class NodeLoads:
 
     def seen(self) -> Mapping[str, NodeLoad]:
         """By a node's id, as long as Ray has it. Raises httpx.HTTPError, ValueError and RayError; nothing is served by it."""
+        import httpx  # only where a console is looked at: a gateway has 4 MB less without
+
         token = ray_token(os.environ)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         url = self._url or _dashboard()
