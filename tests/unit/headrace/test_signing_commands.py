@@ -132,6 +132,23 @@ def test_a_changed_file_is_named_and_never_signed(home: Path, tmp_path: Path, ca
     assert main(["model", "verify", "digits"]) == ExitCode.UNAVAILABLE
 
 
+def test_a_version_in_a_folder_is_explained_only_as_the_policy_says(
+    home: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, row = local_version(tmp_path), tmp_path / "row.json"
+    row.write_text("{}")
+    main(["signing", "new", "release"])
+    policy = tmp_path / "signing.yaml"
+    policy.write_text("kind: Signing\nrules: [{models: [digits], mode: enforce, keys: [home/signing/release.pub]}]")
+    monkeypatch.setenv("HEADRACE_SIGNING", str(policy))
+    assert main(["explain", version.uri, "--row", str(row)]) == ExitCode.FAILED
+    assert "refused by the signing policy: it is not signed" in capsys.readouterr().err
+    assert main(["model", "sign", version.uri, "--key", "release"]) == ExitCode.OK
+    capsys.readouterr()
+    assert main(["explain", version.uri, "--row", str(row)]) == ExitCode.BAD_INPUT
+    assert "signing policy" not in capsys.readouterr().err
+
+
 def test_a_policy_that_makes_no_sense_starts_nothing(home: Path, tmp_path: Path, capsys: Captured) -> None:
     policy = tmp_path / "signing.yaml"
     policy.write_text("kind: Signing\nrules: [{models: ['*'], mode: enforce, keys: [nobody.pub]}]")
