@@ -101,7 +101,7 @@ def _version_files(model: str, version: int | None) -> tuple[VersionFiles, str]:
     folder = Path(model).absolute()
     if (folder / MANIFEST).exists():
         digest = file_digest(folder / MANIFEST)
-        copy = admitted_copy(str(folder), digest, read_manifest(folder).model)  # the policy asks of a folder what it asks of others
+        copy = admitted_copy(str(folder), digest, read_manifest(folder).model)  # asked of as any other
         return open_folder(copy, digest), folder.resolve().parent.name
     with ControlClient.from_environment() as client:
         view = client.model(model)

@@ -70,6 +70,9 @@ def test_a_key_that_others_may_read_signs_nothing(home: Path, tmp_path: Path, ca
     assert main(["model", "sign", "digits", "--key", "nobody"]) == ExitCode.NOT_FOUND
     assert main(["model", "sign", "digits", "--key", str(tmp_path / "home/signing")]) == ExitCode.NOT_FOUND
     assert "Is a directory" in capsys.readouterr().err
+    secret = key.read_text()
+    assert main(["model", "sign", "digits", "--key", secret]) == ExitCode.BAD_INPUT
+    assert secret.splitlines()[1][:20] not in capsys.readouterr().err
 
 
 def test_a_version_is_signed_and_verified_with_nothing_running(home: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -119,6 +119,15 @@ def test_keys_that_are_none_are_told(tmp_path: Path) -> None:
         holder_of("vault:transit/a", environment={"VAULT_ADDR": "https://[::1"})
 
 
+def test_a_key_in_place_of_its_name_is_not_told_again() -> None:
+    secret = new_hpke_pair()[0]
+    for told in (secret, f"file:{secret}", secret.replace("\n", "\\n"), f"file:{secret * 3}"):
+        for take in (ring_of, holder_of):
+            with pytest.raises(BadInput, match="a key itself") as refused:
+                take(told)
+            assert secret.splitlines()[1][:20] not in str(refused.value)
+
+
 def test_openssl_makes_one(tmp_path: Path) -> None:
     file = tmp_path / "made.key"
     subprocess.run(["openssl", "genpkey", "-algorithm", "X25519", "-out", str(file)], check=True)
