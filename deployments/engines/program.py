@@ -1,22 +1,52 @@
 """Reads a torch.export program (.pt2) without running code that it holds.
 
 `torch.export.load` unpickles some members without asking. So each member that is not text or plain numbers must first pass
-torch's weights-only reader; a file that would run code is refused before torch.export sees it.
+torch's weights-only reader; a file that would run code is refused before torch.export sees it. Sizes are told as text, which it
+has SymPy evaluate as Python: that text must be arithmetic of symbols.
 """
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cluster.errors import BadArtifact
 from deployments.engines.model_bytes import ModelBytes, told
 
+# What torch writes of a size: SymPy's classes and its own functions, by their names.
+_FUNCTION = re.compile(
+    "Add|Mul|Pow|Integer|Float|Rational|Symbol|Dummy|Max|Min|Abs|Piecewise|ExprCondPair|And|Or|Not|Xor|ITE|Eq|Ne|Lt|Le|Gt|Ge"
+    "|Equality|Unequality|StrictLessThan|LessThan|StrictGreaterThan|GreaterThan|floor|ceiling|sqrt|log|exp|sign|Heaviside"
+    "|FloorDiv|ModularIndexing|Where|PythonMod|Mod|CleanDiv|CeilToInt|FloorToInt|CeilDiv|IntTrueDiv|FloatTrueDiv|LShift|RShift"
+    "|IsNonOverlappingAndDenseIndicator|TruncToFloat|TruncToInt|RoundToInt|RoundDecimal|ToFloat|FloatPow|PowByNatural|Identity"
+    r"|IntInfinity|NegativeIntInfinity|OpaqueUnaryFn_\w+|BitwiseFn_\w+"
+)
+_NAMING = frozenset({"Symbol", "Dummy", "Integer", "Float", "Rational"})  # of which text is a name or number, and not evaluated
+_NAME_OR_NUMBER = re.compile(r"[A-Za-z_]\w*|[-+]?[0-9.]+(e[-+]?[0-9]+)?")
+_PLAIN = re.compile(r"[\w ,.()'=+\-*/%<>&|~]*", re.ASCII)
+_ARITHMETIC = (
+    ast.Expression,
+    ast.Constant,
+    ast.Name,
+    ast.Load,
+    ast.keyword,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.BoolOp,
+    ast.Compare,
+    ast.operator,
+    ast.unaryop,
+    ast.boolop,
+    ast.cmpop,
+)
 REMEDY = "save it again with torch.export.save"
 # Where torch keeps compiled code, which it loads, by way of a file in clear where the program is bytes.
 COMPILED = "aotinductor"
@@ -60,6 +90,9 @@ def check(program: Path | io.BytesIO, file: str) -> None:
             members = [(name, archive.read(name)) for name in archive.namelist()]
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise BadArtifact("is truncated, or no torch.export program", where=file, remedy=REMEDY) from error
+    for name, content in members:
+        if name.endswith(".json"):
+            _refuse_code(name, content, file)
     raw = _raw_tensors(members, file)
     for name, content in members:
         if name.endswith(".json") or name.rpartition("/")[2] in {*raw, *TEXTS}:
@@ -77,6 +110,45 @@ def _refuse_names(names: list[str], file: str) -> None:
         raise BadArtifact(f"{code} is compiled code; it was not run", where=file, remedy=REMEDY)
     if len({name.casefold() for name in names}) != len(names):  # torch finds members whatever their case
         raise BadArtifact("has two members of one name", where=file, remedy=REMEDY)
+
+
+def _refuse_code(name: str, content: bytes, file: str) -> None:
+    """Raises BadArtifact where a size would be computed by anything but arithmetic."""
+    try:
+        left: list[Any] = [json.loads(content)]
+        while left:
+            item = left.pop()
+            if isinstance(item, dict):
+                if "expr_str" in item and not _is_arithmetic(item["expr_str"]):
+                    raise BadArtifact(f"{name} computes a size by code; it was not run", where=file, remedy=REMEDY)
+                left += item.values()
+            elif isinstance(item, list):
+                left += item
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        raise BadArtifact(f"{name} makes no sense; it was not run", where=file, remedy=REMEDY) from error
+
+
+def _is_arithmetic(text: Any) -> bool:
+    """Whether it is a SymPy expression of symbols, numbers, operators and known functions, as torch writes them; of text in it
+    there are names and numbers alone. Raises SyntaxError where it is no expression at all."""
+    if not isinstance(text, str) or not _PLAIN.fullmatch(text):
+        return False
+    tree = ast.parse(text.strip(), mode="eval")
+    named = {id(node) for call in ast.walk(tree) if isinstance(call, ast.Call) and _called(call) in _NAMING for node in call.args}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            if _FUNCTION.fullmatch(_called(node)) is None:
+                return False
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if id(node) not in named or _NAME_OR_NUMBER.fullmatch(node.value) is None:
+                return False
+        elif not isinstance(node, _ARITHMETIC):
+            return False
+    return True
+
+
+def _called(call: ast.Call) -> str:
+    return call.func.id if isinstance(call.func, ast.Name) else ""
 
 
 def _raw_tensors(members: list[tuple[str, bytes]], file: str) -> set[str]:

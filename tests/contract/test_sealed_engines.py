@@ -257,6 +257,36 @@ def test_a_program_brings_no_compiled_code_and_no_member_twice(members: dict[str
         check(packed, "model.pt2")
 
 
+@pytest.mark.parametrize(
+    ("size", "runs"),
+    [
+        (
+            "Add(FloorDiv(Mul(Integer(2), Symbol('s77', positive=True, integer=True)), Integer(3)), Float('1.5', precision=53))",
+            "",
+        ),
+        ("Max(1, s0*2 + 3)//2", ""),
+        ("__import__('os').system('true')", "by code"),
+        ("exec(chr(112) + chr(97))", "by code"),
+        ("Add('__import__(1)', 1)", "by code"),
+        ("Symbol('a b')", "by code"),
+        ("s0.__class__", "by code"),
+        ("(lambda: 1)()", "by code"),
+        ("Add(1,", "makes no sense"),
+        ("(" * 100_000, "makes no sense"),
+    ],
+)
+def test_a_programs_sizes_are_arithmetic_and_no_code(size: str, runs: str) -> None:
+    """torch has SymPy evaluate them as Python, when the program is read."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("m/models/model.json", json.dumps({"sizes": [{"as_expr": {"expr_str": size}}]}))
+    if runs:
+        with pytest.raises(BadArtifact, match=runs):
+            check(packed, "model.pt2")
+    else:
+        check(packed, "model.pt2")
+
+
 def test_a_member_twice_is_refused_whichever_torch_would_read() -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive, warnings.catch_warnings(action="ignore"):
