@@ -1,8 +1,9 @@
 """Reads a torch.export program (.pt2) without running code that it holds.
 
 `torch.export.load` unpickles some members without asking. So each member that is not text or plain numbers must first pass
-torch's weights-only reader; a file that would run code is refused before torch.export sees it. Sizes are told as text, which it
-has SymPy evaluate as Python: that text must be arithmetic of symbols.
+torch's weights-only reader; a file that would run code is refused before torch.export sees it. The program itself is JSON, of
+which torch evaluates sizes and guards as Python, and pastes names into code that it runs: sizes must be arithmetic of symbols,
+guards comparisons of them, and names hold no letter that ends one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ _FUNCTION = re.compile(
 _NAMING = frozenset({"Symbol", "Dummy", "Integer", "Float", "Rational"})  # of which text is a name or number, and not evaluated
 _NAME_OR_NUMBER = re.compile(r"[A-Za-z_]\w*|[-+]?[0-9.]+(e[-+]?[0-9]+)?")
 _PLAIN = re.compile(r"[\w ,.()'=+\-*/%<>&|~]*", re.ASCII)
+_PLAIN_GUARD = re.compile(r"[\w ,.()'=+\-*/%<>&|~!\[\]]*", re.ASCII)
+_OF_INPUTS = frozenset({"size", "stride", "storage_offset", "shape", "isnan", "inf"})
+# Names, operators' targets, constants among the inputs: none with a quote, a bracket or an equals sign.
+_NAME = re.compile(r"[\w.:#@/+\-,> ]*")
+_LAYOUTS = frozenset({"in_spec", "out_spec", "context", "dataclass_context"})  # JSON as text
+_TOLD = frozenset({"expr_str", "guards_code", "metadata", *_LAYOUTS})  # looked at apart; metadata is told, and never run
 _ARITHMETIC = (
     ast.Expression,
     ast.Constant,
@@ -121,21 +128,39 @@ def _refuse_code(name: str, content: bytes, file: str) -> None:
             if isinstance(item, dict):
                 if "expr_str" in item and not _is_arithmetic(item["expr_str"]):
                     raise BadArtifact(f"{name} computes a size by code; it was not run", where=file, remedy=REMEDY)
-                left += item.values()
+                if not all(_is_arithmetic(guard, guards=True) for guard in item.get("guards_code") or ()):
+                    raise BadArtifact(f"{name} guards its inputs by code; it was not run", where=file, remedy=REMEDY)
+                left += item
+                for key in _LAYOUTS & item.keys():
+                    left.append(json.loads(item[key]) if isinstance(item[key], str) and item[key] else item[key])
+                left += [value for key, value in item.items() if key not in _TOLD and not (key == "arg" and _is_text(value))]
             elif isinstance(item, list):
                 left += item
-    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            elif isinstance(item, str) and _NAME.fullmatch(item) is None:
+                raise BadArtifact(f"{name} has a name that is none; it was not run", where=file, remedy=REMEDY)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise BadArtifact(f"{name} makes no sense; it was not run", where=file, remedy=REMEDY) from error
 
 
-def _is_arithmetic(text: Any) -> bool:
+def _is_text(value: Any) -> bool:
+    """Whether it is a text that an operator takes, which torch quotes: an assertion's words, for one."""
+    return isinstance(value, dict) and value.keys() == {"as_string"} and isinstance(value["as_string"], str)
+
+
+def _is_arithmetic(text: Any, *, guards: bool = False) -> bool:
     """Whether it is a SymPy expression of symbols, numbers, operators and known functions, as torch writes them; of text in it
-    there are names and numbers alone. Raises SyntaxError where it is no expression at all."""
-    if not isinstance(text, str) or not _PLAIN.fullmatch(text):
+    there are names and numbers alone. A guard may ask for inputs' sizes too. Raises SyntaxError where it is no expression."""
+    if not isinstance(text, str) or not (_PLAIN_GUARD if guards else _PLAIN).fullmatch(text):
         return False
     tree = ast.parse(text.strip(), mode="eval")
     named = {id(node) for call in ast.walk(tree) if isinstance(call, ast.Call) and _called(call) in _NAMING for node in call.args}
+    if guards:
+        named |= {id(node.slice) for node in ast.walk(tree) if isinstance(node, ast.Subscript)}
     for node in ast.walk(tree):
+        if guards and (isinstance(node, ast.Subscript) or (isinstance(node, ast.Attribute) and node.attr in _OF_INPUTS)):
+            continue
+        if guards and isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            continue  # of which the attribute is looked at
         if isinstance(node, ast.Call):
             if _FUNCTION.fullmatch(_called(node)) is None:
                 return False

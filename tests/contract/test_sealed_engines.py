@@ -287,6 +287,34 @@ def test_a_programs_sizes_are_arithmetic_and_no_code(size: str, runs: str) -> No
         check(packed, "model.pt2")
 
 
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"guards_code": ["Eq(Mod(L['x'].size()[0], 2), 0)", "L['x'].stride()[0] >= 2"]}, ""),
+        ({"guards_code": ["(4*L['a'][0].size()[0]) == (8*(L['a'][0].size()[0] // 2))", "L['x'].size()[3] != 1"]}, ""),
+        ({"inputs": [{"name": "msg", "arg": {"as_string": "failed for u0 >= 0 on node 'ge_1'"}}]}, ""),
+        ({"inputs": [{"as_string": "a' or print(1) or '"}]}, "a name that is none"),
+        ({"guards_code": ["__import__('os').system('true') == 0"]}, "guards its inputs by code"),
+        ({"guards_code": ["L['x'].__class__ == 1"]}, "guards its inputs by code"),
+        ({"guards_code": ["L['x\"y'].size()[0] == 1"]}, "guards its inputs by code"),
+        ({"name": "layers.0/dense@1", "in_spec": '[1, {"context": "[\\"a\\"]"}]', "metadata": {"stack_trace": "f('x')\n"}}, ""),
+        ({"name": "x=print(1)"}, "a name that is none"),
+        ({"as_string": "a' or print(1) or '"}, "a name that is none"),
+        ({"in_spec": '[1, {"context": "[\\"a = print(1)\\"]"}]'}, "a name that is none"),
+        ({"values": {"x=print(1)": {}}}, "a name that is none"),
+    ],
+)
+def test_a_programs_guards_and_names_are_no_code(told: dict[str, object], says: str) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("m/models/model.json", json.dumps({"graph": [told]}))
+    if says:
+        with pytest.raises(BadArtifact, match=says):
+            check(packed, "model.pt2")
+    else:
+        check(packed, "model.pt2")
+
+
 def test_a_member_twice_is_refused_whichever_torch_would_read() -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive, warnings.catch_warnings(action="ignore"):
