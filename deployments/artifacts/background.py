@@ -79,7 +79,7 @@ def read_background(version: Path | VersionFiles) -> Background:
 def _tells_classes(files: VersionReader) -> bool:
     """As the report says; where nothing does, as an answer's own looks say."""
     try:
-        told = orjson.loads(files.read(REPORT))
+        told = orjson.loads(files.read(REPORT)) if files.has(REPORT) else None
     except (OSError, orjson.JSONDecodeError):
         return True
     return not isinstance(told, dict) or told.get("task") != "regression"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from cluster.errors import BadArtifact, HeadraceError, Unreachable
 from deployments.artifacts.cache import ArtifactCache, CacheSettings
-from deployments.artifacts.manifest import MANIFEST, REMEDY, verify
+from deployments.artifacts.manifest import KEYS, MANIFEST, REMEDY, verify
 from deployments.artifacts.registered import sizes_below
 from deployments.artifacts.roots import is_in_registry, local_path, remote
-from deployments.artifacts.version_files import is_sealed
+from deployments.artifacts.version_files import is_sealed, open_version
 
 _log = logging.getLogger(__name__)
 
@@ -39,20 +39,21 @@ def localize(uri: str, digest: str, *, cache: Path | None = None) -> Path:
             _log.warning("a copy is damaged, and fetched again from %s: %s", uri, damage)
             copies.drop(copy)
         else:
-            refresh_keys(uri, copy)
+            refresh_keys(uri, digest, copy)
             return copy
     return _fetch(uri, digest, copies)
 
 
-def refresh_keys(uri: str, copy: Path) -> None:
-    """Whom a sealed version is sealed for may have changed since. Where its place is away, the copy's own keys are tried."""
-    if not is_sealed(copy) or is_in_registry(uri):  # there nothing changes under a digest
+def refresh_keys(uri: str, digest: str, copy: Path) -> None:
+    """Whom a sealed version is sealed for may have changed since; or it was pushed again, with other keys, to where `uri` is in a
+    registry. Where its place is away, the copy's own keys are tried."""
+    if not is_sealed(copy):
         return
-    from deployments.artifacts.sealing.rewrapping import read_keys, write_keys
+    from deployments.artifacts.sealing.rewrapping import write_keys
 
     try:
-        keys = read_keys(uri)
-        if keys != read_keys(str(copy)):
+        keys = open_version(uri, digest).seal_keys()
+        if keys.content != (copy / KEYS).read_bytes():  # whatever is there now: its bytes may be damaged
             write_keys(str(copy), keys)
     except HeadraceError as error:
         _log.warning("whom %s is sealed for is not known to be new: %s", copy, error)

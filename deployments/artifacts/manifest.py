@@ -66,7 +66,7 @@ class FileEntry(BaseModel):
     @classmethod
     def _stays_inside(cls, path: str) -> str:
         parts = PurePosixPath(path)
-        if parts.is_absolute() or ".." in parts.parts or not parts.parts:
+        if parts.is_absolute() or ".." in parts.parts or not parts.parts or "\0" in path:
             raise ValueError(f"{path!r} leaves the artifact")
         return path
 

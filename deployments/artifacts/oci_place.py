@@ -10,6 +10,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -53,13 +54,15 @@ def look_up(uri: str) -> ShippedVersion:
         if top.media_type in INDEX_TYPES:
             _, content = registry.manifest(_modelpack_in(document, uri).digest)
             document = parsed(content, uri)
-        digest = (document.get("annotations") or {}).get(DIGEST)
-        layers = tuple(Descriptor.read(one, uri) for one in document.get("layers") or [])
+        annotations, listed = document.get("annotations"), document.get("layers")
+        digest = annotations.get(DIGEST) if isinstance(annotations, dict) else None
+        layers = tuple(Descriptor.read(one, uri) for one in listed) if isinstance(listed, list) else ()
         if document.get("artifactType") != MODELPACK_TYPE or not isinstance(digest, str) or not layers:
             raise _no_version(uri)
         sizes = _sizes(layers, uri)
         files = _files(io.BytesIO(registry.small(layers[0])), uri)
-        first = {path: content.read() for path, _, content in files if path in (MANIFEST, *BESIDE)}
+        with _told_of_tar(uri):
+            first = {path: content.read() for path, _, content in files if path in (MANIFEST, *BESIDE)}
     manifest = first.pop(MANIFEST, b"")
     if hashlib.sha256(manifest).hexdigest() != digest:
         raise BadArtifact("its manifest differs from what it says of itself", where=uri, remedy=REMEDY)
@@ -76,7 +79,7 @@ def fill(shipped: ShippedVersion, folder: Path) -> None:
         left[KEYS] = shipped.sizes.get(KEYS, 0)
     with ImageRegistry(shipped.reference) as registry:
         for layer in shipped.layers:
-            with registry.reading(layer) as file:
+            with registry.reading(layer) as file, _told_of_tar(uri):
                 for path, size_bytes, content in _files(file, uri):
                     # Its own manifest says which files there are, so none leads elsewhere.
                     if left.pop(path, None) != size_bytes:
@@ -94,17 +97,22 @@ def read_file(shipped: ShippedVersion, name: str) -> bytes:
     layer = next((one for one in shipped.layers if name in _sizes([one], shipped.uri)), None)
     if layer is None:
         raise BadArtifact(f"{name} is missing", where=shipped.uri, remedy=REMEDY)
-    with ImageRegistry(shipped.reference) as registry, registry.reading(layer) as file:
+    with ImageRegistry(shipped.reference) as registry, registry.reading(layer) as file, _told_of_tar(shipped.uri):
         return next((content.read() for path, _, content in _files(file, shipped.uri) if path == name), b"")
 
 
 def pull(shipped: ShippedVersion, into: Path) -> Path:
-    """Brings the version to INTO/DIGEST, verified: whole, or not at all. Raises as `fill` does, NoCapacity."""
+    """Brings the version to INTO/DIGEST, verified: whole, or not at all. Where it is there already, what lies beside its manifest
+    becomes what was pushed last. Raises as `fill` does, NoCapacity."""
     target = into / shipped.digest
     with told_of_disk(into):
         into.mkdir(parents=True, exist_ok=True)
         if target.exists():
             verify(target, shipped.digest)
+            from deployments.artifacts.places import locate  # pyarrow, which replicas go without
+
+            for name, content in _beside(shipped).items():
+                (locate(str(target)) / name).write(content)
             return target
         with tempfile.TemporaryDirectory(prefix=".staging-", dir=into) as staging:
             folder = Path(staging) / shipped.digest
@@ -115,24 +123,38 @@ def pull(shipped: ShippedVersion, into: Path) -> Path:
     return target
 
 
+def _beside(shipped: ShippedVersion) -> Mapping[str, bytes]:
+    """What no digest of the version binds: who signed it, and whom it is sealed for."""
+    sealed = parse_manifest(shipped.manifest, shipped.uri).seal is not None
+    return {**shipped.beside, **({KEYS: read_file(shipped, KEYS)} if sealed else {})}
+
+
 def _files(layer: IO[bytes], uri: str) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """The files of a layer: path below the artifact, size in bytes, content. Raises BadArtifact where it is no layer of ours."""
+    """The files of a layer: path below the artifact, size in bytes, content. Raises BadArtifact where it is no layer of ours, and
+    what `_told_of_tar` tells, as reading their content does."""
+    with tarfile.open(fileobj=layer, mode="r|") as tar:
+        for member in tar:
+            path = member.name.removeprefix(f"{BELOW}/")
+            # A sparse one may be of any size in a few bytes.
+            content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
+            if content is not None and path != member.name:
+                yield path, member.size, content
+            elif not member.isdir():
+                raise BadArtifact("a layer holds what is no file of a version", where=uri, remedy=REMEDY)
+
+
+@contextmanager
+def _told_of_tar(uri: str) -> Iterator[None]:
     try:
-        with tarfile.open(fileobj=layer, mode="r|") as tar:
-            for member in tar:
-                path = member.name.removeprefix(f"{BELOW}/")
-                content = tar.extractfile(member) if member.isreg() else None
-                if content is not None and path != member.name:
-                    yield path, member.size, content
-                elif not member.isdir():
-                    raise BadArtifact("a layer holds what is no file of a version", where=uri, remedy=REMEDY)
-    except tarfile.TarError as error:
+        yield
+    except (tarfile.TarError, ValueError) as error:  # ValueError: of numbers in a header that are none
         raise BadArtifact("a layer is damaged: it is no tar", where=uri, remedy=REMEDY) from error
 
 
 def _modelpack_in(index: Mapping[str, Any], uri: str) -> Descriptor:
     """The manifest of an index that is ModelPack's. Raises BadArtifact."""
-    entries = [one for one in index.get("manifests") or [] if isinstance(one, dict)]
+    listed = index.get("manifests")
+    entries = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
     found = [one for one in entries if one.get("artifactType") == MODELPACK_TYPE]
     if not found:
         raise _no_version(uri)
@@ -145,7 +167,7 @@ def _sizes(layers: Iterable[Descriptor], uri: str) -> dict[str, int]:
     try:
         for layer in layers:
             sizes |= {str(path): int(size) for path, size in json.loads(layer.annotations[SIZES]).items()}
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _no_version(uri) from error
     return sizes
 

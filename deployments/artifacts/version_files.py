@@ -187,12 +187,12 @@ class VersionFiles:
         """The data key: asked for once."""
         if self._data_key is None:
             from deployments.artifacts.sealing.dumps import keep_from_dumps
-            from deployments.artifacts.sealing.wraps import wrap_info
+            from deployments.artifacts.sealing.wraps import unwrapped
             from deployments.keys.ring import KeyRing
 
             keep_from_dumps()
-            info = wrap_info(seal, self._manifest.model)
-            self._data_key = KeyRing.from_environment().unwrap(self.seal_keys().wraps, info, where=self._where)
+            ring = KeyRing.from_environment()
+            self._data_key = unwrapped(self.seal_keys(), seal, self._manifest.model, ring, where=self._where)
         return self._data_key
 
     @contextmanager

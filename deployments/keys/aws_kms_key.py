@@ -54,7 +54,7 @@ class AwsKmsKey:
         """See `KeyHolder.wrap`."""
         with self._telling("does not wrap"):
             answer = self._client.encrypt(KeyId=self._key, Plaintext=data_key, EncryptionContext=_context(info))
-        return WrappedKey(key=self.key_id, algorithm=WrapAlgorithm.AWS_KMS, wrapped=answer["CiphertextBlob"])
+            return WrappedKey(key=self.key_id, algorithm=WrapAlgorithm.AWS_KMS, wrapped=answer["CiphertextBlob"])
 
     def unwrap(self, wrapped: WrappedKey, info: bytes) -> bytes:
         """See `KeyHolder.unwrap`."""
@@ -62,7 +62,7 @@ class AwsKmsKey:
             raise Forbidden(f"the wrap is of another kind, {wrapped.algorithm}", where=self.where)
         with self._telling("does not open it"):
             answer = self._client.decrypt(KeyId=self._key, CiphertextBlob=wrapped.wrapped, EncryptionContext=_context(info))
-        return bytes(answer["Plaintext"])
+            return bytes(answer["Plaintext"])
 
     @cached_property
     def _client(self) -> Any:
@@ -86,6 +86,9 @@ class AwsKmsKey:
             ) from error
         except botocore.exceptions.BotoCoreError as error:
             raise Unreachable(f"AWS KMS does not answer: {type(error).__name__}", where=self.where, remedy="retry") from error
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            remedy = "see AWS_ENDPOINT_URL_KMS, where it is set"
+            raise Unreachable("what answers is not AWS KMS: it makes no sense", where=self.where, remedy=remedy) from error
 
     def _told(self, error: botocore.exceptions.ClientError, refusal: str) -> HeadraceError:
         code = str(error.response.get("Error", {}).get("Code", ""))

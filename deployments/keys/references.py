@@ -12,6 +12,7 @@ from deployments.keys.port import KeyHolder
 from deployments.keys.secret_file import read_secret
 
 PRIVATE, PUBLIC = ".key", ".pub"
+PEM = "-----BEGIN "
 KINDS = "file:PATH, env:VARIABLE, vault:MOUNT/NAME, aws-kms:KEY, or the name of one in HEADRACE_HOME/keys"
 _MOST_BYTES = 4096
 
@@ -28,16 +29,32 @@ def holder_of(
 
     Raises NotFound where there is none, BadInput where it is no key, Conflict where others may read a private one.
     """
+    _refuse_key(reference)
     kind, colon, rest = reference.partition(":")
     if not colon:
         return _in_folder(reference, folder)
     if kind == "file":
-        return key_in_file((base or Path()) / Path(rest).expanduser())
+        return key_in_file((base or Path()) / path_in(reference))
     if kind == "env":
         return _in_variable(rest, os.environ if environment is None else environment)
     if kind in ("vault", "aws-kms"):
         return _in_service(kind, rest, environment)
     raise BadInput("names no kind of key that is known", where=reference, remedy=f"name {KINDS}")
+
+
+def _refuse_key(reference: str) -> None:
+    """Raises BadInput for a secret that was put where its name should be: not told again, in a log for one."""
+    if PEM in reference:
+        raise BadInput("a key itself stands where one should be named", where="a key's name", remedy=f"name {KINDS}")
+
+
+def path_in(reference: str) -> Path:
+    """The path of `file:PATH`. Raises BadInput where it begins with the home of nobody."""
+    _refuse_key(reference)
+    try:
+        return Path(reference.removeprefix("file:")).expanduser()
+    except RuntimeError as error:
+        raise BadInput("begins with the home of a user who is not here", where=reference, remedy="write the path") from error
 
 
 def key_in_file(file: Path) -> KeyHolder:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 from cluster.errors import Forbidden, HeadraceError, NotFound, Unreachable
 from deployments.keys.port import KeyHolder, WrappedKey
-from deployments.keys.references import PRIVATE, holder_of, key_in_file
+from deployments.keys.references import PRIVATE, holder_of, key_in_file, path_in
 
 VARIABLE = "HEADRACE_KEYS"
 
@@ -34,10 +35,11 @@ class KeyRing:
         missing: list[NotFound] = []
         references = seen.get(VARIABLE) or f"file:{Path(seen.get('HEADRACE_HOME') or '.headrace') / 'keys'}"
         for reference in filter(None, (one.strip() for one in references.split(","))):
-            try:
-                holders += _named(reference, seen)
-            except NotFound as error:
-                missing.append(error)
+            for hold in _named(reference, seen):
+                try:
+                    holders.append(hold())
+                except NotFound as error:
+                    missing.append(error)
         return cls(holders, missing)
 
     @property
@@ -71,9 +73,8 @@ class KeyRing:
         )
 
 
-def _named(reference: str, environment: Mapping[str, str]) -> Iterator[KeyHolder]:
-    folder = Path(reference.removeprefix("file:")).expanduser()
-    if reference.startswith("file:") and folder.is_dir():
-        yield from map(key_in_file, sorted(folder.glob(f"*{PRIVATE}")))
-    else:
-        yield holder_of(reference, environment=environment)
+def _named(reference: str, environment: Mapping[str, str]) -> Sequence[Callable[[], KeyHolder]]:
+    """What brings each key: one that is not there keeps no other from being used."""
+    if reference.startswith("file:") and (folder := path_in(reference)).is_dir():
+        return [partial(key_in_file, file) for file in sorted(folder.glob(f"*{PRIVATE}"))]
+    return [partial(holder_of, reference, environment=environment)]

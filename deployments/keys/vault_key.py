@@ -30,11 +30,14 @@ class VaultKey:
     """Implements `KeyHolder`. Asks anew each time: a token that Vault's agent renews is read when it is needed."""
 
     def __init__(self, mount: str, name: str, environment: Mapping[str, str]) -> None:
-        """Raises BadInput where its token would go over a network in clear."""
+        """Raises BadInput where its token would go over a network in clear, or its address is none."""
         self._mount, self._name = mount, name
         self._address = environment.get("VAULT_ADDR") or "http://localhost:8200"
         self._namespace = environment.get("VAULT_NAMESPACE") or None
-        parts = urlsplit(self._address)
+        try:
+            parts = urlsplit(self._address)
+        except ValueError as error:
+            raise BadInput("is no address", where="VAULT_ADDR", remedy="write https://HOST:PORT") from error
         if parts.scheme != "https" and parts.hostname not in _HERE:
             raise BadInput("speaks in clear", where=f"VAULT_ADDR={self._address}", remedy="use https://")
 
@@ -59,7 +62,7 @@ class VaultKey:
             answer = self._transit().encrypt_data(
                 self._name, plaintext=_text(data_key), associated_data=_text(info), mount_point=self._mount
             )
-        wrapped = str(answer["data"]["ciphertext"]).encode()
+            wrapped = str(answer["data"]["ciphertext"]).encode()
         return WrappedKey(key=self.key_id, algorithm=WrapAlgorithm.VAULT, wrapped=wrapped)
 
     def unwrap(self, wrapped: WrappedKey, info: bytes) -> bytes:
@@ -73,7 +76,7 @@ class VaultKey:
                 associated_data=_text(info),
                 mount_point=self._mount,
             )
-        return base64.b64decode(answer["data"]["plaintext"])
+            return base64.b64decode(answer["data"]["plaintext"], validate=True)
 
     def _transit(self) -> Any:
         client = hvac.Client(url=self._address, namespace=self._namespace, timeout=TIMEOUT_S)
@@ -93,6 +96,9 @@ class VaultKey:
             raise Forbidden(f"this key {refusal}, or its wrap was changed", where=self.where) from error
         except (refusals.VaultError, requests.RequestException) as error:
             raise Unreachable(f"Vault does not answer: {type(error).__name__}", where=self.where, remedy="retry") from error
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            remedy = "see that VAULT_ADDR is Vault's own address"
+            raise Unreachable("what answers is not Vault: it makes no sense", where=self.where, remedy=remedy) from error
 
 
 def _text(raw: bytes) -> str:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from cluster.errors import Forbidden
 from deployments.keys.port import WrappedKey
-from deployments.keys.references import holder_of
+from deployments.keys.references import holder_of, path_in
 from deployments.keys.ring import VARIABLE, KeyRing
 
 INFO = b"headrace parquet"  # what these wraps are for: one of another purpose opens nothing here
@@ -67,9 +67,7 @@ def keys_folder() -> Path | None:
     named = os.environ.get(VARIABLE)
     if not named:
         return Path(os.environ.get("HEADRACE_HOME") or ".headrace") / "keys"
-    folders = (
-        Path(one.strip().removeprefix("file:")).expanduser() for one in named.split(",") if one.strip().startswith("file:")
-    )
+    folders = (path_in(one.strip()) for one in named.split(",") if one.strip().startswith("file:"))
     return next((folder for folder in folders if folder.is_dir()), None)
 
 

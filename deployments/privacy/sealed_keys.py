@@ -7,7 +7,7 @@ import struct
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from cluster.errors import BadArtifact, Forbidden, NotFound
 from deployments.keys.port import Base64Bytes, KeyHolder, WrappedKey, new_data_key
@@ -44,7 +44,7 @@ def open_subject_keys(text: str, name: str, number: int, ring: KeyRing) -> tuple
         data_key = ring.unwrap([document.wrapped], _about(name, number), where=where)
         data = AESGCM(data_key).decrypt(document.sealed[:_NONCE_BYTES], document.sealed[_NONCE_BYTES:], _about(name, number))
         found = SubjectKeys.from_bytes(data)
-    except (ValidationError, InvalidTag, struct.error):
+    except (ValueError, InvalidTag, struct.error):  # ValueError: of pydantic, and of a key or nonce that is none
         raise BadArtifact("they were changed, or are of another version", where=where, remedy="restore the store") from None
     holder = next((one for one in ring.holders if one.key_id == document.wrapped.key), None)
     if holder is None:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from deployments.signing.keys import PrivateSigningKey, TrustedKey, key_hint
+from deployments.signing.keys import OF_CERTIFICATES, PrivateSigningKey, TrustedKey, key_hint
 
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -102,7 +102,7 @@ def parse_bundle(content: bytes) -> SignedBundle | None:
         material = found.verification_material
         leaf = material.certificate or (material.x509_certificate_chain and material.x509_certificate_chain.certificates[0])
         hint = _hint_of(leaf.raw_bytes) if leaf else (material.public_key and material.public_key.hint) or ""
-    except (ValidationError, ValueError):
+    except (ValidationError, ValueError, *OF_CERTIFICATES):
         return None
     return SignedBundle(found.dsse_envelope.payload, found.dsse_envelope.signatures[0].sig, hint)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from cluster.errors import BadArtifact
+from cluster.errors import BadArtifact, HeadraceError
 from deployments.artifacts.manifest import parse_manifest
 from deployments.artifacts.roots import local_path
 from deployments.signing.examine import Doubt, SignatureDemand, SignatureFindings, SignedFiles, examine
@@ -21,7 +21,16 @@ def decide(policy: Path, uri: str, digest: str, model: str, copy: Path | None) -
     rule = read_policy(policy).rule_for(model)
     if rule is None:
         return
-    doubt = _doubt(uri, digest, model, demand_of(rule, policy), copy)
+    demand = demand_of(rule, policy)
+    doubt = _doubt(uri, digest, model, demand, copy)
+    if doubt is not None and copy is not None and local_path(uri) is None:
+        try:
+            doubt = _doubt(uri, digest, model, demand, None)
+        except HeadraceError as error:
+            # A warning keeps nothing from opening that is here, wherever its place has gone.
+            if rule.mode is SigningMode.ENFORCE:
+                raise
+            _log.warning("%s, %s: whether it was signed since is not known: %s", model, uri, error)
     if doubt is None:
         return
     if rule.mode is SigningMode.ENFORCE:
@@ -41,8 +50,6 @@ def findings(files: SignedFiles, digest: str, model: str, demand: SignatureDeman
 
 
 def _doubt(uri: str, digest: str, model: str, demand: SignatureDemand, copy: Path | None) -> Doubt | None:
-    """The first thing that is wrong."""
+    """The first thing that is wrong, by what lies where the files are."""
     found = findings(signed_files(str(copy or uri)), digest, model, demand, uri)
-    if found.doubts and copy is not None and local_path(uri) is None:
-        found = findings(signed_files(uri), digest, model, demand, uri)
     return next(iter(found.doubts), None)

@@ -51,7 +51,8 @@ class SignedFiles:
 
 @dataclass(frozen=True, slots=True)
 class SignatureDemand:
-    """What a signature must be: by one of the keys, with a provenance unless that is not asked for, no older than `since`."""
+    """What a signature must be: by one of the keys, with a provenance unless that is not asked for, no older than `since`, which
+    takes a provenance."""
 
     keys: tuple[TrustedKey, ...]
     provenance: bool = True
@@ -76,7 +77,8 @@ def examine(files: SignedFiles, manifest: Manifest, model: str, demand: Signatur
     signer, doubt = _files_signed(files, manifest, demand, sign)
     doubts = [doubt] if doubt else []
     provenance = None
-    if files.provenance is not None or demand.provenance:
+    # Only the provenance tells when: who takes it away must not make an older signature count.
+    if files.provenance is not None or demand.provenance or demand.since is not None:
         provenance, doubt = _provenance(files, demand, sign)
         doubts += [doubt] if doubt else []
     known_as = provenance.model if provenance else manifest.model

@@ -49,8 +49,11 @@ def write_beside(uri: str, files: dict[str, bytes]) -> None:
         for name, content in files.items():
             if local is not None:
                 part = local / f".{name}.{secrets.token_hex(4)}"  # others may write it too
-                part.write_bytes(content)
-                part.replace(local / name)
+                try:
+                    part.write_bytes(content)
+                    part.replace(local / name)
+                finally:
+                    part.unlink(missing_ok=True)
                 continue
             filesystem, base = remote(uri)
             with filesystem.open_output_stream(f"{base}/{name}") as stream:

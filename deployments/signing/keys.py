@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -22,6 +22,8 @@ from cluster.errors import BadInput
 
 # By the curve's size in bits; Sigstore pairs each with one hash.
 _HASHES: dict[int, type[hashes.HashAlgorithm]] = {256: hashes.SHA256, 384: hashes.SHA384, 521: hashes.SHA512}
+# What reading a certificate raises besides ValueError: by a curve or a version that cryptography does not know.
+OF_CERTIFICATES = (UnsupportedAlgorithm, x509.InvalidVersion)
 SHOWN = 16  # digits of a key's id where people read it
 CURVES = "make one with `headrace signing new NAME`, or take an elliptic curve P-256, P-384 or P-521 in PEM"
 
@@ -84,7 +86,7 @@ def signing_key(pem: bytes, where: str) -> PrivateSigningKey:
         private = load_pem_private_key(pem, None)
     except TypeError as error:
         raise BadInput("the key is encrypted", where=where, remedy="decrypt it into a file that only you may read") from error
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise BadInput("this is no private key", where=where, remedy=CURVES) from error
     if not isinstance(private, ec.EllipticCurvePrivateKey) or private.curve.key_size not in _HASHES:
         raise BadInput("a key of this kind can't sign versions", where=where, remedy=CURVES)
@@ -98,7 +100,7 @@ def trusted_key(pem: bytes, name: str, where: str) -> TrustedKey:
     """
     try:
         public = x509.load_pem_x509_certificate(pem).public_key() if b"BEGIN CERT" in pem else load_pem_public_key(pem)
-    except ValueError as error:
+    except (ValueError, *OF_CERTIFICATES) as error:
         raise BadInput("this is no public key", where=where, remedy="name a PEM with a public key or a certificate") from error
     if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.key_size not in _HASHES:
         raise BadInput("a key of this kind can't sign versions", where=where, remedy=CURVES)

@@ -18,6 +18,8 @@ from deployments.signing.keys import TrustedKey, trusted_key
 
 _MOST_BYTES = 256 * 1024
 _PEM = "-----BEGIN "
+# What PyYAML raises, as it comes, for a scalar that is none of its kind: 2026-11-31 for one.
+_OF_VALUES = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 
 
 class SigningMode(StrEnum):
@@ -33,7 +35,7 @@ class SigningRule(Section):
     to the policy's own, or PEM itself.
 
     Signatures made before `since` do not count. With `provenance: false` the files' signature is enough, as any tool for OpenSSF
-    model signing makes it.
+    model signing makes it; not with `since`, for nothing else than the provenance tells when it was made.
     """
 
     models: tuple[str, ...] = Field(min_length=1)
@@ -52,6 +54,8 @@ class SigningRule(Section):
     def _keys_where_needed(self) -> Self:
         if self.mode is not SigningMode.OFF and not self.keys:
             raise ValueError(f"keys: mode {self.mode} trusts nobody without any: list the public keys that count")
+        if self.since is not None and not self.provenance:
+            raise ValueError("since: only a provenance tells when a version was signed: leave out `provenance: false`")
         return self
 
 
@@ -74,13 +78,33 @@ def read_policy(file: Path) -> SigningPolicy:
     try:
         with file.open("rb") as opened:
             content = opened.read(_MOST_BYTES + 1)
-        data = yaml.safe_load(content.decode("utf-8")) if len(content) <= _MOST_BYTES else None
-        return SigningPolicy.model_validate(data)
+        text = content.decode("utf-8") if len(content) <= _MOST_BYTES else ""
+        if twice := _written_twice(text):
+            raise BadInput(f"bad signing policy: {twice} is written twice", where=str(file), remedy=remedy)
+        return SigningPolicy.model_validate(yaml.safe_load(text))
     except ValidationError as error:
         raise BadInput(f"bad signing policy: {first_finding(error)}", where=str(file), remedy=remedy) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, RecursionError, yaml.YAMLError, *_OF_VALUES) as error:
         what = f"the signing policy can't be read: {type(error).__name__}"
         raise BadInput(what, where=str(file), remedy=remedy) from error
+
+
+def _written_twice(text: str) -> str:
+    """A field of which YAML would let the second take the place of the first, without a word; empty where there is none."""
+    left, seen = [yaml.compose(text, Loader=yaml.SafeLoader)], set[int]()
+    while left:
+        node = left.pop()
+        if not isinstance(node, yaml.CollectionNode) or id(node) in seen:  # an alias leads to what was looked at
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
+            if twice := next((name for name in names if names.count(name) > 1), ""):
+                return twice
+            left += [value for _, value in node.value]
+        else:
+            left += node.value
+    return ""
 
 
 def demand_of(rule: SigningRule, file: Path) -> SignatureDemand:

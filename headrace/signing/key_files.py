@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.errors import Conflict, NotFound
+from cluster.errors import BadInput, Conflict, NotFound
 from cluster.versions import check_name
+from deployments.keys.references import PEM
 from deployments.keys.secret_file import read_secret, write_once
 from deployments.signing.keys import PrivateSigningKey, TrustedKey, new_signing_key, signing_key, trusted_key
 from headrace.local.home import Home
@@ -58,6 +59,8 @@ def signing_key_named(home: Home, named: str, base: Path) -> PrivateSigningKey:
 
     Raises NotFound where there is none, Conflict where others may read it, BadInput where it can't sign versions.
     """
+    if PEM in named:  # not told again, in a log of CI for one
+        raise BadInput("a key itself stands where one should be named", where="a signing key's name", remedy="put it in a file")
     is_path = "/" in named or Path(named).suffix != ""
     file = base / named if is_path else _files(home, named).private
     remedy = f"chmod 600 {file}, and make it your own"
@@ -66,6 +69,8 @@ def signing_key_named(home: Home, named: str, base: Path) -> PrivateSigningKey:
     except FileNotFoundError as error:
         known = ", ".join(one.name for one in signing_keys(home)) or "none yet: `headrace signing new NAME` makes one"
         raise NotFound("there is no such signing key", where=str(file), remedy=f"keys of this home: {known}") from error
+    except OSError as error:
+        raise NotFound(f"the signing key can't be read: {error.strerror}", where=str(file), remedy="name a file") from error
 
 
 def trusted_key_in(file: Path) -> TrustedKey:

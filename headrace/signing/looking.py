@@ -39,9 +39,10 @@ class KnownVersion:
 
 @dataclass(frozen=True, slots=True)
 class LookedAt:
-    """What was found. `altered` says of each file what is not as its manifest has it."""
+    """What was found. `altered` says of each file what is not as its manifest has it; `content` are that manifest's bytes."""
 
     version: KnownVersion
+    content: bytes
     manifest: Manifest
     findings: SignatureFindings
     altered: tuple[str, ...]
@@ -111,9 +112,9 @@ def look_at(version: KnownVersion, demand: SignatureDemand) -> LookedAt:
     local = local_path(version.uri)
     if local is None:  # verified as it is brought here
         localize(version.uri, version.digest)
-        return LookedAt(version, manifest, found, ())
+        return LookedAt(version, files.manifest, manifest, found, ())
     altered = (_altered(local / entry.path, entry.path, entry.sha256) for entry in manifest.files)
-    return LookedAt(version, manifest, found, tuple(one for one in altered if one))
+    return LookedAt(version, files.manifest, manifest, found, tuple(one for one in altered if one))
 
 
 def _altered(file: Path, name: str, sha256: str) -> str:

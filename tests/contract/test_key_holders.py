@@ -123,6 +123,20 @@ def test_a_service_that_is_away_is_said_to_be(
 
 
 @pytest.mark.parametrize("place", SERVICES)
+@pytest.mark.parametrize("told", [[], {}, {"data": None}, {"data": {"plaintext": "!", "ciphertext": 1}, "Plaintext": 3}])
+def test_an_answer_that_makes_no_sense_is_told(
+    place: str, told: object, services: None, vault: SmallKeyService, kms: SmallKeyService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy's page, for one."""
+    holder = holder_of(f"{place}prod")
+    wrapped = holder.wrap(new_data_key(), INFO)
+    for service in (vault, kms):
+        monkeypatch.setattr(service.RequestHandlerClass, "answer", lambda *_: told)
+    with pytest.raises(Unreachable, match="what answers is not"):
+        holder.unwrap(wrapped, INFO)
+
+
+@pytest.mark.parametrize("place", SERVICES)
 def test_what_a_service_refuses_is_told(place: str, services: None, monkeypatch: pytest.MonkeyPatch) -> None:
     wrapped = holder_of(f"{place}prod").wrap(new_data_key(), INFO)
     with pytest.raises(Forbidden, match="does not open it"):

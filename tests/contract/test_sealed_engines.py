@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import warnings
+import zipfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +24,7 @@ from deployments.artifacts.samples import read_samples
 from deployments.engines.load import load_engine
 from deployments.engines.model_bytes import file_in_memory, path_of
 from deployments.engines.onnx_external import LocationMention, external_locations
+from deployments.engines.program import check
 from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
 from tests.support.own_process import OwnProcess
 from tests.support.sealed import OwnKeys, sealed_copy
@@ -229,3 +233,92 @@ def test_an_engines_own_process_opens_it_too(tmp_path: Path, keys: OwnKeys) -> N
     (keys.folder / "own.key").unlink()
     with pytest.raises(Forbidden, match="no key of this machine opens it"):
         OwnProcess(Path(sealed.uri), threads=1)
+
+
+LISTED = json.dumps({"config": {"x": {"use_pickle": False, "path_name": "weight_x.so"}}})
+
+
+@pytest.mark.parametrize(
+    ("members", "says"),
+    [
+        # Called as the archive's own lists call plain numbers, which need not be read: torch would write the program to a file
+        # in clear, and load this as a library.
+        ({"model/data/aotinductor/m/a_config.json": LISTED, "model/data/aotinductor/m/weight_x.so": "ELF"}, "compiled code"),
+        ({"model/data/aotinductor/m/wrapper_metadata.json": "{}"}, "compiled code"),
+        ({"model/models/model.json": "{}", "model/Models/model.json": "{}"}, "two members of one name"),
+    ],
+)
+def test_a_program_brings_no_compiled_code_and_no_member_twice(members: dict[str, str], says: str) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(BadArtifact, match=says):
+        check(packed, "model.pt2")
+
+
+@pytest.mark.parametrize(
+    ("size", "runs"),
+    [
+        (
+            "Add(FloorDiv(Mul(Integer(2), Symbol('s77', positive=True, integer=True)), Integer(3)), Float('1.5', precision=53))",
+            "",
+        ),
+        ("Max(1, s0*2 + 3)//2", ""),
+        ("__import__('os').system('true')", "by code"),
+        ("exec(chr(112) + chr(97))", "by code"),
+        ("Add('__import__(1)', 1)", "by code"),
+        ("Symbol('a b')", "by code"),
+        ("s0.__class__", "by code"),
+        ("(lambda: 1)()", "by code"),
+        ("Add(1,", "makes no sense"),
+        ("(" * 100_000, "makes no sense"),
+    ],
+)
+def test_a_programs_sizes_are_arithmetic_and_no_code(size: str, runs: str) -> None:
+    """torch has SymPy evaluate them as Python, when the program is read."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("m/models/model.json", json.dumps({"sizes": [{"as_expr": {"expr_str": size}}]}))
+    if runs:
+        with pytest.raises(BadArtifact, match=runs):
+            check(packed, "model.pt2")
+    else:
+        check(packed, "model.pt2")
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"guards_code": ["Eq(Mod(L['x'].size()[0], 2), 0)", "L['x'].stride()[0] >= 2"]}, ""),
+        ({"guards_code": ["(4*L['a'][0].size()[0]) == (8*(L['a'][0].size()[0] // 2))", "L['x'].size()[3] != 1"]}, ""),
+        ({"inputs": [{"name": "msg", "arg": {"as_string": "failed for u0 >= 0 on node 'ge_1'"}}]}, ""),
+        ({"inputs": [{"as_string": "a' or print(1) or '"}]}, "a name that is none"),
+        ({"guards_code": ["__import__('os').system('true') == 0"]}, "guards its inputs by code"),
+        ({"guards_code": ["L['x'].__class__ == 1"]}, "guards its inputs by code"),
+        ({"guards_code": ["L['x\"y'].size()[0] == 1"]}, "guards its inputs by code"),
+        ({"name": "layers.0/dense@1", "in_spec": '[1, {"context": "[\\"a\\"]"}]', "metadata": {"stack_trace": "f('x')\n"}}, ""),
+        ({"name": "x=print(1)"}, "a name that is none"),
+        ({"as_string": "a' or print(1) or '"}, "a name that is none"),
+        ({"in_spec": '[1, {"context": "[\\"a = print(1)\\"]"}]'}, "a name that is none"),
+        ({"values": {"x=print(1)": {}}}, "a name that is none"),
+    ],
+)
+def test_a_programs_guards_and_names_are_no_code(told: dict[str, object], says: str) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("m/models/model.json", json.dumps({"graph": [told]}))
+    if says:
+        with pytest.raises(BadArtifact, match=says):
+            check(packed, "model.pt2")
+    else:
+        check(packed, "model.pt2")
+
+
+def test_a_member_twice_is_refused_whichever_torch_would_read() -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive, warnings.catch_warnings(action="ignore"):
+        for content in ("{}", "[]"):
+            archive.writestr("model/models/model.json", content)
+    with pytest.raises(BadArtifact, match="two members of one name"):
+        check(packed, "model.pt2")

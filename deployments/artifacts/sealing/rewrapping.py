@@ -8,7 +8,7 @@ from cluster.errors import BadArtifact, BadInput, Conflict
 from deployments.artifacts.manifest import KEYS, Manifest
 from deployments.artifacts.places import explaining, locate
 from deployments.artifacts.roots import is_in_registry
-from deployments.artifacts.sealing.wraps import REMEDY, SealKeys, parse_wraps, wrap_info, wrapped_for
+from deployments.artifacts.sealing.wraps import REMEDY, SealKeys, parse_wraps, unwrapped, wrapped_for
 from deployments.keys.port import KeyHolder
 from deployments.keys.ring import KeyRing
 
@@ -33,7 +33,7 @@ def rewrap(
             remedy="rewrap the version that was pushed, and push it again: only its keys are sent",
         )
     before = read_keys(uri)
-    data_key = ring.unwrap(before.wraps, wrap_info(manifest.seal, manifest.model), where=uri)
+    data_key = unwrapped(before, manifest.seal, manifest.model, ring, where=uri)
     after = wrapped_for(holders, data_key, manifest.seal, manifest.model)
     if keep:
         fresh = {one.key for one in after.wraps}

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cluster.errors import BadArtifact
 from cluster.findings import first_finding
 from deployments.artifacts.manifest import KEYS, Seal
-from deployments.keys.port import KeyHolder, WrappedKey
+from deployments.keys.port import DATA_KEY_BYTES, KeyHolder, WrappedKey
+from deployments.keys.ring import KeyRing
 
 MOST_BYTES = 1 << 20
 REMEDY = "bring the file back, or seal the version again: `headrace build --seal`"
@@ -39,6 +40,14 @@ def wrapped_for(holders: Sequence[KeyHolder], data_key: bytes, seal: Seal, model
     info = wrap_info(seal, model)
     by_key = {holder.key_id: holder for holder in holders}
     return SealKeys(wraps=tuple(holder.wrap(data_key, info) for holder in by_key.values()))
+
+
+def unwrapped(keys: SealKeys, seal: Seal, model: str, ring: KeyRing, *, where: str) -> bytes:
+    """The data key. Raises as `KeyRing.unwrap`, and BadArtifact where what is wrapped is none: anybody wraps for a public key."""
+    data_key = ring.unwrap(keys.wraps, wrap_info(seal, model), where=where)
+    if len(data_key) != DATA_KEY_BYTES:
+        raise BadArtifact(f"{KEYS} wraps what is no key of a version", where=f"{where}/{KEYS}", remedy=REMEDY)
+    return data_key
 
 
 def parse_wraps(content: bytes, where: str) -> SealKeys:

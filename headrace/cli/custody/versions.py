@@ -11,7 +11,7 @@ import typer
 from cluster.errors import BadArtifact, HeadraceError
 from deployments.artifacts.roots import local_path
 from deployments.builder.report import read_report
-from deployments.signing.files import signed_files, write_beside
+from deployments.signing.files import write_beside
 from deployments.signing.sign import build_facts, signatures
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.local.home import read_settings
@@ -45,8 +45,8 @@ def sign_command(
     local = local_path(found.uri)
     report = read_report(local) if local is not None and seen.manifest.seal is None else None
     facts = build_facts(seen.manifest, report.model_dump(mode="json") if report is not None else None)
-    content = signed_files(found.uri).manifest
-    write_beside(found.uri, signatures(seen.manifest, content, signing, facts, found.model))
+    # Of what was looked at, not of what may lie there by now.
+    write_beside(found.uri, signatures(seen.manifest, seen.content, signing, facts, found.model))
     if as_json:
         print_json({"model": found.model, "version": found.number, "digest": found.digest, "key": signing.id})
     else:

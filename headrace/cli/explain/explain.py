@@ -10,7 +10,7 @@ import typer
 
 from cluster.errors import BadInput, NotFound
 from deployments.artifacts.background import read_background
-from deployments.artifacts.manifest import MANIFEST
+from deployments.artifacts.manifest import MANIFEST, file_digest, read_manifest
 from deployments.artifacts.version_files import VersionFiles, open_folder
 from deployments.engines.datatypes import Array
 from deployments.engines.load import load_engine
@@ -98,8 +98,11 @@ def _loaded_explanation(
 
 def _version_files(model: str, version: int | None) -> tuple[VersionFiles, str]:
     """The version's files, and what it is called."""
-    if (Path(model) / MANIFEST).exists():
-        return open_folder(Path(model)), Path(model).resolve().parent.name
+    folder = Path(model).absolute()
+    if (folder / MANIFEST).exists():
+        digest = file_digest(folder / MANIFEST)
+        copy = admitted_copy(str(folder), digest, read_manifest(folder).model)  # asked of as any other
+        return open_folder(copy, digest), folder.resolve().parent.name
     with ControlClient.from_environment() as client:
         view = client.model(model)
     found = [one for one in view.versions if version in (None, one.version)]

@@ -42,10 +42,11 @@ def test_another_manifest_is_refused(tmp_path: Path) -> None:
         verify(Path(uri), "0" * 64)
 
 
-def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", [b"../model.onnx", b"/model.onnx", rb"a\u0000b", b""])
+def test_a_manifest_cannot_point_outside(tmp_path: Path, path: bytes) -> None:
     uri, _, _ = mlp_artifact(tmp_path)
     manifest = Path(uri) / MANIFEST
-    manifest.write_bytes(manifest.read_bytes().replace(b'"model.onnx"', b'"../model.onnx"'))
+    manifest.write_bytes(manifest.read_bytes().replace(b'"model.onnx"', b'"%s"' % path))
     with pytest.raises(BadArtifact, match="leaves the artifact"):
         verify(Path(uri))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 
 from cluster.errors import BadArtifact
 from deployments.artifacts.background import read_background
-from deployments.artifacts.manifest import BACKGROUND, EXPLAIN, verify
+from deployments.artifacts.manifest import BACKGROUND, EXPLAIN, read_manifest, verify
 from deployments.artifacts.package import Artifact, write_artifact
 from deployments.artifacts.samples import read_samples
+from deployments.artifacts.version_files import open_folder
 from deployments.engines.load import load_engine
 from deployments.explain.explaining import explain_rows
 from deployments.explain.form import Background, ExplainMethod, ExplainOptions
@@ -68,6 +70,13 @@ def test_versions_from_before_are_explained_against_their_sample_rows(tmp_path: 
         assert one.completeness_error < 1e-5
         assert one.attributions[name].any()
     assert not read_background(Path(packaged(tmp_path / "other", None).uri)).classes, "as its report says"
+    bare = shutil.copytree(OLD, tmp_path / "bare")
+    manifest = read_manifest(bare)
+    kept = tuple(entry for entry in manifest.files if entry.path != "report.json")
+    (bare / "manifest.json").write_bytes(manifest.model_copy(update={"files": kept}).content)
+    (bare / "report.json").unlink()
+    for version in (bare, open_folder(bare)):
+        assert read_background(version).classes, "where none says: as an answer looks"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from deployments.artifacts.samples import read_samples
 from deployments.artifacts.sealing.chunks import open_sealed, plain_bytes, write_sealed
 from deployments.artifacts.sealing.making import seal_files
 from deployments.artifacts.sealing.rewrapping import read_keys, rewrap
+from deployments.artifacts.sealing.wraps import SealKeys, wrap_info
 from deployments.artifacts.version_files import open_folder, open_version
 from deployments.builder.report import read_report
 from deployments.engines.load import load_engine
@@ -182,6 +183,20 @@ def test_keys_that_make_no_sense_are_told(tmp_path: Path, keys: OwnKeys, content
         read_samples(folder)
 
 
+def test_a_wrap_of_what_is_no_key_is_told(tmp_path: Path, keys: OwnKeys) -> None:
+    """Who can write keys.json can wrap anything for a public key."""
+    key = keys.new("a")
+    artifact = sealed_artifact(tmp_path, key)
+    seal = artifact.manifest.seal
+    assert seal is not None
+    short = SealKeys(wraps=(key.wrap(b"short", wrap_info(seal, artifact.manifest.model)),))
+    (Path(artifact.uri) / KEYS).write_bytes(short.content)
+    with pytest.raises(BadArtifact, match=r"keys\.json wraps what is no key"):
+        load_engine(open_folder(Path(artifact.uri), artifact.digest))
+    with pytest.raises(BadArtifact, match=r"keys\.json wraps what is no key"):
+        rewrap(artifact.uri, artifact.manifest, [key], KeyRing.from_environment())
+
+
 def test_another_key_takes_the_place_of_one_and_no_digest_changes(
     tmp_path: Path, keys: OwnKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +227,9 @@ def test_a_copy_learns_of_new_keys(tmp_path: Path, keys: OwnKeys, monkeypatch: p
     new = keys.new("new")
     rewrap(artifact.uri, artifact.manifest, [new], KeyRing.from_environment())
     monkeypatch.setattr("deployments.artifacts.fetch.local_path", lambda _: None)  # as of another machine
+    assert localize(artifact.uri, artifact.digest, cache=tmp_path / "cache") == copy
+    assert [one.key for one in read_keys(str(copy)).wraps] == [new.key_id]
+    (copy / KEYS).write_bytes(b"")  # no digest tells that they are damaged
     assert localize(artifact.uri, artifact.digest, cache=tmp_path / "cache") == copy
     assert [one.key for one in read_keys(str(copy)).wraps] == [new.key_id]
     shutil.rmtree(artifact.uri)  # away: what the copy knows is tried

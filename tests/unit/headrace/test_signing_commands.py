@@ -15,6 +15,7 @@ from cluster.versions import Version, VersionId
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
 from headrace.local.home import read_settings
+from headrace.signing.looking import look_at
 from tests.support.signed import LocalVersion, local_version
 
 Captured = pytest.CaptureFixture[str]
@@ -67,6 +68,11 @@ def test_a_key_that_others_may_read_signs_nothing(home: Path, tmp_path: Path, ca
     assert main(["model", "sign", "digits", "--key", "release"]) == ExitCode.CONFLICT
     assert "chmod 600" in capsys.readouterr().err
     assert main(["model", "sign", "digits", "--key", "nobody"]) == ExitCode.NOT_FOUND
+    assert main(["model", "sign", "digits", "--key", str(tmp_path / "home/signing")]) == ExitCode.NOT_FOUND
+    assert "Is a directory" in capsys.readouterr().err
+    secret = key.read_text()
+    assert main(["model", "sign", "digits", "--key", secret]) == ExitCode.BAD_INPUT
+    assert secret.splitlines()[1][:20] not in capsys.readouterr().err
 
 
 def test_a_version_is_signed_and_verified_with_nothing_running(home: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -89,6 +95,30 @@ def test_a_version_is_signed_and_verified_with_nothing_running(home: Path, tmp_p
     assert "is of another version" in capsys.readouterr().err
 
 
+def test_what_was_looked_at_is_signed_whatever_lies_there_by_then(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can write beside the version must get no signature of another manifest, by being quick."""
+    version = local_version(tmp_path)
+    manifest = Path(version.uri) / "manifest.json"
+    whole = manifest.read_bytes()
+
+    def looked_at(*asked: object) -> object:
+        seen = look_at(*asked)  # type: ignore[arg-type]
+        manifest.write_bytes(whole.replace(b'"sample_tolerance": 0.0001', b'"sample_tolerance": 1000'))
+        return seen
+
+    main(["signing", "new", "release"])
+    monkeypatch.setattr("headrace.cli.custody.versions.look_at", looked_at)
+    assert main(["model", "sign", version.uri, "--key", "release"]) == ExitCode.OK
+    monkeypatch.undo()
+    monkeypatch.setenv("HEADRACE_HOME", str(home))
+    assert manifest.read_bytes() != whole
+    assert main(["model", "verify", version.uri]) == ExitCode.FAILED
+    manifest.write_bytes(whole)
+    assert main(["model", "verify", version.uri]) == ExitCode.OK
+
+
 def test_a_changed_file_is_named_and_never_signed(home: Path, tmp_path: Path, capsys: Captured) -> None:
     version = local_version(tmp_path)
     main(["signing", "new", "release"])
@@ -103,6 +133,23 @@ def test_a_changed_file_is_named_and_never_signed(home: Path, tmp_path: Path, ca
     assert main(["model", "sign", str(folder), "--key", "release"]) == ExitCode.FAILED
     assert "nothing is signed" in capsys.readouterr().err
     assert main(["model", "verify", "digits"]) == ExitCode.UNAVAILABLE
+
+
+def test_a_version_in_a_folder_is_explained_only_as_the_policy_says(
+    home: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, row = local_version(tmp_path), tmp_path / "row.json"
+    row.write_text("{}")
+    main(["signing", "new", "release"])
+    policy = tmp_path / "signing.yaml"
+    policy.write_text("kind: Signing\nrules: [{models: [digits], mode: enforce, keys: [home/signing/release.pub]}]")
+    monkeypatch.setenv("HEADRACE_SIGNING", str(policy))
+    assert main(["explain", version.uri, "--row", str(row)]) == ExitCode.FAILED
+    assert "refused by the signing policy: it is not signed" in capsys.readouterr().err
+    assert main(["model", "sign", version.uri, "--key", "release"]) == ExitCode.OK
+    capsys.readouterr()
+    assert main(["explain", version.uri, "--row", str(row)]) == ExitCode.BAD_INPUT
+    assert "signing policy" not in capsys.readouterr().err
 
 
 def test_a_policy_that_makes_no_sense_starts_nothing(home: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from cluster.errors import BadArtifact, BadInput, NoCapacity, NotFound, Unauthenticated, Unreachable
 from deployments.artifacts.fetch import localize
-from deployments.artifacts.oci_form import pack
+from deployments.artifacts.oci_form import DIGEST, MODELPACK_TYPE, SETTINGS_TYPE, SIZES, pack
 from deployments.artifacts.oci_place import look_up, pull
-from deployments.oci.descriptors import INDEX_TYPE, Descriptor
+from deployments.oci.descriptors import INDEX_TYPE, MANIFEST_TYPE, Descriptor, encoded
 from deployments.oci.image_files import add_image
 from deployments.oci.layers import LayerEntry, write_layer
 from deployments.oci.layout import DOCUMENT_MOST_BYTES, Layout
@@ -100,6 +102,65 @@ def test_a_manifest_without_end_is_refused() -> None:
     with kept.serving() as running:
         kept.manifests["/v2/team/x/manifests/1"] = INDEX_TYPE, b" " * (DOCUMENT_MOST_BYTES + 1)
         with pytest.raises(BadArtifact, match="too large for a document"):
+            look_up(f"oci://{running.host}/team/x:1")
+
+
+def _tar(name: str, content: bytes, **headers: str) -> bytes:
+    packed, info = io.BytesIO(), tarfile.TarInfo(name)
+    info.size, info.pax_headers = len(content), headers
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def _sparse(size: str) -> bytes:
+    """A file of that size, of which 1 KiB is there."""
+    told = {"major": "1", "minor": "0", "name": "models/model.sig", "realsize": size}
+    content = b"1\n0\n512\n".ljust(512, b"\0") + b"x" * 512
+    return _tar("models/sparse", content, **{f"GNU.sparse.{key}": value for key, value in told.items()})
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (_tar("models/manifest.json", b"x" * 5000)[:2000], "a layer is damaged"),
+        (_sparse(str(1 << 40)), "holds what is no file of a version"),
+        (_sparse("many"), "a layer is damaged"),
+    ],
+)
+def test_a_layer_that_is_cut_or_grows_without_end_is_refused(tmp_path: Path, layer: bytes, says: str) -> None:
+    """Whoever pushed it made its digest fit: the controller reads it as it registers the version."""
+    layout = Layout(tmp_path / "layout")
+    layout.prepare()
+    sizes = {SIZES: '{"manifest.json": 1}'}
+    document = {
+        "artifactType": MODELPACK_TYPE,
+        "mediaType": MANIFEST_TYPE,
+        "config": layout.add(b"{}", MODELPACK_TYPE).document(),
+        "layers": [layout.add(layer, SETTINGS_TYPE, sizes).document()],
+        "annotations": {DIGEST: "0" * 64},
+    }
+    with SmallRegistry().serving() as running:
+        pushing(running, layout, layout.add(encoded(document), MANIFEST_TYPE), None)
+        with pytest.raises(BadArtifact, match=says):
+            look_up(f"oci://{running.host}/team/x:1")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"annotations": ["x"]},
+        {"layers": 3},
+        {"layers": [{"mediaType": "x", "digest": f"sha256:{'0' * 64}", "size": 1, "annotations": {SIZES: "[" * 100_000}}]},
+        {"layers": [{"mediaType": "x", "digest": f"sha256:{'0' * 64}", "size": 1, "annotations": {SIZES: '{"a": 1e999}'}}]},
+    ],
+)
+def test_a_manifest_of_strange_kinds_is_no_version(told: dict[str, object]) -> None:
+    kept = SmallRegistry()
+    document = {"artifactType": MODELPACK_TYPE, "annotations": {DIGEST: "0" * 64}, "layers": []} | told
+    with kept.serving() as running:
+        kept.manifests["/v2/team/x/manifests/1"] = MANIFEST_TYPE, encoded(document)
+        with pytest.raises(BadArtifact, match="is no version of a model"):
             look_up(f"oci://{running.host}/team/x:1")
 
 

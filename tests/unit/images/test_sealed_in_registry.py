@@ -9,7 +9,7 @@ import pytest
 from deployments.artifacts.fetch import localize
 from deployments.artifacts.manifest import KEYS, verify
 from deployments.artifacts.oci_form import pack
-from deployments.artifacts.oci_place import look_up
+from deployments.artifacts.oci_place import look_up, pull
 from deployments.artifacts.profile import fetch_profile
 from deployments.artifacts.registered import check_registered
 from deployments.artifacts.sealing.rewrapping import rewrap
@@ -50,6 +50,13 @@ def test_it_comes_back_sealed_and_another_key_sends_its_keys_alone(tmp_path: Pat
         before = _inputs(aboard)
         rewrap(sealed.uri, sealed.manifest, [keys.new("new")], KeyRing.from_environment())
         assert _inputs(aboard) != before, "an image's layer holds the keys too"
+        pulled = pull(look_up(uri), tmp_path / "pulled")
         assert pushed("second") <= 6  # keys, configurations and manifests: no file of the version
+        sealed_for = (folder / KEYS).read_bytes()
+        assert localize(uri, sealed.digest, cache=tmp_path / "cache") == copy
+        assert pull(look_up(uri), tmp_path / "pulled") == pulled
+        for place in (copy, pulled):
+            assert (place / KEYS).read_bytes() == sealed_for, "a copy that was there learns of the keys that were pushed"
+        assert not list(pulled.glob(".*"))
         assert look_up(uri).digest == sealed.digest
         assert open_version(uri, sealed.digest).seal_keys().content == (folder / KEYS).read_bytes()

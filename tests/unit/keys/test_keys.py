@@ -60,6 +60,13 @@ def test_the_ring_takes_every_key_of_a_folder_and_tries_those_that_fit(tmp_path:
         assert ring.unwrap([holder_of(name, folder=tmp_path).wrap(data_key, INFO)], INFO, where="x") == data_key
 
 
+def test_a_key_that_is_not_there_keeps_no_other_of_its_folder_from_opening(tmp_path: Path) -> None:
+    (tmp_path / "a.key").symlink_to(tmp_path / "gone")
+    pair_in(tmp_path, "b")
+    ring, data_key = ring_of(f"file:{tmp_path}"), new_data_key()
+    assert ring.unwrap([holder_of("b", folder=tmp_path).wrap(data_key, INFO)], INFO, where="x") == data_key
+
+
 def test_what_no_key_opens_is_said_with_the_keys_that_would(tmp_path: Path) -> None:
     pair_in(tmp_path / "here")
     pair_in(tmp_path / "elsewhere")
@@ -106,6 +113,19 @@ def test_keys_that_are_none_are_told(tmp_path: Path) -> None:
         holder_of("a", folder=tmp_path)
     with pytest.raises(BadInput, match="no kind of key"):
         holder_of("gcp:a")
+    with pytest.raises(BadInput, match="not here"):
+        ring_of("file:~nobody-of-this-name/keys")
+    with pytest.raises(BadInput, match="is no address"):
+        holder_of("vault:transit/a", environment={"VAULT_ADDR": "https://[::1"})
+
+
+def test_a_key_in_place_of_its_name_is_not_told_again() -> None:
+    secret = new_hpke_pair()[0]
+    for told in (secret, f"file:{secret}", secret.replace("\n", "\\n"), f"file:{secret * 3}"):
+        for take in (ring_of, holder_of):
+            with pytest.raises(BadInput, match="a key itself") as refused:
+                take(told)
+            assert secret.splitlines()[1][:20] not in str(refused.value)
 
 
 def test_openssl_makes_one(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -162,6 +163,8 @@ def test_the_controller_keeps_what_it_cannot_open_and_says_whom_it_forgot_by_a_p
         open_subject_keys(document.replace('"sealed":"', '"sealed":"AAAA'), "subjects", 1, ring)
     with pytest.raises(Forbidden):
         open_subject_keys(document, "subjects", 2, ring)
+    with pytest.raises(BadArtifact, match="they were changed"):
+        open_subject_keys(re.sub('"sealed":"[^"]*"', '"sealed":"AAAA"', document), "subjects", 1, ring)
     with pytest.raises(NotFound, match="a stream with `encrypt` makes them"):
         books[0].key_of("others", name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 
 import headrace.controller_actor as controller
 from cluster.commands.versions import RegisterVersion
-from cluster.errors import BadArtifact, BadInput
+from cluster.errors import BadArtifact, BadInput, Unreachable
 from deployments.artifacts.manifest import SIGNATURE_FILE, SLSA_FILE
 from deployments.artifacts.oci_form import pack
 from deployments.keys.ring import VARIABLE
@@ -82,7 +83,20 @@ def test_a_warning_is_a_word_in_the_log(
 def test_a_policy_that_can_not_be_read_lets_nothing_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: KeyPair) -> None:
     signed = local_version(tmp_path, key)
     bad = tmp_path / "p.yaml"
-    for text in (None, "kind: Signing\nrules: 3", "kind: Access", "a: [", "kind: Signing\nrules: [{models: [a], mode: enforce}]"):
+    enforced = "models: ['*'], mode: enforce, keys: [key0.pub]"
+    for text in (
+        None,
+        "kind: Signing\nrules: 3",
+        "kind: Access",
+        "a: [",
+        "kind: Signing\nrules: [{models: [a], mode: enforce}]",
+        f"kind: Signing\nrules: [{{{enforced}, since: 2026-11-31T00:00:00Z}}]",  # PyYAML itself fails on these
+        f"kind: Signing\nrules: [{{{enforced}, provenance: !!bool perhaps}}]",
+        f"kind: Signing\nrules: [{{{enforced}, since: !!timestamp soon}}]",
+        f"kind: Signing\nrules: [{{{enforced}}}]\nrules: []",  # the second would take the place of the first
+        f"kind: Signing\nrules: [{{{enforced}, mode: off}}]",
+        f"kind: Signing\nrules: [{{{enforced}, since: 2026-11-01T00:00:00Z, provenance: false}}]",
+    ):
         bad.unlink(missing_ok=True)
         if text is not None:
             bad.write_text(text)
@@ -132,7 +146,7 @@ def test_a_signature_goes_by_a_registry(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_signature_that_came_later_is_read_where_the_version_came_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: KeyPair
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: KeyPair, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The copy of a version far away was made before."""
     monkeypatch.setenv("HEADRACE_ARTIFACT_CACHE", str(tmp_path / "cache"))
@@ -146,6 +160,15 @@ def test_a_signature_that_came_later_is_read_where_the_version_came_from(
     monkeypatch.setenv(POLICY_VARIABLE, str(policy_at(tmp_path / "p.yaml", "enforce", key)))
     with pytest.raises(BadArtifact, match="it is not signed"):
         admitted_copy(far, version.digest, "digits")
+    Path(version.uri).rename(tmp_path / "away")
+    with pytest.raises(BadArtifact, match="no manifest"):
+        admitted_copy(far, version.digest, "digits")
+    monkeypatch.setenv(POLICY_VARIABLE, str(policy_at(tmp_path / "warn.yaml", "warn", key)))
+    with caplog.at_level(logging.WARNING):
+        assert admitted_copy(far, version.digest, "digits") == copy, "what is here opens, and only a word is said"
+    assert "it is not signed, which the signing policy warns of" in caplog.messages[-1]
+    (tmp_path / "away").rename(version.uri)
+    monkeypatch.setenv(POLICY_VARIABLE, str(tmp_path / "p.yaml"))
     facts = build_facts(version.manifest, None)
     write_beside(far, signatures(version.manifest, version.files.manifest, key.private, facts, "digits"))
     check_admitted(far, version.digest, "digits")
@@ -154,6 +177,16 @@ def test_a_signature_that_came_later_is_read_where_the_version_came_from(
     bring_signatures(far, copy)
     assert (copy / SIGNATURE_FILE).read_bytes() == (Path(version.uri) / SIGNATURE_FILE).read_bytes()
     assert not list(copy.glob(".*"))
+
+
+def test_of_a_signature_that_can_not_be_written_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(Unreachable, match="can't be written"):
+        write_beside(str(tmp_path), {SIGNATURE_FILE: b"x"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_sealed_version_is_signed_as_it_lies_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: KeyPair) -> None:

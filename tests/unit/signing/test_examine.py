@@ -123,6 +123,13 @@ def test_signatures_of_before_a_time_do_not_count(version: LocalVersion, key: Ke
         assert _faults(examine(version.files, version.manifest, "digits", demand)) == faults
 
 
+def test_a_time_is_asked_for_where_the_provenance_was_taken_away(version: LocalVersion, key: KeyPair) -> None:
+    """An older version, leaked with its signature: without slsa.json nothing tells how old that is."""
+    alone = replace(version.files, provenance=None)
+    demand = SignatureDemand((key.public,), provenance=False, since=datetime.now(UTC) + timedelta(hours=1))
+    assert _faults(examine(alone, version.manifest, "digits", demand)) == [SignatureFault.UNSIGNED]
+
+
 def test_the_provenance_names_what_a_version_was_made_from(version: LocalVersion) -> None:
     source = {"kind": "mlflow", "file": "a/model.onnx", "sha256": "a" * 64, "mlflow": {"uri": "models:/x", "sha256": "b" * 64}}
     report = {
@@ -142,17 +149,43 @@ def test_the_provenance_names_what_a_version_was_made_from(version: LocalVersion
     assert read_provenance(b"{}") is None
 
 
-def test_of_a_certificate_its_key_counts(version: LocalVersion, key: KeyPair) -> None:
-    """As OpenSSF's tool signs with one: the chain stands where the key's hint would."""
+def _certificate(key: KeyPair) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "release")])
     began = datetime.now(UTC)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.private.private.public_key())
     dated = builder.serial_number(1).not_valid_before(began).not_valid_after(began + timedelta(days=1))
-    certificate = dated.sign(key.private.private, hashes.SHA256())
+    return dated.sign(key.private.private, hashes.SHA256())
+
+
+def _by_certificate(version: LocalVersion, der: bytes) -> bytes:
+    """The version's signature with a chain where the key's hint would stand."""
     bundle = json.loads(version.files.signature or b"")
-    chain = [{"rawBytes": base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()}]
+    chain = [{"rawBytes": base64.b64encode(der).decode()}]
     bundle["verificationMaterial"] = {"x509CertificateChain": {"certificates": chain}, "tlogEntries": []}
-    files = replace(version.files, signature=json.dumps(bundle).encode())
+    return json.dumps(bundle).encode()
+
+
+# P-256, as a certificate or key names it, and a curve that cryptography does not know; a certificate's version, and none.
+UNKNOWN = [(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030102")), (b"\xa0\3\2\1\2", b"\xa0\3\2\1\x09")]
+
+
+@pytest.mark.parametrize(("known", "unknown"), UNKNOWN)
+def test_a_certificate_that_nobody_can_read_is_told(version: LocalVersion, key: KeyPair, known: bytes, unknown: bytes) -> None:
+    """Whoever registers a version writes its signature: it must end in no defect of ours."""
+    whole = _certificate(key).public_bytes(Encoding.DER)
+    assert known in whole
+    der = whole.replace(known, unknown, 1)
+    files = replace(version.files, signature=_by_certificate(version, der))
+    assert _faults(examine(files, version.manifest, "digits", SignatureDemand((key.public,)))) == [SignatureFault.UNREADABLE]
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+    with pytest.raises(BadInput, match="no public key"):
+        trusted_key(pem, "x", "here")
+
+
+def test_of_a_certificate_its_key_counts(version: LocalVersion, key: KeyPair) -> None:
+    """As OpenSSF's tool signs with one: the chain stands where the key's hint would."""
+    certificate = _certificate(key)
+    files = replace(version.files, signature=_by_certificate(version, certificate.public_bytes(Encoding.DER)))
     trusted = trusted_key(certificate.public_bytes(Encoding.PEM), "release", "here")
     assert trusted == key.public
     assert examine(files, version.manifest, "digits", SignatureDemand((trusted,))).doubts == ()
