@@ -18,7 +18,7 @@ from cluster.commands.feeds import FeedName
 from deployments.gateway.deployment import GatewaySettings
 from headrace.local.home import Settings, read_settings
 from headrace.local.home_key import home_key
-from headrace.local.services import BATCH_LEDGERS
+from headrace.local.services import BATCH_LEDGERS, STREAM_OPERATIONS
 from tests.conftest import RayCluster
 from tests.integration.test_rollout_live import PLAN, SERVING
 from tests.support.batch_parts import published, spec_of, write_dataset
@@ -51,7 +51,9 @@ def stable(folder: Path) -> Artifact:
 
 @pytest.fixture(scope="module")
 def service(ray_cluster: RayCluster, settings: Settings, stable: Artifact) -> Iterator[Service]:
-    with running(ray_cluster, settings, MODEL, GatewaySettings(batch_ledgers=BATCH_LEDGERS)) as service:
+    with running(
+        ray_cluster, settings, MODEL, GatewaySettings(batch_ledgers=BATCH_LEDGERS, streams=STREAM_OPERATIONS)
+    ) as service:
         service.register(stable)
         service.apply(SERVING, WATCHED)
         assert service.ended(1).state == "promoted"
