@@ -123,8 +123,8 @@ def test_a_streams_dead_letters_are_scored_again_and_it_is_moved(
             expect(done.get_by_role("row", name=re.compile("replay"))).to_contain_text("1 scored, 0 failed again")
             page.get_by_label("Go to").select_option("earliest")
             page.get_by_role("button", name="Preview").click()
-            page.get_by_role("button", name="Seek").click()
-            page.get_by_role("dialog").get_by_role("button", name="Seek").click()
+            page.get_by_role("button", name="Seek", exact=True).click()  # not the command to copy, until there is a plan
+            page.get_by_role("dialog").get_by_role("button", name="Seek", exact=True).click()
             expect(done.get_by_role("row", name=re.compile("seek"))).to_contain_text("up to 20 to be scored again")
             until(lambda: service.control.feed(name).status == "ready", WAIT_S)
     finally:
