@@ -106,7 +106,8 @@ def test_what_is_watched_is_seen_and_told(machine: Machine, tmp_path: Path) -> N
     folder.mkdir(parents=True)
     with webhook() as (hook, told):
         settings = {
-            "route": {"receiver": "hook", "group_wait": "1s"},
+            # Each alert by itself: what joins a group that was told of waits for minutes, and a first use is told of before.
+            "route": {"receiver": "hook", "group_wait": "1s", "group_by": ["alertname"]},
             "receivers": [{"name": "hook", "webhook_configs": [{"url": hook}]}],
         }
         (folder / "alertmanager.yml").write_text(json.dumps(settings), encoding="utf-8")
