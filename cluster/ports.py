@@ -12,7 +12,8 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from cluster.fleet.serving import Serving
-from cluster.schedule.fires import JobSeen, RunCommand, Schedule, SubmitJob, SubmitPreflight
+from cluster.schedule.cron import Schedule
+from cluster.schedule.fires import JobSeen, RunCommand, SubmitJob, SubmitPreflight
 from cluster.versions import Version
 
 

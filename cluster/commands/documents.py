@@ -25,7 +25,7 @@ from cluster.ports import FeedKind, FeedSpec
 from cluster.quality.section import LiveLabels, check_alike
 from cluster.rollout.checks.labels import require_output
 from cluster.rollout.plan import Plan
-from cluster.schedule.fires import AskedSchedule
+from cluster.schedule.cron import AskedSchedule
 from cluster.state import AuditEvent, Feed, Model, State, feed_key
 from cluster.versions import VersionId, check_name
 from cluster.watch.payloads import Payloads

@@ -16,7 +16,8 @@ from cluster.commands.models import tried_again
 from cluster.commands.rights import anybodys, of_feed, the_clusters
 from cluster.errors import Conflict
 from cluster.ports import AppStatus, FeedKind, FeedState
-from cluster.schedule.fires import Fire, job_of, next_fires
+from cluster.schedule.cron import next_fires
+from cluster.schedule.fires import Fire, job_of
 from cluster.state import Feed, Removal, State, Wanted, feed_key
 
 NEXT_FIRES = 3

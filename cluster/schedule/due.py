@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from cluster.ports import FeedKind
-from cluster.schedule.fires import Fire, JobSeen, Schedule, StopJob, SubmitJob, job_of, jobs_of, look
+from cluster.schedule.cron import Schedule
+from cluster.schedule.fires import Fire, JobSeen, StopJob, SubmitJob, job_of, jobs_of, look
 from cluster.state import CONTROLLER, AuditEvent, Feed, State, Wanted
 
 SCHEDULE = "schedule"

@@ -1,4 +1,4 @@
-"""When a scheduled batch runs. Pure: the clock, the past fires and the jobs seen are given; new fires and actions come out.
+"""What becomes of a batch's runs. Pure: the clock, the past fires and the jobs seen are given; new fires and actions come out.
 
 A fire is one moment at which the cron line says "run". It is run at most once whatever dies: its job's id is made from its
 time, and the cluster refuses an id that it has seen.
@@ -13,115 +13,18 @@ A person may ask for a run too: a fire like any other, which is tried once. He m
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Annotated
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, Field, field_validator
-
-from cluster.section import Section
+from cluster.schedule.cron import Missed, Overlap, Schedule, fires_between
 
 KEPT = 50  # past fires of a batch without a schedule
-MOST_AT_ONCE = 1000  # fires made up for at one look; the rest are made up for at the next
 _NOT_YET = "not submitted yet, tried again: "
 _STOPPING_S = 600.0  # a job that was given up is watched for this long, and ended again should it still run
-
-
-class Missed(StrEnum):
-    """What to do with fires that passed while nobody looked."""
-
-    RUN_LATEST = "run_latest"
-    RUN_ALL = "run_all"
-    SKIP = "skip"
-
-
-class Overlap(StrEnum):
-    """What to do with a fire that comes while an earlier one runs."""
-
-    SKIP = "skip"
-    QUEUE = "queue"
-
-
-class Schedule(Section):
-    """The `schedule` section of a Batch document.
-
-    `cron` is a line of five fields in the time of `timezone` (an IANA name). Where clocks go forward, a fire in the missing hour
-    comes right after it; where they go back, a fire at a fixed hour comes once. A fire seen within `grace_s` is not missed.
-    A failed or timed-out run is tried `retries` times more, after `backoff_s`, then twice that, and so on; a try goes on where
-    the last one stopped. `{as_of}` in the input stands for the fire's date in `timezone`. A run that was left unfinished by
-    others is given up when a fire comes.
-    """
-
-    cron: str
-    timezone: str = "UTC"
-    missed: Missed = Missed.RUN_LATEST
-    overlap: Overlap = Overlap.SKIP
-    grace_s: float = Field(default=60.0, ge=0)
-    timeout_s: float | None = Field(default=None, gt=0)
-    retries: int = Field(default=2, ge=0, le=20)
-    backoff_s: float = Field(default=60.0, ge=0)
-    keep: int = Field(default=50, ge=1, description="how many past fires the history holds")
-
-    @field_validator("cron")
-    @classmethod
-    def _is_cron(cls, cron: str) -> str:
-        if (words := _of_another_cron(cron)) is not None:
-            raise ValueError(words)
-        try:
-            next(CronSim(cron, datetime(2024, 1, 1, tzinfo=UTC)))
-        except CronSimError as error:
-            raise ValueError(f"{cron!r} is not a cron line: {error}; five fields, e.g. '30 2 * * *' for half past two") from error
-        return cron
-
-    @field_validator("timezone")
-    @classmethod
-    def _is_zone(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # OSError: a folder of zones, e.g. Europe
-            raise ValueError(f"{name!r} is not a time zone; use an IANA name, e.g. Europe/Berlin") from error
-        return name
-
-
-_SHORTHANDS = {
-    "@hourly": "0 * * * *",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@weekly": "0 0 * * 0",
-    "@monthly": "0 0 1 * *",
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-}
-
-
-def _of_another_cron(cron: str) -> str | None:
-    """How to write what other programs write in a cron line; None where it is no such thing."""
-    first, _, rest = cron.strip().partition(" ")
-    if first.startswith("@"):
-        fields = _SHORTHANDS.get(first.lower(), "30 2 * * *")
-        return f"{first!r} is not taken: write the five fields, '{fields}', and the zone as `timezone: Europe/Berlin`"
-    variable, equals, zone = first.partition("=")
-    if equals and variable in ("CRON_TZ", "TZ"):
-        fields = rest.strip() or "30 2 * * *"
-        return f"{variable}= is not taken in the cron line: write `timezone: {zone}`, and the five fields alone, '{fields}'"
-    return None
-
-
-def with_five_fields(schedule: Schedule) -> Schedule:
-    """The same schedule. Raises ValueError for a sixth field, which cronsim takes for seconds."""
-    if len(fields := schedule.cron.split()) != 5:
-        raise ValueError(f"the cron line {schedule.cron!r} has {len(fields)} fields; it takes five, without seconds")
-    return schedule
-
-
-# What a person may ask for. `Schedule` itself bears six fields: a store may hold them from before this was looked at.
-AskedSchedule = Annotated[Schedule, AfterValidator(with_five_fields)]
 
 
 class FireState(StrEnum):
@@ -239,16 +142,16 @@ class Look:
     actions: tuple[SubmitJob | StopJob, ...]
 
 
-def job_id(name: str, at_s: float, attempt: int = 0) -> str:
-    """The id of a fire's job: the same for the same fire, whoever submits it, e.g. `sched-digits-20261123T023000Z`."""
-    text = f"sched-{name}-{datetime.fromtimestamp(at_s, UTC):%Y%m%dT%H%M%SZ}"
+def job_id(name: str, at_s: float, attempt: int = 0, *, by_hand: bool = False) -> str:
+    """The id of a fire's job: the same for the same fire, whoever submits it, e.g. `sched-digits-20261123T023000Z`; `hand-` where
+    a person asked for it."""
+    text = f"{'hand' if by_hand else 'sched'}-{name}-{datetime.fromtimestamp(at_s, UTC):%Y%m%dT%H%M%SZ}"
     return f"{text}-r{attempt}" if attempt else text
 
 
 def job_of(name: str, fire: Fire, attempt: int | None = None) -> str:
-    """The id of a try's job, the last one's where none is said; by hand e.g. `hand-digits-20261123T023000Z`."""
-    job = job_id(name, fire.at_s, fire.attempt if attempt is None else attempt)
-    return f"hand-{job.removeprefix('sched-')}" if fire.by else job
+    """The id of a try's job, the last one's where none is said."""
+    return job_id(name, fire.at_s, fire.attempt if attempt is None else attempt, by_hand=bool(fire.by))
 
 
 def asked_fire(fires: Sequence[Fire], by: str, now_s: float, *, as_of: str, unfinished: str, resumes: bool) -> Fire:
@@ -264,20 +167,9 @@ def cancelled(fire: Fire, by: str, now_s: float) -> Fire:
     return replace(fire, state=FireState.CANCELLED, ended_s=now_s, reason=f"cancelled by {by}")
 
 
-def fires_between(schedule: Schedule, after_s: float, until_s: float) -> list[float]:
-    """Fire times in (after_s, until_s], oldest first, at most MOST_AT_ONCE."""
-    times = itertools.takewhile(lambda at_s: at_s <= until_s, _fires(schedule, after_s))
-    return list(itertools.islice(times, MOST_AT_ONCE))
-
-
-def next_fires(schedule: Schedule, after_s: float, count: int) -> list[float]:
-    """The next `count` fire times after `after_s`."""
-    return list(itertools.islice(_fires(schedule, after_s), count))
-
-
 def jobs_of(name: str, fires: Sequence[Fire], now_s: float) -> set[str]:
     """The jobs to ask the cluster for before a look: those that may run."""
-    recent = [f for f in fires if f.state in OPEN or (f.ended_s is not None and now_s - f.ended_s < _STOPPING_S)]
+    recent = [f for f in fires if f.is_open or (f.ended_s is not None and now_s - f.ended_s < _STOPPING_S)]
     return {job_of(name, fire, attempt) for fire in recent for attempt in (fire.attempt - 1, fire.attempt) if attempt >= 0}
 
 
@@ -331,16 +223,6 @@ def _stale_jobs(name: str, fire: Fire, seen: Mapping[str, JobSeen]) -> Iterator[
             yield job
 
 
-def _fires(schedule: Schedule, after_s: float) -> Iterator[float]:
-    start = datetime.fromtimestamp(after_s, ZoneInfo(schedule.timezone))
-    last_s = after_s
-    for moment in CronSim(schedule.cron, start):
-        at_s = moment.timestamp()
-        if at_s > last_s:  # where clocks go back, a local time comes twice
-            yield at_s
-            last_s = at_s
-
-
 def _follow(name: str, schedule: Schedule | None, fire: Fire, seen: Mapping[str, JobSeen], now_s: float) -> Fire:
     if fire.state not in _ACTIVE:
         return fire
@@ -390,7 +272,7 @@ def _new_fires(schedule: Schedule | None, known: Sequence[Fire], *, since_s: flo
     elif schedule.missed is Missed.RUN_LATEST and not run:
         run |= set(missed[-1:])
     # Whatever is still open when a fire comes overlaps it. `run_all` asks for every missed one, so those queue up.
-    busy = any(fire.state in OPEN for fire in known)
+    busy = any(fire.is_open for fire in known)
     made = []
     for at_s in times:
         if at_s not in run:

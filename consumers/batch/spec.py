@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from cluster.fleet.serving import Resources
-from cluster.schedule.fires import Schedule
+from cluster.schedule.cron import Schedule
 from cluster.section import Section
 from deployments.explain.asking import ExplainSection
 

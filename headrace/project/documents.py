@@ -16,7 +16,7 @@ from cluster.errors import BadInput, HeadraceError, NotFound
 from cluster.fleet.serving import AskedServing, Serving
 from cluster.quality.section import LiveLabels, check_alike
 from cluster.rollout.plan import Plan
-from cluster.schedule.fires import with_five_fields
+from cluster.schedule.cron import with_five_fields
 from cluster.section import Section
 from cluster.versions import check_name
 from cluster.watch.payloads import Payloads

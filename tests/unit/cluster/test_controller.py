@@ -12,7 +12,7 @@ from cluster.errors import BadInput, Conflict, Fenced, NotFound, Unreachable
 from cluster.fleet.serving import Serving
 from cluster.rollout.illness import LASTS_S
 from cluster.routing.routes import Standing
-from cluster.schedule.fires import Schedule
+from cluster.schedule.cron import Schedule
 from cluster.state import AuditEvent, State
 from cluster.store.memory import MemoryStore
 from cluster.versions import Version

@@ -11,20 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cluster.schedule.fires import (
-    Fire,
-    FireState,
-    JobSeen,
-    JobState,
-    Schedule,
-    StopJob,
-    SubmitJob,
-    fires_between,
-    job_id,
-    jobs_of,
-    look,
-    next_fires,
-)
+from cluster.schedule.cron import Schedule, fires_between, next_fires
+from cluster.schedule.fires import Fire, FireState, JobSeen, JobState, StopJob, SubmitJob, job_id, jobs_of, look
 
 HOUR = 3600.0
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
