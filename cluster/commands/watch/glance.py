@@ -18,7 +18,6 @@ from cluster.drift.alarms import DriftAlarm
 from cluster.errors import in_words
 from cluster.fleet.serving import ScalingMode
 from cluster.ports import AppState, AppStatus, FeedKind
-from cluster.rollout.checks.labels import Loss
 from cluster.rollout.record import Rollout, RolloutState
 from cluster.state import Feed, Model, State
 from cluster.versions import VersionId
@@ -101,16 +100,12 @@ def model_glance(
 def _worse(model: Model) -> Iterator[WorseGlance]:
     if model.labels is None:
         return
-    kind = model.labels.loss
+    told = model.labels.loss.told
     for number, seen in sorted(model.quality.versions.items()):
         if (alarm := seen.alarm) is not None:
-            live = f"{_right(alarm.loss, kind)} over {alarm.labelled:,} labels"
-            words = f"{live}, {_right(alarm.built, kind)} at build, {_right(alarm.limit, kind)} allowed"
+            live = f"{told(alarm.loss)} over {alarm.labelled:,} labels"
+            words = f"{live}, {told(alarm.built)} at build, {told(alarm.limit)} allowed"
             yield WorseGlance(version=number, words=words, since_s=alarm.at_s)
-
-
-def _right(loss: float, kind: Loss) -> str:
-    return f"accuracy {1 - loss:.1%}" if kind is Loss.WRONG else f"loss {loss:.4f}"
 
 
 def _apps(state: State, model: Model, apps: Sequence[AppState]) -> list[AppGlance]:

@@ -30,6 +30,10 @@ class Loss(StrEnum):
     SQUARED = "squared"
     """The square of that share."""
 
+    def told(self, mean: float) -> str:
+        """A mean loss in the words that people use of it."""
+        return f"accuracy {1 - mean:.1%}" if self is Loss.WRONG else f"loss {mean:.4f}"
+
 
 def check_scale(loss: Loss, scale: float | None) -> None:
     """Raises ValueError where that loss of numbers would have no bound, or that of classes one too many."""

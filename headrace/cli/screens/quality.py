@@ -32,14 +32,9 @@ def alarm_told(one: VersionQualityView, wanted: LiveLabels) -> str:
         return ""
     alarm = one.alarm
     until = f"{datetime.fromtimestamp(alarm.at_s, UTC):%Y-%m-%d %H:%M} UTC"
-    seen = f"{right(alarm.loss, wanted)} of {alarm.labelled:,} labels until {until}"
-    allowed = f"{right(alarm.built, wanted)} at build, {right(alarm.limit, wanted)} allowed"
+    seen = f"{wanted.loss.told(alarm.loss)} of {alarm.labelled:,} labels until {until}"
+    allowed = f"{wanted.loss.told(alarm.built)} at build, {wanted.loss.told(alarm.limit)} allowed"
     return f"version {one.version} is proven worse than at build: {seen}, {allowed}"
-
-
-def right(loss: float, wanted: LiveLabels) -> str:
-    """A mean loss in the words that people use of it."""
-    return f"accuracy {1 - loss:.1%}" if wanted.loss is Loss.WRONG else f"loss {loss:.4f}"
 
 
 def _table(seen: QualityView, wanted: LiveLabels) -> Table:
@@ -62,13 +57,13 @@ def _table(seen: QualityView, wanted: LiveLabels) -> Table:
             str(one.version),
             one.role,
             f"{one.labelled:,}",
-            "-" if one.loss is None else right(one.loss, wanted),
+            "-" if one.loss is None else wanted.loss.told(one.loss),
             "-" if one.loss is None else _between(one, wanted),
-            "not known" if one.built is None else f"{right(one.built, wanted)} of {one.built_rows:,}",
-            "-" if one.limit is None else right(one.limit, wanted),
+            "not known" if one.built is None else f"{wanted.loss.told(one.built)} of {one.built_rows:,}",
+            "-" if one.limit is None else wanted.loss.told(one.limit),
             "-" if one.share is None else f"{one.share:.1%} of {one.keys:,}",
             "-" if one.delay_p50_s is None else f"{age(one.delay_p50_s)} (half), {age(one.delay_p90_s or 0)} (9 of 10)",
-            "-" if one.estimate is None else f"{right(one.estimate, wanted)} by confidence of {one.estimate_of:,}",
+            "-" if one.estimate is None else f"{wanted.loss.told(one.estimate)} by confidence of {one.estimate_of:,}",
         )
     return table
 
