@@ -22,7 +22,7 @@ from cluster.rollout.evidence import Counts, EvidenceKey
 from cluster.rollout.plan import Plan
 from cluster.rollout.record import Rollout
 from cluster.schedule.fires import Fire
-from cluster.versions import Version, Versions
+from cluster.versions import Version, VersionId, Versions
 from cluster.watch.payloads import Payloads
 
 
@@ -190,6 +190,12 @@ class State:
     def versions_of(self, model: str) -> list[Version]:
         """The versions of a model, oldest first."""
         return self.versions.of(model)
+
+    def stable_or_newest(self, model: str) -> Version | None:
+        """The version that serves, or the newest where none does; None where a model has none."""
+        known = self.models.get(model)
+        number = known.stable if known is not None and known.stable is not None else self.versions.newest(model)
+        return self.versions.get(VersionId(model, number))
 
 
 def of_rollout(key: EvidenceKey, rollout: Rollout) -> bool:

@@ -222,7 +222,7 @@ def _apply_model(at: Context, state: State, document: ModelDocument, project: st
     if model.serving != document.serving:
         # What has failed may start with the new section: it is tried at once.
         changed = replace(changed, retries={number: due_at(at.now_s, retry) for number, retry in model.retries.items()})
-    _require_outputs(state, changed, document.serving)
+    _require_outputs(state, document.name, document.serving)
     action: Did = "created" if created else "updated"
     return state.with_model(changed), Change(kind="model", name=document.name, action=action, note=note, fields=fields)
 
@@ -235,14 +235,12 @@ def _with_labels(at: Context, state: State, model: Model, labels: LiveLabels | N
     return replace(model, labels=labels, quality=model.quality if same else model.quality.defined(at.now_s))
 
 
-def _require_outputs(state: State, model: Model, serving: Serving) -> None:
+def _require_outputs(state: State, model: str, serving: Serving) -> None:
     """Raises Conflict where the version that serves, or the newest where none does, does not give what is limited."""
-    number = model.stable or state.versions.newest(model.name)
-    if not serving.outputs or not number:
-        return
-    if why := misfit(serving.outputs, state.versions[VersionId(model.name, number)].signature):
-        where = f"model {model.name}: serving.outputs"
-        raise Conflict(f"version {number}: {why}", where=where, remedy="name the outputs that the version has")
+    version = state.stable_or_newest(model)
+    if version is not None and (why := misfit(serving.outputs, version.signature)):
+        where = f"model {model}: serving.outputs"
+        raise Conflict(f"version {version.id.number}: {why}", where=where, remedy="name the outputs that the version has")
 
 
 def _what_waits(state: State, document: ModelDocument) -> str:

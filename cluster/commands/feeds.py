@@ -11,7 +11,7 @@ from pydantic import Field
 
 from cluster.access.callers import Role
 from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message, Nothing
-from cluster.commands.known import known_feed, staying_feed
+from cluster.commands.known import has_changed, known_feed, staying_feed
 from cluster.commands.models import tried_again
 from cluster.commands.rights import anybodys, of_feed, the_clusters
 from cluster.errors import Conflict
@@ -218,7 +218,7 @@ def _want(at: Context, request: MoveFeed, wanted: Wanted) -> CommandResult:
     feed = staying_feed(at, request.kind, request.name)
     if request.seen is not None and request.seen != feed.wanted:
         what = f"it has changed: it is {feed.wanted} now, and was seen {request.seen}"
-        raise Conflict(what, where=f"{request.kind} {request.name}", remedy="look at it as it is now, and decide again")
+        raise has_changed(what, f"{request.kind} {request.name}")
     if feed.wanted is wanted and feed.seek_s is None:
         return CommandResult(at.state, feed_view(feed, at.feeds, at.now_s, at.faults))
     # What a schedule would have fired while paused is not missed.

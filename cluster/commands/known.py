@@ -37,6 +37,11 @@ def being_removed(where: str) -> Conflict:
     return Conflict("it is being removed", where=where, remedy="wait until `headrace status` shows it no longer, then try again")
 
 
+def has_changed(what: str, where: str) -> Conflict:
+    """The refusal of what was decided on something that is not so any more."""
+    return Conflict(what, where=where, remedy="look at it as it is now, and decide again")
+
+
 def known_version(state: State, model: str, number: int) -> Version:
     """That version of a model. Raises NotFound."""
     version = state.versions.get(VersionId(model, number))

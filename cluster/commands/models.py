@@ -9,7 +9,7 @@ from pydantic import Field
 
 from cluster.access.callers import Role
 from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message, ModelName, Nothing
-from cluster.commands.known import known_model, staying_model
+from cluster.commands.known import has_changed, known_model, staying_model
 from cluster.commands.rights import of_model
 from cluster.commands.rollouts import RolloutView, rollout_view
 from cluster.commands.versions import VersionView, version_view
@@ -193,7 +193,7 @@ def _scale(at: Context, request: ScaleModel) -> CommandResult:
     wanted = _wanted_replicas(at, model)
     if request.seen not in (None, wanted):
         what = f"it has changed: {wanted} replicas are wanted now, and {request.seen} were when it was seen"
-        raise Conflict(what, where=f"model {model.name}", remedy="look at it as it is now, and decide again")
+        raise has_changed(what, f"model {model.name}")
     changed = replace(model, scale_to=request.replicas) if model.stable is not None else replace(model, replicas=request.replicas)
     event = AuditEvent(at.now_s, model.name, None, "scaled", at.actor, {"replicas": request.replicas})
     return CommandResult(at.state.with_model(changed), Nothing(), (event,))

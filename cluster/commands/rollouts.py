@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag
 
 from cluster.access.callers import Role
 from cluster.commands.command import CommandEntry, CommandResult, Context, Message, ModelName
-from cluster.commands.known import active_rollout, known_model, staying_model
+from cluster.commands.known import active_rollout, has_changed, known_model, staying_model
 from cluster.commands.rights import of_model, the_clusters
 from cluster.decide import settle, transition
 from cluster.errors import Conflict, NotFound
@@ -216,7 +216,7 @@ def _as_seen(at: Context, request: MoveRollout) -> Rollout:
         if now != seen:
             what = f"it has moved on: rollout {now.rollout} is {now.state} in step {now.step} now, and was seen as rollout "
             what += f"{seen.rollout}, {seen.state} in step {seen.step}"
-            raise Conflict(what, where=f"model {request.model}", remedy="look at it as it is now, and decide again")
+            raise has_changed(what, f"model {request.model}")
     return active_rollout(at, request.model)
 
 

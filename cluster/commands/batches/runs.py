@@ -12,7 +12,7 @@ from pydantic import Field
 from cluster.access.callers import Role
 from cluster.commands.command import CommandEntry, CommandResult, Context, Message
 from cluster.commands.feeds import FeedName, FeedView, feed_view
-from cluster.commands.known import staying_feed
+from cluster.commands.known import has_changed, staying_feed
 from cluster.commands.rights import of_feed
 from cluster.errors import Conflict
 from cluster.schedule.fires import OPEN, Fire, asked_fire, cancelled, job_of
@@ -89,7 +89,7 @@ def _as_seen(at: Context, request: BatchName) -> Feed:
     seen = request.seen
     if seen is not None and (seen.job != now.job or not (seen.state == now.state or (seen.state in OPEN and now.state in OPEN))):
         what = f"it has moved on: {_words(now)} now, and {_words(seen)} when it was seen"
-        raise Conflict(what, where=f"batch {request.name}", remedy="look at it as it is now, and decide again")
+        raise has_changed(what, f"batch {request.name}")
     return feed
 
 

@@ -95,15 +95,13 @@ class MoveEnded(Command):
 def _document(at: Context, feed: Feed) -> StreamDocument:
     model = at.state.models.get(feed.spec.model)
     payloads = model.payloads if model is not None else None
-    known = at.state.versions_of(feed.spec.model)
-    stable = next((version for version in known if model is not None and version.id.number == model.stable), None)
-    newest = stable or (known[-1] if known else None)
+    version = at.state.stable_or_newest(feed.spec.model)
     return StreamDocument(
         name=feed.spec.name,
         model=feed.spec.model,
         spec=json.loads(feed.spec.document),
         seen=StreamSeen(digest=feed.spec.digest, wanted=feed.wanted, since_s=feed.since_s),
-        inputs=tuple(spec.name for spec in newest.signature.inputs) if newest is not None else (),
+        inputs=tuple(spec.name for spec in version.signature.inputs) if version is not None else (),
         redact=payloads.redact if payloads is not None else (),
     )
 
