@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +202,9 @@ class ControllerActor:
         if not self._audit_places or not self._audit_key:
             return
         try:
-            newest = partial(controller.call, CHECKPOINT.name, {})
-            CheckpointSender(lambda: AuditCheckpoint.model_validate(newest()), self._audit_places).start()
+            CheckpointSender(
+                lambda: AuditCheckpoint.model_validate(controller.call(CHECKPOINT.name, {})), self._audit_places
+            ).start()
         except BadInput as error:
             _log.error("checkpoints of the audit go nowhere: %s", error)
 

@@ -124,10 +124,7 @@ class UsePush:
 
     async def run(self) -> None:
         """Goes on until cancelled."""
-        await _once_a_second(self._turn)
-
-    async def _turn(self) -> None:
-        await self.flush()
+        await _once_a_second(self.flush)
 
     async def flush(self) -> bool:
         """Pushes what is due; keeps it where the controller is away, or its store. Whether nothing waits now."""
@@ -183,7 +180,7 @@ class DriftPush:
                 self._sample.delivered(report)
 
 
-async def _once_a_second(flush: Callable[[], Awaitable[None]]) -> None:
+async def _once_a_second(flush: Callable[[], Awaitable[object]]) -> None:
     while True:
         await asyncio.sleep(PUSH_EVERY_S)
         await flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from cluster.commands.watch.whole_audit import AuditCheckpoint
@@ -18,20 +19,15 @@ class CheckpointSender:
     """A place that is away gets the newest one at the next time. A topic gets one also where nothing has happened: so its silence
     means something. In a folder it is looked for again, and what was changed there is told."""
 
-    def __init__(self, newest: Callable[[], AuditCheckpoint], places: Sequence[str], every_s: float = EVERY_S) -> None:
+    def __init__(self, newest: Callable[[], AuditCheckpoint], places: Sequence[str]) -> None:
         """`newest` asks the controller, and raises Unreachable while it is away. Raises BadInput for a place that is none."""
-        self._newest, self._every_s = newest, every_s
+        self._newest = newest
         self._places: dict[str, Keep] = {place: place_of(place) for place in places}
         self._troubled: set[str] = set()
-        self._ended = threading.Event()
 
     def start(self) -> None:
-        """Begins, with the first one at once."""
+        """Begins, with the first one at once; it ends with the process."""
         threading.Thread(target=self._run, name="checkpoints", daemon=True).start()
-
-    def stop(self) -> None:
-        """No more after the one under way."""
-        self._ended.set()
 
     def send(self) -> int:
         """Sends the newest to all places. How many have it."""
@@ -57,5 +53,4 @@ class CheckpointSender:
     def _run(self) -> None:
         while True:
             self.send()
-            if self._ended.wait(self._every_s):
-                return
+            time.sleep(EVERY_S)  # the time alone says when the next is due

@@ -66,10 +66,14 @@ def _checkpoint(at: Context, _: Nothing) -> CommandResult:
     if by is None:
         raise Conflict("this controller has no key to sign with", where="audit", remedy="start it with `headrace up`")
     head, pruned = at.audit_head(), at.audit_pruned()
-    told = AuditCheckpoint(size=head.size, note=signed(head, by), key=verifier_key(by.name, by.public))
-    if pruned.size:
-        edge = tuple(node.hex() for node in pruned.edge)
-        told = told.model_copy(update={"first": pruned.size, "edge": edge, "first_note": signed(pruned, by)})
+    told = AuditCheckpoint(
+        size=head.size,
+        note=signed(head, by),
+        key=verifier_key(by.name, by.public),
+        first=pruned.size,
+        edge=tuple(node.hex() for node in pruned.edge),
+        first_note=signed(pruned, by) if pruned.size else "",
+    )
     return CommandResult(at.state, told)
 
 
