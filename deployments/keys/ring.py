@@ -33,8 +33,7 @@ class KeyRing:
         seen = os.environ if environment is None else environment
         holders: list[KeyHolder] = []
         missing: list[NotFound] = []
-        references = seen.get(VARIABLE) or f"file:{Path(seen.get('HEADRACE_HOME') or '.headrace') / 'keys'}"
-        for reference in filter(None, (one.strip() for one in references.split(","))):
+        for reference in _references(seen):
             for hold in _named(reference, seen):
                 try:
                     holders.append(hold())
@@ -71,6 +70,20 @@ class KeyRing:
             where=where,
             remedy=f"it is sealed for {', '.join(one.key for one in wraps) or 'nobody'}: name that key in {VARIABLE}",
         )
+
+
+def keys_folder() -> Path | None:
+    """Where keys without a kind are looked for: the first folder that HEADRACE_KEYS names, else HEADRACE_HOME/keys; None where
+    there is no such folder."""
+    folders = (path_in(one) for one in _references(os.environ) if one.startswith("file:"))
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def _references(environment: Mapping[str, str]) -> list[str]:
+    named = environment.get(VARIABLE)
+    if not named:
+        return [f"file:{Path(environment.get('HEADRACE_HOME') or '.headrace') / 'keys'}"]
+    return [one.strip() for one in named.split(",") if one.strip()]
 
 
 def _named(reference: str, environment: Mapping[str, str]) -> Sequence[Callable[[], KeyHolder]]:

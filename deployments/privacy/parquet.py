@@ -8,9 +8,7 @@ a key in Vault or KMS is asked now and then, and not for each file.
 from __future__ import annotations
 
 import functools
-import os
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet.encryption as pe
@@ -18,8 +16,8 @@ from pydantic import ValidationError
 
 from cluster.errors import Forbidden
 from deployments.keys.port import WrappedKey
-from deployments.keys.references import holder_of, path_in
-from deployments.keys.ring import VARIABLE, KeyRing
+from deployments.keys.references import holder_of
+from deployments.keys.ring import KeyRing, keys_folder
 
 INFO = b"headrace parquet"  # what these wraps are for: one of another purpose opens nothing here
 KEPT = timedelta(minutes=10)
@@ -60,15 +58,6 @@ def decryption() -> Any:
     """What one file is read with, for `decryption_properties`; files that are not encrypted are read as ever. Nothing is asked
     before a file needs it."""
     return _factory().file_decryption_properties(pe.KmsConnectionConfig(), pe.DecryptionConfiguration(cache_lifetime=KEPT))
-
-
-def keys_folder() -> Path | None:
-    """Where keys without a kind are looked for: the first folder that HEADRACE_KEYS names, else HEADRACE_HOME/keys."""
-    named = os.environ.get(VARIABLE)
-    if not named:
-        return Path(os.environ.get("HEADRACE_HOME") or ".headrace") / "keys"
-    folders = (path_in(one.strip()) for one in named.split(",") if one.strip().startswith("file:"))
-    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 @functools.cache

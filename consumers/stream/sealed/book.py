@@ -14,8 +14,7 @@ from cluster.commands.privacy.subjects import REPLACE, SHOW, ReplaceSubjectKeys,
 from cluster.control_plane import ControlPlane
 from cluster.errors import Conflict, HeadraceError, NotFound, Unreachable
 from deployments.keys.references import holder_of
-from deployments.keys.ring import KeyRing
-from deployments.privacy.parquet import keys_folder
+from deployments.keys.ring import KeyRing, keys_folder
 from deployments.privacy.sealed_keys import open_subject_keys, seal_subject_keys
 from deployments.privacy.subject_keys import SubjectKeys
 

@@ -10,8 +10,7 @@ from pydantic import BaseModel
 
 from cluster.errors import BadInput
 from deployments.keys.references import holder_of
-from deployments.keys.ring import KeyRing
-from deployments.privacy.parquet import keys_folder
+from deployments.keys.ring import KeyRing, keys_folder
 from headrace.cli.screens.output import AsJson, answers, print_json
 from headrace.client import ControlClient
 from headrace.erasing import erase
