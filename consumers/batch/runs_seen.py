@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from cluster.errors import NotFound
 from consumers.batch.read.columns import bind
-from consumers.batch.spec import BatchSpec, Mode
+from consumers.batch.spec import BatchSpec
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import is_held
-from consumers.batch.write.publish import quarantine_place, read_manifest
+from consumers.batch.write.publish import quarantine_place, read_manifest, replaced_by, shown_below
 from consumers.batch.write.quarantine import FILE, REASON
 from consumers.batch.write.records import Receipt, RunPhase, RunRecord, totals
 from consumers.batch.write.runs import RunHistory
@@ -157,10 +157,8 @@ def _over(run: Ledger, record: RunRecord, phase: RunPhase) -> BatchRunSeen:
 
 def _quarantined(run: Ledger, record: RunRecord, later: Sequence[Ledger]) -> list[Place]:
     """The files of its bad rows: with the run, where readers look, or where the run after it put them."""
-    published = quarantine_place(record)
-    if record.spec.output.mode is Mode.APPEND:
-        published = published / f"run={record.run_id}"
-    for folder in (run.quarantine, published, *(other.place / "replaced-quarantine" for other in later)):
+    published = shown_below(quarantine_place(record), record)
+    for folder in (run.quarantine, published, *(replaced_by(other, "quarantine") for other in later)):
         names = [info.path for info in folder.files() if record.run_id in info.base_name]
         if names:
             return [Place(folder.filesystem, path) for path in sorted(names)]
