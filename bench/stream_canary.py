@@ -10,7 +10,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
@@ -62,11 +62,7 @@ def canary(passes: int, screen: Console) -> Figure:
 
 def drained(bench: Bench, topic: str) -> list[Turn]:
     """Pairs of turns of a fresh group, without the first, in which it starts."""
-    return turns_told([PYTHON, "-m", __name__, bench.job(bench.spec(topic, Format.JSON)).dump()])
-
-
-def turns_told(command: Sequence[str]) -> list[Turn]:
-    """The pairs of turns that such a process tells, without the first."""
+    command = [PYTHON, "-m", __name__, bench.job(bench.spec(topic, Format.JSON)).dump()]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         told = process.stdout.read() if process.stdout is not None else b""
     if process.returncode:
@@ -76,11 +72,11 @@ def turns_told(command: Sequence[str]) -> list[Turn]:
 
 
 class TableInTurn(HeldTable):
-    """With a canary, and without, in turn; or its own and `other`."""
+    """With a canary, and without, in turn."""
 
-    def __init__(self, job: Job, model: str, other: RouteTable | None = None) -> None:
+    def __init__(self, job: Job, model: str) -> None:
         super().__init__(job, model)
-        self._other = other or HeldTable(job, model, canary=False).table
+        self._other = HeldTable(job, model, canary=False).table
         self._changed = asyncio.Event()
 
     def change(self) -> None:
@@ -95,25 +91,18 @@ class TableInTurn(HeldTable):
         return self.table
 
 
-def _has_canary(call: Call) -> bool:
-    return call.candidate is not None
-
-
 class ScorerInTurn(RoutedScorer):
-    """Has the table changed after so many calls, and writes down by which each began: whether `side` holds of it."""
+    """Has the table changed after so many calls, and writes down by which each began."""
 
-    def __init__(
-        self, control: TableInTurn, batches: list[Batch], side: Callable[[Call], bool] = _has_canary, **options: Any
-    ) -> None:
-        super().__init__(control, **options)
-        self._side = side
+    def __init__(self, control: TableInTurn, batches: list[Batch]) -> None:
+        super().__init__(control)
         self._control = control
         self._batches = batches
         self._loop = asyncio.get_running_loop()
 
     def begin(self, model: str, tensors: Any, *rest: Any, **options: Any) -> Call:
         call = super().begin(model, tensors, *rest, **options)
-        self._batches.append(Batch(self._side(call), call.rows, time.perf_counter()))
+        self._batches.append(Batch(call.candidate is not None, call.rows, time.perf_counter()))
         if len(self._batches) % TURN_BATCHES == 0:
             self._loop.call_soon_threadsafe(self._control.change)
         return call

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -13,10 +14,10 @@ import pyarrow.parquet as pq
 
 from cluster.errors import NotFound
 from consumers.batch.read.columns import bind
-from consumers.batch.spec import BatchSpec, Mode
+from consumers.batch.spec import BatchSpec
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import is_held
-from consumers.batch.write.publish import quarantine_place, read_manifest
+from consumers.batch.write.publish import quarantine_place, read_manifest, replaced_by, shown_below
 from consumers.batch.write.quarantine import FILE, REASON
 from consumers.batch.write.records import Receipt, RunPhase, RunRecord, totals
 from consumers.batch.write.runs import RunHistory
@@ -67,20 +68,17 @@ class LedgerRuns:
             if run.place.path in self._over:
                 return self._over[run.place.path]
         try:
-            record, phase = run.record(), run.phase()
-            if phase is RunPhase.SCORING:
-                return _under_way(run, record, self._known_receipts(run, home), held=held)
-            over = _over(run, record, phase)
+            seen = run_seen(run, held=held, receipts=partial(self._known_receipts, home))
         except NotFound:
             return None
-        if phase is RunPhase.PUBLISHED:
+        if seen.state == RunPhase.PUBLISHED:
             with self._lock:
-                self._over[run.place.path] = over
+                self._over[run.place.path] = seen
                 while len(self._over) > OVER_MOST:
                     self._over.popitem(last=False)
-        return over
+        return seen
 
-    def _known_receipts(self, run: Ledger, home: Place) -> Sequence[Receipt]:
+    def _known_receipts(self, home: Place, run: Ledger) -> Sequence[Receipt]:
         """Those of the run under way: one a batch."""
         with self._lock:
             of, known = self._receipts.get(home.path, ("", {}))
@@ -88,6 +86,17 @@ class LedgerRuns:
         with self._lock:
             self._receipts[home.path] = run.run_id, {receipt.unit: receipt for receipt in found}
         return found
+
+
+def run_seen(
+    run: Ledger, *, held: bool | None, receipts: Callable[[Ledger], Sequence[Receipt]] = Ledger.receipts
+) -> BatchRunSeen:
+    """One run by its ledger; `held` says whether somebody works on it, where it is not over. Raises NotFound where it was removed
+    just now."""
+    record, phase = run.record(), run.phase()
+    if phase is RunPhase.SCORING:
+        return _under_way(run, record, receipts(run), held=held)
+    return _over(run, record, phase)
 
 
 def _under_way(run: Ledger, record: RunRecord, receipts: Sequence[Receipt], *, held: bool | None) -> BatchRunSeen:
@@ -148,10 +157,8 @@ def _over(run: Ledger, record: RunRecord, phase: RunPhase) -> BatchRunSeen:
 
 def _quarantined(run: Ledger, record: RunRecord, later: Sequence[Ledger]) -> list[Place]:
     """The files of its bad rows: with the run, where readers look, or where the run after it put them."""
-    published = quarantine_place(record)
-    if record.spec.output.mode is Mode.APPEND:
-        published = published / f"run={record.run_id}"
-    for folder in (run.quarantine, published, *(other.place / "replaced-quarantine" for other in later)):
+    published = shown_below(quarantine_place(record), record)
+    for folder in (run.quarantine, published, *(replaced_by(other, "quarantine") for other in later)):
         names = [info.path for info in folder.files() if record.run_id in info.base_name]
         if names:
             return [Place(folder.filesystem, path) for path in sorted(names)]

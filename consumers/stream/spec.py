@@ -247,6 +247,11 @@ class Security(Secret):
             raise ValueError("give key_password_env or key_password_file, not both")
         return self
 
+    @property
+    def identifies(self) -> bool:
+        """Whether a user or a certificate is shown."""
+        return self.mechanism is not None or self.cert_file is not None
+
     def key_password(self) -> Password | None:
         """What `key_file` is encrypted with. Raises BadInput where it can't be read."""
         return _read("key_password", self.key_password_env, self.key_password_file)

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from cluster.commands.feeds import FeedName, FeedView, ScheduleView
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, NotFound
 from consumers.batch.batch_meter import BatchMeter
-from consumers.batch.run import RunProgress, Watcher, Workforce, begin, resume
+from consumers.batch.run import Workforce, begin, resume
+from consumers.batch.runs_seen import run_seen
 from consumers.batch.spec import BatchSpec, ScoringPlace
 from consumers.batch.traced import traced
-from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import is_held
-from consumers.batch.write.publish import RunManifest, read_manifest
-from consumers.batch.write.records import Pinned, RunPhase, totals
+from consumers.batch.write.records import Pinned
 from consumers.batch.write.runs import RunHistory
 from deployments.artifacts.places import locate
-from headrace.cli.screens.output import AsJson, age, answers, notes, print_json
+from headrace.cli.screens.batch_runs import fires_table, next_runs, print_done, runs_table, told_run, watching
+from headrace.cli.screens.output import AsJson, answers, print_json
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
 from headrace.local.ray.connection import joined_ray
@@ -74,24 +71,15 @@ def run_command(
         if or_resume and RunHistory(locate(spec.output.path)).unfinished():
             _resume(name, spec, as_json=as_json)
             return
-        found = control.resolve_version(spec.model, version or spec.version)
-    pinned = Pinned(
-        model=found.model,
-        version=found.version,
-        artifact_uri=found.artifact_uri,
-        digest=found.digest,
-        signature=found.signature,
-        payloads=found.payloads,
-        outputs=found.outputs,
-    )
+        pinned = Pinned.of(control.resolve_version(spec.model, version or spec.version))
     day: date | None = as_of.date() if as_of else None
     with (
-        _watching(name, as_json=as_json) as watch,
+        watching(name, as_json=as_json) as watch,
         _on_ray() as (workforce, plane),
         closing(_meter(plane, name, spec, pinned)) as meter,  # of a run that fails, too, it tells what was scored
     ):
         manifest = begin(name, spec, pinned, workforce, as_of=day, fresh=fresh, watch=meter.watching(watch))
-    _print_done(manifest, as_json=as_json)
+    print_done(manifest, as_json=as_json)
 
 
 @app.command("resume")
@@ -118,7 +106,7 @@ def status_command(target: Target, as_json: AsJson = False) -> None:
     runs = RunHistory(locate(spec.output.path))
     ledgers = runs.all()
     held = bool(is_held(runs.home))
-    told = [_told(run, held=held and run is ledgers[-1]) for run in ledgers]
+    told = [told_run(run_seen(run, held=held and run is ledgers[-1])) for run in ledgers]
     if as_json:
         print_json(
             {
@@ -131,23 +119,10 @@ def status_command(target: Target, as_json: AsJson = False) -> None:
             | _as_json(schedule)
         )
         return
-    table = Table(title=f"{name}: {spec.output.path}", title_justify="left")
-    for column in ("run", "version", "state", "units", "rows", "quarantined", "began (UTC)", "took"):
-        table.add_column(column, justify="left" if column in ("run", "state") else "right")
-    for run in told:
-        table.add_row(
-            run["run_id"],
-            str(run["version"]),
-            run["state"],
-            f"{run['units_done']}/{run['units']}",
-            f"{run['rows']:,}",
-            f"{run['rows_quarantined']:,}",
-            f"{datetime.fromtimestamp(run['started_s'], UTC):%Y-%m-%d %H:%M:%S}",
-            age(run["seconds"]) if run["seconds"] is not None else "-",
-        )
+    table = runs_table(f"{name}: {spec.output.path}", told)
     answers().print(table if told else f"{name}: no run yet; begin one with `headrace batch run {name}`")
     if schedule is not None:
-        answers().print(_fires_table(schedule))
+        answers().print(fires_table(schedule))
     for fire in asked:
         began = datetime.fromtimestamp(fire["at_s"], UTC)
         answers().print(f"{fire['by']} asked for it at {began:%Y-%m-%d %H:%M:%S} UTC: {fire['state']} {fire['reason']}".rstrip())
@@ -169,13 +144,13 @@ def list_command(as_json: AsJson = False) -> None:
         spec = BatchSpec.model_validate(feed.spec)
         runs = RunHistory(locate(spec.output.path))
         newest = runs.all()[-1:]
-        last = _told(newest[0], held=bool(is_held(runs.home))) if newest else None
+        last = told_run(run_seen(newest[0], held=bool(is_held(runs.home)))) if newest else None
         told.append(
             {"name": feed.name, "model": feed.model, "output": spec.output.path, "wanted": feed.wanted, "last": last}
             | _as_json(feed.schedule)
         )
         shown = (last["run_id"], last["state"]) if last else ("-", "never run")
-        table.add_row(feed.name, feed.model, spec.output.path, *shown, _next(feed))
+        table.add_row(feed.name, feed.model, spec.output.path, *shown, next_runs(feed))
     if as_json:
         print_json({"batches": told})
         return
@@ -222,19 +197,7 @@ def _want(name: str, tell: Callable[[ControlClient, FeedName], FeedView], *, as_
     if as_json:
         print_json({"name": name, "wanted": feed.wanted} | _as_json(feed.schedule))
     else:
-        answers().print(f"{name}: {_next(feed)}")
-
-
-def _next(feed: FeedView) -> str:
-    if feed.schedule is None:
-        return "no schedule"
-    if feed.wanted == "paused":
-        return "paused"
-    return "\n".join(_local(at_s, feed.schedule.timezone) for at_s in feed.schedule.next_s)
-
-
-def _local(at_s: float, timezone: str) -> str:
-    return f"{datetime.fromtimestamp(at_s, ZoneInfo(timezone)):%Y-%m-%d %H:%M %Z}"
+        answers().print(f"{name}: {next_runs(feed)}")
 
 
 def _as_json(schedule: ScheduleView | None) -> dict[str, Any]:
@@ -245,29 +208,17 @@ def _by_hand(feed: FeedView) -> list[dict[str, Any]]:
     return [fire.model_dump(mode="json") for fire in feed.by_hand]
 
 
-def _fires_table(schedule: ScheduleView) -> Table:
-    table = Table(title=f"schedule: {schedule.cron} ({schedule.timezone})", title_justify="left")
-    for column in ("fire", "state", "tries", "took", "job", "reason"):
-        table.add_column(column, justify="right" if column in ("tries", "took") else "left")
-    for fire in schedule.fires:
-        took = age(fire.ended_s - fire.at_s) if fire.ended_s is not None else "-"
-        row = (_local(fire.at_s, schedule.timezone), fire.state, str(fire.attempt + 1), took, fire.job, fire.reason)
-        table.add_row(*row)
-    for at_s in schedule.next_s:
-        table.add_row(_local(at_s, schedule.timezone), "to come", "-", "-", "-", "")
-    return table
-
-
 def _resume(name: str, spec: BatchSpec, *, as_json: bool) -> None:
     with ExitStack() as open_ones:
-        watch = open_ones.enter_context(_watching(name, as_json=as_json))
+        watch = open_ones.enter_context(watching(name, as_json=as_json))
         workforce, control = open_ones.enter_context(_on_ray())
         left = RunHistory(locate(spec.output.path)).unfinished()
         if left is not None:  # else it is told below that there is none
-            meter = _meter(control, name, left.record().spec, left.record().pinned)
+            begun = left.record()
+            meter = _meter(control, name, begun.spec, begun.pinned)
             watch = open_ones.enter_context(closing(meter)).watching(watch)
         manifest = resume(name, spec.output.path, workforce, watch=watch)
-    _print_done(manifest, as_json=as_json)
+    print_done(manifest, as_json=as_json)
 
 
 def _detach(target: str, name: str, options: Sequence[str], *, as_json: bool) -> None:
@@ -321,84 +272,3 @@ def _on_ray() -> Iterator[tuple[Workforce, ControlPlane]]:
 
 def _meter(control: ControlPlane, name: str, spec: BatchSpec, pinned: Pinned) -> BatchMeter:
     return BatchMeter(control, name, pinned.model, pinned.version, remote=spec.scoring is ScoringPlace.REMOTE)
-
-
-@contextmanager
-def _watching(name: str, *, as_json: bool) -> Iterator[Watcher]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[detail]}"),
-    )
-    with Progress(*columns, console=notes(), disable=as_json) as bar:
-        task = bar.add_task(name, total=None, detail="starting workers")
-
-        def watch(seen: RunProgress) -> None:
-            bar.update(task, total=seen.rows, completed=seen.rows_done, detail=_detail(seen))
-
-        yield watch
-
-
-def _detail(seen: RunProgress) -> str:
-    parts = [f"{seen.rows_done:,} of {seen.rows:,} rows"]
-    if seen.rows_per_s is not None:
-        parts.append(f"{seen.rows_per_s:,.0f} rows/s")
-    if seen.left_s is not None:
-        parts.append(f"{age(seen.left_s)} left")
-    if seen.quarantined:
-        parts.append(f"{seen.quarantined:,} quarantined")
-    return ", ".join(parts)
-
-
-def _told(run: Ledger, *, held: bool) -> dict[str, Any]:
-    record = run.record()
-    phase = run.phase()
-    told: dict[str, Any] = {
-        "run_id": record.run_id,
-        "version": record.pinned.version,
-        "started_s": record.started_s,
-        "as_of": record.as_of,
-    }
-    if phase is not RunPhase.SCORING:
-        manifest = read_manifest(run)
-        return told | {
-            "state": phase.value,
-            "units": manifest.units,
-            "units_done": manifest.units,
-            "rows": manifest.rows,
-            "rows_quarantined": manifest.quarantined,
-            "seconds": manifest.ended_s - manifest.started_s,
-            "rows_per_s": manifest.rows / max(manifest.ended_s - manifest.started_s, 1e-3),
-        }
-    sums = totals(run.receipts())
-    return told | {
-        "state": "running" if held else "stopped: resume it",
-        "units": len(run.units()),
-        "units_done": sums.units,
-        "rows": sums.rows,
-        "rows_quarantined": sums.quarantined,
-        "seconds": time.time() - record.started_s if held else None,
-    }
-
-
-def _print_done(manifest: RunManifest, *, as_json: bool) -> None:
-    if as_json:
-        print_json(manifest)
-        return
-    screen = answers()
-    screen.print(
-        f"{manifest.name}: {manifest.written:,} rows scored by {manifest.model} version {manifest.version}"
-        f" in {age(manifest.ended_s - manifest.started_s)}, in {len(manifest.files)} files: {manifest.output}",
-        soft_wrap=True,
-    )
-    if manifest.quarantine:
-        screen.print(f"{manifest.quarantined:,} rows quarantined, with their reasons: {manifest.quarantine}", soft_wrap=True)
-    if manifest.others:
-        screen.print(
-            f"{manifest.others:,} files beside the data were left alone: spec.input.files says which are data", soft_wrap=True
-        )
-    if manifest.damaged:
-        path, _, reason = manifest.damaged[0]
-        more = f", and {len(manifest.damaged) - 1} more files" if len(manifest.damaged) > 1 else ""
-        screen.print(f"left out, since it can't be read: {path} ({reason}){more}; all are in the manifest", soft_wrap=True)

@@ -103,15 +103,7 @@ async def find(batch: str, call: Call, *, pause_s: float = PAUSE_S) -> tuple[Bat
     spec = BatchSpec.model_validate(shown.spec)
     asked = Resolve(model=spec.model, version=spec.version)
     found = ResolvedVersion.model_validate(await ask_patiently(call, "version.resolve", asked, pause_s=pause_s))
-    return spec, Pinned(
-        model=found.model,
-        version=found.version,
-        artifact_uri=found.artifact_uri,
-        digest=found.digest,
-        signature=found.signature,
-        payloads=found.payloads,
-        outputs=found.outputs,
-    )
+    return spec, Pinned.of(found)
 
 
 def run_fire(

@@ -131,6 +131,16 @@ def quarantine_place(record: RunRecord) -> Place:
     return locate(output.quarantine or f"{output.path}.quarantine")
 
 
+def shown_below(target: Place, record: RunRecord) -> Place:
+    """Where the run's files stand in `target`, output or quarantine: what is appended has a folder a run."""
+    return target / f"run={record.run_id}" if record.spec.output.mode is Mode.APPEND else target
+
+
+def replaced_by(ledger: Ledger, what: str) -> Place:
+    """Where the run has put what it took the place of: `what` is data or quarantine."""
+    return ledger.place / f"replaced-{what}"
+
+
 def publish(ledger: Ledger, record: RunRecord, manifest: RunManifest) -> None:
     """Moves the run's files to where readers look. Safe to repeat after a crash at any point.
 
@@ -154,8 +164,7 @@ def _show(ledger: Ledger, staged: Place, target: Place, record: RunRecord, what:
         # Nothing to show, or an earlier attempt came this far: after an exchange the staging holds what was replaced.
         _put_aside_replaced(ledger, staged, what)
         return
-    if record.spec.output.mode is Mode.APPEND:
-        target = target / f"run={record.run_id}"
+    target = shown_below(target, record)
     target.parent.make()
     if target.is_object_store:
         _move_files(staged, target)
@@ -170,13 +179,13 @@ def _show(ledger: Ledger, staged: Place, target: Place, record: RunRecord, what:
 
 def _put_aside_replaced(ledger: Ledger, staged: Place, what: str) -> None:
     if staged.files():
-        staged.filesystem.move(staged.path, (ledger.place / f"replaced-{what}").path)
+        staged.filesystem.move(staged.path, replaced_by(ledger, what).path)
     else:
         staged.remove()
 
 
 def _set_aside(ledger: Ledger, target: Place, what: str) -> None:
-    aside = ledger.place / f"replaced-{what}"
+    aside = replaced_by(ledger, what)
     if target.is_object_store:
         _move_files(target, aside)
     else:

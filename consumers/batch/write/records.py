@@ -10,6 +10,7 @@ from enum import StrEnum
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from cluster.commands.versions import ResolvedVersion
 from cluster.errors import Conflict
 from cluster.findings import first_finding
 from cluster.fleet.outputs import OutputLimit
@@ -33,6 +34,19 @@ class Pinned(BaseModel):
     signature: Signature
     payloads: Payloads | None = None
     outputs: dict[str, OutputLimit] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, found: ResolvedVersion) -> Pinned:
+        """A version as the controller tells of it."""
+        return cls(
+            model=found.model,
+            version=found.version,
+            artifact_uri=found.artifact_uri,
+            digest=found.digest,
+            signature=found.signature,
+            payloads=found.payloads,
+            outputs=found.outputs,
+        )
 
 
 class RunRecord(BaseModel):

@@ -36,7 +36,7 @@ class Field:
             raise BadInput(f"{spec.name} is BF16, which this format can't carry", where="input.format", remedy="use format raw")
         self.name = spec.name
         self.where = f"{under}{path if path.startswith('/') or not under else _escaped(path)}"
-        self.steps = _steps(self.where)
+        self.steps = steps_of(self.where)
         self.dtype = NUMPY[spec.datatype]
         self.inner = tuple(spec.shape[1:])
         self.size = math.prod(self.inner)
@@ -147,7 +147,7 @@ def taken(
     if overflowed:
         kept = np.delete(np.arange(len(rows)), list(overflowed))
         for place, field in overflowed.items():
-            errors[rows[place]] = field.refusal(Misfit(f"a number is out of the range of {field.datatype}"))
+            errors[rows[place]] = field.refusal(OverflowError())
         arrays, rows = [array[kept] for array in arrays], [rows[place] for place in kept.tolist()]
     shaped = zip(fields, arrays, strict=True)
     return {field.name: array.reshape(len(rows), *field.inner) for field, array in shaped}, rows
@@ -157,7 +157,8 @@ def _escaped(name: str) -> str:
     return "/" + name.replace("~", "~0").replace("/", "~1")
 
 
-def _steps(path: str) -> tuple[str, ...]:
+def steps_of(path: str) -> tuple[str, ...]:
+    """The names on the way to a field: `path` is a name at the document's top, or `/a/b`."""
     if not path.startswith("/"):
         return (path,)
     return tuple(step.replace("~1", "/").replace("~0", "~") for step in path.split("/")[1:])

@@ -78,10 +78,9 @@ UNKNOWN = Asker()
 def asker_of(spec: StreamSpec, member: Member | None = None) -> Asker:
     """A stream, or one member of its group."""
     topics = (*(spec.input.names or (spec.input.pattern,)), spec.output.topic, spec.dead_letters.topic)
-    secured = spec.security.mechanism is not None or spec.security.cert_file is not None
     if member is None:
-        return Asker(topics=topics, secured=secured)
-    return Asker(member.group, member.transactional_id, topics, secured)
+        return Asker(topics=topics, secured=spec.security.identifies)
+    return Asker(member.group, member.transactional_id, topics, spec.security.identifies)
 
 
 _BY_NUMBER: Mapping[int, Cause] = {

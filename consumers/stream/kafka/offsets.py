@@ -189,5 +189,4 @@ def _asking(
         finally:
             admin.close()
     except KafkaError as error:
-        secured = security.mechanism is not None or security.cert_file is not None
-        raise broker_error(brokers, error, Asker(group=group, secured=secured)) from error
+        raise broker_error(brokers, error, Asker(group=group, secured=security.identifies)) from error

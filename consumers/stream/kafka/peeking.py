@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
@@ -58,39 +59,37 @@ class TopicPeek:
     def read(self, topic: str, ranges: Mapping[int, tuple[int, int]]) -> Iterator[PeekedRecord]:
         """The records of those offsets, `[begin, end)`, by partition, as they come. It ends early where time is over."""
         wanted = {TopicPartition(topic, number): bounds for number, bounds in ranges.items() if bounds[0] < bounds[1]}
-        self._consumer.assign(list(wanted))
-        for part, (begin, _) in wanted.items():
-            self._consumer.seek(part, begin)
-        unread = set(wanted)
-        while unread and self.in_time:
-            for part, records in self._consumer.poll(timeout_ms=round(1000 * POLL_S), max_records=RECORDS_A_POLL).items():
-                for record in records:
-                    if record.offset < wanted[part][1]:
-                        where = Partition(part.topic, part.partition)
-                        yield PeekedRecord(where, record.offset, record.timestamp, record.key, record.value, record.headers)
-            ended = {part for part in unread if self._consumer.position(part) >= wanted[part][1]}
-            unread -= ended
-            if ended:
-                self._consumer.pause(*ended)
+        for part, records in self._polled(wanted, RECORDS_A_POLL):
+            for record in records:
+                if record.offset < wanted[part][1]:
+                    where = Partition(part.topic, part.partition)
+                    yield PeekedRecord(where, record.offset, record.timestamp, record.key, record.value, record.headers)
 
     def times_ms(self, places: Mapping[Partition, int]) -> dict[Partition, int]:
         """Of the first record at or behind each offset, where there is one that comes in time."""
         parts = {TopicPartition(*partition): offset for partition, offset in places.items()}
         ends = self._consumer.end_offsets(list(parts)) if parts else {}
-        unread = {part for part, offset in parts.items() if offset < ends[part]}
-        self._consumer.assign(list(unread))
-        for part in unread:
-            self._consumer.seek(part, parts[part])
-        found: dict[Partition, int] = {}
+        wanted = {part: (offset, ends[part]) for part, offset in parts.items() if offset < ends[part]}
+        polled = self._polled(wanted, len(wanted), first_alone=True)
+        return {Partition(part.topic, part.partition): records[0].timestamp for part, records in polled}
+
+    def _polled(
+        self, wanted: Mapping[TopicPartition, tuple[int, int]], most: int, *, first_alone: bool = False
+    ) -> Iterator[tuple[TopicPartition, list[Any]]]:
+        """What comes of those offsets, and perhaps from behind them, `most` records at a time; of a partition of which anything
+        has come no more where the first is enough."""
+        self._consumer.assign(list(wanted))
+        for part, (begin, _) in wanted.items():
+            self._consumer.seek(part, begin)
+        unread = set(wanted)
         while unread and self.in_time:
-            for part, records in self._consumer.poll(timeout_ms=round(1000 * POLL_S), max_records=len(unread)).items():
-                found.setdefault(Partition(part.topic, part.partition), records[0].timestamp)
+            polled = self._consumer.poll(timeout_ms=round(1000 * POLL_S), max_records=most)
+            yield from polled.items()
             # What lies before the end may be transaction markers alone.
-            ended = {p for p in unread if Partition(*p) in found or self._consumer.position(p) >= ends[p]}
+            ended = {p for p in unread if (first_alone and p in polled) or self._consumer.position(p) >= wanted[p][1]}
             unread -= ended
             if ended:
                 self._consumer.pause(*ended)
-        return found
 
 
 @contextmanager
@@ -98,7 +97,6 @@ def peeking(brokers: str, security: Security, timeout_s: float, *, largest_bytes
     """A look of `timeout_s` at most. Raises Unreachable and what else a broker's refusal means, and BadInput where a secret can't
     be read."""
     limit_ms = round(1000 * timeout_s)
-    secured = security.mechanism is not None or security.cert_file is not None
     try:
         consumer = KafkaConsumer(
             **client_config(brokers, security),
@@ -114,4 +112,4 @@ def peeking(brokers: str, security: Security, timeout_s: float, *, largest_bytes
         finally:
             consumer.close()
     except KafkaError as error:
-        raise broker_error(brokers, error, Asker(secured=secured)) from error
+        raise broker_error(brokers, error, Asker(secured=security.identifies)) from error

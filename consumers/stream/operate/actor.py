@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from typing import Any
@@ -11,7 +10,7 @@ import ray
 
 from cluster.errors import HeadraceError
 from cluster.watch.catalogue import ScoringWay
-from consumers.stream.kafka.kafka_python.client import DEFAULT_BROKERS
+from consumers.stream.kafka.kafka_python.client import brokers_of_environment
 from consumers.stream.operate.stream_operator import StreamOperator
 from deployments.control.client import connect
 from deployments.observe.logs.set_up import log_to_stderr
@@ -35,8 +34,7 @@ class OperatorProcess:
             remote = RemoteTransport()  # by replicas: no engine is loaded here
             return RoutedScorer(control, remote, remote, remote, way=ScoringWay.STREAM, meter=SilentMeter())
 
-        brokers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or DEFAULT_BROKERS
-        self._operator = StreamOperator(control, brokers, lambda: ScorerThread(scorer))
+        self._operator = StreamOperator(control, brokers_of_environment(), lambda: ScorerThread(scorer))
         self._asked_s, self._idle_s = time.monotonic(), idle_s
         threading.Thread(target=self._leave_when_idle, name="idle", daemon=True).start()
 

@@ -44,18 +44,22 @@ def reason_key(stage: str, exception: str, message: str) -> str:
     return hashlib.sha256("\0".join((stage, exception, message)).encode()).hexdigest()[:12]
 
 
-def row_of(record: PeekedRecord) -> LetterRow:
-    """A dead letter as one of many."""
-    headers = dict(record.headers)
+def listed_letter(record: PeekedRecord) -> tuple[LetterRow, LetterReason]:
+    """A dead letter as one of many, and its reason."""
+    headers, at_ms = dict(record.headers), record.time_ms
     origin = "/".join(_text(headers, name)[:249] for name in (DeadLetterField.TOPIC, DeadLetterField.PARTITION, "offset"))
-    return LetterRow(
+    stage, exception, message = reason_of(headers)
+    key = reason_key(stage, exception, message)
+    row = LetterRow(
         partition=record.partition.number,
         offset=record.offset,
-        at_ms=record.time_ms,
+        at_ms=at_ms,
         origin=origin.strip("/"),
-        reason=reason_key(*reason_of(headers)),
+        reason=key,
         value_bytes=len(record.value or b""),
     )
+    reason = LetterReason(key=key, stage=stage, exception=exception, message=message, letters=1, first_ms=at_ms, last_ms=at_ms)
+    return row, reason
 
 
 @dataclass
@@ -96,21 +100,6 @@ class LetterBook:
         self._reasons[row.reason] = known.model_copy(update={"letters": known.letters + 1, **times})
 
 
-def as_reason(record: PeekedRecord) -> LetterReason:
-    """The reason of one dead letter."""
-    stage, exception, message = reason_of(dict(record.headers))
-    at_ms = record.time_ms
-    return LetterReason(
-        key=reason_key(stage, exception, message),
-        stage=stage,
-        exception=exception,
-        message=message,
-        letters=1,
-        first_ms=at_ms,
-        last_ms=at_ms,
-    )
-
-
 def shown_letter(record: PeekedRecord, stream: StreamDocument) -> DeadLetter:
     """One of them, with as much of its payload as may be shown."""
     spec, headers = StreamSpec.model_validate(stream.spec), dict(record.headers)
@@ -121,9 +110,9 @@ def shown_letter(record: PeekedRecord, stream: StreamDocument) -> DeadLetter:
     if len(own) > HEADERS_SHOWN:
         notes.append(f"{len(own) - HEADERS_SHOWN} more headers are not shown")
     exact = _text(headers, DeadLetterField.MESSAGE)[: 2 * MESSAGE_SHOWN]
-    reason = as_reason(record)
+    row, reason = listed_letter(record)
     return DeadLetter(
-        row=row_of(record),
+        row=row,
         reason=reason.model_copy(update={"message": exact}),
         # Producers put of a record into its key and headers what they like: where anything is kept back, so are these.
         key=KEPT_BACK if redacted and record.key is not None else _legible(record.key),

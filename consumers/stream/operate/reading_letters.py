@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from cluster.commands.streams.moves import StreamDocument
 from cluster.errors import NotFound, Unreachable
 from consumers.stream.kafka.peeking import peeking
-from consumers.stream.operate.letters import LetterBook, as_reason, row_of, shown_letter
+from consumers.stream.operate.letters import LetterBook, listed_letter, shown_letter
 from consumers.stream.spec import StreamSpec
 from deployments.gateway.console.streams import (
     LETTERS_MOST,
@@ -40,7 +40,7 @@ def newest_letters(
             letters = []
             for record in look.read(topic, piece):
                 read_bytes += len(record.value or b"")
-                letters.append((row_of(record), as_reason(record)))  # without its payload, which may be of megabytes
+                letters.append(listed_letter(record))  # without its payload, which may be of megabytes
             if not look.in_time:
                 break  # half a piece would leave a hole between what was looked at and what was not
             book.add(letters)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from consumers.stream.codecs.fields import steps_of
 from consumers.stream.spec import Format, InputEnvelope, StreamInput
 from deployments.gateway.console.streams import ShownAs
 
@@ -45,7 +46,7 @@ def shown_value(value: bytes | None, given: StreamInput, *, inputs: Collection[s
     if not isinstance(document, dict):
         return _nothing("inputs are kept back, and this payload is no object with fields")
     under = ((), ("data",)) if given.envelope is InputEnvelope.CLOUDEVENTS else ((),)
-    places = {(*root, *_steps(given.fields.get(name, name))) for name in inputs if name not in redact for root in under}
+    places = {(*root, *steps_of(given.fields.get(name, name))) for name in inputs if name not in redact for root in under}
     text = json.dumps(_kept(document, (), places), ensure_ascii=False, indent=1)
     kept_back = ", ".join(sorted(redact)[:10])
     return _cut(text, f"kept back: {kept_back}, and what is no input of the model")
@@ -94,10 +95,3 @@ def _has_fields(value: Any) -> bool:
         if isinstance(one, list):
             waiting += one
     return False
-
-
-def _steps(path: str) -> tuple[str, ...]:
-    """A field's place: a name at the top, or `/a/b`."""
-    if not path.startswith("/"):
-        return (path,)
-    return tuple(step.replace("~1", "/").replace("~0", "~") for step in path.split("/")[1:])

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from cluster.errors import Conflict, Unreachable, in_words
@@ -44,12 +44,12 @@ class MoveBook:
         self._clock = clock
         self._lock = threading.Lock()
         self._moves: defaultdict[str, deque[StreamMove]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
-        self._under_way = 0
 
     @property
     def busy(self) -> bool:
         """Whether anything is under way."""
-        return self._under_way > 0
+        with self._lock:
+            return any(_running(moves) for moves in self._moves.values())
 
     def of(self, stream: str) -> tuple[StreamMove, ...]:
         """The newest first."""
@@ -70,12 +70,11 @@ class MoveBook:
         with self._lock:
             self._check_idle(stream)
             self._moves[stream].append(move)
-            self._under_way += 1
         threading.Thread(target=self._run, args=(stream, move, work, ended), name=f"{kind} {stream}", daemon=True).start()
         return move
 
     def _check_idle(self, stream: str) -> None:
-        going = next((one for one in self._moves[stream] if one.state == "running"), None)
+        going = _running(self._moves[stream])
         if going is not None:
             what = f"a {going.kind} is under way, begun by {going.by}"
             raise Conflict(what, where=f"stream {stream}", remedy="wait until it has ended: this page shows how far it is")
@@ -94,10 +93,13 @@ class MoveBook:
             over = over.model_copy(update={"words": f"{words}; the audit could not be told: {in_words(error)}"})
         finally:
             self._put(stream, over)
-            with self._lock:
-                self._under_way -= 1
 
     def _put(self, stream: str, move: StreamMove) -> None:
         with self._lock:
             moves = self._moves[stream]
             self._moves[stream] = deque((move if one.id == move.id else one for one in moves), maxlen=REMEMBERED)
+
+
+def _running(moves: Iterable[StreamMove]) -> StreamMove | None:
+    """The one that is under way."""
+    return next((one for one in moves if one.state == "running"), None)

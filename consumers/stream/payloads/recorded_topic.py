@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from cluster.signature import Signature
 from cluster.watch.payloads import PayloadTopic
 from consumers.payload_replay.recorded import RecordedRequest
 from consumers.payload_replay.recorded_events import EventReader
-from consumers.stream.kafka.kafka_python.client import DEFAULT_BROKERS, client_config
+from consumers.stream.kafka.kafka_python.client import brokers_of_environment, client_config
 from consumers.stream.spec import Security
 
 SILENT_S = 30.0  # so long a broker may tell nothing
@@ -25,7 +24,7 @@ AHEAD = 1000  # requests of a partition that wait for others of an earlier time
 def recorded_topic(topic: PayloadTopic, model: str, signature: Signature) -> Iterator[RecordedRequest]:
     """The topic's requests to the model, in the order of their time. Raises NotFound, Unreachable, or BadInput for a record
     that is none of a payload log. Blocks."""
-    brokers = topic.brokers or os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or DEFAULT_BROKERS
+    brokers = topic.brokers or brokers_of_environment()
     where = f"topic {topic.topic}"
     try:
         consumer = KafkaConsumer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -13,7 +12,7 @@ from pydantic import ValidationError
 from cluster.errors import BadInput, HeadraceError, Unreachable
 from cluster.findings import first_finding
 from cluster.watch.payloads import PayloadForm, PayloadTopic
-from consumers.stream.kafka.kafka_python.client import DEFAULT_BROKERS, client_config
+from consumers.stream.kafka.kafka_python.client import brokers_of_environment, client_config, producer_limits
 from consumers.stream.spec import Security
 from deployments.observe.payloads.cloudevents import of_kserve, of_ours
 from deployments.observe.payloads.event import PayloadEvent
@@ -84,15 +83,12 @@ def _maker(topic: PayloadTopic) -> Callable[[], KafkaProducer]:
     except ValidationError as error:
         remedy = "correct payloads.kafka.security in the Model document"
         raise BadInput(str(first_finding(error)), where=f"topic {topic.topic}", remedy=remedy) from None
-    brokers = topic.brokers or os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or DEFAULT_BROKERS
+    brokers = topic.brokers or brokers_of_environment()
 
     def make() -> KafkaProducer:
         return KafkaProducer(
             **client_config(brokers, security),
-            bootstrap_timeout_ms=round(1000 * WAIT_S),
-            max_block_ms=round(1000 * WAIT_S / 2),
-            request_timeout_ms=round(1000 * WAIT_S / 2),
-            delivery_timeout_ms=round(1000 * WAIT_S),
+            **producer_limits(WAIT_S),
             max_request_size=LARGEST_BYTES,
             compression_type="lz4",
             linger_ms=5,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from ray.serve.exceptions import RayServeException
 from cluster.errors import BadInput
 from cluster.findings import first_finding
 from cluster.ports import FeedKind, FeedSpec, FeedState
-from consumers.stream.kafka.kafka_python.client import DEFAULT_BROKERS
+from consumers.stream.kafka.kafka_python.client import brokers_of_environment
 from consumers.stream.serving.health import stream_state
 from consumers.stream.serving.replica import STOP_S, StreamReplica
 from consumers.stream.serving.worker_reports import Replicas, WorkerReports
@@ -37,7 +36,7 @@ class ServeStreams:
     """
 
     def __init__(self, brokers: str | None = None) -> None:
-        self._brokers = brokers or os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or DEFAULT_BROKERS
+        self._brokers = brokers or brokers_of_environment()
         self._reports = WorkerReports(Replicas(DEPLOYMENT))
 
     def start(self, feed: FeedSpec) -> None:

@@ -19,14 +19,13 @@ from consumers.batch.write.publish import _rows_of
 from consumers.batch.write.records import OutputFile
 from consumers.payload_replay.recorded import payload_files, recorded
 from deployments.artifacts.places import locate
-from deployments.keys.hpke_key import new_hpke_pair
 from deployments.keys.ring import VARIABLE
-from deployments.keys.secret_file import write_once
 from deployments.observe.payloads.parquet_files import ParquetPayloads
 from deployments.privacy import parquet
 from deployments.privacy.parquet import decryption, encryption_of
 from tests.support.batch_parts import ECHO, echo, echo_pin, echo_spec_of
 from tests.support.payloads import payload_event
+from tests.unit.keys.test_keys import pair_in
 
 MARK = "Ada-Marked-of-Kent"
 
@@ -34,10 +33,7 @@ MARK = "Ada-Marked-of-Kent"
 @pytest.fixture(autouse=True)
 def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "keys"
-    folder.mkdir()
-    private, public = new_hpke_pair()
-    write_once(folder / "prod.key", private)
-    (folder / "prod.pub").write_text(public)
+    pair_in(folder, "prod")
     monkeypatch.setenv(VARIABLE, f"file:{folder}")
     parquet._factory.cache_clear()
     yield folder

@@ -19,7 +19,6 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.access.callers import CLUSTER, Caller
-from cluster.commands.command import CommandEntry, Message
 from cluster.commands.privacy.subjects import REPLACE, SHOW, ReplaceSubjectKeys, SubjectKeysView
 from cluster.control_plane import Told
 from cluster.errors import BadArtifact, BadInput, Conflict, Forbidden, NotFound, Unreachable
@@ -34,18 +33,18 @@ from deployments.engines.datatypes import Array
 from deployments.keys.hpke_key import new_hpke_pair
 from deployments.keys.references import holder_of
 from deployments.keys.ring import VARIABLE, KeyRing
-from deployments.keys.secret_file import write_once
 from deployments.privacy.fields import open_field, owner_of, seal_field
 from deployments.privacy.sealed_keys import open_subject_keys, seal_subject_keys
 from deployments.privacy.subject_keys import DEPTH, SubjectKeys
 from deployments.scoring.port import Scored
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
-from headrace.client import ControlClient
 from headrace.erasing import erase
 from tests.support import waiting
 from tests.support.brain import Brain
+from tests.support.brain_client import ask_brain
 from tests.support.stream_parts import SumScoring
+from tests.unit.keys.test_keys import pair_in
 
 until = partial(waiting.until, limit_s=20.0, every_s=0.001)
 ADA, BOB = b"ada@example.org", b"bob@example.org"
@@ -53,9 +52,7 @@ ADA, BOB = b"ada@example.org", b"bob@example.org"
 
 @pytest.fixture
 def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KeyRing:
-    private, public = new_hpke_pair()
-    write_once(tmp_path / "prod.key", private)
-    (tmp_path / "prod.pub").write_text(public)
+    pair_in(tmp_path, "prod")
     monkeypatch.setenv(VARIABLE, f"file:{tmp_path}")
     return KeyRing.from_environment()
 
@@ -174,21 +171,14 @@ def test_the_command_erases_whom_its_input_names(
 ) -> None:
     control = BrainControl()
     SubjectBook(control).open("subjects", "prod")
-
-    def answered(_: ControlClient, command: CommandEntry[Any, Any], request: Message) -> Any:
-        return command.answer.model_validate(control.brain.call(command.name, **request.model_dump(mode="json")))
-
-    monkeypatch.setattr(ControlClient, "call", answered)
-    monkeypatch.setenv("HEADRACE_URL", "http://127.0.0.1:9")
+    ask_brain(control.brain, monkeypatch)
     monkeypatch.setattr(sys, "stdin", io.StringIO("ada\n"))
     assert main(["erase", "-", "--json"]) == ExitCode.OK
     pseudonym = orjson.loads(capsys.readouterr().out)["subject"]
     book = SubjectBook(control)
     assert pseudonym == book.pseudonym("subjects", "ada")
     assert book.key_of("subjects", pseudonym) is None
-    private, public = new_hpke_pair()
-    write_once(tmp_path / "new.key", private)
-    (tmp_path / "new.pub").write_text(public)
+    pair_in(tmp_path, "new")
     assert main(["erase", "eve", "--key", "new"]) == ExitCode.OK
     (tmp_path / "prod.key").unlink()  # what it ever sealed is lost, and the subjects that are left are not
     book = SubjectBook(control)

@@ -18,7 +18,7 @@ from consumers.stream.kafka.offsets import OffsetRanges
 from consumers.stream.kafka.peeking import PeekedRecord
 from consumers.stream.log.port import Partition
 from consumers.stream.operate import stream_operator
-from consumers.stream.operate.letters import LetterBook, OfReason, as_reason, row_of, shown_letter
+from consumers.stream.operate.letters import LetterBook, OfReason, listed_letter, shown_letter
 from consumers.stream.operate.redacting import HIDDEN, TEXT_MOST, shown_value
 from consumers.stream.operate.running import Headway, MoveBook
 from consumers.stream.operate.stream_operator import STILL_S, StreamOperator, chosen_stretch
@@ -46,13 +46,13 @@ def document(*redact: str) -> StreamDocument:
 def test_alike_failures_are_one_reason_with_its_count() -> None:
     records = [letter(n, f"expected 3 values, got {n}") for n in range(4)] + [letter(9, "not JSON")]
     book = LetterBook()
-    book.add((row_of(record), as_reason(record)) for record in records)
+    book.add(map(listed_letter, records))
     assert [(reason.message, reason.letters) for reason in book.reasons] == [("expected # values, got #", 4), ("not JSON", 1)]
     assert (book.reasons[0].first_ms, book.reasons[0].last_ms) == (0, 3000)
     assert [row.offset for row in book.rows] == [9, 3, 2, 1, 0]
     assert book.rows[0].origin == "in/1/9"
     only = LetterBook(book.reasons[1].key)
-    only.add((row_of(record), as_reason(record)) for record in records)
+    only.add(map(listed_letter, records))
     assert ([row.offset for row in only.rows], only.letters) == ([9], 5)
     chosen = OfReason(book.reasons[0].key)
     assert [chosen.holds(dict(record.headers)) for record in records] == [True] * 4 + [False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,6 +36,22 @@ def client_config(brokers: str, security: Security) -> dict[str, Any]:
         "sasl_plain_password": security.password(),
     }
     return config | {name: value for name, value in given.items() if value is not None}
+
+
+def brokers_of_environment() -> str:
+    """Those of documents that name none."""
+    return os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or DEFAULT_BROKERS
+
+
+def producer_limits(wait_s: float) -> dict[str, int]:
+    """Keyword arguments of a producer that has given up each of its records after `wait_s`, wherever it hangs."""
+    whole_ms, half_ms = round(1000 * wait_s), round(1000 * wait_s / 2)
+    return {
+        "bootstrap_timeout_ms": whole_ms,
+        "max_block_ms": half_ms,
+        "request_timeout_ms": half_ms,
+        "delivery_timeout_ms": whole_ms,
+    }
 
 
 def topics_of(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, SeenTopic]:

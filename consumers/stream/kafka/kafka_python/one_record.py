@@ -6,7 +6,7 @@ from kafka import KafkaProducer  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from cluster.errors import Unreachable
-from consumers.stream.kafka.kafka_python.client import client_config
+from consumers.stream.kafka.kafka_python.client import client_config, producer_limits
 from consumers.stream.spec import Security
 
 WAIT_S = 10.0  # for the broker, for all of it
@@ -18,10 +18,7 @@ def send_record(brokers: str, topic: str, key: bytes, value: bytes, security: Se
     try:
         producer = KafkaProducer(
             **client_config(brokers, security or Security()),
-            bootstrap_timeout_ms=round(1000 * WAIT_S),
-            max_block_ms=round(1000 * WAIT_S / 2),
-            request_timeout_ms=round(1000 * WAIT_S / 2),
-            delivery_timeout_ms=round(1000 * WAIT_S),
+            **producer_limits(WAIT_S),
             acks="all",
         )
         producer.send(topic, key=key, value=value).get(timeout=WAIT_S)
