@@ -15,7 +15,7 @@ import orjson
 
 from cluster.commands.versions import RegisterVersion
 from cluster.errors import HeadraceError
-from deployments.artifacts.manifest import read_manifest
+from deployments.artifacts.manifest import BESIDE, read_manifest
 from examples.custody.train import write_rows
 from examples.local_run import HEADRACE, headrace
 from headrace.client import ControlClient
@@ -24,7 +24,6 @@ FOLDER = Path(__file__).parent
 OUT = FOLDER / "out"
 DOCUMENT = str(FOLDER / "project" / "wine.yaml")
 MODEL = "wine"
-BESIDE = ("model.sig", "slsa.json")
 WAIT_S = 60.0
 
 
