@@ -31,7 +31,7 @@ from deployments.keys.hpke_key import HpkeKey
 from deployments.keys.ring import VARIABLE, KeyRing
 from deployments.profiles.making import make_profile
 from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
-from tests.support.sealed import OwnKeys
+from tests.support.sealed import OwnKeys, told_anew
 
 SECRET = b"a private path"
 
@@ -131,17 +131,6 @@ def _reordered(content: bytes) -> bytes:
 
 def _changed(content: bytes) -> bytes:
     return content[:-1] + bytes([content[-1] ^ 1])
-
-
-def told_anew(folder: Path) -> Path:
-    """The version as somebody would hand it out who has no key: its manifest tells the digests of the files as they are now."""
-    manifest = read_manifest(folder)
-    entries = []
-    for entry in manifest.files:
-        content = (folder / entry.path).read_bytes()
-        entries.append(entry.model_copy(update={"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}))
-    (folder / MANIFEST).write_bytes(manifest.model_copy(update={"files": tuple(entries)}).content)
-    return folder
 
 
 @pytest.mark.parametrize("damage", [_cut, _reordered, _changed, lambda content: content + b"more", lambda _: b""])
