@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,25 @@ from pathlib import Path
 from headrace.local.ports import free_port
 
 HEADRACE = Path(sys.executable).with_name("headrace")
+
+
+class Walkthrough:
+    """An example's steps, each held against what it should come to. `wrong` of them did not."""
+
+    def __init__(self) -> None:
+        self.wrong = 0
+
+    def see(self, what: str, found: object, wanted: object) -> None:
+        """Prints it, and counts it where it is another than it should be."""
+        good = found == wanted
+        self.wrong += not good
+        print(f"   {'ok   ' if good else 'WRONG'} {what}: {found}{'' if good else f', not {wanted}'}", flush=True)
+
+    def end(self, started_s: float) -> int:
+        """Prints how it went, and how long since then. Returns the exit code: 0 where everything was as it should be."""
+        print(f"{'Everything is as it should be.' if not self.wrong else f'{self.wrong} things are WRONG.'}", end=" ")
+        print(f"{time.monotonic() - started_s:.0f} s.")
+        return 1 if self.wrong else 0
 
 
 def begin_afresh(out: Path) -> None:

@@ -15,11 +15,10 @@ from cluster.errors import HeadraceError
 from cluster.rollout.preflight import Preflight
 from consumers.payload_replay.places import requests_of
 from consumers.payload_replay.replay import replay
-from deployments.artifacts.version_files import open_folder
 from deployments.control.asking import PAUSE_S, Call, ask_patiently
 from deployments.engines.load import load_engine
 from deployments.observe.logs.set_up import log_to_stderr
-from deployments.signing.admission import admitted_copy
+from deployments.signing.admission import open_admitted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +57,7 @@ async def preflight(
         await ask_patiently(call, "version.resolve", Resolve(model=model, version=version), pause_s=pause_s)
     )
     requests = itertools.islice(requests_of(asked.payloads, model, found.signature, found.payloads), asked.max_requests)
-    engine = load_engine(open_folder(admitted_copy(found.artifact_uri, found.digest, model), found.digest))
+    engine = load_engine(open_admitted(found.artifact_uri, found.digest, model))
     came = replay(requests, engine, model, version, tolerance=asked.tolerance, limits=found.outputs)
     failed = came.errors - came.lasting_errors
     told = TellPreflight(

@@ -12,7 +12,7 @@ from deployments.artifacts.cache import ArtifactCache, CacheSettings
 from deployments.artifacts.manifest import KEYS, MANIFEST, REMEDY, verify
 from deployments.artifacts.registered import sizes_below
 from deployments.artifacts.roots import is_in_registry, local_path, remote
-from deployments.artifacts.version_files import is_sealed, open_version
+from deployments.artifacts.version_files import open_version
 
 _log = logging.getLogger(__name__)
 
@@ -34,21 +34,20 @@ def localize(uri: str, digest: str, *, cache: Path | None = None) -> Path:
     copy = copies.hold(digest)
     if copy is not None:
         try:
-            verify(copy, digest)
+            manifest = verify(copy, digest)
         except BadArtifact as damage:
             _log.warning("a copy is damaged, and fetched again from %s: %s", uri, damage)
             copies.drop(copy)
         else:
-            refresh_keys(uri, digest, copy)
+            if manifest.seal is not None:
+                _refresh_keys(uri, digest, copy)
             return copy
     return _fetch(uri, digest, copies)
 
 
-def refresh_keys(uri: str, digest: str, copy: Path) -> None:
+def _refresh_keys(uri: str, digest: str, copy: Path) -> None:
     """Whom a sealed version is sealed for may have changed since; or it was pushed again, with other keys, to where `uri` is in a
     registry. Where its place is away, the copy's own keys are tried."""
-    if not is_sealed(copy):
-        return
     from deployments.artifacts.sealing.rewrapping import write_keys
 
     try:

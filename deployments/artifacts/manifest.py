@@ -140,15 +140,19 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     return manifest
 
 
+def registered_manifest(content: bytes, digest: str | None, where: str) -> Manifest:
+    """As `parse_manifest`, once its bytes are known to have this digest, where one is given."""
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise BadArtifact("the manifest is not the registered one", where=f"{where}/{MANIFEST}", remedy=REMEDY)
+    return parse_manifest(content, where)
+
+
 def verify(path: Path, digest: str | None = None) -> Manifest:
     """Checks every file of the artifact at `path` against its manifest, and the manifest against `digest` where given.
 
     Returns the manifest. Raises BadArtifact that names the first file that is missing or differs.
     """
-    content = manifest_bytes(path)
-    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-        raise BadArtifact("the manifest is not the registered one", where=str(path / MANIFEST), remedy=REMEDY)
-    manifest = parse_manifest(content, str(path))
+    manifest = registered_manifest(manifest_bytes(path), digest, str(path))
     for entry in manifest.files:
         file = path / entry.path
         try:

@@ -108,13 +108,13 @@ class Place:
         try:
             yield sink
             sink.finish()
+            if path != self.path:
+                self.filesystem.move(path, self.path)
         except BaseException:
             sink.abandon()
             if not self.is_object_store:
                 self.filesystem.delete_file(path)
             raise
-        if path != self.path:
-            self.filesystem.move(path, self.path)
 
 
 class DigestSink:

@@ -27,6 +27,7 @@ from deployments.artifacts.manifest import (
     Seal,
     manifest_bytes,
     parse_manifest,
+    registered_manifest,
 )
 from deployments.artifacts.roots import is_in_registry, local_path, remote
 
@@ -132,20 +133,15 @@ class VersionFiles:
     def pour(self, name: str, give: Give) -> None:
         """Hands on the file, block by block: verified once this returns, and not to be used before. The blocks are memory that is
         used again. Raises as `read` does, and what `give` raises but OSError."""
-        entry, digest, seal, whole = self._entry(name), hashlib.sha256(), self._manifest.seal, True
+        entry, seal = self._entry(name), self._manifest.seal
         if seal is None:
-            block, left = memoryview(bytearray(_BLOCK_BYTES)), entry.size_bytes
-            with self._reading(name) as stream:
-                while left >= 0 and (count := stream.readinto(block)):  # of what grew, not all
-                    left -= count
-                    digest.update(block[:count])
-                    give(block[:count])
-        else:
-            from deployments.artifacts.sealing.chunks import context_of, open_sealed  # what others go without
+            self._pour_as_it_lies(entry, give)
+            return
+        from deployments.artifacts.sealing.chunks import context_of, open_sealed  # what others go without
 
-            data_key, context = self._opening_key(seal), context_of(seal, self._manifest.model, name)
-            with self._reading(name) as stream:
-                whole = open_sealed(stream, data_key, context, saw=digest.update, give=give)
+        data_key, context, digest = self._opening_key(seal), context_of(seal, self._manifest.model, name), hashlib.sha256()
+        with self._reading(name) as stream:
+            whole = open_sealed(stream, data_key, context, saw=digest.update, give=give)
         self._same(entry, digest.hexdigest())
         if not whole:
             words = f"{name} does not open: it was sealed as another file, or with another key"
@@ -153,11 +149,7 @@ class VersionFiles:
 
     def check(self, name: str) -> None:
         """Verifies a file that nobody reads. Raises BadArtifact, Unreachable."""
-        entry, digest = self._entry(name), hashlib.sha256()
-        with self._reading(name) as stream:
-            while block := stream.read(_BLOCK_BYTES):
-                digest.update(block)
-        self._same(entry, digest.hexdigest())
+        self._pour_as_it_lies(self._entry(name), lambda _: None)
 
     @cached_property
     def provenance(self) -> Provenance:
@@ -175,6 +167,15 @@ class VersionFiles:
 
         with self._reading(KEYS) as stream:
             return parse_wraps(stream.read(MOST_BYTES), self._where)
+
+    def _pour_as_it_lies(self, entry: FileEntry, give: Give) -> None:
+        digest, block, left = hashlib.sha256(), memoryview(bytearray(_BLOCK_BYTES)), entry.size_bytes
+        with self._reading(entry.path) as stream:
+            while left >= 0 and (count := stream.readinto(block)):  # of what grew, not all
+                left -= count
+                digest.update(block[:count])
+                give(block[:count])
+        self._same(entry, digest.hexdigest())
 
     def _plain_bytes(self, entry: FileEntry) -> int:
         if self._manifest.seal is None:
@@ -221,10 +222,8 @@ def open_folder(folder: Path, digest: str | None = None) -> VersionFiles:
 
     Raises BadArtifact.
     """
-    content = manifest_bytes(folder)
-    where = str(folder)
-    _same_manifest(content, digest, f"{where}/{MANIFEST}")
-    return VersionFiles(parse_manifest(content, where), where, partial(_open_local, folder), folder)
+    manifest = registered_manifest(manifest_bytes(folder), digest, str(folder))
+    return VersionFiles(manifest, str(folder), partial(_open_local, folder), folder)
 
 
 def open_version(uri: str, digest: str) -> VersionFiles:
@@ -234,18 +233,17 @@ def open_version(uri: str, digest: str) -> VersionFiles:
     open_file = partial(_open_local, local) if local is not None else _opener(uri)
     with open_file(MANIFEST) as stream:
         content = stream.read()
-    _same_manifest(content, digest, uri)
-    return VersionFiles(parse_manifest(content, uri), uri, open_file, local)
+    return VersionFiles(registered_manifest(content, digest, uri), uri, open_file, local)
 
 
 def reader_of(version: Path | VersionFiles) -> VersionReader:
     """What reads it; of a folder that somebody has verified, as it lies there, unless it is sealed."""
     if isinstance(version, VersionFiles):
         return version
-    return open_folder(version) if is_sealed(version) else FolderFiles(version)
+    return open_folder(version) if _is_sealed(version) else FolderFiles(version)
 
 
-def is_sealed(folder: Path) -> bool:
+def _is_sealed(folder: Path) -> bool:
     """Whether the version in this folder is. Raises BadArtifact where its manifest makes no sense."""
     file = folder / MANIFEST
     content = file.read_bytes() if file.exists() else b""
@@ -255,11 +253,6 @@ def is_sealed(folder: Path) -> bool:
 def files_of(version: Path | VersionFiles) -> VersionFiles:
     """What reads and verifies it. Raises BadArtifact."""
     return version if isinstance(version, VersionFiles) else open_folder(version)
-
-
-def _same_manifest(content: bytes, digest: str | None, where: str) -> None:
-    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-        raise BadArtifact("the manifest is not the registered one", where=where, remedy=REMEDY)
 
 
 def _open_local(folder: Path, name: str) -> io.BufferedIOBase:

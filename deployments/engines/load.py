@@ -30,11 +30,11 @@ def load_engine(version: Path | VersionFiles, *, threads: int = 1, gpus: float =
     """
     files = files_of(version)
     manifest = files.manifest
-    read = {SAMPLES, *_engine_files(files)}
+    names = _engine_files(files)
     for name in files.names:
-        if name not in read:
+        if name not in {SAMPLES, *names}:
             files.check(name)
-    engine = open_engine(manifest.engine, _in_memory(files), manifest.signature, threads=threads, gpus=gpus)
+    engine = open_engine(manifest.engine, _in_memory(files, *names), manifest.signature, threads=threads, gpus=gpus)
     _replay(engine, files, manifest.sample_tolerance)
     _give_memory_back()
     return engine
@@ -53,8 +53,7 @@ def _engine_files(files: VersionFiles) -> list[str]:
     return [first, *(name for name in files.names if name != first and name not in DESCRIBING)]
 
 
-def _in_memory(files: VersionFiles) -> ModelBytes:
-    first, *beside = _engine_files(files)
+def _in_memory(files: VersionFiles, first: str, *beside: str) -> ModelBytes:
     return ModelBytes(
         pour=partial(files.pour, first),
         read=partial(files.read, first),

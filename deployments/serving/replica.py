@@ -17,7 +17,6 @@ from ray.serve.exceptions import RayServeException
 from cluster.errors import HeadraceError, NoCapacity
 from cluster.versions import VersionId
 from deployments.artifacts.samples import read_samples
-from deployments.artifacts.version_files import open_folder
 from deployments.engines.datatypes import Array
 from deployments.engines.isolate import score_isolating
 from deployments.engines.load import load_engine
@@ -30,7 +29,7 @@ from deployments.serving.explaining import ReplicaExplainer
 from deployments.serving.loaded import tell_loaded
 from deployments.serving.memory_limit import end_above
 from deployments.serving.turns import EngineTurns
-from deployments.signing.admission import admitted_copy
+from deployments.signing.admission import open_admitted
 from deployments.transport.lines.frames import ReplicaTimes, Reply, TimedReply
 from deployments.transport.lines.serve_book import ReplicaBook, line_name, own_node
 from deployments.transport.lines.server import LineServer
@@ -77,7 +76,7 @@ class Replica:
         began_s = time.monotonic()
         if memory_bytes is not None:
             end_above(memory_bytes)
-        version = open_folder(admitted_copy(uri, digest, model), digest)
+        version = open_admitted(uri, digest, model)
         self._engine = load_engine(version, threads=threads, gpus=gpus)
         self._probe = take(read_samples(version).inputs, slice(0, 1))
         self._stuck_after_s = stuck_after_s

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deployments.artifacts.fetch import localize
+from deployments.artifacts.version_files import VersionFiles, open_folder
 
 POLICY_VARIABLE = "HEADRACE_SIGNING"
 
@@ -34,6 +35,11 @@ def admitted_copy(uri: str, digest: str, model: str) -> Path:
     copy = localize(uri, digest)
     _decide(uri, digest, model, copy)
     return copy
+
+
+def open_admitted(uri: str, digest: str, model: str) -> VersionFiles:
+    """The files of `admitted_copy`, its manifest checked against the same digest once more as it is read. Raises as that does."""
+    return open_folder(admitted_copy(uri, digest, model), digest)
 
 
 def _decide(uri: str, digest: str, model: str, copy: Path | None) -> None:

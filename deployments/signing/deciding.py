@@ -8,7 +8,7 @@ from pathlib import Path
 from cluster.errors import BadArtifact, HeadraceError
 from deployments.artifacts.manifest import parse_manifest
 from deployments.artifacts.roots import local_path
-from deployments.signing.examine import Doubt, SignatureDemand, SignatureFindings, SignedFiles, examine
+from deployments.signing.examine import Doubt, SignatureDemand, examine
 from deployments.signing.files import signed_files
 from deployments.signing.policy import SigningMode, demand_of, read_policy
 
@@ -38,18 +38,14 @@ def decide(policy: Path, uri: str, digest: str, model: str, copy: Path | None) -
     _log.warning("%s, %s: %s, which the signing policy warns of (%s)", model, uri, doubt.what, doubt.remedy)
 
 
-def findings(files: SignedFiles, digest: str, model: str, demand: SignatureDemand, uri: str) -> SignatureFindings:
-    """What holds of a version that is registered by `digest`. Raises BadArtifact where that is not its manifest's."""
+def _doubt(uri: str, digest: str, model: str, demand: SignatureDemand, copy: Path | None) -> Doubt | None:
+    """The first thing that is wrong, by what lies where the files are. Raises BadArtifact for another version than `digest`'s."""
+    files = signed_files(str(copy or uri))
     if files.digest != digest:
         raise BadArtifact(
             "its manifest has another digest than the registered one",
             where=uri,
             remedy="restore the version that was registered, or register this one",
         )
-    return examine(files, parse_manifest(files.manifest, uri), model, demand)
-
-
-def _doubt(uri: str, digest: str, model: str, demand: SignatureDemand, copy: Path | None) -> Doubt | None:
-    """The first thing that is wrong, by what lies where the files are."""
-    found = findings(signed_files(str(copy or uri)), digest, model, demand, uri)
+    found = examine(files, parse_manifest(files.manifest, uri), model, demand)
     return next(iter(found.doubts), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 
 from cluster.errors import BadArtifact, Unreachable
@@ -44,20 +43,13 @@ def write_beside(uri: str, files: dict[str, bytes]) -> None:
             where=uri,
             remedy="`headrace model pull --to FOLDER`, `headrace model sign FOLDER/DIGEST`, and push that",
         )
+    from deployments.artifacts.places import Place, locate  # pyarrow, which replicas go without
+
     local = local_path(uri)
+    folder = locate(str(local)) if local is not None else Place(*remote(uri))
     try:
         for name, content in files.items():
-            if local is not None:
-                part = local / f".{name}.{secrets.token_hex(4)}"  # others may write it too
-                try:
-                    part.write_bytes(content)
-                    part.replace(local / name)
-                finally:
-                    part.unlink(missing_ok=True)
-                continue
-            filesystem, base = remote(uri)
-            with filesystem.open_output_stream(f"{base}/{name}") as stream:
-                stream.write(content)
+            (folder / name).write(content)
     except OSError as error:
         raise Unreachable(f"can't be written: {error}", where=uri, remedy="check the path and its permissions") from error
 

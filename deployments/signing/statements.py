@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from deployments.artifacts.manifest import BESIDE
+from deployments.artifacts.manifest import BESIDE, KEYS
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 FILES_TYPE = "https://model_signing/signature/v1.0"
@@ -123,7 +123,7 @@ def files_statement(model: str, digests: Mapping[str, str]) -> dict[str, Any]:
                 "hash_type": "sha256",
                 "allow_symlinks": False,
                 # For other tools. Ours never asks a signature what it may leave out.
-                "ignore_paths": [*BESIDE, "keys.json"],
+                "ignore_paths": [*BESIDE, KEYS],
             },
             "resources": [{"name": name, "algorithm": "sha256", "digest": digest} for name, digest in named],
         },

@@ -13,7 +13,6 @@ from typing import Protocol
 from cluster.errors import HeadraceError, NoCapacity
 from cluster.fleet.serving import Serving
 from cluster.routing.routes import Target
-from deployments.artifacts.version_files import open_folder
 from deployments.engines.datatypes import Array
 from deployments.engines.isolate import score_isolating
 from deployments.engines.load import load_engine
@@ -21,7 +20,7 @@ from deployments.engines.port import Engine
 from deployments.observe.traces.span import current_span
 from deployments.scoring.port import Late
 from deployments.scoring.rows import Answer
-from deployments.signing.admission import admitted_copy
+from deployments.signing.admission import open_admitted
 from deployments.transport.engine_process import EngineGone, EngineProcess
 
 _log = logging.getLogger(__name__)
@@ -178,5 +177,4 @@ def _expire(told: asyncio.Future[Answer]) -> None:
 def load_target(target: Target, serving: Serving) -> Engine:
     """Fetches and loads a version for this process, on the CPU. Blocks; raises BadArtifact, Unreachable, NoCapacity,
     Forbidden."""
-    folder = admitted_copy(target.artifact_uri, target.digest, target.model)
-    return load_engine(open_folder(folder, target.digest), threads=serving.threads)
+    return load_engine(open_admitted(target.artifact_uri, target.digest, target.model), threads=serving.threads)

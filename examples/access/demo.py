@@ -15,7 +15,7 @@ import httpx
 from examples.access.calls import Call, Place, Rows, Told, by_grpc, by_http, by_httpx
 from examples.access.certificates import write_certificates
 from examples.access.issuer import TokenIssuer, issuing
-from examples.local_run import begin_afresh, headrace, headrace_as, running
+from examples.local_run import Walkthrough, begin_afresh, headrace, headrace_as, running
 
 FOLDER = Path(__file__).parent
 OUT = FOLDER / "out"
@@ -29,20 +29,14 @@ WAYS: Mapping[str, tuple[Call, str]] = {HTTPX: (by_httpx, "200"), HTTP: (by_http
 REFUSALS = {HTTPX: ("401", "404"), HTTP: ("401", "404"), GRPC: ("UNAUTHENTICATED", "NOT_FOUND")}
 
 
-class Walk:
-    """All steps, each held against what it should come to. `wrong` of them did not."""
+class Walk(Walkthrough):
+    """All steps."""
 
     def __init__(self, place: Place, issuer: TokenIssuer) -> None:
+        super().__init__()
         self.place, self.issuer = place, issuer
-        self.wrong = 0
         self.clinic = Rows.of("clinic-tumours", "cells", OUT / "clinic" / "test.npz")
         self.cellar = Rows.of("cellar-wine", "wine", OUT / "cellar" / "test.npz")
-
-    def see(self, what: str, found: object, wanted: object) -> None:
-        """Prints it, and counts it where it is another than it should be."""
-        good = found == wanted
-        self.wrong += not good
-        print(f"   {'ok   ' if good else 'WRONG'} {what}: {found}{'' if good else f', not {wanted}'}", flush=True)
 
     def go(self) -> None:
         """From the first key to its end."""
@@ -192,9 +186,7 @@ def main() -> int:
             walk = Walk(place, issuer)
             walk.go()
     walk.closed()
-    print(f"{'Everything is as it should be.' if not walk.wrong else f'{walk.wrong} things are WRONG.'}", end=" ")
-    print(f"{time.monotonic() - started_s:.0f} s.")
-    return 1 if walk.wrong else 0
+    return walk.end(started_s)
 
 
 def _title(text: str) -> None:

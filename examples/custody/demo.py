@@ -22,9 +22,7 @@ def main() -> int:
         for title, step in STEPS:
             print(f"\n{title}", flush=True)
             step(walk)
-    print(f"{'Everything is as it should be.' if not walk.wrong else f'{walk.wrong} things are WRONG.'}", end=" ")
-    print(f"{time.monotonic() - started_s:.0f} s.")
-    return 1 if walk.wrong else 0
+    return walk.end(started_s)
 
 
 if __name__ == "__main__":

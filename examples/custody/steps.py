@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,20 @@ import orjson
 
 from cluster.commands.versions import RegisterVersion
 from cluster.errors import HeadraceError
-from deployments.artifacts.manifest import read_manifest
+from deployments.artifacts.manifest import BESIDE, read_manifest
 from examples.custody.train import write_rows
-from examples.local_run import HEADRACE, headrace
+from examples.local_run import HEADRACE, Walkthrough, headrace
 from headrace.client import ControlClient
 
 FOLDER = Path(__file__).parent
 OUT = FOLDER / "out"
 DOCUMENT = str(FOLDER / "project" / "wine.yaml")
 MODEL = "wine"
-BESIDE = ("model.sig", "slsa.json")
 WAIT_S = 60.0
 
 
-@dataclass
-class Custody:
-    """`wrong` is how many things were not as they should be."""
-
-    wrong: int = 0
-
-    def see(self, what: str, found: object, wanted: object) -> None:
-        """Prints it, and counts it where it is another than it should be."""
-        good = found == wanted
-        self.wrong += not good
-        print(f"   {'ok   ' if good else 'WRONG'} {what}: {found}{'' if good else f', not {wanted}'}", flush=True)
+class Custody(Walkthrough):
+    """What is done with the wine, and seen."""
 
     def refused(self, what: str, words: str, *command: str) -> None:
         """A command that must fail, in these words."""

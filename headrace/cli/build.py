@@ -15,6 +15,7 @@ from deployments.builder.page import page
 from deployments.builder.pipeline import Built, build
 from deployments.builder.report import Report
 from deployments.builder.spec import BuildSpec
+from deployments.keys.references import path_in
 from headrace.cli.screens.output import AS_WRITTEN, AsJson, answers, print_json
 from headrace.cli.screens.report import report_table
 from headrace.client import ControlClient
@@ -58,11 +59,12 @@ def build_command(
         raise BadInput("has no build section", where=str(file), remedy="add `build:` with a source")
     if seal:
         spec = spec.model_copy(update={"seal": tuple(_in_this_folder(one) for one in seal)})
-    home = read_settings().home
+    settings = read_settings()
+    home = settings.home
     home.make()
     key = sign or spec.sign
     signing = signing_key_named(home, key, Path.cwd() if sign else found.source.file.parent) if key else None
-    if signing is None and output is None and must_be_signed(found.document.name, read_settings()):
+    if signing is None and output is None and must_be_signed(found.document.name, settings):
         raise BadInput(
             "the signing policy takes no version that is not signed, and this one would not be",
             where=f"{file}, {found.document.name}",
@@ -112,8 +114,7 @@ def build_command(
 
 def _in_this_folder(key: str) -> str:
     """An option's path is relative to where the command runs, and a document's to the document."""
-    kind, _, path = key.partition(":")
-    return f"file:{Path(path).expanduser().absolute()}" if kind == "file" else key
+    return f"file:{path_in(key).absolute()}" if key.startswith("file:") else key
 
 
 def _with_build(file: Path, model: str | None) -> ModelFile:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from cluster.errors import BadInput, Conflict, NotFound
 from cluster.versions import check_name
-from deployments.keys.references import PEM
+from deployments.keys.references import PEM, PRIVATE, PUBLIC
 from deployments.keys.secret_file import read_secret, write_once
 from deployments.signing.keys import PrivateSigningKey, TrustedKey, new_signing_key, signing_key, trusted_key
 from headrace.local.home import Home
 
-PRIVATE, PUBLIC = ".key", ".pub"
 WHAT = "the signing key"
 
 

@@ -13,11 +13,10 @@ from deployments.artifacts.fetch import localize
 from deployments.artifacts.manifest import MANIFEST, Manifest, file_digest, manifest_bytes, parse_manifest
 from deployments.artifacts.roots import local_path
 from deployments.signing.admission import policy_file
-from deployments.signing.deciding import findings
-from deployments.signing.examine import SignatureDemand, SignatureFindings
+from deployments.signing.examine import SignatureDemand, SignatureFindings, examine
 from deployments.signing.files import signed_files
 from deployments.signing.keys import TrustedKey
-from deployments.signing.policy import SigningMode, demand_of, read_policy
+from deployments.signing.policy import SigningMode, SigningRule, demand_of, read_policy
 from headrace.client import ControlClient
 from headrace.local.home import Settings
 from headrace.local.run_state import load_run
@@ -78,24 +77,23 @@ def trusted_for(model: str, named: Iterable[TrustedKey], settings: Settings) -> 
     keys = tuple(named)
     if keys:
         return SignatureDemand(keys)
-    file = _policy_here(settings)
-    rule = read_policy(file).rule_for(model) if file is not None else None
-    if rule is not None and file is not None:
-        return demand_of(rule, file)
-    return SignatureDemand(tuple(one.trusted for one in signing_keys(settings.home)))
+    asked = _rule_here(model, settings)
+    return demand_of(*asked) if asked else SignatureDemand(tuple(one.trusted for one in signing_keys(settings.home)))
 
 
 def must_be_signed(model: str, settings: Settings) -> bool:
     """Whether the policy of this environment, or of what runs here, takes no version of the model without. Raises BadInput."""
-    file = _policy_here(settings)
-    rule = read_policy(file).rule_for(model) if file is not None else None
-    return rule is not None and rule.mode is SigningMode.ENFORCE
+    asked = _rule_here(model, settings)
+    return asked is not None and asked[0].mode is SigningMode.ENFORCE
 
 
-def _policy_here(settings: Settings) -> Path | None:
+def _rule_here(model: str, settings: Settings) -> tuple[SigningRule, Path] | None:
+    """The rule that counts for the model, and the policy's file; None where nothing is asked of it."""
     state = load_run(settings.home)
     runs_with = state.options.signing if state is not None and state.options is not None else ""
-    return policy_file() or (Path(runs_with) if runs_with else None)
+    file = policy_file() or (Path(runs_with) if runs_with else None)
+    rule = read_policy(file).rule_for(model) if file is not None else None
+    return (rule, file) if rule is not None and file is not None else None
 
 
 def look_at(version: KnownVersion, demand: SignatureDemand) -> LookedAt:
@@ -108,7 +106,7 @@ def look_at(version: KnownVersion, demand: SignatureDemand) -> LookedAt:
             where=str(version),
             remedy="restore the version's files, or build it again",
         )
-    found = findings(files, version.digest, version.model, demand, version.uri)
+    found = examine(files, manifest, version.model, demand)
     local = local_path(version.uri)
     if local is None:  # verified as it is brought here
         localize(version.uri, version.digest)

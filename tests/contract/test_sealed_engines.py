@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -27,7 +26,7 @@ from deployments.engines.onnx_external import LocationMention, external_location
 from deployments.engines.program import check
 from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
 from tests.support.own_process import OwnProcess
-from tests.support.sealed import OwnKeys, sealed_copy
+from tests.support.sealed import OwnKeys, sealed_copy, told_anew
 from tests.support.torch_models import mlp_program
 
 WEIGHTS = "weights/first.bin"
@@ -100,18 +99,9 @@ def test_weights_that_no_file_of_the_version_has_are_refused_where_it_is_sealed(
     (elsewhere / "other.bin").write_bytes((plain / WEIGHTS).read_bytes())
     content = (plain / "model.onnx").read_bytes().replace(WEIGHTS.encode(), b"./////////other.bin"[-len(WEIGHTS) :])
     (plain / "model.onnx").write_bytes(content)
-    (plain / "manifest.json").write_bytes(_told_anew(plain))
-    sealed = Path(sealed_copy(plain, tmp_path / "sealed", keys.new()).uri)
+    sealed = Path(sealed_copy(told_anew(plain), tmp_path / "sealed", keys.new()).uri)
     with pytest.raises(BadArtifact, match=r"other\.bin', which is no file of the version"):
         load_engine(sealed)
-
-
-def _told_anew(folder: Path) -> bytes:
-    told = json.loads((folder / "manifest.json").read_bytes())
-    for entry in told["files"]:
-        content = (folder / entry["path"]).read_bytes()
-        entry |= {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
-    return json.dumps(told).encode()
 
 
 def test_an_onnxruntime_that_reads_no_weights_from_memory_is_told(
@@ -137,8 +127,7 @@ def test_what_a_model_itself_asks_for_writes_nothing(
     model = onnx.load(whole / "model.onnx")
     model.metadata_props.add(key="ort_config", value=json.dumps({"session_options": {"enable_profiling": 1}}))
     (whole / "model.onnx").write_bytes(model.SerializeToString())
-    (whole / "manifest.json").write_bytes(_told_anew(whole))
-    sealed = Path(sealed_copy(whole, tmp_path / "sealed", keys.new()).uri)
+    sealed = Path(sealed_copy(told_anew(whole), tmp_path / "sealed", keys.new()).uri)
     monkeypatch.setenv("ORT_LOAD_CONFIG_FROM_MODEL", "1")
     with pytest.raises(Conflict, match="must not say itself how it is run"):
         load_engine(sealed)

@@ -18,7 +18,7 @@ from deployments.serving.fleet import ServeFleet
 from tests.conftest import RayCluster
 from tests.contract.test_fleet import MANUAL, await_state, is_ready
 from tests.support.models import SIGNATURE, mlp_artifact
-from tests.support.sealed import sealed_copy
+from tests.support.sealed import key_in, sealed_copy
 
 pytestmark = pytest.mark.proof
 
@@ -30,10 +30,7 @@ def key(ray_cluster: RayCluster) -> Iterator[HpkeKey]:
     """One that the node has."""
     folder = Path(os.environ[VARIABLE].removeprefix("file:"))
     folder.mkdir(mode=0o700)
-    private, public = new_hpke_pair()
-    (folder / "own.key").touch(mode=0o600)
-    (folder / "own.key").write_text(private)
-    yield HpkeKey.of_pem(public, "own")
+    yield key_in(folder, "own")
     shutil.rmtree(folder)
 
 

@@ -32,12 +32,11 @@ from consumers.batch.write.lock import under_way
 from consumers.batch.write.records import Receipt, RunRecord, read_receipt, receipt_bytes
 from deployments.artifacts.places import Place, locate
 from deployments.artifacts.profile import fetch_profile
-from deployments.artifacts.version_files import open_folder
 from deployments.control.client import ActorControlPlane
 from deployments.drift.version_counting import VersionCounting
 from deployments.engines.load import load_engine
 from deployments.observe.logs.set_up import log_to_stderr
-from deployments.signing.admission import admitted_copy
+from deployments.signing.admission import open_admitted
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ class UnitActor:
             thread = ScorerThread(lambda: RoutedScorer(ActorControlPlane(), way=ScoringWay.BATCH)).start()
             most = spec.max_quarantined
             return RemoteScorer(thread, pinned.model, pinned.version, rows_per_call=spec.rows_per_call, most_failed=most)
-        version = open_folder(admitted_copy(pinned.artifact_uri, pinned.digest, pinned.model), pinned.digest)
+        version = open_admitted(pinned.artifact_uri, pinned.digest, pinned.model)
         engine = load_engine(version, threads=spec.workers.threads, gpus=spec.workers.resources.gpus)
         return EmbeddedScorer(engine, rows_per_call=spec.rows_per_call, most_failed=spec.max_quarantined)
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cluster.errors import BadArtifact, BadInput, Conflict
-from deployments.artifacts.manifest import KEYS, Manifest
+from deployments.artifacts.manifest import KEYS
 from deployments.artifacts.places import explaining, locate
 from deployments.artifacts.roots import is_in_registry
-from deployments.artifacts.sealing.wraps import REMEDY, SealKeys, parse_wraps, unwrapped, wrapped_for
+from deployments.artifacts.sealing.wraps import SealKeys, unwrapped, wrapped_for
+from deployments.artifacts.version_files import VersionFiles
 from deployments.keys.port import KeyHolder
 from deployments.keys.ring import KeyRing
 
 
 def rewrap(
-    uri: str, manifest: Manifest, holders: Sequence[KeyHolder], ring: KeyRing, *, keep: bool = False
+    version: VersionFiles, holders: Sequence[KeyHolder], ring: KeyRing, *, keep: bool = False
 ) -> tuple[SealKeys, SealKeys]:
-    """Seals the version at `uri` for `holders`, and for nobody else; with `keep` for those of before as well. Returns what was
-    and what is now.
+    """Seals the version, where it lies, for `holders`, and for nobody else; with `keep` for those of before as well. Returns what
+    was and what is now.
 
     Raises BadInput where nobody could open it, Conflict where its place can't be written to, Forbidden where no key of `ring`
     opens it, BadArtifact where it is not sealed, Unreachable.
     """
+    manifest, uri = version.manifest, version.where
     if manifest.seal is None:
         raise BadArtifact("is not sealed", where=uri, remedy="build it again with `headrace build --seal KEY`")
     if not holders:
@@ -32,7 +34,7 @@ def rewrap(
             where=uri,
             remedy="rewrap the version that was pushed, and push it again: only its keys are sent",
         )
-    before = read_keys(uri)
+    before = version.seal_keys()
     data_key = unwrapped(before, manifest.seal, manifest.model, ring, where=uri)
     after = wrapped_for(holders, data_key, manifest.seal, manifest.model)
     if keep:
@@ -40,15 +42,6 @@ def rewrap(
         after = SealKeys(wraps=(*(one for one in before.wraps if one.key not in fresh), *after.wraps))
     write_keys(uri, after)
     return before, after
-
-
-def read_keys(uri: str) -> SealKeys:
-    """Whom the version at a path or URI is sealed for; not in a registry. Raises BadArtifact, Unreachable, BadInput."""
-    place = locate(uri) / KEYS
-    with explaining(uri):
-        if not place.exists():
-            raise BadArtifact(f"{KEYS} is missing: nobody can open it", where=uri, remedy=REMEDY)
-        return parse_wraps(place.read(), uri)
 
 
 def write_keys(uri: str, keys: SealKeys) -> None:

@@ -11,7 +11,7 @@ import typer
 from cluster.errors import BadInput, NotFound
 from deployments.artifacts.background import read_background
 from deployments.artifacts.manifest import MANIFEST, file_digest, read_manifest
-from deployments.artifacts.version_files import VersionFiles, open_folder
+from deployments.artifacts.version_files import VersionFiles
 from deployments.engines.datatypes import Array
 from deployments.engines.load import load_engine
 from deployments.engines.port import gradients_of
@@ -19,7 +19,7 @@ from deployments.explain.asking import read_options
 from deployments.explain.explaining import explain_rows
 from deployments.explain.form import ExplainMethod, ExplainScale, Explanation
 from deployments.explain.page import explanation_page
-from deployments.signing.admission import admitted_copy
+from deployments.signing.admission import open_admitted
 from headrace.cli.explain.row_file import read_row
 from headrace.cli.explain.served import served_explanation
 from headrace.cli.explain.table import explanation_json, shown_explanation
@@ -101,8 +101,8 @@ def _version_files(model: str, version: int | None) -> tuple[VersionFiles, str]:
     folder = Path(model).absolute()
     if (folder / MANIFEST).exists():
         digest = file_digest(folder / MANIFEST)
-        copy = admitted_copy(str(folder), digest, read_manifest(folder).model)  # asked of as any other
-        return open_folder(copy, digest), folder.resolve().parent.name
+        # Asked of as any other.
+        return open_admitted(str(folder), digest, read_manifest(folder).model), folder.resolve().parent.name
     with ControlClient.from_environment() as client:
         view = client.model(model)
     found = [one for one in view.versions if version in (None, one.version)]
@@ -110,7 +110,7 @@ def _version_files(model: str, version: int | None) -> tuple[VersionFiles, str]:
         known = ", ".join(str(one.version) for one in view.versions) or "none"
         raise NotFound(f"no version {version or ''}", where=model, remedy=f"its versions: {known}")
     one = max(found, key=lambda one: one.version)
-    return open_folder(admitted_copy(one.artifact_uri, one.digest, model), one.digest), f"{model} version {one.version}"
+    return open_admitted(one.artifact_uri, one.digest, model), f"{model} version {one.version}"
 
 
 def _groups(given: list[str]) -> dict[str, list[str]]:

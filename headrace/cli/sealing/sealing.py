@@ -77,7 +77,7 @@ def ls(
     if model is None:
         _show_keys(known, as_json=as_json)
         return
-    found = [(called, None if files.manifest.seal is None else files.seal_keys()) for called, _, files in _versions(model)]
+    found = [(called, None if files.manifest.seal is None else files.seal_keys()) for called, files in _versions(model)]
     opening = {holder.key_id for holder in known if holder.opens}
     if as_json:
         print_json(
@@ -122,12 +122,12 @@ def rewrap_command(
     folder = read_settings().home.keys
     holders = [holder_of(one, folder=folder) for one in seal]
     ring, changed = KeyRing.from_environment(), []
-    for called, uri, files in _versions(model, version):
+    for called, files in _versions(model, version):
         if files.manifest.seal is None:
             if version is not None:
                 raise BadArtifact("is not sealed", where=called, remedy="build it again with `headrace build --seal KEY`")
             continue
-        before, after = rewrap(uri, files.manifest, holders, ring, keep=keep)
+        before, after = rewrap(files, holders, ring, keep=keep)
         changed.append({"version": called, "before": _ids(before), "keys": _ids(after)})
     if as_json:
         print_json({"model": model, "rewrapped": changed})
@@ -138,17 +138,17 @@ def rewrap_command(
         notes().print(f"{model} has no sealed version")
 
 
-def _versions(model: str, number: int | None = None) -> list[tuple[str, str, VersionFiles]]:
-    """What each is called, where it lies, and its files."""
+def _versions(model: str, number: int | None = None) -> list[tuple[str, VersionFiles]]:
+    """What each is called, and its files."""
     if (Path(model) / MANIFEST).exists():
-        return [(model, str(Path(model).absolute()), open_folder(Path(model)))]
+        return [(model, open_folder(Path(model).absolute()))]
     with ControlClient.from_environment() as client:
         view = client.model(model)
     found = [one for one in view.versions if number in (None, one.version)]
     if not found:
         known = ", ".join(str(one.version) for one in view.versions) or "none"
         raise NotFound(f"no version {number or ''}".strip(), where=model, remedy=f"its versions: {known}")
-    return [(str(one.version), one.artifact_uri, open_version(one.artifact_uri, one.digest)) for one in found]
+    return [(str(one.version), open_version(one.artifact_uri, one.digest)) for one in found]
 
 
 def _known() -> list[KeyHolder]:

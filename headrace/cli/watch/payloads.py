@@ -11,9 +11,8 @@ from cluster.errors import NotFound
 from consumers.payload_replay.outcome import ReplayOutcome
 from consumers.payload_replay.places import requests_of
 from consumers.payload_replay.replay import ReplaySpeed, replay
-from deployments.artifacts.version_files import open_folder
 from deployments.engines.load import load_engine
-from deployments.signing.admission import admitted_copy
+from deployments.signing.admission import open_admitted
 from headrace.cli.screens.output import AsJson, answers, print_json
 from headrace.client import ControlClient
 
@@ -53,7 +52,7 @@ def replay_command(
     with ControlClient.from_environment() as client:
         found = client.resolve_version(model, version)
     requests = requests_of(payloads, model, found.signature, found.payloads, brokers)
-    engine = load_engine(open_folder(admitted_copy(found.artifact_uri, found.digest, model), found.digest))
+    engine = load_engine(open_admitted(found.artifact_uri, found.digest, model))
     outcome = replay(
         requests,
         engine,

@@ -21,9 +21,9 @@ from deployments.artifacts.registered import check_registered
 from deployments.artifacts.samples import read_samples
 from deployments.artifacts.sealing.chunks import open_sealed, plain_bytes, write_sealed
 from deployments.artifacts.sealing.making import seal_files
-from deployments.artifacts.sealing.rewrapping import read_keys, rewrap
+from deployments.artifacts.sealing.rewrapping import rewrap
 from deployments.artifacts.sealing.wraps import SealKeys, wrap_info
-from deployments.artifacts.version_files import open_folder, open_version
+from deployments.artifacts.version_files import VersionFiles, open_folder, open_version
 from deployments.builder.report import read_report
 from deployments.engines.load import load_engine
 from deployments.explain.form import Background, ExplainMethod
@@ -31,7 +31,7 @@ from deployments.keys.hpke_key import HpkeKey
 from deployments.keys.ring import VARIABLE, KeyRing
 from deployments.profiles.making import make_profile
 from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
-from tests.support.sealed import OwnKeys
+from tests.support.sealed import OwnKeys, told_anew
 
 SECRET = b"a private path"
 
@@ -133,17 +133,6 @@ def _changed(content: bytes) -> bytes:
     return content[:-1] + bytes([content[-1] ^ 1])
 
 
-def told_anew(folder: Path) -> Path:
-    """The version as somebody would hand it out who has no key: its manifest tells the digests of the files as they are now."""
-    manifest = read_manifest(folder)
-    entries = []
-    for entry in manifest.files:
-        content = (folder / entry.path).read_bytes()
-        entries.append(entry.model_copy(update={"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}))
-    (folder / MANIFEST).write_bytes(manifest.model_copy(update={"files": tuple(entries)}).content)
-    return folder
-
-
 @pytest.mark.parametrize("damage", [_cut, _reordered, _changed, lambda content: content + b"more", lambda _: b""])
 def test_a_file_that_was_cut_reordered_or_changed_does_not_open(tmp_path: Path, keys: OwnKeys, damage: object) -> None:
     folder = Path(sealed_artifact(tmp_path, keys.new("a")).uri)
@@ -194,7 +183,7 @@ def test_a_wrap_of_what_is_no_key_is_told(tmp_path: Path, keys: OwnKeys) -> None
     with pytest.raises(BadArtifact, match=r"keys\.json wraps what is no key"):
         load_engine(open_folder(Path(artifact.uri), artifact.digest))
     with pytest.raises(BadArtifact, match=r"keys\.json wraps what is no key"):
-        rewrap(artifact.uri, artifact.manifest, [key], KeyRing.from_environment())
+        rewrap(open_folder(Path(artifact.uri)), [key], KeyRing.from_environment())
 
 
 def test_another_key_takes_the_place_of_one_and_no_digest_changes(
@@ -203,9 +192,10 @@ def test_another_key_takes_the_place_of_one_and_no_digest_changes(
     artifact = sealed_artifact(tmp_path, keys.new("old"))
     folder, new = Path(artifact.uri), keys.new("new")
     before = {file.name: file.read_bytes() for file in folder.iterdir() if file.name != KEYS}
-    was, now = rewrap(artifact.uri, artifact.manifest, [new], KeyRing.from_environment())
+    files = open_folder(folder, artifact.digest)
+    was, now = rewrap(files, [new], KeyRing.from_environment())
     assert [one.key for one in now.wraps] == [new.key_id] != [one.key for one in was.wraps]
-    assert read_keys(artifact.uri) == now
+    assert files.seal_keys() == now
     assert {file.name: file.read_bytes() for file in folder.iterdir() if file.name != KEYS} == before
     monkeypatch.setenv(VARIABLE, f"file:{keys.folder / 'old.key'}")
     with pytest.raises(Forbidden):
@@ -213,11 +203,15 @@ def test_another_key_takes_the_place_of_one_and_no_digest_changes(
     monkeypatch.setenv(VARIABLE, f"file:{keys.folder / 'new.key'}")
     load_engine(open_folder(folder, artifact.digest))
     third = keys.new("third")
-    assert len(rewrap(artifact.uri, artifact.manifest, [third], KeyRing.from_environment(), keep=True)[1].wraps) == 2
+
+    def never(name: str) -> io.BufferedIOBase:
+        raise AssertionError(f"{name} is read")
+
+    assert len(rewrap(files, [third], KeyRing.from_environment(), keep=True)[1].wraps) == 2
     with pytest.raises(BadInput, match="nobody could open it"):
-        rewrap(artifact.uri, artifact.manifest, [], KeyRing.from_environment())
+        rewrap(files, [], KeyRing.from_environment())
     with pytest.raises(Conflict, match="registry"):
-        rewrap("oci://host/name@sha256:0", artifact.manifest, [third], KeyRing.from_environment())
+        rewrap(VersionFiles(artifact.manifest, "oci://host/name@sha256:0", never), [third], KeyRing.from_environment())
 
 
 def test_a_copy_learns_of_new_keys(tmp_path: Path, keys: OwnKeys, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,13 +219,13 @@ def test_a_copy_learns_of_new_keys(tmp_path: Path, keys: OwnKeys, monkeypatch: p
     copies = ArtifactCache(CacheSettings(folder=tmp_path / "cache"))
     copy = copies.add(artifact.digest, 1, lambda folder: shutil.copytree(artifact.uri, folder, dirs_exist_ok=True) and None)
     new = keys.new("new")
-    rewrap(artifact.uri, artifact.manifest, [new], KeyRing.from_environment())
+    rewrap(open_folder(Path(artifact.uri)), [new], KeyRing.from_environment())
     monkeypatch.setattr("deployments.artifacts.fetch.local_path", lambda _: None)  # as of another machine
     assert localize(artifact.uri, artifact.digest, cache=tmp_path / "cache") == copy
-    assert [one.key for one in read_keys(str(copy)).wraps] == [new.key_id]
+    assert [one.key for one in open_folder(copy).seal_keys().wraps] == [new.key_id]
     (copy / KEYS).write_bytes(b"")  # no digest tells that they are damaged
     assert localize(artifact.uri, artifact.digest, cache=tmp_path / "cache") == copy
-    assert [one.key for one in read_keys(str(copy)).wraps] == [new.key_id]
+    assert [one.key for one in open_folder(copy).seal_keys().wraps] == [new.key_id]
     shutil.rmtree(artifact.uri)  # away: what the copy knows is tried
     assert localize(artifact.uri, artifact.digest, cache=tmp_path / "cache") == copy
 

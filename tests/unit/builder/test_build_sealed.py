@@ -48,6 +48,8 @@ def test_a_build_leaves_nothing_in_clear(
 
     assert main(words) == ExitCode.NOT_FOUND
     assert "own.pub" in capsys.readouterr().err
+    assert main([*words, "--seal", "file:~nobody-of-this-name/own.pub"]) == ExitCode.BAD_INPUT
+    assert "a user who is not here" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     for name in ("own", "prod"):
         assert main(["sealing", "new", name]) == ExitCode.OK

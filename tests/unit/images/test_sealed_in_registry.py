@@ -48,7 +48,7 @@ def test_it_comes_back_sealed_and_another_key_sends_its_keys_alone(tmp_path: Pat
 
         aboard = ModelAboard("digits", folder, sealed.digest, b"{}")
         before = _inputs(aboard)
-        rewrap(sealed.uri, sealed.manifest, [keys.new("new")], KeyRing.from_environment())
+        rewrap(open_folder(folder), [keys.new("new")], KeyRing.from_environment())
         assert _inputs(aboard) != before, "an image's layer holds the keys too"
         pulled = pull(look_up(uri), tmp_path / "pulled")
         assert pushed("second") <= 6  # keys, configurations and manifests: no file of the version

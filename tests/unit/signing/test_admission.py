@@ -16,6 +16,7 @@ from cluster.commands.versions import RegisterVersion
 from cluster.errors import BadArtifact, BadInput, Unreachable
 from deployments.artifacts.manifest import SIGNATURE_FILE, SLSA_FILE
 from deployments.artifacts.oci_form import pack
+from deployments.artifacts.places import DigestSink
 from deployments.keys.ring import VARIABLE
 from deployments.oci.layout import Layout
 from deployments.oci.references import reference_of
@@ -183,10 +184,15 @@ def test_of_a_signature_that_can_not_be_written_nothing_stays(tmp_path: Path, mo
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(Path, "replace", full)
+    with monkeypatch.context() as failing:
+        failing.setattr(DigestSink, "finish", full)
+        with pytest.raises(Unreachable, match="can't be written"):
+            write_beside(str(tmp_path), {SIGNATURE_FILE: b"x"})
+    assert not list(tmp_path.iterdir())
+    (tmp_path / SIGNATURE_FILE).mkdir()  # no file takes its place
     with pytest.raises(Unreachable, match="can't be written"):
         write_beside(str(tmp_path), {SIGNATURE_FILE: b"x"})
-    assert not list(tmp_path.iterdir())
+    assert [one.name for one in tmp_path.iterdir()] == [SIGNATURE_FILE]
 
 
 def test_a_sealed_version_is_signed_as_it_lies_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: KeyPair) -> None:
