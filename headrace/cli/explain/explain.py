@@ -23,6 +23,7 @@ from deployments.signing.admission import admitted_copy
 from headrace.cli.explain.row_file import read_row
 from headrace.cli.explain.served import served_explanation
 from headrace.cli.explain.table import explanation_json, shown_explanation
+from headrace.cli.models import version_of
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
 
@@ -104,12 +105,7 @@ def _version_files(model: str, version: int | None) -> tuple[VersionFiles, str]:
         copy = admitted_copy(str(folder), digest, read_manifest(folder).model)  # asked of as any other
         return open_folder(copy, digest), folder.resolve().parent.name
     with ControlClient.from_environment() as client:
-        view = client.model(model)
-    found = [one for one in view.versions if version in (None, one.version)]
-    if not found:
-        known = ", ".join(str(one.version) for one in view.versions) or "none"
-        raise NotFound(f"no version {version or ''}", where=model, remedy=f"its versions: {known}")
-    one = max(found, key=lambda one: one.version)
+        one = version_of(client.model(model), version)
     return open_folder(admitted_copy(one.artifact_uri, one.digest, model), one.digest), f"{model} version {one.version}"
 
 
