@@ -9,7 +9,6 @@ import orjson
 import typer
 from rich.table import Table
 
-from cluster.commands.models import ModelView
 from cluster.commands.versions import VersionView
 from cluster.errors import BadInput, NotFound
 from deployments.artifacts.fetch import localize, remove
@@ -22,7 +21,7 @@ from deployments.builder.sources.mlflow_models.resolve import push
 from deployments.oci.references import place_of, reference_of
 from headrace.cli.custody.versions import sign_command, verify_command
 from headrace.cli.images.versions import pull_command, push_to_registry
-from headrace.cli.models import day
+from headrace.cli.models import day, version_of
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.cli.screens.profile import profile_json, shown_profile
 from headrace.cli.screens.report import report_table
@@ -49,7 +48,7 @@ def show(
     Example: `headrace model show digits 2`; `headrace model show digits 2 --html report.html`
     """
     with ControlClient.from_environment() as client:
-        one = _version(client.model(model), version)
+        one = version_of(client.model(model), version)
     files = open_folder(localize(one.artifact_uri, one.digest), one.digest)
     report, sealed = read_report(files), files.manifest.seal is not None
     if html is not None:
@@ -87,7 +86,7 @@ def profile(
     Example: `headrace model profile digits 2`
     """
     with ControlClient.from_environment() as client:
-        one = _version(client.model(model), version)
+        one = version_of(client.model(model), version)
     found = read_profile(open_folder(localize(one.artifact_uri, one.digest), one.digest))
     if found is None:
         raise NotFound(
@@ -114,7 +113,7 @@ def diff(
     """
     with ControlClient.from_environment() as client:
         view = client.model(model)
-    facts = [_facts(_version(view, number)) for number in (before, after)]
+    facts = [_facts(version_of(view, number)) for number in (before, after)]
     different = {
         key: (facts[0].get(key), facts[1].get(key)) for key in facts[0] | facts[1] if facts[0].get(key) != facts[1].get(key)
     }
@@ -142,7 +141,7 @@ def rm(
     Example: `headrace model rm digits 1`
     """
     with ControlClient.from_environment() as client:
-        one = _version(client.model(model), version)
+        one = version_of(client.model(model), version)
         # The controller decides whether it may go; only then its files go too.
         client.remove_version(model, version)
     remove(one.artifact_uri)
@@ -190,14 +189,14 @@ def push_command(
         reference_of(place, where="to", default_tag="latest")
         stands_on = None if base is None else place_of(base, option="--base", default_tag="latest")
         with ControlClient.from_environment() as client:
-            one = _version(client.model(name), number)
+            one = version_of(client.model(name), number)
         push_to_registry(one, place, stands_on, as_json=as_json)
         return
     registered = to.removeprefix("models:/")
     if not registered or registered == to or set(registered) & set("/@:"):
         raise BadInput("is no registered model", where=to, remedy="say --to models:/NAME")
     with ControlClient.from_environment() as client:
-        one = _version(client.model(name), number)
+        one = version_of(client.model(name), number)
     folder = localize(one.artifact_uri, one.digest)
     home = read_settings().home
     home.make()
@@ -219,15 +218,6 @@ def _asked(model: str, place: str) -> tuple[str, int | None]:
             raise BadInput("names two versions", where=f"{model} {place}", remedy=f"write {name}:{place}")
         number = place
     return name, int(number) if number else None
-
-
-def _version(view: ModelView, number: int | None) -> VersionView:
-    """The version of that number, or the newest. Raises NotFound."""
-    found = [one for one in view.versions if number in (None, one.version)]
-    if not found:
-        known = ", ".join(str(one.version) for one in view.versions) or "none"
-        raise NotFound(f"no version {number or ''}".strip(), where=view.name, remedy=f"its versions: {known}")
-    return max(found, key=lambda one: one.version)
 
 
 def _facts(version: VersionView) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 import typer
 from rich.table import Table
 
+from cluster.commands.models import ModelView
+from cluster.commands.versions import VersionView
+from cluster.errors import NotFound
 from headrace.cli.screens.output import AsJson, answers, print_json
 from headrace.client import ControlClient
 
@@ -31,6 +34,20 @@ def models(as_json: AsJson = False) -> None:
                 model.name, str(version.version), version.role, version.engine, day(version.created_s), version.artifact_uri
             )
     answers().print(table)
+
+
+def versions_of(view: ModelView, number: int | None) -> list[VersionView]:
+    """The version of that number, or all of the model. Raises NotFound where there is none."""
+    found = [one for one in view.versions if number in (None, one.version)]
+    if not found:
+        known = ", ".join(str(one.version) for one in view.versions) or "none"
+        raise NotFound(f"no version {'' if number is None else number}".strip(), where=view.name, remedy=f"its versions: {known}")
+    return found
+
+
+def version_of(view: ModelView, number: int | None) -> VersionView:
+    """The version of that number, or the newest. Raises NotFound."""
+    return max(versions_of(view, number), key=lambda one: one.version)
 
 
 def day(at_s: float) -> str:

@@ -93,10 +93,8 @@ def _gpus(member: MemberSeen, machine: MachineSeen) -> Iterator[Problem]:
 def _gpu_programs(member: MemberSeen, machine: MachineSeen) -> Iterator[Problem]:
     driver = (machine.gpus or ())[0].driver
     found = DRIVER.match(driver)
-    torch = machine.packages.get("torch")
-    needs = {
-        f"onnxruntime-gpu {version}": CUDA_OF_ONNXRUNTIME for version in [machine.packages.get("onnxruntime-gpu")] if version
-    }
+    onnx, torch = machine.packages.get("onnxruntime-gpu"), machine.packages.get("torch")
+    needs = {f"onnxruntime-gpu {onnx}": CUDA_OF_ONNXRUNTIME} if onnx else {}
     built = re.search(r"\+cu(\d\d)", torch or "")
     if built is not None:
         needs[f"torch {torch}"] = int(built[1])
@@ -105,7 +103,7 @@ def _gpu_programs(member: MemberSeen, machine: MachineSeen) -> Iterator[Problem]
         if found is not None and least is not None and int(found[1]) < least:
             what = f"driver {driver} is too old for {name}, which needs {least} at least"
             yield fault("GPUs", member.address, what, "renew the driver")
-    if machine.packages.get("headrace") and machine.packages.get("onnxruntime") and not machine.packages.get("onnxruntime-gpu"):
+    if machine.packages.get("headrace") and machine.packages.get("onnxruntime") and not onnx:
         yield warning(
             "GPUs",
             member.address,

@@ -6,7 +6,6 @@ import contextlib
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from cluster.commands.feeds import FeedView
 from cluster.commands.models import ModelView
@@ -60,7 +59,7 @@ def observe(settings: Settings, ports: Sequence[int]) -> ClusterSeen:
     ray, members = "", tuple[MemberSeen, ...]()
     if settings.ray_address is not None or (run is not None and run.addresses.ray is not None):
         with _marker(settings, asked):
-            ray, members = _ask_ray(settings, asked)
+            ray, members = _ask_ray(settings, disks, asked)
     here = MachineSeen.model_validate(on_node.machine((), disks, (), () if members else asked.brokers, asked.ports))
     return ClusterSeen(
         ray=ray,
@@ -147,7 +146,7 @@ def _ask_brokers(settings: Settings, run: RunState | None, feeds: Sequence[FeedV
 
 @contextlib.contextmanager
 def _marker(settings: Settings, asked: Asked) -> Iterator[None]:
-    """A file beside the home's versions, for as long as nodes look for it. None where there is no such folder yet."""
+    """A file beside the home's versions, for as long as nodes look for it; none where there is no such folder yet."""
     folder = settings.home.artifacts
     if not folder.is_dir():
         yield
@@ -167,7 +166,7 @@ def _marker(settings: Settings, asked: Asked) -> Iterator[None]:
         marker.unlink(missing_ok=True)
 
 
-def _ask_ray(settings: Settings, asked: Asked) -> tuple[str, tuple[MemberSeen, ...]]:
+def _ask_ray(settings: Settings, disks: Sequence[str], asked: Asked) -> tuple[str, tuple[MemberSeen, ...]]:
     """Its address and nodes; empty where it can't be joined, which is told."""
     settings.home.make()  # Ray's own words go to a file there
     try:
@@ -175,7 +174,6 @@ def _ask_ray(settings: Settings, asked: Asked) -> tuple[str, tuple[MemberSeen, .
             from headrace.doctor.nodes import ask_nodes  # imports Ray, whose variables are set by now
 
             paths = (*asked.files, *((asked.marker,) if asked.marker else ()))
-            disks = (str(Path(settings.home.root)),)
             members = ask_nodes(tuple(SERVE_ENVIRONMENT), disks, paths, asked.brokers, asked.ports)
             return joined.address, members
     except HeadraceError as error:

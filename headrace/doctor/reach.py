@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from headrace.doctor.problem import Problem, fault, warning
 from headrace.doctor.seen import ClusterSeen, MachineSeen, MemberSeen
@@ -14,18 +14,19 @@ def judge_reach(seen: ClusterSeen) -> Iterator[Problem]:
     """Of every node that answered."""
     for trouble in seen.troubles:
         yield fault("services", trouble.where, trouble.what, trouble.remedy)
+    names = {
+        f"{other.address}:{port}": f"{name} of {other.address}" for other in seen.members for name, port in other.ports.items()
+    }
     for member in seen.members:
         if member.machine is not None:
-            yield from _addresses(seen, member, member.machine)
+            yield from _addresses(names, member, member.machine)
             yield from _paths(seen, member, member.machine)
             yield from _door(member, member.machine)
     yield from _store(seen)
 
 
-def _addresses(seen: ClusterSeen, member: MemberSeen, machine: MachineSeen) -> Iterator[Problem]:
-    names = {
-        f"{other.address}:{port}": f"{name} of {other.address}" for other in seen.members for name, port in other.ports.items()
-    }
+def _addresses(names: Mapping[str, str], member: MemberSeen, machine: MachineSeen) -> Iterator[Problem]:
+    """`names` are those of Ray's own addresses; any other is a broker's."""
     for address, why in machine.reaches.items():
         if not why:
             continue

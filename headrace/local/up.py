@@ -305,9 +305,8 @@ class _Run:
         if self._settings.url is not None and not self.state.owns_ray:
             told = urlsplit(self._settings.url)
             found = {"http": self._settings.url.rstrip("/"), "grpc": f"{told.hostname}:{self._options.grpc_port}"}
-            self._note(addresses=self.state.addresses.model_copy(update=found))
-            return
-        found = {"http": f"{self._scheme}://{host}:{self._options.http_port}", "grpc": f"{host}:{self._options.grpc_port}"}
+        else:
+            found = {"http": f"{self._scheme}://{host}:{self._options.http_port}", "grpc": f"{host}:{self._options.grpc_port}"}
         self._note(addresses=self.state.addresses.model_copy(update=found))
 
     @contextmanager

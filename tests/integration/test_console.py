@@ -277,5 +277,4 @@ def test_every_page_is_for_everybody_on_a_phone_and_in_the_dark(
             seen.go(path)
             seen.page.locator("h1").first.wait_for(state="attached")
             assert seen.violations() == [], path
-            over = seen.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            assert over <= 0, path
+            assert seen.too_wide_px() <= 0, path

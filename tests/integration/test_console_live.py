@@ -117,14 +117,12 @@ def test_a_streams_dead_letters_are_scored_again_and_it_is_moved(
             seen.go(f"#/stream/{stream.name}?letters=")
             expect(page.get_by_role("region", name="Partitions, as a table")).to_contain_text(re.compile("began at 4: committed"))
             page.get_by_role("link", name="Show those: no replica answered").click()
-            page.get_by_role("button", name="Replay 1 letter").click()
-            page.get_by_role("dialog").get_by_role("button", name="Replay 1 letter").click()
+            seen.press("Replay 1 letter")
             done = page.get_by_role("region", name="Replays and seeks, as a table")
             expect(done.get_by_role("row", name=re.compile("replay"))).to_contain_text("1 scored, 0 failed again")
             page.get_by_label("Go to").select_option("earliest")
             page.get_by_role("button", name="Preview").click()
-            page.get_by_role("button", name="Seek", exact=True).click()  # not the command to copy, until there is a plan
-            page.get_by_role("dialog").get_by_role("button", name="Seek", exact=True).click()
+            seen.press("Seek")
             expect(done.get_by_role("row", name=re.compile("seek"))).to_contain_text("up to 20 to be scored again")
             until(lambda: service.control.feed(name).status == "ready", WAIT_S)
     finally:
@@ -155,18 +153,14 @@ def test_a_batch_is_run_and_another_cancelled_by_buttons(
         expect(seen.page.get_by_role("region", name="Nodes", exact=True)).to_contain_text(re.compile(r"\d %.*of [\d.]+ GiB"))
         seen.go(f"#/batch/{name}")
 
-        def press(button: str) -> None:
-            seen.page.get_by_role("button", name=button, exact=True).click()
-            seen.page.get_by_role("dialog").get_by_role("button", name=button, exact=True).click()
-
-        press("Run")
+        seen.press("Run")
         ours = seen.page.get_by_role("region", name="Run by the cluster", exact=True)
         expect(ours.get_by_role("row", name=re.compile("in the console"))).to_contain_text("succeeded")
         expect(seen.page.get_by_role("row", name="published")).to_contain_text("6/6")
         assert published(folder / "out").num_rows == total
 
-        press("Run")
-        press("Cancel run")
+        seen.press("Run")
+        seen.press("Cancel run")
         expect(ours.get_by_role("row", name=re.compile("cancelled by home"))).to_be_visible()
         expect(seen.page.get_by_role("button", name="Run", exact=True)).to_be_enabled()
         assert published(folder / "out").num_rows == total

@@ -22,7 +22,7 @@ from consumers.batch.runs_seen import LedgerRuns
 from consumers.batch.schedule.job import run_asked, run_fire
 from consumers.batch.spec import BatchSpec
 from tests.support.batch_parts import ECHO, echo_pin, echo_spec_of, stopping_after
-from tests.support.browser import Visit, chromium, needs_chromium, visit
+from tests.support.browser import chromium, needs_chromium, visit
 from tests.support.builds import builds_here, run
 from tests.support.console_service import ConsoleService, console_service
 
@@ -54,12 +54,6 @@ def nightly(service: ConsoleService, spec: BatchSpec) -> None:
     service.keys["home"] = service.home_key()
 
 
-def press(seen: Visit, name: str) -> None:
-    """The button, and the same one in the question that it asks."""
-    seen.page.get_by_role("button", name=name, exact=True).click()
-    seen.page.get_by_role("dialog").get_by_role("button", name=name, exact=True).click()
-
-
 def everywhere(browser: Browser, service: ConsoleService, paths: list[str], wait: str) -> None:
     """No page keeps anybody out, in light and dark, and none is wider than a phone."""
     for width, dark in ((1280, False), (360, True)):
@@ -69,8 +63,7 @@ def everywhere(browser: Browser, service: ConsoleService, paths: list[str], wait
                 seen.go(path)
                 seen.page.locator(wait).first.wait_for()
                 assert seen.violations() == [], (path, width, dark)
-                over = seen.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-                assert over <= 0, (path, width)
+                assert seen.too_wide_px() <= 0, (path, width)
 
 
 def test_a_batch_is_run_cancelled_and_resumed_by_buttons(browser: Browser, tmp_path: Path) -> None:
@@ -95,7 +88,7 @@ def test_a_batch_is_run_cancelled_and_resumed_by_buttons(browser: Browser, tmp_p
         expect(aside.get_by_role("row")).to_have_count(4)
         expect(aside).to_contain_text("<img src=x>")
 
-        press(seen, "Run")
+        seen.press("Run")
         expect(page.get_by_role("row", name=re.compile("home .*, in the console"))).to_contain_text("running")
         (job,) = jobs.submitted
         # What was decided about that run is not done to what came after it.
@@ -112,15 +105,15 @@ def test_a_batch_is_run_cancelled_and_resumed_by_buttons(browser: Browser, tmp_p
         page.get_by_role("button", name="Run", exact=True).click()
         expect(page.get_by_role("dialog")).to_contain_text("it is given up")
         page.get_by_role("dialog").get_by_role("button", name="Cancel", exact=True).click()
-        press(seen, "Resume run")
+        seen.press("Resume run")
         expect(page.get_by_role("row", name=re.compile("running"))).to_be_visible()
-        press(seen, "Cancel run")
+        seen.press("Cancel run")
         expect(page.get_by_role("row", name=re.compile("cancelled by home"))).to_be_visible()
         resumed = jobs.submitted[-1]
         assert (resumed.resumes, jobs.state([resumed.job])[resumed.job].message) == (True, "stopped")
         run_asked("nightly", spec, echo_pin(), ECHO, as_of=DAY, fire=resumed.fire, resumed=resumed.unfinished)
         expect(page.get_by_role("region", name="Left unfinished")).not_to_be_visible()
-        press(seen, "Pause schedule")
+        seen.press("Pause schedule")
         expect(page.get_by_role("button", name="Resume schedule")).to_be_visible()
         audit = service.brain.call("rollout.history", model="echo")["audit"]
         by_hand = [event["event"] for event in audit if event["actor"].endswith(", in the console")]

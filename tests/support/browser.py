@@ -55,6 +55,15 @@ class Visit:
         self.page.get_by_role("button", name="Log in").click()
         self.page.get_by_role("button", name="Log out").wait_for()
 
+    def press(self, button: str) -> None:
+        """The button, and the same one in the question that it asks."""
+        self.page.get_by_role("button", name=button, exact=True).click()  # "Seek" is part of the command to copy, too
+        self.page.get_by_role("dialog").get_by_role("button", name=button, exact=True).click()
+
+    def too_wide_px(self) -> int:
+        """How much of the page lies beside the window; 0 or less where nothing does."""
+        return int(self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+
     def violations(self) -> list[str]:
         """What axe finds that keeps people out, by its rule and place."""
         found = Axe().run(self.page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})

@@ -32,10 +32,15 @@ def in_headers(headers: Mapping[bytes, bytes], *, behind_door: bool) -> Credenti
     return Credential(headers.get(AUTHORIZATION, b""), headers.get(PEER, b"") if behind_door else b"")
 
 
+def address_in(headers: Mapping[bytes, bytes], *, behind_door: bool) -> bytes:
+    """Where a request with such headers comes from, as the door says; without one nobody says it."""
+    return headers.get(FORWARDED_FOR, b"") if behind_door else b""
+
+
 def in_metadata(metadata: Iterable[tuple[str, Any]] | None, *, behind_door: bool) -> tuple[Credential, bytes]:
     """Of a gRPC call, and the address that it comes from."""
     told = {name.encode(): value.encode() if isinstance(value, str) else bytes(value) for name, value in metadata or ()}
-    return in_headers(told, behind_door=behind_door), told.get(FORWARDED_FOR, b"") if behind_door else b""
+    return in_headers(told, behind_door=behind_door), address_in(told, behind_door=behind_door)
 
 
 def cut(head: bytes) -> tuple[bytes, Credential]:

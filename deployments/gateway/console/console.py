@@ -20,7 +20,7 @@ from deployments.gateway.console.batch_runs import BatchLedgers, BatchRuns
 from deployments.gateway.console.files import HEADERS, ConsoleFile, load_files
 from deployments.gateway.console.logging_in import ConsoleSessions, cookie, session_in
 from deployments.gateway.console.nodes import NodeSeen
-from deployments.gateway.console.stream_pages import StreamPages
+from deployments.gateway.console.stream_pages import StreamPages, actor_of
 from deployments.gateway.console.streams import StreamOperations
 from deployments.gateway.console.version_pages import VersionPages
 from deployments.gateway.console.watching import Watching
@@ -140,7 +140,7 @@ class Console:
                 return await self._runs(request, name)
             case ["streams", name, question]:
                 _own_page(request)
-                caller = self._sessions.who(request).by("console", self._sessions.address(request))
+                caller = self._sessions.commanding(request)
                 asked = await _body(request, question, STREAM_BODY_MOST_BYTES)
                 return json_reply(await self._streams.answer(name, question, asked, caller))
         raise NotFound(f"nothing at {request.path[:200]}", where="path", remedy="open /console/")
@@ -161,12 +161,12 @@ class Console:
 
     async def _command(self, request: Request, command: str) -> Reply:
         _own_page(request)
-        caller = self._sessions.who(request).by("console", self._sessions.address(request))
+        caller = self._sessions.commanding(request)
         payload = await _body(request, command)
         if command not in BEHIND_BUTTONS:
             raise NotFound(f"the console has no button for {command[:80]!r}", where="command", remedy="use `headrace`")
         if "actor" in COMMANDS[command].request.model_fields:  # of a home's key the audit would say no more than "a person"
-            payload["actor"] = f"{caller.name}, in the console"
+            payload["actor"] = actor_of(caller)
         return json_reply(await self._control.call(command, payload, caller))
 
     async def _runs(self, request: Request, name: str) -> Reply:

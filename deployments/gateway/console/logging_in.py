@@ -10,7 +10,7 @@ from cluster.access.keys import PREFIX, StoredKey, key_id
 from cluster.commands.keys import LINK
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, Forbidden, Unauthenticated
-from deployments.gateway.access.credential import FORWARDED_FOR, Credential, in_headers, secret_of
+from deployments.gateway.access.credential import Credential, address_in, in_headers, secret_of
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.console.sessions import CODE_S, TokenPurpose, lasting_s, sign, verify
 from deployments.gateway.http.asgi import Request
@@ -34,9 +34,9 @@ class ConsoleSessions:
         credential, address = self._brought(request)
         return self._guard.admitted(credential, address)
 
-    def address(self, request: Request) -> bytes:
-        """Where it comes from, as the door says; empty where there is none."""
-        return self._brought(request)[1]
+    def commanding(self, request: Request) -> Caller:
+        """As `who`, with the way that he gives a command by, for the audit."""
+        return self.who(request).by("console", self._brought(request)[1])
 
     async def begin(self, request: Request, asked: dict[str, Any]) -> tuple[bytes, float]:
         """A cookie for who has that `key`, or that `code` of a link, and when it ends (Unix). Raises BadInput, Unauthenticated,
@@ -59,9 +59,8 @@ class ConsoleSessions:
         return sign(self._stored(key_id(secret)), TokenPurpose.CODE, self._secret, self._clock())
 
     def _brought(self, request: Request) -> tuple[Credential, bytes]:
-        behind_door = self._guard.behind_door
-        address = request.headers.get(FORWARDED_FOR, b"") if behind_door else b""
-        return in_headers(request.headers, behind_door=behind_door), address
+        headers, behind_door = request.headers, self._guard.behind_door
+        return in_headers(headers, behind_door=behind_door), address_in(headers, behind_door=behind_door)
 
     def _of_session(self, text: str) -> Caller | None:
         policy = self._guard.policy

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deployments.gateway.console.shared_secret import ray_token
 from deployments.insides import Inside
+
+if TYPE_CHECKING:
+    import httpx
 
 ASK_S = 3.0
 SUMMARY = "/nodes?view=summary"
@@ -41,18 +44,22 @@ class NodeLoads:
 
     def __init__(self) -> None:
         self._url = ""
+        self._http: httpx.Client | None = None  # kept: to make one reads all authorities that this machine trusts
 
     def seen(self) -> Mapping[str, NodeLoad]:
         """By a node's id, as long as Ray has it. Raises httpx.HTTPError, ValueError and RayError; nothing is served by it."""
-        import httpx  # only where a console is looked at
-
         token = ray_token(os.environ)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         url = self._url or _dashboard()
         if not url:
             return {}
         self._url = ""  # it may come back elsewhere
-        answer = httpx.get(f"{url}{SUMMARY}", headers=headers, timeout=ASK_S, trust_env=False)
+        if self._http is None:
+            import httpx  # only where a console is looked at
+
+            # No connection is left open from one look to the next.
+            self._http = httpx.Client(timeout=ASK_S, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+        answer = self._http.get(f"{url}{SUMMARY}", headers=headers)
         found = loads_of(answer.raise_for_status().json())
         self._url = url
         return found

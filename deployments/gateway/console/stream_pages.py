@@ -102,8 +102,8 @@ class StreamPages:
         replay = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
         request = {"name": name, "replay": replay, "which": asked.which, "letters": asked.letters}
         stream = await self._allowed(REPLAY.name, request, caller)
-        ended = MoveEnded(name=name, actor=_actor(caller), event="stream.replay", words="", good=False)
-        return _told(await self._begun(by.replay(stream, asked.choice, replay, _actor(caller)), ended))
+        ended = MoveEnded(name=name, actor=actor_of(caller), event="stream.replay", words="", good=False)
+        return await self._begun(by.replay(stream, asked.choice, replay, actor_of(caller)), ended)
 
     async def _preview(self, name: str, asked: AskPreview, caller: Caller, by: StreamOperations) -> dict[str, Any]:
         stream = await self._document(name, "view", caller)
@@ -124,13 +124,13 @@ class StreamPages:
         }
         stopped = await self._allowed(SEEK.name, request, caller)
         stopped_s = stopped.seen.since_s if asked.seen.wanted is Wanted.RUNNING else None
-        ended = MoveEnded(name=name, actor=_actor(caller), event="stream.seek", words="", good=False, stopped_s=stopped_s)
-        return _told(await self._begun(by.seek(stopped, asked.plan, _actor(caller), stopped_s), ended))
+        ended = MoveEnded(name=name, actor=actor_of(caller), event="stream.seek", words="", good=False, stopped_s=stopped_s)
+        return await self._begun(by.seek(stopped, asked.plan, actor_of(caller), stopped_s), ended)
 
-    async def _begun(self, move: Awaitable[StreamMove], ended: MoveEnded) -> StreamMove:
+    async def _begun(self, move: Awaitable[StreamMove], ended: MoveEnded) -> dict[str, Any]:
         """What has just been allowed. Where it can't be begun its end is told at once: a stream must not stay stopped for it."""
         try:
-            return await move
+            return (await move).model_dump(mode="json")
         except HeadraceError as error:
             words = f"it was not begun: {error.what}"[:WORDS_MOST]
             await self._control.call(ENDED.name, ended.model_copy(update={"words": words}).model_dump(mode="json"), CLUSTER)
@@ -141,16 +141,13 @@ class StreamPages:
         return StreamDocument.model_validate(told)
 
     async def _allowed(self, command: str, request: dict[str, Any], caller: Caller) -> StreamDocument:
-        told = await self._control.call(command, request | {"actor": _actor(caller)}, caller)
+        told = await self._control.call(command, request | {"actor": actor_of(caller)}, caller)
         return StreamDocument.model_validate(told)
 
 
-def _actor(caller: Caller) -> str:
+def actor_of(caller: Caller) -> str:
+    """How the audit names who gave a command here."""
     return f"{caller.name}, in the console"
-
-
-def _told(move: StreamMove) -> dict[str, Any]:
-    return move.model_dump(mode="json")
 
 
 def _parsed(kind: type[M], asked: Mapping[str, Any]) -> M:

@@ -103,17 +103,25 @@ class CertificateEnd:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: tuple[int, int] | None = None
+        self._seen: object = None
         self._ends_s: float | None = None
 
     def ends_s(self) -> float | None:
         """In Unix time; as it was known last where the file can't be read now, which the door's keeper tells."""
-        with contextlib.suppress(OSError, BadInput):
-            now = self._path.stat()
-            looks = now.st_mtime_ns, now.st_ino
-            if looks != self._seen:
+        looks = looks_of(self._path)
+        if looks != self._seen:
+            with contextlib.suppress(BadInput):
                 self._ends_s, self._seen = end_of(self._path).timestamp(), looks
         return self._ends_s
+
+
+def looks_of(path: Path) -> object:
+    """Changes with whatever is done to the file."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        return error.errno
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:

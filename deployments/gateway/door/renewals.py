@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import BadInput
-from deployments.gateway.door.certificates import read_certificate, read_client_ca
+from deployments.gateway.door.certificates import looks_of, read_certificate, read_client_ca
 from deployments.gateway.door.configuration import ADMIN, CERTIFICATE, CLIENT_CA
 from deployments.gateway.door.settings import DoorTls
 
@@ -43,7 +43,7 @@ class _Kept:
 
     def looks_as(self) -> tuple[object, ...]:
         """Changes with whatever is done to the files."""
-        return tuple(_state(path) for path in self.sources)
+        return tuple(looks_of(path) for path in self.sources)
 
 
 class Renewals:
@@ -162,11 +162,3 @@ def _named(kept: _Kept) -> str:
 
 def _refusal(kept: _Kept, error: Exception) -> str:
     return f"{_named(kept)} not taken up, the old goes on: {str(error) or repr(error)}"
-
-
-def _state(path: Path) -> object:
-    try:
-        found = path.stat()
-    except OSError as error:
-        return error.errno
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -15,7 +15,7 @@ from cluster.commands.watch.metrics import METRICS, MetricsView
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, HeadraceError, NoCapacity, NotFound
 from cluster.versions import EXPLAINS
-from deployments.gateway.access.credential import FORWARDED_FOR, in_headers
+from deployments.gateway.access.credential import address_in, in_headers
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission, Lease
 from deployments.gateway.console.console import Console
@@ -166,8 +166,7 @@ class GatewayApp:
         return self.guard.admitted(in_headers(request.headers, behind_door=behind_door), self._address(request))
 
     def _address(self, request: Request) -> bytes:
-        """Where it comes from, as the door says; without one nobody says it."""
-        return request.headers.get(FORWARDED_FOR, b"") if self.guard.behind_door else b""
+        return address_in(request.headers, behind_door=self.guard.behind_door)
 
     async def _health(self, segments: list[str], request: Request) -> Reply:
         """Whether it is up: for anybody, who learns no more."""

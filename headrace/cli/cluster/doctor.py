@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace.cli.exits import ExitCode
-from headrace.cli.screens.output import AsJson, answers, print_json
+from headrace.cli.screens.output import AsJson, answers, many, print_json
 from headrace.doctor.examine import Diagnosis, judge
 from headrace.doctor.problem import Weight
 from headrace.doctor.seen import MachineSeen, MemberSeen
@@ -60,7 +60,7 @@ def shown_diagnosis(found: Diagnosis) -> RenderableType:
     if not found.problems:
         parts.append(Text("nothing is wrong", "green"))
     else:
-        parts += [Text(), Text(f"{_many(found.faults, 'fault')}, {_many(warnings, 'warning')}")]
+        parts += [Text(), Text(f"{many(found.faults, 'fault')}, {many(warnings, 'warning')}")]
     return Group(*parts)
 
 
@@ -84,7 +84,3 @@ def _least(machine: MachineSeen) -> str:
     rooms = [disk for disk in machine.disks if not disk.trouble]
     least = min(rooms, key=lambda disk: disk.free_bytes, default=None)
     return "-" if least is None else f"{least.path} {least.free_bytes / (1 << 30):.1f} GiB"
-
-
-def _many(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"

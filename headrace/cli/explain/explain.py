@@ -23,6 +23,7 @@ from deployments.signing.admission import open_admitted
 from headrace.cli.explain.row_file import read_row
 from headrace.cli.explain.served import served_explanation
 from headrace.cli.explain.table import explanation_json, shown_explanation
+from headrace.cli.models import version_of
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
 
@@ -104,12 +105,7 @@ def _version_files(model: str, version: int | None) -> tuple[VersionFiles, str]:
         # Asked of as any other.
         return open_admitted(str(folder), digest, read_manifest(folder).model), folder.resolve().parent.name
     with ControlClient.from_environment() as client:
-        view = client.model(model)
-    found = [one for one in view.versions if version in (None, one.version)]
-    if not found:
-        known = ", ".join(str(one.version) for one in view.versions) or "none"
-        raise NotFound(f"no version {version or ''}", where=model, remedy=f"its versions: {known}")
-    one = max(found, key=lambda one: one.version)
+        one = version_of(client.model(model), version)
     return open_admitted(one.artifact_uri, one.digest, model), f"{model} version {one.version}"
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cluster.commands.documents import ModelDocument
-from cluster.errors import BadInput, NotFound
+from cluster.errors import BadInput
 from cluster.rollout.plan import Plan
 from deployments.artifacts.fetch import localize
 from deployments.images.image import ModelAboard, build_image
@@ -17,6 +17,7 @@ from deployments.oci.layout import Layout
 from deployments.oci.references import place_of, reference_of
 from deployments.oci.registry import ImageRegistry
 from deployments.signing.files import bring_signatures
+from headrace.cli.models import version_of
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
 
@@ -83,11 +84,7 @@ def _aboard(asked: list[str]) -> list[ModelAboard]:
             if name in found:
                 raise BadInput("an image brings one version of a model", where=f"--with {text}", remedy="name it once")
             view = client.model(name)
-            versions = [one for one in view.versions if not number or one.version == int(number)]
-            if not versions:
-                known = ", ".join(str(one.version) for one in view.versions) or "none"
-                raise NotFound(f"no version {number}".strip(), where=name, remedy=f"its versions: {known}")
-            one = max(versions, key=lambda one: one.version)
+            one = version_of(view, int(number) if number else None)
             document = ModelDocument.model_validate(
                 {
                     "name": name,

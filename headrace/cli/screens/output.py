@@ -41,6 +41,11 @@ def print_json(answer: BaseModel | dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def many(number: int, word: str) -> str:
+    """So many of what the word names: `1 node`, `2 nodes`."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
 def age(seconds: float) -> str:
     """A duration in the two units that matter, e.g. `3 m 20 s`."""
     whole = max(0, int(seconds))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from cluster.commands.feeds import FeedView
 from cluster.commands.models import ModelView
 from deployments.gateway.door.certificates import ENDS_SOON, utc
+from headrace.cli.screens.output import many
 from headrace.cli.screens.quality import alarm_told
 from headrace.local.ray.where import ALIVE, LEFT
 from headrace.local.status import Overview
@@ -24,23 +25,19 @@ def wrong(seen: Overview, now_s: float) -> tuple[str, ...]:
 def counts(seen: Overview) -> str:
     """One line, e.g. `2 models, 3 of 4 replicas, 1 rollout under way, 1 stream`."""
     apps = [app for model in seen.models for app in model.apps]
-    parts = [_many(len(seen.models), "model")]
+    parts = [many(len(seen.models), "model")]
     if apps:
-        parts.append(f"{sum(app.replicas for app in apps)} of {_many(sum(app.target_replicas for app in apps), 'replica')}")
+        parts.append(f"{sum(app.replicas for app in apps)} of {many(sum(app.target_replicas for app in apps), 'replica')}")
     under_way = sum(model.rollout is not None and model.rollout.ended_s is None for model in seen.models)
     if under_way:
-        parts.append(f"{_many(under_way, 'rollout')} under way")
+        parts.append(f"{many(under_way, 'rollout')} under way")
     for kind, several in (("stream", "streams"), ("batch", "batches")):
         number = sum(feed.kind == kind for feed in seen.feeds)
         if number:
             parts.append(f"{number} {kind if number == 1 else several}")
     if here := [node for node in seen.nodes or () if node.state != LEFT]:
-        parts.append(_many(len(here), "node"))
+        parts.append(many(len(here), "node"))
     return ", ".join(parts)
-
-
-def _many(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _of_the_house(seen: Overview, now_s: float) -> Iterator[str]:
@@ -71,7 +68,7 @@ def _of_model(model: ModelView) -> Iterator[str]:
     if model.versions and model.stable is None:
         yield f"{model.name}: no version serves"
     if model.drift_alarms:
-        yield f"{model.name}: {_many(model.drift_alarms, 'feature')} changed: `headrace drift status {model.name}`"
+        yield f"{model.name}: {many(model.drift_alarms, 'feature')} changed: `headrace drift status {model.name}`"
     if model.quality is not None and model.quality.labels is not None:
         for one in model.quality.versions:
             told = alarm_told(one, model.quality.labels)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cluster.errors import BadArtifact, Conflict, NotFound
+from cluster.errors import BadArtifact, Conflict
 from cluster.versions import check_name
 from deployments.artifacts.manifest import MANIFEST
 from deployments.artifacts.sealing.rewrapping import rewrap
@@ -20,6 +20,7 @@ from deployments.keys.port import KeyHolder
 from deployments.keys.references import PRIVATE, PUBLIC, holder_of, key_in_file
 from deployments.keys.ring import KeyRing
 from deployments.keys.secret_file import write_once
+from headrace.cli.models import versions_of
 from headrace.cli.screens.output import AsJson, answers, notes, print_json
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
@@ -143,11 +144,7 @@ def _versions(model: str, number: int | None = None) -> list[tuple[str, VersionF
     if (Path(model) / MANIFEST).exists():
         return [(model, open_folder(Path(model).absolute()))]
     with ControlClient.from_environment() as client:
-        view = client.model(model)
-    found = [one for one in view.versions if number in (None, one.version)]
-    if not found:
-        known = ", ".join(str(one.version) for one in view.versions) or "none"
-        raise NotFound(f"no version {number or ''}".strip(), where=model, remedy=f"its versions: {known}")
+        found = versions_of(client.model(model), number)
     return [(str(one.version), open_version(one.artifact_uri, one.digest)) for one in found]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -46,13 +46,11 @@ def nodes_of(dashboard: DashboardAsker) -> tuple[NodeView, ...] | None:
 
 def node_views(rows: Iterable[Mapping[str, Any]], apps: Mapping[str, Any]) -> tuple[NodeView, ...]:
     """What the dashboard's rows of nodes and of Serve's apps say together; those that have ended last. Pure."""
-    there = Counter(
-        (str(replica["node_id"]), name)
-        for name, app in apps.items()
-        for deployment in app["deployments"].values()
-        for replica in deployment["replicas"]
-        if replica["state"] == RUNNING
-    )
+    there: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for name, app in apps.items():
+        for replica in (one for deployment in app["deployments"].values() for one in deployment["replicas"]):
+            if replica["state"] == RUNNING:
+                there[str(replica["node_id"])][name] += 1
     views = [
         NodeView(
             id=str(row["node_id"]),
@@ -61,7 +59,7 @@ def node_views(rows: Iterable[Mapping[str, Any]], apps: Mapping[str, Any]) -> tu
             is_head=bool(row["is_head_node"]),
             resources={k: v for k, v in (row.get("resources_total") or {}).items() if not k.startswith("node:")},
             zone=str((row.get("labels") or {}).get(ZONE, "")),
-            runs={app: many for (node, app), many in sorted(there.items()) if node == str(row["node_id"])},
+            runs=dict(sorted(there[str(row["node_id"])].items())),
         )
         for row in rows
     ]

@@ -1,7 +1,8 @@
 // The console: its frame, its addresses, and who is logged in. Everything foreign is shown as text.
 import { html, render, useState, useEffect } from "./vendor/preact-htm.js";
 import { begin, forget, open, post, useLive } from "./live.js";
-import { span, absolute, useSecond, Words } from "./words.js";
+import { span, absolute, useSecond } from "./words.js";
+import { Refusal } from "./parts.js";
 import { Audit } from "./audit.js";
 import { Batch } from "./batch.js";
 import { Model } from "./model.js";
@@ -119,7 +120,7 @@ function Login() {
   return html`<form class="login" onSubmit=${enter}><h1>Log in</h1>
     <p>${live.refused ? "Here only who is known may look." : "You may look around without a key; what changes anything needs one."}</p>
     <input type="text" name="username" value="headrace" autocomplete="username" hidden /><label for="key">Key</label><input id="key" name="key" type="password" autocomplete="current-password" spellcheck=${false} placeholder="hr_…" required />
-    ${refused && html`<p class="refused" role="alert">${refused.message}. ${refused.remedy && html`<${Words} text=${refused.remedy} />`}</p>`}
+    <${Refusal} refused=${refused} asked />
     <div class="buttons"><button class="strong" disabled=${state.busy}>Log in</button></div>
     <p class="dim">Or open the link that <code>headrace up</code> prints. The key does not stay here: a session of twelve hours takes its place, and ends with it.</p></form>`;
 }

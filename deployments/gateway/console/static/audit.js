@@ -1,8 +1,8 @@
 // Alarms that stand, and who did what: over all models that the viewer may see, searched by the controller.
 import { html, useState, useEffect, useRef } from "./vendor/preact-htm.js";
 import { useLive, of, command } from "./live.js";
-import { absolute, Ago, Words } from "./words.js";
-import { Action, Lacking, Rows, link } from "./parts.js";
+import { absolute, Ago } from "./words.js";
+import { Action, Lacking, Refusal, Rows, link } from "./parts.js";
 import { why } from "./told.js";
 import { useAsked } from "./calling.js";
 
@@ -24,7 +24,7 @@ function Alarms() {
   const stand = alarmed.length > 0 || worse.length > 0;
   const columns = [["model"], ["version", "num"], ["feature"], ["how it has changed"], ["since"], [""]];
   return html`<section aria-labelledby="alarms"><h2 id="alarms">${stand ? "Alarms that stand" : "No alarm stands"}</h2>
-    ${told.refused && html`<p class="refused">${told.refused.message}. <${Words} text=${told.refused.remedy} /></p>`}
+    <${Refusal} refused=${told.refused} />
     ${worse.length > 0 && html`<${Rows} list=${worse} page=${20} columns=${WORSE} caption="Alarms of quality" empty="…" row=${({ model, one }) => html`<tr key=${`${model} ${one.version}`}>
         <th scope="row"><a href=${link("model", model)}><bdi>${model}</bdi></a></th><td class="num">${one.version}</td><td>${one.words}</td><td><${Ago} at=${one.since_s} /></td>
         <td><${Action} role="operate" model=${model} label="Clear" effect="This alarm is cleared. How right its answers are is watched from now on, and raises another one if they are still worse."
@@ -70,7 +70,7 @@ function Search({ model, asked }) {
     <div class="filter"><label for="of">of</label>
       <select id="of" value=${model} onChange=${(e) => (location.hash = e.target.value ? link("audit", e.target.value) : "#/audit")}><option value="">everything</option>${models.map((each) => html`<option value=${each}>${each}</option>`)}</select>
       <label for="filter">Search</label><input id="filter" type="search" placeholder="who, what, why" value=${words} onInput=${(e) => type(e.target.value)} /></div>
-    ${refused && html`<p class="refused" role="alert">${refused.message}. <${Words} text=${refused.remedy} /></p>`}
+    <${Refusal} refused=${refused} asked />
     ${found && html`<${Events} events=${found.events} searching=${!!words} />
       ${found.looked_from > 0 && html`<p class="more"><button type="button" onClick=${() => look(found)}>Look further back</button>
         <span class="dim">looked at what was done ${found.since_s ? html`until <${Ago} at=${found.since_s} />` : ""}</span></p>`}`}

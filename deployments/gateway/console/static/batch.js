@@ -1,8 +1,8 @@
 // A batch: how far its run is, what it quarantined, when it runs next, and what may be done about it.
 import { html, useState, useEffect } from "./vendor/preact-htm.js";
 import { useLive, command, may, post } from "./live.js";
-import { number, bytes, count, span, State, Ago, absolute, Words } from "./words.js";
-import { Action, Command, Document, Lacking, Nothing, Rows, Wrong, link } from "./parts.js";
+import { number, bytes, count, span, State, Ago, absolute } from "./words.js";
+import { Action, Command, Document, Lacking, Nothing, Refusal, Rows, Wrong, link } from "./parts.js";
 import { useAsked } from "./calling.js";
 
 const OPEN = new Set(["waiting", "submitted", "running"]);
@@ -30,7 +30,7 @@ export function Batch({ name }) {
       ${told.answer && html`<dt>writes to</dt><dd><bdi>${told.answer.spec.output?.path}</bdi></dd>`}</dl>
     ${told.answer && html`<${Buttons} row=${row} spec=${told.answer.spec} newest=${newest} />`}
     ${newest && newest.state !== "published" && html`<${Progress} run=${newest} />`}
-    ${[told, runs].map(({ refused }) => refused && html`<p class="refused">${refused.message}. <${Words} text=${refused.remedy} /></p>`)}
+    ${[told, runs].map(({ refused }) => html`<${Refusal} refused=${refused} />`)}
     ${list && html`<${Runs} list=${list} name=${name} model=${row.model} />`}
     ${told.answer && html`<${Fires} name=${name} schedule=${schedule} by_hand=${told.answer.by_hand} /><${Document} spec=${told.answer.spec} />`}
     <p class="dim">The same in a terminal: <${Command} text=${`headrace batch status ${name}`} /></p>`;
@@ -126,7 +126,7 @@ function Runs({ list, name, model }) {
 
 function Quarantined({ name, run }) {
   const told = useAsked(() => post(`batches/${encodeURIComponent(name)}/runs`, { quarantine: run.run_id }), `${run.run_id} ${run.quarantined}`);
-  if (told.refused) return html`<p class="refused" role="alert">${told.refused.message}. <${Words} text=${told.refused.remedy} /></p>`;
+  if (told.refused) return html`<${Refusal} refused=${told.refused} asked />`;
   if (!told.answer) return html`<p class="empty">…</p>`;
   const { rows, looked_at, reasons, redacted, more_columns, kept } = told.answer;
   if (!kept) return html`<p class="empty">The rows of ${run.run_id} are not kept any more.</p>`;

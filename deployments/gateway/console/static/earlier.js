@@ -1,14 +1,11 @@
 // The rollouts of a model before the one that is shown: what became of each, who began it and who or what ended it.
 import { html } from "./vendor/preact-htm.js";
-import { command } from "./live.js";
 import { State, Ago, span } from "./words.js";
 import { Rows } from "./parts.js";
-import { useAsked } from "./calling.js";
 
 const COLUMNS = [["rollout", "num"], ["versions"], ["became"], ["begun"], ["by"], ["took", "num wide"], ["ended by"], ["why"]];
 
-export function Earlier({ model, now, mark }) {
-  const told = useAsked(() => command("rollout.history", { model }), `${model} ${mark}`);
+export function Earlier({ told, now }) {
   const list = (told.answer?.rollouts ?? []).filter((rollout) => rollout.id !== now);
   if (!list.length) return null;
   const events = told.answer.audit.filter((event) => event.rollout !== null);

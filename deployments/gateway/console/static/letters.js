@@ -1,8 +1,9 @@
 // Dead letters: by reason with counts, one looked at, and some of them scored again. Everything in them is shown as text.
 import { html, useState, useEffect, useRef } from "./vendor/preact-htm.js";
 import { may, askStream as ask } from "./live.js";
-import { absolute, Ago, bytes, count, Words } from "./words.js";
-import { Action, Command, Rows, link } from "./parts.js";
+import { absolute, Ago, bytes, count } from "./words.js";
+import { Action, Command, Refusal, Rows, link } from "./parts.js";
+import { useAsked } from "./calling.js";
 
 const STAGES = { VALUE_CONVERTER: "reading it", TASK_PUT: "scoring it", KAFKA_PRODUCE: "writing its answer" };
 
@@ -30,7 +31,7 @@ export function Letters({ name, asks, query, output }) {
   return html`<section aria-labelledby="letters"><h2 id="letters">Dead letters</h2>
     ${!wanted
       ? html`<p>Records that could not be scored are kept whole in their own topic. <a href=${at(name, { letters: "" })}>Look at the newest</a></p>`
-      : html`${state.refused && html`<p class="refused" role="alert">${state.refused.message}. <${Words} text=${state.refused.remedy} /></p>`}
+      : html`<${Refusal} refused=${state.refused} asked />
         ${!page && !state.refused && html`<p class="empty">Looking into the topic…</p>`}
         ${page && html`<${Looked} ...${{ name, asks, page, reason, query, output, picked, pick }} busy=${state.busy} look=${look} />`}`}</section>`;
 }
@@ -70,7 +71,7 @@ function Looked({ name, asks, page, reason, query, output, picked, pick, busy, l
       <td>${one.key === reason ? html`<a href=${at(name, { letters: "" })}>Show all</a>` : html`<a href=${at(name, { letters: "", reason: one.key })} aria-label=${`Show those: ${one.message}`}>Show those</a>`}</td></tr>`} />
     <${Replays} ...${{ name, asks, page, chosen, output, picked, pick }} />
     <${Some} ...${{ name, asks, page, reason, picked, pick }} />
-    ${place && html`<${One} name=${name} asks=${asks} partition=${Number(place[1])} offset=${Number(place[2])} back=${at(name, reason ? { letters: "", reason } : { letters: "" })} />`}`;
+    ${place && html`<${One} key=${place[0]} name=${name} partition=${Number(place[1])} offset=${Number(place[2])} back=${at(name, reason ? { letters: "", reason } : { letters: "" })} />`}`;
 }
 
 function Replays({ name, asks, page, chosen, output, picked, pick }) {
@@ -107,20 +108,10 @@ function Some({ name, asks, page, reason, picked, pick }) {
 }
 
 // Its payload is data of somebody: that it was looked at, and by whom, stands in the audit.
-function One({ name, asks, partition, offset, back }) {
-  const [state, set] = useState({ letter: null, refused: null });
-  useEffect(() => {
-    let there = true;
-    set({ letter: null, refused: null });
-    ask(name, "letter", { partition, offset }).then(
-      (letter) => there && set({ letter, refused: null }),
-      (refused) => there && set({ letter: null, refused }),
-    );
-    return () => (there = false);
-  }, [name, partition, offset]);
-  const { letter, refused } = state;
+function One({ name, partition, offset, back }) {
+  const { answer: letter, refused } = useAsked(() => ask(name, "letter", { partition, offset }), `${name} ${partition}-${offset}`);
   return html`<div class="check" role="region" aria-label="One dead letter"><div class="line"><h3>Dead letter ${partition}/${offset}</h3> <a href=${back}>Close</a></div>
-    ${refused && html`<p class="refused" role="alert">${refused.message}. <${Words} text=${refused.remedy} /></p>`}
+    <${Refusal} refused=${refused} asked />
     ${!refused && !letter && html`<p class="empty">…</p>`}
     ${letter && html`<dl class="facts"><dt>record</dt><dd><bdi>${letter.row.origin || "not told"}</bdi></dd>
         <dt>failed at</dt><dd>${STAGES[letter.reason.stage] ?? letter.reason.stage}</dd>

@@ -1,8 +1,8 @@
 // A model: what serves, how it goes, its versions, and how to call it.
 import { html, useState, useEffect } from "./vendor/preact-htm.js";
 import { useLive, command, history, may } from "./live.js";
-import { number, milliseconds, percent, count, State, Ago, Words } from "./words.js";
-import { Action, Lacking, Rows, Wrong, link } from "./parts.js";
+import { number, milliseconds, percent, count, State, Ago } from "./words.js";
+import { Action, Nothing, Refusal, Rows, Wrong, link } from "./parts.js";
 import { Steps } from "./steps.js";
 import { Lines } from "./chart.js";
 import { asPython, asCurl, useAsked } from "./calling.js";
@@ -13,7 +13,7 @@ export function Model({ name }) {
   const live = useLive();
   const model = live.rows.get(`model/${name}`);
   const told = useAsked(() => command("model.show", { model: name }), `${name} ${model?.versions} ${model?.stable} ${model?.rollout?.rollout.state}`);
-  if (!model) return html`<h1><bdi>${name}</bdi></h1><p class="empty">There is no such model, or you may not see it. <a href="#/">Overview</a></p>`;
+  if (!model) return html`<${Nothing} kind="model" name=${name} />`;
   const rollout = model.rollout?.rollout;
   const figures = model.figures;
   return html`<h1><bdi>${name}</bdi></h1>
@@ -26,7 +26,7 @@ export function Model({ name }) {
     ${rollout && html`<section aria-labelledby="rollout"><h2 id="rollout"><a href=${link("rollout", name)}>${rollout.ended_s === null ? "Rollout under way" : "Last rollout"}</a>${" "}<span class="dim">version ${rollout.stable ?? "–"} → ${rollout.candidate}</span> <${State} word=${rollout.state} /></h2><${Steps} glance=${model.rollout} small /></section>`}
     <${Past} name=${name} subject="model" figures=${[["requests_s", "requests/s", ""], ["p99_s", "p99", " s"], ["failed_requests_s", "failed requests/s", ""]]} />
     ${model.alarmed > 0 && html`<${Drift} model=${model} />`}
-    ${told.refused && html`<p class="refused">${told.refused.message}. <${Words} text=${told.refused.remedy} /></p>`}
+    <${Refusal} refused=${told.refused} />
     ${told.answer && html`<${Versions} model=${model} versions=${told.answer.versions} />
       <${Scale} model=${model} />
       <${Calling} name=${name} versions=${told.answer.versions} stable=${model.stable} ready=${model.apps.filter((app) => app.status === "ready").map((app) => app.version)} />`}

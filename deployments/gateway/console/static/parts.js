@@ -91,6 +91,11 @@ export function Rows({ list, columns, row, caption, empty, page = 50, of = "" })
       <span class="dim">${most} of ${list.length.toLocaleString("en")} shown</span></p>`}`;
 }
 
+// Why something was not answered, and what to do; said aloud where it was `asked` for just now.
+export function Refusal({ refused, asked = false }) {
+  return refused && html`<p class="refused" role=${asked ? "alert" : null}>${refused.message}. <${Words} text=${refused.remedy ?? ""} /></p>`;
+}
+
 export function Nothing({ kind, name }) {
   return html`<h1><bdi>${name}</bdi></h1><p class="empty">There is no such ${kind}, or you may not see it. <a href="#/">Overview</a></p>`;
 }

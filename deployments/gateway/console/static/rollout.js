@@ -1,17 +1,18 @@
 // A rollout being proven: where it stands, what it waits for, each check against its margin, and who did what.
-import { html, useState, useEffect } from "./vendor/preact-htm.js";
+import { html, useEffect } from "./vendor/preact-htm.js";
 import { useLive, checkLine, seed, history, command, changed } from "./live.js";
 import { number, percent, State, Ago, Left, span } from "./words.js";
-import { Action, Command, Lacking, link } from "./parts.js";
+import { Action, Command, Lacking, Nothing, link } from "./parts.js";
 import { Steps } from "./steps.js";
 import { Interval } from "./chart.js";
 import { Told } from "./told.js";
 import { Earlier } from "./earlier.js";
+import { useAsked } from "./calling.js";
 
 export function Rollout({ name }) {
   const live = useLive();
   const model = live.rows.get(`model/${name}`);
-  if (!model) return html`<h1><bdi>${name}</bdi></h1><p class="empty">There is no such model, or you may not see it. <a href="#/">Overview</a></p>`;
+  if (!model) return html`<${Nothing} kind="model" name=${name} />`;
   if (!model.rollout)
     return html`<h1><bdi>${name}</bdi></h1><p class="empty">It has had no rollout yet. A new version begins one by itself:
       <${Command} text="headrace build -f model.yaml" /></p>`;
@@ -21,6 +22,7 @@ export function Rollout({ name }) {
 function Shown({ model, glance }) {
   const { rollout } = glance;
   const active = rollout.ended_s === null;
+  const told = useAsked(() => command("rollout.history", { model: model.name }), `${model.name} ${rollout.id} ${rollout.state} ${rollout.step} ${glance.held}`);
   return html`<h1><a href=${link("model", model.name)}><bdi>${model.name}</bdi></a> version ${rollout.stable ?? "–"} → ${rollout.candidate}
       ${" "}<${State} word=${glance.held ? "waits for a person" : rollout.state} of=${glance.held ? "held" : rollout.state} /></h1>
     <p class="dim">rollout ${rollout.id}, begun <${Ago} at=${rollout.started_s} />${
@@ -34,8 +36,8 @@ function Shown({ model, glance }) {
     ${active && html`<${Moves} model=${model} glance=${glance} />`}
     ${active && html`<${Checks} model=${model} rollout=${rollout} />`}
     <section aria-labelledby="who"><h2 id="who">Who did what</h2>
-      <${Told} model=${model.name} mark=${`${rollout.id} ${rollout.state} ${rollout.step} ${glance.held}`} rollout=${rollout.id} /></section>
-    <${Earlier} model=${model.name} now=${rollout.id} mark=${`${rollout.id} ${rollout.state}`} />
+      <${Told} told=${told} rollout=${rollout.id} /></section>
+    <${Earlier} told=${told} now=${rollout.id} />
     <p class="dim"><a href=${link("audit", model.name)}>All that was done to it</a>. The same in a terminal: <${Command} text=${`headrace rollout status ${model.name} --watch`} /></p>`;
 }
 

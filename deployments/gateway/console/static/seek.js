@@ -1,8 +1,8 @@
 // Moving a stream: what it would skip or repeat is shown before anything is done, and nothing else is done.
 import { html, useState } from "./vendor/preact-htm.js";
 import { askStream as ask } from "./live.js";
-import { absolute, count, Words } from "./words.js";
-import { Action, Command, Rows } from "./parts.js";
+import { absolute, count } from "./words.js";
+import { Action, Command, Refusal, Rows } from "./parts.js";
 
 const COLUMNS = [["partition"], ["stands at", "num"], ["goes on at", "num"], ["skips up to", "num"], ["repeats up to", "num"]];
 
@@ -26,7 +26,7 @@ export function Seek({ name, asks, paused }) {
       <select id="to" value=${to} onChange=${(e) => (choose(e.target.value), forget())}><option value="earliest">the first record there is</option><option value="latest">the end: skip what waits</option><option value="time">a time</option></select>
       ${to === "time" && html`<label class="unseen" for="when">Time</label><input id="when" type="datetime-local" step="1" required value=${time} onInput=${(e) => (setTime(e.target.value), forget())} />`}
       <button disabled=${state.busy}>Preview</button></form>
-    ${state.refused && html`<p class="refused" role="alert">${state.refused.message}. <${Words} text=${state.refused.remedy ?? ""} /></p>`}
+    <${Refusal} refused=${state.refused} asked />
     ${state.busy && html`<p class="empty">Asking the broker…</p>`}
     ${state.plan && html`<${Plan} name=${name} asks=${asks} paused=${paused} plan=${state.plan} done=${forget} />`}
     ${!state.plan && html`<p class="dim">A preview says of each partition what would be skipped or scored again; nothing moves by it. In a terminal: <${Command} text=${`headrace stream seek ${name} --to earliest`} /></p>`}</section>`;

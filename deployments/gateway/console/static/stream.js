@@ -2,7 +2,7 @@
 import { html, useState, useEffect } from "./vendor/preact-htm.js";
 import { useLive, command, askStream } from "./live.js";
 import { number, State, Ago, absolute, Words } from "./words.js";
-import { Action, Command, Lacking, Rows, Spark, Wrong, link } from "./parts.js";
+import { Action, Command, Document, Lacking, Nothing, Refusal, Rows, Spark, Wrong, link } from "./parts.js";
 import { Past } from "./model.js";
 import { behind } from "./overview.js";
 import { useAsked } from "./calling.js";
@@ -21,8 +21,7 @@ export function Stream({ name, query }) {
   const told = useAsked(() => command("feed.show", { kind: "stream", name }), `${name} ${beat} ${row?.wanted}`);
   const moves = useAsked(() => askStream(name, "moves", {}), `${name} ${beat}`);
   useEffect(() => noteLags(name, told.answer?.workers ?? []), [told.answer]);
-  if (!row)
-    return html`<h1><bdi>${name}</bdi></h1><p class="empty">There is no such stream, or you may not see it. <a href="#/">Overview</a></p>`;
+  if (!row) return html`<${Nothing} kind="stream" name=${name} />`;
   const asks = { role: "operate", model: row.model };
   const paused = row.wanted === "paused";
   const want = (what) => () => command(`feed.${what}`, { kind: "stream", name, seen: row.wanted });
@@ -44,11 +43,16 @@ export function Stream({ name, query }) {
     ${begun.length > 0 && html`<${Moves} list=${begun} />`}
     <${Letters} name=${name} asks=${asks} query=${query} output=${spec?.output?.topic ?? "its output"} />
     <${Seek} name=${name} asks=${asks} paused=${paused} />
-    <section aria-labelledby="who"><h2 id="who">Who did what with it</h2>
-      <${Told} model=${row.model} mark=${`${row.wanted} ${begun.map((move) => move.state).join()} ${beat - (beat % 4)}`} only=${(event) => event.detail.kind === "stream" && event.detail.name === name} /></section>
-    ${told.refused && html`<p class="refused">${told.refused.message}. <${Words} text=${told.refused.remedy} /></p>`}
-    ${spec && html`<details><summary>As it was applied</summary><pre tabindex="0"><code>${JSON.stringify(spec, null, 2)}</code></pre></details>`}
+    <${Who} name=${name} model=${row.model} mark=${`${row.wanted} ${begun.map((move) => move.state).join()} ${beat - (beat % 4)}`} />
+    <${Refusal} refused=${told.refused} />
+    ${spec && html`<${Document} spec=${spec} />`}
     <p class="dim">The same in a terminal: <${Command} text=${`headrace stream status ${name}`} /></p>`;
+}
+
+function Who({ name, model, mark }) {
+  const told = useAsked(() => command("rollout.history", { model }), `${model} ${mark}`);
+  return html`<section aria-labelledby="who"><h2 id="who">Who did what with it</h2>
+    <${Told} told=${told} only=${(event) => event.detail.kind === "stream" && event.detail.name === name} /></section>`;
 }
 
 function useBeat(every_ms) {

@@ -1,41 +1,30 @@
 // A request to a model, built in the page and sent as whoever is logged in.
 import { html, useState, useRef, useEffect } from "./vendor/preact-htm.js";
 import { may, post } from "./live.js";
-import { milliseconds, Words } from "./words.js";
-import { Lacking } from "./parts.js";
+import { milliseconds } from "./words.js";
+import { Lacking, Refusal } from "./parts.js";
 import { asBody } from "./calling.js";
 import { Explained } from "./explained.js";
 
 const SIDE = 28;
+const NOTHING = { busy: false, answer: null, why: null, refused: null, took_s: null };
 
 export function Trying({ name, signature, versions }) {
   const [body, write] = useState(() => JSON.stringify(asBody(signature), null, 1));
   const [version, choose] = useState("");
-  const [state, set] = useState({ busy: false, answer: null, why: null, refused: null, took_s: null });
+  const [state, set] = useState(NOTHING);
   const image = pictured(signature);
-  async function send(event) {
-    event.preventDefault();
+  async function ask(model, as) {
     set({ ...state, busy: true });
     const begun = performance.now();
     try {
-      const path = version ? `models/${name}/versions/${version}/infer` : `models/${name}/infer`;
-      const answer = await post(path, JSON.parse(body));
-      set({ busy: false, answer, why: null, refused: null, took_s: (performance.now() - begun) / 1000 });
+      const answer = await post(`models/${model}${version && `/versions/${version}`}/infer`, JSON.parse(body));
+      set({ ...NOTHING, [as]: answer, took_s: (performance.now() - begun) / 1000 });
     } catch (refused) {
-      set({ busy: false, answer: null, why: null, refused, took_s: null });
+      set({ ...NOTHING, refused });
     }
   }
-  async function explain() {
-    set({ ...state, busy: true });
-    const begun = performance.now();
-    try {
-      const path = version ? `models/${name}.explain/versions/${version}/infer` : `models/${name}.explain/infer`;
-      const why = await post(path, JSON.parse(body));
-      set({ busy: false, answer: null, why, refused: null, took_s: (performance.now() - begun) / 1000 });
-    } catch (refused) {
-      set({ busy: false, answer: null, why: null, refused, took_s: null });
-    }
-  }
+  const send = (event) => (event.preventDefault(), ask(name, "answer"));
   const allowed = may("score", name);
   return html`<form class="try" onSubmit=${send}>
     ${image && html`<${Drawing} drawn=${(data) => write(JSON.stringify({ inputs: [{ ...image, data }] }))} />`}
@@ -43,13 +32,13 @@ export function Trying({ name, signature, versions }) {
     <div class="buttons"><label for="version">to</label><select id="version" value=${version} onChange=${(e) => choose(e.target.value)}>
         <option value="">whichever the split gives</option>${versions.map((number) => html`<option value=${number}>version ${number}</option>`)}</select>
       <button class="strong" disabled=${state.busy || !allowed}>Send</button>
-      <button type="button" disabled=${state.busy || !allowed} onClick=${explain}>Explain</button></div>
+      <button type="button" disabled=${state.busy || !allowed} onClick=${() => ask(`${name}.explain`, "why")}>Explain</button></div>
     <${Lacking} role="score" model=${name} />
     <p class="dim">What is sent is a request like any other: while a rollout is under way it is evidence too. What is explained is none.</p>
-    <div aria-live="polite">${state.refused && html`<p class="refused">${state.refused.message}. <${Words} text=${state.refused.remedy ?? ""} /></p>`}
+    <div aria-live="polite"><${Refusal} refused=${state.refused} />
       ${state.answer && html`<p>version <b>${state.answer.model_version}</b> answered within ${milliseconds(state.took_s)}</p>
         ${state.answer.outputs.map((output) => html`<${Output} output=${output} key=${output.name} />`)}`}
-      ${state.why && html`<${Explained} why=${state.why} took_s=${state.took_s} signature=${signature} />`}</div></form>`;
+      ${state.why && html`<${Explained} why=${state.why} took_s=${state.took_s} />`}</div></form>`;
 }
 
 // Of a few numbers the largest is marked: for most models that is the class.

@@ -2,13 +2,13 @@
 import { html, useState, useEffect } from "./vendor/preact-htm.js";
 import { useLive, command, post } from "./live.js";
 import { number, bytes, percent, State, Ago } from "./words.js";
-import { Action, Command, Lacking, Rows, link } from "./parts.js";
+import { Action, Command, Lacking, Nothing, Rows, link } from "./parts.js";
 import { useAsked } from "./calling.js";
 import { Importance, Profile } from "./profile.js";
 
 const LOOKED_AT = 8; // the newest versions: of more, a table says little at a glance
 
-export const addressOf = (model, ...versions) => `#/versions/${[model, ...versions].map(encodeURIComponent).join("/")}`;
+const addressOf = (model, ...versions) => `#/versions/${[model, ...versions].map(encodeURIComponent).join("/")}`;
 
 // What the build said of these versions, by number; a version never changes. Of one that can't be read: why.
 function useAbouts(model, numbers) {
@@ -84,7 +84,7 @@ export function VersionPage({ name }) {
   const abouts = useAbouts(model, numbers);
   const views = numbers.map((number) => shown.answer?.versions.find((version) => version.version === number));
   if (!row || !numbers.length || (shown.answer && views.includes(undefined)))
-    return html`<h1><bdi>${model}</bdi></h1><p class="empty">There is no such version, or you may not see it. <a href="#/">Overview</a></p>`;
+    return html`<${Nothing} kind="version" name=${model} />`;
   const title = numbers.length > 1 ? `versions ${numbers.join(" and ")}` : `version ${numbers[0]}`;
   const sides = numbers.map((number, i) => ({ number, view: views[i], about: abouts[number], live: shown.answer?.quality?.versions.find((each) => each.version === number) }));
   return html`<h1><a href=${link("model", model)}><bdi>${model}</bdi></a> ${title}</h1>
