@@ -39,7 +39,7 @@ class Dependence(StrEnum):
     EDGE = "at the edge"
     """Nothing; and the profile's shares are known exactly, so that nothing lies between the rows and the null."""
     FEATURES = "features alike"
-    """All features of a row move together."""
+    """All features of a row are one, as they were in the profile."""
     REPEATED = "repeated"
     """Each row comes ten times."""
     MARKOV = "markov"
@@ -93,8 +93,9 @@ class Steady:
     seed: int
 
     def profile(self) -> Rows:
-        """Independent rows, as a held-out set has."""
-        return self._rng(0).normal(size=(PROFILE_ROWS, self.features)).astype(np.float32)
+        """Independent rows, as a held-out set has. What features have to do with each other is no different later: that would be
+        a change, which rows as wholes show."""
+        return self._independent(self._rng(0), PROFILE_ROWS).astype(np.float32)
 
     def ticks(self) -> Iterator[Rows]:
         """The rows of one tick after the other."""
@@ -107,10 +108,8 @@ class Steady:
     def _tick(self, rng: np.random.Generator, last: Rows) -> npt.NDArray[np.floating]:
         whole = (ROWS_A_TICK, self.features)
         match self.dependence:
-            case Dependence.NONE | Dependence.EDGE:
-                return rng.normal(size=whole)
-            case Dependence.FEATURES:
-                return np.repeat(rng.normal(size=(ROWS_A_TICK, 1)), self.features, axis=1)
+            case Dependence.NONE | Dependence.EDGE | Dependence.FEATURES:
+                return self._independent(rng, ROWS_A_TICK)
             case Dependence.REPEATED:
                 times = ALIKE[Dependence.REPEATED][0]
                 return np.repeat(rng.normal(size=(ROWS_A_TICK // times, self.features)), times, axis=0)
@@ -118,6 +117,11 @@ class Steady:
                 fresh, stays = rng.normal(size=whole), rng.random(ROWS_A_TICK) < STAYS
                 took = np.maximum.accumulate(np.where(stays, -1, np.arange(ROWS_A_TICK)))
                 return np.where(took[:, None] < 0, last, fresh[took])
+
+    def _independent(self, rng: np.random.Generator, rows: int) -> npt.NDArray[np.floating]:
+        if self.dependence is Dependence.FEATURES:
+            return np.repeat(rng.normal(size=(rows, 1)), self.features, axis=1)
+        return rng.normal(size=(rows, self.features))
 
     def _rng(self, part: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, self.features, part))

@@ -36,6 +36,8 @@ _TEXTS_WITHOUT_VALUES = (
 )
 # Brokers name topics, sizes and settings; a class of ours says what we wrote.
 _ROOMS_WITHOUT_VALUES = ("cluster", "deployments", "consumers", "headrace", "kafka", "cimpl")
+# Of Ray's, most of which quote what a task raised: these say which call was not answered, and for how long.
+_NAMES_WITHOUT_VALUES = frozenset({"ray.exceptions.RpcError", "ray.exceptions.GetTimeoutError"})
 _LONGEST = 500
 _BECAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
 _MEANWHILE = "\nDuring handling of the above exception, another exception occurred:\n\n"
@@ -77,8 +79,7 @@ def _frames(trace: TracebackType | None) -> str:
 
 
 def _last_line(error: BaseException, seen: set[int]) -> str:
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    name = _full_name(type(error))
     text = _safe_text(error, whole=True)
     group = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
     inner = "".join(textwrap.indent(f"within it: {_trace(one, seen)}", "  ") for one in group if id(one) not in seen)
@@ -90,8 +91,17 @@ def _safe_text(error: BaseException, *, whole: bool = False) -> str:
         return f"no {error.encoding} at byte {error.start}"
     if isinstance(error, UnicodeEncodeError):
         return f"a character at place {error.start} that {error.encoding} does not have"
-    room = type(error).__module__.partition(".")[0]
-    if not isinstance(error, _TEXTS_WITHOUT_VALUES) and room not in _ROOMS_WITHOUT_VALUES:
+    if not _says_no_value(error):
         return ""
     text = str(error).strip()
     return text if whole else text.partition("\n")[0][:_LONGEST]
+
+
+def _says_no_value(error: BaseException) -> bool:
+    room = type(error).__module__.partition(".")[0]
+    known = isinstance(error, _TEXTS_WITHOUT_VALUES) or room in _ROOMS_WITHOUT_VALUES
+    return known or _full_name(type(error)) in _NAMES_WITHOUT_VALUES
+
+
+def _full_name(kind: type[BaseException]) -> str:
+    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"

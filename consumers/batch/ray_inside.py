@@ -8,13 +8,15 @@ key-value store: a killed run's are ended by the next.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.job_submission import JobSubmissionClient
 
+from cluster.foreign import kind_and_words
 from deployments.insides import Inside
 
 _LOG_HANDLER = Inside("ray._private.log", "PlainRayHandler", without="Ray Data's log also comes to the terminal")
@@ -74,35 +76,49 @@ def quieten_log() -> None:
 
 
 class LeftActors:
-    """Those that Ray Data makes for one run. Make it before the run begins."""
+    """Those that Ray Data makes for one run. Make it before the run begins. Where Ray does not tell of them they stay: no run
+    fails for their sake."""
 
     def __init__(self, others: Callable[[], bool] = others_connected) -> None:
         """`others` tells whether another driver uses the cluster, or raises OSError or RuntimeError."""
         self._others = others
         self._able = None not in [inside.probe() for inside in (_PUT, _GET, _DELETE, _ACTOR_ID)]
-        self._before = _there() if self._able else frozenset()
+        self._before: frozenset[tuple[str, str]] = frozenset()
+        with self._where_ray_answers():
+            self._before = _there() if self._able else frozenset()
 
     def note(self) -> None:
         """Notes those that came since the run began as ours. Safe to repeat."""
+        with self._where_ray_answers():
+            self._note()
+
+    def end(self) -> None:
+        """Ends those that runs of ours have made, this one or an earlier one, where nobody else is connected."""
+        with self._where_ray_answers():
+            self._end()
+
+    def _note(self) -> None:
         if self._able:
             for actor in _handles(_there() - self._before):
                 _PUT.find()(_mark(actor), b"1")
 
-    def end(self) -> None:
-        """Ends those that runs of ours have made, this one or an earlier one, where nobody else is connected."""
+    def _end(self) -> None:
         if not self._able:
             return
-        self.note()
+        self._note()
         ours = [actor for actor in _handles(_there()) if _GET.find()(_mark(actor))]
-        try:
-            in_use = bool(ours) and self._others()
-        except (OSError, RuntimeError) as error:
-            _log.info("Ray Data's actors stay: nobody can tell whether others use them: %s", error)
-            return
-        for actor in ours if not in_use else ():
+        for actor in ours if ours and not self._others() else ():
             _await_calls(actor)
             ray.kill(actor)
             _DELETE.find()(_mark(actor))
+
+    @contextmanager
+    def _where_ray_answers(self) -> Iterator[None]:
+        try:
+            yield
+        except (RayError, OSError, RuntimeError) as error:
+            self._able = False  # what was there before is not known, or a mark was not set
+            _log.info("Ray Data's actors stay: Ray does not tell of them: %s", kind_and_words(error))
 
 
 def _there() -> frozenset[tuple[str, str]]:

@@ -241,29 +241,14 @@ def test_a_thousand_models_and_fifty_streams_are_filtered_and_scrolled_at_once(b
     with console_service(prepare, tick_every_s=2.0) as service, visit(browser, service.url) as seen:
         seen.go()
         seen.page.get_by_text("50 of 1,000 shown").wait_for()
-        took_ms = seen.page.evaluate(
-            """async () => {
-              const box = document.getElementById("filter"), took = [];
-              const timed = async (act) => {
-                const begun = performance.now();
-                act();
-                await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
-                took.push(performance.now() - begun);
-              };
-              const more = () => [...document.querySelectorAll("button")].find((each) => each.textContent === "Show 50 more");
-              for (let i = 0; i < 3; i++) await timed(() => more().click());
-              for (const at of [0.5, 1]) await timed(() => scrollTo(0, at * document.body.scrollHeight));
-              for (const text of ["9", "99", "stream-0", "model-099", "", "0500"])
-                await timed(() => {
-                  box.value = text;
-                  box.dispatchEvent(new Event("input", {bubbles: true}));
-                });
-              return took;
-            }"""
-        )
+        drawn = seen.page.locator("section[aria-labelledby=models] tbody tr")
+        for rows in (50, 100, 150, 200):  # no more than what was asked for is drawn: what that takes is bench.console_page's
+            expect(drawn).to_have_count(rows)
+            seen.page.get_by_role("button", name="Show 50 more").first.click()
+        for text, rows in (("9", 50), ("model-099", 10), ("stream-0", 0), ("", 250), ("0500", 1)):
+            seen.page.locator("#filter").fill(text)
+            expect(drawn).to_have_count(rows)
         expect(seen.page.get_by_role("row", name="model-0500")).to_be_visible()
-        assert seen.page.locator("section[aria-labelledby=models] tbody tr").count() == 1
-        assert max(took_ms) < 100, took_ms
 
 
 @pytest.mark.proof

@@ -101,9 +101,10 @@ class UnitActor:
 
 
 def count_workers(spec: BatchSpec) -> int:
-    """How many workers the pool may have. Raises BadInput where the cluster could never hold one."""
+    """How many workers the pool may have. Raises BadInput where the cluster could never hold one, and Unreachable."""
     workers, wanted = spec.workers, spec.workers.resources
-    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    with _ray_faults():
+        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if (short := _short(wanted, total)) is not None:
         resource, each = short
         raise BadInput(
@@ -129,20 +130,28 @@ class _Owner:
 def actor_lock(home: Place, name: str) -> Iterator[None]:
     """Holds an output of any filesystem within one cluster: a named actor, which ends with its driver. Raises Conflict."""
     key = f"headrace-batch-{home.path}"
-    try:
-        owner = ray.remote(num_cpus=0)(_Owner).options(name=key, namespace=_NAMESPACE).remote()
-    except ValueError as error:
-        raise under_way(name, "") from error
-    try:
-        yield
-    finally:
-        ray.kill(cast("ray.actor.ActorHandle[_Owner]", owner))
+    with _ray_faults():
+        try:
+            owner = ray.remote(num_cpus=0)(_Owner).options(name=key, namespace=_NAMESPACE).remote()
+        except ValueError as error:
+            raise under_way(name, "") from error
+        try:
+            yield
+        finally:
+            ray.kill(cast("ray.actor.ActorHandle[_Owner]", owner))
 
 
 def score_units(
     worker: type[UnitActor], ledger: Ledger, record: RunRecord, units: Sequence[Unit], workers: int
 ) -> Iterator[Receipt]:
     """Yields receipts as units finish, in no order. Raises the first failure of a worker; the others' work is kept."""
+    with _ray_faults():
+        yield from _score_units(worker, ledger, record, units, workers)
+
+
+def _score_units(
+    worker: type[UnitActor], ledger: Ledger, record: RunRecord, units: Sequence[Unit], workers: int
+) -> Iterator[Receipt]:
     spec = record.spec
     _quieten()
     free = ray.available_resources()  # type: ignore[no-untyped-call]
@@ -168,8 +177,6 @@ def score_units(
             if failure is not None:
                 raise failure
             yield read_receipt(answer["receipt"])
-    except RayError as error:
-        raise _of_ray(error) from error
     finally:
         left.end()
 
@@ -223,6 +230,15 @@ def _quieten() -> None:
     quieten_log()
 
 
+@contextmanager
+def _ray_faults() -> Iterator[None]:
+    """Whatever Ray raises is told in our words: it is no defect of the run, which can be resumed."""
+    try:
+        yield
+    except RayError as error:
+        raise _of_ray(error) from error
+
+
 def _of_ray(error: RayError) -> HeadraceError:
     cause: BaseException | None = error
     first: BaseException = error
@@ -231,7 +247,7 @@ def _of_ray(error: RayError) -> HeadraceError:
             return cause
         first, cause = cause, cause.__cause__ or getattr(cause, "cause", None)
     return Unreachable(
-        f"the workers failed: {kind_and_words(first)}",
+        f"Ray failed the run: {kind_and_words(first)}",
         where="the Ray cluster",
         remedy="look at the dashboard's Jobs page; `headrace batch resume` goes on from here",
     )
