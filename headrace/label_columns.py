@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.commands.labels import Label
 from cluster.errors import BadInput, NotFound
 from cluster.quality.taking import number_of
 from deployments.artifacts.places import Place, explaining, parquet_files
+from deployments.privacy.parquet import open_parquet
 from headrace.label_lines import LABELS_AT_ONCE
 
 
@@ -32,7 +32,7 @@ def of_parquet(uri: str, key: str, label: str) -> Iterator[Label | str]:
 def _of_file(file: Place, key: str, label: str) -> Iterator[Label | str]:
     with explaining(str(file)), file.filesystem.open_input_file(file.path) as source:
         try:
-            parquet = pq.ParquetFile(source)
+            parquet = open_parquet(source, str(file))
         except pa.ArrowInvalid as error:
             raise BadInput("it is no Parquet file", where=str(file), remedy="remove it, or name another folder") from error
         missing = [name for name in (key, label) if name not in parquet.schema_arrow.names]

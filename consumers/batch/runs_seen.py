@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.errors import NotFound
 from consumers.batch.read.columns import bind
@@ -23,6 +22,7 @@ from consumers.batch.write.records import Receipt, RunPhase, RunRecord, totals
 from consumers.batch.write.runs import RunHistory
 from deployments.artifacts.places import Place, explaining, locate
 from deployments.gateway.console.batch_runs import BatchRunSeen, Quarantine, QuarantineReason
+from deployments.privacy.parquet import LockedFile, open_parquet
 
 RATE_S = 60.0
 OVER_MOST = 2_000  # runs that are over, of all batches: they don't change
@@ -51,16 +51,10 @@ class LedgerRuns:
 
     def quarantine(self, spec: Mapping[str, Any], run_id: str, redact: frozenset[str]) -> Quarantine:
         """See `BatchLedgers.quarantine`."""
-        history = RunHistory(locate(BatchSpec.model_validate(spec).output.path))
-        with explaining(history.home.path):
-            ledgers = history.all()
-            at = next((i for i, run in enumerate(ledgers) if run.run_id == run_id), None)
-            if at is None:
-                raise NotFound("there is no such run any more", where=run_id, remedy="look at the runs again")
-            record = ledgers[at].record()
-            files = _quarantined(ledgers[at], record, ledgers[at + 1 :])
-            hidden = _columns_of(record, redact | set(record.pinned.payloads.redact if record.pinned.payloads else ()))
-            return _quarantine(files, hidden)
+        try:
+            return quarantine_of(BatchSpec.model_validate(spec), run_id, redact)
+        except LockedFile as error:  # who asks may see them: the key is what this process lacks
+            return Quarantine(rows=0, looked_at=0, reasons=(), locked=error.what, remedy=error.remedy)
 
     def _seen(self, run: Ledger, home: Place, *, held: bool | None) -> BatchRunSeen | None:
         """None where it was removed just now."""
@@ -155,6 +149,24 @@ def _over(run: Ledger, record: RunRecord, phase: RunPhase) -> BatchRunSeen:
     )
 
 
+def quarantine_of(spec: BatchSpec, run_id: str, redact: frozenset[str] = frozenset()) -> Quarantine:
+    """What a run quarantined, without values of the inputs that `redact` names, and of those that were redacted when it began.
+
+    Raises NotFound where there is no such run, LockedFile where its rows are encrypted and this process lacks the key, and
+    Unreachable.
+    """
+    history = RunHistory(locate(spec.output.path))
+    with explaining(history.home.path):
+        ledgers = history.all()
+        at = next((i for i, run in enumerate(ledgers) if run.run_id == run_id), None)
+        if at is None:
+            raise NotFound("there is no such run any more", where=run_id, remedy="look at the runs again")
+        record = ledgers[at].record()
+        files = _quarantined(ledgers[at], record, ledgers[at + 1 :])
+        hidden = _columns_of(record, redact | set(record.pinned.payloads.redact if record.pinned.payloads else ()))
+        return _quarantine(files, hidden)
+
+
 def _quarantined(run: Ledger, record: RunRecord, later: Sequence[Ledger]) -> list[Place]:
     """The files of its bad rows: with the run, where readers look, or where the run after it put them."""
     published = shown_below(quarantine_place(record), record)
@@ -175,7 +187,7 @@ def _quarantine(files: Sequence[Place], hidden: frozenset[str]) -> Quarantine:
     counts, rows, names = Counter[str](), 0, list[str]()
     for file in files:
         with file.filesystem.open_input_file(file.path) as opened:
-            parquet = pq.ParquetFile(opened)
+            parquet = open_parquet(opened, file.path)
             rows += parquet.metadata.num_rows
             names = names or [name for name in parquet.schema_arrow.names if name not in (REASON, FILE)]
             for batch in parquet.iter_batches(COUNTED_AT_A_TIME, columns=[REASON]):
@@ -202,7 +214,7 @@ def _rows(files: Sequence[Place], columns: list[str], told: Mapping[str, list[Ma
     searched = 0
     for file in files:
         with file.filesystem.open_input_file(file.path) as opened:
-            for batch in pq.ParquetFile(opened).iter_batches(64, columns=[REASON, *columns]):
+            for batch in open_parquet(opened, file.path).iter_batches(64, columns=[REASON, *columns]):
                 reasons = batch.column(batch.schema.get_field_index(REASON)).to_pylist()
                 for at, reason in enumerate(map(str, reasons)):
                     if len(told.get(reason, range(SAMPLES))) < SAMPLES:

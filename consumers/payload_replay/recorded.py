@@ -10,7 +10,6 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cluster.errors import BadInput, NotFound
 from cluster.signature import Datatype, Signature, TensorSpec
@@ -18,7 +17,7 @@ from deployments.artifacts.places import Place, explaining, parquet_files
 from deployments.engines.datatypes import NUMPY, Array
 from deployments.observe.payloads.columns import OUTPUT, PREFIX, SHAPE
 from deployments.observe.payloads.event import PayloadOutcome
-from deployments.privacy.parquet import decryption
+from deployments.privacy.parquet import open_parquet
 
 OTHER_INPUTS = "it is redacted, or of a version with other inputs: name a log of one that has it"
 _NEEDED = tuple(PREFIX + name for name in ("id", "time", "model", "outcome"))
@@ -50,7 +49,7 @@ def recorded(file: Place, model: str, signature: Signature) -> Iterator[Recorded
     with explaining(str(file)):
         try:
             with file.filesystem.open_input_file(file.path) as source:
-                table = pq.read_table(source, decryption_properties=decryption())
+                table = open_parquet(source, str(file)).read()
         except pa.ArrowInvalid as error:
             raise BadInput("it is no Parquet file", where=str(file), remedy="remove it, or name another folder") from error
     missing = [name for name in _NEEDED if name not in table.column_names]

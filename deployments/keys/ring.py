@@ -18,10 +18,11 @@ VARIABLE = "HEADRACE_KEYS"
 class KeyRing:
     """May be used from several threads."""
 
-    def __init__(self, holders: Sequence[KeyHolder], missing: Sequence[NotFound] = ()) -> None:
-        """`missing` are keys that are named but not there: told where nothing else opens."""
+    def __init__(self, holders: Sequence[KeyHolder], missing: Sequence[NotFound] = (), references: Sequence[str] = ()) -> None:
+        """`missing` are keys that are named but not there, `references` where keys were looked for: told where nothing opens."""
         self._holders = tuple(holders)
         self._missing = tuple(missing)
+        self._references = tuple(references)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -33,13 +34,14 @@ class KeyRing:
         seen = os.environ if environment is None else environment
         holders: list[KeyHolder] = []
         missing: list[NotFound] = []
-        for reference in _references(seen):
+        references = _references(seen)
+        for reference in references:
             for hold in _named(reference, seen):
                 try:
                     holders.append(hold())
                 except NotFound as error:
                     missing.append(error)
-        return cls(holders, missing)
+        return cls(holders, missing, references)
 
     @property
     def holders(self) -> tuple[KeyHolder, ...]:
@@ -64,12 +66,18 @@ class KeyRing:
         if away is not None:
             raise away
         told = "; ".join(str(error) for error in (*refused, *self._missing))
-        here = ", ".join(holder.key_id for holder in self._holders if holder.opens) or "none"
+        here = ", ".join(_told(holder) for holder in self._holders if holder.opens) or "none"
+        if self._references and not self._holders and not self._missing:
+            here = f"none in {', '.join(self._references)}"
         raise Forbidden(
             f"no key of this machine opens it (here: {here})" + (f": {told}" if told else ""),
             where=where,
             remedy=f"it is sealed for {', '.join(one.key for one in wraps) or 'nobody'}: name that key in {VARIABLE}",
         )
+
+
+def _told(holder: KeyHolder) -> str:
+    return holder.where if holder.where.startswith(holder.key_id) else f"{holder.key_id} in {holder.where}"
 
 
 def keys_folder() -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,14 +18,22 @@ from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, NotFound
 from consumers.batch.batch_meter import BatchMeter
 from consumers.batch.run import Workforce, begin, resume
-from consumers.batch.runs_seen import run_seen
+from consumers.batch.runs_seen import quarantine_of, run_seen
 from consumers.batch.spec import BatchSpec, ScoringPlace
 from consumers.batch.traced import traced
 from consumers.batch.write.lock import is_held
 from consumers.batch.write.records import Pinned
 from consumers.batch.write.runs import RunHistory
 from deployments.artifacts.places import locate
-from headrace.cli.screens.batch_runs import fires_table, next_runs, print_done, runs_table, told_run, watching
+from headrace.cli.screens.batch_runs import (
+    fires_table,
+    next_runs,
+    print_done,
+    quarantine_table,
+    runs_table,
+    told_run,
+    watching,
+)
 from headrace.cli.screens.output import AsJson, answers, print_json
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
@@ -126,6 +135,34 @@ def status_command(target: Target, as_json: AsJson = False) -> None:
     for fire in asked:
         began = datetime.fromtimestamp(fire["at_s"], UTC)
         answers().print(f"{fire['by']} asked for it at {began:%Y-%m-%d %H:%M:%S} UTC: {fire['state']} {fire['reason']}".rstrip())
+
+
+@app.command("quarantine")
+def quarantine_command(
+    target: Target,
+    run: Annotated[str, typer.Option("--run", help="That run's rows; the newest one's where left out.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show why a run quarantined rows, with a few rows of each reason.
+
+    Inputs that the model's `payloads.redact` named when the run began are left out. What is encrypted (`output.encrypt`) is shown
+    where HEADRACE_KEYS names its key.
+
+    Example: `headrace batch quarantine digits`
+    """
+    with ControlClient.from_environment() as control:
+        name, spec = _find(target, control)
+    runs = RunHistory(locate(spec.output.path)).all()
+    if not runs:
+        raise NotFound("no run yet", where=name, remedy=f"begin one with `headrace batch run {target}`")
+    run_id = run or runs[-1].run_id
+    found = quarantine_of(spec, run_id)
+    if as_json:
+        print_json({"name": name, "run_id": run_id, **asdict(found)})
+    elif found.rows:
+        answers().print(quarantine_table(f"{name}: quarantined by {run_id}", found))
+    else:
+        answers().print(f"{name}: nothing was quarantined by {run_id}, or it is not kept any more")
 
 
 @app.command("ls")

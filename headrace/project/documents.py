@@ -24,7 +24,7 @@ from consumers.batch.spec import BatchSpec, ScoringPlace
 from consumers.stream.spec import Security, StreamSpec
 from deployments.builder.spec import BuildSpec
 from headrace.project.explain import did_you_mean, explain
-from headrace.project.paths import PATH_FIELDS, resolve_fields
+from headrace.project.paths import resolve_fields
 from headrace.project.yaml_source import Source, read_sources
 
 S = TypeVar("S", bound=BaseModel)
@@ -197,7 +197,7 @@ def _kind(source: Source) -> str:
 
 
 def _model(source: Source) -> ModelFile:
-    document = _check(_Model, resolve_fields(source.data, PATH_FIELDS["Model"], source.file.parent), source)
+    document = _check(_Model, resolve_fields(source.data, "Model", source.file.parent), source)
     build: BuildSpec | None = None
     if document.build is not None:
         build = _check(BuildSpec, document.build, source, ("build",))
@@ -219,7 +219,7 @@ def _model(source: Source) -> ModelFile:
 def _feed(source: Source, kind: str) -> FeedFile:
     feed = _check(_Feed, source.data, source)
     shape = SPECS[kind]
-    data = resolve_fields(source.data, PATH_FIELDS[kind], source.file.parent)
+    data = resolve_fields(source.data, kind, source.file.parent)
     own = {key: value for key, value in data.items() if key in shape.model_fields or key not in _Feed.model_fields}
     spec = _check(shape, own, source)
     _refuse_idle_gpus(spec, source)

@@ -21,10 +21,13 @@ from cluster.schedule.fires import JobState
 from consumers.batch.runs_seen import LedgerRuns
 from consumers.batch.schedule.job import run_asked, run_fire
 from consumers.batch.spec import BatchSpec
+from deployments.keys.ring import VARIABLE
+from deployments.privacy import parquet
 from tests.support.batch_parts import ECHO, echo_pin, echo_spec_of, stopping_after
 from tests.support.browser import chromium, needs_chromium, visit
 from tests.support.builds import builds_here, run
 from tests.support.console_service import ConsoleService, console_service
+from tests.unit.keys.test_keys import pair_in
 
 __all__ = ["builds_here"]  # a fixture
 pytestmark = [needs_chromium, pytest.mark.proof, pytest.mark.timeout(240)]
@@ -119,6 +122,36 @@ def test_a_batch_is_run_cancelled_and_resumed_by_buttons(browser: Browser, tmp_p
         by_hand = [event["event"] for event in audit if event["actor"].endswith(", in the console")]
         assert by_hand == ["batch.run", "batch.resume", "batch.cancel", "feed.pause"]
         everywhere(browser, service, ["#/batch/nightly", ""], "main table")
+
+
+def test_encrypted_rows_are_shown_or_the_key_that_is_not_there_is_named(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, _ = pair_in(tmp_path / "keys", "prod")
+    monkeypatch.setenv(VARIABLE, f"file:{private.parent}")
+    dataset(tmp_path / "in")
+    spec = echo_spec_of(tmp_path / "in", tmp_path / "out", output={"encrypt": "prod"})
+    run_fire("nightly", spec, echo_pin(), ECHO, as_of=DAY, fire="sched-nightly-20261122T023000Z")
+    with (
+        console_service(lambda service: nightly(service, spec), ledgers=LedgerRuns) as service,
+        visit(browser, service.url) as seen,
+    ):
+        seen.log_in(service.keys["home"])
+        seen.go("#/batch/nightly")
+        button = seen.page.get_by_role("button", name=re.compile("3 rows quarantined"))
+        button.click()
+        aside = seen.page.get_by_role("region", name=re.compile("Some rows"))
+        expect(aside.get_by_role("row")).to_have_count(4)
+        button.click()
+        expect(aside).to_have_count(0)
+        private.unlink()
+        parquet._factory.cache_clear()
+        button.click()
+        alert = seen.page.get_by_role("alert")
+        expect(alert).to_contain_text("no key of this machine opens it")
+        expect(alert).to_contain_text("it was encrypted for prod")
+        expect(alert).not_to_contain_text("try again")
+        assert seen.violations() == []
 
 
 @pytest.mark.usefixtures("builds_here")

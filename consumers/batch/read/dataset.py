@@ -27,7 +27,7 @@ from consumers.batch.read.reader import holds_times, int96_types
 from consumers.batch.read.schemas import TimeUnit, common_type, without_views
 from consumers.batch.spec import BatchInput, OnDamage
 from deployments.artifacts.places import Place
-from deployments.privacy.parquet import decryption
+from deployments.privacy.parquet import decryption, opening
 
 _READERS = 16  # footers are small reads: waiting, not computing
 
@@ -134,7 +134,8 @@ def _footer(
     file = InputFile(info.path, int(info.size), int(info.mtime_ns or 0), (), keys)
     try:
         fragment = _fragment(filesystem, file.path, keys, fields)
-        schema = fragment.physical_schema
+        with opening(file.path):
+            schema = fragment.physical_schema
         if with_digest:
             file = replace(file, footer=_digest(fragment.metadata))
         if spec.filter:
@@ -189,7 +190,7 @@ def _int96_types(
     for file, schema in files:
         if any(holds_times(field.type) for field in schema if field.name in used):
             with filesystem.open_input_file(file.path) as source:
-                return int96_types(source, used, first_group=next((group.index for group in file.row_groups), None))
+                return int96_types(source, file.path, used, first_group=next((group.index for group in file.row_groups), None))
     return TimeUnit.MICROSECONDS, {}
 
 

@@ -16,7 +16,7 @@ from cluster.errors import BadInput
 from consumers.batch.plan import Damaged, Slice
 from consumers.batch.read.schemas import TimeUnit, cast, once, without_views
 from deployments.artifacts.places import Place
-from deployments.privacy.parquet import decryption
+from deployments.privacy.parquet import open_parquet
 
 _BUFFER_BYTES = 64 * 1024  # of one column
 _NANOSECONDS_OF = 1000
@@ -164,13 +164,13 @@ class Reader:
             source = self._filesystem.open_input_file(piece.path)
         with source:
             with _explaining(piece):
-                file = pq.ParquetFile(
+                file = open_parquet(
                     source,
+                    piece.path,
                     page_checksum_verification=True,
                     pre_buffer=not self._local,
                     buffer_size=_BUFFER_BYTES if self._local else 0,
                     coerce_int96_timestamp_unit=int96_unit,
-                    decryption_properties=decryption(),
                 )
             yield file
 
@@ -194,14 +194,14 @@ def _constant(value: str | None, kind: pa.DataType, rows: int) -> pa.Array:
 
 
 def int96_types(
-    source: pa.NativeFile, used: Collection[str], *, first_group: int | None
+    source: pa.NativeFile, where: str, used: Collection[str], *, first_group: int | None
 ) -> tuple[TimeUnit, dict[str, pa.DataType]]:
     """The unit that fits the times in 96 bits which the file's first row group holds, and the types of the columns with such."""
-    file = pq.ParquetFile(source, coerce_int96_timestamp_unit=TimeUnit.NANOSECONDS, decryption_properties=decryption())
+    file = open_parquet(source, where, coerce_int96_timestamp_unit=TimeUnit.NANOSECONDS)
     names = sorted(int96_columns(file.metadata.schema) & set(used))
     if not names:
         return TimeUnit.MICROSECONDS, {}
-    coarse = pq.ParquetFile(source, coerce_int96_timestamp_unit=TimeUnit.MICROSECONDS, decryption_properties=decryption())
+    coarse = open_parquet(source, where, coerce_int96_timestamp_unit=TimeUnit.MICROSECONDS)
     groups = [] if first_group is None else [first_group]
     nanos, micros = (each.read_row_groups(groups, columns=names, use_threads=False) for each in (file, coarse))
     if any(finer(micros[name].combine_chunks(), nanos[name].combine_chunks()) for name in names):

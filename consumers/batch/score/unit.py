@@ -79,7 +79,7 @@ class UnitRunner:
         self._schema = record.schema
         self._bindings = bind(self._schema, record.pinned.signature, spec.input, where=spec.input.paths[0])
         self._columns = output_columns(spec.output, record.pinned.signature)
-        encryption_of(spec.output.encrypt)  # without the key nothing is begun
+        encryption_of(spec.output.encrypt)  # each machine has its own keys: told before anything is scored
         self._explained = ExplainColumns(record, scorer, self._bindings) if spec.explain is not None else None
         self._outliers = outliers_of(self._columns, record.pinned)
         self._needed = list(used_columns(record.pinned.signature, spec.input))
@@ -187,7 +187,7 @@ class UnitRunner:
         return EngineFailure(
             f"version {pinned.version} of {pinned.model} answered none of its first {found.quarantined:,} rows: {found.hopeless}",
             where=(self._ledger.quarantine / self._ledger.part(unit.id)).path,
-            remedy="the rows and reasons are there; mend the input, or begin again with another --version, and --fresh",
+            remedy="`headrace batch quarantine` shows why; mend the input, or begin again with another --version, and --fresh",
         )
 
     def _table(

@@ -7,15 +7,13 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cluster.errors import Forbidden
 from consumers.batch.spec import Mode
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.records import OutputFile, Receipt, RunRecord, rows_differ, unreadable
 from deployments.artifacts.places import Place, explaining, locate
-from deployments.privacy.parquet import decryption
+from deployments.privacy.parquet import LockedFile, open_parquet
 
 _AT_FDCWD = -100
 _EXCHANGE = 2
@@ -89,8 +87,8 @@ def _rows_of(place: Place, written: OutputFile) -> int:
     where it has the size that was written, else none."""
     with place.filesystem.open_input_file(place.path) as file:
         try:
-            return int(pq.read_metadata(file, decryption_properties=decryption()).num_rows)
-        except Forbidden:
+            return int(open_parquet(file, place.path).metadata.num_rows)
+        except LockedFile:
             return written.rows if file.size() == written.size_bytes else 0
 
 

@@ -61,5 +61,5 @@ def too_many_bad(found: int, limit: int, where: str) -> BadInput:
     return BadInput(
         f"{found:,} rows can't be scored, more than max_quarantined ({limit:,})",
         where=where,
-        remedy="look at the reasons there; then mend the input, or raise spec.max_quarantined, and begin again with --fresh",
+        remedy="`headrace batch quarantine` shows why; mend it, or raise spec.max_quarantined, and begin again with --fresh",
     )

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.errors import BadInput, NotFound
 from cluster.foreign import words_of
@@ -18,6 +17,7 @@ from cluster.signature import Datatype, TensorSpec
 from deployments.builder.spec import InputSpec
 from deployments.engines.answers import class_output, flat, score_output
 from deployments.engines.datatypes import NUMPY, Array
+from deployments.privacy.parquet import open_parquet
 
 PARITY_ROWS = 512
 UNSEEN_ROWS = 64
@@ -130,8 +130,9 @@ def _npz_words(error: Exception) -> str:
 
 def _read_parquet(file: Path, wanted: Sequence[str], missing: Set[str]) -> dict[str, Array]:
     try:
-        _require(pq.read_schema(file).names, wanted, file)
-        table = pq.read_table(file, columns=list(wanted))
+        with open_parquet(file, str(file)) as opened:
+            _require(opened.schema_arrow.names, wanted, file)
+            table = opened.read(columns=list(wanted))
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"can't be read as Parquet: {error}", where=str(file), remedy="use .parquet or .npz") from error
     return {name: _column(table.column(name).combine_chunks(), file, name, name in missing) for name in wanted}

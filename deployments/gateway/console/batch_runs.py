@@ -61,7 +61,8 @@ class QuarantineReason:
 @dataclass(frozen=True, slots=True)
 class Quarantine:
     """What a run quarantined, by reason, the most frequent first; `looked_at` of `rows` were counted. `redacted` are the columns
-    of which no value is shown, `more_columns` how many others are not shown either. `kept` is false where the rows are gone."""
+    of which no value is shown, `more_columns` how many others are not shown either. `kept` is false where the rows are gone.
+    Where they are encrypted for a key that is not here, `locked` says so, `remedy` what to do, and nothing is counted."""
 
     rows: int
     looked_at: int
@@ -69,6 +70,8 @@ class Quarantine:
     redacted: tuple[str, ...] = ()
     more_columns: int = 0
     kept: bool = True
+    locked: str = ""
+    remedy: str = ""
 
 
 class BatchLedgers(Protocol):

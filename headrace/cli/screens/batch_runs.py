@@ -15,7 +15,7 @@ from rich.table import Table
 from cluster.commands.feeds import FeedView, ScheduleView
 from consumers.batch.run import RunProgress, Watcher
 from consumers.batch.write.publish import RunManifest
-from deployments.gateway.console.batch_runs import BatchRunSeen
+from deployments.gateway.console.batch_runs import BatchRunSeen, Quarantine
 from headrace.cli.screens.output import age, answers, notes, print_json
 
 
@@ -52,6 +52,21 @@ def runs_table(title: str, told: Sequence[dict[str, Any]]) -> Table:
             f"{datetime.fromtimestamp(run['started_s'], UTC):%Y-%m-%d %H:%M:%S}",
             age(run["seconds"]) if run["seconds"] is not None else "-",
         )
+    return table
+
+
+def quarantine_table(title: str, found: Quarantine) -> Table:
+    """Why rows could not be scored, the most frequent reason first, each with the first of its rows."""
+    table = Table(title=title, title_justify="left", show_lines=True)
+    for column in ("rows", "reason", "one of them"):
+        table.add_column(column, justify="right" if column == "rows" else "left")
+    for reason in found.reasons:
+        shown = "\n".join(f"{name}: {text}" for name, text in next(iter(reason.samples), {}).items())
+        table.add_row(f"{reason.rows:,}", reason.reason, shown or "-")
+    hidden = [f"redacted: {', '.join(found.redacted)}"] if found.redacted else []
+    hidden += [f"{found.more_columns:,} more columns are not shown"] if found.more_columns else []
+    hidden += [f"{found.looked_at:,} of {found.rows:,} rows were looked at"] if found.looked_at < found.rows else []
+    table.caption = "; ".join(hidden) or None
     return table
 
 
@@ -109,6 +124,7 @@ def print_done(manifest: RunManifest, *, as_json: bool) -> None:
     )
     if manifest.quarantine:
         screen.print(f"{manifest.quarantined:,} rows quarantined, with their reasons: {manifest.quarantine}", soft_wrap=True)
+        screen.print("`headrace batch quarantine` shows some of each reason")
     if manifest.others:
         screen.print(
             f"{manifest.others:,} files beside the data were left alone: spec.input.files says which are data", soft_wrap=True

@@ -20,13 +20,18 @@ from cluster.errors import NoCapacity
 from consumers.batch.run import RunProgress, Watcher, Workforce
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.spec import BatchSpec
+from consumers.batch.write.runs import RunHistory
+from deployments.artifacts.places import locate
 from deployments.control.fake_control import FakeControlPlane
+from deployments.keys.ring import VARIABLE
+from deployments.privacy import parquet
 from deployments.serving.fake_fleet import FakeFleet
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
 from headrace.client import ControlClient
 from headrace.local.home import Settings
 from tests.support.batch_parts import digits_pin, engine_scorer, images, published, spec_of, write_dataset, write_file
+from tests.unit.keys.test_keys import pair_in
 
 Answer = Callable[[str, dict[str, Any]], Any]
 
@@ -186,6 +191,35 @@ def test_the_audit_has_what_a_run_that_failed_has_scored(
     assert [(one["event"], one["actor"], one["detail"].get("rows")) for one in documents if one["event"] == "used"] == [
         ("used", "batch digits", 100)
     ]
+
+
+def test_quarantined_rows_are_shown_by_reason(
+    tmp_path: Path, spec: BatchSpec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["batch", "quarantine", "digits"]) == ExitCode.NOT_FOUND
+    write_file(tmp_path / "in/bad.parquet", [7001], [None], note=["[/data]"])
+    assert main(["batch", "run", "digits"]) == 0
+    assert "`headrace batch quarantine` shows some" in capsys.readouterr().out
+    assert main(["batch", "quarantine", "digits"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("column image is null", "id: 7001", "note: [/data]", "bad.parquet"):
+        assert words in shown
+    run_id = RunHistory(locate(spec.output.path)).all()[0].run_id
+    assert main(["batch", "quarantine", "digits", "--run", run_id, "--json"]) == 0
+    found = told(capsys)
+    assert (found["run_id"], found["rows"], found["reasons"][0]["samples"][0]["id"]) == (run_id, 1, "7001")
+    # Encrypted, they are shown with the key; without it the command says which.
+    pair_in(tmp_path / "keys", "prod")
+    monkeypatch.setenv(VARIABLE, f"file:{tmp_path / 'keys'}")
+    object.__setattr__(spec.output, "encrypt", "prod")
+    assert main(["batch", "run", "digits"]) == 0
+    capsys.readouterr()
+    assert main(["batch", "quarantine", "digits", "--json"]) == 0
+    assert told(capsys)["rows"] == 1
+    (tmp_path / "keys/prod.key").unlink()
+    parquet._factory.cache_clear()
+    assert main(["batch", "quarantine", "digits"]) == ExitCode.REFUSED
+    assert "it was encrypted for prod" in capsys.readouterr().err
 
 
 def test_a_file_instead_of_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

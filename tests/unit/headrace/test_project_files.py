@@ -70,6 +70,22 @@ def test_relative_paths_are_meant_from_the_files_folder(tmp_path: Path) -> None:
     assert spec["output"]["path"] == str(tmp_path / "scored")
 
 
+@pytest.mark.parametrize(
+    ("named", "meant"),
+    [("file:keys/a.pub", "file:{}/keys/a.pub"), ("file:/a.pub", "file:/a.pub"), ("prod", "prod"), ("vault:a/b", "vault:a/b")],
+)
+def test_the_file_of_a_key_is_meant_from_the_files_folder(tmp_path: Path, named: str, meant: str) -> None:
+    model = f"kind: Model\nname: digits\npayloads: {{parquet: {{path: kept, encrypt: '{named}'}}}}\n"
+    batch = BATCH.replace("scored", f"scored, encrypt: '{named}'")
+    stream = STREAM.replace("digits-out", f"digits-out, encrypt: {{fields: [y], key: '{named}'}}")
+    request = load_project([write(tmp_path, "---\n".join([model, batch, stream]))]).apply()
+    kept = request.models[0].payloads
+    assert kept is not None
+    assert kept.parquet is not None
+    keys = [kept.parquet.encrypt, *(feed.spec["output"]["encrypt"] for feed in request.feeds)]
+    assert [key if isinstance(key, str) else key["key"] for key in keys] == [meant.format(tmp_path)] * 3
+
+
 @pytest.mark.parametrize("section", ["security", "registry"])
 def test_every_file_that_a_stream_names_is_meant_from_the_files_folder(tmp_path: Path, section: str) -> None:
     shape = StreamSpec.model_fields[section].annotation

@@ -17,6 +17,7 @@ from cluster.watch.payloads import PayloadFiles
 from consumers.batch.run import begin
 from consumers.batch.write.publish import _rows_of
 from consumers.batch.write.records import OutputFile
+from consumers.batch.write.runs import RunHistory
 from consumers.payload_replay.recorded import payload_files, recorded
 from deployments.artifacts.places import locate
 from deployments.keys.ring import VARIABLE
@@ -76,8 +77,10 @@ def test_a_batch_and_its_quarantine(tmp_path: Path, keys: Path, monkeypatch: pyt
 def test_without_its_key_nothing_is_written(tmp_path: Path) -> None:
     write_rows(tmp_path / "in/a.parquet")
     spec = echo_spec_of(tmp_path / "in", tmp_path / "out", output={"encrypt": "other"})
-    with pytest.raises(NotFound, match="no key of that name"):
-        begin("echo", spec, echo_pin(), ECHO, as_of=None, fresh=False, watch=lambda _: None)
+    for _ in range(2):  # nothing is begun that would have to be given up
+        with pytest.raises(NotFound, match=f"no key of that name: not in {tmp_path / 'keys'}"):
+            begin("echo", spec, echo_pin(), ECHO, as_of=None, fresh=False, watch=lambda _: None)
+    assert not RunHistory(locate(spec.output.path)).folders()
     assert not files_below(tmp_path / "out")
     sink = ParquetPayloads(PayloadFiles(path=str(tmp_path / "log"), encrypt="other"))
     result = sink.write([payload_event(7315)])

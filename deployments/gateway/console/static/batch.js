@@ -1,7 +1,7 @@
 // A batch: how far its run is, what it quarantined, when it runs next, and what may be done about it.
 import { html, useState, useEffect } from "./vendor/preact-htm.js";
 import { useLive, command, may, post } from "./live.js";
-import { number, bytes, count, span, State, Ago, absolute } from "./words.js";
+import { number, bytes, count, span, State, Ago, Words, absolute } from "./words.js";
 import { Action, Command, Document, Lacking, Nothing, Refusal, Rows, Wrong, link } from "./parts.js";
 import { useAsked } from "./calling.js";
 
@@ -128,8 +128,9 @@ function Quarantined({ name, run }) {
   const told = useAsked(() => post(`batches/${encodeURIComponent(name)}/runs`, { quarantine: run.run_id }), `${run.run_id} ${run.quarantined}`);
   if (told.refused) return html`<${Refusal} refused=${told.refused} asked />`;
   if (!told.answer) return html`<p class="empty">…</p>`;
-  const { rows, looked_at, reasons, redacted, more_columns, kept } = told.answer;
+  const { rows, looked_at, reasons, redacted, more_columns, kept, locked, remedy } = told.answer;
   if (!kept) return html`<p class="empty">The rows of ${run.run_id} are not kept any more.</p>`;
+  if (locked) return html`<p class="refused" role="alert">The gateway can't read the rows of <code>${run.run_id}</code>: <bdi>${locked}</bdi>. <${Words} text=${remedy} /></p>`;
   return html`<h2 class="aside">Quarantined by <code>${run.run_id}</code> <span class="dim">${count(rows, "row")}${looked_at < rows ? `, of which ${number(looked_at)} were looked at` : ""}</span></h2>
     ${redacted.length > 0 && html`<p class="dim">Redacted, as the model's document says: <bdi>${redacted.join(", ")}</bdi></p>`}
     ${more_columns > 0 && html`<p class="dim">${count(more_columns, "more column")} ${more_columns > 1 ? "are" : "is"} not shown.</p>`}
