@@ -26,7 +26,7 @@ from consumers.batch.write.retention import retire_old, scored_before
 from consumers.batch.write.runs import RunHistory, new_run_id
 from deployments.artifacts.places import Place, explaining, locate
 from deployments.explain.asking import section_options
-from deployments.privacy.parquet import encryption_of
+from deployments.privacy.parquet import check_key
 
 ScoreUnits = Callable[[Ledger, RunRecord, Sequence[Unit], int], Iterable[Receipt]]
 
@@ -132,7 +132,7 @@ def _prepare(
 ) -> tuple[Ledger, RunRecord, tuple[Unit, ...]]:
     dated = spec.model_copy(update={"input": with_date(spec.input, as_of)})
     _check_apart(dated)
-    encryption_of(dated.output.encrypt)  # without its key nothing is begun
+    check_key(dated.output.encrypt, "where the batch is begun")
     dataset = discover(dated.input, pinned.signature, known=scored_before(runs) if dated.input.only_new else {})
     dated = dated.model_copy(update={"input": dataset.spec})
     if not dataset.rows:

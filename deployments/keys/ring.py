@@ -90,7 +90,8 @@ def keys_folder() -> Path | None:
 def _references(environment: Mapping[str, str]) -> list[str]:
     named = environment.get(VARIABLE)
     if not named:
-        return [f"file:{Path(environment.get('HEADRACE_HOME') or '.headrace') / 'keys'}"]
+        home = Path(environment.get("HEADRACE_HOME") or ".headrace").expanduser().absolute()  # errors tell it elsewhere too
+        return [f"file:{home / 'keys'}"]
     return [one.strip() for one in named.split(",") if one.strip()]
 
 

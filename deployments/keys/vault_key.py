@@ -95,7 +95,8 @@ class VaultKey:
         except refusals.InvalidRequest as error:
             raise Forbidden(f"this key {refusal}, or its wrap was changed", where=self.where) from error
         except (refusals.VaultError, requests.RequestException) as error:
-            raise Unreachable(f"Vault does not answer: {type(error).__name__}", where=self.where, remedy="retry") from error
+            remedy = "see VAULT_ADDR where this runs, and retry"
+            raise Unreachable(f"Vault does not answer: {type(error).__name__}", where=self.where, remedy=remedy) from error
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             remedy = "see that VAULT_ADDR is Vault's own address"
             raise Unreachable("what answers is not Vault: it makes no sense", where=self.where, remedy=remedy) from error

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 from pydantic import ValidationError
 
-from cluster.errors import Forbidden, HeadraceError, Unreachable
+from cluster.errors import Forbidden, HeadraceError, NotFound, Unreachable
 from deployments.keys.port import WrappedKey
 from deployments.keys.references import holder_of
 from deployments.keys.ring import VARIABLE, KeyRing, keys_folder
@@ -66,6 +66,15 @@ def encryption_of(key: str) -> Any:
         return None
     how = pe.EncryptionConfiguration(footer_key=key, uniform_encryption=True, data_key_length_bits=256, cache_lifetime=KEPT)
     return _factory().file_encryption_properties(pe.KmsConnectionConfig(), how)
+
+
+def check_key(key: str, place: str) -> None:
+    """Raises what `encryption_of` does, before anything is written; `place` says whose keys were looked for."""
+    try:
+        encryption_of(key)
+    except NotFound as error:
+        remedy = f"{error.remedy}; nodes have {VARIABLE} as `headrace up` had it"
+        raise NotFound(f"{error.what}, {place}", where=error.where, remedy=remedy) from error
 
 
 def open_parquet(source: Path | pa.NativeFile, where: str, **how: Any) -> pq.ParquetFile:

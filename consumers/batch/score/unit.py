@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from consumers.batch.write.quarantine import too_many_bad, write_quarantine
 from consumers.batch.write.records import OutputFile, Receipt, RunRecord, rows_differ
 from deployments.artifacts.places import explaining
 from deployments.engines.datatypes import Array
-from deployments.privacy.parquet import encryption_of
+from deployments.privacy.parquet import check_key
 from deployments.privacy.released import released
 from deployments.scoring.rows import take
 
@@ -79,7 +80,7 @@ class UnitRunner:
         self._schema = record.schema
         self._bindings = bind(self._schema, record.pinned.signature, spec.input, where=spec.input.paths[0])
         self._columns = output_columns(spec.output, record.pinned.signature)
-        encryption_of(spec.output.encrypt)  # each machine has its own keys: told before anything is scored
+        check_key(spec.output.encrypt, f"where it is scored ({socket.gethostname()})")  # each machine has its own keys
         self._explained = ExplainColumns(record, scorer, self._bindings) if spec.explain is not None else None
         self._outliers = outliers_of(self._columns, record.pinned)
         self._needed = list(used_columns(record.pinned.signature, spec.input))
