@@ -98,7 +98,7 @@ def _in_folder(name: str, folder: Path | None) -> KeyHolder:
     found = [] if folder is None else [folder / f"{name}{ending}" for ending in (PUBLIC, PRIVATE)]
     file = next((one for one in found if one.exists()), None)
     if file is None:
-        where = "no folder of keys is here" if folder is None else f"not in {folder.absolute()}"
+        where = "no folder of keys by HEADRACE_KEYS or HEADRACE_HOME" if folder is None else f"not in {folder.absolute()}"
         remedy = f"copy {name}{PUBLIC} there, or make a key with `headrace sealing new {name}`; or name {KINDS}"
         raise NotFound(f"there is no key of that name: {where}", where=name, remedy=remedy)
     return key_in_file(file)
