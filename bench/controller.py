@@ -1,4 +1,4 @@
-"""`python -m bench.scale [--quick] [--json]`: what the controller's rounds cost with many models, each of 20 versions, at rest.
+"""`python -m bench.controller [--quick] [--json]`: what the controller's rounds cost with many models, each of 20 versions, at rest.
 
 A tick that looks at the world, decides, and finds nothing to do; the command `status`, whose answer is plain data; and the
 table's bytes as they travel to a scorer, whole and where one model has changed. All over fakes in memory, so that nothing of Ray
@@ -55,11 +55,11 @@ def main() -> None:
         controller, times = at_rest(models), models / MODELS[0]
         tick_ms, status_ms = median_ms(controller.tick, rounds), median_ms(partial(controller.call, "status", {}), rounds)
         screen.print(f"{models} models: a tick {tick_ms:.1f} ms, status {status_ms:.1f} ms")
-        figures.append(Figure(f"scale.tick.{models}", tick_ms, TICK_GOAL_MS, "ms (lower is better, goal)"))
-        figures.append(Figure(f"scale.status.{models}", status_ms, times * few_status_ms, "ms (lower is better)"))
+        figures.append(Figure(f"controller.tick.{models}", tick_ms, TICK_GOAL_MS, "ms (lower is better, goal)"))
+        figures.append(Figure(f"controller.status.{models}", status_ms, times * few_status_ms, "ms (lower is better)"))
         whole = table_bytes(controller)
-        figures.append(Figure(f"scale.table.{models}", whole, times * few_bytes, "bytes (lower is better)"))
-        figures.append(Figure(f"scale.change.{models}", change_bytes(controller), whole, "bytes (lower is better)"))
+        figures.append(Figure(f"controller.table.{models}", whole, times * few_bytes, "bytes (lower is better)"))
+        figures.append(Figure(f"controller.change.{models}", change_bytes(controller), whole, "bytes (lower is better)"))
     show(figures, as_json=options.json)
 
 
@@ -67,7 +67,7 @@ def at_rest(models: int) -> Controller:
     """A controller that serves the newest version of each model, and has nothing left to do. Raises SystemExit where it has."""
     store, fleet = MemoryStore(), FakeFleet()
     names = [f"model-{number}" for number in range(models)]
-    versions = Versions(_version(name, number) for name in names for number in range(1, VERSIONS + 1))
+    versions = Versions(made_version(name, number) for name in names for number in range(1, VERSIONS + 1))
     known = {name: Model(name, Serving(), Plan(), stable=VERSIONS, last_number=VERSIONS, considered=VERSIONS) for name in names}
     before = store.load()
     store.save(store.acquire(), before, replace(State(), versions=versions, models=known), [])
@@ -102,7 +102,7 @@ def median_ms(what: Callable[[], object], rounds: int) -> float:
     return statistics.median(took)
 
 
-def _version(name: str, number: int) -> Version:
+def made_version(name: str, number: int) -> Version:
     digest = f"{number:064x}"
     return Version(VersionId(name, number), f"file:///artifacts/{name}/{number}", digest, "onnx", SIGNATURE, NOW_S)
 
