@@ -11,6 +11,7 @@ from cluster.fleet.serving import Serving
 from cluster.routing.changes import TableChange, change_between, with_change
 from cluster.routing.published import TABLES_KEPT
 from cluster.routing.routes import EMPTY, NOTHING, Route, RouteTable, Stamp, Standing, Target
+from cluster.routing.table import digest_after, digest_of
 from cluster.signature import Signature
 from tests.support.brain import SIGNATURE, SURE, Brain
 
@@ -76,6 +77,7 @@ def test_who_has_a_recent_table_is_told_what_changed_and_others_the_whole() -> N
     assert (set(news.routes), set(news.models)) == ({"other"}, {"other"})
     assert with_change(old, news) == brain.controller.table
     assert with_change(EMPTY, news) is None
+    assert brain.controller.news(old.stamp) is news  # hundreds ask for the same
     nothing = brain.controller.news(brain.controller.table.stamp)
     assert isinstance(nothing, TableChange)
     assert (nothing.routes, nothing.models) == ({}, {})
@@ -84,7 +86,7 @@ def test_who_has_a_recent_table_is_told_what_changed_and_others_the_whole() -> N
         brain.call("rollout.start", model="digits", version=version, plan="instant")
         brain.tick(4)
     assert brain.controller.news(old.stamp) is brain.controller.table
-    assert len(brain.controller._tables._recent) == TABLES_KEPT
+    assert len(brain.controller._tables._last.tables) == TABLES_KEPT
 
 
 def test_only_what_changes_something_stirs_the_controller() -> None:
@@ -117,3 +119,10 @@ def test_a_change_leads_from_one_table_to_the_other(before: RouteTable, after: R
     assert with_change(before, change) == after
     same = {name for name in before.routes if after.routes.get(name) == before.routes[name]}
     assert not same & set(change.routes)
+
+
+@given(tables(), tables())
+def test_the_digest_of_a_table_is_had_from_that_of_another_by_what_differs(before: RouteTable, after: RouteTable) -> None:
+    assert digest_after(digest_of(before), before, after) == digest_of(after)
+    alike = before.routes == after.routes and before.models == after.models
+    assert (digest_of(before) == digest_of(after)) is alike
