@@ -1,12 +1,12 @@
-"""`python -m bench.controller_load [--quick] [--json] [--profile]`: the controller while 200 scorers tell it each second what they
-count.
+"""`python -m bench.controller_load [--quick] [--json] [--profile]`: the controller while 200 scorers tell it what they count.
 
-1,000 models of 20 versions, 50 of them in rollouts that go on, and 100 streams. The controller's whole core is real, and so is its
-store, SQLite on a disk; fleet, feeds and jobs are fakes in memory, so that nothing of Ray is timed. Each scorer tells evidence and
-metrics each second, and of 20 models each ten seconds how their rows are. What is told comes pickled, as from Ray, and what a scorer
-is told of a new table leaves so. The clock is simulated: ticks come each half second of it, however long they take.
+1,000 models of 20 versions, 50 of them in rollouts that go on, and 100 streams. The controller's whole core is real, and so is
+its store, SQLite on a disk; fleet, feeds and jobs are fakes in memory, so that nothing of Ray is timed. Each scorer tells
+evidence and metrics each second, and of 20 models each ten seconds how their rows are. What is told comes pickled, as from Ray,
+and what a scorer is told of a new table leaves so. The clock is simulated: ticks come each half second, however long they take.
 
-Figures stand beside what is allowed: a tick takes a quarter of its period at most, all together half a processor.
+Figures stand beside what is allowed: a tick takes a quarter of its period at most, all together half a processor. `cpu` is
+processor time, which a busy machine changes less; the rest of a tick is the store's disk.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ from cluster.watch.history import COARSE_POINTS, FINE_POINTS
 from cluster.watch.reports import Buckets, MetricsReport, Series
 from consumers.batch.schedule.fake_jobs import FakeJobs
 from consumers.stream.serving.fake_feeds import FakeFeeds
+from deployments.serving.collector import spare_collections
 from deployments.serving.fake_fleet import FakeFleet
 from headrace.controller_actor import TICK_S
 
@@ -114,11 +115,11 @@ class SimulatedScorer:
                     counts[EvidenceKey(route.model, route.stage, version, caller)] = Counts(rows=part, calls=part)
         if counts:
             yield EvidenceBatch(f"scorer-{self.number}", self.sequence, counts)
-        yield self._metrics(world)
+        yield self._metrics()
         if self.sequence % DRIFT_EVERY_S == self.number % DRIFT_EVERY_S:
             yield from self._drift(world)
 
-    def _metrics(self, world: World) -> MetricsReport:
+    def _metrics(self) -> MetricsReport:
         counters: dict[Series, float] = {}
         histograms: dict[Series, Buckets] = {}
         for model in self.models:
@@ -160,12 +161,17 @@ class Spent:
     """Processor time of the controller by what it was spent on, and what was seen meanwhile."""
 
     ticks_ms: list[float] = field(default_factory=list)
+    ticks_cpu_ms: list[float] = field(default_factory=list)
     ages_ms: list[float] = field(default_factory=list)
     change_bytes: list[int] = field(default_factory=list)
-    tick_s: float = 0.0
     take_s: float = 0.0
     tell_s: float = 0.0
     pushes: int = 0
+
+    @property
+    def tick_s(self) -> float:
+        """Of all ticks."""
+        return sum(self.ticks_cpu_ms) / 1000
 
 
 class World:
@@ -198,6 +204,7 @@ class World:
             self.controller.call("version.register", {"model": model_name(number), **request, "signature": signature})
             self._go_on()
             self.controller.tick()  # so that their steps end at different times
+        spare_collections()  # as the controller's process does
 
     def run(self, seconds: int, around: Callable[[], contextlib.AbstractContextManager[object]]) -> Spent:
         """So many simulated seconds. `around` is entered for all that the controller does."""
@@ -225,7 +232,7 @@ class World:
         self.controller.tick()
         ended_s, ended_cpu_s = time.perf_counter(), time.process_time()
         spent.ticks_ms.append(1000 * (ended_s - began_s))
-        spent.tick_s += ended_cpu_s - began_cpu_s
+        spent.ticks_cpu_ms.append(1000 * (ended_cpu_s - began_cpu_s))
         if self.controller.table.stamp != before.stamp:
             for _ in self.scorers:
                 news = pickle.dumps(self.controller.news(before.stamp), pickle.HIGHEST_PROTOCOL)
@@ -285,7 +292,9 @@ def main() -> None:
         figures = [
             *figures_of(spent, seconds, len(pickle.dumps(world.controller.table, pickle.HIGHEST_PROTOCOL))),
             Figure("controller.load.memory", loaded_mib - before_mib, MEMORY_MIB, "MiB (lower is better, allowed)"),
-            Figure("controller.load.history", history_mib, MEMORY_MIB / 8, "MiB of a full day's history (lower is better, allowed)"),
+            Figure(
+                "controller.load.history", history_mib, MEMORY_MIB / 8, "MiB of a full day's history (lower is better, allowed)"
+            ),
         ]
     if profile is not None:
         pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(45)
@@ -298,10 +307,13 @@ def figures_of(spent: Spent, seconds: int, table_bytes: int) -> list[Figure]:
     return [
         Figure("controller.load.tick.p50", statistics.median(spent.ticks_ms), P50_MS, f"ms {lower}"),
         Figure("controller.load.tick.p99", part(spent.ticks_ms, 0.99), P99_MS, f"ms {lower}"),
-        Figure("controller.load.tick.most", max(spent.ticks_ms), 2 * P99_MS, f"ms {lower}"),
+        Figure("controller.load.tick.cpu.p50", statistics.median(spent.ticks_cpu_ms), P50_MS, f"ms {lower}"),
+        Figure("controller.load.tick.cpu.p99", part(spent.ticks_cpu_ms, 0.99), P99_MS, f"ms {lower}"),
         Figure("controller.load.processors", processors, PROCESSORS, f"processors {lower}"),
         Figure("controller.load.table_age", part(spent.ages_ms, 0.99), AGE_MS, f"ms until the last scorer has it, p99 {lower}"),
-        Figure("controller.load.change", statistics.median(spent.change_bytes), table_bytes, "bytes (lower is better, the whole)"),
+        Figure(
+            "controller.load.change", statistics.median(spent.change_bytes), table_bytes, "bytes (lower is better, the whole)"
+        ),
     ]
 
 
