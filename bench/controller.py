@@ -1,4 +1,4 @@
-"""`python -m bench.controller [--quick] [--json]`: what the controller's rounds cost with many models, each of 20 versions, at rest.
+"""`python -m bench.controller [--quick] [--json]`: what the controller costs with many models of 20 versions, at rest.
 
 A tick that looks at the world, decides, and finds nothing to do; the command `status`, whose answer is plain data; and the
 table's bytes as they travel to a scorer, whole and where one model has changed. All over fakes in memory, so that nothing of Ray
