@@ -1,7 +1,7 @@
 """`python -m bench.scale [--quick] [--json] [--only WAY]`: all ways on 1, 2 and 4 nodes, with a model that sleeps.
 
 The nodes are raylets of this machine, beside a head that scores nothing. There are as many replicas, stream's workers and batch's
-workers as nodes, placed by the product, and a node scores one row at a time in 20 ms (`bench.sleeping`): one node takes a small
+workers as nodes, placed by the product, and a node scores one row at a time in 100 ms (`bench.sleeping`): one node takes a small
 part of a core, and four are four times one unless something of ours is in the way. How busy the machine was is told beside each
 figure. The reference is linear: the rate of one node, as many times as there are nodes.
 
@@ -44,7 +44,7 @@ NODES = (1, 2, 4)
 WAYS = ("online", "stream", "batch")
 MODEL = "bench-scale"
 CALLERS_A_NODE = 8
-UNIT_ROWS, UNITS_A_NODE = 25, 16
+UNIT_ROWS, UNITS_A_NODE = 5, 16
 NODE = {"num_cpus": 4, "object_store_memory": 100_000_000}
 BUSY = 0.9  # above it the machine is in the way
 
@@ -168,7 +168,7 @@ def stream(nodes: Nodes, service: Service, brokers: str, seconds: float) -> tupl
         "input": {"topic": topics["in"], "format": "raw"},
         "output": {"topic": topics["out"]},
         "dead_letters": {"topic": topics["dead"]},
-        "max_batch_rows": 8,
+        "max_batch_rows": 2,
         "resources": {"cpus": 0.5},
         "scaling": {"min": nodes.there, "max": nodes.there},
     }

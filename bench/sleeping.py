@@ -18,7 +18,7 @@ from deployments.engines.port import Engine
 
 # Of every process of the Ray: where nodes keep their turns.
 TURNS_VARIABLE = "HEADRACE_BENCH_TURNS"
-ROW_S = 0.02
+ROW_S = 0.1
 
 
 class NodeTurns:

@@ -126,7 +126,7 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
     return Route(
         model=model.name,
         stable=stable,
-        serving=serving,
+        serving=_with_replicas(model, serving),
         targets=targets,
         candidate=candidate,
         weight=weight,
@@ -141,6 +141,14 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
         payloads=model.payloads,
         asleep=by_hand(model) and initial_replicas(model, serving) == 0,
     )
+
+
+def _with_replicas(model: Model, serving: Serving) -> Serving:
+    """With as many replicas as a person wants now, whatever the document began with: callers have so many calls under way as
+    these bear."""
+    if not by_hand(model) or (replicas := initial_replicas(model, serving)) == serving.scaling.replicas:
+        return serving
+    return serving.model_copy(update={"scaling": serving.scaling.model_copy(update={"replicas": replicas})})
 
 
 def _scores(state: State, model: str, stable: int) -> str:

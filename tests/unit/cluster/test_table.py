@@ -13,6 +13,7 @@ from cluster.routing.published import TABLES_KEPT
 from cluster.routing.routes import EMPTY, NOTHING, Route, RouteTable, Stamp, Standing, Target
 from cluster.routing.table import digest_after, digest_of
 from cluster.signature import Signature
+from deployments.scoring.pieces import bearable_calls
 from tests.support.brain import SIGNATURE, SURE, Brain
 
 READY, AWAY, ASLEEP, WAITING, BARE = Standing.READY, Standing.AWAY, Standing.ASLEEP, Standing.WAITING, Standing.EMPTY
@@ -56,6 +57,21 @@ def test_one_that_a_person_scaled_to_nothing_sleeps() -> None:
     brain.call("model.scale", model="digits", replicas=0)
     brain.tick(2)
     assert standing(brain)["digits"] is ASLEEP
+
+
+def test_who_scales_by_hand_has_callers_ask_as_many_replicas_at_a_time() -> None:
+    brain = Brain()
+    brain.serve_first(serving={"scaling": {"mode": "manual", "replicas": 1}})
+    assert bearable_calls(brain.controller.table.routes["digits"].serving) == 2
+    brain.call("model.scale", model="digits", replicas=4)
+    brain.tick(2)
+    assert bearable_calls(brain.controller.table.routes["digits"].serving) == 8
+    brain.fleet.scale_by_hand("digits--v1", 3)  # in Ray's dashboard
+    brain.tick(2)
+    assert bearable_calls(brain.controller.table.routes["digits"].serving) == 6
+    number = brain.controller.table.number
+    brain.tick(2)
+    assert brain.controller.table.number == number
 
 
 def test_tables_of_a_later_controller_are_later_whatever_their_number() -> None:
