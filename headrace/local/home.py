@@ -50,6 +50,11 @@ class Home:
         return self.root / "run.json"
 
     @property
+    def declared_file(self) -> Path:
+        """Policies that `up` keeps to until they are declared otherwise: see `headrace.local.declared`."""
+        return self.root / "declared.json"
+
+    @property
     def lock_file(self) -> Path:
         """Held while `up` or `down` works, so that two never meet."""
         return self.root / "run.lock"
