@@ -75,8 +75,8 @@ def _tell(at: Context, request: TellAct) -> CommandResult:
 
 
 def _asks(_: State, request: TellAct) -> Asks:
-    """To know of the model: to tell is no right of its own."""
-    return (RoleAsked(tuple(Role), request.model),) if request.model else ()
+    """To use the model, or to move it: to tell is no right of its own."""
+    return (RoleAsked((Role.SCORE, Role.OPERATE, Role.DEPLOY), request.model),) if request.model else ()
 
 
 TELL = CommandEntry("act.tell", TellAct, Nothing, _tell, "Says what somebody does by hand, beside the controller", _asks)

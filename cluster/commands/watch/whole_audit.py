@@ -136,6 +136,12 @@ PRUNE = CommandEntry(
     "audit.prune", PruneAudit, AuditPruned, _prune, "Delete the oldest records, which were exported: their root proves it", admins
 )
 CHECKPOINT_TOLD = CommandEntry(
-    "checkpoint.told", TellCheckpoints, Nothing, _told, "Which places did not take the audit's checkpoint", the_clusters
+    "checkpoint.told",
+    TellCheckpoints,
+    Nothing,
+    _told,
+    "Which places did not take the audit's checkpoint",
+    the_clusters,
+    told=False,
 )
 COMMANDS = (RECORDS, CHECKPOINT, PRUNE, CHECKPOINT_TOLD)

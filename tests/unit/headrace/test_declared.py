@@ -50,6 +50,19 @@ def test_policies_hold_for_later_starts_until_others_are_declared(settings: Sett
     assert as_declared(UpOptions(), settings) == (UpOptions(), settings, ())
 
 
+def test_another_store_is_never_begun_because_nothing_was_said(settings: Settings, tmp_path: Path) -> None:
+    home = {"HEADRACE_HOME": str(tmp_path / "home")}
+    there = "postgresql+psycopg://me:secret@there/headrace"
+    declare(UpOptions(), read_settings(home | {"HEADRACE_STORE_URL": there}))
+    with pytest.raises(Conflict, match=r"postgresql\+psycopg://me:\*\*\*@there/headrace") as refused:
+        as_declared(UpOptions(), settings)
+    assert "secret" not in settings.home.declared_file.read_text()
+    own = read_settings(home | {"HEADRACE_STORE_URL": f"sqlite:///{settings.home.store}"})
+    assert str(settings.home.store) in refused.value.remedy
+    declare(*as_declared(UpOptions(), own)[:2])
+    assert as_declared(UpOptions(), settings) == (UpOptions(), settings, ())
+
+
 def test_policies_that_nobody_can_read_are_no_reason_to_go_without(settings: Settings) -> None:
     settings.home.make()
     settings.home.declared_file.write_text("{")
