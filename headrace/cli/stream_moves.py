@@ -93,7 +93,11 @@ def _its_end(stream: str, control: ControlPlane) -> Iterator[list[str]]:
         raise
     finally:
         ended = MoveEnded(name=stream, actor=current_user(), event="stream.replay", words=" ".join(words), good=good)
-        asyncio.run(ask_patiently(control.call, ENDED.name, ended))
+        try:
+            asyncio.run(ask_patiently(control.call, ENDED.name, ended))
+        except HeadraceError:
+            if good:  # else what failed first is told; the audit has that it was begun, and no end
+                raise
 
 
 def seek(control: ControlClient, name: FeedName, to: str, settings: Settings, *, timeout_s: float) -> FeedView:
