@@ -32,9 +32,9 @@ class Release:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def install(self) -> str:
-        """With all that the example has. What helm said."""
-        return self.helm("install", "headrace", str(CHART), *values_of(*SETS))
+    def install(self, *sets: str) -> str:
+        """With `sets` over the example's values. What helm said."""
+        return self.helm("install", "headrace", str(CHART), *values_of(*SETS, *sets))
 
     def upgrade(self, *sets: str) -> None:
         """With `sets` over the example's values."""

@@ -77,20 +77,34 @@ def test_drains_take_one_gateway_at_a_time(plane: ControlPlane, release: Release
     until(lambda: may_go(release, "gateway") == 1, COMES_S)
 
 
+def left(release: Release) -> set[str]:
+    """What is in the namespace, but for what Kubernetes has in each."""
+    kinds = [("v1", kind) for kind in ("Pod", "Service", "Secret", "ServiceAccount", "ConfigMap", "PersistentVolumeClaim")]
+    kinds += [
+        ("policy/v1", "PodDisruptionBudget"),
+        ("networking.k8s.io/v1", "NetworkPolicy"),
+        ("batch/v1", "Job"),
+        (RAY, "RayCluster"),
+    ]
+    found = {one["metadata"]["name"] for version, kind in kinds for one in release.api.all_of(version, kind)}
+    return found - {"default", "kube-root-ca.crt"}
+
+
 def test_nothing_is_left_but_the_volume_which_the_next_one_takes(release: Release) -> None:
     """With Redis the operator clears it by a job, which needs what the chart made: so the cluster goes first."""
-    kinds = [("v1", kind) for kind in ("Pod", "Service", "Secret", "ServiceAccount", "ConfigMap", "PersistentVolumeClaim")]
-    kinds += [("policy/v1", "PodDisruptionBudget"), ("networking.k8s.io/v1", "NetworkPolicy"), ("batch/v1", "Job")]
-    of_kubernetes = {"default", "kube-root-ca.crt"}
-
-    def left() -> set[str]:
-        return {one["metadata"]["name"] for version, kind in kinds for one in release.api.all_of(version, kind)} - of_kubernetes
-
     release.api.delete(RAY, "RayCluster", "headrace")
     until(lambda: release.api.all_of(RAY, "RayCluster") == [], COMES_S)
     release.helm("uninstall", "headrace")
-    until(lambda: left() == {"headrace-home"}, COMES_S)
+    until(lambda: left(release) == {"headrace-home"}, COMES_S)
     volume = release.api.named("v1", "PersistentVolumeClaim", "headrace-home")["spec"]["volumeName"]
     release.install()
     await_ready(release, OF_CLUSTER, 6)
     assert release.api.named("v1", "PersistentVolumeClaim", "headrace-home")["spec"]["volumeName"] == volume
+
+
+def test_without_redis_helm_alone_takes_all_away(running: tuple[ControlPlane, KubeApi]) -> None:
+    release = release_in(*running, "without-redis")
+    release.install("redis.enabled=false")
+    release.pods(OF_CLUSTER, 6)
+    release.helm("uninstall", "headrace")
+    until(lambda: left(release) == {"headrace-home"}, COMES_S)
