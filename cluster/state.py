@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.access.keys import StoredKey
 from cluster.access.policy import Access
-from cluster.audit.uses import FirstUse, Teller
+from cluster.audit.uses import Teller
 from cluster.drift.alarms import DriftAlarm
 from cluster.drift.section import Drift
 from cluster.fleet.retry import Retry
@@ -133,9 +133,11 @@ class StoredSubjectKeys:
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything. `evidence` holds all stages of the rollouts under way; `scorers` the last sequence counted of each scorer.
-    `keys` are API keys by their ids, `access` the Access document, where one was applied. `alarms` are those of drift, by their
-    keys, `subjects` the keys of data subjects, by their names. `tellers` are processes that tell uses, `first_uses` who has used
-    what, and `audit_key` the public key that signs the audit now.
+    `keys` are API keys by their ids, `access` the Access document, where one was applied, and `access_standing` the digest of the
+    last one that was given at a start; `brought` are the digests of versions that starts have brought. `alarms` are those of
+    drift, by their keys, `subjects` the keys of data subjects, by their names. `tellers` are processes that tell uses,
+    `audit_key` is the public key that signs the audit now, and `checkpoints_away` why which places did not take its last
+    checkpoint.
 
     `table` numbers the route table and `table_digest` tells whether its contents changed. `recent_labels` is not saved.
     """
@@ -151,10 +153,12 @@ class State:
     table_digest: str = ""
     keys: Mapping[str, StoredKey] = field(default_factory=dict)
     access: Access | None = None
+    access_standing: str = ""
+    brought: tuple[str, ...] = ()
+    checkpoints_away: Mapping[str, str] = field(default_factory=dict)
     alarms: Mapping[str, DriftAlarm] = field(default_factory=dict)
     subjects: Mapping[str, StoredSubjectKeys] = field(default_factory=dict)
     tellers: Mapping[str, Teller] = field(default_factory=dict)
-    first_uses: Mapping[str, FirstUse] = field(default_factory=dict)
     audit_key: str = ""
     recent_labels: RecentLabels = field(default_factory=RecentLabels)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.access.keys import StoredKey
 from cluster.access.policy import Access
-from cluster.audit.uses import FirstUse, Teller
+from cluster.audit.uses import Teller
 from cluster.drift.alarms import DriftAlarm
 from cluster.errors import BadInput
 from cluster.findings import first_finding
@@ -39,6 +39,9 @@ class Control:
     table_digest: str = ""
     access: Access | None = None
     audit_key: str = ""
+    access_standing: str = ""
+    brought: tuple[str, ...] = ()
+    checkpoints_away: Mapping[str, str] = field(default_factory=dict)
 
 
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {
@@ -52,7 +55,6 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "alarms": TypeAdapter(DriftAlarm),
     "subjects": TypeAdapter(StoredSubjectKeys),
     "tellers": TypeAdapter(Teller),
-    "first_uses": TypeAdapter(FirstUse),
     "control": TypeAdapter(Control),
 }
 TABLES = tuple(_ADAPTERS)
@@ -71,9 +73,19 @@ def _values(state: State) -> dict[str, tuple[Mapping[Any, Any], Callable[[Any], 
         "alarms": (state.alarms, str),
         "subjects": (state.subjects, str),
         "tellers": (state.tellers, str),
-        "first_uses": (state.first_uses, str),
         "control": (
-            {"state": Control(state.last_rollout, state.table, state.table_digest, state.access, state.audit_key)},
+            {
+                "state": Control(
+                    state.last_rollout,
+                    state.table,
+                    state.table_digest,
+                    state.access,
+                    state.audit_key,
+                    state.access_standing,
+                    state.brought,
+                    state.checkpoints_away,
+                )
+            },
             str,
         ),
     }
@@ -148,9 +160,11 @@ def from_rows(rows: Mapping[str, Mapping[str, str]]) -> State:
         alarms=read["alarms"],
         subjects=read["subjects"],
         tellers=read["tellers"],
-        first_uses=read["first_uses"],
         access=control.access,
         audit_key=control.audit_key,
+        access_standing=control.access_standing,
+        brought=control.brought,
+        checkpoints_away=control.checkpoints_away,
         last_rollout=control.last_rollout,
         table=control.table,
         table_digest=control.table_digest,

@@ -23,6 +23,7 @@ from cluster.watch.catalogue import (
     BATCH_LAST_SUCCESS,
     BUILT_LOSS,
     BY_NAME,
+    CHECKPOINTS_AWAY,
     DRIFT_ALARMS,
     DRIFT_SIZE,
     KEY_EXPIRES,
@@ -61,7 +62,7 @@ def standing(
     looks: Mapping[VersionId, DriftLook] = MappingProxyType({}),
 ) -> dict[Series, float]:
     """All of them now; `troubles` is how many things stand in the controller's way, `looks` are at the rows that are watched."""
-    found: dict[Series, float] = {_series(TROUBLES): troubles}
+    found: dict[Series, float] = {_series(TROUBLES): troubles, _series(CHECKPOINTS_AWAY): len(state.checkpoints_away)}
     for name, model in state.models.items():
         if model.stable is not None:
             found[_series(STABLE_VERSION, name)] = model.stable

@@ -168,7 +168,11 @@ class Gateway:
             Callers.to(*settings.hosts),
             limits,
             ConsoleSettings(
-                shared_secret(os.environ), RayNodes(), named_operations(settings.streams), named_ledgers(settings.batch_ledgers)
+                shared_secret(os.environ),
+                RayNodes(),
+                named_operations(settings.streams),
+                named_ledgers(settings.batch_ledgers),
+                meters.uses,
             ),
         )
         meters.before_each_report(self._gauges)

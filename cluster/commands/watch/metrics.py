@@ -10,7 +10,7 @@ from cluster.commands.command import CommandEntry, CommandResult, Context, Messa
 from cluster.commands.rights import anybodys
 from cluster.ports import FeedKind
 from cluster.state import State, feed_key
-from cluster.watch.catalogue import BUILD_INFO
+from cluster.watch.catalogue import BUILD_INFO, SEEN_CALLERS
 from cluster.watch.reports import Series
 from cluster.watch.standing import Living, standing, standing_delays
 
@@ -28,9 +28,8 @@ class MetricsView(Message):
 
 def _metrics(at: Context, _: Nothing) -> CommandResult:
     totals = at.totals()
-    gauges = {Series(BUILD_INFO.name, (_release(),)): 1.0} | standing(
-        at.state, at.apps, at.feeds, at.troubles, at.now_s, at.drift()
-    )
+    own = {Series(BUILD_INFO.name, (_release(),)): 1.0, Series(SEEN_CALLERS.name, ()): float(at.seen_callers)}
+    gauges = own | standing(at.state, at.apps, at.feeds, at.troubles, at.now_s, at.drift())
     may = _Sight(at)
     values = [
         (series.metric, series.labels, float(value))
