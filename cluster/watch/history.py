@@ -55,7 +55,7 @@ class HistoryPoint:
     """All figures over the time that ended then (Unix)."""
 
     at_s: float
-    figures: Mapping[Figure, float]
+    figures: FigureValues
 
 
 class FigureValues(Mapping[Figure, float]):
@@ -74,6 +74,15 @@ class FigureValues(Mapping[Figure, float]):
         else:
             self._places = {figure: place for place, figure in enumerate(figures)}
         self._values: array[float] = array("d", (figures[figure] for figure in self._places))
+
+    def has_figures_of(self, other: FigureValues) -> bool:
+        """Whether they are known to be the same, without a look at them."""
+        return self._places is other._places
+
+    def value(self, figure: Figure) -> float | None:
+        """None where there is none: `get` takes five times as long, and of a day's lines there are a million values."""
+        place = self._places.get(figure)
+        return None if place is None else self._values[place]
 
     def __getitem__(self, figure: Figure) -> float:
         return self._values[self._places[figure]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from pydantic import Field
 
 from cluster.access.callers import Role
@@ -9,7 +11,7 @@ from cluster.commands.command import CommandEntry, CommandResult, Context, Messa
 from cluster.commands.rights import anybodys
 from cluster.ports import FeedKind
 from cluster.state import feed_key
-from cluster.watch.history import Figure, HistorySubject, thinned
+from cluster.watch.history import Figure, HistoryPoint, HistorySubject, thinned
 
 
 class AskHistory(Message):
@@ -41,18 +43,24 @@ class HistoryView(Message):
 
 def _history(at: Context, asked: AskHistory) -> CommandResult:
     points = thinned([point for point in at.history() if point.at_s >= asked.since_s])
-    known = sorted({figure for point in points for figure in point.figures if _asked(asked, figure)})
+    apart = points[:1] + [point for before, point in itertools.pairwise(points) if not _alike(before, point)]
+    known = sorted({figure for point in apart for figure in point.figures if _asked(asked, figure)})
     lines = [
         LineView(
             subject=figure.subject,
             name=figure.name,
             figure=figure.figure,
-            values=tuple(point.figures.get(figure) for point in points),
+            values=tuple(point.figures.value(figure) for point in points),
         )
         for figure in known
         if _visible(at, figure)
     ]
     return CommandResult(at.state, HistoryView(at_s=tuple(point.at_s for point in points), lines=tuple(lines)))
+
+
+def _alike(before: HistoryPoint, point: HistoryPoint) -> bool:
+    """Whether they are known to have the same figures: mostly they do."""
+    return point.figures.has_figures_of(before.figures)
 
 
 def _asked(asked: AskHistory, figure: Figure) -> bool:

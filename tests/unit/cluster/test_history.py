@@ -99,8 +99,9 @@ def test_points_of_the_same_figures_hold_no_more_than_their_numbers() -> None:
     second = FigureValues({other: 4.0, one: 3.0}, first)
     third = FigureValues({one: 5.0}, second)
     assert (first, second, third) == ({one: 1.0, other: 2.0}, {one: 3.0, other: 4.0}, {one: 5.0})
-    assert second._places is first._places
-    assert third.get(other) is None
+    assert second.has_figures_of(first)
+    assert not third.has_figures_of(second)
+    assert (second.value(other), third.value(one), third.value(other)) == (4.0, 5.0, None)
 
 
 @pytest.mark.parametrize(
