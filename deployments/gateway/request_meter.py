@@ -21,11 +21,11 @@ from cluster.errors import (
 from cluster.versions import EXPLAINS
 from cluster.watch.catalogue import EXPLAIN_REQUESTS, QUEUE_SECONDS, REQUEST_SECONDS, REQUESTS, RequestOutcome
 from deployments.observe.meters import Meters
+from deployments.observe.use_log import EXPLAINED
 from deployments.scoring.port import Late
 
 # Plain texts, which are looked up in half the time: an Enum's hash is a call in Python.
 _OK = RequestOutcome.OK.value
-EXPLAINED = "explained"  # the outcome, for the audit, of what was asked for and is no traffic
 
 
 class WireProtocol(StrEnum):

@@ -12,6 +12,7 @@ MINUTE_S = 60.0
 # Counted apart in one report; the rest is counted together, so neither many callers nor a flood of wrong keys fill anything.
 USES_MOST, ADDRESSES_MOST, LOOKS_MOST = 1024, 64, 128
 NOBODY = "anybody"
+EXPLAINED = "explained"  # the outcome of what was asked for and is no traffic
 CONSOLE_DOOR = "console"  # by which looks come
 
 

@@ -82,7 +82,12 @@ def explained_on_a_stream(
     scoring = ScorerThread(
         lambda: RoutedScorer(control(artifact), embedded=embedded, explainer=ExplainingReplicas(), meter=SilentMeter())
     )
-    worker = ExplainWorker("s", spec, asked, scoring, lambda: open_log(spec, broker, Member(group, "s-0", "s-0")))
+    told: list[int] = []
+
+    def explained(_version: int, rows: int) -> None:
+        told.append(rows)
+
+    worker = ExplainWorker("s", spec, asked, scoring, lambda: open_log(spec, broker, Member(group, "s-0", "s-0")), explained)
     worker.start(None)
     try:
         until(lambda: worker.loop is not None and worker.loop.counters.rows_in == len(values), WAIT_S)
@@ -90,7 +95,7 @@ def explained_on_a_stream(
         worker.stop()
         worker.join(60)
     found = read_values(broker, spec.output.topic)
-    assert len(found) == wanted
+    assert len(found) == wanted == sum(told)
     return found, read_values(broker, spec.dead_letters.topic)
 
 

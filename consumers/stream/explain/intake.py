@@ -68,13 +68,29 @@ class ExplainPort(ScorerPort, Protocol):
         """Begins to explain; see `RoutedScorer.explain`."""
 
 
+TellExplained = Callable[[int, int], None]
+"""Told of a version, and how many rows of its answers were explained."""
+
+
+def untold(_version: int, _rows: int) -> None:
+    """Nobody is told."""
+
+
 class ExplainIntake(Intake):
     """Takes as a stream does. What it gives for a record is the JSON of its explanation; for most records it gives nothing."""
 
-    def __init__(self, spec: StreamSpec, section: StreamExplain, scoring: ExplainPort, stop: threading.Event) -> None:
-        """`spec` is what `explain_spec` made. Once `stop` is set, nothing is waited for any more."""
+    def __init__(
+        self,
+        spec: StreamSpec,
+        section: StreamExplain,
+        scoring: ExplainPort,
+        stop: threading.Event,
+        explained: TellExplained = untold,
+    ) -> None:
+        """`spec` is what `explain_spec` made. Once `stop` is set, nothing is waited for any more. `explained` is told of the rows
+        that were."""
         super().__init__(spec, scoring)
-        self._section, self._explains, self._stop = section, scoring, stop
+        self._section, self._explains, self._stop, self._told = section, scoring, stop, explained
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain")
 
     def score(self, batch: MicroBatch) -> None:
@@ -114,6 +130,8 @@ class ExplainIntake(Intake):
         bodies = [
             self._body(take(decoded.tensors, np.array([row])), int(versions[row]), options, signature) for row in rows.tolist()
         ]
+        for version, explained in zip(*np.unique(versions[rows], return_counts=True), strict=True):
+            self._told(int(version), int(explained))
         return _scored(bodies, versions[rows].tolist())
 
     def _answered_so(

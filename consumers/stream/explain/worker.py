@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from consumers.stream.counters import ExplainStatus
-from consumers.stream.explain.intake import ExplainIntake
+from consumers.stream.explain.intake import ExplainIntake, TellExplained, untold
 from consumers.stream.explain.section import StreamExplain
 from consumers.stream.log.port import Log, Partition
 from consumers.stream.log.starts import Notes
@@ -58,10 +58,16 @@ class ExplainWorker:
     """Runs until `stop`. Whatever befalls it, the stream's own worker goes on."""
 
     def __init__(
-        self, name: str, spec: StreamSpec, section: StreamExplain, scoring: ScorerThread, make_log: Callable[[], Log]
+        self,
+        name: str,
+        spec: StreamSpec,
+        section: StreamExplain,
+        scoring: ScorerThread,
+        make_log: Callable[[], Log],
+        explained: TellExplained = untold,
     ) -> None:
-        """`spec` is what `explain_spec` made; `scoring` is entered and left by the worker's thread."""
-        self._name, self._spec, self._section = name, spec, section
+        """`spec` is what `explain_spec` made; `scoring` is entered and left by the worker's thread, which tells `explained`."""
+        self._name, self._spec, self._section, self._explained = name, spec, section, explained
         self._scoring, self._make_log = scoring, make_log
         self._stop = threading.Event()
         self._loop: Loop | None = None
@@ -109,7 +115,7 @@ class ExplainWorker:
             self._before = None
         with self._scoring:
             while not self._stop.is_set():
-                intake = ExplainIntake(self._spec, self._section, self._scoring, self._stop)
+                intake = ExplainIntake(self._spec, self._section, self._scoring, self._stop, self._explained)
                 self._loop = Loop(self._name, self._spec, self._scoring, self._make_log, intake=intake)
                 if self._stop.is_set():
                     return

@@ -33,6 +33,7 @@ from deployments.observe.meters import Meters
 from deployments.observe.payloads.log import PayloadLog
 from deployments.observe.traces.opening import tracer_of
 from deployments.observe.traces.tracer import Tracer
+from deployments.observe.use_log import EXPLAINED
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread
 from deployments.serving.collector import spare_collections
@@ -191,6 +192,10 @@ class StreamReplica:
         control = connect()
         notes = ExplainNotes(ControlledNotes(control, self._name))
         meters = Meters()
+        meters.uses.stays(f"explanations of worker {rank} of stream {self._name}, process {os.getpid()}")
+
+        def explained(version: int, rows: int) -> None:
+            meters.uses.add(f"stream {self._name}", spec.model, str(version), ScoringWay.STREAM, EXPLAINED, rows)
 
         def scorer() -> RoutedScorer:
             # By replicas alone: the stream's own scorer may hold engines in this process already.
@@ -203,6 +208,7 @@ class StreamReplica:
             section,
             ScorerThread(scorer),
             lambda: open_log(spec, self._brokers, member, notes, making_topics=True),
+            explained,
         )
         self._explains.start(before)
 

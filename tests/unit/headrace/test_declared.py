@@ -11,15 +11,20 @@ import typer
 from typer.testing import CliRunner
 
 from cluster.errors import Conflict, HeadraceError, NotFound
+from deployments.images.image import DOCUMENT
 from deployments.observe.logs.settings import LogForm
 from headrace.cli import local
+from headrace.client import ControlClient
 from headrace.local import up
 from headrace.local.declared.as_it_was import as_it_was
 from headrace.local.declared.policies import as_declared, declare
 from headrace.local.home import Settings, read_settings
 from headrace.local.options import UpOptions
+from headrace.local.repairs.aboard import take_aboard
 from headrace.local.run_state import Phase, RunState, save_run
 from tests.support.brain import SIGNATURE, Brain
+from tests.support.brain_client import ask_brain
+from tests.support.models import mlp_artifact
 
 
 @pytest.fixture
@@ -146,3 +151,24 @@ def test_a_version_that_is_brought_at_each_start_stays_removed() -> None:
     with pytest.raises(NotFound, match="somebody has removed it since"):
         brain.call("version.register", **wanted, standing=True)
     assert json.dumps(brain.call("version.register", **wanted))  # by hand it comes back
+
+
+def test_what_an_image_brings_is_brought_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    brain = Brain()
+    ask_brain(brain, monkeypatch)
+    uri, digest, _ = mlp_artifact(tmp_path / "image")
+    assert Path(uri).name == digest
+    (tmp_path / "image" / "digits" / DOCUMENT).write_text('{"name": "digits"}')
+
+    def start() -> list[str]:
+        with ControlClient.from_environment() as client:
+            return list(take_aboard(client, tmp_path / "image"))
+
+    assert start() == ["digits: version 1 of the image", "digits: served as the image says"]
+    assert start() == ["digits: version 1 of the image"]
+    brain.call("model.delete", model="digits")
+    brain.tick(200)
+    assert brain.store.load().models == {}
+    (line,) = start()
+    assert "stays away" in line
+    assert brain.store.load().models == {}
