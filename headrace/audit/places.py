@@ -29,6 +29,7 @@ def place_of(uri: str) -> Keep:
 def _in_folder(uri: str, note: str, size: int) -> str:
     # pyarrow's 30 MB are had only where they are needed.
     from deployments.artifacts.places import explaining, locate
+    from deployments.artifacts.roots import below
 
     folder = locate(uri)
     file = folder / f"checkpoint-{size:012d}"
@@ -42,7 +43,7 @@ def _in_folder(uri: str, note: str, size: int) -> str:
             if not folder.is_object_store:
                 folder.make()
             file.write(note.encode())
-    return f"{uri.rstrip('/')}/{file.name}"
+    return below(uri, file.name)
 
 
 def _on_topic(brokers: str, topic: str, note: str, size: int) -> str:

@@ -1,0 +1,116 @@
+"""A Kafka of three brokers loses one under streams that promise exactly once: no record is lost or doubled, and the rest goes on.
+
+Brokers are killed until each role was: leader of the input, coordinator of the transactions, coordinator of the group, with both
+clients. Prints how long each took.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from kafka.admin import KafkaAdminClient
+
+from consumers.stream.spec import Client
+from headrace.doctor.problem import Weight
+from tests.support.broker_admin import administered
+from tests.support.broker_cluster import BrokerCluster, broker_cluster
+from tests.support.diagnosed import diagnosed
+from tests.support.stream_faults import RANKS, group_lag
+from tests.support.stream_topics import WAIT_S
+from tests.support.stream_workers import Pipeline, pipeline_on
+from tests.support.waiting import until
+
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(480)]
+CLIENTS = (Client.KAFKA_PYTHON, Client.LIBRDKAFKA)
+RECORDS = 50  # four times a second
+ROLES = ("leads the input", "keeps transactions", "keeps the group")
+Role = tuple[Client, str]
+
+
+def roles(brokers: str, pipelines: Sequence[Pipeline]) -> Mapping[int, set[Role]]:
+    """What each broker does for each stream, by the brokers' own words."""
+    found: dict[int, set[Role]] = {}
+    with administered(brokers) as admin:
+        for one in pipelines:
+            spec = one.topics.spec
+            (described,) = admin.describe_topics([spec.input.topic])
+            for partition in described["partitions"]:
+                found.setdefault(partition["leader_id"], set()).add((spec.client, ROLES[0]))
+            for number in coordinators(admin, [f"{spec.group}-{rank}" for rank in RANKS], "transaction"):
+                found.setdefault(number, set()).add((spec.client, ROLES[1]))
+            for number in coordinators(admin, [str(spec.group)], "group"):
+                found.setdefault(number, set()).add((spec.client, ROLES[2]))
+    return found
+
+
+def coordinators(admin: KafkaAdminClient, names: list[str], kind: str) -> set[int]:
+    return set(admin._manager.run(admin._find_coordinator_ids, names, kind).values())
+
+
+def test_a_broker_of_three_is_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ExitStack() as ends:
+        kafka = ends.enter_context(broker_cluster(tmp_path))
+        pipelines = [ends.enter_context(pipeline_on(kafka.brokers, client)) for client in CLIENTS]
+        each = [(one, rank) for one in pipelines for rank in RANKS]
+        for one, rank in each:
+            one.start(rank)
+        for one, rank in each:
+            one.await_owner(rank)
+        with ExitStack() as loads:
+            for one in pipelines:
+                loads.enter_context(one.topics.load(RECORDS))
+            for line in lose_until_all_roles_were(kafka, pipelines, tmp_path / "home"):
+                with capsys.disabled():
+                    sys.stdout.write(f"\n  {line}")
+                    sys.stdout.flush()
+        for one in pipelines:
+            one.topics.check()  # nothing lost, doubled or out of order
+            until(lambda one=one: group_lag(kafka.brokers, one) == 0, WAIT_S)
+        assert [one.stop(rank) for one, rank in each] == [0] * len(each)  # none has ended by itself
+
+
+def lose_until_all_roles_were(kafka: BrokerCluster, pipelines: Sequence[Pipeline], home: Path) -> Iterator[str]:
+    """One broker after the other, that of most roles first; what each took, in words."""
+    wanted = {(client, role) for client in CLIENTS for role in ROLES}
+    while wanted:
+        kafka.await_in_sync()
+        has = roles(kafka.brokers, pipelines)
+        victim = max(has, key=lambda number: len(has[number] & wanted))
+        assert has[victim] & wanted
+        told = lose(kafka, victim, pipelines, home)
+        wanted -= has[victim]
+        yield f"{told}; it was: {', '.join(sorted(f'{client} {role}' for client, role in has[victim]))}"
+
+
+def lose(kafka: BrokerCluster, victim: int, pipelines: Sequence[Pipeline], home: Path) -> str:
+    """Kills a broker, waits until all goes on without it, has it come back; what it took, in words."""
+    begun_s = time.monotonic()
+    kafka.kill(victim)
+    marks = [one.topics.published + 4 * RECORDS for one in pipelines]
+    until(lambda: all(one.topics.published >= mark for one, mark in zip(pipelines, marks, strict=True)), WAIT_S)
+    written_s = time.monotonic() - begun_s
+    until(lambda: all(settled(one) >= mark for one, mark in zip(pipelines, marks, strict=True)), WAIT_S)
+    answered_s = time.monotonic() - begun_s
+    (found,) = [one for one in diagnosed(home, KAFKA_BOOTSTRAP_SERVERS=kafka.brokers) if "under-replicated" in one.what]
+    assert found.weight is Weight.WARNING
+    assert f"away: {victim};" in found.what
+    assert f"start broker {victim} again" in found.remedy
+    back_s = time.monotonic()
+    kafka.start(victim)
+    kafka.await_in_sync()
+    in_sync_s = time.monotonic() - back_s
+    assert diagnosed(home, KAFKA_BOOTSTRAP_SERVERS=kafka.brokers) == []
+    return (
+        f"broker {victim} of three killed: producers write again after {written_s:.1f} s, streams have answered that after "
+        f"{answered_s:.1f} s; started again, all copies are in sync after {in_sync_s:.1f} s"
+    )
+
+
+def settled(one: Pipeline) -> int:
+    topics = one.topics
+    return topics.outputs() + len(topics.read(topics.spec.dead_letters.topic))
