@@ -8,8 +8,8 @@ PROTO := deployments/gateway/protocol/proto
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace ops tests bench examples
 
-.PHONY: check test proof nodes chart kubernetes manifests tools lint unit tensorflow kserve model-signing explainers models flights demo \
-  picture bench proto reference ops constraints clean
+.PHONY: check test proof nodes chart kubernetes manifests tools lint unit tensorflow kserve model-signing object-store explainers models flights \
+  demo picture bench proto reference ops constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -63,6 +63,14 @@ $(VENV)-model-signing/.installed: tests/support/model-signing-constraints.txt | 
 	  $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r $< && touch $@ || \
 	  { echo "==> model-signing could not be installed"; rm -rf $(@D); }
 
+# moto, a server that speaks S3, in a venv of its own: it brings boto3 and Flask, which nothing else needs.
+object-store: $(VENV)-object-store/.installed
+
+$(VENV)-object-store/.installed: tests/support/object-store-constraints.txt | $(STAMP)
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(@D) && \
+	  $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r $< && touch $@ || \
+	  { echo "==> moto could not be installed"; rm -rf $(@D); }
+
 # shap and captum, in a venv of their own: what explanations are held against (bench.explain, tests/fixtures/explain/make.py).
 explainers: $(VENV)-explainers/.installed
 
@@ -85,7 +93,7 @@ tools:
 	  test -z "$$made" || rm -f $(POLICY); exit $$rc
 
 # Long tests of real parts, which `test` leaves out.
-proof: $(STAMP) model-signing
+proof: $(STAMP) model-signing object-store
 	$(PYTEST) tests -m proof --durations=15
 
 # Several machines that are lost, as network namespaces of this one: as root, some minutes. CI does not run it.
@@ -183,4 +191,4 @@ constraints: $(STAMP)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --no-header pyproject.toml -o constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-chart $(VENV)-kubernetes $(VENV)-kserve $(VENV)-model-signing $(VENV)-models $(VENV)-flights $(VENV)-explainers $(VENV)-tensorflow .headrace
+	rm -rf $(VENV) $(VENV)-chart $(VENV)-kubernetes $(VENV)-kserve $(VENV)-model-signing $(VENV)-object-store $(VENV)-models $(VENV)-flights $(VENV)-explainers $(VENV)-tensorflow .headrace

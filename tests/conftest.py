@@ -100,6 +100,10 @@ _SETTINGS = {
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",
     # Where replicas look for keys: a folder of this run's, which is not there until a test puts one in.
     "HEADRACE_KEYS": f"file:{tempfile.gettempdir()}/hr-keys-{secrets.token_hex(8)}",
+    # Whose objects are those of tests.support.object_store.
+    "AWS_ACCESS_KEY_ID": "tests",
+    "AWS_SECRET_ACCESS_KEY": "tests",
+    "AWS_EC2_METADATA_DISABLED": "true",
     # As `headrace up` sets it.
     **SERVE_ENVIRONMENT,
 }

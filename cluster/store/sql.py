@@ -27,6 +27,9 @@ from cluster.store.port import AuditRecord
 from cluster.store.rows import TABLES, changes, from_rows
 
 BUSY_TIMEOUT_S = 5.0
+# Of PostgreSQL: a machine that loses its power says goodbye to nobody, and the kernel would wait for it for a quarter of an hour.
+SILENT_AT_MOST_S = 20
+KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2, "tcp_user_timeout": 1000 * SILENT_AT_MOST_S}
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _DISK_FULL = "53100"  # of PostgreSQL
 _MIGRATION_LOCK = 0x48454144  # any number that is ours: PostgreSQL's advisory lock
@@ -205,7 +208,8 @@ def _engine(url: str, busy_timeout_s: float, *, make_folder: bool = True) -> sa.
     try:
         parsed = sa.make_url(url)
         if parsed.get_backend_name() != "sqlite":
-            connect = {"connect_timeout": max(1, round(busy_timeout_s))} if parsed.get_backend_name() == "postgresql" else {}
+            patience = {"connect_timeout": max(1, round(busy_timeout_s)), **KEEPALIVES}
+            connect = patience if parsed.get_backend_name() == "postgresql" else {}
             return sa.create_engine(parsed, pool_pre_ping=True, connect_args=connect)
         if parsed.database and make_folder:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)

@@ -51,6 +51,7 @@ DESCRIBING = frozenset({SAMPLES, REPORT, PAGE, PROFILE, PROFILE_ARRAYS, EXPLAIN,
 PLAIN_FORMAT, SEALED_FORMAT = 1, 2
 
 REMEDY = "build the version again, or restore its files"
+REMEDY_AWAY = "mount the disk that has it, or restore its files: whoever waits for it tries again"
 
 
 class FileEntry(BaseModel):
@@ -122,8 +123,12 @@ def manifest_bytes(path: Path) -> bytes:
     """The bytes of an artifact's manifest.json. Raises BadArtifact where there is none."""
     try:
         return (path / MANIFEST).read_bytes()
-    except OSError as error:
-        raise BadArtifact("no manifest: this is no artifact", where=str(path / MANIFEST), remedy=REMEDY) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if path.is_dir():
+            raise BadArtifact("no manifest: this is no artifact", where=str(path / MANIFEST), remedy=REMEDY) from error
+        raise BadArtifact("no manifest: there is no such folder", where=str(path), remedy=REMEDY_AWAY) from error
+    except OSError as error:  # a mount whose server is away, or no right to it
+        raise BadArtifact(f"the manifest can't be read: {error}", where=str(path / MANIFEST), remedy=REMEDY_AWAY) from error
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:

@@ -35,7 +35,7 @@ from deployments.artifacts.manifest import (
     file_digest,
 )
 from deployments.artifacts.profile import save_profile
-from deployments.artifacts.roots import local_path, remote
+from deployments.artifacts.roots import below, local_path, remote
 from deployments.artifacts.samples import Samples, save_samples
 from deployments.artifacts.sealing.making import seal_files
 from deployments.artifacts.version_files import Provenance
@@ -190,7 +190,7 @@ def _publish(staging: Path, root: str | Path, model: str, digest: str) -> str:
             with contextlib.suppress(OSError):  # the first failure is the one to tell
                 filesystem.delete_dir(target)
             raise
-        return f"{str(root).rstrip('/')}/{model}/{digest}"
+        return below(str(root), model, digest)
     target_path = local / model / digest
     target_path.parent.mkdir(parents=True, exist_ok=True)
     for path in staging.rglob("*"):

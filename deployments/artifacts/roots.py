@@ -21,6 +21,12 @@ def remote(uri: str) -> tuple[pafs.FileSystem, str]:
         raise Unreachable(f"no such place: {error}", where=uri, remedy="use a path, s3://, gs:// or hdfs://") from error
 
 
+def below(root: str, *names: str) -> str:
+    """The URI of what lies below that one: what it says of its store, behind a `?`, stays at the end. Pure."""
+    place, mark, options = root.partition("?")
+    return "/".join((place.rstrip("/"), *names)) + mark + options
+
+
 def is_in_registry(uri: str) -> bool:
     """Whether it names a version in a registry, `oci://HOST/NAME:TAG` or `@sha256:HEX`. Pure."""
     return uri.startswith("oci://")

@@ -30,6 +30,7 @@ def place_of(uri: str) -> Keep:
 def _in_folder(uri: str, note: str, size: int) -> str:
     # pyarrow's 30 MB are had only where they are needed.
     from deployments.artifacts.places import explaining, locate
+    from deployments.artifacts.roots import below
 
     folder, shown = locate(uri), without_password(uri)
     file = folder / f"checkpoint-{size:012d}"
@@ -43,7 +44,7 @@ def _in_folder(uri: str, note: str, size: int) -> str:
             if not folder.is_object_store:
                 folder.make()
             file.write(note.encode())
-    return f"{shown.rstrip('/')}/{file.name}"
+    return below(shown, file.name)
 
 
 def _on_topic(brokers: str, topic: str, note: str, size: int) -> str:

@@ -17,7 +17,7 @@ from deployments.artifacts.roots import local_path
 from headrace.client import ControlClient
 from headrace.doctor import on_node
 from headrace.doctor.artifacts import ask_artifact
-from headrace.doctor.seen import ClusterSeen, MachineSeen, MemberSeen, TroubleSeen
+from headrace.doctor.seen import ClusterSeen, CopiesSeen, MachineSeen, MemberSeen, TroubleSeen
 from headrace.local.home import Settings, without_password
 from headrace.local.ray.connection import joined_ray
 from headrace.local.ray.head import SERVE_ENVIRONMENT
@@ -36,6 +36,7 @@ class Asked:
     ports: tuple[int, ...] = ()
     home: str = ""
     marker: str = ""
+    copies: dict[str, CopiesSeen] = field(default_factory=dict)
     troubles: list[TroubleSeen] = field(default_factory=list)
 
     def met(self, error: HeadraceError) -> None:
@@ -47,10 +48,11 @@ def observe(settings: Settings, ports: Sequence[int]) -> ClusterSeen:
     """All that can be seen. `ports` are those at which a door would open. What is away is told as a trouble, and raises nothing;
     raises Conflict for a run.json or token that can't be used."""
     asked, run = Asked(), load_run(settings.home)
-    status = _status(settings, run, asked)
-    if status is None:
-        asked.ports = tuple(ports)
-    else:
+    runs = settings.url is not None or (run is not None and run.phase is Phase.RUNNING)
+    status = _status(settings, asked) if runs else None
+    if not runs:
+        asked.ports = tuple(ports)  # where something of ours runs, its own door has them
+    if status is not None:
         asked.files = files_of(status.models)
         _ask_artifacts(status.models, asked)
     _ask_store(settings, asked)
@@ -71,6 +73,7 @@ def observe(settings: Settings, ports: Sequence[int]) -> ClusterSeen:
         home=asked.home,
         marker=asked.marker,
         brokers=asked.brokers,
+        copies=asked.copies,
         troubles=tuple(asked.troubles),
     )
 
@@ -97,10 +100,8 @@ def _ask_artifacts(models: Sequence[ModelView], asked: Asked) -> None:
             asked.met(error)
 
 
-def _status(settings: Settings, run: RunState | None, asked: Asked) -> StatusView | None:
-    """None where nothing of ours is said to run, and where it does not answer, which is told."""
-    if settings.url is None and (run is None or run.phase is not Phase.RUNNING):
-        return None
+def _status(settings: Settings, asked: Asked) -> StatusView | None:
+    """None where it does not answer, which is told."""
     try:
         with ControlClient.from_environment(settings, patient=False) as client:
             return client.status()
@@ -139,6 +140,7 @@ def _ask_brokers(settings: Settings, run: RunState | None, feeds: Sequence[FeedV
             continue
         seen = check_up(brokers, security, spec, name)
         found += [*(each.strip() for each in brokers.split(",")), *seen.addresses]
+        asked.copies.setdefault(brokers, CopiesSeen.model_validate(seen.copies))
         for error in seen.troubles:
             asked.met(error)
     return tuple(dict.fromkeys(found))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from headrace.doctor.problem import Problem, fault, warning
-from headrace.doctor.seen import ClusterSeen, MachineSeen, MemberSeen
+from headrace.doctor.seen import ClusterSeen, CopiesSeen, MachineSeen, MemberSeen
 
 ELSEWHERE = "s3://BUCKET/artifacts"
+NAMES_MOST = 3
 
 
 def judge_reach(seen: ClusterSeen) -> Iterator[Problem]:
@@ -22,6 +23,8 @@ def judge_reach(seen: ClusterSeen) -> Iterator[Problem]:
             yield from _addresses(names, member, member.machine)
             yield from _paths(seen, member, member.machine)
             yield from _door(member, member.machine)
+    for brokers, copies in seen.copies.items():
+        yield from _copies(brokers, copies)
     yield from _store(seen)
 
 
@@ -52,7 +55,9 @@ def _paths(seen: ClusterSeen, member: MemberSeen, machine: MachineSeen) -> Itera
             yield warning("shared paths", member.address, what, remedy)
         else:
             what = f"it does not see {path}, {seen.files.get(path, 'which it needs')}"
-            remedy = f"put it on a disk that all nodes mount at that path, or build it into an object store, --output {ELSEWHERE}"
+            remedy = (
+                f"mount the disk that has it, at that path, on all nodes; or build it into an object store, --output {ELSEWHERE}"
+            )
             yield fault("shared paths", member.address, what, remedy)
 
 
@@ -61,6 +66,29 @@ def _door(member: MemberSeen, machine: MachineSeen) -> Iterator[Problem]:
         if taken:
             remedy = "end what has it, or choose others for all nodes with --http-port and --grpc-port"
             yield warning("ports", f"{member.address}:{port}", "something listens there: no door could open on this node", remedy)
+
+
+def _copies(brokers: str, copies: CopiesSeen) -> Iterator[Problem]:
+    if not copies.lack:
+        return
+    numbers = ", ".join(map(str, copies.away))
+    who = f"of its brokers away: {numbers}" if copies.away else "no broker is away, but one lags behind"
+    again = (
+        f"start broker {numbers} again; its log says why it ended"
+        if copies.away
+        else "look at the load and the disks of its brokers"
+    )
+    if copies.stopped:
+        what = f"{who}; {_few(copies.stopped, copies.partitions)} take no records: too few of their copies are in sync"
+        yield fault("Kafka", brokers, what, f"{again}. Streams wait, lose nothing, and go on by themselves")
+    else:
+        what = f"{who}; {_few(copies.lack, copies.partitions)} are under-replicated: they lack a copy that should be in sync"
+        yield warning("Kafka", brokers, what, f"{again}. Streams go on, but one more that is lost may stop them")
+
+
+def _few(names: tuple[str, ...], of: int) -> str:
+    more = ", ..." if len(names) > NAMES_MOST else ""
+    return f"{len(names)} of {of} partitions ({', '.join(names[:NAMES_MOST])}{more})"
 
 
 def _store(seen: ClusterSeen) -> Iterator[Problem]:

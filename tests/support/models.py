@@ -30,7 +30,7 @@ def rows(count: int, seed: int = 0) -> np.ndarray:
 
 
 def mlp_artifact(
-    root: Path, model: str = "digits", seed: int = 0, nudge: float = 0.0, profiled: int = 0
+    root: Path | str, model: str = "digits", seed: int = 0, nudge: float = 0.0, profiled: int = 0
 ) -> tuple[str, str, Manifest]:
     """A 784-128-10 network with softmax; returns (uri, digest, manifest). A `nudge` makes another file with the same answers.
 
@@ -225,7 +225,7 @@ def _mlp(seed: int, source: str) -> tuple[list[onnx.NodeProto], dict[str, np.nda
 
 
 def _package(
-    root: Path, model: str, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], profiled: int = 0
+    root: Path | str, model: str, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], profiled: int = 0
 ) -> tuple[str, str, Manifest]:
     graph = helper.make_graph(
         nodes,

@@ -1,43 +1,87 @@
-"""What a broker says before a stream is started: where its members listen, and whether the stream may do what it has to."""
+"""What a broker says, before a stream is started and while it runs: where its members listen, whether all copies of what they
+keep are there, and whether the stream may do what it has to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kafka.admin import KafkaAdminClient  # type: ignore[import-untyped]
+from kafka.admin import ConfigResource, KafkaAdminClient  # type: ignore[import-untyped]
 
 from cluster.errors import Forbidden, HeadraceError, NotFound
 from consumers.stream.kafka.admin import Admin
 from consumers.stream.kafka.broker_errors import UNKNOWN, asker_of, broker_error
+from consumers.stream.kafka.topic_settings import IN_SYNC
 from consumers.stream.spec import Security, StreamSpec
 
 # Bits of what a broker says one may do with a topic (KIP-430).
 READ, WRITE, NOT_TOLD = 3, 4, -(1 << 31)
 NEEDED = {READ: "read", WRITE: "write"}
+MOST_ASKED = 200  # topics at a time, for a setting
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionCopies:
+    """Of `partitions` in all: the names (topic-number) of those that `lack` a copy which should be in sync, and of those which
+    take no records for that (`stopped`). `away` are the numbers of the brokers that have a copy and are not there."""
+
+    partitions: int = 0
+    lack: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
+    away: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class BrokersSeen:
-    """Where brokers listen, as host:port, by their own words, and what is wrong."""
+    """Where brokers listen, as host:port, by their own words; the copies of what they keep; and what is wrong."""
 
-    addresses: tuple[str, ...]
-    troubles: tuple[HeadraceError, ...]
+    addresses: tuple[str, ...] = ()
+    copies: PartitionCopies = field(default_factory=PartitionCopies)
+    troubles: tuple[HeadraceError, ...] = ()
 
 
 def check_up(brokers: str, security: Security, spec: StreamSpec | None, name: str) -> BrokersSeen:
     """Asks the broker, as the stream `name` would; changes nothing there. Blocks for some seconds where it is away."""
     admin = Admin(brokers, security, asker_of(spec) if spec is not None else UNKNOWN)
+    seen = BrokersSeen()
     try:
         with admin.asking(broker_error) as client:
             members = client.describe_cluster()["brokers"]
-            addresses = tuple(f"{each['host']}:{each['port']}" for each in members)
-            return BrokersSeen(addresses, tuple(_of_stream(client, spec, name)) if spec is not None else ())
+            seen = replace(seen, addresses=tuple(f"{each['host']}:{each['port']}" for each in members))
+            seen = replace(seen, copies=_copies(client))
+            return replace(seen, troubles=tuple(_of_stream(client, spec, name)) if spec is not None else ())
     except HeadraceError as error:
-        return BrokersSeen((), (error,))
+        return replace(seen, troubles=(error,))
     finally:
         admin.close()
+
+
+def _copies(client: KafkaAdminClient) -> PartitionCopies:
+    """Of all topics that this user may see."""
+    described = client.describe_topics()
+    topics = sorted({each["name"] for each in described if any(map(_lacks, each["partitions"]))})
+    asked = [ConfigResource("topic", topic, [IN_SYNC]) for topic in topics[:MOST_ASKED]]
+    told = client.describe_configs(asked, config_filter="all").get("topic", {}) if asked else {}
+    least = {topic: int(settings[IN_SYNC]["value"]) for topic, settings in told.items() if IN_SYNC in settings}
+    return copies_in(described, least)
+
+
+def copies_in(described: Iterable[Mapping[str, Any]], least: Mapping[str, int]) -> PartitionCopies:
+    """What is lacking of these topics; `least` is how many copies of each must be in sync, 1 where it is not told. Pure."""
+    every = [(each["name"], partition) for each in described for partition in each["partitions"]]
+    lacking = [(topic, partition) for topic, partition in every if _lacks(partition)]
+    stopped = [(t, p) for t, p in lacking if p["leader_id"] < 0 or len(p["isr_nodes"]) < least.get(t, 1)]
+    away = sorted({number for _, partition in lacking for number in partition["offline_replicas"]})
+    return PartitionCopies(len(every), _names(lacking), _names(stopped), tuple(away))
+
+
+def _lacks(partition: Mapping[str, Any]) -> bool:
+    return len(partition["isr_nodes"]) < len(partition["replica_nodes"])
+
+
+def _names(partitions: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[str, ...]:
+    return tuple(sorted(f"{topic}-{partition['partition_index']}" for topic, partition in partitions))
 
 
 def _of_stream(client: KafkaAdminClient, spec: StreamSpec, name: str) -> Iterator[HeadraceError]:

@@ -170,7 +170,8 @@ class TopicWatch:
             self._find(asked)
         if read:
             self._look_at_ends(read)
-            self._unassigned.look(self._admin.client)
+            if not self._unassigned.look(self._admin.client):
+                self._admin.close()
         if unnoted and time.monotonic() >= self._note_s:
             self._note_begun(unnoted)
 

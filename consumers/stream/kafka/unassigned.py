@@ -39,18 +39,26 @@ class Unassigned:
         """A topic has more partitions than it had."""
         self._next_s = time.monotonic() + AFTER_GROWTH_S
 
-    def look(self, admin: KafkaAdminClient) -> None:
-        """Looks where it is time to; where there are some, the first member joins anew, so that all are dealt out."""
+    def look(self, admin: KafkaAdminClient) -> bool:
+        """Looks where it is time to; where there are some, the first member joins anew, so that all are dealt out.
+
+        False where it could not see. The client remembers for good which broker keeps the group: that one may be gone, or keep it
+        no more, so the next question is for another client.
+        """
         if self._next_s is None or time.monotonic() < self._next_s:
-            return
+            return True
         self._next_s = time.monotonic() + AGAIN_S
         try:
             group = admin.describe_groups([self._member.group])[self._member.group]
-            if group["error"] is None and group["group_state"] == "Stable":
+            trouble = group["error"]
+            if trouble is None and group["group_state"] == "Stable":
                 self._deal_out(admin, group["members"])
         except KafkaError as error:  # it may lack the right to look; all else goes on
-            logger.warning("%s can't see whether all partitions are read: %r", self._member.group, error)
+            trouble = repr(error)
+        if trouble is not None:
+            logger.warning("%s can't see whether all partitions are read: %s", self._member.group, trouble)
             self._next_s = time.monotonic() + 10 * AGAIN_S
+        return trouble is None
 
     def _deal_out(self, admin: KafkaAdminClient, members: list[dict[str, Any]]) -> None:
         names = list(self._chosen.names) or [name for name in admin.list_topics() if self._chosen.reads(name)]

@@ -14,6 +14,7 @@ from deployments.artifacts.fetch import localize, remove
 from deployments.artifacts.manifest import MANIFEST, read_manifest, verify
 from deployments.artifacts.package import write_artifact
 from deployments.artifacts.registered import check_registered
+from deployments.artifacts.roots import below
 from deployments.artifacts.samples import Samples, read_samples
 from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
 
@@ -129,3 +130,25 @@ def test_a_version_is_registered_only_as_what_its_artifact_is(tmp_path: Path) ->
     ):
         with pytest.raises(BadArtifact, match=words):
             check_registered(place, its_digest, engine, signature)
+
+
+def test_a_folder_that_is_not_there_is_told_as_a_disk_that_may_come_back(tmp_path: Path) -> None:
+    uri, digest, _ = mlp_artifact(tmp_path)
+    Path(uri).rename(tmp_path / "elsewhere")
+    with pytest.raises(BadArtifact, match=r"there is no such folder \(mount the disk that has it"):
+        localize(uri, digest)
+    Path(uri).mkdir()
+    with pytest.raises(BadArtifact, match=r"this is no artifact \(build the version again"):
+        localize(uri, digest)
+
+
+@pytest.mark.parametrize(
+    ("root", "uri"),
+    [
+        ("s3://bucket/models", "s3://bucket/models/m/d"),
+        ("s3://bucket/models/", "s3://bucket/models/m/d"),
+        ("s3://bucket/models?scheme=http&region=r", "s3://bucket/models/m/d?scheme=http&region=r"),
+    ],
+)
+def test_what_a_uri_says_of_its_store_stays_at_the_end(root: str, uri: str) -> None:
+    assert below(root, "m", "d") == uri

@@ -8,7 +8,7 @@ import pytest
 
 from headrace.doctor.examine import judge
 from headrace.doctor.problem import Problem, Weight
-from headrace.doctor.seen import ClockSeen, ClusterSeen, DiskSeen, GpuSeen, MachineSeen, MemberSeen, TroubleSeen
+from headrace.doctor.seen import ClockSeen, ClusterSeen, CopiesSeen, DiskSeen, GpuSeen, MachineSeen, MemberSeen, TroubleSeen
 
 GIB = 1 << 30
 SHM = "/dev/shm"  # noqa: S108 (a name alone)
@@ -138,3 +138,36 @@ def test_faults_come_first_and_are_counted() -> None:
     assert [problem.weight for problem in found.problems] == [Weight.FAULT, Weight.WARNING]
     assert found.problems[0].what == trouble.what
     assert found.faults == 1
+
+
+FOUR = tuple(f"in-{number}" for number in range(4))
+
+
+@pytest.mark.parametrize(
+    ("copies", "weight", "words", "remedy"),
+    [
+        (
+            CopiesSeen(partitions=9, lack=FOUR, away=(2,)),
+            Weight.WARNING,
+            "of its brokers away: 2; 4 of 9 partitions (in-0, in-1, in-2, ...) are under-replicated",
+            "start broker 2 again",
+        ),
+        (
+            CopiesSeen(partitions=9, lack=FOUR, stopped=FOUR[:1], away=(2, 3)),
+            Weight.FAULT,
+            "of its brokers away: 2, 3; 1 of 9 partitions (in-0) take no records",
+            "start broker 2, 3 again",
+        ),
+        (CopiesSeen(partitions=9, lack=FOUR[:1]), Weight.WARNING, "no broker is away, but one lags behind", "load and the disks"),
+    ],
+    ids=["one of three", "two of three", "one lags"],
+)
+def test_copies_that_kafka_lacks_are_told(copies: CopiesSeen, weight: Weight, words: str, remedy: str) -> None:
+    told = only(cluster(copies={"kafka:9092": copies}))
+    assert (told.check, told.where, told.weight) == ("Kafka", "kafka:9092", weight)
+    assert words in told.what
+    assert remedy in told.remedy
+
+
+def test_a_kafka_that_has_all_copies_is_no_problem() -> None:
+    assert judge(cluster(copies={"kafka:9092": CopiesSeen(partitions=9)})).problems == ()

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.errors import BadArtifact, Forbidden, NotFound, Unreachable
 from cluster.store.sql import ask_store
-from consumers.stream.kafka.check_up import READ, WRITE, judge_topics
+from consumers.stream.kafka.check_up import READ, WRITE, PartitionCopies, copies_in, judge_topics
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
 from headrace.doctor import on_node
@@ -93,6 +93,21 @@ def test_a_topic_that_is_not_there_is_told() -> None:
     found = list(judge_topics([{"name": "in", "partitions": []}], {"in": READ, "out": WRITE}, "scores"))
     assert [type(error) for error in found] == [NotFound, NotFound]
     assert "topic out" in found[1].where
+
+
+def test_copies_that_are_not_in_sync_are_counted_and_what_takes_no_records_for_it() -> None:
+    def partition(number: int, in_sync: list[int], leader: int = 1) -> dict[str, Any]:
+        away = [broker for broker in (1, 2, 3) if broker not in in_sync]
+        shared = {"partition_index": number, "leader_id": leader, "replica_nodes": [1, 2, 3]}
+        return {**shared, "isr_nodes": in_sync, "offline_replicas": away}
+
+    described = [
+        {"name": "in", "partitions": [partition(0, [1, 2, 3]), partition(1, [1, 3]), partition(2, [1])]},
+        {"name": "out", "partitions": [partition(0, [1]), partition(1, [], leader=-1)]},
+    ]
+    assert copies_in(described, {"in": 2}) == PartitionCopies(5, ("in-1", "in-2", "out-0", "out-1"), ("in-2", "out-1"), (1, 2, 3))
+    assert copies_in(described[:1], {"in": 1}) == PartitionCopies(3, ("in-1", "in-2"), (), (2, 3))
+    assert copies_in([], {}) == PartitionCopies()
 
 
 def test_an_artifact_that_is_there_and_one_that_is_not(tmp_path: Path) -> None:
