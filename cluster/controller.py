@@ -35,7 +35,7 @@ from cluster.routing.routes import RouteTable, Stamp
 from cluster.schedule.due import jobs_to_ask
 from cluster.schedule.fires import JobSeen
 from cluster.state import AuditEvent, State
-from cluster.store.port import Store
+from cluster.store.port import NO_BRANCHES, Store
 from cluster.troubles import TroubleLog
 from cluster.watch.book import MetricsBook
 from cluster.watch.reports import MetricsReport
@@ -252,10 +252,11 @@ class Controller:
                 audit_head=self._store.audit_head,
                 audit_pruned=self._store.audit_pruned,
                 audit_signer=self._audit_signer,
+                branches=self._store.branches,
             )
             outcome, events = dispatch.run(command, request, at)
             self._stirred |= outcome.state is not state
-            self._persist(outcome.state, events, outcome.prune)
+            self._persist(outcome.state, events, outcome.prune, outcome.branches)
         return outcome.answer.model_dump(mode="json")
 
     def _record_uses(self, report: UseReport) -> None:
@@ -360,14 +361,20 @@ class Controller:
             self._must_load = False
         return self._state
 
-    def _persist(self, after: State, events: tuple[AuditEvent, ...], prune: TreeHead | None = None) -> None:
+    def _persist(
+        self,
+        after: State,
+        events: tuple[AuditEvent, ...],
+        prune: TreeHead | None = None,
+        branches: Mapping[str, bytes] = NO_BRANCHES,
+    ) -> None:
         if after is self._state and not events:
             return
         try:
             if prune is not None:
                 self._store.prune(self._fence, prune, events)
             else:
-                self._store.save(self._fence, self._state, after, events)
+                self._store.save(self._fence, self._state, after, events, branches)
         except Unreachable:
             # It may have been saved all the same: what the store has is the truth.
             self._must_load = True

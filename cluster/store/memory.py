@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import TypeAdapter
 
@@ -12,7 +12,7 @@ from cluster.audit.kinds import APART
 from cluster.audit.merkle import TreeHead
 from cluster.errors import Fenced, NotFound
 from cluster.state import AuditEvent, State
-from cluster.store.port import AuditRecord
+from cluster.store.port import NO_BRANCHES, AuditRecord
 from cluster.store.rows import from_rows, to_rows
 
 _EVENT = TypeAdapter(AuditEvent)
@@ -25,6 +25,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._fence = 0
         self._rows = to_rows(State())
+        self._branches: dict[str, bytes] = {}
         self._audit: list[AuditEvent] = []
         self._pruned = TreeHead()
 
@@ -37,12 +38,24 @@ class MemoryStore:
         with self._lock:
             return from_rows(self._rows)
 
-    def save(self, fence: int, before: State, after: State, events: Sequence[AuditEvent]) -> None:  # noqa: ARG002 - the port's
+    def save(
+        self,
+        fence: int,
+        before: State,  # noqa: ARG002 - the port's
+        after: State,
+        events: Sequence[AuditEvent],
+        branches: Mapping[str, bytes] = NO_BRANCHES,
+    ) -> None:
         with self._lock:
             if fence != self._fence:
                 raise fenced()
             self._rows = to_rows(after)
+            self._branches |= branches
             self._audit.extend(events)
+
+    def branches(self, stored_as: Sequence[str]) -> Mapping[str, bytes]:
+        with self._lock:
+            return {name: self._branches[name] for name in stored_as if name in self._branches}
 
     def audit(self, model: str, limit: int = 1000) -> list[AuditEvent]:
         with self._lock:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from cluster.audit.merkle import TreeHead
 from cluster.state import AuditEvent, State
+
+NO_BRANCHES: Mapping[str, bytes] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,23 @@ class Store(Protocol):
     def load(self) -> State:
         """The state as last saved; the empty one in a new store. Raises BadInput where it holds what can't be read."""
 
-    def save(self, fence: int, before: State, after: State, events: Sequence[AuditEvent]) -> None:
+    def save(
+        self,
+        fence: int,
+        before: State,
+        after: State,
+        events: Sequence[AuditEvent],
+        branches: Mapping[str, bytes] = NO_BRANCHES,
+    ) -> None:
         """Saves what differs between the two and appends the events, in one transaction: all of it or nothing.
 
-        `before` is what was last loaded or saved. Raises Fenced, and writes nothing, where the fence has been raised since.
+        `before` is what was last loaded or saved. `branches` of subject keys take the place of those stored as the same: they may
+        be many more than fit into memory, so that no State has them. Raises Fenced, and writes nothing, where the fence has been
+        raised since.
         """
+
+    def branches(self, stored_as: Sequence[str]) -> Mapping[str, bytes]:
+        """Those that there are of these branches."""
 
     def prune(self, fence: int, to: TreeHead, events: Sequence[AuditEvent]) -> None:
         """Deletes the records of the tree `to`, which are the audit's first, and appends the events, in one transaction.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from cluster.audit.merkle import TreeHead
 from cluster.errors import BadInput, Forbidden, Unreachable
 from cluster.state import AuditEvent, State
 from cluster.store.memory import fenced, pruned_before
-from cluster.store.port import AuditRecord
+from cluster.store.port import NO_BRANCHES, AuditRecord
 from cluster.store.rows import TABLES, changes, from_rows
 
 BUSY_TIMEOUT_S = 5.0
@@ -34,6 +34,7 @@ _meta = sa.MetaData()
 _records = {
     name: sa.Table(name, _meta, sa.Column("key", sa.Text, primary_key=True), sa.Column("document", sa.Text)) for name in TABLES
 }
+_branches = sa.Table("subject_branches", _meta, sa.Column("key", sa.Text, primary_key=True), sa.Column("sealed", sa.LargeBinary))
 _audit = sa.Table(
     "audit",
     _meta,
@@ -86,21 +87,27 @@ class SqlStore:
         with self._transaction() as connection:
             return from_rows({name: _read(connection, table) for name, table in _records.items()})
 
-    def save(self, fence: int, before: State, after: State, events: Sequence[AuditEvent]) -> None:
+    def save(
+        self,
+        fence: int,
+        before: State,
+        after: State,
+        events: Sequence[AuditEvent],
+        branches: Mapping[str, bytes] = NO_BRANCHES,
+    ) -> None:
         written, deleted = changes(before, after)
         with self._transaction() as connection:
             _check_fence(connection, fence)
             for name in TABLES:
                 table = _records[name]
-                rows = written.get(name, {})
-                gone = [*deleted.get(name, []), *rows]
-                if gone:
-                    connection.execute(
-                        sa.delete(table).where(table.c.key == sa.bindparam("gone")), [{"gone": key} for key in gone]
-                    )
-                if rows:
-                    connection.execute(sa.insert(table), [{"key": key, "document": text} for key, text in rows.items()])
+                _put(connection, table, table.c.document, written.get(name, {}), deleted.get(name, []))
+            _put(connection, _branches, _branches.c.sealed, branches)
             _append(connection, events)
+
+    def branches(self, stored_as: Sequence[str]) -> Mapping[str, bytes]:
+        wanted = sa.select(_branches.c.key, _branches.c.sealed).where(_branches.c.key.in_(stored_as))
+        with self._transaction() as connection:
+            return {row.key: row.sealed for row in connection.execute(wanted)}
 
     def prune(self, fence: int, to: TreeHead, events: Sequence[AuditEvent]) -> None:
         with self._transaction() as connection:
@@ -232,6 +239,17 @@ def _is_full(cause: BaseException | None) -> bool:
 
 def _read(connection: sa.Connection, table: sa.Table) -> dict[str, str]:
     return {row.key: row.document for row in connection.execute(sa.select(table.c.key, table.c.document))}
+
+
+def _put(
+    connection: sa.Connection, table: sa.Table, column: sa.Column[Any], rows: Mapping[str, str | bytes], gone: Sequence[str] = ()
+) -> None:
+    """These rows in place of those of the same keys, and of those that are gone."""
+    keys = [*gone, *rows]
+    if keys:
+        connection.execute(sa.delete(table).where(table.c.key == sa.bindparam("gone")), [{"gone": key} for key in keys])
+    if rows:
+        connection.execute(sa.insert(table), [{"key": key, column.name: value} for key, value in rows.items()])
 
 
 def _check_fence(connection: sa.Connection, fence: int) -> None:

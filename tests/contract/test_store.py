@@ -103,6 +103,23 @@ def test_changes_and_deletions_are_saved(open_store: Open) -> None:
     assert open_store().load() == after
 
 
+def test_branches_of_subject_keys_are_read_one_by_one_and_replaced(open_store: Open) -> None:
+    store = open_store()
+    fence = store.acquire()
+    store.save(fence, State(), State(), [], {"subjects/8/1": b"\0a", "subjects/8/2": b"b", "others/8/1": b"c"})
+    store.save(fence, State(), State(), [_event("erased")], {"subjects/8/2": bytes(5000)})
+    with pytest.raises(Fenced):
+        store.save(fence - 1, State(), State(), [], {"subjects/8/1": b"late"})
+    again = open_store()
+    assert again.branches(["subjects/8/1", "subjects/8/2", "subjects/16/1"]) == {
+        "subjects/8/1": b"\0a",
+        "subjects/8/2": bytes(5000),
+    }
+    assert again.branches([]) == {}
+    assert again.load() == State()
+    assert len(again.audit("digits")) == 1
+
+
 def test_a_fenced_controller_writes_nothing(open_store: Open) -> None:
     old = open_store()
     fence = old.acquire()

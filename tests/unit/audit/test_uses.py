@@ -13,6 +13,7 @@ from cluster.audit.uses import OTHERS, Used, UseKind, UseReport
 from cluster.errors import Unreachable
 from cluster.state import AuditEvent, State
 from cluster.store.memory import MemoryStore
+from cluster.store.port import NO_BRANCHES
 from cluster.watch.catalogue import AUDIT_GAPS, FIRST_USES, KEY_EXPIRES
 from cluster.watch.reports import MetricsReport, Series
 from deployments.control.fake_control import FakeControlPlane
@@ -96,10 +97,10 @@ class Full(MemoryStore):
 
     full = False
 
-    def save(self, fence: int, before: State, after: State, events: Any) -> None:
+    def save(self, fence: int, before: State, after: State, events: Any, branches: Any = NO_BRANCHES) -> None:
         if self.full:
             raise Unreachable("the store's disk is full", where="store", remedy="make room")
-        super().save(fence, before, after, events)
+        super().save(fence, before, after, events, branches)
 
 
 def test_a_store_that_takes_nothing_loses_nothing() -> None:
