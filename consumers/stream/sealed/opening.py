@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
+import simdjson
 
 from cluster.errors import BadInput, HeadraceError, NotFound
 from consumers.stream.codecs.codec import Decoded, Decoder
@@ -20,6 +21,7 @@ class OpeningDecoder:
 
     def __init__(self, inner: Decoder, section: DecryptedInput, topic: str, subjects: SubjectBook) -> None:
         self._inner, self._section, self._topic, self._subjects = inner, section, topic, subjects
+        self._parser = simdjson.Parser()
 
     def decode(self, values: Sequence[bytes | None], headers: Sequence[Sequence[Header]] = ()) -> Decoded:
         """See Decoder. Raises Unreachable where keys can't be had now."""
@@ -74,10 +76,12 @@ class OpeningDecoder:
             raise BadInput(
                 "its subject was erased: nothing opens it", where=field, remedy="none; `erased: null` takes it for null"
             )
+        value = open_field(text, key, topic=self._topic, field=field)
         try:
-            return orjson.loads(open_field(text, key, topic=self._topic, field=field))
-        except orjson.JSONDecodeError:
+            self._parser.parse(value)  # a whole value of JSON, so that it can be put in its place as it is
+        except ValueError:
             raise BadInput("what was encrypted is no JSON", where=field, remedy="encrypt the field's value as JSON") from None
+        return orjson.Fragment(value)
 
 
 def _document(value: bytes | None) -> dict[str, Any] | None:
