@@ -143,7 +143,12 @@ def key_below(node: TreeNode, key: bytes, pseudonym: str) -> bytes:
 
 def leaves_gone(nodes: Mapping[TreeNode, bytes]) -> list[int]:
     """The leaves that no node of a whole tree leads to. Raises ValueError where they are no tree with single leaves erased."""
-    inner = {(at, way >> (depth - at)) for depth, way in nodes for at in range(depth)}
+    inner: set[TreeNode] = set()
+    for depth, way in nodes:
+        at = depth - 1
+        while at >= 0 and (above := (at, way >> (depth - at))) not in inner:
+            inner.add(above)
+            at -= 1
     gone: list[int] = []
     left = [TOP]
     while left:

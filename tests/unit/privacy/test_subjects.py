@@ -380,6 +380,26 @@ def test_the_command_erases_whom_its_input_names(
     assert main(["erase", ""]) == ExitCode.BAD_INPUT
 
 
+def test_the_command_erases_all_whom_it_is_given(
+    ring: KeyRing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    control = BrainControl()
+    book = SubjectBook(control)
+    book.open("subjects", "prod")
+    ask_brain(control.brain, monkeypatch)
+    lines = [f"subject {i}" for i in range(120)]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines) + "\n\n"))
+    assert main(["erase", "ada", "-", "--json"]) == ExitCode.OK
+    told = [orjson.loads(line)["subject"] for line in capsys.readouterr().out.splitlines()]
+    assert told == [pseudonym_in(book, who) for who in ("ada", *lines)]
+    assert set(SubjectBook(control).keys_of("subjects", told).values()) == {None}
+    erased = [event for event in control.brain.store.audit("") if event.event == "subject erased"]
+    assert [event.detail["subject"] for event in erased] == told
+    assert {event.detail["number"] for event in erased} == {2, 3}  # a hundred at a time
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    assert main(["erase", "-"]) == ExitCode.BAD_INPUT
+
+
 def test_who_erases_at_the_same_time_loses_nothing(ring: KeyRing) -> None:
     control = BrainControl()
     SubjectBook(control).open("subjects", "prod")
