@@ -135,10 +135,10 @@ def fill(store: SqlStore, holder: HpkeKey, erased: int) -> int:
             continue
         some[f"{NAME}/{branch_name(branch.top)}"] = sealed[32:]
         if len(some) == 10_000:
-            store.save(fence, State(), State(), (), some)
+            store.save(fence, State(), State(), (), branches=some)
             some = {}
     document = seal_subject_keys(SubjectKeys(keys.naming, root), NAME, 1, holder)
-    store.save(fence, State(), State(subjects={NAME: StoredSubjectKeys(1, document)}), (), some)
+    store.save(fence, State(), State(subjects={NAME: StoredSubjectKeys(1, document)}), (), branches=some)
     return size
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pydantic import TypeAdapter
 
 from cluster.audit.kinds import APART
 from cluster.audit.merkle import TreeHead
+from cluster.audit.uses import CallerOf, SeenCallers
 from cluster.errors import Fenced, NotFound
 from cluster.state import AuditEvent, State
 from cluster.store.port import NO_BRANCHES, AuditRecord
@@ -28,6 +29,7 @@ class MemoryStore:
         self._branches: dict[str, bytes] = {}
         self._audit: list[AuditEvent] = []
         self._pruned = TreeHead()
+        self._seen: dict[CallerOf, float] = {}
 
     def acquire(self) -> int:
         with self._lock:
@@ -44,6 +46,7 @@ class MemoryStore:
         before: State,  # noqa: ARG002 - the port's
         after: State,
         events: Sequence[AuditEvent],
+        seen: SeenCallers | None = None,
         branches: Mapping[str, bytes] = NO_BRANCHES,
     ) -> None:
         with self._lock:
@@ -52,6 +55,16 @@ class MemoryStore:
             self._rows = to_rows(after)
             self._branches |= branches
             self._audit.extend(events)
+            if seen is not None:
+                self._seen = {one: last_s for one, last_s in self._seen.items() if last_s >= seen.forget_s} | dict(seen.seen)
+
+    def seen(self, callers: Collection[CallerOf]) -> Mapping[CallerOf, float]:
+        with self._lock:
+            return {one: self._seen[one] for one in callers if one in self._seen}
+
+    def seen_count(self) -> int:
+        with self._lock:
+            return len(self._seen)
 
     def branches(self, stored_as: Sequence[str]) -> Mapping[str, bytes]:
         with self._lock:

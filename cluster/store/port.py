@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
 from cluster.audit.merkle import TreeHead
+from cluster.audit.uses import CallerOf, SeenCallers
 from cluster.state import AuditEvent, State
 
 NO_BRANCHES: Mapping[str, bytes] = MappingProxyType({})
@@ -44,9 +45,11 @@ class Store(Protocol):
         before: State,
         after: State,
         events: Sequence[AuditEvent],
+        seen: SeenCallers | None = None,
         branches: Mapping[str, bytes] = NO_BRANCHES,
     ) -> None:
-        """Saves what differs between the two and appends the events, in one transaction: all of it or nothing.
+        """Saves what differs between the two and appends the events, in one transaction: all of it or nothing. Callers that were
+        `seen` are remembered in it too, and who was not for long is forgotten.
 
         `before` is what was last loaded or saved. `branches` of subject keys take the place of those stored as the same: they may
         be many more than fit into memory, so that no State has them. Raises Fenced, and writes nothing, where the fence has been
@@ -55,6 +58,13 @@ class Store(Protocol):
 
     def branches(self, stored_as: Sequence[str]) -> Mapping[str, bytes]:
         """Those that there are of these branches."""
+
+    def seen(self, callers: Collection[CallerOf]) -> Mapping[CallerOf, float]:
+        """Those of these that are remembered, and when each used its model last, Unix time. They are no part of the state: there
+        may be more of them than fit into memory."""
+
+    def seen_count(self) -> int:
+        """How many callers of models are remembered. Counts them: not for every tick."""
 
     def prune(self, fence: int, to: TreeHead, events: Sequence[AuditEvent]) -> None:
         """Deletes the records of the tree `to`, which are the audit's first, and appends the events, in one transaction.

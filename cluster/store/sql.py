@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from cluster.audit.kinds import APART
 from cluster.audit.merkle import TreeHead
+from cluster.audit.uses import CallerOf, SeenCallers
 from cluster.errors import BadInput, Forbidden, Unreachable
 from cluster.state import AuditEvent, State
 from cluster.store.memory import fenced, pruned_before
@@ -50,6 +51,13 @@ _tree = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("size", sa.BigInteger),
     sa.Column("edge", sa.Text),
+)
+_seen = sa.Table(
+    "seen_callers",
+    _meta,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("principal", sa.Text, primary_key=True),
+    sa.Column("last_s", sa.Double),
 )
 _APART = "(apart)"  # no model is named so
 _WHOLE, _PRUNED = 1, 2  # of the tree's rows
@@ -93,6 +101,7 @@ class SqlStore:
         before: State,
         after: State,
         events: Sequence[AuditEvent],
+        seen: SeenCallers | None = None,
         branches: Mapping[str, bytes] = NO_BRANCHES,
     ) -> None:
         written, deleted = changes(before, after)
@@ -103,6 +112,19 @@ class SqlStore:
                 _put(connection, table, table.c.document, written.get(name, {}), deleted.get(name, []))
             _put(connection, _branches, _branches.c.sealed, branches)
             _append(connection, events)
+            if seen is not None:
+                _remember(connection, seen)
+
+    def seen(self, callers: Collection[CallerOf]) -> Mapping[CallerOf, float]:
+        if not callers:
+            return {}
+        asked = sa.select(_seen).where(sa.tuple_(_seen.c.model, _seen.c.principal).in_(sorted(callers)))
+        with self._transaction() as connection:
+            return {CallerOf(row.model, row.principal): float(row.last_s) for row in connection.execute(asked)}
+
+    def seen_count(self) -> int:
+        with self._transaction() as connection:
+            return int(connection.execute(sa.select(sa.func.count()).select_from(_seen)).scalar_one())
 
     def branches(self, stored_as: Sequence[str]) -> Mapping[str, bytes]:
         wanted = sa.select(_branches.c.key, _branches.c.sealed).where(_branches.c.key.in_(stored_as))
@@ -267,6 +289,17 @@ def _head(connection: sa.Connection, of: int = _WHOLE) -> TreeHead:
 def _set_head(connection: sa.Connection, head: TreeHead, of: int = _WHOLE) -> None:
     edge = " ".join(node.hex() for node in head.edge)
     connection.execute(sa.update(_tree).where(_tree.c.id == of).values(size=head.size, edge=edge))
+
+
+def _remember(connection: sa.Connection, callers: SeenCallers) -> None:
+    rows = [{"of": one.model, "who": one.principal, "at": last_s} for one, last_s in callers.seen.items()]
+    connection.execute(
+        sa.delete(_seen).where(_seen.c.model == sa.bindparam("of"), _seen.c.principal == sa.bindparam("who")), rows
+    )
+    connection.execute(
+        sa.insert(_seen).values(model=sa.bindparam("of"), principal=sa.bindparam("who"), last_s=sa.bindparam("at")), rows
+    )
+    connection.execute(sa.delete(_seen).where(_seen.c.last_s < callers.forget_s))
 
 
 def _append(connection: sa.Connection, events: Sequence[AuditEvent]) -> None:

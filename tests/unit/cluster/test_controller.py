@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cluster.audit.uses import SeenCallers
 from cluster.errors import BadInput, Conflict, Fenced, NotFound, Unreachable
 from cluster.fleet.serving import Serving
 from cluster.rollout.illness import LASTS_S
@@ -550,10 +551,11 @@ class ShakyStore(MemoryStore):
         before: State,
         after: State,
         events: Sequence[AuditEvent],
+        seen: SeenCallers | None = None,
         branches: Mapping[str, bytes] = NO_BRANCHES,
     ) -> None:
         if not self.away:
-            super().save(fence, before, after, events, branches)
+            super().save(fence, before, after, events, seen, branches)
         if self.away or self.mute:
             raise Unreachable("database is locked", where="store", remedy="wait")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from cluster.audit.uses import SeenCallers
 from cluster.errors import Unreachable
 from cluster.rollout import evidence, inbox
 from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey, mark
@@ -58,11 +59,12 @@ class Away(MemoryStore):
         before: State,
         after: State,
         events: Sequence[AuditEvent],
+        seen: SeenCallers | None = None,
         branches: Mapping[str, bytes] = NO_BRANCHES,
     ) -> None:
         if self.away:
             raise Unreachable("the store is locked", where="store", remedy="wait")
-        super().save(fence, before, after, events, branches)
+        super().save(fence, before, after, events, seen, branches)
 
 
 def test_evidence_that_waits_for_the_store_is_bounded_and_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,10 +257,10 @@ def test_branches_that_were_changed_or_lost_are_told(ring: KeyRing) -> None:
     state = control.brain.controller._current()
     (sealed,) = store.branches([name]).values()
     for wrong in (sealed[:-1] + bytes([sealed[-1] ^ 1]), sealed[:40], b""):
-        store.save(control.brain.controller._fence, state, state, (), {name: wrong})
+        store.save(control.brain.controller._fence, state, state, (), branches={name: wrong})
         with pytest.raises(BadArtifact, match="subject keys subjects"):
             key_in(SubjectBook(control), ada)
-    store.save(control.brain.controller._fence, state, state, (), {name: sealed})
+    store.save(control.brain.controller._fence, state, state, (), branches={name: sealed})
     assert key_in(SubjectBook(control), ada) is None
     with pytest.raises(Conflict, match="replaced them meanwhile"):
         control.branches(SubjectBranchesAsked(name="subjects", number=1, branches=("8/0",)))
