@@ -45,7 +45,7 @@ from consumers.stream.spec import Client, Format, Guarantee, StreamInput, Stream
 from headrace.local.broker import start_broker, stop_broker
 from headrace.local.ports import free_port
 
-WIDTH, PARTITIONS = 784, 4
+WIDTH, PARTITIONS, KEYS = 784, 4, 1000
 WORDS = {Format.JSON: "json", Format.RAW: "binary"}
 # p50 and p99 in ms, of 500 events/s in a record at a time: docs of the issue; another machine of the same kind.
 KAFKA_STREAMS = {Guarantee.AT_LEAST_ONCE: (25.0, 44.0), Guarantee.EXACTLY_ONCE: (74.0, 137.0)}
@@ -264,12 +264,16 @@ def make_topics(brokers: str, *names: str) -> None:
 
 def fill(brokers: str, topic: str, events: int, value: Callable[[np.ndarray], bytes]) -> None:
     """The events, keyed, evenly over the partitions."""
-    values = [value(row) for row in np.random.default_rng(0).random((256, WIDTH), dtype=np.float32)]
+    fill_with(brokers, topic, events, [value(row) for row in np.random.default_rng(0).random((256, WIDTH), dtype=np.float32)])
+
+
+def fill_with(brokers: str, topic: str, events: int, values: Sequence[bytes]) -> None:
+    """These values in turn, as `fill` does."""
     producer = Producer({"bootstrap.servers": brokers, "linger.ms": 20, "batch.size": 512 * 1024})
     for i in range(events):
         while True:
             try:
-                producer.produce(topic, values[i % len(values)], b"key %d" % (i % 1000), i % PARTITIONS)
+                producer.produce(topic, values[i % len(values)], b"key %d" % (i % KEYS), i % PARTITIONS)
                 break
             except BufferError:
                 producer.poll(0.1)

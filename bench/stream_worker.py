@@ -32,6 +32,7 @@ from consumers.stream.kafka.librdkafka.config import BATCH_BYTES, FULL_QUEUE_WAI
 from consumers.stream.log.port import Header, Member
 from consumers.stream.loop import Loop
 from consumers.stream.outgoing.answers import MODEL_HEADER, PREDICTION_HEADER, VERSION_HEADER
+from consumers.stream.sealed.book import SubjectBook
 from consumers.stream.spec import Client, StreamSpec
 from deployments.artifacts.fetch import localize
 from deployments.drift.drift_sample import DriftSample
@@ -119,6 +120,7 @@ def work(
     meters: Meters | None = None,
     payloads: PayloadLog | None = None,
     drift: DriftSample | None = None,
+    subjects: SubjectBook | None = None,
 ) -> Counters:
     """Until all rows are in, or standard input ends. What was done. The rest is the worker's own: see Loop."""
     group, ended = spec.group_of("bench"), threading.Event()
@@ -137,6 +139,7 @@ def work(
             payloads,
             tracer=tracer,
             drift=drift,
+            subjects=subjects,
         )
         worker = threading.Thread(target=loop.run)
         worker.start()

@@ -35,7 +35,7 @@ from cluster.routing.routes import RouteTable, Stamp
 from cluster.schedule.due import jobs_to_ask
 from cluster.schedule.fires import JobSeen
 from cluster.state import AuditEvent, State
-from cluster.store.port import Store
+from cluster.store.port import NO_BRANCHES, Store
 from cluster.troubles import TroubleLog
 from cluster.watch.book import MetricsBook
 from cluster.watch.reports import MetricsReport
@@ -253,11 +253,12 @@ class Controller:
                 audit_head=self._store.audit_head,
                 audit_pruned=self._store.audit_pruned,
                 audit_signer=self._audit_signer,
+                branches=self._store.branches,
                 seen_callers=self._trail.callers,
             )
             outcome, events = dispatch.run(command, request, at)
             self._stirred |= outcome.state is not state
-            self._persist(outcome.state, events, outcome.prune)
+            self._persist(outcome.state, events, outcome.prune, branches=outcome.branches)
         return outcome.answer.model_dump(mode="json")
 
     def _record_uses(self, report: UseReport) -> None:
@@ -370,6 +371,7 @@ class Controller:
         events: tuple[AuditEvent, ...],
         prune: TreeHead | None = None,
         seen: SeenCallers | None = None,
+        branches: Mapping[str, bytes] = NO_BRANCHES,
     ) -> None:
         if after is self._state and not events:
             return
@@ -377,7 +379,7 @@ class Controller:
             if prune is not None:
                 self._store.prune(self._fence, prune, events)
             else:
-                self._store.save(self._fence, self._state, after, events, seen)
+                self._store.save(self._fence, self._state, after, events, seen, branches)
         except Unreachable:
             # It may have been saved all the same: what the store has is the truth.
             self._must_load = True

@@ -18,7 +18,13 @@ from cluster.commands.keys import CreateKey, KeyView, RevokeKey, RotateKey
 from cluster.commands.labels import LabelsTold, TellLabels
 from cluster.commands.models import DeleteModel, ModelView, ScaleModel
 from cluster.commands.privacy import subjects
-from cluster.commands.privacy.subjects import ReplaceSubjectKeys, SubjectKeysAsked, SubjectKeysView
+from cluster.commands.privacy.subjects import (
+    ReplaceSubjectKeys,
+    SubjectBranches,
+    SubjectBranchesAsked,
+    SubjectKeysAsked,
+    SubjectKeysView,
+)
 from cluster.commands.rollouts import MoveRollout, RolloutView, StartRollout
 from cluster.commands.status import StatusView
 from cluster.commands.versions import RegisterVersion, Resolve, ResolvedVersion, VersionView
@@ -174,8 +180,12 @@ class ControlClient(ControlCalls):
         return self.call(keys.LIST, Nothing()).keys
 
     def subject_keys(self, name: str) -> SubjectKeysView:
-        """The keys of data subjects, sealed."""
+        """The keys of data subjects, sealed: the root of their tree."""
         return self.call(subjects.SHOW, SubjectKeysAsked(name=name))
+
+    def subject_branches(self, asked: SubjectBranchesAsked) -> SubjectBranches:
+        """Branches of their tree, sealed."""
+        return self.call(subjects.BRANCHES, asked)
 
     def replace_subject_keys(self, keys: ReplaceSubjectKeys) -> SubjectKeysView:
         """Puts others in their place."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +15,7 @@ from cluster.commands.rights import Asks
 from cluster.drift.watched import DriftLook
 from cluster.ports import AppState, FeedState
 from cluster.state import AuditEvent, State
-from cluster.store.port import AuditRecord
+from cluster.store.port import NO_BRANCHES, AuditRecord
 from cluster.versions import VersionId
 from cluster.watch.history import HistoryPoint
 from cluster.watch.sums import MetricTotals
@@ -53,6 +53,10 @@ def _no_records(_: int, __: int) -> list[AuditRecord]:
     return []
 
 
+def _no_branches(_: Sequence[str]) -> Mapping[str, bytes]:
+    return NO_BRANCHES
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a command may look at. `apps` and `feeds` are as last seen, at `tick_s` (0: not yet).
@@ -62,7 +66,7 @@ class Context:
     `troubles` is how many things stand in the controller's way, `drift` looks at the rows of the versions that are watched, and
     `counted_since_s` is since when `totals` sums. `records` are those of the whole audit, by number and count, `audit_head` is
     its tree, `audit_pruned` that over the records that are gone, and `audit_signer` signs it. `seen_callers` is how many callers
-    of models are remembered.
+    of models are remembered. `branches` are those that there are of subject keys, sealed, by what they are stored as.
     """
 
     state: State
@@ -83,17 +87,20 @@ class Context:
     audit_head: Callable[[], TreeHead] = TreeHead
     audit_pruned: Callable[[], TreeHead] = TreeHead
     audit_signer: AuditSigner | None = None
+    branches: Callable[[Sequence[str]], Mapping[str, bytes]] = _no_branches
     seen_callers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What to save and what to answer; `prune` is the tree over the audit's records that are to go."""
+    """What to save and what to answer; `prune` is the tree over the audit's records that are to go, `branches` those of subject
+    keys that are to be stored."""
 
     state: State
     answer: Message
     events: tuple[AuditEvent, ...] = ()
     prune: TreeHead | None = None
+    branches: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

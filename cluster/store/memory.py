@@ -13,7 +13,7 @@ from cluster.audit.merkle import TreeHead
 from cluster.audit.uses import CallerOf, SeenCallers
 from cluster.errors import Fenced, NotFound
 from cluster.state import AuditEvent, State
-from cluster.store.port import AuditRecord
+from cluster.store.port import NO_BRANCHES, AuditRecord
 from cluster.store.rows import from_rows, to_rows
 
 _EVENT = TypeAdapter(AuditEvent)
@@ -26,6 +26,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._fence = 0
         self._rows = to_rows(State())
+        self._branches: dict[str, bytes] = {}
         self._audit: list[AuditEvent] = []
         self._pruned = TreeHead()
         self._seen: dict[CallerOf, float] = {}
@@ -46,11 +47,13 @@ class MemoryStore:
         after: State,
         events: Sequence[AuditEvent],
         seen: SeenCallers | None = None,
+        branches: Mapping[str, bytes] = NO_BRANCHES,
     ) -> None:
         with self._lock:
             if fence != self._fence:
                 raise fenced()
             self._rows = to_rows(after)
+            self._branches |= branches
             self._audit.extend(events)
             if seen is not None:
                 self._seen = {one: last_s for one, last_s in self._seen.items() if last_s >= seen.forget_s} | dict(seen.seen)
@@ -62,6 +65,10 @@ class MemoryStore:
     def seen_count(self) -> int:
         with self._lock:
             return len(self._seen)
+
+    def branches(self, stored_as: Sequence[str]) -> Mapping[str, bytes]:
+        with self._lock:
+            return {name: self._branches[name] for name in stored_as if name in self._branches}
 
     def audit(self, model: str, limit: int = 1000) -> list[AuditEvent]:
         with self._lock:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from cluster.audit.merkle import TreeHead
 from cluster.audit.uses import CallerOf, SeenCallers
 from cluster.state import AuditEvent, State
+
+NO_BRANCHES: Mapping[str, bytes] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +40,24 @@ class Store(Protocol):
         """The state as last saved; the empty one in a new store. Raises BadInput where it holds what can't be read."""
 
     def save(
-        self, fence: int, before: State, after: State, events: Sequence[AuditEvent], seen: SeenCallers | None = None
+        self,
+        fence: int,
+        before: State,
+        after: State,
+        events: Sequence[AuditEvent],
+        seen: SeenCallers | None = None,
+        branches: Mapping[str, bytes] = NO_BRANCHES,
     ) -> None:
         """Saves what differs between the two and appends the events, in one transaction: all of it or nothing. Callers that were
         `seen` are remembered in it too, and who was not for long is forgotten.
 
-        `before` is what was last loaded or saved. Raises Fenced, and writes nothing, where the fence has been raised since.
+        `before` is what was last loaded or saved. `branches` of subject keys take the place of those stored as the same: they may
+        be many more than fit into memory, so that no State has them. Raises Fenced, and writes nothing, where the fence has been
+        raised since.
         """
+
+    def branches(self, stored_as: Sequence[str]) -> Mapping[str, bytes]:
+        """Those that there are of these branches."""
 
     def seen(self, callers: Collection[CallerOf]) -> Mapping[CallerOf, float]:
         """Those of these that are remembered, and when each used its model last, Unix time. They are no part of the state: there

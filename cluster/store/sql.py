@@ -23,7 +23,7 @@ from cluster.audit.uses import CallerOf, SeenCallers
 from cluster.errors import BadInput, Forbidden, Unreachable
 from cluster.state import AuditEvent, State
 from cluster.store.memory import fenced, pruned_before
-from cluster.store.port import AuditRecord
+from cluster.store.port import NO_BRANCHES, AuditRecord
 from cluster.store.rows import TABLES, changes, from_rows
 
 BUSY_TIMEOUT_S = 5.0
@@ -38,6 +38,7 @@ _meta = sa.MetaData()
 _records = {
     name: sa.Table(name, _meta, sa.Column("key", sa.Text, primary_key=True), sa.Column("document", sa.Text)) for name in TABLES
 }
+_branches = sa.Table("subject_branches", _meta, sa.Column("key", sa.Text, primary_key=True), sa.Column("sealed", sa.LargeBinary))
 _audit = sa.Table(
     "audit",
     _meta,
@@ -98,21 +99,21 @@ class SqlStore:
             return from_rows({name: _read(connection, table) for name, table in _records.items()})
 
     def save(
-        self, fence: int, before: State, after: State, events: Sequence[AuditEvent], seen: SeenCallers | None = None
+        self,
+        fence: int,
+        before: State,
+        after: State,
+        events: Sequence[AuditEvent],
+        seen: SeenCallers | None = None,
+        branches: Mapping[str, bytes] = NO_BRANCHES,
     ) -> None:
         written, deleted = changes(before, after)
         with self._transaction() as connection:
             _check_fence(connection, fence)
             for name in TABLES:
                 table = _records[name]
-                rows = written.get(name, {})
-                gone = [*deleted.get(name, []), *rows]
-                if gone:
-                    connection.execute(
-                        sa.delete(table).where(table.c.key == sa.bindparam("gone")), [{"gone": key} for key in gone]
-                    )
-                if rows:
-                    connection.execute(sa.insert(table), [{"key": key, "document": text} for key, text in rows.items()])
+                _put(connection, table, table.c.document, written.get(name, {}), deleted.get(name, []))
+            _put(connection, _branches, _branches.c.sealed, branches)
             _append(connection, events)
             if seen is not None:
                 _remember(connection, seen)
@@ -127,6 +128,11 @@ class SqlStore:
     def seen_count(self) -> int:
         with self._transaction() as connection:
             return int(connection.execute(sa.select(sa.func.count()).select_from(_seen)).scalar_one())
+
+    def branches(self, stored_as: Sequence[str]) -> Mapping[str, bytes]:
+        wanted = sa.select(_branches.c.key, _branches.c.sealed).where(_branches.c.key.in_(stored_as))
+        with self._transaction() as connection:
+            return {row.key: row.sealed for row in connection.execute(wanted)}
 
     def prune(self, fence: int, to: TreeHead, events: Sequence[AuditEvent]) -> None:
         with self._transaction() as connection:
@@ -259,6 +265,17 @@ def _is_full(cause: BaseException | None) -> bool:
 
 def _read(connection: sa.Connection, table: sa.Table) -> dict[str, str]:
     return {row.key: row.document for row in connection.execute(sa.select(table.c.key, table.c.document))}
+
+
+def _put(
+    connection: sa.Connection, table: sa.Table, column: sa.Column[Any], rows: Mapping[str, str | bytes], gone: Sequence[str] = ()
+) -> None:
+    """These rows in place of those of the same keys, and of those that are gone."""
+    keys = [*gone, *rows]
+    if keys:
+        connection.execute(sa.delete(table).where(table.c.key == sa.bindparam("gone")), [{"gone": key} for key in keys])
+    if rows:
+        connection.execute(sa.insert(table), [{"key": key, column.name: value} for key, value in rows.items()])
 
 
 def _check_fence(connection: sa.Connection, fence: int) -> None:

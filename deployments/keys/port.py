@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import secrets
 from enum import StrEnum
-from typing import Annotated, Protocol
+from typing import Protocol
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BaseModel, ConfigDict
+
+from cluster.section import Base64Bytes
 
 DATA_KEY_BYTES = 32
 
@@ -18,13 +19,6 @@ class WrapAlgorithm(StrEnum):
     HPKE = "hpke-x25519-hkdf-sha256-aes-256-gcm"
     VAULT = "vault-transit"
     AWS_KMS = "aws-kms"
-
-
-def _decoded(value: object) -> object:
-    return base64.b64decode(value, validate=True) if isinstance(value, str) else value
-
-
-Base64Bytes = Annotated[bytes, BeforeValidator(_decoded), PlainSerializer(lambda raw: base64.b64encode(raw).decode())]
 
 
 class WrappedKey(BaseModel):

@@ -6,7 +6,6 @@ Topic, field and key id are associated data: a value that is moved to another to
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 import secrets
 
@@ -17,7 +16,7 @@ from cluster.errors import BadInput
 
 PREFIX = "enc:1:"
 _NONCE_BYTES = 12
-_FORM = re.compile(r"enc:1:([a-z0-9-]{1,63})/([0-9a-f]{32}):([A-Za-z0-9+/=]+)")
+_OWNED = re.compile(r"enc:1:([a-z0-9-]{1,63})/([0-9a-f]{32}):")  # of what follows, the decoder tells in a tenth of the time
 
 
 def seal_field(value: bytes, key: bytes, *, keys: str, pseudonym: str, topic: str, field: str) -> str:
@@ -29,19 +28,19 @@ def seal_field(value: bytes, key: bytes, *, keys: str, pseudonym: str, topic: st
 
 def owner_of(text: object) -> tuple[str, str] | None:
     """Which subject keys, and whose pseudonym, an encrypted field names; None where it is none."""
-    found = _FORM.fullmatch(text) if isinstance(text, str) else None
+    found = _OWNED.match(text) if isinstance(text, str) else None
     return (found[1], found[2]) if found is not None else None
 
 
 def open_field(text: str, key: bytes, *, topic: str, field: str) -> bytes:
     """The value. Raises BadInput where it was not sealed so: changed, or moved here from elsewhere."""
-    found = _FORM.fullmatch(text)
+    found = _OWNED.match(text)
     try:
-        sealed = base64.b64decode(found[3], validate=True) if found is not None else b""
+        sealed = base64.b64decode(text[found.end() :], validate=True) if found is not None else b""
         if found is not None and len(sealed) > _NONCE_BYTES:
             about = _about(topic, field, f"{found[1]}/{found[2]}")
             return AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], about)
-    except (InvalidTag, binascii.Error):
+    except (InvalidTag, ValueError):  # binascii's, and of characters that are not ASCII
         pass  # told below, as what is no such value at all
     what, remedy = "it does not open: it was changed, or comes from another topic or field", "send it as it was encrypted"
     raise BadInput(what, where=field, remedy=remedy)

@@ -106,6 +106,23 @@ def test_changes_and_deletions_are_saved(open_store: Open) -> None:
     assert open_store().load() == after
 
 
+def test_branches_of_subject_keys_are_read_one_by_one_and_replaced(open_store: Open) -> None:
+    store = open_store()
+    fence = store.acquire()
+    store.save(fence, State(), State(), [], branches={"subjects/8/1": b"\0a", "subjects/8/2": b"b", "others/8/1": b"c"})
+    store.save(fence, State(), State(), [_event("erased")], branches={"subjects/8/2": bytes(5000)})
+    with pytest.raises(Fenced):
+        store.save(fence - 1, State(), State(), [], branches={"subjects/8/1": b"late"})
+    again = open_store()
+    assert again.branches(["subjects/8/1", "subjects/8/2", "subjects/16/1"]) == {
+        "subjects/8/1": b"\0a",
+        "subjects/8/2": bytes(5000),
+    }
+    assert again.branches([]) == {}
+    assert again.load() == State()
+    assert len(again.audit("digits")) == 1
+
+
 def test_callers_are_remembered_until_they_were_not_seen_for_long(open_store: Open) -> None:
     store, ann, bob = open_store(), CallerOf("digits", "key ann"), CallerOf("digits", "key bob's")
     fence = store.acquire()

@@ -191,6 +191,28 @@ def quoting_artifact(root: Path, model: str = "quotes") -> tuple[str, str, Manif
     )
     place = TensorSpec(name="place", datatype=Datatype.INT64, shape=(-1,))
     number = TensorSpec(name="number", datatype=Datatype.FP32, shape=(-1,))
+    samples = Samples(inputs={"place": np.array([0], np.int64)}, outputs={"number": np.array([1.5], np.float32)})
+    return _of_graph(root, model, graph, Signature(inputs=(place,), outputs=(number,)), samples)
+
+
+def doubling_artifact(root: Path, model: str = "doubles") -> tuple[str, str, Manifest]:
+    """Doubles three numbers: `x` [n, 3] to `y` [n, 3], so that what it answers can be asked of it."""
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        "doubles",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+    )
+    x, y = (TensorSpec(name=name, datatype=Datatype.FP32, shape=(-1, 3)) for name in "xy")
+    ones = np.ones((1, 3), np.float32)
+    return _of_graph(
+        root, model, graph, Signature(inputs=(x,), outputs=(y,)), Samples(inputs={"x": ones}, outputs={"y": 2 * ones})
+    )
+
+
+def _of_graph(
+    root: Path, model: str, graph: onnx.GraphProto, signature: Signature, samples: Samples
+) -> tuple[str, str, Manifest]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
@@ -198,9 +220,9 @@ def quoting_artifact(root: Path, model: str = "quotes") -> tuple[str, str, Manif
             root,
             model=model,
             engine="onnx",
-            signature=Signature(inputs=(place,), outputs=(number,)),
+            signature=signature,
             files={"model.onnx": file},
-            samples=Samples(inputs={"place": np.array([0], np.int64)}, outputs={"number": np.array([1.5], np.float32)}),
+            samples=samples,
             report={},
             source={"kind": "test"},
         )

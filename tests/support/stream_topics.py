@@ -43,6 +43,11 @@ def small_stream(brokers: str, client: Client, partitions: int, **settings: Any)
 
 def read_values(brokers: str, topic: str) -> list[Any]:
     """The JSON values of all records of the topic that are committed, by partition and offset."""
+    return [orjson.loads(record.value) for record in read_records(brokers, topic)]
+
+
+def read_records(brokers: str, topic: str) -> list[Any]:
+    """All records of the topic that are committed, by partition and offset, as the client has them."""
     consumer = KafkaConsumer(bootstrap_servers=brokers, isolation_level="read_committed", auto_offset_reset="earliest")
     try:
         partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
@@ -51,8 +56,8 @@ def read_values(brokers: str, topic: str) -> list[Any]:
         found: dict[TopicPartition, list[Any]] = {partition: [] for partition in partitions}
         while any(consumer.position(partition) < ends[partition] for partition in partitions):
             for partition, records in consumer.poll(timeout_ms=200).items():
-                found[partition] += [orjson.loads(record.value) for record in records]
-        return [value for partition in partitions for value in found[partition]]
+                found[partition] += records
+        return [record for partition in partitions for record in found[partition]]
     finally:
         consumer.close()
 

@@ -42,14 +42,28 @@ class AnswerSealer:
     ) -> tuple[list[bytes], dict[int, BadInput]]:
         """The answers, JSON objects, with their fields encrypted; `keys` and `headers` are those of their records. Those that
         can't be are empty, and why by their places. Raises Unreachable where keys can't be had now."""
-        found: list[bytes] = []
         refused: dict[int, BadInput] = {}
-        for place, (body, key, own) in enumerate(zip(bodies, keys, headers, strict=True)):
+        subjects: dict[int, str] = {}
+        for place, (key, own) in enumerate(zip(keys, headers, strict=True)):
             try:
-                found.append(self._one(body, self._subject(key, own)))
+                subjects[place] = self._subject(key, own)
             except BadInput as error:
-                found.append(b"")
                 refused[place] = error
+        name = self._section.keys
+        try:
+            pseudonyms = self._subjects.pseudonyms(name, set(subjects.values()))
+            subject_keys = self._subjects.keys_of(name, pseudonyms.values())
+        except HeadraceError as error:
+            raise must_hold(error) from error
+        found = [b""] * len(bodies)
+        for place, subject in subjects.items():
+            pseudonym = pseudonyms[subject]
+            subject_key = subject_keys[pseudonym]
+            if subject_key is None:
+                remedy = "none: nothing of it is to be kept"
+                refused[place] = BadInput("its subject was erased", where=self._section.subject, remedy=remedy)
+            else:
+                found[place] = self._one(bodies[place], subject_key, pseudonym)
         return found, refused
 
     def _subject(self, key: bytes | None, headers: Sequence[Header]) -> str:
@@ -61,17 +75,9 @@ class AnswerSealer:
             raise BadInput("it names no subject", where=asked, remedy="send it with one, or change encrypt.subject")
         return key.decode("utf-8", "surrogateescape")
 
-    def _one(self, body: bytes, subject: str) -> bytes:
-        name = self._section.keys
-        try:
-            pseudonym = self._subjects.pseudonym(name, subject)
-            key = self._subjects.key_of(name, pseudonym)
-        except HeadraceError as error:
-            raise must_hold(error) from error
-        if key is None:
-            raise BadInput("its subject was erased", where=self._section.subject, remedy="none: nothing of it is to be kept")
-        document = orjson.loads(body)
-        for field in self._section.fields:
+    def _one(self, body: bytes, key: bytes, pseudonym: str) -> bytes:
+        section, document = self._section, orjson.loads(body)
+        for field in section.fields:
             value = orjson.dumps(document[field])
-            document[field] = seal_field(value, key, keys=name, pseudonym=pseudonym, topic=self._topic, field=field)
+            document[field] = seal_field(value, key, keys=section.keys, pseudonym=pseudonym, topic=self._topic, field=field)
         return orjson.dumps(document)

@@ -15,6 +15,7 @@ from cluster.audit.uses import OTHERS, SeenCallers, Used, UseKind, UseReport
 from cluster.errors import Unreachable
 from cluster.state import AuditEvent, State
 from cluster.store.memory import MemoryStore
+from cluster.store.port import NO_BRANCHES
 from cluster.watch.catalogue import AUDIT_GAPS, FIRST_USES, KEY_EXPIRES, SEEN_CALLERS
 from cluster.watch.reports import MetricsReport, Series
 from deployments.control.fake_control import FakeControlPlane
@@ -98,10 +99,18 @@ class Full(MemoryStore):
 
     full = False
 
-    def save(self, fence: int, before: State, after: State, events: Any, seen: SeenCallers | None = None) -> None:
+    def save(
+        self,
+        fence: int,
+        before: State,
+        after: State,
+        events: Any,
+        seen: SeenCallers | None = None,
+        branches: Any = NO_BRANCHES,
+    ) -> None:
         if self.full:
             raise Unreachable("the store's disk is full", where="store", remedy="make room")
-        super().save(fence, before, after, events, seen)
+        super().save(fence, before, after, events, seen, branches)
 
 
 def test_a_store_that_takes_nothing_loses_nothing() -> None:

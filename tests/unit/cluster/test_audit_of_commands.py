@@ -30,7 +30,7 @@ REPLAY = {"name": "scores", "replay": "r1", "which": "those that failed", "lette
 SEEK = {"name": "scores", "to": "latest", "seen": SEEN, "skips": {"in/0": 4, "in/1": 0}, "repeats": {}}
 ENDED = {"name": "scores", "event": "stream.seek", "words": "the broker is away", "good": False}
 LINK = {"id": "a" * 10, "code": "c" * 24, "lasts_s": 600}
-SUBJECTS = {"name": "people", "number": 1, "document": "sealed", "erased": "0" * 32}
+SUBJECTS = {"name": "people", "number": 1, "document": "sealed", "erased": ["0" * 32], "branches": {"8/ff": "c2VhbGVk"}}
 SIGNED = {"act": "model.sign", "stage": "begun", "versions": [1], "keys": ["k1"]}
 # By command: what is asked first, the request, and the event that it leaves.
 CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] = {
@@ -86,6 +86,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "feed.show": STREAM,
     "stream.show": {"name": "scores"},
     "subject-keys.show": {"name": "people"},
+    "subject-keys.branches": {"name": "people", "number": 1, "branches": ["8/ff"]},
 }
 
 

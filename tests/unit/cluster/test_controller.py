@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from cluster.routing.routes import Standing
 from cluster.schedule.cron import Schedule
 from cluster.state import AuditEvent, State
 from cluster.store.memory import MemoryStore
+from cluster.store.port import NO_BRANCHES
 from cluster.versions import Version
 from deployments.serving.fake_fleet import FakeFleet
 from tests.support.brain import SIGNATURE, SURE, Brain
@@ -545,10 +546,16 @@ class ShakyStore(MemoryStore):
     mute = False
 
     def save(
-        self, fence: int, before: State, after: State, events: Sequence[AuditEvent], seen: SeenCallers | None = None
+        self,
+        fence: int,
+        before: State,
+        after: State,
+        events: Sequence[AuditEvent],
+        seen: SeenCallers | None = None,
+        branches: Mapping[str, bytes] = NO_BRANCHES,
     ) -> None:
         if not self.away:
-            super().save(fence, before, after, events, seen)
+            super().save(fence, before, after, events, seen, branches)
         if self.away or self.mute:
             raise Unreachable("database is locked", where="store", remedy="wait")
 

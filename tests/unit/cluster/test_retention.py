@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -12,6 +12,7 @@ from cluster.rollout import evidence, inbox
 from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey, mark
 from cluster.state import AuditEvent, State
 from cluster.store.memory import MemoryStore
+from cluster.store.port import NO_BRANCHES
 from tests.support.brain import SURE, Brain
 
 
@@ -53,11 +54,17 @@ class Away(MemoryStore):
         self.away = False
 
     def save(
-        self, fence: int, before: State, after: State, events: Sequence[AuditEvent], seen: SeenCallers | None = None
+        self,
+        fence: int,
+        before: State,
+        after: State,
+        events: Sequence[AuditEvent],
+        seen: SeenCallers | None = None,
+        branches: Mapping[str, bytes] = NO_BRANCHES,
     ) -> None:
         if self.away:
             raise Unreachable("the store is locked", where="store", remedy="wait")
-        super().save(fence, before, after, events, seen)
+        super().save(fence, before, after, events, seen, branches)
 
 
 def test_evidence_that_waits_for_the_store_is_bounded_and_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ ADMINS = {
     "key.list",
     "key.revoke",
     "key.rotate",
+    "subject-keys.branches",
     "subject-keys.replace",
     "subject-keys.show",
 }
