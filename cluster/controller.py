@@ -22,7 +22,7 @@ from cluster.commands import dispatch
 from cluster.commands.command import Context
 from cluster.commands.versions import RegisterVersion
 from cluster.control_plane import Told
-from cluster.decide import Decision, Snapshot, decide
+from cluster.decide import Decision, Rest, Snapshot, decide
 from cluster.drift.counts import DriftReport
 from cluster.drift.following import commands_to_ask, remember
 from cluster.drift.watch import DriftWatch
@@ -125,6 +125,7 @@ class Controller:
         self._must_load = False
         self._seen = _Seen({}, None, None, 0.0)
         self._done = ActionResult()
+        self._rests: Mapping[str, Rest] = {}
         self._tables = PublishedTables()
         self._troubles = TroubleLog()
         self._settled = self._still = self._stirred = False
@@ -344,13 +345,14 @@ class Controller:
         state = remember(self._current(), alarms, self._clock(), told)
         counted, done = count(state, batches), self._done
         failures = done.refused, done.unscalable, done.removed
-        snapshot = Snapshot(counted, seen.apps, seen.feeds, *failures, self.table, self._fence, seen.jobs)
+        snapshot = Snapshot(counted, seen.apps, seen.feeds, *failures, self.table, self._fence, seen.jobs, self._rests)
         decision = decide(snapshot, self._clock())
         self._hook(Point.DECIDED)
         return replace(decision, events=(*told, *decision.events)), _Taken(len(batches), len(alarms))
 
     def _keep(self, decision: Decision, taken: _Taken) -> None:
         self._persist(decision.state, decision.events)
+        self._rests = decision.rests
         self._inbox.saved(taken.batches)
         self._drift.saved(taken.alarms)
         # What was refused stands until it is tried again.

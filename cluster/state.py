@@ -18,7 +18,7 @@ from cluster.ports import FeedSpec
 from cluster.quality.live import LiveQuality
 from cluster.quality.recent import RecentLabels
 from cluster.quality.section import LiveLabels
-from cluster.rollout.evidence import Counts, EvidenceKey
+from cluster.rollout.evidence import Evidence
 from cluster.rollout.plan import Plan
 from cluster.rollout.record import Rollout
 from cluster.schedule.fires import Fire
@@ -146,7 +146,7 @@ class State:
     models: Mapping[str, Model] = field(default_factory=dict)
     rollouts: Mapping[int, Rollout] = field(default_factory=dict)
     feeds: Mapping[str, Feed] = field(default_factory=dict)
-    evidence: Mapping[EvidenceKey, Counts] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
     scorers: Mapping[str, int] = field(default_factory=dict)
     last_rollout: int = 0
     table: int = 0
@@ -170,7 +170,7 @@ class State:
         """The state with this rollout in place of the one of its id. Ended ones drop their evidence: the audit has it."""
         evidence = self.evidence
         if rollout.ended:
-            evidence = {key: counts for key, counts in evidence.items() if not of_rollout(key, rollout)}
+            evidence = evidence.without(lambda model, stage: of_rollout(model, stage, rollout))
         return replace(self, rollouts={**self.rollouts, rollout.id: rollout}, evidence=evidence)
 
     def with_newest_rollouts(self, model: str, keep: int) -> State:
@@ -202,9 +202,9 @@ class State:
         return self.versions.get(VersionId(model, number))
 
 
-def of_rollout(key: EvidenceKey, rollout: Rollout) -> bool:
-    """Whether the evidence was gathered in some step of this rollout."""
-    return key.model == rollout.model and key.stage.startswith(f"r{rollout.id}.")
+def of_rollout(model: str, stage: str, rollout: Rollout) -> bool:
+    """Whether what is filed under these was gathered in some step of this rollout."""
+    return model == rollout.model and stage.startswith(f"r{rollout.id}.")
 
 
 def feed_key(kind: str, name: str) -> str:

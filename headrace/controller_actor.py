@@ -31,6 +31,7 @@ from cluster.routing.routes import NOTHING, RouteTable, Stamp
 from cluster.store.sql import SqlStore
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from deployments.observe.logs.set_up import log_to_stderr
+from deployments.serving.collector import spare_collections
 from headrace.audit.key import audit_signer
 from headrace.audit.places import place_of
 from headrace.audit.sending import CheckpointSender
@@ -166,6 +167,8 @@ class ControllerActor:
                 self._controller = self._open()
                 self._send_checkpoints(self._controller)
             self._controller.tick()
+            if self._controller.ready:
+                spare_collections()  # to go through all that it knows of a thousand models takes longer than ten ticks
         except Fenced as error:
             self._trouble, self._fenced = error, True
         except HeadraceError as error:

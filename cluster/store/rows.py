@@ -14,7 +14,7 @@ from cluster.audit.uses import Teller
 from cluster.drift.alarms import DriftAlarm
 from cluster.errors import BadInput
 from cluster.findings import first_finding
-from cluster.rollout.evidence import Counts, EvidenceKey
+from cluster.rollout.evidence import Counts, Evidence, EvidenceKey
 from cluster.rollout.record import Rollout
 from cluster.state import Feed, Model, State, StoredSubjectKeys
 from cluster.versions import Version, Versions
@@ -118,13 +118,20 @@ def changes(before: State, after: State) -> tuple[Rows, dict[str, list[str]]]:
         old = old_values[table][0]
         if old is new:
             continue
-        rows = {name(key): _document(table, key, value) for key, value in new.items() if key not in old or old[key] != value}
-        gone = [name(key) for key in old if key not in new]
-        if rows:
-            written[table] = rows
+        changed, gone = _differences(old, new)
+        if changed:
+            written[table] = {name(key): _document(table, key, value) for key, value in changed.items()}
         if gone:
-            deleted[table] = gone
+            deleted[table] = [name(key) for key in gone]
     return written, deleted
+
+
+def _differences(old: Mapping[Any, Any], new: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], list[Any]]:
+    """What is new or other, and the keys that are gone."""
+    if isinstance(old, Evidence) and isinstance(new, Evidence):
+        return new.since(old)
+    changed = {key: value for key, value in new.items() if key not in old or (old[key] is not value and old[key] != value)}
+    return changed, [key for key in old if key not in new]
 
 
 def _read(table: str, key: str, document: str) -> Any:
@@ -147,7 +154,7 @@ def from_rows(rows: Mapping[str, Mapping[str, str]]) -> State:
         models=read["models"],
         rollouts={rollout.id: rollout for rollout in read["rollouts"].values()},
         feeds=read["feeds"],
-        evidence={row.key: row.counts for row in read["evidence"].values()},
+        evidence=Evidence({row.key: row.counts for row in read["evidence"].values()}),
         scorers=read["scorers"],
         keys=read["keys"],
         alarms=read["alarms"],

@@ -23,7 +23,8 @@ from consumers.stream.replay.times import milliseconds
 from consumers.stream.sealed.book import SubjectBook
 from consumers.stream.spec import StreamSpec
 from deployments.control.asking import ask_patiently
-from headrace.client import ControlClient, current_user
+from headrace.client import ControlClient
+from headrace.control_calls import current_user
 from headrace.local.home import Settings
 from headrace.local.ray.connection import joined_ray
 from headrace.local.run_state import load_run

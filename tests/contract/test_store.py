@@ -18,7 +18,7 @@ from cluster.errors import BadInput, Fenced, NotFound, Unreachable
 from cluster.fleet.retry import Retry
 from cluster.fleet.serving import Serving
 from cluster.ports import FeedKind, FeedSpec
-from cluster.rollout.evidence import Counts, EvidenceKey
+from cluster.rollout.evidence import Counts, Evidence, EvidenceKey
 from cluster.rollout.illness import Illness
 from cluster.rollout.plan import Plan
 from cluster.rollout.record import Rollout
@@ -67,7 +67,7 @@ def _full() -> State:
         },
         rollouts={1: rollout},
         feeds={feed.spec.app: feed},
-        evidence={EvidenceKey("digits", "r1.1", 1): Counts(rows=3, errors=1)},
+        evidence=Evidence({EvidenceKey("digits", "r1.1", 1): Counts(rows=3, errors=1)}),
         scorers={"s1": 4},
         last_rollout=1,
         table=7,
@@ -99,7 +99,9 @@ def test_changes_and_deletions_are_saved(open_store: Open) -> None:
     fence = store.acquire()
     before = _full()
     store.save(fence, State(), before, [])
-    after = replace(before.with_model(replace(before.models["digits"], stable=2)), evidence={}, versions=Versions(), table=8)
+    after = replace(
+        before.with_model(replace(before.models["digits"], stable=2)), evidence=Evidence(), versions=Versions(), table=8
+    )
     store.save(fence, before, after, [])
     assert open_store().load() == after
 

@@ -12,7 +12,7 @@ from cluster.ports import FeedKind
 from cluster.state import State, feed_key
 from cluster.watch.catalogue import BUILD_INFO, SEEN_CALLERS
 from cluster.watch.reports import Series
-from cluster.watch.standing import lives, standing, standing_delays
+from cluster.watch.standing import Living, standing, standing_delays
 
 MetricValue = tuple[str, tuple[str, ...], float]
 MetricBuckets = tuple[str, tuple[str, ...], tuple[int, ...], float]
@@ -56,18 +56,15 @@ class _Sight:
 
     def __init__(self, at: Context) -> None:
         self._at = at
+        self._living = Living(at.state, at.apps, at.now_s)
         self._known: dict[tuple[str, ...], bool] = {}
 
     def see(self, series: Series) -> bool:
-        about = tuple(f"{label}={value}" for label, value in series.named.items() if label in _NAMES)
+        about = self._living.about(series)
         found = self._known.get(about)
         if found is None:
-            at = self._at
-            found = self._known[about] = lives(at.state, at.apps, series, at.now_s) and _visible(at.state, at.caller, series)
+            found = self._known[about] = self._living.has(series) and _visible(self._at.state, self._at.caller, series)
         return found
-
-
-_NAMES = ("model", "version", FeedKind.STREAM, FeedKind.BATCH)
 
 
 def _visible(state: State, caller: Caller, series: Series) -> bool:
