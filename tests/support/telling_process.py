@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import pickle
 import signal
 import sys
@@ -40,8 +41,13 @@ class PipedControl:
 
     def _push(self, told: Told) -> None:
         with self._lock:
-            say(base64.b64encode(pickle.dumps(told)).decode())
-            sys.stdin.readline()
+            try:
+                say(base64.b64encode(pickle.dumps(told)).decode())
+                answered = sys.stdin.readline()
+            except BrokenPipeError:
+                answered = ""
+            if not answered:  # nobody is there any more, so nobody would end this process
+                os._exit(1)
 
 
 def say(line: str) -> None:
