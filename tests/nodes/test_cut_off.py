@@ -1,0 +1,125 @@
+"""A network that parts the head from the workers for a while, and a second controller. `make nodes`, as root.
+
+Ray's own patience with a head that is away is set to 20 s (60 unless told), so that the longer cut need not last minutes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.errors import HeadraceError
+from headrace.client import ControlClient
+from headrace.local.home import Home
+from headrace.local.home_key import home_key
+from tests.support.net_nodes import STARTS_S, NetNode, await_nodes
+from tests.support.node_service import (
+    MODEL,
+    UNHEARD,
+    WORKER,
+    Callers,
+    NodeService,
+    node_service,
+    start_head,
+    start_joined,
+    tell,
+)
+from tests.support.waiting import until
+
+pytestmark = [pytest.mark.nodes, pytest.mark.timeout(900)]
+PATIENCE_S = 20
+SHORT_S, LONGEST_S = 8.0, 180.0
+RECORDS = 20
+
+
+@pytest.fixture(scope="module")
+def service(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeService]:
+    patience = {"RAY_gcs_rpc_server_reconnect_timeout_s": str(PATIENCE_S)}
+    with node_service(postgres_server, tmp_path_factory.mktemp("nodes"), keep=True, **patience) as made:
+        yield made
+
+
+def raylets(*nodes: NetNode) -> set[int]:
+    return {process.pid for node in nodes for process in node.pids() if process.name() == "raylet"}
+
+
+def test_a_short_cut_ends_nothing(service: NodeService) -> None:
+    before = raylets(*service.workers)
+    assert len(before) == 2
+    with service.topics.load(RECORDS), Callers(service, service.workers) as callers:
+        callers.await_more(20)
+        outputs, begun = service.topics.outputs(), time.monotonic()
+        service.head.unplug()
+        until(lambda: time.monotonic() - begun > SHORT_S and service.topics.outputs() > outputs + 100, STARTS_S)
+        service.head.plug_in()
+        healed = time.monotonic()
+        service.await_control()
+        control_s = time.monotonic() - healed
+        await_nodes(service.head, 3)
+        callers.await_more(20)
+    tell(f"a cut of {healed - begun:.1f} s: {len(callers.failed)} of {callers.calls} calls failed, and the stream went on")
+    tell(f"the controller answers again {control_s:.1f} s after it")
+    assert callers.failed == []
+    assert raylets(*service.workers) == before
+    service.settle_stream()
+
+
+def test_after_a_long_cut_all_comes_back_by_itself(service: NodeService) -> None:
+    before = raylets(*service.workers)
+    with service.topics.load(RECORDS), Callers(service, service.workers) as callers:
+        callers.await_more(20)
+        begun = time.monotonic()
+        service.head.unplug()
+        until(lambda: not before & raylets(*service.workers) or time.monotonic() - begun > LONGEST_S, STARTS_S, every_s=0.5)
+        ended_s, failed = time.monotonic() - begun, len(callers.failed)
+        service.head.plug_in()
+        healed = time.monotonic()
+        service.await_answers(*service.workers)
+        again_s = time.monotonic() - healed
+        service.await_control()
+        until(service.caught_up, STARTS_S, every_s=0.2)
+        streams_s = time.monotonic() - healed
+        service.control.scale(MODEL, 2)  # it decides again
+    tell(f"a cut of {ended_s:.1f} s: {failed} of {callers.calls} calls had failed by then")
+    tell(f"after it both doors answer at {again_s:.1f} s, and the stream has caught up at {streams_s:.1f} s")
+    assert not before & raylets(*service.workers)
+    service.settle_stream()
+
+
+def test_a_controller_on_another_machine_takes_over_and_the_first_decides_no_more(service: NodeService) -> None:
+    """As where somebody moves the service to another Ray: that one's controller has the store from then on."""
+    other = service.network.node()
+    other.environment["HEADRACE_HOME"] = str(service.network.folder / "another-home")
+    home = Home(service.network.folder / "another-home")
+    joiner = service.head.processes[1]
+    joiner.terminate()  # else it would bring back the first one, which would take over in turn
+    joiner.wait(60)
+    with Callers(service, service.workers) as callers:
+        start_head(other, *WORKER)
+        start_joined(other, service.url(other), gateways=1)
+        until(home.key.exists, STARTS_S)
+        service.await_answers(other)
+        with ControlClient(service.url(other), timeout_s=60, token=home_key(home)) as second:
+            until(lambda: second.status() is not None, STARTS_S, every_s=0.2, trouble=UNHEARD)
+            second.scale(MODEL, 1)
+            with pytest.raises(HeadraceError) as refused:
+                service.control.scale(MODEL, 3)
+            until(lambda: not answers(service.control), STARTS_S, every_s=0.2)
+            callers.await_more(50)
+            serving = second.model(MODEL).serving
+            assert serving is not None
+            assert serving.scaling.replicas == 1
+    tell(
+        f"the first controller refuses: {refused.value.what}; {len(callers.failed)} of {callers.calls} calls at its doors failed"
+    )
+    assert callers.failed == []
+
+
+def answers(control: ControlClient) -> bool:
+    try:
+        control.status()
+    except HeadraceError:
+        return False
+    return True
