@@ -88,6 +88,30 @@ def test_after_a_long_cut_all_comes_back_by_itself(service: NodeService) -> None
     service.settle_stream()
 
 
+def test_a_worker_that_is_cut_off_is_replaced_and_writes_nothing_when_it_is_back(service: NodeService) -> None:
+    """Nobody is told that it has gone, and its processes live: its consumer comes back with records in its hands."""
+    lost, staying = service.workers
+    fresh = service.another()
+    with service.topics.load(RECORDS), Callers(service, [staying]) as callers:
+        callers.await_more(20)
+        assert service.streams_on(lost)
+        begun = time.monotonic()
+        lost.unplug()
+        service.await_answers(fresh)
+        again_s = time.monotonic() - begun
+        until(service.caught_up, STARTS_S, every_s=0.2)
+        streams_s = time.monotonic() - begun
+        lost.plug_in()
+        await_nodes(service.head, 4)
+        callers.await_more(20)
+    service.workers[:] = [fresh, staying]
+    tell(f"a worker that is cut off is replaced after {again_s:.1f} s, its stream has caught up at {streams_s:.1f} s")
+    tell(f"{len(callers.failed)} of {callers.calls} calls at the other door failed: {callers.failed[:2]}")
+    assert len(callers.failed) <= 2, callers.failed
+    service.settle_stream()
+    lost.kill()
+
+
 def test_a_controller_on_another_machine_takes_over_and_the_first_decides_no_more(service: NodeService) -> None:
     """As where somebody moves the service to another Ray: that one's controller has the store from then on."""
     other = service.network.node()

@@ -32,7 +32,7 @@ from headrace.local.ports import free_port
 from tests.support.broker import jar_cache
 from tests.support.live import Artifact
 from tests.support.models import INPUT, OUTPUT, mlp_artifact, rows
-from tests.support.net_nodes import STARTS_S, NetNode, Network, await_nodes, network
+from tests.support.net_nodes import STARTS_S, NetNode, Network, network
 from tests.support.redis_server import redis_at
 from tests.support.stream_topics import Topics
 from tests.support.waiting import until
@@ -113,7 +113,6 @@ class NodeService:
         """One more machine, which has joined."""
         fresh = self.network.node()
         self.join(fresh)
-        await_nodes(self.head, len(self.workers) + 2)
         return fresh
 
     def start_head(self) -> None:
@@ -274,7 +273,6 @@ def node_service(
         topics = Topics(brokers, _stream(brokers), _record)
         open_ones.callback(topics.close)
         made = NodeService(net, head, workers, topics, control, image, want, stored, keep)
-        await_nodes(head, 3)
         until(lambda: httpx.get(f"{url}/v2/health/live", trust_env=False).is_success, STARTS_S, every_s=0.5, trouble=AWAY)
         made.await_control()
         _serve(made, artifact)
