@@ -42,7 +42,7 @@ def service(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def raylets(*nodes: NetNode) -> set[int]:
-    return {process.pid for node in nodes for process in node.pids() if process.name() == "raylet"}
+    return {pid for node in nodes for pid in node.named("raylet")}
 
 
 def test_a_short_cut_ends_nothing(service: NodeService) -> None:

@@ -25,7 +25,7 @@ def service(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def test_the_head_dies_and_scoring_and_streams_go_on(service: NodeService) -> None:
     def raylets() -> set[int]:
-        return {process.pid for node in service.workers for process in node.pids() if process.name() == "raylet"}
+        return {pid for node in service.workers for pid in node.named("raylet")}
 
     before = raylets()
     with service.topics.load(RECORDS), Callers(service, service.workers) as callers:

@@ -107,7 +107,7 @@ def test_a_node_that_is_killed_costs_the_calls_under_way_there(service: NodeServ
         assert service.streams_on(killed)
         batch = service.start_batch(document, output)
         until(lambda: batch.poll() is not None or (bool(units.all()) and units.all()[-1].done() > 0), STARTS_S)
-        until(lambda: batch.poll() is not None or killed.runs("ray::MapWorker("), STARTS_S)
+        until(lambda: batch.poll() is not None or bool(killed.named("ray::Map")), STARTS_S)
         call(service, killed, LATE)  # of which its gateway may not have told yet
         done = units.all()[-1].done()
         begun = time.monotonic()

@@ -132,9 +132,14 @@ class NetNode:
         """Nothing comes in or goes out any more, and nobody is told."""
         _ip("link", "set", self.plug, "down")
 
-    def runs(self, what: str) -> bool:
-        """Whether a process of that name runs there."""
-        return any(process.name() == what for process in self.pids())
+    def named(self, what: str) -> set[int]:
+        """The processes there whose names begin so."""
+        found = set()
+        for process in self.pids():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name().startswith(what):
+                    found.add(process.pid)
+        return found
 
     def wipe(self) -> None:
         """Ray finds nothing of an earlier Ray, as on a Pod's disk."""
@@ -158,7 +163,11 @@ class NetNode:
     def pids(self) -> list[psutil.Process]:
         """What runs there."""
         told = subprocess.run(["ip", "netns", "pids", self.namespace], capture_output=True, text=True, check=True).stdout
-        return [psutil.Process(int(pid)) for pid in told.split() if psutil.pid_exists(int(pid))]
+        found = []
+        for pid in told.split():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(int(pid)))
+        return found
 
 
 @dataclass

@@ -212,10 +212,10 @@ class Callers:
 
 
 def start_head(node: NetNode, *words: str, **variables: str) -> None:
-    """Ray's head there; by itself it has no CPUs."""
+    """Ray's head there; by itself it has no CPUs. Without dashboard and monitor: a dozen processes that nothing here asks."""
     cpus = () if words else ("--num-cpus=0",)
-    folder = f"--temp-dir={node.folder}/r"
-    node.start_ray("--head", f"--port={RAY}", *cpus, "--dashboard-host=127.0.0.1", folder, *words, **variables)
+    bare = ("--include-dashboard=false", "--no-monitor", f"--temp-dir={node.folder}/r")
+    node.start_ray("--head", f"--port={RAY}", *cpus, *bare, *words, **variables)
 
 
 def join(head: NetNode, node: NetNode, *, keep: bool) -> None:
