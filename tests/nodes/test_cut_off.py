@@ -1,6 +1,7 @@
 """A network that parts the head from the workers for a while, and a second controller. `make nodes`, as root.
 
-Ray's own patience with a head that is away is set to 20 s (60 unless told), so that the longer cut need not last minutes.
+A cable that is pulled tells nobody: Ray's head takes a machine for dead once five looks of 10 s, 3 s apart, went unanswered; the
+workers learn of it when the cable is back.
 """
 
 from __future__ import annotations
@@ -29,15 +30,13 @@ from tests.support.node_service import (
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(900)]
-PATIENCE_S = 20
-SHORT_S, LONGEST_S = 8.0, 180.0
+SHORT_S, LONG_S = 8.0, 90.0  # about 65 are Ray's limit
 RECORDS = 20
 
 
 @pytest.fixture(scope="module")
 def service(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeService]:
-    patience = {"RAY_gcs_rpc_server_reconnect_timeout_s": str(PATIENCE_S)}
-    with node_service(postgres_server, tmp_path_factory.mktemp("nodes"), keep=True, **patience) as made:
+    with node_service(postgres_server, tmp_path_factory.mktemp("nodes"), keep=True) as made:
         yield made
 
 
@@ -72,19 +71,22 @@ def test_after_a_long_cut_all_comes_back_by_itself(service: NodeService) -> None
         callers.await_more(20)
         begun = time.monotonic()
         service.head.unplug()
-        until(lambda: not before & raylets(*service.workers) or time.monotonic() - begun > LONGEST_S, STARTS_S, every_s=0.5)
-        ended_s, failed = time.monotonic() - begun, len(callers.failed)
+        until(lambda: time.monotonic() - begun > LONG_S, STARTS_S, every_s=0.5)
+        outputs = service.topics.outputs()
+        until(lambda: service.topics.outputs() > outputs + 100, STARTS_S)
+        cut_s, calls, failed = time.monotonic() - begun, callers.calls, list(callers.failed)
         service.head.plug_in()
         healed = time.monotonic()
+        until(lambda: not before & raylets(*service.workers), STARTS_S)
         service.await_answers(*service.workers)
         again_s = time.monotonic() - healed
         service.await_control()
         until(service.caught_up, STARTS_S, every_s=0.2)
         streams_s = time.monotonic() - healed
         service.control.scale(MODEL, 2)  # it decides again
-    tell(f"a cut of {ended_s:.1f} s: {failed} of {callers.calls} calls had failed by then")
-    tell(f"after it both doors answer at {again_s:.1f} s, and the stream has caught up at {streams_s:.1f} s")
-    assert not before & raylets(*service.workers)
+    tell(f"a cut of {cut_s:.1f} s: {len(failed)} of {calls} calls failed meanwhile, and the stream went on")
+    tell(f"all began anew after it: both doors answer at {again_s:.1f} s, the stream has caught up at {streams_s:.1f} s")
+    assert failed == []
     service.settle_stream()
 
 

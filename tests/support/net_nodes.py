@@ -23,6 +23,12 @@ from tests.support.waiting import until
 STARTS_S = 240.0
 RAY_TRIES, STARTED = 8, b"Ray runtime started"
 OBJECT_STORE_BYTES = 200_000_000
+# Each machine has all ports to itself. Ray waits 15 s for an agent to say which port it took, too short on a busy machine; where
+# it was told, it does not wait.
+AGENTS = (
+    *("--dashboard-agent-listen-port=52365", "--dashboard-agent-grpc-port=52366"),
+    *("--runtime-env-agent-port=52367", "--metrics-export-port=52368"),
+)
 # As a container's kubelet or systemd starts again what has ended; a second, so that what can't start burns no CPU.
 KEEPS = 'while :; do "$@"; sleep 1; done'
 
@@ -112,6 +118,7 @@ class NetNode:
         usual = (
             *("--disable-usage-stats", f"--node-ip-address={self.address}", f"--object-store-memory={OBJECT_STORE_BYTES}"),
             *("--min-worker-port=0", "--max-worker-port=0", "--include-log-monitor=false"),
+            *AGENTS,
         )
         kept = ("sh", "-c", KEEPS, "sh") if keep else ()
         told = self.folder / f"{self.namespace}.log"
