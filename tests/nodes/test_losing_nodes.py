@@ -63,7 +63,6 @@ def test_both_gateways_tell_the_same_exact_sums(service: NodeService) -> None:
     assert (service.settled_requests(one), service.settled_requests(other)) == (before + 50, before + 50)
 
 
-@pytest.mark.proof
 def test_a_node_that_leaves_costs_no_call(service: NodeService) -> None:
     leaving, staying = service.workers
     fresh = service.another()
