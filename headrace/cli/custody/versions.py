@@ -8,12 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.commands.watch.by_hand import HandAct
 from cluster.errors import BadArtifact, HeadraceError
 from deployments.artifacts.roots import local_path
 from deployments.builder.report import read_report
 from deployments.signing.files import write_beside
 from deployments.signing.sign import build_facts, signatures
-from headrace.cli.screens.output import AsJson, answers, notes, print_json
+from headrace.by_hand import recorded
+from headrace.cli.screens.output import AsJson, answers, notes, print_json, remark
 from headrace.local.home import read_settings
 from headrace.signing.key_files import signing_key_named, trusted_key_in
 from headrace.signing.looking import LookedAt, find_version, look_at, trusted_for
@@ -46,7 +48,9 @@ def sign_command(
     report = read_report(local) if local is not None and seen.manifest.seal is None else None
     facts = build_facts(seen.manifest, report.model_dump(mode="json") if report is not None else None)
     # Of what was looked at, not of what may lie there by now.
-    write_beside(found.uri, signatures(seen.manifest, seen.content, signing, facts, found.model))
+    about: dict[str, Any] = {"model": found.model, "versions": (found.number,)} if found.number is not None else {}
+    with recorded(HandAct.SIGN, remark, settings, digest=found.digest, keys=(signing.id,), **about):
+        write_beside(found.uri, signatures(seen.manifest, seen.content, signing, facts, found.model))
     if as_json:
         print_json({"model": found.model, "version": found.number, "digest": found.digest, "key": signing.id})
     else:

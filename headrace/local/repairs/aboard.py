@@ -18,6 +18,7 @@ from headrace.client import ControlClient
 
 def take_aboard(client: ControlClient, folder: Path) -> Iterator[str]:
     """Registers FOLDER/MODEL/DIGEST of each model and applies FOLDER/MODEL/model.json, unless somebody has applied one before.
+    What somebody has removed since an earlier start stays removed.
 
     Yields a line for each. Raises BadArtifact for a version that is damaged, BadInput for a folder that is none.
     """
@@ -26,23 +27,32 @@ def take_aboard(client: ControlClient, folder: Path) -> Iterator[str]:
     for document_file in sorted(folder.glob(f"*/{DOCUMENT}")):
         document = _document(document_file)
         artifacts = sorted(path.parent for path in document_file.parent.glob(f"*/{MANIFEST}"))
+        gone = 0
         for path in artifacts:
             manifest = verify(path, path.name)
             report = read_report(path)
-            registered = client.register_version(
-                RegisterVersion(
-                    model=document.name,
-                    artifact_uri=str(path),
-                    digest=path.name,
-                    engine=manifest.engine,
-                    signature=manifest.signature,
-                    quality=report.built_quality if report is not None else None,
-                )
+            wanted = RegisterVersion(
+                model=document.name,
+                artifact_uri=str(path),
+                digest=path.name,
+                engine=manifest.engine,
+                signature=manifest.signature,
+                quality=report.built_quality if report is not None else None,
+                standing=True,
             )
-            yield f"{document.name}: version {registered.version} of the image"
-        if not _is_applied(client, document.name):
-            client.apply(Apply(models=(document,)))
-            yield f"{document.name}: served as the image says"
+            try:
+                yield f"{document.name}: version {client.register_version(wanted).version} of the image"
+            except NotFound as error:
+                gone += 1
+                yield f"{document.name}: {path.name[:12]} of the image stays away: {error.what}"
+        if gone < len(artifacts) or not artifacts:
+            yield from _served(client, document)
+
+
+def _served(client: ControlClient, document: ModelDocument) -> Iterator[str]:
+    if not _is_applied(client, document.name):
+        client.apply(Apply(models=(document,)))
+        yield f"{document.name}: served as the image says"
 
 
 def _document(path: Path) -> ModelDocument:
