@@ -80,9 +80,9 @@ $(VENV)-explainers/.installed: bench/explain-requirements.txt | $(STAMP)
 	@touch $@
 
 # What tests need from Debian's packages, as root: to watch, to read and run images, to open the
-# console. Debian would start services on their
+# console, to lose the head. Debian would start services on their
 # usual ports: told not to, for the time.
-TOOLS := prometheus prometheus-alertmanager umoci crun skopeo podman docker-registry mmdebstrap chromium
+TOOLS := prometheus prometheus-alertmanager umoci crun skopeo podman docker-registry mmdebstrap chromium redis-server
 POLICY := /usr/sbin/policy-rc.d
 tools:
 	@test "$$(id -u)" = 0 && command -v apt-get > /dev/null || \
@@ -96,7 +96,7 @@ tools:
 proof: $(STAMP) model-signing object-store
 	$(PYTEST) tests -m proof --durations=15
 
-# Several machines that are lost, as network namespaces of this one: as root, some minutes. CI does not run it.
+# Several machines that are lost, cut off and left, as network namespaces of this one: as root, some minutes. `proof` has a part.
 nodes: $(STAMP)
 	$(BIN)/python -m pytest tests/nodes -q -m nodes -s
 

@@ -20,7 +20,7 @@ from headrace.local.ray.connection import joined_ray
 
 POLL_S = 0.5
 HEAD = "node:__internal_head__"
-ASKED_S = 30.0
+ASKED_S = 30.0  # at least: a machine that is to go may be so busy that the mere question takes longer
 REASON = "DRAIN_NODE_REASON_PREEMPTION"  # the one that Ray never refuses, and that Serve acts on before the node ends
 
 
@@ -52,25 +52,27 @@ def _drained(within_s: float) -> Iterator[tuple[str, ...]]:
 
     node, until = ray.get_runtime_context().get_node_id(), time.monotonic() + within_s
     check_not_head(node, ray.nodes())  # type: ignore[no-untyped-call]
-    _drain(str(ray.get_runtime_context().gcs_address), node, within_s)
-    while time.monotonic() < until:
+    ask_ray(str(ray.get_runtime_context().gcs_address), node, within_s)
+    while True:
         remaining = on_node(serve_details(), node)
         yield remaining
-        if not remaining:
+        if not remaining or time.monotonic() >= until:
             return
         time.sleep(POLL_S)  # Serve tells nobody when a replica has gone
 
 
-def _drain(address: str, node: str, within_s: float) -> None:
+def ask_ray(address: str, node: str, within_s: float) -> None:
+    """Has Ray drain the node within that time; returns once it says that it will. Raises Unreachable."""
     asked = [
         *(sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", address, "--node-id", node),
         *("--reason", REASON, "--reason-message", "headrace leave"),
         *("--deadline-remaining-seconds", str(max(1, round(within_s)))),
     ]
+    limit_s = max(ASKED_S, within_s)
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=ASKED_S, check=False)
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=limit_s, check=False)
     except subprocess.TimeoutExpired as error:
-        raise Unreachable(f"Ray did not answer within {ASKED_S:.0f} s", where=address, remedy="try again") from error
+        raise Unreachable(f"Ray did not answer within {limit_s:.0f} s", where=address, remedy="try again") from error
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise Unreachable(f"Ray does not drain this node: {''.join(said)}", where=address, remedy="look into Ray's logs")

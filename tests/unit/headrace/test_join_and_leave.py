@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from deployments.gateway.deployment import GatewaySettings, gateway_application
 from deployments.serving.serve_controller import SeenApp, SeenDeployment, SeenReplica, ServeSeen
 from headrace.local.home import Home, read_settings
 from headrace.local.options import UpOptions
-from headrace.local.ray.drain_here import check_not_head, on_node
+from headrace.local.ray.drain_here import ask_ray, check_not_head, on_node
 from headrace.local.repairs.join import JoinedSupervisor, check_joins, forget_run
 from headrace.local.repairs.supervise import Supervisor
 from headrace.local.run_state import RAYLET, Phase, RunState, load_run, save_run, started
@@ -142,3 +143,15 @@ def test_gateways_ask_for_the_resource_that_their_nodes_alone_have() -> None:
     bound = gateway_application(GatewaySettings(replicas=2, resource="door"))
     actor = bound._bound_deployment.ray_actor_options
     assert actor["resources"] == {"door": 1.0}  # or the first node that joins would take all
+
+
+@pytest.mark.parametrize(("within_s", "waits_s"), [(200.0, 200.0), (1.0, 30.0)])
+def test_a_busy_machine_may_take_all_the_time_there_is_to_ask_ray(
+    within_s: float, waits_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(asked: list[str], *, timeout: float, **_: object) -> None:
+        raise subprocess.TimeoutExpired(asked, timeout)
+
+    monkeypatch.setattr(subprocess, "run", silent)
+    with pytest.raises(Unreachable, match=f"within {waits_s:.0f} s"):
+        ask_ray("10.0.0.1:6379", "node", within_s)
