@@ -133,8 +133,8 @@ def rewrap_command(
             continue
         changed.append({"version": called, "before": _ids(before), "keys": _ids(after)})
     _show_rewrapped(model, changed, as_json=as_json)
-    for called, error in failed[1:]:
-        notes().print(f"{called} is sealed for whom it was: {error}", soft_wrap=True)
+    for called, why in failed[1:]:
+        notes().print(f"{called} is sealed for whom it was: {why}", soft_wrap=True)
     if failed:
         raise failed[0][1]
     if not changed and not as_json:
