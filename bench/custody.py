@@ -145,7 +145,7 @@ def measure(way: str, folder: Path, mb: int) -> LoadCost:
 
 
 def _open_one_key() -> None:
-    """OpenSSL sets up an algorithm when a process first uses it, as Python imports a module: 1.3 ms once, not measured."""
+    """OpenSSL sets up an algorithm when a process first uses it, as Python imports a module: 2 ms once, not measured."""
     from deployments.keys.hpke_key import HpkeKey, new_hpke_pair
 
     private, _ = new_hpke_pair()
