@@ -8,8 +8,8 @@ PROTO := deployments/gateway/protocol/proto
 unexport PYTHONDONTWRITEBYTECODE
 ALL := cluster deployments consumers headrace ops tests bench examples
 
-.PHONY: check test proof nodes chart manifests tools lint unit tensorflow kserve model-signing explainers models flights demo picture bench \
-  proto reference ops constraints clean
+.PHONY: check test proof nodes chart kubernetes manifests tools lint unit tensorflow kserve model-signing explainers models flights demo \
+  picture bench proto reference ops constraints clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -94,6 +94,8 @@ nodes: $(STAMP)
 
 # The chart for Kubernetes against helm, and the schemas of Kubernetes and of KubeRay; all by Go and pip. CI does not run it.
 CHART := $(VENV)-chart
+# Where a Go module's files are.
+module = $$(go mod download -json $(1) | sed -n 's/^.*"Dir": "\(.*\)".*$$/\1/p')
 KUBERAY := github.com/ray-project/kuberay/ray-operator@v1.6.2
 chart: $(STAMP) $(CHART)/.installed
 	HEADRACE_CHART_TOOLS=$(CHART) $(BIN)/python -m pytest tests/integration/test_chart.py -q -m chart
@@ -103,10 +105,37 @@ $(CHART)/.installed:
 	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(@D)
 	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python kubernetes-validate
 	GOBIN=$(abspath $(@D))/bin go install helm.sh/helm/v3/cmd/helm@v3.22.0
-	cp -r --no-preserve=mode "$$(go mod download -json $(KUBERAY) | sed -n 's/^.*"Dir": "\(.*\)".*$$/\1/p')/config/crd/bases" $(@D)/crds
+	cp -r --no-preserve=mode "$(call module,$(KUBERAY))/config/crd/bases" $(@D)/crds
 	mkdir -p $(@D)/kuberay-pods && cp tests/support/kuberay_pods/main.go $(@D)/kuberay-pods/
 	cd $(@D)/kuberay-pods && { test -f go.mod || go mod init headrace.test/kuberaypods; } && go get $(KUBERAY) && go mod tidy && \
 	  go build -o ../bin/kuberay-pods .
+	@touch $@
+
+# The chart on a real API server, with KubeRay's operator and nodes of KWOK that run nothing: all from their Go modules, with the
+# versions that Kubernetes pins. The first build takes minutes, CI does not run it.
+CONTROL_PLANE := $(VENV)-kubernetes
+KUBERNETES_MINOR := 36
+KUBERNETES := 1.$(KUBERNETES_MINOR).3
+KWOK := sigs.k8s.io/kwok@v0.8.0
+stamped = $(foreach one,gitVersion=v$(KUBERNETES) gitMajor=1 gitMinor=$(KUBERNETES_MINOR),-X k8s.io/component-base/version.$(one))
+kubernetes: $(STAMP) $(CHART)/.installed $(CONTROL_PLANE)/.installed
+	HEADRACE_CHART_TOOLS=$(CHART) HEADRACE_CONTROL_PLANE=$(CONTROL_PLANE) $(BIN)/python -m pytest tests/kubernetes -q -m kubernetes
+
+$(CONTROL_PLANE)/.installed: export GOFLAGS := -mod=mod -buildvcs=false
+$(CONTROL_PLANE)/.installed: export GOWORK := off
+$(CONTROL_PLANE)/.installed:
+	@command -v go > /dev/null || { echo "==> needs Go 1.26 or later, which builds Kubernetes"; exit 1; }
+	mkdir -p $(@D)/module $(@D)/kwok $(@D)/kuberay
+	sed -e 's|^module .*|module headrace.test/kubernetes|' -e 's|=> ./staging/src/\(.*\)|=> \1 v0.$(KUBERNETES:1.%=%)|' \
+	  "$(call module,k8s.io/kubernetes@v$(KUBERNETES))/go.mod" > $(@D)/module/go.mod
+	cp --no-preserve=mode "$(call module,k8s.io/kubernetes@v$(KUBERNETES))/go.sum" $(@D)/module/go.sum
+	cd $(@D)/module && go get k8s.io/kubernetes@v$(KUBERNETES) $(KWOK)
+	cd $(@D)/module && CGO_ENABLED=0 go build -ldflags '-s -w' -o ../bin/etcd go.etcd.io/etcd/server/v3
+	cd $(@D)/module && CGO_ENABLED=0 go build -ldflags '-s -w $(stamped)' -o ../bin/ sigs.k8s.io/kwok/cmd/kwok \
+	  $(foreach part,apiserver controller-manager scheduler,k8s.io/kubernetes/cmd/kube-$(part))
+	GOBIN=$(abspath $(@D))/bin go install -ldflags '-s -w' $(KUBERAY)
+	cp --no-preserve=mode "$(call module,$(KUBERAY))"/config/rbac/*.yaml $(@D)/kuberay/
+	for kind in node pod; do cp --no-preserve=mode "$(call module,$(KWOK))"/kustomize/stage/$$kind/fast/$$kind-*.yaml $(@D)/kwok/; done
 	@touch $@
 
 # Plain manifests for those without Helm, from the chart's example with everything.
@@ -154,4 +183,4 @@ constraints: $(STAMP)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --no-header pyproject.toml -o constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-chart $(VENV)-kserve $(VENV)-model-signing $(VENV)-models $(VENV)-flights $(VENV)-explainers $(VENV)-tensorflow .headrace
+	rm -rf $(VENV) $(VENV)-chart $(VENV)-kubernetes $(VENV)-kserve $(VENV)-model-signing $(VENV)-models $(VENV)-flights $(VENV)-explainers $(VENV)-tensorflow .headrace

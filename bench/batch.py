@@ -48,7 +48,6 @@ QUICK = (
     Case("one_file", files=1, rows_a_file=1_500_000, width=64, layers=(256, 128, 2)),
 )
 GROWN, QUICK_GROWN = replace(FEATURES, name="grown", links=10), replace(FEATURES, name="grown", files=4, links=10)
-NODES = (1, 2, 4)
 LOWER = "lower is better"
 _GLANCE_S = 0.2
 
@@ -87,8 +86,6 @@ def main() -> None:
             figures += measure(case, folder, address, cores, rounds if case is FEATURES else max(1, rounds - 2), screen)
             shutil.rmtree(folder / case.name)
         figures += grow(QUICK_GROWN if options.quick else GROWN, folder, address, cores, screen)
-        ray.shutdown()
-        figures += spread(folder, 0.5, 32 if options.quick else 96, screen)
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
@@ -162,33 +159,6 @@ def grow(case: Case, folder: Path, address: str, cores: int, screen: Console) ->
     return [
         Figure("batch.growth.embedded", many_s, 10 * few_s, f"s for ten times the rows ({LOWER}; the reference is ten times)"),
         Figure("batch.memory.embedded", many_mib, few_mib, f"MiB at most, for ten times the rows ({LOWER})"),
-    ]
-
-
-def spread(folder: Path, pause_s: float, units: int, screen: Console) -> list[Figure]:
-    """Runs of units that only sleep, on clusters of 1, 2 and 4 nodes of two CPUs; the reference is linear growth."""
-    from ray.cluster_utils import Cluster
-
-    case = Case("nodes", files=units, rows_a_file=100, width=64, layers=(8, 2))
-    source, model = folder / "nodes" / "in", folder / "nodes" / "model"
-    write_dataset(case, source)
-    pinned = write_model(case, model)
-    rates: list[float] = []
-    for nodes in NODES:
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-        try:
-            for _ in range(nodes - 1):
-                cluster.add_node(num_cpus=2)
-            output = folder / "nodes" / f"out-{nodes}"
-            spec = spec_of(case, source, output, 2 * nodes, units={"max_rows": 100})
-            run = drive(cluster.address, spec, pinned, str(pause_s))
-        finally:
-            cluster.shutdown()
-        rates.append(units / run["seconds"])
-        screen.print(f"{nodes} nodes: {rates[-1]:.1f} units/s, linear {nodes * rates[0]:.1f}")
-    return [
-        Figure(f"batch.nodes_{nodes}.sleeping", rate, nodes * rates[0], "units/s (the reference is linear)")
-        for nodes, rate in zip(NODES, rates, strict=True)
     ]
 
 

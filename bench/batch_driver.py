@@ -19,6 +19,7 @@ import numpy as np
 import orjson
 import ray
 
+from bench.sleeping import NodeTurns
 from consumers.batch.run import begin
 from consumers.batch.score.pool import UnitActor, ray_workforce
 from consumers.batch.score.rowscorer import RowScorer
@@ -32,14 +33,14 @@ _GLANCE_S = 0.01
 
 
 class Sleeper:
-    """A model of a fixed cost, so that the number of cores does not matter."""
+    """A model of a fixed cost, so that the number of cores does not matter: one unit at a time on a node."""
 
     def __init__(self, pause_s: float) -> None:
-        self._pause_s = pause_s
+        self._pause_s, self._turns = pause_s, NodeTurns()
 
     def score(self, tensors: Mapping[str, Array], rows: int) -> tuple[dict[str, Array], dict[int, str]]:  # noqa: ARG002 - the port's
         """See RowScorer."""
-        time.sleep(self._pause_s)
+        self._turns.sleep(self._pause_s)
         return {"p": np.zeros((rows, 2), np.float32)}, {}
 
 

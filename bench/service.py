@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,18 +125,10 @@ def awaited(look: Callable[[], T | None]) -> T:
 
 
 @contextmanager
-def running() -> Iterator[Service]:
-    """Everything on free ports in a folder of its own; ended at the end."""
-    os.environ.update(ENVIRONMENT)
+def one_node(folder: Path) -> Iterator[None]:
+    """Ray on this machine alone, with its files in the folder."""
     import ray
-    from ray import serve
-    from ray._raylet import Config
 
-    Config.initialize("")  # a bench that scores by itself has imported Ray, which read its variables then
-    from deployments.gateway.deployment import GatewaySettings, start_gateway
-    from headrace.controller_actor import start_controller
-
-    folder, port, grpc_port, echo_port = Path(tempfile.mkdtemp(prefix="ho-")), free_port(), free_port(), free_port()
     try:
         ray.init(
             address="local",
@@ -149,16 +141,38 @@ def running() -> Iterator[Service]:
             log_to_driver=False,
             logging_level="ERROR",
         )
-        serve.start(proxy_location="Disabled")
-        settings = read_settings({"HEADRACE_HOME": str(folder / "home")})
-        start_controller(settings, timeout_s=PATIENCE_S)
-        start_gateway(GatewaySettings(http_port=port, grpc_port=grpc_port))
-        token = home_key(settings.home)
-        with ControlClient(f"http://127.0.0.1:{port}", timeout_s=60.0, token=token) as control, echoing(echo_port):
-            awaited(control.status)
-            yield Service(port, grpc_port, echo_port, control, folder)
+        yield
     finally:
-        if ray.is_initialized():
-            serve.shutdown()
         ray.shutdown()
+
+
+@contextmanager
+def running(connected: Callable[[Path], AbstractContextManager[None]] = one_node, fleet: str = "") -> Iterator[Service]:
+    """Everything on free ports in a folder of its own, on the Ray that `connected` starts; ended at the end. `fleet` names
+    another than the product's, as `module:class`."""
+    os.environ.update(ENVIRONMENT)
+    import ray
+    from ray import serve
+    from ray._raylet import Config
+
+    Config.initialize("")  # a bench that scores by itself has imported Ray, which read its variables then
+    from deployments.gateway.deployment import GatewaySettings, start_gateway
+    from headrace.controller_actor import FLEET, start_controller
+
+    folder, port, grpc_port, echo_port = Path(tempfile.mkdtemp(prefix="ho-")), free_port(), free_port(), free_port()
+    try:
+        with connected(folder):
+            try:
+                serve.start(proxy_location="Disabled")
+                settings = read_settings({"HEADRACE_HOME": str(folder / "home")})
+                start_controller(settings, fleet=fleet or FLEET, timeout_s=PATIENCE_S)
+                start_gateway(GatewaySettings(http_port=port, grpc_port=grpc_port))
+                token = home_key(settings.home)
+                with ControlClient(f"http://127.0.0.1:{port}", timeout_s=60.0, token=token) as control, echoing(echo_port):
+                    awaited(control.status)
+                    yield Service(port, grpc_port, echo_port, control, folder)
+            finally:
+                if ray.is_initialized():
+                    serve.shutdown()
+    finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -17,12 +17,12 @@ from cluster.acting import ActionResult, ActionRunner
 from cluster.audit.checkpoint import AuditSigner
 from cluster.audit.merkle import TreeHead
 from cluster.audit.trail import AuditTrail
-from cluster.audit.uses import UseReport
+from cluster.audit.uses import SeenCallers, UseReport
 from cluster.commands import dispatch
 from cluster.commands.command import Context
 from cluster.commands.versions import RegisterVersion
 from cluster.control_plane import Told
-from cluster.decide import Decision, Snapshot, decide
+from cluster.decide import Decision, Rest, Snapshot, decide
 from cluster.drift.counts import DriftReport
 from cluster.drift.following import commands_to_ask, remember
 from cluster.drift.watch import DriftWatch
@@ -125,6 +125,7 @@ class Controller:
         self._must_load = False
         self._seen = _Seen({}, None, None, 0.0)
         self._done = ActionResult()
+        self._rests: Mapping[str, Rest] = {}
         self._tables = PublishedTables()
         self._troubles = TroubleLog()
         self._settled = self._still = self._stirred = False
@@ -252,6 +253,7 @@ class Controller:
                 audit_head=self._store.audit_head,
                 audit_pruned=self._store.audit_pruned,
                 audit_signer=self._audit_signer,
+                seen_callers=self._trail.callers,
             )
             outcome, events = dispatch.run(command, request, at)
             self._stirred |= outcome.state is not state
@@ -260,8 +262,8 @@ class Controller:
 
     def _record_uses(self, report: UseReport) -> None:
         with self._lock:
-            told = self._trail.used(self._current(), report)
-            self._persist(told.state, told.events)
+            told = self._trail.used(self._current(), report, self._store.seen)
+            self._persist(told.state, told.events, seen=told.seen)
             self._trail.saved(told)
 
     def _record_what_is_due(self) -> None:
@@ -270,6 +272,7 @@ class Controller:
             told = self._trail.due(self._current())
             try:
                 self._persist(told.state, told.events)
+                self._trail.count_callers(self._store.seen_count)
             except Unreachable as trouble:
                 self._troubles.note(_AUDIT, str(trouble))
             else:
@@ -342,13 +345,14 @@ class Controller:
         state = remember(self._current(), alarms, self._clock(), told)
         counted, done = count(state, batches), self._done
         failures = done.refused, done.unscalable, done.removed
-        snapshot = Snapshot(counted, seen.apps, seen.feeds, *failures, self.table, self._fence, seen.jobs)
+        snapshot = Snapshot(counted, seen.apps, seen.feeds, *failures, self.table, self._fence, seen.jobs, self._rests)
         decision = decide(snapshot, self._clock())
         self._hook(Point.DECIDED)
         return replace(decision, events=(*told, *decision.events)), _Taken(len(batches), len(alarms))
 
     def _keep(self, decision: Decision, taken: _Taken) -> None:
         self._persist(decision.state, decision.events)
+        self._rests = decision.rests
         self._inbox.saved(taken.batches)
         self._drift.saved(taken.alarms)
         # What was refused stands until it is tried again.
@@ -360,14 +364,20 @@ class Controller:
             self._must_load = False
         return self._state
 
-    def _persist(self, after: State, events: tuple[AuditEvent, ...], prune: TreeHead | None = None) -> None:
+    def _persist(
+        self,
+        after: State,
+        events: tuple[AuditEvent, ...],
+        prune: TreeHead | None = None,
+        seen: SeenCallers | None = None,
+    ) -> None:
         if after is self._state and not events:
             return
         try:
             if prune is not None:
                 self._store.prune(self._fence, prune, events)
             else:
-                self._store.save(self._fence, self._state, after, events)
+                self._store.save(self._fence, self._state, after, events, seen)
         except Unreachable:
             # It may have been saved all the same: what the store has is the truth.
             self._must_load = True

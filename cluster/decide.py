@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from cluster.drift.following import held_by_drift, run_commands
@@ -16,19 +16,44 @@ from cluster.fleet.failures import note_failed_stream, note_failures, tried
 from cluster.fleet.seeks import end_lost_seek
 from cluster.ports import AppState, AppStatus, FeedState
 from cluster.removal import advance_removal, removal_actions, remove_feed
+from cluster.rollout.advance import next_of
 from cluster.rollout.checks.check import Judged, Verdict
 from cluster.rollout.gate import judge, of_stage, parts_of_stage
-from cluster.rollout.illness import after_look, lasts, too_ill
-from cluster.rollout.misses import MARGIN, Misses, after_counts, missing
+from cluster.rollout.illness import after_look
+from cluster.rollout.misses import MARGIN, Misses, after_counts
 from cluster.rollout.opening import open_rollout
-from cluster.rollout.plan import OnDeadline, Start
+from cluster.rollout.plan import Start
 from cluster.rollout.record import Rollout, RolloutState
 from cluster.routing.routes import EMPTY, Route, RouteTable, Standing
 from cluster.routing.table import build_route, is_ready, number_table, standing_of
 from cluster.schedule.due import fire_batch
-from cluster.schedule.fires import JobSeen, JobState, SubmitPreflight
+from cluster.schedule.fires import JobSeen, SubmitPreflight
 from cluster.state import CONTROLLER, AuditEvent, Model, State
 from cluster.versions import VersionId
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """A model about which nothing was to be done, and all that this followed from: while that is the same, nothing is to be done
+    again, whatever the time is. With a thousand models a tick is mostly about those."""
+
+    model: Model
+    newest: int
+    app: AppState
+    route: Route
+    standing: Standing
+
+    def lasts(self, snapshot: Snapshot, state: State, running: Collection[int]) -> bool:
+        """Whether all is the same; `running` are the versions that have an app."""
+        name = self.model.name
+        return (
+            state.models[name] is self.model
+            and len(running) == 1
+            and snapshot.apps.get(self.app.name) == self.app
+            and state.versions.newest(name) == self.newest
+            and snapshot.published.routes.get(name) is self.route
+            and snapshot.published.models.get(name) is self.standing
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +62,8 @@ class Snapshot:
 
     `refused` has, by app or job, why it would not be run at the last try, and by URI why an artifact could not be removed;
     `removed` the URIs of those that were; `unscalable` the models that the fleet would not scale.
-    `published` is the last table of this controller; the empty one before its first. `fence` is the controller's own.
+    `published` is the last table of this controller; the empty one before its first. `fence` is the controller's own. `rests`
+    are those of its last decision, where that was saved.
     """
 
     state: State
@@ -49,13 +75,15 @@ class Snapshot:
     published: RouteTable = EMPTY
     fence: int = 0
     jobs: Mapping[str, JobSeen] | None = None
+    rests: Mapping[str, Rest] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What to save, then publish, then do. Actions are idempotent and come again until the world is as it should be.
 
-    `faults` are mistakes of ours, by model or feed key: that one stays as it is, and all others go on.
+    `faults` are mistakes of ours, by model or feed key: that one stays as it is, and all others go on. `rests` are the models
+    that wait for nothing.
     """
 
     state: State
@@ -63,15 +91,20 @@ class Decision:
     actions: tuple[Action, ...]
     events: tuple[AuditEvent, ...]
     faults: Mapping[str, Exception] = field(default_factory=dict)
+    rests: Mapping[str, Rest] = field(default_factory=dict)
 
 
 def decide(snapshot: Snapshot, now_s: float) -> Decision:
     """The next state, the route table that goes with it, the actions and the audit of what changed."""
     state, events, actions, routes = snapshot.state, list[AuditEvent](), list[Action](), dict[str, Route]()
     models, published = dict[str, Standing](), snapshot.published
-    running, faults = running_versions(snapshot.apps), dict[str, Exception]()
+    running, faults, rests = running_versions(snapshot.apps), dict[str, Exception](), dict[str, Rest]()
     for name in sorted(state.models):
-        told = list[AuditEvent]()
+        rest = snapshot.rests.get(name)
+        if rest is not None and rest.lasts(snapshot, state, running.get(name, ())):
+            rests[name], routes[name], models[name] = rest, rest.route, rest.standing
+            continue
+        before, told = state.models[name], list[AuditEvent]()
         try:
             after = _advance_model(state, name, snapshot, now_s, told)
             state = advance_removal(after, name, running.get(name, ()), snapshot.refused, snapshot.removed, now_s, told)
@@ -87,8 +120,10 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
             route = build_route(state, model, snapshot.apps, now_s, route)
             standing = standing_of(state, model, route, snapshot.apps)
             act = removal_actions if model.unrouted else fleet_actions
-            actions += _preflight(state.active(name), snapshot)
-            actions += act(state, model, snapshot.apps, running.get(name, ()), now_s)
+            due = [*_preflight(state.active(name), snapshot), *act(state, model, snapshot.apps, running.get(name, ()), now_s)]
+            actions += due
+            if not (due or told or name in faults) and model is before:
+                rests |= _rest(state, model, route, standing, snapshot)
         except Exception as fault:  # noqa: BLE001 - as above
             faults.setdefault(name, fault)
         if route is not None:
@@ -113,7 +148,18 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
             events += told
         except Exception as fault:  # noqa: BLE001 - as above
             faults[key] = fault
-    return Decision(state, table, tuple(actions), tuple(events), faults)
+    return Decision(state, table, tuple(actions), tuple(events), faults, rests)
+
+
+def _rest(state: State, model: Model, route: Route | None, standing: Standing, snapshot: Snapshot) -> dict[str, Rest]:
+    """The model's, where neither the time nor anything else than its document, its versions and its app can bring about more."""
+    waits = model.warm or model.retries or model.removal is not None or model.scale_to is not None or state.active(model.name)
+    if waits or model.stable is None or model.serving is None or route is None:
+        return {}
+    app = snapshot.apps.get(VersionId(model.name, model.stable).app)
+    if app is None or app.status is not AppStatus.READY:
+        return {}
+    return {model.name: Rest(model, state.versions.newest(model.name), app, route, standing)}
 
 
 def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, events: list[AuditEvent]) -> State:
@@ -131,7 +177,7 @@ def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, ev
         judged = judge(rollout, state.evidence)
         again = rollout.candidate in state.models[name].retries
         job = (snapshot.jobs or {}).get(rollout.preflight_job)
-        after = _next(rollout, _candidate(rollout, snapshot), job, judged, now_s, outage=outage, again=again)
+        after = next_of(rollout, _candidate(rollout, snapshot), job, judged, now_s, outage=outage, again=again)
         after = _promoted_without_drift(state, rollout, after, now_s)
         if after == rollout:
             break
@@ -216,44 +262,6 @@ def _misses(rollout: Rollout, state: State, now_s: float) -> Misses:
     return after_counts(rollout.misses, stage, of_stage(rollout, stage, evidence), parts, margin=margin, now_s=now_s)
 
 
-def _next(
-    rollout: Rollout,
-    app: AppState | None,
-    job: JobSeen | None,
-    judged: tuple[Judged, ...],
-    now_s: float,
-    *,
-    outage: bool,
-    again: bool,
-) -> Rollout:
-    """One step of the rollout, or the rollout itself where nothing is due. The order of the rules is their weight.
-
-    `job` is the preflight's, where it is seen. `outage`: stable is away as well. `again`: the candidate failed during one, and is
-    tried again.
-    """
-    if rollout.phase is RolloutState.PENDING:
-        # What an earlier try of the version left behind goes first; until then it says nothing about this one.
-        gone = app is None or app.status is not AppStatus.FAILED
-        return rollout.to(RolloutState.WARMING, now_s) if gone and rollout.state is RolloutState.PENDING else rollout
-    ended = _beyond_hope(rollout, app, now_s, again=again) or _grounded(rollout, job)
-    if ended:
-        return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=ended)
-    harm = next((check for check in judged if check.verdict is Verdict.FAILED), None)
-    if harm is not None:
-        return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=harm.words)
-    if rollout.state is RolloutState.PAUSED:
-        return rollout
-    late = now_s - rollout.step_started_s >= rollout.plan.deadline_s
-    if rollout.state is RolloutState.WARMING:
-        if is_ready(app) and not rollout.awaits_preflight:
-            return _enter(rollout, 0, now_s) if rollout.stable is not None else rollout.to(RolloutState.PROMOTED, now_s)
-        if late and not outage:
-            why = f"not ready within {rollout.plan.deadline_s:g} s (last seen: {_last_seen(app)})"
-            return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
-        return rollout
-    return _judge_step(rollout, app, judged, now_s, late=late and not outage)
-
-
 def _promoted_without_drift(state: State, rollout: Rollout, after: Rollout, now_s: float) -> Rollout:
     """What is next, but for a promotion that was to be proven and that drift is in the way of: that is held, until the deadline
     or that drift is over."""
@@ -267,65 +275,6 @@ def _promoted_without_drift(state: State, rollout: Rollout, after: Rollout, now_
     if after == rollout and rollout.held and early and not held_by_drift(state, rollout):
         return replace(rollout, held=False, reason="")
     return after
-
-
-def _beyond_hope(rollout: Rollout, app: AppState | None, now_s: float, *, again: bool) -> str:
-    """Why what is seen of the candidate's replicas ends its rollout; empty where it does not."""
-    missed = missing(rollout.misses, rollout.warmed_s)
-    if missed:
-        return f"the candidate misses its calls {missed}"
-    if app is None or app.status not in (AppStatus.FAILED, AppStatus.UNHEALTHY):
-        return ""
-    why = app.message or "no reason given"
-    if app.status is AppStatus.FAILED:
-        return "" if again else f"the candidate is {app.status}: {why}"
-    how = too_ill(rollout.illness, now_s, rollout.warmed_s)
-    return f"the candidate is {app.status} {how}: {why}" if how else ""
-
-
-def _grounded(rollout: Rollout, job: JobSeen | None) -> str:
-    """Why the preflight ends the rollout before it has any traffic; empty where it does not."""
-    if rollout.phase is not RolloutState.WARMING:
-        return ""
-    if not rollout.awaits_preflight or job is None or job.state is JobState.RUNNING:
-        return rollout.objection
-    return f"its preflight could not be made: {job.message or 'the job ended without a word'}"
-
-
-def _last_seen(app: AppState | None) -> str:
-    if is_ready(app):
-        return "ready, its preflight not over"
-    return f"{app.status}, {app.message or 'no message'}" if app is not None else "not started"
-
-
-def _judge_step(rollout: Rollout, app: AppState | None, judged: tuple[Judged, ...], now_s: float, *, late: bool) -> Rollout:
-    step = rollout.plan.steps[rollout.step]
-    # A step of 0 s asks for no proof: blue/green and going back at once are such plans.
-    passed = rollout.misses.takes_its_share and all(check.verdict is Verdict.PASSED for check in judged)
-    proven = step.bake_s == 0 or passed
-    if proven and is_ready(app) and now_s - rollout.step_started_s >= step.bake_s:
-        return _enter(rollout, rollout.step + 1, now_s)
-    if late and not is_ready(app) and lasts(rollout.illness, now_s, rollout.warmed_s):
-        why = f"not ready, and the step's {rollout.plan.deadline_s:g} s are over"
-        return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
-    if not late or rollout.held or not is_ready(app):
-        return rollout
-    waiting = "; ".join(check.words for check in judged if check.verdict is Verdict.WAITING) or rollout.misses.words
-    why = f"neither proven good nor bad within {rollout.plan.deadline_s:g} s: {waiting}"
-    # Where one caller alone is in the way, a person looks at it.
-    one_alone = rollout.misses.only or any(check.unless for check in judged)
-    if rollout.plan.on_deadline is OnDeadline.ROLLBACK and not one_alone:
-        return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
-    return replace(rollout, held=True, reason=why)
-
-
-def _enter(rollout: Rollout, step: int, now_s: float) -> Rollout:
-    if step == len(rollout.plan.steps):
-        return rollout.to(RolloutState.PROMOTED, now_s, reason="every step passed")
-    state = RolloutState.CANARY if rollout.plan.steps[step].weight > 0 else RolloutState.SHADOW
-    if rollout.state is RolloutState.WARMING:
-        rollout = replace(rollout, warmed_s=now_s - rollout.step_started_s)
-    return rollout.to(state, now_s, step=step)
 
 
 def settle(state: State, rollout: Rollout, now_s: float) -> State:

@@ -137,6 +137,6 @@ def _without(state: State, name: str) -> State:
         versions=versions,
         models={other: model for other, model in state.models.items() if other != name},
         rollouts={id_: rollout for id_, rollout in state.rollouts.items() if rollout.model != name},
-        evidence={key: counts for key, counts in state.evidence.items() if key.model != name},
+        evidence=state.evidence.without(lambda model, _: model == name),
         scorers={scorer: last for scorer, last in state.scorers.items() if not scorer.startswith(f"labels/{name}/")},
     )

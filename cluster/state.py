@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.access.keys import StoredKey
 from cluster.access.policy import Access
-from cluster.audit.uses import FirstUse, Teller
+from cluster.audit.uses import Teller
 from cluster.drift.alarms import DriftAlarm
 from cluster.drift.section import Drift
 from cluster.fleet.retry import Retry
@@ -18,7 +18,7 @@ from cluster.ports import FeedSpec
 from cluster.quality.live import LiveQuality
 from cluster.quality.recent import RecentLabels
 from cluster.quality.section import LiveLabels
-from cluster.rollout.evidence import Counts, EvidenceKey
+from cluster.rollout.evidence import Evidence
 from cluster.rollout.plan import Plan
 from cluster.rollout.record import Rollout
 from cluster.schedule.fires import Fire
@@ -133,9 +133,11 @@ class StoredSubjectKeys:
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything. `evidence` holds all stages of the rollouts under way; `scorers` the last sequence counted of each scorer.
-    `keys` are API keys by their ids, `access` the Access document, where one was applied. `alarms` are those of drift, by their
-    keys, `subjects` the keys of data subjects, by their names. `tellers` are processes that tell uses, `first_uses` who has used
-    what, and `audit_key` the public key that signs the audit now.
+    `keys` are API keys by their ids, `access` the Access document, where one was applied, and `access_standing` the digest of the
+    last one that was given at a start; `brought` are the digests of versions that starts have brought. `alarms` are those of
+    drift, by their keys, `subjects` the keys of data subjects, by their names. `tellers` are processes that tell uses,
+    `audit_key` is the public key that signs the audit now, and `checkpoints_away` why which places did not take its last
+    checkpoint.
 
     `table` numbers the route table and `table_digest` tells whether its contents changed. `recent_labels` is not saved.
     """
@@ -144,17 +146,19 @@ class State:
     models: Mapping[str, Model] = field(default_factory=dict)
     rollouts: Mapping[int, Rollout] = field(default_factory=dict)
     feeds: Mapping[str, Feed] = field(default_factory=dict)
-    evidence: Mapping[EvidenceKey, Counts] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
     scorers: Mapping[str, int] = field(default_factory=dict)
     last_rollout: int = 0
     table: int = 0
     table_digest: str = ""
     keys: Mapping[str, StoredKey] = field(default_factory=dict)
     access: Access | None = None
+    access_standing: str = ""
+    brought: tuple[str, ...] = ()
+    checkpoints_away: Mapping[str, str] = field(default_factory=dict)
     alarms: Mapping[str, DriftAlarm] = field(default_factory=dict)
     subjects: Mapping[str, StoredSubjectKeys] = field(default_factory=dict)
     tellers: Mapping[str, Teller] = field(default_factory=dict)
-    first_uses: Mapping[str, FirstUse] = field(default_factory=dict)
     audit_key: str = ""
     recent_labels: RecentLabels = field(default_factory=RecentLabels)
 
@@ -166,7 +170,7 @@ class State:
         """The state with this rollout in place of the one of its id. Ended ones drop their evidence: the audit has it."""
         evidence = self.evidence
         if rollout.ended:
-            evidence = {key: counts for key, counts in evidence.items() if not of_rollout(key, rollout)}
+            evidence = evidence.without(lambda model, stage: of_rollout(model, stage, rollout))
         return replace(self, rollouts={**self.rollouts, rollout.id: rollout}, evidence=evidence)
 
     def with_newest_rollouts(self, model: str, keep: int) -> State:
@@ -198,9 +202,9 @@ class State:
         return self.versions.get(VersionId(model, number))
 
 
-def of_rollout(key: EvidenceKey, rollout: Rollout) -> bool:
-    """Whether the evidence was gathered in some step of this rollout."""
-    return key.model == rollout.model and key.stage.startswith(f"r{rollout.id}.")
+def of_rollout(model: str, stage: str, rollout: Rollout) -> bool:
+    """Whether what is filed under these was gathered in some step of this rollout."""
+    return model == rollout.model and stage.startswith(f"r{rollout.id}.")
 
 
 def feed_key(kind: str, name: str) -> str:

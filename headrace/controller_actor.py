@@ -19,10 +19,10 @@ from ray.exceptions import RayError
 from cluster.access.callers import CLUSTER, Caller
 from cluster.audit.uses import UseReport
 from cluster.commands.command import Message
-from cluster.commands.documents import APPLY, Apply
+from cluster.commands.documents import APPLY, Applied, Apply
 from cluster.commands.keys import HOME_ADMIT
 from cluster.commands.versions import RegisterVersion
-from cluster.commands.watch.whole_audit import CHECKPOINT, AuditCheckpoint
+from cluster.commands.watch.whole_audit import CHECKPOINT, CHECKPOINT_TOLD, AuditCheckpoint
 from cluster.control_plane import Told
 from cluster.controller import Controller, Point
 from cluster.errors import BadInput, Conflict, Fenced, HeadraceError, Unreachable
@@ -31,6 +31,7 @@ from cluster.routing.routes import NOTHING, RouteTable, Stamp
 from cluster.store.sql import SqlStore
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from deployments.observe.logs.set_up import log_to_stderr
+from deployments.serving.collector import spare_collections
 from headrace.audit.key import audit_signer
 from headrace.audit.places import place_of
 from headrace.audit.sending import CheckpointSender
@@ -166,6 +167,8 @@ class ControllerActor:
                 self._controller = self._open()
                 self._send_checkpoints(self._controller)
             self._controller.tick()
+            if self._controller.ready:
+                spare_collections()  # to go through all that it knows of a thousand models takes longer than ten ticks
         except Fenced as error:
             self._trouble, self._fenced = error, True
         except HeadraceError as error:
@@ -203,7 +206,9 @@ class ControllerActor:
             return
         try:
             CheckpointSender(
-                lambda: AuditCheckpoint.model_validate(controller.call(CHECKPOINT.name, {})), self._audit_places
+                lambda: AuditCheckpoint.model_validate(controller.call(CHECKPOINT.name, {})),
+                self._audit_places,
+                lambda told: controller.call(CHECKPOINT_TOLD.name, told.model_dump()),
             ).start()
         except BadInput as error:
             _log.error("checkpoints of the audit go nowhere: %s", error)
@@ -238,9 +243,9 @@ def start_controller(
     jobs: str = JOBS,
     timeout_s: float = START_TIMEOUT_S,
     access: Apply | None = None,
-) -> None:
-    """Starts the controller on the head node, unless it runs, and waits until it answers and has applied `access`. Ray must be
-    connected.
+) -> tuple[str, ...]:
+    """Starts the controller on the head node, unless it runs, and waits until it answers and has applied `access`: what is to be
+    said of that. Ray must be connected.
 
     Raises Conflict where one runs over another store, Unreachable where it does not answer in time, and BadInput for a store that
     can't be used.
@@ -254,8 +259,10 @@ def start_controller(
         ray.kill(actor)
         raise trouble
     _admit_home(actor, settings)
-    if access is not None:
-        _tell(actor, APPLY.name, access)
+    if access is None:
+        return ()
+    applied = Applied.model_validate(_tell(actor, APPLY.name, access))
+    return tuple(change.note for change in applied.changes if change.note)
 
 
 def bring_back_controller(
@@ -292,8 +299,8 @@ def _admit_home(actor: Any, settings: Settings) -> None:
     _tell(actor, HOME_ADMIT.name, ensure_home_key(settings.home))
 
 
-def _tell(actor: Any, command: str, request: Message) -> None:
-    """Raises what the command raises, and Unreachable."""
+def _tell(actor: Any, command: str, request: Message) -> dict[str, Any]:
+    """The answer. Raises what the command raises, and Unreachable."""
     try:
         answer = ray.get(actor.call.remote(command, request.model_dump(mode="json")), timeout=START_TIMEOUT_S)
     except RayError as error:
@@ -301,6 +308,7 @@ def _tell(actor: Any, command: str, request: Message) -> None:
         raise Unreachable(what, where=CONTROLLER_ACTOR, remedy="look into Ray's logs") from error
     if isinstance(answer, HeadraceError):
         raise answer
+    return dict(answer)
 
 
 def _trouble_of(actor: Any, settings: Settings, timeout_s: float) -> HeadraceError | None:

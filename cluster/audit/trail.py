@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from cluster.audit.checkpoint import AuditSigner, verifier_key
 from cluster.audit.kinds import FIRST_USE, GAP, SIGNED_BY
 from cluster.audit.refusals import Refusal, RefusalBook
-from cluster.audit.use_records import UsesTold, record_gaps, record_uses
-from cluster.audit.uses import UseReport
+from cluster.audit.use_records import UsesTold, callers_in, record_gaps, record_uses
+from cluster.audit.uses import CallerOf, UseReport
 from cluster.state import CONTROLLER, AuditEvent, State
 from cluster.watch.book import MetricsBook
 from cluster.watch.catalogue import AUDIT_GAPS, FIRST_USES, REFUSED_COMMANDS
+
+COUNT_EVERY_S = 600.0
 
 
 class AuditTrail:
@@ -23,11 +25,20 @@ class AuditTrail:
         self._key = verifier_key(signer.name, signer.public) if signer is not None else ""
         self._since_s = clock()
         self._refusals = RefusalBook()
+        self.callers, self._counted_s = 0, -COUNT_EVERY_S
         metrics.add(AUDIT_GAPS, 0)  # so that the first one is an increase
 
-    def used(self, state: State, report: UseReport) -> UsesTold:
-        """The state with what a process tells of uses, and its records."""
-        return record_uses(state, report, self._clock())
+    def used(self, state: State, report: UseReport, seen: Callable[[Collection[CallerOf]], Mapping[CallerOf, float]]) -> UsesTold:
+        """The state with what a process tells of uses, and its records; `seen` asks the store who is remembered. Raises what that
+        raises."""
+        return record_uses(state, report, seen(callers_in(report)), self._clock())
+
+    def count_callers(self, count: Callable[[], int]) -> None:
+        """Now and then asks the store how many `callers` of models it remembers, so that somebody sees them grow. Raises what
+        that raises."""
+        now_s = self._clock()
+        if not 0 <= now_s - self._counted_s < COUNT_EVERY_S:
+            self.callers, self._counted_s = count(), now_s
 
     def refused(self, refusal: Refusal) -> AuditEvent | None:
         """The record to write now of a command that was refused; None for what is told later, with others."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cluster.audit.kinds import CREDENTIAL_REFUSED, FIRST_USE, GAP, GAP_CLOSED, USED
-from cluster.audit.uses import OTHERS, FirstUse, Teller, Used, UseKind, UseReport
+from cluster.audit.kinds import CREDENTIAL_REFUSED, FIRST_USE, GAP, GAP_CLOSED, LOOKED_AT, USED
+from cluster.audit.uses import OTHERS, CallerOf, SeenCallers, Teller, Used, UseKind, UseReport
 from cluster.state import CONTROLLER, AuditEvent, State
 from cluster.watch.catalogue import RequestOutcome
 
@@ -17,31 +17,39 @@ EVERY_S = 60.0  # and tell their uses so often
 FORGOTTEN_S = 3600.0  # nobody sends a report again after so long
 GONE_S = 86_400.0  # nor does one that does not stay: where it was killed, nobody says that it has ended
 CUT_OFF_S = 7 * 86_400.0  # one that fell silent may be back, and have nothing to tell for long
-FIRST_USES_MOST = 20_000
+SEEN_FOR_S = 400 * 86_400.0  # who used a model within that is remembered: what runs once a year is no stranger
+SEEN_AGAIN_S = 86_400.0  # so exact is when it was last: a row a day for each caller of a model, not one a minute
 TOLD_APART = 20  # versions, doors and outcomes of one caller and model in one record
 
 
 @dataclass(frozen=True, slots=True)
 class UsesTold:
-    """The state with a report counted, and its records."""
+    """The state with a report counted, its records, and the callers that are to be remembered."""
 
     state: State
     events: tuple[AuditEvent, ...] = ()
+    seen: SeenCallers | None = None
 
 
-def record_uses(state: State, report: UseReport, now_s: float) -> UsesTold:
-    """Counts a report, once: one that was counted before changes nothing."""
-    known = state.tellers.get(report.source)
-    if known is not None and report.sequence <= known.sequence:
+def callers_in(report: UseReport) -> frozenset[CallerOf]:
+    """Who has used which model, of those that are counted apart. Who was refused has not used it."""
+    return frozenset(_callers(report))
+
+
+def record_uses(state: State, report: UseReport, known: Mapping[CallerOf, float], now_s: float) -> UsesTold:
+    """Counts a report, once: one that was counted before changes nothing. `known` is when each of its callers was seen last, as
+    far as it is remembered."""
+    teller = state.tellers.get(report.source)
+    if teller is not None and report.sequence <= teller.sequence:
         return UsesTold(state)
-    events = _of_what_is_missing(known, report, now_s)
-    first_uses, seen = _first_uses(state, report, now_s)
-    events += seen
+    events = _of_what_is_missing(teller, report, now_s)
+    seen, new = _seen(report, known, now_s)
+    events += new
     events += _records(report, now_s)
     tellers = {source: teller for source, teller in state.tellers.items() if _may_send_again(teller, now_s)}
     stays = report.stays and not report.last
     tellers[report.source] = Teller(report.sequence, report.where, report.ended_s, stays, report.last)
-    return UsesTold(replace(state, tellers=tellers, first_uses=first_uses), tuple(events))
+    return UsesTold(replace(state, tellers=tellers), tuple(events), seen)
 
 
 def record_gaps(state: State, heard: Mapping[str, float], since_s: float, now_s: float) -> UsesTold:
@@ -91,33 +99,38 @@ def _gap(now_s: float, where: str, why: str, from_s: float) -> AuditEvent:
     return AuditEvent(now_s, "", None, GAP, CONTROLLER, {"process": where, "why": why, "from_s": from_s, "to_s": now_s})
 
 
-def _first_uses(state: State, report: UseReport, now_s: float) -> tuple[Mapping[str, FirstUse], list[AuditEvent]]:
-    """All first uses now, and those that this report tells of. Of models that are gone, and the oldest beyond so many, none are
-    kept."""
-    new: dict[str, FirstUse] = {}
+def _callers(report: UseReport) -> Iterator[CallerOf]:
     for use in report.uses:
-        if not use.model or use.reason or use.principal == OTHERS or use.outcome == RequestOutcome.REFUSED:
-            continue
-        first = FirstUse(use.principal, use.model, now_s)
-        if first.key not in state.first_uses:
-            new[first.key] = first
-    if not new:
-        return state.first_uses, []
-    kept = {key: first for key, first in state.first_uses.items() if first.model in state.models} | new
-    if len(kept) > FIRST_USES_MOST:
-        newest = sorted(kept.values(), key=lambda first: first.at_s)[-FIRST_USES_MOST:]
-        kept = {first.key: first for first in newest}
-    return kept, [AuditEvent(now_s, one.model, None, FIRST_USE, one.principal, {"process": report.where}) for one in new.values()]
+        if use.model and not use.reason and not use.what and use.principal != OTHERS and use.outcome != RequestOutcome.REFUSED:
+            yield CallerOf(use.model, use.principal)
+
+
+def _seen(report: UseReport, known: Mapping[CallerOf, float], now_s: float) -> tuple[SeenCallers | None, list[AuditEvent]]:
+    """Whom to remember from now on, and the first uses that this report tells of; None where nothing is to be written."""
+    forget_s = now_s - SEEN_FOR_S
+    new, again = list[CallerOf](), dict[CallerOf, float]()
+    for caller in sorted(callers_in(report)):
+        last_s = known.get(caller, forget_s)
+        if last_s <= forget_s:
+            new.append(caller)
+        if now_s - last_s >= SEEN_AGAIN_S:
+            again[caller] = now_s
+    events = [AuditEvent(now_s, one.model, None, FIRST_USE, one.principal, {"process": report.where}) for one in new]
+    return SeenCallers(again, forget_s) if again else None, events
 
 
 def _records(report: UseReport, now_s: float) -> list[AuditEvent]:
-    """One of each caller and model, and one of each address and reason of what was refused."""
+    """One of each caller and model, one of each address and reason of what was refused, and one of each caller and of what he
+    looked at."""
     span = {"from_s": report.began_s, "to_s": report.ended_s, "process": report.where}
     events, together = list[AuditEvent](), defaultdict[tuple[str, str], list[tuple[UseKind, Used]]](list)
     for use, used in report.uses.items():
         if use.reason:
             detail = {"reason": use.reason, "times": used.calls, **span}
             events.append(AuditEvent(now_s, "", None, CREDENTIAL_REFUSED, use.principal, detail, use.door, use.address))
+        elif use.what:
+            detail = {"what": use.what, "times": used.calls, "rows": used.rows, **span}
+            events.append(AuditEvent(now_s, use.model, None, LOOKED_AT, use.principal, detail, use.door))
         else:
             together[use.principal, use.model].append((use, used))
     for (principal, model), counted in together.items():

@@ -13,7 +13,8 @@ OTHERS = "(others)"
 class UseKind(NamedTuple):
     """What is counted together. `door` is what it came by, `outcome` how it ended.
 
-    Of a credential that was refused the `reason` is told, and the `address` that it came from; else both are empty.
+    Of a credential that was refused the `reason` is told, and the `address` that it came from; else both are empty. `what` is
+    there where a person looked at rows: which these are, in words; that is no use of the model.
     """
 
     principal: str
@@ -23,6 +24,7 @@ class UseKind(NamedTuple):
     outcome: str
     reason: str = ""
     address: str = ""
+    what: str = ""
 
 
 class Used(NamedTuple):
@@ -64,15 +66,16 @@ class Teller:
     ended: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class FirstUse:
-    """When a caller was seen with a model for the first time."""
+class CallerOf(NamedTuple):
+    """A caller of a model."""
 
-    principal: str
     model: str
-    at_s: float
+    principal: str
 
-    @property
-    def key(self) -> str:
-        """Its name among all."""
-        return f"{self.model}/{self.principal}"
+
+@dataclass(frozen=True, slots=True)
+class SeenCallers:
+    """Callers to remember, each with when it used the model last, Unix time; who was seen last before `forget_s` is forgotten."""
+
+    seen: Mapping[CallerOf, float]
+    forget_s: float

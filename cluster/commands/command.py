@@ -61,7 +61,8 @@ class Context:
     `caller` what is known of him: he is told of models that he may see, and of no others. `totals` sums what processes counted,
     `troubles` is how many things stand in the controller's way, `drift` looks at the rows of the versions that are watched, and
     `counted_since_s` is since when `totals` sums. `records` are those of the whole audit, by number and count, `audit_head` is
-    its tree, `audit_pruned` that over the records that are gone, and `audit_signer` signs it.
+    its tree, `audit_pruned` that over the records that are gone, and `audit_signer` signs it. `seen_callers` is how many callers
+    of models are remembered.
     """
 
     state: State
@@ -82,6 +83,7 @@ class Context:
     audit_head: Callable[[], TreeHead] = TreeHead
     audit_pruned: Callable[[], TreeHead] = TreeHead
     audit_signer: AuditSigner | None = None
+    seen_callers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from cluster.versions import VersionId, check_name
 from cluster.watch.payloads import Payloads
 
 ACCESS = "access"  # there is one, so its kind is its name
+STANDS = "the file is as it was applied before, and what somebody applied since stays; `headrace apply FILE` goes back to it"
 Did = Literal["created", "updated", "unchanged", "removed"]
 
 
@@ -64,13 +65,15 @@ class Apply(Command):
     """All documents of a project at once: all are taken, or none. `access` says who may do what from then on; without one
     that stays as it is.
 
-    With a `project` what is in them belongs to it from then on; `prune` removes what belongs to it and is in none of them. A
-    `dry_run` says what would change, and changes nothing.
+    A `standing` Access document is one that is given at each start: it counts where it is another than the last such one, so that
+    what somebody applied since stays. With a `project` what is in them belongs to it from then on; `prune` removes what belongs
+    to it and is in none of them. A `dry_run` says what would change, and changes nothing.
     """
 
     models: tuple[ModelDocument, ...] = ()
     feeds: tuple[FeedDocument, ...] = ()
     access: Access | None = None
+    standing: bool = False
     project: str = Field(default="", max_length=63)
     prune: bool = False
     dry_run: bool = False
@@ -102,7 +105,7 @@ def _apply(at: Context, request: Apply) -> CommandResult:
         state, change = _apply_feed(at, state, feed, request.project)
         changes.append(change)
     if request.access is not None:
-        state, change = _apply_access(state, request.access)
+        state, change = _apply_access(state, request.access, standing=request.standing)
         changes.append(change)
     if request.prune:
         state, gone = _prune(at, state, request)
@@ -151,7 +154,13 @@ def _runs_something_new(state: State, document: ModelDocument) -> bool:
     return document.drift is not None and document.drift.command not in ((), before)
 
 
-def _apply_access(state: State, access: Access) -> tuple[State, Change]:
+def _apply_access(state: State, access: Access, *, standing: bool) -> tuple[State, Change]:
+    if standing:
+        digest = hashlib.sha256(access.model_dump_json().encode()).hexdigest()
+        if digest == state.access_standing and state.access is not None:
+            note = "" if state.access == access else STANDS
+            return state, Change(kind=ACCESS, name=ACCESS, action="unchanged", note=note)
+        state = replace(state, access_standing=digest)
     if state.access == access:
         return state, Change(kind=ACCESS, name=ACCESS, action="unchanged")
     action: Did = "created" if state.access is None else "updated"

@@ -141,14 +141,15 @@ def _judged(active: Rollout, check: LabelCheck, labels: Sequence[Label]) -> tupl
 def _as_evidence(at: Context, state: State, active: Rollout, told: LabelsJudged) -> State:
     if not told.counts:
         return state
-    evidence, told_apart = dict(state.evidence), CallersTold(state.evidence)
+    evidence = dict[EvidenceKey, Counts]()
+    told_apart = CallersTold(state.evidence.of(active.model, stage_of(active)))
     caller = "" if at.caller.anonymous or at.caller == CLUSTER else at.caller.name
     for version, counts in told.counts.items():
         # Who tells them may make them up: what one caller tells is counted apart too, as what he sends is.
         whole = EvidenceKey(active.model, stage_of(active), version)
         for key in {whole, told_apart.key(replace(whole, caller=caller))}:
             evidence[key] = evidence.get(key, Counts()) + counts
-    return replace(state, evidence=evidence)
+    return replace(state, evidence=state.evidence.adding(evidence))
 
 
 def _answer(taken: LabelsTaken, told_before: int) -> LabelsTold:

@@ -12,8 +12,8 @@ from cluster.commands.batches import runs
 from cluster.commands.command import CommandEntry
 from cluster.commands.privacy import subjects
 from cluster.commands.streams import moves
-from cluster.commands.watch import audit_search, drift, glance, history, metrics, quality, whole_audit
+from cluster.commands.watch import audit_search, by_hand, drift, glance, history, metrics, quality, whole_audit
 
-_WATCH = (metrics, history, drift, quality, glance, whole_audit, audit_search)
+_WATCH = (metrics, history, drift, quality, glance, whole_audit, audit_search, by_hand)
 _NOUNS = (status, documents, versions, models, rollouts, audit, labels, feeds, runs, keys, subjects, moves, *_WATCH)
 COMMANDS: dict[str, CommandEntry[Any, Any]] = {entry.name: entry for noun in _NOUNS for entry in noun.COMMANDS}

@@ -17,9 +17,14 @@ from cluster.state import AuditEvent, Model, State
 from cluster.versions import BuiltQuality, Version, VersionId, check_name
 from cluster.watch.payloads import Payloads
 
+BROUGHT_MOST = 1000  # remembered, of what starts have brought
+
 
 class RegisterVersion(Command):
-    """Makes a packaged artifact the next version of its model. The same digest again returns the version it has."""
+    """Makes a packaged artifact the next version of its model. The same digest again returns the version it has.
+
+    One that is `standing` is brought at each start: it is registered once, and not again where somebody has removed it since.
+    """
 
     model: str
     artifact_uri: str
@@ -27,6 +32,7 @@ class RegisterVersion(Command):
     engine: str
     signature: Signature
     quality: BuiltQuality | None = None
+    standing: bool = False
 
 
 class VersionView(Message):
@@ -87,7 +93,10 @@ def _register(at: Context, request: RegisterVersion) -> CommandResult:
         raise being_removed(f"model {model.name}")
     for known in at.state.versions_of(request.model):
         if known.digest == request.digest:
-            return CommandResult(at.state, version_view(at.state, known))
+            return CommandResult(_brought(at.state, request), version_view(at.state, known))
+    if request.standing and request.digest in at.state.brought:
+        what = "it was registered here at an earlier start, and somebody has removed it since"
+        raise NotFound(what, where=f"model {request.model}", remedy="leave it out, or register it by hand")
     if model.serving is not None and (why := misfit(model.serving.outputs, request.signature)):
         raise Conflict(why, where=f"model {request.model}: serving.outputs", remedy="name the outputs that the version has")
     version = Version(
@@ -100,11 +109,18 @@ def _register(at: Context, request: RegisterVersion) -> CommandResult:
         created_s=at.now_s,
     )
     state = replace(at.state, versions=at.state.versions.adding(version))
+    state = _brought(state, request)
     state = state.with_model(replace(model, last_number=version.id.number))
     event = AuditEvent(
         at.now_s, request.model, None, "registered", at.actor, {"version": version.id.number, "digest": version.digest}
     )
     return CommandResult(state, version_view(state, version), (event,))
+
+
+def _brought(state: State, request: RegisterVersion) -> State:
+    if not request.standing or request.digest in state.brought:
+        return state
+    return replace(state, brought=(*state.brought, request.digest)[-BROUGHT_MOST:])
 
 
 def _resolve(at: Context, request: Resolve) -> CommandResult:

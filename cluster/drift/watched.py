@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster.drift.alarms import DriftAlarm, alarm_key
-from cluster.drift.counts import KINDS, RateKind
+from cluster.drift.counts import KINDS, DriftReference, RateKind
 from cluster.drift.detectors import AlarmBudget, Alarmed, Detectors
 from cluster.drift.inbox import DriftCounts
 from cluster.drift.section import Drift
-from cluster.drift.sizes import js, psi, shares
+from cluster.drift.sizes import Floats, js, psi, shares
 from cluster.versions import VersionId
 
 # Of the last rows each counts half as much as one that came so many later.
@@ -36,21 +36,51 @@ class FeatureSize:
 
 
 @dataclass(frozen=True, slots=True)
+class LastRows:
+    """How about the last 3,000 rows of a version were: `rows` by feature, [f], and their histograms, [f, 16], beside the
+    profile's. Nobody changes the arrays."""
+
+    reference: DriftReference
+    rows: Floats
+    histogram: Floats
+
+    def farthest(self, most: int) -> list[int]:
+        """The places of the features of which there are enough rows, those that are farthest off first."""
+        enough = self.rows >= LEAST_ROWS
+        far = np.where(enough, js(self.reference.histogram, self.histogram), -1.0)
+        return [int(place) for place in np.argsort(-far, kind="stable")[:most] if enough[place]]
+
+    def sizes(self, places: list[int]) -> list[FeatureSize]:
+        """Of all at once: some thousand features may change together."""
+        if not places:
+            return []
+        before, after = self.reference.histogram[places], self.histogram[places]
+        parts = psi(before, after), js(before, after), shares(before), shares(after)
+        features = [self.reference.features[place] for place in places]
+        return [
+            FeatureSize(feature.name, feature.answer, one_psi, one_js, tuple(was), tuple(now), feature.bins)
+            for feature, one_psi, one_js, was, now in zip(
+                features, *(part.round(_DIGITS).tolist() for part in parts), strict=True
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class DriftLook:
-    """How a version's rows are now. `rows` were counted since `since_s` (Unix); sizes are of about the last 3,000 of these,
-    the largest first."""
+    """How a version's rows are now. `rows` were counted since `since_s` (Unix); `largest` is the largest Jensen-Shannon distance
+    of any feature, 0 where there are too few rows. `last` is None where nothing is watched of the version."""
 
     version: VersionId
     since_s: float
     rows: int
     features: int
     profile_rows: int
-    sizes: tuple[FeatureSize, ...]
+    largest: float = 0.0
+    last: LastRows | None = None
 
-    @property
-    def largest(self) -> float:
-        """The largest Jensen-Shannon distance of any feature; 0 where there are too few rows."""
-        return max((size.js for size in self.sizes), default=0.0)
+    def sizes(self, most: int) -> list[FeatureSize]:
+        """Of the `most` features that are farthest off, the largest first. Worked out when asked for: seldom anybody looks."""
+        return self.last.sizes(self.last.farthest(most)) if self.last is not None else []
 
 
 class WatchedVersion:
@@ -63,12 +93,13 @@ class WatchedVersion:
         self._keys = [alarm_key(version, one.name, answer=one.answer) for one in self.reference.features]
         self._latched = np.zeros(len(self._keys), np.bool_)
         self._since_s, self._rows = now_s, 0
-        self._last_rows = np.zeros(len(self._keys))
         self._last_hits = np.zeros(len(self.reference.hits))
-        self._last = np.zeros(self.reference.histogram.shape)
+        self._last = LastRows(self.reference, np.zeros(len(self._keys)), np.zeros(self.reference.histogram.shape))
 
     def keep_latched(self, alarms: Collection[str]) -> None:
-        """Those alarms stand: their features are left alone, and whichever has none any more is watched afresh."""
+        """Those of its alarms stand: their features are left alone, and whichever has none any more is watched afresh."""
+        if not alarms and not self._latched.any():
+            return
         for place, key in enumerate(self._keys):
             if (key in alarms) is not bool(self._latched[place]):
                 self._latched[place] = key in alarms
@@ -78,35 +109,22 @@ class WatchedVersion:
         """Takes what was counted since the last tick; returns the new alarms."""
         keep = 0.5 ** (counts.rows / HALF_ROWS)
         self._rows += int(counts.rows.max(initial=0))
-        self._last_rows = self._last_rows * keep + counts.rows
         self._last_hits = self._last_hits * keep[self.reference.feature] + counts.hits
-        self._last = self._last * keep[:, None] + counts.histogram
+        last = self._last
+        self._last = LastRows(self.reference, last.rows * keep + counts.rows, last.histogram * keep[:, None] + counts.histogram)
         found = self._detectors.tick(counts.rows, counts.hits)
         for alarmed in found:
             self._latched[alarmed.feature] = True
-        sizes = self._sizes([alarmed.feature for alarmed in found])
+        sizes = self._last.sizes([alarmed.feature for alarmed in found])
         return [self._alarm(alarmed, size, now_s) for alarmed, size in zip(found, sizes, strict=True)]
 
-    def look(self, most: int) -> DriftLook:
-        """How it is now, with the `most` features that are farthest off."""
-        enough = self._last_rows >= LEAST_ROWS
-        far = np.where(enough, js(self.reference.histogram, self._last), -1.0)
-        places = [int(place) for place in np.argsort(-far, kind="stable")[:most] if enough[place]]
-        features = self.reference.features
+    def look(self) -> DriftLook:
+        """How it is now."""
+        features, last = self.reference.features, self._last
         profile_rows = max((feature.rows for feature in features), default=0)
-        return DriftLook(self.version, self._since_s, self._rows, len(features), profile_rows, tuple(self._sizes(places)))
-
-    def _sizes(self, places: list[int]) -> list[FeatureSize]:
-        """Of all at once: some thousand features may change together."""
-        before, after = self.reference.histogram[places], self._last[places]
-        parts = psi(before, after), js(before, after), shares(before), shares(after)
-        features = [self.reference.features[place] for place in places]
-        return [
-            FeatureSize(feature.name, feature.answer, one_psi, one_js, tuple(was), tuple(now), feature.bins)
-            for feature, one_psi, one_js, was, now in zip(
-                features, *(part.round(_DIGITS).tolist() for part in parts), strict=True
-            )
-        ]
+        enough = last.rows >= LEAST_ROWS
+        largest = float(js(self.reference.histogram[enough], last.histogram[enough]).max(initial=0.0).round(_DIGITS))
+        return DriftLook(self.version, self._since_s, self._rows, len(features), profile_rows, largest, last)
 
     def _alarm(self, alarmed: Alarmed, size: FeatureSize, now_s: float) -> DriftAlarm:
         return DriftAlarm(
@@ -129,7 +147,7 @@ class WatchedVersion:
         reference = self.reference
         feature = int(reference.feature[rate])
         before = reference.hits[rate] / max(reference.features[feature].rows, 1)
-        after = self._last_hits[rate] / max(self._last_rows[feature], 1.0)
+        after = self._last_hits[rate] / max(self._last.rows[feature], 1.0)
         return f"{self._what(rate)} in {_percent(after)} of the last rows, {_percent(before)} in the profile"
 
     def _what(self, rate: int) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 MARKS_AT_MOST = 10_000
 
@@ -18,6 +20,10 @@ class EvidenceKey:
     stage: str
     version: int
     caller: str = ""
+
+    def __reduce__(self) -> tuple[type[EvidenceKey], tuple[str, str, int, str]]:
+        # Pickled by its fields' names, each takes longer to read than to count.
+        return EvidenceKey, (self.model, self.stage, self.version, self.caller)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,11 @@ class Counts:
     labelled: int = 0
     loss: float = 0.0
     missed: int = 0
+
+    def __reduce__(self) -> tuple[type[Counts], tuple[float, ...]]:
+        # As above.
+        judged = self.compared, self.disagreed, self.labelled, self.loss, self.missed
+        return Counts, (self.rows, self.errors, self.calls, self.slow, *judged)
 
     def __add__(self, other: Counts) -> Counts:
         # Name by name, which takes half as long as any loop: with a rollout under way each call is counted.
@@ -67,6 +78,71 @@ class Counts:
             max(self.loss - part.loss, 0.0),
             self.missed - part.missed,
         )
+
+
+_NOTHING: Mapping[EvidenceKey, Counts] = MappingProxyType({})
+
+
+class Evidence(Mapping[EvidenceKey, Counts]):
+    """Counts by key, and those of a model's stage at no search: with many rollouts each is judged at every tick.
+
+    Immutable: what adds to it or takes from it gives a copy, which shares the stages that did not change.
+    """
+
+    __slots__ = ("_stages",)
+
+    def __init__(self, counts: Mapping[EvidenceKey, Counts] = _NOTHING) -> None:
+        stages: dict[tuple[str, str], dict[EvidenceKey, Counts]] = {}
+        for key, one in counts.items():
+            stages.setdefault((key.model, key.stage), {})[key] = one
+        self._stages = stages
+
+    def of(self, model: str, stage: str) -> Mapping[EvidenceKey, Counts]:
+        """What was counted in that stage."""
+        return self._stages.get((model, stage), _NOTHING)
+
+    def stages(self, model: str) -> list[str]:
+        """The model's stages in which anything was counted."""
+        return [stage for name, stage in self._stages if name == model]
+
+    def adding(self, counts: Mapping[EvidenceKey, Counts]) -> Evidence:
+        """With so much more."""
+        stages = dict(self._stages)
+        for about, more in Evidence(counts)._stages.items():  # noqa: SLF001 - its own
+            known = stages.get(about, {})
+            stages[about] = known | {key: known[key] + one if key in known else one for key, one in more.items()}
+        return self._of(stages)
+
+    def without(self, gone: Callable[[str, str], bool]) -> Evidence:
+        """Without the stages of which that is true, by model and stage."""
+        kept = {about: counts for about, counts in self._stages.items() if not gone(*about)}
+        return self if len(kept) == len(self._stages) else self._of(kept)
+
+    def since(self, before: Evidence) -> tuple[dict[EvidenceKey, Counts], list[EvidenceKey]]:
+        """What is new or other than before, and the keys that are gone."""
+        new: dict[EvidenceKey, Counts] = {}
+        gone = [key for about, counts in before._stages.items() if about not in self._stages for key in counts]
+        for about, counts in self._stages.items():
+            was = before._stages.get(about, {})
+            if counts is not was:
+                new |= {key: one for key, one in counts.items() if was.get(key) != one}
+                gone += [key for key in was if key not in counts]
+        return new, gone
+
+    @classmethod
+    def _of(cls, stages: dict[tuple[str, str], dict[EvidenceKey, Counts]]) -> Evidence:
+        made = cls()
+        made._stages = stages
+        return made
+
+    def __getitem__(self, key: EvidenceKey) -> Counts:
+        return self._stages[key.model, key.stage][key]
+
+    def __iter__(self) -> Iterator[EvidenceKey]:
+        return (key for counts in self._stages.values() for key in counts)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._stages.values()))
 
 
 def mark(marks: dict[str, int], scorer: str, sequence: int) -> None:

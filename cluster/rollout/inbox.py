@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,18 +43,22 @@ class EvidenceInbox:
 
 def count(state: State, batches: Sequence[EvidenceBatch]) -> State:
     """The state with the batches' evidence of the steps under way; the rest, and what was seen before, is left out."""
+    if not batches and not state.scorers:
+        return state
     stages = {name: rollout.stage for name in state.models if (rollout := state.active(name)) is not None}
-    evidence, scorers = dict(state.evidence), dict(state.scorers)
-    told = CallersTold(evidence)
+    evidence, scorers = dict[EvidenceKey, Counts](), dict(state.scorers)
+    about = {(key.model, key.stage) for batch in batches for key in batch.counts if stages.get(key.model) == key.stage}
+    told = CallersTold(itertools.chain.from_iterable(state.evidence.of(*each) for each in about))
     for batch in batches:
-        fresh: dict[EvidenceKey, Counts] = {key: n for key, n in batch.counts.items() if stages.get(key.model) == key.stage}
+        fresh = [(key, counts) for key, counts in batch.counts.items() if stages.get(key.model) == key.stage]
         if not fresh or batch.sequence <= scorers.get(batch.scorer, -1):
             continue
         mark(scorers, batch.scorer, batch.sequence)
-        for told_key, counts in fresh.items():
+        for told_key, counts in fresh:
             key = told.key(told_key)
-            evidence[key] = evidence.get(key, Counts()) + counts
+            known = evidence.get(key)
+            evidence[key] = counts if known is None else known + counts
     if scorers == state.scorers and not (scorers and not stages):
         return state
     # Marks of resends matter only while evidence is gathered.
-    return replace(state, evidence=evidence, scorers=scorers if stages else {})
+    return replace(state, evidence=state.evidence.adding(evidence), scorers=scorers if stages else {})

@@ -14,11 +14,11 @@ from cluster.fleet.serving import Serving, TransportKind
 from cluster.ports import AppState, AppStatus
 from cluster.rollout.checks.labels import Loss
 from cluster.rollout.record import Rollout
-from cluster.routing.routes import WEIGHT_UNIT, LabelledOutput, Route, RouteTable, Standing, Target
+from cluster.routing.routes import EMPTY, WEIGHT_UNIT, LabelledOutput, Route, RouteTable, Standing, Target
 from cluster.state import Model, State
 from cluster.versions import VersionId
 
-_CONTENTS = TypeAdapter(tuple[dict[str, Route], dict[str, Standing], AccessPolicy])
+_ROUTE, _ACCESS = TypeAdapter(Route), TypeAdapter(AccessPolicy)
 
 
 def build_route(state: State, model: Model, apps: Mapping[str, AppState], now_s: float, last: Route | None) -> Route | None:
@@ -56,20 +56,44 @@ def number_table(
     same = published.number == state.table > 0 and published.fence == fence
     access = AccessPolicy(state.access, state.keys)
     if same and routes == published.routes and models == published.models and access == published.access:
-        return state, published  # to digest a thousand routes costs more than all else of a tick
+        return state, published
     table = RouteTable(state.table, routes, models, fence, access)
-    digest = digest_of(table)
+    # To digest a thousand routes costs more than all else of a tick, and where many rollouts are under way each brings a change.
+    digest = digest_after(state.table_digest, published, table) if same else digest_of(table)
     if digest == state.table_digest:
         return state, table
     return replace(state, table=state.table + 1, table_digest=digest), replace(table, number=state.table + 1)
 
 
 def digest_of(table: RouteTable) -> str:
-    """Equal for equal contents, in every process."""
-    routes = {name: table.routes[name] for name in sorted(table.routes)}
-    models = {name: table.models[name] for name in sorted(table.models)}
+    """Equal for equal contents, in every process: the digests of all entries, each of which names itself, added without carry."""
+    return digest_after(_of_access(EMPTY), EMPTY, table)
+
+
+def digest_after(digest: str, before: RouteTable, after: RouteTable) -> str:
+    """The digest of a table, from that of another: only what differs is digested."""
+    found = int(digest, 16)
+    for kind, old, new in (("route", before.routes, after.routes), ("model", before.models, after.models)):
+        for name in old.keys() | new.keys():
+            was, now = old.get(name), new.get(name)
+            if was is not now and was != now:
+                found ^= _of_entry(kind, name, was) ^ _of_entry(kind, name, now)
+    if before.access is not after.access and before.access != after.access:
+        found ^= int(_of_access(before), 16) ^ int(_of_access(after), 16)
+    return f"{found:064x}"
+
+
+def _of_entry(kind: str, name: str, entry: Route | Standing | None) -> int:
+    """0 for none."""
+    if entry is None:
+        return 0
+    content = _ROUTE.dump_json(entry) if isinstance(entry, Route) else entry.value.encode()
+    return int.from_bytes(hashlib.sha256(b"%s %s %s" % (kind.encode(), name.encode(), content)).digest(), "big")
+
+
+def _of_access(table: RouteTable) -> str:
     access = replace(table.access, keys=dict(sorted(table.access.keys.items())))
-    return hashlib.sha256(_CONTENTS.dump_json((routes, models, access))).hexdigest()
+    return hashlib.sha256(b"access " + _ACCESS.dump_json(access)).hexdigest()
 
 
 def is_ready(app: AppState | None) -> bool:
@@ -102,7 +126,7 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
     return Route(
         model=model.name,
         stable=stable,
-        serving=serving,
+        serving=_with_replicas(model, serving),
         targets=targets,
         candidate=candidate,
         weight=weight,
@@ -117,6 +141,14 @@ def _route(state: State, model: Model, stable: int, serving: Serving, apps: Mapp
         payloads=model.payloads,
         asleep=by_hand(model) and initial_replicas(model, serving) == 0,
     )
+
+
+def _with_replicas(model: Model, serving: Serving) -> Serving:
+    """With as many replicas as a person wants now, whatever the document began with: callers have so many calls under way as
+    these bear."""
+    if not by_hand(model) or (replicas := initial_replicas(model, serving)) == serving.scaling.replicas:
+        return serving
+    return serving.model_copy(update={"scaling": serving.scaling.model_copy(update={"replicas": replicas})})
 
 
 def _scores(state: State, model: str, stable: int) -> str:

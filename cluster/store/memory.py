@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pydantic import TypeAdapter
 
 from cluster.audit.kinds import APART
 from cluster.audit.merkle import TreeHead
+from cluster.audit.uses import CallerOf, SeenCallers
 from cluster.errors import Fenced, NotFound
 from cluster.state import AuditEvent, State
 from cluster.store.port import AuditRecord
@@ -27,6 +28,7 @@ class MemoryStore:
         self._rows = to_rows(State())
         self._audit: list[AuditEvent] = []
         self._pruned = TreeHead()
+        self._seen: dict[CallerOf, float] = {}
 
     def acquire(self) -> int:
         with self._lock:
@@ -37,12 +39,29 @@ class MemoryStore:
         with self._lock:
             return from_rows(self._rows)
 
-    def save(self, fence: int, before: State, after: State, events: Sequence[AuditEvent]) -> None:  # noqa: ARG002 - the port's
+    def save(
+        self,
+        fence: int,
+        before: State,  # noqa: ARG002 - the port's
+        after: State,
+        events: Sequence[AuditEvent],
+        seen: SeenCallers | None = None,
+    ) -> None:
         with self._lock:
             if fence != self._fence:
                 raise fenced()
             self._rows = to_rows(after)
             self._audit.extend(events)
+            if seen is not None:
+                self._seen = {one: last_s for one, last_s in self._seen.items() if last_s >= seen.forget_s} | dict(seen.seen)
+
+    def seen(self, callers: Collection[CallerOf]) -> Mapping[CallerOf, float]:
+        with self._lock:
+            return {one: self._seen[one] for one in callers if one in self._seen}
+
+    def seen_count(self) -> int:
+        with self._lock:
+            return len(self._seen)
 
     def audit(self, model: str, limit: int = 1000) -> list[AuditEvent]:
         with self._lock:

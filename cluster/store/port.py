@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.audit.merkle import TreeHead
+from cluster.audit.uses import CallerOf, SeenCallers
 from cluster.state import AuditEvent, State
 
 
@@ -35,11 +36,21 @@ class Store(Protocol):
     def load(self) -> State:
         """The state as last saved; the empty one in a new store. Raises BadInput where it holds what can't be read."""
 
-    def save(self, fence: int, before: State, after: State, events: Sequence[AuditEvent]) -> None:
-        """Saves what differs between the two and appends the events, in one transaction: all of it or nothing.
+    def save(
+        self, fence: int, before: State, after: State, events: Sequence[AuditEvent], seen: SeenCallers | None = None
+    ) -> None:
+        """Saves what differs between the two and appends the events, in one transaction: all of it or nothing. Callers that were
+        `seen` are remembered in it too, and who was not for long is forgotten.
 
         `before` is what was last loaded or saved. Raises Fenced, and writes nothing, where the fence has been raised since.
         """
+
+    def seen(self, callers: Collection[CallerOf]) -> Mapping[CallerOf, float]:
+        """Those of these that are remembered, and when each used its model last, Unix time. They are no part of the state: there
+        may be more of them than fit into memory."""
+
+    def seen_count(self) -> int:
+        """How many callers of models are remembered. Counts them: not for every tick."""
 
     def prune(self, fence: int, to: TreeHead, events: Sequence[AuditEvent]) -> None:
         """Deletes the records of the tree `to`, which are the audit's first, and appends the events, in one transaction.

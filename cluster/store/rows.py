@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.access.keys import StoredKey
 from cluster.access.policy import Access
-from cluster.audit.uses import FirstUse, Teller
+from cluster.audit.uses import Teller
 from cluster.drift.alarms import DriftAlarm
 from cluster.errors import BadInput
 from cluster.findings import first_finding
-from cluster.rollout.evidence import Counts, EvidenceKey
+from cluster.rollout.evidence import Counts, Evidence, EvidenceKey
 from cluster.rollout.record import Rollout
 from cluster.state import Feed, Model, State, StoredSubjectKeys
 from cluster.versions import Version, Versions
@@ -39,6 +39,9 @@ class Control:
     table_digest: str = ""
     access: Access | None = None
     audit_key: str = ""
+    access_standing: str = ""
+    brought: tuple[str, ...] = ()
+    checkpoints_away: Mapping[str, str] = field(default_factory=dict)
 
 
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {
@@ -52,7 +55,6 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "alarms": TypeAdapter(DriftAlarm),
     "subjects": TypeAdapter(StoredSubjectKeys),
     "tellers": TypeAdapter(Teller),
-    "first_uses": TypeAdapter(FirstUse),
     "control": TypeAdapter(Control),
 }
 TABLES = tuple(_ADAPTERS)
@@ -71,9 +73,19 @@ def _values(state: State) -> dict[str, tuple[Mapping[Any, Any], Callable[[Any], 
         "alarms": (state.alarms, str),
         "subjects": (state.subjects, str),
         "tellers": (state.tellers, str),
-        "first_uses": (state.first_uses, str),
         "control": (
-            {"state": Control(state.last_rollout, state.table, state.table_digest, state.access, state.audit_key)},
+            {
+                "state": Control(
+                    state.last_rollout,
+                    state.table,
+                    state.table_digest,
+                    state.access,
+                    state.audit_key,
+                    state.access_standing,
+                    state.brought,
+                    state.checkpoints_away,
+                )
+            },
             str,
         ),
     }
@@ -106,13 +118,20 @@ def changes(before: State, after: State) -> tuple[Rows, dict[str, list[str]]]:
         old = old_values[table][0]
         if old is new:
             continue
-        rows = {name(key): _document(table, key, value) for key, value in new.items() if key not in old or old[key] != value}
-        gone = [name(key) for key in old if key not in new]
-        if rows:
-            written[table] = rows
+        changed, gone = _differences(old, new)
+        if changed:
+            written[table] = {name(key): _document(table, key, value) for key, value in changed.items()}
         if gone:
-            deleted[table] = gone
+            deleted[table] = [name(key) for key in gone]
     return written, deleted
+
+
+def _differences(old: Mapping[Any, Any], new: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], list[Any]]:
+    """What is new or other, and the keys that are gone."""
+    if isinstance(old, Evidence) and isinstance(new, Evidence):
+        return new.since(old)
+    changed = {key: value for key, value in new.items() if key not in old or (old[key] is not value and old[key] != value)}
+    return changed, [key for key in old if key not in new]
 
 
 def _read(table: str, key: str, document: str) -> Any:
@@ -135,15 +154,17 @@ def from_rows(rows: Mapping[str, Mapping[str, str]]) -> State:
         models=read["models"],
         rollouts={rollout.id: rollout for rollout in read["rollouts"].values()},
         feeds=read["feeds"],
-        evidence={row.key: row.counts for row in read["evidence"].values()},
+        evidence=Evidence({row.key: row.counts for row in read["evidence"].values()}),
         scorers=read["scorers"],
         keys=read["keys"],
         alarms=read["alarms"],
         subjects=read["subjects"],
         tellers=read["tellers"],
-        first_uses=read["first_uses"],
         access=control.access,
         audit_key=control.audit_key,
+        access_standing=control.access_standing,
+        brought=control.brought,
+        checkpoints_away=control.checkpoints_away,
         last_rollout=control.last_rollout,
         table=control.table,
         table_digest=control.table_digest,

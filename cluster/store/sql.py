@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from cluster.audit.kinds import APART
 from cluster.audit.merkle import TreeHead
+from cluster.audit.uses import CallerOf, SeenCallers
 from cluster.errors import BadInput, Forbidden, Unreachable
 from cluster.state import AuditEvent, State
 from cluster.store.memory import fenced, pruned_before
@@ -49,6 +50,13 @@ _tree = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("size", sa.BigInteger),
     sa.Column("edge", sa.Text),
+)
+_seen = sa.Table(
+    "seen_callers",
+    _meta,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("principal", sa.Text, primary_key=True),
+    sa.Column("last_s", sa.Double),
 )
 _APART = "(apart)"  # no model is named so
 _WHOLE, _PRUNED = 1, 2  # of the tree's rows
@@ -86,7 +94,9 @@ class SqlStore:
         with self._transaction() as connection:
             return from_rows({name: _read(connection, table) for name, table in _records.items()})
 
-    def save(self, fence: int, before: State, after: State, events: Sequence[AuditEvent]) -> None:
+    def save(
+        self, fence: int, before: State, after: State, events: Sequence[AuditEvent], seen: SeenCallers | None = None
+    ) -> None:
         written, deleted = changes(before, after)
         with self._transaction() as connection:
             _check_fence(connection, fence)
@@ -101,6 +111,19 @@ class SqlStore:
                 if rows:
                     connection.execute(sa.insert(table), [{"key": key, "document": text} for key, text in rows.items()])
             _append(connection, events)
+            if seen is not None:
+                _remember(connection, seen)
+
+    def seen(self, callers: Collection[CallerOf]) -> Mapping[CallerOf, float]:
+        if not callers:
+            return {}
+        asked = sa.select(_seen).where(sa.tuple_(_seen.c.model, _seen.c.principal).in_(sorted(callers)))
+        with self._transaction() as connection:
+            return {CallerOf(row.model, row.principal): float(row.last_s) for row in connection.execute(asked)}
+
+    def seen_count(self) -> int:
+        with self._transaction() as connection:
+            return int(connection.execute(sa.select(sa.func.count()).select_from(_seen)).scalar_one())
 
     def prune(self, fence: int, to: TreeHead, events: Sequence[AuditEvent]) -> None:
         with self._transaction() as connection:
@@ -249,6 +272,17 @@ def _head(connection: sa.Connection, of: int = _WHOLE) -> TreeHead:
 def _set_head(connection: sa.Connection, head: TreeHead, of: int = _WHOLE) -> None:
     edge = " ".join(node.hex() for node in head.edge)
     connection.execute(sa.update(_tree).where(_tree.c.id == of).values(size=head.size, edge=edge))
+
+
+def _remember(connection: sa.Connection, callers: SeenCallers) -> None:
+    rows = [{"of": one.model, "who": one.principal, "at": last_s} for one, last_s in callers.seen.items()]
+    connection.execute(
+        sa.delete(_seen).where(_seen.c.model == sa.bindparam("of"), _seen.c.principal == sa.bindparam("who")), rows
+    )
+    connection.execute(
+        sa.insert(_seen).values(model=sa.bindparam("of"), principal=sa.bindparam("who"), last_s=sa.bindparam("at")), rows
+    )
+    connection.execute(sa.delete(_seen).where(_seen.c.last_s < callers.forget_s))
 
 
 def _append(connection: sa.Connection, events: Sequence[AuditEvent]) -> None:

@@ -12,7 +12,7 @@ from cluster.versions import VersionId
 from cluster.watch.catalogue import TICK_SECONDS, Metric
 from cluster.watch.history import History, HistoryPoint
 from cluster.watch.reports import MetricsReport
-from cluster.watch.standing import lives, standing
+from cluster.watch.standing import Living, standing
 from cluster.watch.sums import MetricTotals, Sums
 
 FORGET_EVERY_S = 60.0
@@ -63,4 +63,4 @@ class MetricsBook:
             self._history.note(now_s, self._sums.totals(), standing(state, apps, feeds, 0, now_s, looks))
         if not 0 <= now_s - self._forgot_s < FORGET_EVERY_S:
             self._forgot_s = now_s
-            self._sums.keep(lambda series: lives(state, apps, series, now_s))
+            self._sums.keep(Living(state, apps, now_s).has)

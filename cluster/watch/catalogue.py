@@ -139,6 +139,8 @@ REFUSED_CREDENTIALS = _counter("refused_credentials", "Credentials that were ref
 # The audit.
 REFUSED_COMMANDS = _counter("refused_commands", "Commands that were refused, by the kind of their error.", "command", "reason")
 FIRST_USES = _counter("first_uses", "Callers that were seen with a model for the first time.", "model")
+SEEN_CALLERS = _gauge("seen_callers", "Callers of models that are remembered, to tell who is new; counted every ten minutes.")
+CHECKPOINTS_AWAY = _gauge("checkpoint_places_away", "Places that did not take the audit's last checkpoint.")
 AUDIT_GAPS = _counter("audit_gaps", "Times that counts of uses are missing from the audit, as it tells.")
 KEY_EXPIRES = _gauge("key_expires_timestamp_seconds", "When the last key of a name ends, Unix time.", "key", across=Across.MOST)
 CERTIFICATE_EXPIRES = _gauge(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from array import array
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -23,7 +24,6 @@ from cluster.watch.catalogue import (
     STABLE_VERSION,
     STREAM_LAG,
     STREAM_RECORDS,
-    Metric,
     RequestOutcome,
 )
 from cluster.watch.reports import Buckets, Series
@@ -58,6 +58,33 @@ class HistoryPoint:
     figures: Mapping[Figure, float]
 
 
+class FigureValues(Mapping[Figure, float]):
+    """Figures as numbers in a row; their `places` are shared with every other point that has the same ones.
+
+    With a thousand models, dictionaries of them would hold a day's points in half a gigabyte.
+    """
+
+    __slots__ = ("_places", "_values")
+
+    def __init__(self, figures: Mapping[Figure, float], like: FigureValues | None = None) -> None:
+        """The places are those of `like`, where it has the same figures."""
+        self._places: Mapping[Figure, int]
+        if like is not None and like._places.keys() == figures.keys():  # noqa: SLF001 - its own
+            self._places = like._places  # noqa: SLF001
+        else:
+            self._places = {figure: place for place, figure in enumerate(figures)}
+        self._values: array[float] = array("d", (figures[figure] for figure in self._places))
+
+    def __getitem__(self, figure: Figure) -> float:
+        return self._values[self._places[figure]]
+
+    def __iter__(self) -> Iterator[Figure]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
 class History:
     """Written by one thread, read by any."""
 
@@ -67,6 +94,7 @@ class History:
         self._coarse: deque[HistoryPoint] = deque(maxlen=COARSE_POINTS)
         self._before: tuple[float, MetricTotals] | None = None
         self._folded_s = 0.0
+        self._last: FigureValues | None = None
 
     def due(self, now_s: float) -> bool:
         """Whether a point is to be made; also where the clock was set back."""
@@ -77,14 +105,15 @@ class History:
         before, self._before = self._before, (now_s, totals)
         if before is None or now_s <= before[0]:
             return
-        point = HistoryPoint(now_s, figures(before[1], totals, standing, now_s - before[0]))
+        self._last = FigureValues(figures(before[1], totals, standing, now_s - before[0]), self._last)
+        point = HistoryPoint(now_s, self._last)
         with self._lock:
             self._fine.append(point)
             if not self._folded_s:
                 self._folded_s = before[0]
             if now_s - self._folded_s >= COARSE_S:
                 part = [each for each in self._fine if each.at_s > self._folded_s]
-                self._coarse.append(HistoryPoint(now_s, _means(part)))
+                self._coarse.append(HistoryPoint(now_s, FigureValues(_means(part), self._last)))
                 self._folded_s = now_s
 
     def points(self) -> list[HistoryPoint]:
@@ -100,18 +129,17 @@ def figures(before: MetricTotals, after: MetricTotals, standing: Mapping[Series,
     for series, total in after.counters.items():
         known = before.counters.get(series, 0.0)
         grown = (total - known if total >= known else total) / seconds  # one that was forgotten begins anew
-        labels = series.named
         match series.metric:
             case ROWS_SCORED.name:
-                found[Figure(HistorySubject.MODEL, labels["model"], "rows_s")] += grown
+                found[Figure(HistorySubject.MODEL, series.named["model"], "rows_s")] += grown
             case ROW_ERRORS.name:
-                found[Figure(HistorySubject.MODEL, labels["model"], "row_errors_s")] += grown
-            case REQUESTS.name if labels["model"]:
+                found[Figure(HistorySubject.MODEL, series.named["model"], "row_errors_s")] += grown
+            case REQUESTS.name if (labels := series.named)["model"]:
                 found[Figure(HistorySubject.MODEL, labels["model"], "requests_s")] += grown
                 if labels["outcome"] == RequestOutcome.FAILED:
                     found[Figure(HistorySubject.MODEL, labels["model"], "failed_requests_s")] += grown
             case STREAM_RECORDS.name:
-                found[Figure(HistorySubject.STREAM, labels["stream"], "records_s")] += grown
+                found[Figure(HistorySubject.STREAM, series.named["stream"], "records_s")] += grown
     seen: dict[str, Buckets] = {}
     for series, buckets in after.histograms.items():
         if series.metric == REQUEST_SECONDS.name:
@@ -155,20 +183,21 @@ def _gauges(gauges: Mapping[Series, float], standing: Mapping[Series, float]) ->
         if series.metric == STREAM_LAG.name:
             found[Figure(HistorySubject.STREAM, series.named["stream"], "lag_records")] = value
     of_labels: Mapping[str, str] = {LIVE_LOSS_LOW.name: "live_loss_low", LIVE_LOSS_HIGH.name: "live_loss_high"}
-    of_checks: Mapping[str, Metric] = {"low": ROLLOUT_CHECK_LOW, "high": ROLLOUT_CHECK_HIGH}
+    of_checks: Mapping[str, str] = {ROLLOUT_CHECK_LOW.name: "low", ROLLOUT_CHECK_HIGH.name: "high"}
     for series, value in standing.items():
-        labels = series.named
         if series.metric == ROLLOUT_WEIGHT.name:
-            found[Figure(HistorySubject.MODEL, labels["model"], "candidate_share")] = value
-        if series.metric == DRIFT_SIZE.name:
-            figure = Figure(HistorySubject.MODEL, labels["model"], "drift_size")
+            found[Figure(HistorySubject.MODEL, series.named["model"], "candidate_share")] = value
+        elif series.metric == DRIFT_SIZE.name:
+            figure = Figure(HistorySubject.MODEL, series.named["model"], "drift_size")
             found[figure] = max(value, found.get(figure, 0.0))
-        # Of the version that serves: those of others stand still.
-        if series.metric in of_labels and standing.get(Series(STABLE_VERSION.name, (labels["model"],))) == int(labels["version"]):
-            found[Figure(HistorySubject.MODEL, labels["model"], of_labels[series.metric])] = value
-        for end, metric in of_checks.items():
-            if series.metric == metric.name:
-                found[Figure(HistorySubject.MODEL, labels["model"], f"{labels['check']}_{end}")] = value
+        elif series.metric in of_labels:
+            labels = series.named
+            # Of the version that serves: those of others stand still.
+            if standing.get(Series(STABLE_VERSION.name, (labels["model"],))) == int(labels["version"]):
+                found[Figure(HistorySubject.MODEL, labels["model"], of_labels[series.metric])] = value
+        elif series.metric in of_checks:
+            labels = series.named
+            found[Figure(HistorySubject.MODEL, labels["model"], f"{labels['check']}_{of_checks[series.metric]}")] = value
     return found
 
 

@@ -15,13 +15,15 @@ from cluster.rollout.gate import judge
 from cluster.rollout.record import Rollout
 from cluster.routing.table import is_ready, shares
 from cluster.schedule.fires import FireState
-from cluster.state import Feed, Model, State
+from cluster.state import Feed, Model, State, feed_key
 from cluster.versions import VersionId
 from cluster.watch.catalogue import (
     BATCH_DELAY,
     BATCH_LAST_FAILED,
     BATCH_LAST_SUCCESS,
     BUILT_LOSS,
+    BY_NAME,
+    CHECKPOINTS_AWAY,
     DRIFT_ALARMS,
     DRIFT_SIZE,
     KEY_EXPIRES,
@@ -47,6 +49,7 @@ from cluster.watch.catalogue import (
 )
 from cluster.watch.reports import Buckets, Series
 
+NAMING = ("model", "version", FeedKind.STREAM, FeedKind.BATCH)
 ALL_KEYS = 10_000  # basis points
 
 
@@ -59,7 +62,7 @@ def standing(
     looks: Mapping[VersionId, DriftLook] = MappingProxyType({}),
 ) -> dict[Series, float]:
     """All of them now; `troubles` is how many things stand in the controller's way, `looks` are at the rows that are watched."""
-    found: dict[Series, float] = {_series(TROUBLES): troubles}
+    found: dict[Series, float] = {_series(TROUBLES): troubles, _series(CHECKPOINTS_AWAY): len(state.checkpoints_away)}
     for name, model in state.models.items():
         if model.stable is not None:
             found[_series(STABLE_VERSION, name)] = model.stable
@@ -94,25 +97,46 @@ def standing_delays(state: State) -> dict[Series, Buckets]:
     }
 
 
-def lives(state: State, apps: Mapping[str, AppState], series: Series, now_s: float) -> bool:
-    """Whether what a series is about is still there. What has an empty name was nothing that was served."""
-    named = series.named
-    model, version = named.get("model", ""), named.get("version", "")
-    if model:
-        known = state.models.get(model)
-        if known is None:
-            return False
-        if (
-            version.isdecimal()
-            and VersionId(model, int(version)).app not in apps
-            and int(version) not in needed(state, known, now_s)
-        ):
-            return False
-    for kind in (FeedKind.STREAM, FeedKind.BATCH):
-        name = named.get(kind, "")
-        if name and not any(feed.spec.kind is kind and feed.spec.name == name for feed in state.feeds.values()):
-            return False
-    return True
+class Living:
+    """Which series are about what is still there, at one moment. Each pair of names is looked up once: a hundred thousand series
+    are of some thousand versions."""
+
+    def __init__(self, state: State, apps: Mapping[str, AppState], now_s: float) -> None:
+        self._state, self._apps, self._now_s = state, apps, now_s
+        self._known: dict[tuple[str, ...], bool] = {}
+        self._places: dict[str, tuple[int, ...]] = {}
+
+    def has(self, series: Series) -> bool:
+        """What has an empty name was nothing that was served."""
+        about = self.about(series)
+        found = self._known.get(about)
+        if found is None:
+            found = self._known[about] = self._lives(series.named)
+        return found
+
+    def about(self, series: Series) -> tuple[str, ...]:
+        """What it is about, as a key: all of its labels that name something."""
+        metric, labels = series
+        places = self._places.get(metric)
+        if places is None:
+            named = BY_NAME[metric].labels
+            places = self._places[metric] = tuple(place for place, label in enumerate(named) if label in NAMING)
+        return (*(BY_NAME[metric].labels[place] for place in places), *(labels[place] for place in places))
+
+    def _lives(self, named: Mapping[str, str]) -> bool:
+        model, version = named.get("model", ""), named.get("version", "")
+        if model:
+            known = self._state.models.get(model)
+            if known is None:
+                return False
+            if (
+                version.isdecimal()
+                and VersionId(model, int(version)).app not in self._apps
+                and int(version) not in needed(self._state, known, self._now_s)
+            ):
+                return False
+        feeds = ((kind, named.get(kind, "")) for kind in (FeedKind.STREAM, FeedKind.BATCH))
+        return all(feed_key(kind, name) in self._state.feeds for kind, name in feeds if name)
 
 
 def _of_labels(state: State, model: Model) -> dict[Series, float]:

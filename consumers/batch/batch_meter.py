@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
+from types import TracebackType
+from typing import Self
 
 from cluster.control_plane import ControlPlane
 from cluster.watch.catalogue import BATCH_ROWS, BATCH_UNITS, ROWS_SCORED, RequestOutcome, ScoringWay
@@ -16,30 +18,40 @@ SCORED, QUARANTINED = "scored", "quarantined"
 
 
 class BatchMeter:
-    """Counts what a run does, and tells the controller about once a second, and at its end. Used from the driver's thread.
+    """Counts what a run does, and tells the controller about once a second, also while no unit ends, and at its end. What it
+    counts with is called on the driver's thread.
 
-    `remote`: scorers on the way to replicas count the rows themselves. `run` names the run, for the audit, which has all its rows
-    once it is closed.
+    For the audit it says first that it begins, and in the end that it ends: a driver that was killed is missed, and what it did
+    not tell is a gap there. `remote`: scorers on the way to replicas count the rows themselves. `run` names the run.
     """
 
     def __init__(self, control: ControlPlane, batch: str, model: str, version: int, *, remote: bool, run: str = "") -> None:
         self.meters = self._meters = Meters()
-        self._meters.uses.named(f"run {run}" if run else "a run by hand")
+        self._meters.uses.stays(f"run {run} of batch {batch}" if run else f"a run of batch {batch} by hand")
         self._principal = f"batch {batch}"
         self._push, self._use_push = ReportPush(control, self._meters), UsePush(control, self._meters.uses)
         self._batch, self._model, self._version, self._remote = batch, model, str(version), remote
         self._last: RunProgress | None = None
-        self._told_s = time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._tell, name="batch-meter", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Has it recorded that the run begins, where the controller is there to do so; before anything is scored."""
+        asyncio.run(self._use_push.flush())
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Of a run that fails, too, it tells what was scored; what the controller does not take now is lost, and missed there."""
+        self._over.set()
+        self._thread.join()
+        asyncio.run(self._end())
 
     def watching(self, watch: Watcher) -> Watcher:
         """One that counts, and then calls `watch`."""
 
         def counting(seen: RunProgress) -> None:
             self.count(seen)
-            if seen.units_done == seen.units:
-                self.close()
-            elif time.monotonic() - self._told_s >= TOLD_EVERY_S:
-                self.tell()
             watch(seen)
 
         return counting
@@ -63,16 +75,16 @@ class BatchMeter:
             if not self._remote:
                 self._meters.add(ROWS_SCORED, good, self._model, self._version, ScoringWay.BATCH)
 
-    def close(self) -> None:
-        """Brings what is left to the controller, if it is there. Safe to repeat."""
-        asyncio.run(self._use_push.last())
-        self.tell()
+    def _tell(self) -> None:
+        asyncio.run(self._tell_on())
 
-    def tell(self) -> None:
-        """Brings it to the controller; where that is away it waits for the next time."""
-        self._told_s = time.monotonic()
-        asyncio.run(self._flush())
+    async def _tell_on(self) -> None:
+        """What can't be told now waits for the next time."""
+        while not self._over.is_set():
+            await self._push.flush()
+            await self._use_push.flush()
+            await asyncio.to_thread(self._over.wait, TOLD_EVERY_S)
 
-    async def _flush(self) -> None:
+    async def _end(self) -> None:
+        await self._use_push.last()
         await self._push.flush()
-        await self._use_push.flush()

@@ -101,9 +101,13 @@ def scoring(span: Span | None, submit: Callable[[], Future[Scored]]) -> Future[S
     return scored
 
 
-def carried(headers: Iterable[list[Header]], spans: Mapping[int, Span]) -> list[list[Header]]:
-    """The headers, in which the rows of these spans carry them on."""
-    told = list(headers)
+def context_header(span: Span) -> Header:
+    """What carries the span on with the answer."""
+    return HEADER, span.traceparent
+
+
+def carried(headers: list[list[Header]], spans: Mapping[int, Span]) -> list[list[Header]]:
+    """The headers, in which the rows of these spans carry them on, in place of what they brought."""
     for row, span in spans.items():
-        told[row] = [*(one for one in told[row] if one[0] != HEADER), (HEADER, span.traceparent)]
-    return told
+        headers[row] = [*(one for one in headers[row] if one[0] != HEADER), context_header(span)]
+    return headers

@@ -18,6 +18,7 @@ from cluster.errors import BadInput, HeadraceError, NoCapacity, Unreachable
 
 # Object stores make a written object visible only when it is closed, and have no cheap rename.
 RESUME = "free some space, then `headrace batch resume` goes on from here"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 _OBJECT_STORES = ("s3", "gcs", "abfs")
 
 
@@ -155,7 +156,7 @@ class DigestSink:
             self._stream.close()
         except OSError as error:
             # A full disk fails again here; the first failure is the one to tell.
-            if error.errno != errno.ENOSPC:
+            if error.errno not in FULL:
                 raise
 
     @property
@@ -206,7 +207,7 @@ def explaining(where: str, when_full: str = RESUME) -> Iterator[None]:
     except FileNotFoundError as error:
         raise BadInput("no such file or directory", where=where, remedy="check the path") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise NoCapacity("the disk is full", where=where, remedy=when_full) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise BadInput(str(error), where=where, remedy="give this user the right, or choose another path") from error

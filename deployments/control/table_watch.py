@@ -117,7 +117,9 @@ class ReportPush:
 
 
 class UsePush:
-    """Pushes what the process counted for the audit, about once a minute. It waits until that is recorded, and nothing for it."""
+    """Pushes what the process counted for the audit, about once a minute. It waits until that is recorded, and nothing for it.
+
+    Whose process stays should `flush` once before it scores: who was never heard of is not missed when it is killed."""
 
     def __init__(self, control: ControlPlane, uses: UseLog) -> None:
         self._control, self._uses = control, uses

@@ -23,6 +23,7 @@ from deployments.explain.occlusion import occluded
 from deployments.explain.references import check_rows, reference_rows
 from deployments.explain.result import GroupValues, per_value, roughness
 from deployments.explain.shapley.exact import exact
+from deployments.explain.shapley.first_rounds import FirstRounds
 from deployments.explain.shapley.sampled import sampled
 from deployments.explain.targets import ExplainTarget, SeenAnswers, classes_of, output_to_explain, resolve_target
 
@@ -66,7 +67,10 @@ def explain_rows(
     seen = SeenAnswers({name: np.concatenate([value, theirs[name]]) for name, value in answers.items()}, classes)
     output = output_to_explain(signature, seen.outputs, options)
     method, groups = _method(signature, shapes, groups, others, background, options, gradients)
-    asked = _Asked(score, signature, options, batch_rows, at_stake_rows, method, groups, shapes, others, theirs, gradients, clock)
+    first = FirstRounds(options.seed)
+    asked = _Asked(
+        score, signature, options, batch_rows, at_stake_rows, method, groups, shapes, others, theirs, gradients, clock, first
+    )
     targets = [_target(output, _row(answers, place), seen, options, method, classes) for place in range(count)]
     values = [target.values(_row(answers, place))[0] for place, target in enumerate(targets)]
     _refuse({place: "the version's answer to it is no number" for place, one in enumerate(values) if not np.isfinite(one)})
@@ -94,6 +98,7 @@ class _Asked:
     theirs: Mapping[str, Array]
     gradients: Gradients | None
     clock: Callable[[], float]
+    first: FirstRounds
 
     def explained(
         self, row: Mapping[str, Array], said: Mapping[str, Array], target: ExplainTarget, answer: float, ends_s: float | None
@@ -142,7 +147,7 @@ class _Asked:
             return occluded(mixed, evaluator, answer, baselines, allowed)
         if self.method is ExplainMethod.GRADIENTS:
             return integrated(mixed, evaluator, self.gradients, answer, baselines, allowed)
-        return sampled(mixed, evaluator, answer, baselines, allowed, self.options.seed)
+        return sampled(mixed, evaluator, answer, baselines, allowed, self.first)
 
     def _changed(self, mixed: Mixture, evaluator: Evaluator, said: Mapping[str, Array], answer: float) -> Changed:
         own = classes_of(said)[0]

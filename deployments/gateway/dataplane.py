@@ -7,12 +7,12 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from cluster.access.callers import SEE_YOURS, Caller, Role
-from cluster.errors import BadInput, Forbidden, HeadraceError, NoCapacity, NotFound, Unauthenticated
+from cluster.errors import Forbidden, HeadraceError, NoCapacity, NotFound, Unauthenticated
 from cluster.routing.routes import Route, RouteTable, Standing
 from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.versions import EXPLAINS
@@ -20,12 +20,21 @@ from deployments.drift.row_outliers import RowOutliers
 from deployments.engines.datatypes import Array
 from deployments.explain.form import ExplainOptions
 from deployments.gateway.access.quotas import QuotaBook
-from deployments.gateway.batcher import Batcher, BatchLimits
+from deployments.gateway.batcher import Batcher
 from deployments.gateway.door.other_gateways import OtherGateways
+from deployments.gateway.lanes import BatchLimits
+from deployments.gateway.protocol.asked import (
+    OUTLIER,
+    asks_for_outliers,
+    check_inputs,
+    parse_version,
+    routing_key,
+    timeout_s_of,
+    wanted_outputs,
+)
 from deployments.gateway.protocol.explanations import explain_options, explain_outputs, explain_response, explained_model
 from deployments.gateway.protocol.request import InferRequest
 from deployments.gateway.protocol.response import InferResponse, OutputTensor
-from deployments.gateway.protocol.tensors import kind_of
 from deployments.gateway.request_meter import RequestMeter
 from deployments.gateway.statistics import Statistics, added
 from deployments.gateway.traced import tell
@@ -35,7 +44,6 @@ from deployments.observe.traces.tracer import Tracer
 from deployments.scoring.port import Explained, Scored, Scorer
 
 SERVER_NAME = "headrace"
-OUTLIER = "outlier"  # the output that tells which rows are, where the request asks for it
 OUR_FAULT = "a fault of the gateway, not of the request (the gateway's log has it)"
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 
@@ -117,7 +125,7 @@ class DataPlane:
         route = self._scorer.table.routes.get(call.model) or await self._route(call.model)
         signature = self._scorer.signature(call.model, version)
         check_inputs(request, signature)
-        wanted, outliers = _wanted(request, signature), _asks_for_outliers(request, signature)
+        wanted, outliers = wanted_outputs(request, signature), asks_for_outliers(request, signature)
         if caller.quotas:
             with self._quotas.taken(caller, call.model, len(request.inputs[signature.inputs[0].name])):
                 scored = await self._score(call, request, route, version, caller)
@@ -147,7 +155,10 @@ class DataPlane:
         signature = self._scorer.signature(call.model, version)
         check_inputs(request, signature)
         options = explain_options(request, signature)
-        key, timeout_s = call.routing_key or _key(request), call.timeout_s or _timeout_s(request) or route.serving.timeout_s
+        key, timeout_s = (
+            call.routing_key or routing_key(request),
+            call.timeout_s or timeout_s_of(request) or route.serving.timeout_s,
+        )
         with self._quotas.taken(caller, call.model, len(request.inputs[signature.inputs[0].name])):
             explained = await self._scorer.explain(call.model, request.inputs, options, key, version=version, timeout_s=timeout_s)
         return explained, self._scorer.signature(call.model, explained.version)
@@ -161,8 +172,8 @@ class DataPlane:
                 request.inputs,
                 # One key a request, drawn where none is given: so one version answers all its rows. Not by the kernel: a
                 # call to it lets go of the interpreter's lock, which engines' threads wait for.
-                call.routing_key or _key(request) or random.randbytes(16),  # noqa: S311 (no secret)
-                timeout_s=call.timeout_s or _timeout_s(request) or route.serving.timeout_s,
+                call.routing_key or routing_key(request) or random.randbytes(16),  # noqa: S311 (no secret)
+                timeout_s=call.timeout_s or timeout_s_of(request) or route.serving.timeout_s,
                 caller="" if caller.anonymous else caller.name,
             )
             _raise_first(call.model, scored)
@@ -276,88 +287,6 @@ def _nobody_said() -> Unauthenticated:
     return Unauthenticated(
         "this needs a key or token", where="Authorization", remedy="send `Authorization: Bearer KEY`; an admin makes keys"
     )
-
-
-def parse_version(version: str | None) -> int | None:
-    """The number of a version; None and "" leave it to the split. Raises NotFound: other names are never served."""
-    if not version:
-        return None
-    if not version.isascii() or not version.isdigit() or len(version) > 9:
-        raise NotFound(f"no version {version[:80]!r}", where="version", remedy="versions are numbers")
-    return int(version)
-
-
-def check_inputs(request: InferRequest, signature: Signature) -> None:
-    """Checks names, datatypes, shapes and equal rows, so that a bad request never joins others. Raises BadInput."""
-    if len(request.inputs) != len(signature.inputs) or any(spec.name not in request.inputs for spec in signature.inputs):
-        _raise_names(request, signature)
-    rows: int | None = None
-    for spec in signature.inputs:
-        shape = request.inputs[spec.name].shape
-        if request.datatypes[spec.name] is not spec.datatype:
-            what = f"its datatype must be {spec.datatype}; got {request.datatypes[spec.name]}"
-            raise BadInput(what, where=f"tensor {spec.name!r}")
-        if not _fits(shape, spec.shape):
-            raise BadInput(f"its shape must be {list(spec.shape)}; got {list(shape)}", where=f"tensor {spec.name!r}")
-        if rows is not None and rows != shape[0]:
-            raise BadInput(f"it has {shape[0]} rows, but other inputs have {rows}", where=f"tensor {spec.name!r}")
-        rows = shape[0]
-    if rows == 0:
-        raise BadInput("the request has no rows", where="request")
-
-
-def _raise_names(request: InferRequest, signature: Signature) -> NoReturn:
-    """Names the input that the model does not have, or else the first that is missing."""
-    known = [spec.name for spec in signature.inputs]
-    for name in request.inputs:
-        if name not in known:
-            what = "the model has no such input"
-            raise BadInput(what, where=f"tensor {name!r}", remedy=f"its inputs: {', '.join(known)}")
-    missing = next(name for name in known if name not in request.inputs)
-    raise BadInput("the input is missing", where=f"tensor {missing!r}")
-
-
-def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    if shape[1:] == wanted[1:] and wanted[0] == -1:  # most often
-        return True
-    return len(shape) == len(wanted) and all(want in (-1, axis) for axis, want in zip(shape, wanted, strict=True))
-
-
-def _wanted(request: InferRequest, signature: Signature) -> list[tuple[TensorSpec, bool]]:
-    if request.outputs is None:
-        return [(spec, request.binary) for spec in signature.outputs]
-    wanted = []
-    for output in request.outputs:
-        spec = signature.output(output.name)
-        if spec is None:
-            known = ", ".join(known.name for known in signature.outputs)
-            raise BadInput("the model has no such output", where=f"output {output.name!r}", remedy=f"its outputs: {known}")
-        wanted.append((spec, request.binary if output.binary is None else output.binary))
-    return wanted
-
-
-def _asks_for_outliers(request: InferRequest, signature: Signature) -> bool:
-    asked = request.parameters.get("outliers", False)
-    if not isinstance(asked, bool):
-        raise BadInput(f"outliers must be true or false; got {kind_of(asked)}", where="request")
-    if asked and signature.output(OUTLIER) is not None:
-        raise BadInput(f"the model has an output {OUTLIER!r} of its own", where="outliers", remedy="ask without outliers")
-    return asked
-
-
-def _key(request: InferRequest) -> bytes | None:
-    key = request.parameters.get("routing_key")
-    return None if key is None else str(key).encode()
-
-
-def _timeout_s(request: InferRequest) -> float | None:
-    """Triton's `timeout` parameter, in microseconds; 0 leaves it to the model."""
-    timeout = request.parameters.get("timeout")
-    if timeout is None or timeout == 0:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
-        raise BadInput(f"timeout must be a whole number of microseconds; got {kind_of(timeout)}", where="request")
-    return timeout / 1e6
 
 
 def _raise_first(model: str, scored: Scored) -> None:

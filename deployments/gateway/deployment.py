@@ -21,7 +21,6 @@ from cluster.watch.catalogue import CERTIFICATE_EXPIRES, GATEWAYS, REQUESTS_UNDE
 from deployments.control.client import connect
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.autoscale import REQUESTS, autoscaling
-from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.console.batch_runs import BatchLedgers
 from deployments.gateway.console.console import ConsoleSettings
 from deployments.gateway.console.nodes import RayNodes
@@ -33,6 +32,7 @@ from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.opening import Door
 from deployments.gateway.door.settings import RUN_VARIABLE, DoorSettings, DoorTls, is_loopback
 from deployments.gateway.http.callers import Callers
+from deployments.gateway.lanes import BatchLimits
 from deployments.gateway.repository import Repository
 from deployments.gateway.server import GatewayServer, ServerLimits
 from deployments.observe.logs.set_up import log_with_serve
@@ -168,7 +168,11 @@ class Gateway:
             Callers.to(*settings.hosts),
             limits,
             ConsoleSettings(
-                shared_secret(os.environ), RayNodes(), named_operations(settings.streams), named_ledgers(settings.batch_ledgers)
+                shared_secret(os.environ),
+                RayNodes(),
+                named_operations(settings.streams),
+                named_ledgers(settings.batch_ledgers),
+                meters.uses,
             ),
         )
         meters.before_each_report(self._gauges)

@@ -13,7 +13,8 @@ from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, Conflict, NotFound
 from cluster.routing.routes import Route
 from cluster.signature import Datatype, TensorSpec
-from deployments.gateway.dataplane import SERVER_NAME, TableScorer, parse_version
+from deployments.gateway.dataplane import SERVER_NAME, TableScorer
+from deployments.gateway.protocol.asked import parse_version
 
 ROLES_SERVED = frozenset({"stable", "candidate", "warm"})
 

@@ -10,13 +10,14 @@ from cluster.audit.uses import OTHERS, Used, UseKind, UseReport
 
 MINUTE_S = 60.0
 # Counted apart in one report; the rest is counted together, so neither many callers nor a flood of wrong keys fill anything.
-USES_MOST, ADDRESSES_MOST = 1024, 64
+USES_MOST, ADDRESSES_MOST, LOOKS_MOST = 1024, 64, 128
 NOBODY = "anybody"
+CONSOLE_DOOR = "console"  # by which looks come
 
 
 class UseLog:
-    """Used from any thread; `add` and `refused` return at once and never raise. Call it once a request or batch, never once a
-    record.
+    """Used from any thread; `add`, `refused` and `looked` return at once and never raise. Call it once a request or batch, never
+    once a record.
 
     A report stays the next one, unchanged, until `delivered`: sent again under its number, it is recorded once. While nobody
     takes it, counting goes on, and the report after it covers a longer time.
@@ -30,6 +31,7 @@ class UseLog:
         self._began_s = clock()
         self._counts: dict[tuple[str, ...], list[int]] = {}
         self._refused: dict[tuple[str, str, str], int] = {}
+        self._looks: dict[tuple[str, str, str, str], list[int]] = {}
         self._where, self._stays, self._greets = "", False, False
         self._ending = self._ended = False
         self._sending: UseReport | None = None
@@ -61,6 +63,17 @@ class UseLog:
                 told = reason, OTHERS, ""
             self._refused[told] = self._refused.get(told, 0) + 1
 
+    def looked(self, principal: str, model: str, what: str, door: str, rows: int) -> None:
+        """Counts a look of a person at rows that are kept; `what` says which, e.g. what a run quarantined, and never what is in
+        them."""
+        look = principal, model, what, door
+        with self._lock:
+            if look not in self._looks and len(self._looks) >= LOOKS_MOST:
+                look = OTHERS, "", OTHERS, door
+            counted = self._looks.setdefault(look, [0, 0])
+            counted[0] += 1
+            counted[1] += rows
+
     def next_report(self) -> UseReport | None:
         """The report to send now; None where there is nothing to tell before the minute is over."""
         if self._sending is not None:
@@ -68,17 +81,20 @@ class UseLog:
         now_s = self._clock()
         with self._lock:
             due = self._ending or int(now_s // MINUTE_S) != int(self._began_s // MINUTE_S)
-            something = self._counts or self._refused or (self._ending and self._sequence and not self._ended)
+            something = self._counts or self._refused or self._looks or (self._ending and self._sequence and not self._ended)
             if not (self._greets or (due and something)):
                 return None
             counts, self._counts = self._counts, {}
             refused, self._refused = self._refused, {}
+            looks, self._looks = self._looks, {}
             began_s, self._began_s = self._began_s, now_s
         self._greets, self._ended = False, self._ending
         self._sequence += 1
         uses = {UseKind(*map(str, use)): Used(*counted) for use, counted in counts.items()}
         for (reason, address, door), times in refused.items():
             uses[UseKind(NOBODY, "", "", door, "refused", str(reason), address)] = Used(times, 0)
+        for (principal, model, what, door), (looked, rows) in looks.items():
+            uses[UseKind(principal, model, "", door, "", what=what)] = Used(looked, rows)
         self._sending = UseReport(self._source, self._sequence, self._where, began_s, now_s, uses, self._stays, last=self._ending)
         return self._sending
 

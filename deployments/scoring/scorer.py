@@ -52,6 +52,7 @@ _logger = logging.getLogger(__name__)
 
 FIRST_TABLE_S = 10.0
 LAST_REPORT_S = 2.0
+GREETING_S = 2.0
 # Who gives a call less than this of the model's own time makes it fail himself: that is no evidence.
 HURRIED_SHARE = 0.5
 NAN, NAN_REMEDY = (
@@ -111,7 +112,11 @@ class RoutedScorer:
         self._calls = CallScorer(self._asker, tally, self._shadows, self._random)
 
     async def start(self) -> None:
-        """Begins to follow the route table; returns when the first one is here, or after a while without."""
+        """Begins to follow the route table; returns when the first one is here, or after a while without. By then it is recorded
+        that the process counts uses, where that can be: one that is killed after is missed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GREETING_S):
+                await self._use_push.flush()
         self._background = [
             asyncio.create_task(each.run()) for each in (self._watch, self._push, self._reports, self._use_push, self._drift_push)
         ]

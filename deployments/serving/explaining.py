@@ -9,8 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotDone
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -151,14 +150,14 @@ class _Work:
         return outputs
 
     def _in_turn(self, piece: Callable[[], dict[str, Array]]) -> dict[str, Array]:
-        """Waits for a free thread, for as long as somebody waits for the explanation."""
-        told: Future[dict[str, Array]] = self.turns.in_spare_time(piece)
-        while True:
-            try:
-                return told.result(LOOK_EVERY_S)
-            except NotDone:
-                if (self.given_up.is_set() or time.monotonic() > self.end_s) and told.cancel():
-                    raise OutOfTime("its users left it no time to explain", remedy=MORE_TIME) from None
+        """Waits until users leave the engine free, for as long as somebody waits for the explanation."""
+        while not self.turns.take_spare(LOOK_EVERY_S):
+            if self.given_up.is_set() or time.monotonic() > self.end_s:
+                raise OutOfTime("its users left it no time to explain", remedy=MORE_TIME)
+        try:
+            return piece()
+        finally:
+            self.turns.give_back()
 
 
 @contextlib.contextmanager

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
 class EngineTurns:
-    """The engine's threads. A piece of an explanation begins only where no user's call wants the thread, and one at a time: so a
+    """The engine's threads. A piece of an explanation begins only where no user's call wants one of them, and one at a time: so a
     call waits for one piece at most.
 
-    Used from one event loop, but for `in_spare_time`.
+    Used from one event loop, but for `take_spare` and `give_back`.
     """
 
     def __init__(self, threads: int) -> None:
@@ -23,7 +24,10 @@ class EngineTurns:
         self._threads = threads
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="engine")
         self._loop = asyncio.get_running_loop()
-        self._piece: Callable[[], None] | None = None
+        # So many work with the engine at a time, the thread that explains among them.
+        self._room = threading.Semaphore(threads)
+        self._spare = threading.Event()
+        self._spare.set()
         self.waiting = 0  # users' calls that are not done
         self.progress_s = time.monotonic()  # when the last of them was, or the first of these came
 
@@ -32,34 +36,30 @@ class EngineTurns:
         if self.waiting == 0:
             self.progress_s = time.monotonic()
         self.waiting += 1
+        if self.waiting == self._threads:
+            self._spare.clear()
         try:
-            return await self._loop.run_in_executor(self._executor, work)
+            return await self._loop.run_in_executor(self._executor, self._with_room, work)
         finally:
             self.waiting -= 1
             self.progress_s = time.monotonic()
-            if self._piece is not None:
-                self._begin_piece()
+            if self.waiting == self._threads - 1:
+                self._spare.set()
 
-    def in_spare_time(self, work: Callable[[], T]) -> Future[T]:
-        """Does a piece of other work once a thread is free. From one other thread, which asks again only when this is done, or
-        cancelled."""
-        told: Future[T] = Future()
+    def take_spare(self, wait_s: float) -> bool:
+        """Whether the engine is free for a piece of other work, now or within that time: then until `give_back`. Blocks. From one
+        other thread, which does the piece itself: to hand it over would cost more than most pieces take."""
+        if not self._spare.wait(wait_s) or not self._room.acquire(timeout=wait_s):
+            return False
+        if self._spare.is_set():
+            return True
+        self._room.release()  # a user's call came meanwhile
+        return False
 
-        def piece() -> None:
-            if told.set_running_or_notify_cancel():
-                try:
-                    told.set_result(work())
-                except BaseException as error:  # noqa: BLE001 (whoever waits is told)
-                    told.set_exception(error)
+    def give_back(self) -> None:
+        """The piece is over."""
+        self._room.release()
 
-        self._loop.call_soon_threadsafe(self._add, piece)
-        return told
-
-    def _add(self, piece: Callable[[], None]) -> None:
-        self._piece = piece
-        self._begin_piece()
-
-    def _begin_piece(self) -> None:
-        if self._piece is not None and self.waiting < self._threads:
-            piece, self._piece = self._piece, None
-            self._executor.submit(piece)
+    def _with_room(self, work: Callable[[], T]) -> T:
+        with self._room:
+            return work()

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from cluster.errors import BadArtifact, BadInput
 from headrace.audit.verify import KEEP
+from headrace.local.home import without_password
 
 KAFKA = "kafka"
 SPACE = "free some space: the next checkpoint is kept again"
@@ -30,19 +31,19 @@ def _in_folder(uri: str, note: str, size: int) -> str:
     # pyarrow's 30 MB are had only where they are needed.
     from deployments.artifacts.places import explaining, locate
 
-    folder = locate(uri)
+    folder, shown = locate(uri), without_password(uri)
     file = folder / f"checkpoint-{size:012d}"
-    with explaining(uri, SPACE):
+    with explaining(shown, SPACE):
         if file.exists():
             if _signed(file.read().decode(errors="replace")) != _signed(note):
                 raise BadArtifact(
-                    f"another checkpoint of {size} records is there: the audit was rewritten", where=uri, remedy=KEEP
+                    f"another checkpoint of {size} records is there: the audit was rewritten", where=shown, remedy=KEEP
                 )
         else:  # what is there is never written again: the place may be locked
             if not folder.is_object_store:
                 folder.make()
             file.write(note.encode())
-    return f"{uri.rstrip('/')}/{file.name}"
+    return f"{shown.rstrip('/')}/{file.name}"
 
 
 def _on_topic(brokers: str, topic: str, note: str, size: int) -> str:

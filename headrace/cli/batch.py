@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from cluster.commands.feeds import FeedName, FeedView, ScheduleView
+from cluster.commands.watch.by_hand import HandAct
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput, NotFound
 from consumers.batch.batch_meter import BatchMeter
@@ -24,8 +25,9 @@ from consumers.batch.write.lock import is_held
 from consumers.batch.write.records import Pinned
 from consumers.batch.write.runs import RunHistory
 from deployments.artifacts.places import locate
+from headrace.by_hand import recorded
 from headrace.cli.screens.batch_runs import fires_table, next_runs, print_done, runs_table, told_run, watching
-from headrace.cli.screens.output import AsJson, answers, print_json
+from headrace.cli.screens.output import AsJson, answers, print_json, remark
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
 from headrace.local.ray.connection import joined_ray
@@ -74,11 +76,13 @@ def run_command(
         pinned = Pinned.of(control.resolve_version(spec.model, version or spec.version))
     day: date | None = as_of.date() if as_of else None
     with (
+        recorded(HandAct.BATCH, remark, model=spec.model, versions=(pinned.version,), name=name) as act,
         watching(name, as_json=as_json) as watch,
         _on_ray() as (workforce, plane),
-        closing(_meter(plane, name, spec, pinned)) as meter,  # of a run that fails, too, it tells what was scored
+        _meter(plane, name, spec, pinned) as meter,
     ):
         manifest = begin(name, spec, pinned, workforce, as_of=day, fresh=fresh, watch=meter.watching(watch))
+        act.came_to(rows=manifest.rows, to=manifest.run_id)
     print_done(manifest, as_json=as_json)
 
 
@@ -210,14 +214,15 @@ def _by_hand(feed: FeedView) -> list[dict[str, Any]]:
 
 def _resume(name: str, spec: BatchSpec, *, as_json: bool) -> None:
     with ExitStack() as open_ones:
+        act = open_ones.enter_context(recorded(HandAct.BATCH, remark, model=spec.model, name=name))
         watch = open_ones.enter_context(watching(name, as_json=as_json))
         workforce, control = open_ones.enter_context(_on_ray())
         left = RunHistory(locate(spec.output.path)).unfinished()
         if left is not None:  # else it is told below that there is none
             begun = left.record()
-            meter = _meter(control, name, begun.spec, begun.pinned)
-            watch = open_ones.enter_context(closing(meter)).watching(watch)
+            watch = open_ones.enter_context(_meter(control, name, begun.spec, begun.pinned)).watching(watch)
         manifest = resume(name, spec.output.path, workforce, watch=watch)
+        act.came_to(rows=manifest.rows, to=manifest.run_id)
     print_done(manifest, as_json=as_json)
 
 

@@ -31,6 +31,7 @@ GATEWAYS_MOST = 64
 
 @app.command()
 def up(
+    context: typer.Context,
     broker: Annotated[bool, typer.Option("--broker", help="Start a local Kafka too (needs headrace[broker]).")] = False,
     host: Annotated[str, typer.Option(help="Where the gateway listens; 0.0.0.0 opens it to the network.")] = "127.0.0.1",
     allow_host: Annotated[
@@ -71,7 +72,11 @@ def up(
     ] = False,
     signing: Annotated[
         str,
-        typer.Option(metavar="FILE", envvar=POLICY_VARIABLE, help="A signing policy: which versions must be signed, by whom."),
+        typer.Option(
+            metavar="FILE",
+            envvar=POLICY_VARIABLE,
+            help="A signing policy: which versions must be signed, by whom. It stays declared; `none` ends that.",
+        ),
     ] = "",
     traces: Annotated[
         str,
@@ -128,7 +133,12 @@ def up(
     `prometheus` and our rules; whom to tell of alerts is yours to write into its alertmanager.yml. `headrace status` shows their
     addresses; whoever is on this machine may read there what is measured.
 
-    With --signing, every process here registers and opens only versions that are signed as the file says (docs/signing.md).
+    With --signing, every process here registers and opens only versions that are signed as the file says (docs/signing.md). The
+    policy is kept in the home and holds for each later `up`, as do the places of HEADRACE_AUDIT_CHECKPOINTS, until another one,
+    or `none`, is given.
+
+    After a crash, options that are left out are those that the run was started with; `headrace down` ends that. An Access
+    document that was given before, and is the same, is not applied again: what was applied since stays.
 
     With --traces, a request or record whose trace context says that it is sampled is one trace up to its answer, and so is the
     ratio of those that bring none (docs/traces.md).
@@ -144,10 +154,12 @@ def up(
     Example: `headrace up --broker --http-port 8001`
     """
     from headrace.client import ControlClient
+    from headrace.local.declared.as_it_was import as_it_was
     from headrace.local.network_access import access_in
-    from headrace.local.options import UpOptions, not_taken_up
+    from headrace.local.options import NO_POLICY, UpOptions, not_taken_up
     from headrace.local.repairs.join import stay_joined
     from headrace.local.repairs.supervise import supervise as run_supervised
+    from headrace.local.run_state import load_run
     from headrace.local.up import bring_up
 
     begun = time.monotonic()
@@ -164,7 +176,7 @@ def up(
         broker=broker,
         broker_port=broker_port,
         prometheus=prometheus,
-        signing=_absolute(signing or None) or "",
+        signing=signing if signing == NO_POLICY else _absolute(signing or None) or "",
         traces=traces,
         trace_ratio=trace_ratio,
         log_form=log_form,
@@ -189,11 +201,16 @@ def up(
         if not run_supervised(options, read_settings(), _log, drain_timeout_s=drain_timeout_s):
             raise typer.Exit(ExitCode.FAILED)
         return
-    brought = bring_up(options, read_settings(), _progress)
+    settings = read_settings()
+    # What stays in the foreground is told all of it each time; who types `up` again after a crash wants back what there was.
+    options, kept = as_it_was(options, _given(context), load_run(settings.home), owns_ray=settings.ray_address is None)
+    brought = bring_up(options, settings, _progress)
     state, fresh = brought.state, brought.started
     if access is not None and not fresh:
         with ControlClient.from_environment() as client:
-            client.apply(access_in(access))
+            for change in client.apply(access_in(access)).changes:
+                if change.note:
+                    notes().print(f"  access     {change.note}", soft_wrap=True)
     if as_json:
         print_json({"started": fresh, "repaired": brought.repaired, "addresses": state.addresses.model_dump()})
         return
@@ -207,6 +224,8 @@ def up(
             spoken = " (TLS)" if name == "grpc" and (state.addresses.http or "").startswith("https:") else ""
             answers().print(f"  {name:<13}{address}{spoken}")
     answers().print(f"  {'console':<13}{_console()}", soft_wrap=True)
+    if kept and fresh:
+        answers().print(f"{', '.join(kept)}: as it was started before; `headrace down`, then `up`, starts it otherwise")
     if left := () if fresh else not_taken_up(options, state.options):
         answers().print(f"{', '.join(left)}: it goes on as it was started; `headrace down`, then `up`, changes that")
     if state.owns_ray:
@@ -285,6 +304,12 @@ def _print_history(settings: Settings, *, follow: bool, as_json: bool) -> None:
             watch(lambda: (shown_history(client.history()), False), every_s=FINE_S)
         else:
             answers().print(shown_history(client.history()))
+
+
+def _given(context: typer.Context) -> frozenset[str]:
+    """The fields of UpOptions that were said, on the command line or by a variable."""
+    said = {name for name in context.params if (source := context.get_parameter_source(name)) and source.name != "DEFAULT"}
+    return frozenset(said | ({"hosts"} if "allow_host" in said else set()) | ({"most_gateways"} if "gateways" in said else set()))
 
 
 def _absolute(path: str | None) -> str | None:

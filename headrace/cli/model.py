@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from cluster.commands.versions import VersionView
+from cluster.commands.watch.by_hand import HandAct
 from cluster.errors import BadInput, NotFound
 from deployments.artifacts.fetch import localize, remove
 from deployments.artifacts.manifest import PAGE
@@ -19,10 +20,11 @@ from deployments.artifacts.version_files import open_folder
 from deployments.builder.report import read_report
 from deployments.builder.sources.mlflow_models.resolve import push
 from deployments.oci.references import place_of, reference_of
+from headrace.by_hand import recorded
 from headrace.cli.custody.versions import sign_command, verify_command
 from headrace.cli.images.versions import pull_command, push_to_registry
 from headrace.cli.models import day, version_of
-from headrace.cli.screens.output import AsJson, answers, notes, print_json
+from headrace.cli.screens.output import AsJson, answers, notes, print_json, remark
 from headrace.cli.screens.profile import profile_json, shown_profile
 from headrace.cli.screens.report import report_table
 from headrace.client import ControlClient
@@ -54,7 +56,11 @@ def show(
     if html is not None:
         if not files.has(PAGE):
             raise NotFound("has no page", where=f"{model} version {one.version}", remedy="`headrace build` makes one")
-        html.write_bytes(files.read(PAGE))
+        if sealed:
+            with recorded(HandAct.SHOW_SEALED, remark, model=one.model, versions=(one.version,), digest=one.digest):
+                html.write_bytes(files.read(PAGE))
+        else:
+            html.write_bytes(files.read(PAGE))
     if as_json:
         print_json(
             {**one.model_dump(mode="json"), "sealed": sealed, "report": report.model_dump(mode="json") if report else None}
@@ -201,7 +207,8 @@ def push_command(
     home = read_settings().home
     home.make()
     called = f"{name} {one.version}"
-    told = push(folder, called, registered, tracking_uri=tracking_uri, base=Path.cwd(), log=home.logs / "push.log")
+    with recorded(HandAct.PUSH, remark, model=name, versions=(one.version,), digest=one.digest, to=to):
+        told = push(folder, called, registered, tracking_uri=tracking_uri, base=Path.cwd(), log=home.logs / "push.log")
     if as_json:
         print_json(told)
     else:

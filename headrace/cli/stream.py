@@ -12,9 +12,11 @@ from rich.text import Text
 
 from cluster.commands.feeds import FeedList, FeedName, FeedView
 from cluster.commands.streams.moves import REPLAY, WORDS_MOST, ReplayLetters
+from cluster.commands.watch.by_hand import HandAct
 from cluster.errors import BadInput
 from consumers.stream.counters import Counters, WorkerStatus
-from headrace.cli.screens.output import AsJson, answers, notes, print_json
+from headrace.by_hand import recorded
+from headrace.cli.screens.output import AsJson, answers, notes, print_json, remark
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
 
@@ -105,7 +107,10 @@ def seek(
     from headrace.cli import stream_moves as moves  # brings Kafka's client, which other commands need not wait for
 
     with ControlClient.from_environment() as client:
-        _print(moves.seek(client, _stream(name), to, read_settings(), timeout_s=timeout_s), as_json)
+        stream = client.feed(_stream(name))
+        with recorded(HandAct.SEEK, remark, model=stream.model, name=name, to=to):
+            moved = moves.seek(client, _stream(name), to, read_settings(), timeout_s=timeout_s)
+        _print(moved, as_json)
 
 
 @app.command()

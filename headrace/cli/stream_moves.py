@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cluster.commands.feeds import FeedName, FeedView
+from cluster.commands.streams.moves import ENDED, MoveEnded
+from cluster.control_plane import ControlPlane
 from cluster.errors import Conflict, HeadraceError, Unreachable
 from cluster.watch.catalogue import ScoringWay
 from consumers.stream.counters import Counters, WorkerStatus
@@ -19,7 +22,9 @@ from consumers.stream.replay.run import Replayed, run_replay
 from consumers.stream.replay.times import milliseconds
 from consumers.stream.sealed.book import SubjectBook
 from consumers.stream.spec import StreamSpec
+from deployments.control.asking import ask_patiently
 from headrace.client import ControlClient
+from headrace.control_calls import current_user
 from headrace.local.home import Settings
 from headrace.local.ray.connection import joined_ray
 from headrace.local.run_state import load_run
@@ -65,11 +70,35 @@ def replay(stream: FeedView, asked: ReplayWanted, settings: Settings, look: Look
         # As on a stream, rows count beside the profile once they are committed: here nobody takes them, since they are no news.
         meters = Meters()
         meter = ScorerMeter(meters, ScoringWay.ONLINE)
-        with ScorerThread(lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM, meter=meter)) as scoring:
+        with (
+            _its_end(stream.name, connect()) as ended,
+            ScorerThread(lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM, meter=meter)) as scoring,
+        ):
             keys = SubjectBook(connect())
-            return run_replay(
+            done = run_replay(
                 stream.name, again, brokers, scoring, stretch, choose, replay=asked.replay, look=look, subjects=keys
             )
+            ended.append(f"replay {asked.replay}: {done.rows_out} scored, {done.rows_dead} failed again")
+            return done
+
+
+@contextmanager
+def _its_end(stream: str, control: ControlPlane) -> Iterator[list[str]]:
+    """Has recorded how a replay ended, in the words that the block gives, or by what it failed."""
+    words, good = list[str](), False
+    try:
+        yield words
+        good = True
+    except BaseException as error:
+        words = [error.kind if isinstance(error, HeadraceError) else type(error).__name__]
+        raise
+    finally:
+        ended = MoveEnded(name=stream, actor=current_user(), event="stream.replay", words=" ".join(words), good=good)
+        try:
+            asyncio.run(ask_patiently(control.call, ENDED.name, ended))
+        except HeadraceError:
+            if good:  # else what failed first is told; the audit has that it was begun, and no end
+                raise
 
 
 def seek(control: ControlClient, name: FeedName, to: str, settings: Settings, *, timeout_s: float) -> FeedView:

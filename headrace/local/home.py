@@ -50,6 +50,11 @@ class Home:
         return self.root / "run.json"
 
     @property
+    def declared_file(self) -> Path:
+        """Policies that `up` keeps to until they are declared otherwise: see `headrace.local.declared`."""
+        return self.root / "declared.json"
+
+    @property
     def lock_file(self) -> Path:
         """Held while `up` or `down` works, so that two never meet."""
         return self.root / "run.lock"
@@ -99,8 +104,8 @@ class Settings:
 
     `url` is the gateway's address (HEADRACE_URL). `ray_address` is a running cluster to join
     (HEADRACE_RAY_ADDRESS, else RAY_ADDRESS), `bootstrap_servers` a running broker to use (KAFKA_BOOTSTRAP_SERVERS). `store_url`
-    is any SQLAlchemy URL (HEADRACE_STORE_URL) and defaults to the home's SQLite file. `debug` shows tracebacks
-    (HEADRACE_DEBUG=1). `token` is a key or token to call with (HEADRACE_TOKEN), `token_file` a file that has one
+    is any SQLAlchemy URL (HEADRACE_STORE_URL) and defaults to the home's SQLite file; `store_told`: it was said. `debug` shows
+    tracebacks (HEADRACE_DEBUG=1). `token` is a key or token to call with (HEADRACE_TOKEN), `token_file` a file that has one
     (HEADRACE_TOKEN_FILE).
 
     `audit_places` are where checkpoints of the audit are kept (HEADRACE_AUDIT_CHECKPOINTS, by blanks): folders, URIs, topics.
@@ -121,6 +126,7 @@ class Settings:
     client_cert: str | None = None
     client_key: str | None = None
     audit_places: tuple[str, ...] = ()
+    store_told: bool = False
 
 
 def without_password(url: str) -> str:
@@ -144,5 +150,6 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         ca_file=seen.get("HEADRACE_CA_FILE") or None,
         client_cert=seen.get("HEADRACE_CLIENT_CERT") or None,
         client_key=seen.get("HEADRACE_CLIENT_KEY") or None,
+        store_told=bool(seen.get("HEADRACE_STORE_URL")),
         audit_places=tuple(seen.get("HEADRACE_AUDIT_CHECKPOINTS", "").split()),
     )

@@ -12,13 +12,14 @@ from headrace.local.options import UpOptions
 
 
 def access_in(file: Path) -> Apply:
-    """What applies the Access document in a project file. Raises BadInput where there is none, or another document beside it."""
+    """What applies the Access document in a project file, once: given again at the next start, it undoes nothing that was applied
+    since. Raises BadInput where there is none, or another document beside it."""
     from headrace.project.documents import load_project  # it knows all kinds of documents, and so takes half a second
 
     project = load_project([file])
     if project.access is None or project.models or project.feeds or project.name:
         raise BadInput("one Access document is wanted here, alone", where=f"--access {file}", remedy="apply the others later")
-    return project.apply()
+    return project.apply().model_copy(update={"standing": True})
 
 
 def check_network(options: UpOptions, settings: Settings, access: Apply | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from cluster.errors import BadInput
@@ -11,6 +12,8 @@ from deployments.observe.traces.settings import URL_VARIABLE, USUAL_RATIO, Trace
 from deployments.signing.admission import POLICY_VARIABLE
 
 LOOPBACK = "127.0.0.1"
+NO_POLICY = "none"
+"""Said in place of a policy, it ends one that was declared before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class UpOptions:
     `most_gateways`. `num_cpus` is how many CPUs Ray may hand out; None: as many as the machine has. `insecure`: a cluster may be
     joined without a token, and a door opened to the network in clear, or where nothing says who may come in. `access` is the file
     of an Access document, or empty. `prometheus`: run Prometheus and Alertmanager too. `models` is a folder of versions that an
-    image brings, or empty. `signing` is the file of a signing policy, or empty.
+    image brings, or empty. `signing` is the file of a signing policy; empty: what was declared before, if anything.
     Gateways run where nodes have the resource `gateways_on` alone, a unit each; empty: on any.
     `traces` is the URL of a receiver of OTLP, or empty, and `trace_ratio` how much of what brings no trace context is traced. All
     processes log in `log_form`, from `log_level` on.
@@ -106,5 +109,10 @@ def not_taken_up(wanted: UpOptions, runs: UpOptions | None) -> tuple[str, ...]:
     usual = UpOptions()
     names = (one.name for one in fields(UpOptions) if one.name not in ("access", "models"))  # which are applied to what runs too
     asked = [name for name in names if getattr(wanted, name) != getattr(usual, name)]
-    differ = [name for name in asked if getattr(wanted, name) != getattr(runs, name)]
-    return tuple(dict.fromkeys(_NAMES.get(name, f"--{name.replace('_', '-')}") for name in differ))
+    none = "" if wanted.signing == NO_POLICY else wanted.signing
+    return words_for(name for name in asked if (none if name == "signing" else getattr(wanted, name)) != getattr(runs, name))
+
+
+def words_for(names: Iterable[str]) -> tuple[str, ...]:
+    """These fields of UpOptions as the command line names them, each option once. Pure."""
+    return tuple(dict.fromkeys(_NAMES.get(name, f"--{name.replace('_', '-')}") for name in names))

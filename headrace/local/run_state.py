@@ -119,7 +119,7 @@ def load_run(home: Home) -> RunState | None:
     """Reads run.json; None where there is none. Raises Conflict where it can't be understood."""
     try:
         text = home.run_file.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         return RunState.model_validate_json(text)
@@ -142,7 +142,7 @@ def notes_a_joined_ray(home: Home) -> bool:
 
 def save_run(home: Home, state: RunState) -> None:
     """Replaces run.json in one step: a reader sees the old one or the new one."""
-    _replace(home.run_file, state.model_dump_json(indent=2).encode() + b"\n")
+    replace_file(home.run_file, state.model_dump_json(indent=2).encode() + b"\n")
 
 
 def note_left_out(home: Home, left_out: tuple[str, ...]) -> None:
@@ -157,7 +157,8 @@ def clear_run(home: Home) -> None:
     home.run_file.unlink(missing_ok=True)
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """In one step, also where it is killed."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     with fresh.open("wb") as file:
         file.write(content)

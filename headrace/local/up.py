@@ -23,6 +23,7 @@ from deployments.observe.traces.settings import RATIO_VARIABLE, URL_VARIABLE, ch
 from deployments.signing.admission import POLICY_VARIABLE, policy_file
 from deployments.signing.policy import check_policy
 from headrace.local.broker import running_broker, start_broker
+from headrace.local.declared.policies import as_declared, declare
 from headrace.local.down import RAY_STOP_S, Progress, end_run
 from headrace.local.home import Home, Settings, without_password
 from headrace.local.home_key import ensure_home_key
@@ -61,13 +62,17 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brou
     """Starts what does not run.
 
     Of a run whose Ray lives, only what is away is brought back, with the options that it was started with; what lives is left
-    alone, whatever comes of it; an Access document is applied before the door of a new run opens. A dead Ray is started afresh:
-    all that matters lies in the store and in the broker's data. Raises Conflict for a port in use, Unreachable for what does not
-    come up; what this call alone has started is ended then.
+    alone, whatever comes of it; an Access document is applied before the door of a new run opens, unless that very one was
+    before: what somebody applied since stays. A dead Ray is started afresh: all that matters lies in the store and in the
+    broker's data. Policies that were declared before hold where nothing else is said. Raises Conflict for a port in use,
+    Unreachable for what does not come up; what this call alone has started is ended then.
     """
     home = settings.home
     access = access_in(Path(options.access)) if options.access else None
     with only_one(home):
+        options, settings, kept_lines = as_declared(options, settings)
+        for line in kept_lines:
+            progress("declared", line, 0.0)
         state = load_run(home)
         if state is not None and state.phase is Phase.RUNNING:
             away = look(state, settings, ask_s=UP_ASKS_S)
@@ -89,6 +94,7 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brou
         ensure_home_key(home)  # what is wrong with its file is told before anything runs
         if settings.ray_address is not None and not options.insecure:
             require_token(os.environ, settings.ray_address)
+        declare(options, settings)
         run = _Run(options, settings, progress, access)
         try:
             return Brought(run.start(), started=True)
@@ -279,8 +285,10 @@ class _Run:
             # It answers for all models, and so comes before any: see `deployments.serving.fleet.gateway_opens`.
             services.ask_for_gateway(services.gateway_settings(self._options))
             with self._step("controller") as told:
-                start_controller(self._settings, access=self._access)
+                notes = start_controller(self._settings, access=self._access)
                 told.append(without_password(self._settings.store_url))
+            for note in notes:
+                self._progress("access", note, 0.0)
             if broker is not None:
                 process, seconds = broker.result()
                 self._note(processes=(*self.state.processes, process))

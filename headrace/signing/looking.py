@@ -18,6 +18,7 @@ from deployments.signing.files import signed_files
 from deployments.signing.keys import TrustedKey
 from deployments.signing.policy import SigningMode, SigningRule, demand_of, read_policy
 from headrace.client import ControlClient
+from headrace.local.declared.policies import declared_in
 from headrace.local.home import Settings
 from headrace.local.run_state import load_run
 from headrace.signing.key_files import signing_keys
@@ -97,7 +98,8 @@ def _rule_here(model: str, settings: Settings) -> tuple[SigningRule, Path] | Non
     """The rule that counts for the model, and the policy's file; None where nothing is asked of it."""
     state = load_run(settings.home)
     runs_with = state.options.signing if state is not None and state.options is not None else ""
-    file = policy_file() or (Path(runs_with) if runs_with else None)
+    declared = runs_with or declared_in(settings.home).signing
+    file = policy_file() or (Path(declared) if declared else None)
     rule = read_policy(file).rule_for(model) if file is not None else None
     return (rule, file) if rule is not None and file is not None else None
 

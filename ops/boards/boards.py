@@ -37,6 +37,8 @@ SERVICE = Board(
         Panel("Credentials refused", "cps", _rate("reason", "headrace_refused_credentials_total"), "{{reason}}"),
         Panel("Commands refused", "cps", _rate("command, reason", "headrace_refused_commands_total"), "{{command}} {{reason}}"),
         Panel("Callers new to a model", "short", "sum by (model) (increase(headrace_first_uses_total[1h]))", "{{model}}"),
+        Panel("Callers remembered", "short", "max(headrace_seen_callers)", "callers"),
+        Panel("Places without the last checkpoint", "short", "max(headrace_checkpoint_places_away)", "places"),
         Panel("Gaps in the audit", "short", "sum(increase(headrace_audit_gaps_total[1h]))", "gaps"),
         Panel("Time until a key ends", "s", "max by (key) (headrace_key_expires_timestamp_seconds) - time()", "{{key}}"),
         Panel(

@@ -259,6 +259,7 @@ QUALITY = (
 # What is told for the first time has no value before: it is new, not an increase.
 NEW = "(sum by ({by}) ({series}) unless sum by ({by}) ({series} offset 15m)) > 0 or sum by ({by}) (increase({series}[15m])) > 0"
 SOON_S = 14 * 86_400
+CALLERS_MANY = 1_000_000
 CUSTODY = (
     AlertRule(
         "HeadraceArtifactRefused",
@@ -276,6 +277,24 @@ CUSTODY = (
         TICKET,
         "counts of uses are missing from the audit",
         "A process fell silent before it told its last counts: a minute of calls at most for each, unless the store was away.",
+        "custody",
+    ),
+    AlertRule(
+        "HeadraceCheckpointsAway",
+        "max(headrace_checkpoint_places_away) > 0",
+        "15m",
+        TICKET,
+        "{{ $value }} places do not take the audit's checkpoints",
+        "What happens meanwhile is proven later, by the next one; until then whoever owns the store could rewrite it unseen.",
+        "custody",
+    ),
+    AlertRule(
+        "HeadraceManyCallers",
+        f"max(headrace_seen_callers) > {CALLERS_MANY}",
+        "0s",
+        TICKET,
+        "{{ $value }} callers of models are remembered",
+        "Each is a row of the store for 400 days: callers' names look as if they were made anew for each user or call.",
         "custody",
     ),
     AlertRule(

@@ -13,11 +13,12 @@ import pytest
 import sqlalchemy as sa
 
 from cluster.audit.merkle import TreeHead
+from cluster.audit.uses import CallerOf, SeenCallers
 from cluster.errors import BadInput, Fenced, NotFound, Unreachable
 from cluster.fleet.retry import Retry
 from cluster.fleet.serving import Serving
 from cluster.ports import FeedKind, FeedSpec
-from cluster.rollout.evidence import Counts, EvidenceKey
+from cluster.rollout.evidence import Counts, Evidence, EvidenceKey
 from cluster.rollout.illness import Illness
 from cluster.rollout.plan import Plan
 from cluster.rollout.record import Rollout
@@ -66,7 +67,7 @@ def _full() -> State:
         },
         rollouts={1: rollout},
         feeds={feed.spec.app: feed},
-        evidence={EvidenceKey("digits", "r1.1", 1): Counts(rows=3, errors=1)},
+        evidence=Evidence({EvidenceKey("digits", "r1.1", 1): Counts(rows=3, errors=1)}),
         scorers={"s1": 4},
         last_rollout=1,
         table=7,
@@ -98,9 +99,30 @@ def test_changes_and_deletions_are_saved(open_store: Open) -> None:
     fence = store.acquire()
     before = _full()
     store.save(fence, State(), before, [])
-    after = replace(before.with_model(replace(before.models["digits"], stable=2)), evidence={}, versions=Versions(), table=8)
+    after = replace(
+        before.with_model(replace(before.models["digits"], stable=2)), evidence=Evidence(), versions=Versions(), table=8
+    )
     store.save(fence, before, after, [])
     assert open_store().load() == after
+
+
+def test_callers_are_remembered_until_they_were_not_seen_for_long(open_store: Open) -> None:
+    store, ann, bob = open_store(), CallerOf("digits", "key ann"), CallerOf("digits", "key bob's")
+    fence = store.acquire()
+    assert store.seen([ann, bob]) == {}
+    assert store.seen([]) == {}
+    store.save(fence, State(), State(), [_event("used")], SeenCallers({ann: 100.0, bob: 110.0}, 0.0))
+    store.save(fence, State(), State(), [_event("used")], SeenCallers({bob: 120.0}, 100.0))
+    again = open_store()
+    assert again.seen([ann, bob, CallerOf("churn", "key ann")]) == {ann: 100.0, bob: 120.0}
+    assert again.seen_count() == 2
+    store.save(fence, State(), State(), [_event("used")], SeenCallers({CallerOf("churn", "key ann"): 200.0}, 101.0))
+    assert again.seen([ann, bob]) == {bob: 120.0}
+    assert again.seen_count() == 2
+    open_store().acquire()
+    with pytest.raises(Fenced):
+        store.save(fence, State(), State(), [], SeenCallers({ann: 300.0}, 0.0))
+    assert again.seen([ann]) == {}
 
 
 def test_a_fenced_controller_writes_nothing(open_store: Open) -> None:

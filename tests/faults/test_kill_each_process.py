@@ -6,6 +6,7 @@ Where the raylet, an agent of its or the GCS is killed, Ray starts afresh. Print
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -262,6 +263,18 @@ def killed(victim: Victim, at: Supervised, calls: Calls, topics: Topics) -> Row:
     return Row(victim, len(failures), max(failures, default=0.0), calls.slowest_s, whole_s)
 
 
+def missed_in_audit(control: ControlClient) -> set[str]:
+    """The processes of which the audit says that counts are missing."""
+    end = control.audit_checkpoint()
+    missed, at = set[str](), end.first
+    while at < end.size:
+        documents = control.audit_records(at).documents
+        at += len(documents)
+        told = map(json.loads, documents)
+        missed |= {event["detail"]["process"] for event in told if event["event"] == "audit gap"}
+    return missed
+
+
 def test_all_is_brought_back_by_itself(supervised: Supervised, tmp_path: Path) -> None:
     until(supervised.is_whole, WELL_WITHIN_S)
     addresses = supervised.state().addresses
@@ -280,7 +293,11 @@ def test_all_is_brought_back_by_itself(supervised: Supervised, tmp_path: Path) -
                 sys.stdout.write(f"{table[-1].line()}\n")
             topics.publish(RECORDS)
             topics.check()
+        missed = missed_in_audit(control)
     assert [row for row in table if row.costs_too_much()] == [], calls.failed[:20]
+    # Both count uses, and were killed with some that they had not told; that was more than a minute ago.
+    assert any(where.startswith("gateway ") for where in missed), missed
+    assert any(where.startswith("worker 0 of stream ") for where in missed), missed
 
     family = of_run(supervised.state(), supervised.home.root)
     supervised.process.send_signal(signal.SIGTERM)

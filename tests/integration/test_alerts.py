@@ -191,6 +191,10 @@ CASES = (
         | _gauge("audit_gaps_total", "3x{n}"),
         60,
     ),
+    Case("checkpoints that nobody takes", _gauge("checkpoint_places_away", "0x5 1x{n}"), 25, ("HeadraceCheckpointsAway",)),
+    Case("checkpoints that are taken again", _gauge("checkpoint_places_away", "0x5 1x10 0x{n}"), 25),
+    Case("more callers than anybody has", _gauge("seen_callers", "1000001x{n}"), 5, ("HeadraceManyCallers",)),
+    Case("many callers", _gauge("seen_callers", "1000000x{n}"), 5),
     Case(
         "a key and a certificate that end",
         _gauge("key_expires_timestamp_seconds", "1000000x{n}", key="team")

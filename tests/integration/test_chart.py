@@ -1,14 +1,13 @@
 """The chart for Kubernetes: what helm makes of it, against the schemas of Kubernetes and of KubeRay; and what it refuses.
 
-By `make chart`, which brings helm (built by Go) and the schemas. No cluster runs here: what an API server, a network or the
-operator makes of it is not tested.
+By `make chart`, which brings helm (built by Go) and the schemas. No cluster runs here: what an API server and the operator make
+of it is in tests/kubernetes.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -19,54 +18,11 @@ import jsonschema
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
-CHART, MANIFESTS = ROOT / "ops/helm/headrace", ROOT / "ops/kubernetes/headrace.yaml"
-TOOLS = Path(os.environ.get("HEADRACE_CHART_TOOLS", ROOT / ".venv-chart"))
-HELM = TOOLS / "bin" / "helm"
+from tests.support.helm import CHART, FOREIGN, HELM, MANIFESTS, TOOLS, VALUES, helm, rendered, words_of
+
 VERSIONS = ("1.29.0", "1.34.0")
-# Of Prometheus' operator: their schemas are not in Kubernetes'.
-FOREIGN = ("monitoring.coreos.com/v1",)
 
 pytestmark = [pytest.mark.chart, pytest.mark.skipif(not HELM.exists(), reason="`make chart` brings helm and the schemas")]
-
-
-def helm(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(HELM), *words], capture_output=True, text=True, timeout=60, check=False)
-
-
-def words_of(*sets: str, example: str = "full", version: str = "1.34.0") -> list[str]:
-    given = [word for one in sets for word in ("--set-json", one)]
-    file = CHART / "examples" / f"{example}.yaml"
-    return [str(CHART), "--kube-version", version, "--namespace", "headrace", "-f", str(file), *given]
-
-
-def rendered(*sets: str, example: str = "full", version: str = "1.34.0") -> list[dict[str, Any]]:
-    done = helm("template", "headrace", *words_of(*sets, example=example, version=version))
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-
-EGRESS = 'networkPolicy.egress=[{"to":[{"ipBlock":{"cidr":"10.20.0.0/16"}}]}]'
-# What users change, one at a time and together, on both examples.
-VALUES = [
-    (),
-    ("gateway.minReplicas=1", "gateway.maxReplicas=1"),
-    ("gateway.minReplicas=3", "gateway.maxReplicas=3", "gateway.minAvailable=1"),
-    ("gateway.minAvailable=0",),
-    ('gateway.service={"type":"NodePort"}',),
-    ('gateway.allowHosts=["score.example.com"]',),
-    ("autoscaler.enabled=false",),
-    ("redis.enabled=false",),
-    ("workers.gpu.enabled=true", "workers.gpu.gpus=2", "workers.gpu.gpuNodesComeLater=true"),
-    (
-        'workers.big={"enabled":true,"minReplicas":3,"maxReplicas":5,"resources":{"cpu":4,"memory":"64Gi"},"gpus":0,"drainSeconds":300}',
-    ),
-    ("metrics.serviceMonitor.enabled=true", "metrics.prometheusRule.enabled=true", 'metrics.serviceMonitor.labels={"team":"ml"}'),
-    ("networkPolicy.enabled=true", 'networkPolicy.apiServer=["10.0.0.1/32"]', "networkPolicy.callers=[]", EGRESS),
-    ('head.home={"size":"5Gi","storageClassName":"fast"}', 'head.nodeSelector={"zone":"a"}', 'ray.tokenSecret="mine"'),
-    ('store={"url":"postgresql+psycopg://h:p@db/h","existingSecret":{"name":"","key":"url"}}',),
-    ('env=[{"name":"A","value":"b"}]', 'envFrom=[{"secretRef":{"name":"s"}}]', 'serviceAccount.annotations={"role":"arn"}'),
-]
 
 
 @pytest.mark.parametrize("example", ["small", "full"])
@@ -174,6 +130,7 @@ def test_a_field_that_kuberay_does_not_know_would_be_found() -> None:
         (('gateway.access=""',), "nothing says who may do what"),
         (("gateway.grpcPort=8000",), "it is httpPort too"),
         (("gateway.minReplicas=0",), "gateway.minReplicas"),
+        (('gateway.service.type="NodePort"',), "loadBalancerSourceRanges: a NodePort Service keeps nobody out"),
         (("gateway.minReplicas=1", "gateway.minAvailable=1"), "no node could ever be drained"),
         (("workers.cpu.minReplicas=1", "workers.cpu.minAvailable=1"), "workers.cpu.minAvailable"),
         (("workers.cpu.minReplicas=9",), "is more than maxReplicas 8"),

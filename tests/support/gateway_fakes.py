@@ -25,12 +25,12 @@ from deployments.explain.explaining import explain_rows
 from deployments.explain.form import Background, ExplainOptions
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
-from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.console.console import Console
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.http.app import GatewayApp
 from deployments.gateway.http.callers import Callers
 from deployments.gateway.http.infer import HttpInfer
+from deployments.gateway.lanes import BatchLimits
 from deployments.gateway.large import LargeWork
 from deployments.gateway.repository import Repository
 from deployments.scoring.port import Explained, Scored

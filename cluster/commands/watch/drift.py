@@ -19,6 +19,7 @@ from cluster.state import State
 from cluster.versions import VersionId
 
 ALARMS_AT_MOST = 200  # of one model in an answer
+LOOKED_AT_MOST = 20  # features of one version: those that are farthest off
 
 
 class DriftAsked(Message):
@@ -120,7 +121,7 @@ def _version_view(version: VersionId, look: DriftLook | None) -> DriftVersionVie
         since_s=look.since_s,
         features=look.features,
         profile_rows=look.profile_rows,
-        sizes=tuple(_size(one) for one in look.sizes),
+        sizes=tuple(_size(one) for one in look.sizes(LOOKED_AT_MOST)),
     )
 
 

@@ -10,9 +10,9 @@ from cluster.commands.command import CommandEntry, CommandResult, Context, Messa
 from cluster.commands.rights import anybodys
 from cluster.ports import FeedKind
 from cluster.state import State, feed_key
-from cluster.watch.catalogue import BUILD_INFO
+from cluster.watch.catalogue import BUILD_INFO, SEEN_CALLERS
 from cluster.watch.reports import Series
-from cluster.watch.standing import lives, standing, standing_delays
+from cluster.watch.standing import Living, standing, standing_delays
 
 MetricValue = tuple[str, tuple[str, ...], float]
 MetricBuckets = tuple[str, tuple[str, ...], tuple[int, ...], float]
@@ -28,9 +28,8 @@ class MetricsView(Message):
 
 def _metrics(at: Context, _: Nothing) -> CommandResult:
     totals = at.totals()
-    gauges = {Series(BUILD_INFO.name, (_release(),)): 1.0} | standing(
-        at.state, at.apps, at.feeds, at.troubles, at.now_s, at.drift()
-    )
+    own = {Series(BUILD_INFO.name, (_release(),)): 1.0, Series(SEEN_CALLERS.name, ()): float(at.seen_callers)}
+    gauges = own | standing(at.state, at.apps, at.feeds, at.troubles, at.now_s, at.drift())
     may = _Sight(at)
     values = [
         (series.metric, series.labels, float(value))
@@ -57,18 +56,15 @@ class _Sight:
 
     def __init__(self, at: Context) -> None:
         self._at = at
+        self._living = Living(at.state, at.apps, at.now_s)
         self._known: dict[tuple[str, ...], bool] = {}
 
     def see(self, series: Series) -> bool:
-        about = tuple(f"{label}={value}" for label, value in series.named.items() if label in _NAMES)
+        about = self._living.about(series)
         found = self._known.get(about)
         if found is None:
-            at = self._at
-            found = self._known[about] = lives(at.state, at.apps, series, at.now_s) and _visible(at.state, at.caller, series)
+            found = self._known[about] = self._living.has(series) and _visible(self._at.state, self._at.caller, series)
         return found
-
-
-_NAMES = ("model", "version", FeedKind.STREAM, FeedKind.BATCH)
 
 
 def _visible(state: State, caller: Caller, series: Series) -> bool:

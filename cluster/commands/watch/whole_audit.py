@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Annotated
+
 from pydantic import Field
 
 from cluster.audit.checkpoint import signed, verifier_key
+from cluster.audit.kinds import CHECKPOINT_AWAY, CHECKPOINT_KEPT
 from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message, Nothing
-from cluster.commands.rights import admins
+from cluster.commands.rights import admins, the_clusters
 from cluster.errors import BadInput, Conflict
-from cluster.state import AuditEvent
+from cluster.state import CONTROLLER, AuditEvent
 
 MOST_RECORDS = 1000
+PLACE_MOST = 500
 MOST_PRUNED = 100_000  # about a second, in which the controller does nothing else
 
 
@@ -47,6 +52,13 @@ class PruneAudit(Command):
 
     size: int = Field(ge=1)
     root: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class TellCheckpoints(Message):
+    """The checkpoint of so many records was sent: these places did not take it, each for that kind of reason; all others did."""
+
+    records: int = Field(ge=0)
+    away: dict[Annotated[str, Field(max_length=PLACE_MOST)], Annotated[str, Field(max_length=100)]] = Field(max_length=100)
 
 
 class AuditPruned(Message):
@@ -98,6 +110,22 @@ def _prune(at: Context, request: PruneAudit) -> CommandResult:
     return CommandResult(at.state, AuditPruned(first=request.size, records=gone), (event,), prune=head)
 
 
+def _told(at: Context, request: TellCheckpoints) -> CommandResult:
+    """What has changed since the last time is recorded, and remembered."""
+    before = at.state.checkpoints_away
+    if request.away == before:
+        return CommandResult(at.state, Nothing())
+    told = [
+        (CHECKPOINT_AWAY, {"place": place, "reason": reason})
+        for place, reason in request.away.items()
+        if before.get(place) != reason
+    ] + [(CHECKPOINT_KEPT, {"place": place}) for place in before if place not in request.away]
+    events = tuple(
+        AuditEvent(at.now_s, "", None, event, CONTROLLER, {**detail, "records": request.records}) for event, detail in told
+    )
+    return CommandResult(replace(at.state, checkpoints_away=request.away), Nothing(), events)
+
+
 RECORDS = CommandEntry(
     "audit.list", RecordsAsked, AuditRecords, _records, "The audit of everything, as it was stored", admins, looks=True
 )
@@ -107,4 +135,13 @@ CHECKPOINT = CommandEntry(
 PRUNE = CommandEntry(
     "audit.prune", PruneAudit, AuditPruned, _prune, "Delete the oldest records, which were exported: their root proves it", admins
 )
-COMMANDS = (RECORDS, CHECKPOINT, PRUNE)
+CHECKPOINT_TOLD = CommandEntry(
+    "checkpoint.told",
+    TellCheckpoints,
+    Nothing,
+    _told,
+    "Which places did not take the audit's checkpoint",
+    the_clusters,
+    told=False,
+)
+COMMANDS = (RECORDS, CHECKPOINT, PRUNE, CHECKPOINT_TOLD)

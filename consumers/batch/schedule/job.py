@@ -12,7 +12,6 @@ import logging
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import date
 from functools import partial
 
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         remote = spec.scoring is ScoringPlace.REMOTE
         meter = BatchMeter(ActorControlPlane(), given.batch, pinned.model, pinned.version, remote=remote, run=given.fire)
         run = partial(run_asked, resumed=given.resume, given_up=given.give_up) if given.by_hand else run_fire
-        with closing(meter), traced(ray_workforce(), meters=meter.meters) as workforce:
+        with meter, traced(ray_workforce(), meters=meter.meters) as workforce:
             watch = meter.watching(_log)
             manifest = run(given.batch, spec, pinned, workforce, as_of=given.as_of, fire=given.fire, watch=watch)
     except HeadraceError as error:

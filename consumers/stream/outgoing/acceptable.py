@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import chain
 
 from cluster.errors import BadInput
-from consumers.stream.log.port import NO_TIME_MS, Header, Outgoing, TopicLimits
-from consumers.stream.outgoing.answers import CONNECT, DeadLetterReason, Stage
+from consumers.stream.log.port import NO_TIME_MS, Outgoing, TopicLimits
+from consumers.stream.outgoing.answers import CONNECT, DeadLetterReason, OwnHeaders, Stage, headers_bytes
 
 VALUE_BYTES_HEADER = "headrace.value_bytes"
 MADE_KEY_HEADER = "headrace.made_key"  # the record had no key
@@ -16,13 +16,11 @@ TIMESTAMP_HEADER = "headrace.timestamp_ms"  # the time that the record had
 LONG_HEADERS = (f"{CONNECT}exception.message", f"{CONNECT}exception.stacktrace")
 LONG_LEFT_BYTES = 256
 FIXED_BYTES = 40  # of a record: lengths, offset, time
-HEADER_BYTES = 10  # of a header: two lengths
-VERSION_DIGITS = 10
 
 
-def unfit(answers: Outgoing, limits: TopicLimits, now_ms: int, *, alike: bool = False) -> dict[int, DeadLetterReason]:
-    """Which of the answers their topic won't take at this time (Unix, milliseconds), and why. `alike`: see `oversized`."""
-    found = {row: _too_large(limits.largest_bytes) for row in oversized(answers, limits.largest_bytes, alike=alike)}
+def unfit(answers: Outgoing, limits: TopicLimits, now_ms: int) -> dict[int, DeadLetterReason]:
+    """Which of the answers their topic won't take at this time (Unix, milliseconds), and why."""
+    found = {row: _too_large(limits.largest_bytes) for row in oversized(answers, limits.largest_bytes)}
     if untimely := _untimely(answers.timestamps_ms, limits, now_ms):
         found |= dict.fromkeys(untimely, _wrong_time(limits))
     if limits.keyed and None in answers.keys:
@@ -76,26 +74,16 @@ def _untimely(times_ms: Sequence[int], limits: TopicLimits, now_ms: int) -> Sequ
     return [row for row, time_ms in enumerate(times_ms) if not limits.allows_time(time_ms, now_ms)]
 
 
-def oversized(outgoing: Outgoing, largest_bytes: int, *, alike: bool = False) -> list[int]:
-    """Which records take more than so many bytes. Looks at each only where all together do.
-
-    `alike`: their headers are ours alone, so none takes more than the last one's with the longest version.
-    """
+def oversized(outgoing: Outgoing, largest_bytes: int) -> list[int]:
+    """Which records take more than so many bytes. Looks at each only where all together do."""
     bodies = sum(map(len, filter(None, chain(outgoing.keys, outgoing.values))))
-    if alike and len(outgoing):
-        named = len(outgoing) * (_named_bytes(outgoing.headers[-1]) + VERSION_DIGITS)
-    else:
-        named = sum(map(_named_bytes, outgoing.headers))
+    headers = outgoing.headers
+    named = headers.most_bytes() if isinstance(headers, OwnHeaders) else sum(map(headers_bytes, headers))
     if FIXED_BYTES * len(outgoing) + bodies + named <= largest_bytes:
         return []
-    headers = map(_named_bytes, outgoing.headers)
-    columns = zip(outgoing.keys, outgoing.values, headers, strict=True)
+    columns = zip(outgoing.keys, outgoing.values, map(headers_bytes, headers), strict=True)
     sizes = (len(key or b"") + len(value or b"") + header for key, value, header in columns)
     return [row for row, size in enumerate(sizes) if size + FIXED_BYTES > largest_bytes]
-
-
-def _named_bytes(headers: Sequence[Header]) -> int:
-    return sum([len(name) + len(value or b"") + HEADER_BYTES for name, value in headers])
 
 
 def _too_large(largest_bytes: int) -> DeadLetterReason:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import repeat
+from itertools import islice, repeat
 from typing import overload
 
 import numpy as np
@@ -16,13 +16,15 @@ from cluster.foreign import trace_of
 from consumers.stream.codecs.cloudevents import Envelope, about_event
 from consumers.stream.log.port import Header, Origins, Outgoing, Records, subset
 from consumers.stream.spec import InputEnvelope, OutputEnvelope, StreamSpec
-from consumers.stream.traced import carried
+from consumers.stream.traced import carried, context_header
 
 MODEL_HEADER = "headrace.model"
 VERSION_HEADER = "headrace.version"
 PREDICTION_HEADER = "headrace.prediction_id"
 LABEL_KEY_HEADER = "headrace.label_key"
 OUTLIER_HEADER = "headrace.outlier_p"
+HEADER_BYTES = 10  # of a header: two lengths
+VERSION_DIGITS = 10
 CONNECT = "__connect.errors."
 MESSAGE_MAX_BYTES = 4096
 STACK_MAX_BYTES = 16_384
@@ -81,24 +83,47 @@ def split_keys(records: Records) -> list[bytes | None]:
     return [own if own is not None else by_id for own, by_id in zip(records.keys, prediction_ids(records.origin), strict=True)]
 
 
+def headers_bytes(headers: Sequence[Header]) -> int:
+    """What a record's headers take in its topic, about."""
+    return sum([len(name) + len(value or b"") + HEADER_BYTES for name, value in headers])
+
+
 class OwnHeaders(Sequence[list[Header]]):
-    """Ours of answers that have no others, in order; `fixed` are the same for all.
+    """Ours of answers that have no others, in order: `fixed` are the same for all, `more` are those of single rows, behind them.
 
     Each list is made when it is asked for. Made ahead, those of a whole commit are out of the processor's cache once they are
     sent, and thousands at a time wait to be freed.
     """
 
-    def __init__(self, fixed: Sequence[Header], versions: Sequence[int], origin: Origins) -> None:
-        self._fixed, self._versions, self._origin = fixed, versions, origin
+    def __init__(
+        self, fixed: Sequence[Header], versions: Sequence[int], origin: Origins, more: Mapping[int, Header] | None = None
+    ) -> None:
+        self._fixed, self._versions, self._origin, self._more = fixed, versions, origin, more or {}
 
     def __len__(self) -> int:
         return len(self._versions)
+
+    def most_bytes(self) -> int:
+        """What all of them take at most: no row's own take more than the last one's with the longest version."""
+        if not len(self):
+            return 0
+        last = OwnHeaders(self._fixed, self._versions, self._origin)[-1]
+        return len(self) * (headers_bytes(last) + VERSION_DIGITS) + sum(headers_bytes([one]) for one in self._more.values())
 
     def __iter__(self) -> Iterator[list[Header]]:
         named = {version: (VERSION_HEADER, str(version).encode()) for version in set(self._versions)}
         ids = zip(repeat(PREDICTION_HEADER), prediction_ids(self._origin))  # one never ends
         columns = (*map(repeat, self._fixed), map(named.__getitem__, self._versions), ids)
-        return map(list, zip(*columns))  # noqa: B905
+        made = map(list, zip(*columns))  # noqa: B905
+        return self._with_more(made) if self._more else made
+
+    def _with_more(self, made: Iterator[list[Header]]) -> Iterator[list[Header]]:
+        begin = 0
+        for row in sorted(self._more):
+            yield from islice(made, row - begin)
+            yield [*next(made), self._more[row]]
+            begin = row + 1
+        yield from made
 
     @overload
     def __getitem__(self, row: int) -> list[Header]: ...
@@ -107,8 +132,11 @@ class OwnHeaders(Sequence[list[Header]]):
     def __getitem__(self, row: int | slice) -> list[Header] | OwnHeaders:
         partition, offsets = self._origin
         if isinstance(row, slice):
-            return OwnHeaders(self._fixed, self._versions[row], Origins(partition, offsets[row]))
-        (only,) = OwnHeaders(self._fixed, [self._versions[row]], Origins(partition, [offsets[row]]))
+            rows = range(len(self))[row] if self._more else ()
+            more = {at: self._more[old] for at, old in enumerate(rows) if old in self._more}
+            return OwnHeaders(self._fixed, self._versions[row], Origins(partition, offsets[row]), more)
+        at = range(len(self))[row]
+        (only,) = self[at : at + 1]
         return only
 
 
@@ -136,8 +164,10 @@ def output_records(
     headers: Sequence[list[Header]] = ours
     if any(chosen.headers):
         headers = [[*_sendable(theirs), *own] for theirs, own in zip(chosen.headers, ours, strict=True)]
-    if chosen.spans:
         headers = carried(headers, chosen.spans)
+    elif chosen.spans:
+        more = {row: context_header(span) for row, span in chosen.spans.items()}
+        headers = OwnHeaders(fixed, versions.tolist(), chosen.origin, more)
     if label_keys is not None:
         named = zip(headers, label_keys, prediction_ids(chosen.origin), strict=True)
         headers = [[*each, (LABEL_KEY_HEADER, f"{key}/".encode() + own)] if key else each for each, key, own in named]

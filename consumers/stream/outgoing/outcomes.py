@@ -124,9 +124,7 @@ class Outcomes:
         if not len(chosen):
             return []
         out = self._outputs(records, chosen, rows, bodies, scored)
-        ours = scored.label_keys is None and scored.outliers is None
-        alike = self.form.envelope is None and ours and not (records.spans or any(records.headers))
-        if refused := unfit(out, self.limits_of(self.spec.output.topic), now_ms, alike=alike):
+        if refused := unfit(out, self.limits_of(self.spec.output.topic), now_ms):
             dead |= {int(rows[j]): why for j, why in refused.items()}
             out = self._outputs(records, np.delete(chosen, list(refused)), np.delete(rows, list(refused)), bodies, scored)
         return [out] if len(out) else []

@@ -6,6 +6,7 @@ other too. Every pair takes another row in turn.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
@@ -13,10 +14,11 @@ import numpy as np
 from cluster.errors import BadInput
 from deployments.explain.features import Places
 from deployments.explain.form import Floats
-from deployments.explain.mixing import Evaluator, Mixture
+from deployments.explain.mixing import Evaluator, Masks, Mixture
 from deployments.explain.result import GroupValues, nothing
-from deployments.explain.shapley.orders import spread_keys, walks_of
-from deployments.explain.shapley.steps import found_on
+from deployments.explain.shapley.first_rounds import FirstRounds
+from deployments.explain.shapley.orders import walks_of
+from deployments.explain.shapley.steps import StepPlan, found_on
 from deployments.explain.shapley.tally import PairTally
 
 # Whether fewer evaluations than these suffice is not asked: to ask costs as much as many of them.
@@ -28,8 +30,11 @@ def least_evaluations(groups: int) -> int:
     return 2 * max(groups - 1, 1)
 
 
-def sampled(mixture: Mixture, evaluator: Evaluator, answer: float, baselines: Floats, evaluations: int, seed: int) -> GroupValues:
-    """Walks until the standard errors are small or `evaluations` are used up. `baselines` [b] are the others' answers.
+def sampled(
+    mixture: Mixture, evaluator: Evaluator, answer: float, baselines: Floats, evaluations: int, first: FirstRounds
+) -> GroupValues:
+    """Walks until the standard errors are small or `evaluations` are used up. `baselines` [b] are the others' answers;
+    `first` has the first rounds of all rows of the call.
 
     Where all rows can't be walked twice, the first few are. Raises BadInput where not even one can be walked once.
     """
@@ -44,7 +49,7 @@ def sampled(mixture: Mixture, evaluator: Evaluator, answer: float, baselines: Fl
     cost = 2 * np.maximum(differing.sum(axis=1) - 1, 0)
     rows = max(1, int(np.count_nonzero(2 * np.cumsum(cost) <= evaluations)))
     once = int(cost[:rows].sum())
-    keys = spread_keys(np.random.default_rng(seed), rows, size)
+    keys: Iterator[Floats] | None = None
     tally = PairTally.of(rows, size)
     halves, cut = np.zeros(size), False
     done, rounds = 0, evaluations // once if once else 2
@@ -55,10 +60,14 @@ def sampled(mixture: Mixture, evaluator: Evaluator, answer: float, baselines: Fl
     while not cut and done < rounds and (missing := min(rounds, max(at_first, tally.rounds_wanted())) - done) > 0:
         times = (missing + 1) // 2 if done else at_first
         # Whatever portions they are cut into: so orders are the same however fast the version is.
-        drawn = np.stack(list(islice(keys, times)))
-        for pairs in _portions(times * cost[:rows], evaluator.rows_at_stake):
-            walks = walks_of(drawn[:, pairs].reshape(-1, size), differing, np.tile(pairs, times))
-            found = found_on(mixture, evaluator, walks, answer, baselines)
+        if done:
+            keys = keys or first.later(done, rows, size)
+            drawn = np.stack(list(islice(keys, times)))
+        else:
+            drawn = first.drawn(times, rows, size)
+        portions = _planned(drawn, differing, _portions(times * cost[:rows], evaluator.rows_at_stake))
+        for pairs, plan in portions if done else first.plans(differing, times, rows, portions):
+            found = found_on(mixture, evaluator, plan, answer, baselines)
             if found is None:
                 cut = True
                 break
@@ -71,6 +80,13 @@ def sampled(mixture: Mixture, evaluator: Evaluator, answer: float, baselines: Fl
         return nothing(size, float(baselines[:rows].mean()), rows)
     errors = tally.errors() if tally.counts.sum() > 1 else halves
     return GroupValues(tally.means().mean(axis=0), errors, float(baselines[:rows][used].mean()), int(used.sum()), cut)
+
+
+def _planned(keys: Floats, differing: Masks, portions: list[Places]) -> Iterator[tuple[Places, StepPlan]]:
+    """Pairs of walks from the other rows of each portion, by the keys of t rounds, [t, rows, G]."""
+    for pairs in portions:
+        walks = walks_of(keys[:, pairs].reshape(-1, keys.shape[2]), differing, np.tile(pairs, len(keys)))
+        yield pairs, StepPlan.of(walks)
 
 
 def _portions(cost: Places, most: int) -> list[Places]:

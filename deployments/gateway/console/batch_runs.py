@@ -18,6 +18,7 @@ from cluster.commands.models import SHOW as SHOW_MODEL
 from cluster.commands.versions import RESOLVE
 from cluster.control_plane import ControlPlane
 from cluster.errors import Forbidden, NotFound, Unauthenticated
+from deployments.observe.use_log import CONSOLE_DOOR, UseLog
 
 SHARED_S = 1.0  # whoever asks within this time gets the same look
 KNOWN_MOST = 100  # batches
@@ -84,10 +85,11 @@ class BatchLedgers(Protocol):
 
 
 class BatchRuns:
-    """Answers for a page. Used on one event loop. Without ledgers each answer is NotFound."""
+    """Answers for a page. Used on one event loop. Without ledgers each answer is NotFound. `uses` is told of rows that somebody
+    looks at."""
 
-    def __init__(self, control: ControlPlane, ledgers: Callable[[], BatchLedgers] | None) -> None:
-        self._control, self._make = control, ledgers
+    def __init__(self, control: ControlPlane, ledgers: Callable[[], BatchLedgers] | None, uses: UseLog | None = None) -> None:
+        self._control, self._make, self._uses = control, ledgers, uses
         self._made: asyncio.Task[BatchLedgers] | None = None
         self._looks: OrderedDict[str, tuple[float, asyncio.Task[tuple[BatchRunSeen, ...]]]] = OrderedDict()
 
@@ -103,7 +105,11 @@ class BatchRuns:
             what, remedy = "rows are shown to who has the role operate over the model", "ask an admin for it"
             raise (Unauthenticated if caller.anonymous else Forbidden)(what, where=f"batch {name}", remedy=remedy)
         ledgers, redact = await self._ledgers(name), await self._redacted(feed["model"])
-        return asdict(await asyncio.to_thread(ledgers.quarantine, feed["spec"], run_id, redact))
+        found = await asyncio.to_thread(ledgers.quarantine, feed["spec"], run_id, redact)
+        if self._uses is not None:
+            shown = sum(len(reason.samples) for reason in found.reasons)
+            self._uses.looked(caller.name, feed["model"], f"quarantine of batch {name}, run {run_id}", CONSOLE_DOOR, shown)
+        return asdict(found)
 
     async def _ledgers(self, name: str) -> BatchLedgers:
         """Made when it is first asked for: reading Parquet takes its memory."""

@@ -28,6 +28,7 @@ from deployments.gateway.dataplane import OUR_FAULT
 from deployments.gateway.http.asgi import Disconnected, Reply, Request, Send, json_object, json_reply, status_of
 from deployments.gateway.http.callers import Callers, ForeignCaller
 from deployments.gateway.http.infer import HttpInfer, read_head
+from deployments.observe.use_log import UseLog
 
 BEHIND_BUTTONS = frozenset(
     {
@@ -62,12 +63,13 @@ _log = logging.getLogger(__name__)
 class ConsoleSettings:
     """`secret` is what gateways share: see `shared_secret`. `nodes` asks for the machines of the cluster, and may block.
     `streams` acts on streams; None: nobody does. `ledgers` makes what reads the runs of batches, when it is first asked for, and
-    may block; None: they are not read."""
+    may block; None: they are not read. `uses` counts which rows are looked at; None: nobody does."""
 
     secret: bytes = b""
     nodes: Callable[[], tuple[NodeSeen, ...]] = tuple
     streams: StreamOperations | None = None
     ledgers: Callable[[], BatchLedgers] | None = None
+    uses: UseLog | None = None
 
 
 class Console:
@@ -88,8 +90,8 @@ class Console:
         self._control, self._callers, self._admission = control, callers, admission
         self._release, self._infer = release, infer
         self._sessions = ConsoleSessions(guard, control, settings.secret, clock)
-        self._streams = StreamPages(control, settings.streams)
-        self._batches, self._versions = BatchRuns(control, settings.ledgers), VersionPages(control)
+        self._streams = StreamPages(control, settings.streams, settings.uses)
+        self._batches, self._versions = BatchRuns(control, settings.ledgers, settings.uses), VersionPages(control)
         self.watching = Watching(control, release, settings.nodes, clock=clock)
         self._files: Mapping[str, ConsoleFile] | None = None
 

@@ -31,6 +31,7 @@ from cluster.errors import BadInput, HeadraceError, NotFound
 from cluster.findings import first_finding
 from cluster.state import Wanted
 from deployments.gateway.console.streams import LetterChoice, LetterPlace, LetterRange, SeekPlan, StreamMove, StreamOperations
+from deployments.observe.use_log import CONSOLE_DOOR, UseLog
 
 M = TypeVar("M", bound=Message)
 
@@ -64,10 +65,11 @@ class AskSeek(Message):
 
 
 class StreamPages:
-    """Used on one event loop. Without `operations` each question is NotFound."""
+    """Used on one event loop. Without `operations` each question is NotFound. `uses` is told of lists of dead letters that
+    somebody looks at: without payloads, so in numbers; a payload that is shown is recorded by itself, before."""
 
-    def __init__(self, control: ControlPlane, operations: StreamOperations | None) -> None:
-        self._control, self._operations = control, operations
+    def __init__(self, control: ControlPlane, operations: StreamOperations | None, uses: UseLog | None = None) -> None:
+        self._control, self._operations, self._uses = control, operations, uses
 
     async def answer(self, name: str, question: str, asked: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         """One question about the stream of that name. Raises what the controller raises to this caller, what the operations
@@ -92,7 +94,10 @@ class StreamPages:
 
     async def _letters(self, name: str, asked: AskLetters, caller: Caller, by: StreamOperations) -> dict[str, Any]:
         stream = await self._document(name, "view", caller)
-        return (await by.dead_letters(stream, asked.before, asked.reason)).model_dump(mode="json")
+        found = await by.dead_letters(stream, asked.before, asked.reason)
+        if self._uses is not None:
+            self._uses.looked(caller.name, stream.model, f"dead letters of stream {name}", CONSOLE_DOOR, len(found.rows))
+        return found.model_dump(mode="json")
 
     async def _letter(self, name: str, place: LetterPlace, caller: Caller, by: StreamOperations) -> dict[str, Any]:
         stream = await self._allowed(LOOK.name, {"name": name, **place.model_dump()}, caller)

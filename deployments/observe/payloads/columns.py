@@ -7,6 +7,7 @@ row, with `headrace_shape_NAME` where its axes may vary.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -28,29 +29,49 @@ _TEXT: dict[str, Callable[[PayloadEvent], str]] = {
     "request_id": lambda event: event.request_id,
     "trace_id": lambda event: event.trace_id,
 }
+# The names of tensors with what their rows are: events of one form are one table.
+_Form = tuple[tuple[str, str, tuple[int, ...]], ...]
 
 
 def to_table(events: Sequence[PayloadEvent]) -> pa.Table:
     """The events' rows, in order. Columns that some events lack are null there."""
-    return pa.concat_tables(map(_one, events), promote_options="default")
+    alike = [list(some) for _, some in itertools.groupby(events, _forms_of)]
+    return pa.concat_tables(map(_one, alike), promote_options="default")
 
 
-def _one(event: PayloadEvent) -> pa.Table:
-    rows = event.rows
-    columns: dict[str, pa.Array] = {PREFIX + name: pa.array([of(event)] * rows, pa.string()) for name, of in _TEXT.items()}
-    columns[PREFIX + "time"] = pa.array([round(event.at_s * 1e6)] * rows, pa.timestamp("us", "UTC"))
-    columns[PREFIX + "weight"] = pa.array([event.weight] * rows, pa.float64())
-    columns[PREFIX + "row"] = pa.array(range(rows), pa.int32())
-    columns[PREFIX + "version"] = pa.array(event.versions, pa.int32())
-    columns[PREFIX + "label_key"] = pa.array(event.label_keys or [""] * rows, pa.string())
-    columns |= _tensors(event.outputs or {}, OUTPUT)
-    columns |= _tensors(event.inputs, "")
+def _forms_of(event: PayloadEvent) -> tuple[_Form, _Form]:
+    return _form(event.inputs), _form(event.outputs or {})
+
+
+def _form(tensors: Mapping[str, Array]) -> _Form:
+    return tuple((name, tensor.dtype.str, tensor.shape[1:]) for name, tensor in tensors.items())
+
+
+def _one(events: Sequence[PayloadEvent]) -> pa.Table:
+    """Of events of one form: an array a column, however many rows."""
+    rows = np.array([event.rows for event in events])
+
+    def column(value: Callable[[PayloadEvent], object], kind: pa.DataType) -> pa.Array:
+        each = pa.array([value(event) for event in events], kind)
+        return each if rows.max() == rows.min() == 1 else each.take(pa.array(np.repeat(np.arange(len(rows)), rows)))
+
+    columns: dict[str, pa.Array] = {PREFIX + name: column(of, pa.string()) for name, of in _TEXT.items()}
+    columns[PREFIX + "time"] = column(lambda event: round(event.at_s * 1e6), pa.timestamp("us", "UTC"))
+    columns[PREFIX + "weight"] = column(lambda event: event.weight, pa.float64())
+    columns[PREFIX + "row"] = pa.array(np.concatenate([np.arange(count) for count in rows]), pa.int32())
+    columns[PREFIX + "version"] = pa.array(np.concatenate([event.versions for event in events]), pa.int32())
+    label_keys = [key for event in events for key in event.label_keys or [""] * event.rows]
+    columns[PREFIX + "label_key"] = pa.array(label_keys, pa.string())
+    columns |= _tensors([event.outputs or {} for event in events], OUTPUT)
+    columns |= _tensors([event.inputs for event in events], "")
     return pa.table(columns)
 
 
-def _tensors(tensors: Mapping[str, Array], prefix: str) -> dict[str, pa.Array]:
+def _tensors(several: Sequence[Mapping[str, Array]], prefix: str) -> dict[str, pa.Array]:
+    """The columns of tensors of one form, one mapping an event."""
     columns: dict[str, pa.Array] = {}
-    for name, tensor in tensors.items():
+    for name in several[0]:
+        tensor = np.concatenate([tensors[name] for tensors in several])
         columns[prefix + name] = column_of(tensor)
         if tensor.ndim > 2:
             shape = np.tile(np.array(tensor.shape[1:], np.int64), (len(tensor), 1))

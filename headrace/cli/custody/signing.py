@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from cluster.commands.watch.by_hand import HandAct
 from cluster.errors import HeadraceError
 from deployments.signing.keys import SHOWN
-from headrace.cli.screens.output import AsJson, answers, notes, print_json
+from headrace.by_hand import recorded
+from headrace.cli.screens.output import AsJson, answers, notes, print_json, remark
 from headrace.local.home import Settings, read_settings
 from headrace.signing.key_files import make_signing_key, signing_keys
 from headrace.signing.looking import KnownVersion, find_versions, look_at_signature, trusted_for
@@ -31,7 +33,9 @@ def new(
 
     Example: `headrace signing new release`
     """
-    made = make_signing_key(read_settings().home, name)
+    with recorded(HandAct.SIGNING_KEY, remark, name=name[:200]) as act:
+        made = make_signing_key(read_settings().home, name)
+        act.came_to(keys=(made.trusted.id,))
     if as_json:
         print_json({"name": name, "id": made.trusted.id, "private": str(made.private), "public": str(made.public)})
         return

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.commands.watch.by_hand import HandAct
 from cluster.errors import BadArtifact, HeadraceError
 from deployments.artifacts.roots import local_path
 from deployments.builder.report import read_report
@@ -16,7 +17,8 @@ from deployments.signing.examine import SignatureFault
 from deployments.signing.files import write_beside
 from deployments.signing.keys import PrivateSigningKey
 from deployments.signing.sign import build_facts, renewed, signatures
-from headrace.cli.screens.output import AsJson, answers, many, notes, print_json
+from headrace.by_hand import recorded
+from headrace.cli.screens.output import AsJson, answers, many, notes, print_json, remark
 from headrace.local.home import Settings, read_settings
 from headrace.signing.key_files import signing_key_named, trusted_key_in
 from headrace.signing.looking import KnownVersion, LookedAt, find_version, find_versions, look_at, trusted_for
@@ -59,11 +61,17 @@ def sign_command(
     report = read_report(local) if local is not None and seen.manifest.seal is None else None
     facts = build_facts(seen.manifest, report.model_dump(mode="json") if report is not None else None)
     # Of what was looked at, not of what may lie there by now.
-    write_beside(found.uri, signatures(seen.manifest, seen.files.manifest, signing, facts, found.model))
+    _write_recorded(found, signatures(seen.manifest, seen.files.manifest, signing, facts, found.model), signing, settings)
     if as_json:
         print_json({"model": found.model, "version": found.number, "digest": found.digest, "key": signing.id})
     else:
         answers().print(f"{found} is signed: {found.uri}", soft_wrap=True)
+
+
+def _write_recorded(version: KnownVersion, files: dict[str, bytes], key: PrivateSigningKey, settings: Settings) -> None:
+    about: dict[str, Any] = {"model": version.model, "versions": (version.number,)} if version.number is not None else {}
+    with recorded(HandAct.SIGN, remark, settings, digest=version.digest, keys=(key.id,), **about):
+        write_beside(version.uri, files)
 
 
 def _sign_again(versions: Sequence[KnownVersion], key: PrivateSigningKey, settings: Settings, *, as_json: bool) -> None:
@@ -74,7 +82,7 @@ def _sign_again(versions: Sequence[KnownVersion], key: PrivateSigningKey, settin
         try:
             seen = look_at(one, trusted_for(one.model, (), settings))
             if (signer := seen.findings.signer) is not None and not seen.wrong and signer.id != key.id:
-                write_beside(one.uri, renewed(seen.manifest, seen.files, key, one.model))
+                _write_recorded(one, renewed(seen.manifest, seen.files, key, one.model), key, settings)
                 done.append(one)
             elif any(doubt.fault is SignatureFault.UNSIGNED for doubt in seen.findings.doubts):
                 notes().print(f"{one} stays as it is: it is not signed", soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from cluster.commands.watch.by_hand import HandAct
 from cluster.errors import BadInput, NotFound
 from deployments.artifacts.background import read_background
 from deployments.artifacts.manifest import MANIFEST, file_digest, read_manifest
@@ -20,11 +21,12 @@ from deployments.explain.explaining import explain_rows
 from deployments.explain.form import ExplainMethod, ExplainScale, Explanation
 from deployments.explain.page import explanation_page
 from deployments.signing.admission import open_admitted
+from headrace.by_hand import recorded
 from headrace.cli.explain.row_file import read_row
 from headrace.cli.explain.served import served_explanation
 from headrace.cli.explain.table import explanation_json, shown_explanation
 from headrace.cli.models import version_of
-from headrace.cli.screens.output import AsJson, answers, notes, print_json
+from headrace.cli.screens.output import AsJson, answers, notes, print_json, remark
 from headrace.client import ControlClient
 
 app = typer.Typer(help="Say why a version answers a row as it does.")
@@ -88,25 +90,27 @@ def _loaded_explanation(
     model: str, version: int | None, row: Path, at: int, asked: dict[str, Any]
 ) -> tuple[str, Explanation, dict[str, Array]]:
     """What is explained, why, and the row, [1, ...] by input."""
-    files, called = _version_files(model, version)
+    files, called, number = _version_files(model, version)
     engine = load_engine(files)
     options = read_options(asked, engine.signature)
     rows = read_row(row, engine.signature, at)
     background, gradients = read_background(files), gradients_of(engine)
-    (found,) = explain_rows(engine.score, rows, engine.signature, background, options, gradients=gradients)
+    about: dict[str, Any] = {"model": model, "versions": number} if number else {"name": called}
+    with recorded(HandAct.EXPLAIN, remark, rows=1, **about):
+        (found,) = explain_rows(engine.score, rows, engine.signature, background, options, gradients=gradients)
     return called, found, rows
 
 
-def _version_files(model: str, version: int | None) -> tuple[VersionFiles, str]:
-    """The version's files, and what it is called."""
+def _version_files(model: str, version: int | None) -> tuple[VersionFiles, str, tuple[int, ...]]:
+    """The version's files, what it is called, and its number, where it has one."""
     folder = Path(model).absolute()
     if (folder / MANIFEST).exists():
         digest = file_digest(folder / MANIFEST)
         # Asked of as any other.
-        return open_admitted(str(folder), digest, read_manifest(folder).model), folder.resolve().parent.name
+        return open_admitted(str(folder), digest, read_manifest(folder).model), folder.resolve().parent.name, ()
     with ControlClient.from_environment() as client:
         one = version_of(client.model(model), version)
-    return open_admitted(one.artifact_uri, one.digest, model), f"{model} version {one.version}"
+    return open_admitted(one.artifact_uri, one.digest, model), f"{model} version {one.version}", (one.version,)
 
 
 def _groups(given: list[str]) -> dict[str, list[str]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
 from cluster.commands.documents import ModelDocument
+from cluster.commands.watch.by_hand import HandAct
 from cluster.errors import BadInput
 from cluster.rollout.plan import Plan
 from deployments.artifacts.fetch import localize
@@ -17,8 +19,9 @@ from deployments.oci.layout import Layout
 from deployments.oci.references import place_of, reference_of
 from deployments.oci.registry import ImageRegistry
 from deployments.signing.files import bring_signatures
+from headrace.by_hand import recorded
 from headrace.cli.models import version_of
-from headrace.cli.screens.output import AsJson, answers, notes, print_json
+from headrace.cli.screens.output import AsJson, answers, notes, print_json, remark
 from headrace.client import ControlClient
 
 app = typer.Typer(no_args_is_help=True)
@@ -53,14 +56,17 @@ def build(
         raise BadInput("is no whole number of seconds", where="SOURCE_DATE_EPOCH", remedy="write digits alone")
     aboard = _aboard(models or [])
     screen = notes()
-    made = build_image(
-        place,
-        base=stands_on,
-        variant=variant,
-        models=aboard,
-        epoch_s=int(epoch),
-        say=lambda line: screen.print(f"  {line}", soft_wrap=True),
-    )
+    with ExitStack() as told:
+        for one in aboard:
+            told.enter_context(recorded(HandAct.IMAGE, remark, model=one.name, digest=one.digest, to=str(place)))
+        made = build_image(
+            place,
+            base=stands_on,
+            variant=variant,
+            models=aboard,
+            epoch_s=int(epoch),
+            say=lambda line: screen.print(f"  {line}", soft_wrap=True),
+        )
     if as_json:
         layers = [
             {"name": one.name, "digest": one.descriptor.digest, "size_bytes": one.descriptor.size_bytes, "reused": one.reused}

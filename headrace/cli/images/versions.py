@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cluster.commands.versions import RegisterVersion, VersionView
+from cluster.commands.watch.by_hand import HandAct
 from deployments.artifacts.fetch import localize
 from deployments.artifacts.manifest import parse_manifest
 from deployments.artifacts.oci_form import pack
@@ -18,7 +19,8 @@ from deployments.oci.references import SCHEME, LayoutTag, Reference, reference_o
 from deployments.oci.registry import ImageRegistry
 from deployments.signing.admission import admitted_copy
 from deployments.signing.files import bring_signatures
-from headrace.cli.screens.output import AsJson, answers, notes, print_json
+from headrace.by_hand import recorded
+from headrace.cli.screens.output import AsJson, answers, notes, print_json, remark
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
 
@@ -35,7 +37,10 @@ def push_to_registry(one: VersionView, place: str, base: LayoutTag | None, *, as
         layout = Layout(Path(scratch))
         layout.prepare()
         index = pack(layout, folder, one.digest, base)
-        with ImageRegistry(where) as registry:
+        with (
+            recorded(HandAct.PUSH, remark, model=one.model, versions=(one.version,), digest=one.digest, to=str(where)),
+            ImageRegistry(where) as registry,
+        ):
             for blob, sent in registry.push(layout, index):
                 sent_bytes += blob.size_bytes if sent else 0
                 screen.print(f"  {blob.digest[:19]} {blob.size_bytes / 1e6:,.1f} MB{'' if sent else ', was there'}")

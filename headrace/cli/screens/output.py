@@ -34,6 +34,11 @@ def notes() -> Console:
     return Console(**AS_WRITTEN, stderr=True)
 
 
+def remark(line: str) -> None:
+    """A line of a remark."""
+    notes().print(line, soft_wrap=True)
+
+
 def print_json(answer: BaseModel | dict[str, Any]) -> None:
     """One JSON object in one line."""
     data = answer if isinstance(answer, dict) else answer.model_dump(mode="json")

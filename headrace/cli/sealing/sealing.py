@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from cluster.commands.watch.by_hand import HandAct
 from cluster.errors import BadArtifact, Conflict, HeadraceError
 from cluster.versions import check_name
 from deployments.artifacts.manifest import MANIFEST
@@ -21,8 +22,9 @@ from deployments.keys.port import KeyHolder
 from deployments.keys.references import PRIVATE, PUBLIC, holder_of, key_in_file
 from deployments.keys.ring import KeyRing
 from deployments.keys.secret_file import write_once
+from headrace.by_hand import recorded
 from headrace.cli.models import versions_of
-from headrace.cli.screens.output import AsJson, answers, notes, print_json
+from headrace.cli.screens.output import AsJson, answers, notes, print_json, remark
 from headrace.client import ControlClient
 from headrace.local.home import read_settings
 
@@ -52,9 +54,10 @@ def new(
     if there is not None:
         raise Conflict("there is a key of that name", where=str(there), remedy="choose another name")
     secret, shown = new_hpke_pair()
-    write_once(private, secret)
-    public.write_text(shown, encoding="ascii")
     key_id = HpkeKey.of_pem(shown, str(public)).key_id
+    with recorded(HandAct.SEALING_KEY, remark, name=name, keys=(key_id,)):
+        write_once(private, secret)
+        public.write_text(shown, encoding="ascii")
     if as_json:
         print_json({"name": name, "key": key_id, "private": str(private), "public": str(public)})
         return
@@ -127,7 +130,10 @@ def rewrap_command(
                 if version is not None:
                     raise BadArtifact("is not sealed", where=called, remedy="build it again with `headrace build --seal KEY`")
                 continue
-            before, after = rewrap(files, holders, ring, keep=keep)
+            which = {"model": model, "versions": (int(called),)} if called.isdecimal() else {"name": files.manifest.model}
+            with recorded(HandAct.REWRAP, remark, keys=[holder.key_id for holder in holders], **which) as act:
+                before, after = rewrap(files, holders, ring, keep=keep)
+                act.came_to(keys=_ids(after))
         except HeadraceError as error:  # one that does not open keeps no other from being sealed anew
             failed.append((called, error))
             continue

@@ -12,7 +12,7 @@ import orjson
 import typer
 from rich.table import Table
 
-from cluster.audit.kinds import USED
+from cluster.audit.kinds import LOOKED_AT, USED
 from cluster.commands.watch.whole_audit import MOST_RECORDS
 from headrace.audit.export import export, prune
 from headrace.audit.places import place_of
@@ -43,7 +43,9 @@ Known = Annotated[
 def ls_command(
     model: Annotated[str | None, typer.Option("--model", help="Of this model alone.")] = None,
     by: Annotated[str | None, typer.Option("--by", help="Of this caller alone, as the audit names him.")] = None,
-    uses: Annotated[bool, typer.Option("--uses", help="Also what was called, and how often, minute by minute.")] = False,
+    uses: Annotated[
+        bool, typer.Option("--uses", help="Also what was called, how often, and which rows were looked at, minute by minute.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="The newest so many.")] = SHOWN,
     as_json: AsJson = False,
 ) -> None:
@@ -179,7 +181,7 @@ def _keys(known: Path | None) -> str:
 
 
 def _is_asked_for(event: dict[str, Any], model: str | None, by: str | None, *, uses: bool) -> bool:
-    if event["event"] == USED and not uses:
+    if event["event"] in (USED, LOOKED_AT) and not uses:
         return False
     return (model is None or event["model"] == model) and (by is None or event["actor"] == by)
 

@@ -7,13 +7,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from cluster.commands.watch.by_hand import HandAct
 from cluster.errors import NotFound
 from consumers.payload_replay.outcome import ReplayOutcome
 from consumers.payload_replay.places import requests_of
 from consumers.payload_replay.replay import ReplaySpeed, replay
 from deployments.engines.load import load_engine
 from deployments.signing.admission import open_admitted
-from headrace.cli.screens.output import AsJson, answers, print_json
+from headrace.by_hand import recorded
+from headrace.cli.screens.output import AsJson, answers, print_json, remark
 from headrace.client import ControlClient
 
 app = typer.Typer(no_args_is_help=True)
@@ -53,16 +55,18 @@ def replay_command(
         found = client.resolve_version(model, version)
     requests = requests_of(payloads, model, found.signature, found.payloads, brokers)
     engine = load_engine(open_admitted(found.artifact_uri, found.digest, model))
-    outcome = replay(
-        requests,
-        engine,
-        model,
-        version,
-        speed=speed,
-        tolerance=tolerance,
-        concurrency=concurrency,
-        limits=found.outputs,
-    )
+    with recorded(HandAct.PAYLOADS, remark, model=model, versions=(version,), digest=found.digest) as act:
+        outcome = replay(
+            requests,
+            engine,
+            model,
+            version,
+            speed=speed,
+            tolerance=tolerance,
+            concurrency=concurrency,
+            limits=found.outputs,
+        )
+        act.came_to(rows=outcome.rows)
     if not outcome.requests:
         raise NotFound(f"it holds no request to {model}", where=payloads, remedy="name the log of that model")
     if as_json:

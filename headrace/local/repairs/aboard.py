@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 def take_aboard(client: ControlClient, folder: Path, say: Say) -> tuple[str, ...]:
     """Registers FOLDER/MODEL/DIGEST of each model and applies FOLDER/MODEL/model.json, unless somebody has applied one before;
-    `say` is told a line for each.
+    `say` is told a line for each. What somebody has removed since an earlier start stays removed.
 
     Returns what was left out, and why: a version that is damaged, refused, or sealed with no key here keeps no other from being
     served. Raises BadInput for a folder that is none, Unreachable or NoCapacity where the controller is away.
@@ -37,7 +37,8 @@ def take_aboard(client: ControlClient, folder: Path, say: Say) -> tuple[str, ...
             continue
         known = _known(client, document.name)
         taken = {one.digest for one in known.versions} if known is not None else set()
-        for path in sorted(path.parent for path in document_file.parent.glob(f"*/{MANIFEST}")):
+        paths, gone = sorted(path.parent for path in document_file.parent.glob(f"*/{MANIFEST}")), 0
+        for path in paths:
             if path.name in taken:
                 continue
             try:
@@ -45,10 +46,16 @@ def take_aboard(client: ControlClient, folder: Path, say: Say) -> tuple[str, ...
             except HeadraceError as error:  # also where the service that holds its key is away
                 left_out.append(_left_out(document.name, path, error))
                 continue
-            number = _registered(client, request, path, left_out)
-            if number is not None:
-                say(f"{document.name}: version {number} of the image")
-        if known is None or known.serving is None:
+            try:
+                say(f"{document.name}: version {client.register_version(request).version} of the image")
+            except NotFound as error:
+                gone += 1
+                say(f"{document.name}: {path.name[:12]} of the image stays away: {error.what}")
+            except (Unreachable, NoCapacity):
+                raise
+            except HeadraceError as error:  # the signing policy's, for one
+                left_out.append(_left_out(document.name, path, error))
+        if (known is None or known.serving is None) and (gone < len(paths) or not paths):
             client.apply(Apply(models=(document,)))
             say(f"{document.name}: served as the image says")
     return tuple(left_out)
@@ -70,17 +77,8 @@ def _request(model: str, path: Path) -> RegisterVersion:
         engine=manifest.engine,
         signature=manifest.signature,
         quality=report.built_quality if report is not None else None,
+        standing=True,
     )
-
-
-def _registered(client: ControlClient, request: RegisterVersion, path: Path, left_out: list[str]) -> int | None:
-    try:
-        return client.register_version(request).version
-    except (Unreachable, NoCapacity):
-        raise
-    except HeadraceError as error:  # the signing policy's, for one
-        left_out.append(_left_out(request.model, path, error))
-        return None
 
 
 def _document(path: Path) -> ModelDocument:

@@ -9,11 +9,13 @@ from typing import Any
 import orjson
 import pytest
 
-from cluster.audit.uses import OTHERS, Used, UseKind, UseReport
+from cluster.audit import use_records
+from cluster.audit.trail import COUNT_EVERY_S
+from cluster.audit.uses import OTHERS, SeenCallers, Used, UseKind, UseReport
 from cluster.errors import Unreachable
 from cluster.state import AuditEvent, State
 from cluster.store.memory import MemoryStore
-from cluster.watch.catalogue import AUDIT_GAPS, FIRST_USES, KEY_EXPIRES
+from cluster.watch.catalogue import AUDIT_GAPS, FIRST_USES, KEY_EXPIRES, SEEN_CALLERS
 from cluster.watch.reports import MetricsReport, Series
 from deployments.control.fake_control import FakeControlPlane
 from deployments.control.table_watch import UsePush
@@ -96,10 +98,10 @@ class Full(MemoryStore):
 
     full = False
 
-    def save(self, fence: int, before: State, after: State, events: Any) -> None:
+    def save(self, fence: int, before: State, after: State, events: Any, seen: SeenCallers | None = None) -> None:
         if self.full:
             raise Unreachable("the store's disk is full", where="store", remedy="make room")
-        super().save(fence, before, after, events)
+        super().save(fence, before, after, events, seen)
 
 
 def test_a_store_that_takes_nothing_loses_nothing() -> None:
@@ -232,6 +234,30 @@ def test_what_a_controller_that_was_away_missed_comes_whole_and_once() -> None:
     asyncio.run(run())
 
 
+def test_who_looked_at_rows_is_told_once_a_minute_and_has_not_used_the_model(brain: Brain) -> None:
+    clock = Minute()
+    log = UseLog("s", clock)
+    for _ in range(3):
+        log.looked("key ops", "digits", "quarantine of batch nightly, run r1", "console", 5)
+    for number in range(1_000):
+        log.looked("key ops", "digits", f"dead letters of stream s{number}", "console", 1)
+    clock.now_s += 60
+    report = log.next_report()
+    assert report is not None
+    assert len(report.uses) == use_log.LOOKS_MOST + 1
+    assert sum(used.calls for used in report.uses.values()) == 1_003
+    brain.controller.push(report)
+    look = recorded(brain, "rows looked at")[0]
+    assert (look["actor"], look["model"], look["door"]) == ("key ops", "digits", "console")
+    assert (look["detail"]["what"], look["detail"]["times"], look["detail"]["rows"]) == (
+        "quarantine of batch nightly, run r1",
+        3,
+        15,
+    )
+    assert recorded(brain, "first use", "used") == []
+    assert [event.event for event in brain.store.audit("digits")][-1] != "rows looked at"
+
+
 def test_neither_callers_nor_wrong_keys_fill_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(use_log, "USES_MOST", 10)
     monkeypatch.setattr(use_log, "ADDRESSES_MOST", 5)
@@ -246,6 +272,40 @@ def test_neither_callers_nor_wrong_keys_fill_it(monkeypatch: pytest.MonkeyPatch)
     assert len(told.uses) == 10 + 1 + 5 + 1
     assert told.uses[UseKind(OTHERS, "", "", "http", "ok")] == Used(990, 1980)
     assert sum(used.calls for use, used in told.uses.items() if use.reason) == 1000
+
+
+def test_who_uses_a_model_is_never_new_again_however_many_come_after(brain: Brain) -> None:
+    brain.controller.push(ONE)
+    day_s = 86_400.0
+    for day in range(1, 500, 50):  # longer than anybody is remembered who does not come
+        brain.clock.now_s += 50 * day_s
+        many = {UseKind(f"token {day} {number}", "digits", "1", "http", "ok"): Used(1, 1) for number in range(200)}
+        mine = {UseKind("key team", "digits", "1", "http", "ok"): Used(1, 1)}
+        brain.controller.push(replace(ONE, sequence=day + 1, uses=many | mine, ended_s=brain.clock.now_s))
+        brain.revive()
+    firsts = [one["actor"] for one in recorded(brain, "first use")]
+    assert firsts.count("key team") == 1
+    assert len(set(firsts)) == len(firsts) == 2_001
+
+
+def test_who_has_not_come_for_longer_than_a_year_is_forgotten_and_new_again(brain: Brain) -> None:
+    brain.controller.push(ONE)
+    brain.clock.now_s += use_records.SEEN_FOR_S - 10
+    brain.controller.push(replace(ONE, source="s2"))
+    assert len(recorded(brain, "first use")) == 1
+    brain.clock.now_s += use_records.SEEN_FOR_S + 10
+    brain.controller.push(replace(ONE, source="s3", uses={UseKind("key other", "digits", "1", "http", "ok"): Used(1, 1)}))
+    assert brain.store.seen_count() == 1  # whoever does not come any more takes no room
+    brain.controller.push(replace(ONE, source="s4"))
+    assert [one["actor"] for one in recorded(brain, "first use")] == ["key team", "key other", "key team"]
+
+
+def test_it_shows_how_many_callers_are_remembered(brain: Brain) -> None:
+    brain.controller.push(ONE)
+    brain.clock.now_s += COUNT_EVERY_S
+    brain.tick()
+    shown = {name: value for name, _, value in brain.call("metrics.list")["values"]}
+    assert shown[SEEN_CALLERS.name] == 1
 
 
 def test_it_is_told_when_the_last_key_of_a_name_ends(brain: Brain) -> None:

@@ -31,6 +31,7 @@ SEEK = {"name": "scores", "to": "latest", "seen": SEEN, "skips": {"in/0": 4, "in
 ENDED = {"name": "scores", "event": "stream.seek", "words": "the broker is away", "good": False}
 LINK = {"id": "a" * 10, "code": "c" * 24, "lasts_s": 600}
 SUBJECTS = {"name": "people", "number": 1, "document": "sealed", "erased": "0" * 32}
+SIGNED = {"act": "model.sign", "stage": "begun", "versions": [1], "keys": ["k1"]}
 # By command: what is asked first, the request, and the event that it leaves.
 CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] = {
     "apply": ((), APPLIED, "applied", {"kind": "model", "name": "digits", "action": "updated"}),
@@ -62,6 +63,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, dict[str, Any]]] 
     "key.link": (("key.create",), LINK, "link used", {"key": "team", "code": LINK["code"]}),
     "audit.prune": (("exported",), {"size": 2, "root": "0" * 64}, "pruned", {"records": 2, "before": 2}),
     "subject-keys.replace": ((), SUBJECTS, "subject erased", {"keys": "people", "number": 1, "subject": "0" * 32}),
+    "act.tell": ((), DIGITS | SIGNED, "model.sign", {"stage": "begun", "versions": [1], "keys": ["k1"]}),
     "model.delete": (("feed.delete", "no batch"), DIGITS, "model.delete", {"artifacts": False}),
 }
 LOOKS: dict[str, dict[str, Any]] = {

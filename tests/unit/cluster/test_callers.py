@@ -15,7 +15,7 @@ from rich.console import Console
 from cluster.commands.rollouts import RolloutView
 from cluster.rollout.callers import CALLERS_AT_MOST, FURTHER, Both, CallersTold
 from cluster.rollout.checks.check import Judged, Verdict
-from cluster.rollout.evidence import Counts, EvidenceKey
+from cluster.rollout.evidence import Counts, Evidence, EvidenceKey
 from cluster.rollout.gate import judge
 from cluster.rollout.misses import WINDOW_S, Misses, after_counts, missing
 from cluster.rollout.plan import Plan
@@ -44,7 +44,7 @@ def judged(
             for name in {"", caller}:
                 key = EvidenceKey("digits", at, version, name)
                 evidence[key] = evidence.get(key, Counts()) + counts
-    return judge(rollout, evidence)[0]
+    return judge(rollout, Evidence(evidence))[0]
 
 
 def of(rows: int, errors: int = 0) -> Counts:
@@ -104,7 +104,7 @@ def test_slow_calls_are_charged_to_everybody_in_them() -> None:
     rollout = replace(Rollout(1, "digits", 1, 2, plan, 0.0, 0.0), state=RolloutState.CANARY)
     told = {"": (Counts(rows=3900, calls=1500, slow=500), Counts(rows=9900, calls=4500)), "key ann": ann, MALLORY: mallory}
     evidence = {EvidenceKey("digits", "r1.1", v, name): both[2 - v] for name, both in told.items() for v in (1, 2)}
-    assert judge(rollout, evidence)[0].unless == "only what key mallory sends speaks against it"
+    assert judge(rollout, Evidence(evidence))[0].unless == "only what key mallory sends speaks against it"
 
 
 def test_disagreement_is_judged_so_too() -> None:
@@ -263,6 +263,6 @@ def first_failed(bad: npt.NDArray[np.int64], *, margin: float, callers: bool = T
             evidence[EvidenceKey("digits", "r1.1", version)] = of(rows * len(TEAMS), int(failed.sum()))
             for caller, errors in zip(TEAMS if callers else [], failed.tolist(), strict=callers):
                 evidence[EvidenceKey("digits", "r1.1", version, caller)] = of(rows, errors)
-        if judge(rollout, evidence)[0].verdict is Verdict.FAILED:
+        if judge(rollout, Evidence(evidence))[0].verdict is Verdict.FAILED:
             return look
     return None

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cluster.audit.uses import SeenCallers
 from cluster.errors import BadInput, Conflict, Fenced, NotFound, Unreachable
 from cluster.fleet.serving import Serving
 from cluster.rollout.illness import LASTS_S
@@ -543,9 +544,11 @@ class ShakyStore(MemoryStore):
     away = False
     mute = False
 
-    def save(self, fence: int, before: State, after: State, events: Sequence[AuditEvent]) -> None:
+    def save(
+        self, fence: int, before: State, after: State, events: Sequence[AuditEvent], seen: SeenCallers | None = None
+    ) -> None:
         if not self.away:
-            super().save(fence, before, after, events)
+            super().save(fence, before, after, events, seen)
         if self.away or self.mute:
             raise Unreachable("database is locked", where="store", remedy="wait")
 

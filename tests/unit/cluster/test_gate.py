@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cluster.rollout.checks.check import Verdict
-from cluster.rollout.evidence import Counts, EvidenceKey
+from cluster.rollout.evidence import Counts, Evidence, EvidenceKey
 from cluster.rollout.gate import judge
 from cluster.rollout.plan import Plan
 from cluster.rollout.record import Rollout, RolloutState
@@ -53,6 +53,6 @@ def _rolled_back(plan: Plan, bad: np.ndarray) -> bool:
                 failed, slow = row[:2] if version == 2 else row[2:]
                 key = EvidenceKey("digits", rollout.stage, version)
                 evidence[key] = evidence.get(key, Counts()) + Counts(rows=1, errors=failed, calls=1, slow=slow)
-            if any(check.verdict is Verdict.FAILED for check in judge(rollout, evidence)):
+            if any(check.verdict is Verdict.FAILED for check in judge(rollout, Evidence(evidence))):
                 return True
     return False

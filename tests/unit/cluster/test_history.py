@@ -15,6 +15,7 @@ from cluster.watch.history import (
     FINE_S,
     POINTS_MOST,
     Figure,
+    FigureValues,
     History,
     HistorySubject,
     quantile,
@@ -90,6 +91,16 @@ def test_a_clock_that_is_set_back_stops_no_history() -> None:
     history.note(500.0, totals(rows=9), {})
     history.note(510.0, totals(rows=19), {})
     assert history.points()[-1].figures[ROWS_S] == pytest.approx(2.0)
+
+
+def test_points_of_the_same_figures_hold_no_more_than_their_numbers() -> None:
+    one, other = Figure(HistorySubject.MODEL, "digits", "rows_s"), Figure(HistorySubject.STREAM, "scores", "records_s")
+    first = FigureValues({one: 1.0, other: 2.0})
+    second = FigureValues({other: 4.0, one: 3.0}, first)
+    third = FigureValues({one: 5.0}, second)
+    assert (first, second, third) == ({one: 1.0, other: 2.0}, {one: 3.0, other: 4.0}, {one: 5.0})
+    assert second._places is first._places
+    assert third.get(other) is None
 
 
 @pytest.mark.parametrize(

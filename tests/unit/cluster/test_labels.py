@@ -25,8 +25,8 @@ from cluster.signature import Datatype
 from consumers.stream.log.port import Partition, Records
 from consumers.stream.outgoing.answers import LABEL_KEY_HEADER, PREDICTION_HEADER, AnswerTemplate, output_records
 from deployments.engines.datatypes import Array
-from deployments.gateway.batcher import BatchLimits, split
 from deployments.gateway.dataplane import DataPlane, InferCall
+from deployments.gateway.lanes import BatchLimits, split
 from deployments.gateway.protocol.request import InferRequest
 from deployments.scoring.label_keys import keys_by_version, label_keys
 from deployments.scoring.port import Scored

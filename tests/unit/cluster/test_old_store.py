@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 
 from cluster.audit.merkle import TreeHead
+from cluster.audit.uses import CallerOf
 from cluster.rollout.evidence import Counts, EvidenceKey
 from cluster.rollout.illness import Illness
 from cluster.rollout.record import RolloutState
+from cluster.store.migrations import versions
 from cluster.store.sql import SqlStore, migrate_to
 from tests.support.brain import Brain
 
@@ -117,3 +123,26 @@ def test_yesterdays_store_opens_and_what_it_had_under_way_goes_on(yesterday: Sql
     assert {app.target_replicas for app in brain.fleet.state().values()} == {2}
     nightly = brain.call("feed.show", kind="batch", name="nightly")
     assert [fire["state"] for fire in nightly["schedule"]["fires"]] == ["running", "skipped"]
+
+
+def test_who_has_used_a_model_is_known_after_an_upgrade_and_after_going_back(tmp_path: Path) -> None:
+    url, ann = f"sqlite:///{tmp_path / 'store.db'}", CallerOf("digits", "key ann/bob")
+    engine = sa.create_engine(url)
+    insert = sa.text("INSERT INTO first_uses (key, document) VALUES (:key, :document)")
+    document = '{"principal":"key ann/bob","model":"digits","at_s":5.0}'
+    with engine.begin() as connection:
+        migrate_to("0008", connection)
+        connection.execute(insert, {"key": "digits/key ann/bob", "document": document})
+    before_s = time.time()
+    store = SqlStore(url)
+    last_s = store.seen([ann])[ann]
+    assert before_s <= last_s <= time.time()  # when it was last was not known: it counts from now
+    store.close()
+    config = Config()
+    config.set_main_option("script_location", str(Path(versions.__file__).parent.parent))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0008")
+        ((key, kept),) = connection.execute(sa.text("SELECT key, document FROM first_uses")).all()
+    assert (key, json.loads(kept)["principal"]) == ("digits/key ann/bob", "key ann/bob")
+    engine.dispose()

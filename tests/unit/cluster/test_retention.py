@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from cluster.audit.uses import SeenCallers
 from cluster.errors import Unreachable
 from cluster.rollout import evidence, inbox
 from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey, mark
@@ -51,10 +52,12 @@ class Away(MemoryStore):
         super().__init__()
         self.away = False
 
-    def save(self, fence: int, before: State, after: State, events: Sequence[AuditEvent]) -> None:
+    def save(
+        self, fence: int, before: State, after: State, events: Sequence[AuditEvent], seen: SeenCallers | None = None
+    ) -> None:
         if self.away:
             raise Unreachable("the store is locked", where="store", remedy="wait")
-        super().save(fence, before, after, events)
+        super().save(fence, before, after, events, seen)
 
 
 def test_evidence_that_waits_for_the_store_is_bounded_and_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,9 @@ from cluster.fleet.serving import Serving
 from cluster.routing.changes import TableChange, change_between, with_change
 from cluster.routing.published import TABLES_KEPT
 from cluster.routing.routes import EMPTY, NOTHING, Route, RouteTable, Stamp, Standing, Target
+from cluster.routing.table import digest_after, digest_of
 from cluster.signature import Signature
+from deployments.scoring.pieces import bearable_calls
 from tests.support.brain import SIGNATURE, SURE, Brain
 
 READY, AWAY, ASLEEP, WAITING, BARE = Standing.READY, Standing.AWAY, Standing.ASLEEP, Standing.WAITING, Standing.EMPTY
@@ -57,6 +59,21 @@ def test_one_that_a_person_scaled_to_nothing_sleeps() -> None:
     assert standing(brain)["digits"] is ASLEEP
 
 
+def test_who_scales_by_hand_has_callers_ask_as_many_replicas_at_a_time() -> None:
+    brain = Brain()
+    brain.serve_first(serving={"scaling": {"mode": "manual", "replicas": 1}})
+    assert bearable_calls(brain.controller.table.routes["digits"].serving) == 2
+    brain.call("model.scale", model="digits", replicas=4)
+    brain.tick(2)
+    assert bearable_calls(brain.controller.table.routes["digits"].serving) == 8
+    brain.fleet.scale_by_hand("digits--v1", 3)  # in Ray's dashboard
+    brain.tick(2)
+    assert bearable_calls(brain.controller.table.routes["digits"].serving) == 6
+    number = brain.controller.table.number
+    brain.tick(2)
+    assert brain.controller.table.number == number
+
+
 def test_tables_of_a_later_controller_are_later_whatever_their_number() -> None:
     restored, lost = replace(EMPTY, number=3, fence=1_700_000_100), replace(EMPTY, number=900, fence=1_700_000_000)
     assert NOTHING < EMPTY.stamp < lost.stamp < restored.stamp
@@ -76,6 +93,7 @@ def test_who_has_a_recent_table_is_told_what_changed_and_others_the_whole() -> N
     assert (set(news.routes), set(news.models)) == ({"other"}, {"other"})
     assert with_change(old, news) == brain.controller.table
     assert with_change(EMPTY, news) is None
+    assert brain.controller.news(old.stamp) is news  # hundreds ask for the same
     nothing = brain.controller.news(brain.controller.table.stamp)
     assert isinstance(nothing, TableChange)
     assert (nothing.routes, nothing.models) == ({}, {})
@@ -84,7 +102,7 @@ def test_who_has_a_recent_table_is_told_what_changed_and_others_the_whole() -> N
         brain.call("rollout.start", model="digits", version=version, plan="instant")
         brain.tick(4)
     assert brain.controller.news(old.stamp) is brain.controller.table
-    assert len(brain.controller._tables._recent) == TABLES_KEPT
+    assert len(brain.controller._tables._last.tables) == TABLES_KEPT
 
 
 def test_only_what_changes_something_stirs_the_controller() -> None:
@@ -117,3 +135,10 @@ def test_a_change_leads_from_one_table_to_the_other(before: RouteTable, after: R
     assert with_change(before, change) == after
     same = {name for name in before.routes if after.routes.get(name) == before.routes[name]}
     assert not same & set(change.routes)
+
+
+@given(tables(), tables())
+def test_the_digest_of_a_table_is_had_from_that_of_another_by_what_differs(before: RouteTable, after: RouteTable) -> None:
+    assert digest_after(digest_of(before), before, after) == digest_of(after)
+    alike = before.routes == after.routes and before.models == after.models
+    assert (digest_of(before) == digest_of(after)) is alike

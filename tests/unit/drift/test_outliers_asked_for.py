@@ -25,7 +25,8 @@ from consumers.stream.outgoing.answers import OUTLIER_HEADER
 from consumers.stream.spec import StreamInput, StreamOutput, StreamSpec, Topic
 from deployments.drift.profile_book import ProfileBook
 from deployments.engines.datatypes import Array
-from deployments.gateway.dataplane import OUTLIER, DataPlane, InferCall
+from deployments.gateway.dataplane import DataPlane, InferCall
+from deployments.gateway.protocol.asked import OUTLIER
 from deployments.gateway.protocol.grpc_codec import parse_infer, request_from, response_to
 from deployments.gateway.protocol.proto import inference_pb2 as pb
 from deployments.gateway.protocol.request import parse_request

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from cluster.signature import Datatype, Signature, TensorSpec
+from deployments.explain.explaining import explain_rows
 from deployments.explain.features import feature_groups
-from deployments.explain.form import ExplainScale
+from deployments.explain.form import Background, ExplainMethod, ExplainOptions, ExplainScale, Explanation
 from deployments.explain.mixing import Evaluator, Mixture, mixture
 from deployments.explain.shapley.orders import SPREAD_ROUNDS, spread_keys, walks_of
-from deployments.explain.shapley.steps import found_on
+from deployments.explain.shapley.steps import StepPlan, found_on
 from deployments.explain.shapley.tally import PairTally
 from deployments.explain.targets import ExplainTarget, ScoreKind
 
@@ -67,7 +68,7 @@ def test_a_walk_finds_what_rows_mixed_one_by_one_tell(batch_rows: int) -> None:
     everything = np.ones((1, len(mixing.groups)), np.bool_)
     answer = float(weight(mixing.mixed(everything, np.array([0])))[0])
     baselines = weight(others)
-    found = found_on(mixing, evaluator, walks, answer, baselines)
+    found = found_on(mixing, evaluator, StepPlan.of(walks), answer, baselines)
     assert found is not None
     assert max(sizes) <= batch_rows
     assert evaluator.evaluations == sum(sizes) == int((walks.length - 1).sum())
@@ -118,3 +119,20 @@ def test_as_many_rounds_are_wanted_as_bring_the_error_down_and_no_more() -> None
     sure.add(np.array([0]), np.ones((2, 1, 2)))
     assert (sure.errors() == 0).all()
     assert sure.rounds_wanted() == 2
+
+
+@pytest.mark.parametrize("evaluations", [200, 20_000])
+def test_rows_that_share_their_plans_are_explained_as_each_alone(evaluations: int) -> None:
+    rows, others = drawn(1), drawn(2)
+    rows["counts"][2:4] = others["counts"][1]  # of two rows other groups differ
+
+    def explained(some: dict[str, np.ndarray]) -> list[Explanation]:
+        options = ExplainOptions(ExplainMethod.SHAPLEY, evaluations=evaluations, seed=7)
+        return explain_rows(lambda tensors: {"y": weight(tensors)}, some, SIGNATURE, Background(others), options)
+
+    together = explained(rows)
+    for place, found in enumerate(together):
+        (alone,) = explained({name: value[place : place + 1] for name, value in rows.items()})
+        assert alone.evaluations == found.evaluations
+        for name, values in alone.attributions.items():
+            np.testing.assert_array_equal(values, found.attributions[name])

@@ -24,7 +24,7 @@ from cluster.rollout.record import IllegalTransition
 from cluster.routing.routes import EMPTY, Route, RouteTable, Standing
 from cluster.routing.split import goes_to_candidate, to_candidate
 from cluster.signature import Datatype, Signature, TensorSpec
-from deployments.gateway.batcher import CROWD, BatchLimits
+from deployments.gateway.lanes import CROWD, BatchLimits
 from deployments.gateway.statistics import Statistics
 from tests.support.gateway_fakes import PATIENT, FakeControl, FakeScorer, double, gateway, model_view, table, target
 

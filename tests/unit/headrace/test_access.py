@@ -19,7 +19,8 @@ from cluster.errors import BadInput, Conflict
 from cluster.store.sql import SqlStore
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
-from headrace.client import ControlClient, token_of
+from headrace.client import ControlClient
+from headrace.control_calls import token_of
 from headrace.local.home import Settings, read_settings
 from headrace.local.home_key import ensure_home_key, home_key
 from headrace.local.network_access import access_in, check_network

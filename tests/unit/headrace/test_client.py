@@ -23,7 +23,8 @@ from cluster.commands.registry import COMMANDS
 from cluster.commands.status import STATUS as STATUS_COMMAND
 from cluster.error_wire import KINDS
 from deployments.gateway.door.configuration import NOT_DELIVERED
-from headrace.client import ControlClient, may_answer
+from headrace.client import ControlClient
+from headrace.control_calls import may_answer
 from headrace.local.home import read_settings
 from headrace.local.home_key import ensure_home_key
 from headrace.local.ports import free_port

@@ -79,9 +79,13 @@ def test_nothing_runs_as_root_or_writes_its_image() -> None:
         assert security["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_only_the_head_may_hold_a_token_of_the_api_server() -> None:
-    assert all(group["template"]["spec"]["automountServiceAccountToken"] is False for group in GROUPS)
+def test_the_autoscaler_alone_holds_a_token_of_the_api_server() -> None:
+    assert all(pod["automountServiceAccountToken"] is False for pod in pods())
     assert of_kind("ServiceAccount")[0]["automountServiceAccountToken"] is False
+    (volume,) = (one["name"] for one in HEAD["volumes"] if "projected" in one)
+    ours = {mount["mountPath"]: mount["name"] for mount in CLUSTER["spec"]["autoscalerOptions"]["volumeMounts"]}
+    assert ours["/var/run/secrets/kubernetes.io/serviceaccount"] == volume  # where Ray's autoscaler reads it
+    assert all(mount["name"] != volume for container in containers() for mount in container["volumeMounts"])
 
 
 def test_the_sidecar_sees_the_sockets_and_the_memory_of_its_ray() -> None:

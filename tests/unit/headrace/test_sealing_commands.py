@@ -9,12 +9,15 @@ import pytest
 
 import headrace.cli.model as model_commands
 import headrace.cli.sealing.sealing as sealing_commands
+from cluster.commands.command import Nothing
 from cluster.commands.models import ModelView
+from cluster.commands.watch.by_hand import TellAct
 from deployments.artifacts.manifest import KEYS
 from deployments.artifacts.version_files import open_folder
 from deployments.keys.ring import VARIABLE
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
+from headrace.client import ControlClient
 from tests.support.models import mlp_artifact
 from tests.support.sealed import PAGE_TEXT, sealed_copy
 
@@ -117,6 +120,8 @@ def test_commands_on_a_sealed_version_open_it_or_say_why_not(
     )
     for module in (model_commands, sealing_commands):
         monkeypatch.setattr(module.ControlClient, "model", lambda _client, _model: view)
+    acts: list[TellAct] = []
+    monkeypatch.setattr(ControlClient, "call", lambda _client, _command, told: acts.append(told) or Nothing())
     monkeypatch.setenv("HEADRACE_URL", "http://127.0.0.1:9")
     assert told(capsys, "model", "show", "digits", "2")["sealed"] is True
     assert told(capsys, "model", "profile", "digits", "2")["version"] == 2
@@ -132,6 +137,12 @@ def test_commands_on_a_sealed_version_open_it_or_say_why_not(
         assert "no key of this machine opens it" in capsys.readouterr().err
     assert main(["model", "push", "digits:2", "--to", "models:/digits"]) == ExitCode.BAD_INPUT
     assert "MLflow would keep it in clear" in capsys.readouterr().err
+    assert [(one.act.value, one.stage.value, one.versions) for one in acts] == [
+        ("model.show", "begun", (2,)),
+        ("model.show", "done", (2,)),
+        ("model.push", "begun", (2,)),
+        ("model.push", "failed", (2,)),
+    ]
 
 
 def test_keys_of_services_are_listed_without_asking_them(

@@ -19,8 +19,8 @@ from cluster.rollout.evidence import Counts
 from cluster.routing.routes import Route, Target
 from cluster.signature import Datatype
 from deployments.engines.datatypes import Array
-from deployments.gateway.batcher import BatchLimits
 from deployments.gateway.dataplane import DataPlane, InferCall
+from deployments.gateway.lanes import BatchLimits
 from deployments.gateway.protocol.request import InferRequest
 from deployments.scoring.rows import Answer
 from deployments.scoring.scorer import RoutedScorer

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from cluster.errors import BadInput
 from consumers.stream.breaker import Breaker, backoff_s
 from consumers.stream.log.port import Origins, Partition
-from consumers.stream.outgoing.answers import OwnHeaders
+from consumers.stream.outgoing.answers import OwnHeaders, headers_bytes
 from consumers.stream.serving.autoscale import Bounds, replicas_for
 from consumers.stream.serving.feed import deployment_options
 from consumers.stream.spec import Protocol, Security, StreamSpec
@@ -99,3 +99,11 @@ def test_headers_made_late_are_the_same_as_a_whole_by_row_and_by_stretch() -> No
     assert list(headers[1:]) == whole[1:]
     assert list(headers[3:]) == []
     assert len(headers[1:]) == 2
+    traced = OwnHeaders(fixed, versions, Origins(Partition("in", 3), [7, 9, 10]), {1: ("traceparent", b"00")})
+    whole[1].append(("traceparent", b"00"))
+    assert list(traced) == list(traced) == whole
+    assert [traced[row] for row in (0, 1, -1)] == whole
+    assert [list(traced[begin:end]) for begin, end in ((1, 3), (2, 3), (0, 2))] == [whole[1:], whole[2:], whole[:2]]
+    assert (
+        sum(map(headers_bytes, whole)) <= traced.most_bytes() <= sum(map(headers_bytes, whole)) + 3 * 10 + 1
+    )  # the last id has a digit more

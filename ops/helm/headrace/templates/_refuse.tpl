@@ -10,6 +10,7 @@
 {{- if not (or $v.gateway.tls.secretName $v.gateway.insecure) }}{{ fail "gateway.tls.secretName: keys and rows would cross the network in clear: name a Secret of type kubernetes.io/tls, or set gateway.insecure: true where a mesh or an ingress speaks TLS before it" }}{{ end }}
 {{- if not (or $v.gateway.access $v.gateway.insecure) }}{{ fail "gateway.access: nothing says who may do what: give an Access document (docs/access.md), or set gateway.insecure: true, and whoever reaches it may score and see" }}{{ end }}
 {{- if eq (int $v.gateway.httpPort) (int $v.gateway.grpcPort) }}{{ fail "gateway.grpcPort: it is httpPort too: choose another" }}{{ end }}
+{{- if and $v.gateway.service.loadBalancerSourceRanges (ne $v.gateway.service.type "LoadBalancer") }}{{ fail (printf "gateway.service.loadBalancerSourceRanges: a %s Service keeps nobody out by them: set type: LoadBalancer, or leave them out and say who may call in networkPolicy.callers" $v.gateway.service.type) }}{{ end }}
 {{- include "headrace.refuseGroup" (dict "where" "gateway" "group" $v.gateway) }}
 {{- $some := false }}
 {{- range $name, $group := $v.workers }}
@@ -17,11 +18,11 @@
 {{- $some = true }}
 {{- if eq $name "gateway" }}{{ fail "workers.gateway: that is the gateways' own group: choose another name" }}{{ end }}
 {{- include "headrace.refuseGroup" (dict "where" (printf "workers.%s" $name) "group" $group) }}
-{{- if gt (int $group.gpus) 0 }}
+{{- if and (gt (int $group.gpus) 0) (not $group.gpuNodesComeLater) }}
 {{- $nodes := (lookup "v1" "Node" "" "").items }}
 {{- $able := false }}
-{{- range $nodes }}{{ if hasKey .status.allocatable $group.gpuResource }}{{ $able = true }}{{ end }}{{ end }}
-{{- if and $nodes (not $able) (not $group.gpuNodesComeLater) }}{{ fail (printf "workers.%s.gpus: no node has %s: install the device plugin (NVIDIA's GPU operator), or set gpuNodesComeLater: true where nodes are made when they are asked for" $name $group.gpuResource) }}{{ end }}
+{{- range $nodes }}{{ if dig "status" "allocatable" $group.gpuResource "" . }}{{ $able = true }}{{ end }}{{ end }}
+{{- if and $nodes (not $able) }}{{ fail (printf "workers.%s.gpus: no node has %s: install the device plugin (NVIDIA's GPU operator), or set gpuNodesComeLater: true where nodes are made when they are asked for" $name $group.gpuResource) }}{{ end }}
 {{- end }}
 {{- end }}
 {{- end }}

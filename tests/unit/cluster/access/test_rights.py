@@ -15,7 +15,7 @@ from tests.unit.cluster.test_audit_of_commands import CHANGES, LOOKS, STREAM
 OVER_MODELS = [role for role in Role if role is not Role.ADMIN]
 # Whose answers hold what their caller may see.
 FILTERED = {"status", "feed.list", "metrics.list", "metrics.history", "glance.show", "audit.search"}
-CLUSTERS = {"feed.notes", "key.home", "key.link", "rollout.preflight", "stream.ended"}
+CLUSTERS = {"checkpoint.told", "feed.notes", "key.home", "key.link", "rollout.preflight", "stream.ended"}
 ADMINS = {
     "access.show",
     "audit.list",
@@ -43,6 +43,7 @@ ROLES: dict[str, set[Role]] = {
     },
     "version.resolve": {Role.VIEW, Role.DEPLOY},
     "rollout.label": {Role.SCORE, Role.OPERATE},
+    "act.tell": {Role.SCORE, Role.OPERATE, Role.DEPLOY},
     **{f"rollout.{move}": {Role.OPERATE} for move in ("start", "pause", "resume", "promote", "abort")},
     **{command: {Role.OPERATE} for command in ("model.scale", "quality.clear", "feed.pause", "feed.resume", "drift.clear")},
     **{f"batch.{move}": {Role.OPERATE} for move in ("run", "resume", "cancel")},
@@ -53,6 +54,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     **{command: request for command, (_, request, _, _) in CHANGES.items()},
     **LOOKS,
     "feed.notes": STREAM,
+    "checkpoint.told": {"records": 1, "away": {"/mnt/other": "NoCapacity"}},
     "rollout.label": {"model": "digits", "labels": [{"key": "x", "label": 1}]},
 }
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
 
 from cluster.access.callers import Caller, Grant, Role
+from cluster.drift.watch import AT_ONCE
 from cluster.errors import BadInput, Forbidden, NotFound
 from cluster.schedule.fires import RunCommand
-from tests.support.brain import Brain
+from tests.support.brain import SIGNATURE, Brain
 from tests.support.drift import normal
 from tests.support.watched import ROWS, TICK_S, Watched
 
@@ -142,3 +144,25 @@ def test_alarms_go_with_their_model() -> None:
     watched.brain.call("model.delete", model="digits")
     watched.brain.tick(20, each_s=30)
     assert watched.brain.store.load().alarms == {}
+
+
+def test_of_many_versions_some_are_looked_at_in_each_tick_and_all_within_ten_seconds() -> None:
+    watched, many = Watched(), 4 * AT_ONCE
+    brain, names = watched.brain, [f"model-{number}" for number in range(many)]
+    about = {"artifact_uri": "u", "digest": "d", "engine": "onnx", "signature": SIGNATURE}
+    brain.call("apply", models=[{"name": name} for name in names])
+    for name in names:
+        brain.call("version.register", model=name, **about)
+    brain.tick(4)
+    report = watched.rows.report(normal(watched.rng, ROWS, 3), 1)
+    for name in names:
+        brain.controller.push(replace(report, model=name, source=name))
+    looked = [0]
+    brain.tick(each_s=TICK_S)
+    for _ in range(20):
+        looks = brain.call("drift.status")["models"]
+        looked.append(sum(bool(version["rows"]) for model in looks for version in model["versions"]))
+        brain.tick(each_s=0.5)
+    steps = [after - before for before, after in itertools.pairwise(looked)]
+    assert max(steps) <= AT_ONCE
+    assert looked[-1] == many

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from cluster.access.callers import EVERYTHING, Caller, Role, grant_of
+from cluster.audit.uses import Used, UseKind
 from cluster.errors import BadArtifact, BadInput, Forbidden, NotFound, Unauthenticated
-from deployments.gateway.console.batch_runs import BatchRuns, BatchRunSeen, Quarantine
+from deployments.gateway.console.batch_runs import BatchRuns, BatchRunSeen, Quarantine, QuarantineReason
 from deployments.gateway.console.node_loads import GpuLoad, NodeLoad, loads_of
 from deployments.gateway.console.nodes import nodes_in
 from deployments.gateway.console.version_about import share_interval
 from deployments.gateway.console.version_pages import VersionPages, without
+from deployments.observe.use_log import UseLog
 from tests.support.gateway_fakes import FakeControl, table
 from tests.support.models import mlp_artifact
 
@@ -38,7 +40,7 @@ class Ledgers:
 
     def quarantine(self, spec: Mapping[str, Any], run_id: str, redact: frozenset[str]) -> Quarantine:
         self.redact = redact
-        return Quarantine(rows=0, looked_at=0, reasons=())
+        return Quarantine(rows=7, looked_at=7, reasons=(QuarantineReason("NaN", 7, ({"x": "1"}, {"x": "2"})),))
 
 
 class Control(FakeControl):
@@ -61,7 +63,8 @@ class Control(FakeControl):
 
 def test_all_who_look_share_one_look_and_rows_are_for_operators() -> None:
     ledgers = Ledgers()
-    runs = BatchRuns(Control(), lambda: ledgers)
+    uses = UseLog("gateway")
+    runs = BatchRuns(Control(), lambda: ledgers, uses)
 
     async def scene() -> None:
         told = await asyncio.gather(*(runs.runs("nightly", VIEWER) for _ in range(5)))
@@ -70,7 +73,12 @@ def test_all_who_look_share_one_look_and_rows_are_for_operators() -> None:
         for caller, refusal in ((VIEWER, Forbidden), (NOBODY, Unauthenticated)):
             with pytest.raises(refusal, match="role operate"):
                 await runs.quarantine("nightly", "r1", caller)
-        assert (await runs.quarantine("nightly", "r1", ALL))["rows"] == 0
+        assert (await runs.quarantine("nightly", "r1", ALL))["rows"] == 7
+        uses.end()
+        report = uses.next_report()
+        assert report is not None
+        (look,) = report.uses.items()  # who may not has seen nothing
+        assert look == (UseKind(ALL.name, "digits", "", "console", "", what="quarantine of batch nightly, run r1"), Used(1, 2))
         assert ledgers.redact == {"image"}
         with pytest.raises(NotFound):
             await BatchRuns(Control(), None).runs("nightly", ALL)
