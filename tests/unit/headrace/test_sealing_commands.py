@@ -88,6 +88,7 @@ def test_one_that_is_damaged_hides_no_other_and_keeps_none_from_being_sealed_ane
     view = ModelView.model_validate({**nothing, "name": "digits", "apps": [], "versions": versions})
     monkeypatch.setattr(sealing_commands.ControlClient, "model", lambda _client, _model: view)
     monkeypatch.setenv("HEADRACE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("headrace.by_hand.has_service", lambda _: False)  # which would have to record it
     first, second, third = told(capsys, "sealing", "ls", "digits")["versions"]  # type: ignore[misc]
     assert (second["keys"], second["opens_here"]) == ([ids[0]], True)
     assert f"bad {KEYS}" in first["wrong"]
