@@ -85,13 +85,11 @@ class FolderFiles:
 class VersionFiles:
     """Implements `VersionReader`. May be used from several threads. Never leaves its process: it may hold a key."""
 
-    def __init__(self, manifest: Manifest, where: str, open_file: OpenFile, folder: Path | None = None) -> None:
-        """`open_file` opens the file of a name as it lies there; it raises BadArtifact or Unreachable. `folder` has the files,
-        where they are on this machine."""
+    def __init__(self, manifest: Manifest, where: str, open_file: OpenFile) -> None:
+        """`open_file` opens the file of a name as it lies there; it raises BadArtifact or Unreachable."""
         self._manifest = manifest
         self._where = where
         self._open = open_file
-        self._folder = folder
         self._listed = {entry.path: entry for entry in manifest.files}
         self._data_key: bytes | None = None
 
@@ -104,11 +102,6 @@ class VersionFiles:
     def where(self) -> str:
         """See `VersionReader.where`."""
         return self._where
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the files are on this machine, as they are: None elsewhere, and for a sealed version, whose are of no use."""
-        return self._folder if self._manifest.seal is None else None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -223,7 +216,7 @@ def open_folder(folder: Path, digest: str | None = None) -> VersionFiles:
     Raises BadArtifact.
     """
     manifest = registered_manifest(manifest_bytes(folder), digest, str(folder))
-    return VersionFiles(manifest, str(folder), partial(_open_local, folder), folder)
+    return VersionFiles(manifest, str(folder), partial(_open_local, folder))
 
 
 def open_version(uri: str, digest: str) -> VersionFiles:
@@ -233,7 +226,7 @@ def open_version(uri: str, digest: str) -> VersionFiles:
     open_file = partial(_open_local, local) if local is not None else _opener(uri)
     with open_file(MANIFEST) as stream:
         content = stream.read()
-    return VersionFiles(registered_manifest(content, digest, uri), uri, open_file, local)
+    return VersionFiles(registered_manifest(content, digest, uri), uri, open_file)
 
 
 def reader_of(version: Path | VersionFiles) -> VersionReader:

@@ -30,6 +30,7 @@ from deployments.builder.steps.graph import run_rows
 from deployments.builder.steps.variants import Candidate, VariantBuilder
 from deployments.builder.worker import run_worker
 from deployments.engines.load import MODEL_FILES, open_engine
+from deployments.engines.onnx_external import weights_beside
 from deployments.keys.references import holder_of
 from deployments.signing.keys import PrivateSigningKey
 from deployments.signing.sign import attesting
@@ -112,7 +113,7 @@ def build(
             model=model,
             engine=spec.engine,
             signature=imported.signature,
-            files={MODEL_FILES[spec.engine]: file},
+            files={MODEL_FILES[spec.engine]: file, **weights_beside(file)},
             samples=_samples(spec, imported, file),
             report=report.model_dump(mode="json"),
             page=page(report),

@@ -59,7 +59,7 @@ def _in_memory(files: VersionFiles, first: str, *beside: str) -> ModelBytes:
         read=partial(files.read, first),
         where=f"{files.where}/{first}",
         beside={name: files.read(name) for name in beside},
-        file=None if files.folder is None else files.folder / first,
+        sealed=files.manifest.seal is not None,
     )
 
 

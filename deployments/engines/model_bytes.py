@@ -19,15 +19,15 @@ class ModelBytes:
     """A model's bytes, verified as they are read: `read` gives all of them, `pour` hands them on block by block, which are of use
     once it has returned. Both raise BadArtifact and what else reading does.
 
-    `beside` has the other files of the version by their paths, external data among them; `file` is where the model lies on this
-    machine, None where it is sealed: nothing of it may be written or read there.
+    `beside` has the other files of the version by their paths, external data among them: no other may be read. Nothing of a
+    `sealed` one may be written.
     """
 
     pour: Callable[[Give], None]
     read: Callable[[], bytes]
     where: str
     beside: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    file: Path | None = None
+    sealed: bool = False
 
 
 def told(model: Path | ModelBytes) -> str:

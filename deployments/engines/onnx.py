@@ -115,24 +115,22 @@ def _session(model: Path | ModelBytes, threads: int, gpus: float) -> ort.Inferen
     options, providers = _options(threads), _providers(gpus)
     if isinstance(model, Path):
         return ort.InferenceSession(str(model), options, providers=providers)
-    if model.file is None:
+    if model.sealed:
         _refuse_copies()
     # From bytes onnxruntime makes two copies on the way, from a file none: so it gets one, in memory. Not where the GPU may fail:
     # then it makes the session again, from what it was made from, on the CPU.
     mention = LocationMention()
     in_memory = file_in_memory(partial(_poured, model, mention)) if len(providers) == 1 else None
-    if in_memory is not None:
+    if in_memory is None:
+        content = model.read()
+    else:
         try:
-            if not mention.seen:
+            content = Path(path_of(in_memory)).read_bytes() if mention.seen else b""
+            if not _weights_outside(content, model.where):
                 return ort.InferenceSession(path_of(in_memory), options, providers=providers)
         finally:
             os.close(in_memory)
-    content = model.read()
-    outside = _weights_outside(content, model)
-    if model.file is not None and not _all_in_memory(outside, model, options):
-        return ort.InferenceSession(str(model.file), options, providers=providers)
-    if outside:
-        _give_weights(outside, model, options)
+    _give_weights(_weights_outside(content, model.where), model, options)
     session = ort.InferenceSession(content, options, providers=providers)
     if len(providers) == 1:
         forget_bytes(session)
@@ -157,31 +155,26 @@ def _refuse_copies() -> None:
         )
 
 
-def _weights_outside(content: bytes, model: ModelBytes) -> dict[str, str] | None:
-    """The files that the graph reads weights from, as it names them, and by their paths in the version; None where that can't be
-    told, and it is not sealed. Raises BadArtifact."""
+def _weights_outside(content: bytes, where: str) -> dict[str, str]:
+    """The files that the graph reads weights from, as it names them, and by their paths in the version. Raises BadArtifact where
+    that can't be told: onnxruntime might find some that we don't."""
     try:
         return {name: PurePosixPath(name).as_posix() for name in sorted(external_locations(content))}
     except ValueError as error:
-        if model.file is not None:
-            return None
-        raise BadArtifact(f"the model {error}", where=model.where, remedy="build it again") from error
-
-
-def _all_in_memory(outside: Mapping[str, str] | None, model: ModelBytes, options: ort.SessionOptions) -> bool:
-    """Whether no file is needed."""
-    return outside is not None and (not outside or (hasattr(options, FROM_MEMORY) and {*outside.values()} <= model.beside.keys()))
+        raise BadArtifact(f"the model {error}", where=where, remedy="build it again") from error
 
 
 def _give_weights(outside: Mapping[str, str], model: ModelBytes, options: ort.SessionOptions) -> None:
     """Raises BadArtifact for weights in a file that nobody has verified, or where onnxruntime takes none from memory."""
+    if not outside:
+        return
     unknown = next((name for name, path in outside.items() if path not in model.beside), None)
     if unknown is not None:
         raise BadArtifact(
             f"its graph has weights in {unknown!r}, which is no file of the version", where=model.where, remedy="build it again"
         )
     if not hasattr(options, FROM_MEMORY):
-        words = f"onnxruntime {ort.__version__} can't read weights beside a sealed model"
+        words = f"onnxruntime {ort.__version__} can't read weights beside a model from memory"
         raise BadArtifact(words, where=model.where, remedy="install a newer one")
     buffers = [model.beside[path] for path in outside.values()]
     getattr(options, FROM_MEMORY)(list(outside), buffers, [len(buffer) for buffer in buffers])

@@ -1,6 +1,6 @@
 """Which files an ONNX graph reads its weights from, told from its bytes.
 
-onnxruntime looks for them where the model file lies; of a model that is bytes, in the process's current folder, which nobody
+onnxruntime looks for them where the model file lies; of a model that is bytes, in the process's current folder: both nobody
 verified. The package onnx, which knows the format, is the builder's; this reads the few fields of its protobuf that lead there.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum, auto
+from pathlib import Path
 
 
 class OnnxMessage(Enum):
@@ -44,6 +45,7 @@ _LEADS: dict[OnnxMessage, dict[int, OnnxMessage]] = {
 }
 # Of the wire: what follows a field's number.
 _VARINT, _BYTES, _FIXED = 0, 2, {1: 8, 5: 4}
+_TAG_BITS = 0xFFFFFFFF
 _LOCATION = b"location"
 
 
@@ -80,11 +82,21 @@ def external_locations(model: bytes) -> set[str]:
     return found
 
 
+def weights_beside(file: Path) -> dict[str, Path]:
+    """The files that an ONNX file on this machine reads weights from, by the names that it has for them; none where it holds
+    everything, or is no ONNX: whoever reads it says so."""
+    try:
+        return {name: file.parent / name for name in sorted(external_locations(file.read_bytes()))}
+    except ValueError:
+        return {}
+
+
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """The fields of a message that have a length, by number."""
     at, end = 0, len(message)
     while at < end:
         tag, at = _varint(message, at)
+        tag &= _TAG_BITS  # as protobuf reads it: what is above must not hide a field from us alone
         wire = tag & 7
         if wire == _BYTES:
             length, at = _varint(message, at)

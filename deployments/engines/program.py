@@ -94,20 +94,24 @@ def check(program: Path | io.BytesIO, file: str) -> None:
             damaged = archive.testzip()
             if damaged:
                 raise BadArtifact(f"is damaged: {damaged}", where=file, remedy=REMEDY)
-            members = [(name, archive.read(name)) for name in archive.namelist()]
+            listing = [(name, archive.read(name)) for name in archive.namelist() if name.endswith(".json")]
+            for name, content in listing:
+                _refuse_code(name, content, file)
+            # Weights, nearly all of it, are plain numbers: what need not be looked at is not in memory a second time.
+            told = {*_raw_tensors(listing, file), *TEXTS}
+            for name in archive.namelist():
+                if not name.endswith(".json") and name.rpartition("/")[2] not in told:
+                    _refuse_pickled(name, archive.read(name), file)
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise BadArtifact("is truncated, or no torch.export program", where=file, remedy=REMEDY) from error
-    for name, content in members:
-        if name.endswith(".json"):
-            _refuse_code(name, content, file)
-    raw = _raw_tensors(members, file)
-    for name, content in members:
-        if name.endswith(".json") or name.rpartition("/")[2] in {*raw, *TEXTS}:
-            continue
-        try:
-            torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-            raise BadArtifact(f"{name} holds more than tensors; it was not run", where=file, remedy=REMEDY) from error
+
+
+def _refuse_pickled(name: str, content: bytes, file: str) -> None:
+    """Raises BadArtifact for a member that holds more than tensors."""
+    try:
+        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise BadArtifact(f"{name} holds more than tensors; it was not run", where=file, remedy=REMEDY) from error
 
 
 def _refuse_names(names: list[str], file: str) -> None:

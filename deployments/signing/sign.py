@@ -11,19 +11,32 @@ from typing import Any
 
 from deployments.artifacts.manifest import MANIFEST, SIGNATURE_FILE, SLSA_FILE, Manifest
 from deployments.artifacts.package import Attest
-from deployments.signing.bundle import bundled
+from deployments.signing.bundle import bundled, parse_bundle
+from deployments.signing.examine import SignedFiles
 from deployments.signing.keys import PrivateSigningKey
-from deployments.signing.statements import BuildFacts, files_statement, provenance_statement
+from deployments.signing.statements import BuildFacts, files_statement, provenance_statement, signed_anew
 
 
 def signatures(files: Manifest, content: bytes, key: PrivateSigningKey, facts: BuildFacts, model: str) -> dict[str, bytes]:
     """The files that sign the version with that manifest, `content` as it stands, as one of `model`: by name."""
     digest = hashlib.sha256(content).hexdigest()
-    digests = {entry.path: entry.sha256 for entry in files.files} | {MANIFEST: digest}
     return {
-        SIGNATURE_FILE: bundled(files_statement(model, digests), key),
+        SIGNATURE_FILE: _files_signed(files, digest, key, model),
         SLSA_FILE: bundled(provenance_statement(model, digest, facts, datetime.now(UTC)), key),
     }
+
+
+def renewed(manifest: Manifest, files: SignedFiles, key: PrivateSigningKey, model: str) -> dict[str, bytes]:
+    """The files that sign a version with another key, by name: its provenance, where it has one, says what it said. `files` are
+    to be examined before: whatever stands in them is signed."""
+    bundle = parse_bundle(files.provenance) if files.provenance is not None else None
+    provenance = {SLSA_FILE: bundled(signed_anew(bundle.payload, datetime.now(UTC)), key)} if bundle is not None else {}
+    return {SIGNATURE_FILE: _files_signed(manifest, files.digest, key, model), **provenance}
+
+
+def _files_signed(manifest: Manifest, digest: str, key: PrivateSigningKey, model: str) -> bytes:
+    digests = {entry.path: entry.sha256 for entry in manifest.files} | {MANIFEST: digest}
+    return bundled(files_statement(model, digests), key)
 
 
 def attesting(key: PrivateSigningKey, report: Mapping[str, Any]) -> Attest:

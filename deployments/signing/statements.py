@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
+import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from deployments.artifacts.manifest import BESIDE, KEYS
@@ -169,6 +170,14 @@ def provenance_statement(model: str, digest: str, facts: BuildFacts, signed_at: 
             },
         },
     }
+
+
+def signed_anew(payload: bytes, signed_at: datetime) -> dict[str, Any]:
+    """The same provenance, to be signed at another time: what a version was made from stays as it was told. `payload` is one that
+    `read_provenance` reads."""
+    statement: dict[str, Any] = orjson.loads(payload)
+    statement["predicate"]["runDetails"]["metadata"]["headrace_signed_on"] = signed_at.isoformat(timespec="seconds")
+    return statement
 
 
 def read_provenance(payload: bytes) -> SlsaProvenance | None:

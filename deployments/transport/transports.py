@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from cluster.errors import HeadraceError, NoCapacity
+from cluster.errors import Forbidden, HeadraceError, NoCapacity, Unreachable
+from cluster.fleet.retry import backoff_s
 from cluster.fleet.serving import Serving
 from cluster.routing.routes import Target
 from deployments.engines.datatypes import Array
@@ -90,7 +91,8 @@ def _unless_done(told: asyncio.Future[Answer], tell: Callable[[], None]) -> None
 
 class EmbeddedTransport:
     """Engines in this process: no hop. An engine loads in the background as soon as `keep` names it; a failed load is tried again
-    when the table next changes, and remote is used meanwhile."""
+    when the table next changes, and where what it lacked may come back, a place or a key, after 5 s and then less and less often.
+    Remote is used meanwhile."""
 
     def __init__(self, load: Callable[[Target, Serving], Engine | EngineProcess] | None = None) -> None:
         """`load` blocks and is called in a thread. With `start_engine_process`, each engine has a process of its own; once that
@@ -98,6 +100,8 @@ class EmbeddedTransport:
         self._load = load or load_target
         self._loaded: dict[str, Runs] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
+        self._again: dict[str, asyncio.TimerHandle] = {}
+        self._failures: dict[str, int] = {}
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="engine-loader")
 
     def keep(self, wanted: Mapping[str, tuple[Target, Serving]]) -> None:
@@ -106,9 +110,11 @@ class EmbeddedTransport:
             self._loaded.pop(app).close()
         for app in [app for app in self._loading if app not in wanted]:
             self._loading.pop(app).cancel()
+        for app in [app for app in self._failures if app not in wanted]:
+            self._forget(app)
         for app, (target, serving) in wanted.items():
             if app not in self._loaded and app not in self._loading:
-                self._loading[app] = asyncio.create_task(self._bring(target, serving))
+                self._begin(target, serving)
 
     async def settled(self, apps: Iterable[str]) -> None:
         """Waits until the loads under way of these apps are done, well or badly."""
@@ -152,13 +158,32 @@ class EmbeddedTransport:
         self.keep({})
         self._loader.shutdown(wait=False, cancel_futures=True)
 
+    def _begin(self, target: Target, serving: Serving) -> None:
+        if (due := self._again.pop(target.app, None)) is not None:
+            due.cancel()
+        self._loading[target.app] = asyncio.create_task(self._bring(target, serving))
+
+    def _forget(self, app: str) -> None:
+        self._failures.pop(app, None)
+        if (due := self._again.pop(app, None)) is not None:
+            due.cancel()
+
+    def _later(self, target: Target, serving: Serving, error: HeadraceError) -> None:
+        failures = self._failures[target.app] = self._failures.get(target.app, 0) + 1
+        wait_s = backoff_s(failures)
+        self._again[target.app] = asyncio.get_running_loop().call_later(wait_s, self._begin, target, serving)
+        _log.warning("%s is scored remotely, and loaded again in %.0f s: %s", target.app, wait_s, error)
+
     async def _bring(self, target: Target, serving: Serving) -> None:
         loop = asyncio.get_running_loop()
         try:
             engine = await loop.run_in_executor(self._loader, functools.partial(self._load, target, serving))
+        except (Unreachable, Forbidden) as error:
+            self._later(target, serving, error)
         except HeadraceError as error:
             _log.warning("%s is scored remotely: %s", target.app, error)
         else:
+            self._forget(target.app)
             if isinstance(engine, EngineProcess):
                 await engine.connect()
                 self._loaded[target.app] = engine

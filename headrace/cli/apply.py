@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,12 +131,26 @@ def _left(status: StatusView, documents: Apply, applied: Applied) -> list[str]:
 
 
 def unready(status: StatusView, documents: Apply) -> list[str]:
-    """What is still to come, in words. Raises EngineFailure where it will not come by itself."""
+    """What is still to come, in words. Raises EngineFailure where it will not come by itself, once all else is there."""
     models = {view.name: view for view in status.models}
     feeds = {(view.kind, view.name): view for view in status.feeds}
-    waiting = [_model(models.get(document.name), document.name) for document in documents.models]
-    waiting += [_feed(feeds.get((one.kind, one.name)), one.name) for one in documents.feeds if one.kind == "stream"]
-    return [words for words in waiting if words]
+    looks: list[Callable[[], str]] = [partial(_model, models.get(document.name), document.name) for document in documents.models]
+    looks += [partial(_feed, feeds.get((one.kind, one.name)), one.name) for one in documents.feeds if one.kind == "stream"]
+    waiting, failed = list[str](), list[EngineFailure]()
+    for look in looks:
+        try:
+            waiting.append(look())
+        except EngineFailure as error:  # it keeps no other from being waited for
+            failed.append(error)
+    waiting = [words for words in waiting if words]
+    if failed and not waiting:
+        raise failed[0] if len(failed) == 1 else _all_of(failed)
+    return [*waiting, *(f"{error.where} {error.what}" for error in failed)]
+
+
+def _all_of(failed: list[EngineFailure]) -> EngineFailure:
+    told = "; ".join(f"{error.where} {error.what}" for error in failed)
+    return EngineFailure(told, where="apply", remedy="what each lacks; `headrace status` shows what is tried again")
 
 
 def _model(view: ModelView | None, name: str) -> str:

@@ -79,7 +79,7 @@ class Addresses(BaseModel):
 
 class RunState(BaseModel):
     """The whole of run.json. `owns_ray` is False where we joined a running cluster: then nothing of it is ended. `options` are of
-    `up`; None up to version 0.1."""
+    `up`; None up to version 0.1. `left_out` says what of an image's versions could not be taken, and why."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -90,6 +90,7 @@ class RunState(BaseModel):
     processes: tuple[StartedProcess, ...] = ()
     addresses: Addresses = Addresses()
     options: UpOptions | None = None
+    left_out: tuple[str, ...] = ()
 
     def process(self, role: str) -> StartedProcess | None:
         """The process of that role, or None."""
@@ -142,6 +143,13 @@ def notes_a_joined_ray(home: Home) -> bool:
 def save_run(home: Home, state: RunState) -> None:
     """Replaces run.json in one step: a reader sees the old one or the new one."""
     replace_file(home.run_file, state.model_dump_json(indent=2).encode() + b"\n")
+
+
+def note_left_out(home: Home, left_out: tuple[str, ...]) -> None:
+    """Writes down what of an image's versions could not be taken; nothing happens where nothing runs, or it stands there."""
+    state = load_run(home)
+    if state is not None and state.left_out != left_out:
+        save_run(home, state.model_copy(update={"left_out": left_out}))
 
 
 def clear_run(home: Home) -> None:

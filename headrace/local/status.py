@@ -41,7 +41,8 @@ class Overview(BaseModel):
     """Everything at a glance. `nodes` is None where no dashboard can be asked, `token_refused` where it answers and wants another
     token; `tick_s` is when the controller last looked.
 
-    `replaced` are replicas that ended by themselves, None as `nodes` is; `logs` are this machine's folders of them.
+    `replaced` are replicas that ended by themselves, None as `nodes` is; `logs` are this machine's folders of them; `left_out`
+    says what of an image's versions could not be taken, and why.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,6 +57,7 @@ class Overview(BaseModel):
     feeds: tuple[FeedView, ...]
     replaced: tuple[ReplacedView, ...] | None = None
     logs: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def look(settings: Settings) -> Overview:
@@ -71,10 +73,10 @@ def look(settings: Settings) -> Overview:
         owns_ray = run is not None and run.owns_ray
         dashboard = DashboardAsker(addresses.dashboard, settings.home, owns_ray=owns_ray)
     nodes = nodes_of(dashboard) if dashboard else None
-    doors = _doors(run.run_id) if run is not None and run.addresses.http == client.base_url else ()
+    here = run if run is not None and run.addresses.http == client.base_url else None
     return Overview(
         addresses=addresses,
-        doors=doors,
+        doors=_doors(here.run_id) if here else (),
         nodes=nodes,
         token_refused=dashboard is not None and dashboard.token_refused,
         table=seen.table,
@@ -82,7 +84,8 @@ def look(settings: Settings) -> Overview:
         models=seen.models,
         feeds=seen.feeds,
         replaced=replaced(dashboard) if dashboard and nodes is not None else None,
-        logs=_logs(run, settings) if run is not None and addresses is run.addresses else (),
+        logs=_logs(here, settings) if here else (),
+        left_out=here.left_out if here else (),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.errors import BadArtifact, NotFound
@@ -13,7 +13,7 @@ from deployments.artifacts.fetch import localize
 from deployments.artifacts.manifest import MANIFEST, Manifest, file_digest, manifest_bytes, parse_manifest
 from deployments.artifacts.roots import local_path
 from deployments.signing.admission import policy_file
-from deployments.signing.examine import SignatureDemand, SignatureFindings, examine
+from deployments.signing.examine import SignatureDemand, SignatureFindings, SignedFiles, examine
 from deployments.signing.files import signed_files
 from deployments.signing.keys import TrustedKey
 from deployments.signing.policy import SigningMode, SigningRule, demand_of, read_policy
@@ -39,10 +39,10 @@ class KnownVersion:
 
 @dataclass(frozen=True, slots=True)
 class LookedAt:
-    """What was found. `altered` says of each file what is not as its manifest has it; `content` are that manifest's bytes."""
+    """What was found in `files`. `altered` says of each file of the version what is not as its manifest has it."""
 
     version: KnownVersion
-    content: bytes
+    files: SignedFiles
     manifest: Manifest
     findings: SignatureFindings
     altered: tuple[str, ...]
@@ -54,22 +54,28 @@ class LookedAt:
 
 
 def find_version(model: str, number: int | None, settings: Settings) -> KnownVersion:
-    """The version of that number, the newest without one; `model` may be a version's folder instead.
+    """The version of that number, the newest without one; otherwise as `find_versions`."""
+    return find_versions(model, number, settings)[-1]
 
-    A home's own store is read itself, so nothing needs to run; a service that is named by its address is asked. Raises NotFound.
+
+def find_versions(model: str, number: int | None, settings: Settings) -> list[KnownVersion]:
+    """The version of that number, all without one, the newest last; `model` may be a version's folder instead.
+
+    A home's own store is read itself, so nothing needs to run; a service that is named by its address is asked. Raises NotFound
+    where there is none.
     """
     folder = Path(model)
     if (folder / MANIFEST).is_file():
         content = manifest_bytes(folder)
         name = parse_manifest(content, model).model
-        return KnownVersion(name, None, str(folder.absolute()), hashlib.sha256(content).hexdigest())
+        return [KnownVersion(name, None, str(folder.absolute()), hashlib.sha256(content).hexdigest())]
     kept = settings.home.store.exists() or not settings.store_url.startswith("sqlite")
     found = _stored(model, settings) if settings.url is None and kept else _asked(model)
     wanted = [one for one in found if number in (None, one.number)]
     if not wanted:
         known = ", ".join(str(one.number) for one in found) or "none"
         raise NotFound(f"no version {number or ''}".strip(), where=model, remedy=f"its versions: {known}")
-    return wanted[-1]
+    return wanted
 
 
 def trusted_for(model: str, named: Iterable[TrustedKey], settings: Settings) -> SignatureDemand:
@@ -100,6 +106,17 @@ def _rule_here(model: str, settings: Settings) -> tuple[SigningRule, Path] | Non
 
 def look_at(version: KnownVersion, demand: SignatureDemand) -> LookedAt:
     """Reads every byte of the version. Raises Unreachable, BadArtifact where it is no version."""
+    seen = look_at_signature(version, demand)
+    local = local_path(version.uri)
+    if local is None:  # verified as it is brought here
+        localize(version.uri, version.digest)
+        return seen
+    altered = (_altered(local / entry.path, entry.path, entry.sha256) for entry in seen.manifest.files)
+    return replace(seen, altered=tuple(one for one in altered if one))
+
+
+def look_at_signature(version: KnownVersion, demand: SignatureDemand) -> LookedAt:
+    """Reads the version's manifest and signature, and none of its files. Raises as `look_at`."""
     files = signed_files(version.uri)
     manifest = parse_manifest(files.manifest, version.uri)
     if files.digest != version.digest:
@@ -108,13 +125,7 @@ def look_at(version: KnownVersion, demand: SignatureDemand) -> LookedAt:
             where=str(version),
             remedy="restore the version's files, or build it again",
         )
-    found = examine(files, manifest, version.model, demand)
-    local = local_path(version.uri)
-    if local is None:  # verified as it is brought here
-        localize(version.uri, version.digest)
-        return LookedAt(version, files.manifest, manifest, found, ())
-    altered = (_altered(local / entry.path, entry.path, entry.sha256) for entry in manifest.files)
-    return LookedAt(version, files.manifest, manifest, found, tuple(one for one in altered if one))
+    return LookedAt(version, files, manifest, examine(files, manifest, version.model, demand), ())
 
 
 def _altered(file: Path, name: str, sha256: str) -> str:

@@ -47,11 +47,15 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def first_weights(model: onnx.ModelProto) -> onnx.TensorProto:
+    return next(one for one in model.graph.initializer if one.name == "w1")
+
+
 def with_weights_outside(root: Path, name: str = WEIGHTS) -> Path:
     """`mlp_artifact` with its first weights in a file beside it; the graph calls that one `name`."""
     plain = Path(mlp_artifact(root / "whole")[0])
     model = onnx.load(plain / "model.onnx")
-    tensor = next(one for one in model.graph.initializer if one.name == "w1")
+    tensor = first_weights(model)
     (root / "parts" / "weights").mkdir(parents=True)
     (root / "parts" / WEIGHTS).write_bytes(tensor.raw_data)
     onnx.external_data_helper.set_external_data(tensor, name)
@@ -90,18 +94,48 @@ def test_weights_beside_the_graph_are_read_from_memory(tmp_path: Path, keys: Own
         np.testing.assert_allclose(load_engine(folder).score({INPUT: rows(8)})[OUTPUT], expected, atol=1e-6)
 
 
-def test_weights_that_no_file_of_the_version_has_are_refused_where_it_is_sealed(
-    tmp_path: Path, keys: OwnKeys, elsewhere: Path
+@pytest.mark.parametrize("is_sealed", [True, False], ids=["sealed", "plain"])
+@pytest.mark.parametrize("way", ["another file", "a link", "up", "absolute", "in memory"])
+def test_weights_that_no_file_of_the_version_has_are_refused(
+    tmp_path: Path, keys: OwnKeys, elsewhere: Path, way: str, is_sealed: bool
 ) -> None:
+    """Whoever may write beside the files changes nothing, and a graph reads nothing of the machine's."""
     plain = with_weights_outside(tmp_path)
-    for folder in (plain, plain / "weights"):  # as a file that the graph names, and the manifest does not
-        (folder / "other.bin").write_bytes((plain / WEIGHTS).read_bytes())
-    (elsewhere / "other.bin").write_bytes((plain / WEIGHTS).read_bytes())
-    content = (plain / "model.onnx").read_bytes().replace(WEIGHTS.encode(), b"./////////other.bin"[-len(WEIGHTS) :])
-    (plain / "model.onnx").write_bytes(content)
-    sealed = Path(sealed_copy(told_anew(plain), tmp_path / "sealed", keys.new()).uri)
-    with pytest.raises(BadArtifact, match=r"other\.bin', which is no file of the version"):
-        load_engine(sealed)
+    weights = (plain / WEIGHTS).read_bytes()
+    other = {"up": "../other.bin", "absolute": str(elsewhere / "other.bin"), "in memory": "*/_ORT_MEM_ADDR_/*"}.get(
+        way, "other.bin"
+    )
+    for folder in (plain, elsewhere):  # as a file that the graph names, and the manifest does not
+        if way == "a link":
+            (folder / "other.bin").symlink_to(elsewhere / WEIGHTS)
+        else:
+            (folder / "other.bin").write_bytes(weights)
+    (plain.parent / "other.bin").write_bytes(weights)
+    model = onnx.load(plain / "model.onnx", load_external_data=False)
+    (location,) = first_weights(model).external_data
+    location.value = other
+    (plain / "model.onnx").write_bytes(model.SerializeToString())
+    told_anew(plain)
+    version = Path(sealed_copy(plain, tmp_path / "sealed", keys.new()).uri) if is_sealed else plain
+    with pytest.raises(BadArtifact, match=r"which is no file of the version"):
+        load_engine(version)
+
+
+def test_a_file_of_weights_that_is_exchanged_for_another_is_refused(tmp_path: Path, elsewhere: Path) -> None:
+    plain = with_weights_outside(tmp_path)
+    (plain / WEIGHTS).unlink()
+    (plain / WEIGHTS).symlink_to(elsewhere / WEIGHTS)
+    with pytest.raises(BadArtifact, match=r"first\.bin is damaged: its digest differs"):
+        load_engine(plain)
+
+
+def test_a_graph_of_which_it_can_not_be_told_what_it_reads_is_refused(tmp_path: Path, elsewhere: Path) -> None:
+    """A field that protobuf passes over and our reader does not know."""
+    plain = with_weights_outside(tmp_path)
+    group = b"\xa3\x06\xa4\x06"  # field 100, a group: begun and ended
+    (plain / "model.onnx").write_bytes((plain / "model.onnx").read_bytes() + group)
+    with pytest.raises(BadArtifact, match="the model is no protobuf of ONNX"):
+        load_engine(told_anew(plain))
 
 
 def test_an_onnxruntime_that_reads_no_weights_from_memory_is_told(
@@ -116,8 +150,9 @@ def test_an_onnxruntime_that_reads_no_weights_from_memory_is_told(
     monkeypatch.setattr("deployments.engines.onnx._options", lambda _: Older())
     plain = with_weights_outside(tmp_path)
     sealed = Path(sealed_copy(plain, tmp_path / "sealed", keys.new()).uri)
-    with pytest.raises(BadArtifact, match="can't read weights beside a sealed model"):
-        load_engine(sealed)
+    for folder in (plain, sealed):
+        with pytest.raises(BadArtifact, match="can't read weights beside a model from memory"):
+            load_engine(folder)
 
 
 def test_what_a_model_itself_asks_for_writes_nothing(
@@ -206,6 +241,8 @@ def test_locations_are_found_wherever_a_tensor_may_lie() -> None:
         "plain",
         "in a function",
     }
+    hidden = b"\xba\x80\x80\x80\x70" + model.SerializeToString().split(b"\x3a", 1)[1]  # the graph's tag, with a bit above
+    assert "plain" in external_locations(hidden)
     assert external_locations(b"") == set()
     for broken in (b"\x3a\x08location"[:-1] + b"location", b"\x0blocation", b"\xff" * 11 + b"location"):
         with pytest.raises(ValueError, match=r"cut off|no protobuf"):

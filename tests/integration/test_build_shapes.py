@@ -208,6 +208,48 @@ def test_external_data_that_leads_elsewhere_is_refused_with_the_way_out(tmp_path
     assert "cp -rL" in refused(tmp_path, section(), "is a link to another folder").remedy
 
 
+def with_its_weights_outside(folder: Path, location: str) -> np.ndarray:
+    """m.onnx in `folder`, whose large weights are told to lie at `location`, and are in m.data; a small one lies there too."""
+    weights, small = np.arange(90_000, dtype=np.float32).reshape(300, 300), np.full((1, 300), 2, np.float32)
+    nodes = [helper.make_node("Mul", ["x", "two"], ["doubled"]), helper.make_node("MatMul", ["doubled", "w"], ["y"])]
+    shapes = [tensor("x", FLOAT, "n", 300)], [tensor("y", FLOAT, "n", 300)]
+    model = save(folder / "m.onnx", nodes, *shapes, {"w": weights, "two": small})
+    onnx.save(model, folder / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=1024)
+    named = onnx.load(folder / "m.onnx", load_external_data=False)
+    for one in named.graph.initializer:
+        for entry in one.external_data:
+            entry.value = location if entry.key == "location" else entry.value
+    (folder / "m.onnx").write_bytes(named.SerializeToString())
+    return weights
+
+
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a file could hold no more than 100 kB, instead of 2 GB."""
+    monkeypatch.setattr("deployments.builder.sources.from_onnx.LARGEST_BYTES", 100_000)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_what_is_more_than_a_file_can_hold_keeps_its_large_weights_beside_it(tmp_path: Path) -> None:
+    weights = with_its_weights_outside(tmp_path, "./m.data")
+    built = run(tmp_path, {"source": {"onnx": "m.onnx"}})
+    np.testing.assert_allclose(answer(built, x=np.ones((2, 300)))["y"], np.full((2, 300), 2) @ weights, rtol=1e-5)
+    assert built.artifact is not None
+    sizes = {entry.path: entry.size_bytes for entry in built.artifact.manifest.files}
+    assert sizes["model.onnx"] < weights.nbytes < sizes["model.onnx.data"]
+    assert built.report.variants[0].size_bytes == sizes["model.onnx"] + sizes["model.onnx.data"]
+
+
+@pytest.mark.usefixtures("small_files")
+@pytest.mark.parametrize("where", ["../m.data", "absolute", "none.data"])
+def test_weights_outside_the_models_folder_are_not_built_from(tmp_path: Path, where: str) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    with_its_weights_outside(project, str(tmp_path / "m.data") if where == "absolute" else where)
+    (project / "m.data").rename(tmp_path / "m.data")
+    refused(project, {"source": {"onnx": "m.onnx"}}, "is no whole ONNX model")
+
+
 def test_what_onnxruntime_does_not_have_is_named(tmp_path: Path) -> None:
     x, y = [tensor("x", FLOAT, "n", 2)], [tensor("y", FLOAT, "n", 2)]
     same = [helper.make_node("Identity", ["x"], ["y"])]

@@ -1,15 +1,20 @@
-"""An ONNX file's external data, where it lies behind links, as a download cache keeps it: onnx and onnxruntime refuse those."""
+"""An ONNX file's external data: where it lies behind links, as a download cache keeps it, which onnx and onnxruntime refuse; and
+where it is more than one file can hold."""
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import google.protobuf.message
 import onnx
+from onnx.external_data_helper import load_external_data_for_tensor
 
 from cluster.errors import BadInput
+
+SMALL_NUMBERS = 1 << 16
 
 
 def beside(file: Path, folder: Path) -> Path:
@@ -40,6 +45,30 @@ def beside(file: Path, folder: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(one, target)
     return Path(shutil.copyfile(file, folder / file.name))
+
+
+def outside_bytes(model: onnx.ModelProto, folder: Path) -> int:
+    """How much lies in files of their own; one that is missing counts nothing: whoever reads it says so."""
+    return sum(one.stat().st_size for place in {*_locations(model.graph)} if (one := folder / place).exists())
+
+
+def keep_outside(model: onnx.ModelProto, folder: Path, target: Path) -> None:
+    """Has the model's large weights lie beside `target`, copied there from `folder`, as files called after it; small ones, which
+    the steps of a build read, are taken into the model. Raises OSError, ValueError."""
+    names: dict[str, str] = {}
+    for tensor in _tensors(model.graph):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        if math.prod(tensor.dims) <= SMALL_NUMBERS:
+            load_external_data_for_tensor(tensor, str(folder))
+            tensor.ClearField("data_location")
+            tensor.ClearField("external_data")
+            continue
+        for item in tensor.external_data:
+            if item.key == "location":
+                item.value = names.setdefault(item.value, f"{target.name}.data{len(names) or ''}")
+    for place, name in names.items():
+        shutil.copyfile(folder / place, target.parent / name)
 
 
 def _locations(graph: onnx.GraphProto) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""Worker: an ONNX file, with external data or without -> one model.onnx that holds everything, and the file's own answers."""
+"""Worker: an ONNX file, with external data or without -> one model.onnx that holds everything, or has its weights beside it where
+that is above 2 GB; and the file's own answers."""
 
 from __future__ import annotations
 
@@ -12,13 +13,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
+from onnx.external_data_helper import load_external_data_for_model
 
 from cluster.errors import BadInput
 from cluster.signature import TensorSpec
 from deployments.builder.evaluation.quality import max_difference
 from deployments.builder.sources.answers import record
 from deployments.builder.sources.binding import BY_NAME, select
-from deployments.builder.sources.external_data import beside
+from deployments.builder.sources.external_data import beside, keep_outside, outside_bytes
 from deployments.builder.sources.rows import ranged, read_inputs, rows_to_check
 from deployments.builder.steps.free_batch import free_inputs, free_outputs, unservable
 from deployments.builder.steps.graph import BATCH, input_specs, open_session, read_signature
@@ -44,7 +46,7 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
     given, target = Path(job["file"]), Path(job["target"])
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         file = beside(given, Path(folder))
-        model = _read(file, given)
+        model = _read(file, given, target)
         session = open_session(file, given)
         _check(file, given)
         constants = {name: _constant(model, name, value, given) for name, value in job["constants"].items()}
@@ -92,14 +94,20 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read(file: Path, given: Path) -> onnx.ModelProto:
-    """The model with its external data inside. Raises BadInput where a file is damaged, missing or outside the model's folder."""
+def _read(file: Path, given: Path, target: Path) -> onnx.ModelProto:
+    """The model with its external data inside; beside `target` where that is more than a file can hold. Raises BadInput where a
+    file is damaged, missing or outside the model's folder."""
     try:
-        model = onnx.load(file)
+        model = onnx.load(file, load_external_data=False)
+        if model.ByteSize() + outside_bytes(model, file.parent) <= LARGEST_BYTES:
+            load_external_data_for_model(model, str(file.parent))
+        else:
+            onnx.checker.check_model(file)  # that no weights lead out of the folder, for one
+            keep_outside(model, file.parent, target)
     except (google.protobuf.message.DecodeError, onnx.checker.ValidationError, OSError, ValueError, RuntimeError) as error:
         raise _damaged(error, given) from error
     if model.ByteSize() > LARGEST_BYTES:
-        raise BadInput("is larger than 2 GB", where=str(given), remedy="compress it first, or serve it with engine: torch")
+        raise BadInput("is larger than 2 GB", where=str(given), remedy="export it with its weights in a file beside it")
     return model
 
 

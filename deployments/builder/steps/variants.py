@@ -22,6 +22,7 @@ from deployments.builder.worker import run_worker
 from deployments.engines.arrays import save_arrays
 from deployments.engines.datatypes import Array
 from deployments.engines.load import open_engine
+from deployments.engines.onnx_external import weights_beside
 
 CALIBRATION_ROWS = 256
 AUTO_SHARES = (0.5, 0.75)
@@ -63,6 +64,8 @@ class VariantBuilder:
         self._progress = progress
         self._answers: dict[str, dict[str, Array]] = {}
         self._task: Task = spec.evaluate.task if spec.evaluate else "classification"
+        # A file can't hold more than 2 GB, and onnxruntime writes what it has optimised as one.
+        self._optimise = spec.optimise and not weights_beside(imported.file)
 
     def wanted(self) -> str | None:
         """The name of the variant that the document asks for; None for the fastest."""
@@ -81,7 +84,7 @@ class VariantBuilder:
         for name, recipe in plan.items():
             source = pruned[_pruned(recipe.prune)] if recipe.prune else made[0]
             methods = list(recipe.methods)
-            if self._spec.optimise:
+            if self._optimise:
                 # Not after fp16, which the CPU can't compute in: the model would do so in fp32 for ever, on a GPU too.
                 methods.insert(0 if HALF in methods else len(methods), OPTIMISED)
             steps = (*source.steps, *({"step": method} for method in methods))
@@ -99,7 +102,7 @@ class VariantBuilder:
         compress = self._spec.compress
         if self._spec.engine == "torch":
             return {}
-        plan: dict[str, Recipe] = {OPTIMISED: Recipe()} if self._spec.optimise else {}
+        plan: dict[str, Recipe] = {OPTIMISED: Recipe()} if self._optimise else {}
         if compress.method != "auto":
             if compress.prune:
                 plan[_pruned(compress.prune)] = Recipe(compress.prune)
@@ -184,7 +187,7 @@ class VariantBuilder:
             variant = Variant(
                 name=candidate.name,
                 steps=candidate.steps,
-                size_bytes=candidate.file.stat().st_size,
+                size_bytes=sum(one.stat().st_size for one in (candidate.file, *weights_beside(candidate.file).values())),
                 quality=quality(answers[candidate.name], answers[IMPORTED], rows.labels, self._task),
                 neighbours=beside[candidate.name],
                 **measured[candidate.name],

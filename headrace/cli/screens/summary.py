@@ -51,6 +51,7 @@ def _of_the_house(seen: Overview, now_s: float) -> Iterator[str]:
             word = "ended" if ends_s <= now_s else "ends"
             yield f"the certificate of the door at {door.http} {word} at {utc(datetime.fromtimestamp(ends_s, UTC))}: renew it"
         yield from (f"the door at {door.http}: {line}" for line in door.trouble.splitlines())
+    yield from (f"left out: {one}" for one in seen.left_out)
     if seen.token_refused:
         yield f"the Ray dashboard at {seen.addresses.dashboard} refuses the token: set RAY_AUTH_TOKEN_PATH to the cluster's"
     elif seen.addresses.dashboard and seen.nodes is None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from cluster.commands.watch.by_hand import HandAct
-from cluster.errors import BadArtifact, Conflict
+from cluster.errors import BadArtifact, Conflict, HeadraceError
 from cluster.versions import check_name
 from deployments.artifacts.manifest import MANIFEST
 from deployments.artifacts.sealing.rewrapping import rewrap
@@ -81,30 +82,26 @@ def ls(
     if model is None:
         _show_keys(known, as_json=as_json)
         return
-    found = [(called, None if files.manifest.seal is None else files.seal_keys()) for called, files in _versions(model)]
+    found: list[tuple[str, SealKeys | None, str]] = []
+    for called, opened in _versions(model):
+        try:
+            files = opened()
+            found.append((called, None if files.manifest.seal is None else files.seal_keys(), ""))
+        except HeadraceError as error:  # one that is damaged or away hides no other
+            found.append((called, None, str(error)))
     opening = {holder.key_id for holder in known if holder.opens}
     if as_json:
-        print_json(
-            {
-                "model": model,
-                "versions": [
-                    {
-                        "version": called,
-                        "sealed": keys is not None,
-                        "keys": _ids(keys),
-                        "opens_here": keys is None or bool(opening & {*_ids(keys)}),
-                    }
-                    for called, keys in found
-                ],
-            }
-        )
+        versions = [
+            {"version": called, "wrong": wrong} if wrong else _told(called, keys, opening) for called, keys, wrong in found
+        ]
+        print_json({"model": model, "versions": versions})
         return
     named = {holder.key_id: Path(holder.where).stem for holder in known if Path(holder.where).suffix in (PRIVATE, PUBLIC)}
     table = Table("version", "sealed for", "opens here", box=None, pad_edge=False)
-    for called, keys in found:
+    for called, keys, wrong in found:
         whom = ", ".join(f"{key} ({named[key]})" if key in named else key for key in _ids(keys))
         opens = "yes" if keys is None or opening & {*_ids(keys)} else "no"
-        table.add_row(called, whom or "is not sealed", opens)
+        table.add_row(called, wrong or whom or "is not sealed", "-" if wrong else opens)
     answers().print(table)
 
 
@@ -125,33 +122,55 @@ def rewrap_command(
     """
     folder = read_settings().home.keys
     holders = [holder_of(one, folder=folder) for one in seal]
-    ring, changed = KeyRing.from_environment(), []
-    for called, files in _versions(model, version):
-        if files.manifest.seal is None:
-            if version is not None:
-                raise BadArtifact("is not sealed", where=called, remedy="build it again with `headrace build --seal KEY`")
+    ring, changed, failed = KeyRing.from_environment(), [], list[tuple[str, HeadraceError]]()
+    for called, opened in _versions(model, version):
+        try:
+            files = opened()
+            if files.manifest.seal is None:
+                if version is not None:
+                    raise BadArtifact("is not sealed", where=called, remedy="build it again with `headrace build --seal KEY`")
+                continue
+            which = {"model": model, "versions": (int(called),)} if called.isdecimal() else {"name": files.manifest.model}
+            with recorded(HandAct.REWRAP, remark, keys=[holder.key_id for holder in holders], **which) as act:
+                before, after = rewrap(files, holders, ring, keep=keep)
+                act.came_to(keys=_ids(after))
+        except HeadraceError as error:  # one that does not open keeps no other from being sealed anew
+            failed.append((called, error))
             continue
-        which = {"model": model, "versions": (int(called),)} if called.isdecimal() else {"name": files.manifest.model}
-        with recorded(HandAct.REWRAP, remark, keys=[holder.key_id for holder in holders], **which) as act:
-            before, after = rewrap(files, holders, ring, keep=keep)
-            act.came_to(keys=_ids(after))
         changed.append({"version": called, "before": _ids(before), "keys": _ids(after)})
+    _show_rewrapped(model, changed, as_json=as_json)
+    for called, why in failed[1:]:
+        notes().print(f"{called} is sealed for whom it was: {why}", soft_wrap=True)
+    if failed:
+        raise failed[0][1]
+    if not changed and not as_json:
+        notes().print(f"{model} has no sealed version")
+
+
+def _show_rewrapped(model: str, changed: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     if as_json:
         print_json({"model": model, "rewrapped": changed})
         return
     for one in changed:
         answers().print(f"{one['version']} is sealed for {', '.join(one['keys'])}", soft_wrap=True)
-    if not changed:
-        notes().print(f"{model} has no sealed version")
 
 
-def _versions(model: str, number: int | None = None) -> list[tuple[str, VersionFiles]]:
-    """What each is called, and its files."""
+def _told(called: str, keys: SealKeys | None, opening: Set[str]) -> dict[str, Any]:
+    return {
+        "version": called,
+        "sealed": keys is not None,
+        "keys": _ids(keys),
+        "opens_here": keys is None or bool(opening & {*_ids(keys)}),
+    }
+
+
+def _versions(model: str, number: int | None = None) -> list[tuple[str, Callable[[], VersionFiles]]]:
+    """What each is called, and what opens it."""
     if (Path(model) / MANIFEST).exists():
-        return [(model, open_folder(Path(model).absolute()))]
+        return [(model, partial(open_folder, Path(model).absolute()))]
     with ControlClient.from_environment() as client:
         found = versions_of(client.model(model), number)
-    return [(str(one.version), open_version(one.artifact_uri, one.digest)) for one in found]
+    return [(str(one.version), partial(open_version, one.artifact_uri, one.digest)) for one in found]
 
 
 def _known() -> list[KeyHolder]:

@@ -2,57 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from cluster.commands.documents import Apply, ModelDocument
+from cluster.commands.models import ModelView
 from cluster.commands.versions import RegisterVersion
-from cluster.errors import BadArtifact, BadInput, NotFound
+from cluster.errors import BadArtifact, BadInput, HeadraceError, NoCapacity, NotFound, Unreachable
 from deployments.artifacts.manifest import MANIFEST, verify
 from deployments.builder.report import read_report
 from deployments.images.image import DOCUMENT
 from headrace.client import ControlClient
 
+Say = Callable[[str], None]
 
-def take_aboard(client: ControlClient, folder: Path) -> Iterator[str]:
-    """Registers FOLDER/MODEL/DIGEST of each model and applies FOLDER/MODEL/model.json, unless somebody has applied one before.
-    What somebody has removed since an earlier start stays removed.
 
-    Yields a line for each. Raises BadArtifact for a version that is damaged, BadInput for a folder that is none.
+def take_aboard(client: ControlClient, folder: Path, say: Say) -> tuple[str, ...]:
+    """Registers FOLDER/MODEL/DIGEST of each model and applies FOLDER/MODEL/model.json, unless somebody has applied one before;
+    `say` is told a line for each. What somebody has removed since an earlier start stays removed.
+
+    Returns what was left out, and why: a version that is damaged, refused, or sealed with no key here keeps no other from being
+    served. Raises BadInput for a folder that is none, Unreachable or NoCapacity where the controller is away.
     """
     if not folder.is_dir():
         raise BadInput("is no folder", where=f"--models {folder}", remedy="name a folder that `headrace image build` has made")
+    left_out: list[str] = []
     for document_file in sorted(folder.glob(f"*/{DOCUMENT}")):
-        document = _document(document_file)
-        artifacts = sorted(path.parent for path in document_file.parent.glob(f"*/{MANIFEST}"))
-        gone = 0
-        for path in artifacts:
-            manifest = verify(path, path.name)
-            report = read_report(path)
-            wanted = RegisterVersion(
-                model=document.name,
-                artifact_uri=str(path),
-                digest=path.name,
-                engine=manifest.engine,
-                signature=manifest.signature,
-                quality=report.built_quality if report is not None else None,
-                standing=True,
-            )
+        try:
+            document = _document(document_file)
+        except BadArtifact as error:
+            left_out.append(f"{document_file.parent.name} of the image: {error}")
+            continue
+        known = _known(client, document.name)
+        taken = {one.digest for one in known.versions} if known is not None else set()
+        paths, gone = sorted(path.parent for path in document_file.parent.glob(f"*/{MANIFEST}")), 0
+        for path in paths:
+            if path.name in taken:
+                continue
             try:
-                yield f"{document.name}: version {client.register_version(wanted).version} of the image"
+                request = _request(document.name, path)
+            except HeadraceError as error:  # also where the service that holds its key is away
+                left_out.append(_left_out(document.name, path, error))
+                continue
+            try:
+                say(f"{document.name}: version {client.register_version(request).version} of the image")
             except NotFound as error:
                 gone += 1
-                yield f"{document.name}: {path.name[:12]} of the image stays away: {error.what}"
-        if gone < len(artifacts) or not artifacts:
-            yield from _served(client, document)
+                say(f"{document.name}: {path.name[:12]} of the image stays away: {error.what}")
+            except (Unreachable, NoCapacity):
+                raise
+            except HeadraceError as error:  # the signing policy's, for one
+                left_out.append(_left_out(document.name, path, error))
+        if (known is None or known.serving is None) and (gone < len(paths) or not paths):
+            client.apply(Apply(models=(document,)))
+            say(f"{document.name}: served as the image says")
+    return tuple(left_out)
 
 
-def _served(client: ControlClient, document: ModelDocument) -> Iterator[str]:
-    if not _is_applied(client, document.name):
-        client.apply(Apply(models=(document,)))
-        yield f"{document.name}: served as the image says"
+def _left_out(model: str, path: Path, error: HeadraceError) -> str:
+    return f"{model}, version {path.name[:12]} of the image: {error}"
+
+
+def _request(model: str, path: Path) -> RegisterVersion:
+    """Raises BadArtifact for a version that is damaged; for one that is sealed, and that nobody here can open, Forbidden or
+    Unreachable."""
+    manifest = verify(path, path.name)
+    report = read_report(path)
+    return RegisterVersion(
+        model=model,
+        artifact_uri=str(path),
+        digest=path.name,
+        engine=manifest.engine,
+        signature=manifest.signature,
+        quality=report.built_quality if report is not None else None,
+        standing=True,
+    )
 
 
 def _document(path: Path) -> ModelDocument:
@@ -62,8 +88,8 @@ def _document(path: Path) -> ModelDocument:
         raise BadArtifact("is no Model's document", where=str(path), remedy="make the image again") from error
 
 
-def _is_applied(client: ControlClient, model: str) -> bool:
+def _known(client: ControlClient, model: str) -> ModelView | None:
     try:
-        return client.model(model).serving is not None
+        return client.model(model)
     except NotFound:
-        return False
+        return None

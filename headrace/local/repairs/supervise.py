@@ -33,6 +33,7 @@ from headrace.local.run_state import RunState, load_run
 LOOK_EVERY_S = 1.0
 ASK_CONTROLLER_EVERY = 5  # looks
 PRUNE_EVERY = 60  # looks
+ABOARD_AGAIN = Backoff(first_s=5.0, most_s=300.0)  # what of an image could not be taken
 ASK_S = 5.0
 # An `up` of somebody else has no run.json for a moment, while it begins.
 TAKEN_DOWN_AFTER = 3  # looks
@@ -80,6 +81,8 @@ class Supervisor:
         self._repairing: subprocess.Popen[str] | None = None
         self._absences = Absences({})
         self._backoffs: dict[RunPart, Backoff] = {}
+        self._left_out: tuple[str, ...] = ()
+        self._aboard = ABOARD_AGAIN
         self._controller_away: tuple[Away, ...] = ()
         self._looks = self._without_run = 0
         self._is_up = False
@@ -107,7 +110,10 @@ class Supervisor:
                 self._look(state, time.monotonic())
             if state is not None and state.owns_ray and self._looks % PRUNE_EVERY == 0:
                 prune(ray_logs(self._settings.home))
-            self._repair((RunPart.RAY,) if state is None and not self._is_up else self._overdue())
+            overdue = self._overdue() if state is not None else ()
+            self._repair(overdue or (() if self._is_up else (RunPart.RAY,)))
+            if self._left_out and self._is_up and time.monotonic() >= self._aboard.next_s:
+                self._bring_up(())
         return True
 
     def _look(self, state: RunState, now_s: float) -> None:
@@ -151,11 +157,21 @@ class Supervisor:
         if not isinstance(failed, Busy):
             self._is_up = failed is None
         if failed is None:
-            self._options = replace(self._options, access="", models="")  # they are applied: what somebody applies later stays
+            self._note_aboard(now_s)
+            # They are applied: what somebody applies later stays.
+            self._options = replace(self._options, access="", models=self._options.models if self._left_out else "")
         if failed is not None and not self._stop.is_set():
-            wait_s = min(self._backoffs[part].next_s for part in parts) - now_s
-            self._say(f"{failed}; tries again in {wait_s:.0f} s")
+            wait_s = min((self._backoffs[part].next_s for part in parts), default=self._aboard.next_s) - now_s
+            self._say(f"{failed}; tries again in {max(wait_s, 0.0):.0f} s")
         return failed
+
+    def _note_aboard(self, now_s: float) -> None:
+        """What of the image serves, serves; the rest is told, and tried again: a key may come, or the service that holds it."""
+        state = load_run(self._settings.home)
+        self._left_out = state.left_out if state is not None and self._options.models else ()
+        self._aboard = self._aboard.tried(now_s)
+        for one in self._left_out:
+            self._say(f"left out: {one}; tries again in {self._aboard.next_s - now_s:.0f} s")
 
     def _up_once(self) -> HeadraceError | None:
         command = [sys.executable, "-m", "headrace.local.repairs.up_once", json.dumps(asdict(self._options))]

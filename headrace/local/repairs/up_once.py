@@ -16,6 +16,7 @@ from headrace.local.lock import Busy
 from headrace.local.options import UpOptions
 from headrace.local.repairs.aboard import take_aboard
 from headrace.local.repairs.supervise import BUSY, line_of
+from headrace.local.run_state import note_left_out
 from headrace.local.up import bring_up
 
 
@@ -26,8 +27,7 @@ def main(options: str) -> int:
         bring_up(asked, settings, lambda *step: _write(line_of(*step)))
         if asked.models:
             with ControlClient.from_environment(settings) as client:
-                for line in take_aboard(client, Path(asked.models)):
-                    _write(line)
+                note_left_out(settings.home, take_aboard(client, Path(asked.models), _write))
     except HeadraceError as error:
         _write(json.dumps({"error": to_wire(error)}))
         return BUSY if isinstance(error, Busy) else 1

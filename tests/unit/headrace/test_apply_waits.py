@@ -11,7 +11,7 @@ from cluster.fleet.serving import Serving
 from cluster.versions import Version
 from deployments.serving.fake_fleet import FakeFleet
 from headrace.cli.apply import unready
-from tests.support.brain import Brain
+from tests.support.brain import SIGNATURE, Brain
 
 DOCUMENTS = Apply(models=(ModelDocument(name="digits"),))
 
@@ -89,3 +89,21 @@ def test_a_stream_whose_document_is_refused_is_not_waited_for() -> None:
     brain.tick(2)
     with pytest.raises(EngineFailure, match="there is no codec yaml"):
         unready(StatusView.model_validate(brain.call("status")), Apply(feeds=(stream,)))
+
+
+def test_one_that_fails_keeps_no_other_from_being_waited_for() -> None:
+    brain = with_one_given_up()
+    brain.call("apply", models=[{"name": "letters"}])
+    brain.call("version.register", model="letters", artifact_uri="/letters", digest="d", engine="onnx", signature=SIGNATURE)
+    documents = Apply(models=(ModelDocument(name="digits"), ModelDocument(name="letters")))
+    brain.tick()
+
+    def left() -> list[str]:
+        return unready(StatusView.model_validate(brain.call("status")), documents)
+
+    starting, failed = left()
+    assert starting == "model letters: first version is starting"
+    assert failed.startswith("digits version 1 its rollout ended, rolled_back")
+    brain.tick(4)
+    with pytest.raises(EngineFailure, match="no such operator"):
+        left()

@@ -13,6 +13,7 @@ from cluster.commands.command import Nothing
 from cluster.commands.models import ModelView
 from cluster.commands.watch.by_hand import TellAct
 from deployments.artifacts.manifest import KEYS
+from deployments.artifacts.version_files import open_folder
 from deployments.keys.ring import VARIABLE
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
@@ -69,6 +70,34 @@ def test_a_version_is_sealed_for_another_key(home: Path, tmp_path: Path, capsys:
     assert told(capsys, "sealing", "rewrap", artifact.uri, "--seal", "new", "--keep")["rewrapped"] == [
         {"version": artifact.uri, "before": [ids[0]], "keys": ids}
     ]
+
+
+def test_one_that_is_damaged_hides_no_other_and_keeps_none_from_being_sealed_anew(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = [told(capsys, "sealing", "new", name)["key"] for name in ("old", "new")]
+    holder = sealing_commands.holder_of("old", folder=home / "keys")
+    plain = Path(mlp_artifact(tmp_path / "plain")[0])
+    sealed = [sealed_copy(plain, tmp_path / str(number), holder) for number in range(3)]
+    (Path(sealed[0].uri) / KEYS).write_text("{}")
+    (Path(sealed[2].uri) / "manifest.json").unlink()
+    signature = open_folder(plain).manifest.signature.model_dump(mode="json")
+    about = {"model": "digits", "engine": "onnx", "signature": signature, "created_s": 1.0}
+    versions = [{**about, "version": n, "artifact_uri": one.uri, "digest": one.digest} for n, one in enumerate(sealed, 1)]
+    nothing = dict.fromkeys(("stable", "candidate", "serving", "plan", "rollout"))
+    view = ModelView.model_validate({**nothing, "name": "digits", "apps": [], "versions": versions})
+    monkeypatch.setattr(sealing_commands.ControlClient, "model", lambda _client, _model: view)
+    monkeypatch.setenv("HEADRACE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("headrace.by_hand.has_service", lambda _: False)  # which would have to record it
+    first, second, third = told(capsys, "sealing", "ls", "digits")["versions"]  # type: ignore[misc]
+    assert (second["keys"], second["opens_here"]) == ([ids[0]], True)
+    assert f"bad {KEYS}" in first["wrong"]
+    assert "manifest.json" in third["wrong"]
+    assert main(["sealing", "rewrap", "digits", "--seal", "new", "--json"]) != ExitCode.OK
+    said = capsys.readouterr()
+    assert [one["version"] for one in json.loads(said.out)["rewrapped"]] == ["2"]
+    assert f"bad {KEYS}" in said.err
+    assert "3 is sealed for whom it was" in said.err
 
 
 def test_commands_on_a_sealed_version_open_it_or_say_why_not(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -185,3 +187,67 @@ def test_a_cluster_that_is_joined_has_its_policy_where_its_nodes_start(
     assert "set HEADRACE_SIGNING to the policy's path where its nodes are started" in capsys.readouterr().err
     assert main(["apply", "-f", str(policy)]) == ExitCode.BAD_INPUT
     assert "is a file of each node" in capsys.readouterr().err
+
+
+def test_a_key_is_replaced_and_what_the_old_one_signed_goes_on(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """The old one may leave the policy then. What nobody trusted had signed is signed by nobody now."""
+    versions = [local_version(tmp_path / str(seed), seed=seed) for seed in range(5)]
+    _registered(home, *versions)
+    for name in ("old", "new", "strangers"):
+        main(["signing", "new", name])
+    for number, name in ((1, "old"), (2, "old"), (3, "strangers"), (4, "old")):
+        assert main(["model", "sign", f"digits:{number}", "--key", name]) == ExitCode.OK
+    policy = tmp_path / "signing.yaml"
+    rule = "kind: Signing\nrules:\n  - {models: ['*'], mode: enforce, keys: [%s]}\n"
+    listed = {name: str(home / "signing" / f"{name}.pub") for name in ("old", "new")}
+    policy.write_text(rule % ", ".join(listed.values()))
+    monkeypatch.setenv("HEADRACE_SIGNING", str(policy))
+    told = json.loads((Path(versions[0].uri) / "slsa.json").read_bytes())
+    (Path(versions[3].uri) / "model.onnx").write_bytes(b"another")
+    capsys.readouterr()
+
+    assert main(["model", "sign", "digits", "--again", "--key", "new", "--json"]) == ExitCode.FAILED
+    said = capsys.readouterr()
+    done = json.loads(said.out)
+    assert [one["version"] for one in done["signed"]] == [1, 2]
+    assert list(done["left"]) == ["digits version 3", "digits version 4"]
+    assert "is not trusted for this model" in done["left"]["digits version 3"]
+    assert "model.onnx was changed" in done["left"]["digits version 4"]
+    assert "digits version 5 stays as it is: it is not signed" in said.err
+
+    policy.write_text(rule % listed["new"])
+    assert main(["signing", "ls", "digits", "--json"]) == ExitCode.OK
+    listed_now = json.loads(capsys.readouterr().out)["versions"]
+    assert [one["signer"]["name"] if one["signer"] else None for one in listed_now] == ["new", "new", None, None, None]
+    assert "not trusted" in listed_now[2]["wrong"]
+    assert main(["model", "verify", "digits:1"]) == ExitCode.OK
+    anew = json.loads((Path(versions[0].uri) / "slsa.json").read_bytes())
+    before, after = (statement_of(one) for one in (told, anew))
+    signed_on = before["predicate"]["runDetails"]["metadata"].pop("headrace_signed_on")
+    assert signed_on <= after["predicate"]["runDetails"]["metadata"].pop("headrace_signed_on")
+    assert before == after, "what it was made from is told as it was"
+    capsys.readouterr()
+    assert main(["model", "sign", "digits:1", "--again", "--key", "new"]) == ExitCode.OK
+    assert capsys.readouterr().out == "", "it is signed by that key already"
+    assert main(["signing", "ls", "digits"]) == ExitCode.OK
+    assert "new (" in capsys.readouterr().out
+
+
+def statement_of(bundle: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
+    return found
+
+
+def test_a_version_that_is_damaged_hides_no_other_of_who_signed_them(home: Path, tmp_path: Path, capsys: Captured) -> None:
+    versions = [local_version(tmp_path / str(seed), seed=seed) for seed in range(2)]
+    _registered(home, *versions)
+    main(["signing", "new", "release"])
+    main(["model", "sign", "digits:2", "--key", "release"])
+    (Path(versions[0].uri) / "manifest.json").unlink()
+    capsys.readouterr()
+    assert main(["signing", "ls", "digits", "--json"]) == ExitCode.OK
+    first, second = json.loads(capsys.readouterr().out)["versions"]
+    assert "no manifest" in first["wrong"]
+    assert (second["signer"]["name"], second["wrong"]) == ("release", "")

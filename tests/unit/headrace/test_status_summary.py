@@ -59,6 +59,7 @@ def test_nothing_is_wrong_where_all_is_well() -> None:
             {"nodes": None, "token_refused": True},
             "the Ray dashboard at http://d refuses the token: set RAY_AUTH_TOKEN_PATH to the cluster's",
         ),
+        ({"left_out": ("a, version 1f of the image: no key",)}, "left out: a, version 1f of the image: no key"),
         ({"doors": (DoorView(http="h:1", grpc=None, is_open=False, gateways=0),)}, "the door at h:1 is closed"),
         ({"doors": (DoorView(http="h:1", grpc=None, is_open=True, gateways=0),)}, "no gateway is up behind the door at h:1"),
         (
