@@ -196,6 +196,7 @@ def test_the_audit_has_what_a_run_that_failed_has_scored(
 def test_quarantined_rows_are_shown_by_reason(
     tmp_path: Path, spec: BatchSpec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     assert main(["batch", "quarantine", "digits"]) == ExitCode.NOT_FOUND
     write_file(tmp_path / "in/bad.parquet", [7001], [None], note=["[/data]"])
     assert main(["batch", "run", "digits"]) == 0

@@ -266,7 +266,7 @@ def test_a_name_without_an_address_is_not_waited_for() -> None:
 def test_every_command_either_looks_or_changes_something() -> None:
     looks = {command for command, entry in COMMANDS.items() if entry.looks}
     verbs = {command.rpartition(".")[2] for command in looks}
-    assert verbs == {"status", "resolve", "show", "history", "list", "search"}
+    assert verbs == {"status", "resolve", "show", "history", "list", "search", "branches"}
     assert [command for command in COMMANDS if command.rpartition(".")[2] in verbs and command not in looks] == []
     assert set(COMMANDS) > looks
 
