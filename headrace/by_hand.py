@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,7 +79,9 @@ def has_service(settings: Settings) -> bool:
 def _told(act: HandAct, stage: ActStage, about: Mapping[str, Any]) -> TellAct:
     """What is longer than a record may be is cut, such as the id of a key in a service: no act ends by that."""
     most = {"to": TO_MOST, "versions": VERSIONS_MOST, "keys": KEYS_MOST}
-    cut = {name: value if isinstance(value, int | None) else value[: most.get(name, WORD_MOST)] for name, value in about.items()}
+    cut: dict[str, Any] = {
+        name: value[: most.get(name, WORD_MOST)] if isinstance(value, Sequence) else value for name, value in about.items()
+    }
     if "keys" in cut:
         cut["keys"] = tuple(key[:WORD_MOST] for key in cut["keys"])
     return TellAct(act=act, stage=stage, **cut)
