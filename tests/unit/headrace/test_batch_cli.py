@@ -200,6 +200,7 @@ def test_quarantined_rows_are_shown_by_reason(
     write_file(tmp_path / "in/bad.parquet", [7001], [None], note=["[/data]"])
     assert main(["batch", "run", "digits"]) == 0
     assert "`headrace batch quarantine` shows some" in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "400")  # the paths of a test may be longer than a screen
     assert main(["batch", "quarantine", "digits"]) == 0
     shown = capsys.readouterr().out
     for words in ("column image is null", "id: 7001", "note: [/data]", "bad.parquet"):
