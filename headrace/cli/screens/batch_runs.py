@@ -59,7 +59,7 @@ def quarantine_table(title: str, found: Quarantine) -> Table:
     """Why rows could not be scored, the most frequent reason first, each with the first of its rows."""
     table = Table(title=title, title_justify="left", show_lines=True)
     for column in ("rows", "reason", "one of them"):
-        table.add_column(column, justify="right" if column == "rows" else "left")
+        table.add_column(column, justify="right" if column == "rows" else "left", overflow="fold")  # a path whole, to its name
     for reason in found.reasons:
         shown = "\n".join(f"{name}: {text}" for name, text in next(iter(reason.samples), {}).items())
         table.add_row(f"{reason.rows:,}", reason.reason, shown or "-")
