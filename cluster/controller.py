@@ -255,6 +255,7 @@ class Controller:
                 audit_signer=self._audit_signer,
                 branches=self._store.branches,
                 seen_callers=self._trail.callers,
+                act_told=self._trail.act_told,
             )
             outcome, events = dispatch.run(command, request, at)
             self._stirred |= outcome.state is not state
@@ -273,11 +274,11 @@ class Controller:
             told = self._trail.due(self._current())
             try:
                 self._persist(told.state, told.events)
+                self._trail.due_saved(told)  # at once: else it were told again where what follows fails
                 self._trail.count_callers(self._store.seen_count)
             except Unreachable as trouble:
                 self._troubles.note(_AUDIT, str(trouble))
             else:
-                self._trail.due_saved(told)
                 self._troubles.note(_AUDIT, "")
 
     def _record_refusal(self, command: str, payload: dict[str, Any], caller: Caller, error: HeadraceError) -> None:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cluster.commands.watch.by_hand import TELL, USES, ActStage, HandAct, TellAct
+from cluster.commands.watch.by_hand import (
+    KEYS_MOST,
+    TELL,
+    TO_MOST,
+    USES,
+    VERSIONS_MOST,
+    WORD_MOST,
+    ActStage,
+    HandAct,
+    TellAct,
+)
 from cluster.errors import HeadraceError
 from headrace.client import ControlClient
 from headrace.local.home import Settings, read_settings, without_password
@@ -36,13 +46,13 @@ def recorded(act: HandAct, say: Say, settings: Settings | None = None, **about: 
     """
     known, doing = settings or read_settings(), Act()
     if "to" in about:
-        about["to"] = without_password(about["to"])[:500]
+        about["to"] = without_password(about["to"])
     if not has_service(known):
         say(NOT_TOLD)
         yield doing
         return
     try:
-        _tell(known, TellAct(act=act, stage=ActStage.BEGUN, **about))
+        _tell(known, _told(act, ActStage.BEGUN, about))
     except HeadraceError as error:
         if act not in USES:
             raise
@@ -53,9 +63,9 @@ def recorded(act: HandAct, say: Say, settings: Settings | None = None, **about: 
         yield doing
     except BaseException as error:
         reason = error.kind if isinstance(error, HeadraceError) else type(error).__name__
-        _tell_end(known, TellAct(act=act, stage=ActStage.FAILED, **{**about, **doing.end, "reason": reason}), say)
+        _tell_end(known, _told(act, ActStage.FAILED, {**about, **doing.end, "reason": reason}), say)
         raise
-    _tell_end(known, TellAct(act=act, stage=ActStage.DONE, **{**about, **doing.end}), say)
+    _tell_end(known, _told(act, ActStage.DONE, {**about, **doing.end}), say)
 
 
 def has_service(settings: Settings) -> bool:
@@ -64,6 +74,17 @@ def has_service(settings: Settings) -> bool:
         return True
     run = load_run(settings.home)
     return run is not None and run.addresses.http is not None
+
+
+def _told(act: HandAct, stage: ActStage, about: Mapping[str, Any]) -> TellAct:
+    """What is longer than a record may be is cut, such as the id of a key in a service: no act ends by that."""
+    most = {"to": TO_MOST, "versions": VERSIONS_MOST, "keys": KEYS_MOST}
+    cut: dict[str, Any] = {
+        name: value[: most.get(name, WORD_MOST)] if isinstance(value, Sequence) else value for name, value in about.items()
+    }
+    if "keys" in cut:
+        cut["keys"] = tuple(key[:WORD_MOST] for key in cut["keys"])
+    return TellAct(act=act, stage=stage, **cut)
 
 
 def _tell(settings: Settings, told: TellAct) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from cluster.watch.book import MetricsBook
 from cluster.watch.catalogue import AUDIT_GAPS, FIRST_USES, REFUSED_COMMANDS
 
 COUNT_EVERY_S = 600.0
+MINUTE_S = 60.0
 
 
 class AuditTrail:
@@ -26,6 +28,7 @@ class AuditTrail:
         self._since_s = clock()
         self._refusals = RefusalBook()
         self.callers, self._counted_s = 0, -COUNT_EVERY_S
+        self._acts, self._acts_since_s = Counter[str](), -MINUTE_S
         metrics.add(AUDIT_GAPS, 0)  # so that the first one is an increase
 
     def used(self, state: State, report: UseReport, seen: Callable[[Collection[CallerOf]], Mapping[CallerOf, float]]) -> UsesTold:
@@ -39,6 +42,14 @@ class AuditTrail:
         now_s = self._clock()
         if not 0 <= now_s - self._counted_s < COUNT_EVERY_S:
             self.callers, self._counted_s = count(), now_s
+
+    def act_told(self, principal: str) -> int:
+        """How many acts that caller has told of in this minute, with this one."""
+        now_s = self._clock()
+        if not 0 <= now_s - self._acts_since_s < MINUTE_S:
+            self._acts, self._acts_since_s = Counter(), now_s
+        self._acts[principal] += 1
+        return self._acts[principal]
 
     def refused(self, refusal: Refusal) -> AuditEvent | None:
         """The record to write now of a command that was refused; None for what is told later, with others."""

@@ -57,6 +57,10 @@ def _no_branches(_: Sequence[str]) -> Mapping[str, bytes]:
     return NO_BRANCHES
 
 
+def _first(_: str) -> int:
+    return 1
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a command may look at. `apps` and `feeds` are as last seen, at `tick_s` (0: not yet).
@@ -66,7 +70,8 @@ class Context:
     `troubles` is how many things stand in the controller's way, `drift` looks at the rows of the versions that are watched, and
     `counted_since_s` is since when `totals` sums. `records` are those of the whole audit, by number and count, `audit_head` is
     its tree, `audit_pruned` that over the records that are gone, and `audit_signer` signs it. `seen_callers` is how many callers
-    of models are remembered. `branches` are those that there are of subject keys, sealed, by what they are stored as.
+    of models are remembered; `act_told` counts one more act that a caller tells of, and says how many these are in this minute.
+    `branches` are those that there are of subject keys, sealed, by what they are stored as.
     """
 
     state: State
@@ -89,6 +94,7 @@ class Context:
     audit_signer: AuditSigner | None = None
     branches: Callable[[Sequence[str]], Mapping[str, bytes]] = _no_branches
     seen_callers: int = 0
+    act_told: Callable[[str], int] = _first
 
 
 @dataclass(frozen=True, slots=True)

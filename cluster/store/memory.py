@@ -43,7 +43,7 @@ class MemoryStore:
     def save(
         self,
         fence: int,
-        before: State,  # noqa: ARG002 - the port's
+        before: State,
         after: State,
         events: Sequence[AuditEvent],
         seen: SeenCallers | None = None,
@@ -55,6 +55,8 @@ class MemoryStore:
             self._rows = to_rows(after)
             self._branches |= branches
             self._audit.extend(events)
+            if gone := before.models.keys() - after.models.keys():
+                self._seen = {one: last_s for one, last_s in self._seen.items() if one.model not in gone}
             if seen is not None:
                 self._seen = {one: last_s for one, last_s in self._seen.items() if last_s >= seen.forget_s} | dict(seen.seen)
 

@@ -49,7 +49,7 @@ class Store(Protocol):
         branches: Mapping[str, bytes] = NO_BRANCHES,
     ) -> None:
         """Saves what differs between the two and appends the events, in one transaction: all of it or nothing. Callers that were
-        `seen` are remembered in it too, and who was not for long is forgotten.
+        `seen` are remembered in it too, and who was not for long is forgotten, as are all of a model that is gone.
 
         `before` is what was last loaded or saved. `branches` of subject keys take the place of those stored as the same: they may
         be many more than fit into memory, so that no State has them. Raises Fenced, and writes nothing, where the fence has been

@@ -115,6 +115,8 @@ class SqlStore:
                 _put(connection, table, table.c.document, written.get(name, {}), deleted.get(name, []))
             _put(connection, _branches, _branches.c.sealed, branches)
             _append(connection, events)
+            if gone := deleted.get("models"):
+                connection.execute(sa.delete(_seen).where(_seen.c.model.in_(gone)))
             if seen is not None:
                 _remember(connection, seen)
 

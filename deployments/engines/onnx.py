@@ -18,7 +18,7 @@ from deployments.engines.cuda import memory_bytes
 from deployments.engines.datatypes import NUMPY, Array
 from deployments.engines.failures import told_by
 from deployments.engines.model_bytes import Give, ModelBytes, file_in_memory, path_of, told
-from deployments.engines.onnx_external import LocationMention, external_locations
+from deployments.engines.onnx_external import LocationMention, located_weights
 from deployments.engines.onnxruntime_inside import forget_bytes, session_errors
 from deployments.engines.port import RowsRefused
 from deployments.engines.tokenizer import tokenizer_of
@@ -157,11 +157,16 @@ def _refuse_copies() -> None:
 
 def _weights_outside(content: bytes, where: str) -> dict[str, str]:
     """The files that the graph reads weights from, as it names them, and by their paths in the version. Raises BadArtifact where
-    that can't be told: onnxruntime might find some that we don't."""
+    that can't be told: onnxruntime might find some that we don't; and where it would open the file, whatever it is given."""
     try:
-        return {name: PurePosixPath(name).as_posix() for name in sorted(external_locations(content))}
+        found = sorted(located_weights(content))
     except ValueError as error:
         raise BadArtifact(f"the model {error}", where=where, remedy="build it again") from error
+    opened = next((one.name for one in found if not one.from_memory), None)
+    if opened is not None:
+        what = f"a graph inside its graph, a function or an attribute has weights in {opened!r}, which would be opened unverified"
+        raise BadArtifact(what, where=where, remedy="build it again: such weights are taken into the model")
+    return {one.name: PurePosixPath(one.name).as_posix() for one in found}
 
 
 def _give_weights(outside: Mapping[str, str], model: ModelBytes, options: ort.SessionOptions) -> None:

@@ -1,7 +1,9 @@
 """Which files an ONNX graph reads its weights from, told from its bytes.
 
 onnxruntime looks for them where the model file lies; of a model that is bytes, in the process's current folder: both nobody
-verified. The package onnx, which knows the format, is the builder's; this reads the few fields of its protobuf that lead there.
+verified. What it is given in memory it takes for the graph's own weights and constants alone; for those of graphs inside nodes,
+functions, other attributes and sparse tensors it opens the file all the same. The package onnx, which knows the format, is the
+builder's; this reads the few fields of its protobuf that lead there.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum, auto
 from pathlib import Path
+from typing import NamedTuple
 
 
 class OnnxMessage(Enum):
@@ -43,6 +46,16 @@ _LEADS: dict[OnnxMessage, dict[int, OnnxMessage]] = {
     OnnxMessage.SPARSE: {1: OnnxMessage.TENSOR, 2: OnnxMessage.TENSOR},
     OnnxMessage.TENSOR: {13: OnnxMessage.ENTRY},
 }
+# Fields on the way to what onnxruntime takes from memory; of nodes, those of `Constant` alone.
+_FROM_MEMORY = {
+    (OnnxMessage.MODEL, 7),
+    (OnnxMessage.GRAPH, 1),
+    (OnnxMessage.GRAPH, 5),
+    (OnnxMessage.NODE, 5),
+    (OnnxMessage.ATTRIBUTE, 5),
+    (OnnxMessage.TENSOR, 13),
+}
+_OPERATOR, _DOMAIN, _CONSTANT = 4, 7, b"Constant"  # of a node
 # Of the wire: what follows a field's number.
 _VARINT, _BYTES, _FIXED = 0, 2, {1: 8, 5: 4}
 _TAG_BITS = 0xFFFFFFFF
@@ -64,22 +77,40 @@ class LocationMention:
             self._end = (self._end + content[-most:])[-most:]
 
 
-def external_locations(model: bytes) -> set[str]:
-    """The names of the files, as the graph has them. Raises ValueError where the bytes are no ONNX."""
+class LocatedWeights(NamedTuple):
+    """A file that a graph names, and whether onnxruntime takes what it reads there from memory."""
+
+    name: str
+    from_memory: bool
+
+
+def located_weights(model: bytes) -> set[LocatedWeights]:
+    """The files, by the names that the graph has for them. Raises ValueError where the bytes are no ONNX."""
     if _LOCATION not in model:  # as in nearly every model: then nothing is read field by field
         return set()
-    found: set[str] = set()
-    left = [(OnnxMessage.MODEL, memoryview(model))]
+    found: set[LocatedWeights] = set()
+    left = [(OnnxMessage.MODEL, memoryview(model), True)]
     while left:
-        kind, message = left.pop()
+        kind, message, from_memory = left.pop()
+        fields = [*_fields(message)]
         if kind is OnnxMessage.ENTRY:
-            entry = {field: bytes(value) for field, value in _fields(message) if field in (1, 2)}
+            entry = {field: bytes(value) for field, value in fields if field in (1, 2)}
             if entry.get(1) == _LOCATION:
-                found.add(entry.get(2, b"").decode())
+                found.add(LocatedWeights(entry.get(2, b"").decode(), from_memory))
             continue
+        if kind is OnnxMessage.NODE:
+            named = {field: bytes(value) for field, value in fields if field in (_OPERATOR, _DOMAIN)}
+            from_memory &= named.get(_OPERATOR) == _CONSTANT and not named.get(_DOMAIN)
         leads = _LEADS[kind]
-        left += [(leads[field], value) for field, value in _fields(message) if field in leads]
+        left += [
+            (leads[field], value, from_memory and (kind, field) in _FROM_MEMORY) for field, value in fields if field in leads
+        ]
     return found
+
+
+def external_locations(model: bytes) -> set[str]:
+    """The names of the files, as the graph has them. Raises ValueError where the bytes are no ONNX."""
+    return {one.name for one in located_weights(model)}
 
 
 def weights_beside(file: Path) -> dict[str, Path]:

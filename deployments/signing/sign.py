@@ -21,17 +21,20 @@ def signatures(files: Manifest, content: bytes, key: PrivateSigningKey, facts: B
     """The files that sign the version with that manifest, `content` as it stands, as one of `model`: by name."""
     digest = hashlib.sha256(content).hexdigest()
     return {
-        SIGNATURE_FILE: _files_signed(files, digest, key, model),
         SLSA_FILE: bundled(provenance_statement(model, digest, facts, datetime.now(UTC)), key),
+        SIGNATURE_FILE: _files_signed(files, digest, key, model),  # last, as below
     }
 
 
 def renewed(manifest: Manifest, files: SignedFiles, key: PrivateSigningKey, model: str) -> dict[str, bytes]:
     """The files that sign a version with another key, by name: its provenance, where it has one, says what it said. `files` are
-    to be examined before: whatever stands in them is signed."""
+    to be examined before: whatever stands in them is signed.
+
+    In the order in which they are to be written: by the signature, which is last, it is seen that both were.
+    """
     bundle = parse_bundle(files.provenance) if files.provenance is not None else None
     provenance = {SLSA_FILE: bundled(signed_anew(bundle.payload, datetime.now(UTC)), key)} if bundle is not None else {}
-    return {SIGNATURE_FILE: _files_signed(manifest, files.digest, key, model), **provenance}
+    return {**provenance, SIGNATURE_FILE: _files_signed(manifest, files.digest, key, model)}
 
 
 def _files_signed(manifest: Manifest, digest: str, key: PrivateSigningKey, model: str) -> bytes:

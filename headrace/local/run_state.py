@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import Conflict
 from headrace.local.home import Home
+from headrace.local.lock import only_one
 from headrace.local.options import UpOptions
 
 # The roles of processes, beside those of `parts.HELPERS`. RAY started Ray and has ended since, but what it started is of its
@@ -146,10 +147,12 @@ def save_run(home: Home, state: RunState) -> None:
 
 
 def note_left_out(home: Home, left_out: tuple[str, ...]) -> None:
-    """Writes down what of an image's versions could not be taken; nothing happens where nothing runs, or it stands there."""
-    state = load_run(home)
-    if state is not None and state.left_out != left_out:
-        save_run(home, state.model_copy(update={"left_out": left_out}))
+    """Writes down what of an image's versions could not be taken; nothing happens where nothing runs, or it stands there. Raises
+    Busy where another command is at work: what that one writes, or a `down` has deleted, is not to be undone."""
+    with only_one(home):
+        state = load_run(home)
+        if state is not None and state.left_out != left_out:
+            save_run(home, state.model_copy(update={"left_out": left_out}))
 
 
 def clear_run(home: Home) -> None:

@@ -138,6 +138,59 @@ def test_a_graph_of_which_it_can_not_be_told_what_it_reads_is_refused(tmp_path: 
         load_engine(told_anew(plain))
 
 
+def external(name: str) -> onnx.TensorProto:
+    tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=[784, 128])
+    tensor.raw_data = b"\0"
+    onnx.external_data_helper.set_external_data(tensor, WEIGHTS)
+    tensor.ClearField("raw_data")
+    return tensor
+
+
+def in_a_function(model: onnx.ModelProto) -> None:
+    body = [onnx.helper.make_node("Constant", [], ["w"], value=external("w"))]
+    model.functions.append(onnx.helper.make_function("own", "F", [], ["w"], body, model.opset_import))
+    model.opset_import.add(domain="own", version=1)
+    model.graph.node.insert(0, onnx.helper.make_node("F", [], ["w1"], domain="own"))
+
+
+def in_a_graph_inside(model: onnx.ModelProto) -> None:
+    branches = [
+        onnx.helper.make_graph(
+            [onnx.helper.make_node("Identity", [name], [f"{name}_out"])],
+            name,
+            [],
+            [onnx.helper.make_tensor_value_info(f"{name}_out", onnx.TensorProto.FLOAT, [784, 128])],
+            [external(name)],
+        )
+        for name in ("then", "other")
+    ]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "always"))
+    model.graph.node.insert(0, onnx.helper.make_node("If", ["always"], ["w1"], then_branch=branches[0], else_branch=branches[1]))
+
+
+def as_a_constant(model: onnx.ModelProto) -> None:
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w1"], value=external("w1")))
+
+
+@pytest.mark.parametrize("put", [in_a_function, in_a_graph_inside, as_a_constant])
+def test_weights_that_would_be_opened_whatever_is_in_memory_are_refused(
+    tmp_path: Path, elsewhere: Path, put: Callable[[onnx.ModelProto], None]
+) -> None:
+    """The file is the version's own and verified; onnxruntime would take another of its name, from the process's folder."""
+    plain = with_weights_outside(tmp_path)
+    expected = load_engine(plain).score({INPUT: rows(8)})[OUTPUT]
+    model = onnx.load(plain / "model.onnx", load_external_data=False)
+    model.graph.initializer.remove(first_weights(model))
+    put(model)
+    (plain / "model.onnx").write_bytes(model.SerializeToString())
+    told_anew(plain)
+    if put is as_a_constant:  # these it takes from memory
+        np.testing.assert_allclose(load_engine(plain).score({INPUT: rows(8)})[OUTPUT], expected, atol=1e-6)
+        return
+    with pytest.raises(BadArtifact, match=r"first\.bin', which would be opened unverified"):
+        load_engine(plain)
+
+
 def test_an_onnxruntime_that_reads_no_weights_from_memory_is_told(
     tmp_path: Path, keys: OwnKeys, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -142,6 +142,14 @@ def test_callers_are_remembered_until_they_were_not_seen_for_long(open_store: Op
     assert again.seen([ann]) == {}
 
 
+def test_nothing_is_remembered_of_who_used_a_model_that_is_gone(open_store: Open) -> None:
+    store, kept, lost = open_store(), CallerOf("digits", "key ann"), CallerOf("churn", "key ann")
+    fence, before = store.acquire(), State().with_model(Model("digits")).with_model(Model("churn"))
+    store.save(fence, State(), before, [], SeenCallers({kept: 100.0, lost: 100.0}, 0.0))
+    store.save(fence, before, replace(before, models={"digits": before.models["digits"]}), [_event("deleted", "churn")])
+    assert open_store().seen([kept, lost]) == {kept: 100.0}
+
+
 def test_a_fenced_controller_writes_nothing(open_store: Open) -> None:
     old = open_store()
     fence = old.acquire()

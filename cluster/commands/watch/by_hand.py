@@ -10,10 +10,13 @@ from pydantic import Field
 from cluster.access.callers import Role
 from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Nothing
 from cluster.commands.rights import Asks, RoleAsked
-from cluster.errors import Unauthenticated
+from cluster.errors import OverQuota, Unauthenticated
 from cluster.state import AuditEvent, State
 
-Word = Annotated[str, Field(max_length=200)]
+TOLD_MOST = 60  # a minute, by a caller who may move no model; others write records as they like, by what they do
+MOVING = frozenset({Role.OPERATE, Role.DEPLOY, Role.ADMIN})
+WORD_MOST, TO_MOST, VERSIONS_MOST, KEYS_MOST = 200, 500, 1000, 100
+Word = Annotated[str, Field(max_length=WORD_MOST)]
 
 
 class HandAct(StrEnum):
@@ -53,11 +56,11 @@ class TellAct(Command):
     act: HandAct
     stage: ActStage
     model: Word = ""
-    versions: tuple[int, ...] = Field(default=(), max_length=1000)
+    versions: tuple[int, ...] = Field(default=(), max_length=VERSIONS_MOST)
     digest: Word = ""
     name: Word = ""
-    keys: tuple[Word, ...] = Field(default=(), max_length=100)
-    to: str = Field(default="", max_length=500)
+    keys: tuple[Word, ...] = Field(default=(), max_length=KEYS_MOST)
+    to: str = Field(default="", max_length=TO_MOST)
     rows: int | None = Field(default=None, ge=0)
     reason: Word = ""
 
@@ -68,6 +71,13 @@ def _tell(at: Context, request: TellAct) -> CommandResult:
             "what is done by hand is recorded, and nobody said who he is",
             where="access",
             remedy="set HEADRACE_TOKEN to a key, or run it where `headrace up` was run, with its HEADRACE_HOME",
+        )
+    moves = any(MOVING & {*grant.roles} for grant in at.caller.grants)
+    if not moves and at.act_told(at.caller.name) > TOLD_MOST:
+        raise OverQuota(
+            f"{at.caller.name} has told of {TOLD_MOST} acts in this minute",
+            where="act.tell",
+            remedy="go on in a minute, or with a key that may operate or deploy",
         )
     said = request.model_dump(mode="json", exclude={"act", "model", "actor"})
     detail: dict[str, Any] = {name: value for name, value in said.items() if value not in ("", None, [])}

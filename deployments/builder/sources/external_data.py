@@ -54,21 +54,30 @@ def outside_bytes(model: onnx.ModelProto, folder: Path) -> int:
 
 def keep_outside(model: onnx.ModelProto, folder: Path, target: Path) -> None:
     """Has the model's large weights lie beside `target`, copied there from `folder`, as files called after it; small ones, which
-    the steps of a build read, are taken into the model. Raises OSError, ValueError."""
+    the steps of a build read, are taken into the model, and so are those inside nodes, which onnxruntime takes from no memory.
+    Raises OSError, ValueError."""
     names: dict[str, str] = {}
-    for tensor in _tensors(model.graph):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
+    for tensor in _outside(_of_nodes(model.graph)):
+        _take_in(tensor, folder)
+    for tensor in _outside(model.graph.initializer):
         if math.prod(tensor.dims) <= SMALL_NUMBERS:
-            load_external_data_for_tensor(tensor, str(folder))
-            tensor.ClearField("data_location")
-            tensor.ClearField("external_data")
+            _take_in(tensor, folder)
             continue
         for item in tensor.external_data:
             if item.key == "location":
                 item.value = names.setdefault(item.value, f"{target.name}.data{len(names) or ''}")
     for place, name in names.items():
         shutil.copyfile(folder / place, target.parent / name)
+
+
+def _outside(tensors: Iterable[onnx.TensorProto]) -> Iterator[onnx.TensorProto]:
+    return (tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def _take_in(tensor: onnx.TensorProto, folder: Path) -> None:
+    load_external_data_for_tensor(tensor, str(folder))
+    tensor.ClearField("data_location")
+    tensor.ClearField("external_data")
 
 
 def _locations(graph: onnx.GraphProto) -> Iterator[str]:
@@ -80,6 +89,10 @@ def _locations(graph: onnx.GraphProto) -> Iterator[str]:
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
+    yield from _of_nodes(graph)
+
+
+def _of_nodes(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     for node in graph.node:
         for attribute in node.attribute:
             yield from (tensor for tensor in (attribute.t, *attribute.tensors) if tensor.ByteSize())

@@ -33,7 +33,7 @@ def new(
 
     Example: `headrace signing new release`
     """
-    with recorded(HandAct.SIGNING_KEY, remark, name=name[:200]) as act:
+    with recorded(HandAct.SIGNING_KEY, remark, name=name) as act:
         made = make_signing_key(read_settings().home, name)
         act.came_to(keys=(made.trusted.id,))
     if as_json:

@@ -13,7 +13,6 @@ from cluster.commands.watch.by_hand import HandAct
 from cluster.errors import BadArtifact, HeadraceError
 from deployments.artifacts.roots import local_path
 from deployments.builder.report import read_report
-from deployments.signing.examine import SignatureFault
 from deployments.signing.files import write_beside
 from deployments.signing.keys import PrivateSigningKey
 from deployments.signing.sign import build_facts, renewed, signatures
@@ -84,7 +83,7 @@ def _sign_again(versions: Sequence[KnownVersion], key: PrivateSigningKey, settin
             if (signer := seen.findings.signer) is not None and not seen.wrong and signer.id != key.id:
                 _write_recorded(one, renewed(seen.manifest, seen.files, key, one.model), key, settings)
                 done.append(one)
-            elif any(doubt.fault is SignatureFault.UNSIGNED for doubt in seen.findings.doubts):
+            elif seen.files.signature is None and seen.files.provenance is None:
                 notes().print(f"{one} stays as it is: it is not signed", soft_wrap=True)
             elif seen.wrong:
                 left[str(one)] = "; ".join(seen.wrong)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from cluster.commands.documents import Apply, ModelDocument
 from cluster.commands.models import ModelView
-from cluster.commands.versions import RegisterVersion
+from cluster.commands.versions import RegisterVersion, VersionView
 from cluster.errors import BadArtifact, BadInput, HeadraceError, NoCapacity, NotFound, Unreachable
 from deployments.artifacts.manifest import MANIFEST, verify
 from deployments.builder.report import read_report
@@ -36,10 +36,12 @@ def take_aboard(client: ControlClient, folder: Path, say: Say) -> tuple[str, ...
             left_out.append(f"{document_file.parent.name} of the image: {error}")
             continue
         known = _known(client, document.name)
-        taken = {one.digest for one in known.versions} if known is not None else set()
-        paths, gone = sorted(path.parent for path in document_file.parent.glob(f"*/{MANIFEST}")), 0
-        for path in paths:
+        taken = {one.digest: one for one in known.versions} if known is not None else {}
+        there = gone = 0
+        for path in sorted(path.parent for path in document_file.parent.glob(f"*/{MANIFEST}")):
             if path.name in taken:
+                there += 1
+                _bring_again(client, taken[path.name], path, say)
                 continue
             try:
                 request = _request(document.name, path)
@@ -48,6 +50,7 @@ def take_aboard(client: ControlClient, folder: Path, say: Say) -> tuple[str, ...
                 continue
             try:
                 say(f"{document.name}: version {client.register_version(request).version} of the image")
+                there += 1
             except NotFound as error:
                 gone += 1
                 say(f"{document.name}: {path.name[:12]} of the image stays away: {error.what}")
@@ -55,10 +58,24 @@ def take_aboard(client: ControlClient, folder: Path, say: Say) -> tuple[str, ...
                 raise
             except HeadraceError as error:  # the signing policy's, for one
                 left_out.append(_left_out(document.name, path, error))
-        if (known is None or known.serving is None) and (gone < len(paths) or not paths):
+        # A model of which somebody has removed all that ever came is not there again for what is still left out.
+        if (known is None or known.serving is None) and (there or not gone):
             client.apply(Apply(models=(document,)))
             say(f"{document.name}: served as the image says")
     return tuple(left_out)
+
+
+def _bring_again(client: ControlClient, version: VersionView, path: Path, say: Say) -> None:
+    """A version that is registered may have been so by hand, or by a release that did not note what starts bring: from now on it
+    is not registered again where somebody has removed it. Whatever else is wrong with it is told. Raises Unreachable and
+    NoCapacity."""
+    asked = version.model_dump(include={"model", "digest", "engine", "signature"})
+    try:
+        client.register_version(RegisterVersion(**asked, artifact_uri=str(path), standing=True))
+    except (Unreachable, NoCapacity):
+        raise
+    except HeadraceError as error:
+        say(f"{version.model}: version {version.version} of the image is registered, and {error}")
 
 
 def _left_out(model: str, path: Path, error: HeadraceError) -> str:

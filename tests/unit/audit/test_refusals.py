@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.access.callers import CLUSTER, STRANGER, Caller, Role, grant_of
-from cluster.audit import refusals
+from cluster.audit import refusals, trail
 from cluster.audit.uses import OTHERS
 from cluster.controller import Point
 from cluster.errors import BadInput, Forbidden, HeadraceError, NotFound, Unauthenticated, Unreachable
@@ -103,6 +103,18 @@ def test_one_that_could_not_be_written_is_told_later() -> None:
     assert recorded(brain, "command refused") == []
     brain.tick(2)
     assert [one["detail"]["times"] for one in recorded(brain, "command refused")] == [2]
+
+
+def test_what_is_written_is_not_written_again_where_counting_callers_fails(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> int:
+        raise Unreachable("the store does not answer")
+
+    for _ in range(3):
+        refused(brain, "model.scale", SCALE, TEAM, Forbidden)
+    monkeypatch.setattr(trail, "COUNT_EVERY_S", 0.0)
+    monkeypatch.setattr(brain.store, "seen_count", away)
+    brain.tick(70, each_s=1)
+    assert [one["detail"]["times"] for one in recorded(brain, "command refused")] == [1, 2]
 
 
 def test_what_could_not_be_tried_was_not_refused() -> None:

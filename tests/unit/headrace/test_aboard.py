@@ -9,9 +9,11 @@ import pytest
 
 from cluster.commands.documents import ModelDocument
 from cluster.errors import HeadraceError, Unreachable
+from deployments.artifacts.manifest import read_manifest
 from deployments.images.image import DOCUMENT
 from headrace.client import ControlClient
 from headrace.local.home import Home, read_settings
+from headrace.local.lock import Busy, only_one
 from headrace.local.options import UpOptions
 from headrace.local.repairs.aboard import take_aboard
 from headrace.local.repairs.parts import Backoff
@@ -31,8 +33,13 @@ def aboard(folder: Path, model: str, artifact: Path) -> Path:
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> ControlClient:
-    ask_brain(Brain(), monkeypatch)
+def brain() -> Brain:
+    return Brain()
+
+
+@pytest.fixture
+def client(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> ControlClient:
+    ask_brain(brain, monkeypatch)
     return ControlClient.from_environment()
 
 
@@ -77,6 +84,42 @@ def test_the_others_are_served_and_what_was_left_out_is_taken_once_it_can_be(
     assert said == ["bananas: version 1 of the image", "cherries: version 1 of the image"], "the others are not looked at again"
     (cherry,) = client.model("cherries").versions
     assert cherry.artifact_uri == str(sealed)
+
+
+def test_what_somebody_has_removed_does_not_come_back_for_what_is_left_out(
+    tmp_path: Path, brain: Brain, client: ControlClient
+) -> None:
+    """Also of a store in which an older release, or a person, had registered it."""
+    image = tmp_path / "image"
+    first = aboard(image, "apples", Path(mlp_artifact(tmp_path / "1", model="apples")[0]))
+    damaged = aboard(image, "apples", Path(mlp_artifact(tmp_path / "2", model="apples", seed=1)[0]))
+    (damaged / "model.onnx").write_bytes(b"?")
+    manifest = read_manifest(first)
+    by_hand = {"artifact_uri": str(first), "digest": first.name, "engine": "onnx"}
+    brain.call("version.register", model="apples", signature=manifest.signature.model_dump(mode="json"), **by_hand)
+
+    assert len(take_aboard(client, image, lambda _: None)) == 1
+    assert client.model("apples").serving is not None
+    brain.call("model.delete", model="apples")
+    brain.tick(200)
+    said: list[str] = []
+    assert len(take_aboard(client, image, said.append)) == 1
+    assert [line.partition(": ")[2][13:] for line in said] == [
+        "of the image stays away: it was registered here at an earlier start, and somebody has removed it since"
+    ]
+    assert brain.store.load().models == {}
+
+
+def test_what_was_left_out_is_written_down_by_nobody_while_another_is_at_work(tmp_path: Path) -> None:
+    """`headrace down` in between: its run.json must not be there again."""
+    home = Home(tmp_path / "home")
+    save_run(home, running(home))
+    with only_one(home), pytest.raises(Busy):
+        note_left_out(home, ("cherries: no key",))
+    note_left_out(home, ("cherries: no key",))
+    state = load_run(home)
+    assert state is not None
+    assert state.left_out == ("cherries: no key",)
 
 
 def test_what_the_controller_refuses_is_left_out_and_one_that_is_away_ends_it(

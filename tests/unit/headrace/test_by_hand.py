@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from cluster.access.callers import VISITOR
-from cluster.commands.watch.by_hand import USES, HandAct
-from cluster.errors import Unauthenticated, Unreachable
+from cluster.access.callers import VISITOR, Caller, Role, grant_of
+from cluster.commands.watch.by_hand import TOLD_MOST, USES, HandAct
+from cluster.errors import OverQuota, Unauthenticated, Unreachable
 from deployments.artifacts.manifest import KEYS
 from deployments.keys.references import holder_of
 from deployments.keys.ring import VARIABLE
@@ -94,6 +94,15 @@ def test_what_can_not_be_recorded_is_not_done(
     assert told(brain, HandAct.REWRAP) == []
 
 
+def test_what_is_too_long_for_a_record_is_cut_and_ends_nothing(brain: Brain) -> None:
+    arn = "aws-kms:" + "k" * 300
+    with recorded(HandAct.REWRAP, lambda _: None, name="n" * 300, keys=[arn]) as act:
+        act.came_to(keys=[arn] * 101, to="t" * 600)
+    begun, done = told(brain, HandAct.REWRAP)
+    assert (begun["name"], begun["keys"]) == ("n" * 200, [arn[:200]])
+    assert (done["keys"], done["to"]) == ([arn[:200]] * 100, "t" * 500)
+
+
 def test_an_end_that_can_not_be_told_hides_nothing(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     with recorded(HandAct.PUSH, said.append, to="s3://me:secret@there/x"):
@@ -112,6 +121,24 @@ def test_without_a_service_it_is_said_that_nothing_is_recorded(home: Path, capsy
     assert NOT_TOLD.split(":")[0] in capsys.readouterr().err
     assert (home / "signing" / "release.key").exists()
     assert not read_settings().home.run_file.exists()
+
+
+def test_a_key_that_only_scores_tells_of_so_many_acts_a_minute() -> None:
+    """Else whoever may score fills the audit, of which nothing goes away by itself."""
+    brain = Brain()
+    scores = Caller("key scores", (grant_of((Role.SCORE,), "digits"),))
+    deploys = Caller("key ci", (grant_of((Role.DEPLOY,), "fraud"),))
+    act = {"act": "signing.new", "stage": "begun", "name": "x"}
+    for _ in range(TOLD_MOST):
+        brain.controller.call("act.tell", act, scores)
+    with pytest.raises(OverQuota, match="key scores has told of 60 acts"):
+        brain.controller.call("act.tell", act, scores)
+    for _ in range(2 * TOLD_MOST):
+        brain.controller.call("act.tell", act, deploys)
+    brain.clock.now_s += 60
+    brain.controller.call("act.tell", act, scores)
+    told_by = [one["actor"] for one in in_audit(brain, "signing.new")]
+    assert (told_by.count("key scores"), told_by.count("key ci")) == (TOLD_MOST + 1, 2 * TOLD_MOST)
 
 
 def test_who_is_nobody_records_nothing() -> None:

@@ -14,6 +14,7 @@ import pytest
 from cluster.state import Model, State
 from cluster.store.sql import SqlStore
 from cluster.versions import Version, VersionId
+from deployments.artifacts.places import Place
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
 from headrace.local.home import read_settings
@@ -233,6 +234,38 @@ def test_a_key_is_replaced_and_what_the_old_one_signed_goes_on(
     assert capsys.readouterr().out == "", "it is signed by that key already"
     assert main(["signing", "ls", "digits"]) == ExitCode.OK
     assert "new (" in capsys.readouterr().out
+
+
+def test_signing_again_that_was_killed_between_its_files_is_seen_and_goes_on(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """Whoever takes the old key away because nothing is signed by it any more must not lose a version for its provenance."""
+    version = local_version(tmp_path)
+    _registered(home, version)
+    for name in ("old", "new"):
+        main(["signing", "new", name])
+    assert main(["model", "sign", "digits", "--key", "old"]) == ExitCode.OK
+    write = Place.write
+
+    def once(place: Place, content: bytes) -> None:
+        write(place, content)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Place, "write", once)
+        main(["model", "sign", "digits", "--again", "--key", "new"])
+    capsys.readouterr()
+    assert main(["signing", "ls", "digits", "--json"]) == ExitCode.OK
+    (seen,) = json.loads(capsys.readouterr().out)["versions"]
+    assert seen["signer"]["name"] == "old"
+    assert main(["model", "sign", "digits", "--again", "--key", "new"]) == ExitCode.OK
+    for half in ("old.key", "old.pub"):
+        (home / "signing" / half).unlink()
+    assert main(["model", "verify", "digits"]) == ExitCode.OK
+    # Signed, and not as it was: no version that was never signed.
+    (Path(version.uri) / "slsa.json").unlink()
+    assert main(["model", "sign", "digits", "--again", "--key", "new"]) == ExitCode.FAILED
+    assert "slsa.json is missing" in capsys.readouterr().err
 
 
 def statement_of(bundle: dict[str, Any]) -> dict[str, Any]:
