@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ import numpy as np
 import orjson
 import pandas as pd
 import pyarrow.dataset as ds
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 
 from examples.local_run import begin_afresh, headrace, running
+from examples.topics import read_records
 
 NEAR = 1e-5
-READ_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def by_stream(example: Example, brokers: str, events: pd.DataFrame) -> Answers:
         producer.send(f"{example.name}-in", orjson.dumps(value), str(key).encode())
     producer.close()
     found: dict[int, Any] = {}
-    for value in _records(brokers, f"{example.name}-out", len(events)):
+    for value in read_records(brokers, f"{example.name}-out", len(events)):
         found[int(value.key)] = orjson.loads(value.value)
     rows = [found[key] for key in events["id"]]
     return Answers([row["label"] for row in rows], [row["probabilities"][example.positive] for row in rows])
@@ -121,21 +121,3 @@ def _values(events: pd.DataFrame, columns: Sequence[str]) -> list[Any]:
     """Row after row; a missing number is None, as in JSON."""
     flat = events[list(columns)].to_numpy(dtype=object).ravel().tolist()
     return [None if isinstance(item, float) and np.isnan(item) else item for item in flat]
-
-
-def _records(brokers: str, topic: str, count: int) -> Iterator[Any]:
-    """The first `count` records of the topic, as any reader of committed records gets them."""
-    consumer = KafkaConsumer(bootstrap_servers=brokers, isolation_level="read_committed", auto_offset_reset="earliest")
-    ends_s = time.monotonic() + READ_S
-    try:
-        while not (numbers := consumer.partitions_for_topic(topic)) and time.monotonic() < ends_s:
-            consumer.poll(timeout_ms=200)
-        consumer.assign([TopicPartition(topic, number) for number in numbers or ()])
-        while count > 0:
-            if time.monotonic() > ends_s:
-                raise SystemExit(f"{count} answers are missing in {topic} after {READ_S:g} s: headrace stream status")
-            for records in consumer.poll(timeout_ms=500).values():
-                count -= len(records)
-                yield from records
-    finally:
-        consumer.close()

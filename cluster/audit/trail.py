@@ -9,7 +9,7 @@ from dataclasses import replace
 from cluster.audit.checkpoint import AuditSigner, verifier_key
 from cluster.audit.kinds import FIRST_USE, GAP, SIGNED_BY
 from cluster.audit.refusals import Refusal, RefusalBook
-from cluster.audit.use_records import UsesTold, callers_in, record_gaps, record_uses
+from cluster.audit.use_records import SILENT_S, UsesTold, callers_in, record_gaps, record_uses
 from cluster.audit.uses import CallerOf, UseReport
 from cluster.state import CONTROLLER, AuditEvent, State
 from cluster.watch.book import MetricsBook
@@ -26,6 +26,7 @@ class AuditTrail:
         self._clock, self._metrics = clock, metrics
         self._key = verifier_key(signer.name, signer.public) if signer is not None else ""
         self._since_s = clock()
+        self._told: dict[str, float] = {}  # when a process told its uses: its metrics come some seconds after its first ones
         self._refusals = RefusalBook()
         self.callers, self._counted_s = 0, -COUNT_EVERY_S
         self._acts, self._acts_since_s = Counter[str](), -MINUTE_S
@@ -34,7 +35,8 @@ class AuditTrail:
     def used(self, state: State, report: UseReport, seen: Callable[[Collection[CallerOf]], Mapping[CallerOf, float]]) -> UsesTold:
         """The state with what a process tells of uses, and its records; `seen` asks the store who is remembered. Raises what that
         raises."""
-        return record_uses(state, report, seen(callers_in(report)), self._clock())
+        now_s = self._told[report.source] = self._clock()
+        return record_uses(state, report, seen(callers_in(report)), now_s)
 
     def count_callers(self, count: Callable[[], int]) -> None:
         """Now and then asks the store how many `callers` of models it remembers, so that somebody sees them grow. Raises what
@@ -63,7 +65,8 @@ class AuditTrail:
     def due(self, state: State) -> UsesTold:
         """What time has brought: processes that fell silent, refusals that came again, another key than before."""
         now_s = self._clock()
-        told = record_gaps(state, self._metrics.heard(), self._since_s, now_s)
+        self._told = {source: told_s for source, told_s in self._told.items() if now_s - told_s <= SILENT_S}
+        told = record_gaps(state, self._metrics.heard(), self._told, self._since_s, now_s)
         events = (*told.events, *self._refusals.due(now_s))
         if self._key and self._key != state.audit_key:
             # Who verifies later learns here from when on another key signs; whether to believe it is his matter.

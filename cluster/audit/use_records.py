@@ -52,13 +52,13 @@ def record_uses(state: State, report: UseReport, known: Mapping[CallerOf, float]
     return UsesTold(replace(state, tellers=tellers), tuple(events), seen)
 
 
-def record_gaps(state: State, heard: Mapping[str, float], since_s: float, now_s: float) -> UsesTold:
-    """Tells of processes that have fallen silent without their last counts. `heard` is when each was heard of last, since the
-    controller began at `since_s`."""
+def record_gaps(state: State, heard: Mapping[str, float], told: Mapping[str, float], since_s: float, now_s: float) -> UsesTold:
+    """Tells of processes that have fallen silent without their last counts. `heard` is when each last told metrics, and
+    `told` when uses, since the controller began at `since_s`."""
     silent = {
         source: teller
         for source, teller in state.tellers.items()
-        if teller.stays and not teller.ended and now_s - heard.get(source, since_s) > SILENT_S
+        if teller.stays and not teller.ended and now_s - max(heard.get(source, since_s), told.get(source, since_s)) > SILENT_S
     }
     if not silent:
         return UsesTold(state)

@@ -1,4 +1,4 @@
-"""`python -m examples.custody.demo`: a model signed, what is not signed or older refused, a changed record found."""
+"""`python -m examples.custody.demo`: a model sealed and signed, others refused, a customer forgotten, a changed record found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main() -> int:
     headrace("signing", "new", "release")
     shutil.copyfile(FOLDER / "policy" / "signing.yaml", OUT / "signing.yaml")
     walk = Custody()
-    with running(OUT, "--signing", str(OUT / "signing.yaml")):
+    with running(OUT, "--broker", "--signing", str(OUT / "signing.yaml")):
         for title, step in STEPS:
             print(f"\n{title}", flush=True)
             step(walk)

@@ -74,7 +74,7 @@ def replay(stream: FeedView, asked: ReplayWanted, settings: Settings, look: Look
             _its_end(stream.name, connect()) as ended,
             ScorerThread(lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM, meter=meter)) as scoring,
         ):
-            keys = SubjectBook(connect())
+            keys = SubjectBook(connect(), actor=f"stream {stream.name}")
             done = run_replay(
                 stream.name, again, brokers, scoring, stretch, choose, replay=asked.replay, look=look, subjects=keys
             )

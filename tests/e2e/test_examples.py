@@ -41,8 +41,9 @@ def test_each_team_is_told_of_its_own_model_and_no_other(tmp_path: Path) -> None
 
 @pytest.mark.proof
 @pytest.mark.timeout(600)
-def test_what_is_not_signed_or_was_changed_is_found(tmp_path: Path) -> None:
+def test_a_model_is_sealed_a_customer_forgotten_and_what_was_changed_is_found(tmp_path: Path) -> None:
     printed = run_example("custody", tmp_path)
     assert "Everything is as it should be." in printed
-    for title in ("A version that is signed", "One that is not", "An older signature", "A changed record"):
+    steps = ("A version that is sealed and signed", "One that is not", "An older signature", "A customer who is forgotten")
+    for title in (*steps, "A changed record"):
         assert f"\n{title}" in printed

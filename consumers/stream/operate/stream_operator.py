@@ -119,7 +119,7 @@ class StreamOperator:
                 dead_letters(conditions, only),
                 replay=replay,
                 look=look,
-                subjects=SubjectBook(self._control),
+                subjects=SubjectBook(self._control, actor=f"stream {stream.name}"),
             )
         return f"{done.rows_out} scored, {done.rows_dead} failed again"
 

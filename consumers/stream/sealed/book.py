@@ -51,10 +51,10 @@ class _Known:
 
 
 class SubjectBook:
-    """Used from one thread, which it blocks where keys are to be had."""
+    """Used from one thread, which it blocks where keys are to be had. `actor` is who makes keys, for the audit."""
 
-    def __init__(self, control: ControlPlane, clock: Callable[[], float] = time.monotonic) -> None:
-        self._control, self._clock = control, clock
+    def __init__(self, control: ControlPlane, clock: Callable[[], float] = time.monotonic, *, actor: str = "") -> None:
+        self._control, self._clock, self._actor = control, clock, actor
         self._known: dict[str, _Known] = {}
 
     def open(self, keys: str, key: str) -> None:
@@ -68,7 +68,7 @@ class SubjectBook:
             made = SubjectKeys.new()
             document = seal_subject_keys(made, keys, 1, holder_of(key, folder=keys_folder()))
             with suppress(Conflict):  # another worker was first: its keys count
-                self._call(REPLACE, ReplaceSubjectKeys(name=keys, number=1, document=document))
+                self._call(REPLACE, ReplaceSubjectKeys(name=keys, number=1, document=document, actor=self._actor))
             self._fresh(keys)
 
     def pseudonyms(self, keys: str, subjects: Collection[str]) -> dict[str, str]:

@@ -89,7 +89,7 @@ class StreamReplica:
                 payloads=payloads,
                 tracer=tracer,
                 drift=drift,
-                subjects=SubjectBook(connect()),
+                subjects=SubjectBook(connect(), actor=f"stream {self._name}"),
             )
             self._loop = loop
             self._thread = threading.Thread(target=self._work, args=(loop, scoring, before, tracer), name="stream", daemon=True)

@@ -145,6 +145,18 @@ def test_who_falls_silent_leaves_a_gap_that_is_told_once_and_closed_when_he_is_b
     assert closed["detail"]["process"] == "gateway 7"
 
 
+def test_who_has_just_begun_is_not_silent_before_its_first_metrics(brain: Brain) -> None:
+    brain.tick(30, each_s=4)  # the controller has been there for longer than anybody may be silent
+    brain.controller.push(
+        replace(ONE, uses={}, began_s=brain.clock.now_s - 600, ended_s=brain.clock.now_s - 600)
+    )  # clocks differ
+    brain.tick(15, each_s=4)
+    assert recorded(brain, "audit gap") == []
+    brain.tick(each_s=4)
+    (gap,) = recorded(brain, "audit gap")
+    assert gap["detail"]["process"] == "gateway 7"
+
+
 def test_who_ends_in_order_leaves_none_and_is_forgotten_in_time(brain: Brain) -> None:
     brain.controller.push(ONE)
     brain.controller.push(replace(ONE, sequence=2, uses={}, last=True))

@@ -324,7 +324,7 @@ def test_a_field_opens_where_it_belongs_only() -> None:
 def test_the_controller_keeps_what_it_cannot_open_and_says_whom_it_forgot_by_a_pseudonym(ring: KeyRing) -> None:
     control = BrainControl()
     clock = Clock()
-    books = [SubjectBook(control, clock) for _ in range(2)]
+    books = [SubjectBook(control, clock, actor="stream s") for _ in range(2)]
     for book in books:
         book.open("subjects", "prod")
     name = pseudonym_in(books[0], "ada")
@@ -339,6 +339,7 @@ def test_the_controller_keeps_what_it_cannot_open_and_says_whom_it_forgot_by_a_p
     assert key_in(books[0], name) is None
     assert key_in(books[0], pseudonym_in(books[0], "bob")) is not None
     audit = control.brain.controller._store.audit("")
+    assert audit[0].actor == "stream s"
     assert [(event.event, event.detail) for event in audit] == [
         ("subject keys made", {"keys": "subjects", "number": 1}),
         ("subject erased", {"keys": "subjects", "number": 2, "subject": name}),
