@@ -273,11 +273,11 @@ class Controller:
             told = self._trail.due(self._current())
             try:
                 self._persist(told.state, told.events)
+                self._trail.due_saved(told)
                 self._trail.count_callers(self._store.seen_count)
             except Unreachable as trouble:
                 self._troubles.note(_AUDIT, str(trouble))
             else:
-                self._trail.due_saved(told)
                 self._troubles.note(_AUDIT, "")
 
     def _record_refusal(self, command: str, payload: dict[str, Any], caller: Caller, error: HeadraceError) -> None:

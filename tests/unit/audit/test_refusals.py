@@ -8,6 +8,7 @@ import pytest
 
 from cluster.access.callers import CLUSTER, STRANGER, Caller, Role, grant_of
 from cluster.audit import refusals
+from cluster.audit.trail import COUNT_EVERY_S
 from cluster.audit.uses import OTHERS
 from cluster.controller import Point
 from cluster.errors import BadInput, Forbidden, HeadraceError, NotFound, Unauthenticated, Unreachable
@@ -103,6 +104,18 @@ def test_one_that_could_not_be_written_is_told_later() -> None:
     assert recorded(brain, "command refused") == []
     brain.tick(2)
     assert [one["detail"]["times"] for one in recorded(brain, "command refused")] == [2]
+
+
+def test_what_is_written_is_not_told_again_where_callers_cannot_be_counted(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> int:
+        raise Unreachable("the store is away", where="store", remedy="wait")
+
+    monkeypatch.setattr(brain.store, "seen_count", away)
+    brain.clock.now_s += COUNT_EVERY_S
+    for _ in range(3):
+        refused(brain, "model.scale", SCALE, TEAM, Forbidden)
+    brain.tick(70, each_s=1)
+    assert [one["detail"]["times"] for one in recorded(brain, "command refused")] == [1, 2]
 
 
 def test_what_could_not_be_tried_was_not_refused() -> None:
