@@ -212,13 +212,19 @@ def ask_store(url: str) -> None:
         engine.dispose()
 
 
+def patience_with(url: sa.URL, busy_timeout_s: float) -> dict[str, int]:
+    """How long PostgreSQL is waited for, where the URL itself does not say. Pure."""
+    if url.get_backend_name() != "postgresql":
+        return {}
+    usual = {"connect_timeout": max(1, round(busy_timeout_s)), **KEEPALIVES}
+    return {name: value for name, value in usual.items() if name not in url.query}
+
+
 def _engine(url: str, busy_timeout_s: float, *, make_folder: bool = True) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
         if parsed.get_backend_name() != "sqlite":
-            patience = {"connect_timeout": max(1, round(busy_timeout_s)), **KEEPALIVES}
-            connect = patience if parsed.get_backend_name() == "postgresql" else {}
-            return sa.create_engine(parsed, pool_pre_ping=True, connect_args=connect)
+            return sa.create_engine(parsed, pool_pre_ping=True, connect_args=patience_with(parsed, busy_timeout_s))
         if parsed.database and make_folder:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(parsed, connect_args={"timeout": busy_timeout_s})

@@ -43,16 +43,15 @@ class OpenTree:
         Raises what `fetch` raises, BadArtifact where branches were changed or lost.
         """
         found: dict[int, tuple[TreeNode, bytes] | None] = {}
-        lacking: dict[int, TreeNode] = {}
+        left: list[int] = []
         for way in ways:
             path, missing = self._path(way, {})
             if missing is None:
                 found[way] = _kept_over(path, way)
             else:
-                lacking[way] = missing
-        left = list(lacking.items())
+                left.append(way)
         for first in range(0, len(left), WAYS_AT_ONCE):
-            for way, path in self._fetched(dict(left[first : first + WAYS_AT_ONCE])).items():
+            for way, path in self._fetched(left[first : first + WAYS_AT_ONCE]).items():
                 found[way] = _kept_over(path, way)
         return found
 
@@ -67,7 +66,7 @@ class OpenTree:
     def _erase(self, way: int) -> None:
         path, missing = self._path(way, {})
         if missing is not None:
-            path = self._fetched({way: missing})[way]
+            path = self._fetched([way])[way]
         if _kept_over(path, way) is None:
             return
         branches, sealed = without(path, way, self._name)
@@ -76,11 +75,13 @@ class OpenTree:
         for above, branch in pairwise(branches):
             self._opened[branch.top] = above.ends[branch.top[1]], branch
 
-    def _fetched(self, lacking: Mapping[int, TreeNode]) -> dict[int, Sequence[KeyBranch]]:
+    def _fetched(self, ways: Collection[int]) -> dict[int, Sequence[KeyBranch]]:
+        # As it is now: what was open a while ago may have gone for what was opened since.
+        lacking = {way: missing for way in ways if (missing := self._path(way, {})[1]) is not None}
         wanted = {(cut, way >> (DEPTH - cut)) for way, node in lacking.items() for cut in CUTS[:-1] if cut >= node[0]}
-        sealed = self._fetch(sorted(wanted))
+        sealed = self._fetch(sorted(wanted)) if wanted else {}
         paths: dict[int, Sequence[KeyBranch]] = {}
-        for way in lacking:
+        for way in ways:
             paths[way], missing = self._path(way, sealed)
             if missing is not None:
                 raise BadArtifact("a part of them is lost", where=f"subject keys {self._name}", remedy="restore the store")

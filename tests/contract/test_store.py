@@ -26,7 +26,7 @@ from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.state import AuditEvent, Feed, Model, State
 from cluster.store.memory import MemoryStore
 from cluster.store.port import Store
-from cluster.store.sql import SqlStore
+from cluster.store.sql import KEEPALIVES, SqlStore, patience_with
 from cluster.versions import Version, VersionId, Versions
 
 Open = Callable[[], Store]
@@ -208,6 +208,14 @@ def test_a_store_of_a_newer_headrace_is_refused(tmp_path: Path) -> None:
 def test_a_bad_url_is_refused(url: str) -> None:
     with pytest.raises(BadInput, match="not a usable store URL"):
         SqlStore(url)
+
+
+def test_how_long_a_silent_database_is_waited_for_is_as_its_url_says() -> None:
+    url = "postgresql+psycopg://user@host/database"
+    assert patience_with(sa.make_url(url), 5.0) == {"connect_timeout": 5, **KEEPALIVES}
+    said = patience_with(sa.make_url(f"{url}?tcp_user_timeout=90000&connect_timeout=30"), 5.0)
+    assert said == {name: value for name, value in KEEPALIVES.items() if name != "tcp_user_timeout"}
+    assert patience_with(sa.make_url("mysql://host/database"), 5.0) == {}
 
 
 def test_a_damaged_file_is_unreachable_not_overwritten(tmp_path: Path) -> None:

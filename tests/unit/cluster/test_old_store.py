@@ -15,6 +15,7 @@ from alembic.config import Config
 
 from cluster.audit.merkle import TreeHead
 from cluster.audit.uses import CallerOf
+from cluster.errors import Conflict
 from cluster.rollout.evidence import Counts, EvidenceKey
 from cluster.rollout.illness import Illness
 from cluster.rollout.record import RolloutState
@@ -125,6 +126,13 @@ def test_yesterdays_store_opens_and_what_it_had_under_way_goes_on(yesterday: Sql
     assert [fire["state"] for fire in nightly["schedule"]["fires"]] == ["running", "skipped"]
 
 
+def go_back_to(revision: str, connection: sa.Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(versions.__file__).parent.parent))
+    config.attributes["connection"] = connection
+    command.downgrade(config, revision)
+
+
 def test_who_has_used_a_model_is_known_after_an_upgrade_and_after_going_back(tmp_path: Path) -> None:
     url, ann = f"sqlite:///{tmp_path / 'store.db'}", CallerOf("digits", "key ann/bob")
     engine = sa.create_engine(url)
@@ -138,11 +146,21 @@ def test_who_has_used_a_model_is_known_after_an_upgrade_and_after_going_back(tmp
     last_s = store.seen([ann])[ann]
     assert before_s <= last_s <= time.time()  # when it was last was not known: it counts from now
     store.close()
-    config = Config()
-    config.set_main_option("script_location", str(Path(versions.__file__).parent.parent))
     with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0008")
+        go_back_to("0008", connection)
         ((key, kept),) = connection.execute(sa.text("SELECT key, document FROM first_uses")).all()
     assert (key, json.loads(kept)["principal"]) == ("digits/key ann/bob", "key ann/bob")
+    engine.dispose()
+
+
+def test_branches_of_subject_keys_are_not_dropped_on_the_way_back(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    store, branches = SqlStore(url), {"subjects/8/0": b"sealed"}
+    state = store.load()
+    store.save(store.acquire(), state, state, (), branches=branches)
+    engine = sa.create_engine(url)
+    with pytest.raises(Conflict, match="in branches, which would be lost"), engine.begin() as connection:
+        go_back_to("0008", connection)
+    assert store.branches(list(branches)) == branches
+    store.close()
     engine.dispose()

@@ -189,6 +189,24 @@ def test_many_are_erased_as_one_by_one() -> None:
     assert max(len(branch.ends) for branch in at_once.all_branches()) <= 256
 
 
+def test_a_call_for_more_branches_than_are_kept_finds_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = SubjectKeys.new()
+    names = [f"{way:016x}{'0' * 16}" for way in (0, 1 << 62, 1 << 63, 1 << 50, (1 << 50) + 1)]
+    kept = Kept(whole)
+    keys = kept.keys_of(names)
+    kept.erase(*names[:4])
+    monkeypatch.setattr("deployments.privacy.open_tree.MOST_KEPT", 3)
+    monkeypatch.setattr("deployments.privacy.open_tree.WAYS_AT_ONCE", 1)
+    tree = kept.tree()
+    assert tree.nodes_over([way_of(names[0])]) == {0: None}
+    # The last two begin where branches are open, which have gone again when it is their turn.
+    nodes = tree.nodes_over([way_of(name) for name in names[1:]])
+    assert [nodes[way_of(name)] is None for name in names[1:]] == [True, True, True, False]
+    node = nodes[way_of(names[4])]
+    assert node is not None
+    assert key_below(*node, names[4]) == keys[4]
+
+
 def test_leaves_side_by_side_and_alike_are_erased() -> None:
     whole = SubjectKeys.new()
     rest = "0" * 16
