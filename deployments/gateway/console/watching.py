@@ -6,6 +6,7 @@ There is no queue a viewer: one that is slow is told less often, and more at a t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -32,6 +33,7 @@ from deployments.gateway.console.pictures import (
 )
 
 LOOK_EVERY_S, NODES_EVERY_S = 1.0, 5.0
+LATE_S = 5.0  # a controller that has not answered for so long is told to be away: Ray keeps calls to one that is being restarted
 PING_S = 10.0  # below the time after which the door takes a silent caller for gone
 REMEMBERED = 600  # changes: who was away for less is told what he missed
 VIEWERS_MOST = 1000
@@ -49,6 +51,7 @@ class Watching:
     release: str
     nodes: Callable[[], tuple[NodeSeen, ...]] = tuple
     look_every_s: float = LOOK_EVERY_S
+    late_s: float = LATE_S
     clock: Callable[[], float] = time.time
     viewers: int = 0
     epoch: str = field(default_factory=lambda: secrets.token_hex(4))
@@ -122,16 +125,35 @@ class Watching:
 
     async def _look(self) -> None:
         """One look; whatever goes wrong is told in the picture itself."""
-        why = ""
+        why, begun_s = "", self.clock()
         try:
-            glance = await self.control.call(GLANCE.name, {}, CLUSTER)
+            async with self._told_where_late(begun_s):
+                glance = await self.control.call(GLANCE.name, {}, CLUSTER)
             self._seen = Sighting(glance, self._seen.nodes)
             self._away_s = None
         except HeadraceError as error:
             why = error.what
             if self._away_s is None:
-                self._away_s = self.clock()
+                self._away_s = begun_s
         await self._look_at_nodes()
+        self._show_all(why)
+
+    @contextlib.asynccontextmanager
+    async def _told_where_late(self, begun_s: float) -> AsyncGenerator[None, None]:
+        """Shows that the controller is away once it has not answered for `late_s`; the look goes on."""
+
+        def late() -> None:
+            if self._away_s is None:
+                self._away_s = begun_s
+                self._show_all("the controller does not answer")
+
+        timer = asyncio.get_running_loop().call_later(self.late_s, late)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _show_all(self, why: str) -> None:
         seen, now_s = self._seen.glance, self.clock()
         quiet_s = None if self._away_s is not None else quiet_since(float(seen.get("tick_s", 0.0)), now_s)
         house = House(self.release, int(seen.get("table", 0)), self._away_s, quiet_s, why)

@@ -121,3 +121,25 @@ async def test_there_are_so_many_at_most(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(NoCapacity):
         await anext(seen.frames(lambda: VISITOR, "", ending))
     await frames.aclose()
+
+
+async def test_a_controller_that_does_not_answer_is_told_before_the_call_has_failed() -> None:
+    control, answers = _Control("a"), asyncio.Event()
+    answers.set()
+
+    async def slow(command: str, payload: dict[str, Any], caller: Caller = CLUSTER) -> dict[str, Any]:
+        await answers.wait()
+        return await _Control.call(control, command, payload, caller)
+
+    control.call = slow  # type: ignore[method-assign]
+    seen = Watching(control, "1", look_every_s=0.01, late_s=0.02, clock=lambda: 1_000.0)
+    frames = seen.frames(lambda: VISITOR, "", asyncio.Event())
+    _, _, rows = await _next(frames)
+    assert rows["house"]["away_s"] is None
+    answers.clear()
+    _, _, rows = await _next(frames)
+    assert (rows["house"]["away_s"], sorted(rows)) == (1_000.0, ["house"])  # the models stay as they were
+    answers.set()
+    _, _, rows = await _next(frames)
+    assert rows["house"]["away_s"] is None
+    await frames.aclose()
