@@ -35,7 +35,7 @@ from deployments.artifacts.manifest import (
     file_digest,
 )
 from deployments.artifacts.profile import save_profile
-from deployments.artifacts.roots import below, local_path, remote
+from deployments.artifacts.roots import below, local_path, remote, sync_file
 from deployments.artifacts.samples import Samples, save_samples
 from deployments.artifacts.sealing.making import seal_files
 from deployments.artifacts.version_files import Provenance
@@ -195,19 +195,11 @@ def _publish(staging: Path, root: str | Path, model: str, digest: str) -> str:
     target_path.parent.mkdir(parents=True, exist_ok=True)
     for path in staging.rglob("*"):
         if path.is_file():
-            _sync(path)
+            sync_file(path)
     staging.chmod(0o755)
     os.rename(staging, target_path)
-    _sync(target_path.parent)
+    sync_file(target_path.parent)
     return str(target_path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _entry(base: Path, path: Path) -> FileEntry:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from cluster.errors import BadInput, HeadraceError, NoCapacity, Unreachable
+from deployments.artifacts.roots import sync_file
 
 # Object stores make a written object visible only when it is closed, and have no cheap rename.
 RESUME = "free some space, then `headrace batch resume` goes on from here"
@@ -93,24 +94,30 @@ class Place:
         with self.filesystem.open_input_stream(self.path) as stream:
             return bytes(stream.read())
 
-    def write(self, content: bytes) -> None:
-        """Replaces the content in one step: a reader sees the old one or the new one."""
-        with self.writing(self.parent) as sink:
+    def write(self, content: bytes, *, lasting: bool = False) -> None:
+        """Replaces the content in one step: a reader sees the old one or the new one. `lasting`: see `writing`."""
+        with self.writing(self.parent, lasting=lasting) as sink:
             sink.write(content)
 
     @contextmanager
-    def writing(self, scratch: Place) -> Iterator[DigestSink]:
+    def writing(self, scratch: Place, *, lasting: bool = False) -> Iterator[DigestSink]:
         """A sink whose content appears here when the block ends well, and nowhere when it fails.
 
-        `scratch` is a directory on the same filesystem, for the file while it is incomplete.
+        `scratch` is a directory on the same filesystem, for the file while it is incomplete. What is `lasting` is the old or the
+        new content after a loss of power too, on a disk of this machine.
         """
+        synced = lasting and isinstance(_base(self.filesystem), pafs.LocalFileSystem)
         path = self.path if self.is_object_store else f"{scratch.path}/.{self.name}.{secrets.token_hex(4)}"
         sink = DigestSink(self.filesystem.open_output_stream(path))
         try:
             yield sink
             sink.finish()
+            if synced:
+                sync_file(path)
             if path != self.path:
                 self.filesystem.move(path, self.path)
+            if synced:
+                sync_file(self.parent.path)
         except BaseException:
             sink.abandon()
             if not self.is_object_store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,3 +39,12 @@ def local_path(root: str | Path) -> Path | None:
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
     return None if "://" in text else Path(text).absolute()
+
+
+def sync_file(path: str | os.PathLike[str]) -> None:
+    """Returns once the file, or the names in the folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -47,4 +47,4 @@ def rewrap(
 def write_keys(uri: str, keys: SealKeys) -> None:
     """Replaces them, whole. Raises NoCapacity, Unreachable, BadInput."""
     with explaining(uri, when_full="free some space; the keys of before still hold"):
-        (locate(uri) / KEYS).write(keys.content)
+        (locate(uri) / KEYS).write(keys.content, lasting=True)  # without them nothing opens the version

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cluster.errors import BadArtifact, BadInput, Conflict, Forbidden
+from deployments.artifacts import places
 from deployments.artifacts.background import read_background
 from deployments.artifacts.cache import ArtifactCache, CacheSettings
 from deployments.artifacts.fetch import localize
@@ -192,8 +193,12 @@ def test_another_key_takes_the_place_of_one_and_no_digest_changes(
     artifact = sealed_artifact(tmp_path, keys.new("old"))
     folder, new = Path(artifact.uri), keys.new("new")
     before = {file.name: file.read_bytes() for file in folder.iterdir() if file.name != KEYS}
-    files = open_folder(folder, artifact.digest)
+    files, synced = open_folder(folder, artifact.digest), list[tuple[str, bytes]]()
+    monkeypatch.setattr(places, "sync_file", lambda path: synced.append((str(path), (folder / KEYS).read_bytes())))
     was, now = rewrap(files, [new], KeyRing.from_environment())
+    # On the disk before they take the place of the only keys there were, and then their name.
+    assert [content for _, content in synced] == [was.content, now.content]
+    assert [Path(path).parent for path, _ in synced] == [folder, folder.parent]
     assert [one.key for one in now.wraps] == [new.key_id] != [one.key for one in was.wraps]
     assert files.seal_keys() == now
     assert {file.name: file.read_bytes() for file in folder.iterdir() if file.name != KEYS} == before
