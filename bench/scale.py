@@ -45,7 +45,9 @@ WAYS = ("online", "stream", "batch")
 MODEL = "bench-scale"
 CALLERS_A_NODE = 8
 UNIT_ROWS, UNITS_A_NODE = 5, 16
-NODE = {"num_cpus": 4, "object_store_memory": 100_000_000}
+# Room for one replica, and a stream's or a batch's worker beside it: Ray spreads replicas over nodes, but not always evenly.
+NODE = {"num_cpus": 3, "object_store_memory": 100_000_000}
+REPLICA_CPUS = 1.6
 BUSY = 0.9  # above it the machine is in the way
 
 
@@ -136,7 +138,7 @@ def main() -> None:
 
 def serve_model(service: Service) -> None:
     """Scored by replicas, as many as a person says."""
-    serving = {"resources": {"cpus": 1}, "scaling": {"mode": "manual", "replicas": 1}}
+    serving = {"resources": {"cpus": REPLICA_CPUS}, "scaling": {"mode": "manual", "replicas": 1}}
     service.apply(MODEL, serving, {})
     service.rollout_at(MODEL, service.register(MODEL, 128), "promoted")
 

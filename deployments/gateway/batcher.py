@@ -9,6 +9,10 @@ A call costs about the same for one row as for many, so few calls make the most 
 only for who has waited `gather_s`, the latency target. Where somebody waits long all the same, more are made, up to what the
 model's replicas bear: that is also how Serve sees that it should start another.
 
+Not every version's calls cost the same: where rows are dear, all that waits in one call would keep one replica busy and leave the
+others idle, and its callers, who come back together, would stay together for good. What a call costs by its rows is learnt
+(`call_cost.py`); what waits goes to several replicas then, as soon as it is worth a call of its own.
+
 A candidate has a small share of the keys, and would find its lane idle at nearly every one: its calls begin
 `candidate_apart_s` apart, and `candidate_crowd_apart_s` while many ask at a time. Calls to replicas keep `crowd_apart_s` then: a
 call costs as much as two requests.
@@ -71,9 +75,10 @@ class Batcher:
         if lane is None:
             seen = self._seen.setdefault(lane_key[:3], CallsSeen())
             lane = self._lanes[lane_key] = Lane(
-                lane_key, self._scorer, self._limits, self._statistics, self._requests, seen, route.serving
+                lane_key, self._scorer, self._limits, self._statistics, self._requests, seen, route.serving, route.stable
             )
         lane.serving = route.serving
+        lane.version = version or (route.candidate if candidate and route.candidate is not None else route.stable)
         lane.judged = bool(route.stage) and version is None
         try:
             return await lane.score(tensors, rows, key, timeout_s, caller)

@@ -19,6 +19,7 @@ import numpy as np
 from cluster.errors import BadInput, HeadraceError, NoCapacity
 from cluster.fleet.serving import Serving, TransportKind
 from deployments.engines.datatypes import Array
+from deployments.gateway.call_cost import CallCost
 from deployments.gateway.request_meter import RequestMeter
 from deployments.gateway.statistics import Statistics
 from deployments.gateway.traced import span_of_call
@@ -48,9 +49,9 @@ class LaneKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Bounds of a lane. One call is under way; up to `calls` once a request has waited `gather_s`; more after `patience_s`. A
-    candidate's calls begin `candidate_apart_s` apart, and a crowd's `candidate_crowd_apart_s`; others of a crowd to replicas
-    `crowd_apart_s`.
+    """Bounds of a lane. One call is under way; up to `calls` once a request has waited `gather_s`; more after `patience_s`, or at
+    once where there are several replicas and what waits is work of `gather_s` or more. A candidate's calls begin
+    `candidate_apart_s` apart, and a crowd's `candidate_crowd_apart_s`; others of a crowd to replicas `crowd_apart_s`.
 
     A queue that is empty takes any one request, and one that is not full one that it has no room for: what is large must not wait
     for a quiet moment. None is taken of more rows than `request_rows`.
@@ -96,16 +97,18 @@ class _Ask:
 
 @dataclass(eq=False, slots=True)
 class CallsSeen:
-    """Of the calls so far: the running mean of their time, when the last began, and how many requests it had."""
+    """Of the calls so far: the running mean of their time, what they cost by their rows, when the last began, and how many
+    requests it had."""
 
     call_s: float = 0.0
+    cost: CallCost = field(default_factory=CallCost)
     last_s: float = 0.0
     last_asks: int = 0
 
 
 @dataclass(eq=False, slots=True)
 class Lane:
-    """Used from one event loop. `serving` and `judged` are as of the last request's route."""
+    """Used from one event loop. `serving`, `version` (which answers) and `judged` are as of the last request's route."""
 
     key: LaneKey
     scorer: Scorer
@@ -114,6 +117,7 @@ class Lane:
     requests: RequestMeter
     seen: CallsSeen
     serving: Serving
+    version: int
     judged: bool = False  # a rollout wants to know whose rows they are
     traced: bool = False  # of what waits, something is, or was
     queue: deque[_Ask] = field(default_factory=deque)
@@ -192,7 +196,22 @@ class Lane:
         """How many calls may be under way while the first in the queue has waited so long."""
         if waited_s >= self.limits.patience_s:
             return max(self.limits.calls, bearable_calls(self.serving))
-        return self.limits.calls if waited_s >= self.limits.gather_s else 1
+        most = self.limits.calls if waited_s >= self.limits.gather_s else 1
+        if len(self.calls) < most or not self.seen.cost.calls_worth(self.queued_rows, self.limits.gather_s):
+            return most
+        return max(most, self._borne_now())
+
+    def _borne_now(self) -> int:
+        """How many calls the replicas that there are bear; 1 where there are not several, so that none is idle beside another."""
+        replicas = self.scorer.replicas(self.key.model, self.version)
+        return bearable_calls(self.serving, replicas) if replicas > 1 else 1
+
+    def _rows_of_a_call(self) -> int:
+        """How many rows the next call takes: its share where replicas would be idle while one scores all that waits."""
+        calls = self.seen.cost.calls_worth(self.queued_rows, self.limits.gather_s)
+        if calls > 1:
+            calls = min(calls, self._borne_now() - len(self.calls))
+        return min(math.ceil(self.queued_rows / max(calls, 1)), self.serving.max_batch_rows)
 
     def _look_again(self) -> None:
         self.timer = None
@@ -225,8 +244,8 @@ class Lane:
         """The next batch, without those who gave up or whose time is over."""
         now_s = asyncio.get_running_loop().time()
         batch: list[_Ask] = []
-        rows = 0
-        while self.queue and (not batch or rows + self.queue[0].rows <= self.serving.max_batch_rows):
+        rows, most = 0, self._rows_of_a_call()
+        while self.queue and (not batch or rows + self.queue[0].rows <= most):
             ask = self.queue.popleft()
             self.queued_rows -= ask.rows
             self.queued_bytes -= ask.size_bytes
@@ -265,6 +284,7 @@ class Lane:
         rows = sum(ask.rows for ask in batch)
         took_s = (time.monotonic() - started_s) / math.ceil(rows / self.serving.max_batch_rows)
         seen = self.seen
+        seen.cost.took(min(rows, self.serving.max_batch_rows), took_s)
         seen.call_s = took_s if seen.call_s == 0 else seen.call_s + SMOOTHING * (took_s - seen.call_s)
         return answers
 

@@ -62,6 +62,10 @@ class VersionAsker:
         await self._embedded.close()
         await self._remote.close()
 
+    def replicas(self, route: Route, target: Target) -> int:
+        """See `Transport.replicas`."""
+        return self._transport(route, target).replicas(target)
+
     async def ask_rows(self, call: Call, target: Target, rows: Rows, timeout_s: float) -> TimedAnswer:
         """`ask` with these rows of the call, which rise; they are copied unless they lie together."""
         first, end = int(rows[0]), int(rows[-1]) + 1

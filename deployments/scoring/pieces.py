@@ -12,12 +12,13 @@ from cluster.fleet.serving import ScalingMode, Serving, TransportKind
 T = TypeVar("T")
 
 
-def bearable_calls(serving: Serving) -> int:
-    """How many calls at a time the replicas may have: as many as make Serve start the last of them."""
+def bearable_calls(serving: Serving, replicas: int | None = None) -> int:
+    """How many calls at a time so many replicas may have; without a number as many as make Serve start the last of them."""
     if serving.transport is TransportKind.EMBEDDED:
         return serving.threads
     scaling = serving.scaling
-    replicas = scaling.max if scaling.mode is ScalingMode.AUTO else scaling.replicas
+    if replicas is None:
+        replicas = scaling.max if scaling.mode is ScalingMode.AUTO else scaling.replicas
     return max(1, math.ceil(min(scaling.target_ongoing, serving.max_ongoing) * replicas))
 
 

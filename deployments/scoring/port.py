@@ -78,3 +78,7 @@ class Scorer(Protocol):
 
     def signature(self, model: str, version: int | None = None) -> Signature:
         """The signature of the stable version, or of the one given. Raises NotFound."""
+
+    def replicas(self, model: str, version: int) -> int:
+        """How many replicas of the version there are, as far as it is known here: at least 1, and 1 where its engine is in this
+        process, or nothing is known. Never blocks, and raises nothing."""

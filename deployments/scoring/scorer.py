@@ -158,6 +158,12 @@ class RoutedScorer:
         route = self.route(model)
         return target_of(route, route.stable if version is None else version).signature
 
+    def replicas(self, model: str, version: int) -> int:
+        """See `Scorer.replicas`."""
+        route = self._watch.table.routes.get(model)
+        target = route.targets.get(version) if route is not None else None
+        return self._asker.replicas(route, target) if route is not None and target is not None else 1
+
     async def score(
         self,
         model: str,

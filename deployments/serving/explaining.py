@@ -32,6 +32,8 @@ PIECE_ROWS = 256
 FLOOR_TIMES, TRY_AFTER = 1.5, 16
 SWITCH_S = 0.0005
 LOOK_EVERY_S = 0.05
+USERS_S = 1.0  # since their last call: so long they may call again at any time
+RESTS = 1.0  # as long as it worked: what users' calls need beside the engine has the processor then
 MORE_TIME = "allow more time with x-timeout-ms, or retry later"
 Guarded = Callable[[Callable[[], dict[str, Array]]], dict[str, Array]]
 
@@ -94,6 +96,7 @@ class ReplicaExplainer:
             raise NoCapacity("its turn came after the deadline", remedy=MORE_TIME)
         if options.deadline_s is not None:
             left_s = min(left_s, options.deadline_s)
+        work.rested_s = time.monotonic()
         with _quick_switches():
             return explain_rows(
                 work.score,
@@ -111,7 +114,7 @@ class ReplicaExplainer:
 
 @dataclass(slots=True)
 class _Work:
-    """The engine as one explanation sees it: slower than it is, piece by piece."""
+    """The engine as one explanation sees it: slower than it is, piece by piece, and with rests while users call."""
 
     engine: Engine
     turns: EngineTurns
@@ -119,6 +122,7 @@ class _Work:
     pace: PiecePace
     end_s: float
     given_up: threading.Event
+    rested_s: float = 0.0
 
     def score(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """See `deployments.explain.form.Score`."""
@@ -151,9 +155,12 @@ class _Work:
 
     def _in_turn(self, piece: Callable[[], dict[str, Array]]) -> dict[str, Array]:
         """Waits until users leave the engine free, for as long as somebody waits for the explanation."""
+        if self.turns.used_within(USERS_S):
+            self.given_up.wait(RESTS * (time.monotonic() - self.rested_s))
         while not self.turns.take_spare(LOOK_EVERY_S):
             if self.given_up.is_set() or time.monotonic() > self.end_s:
                 raise OutOfTime("its users left it no time to explain", remedy=MORE_TIME)
+        self.rested_s = time.monotonic()
         try:
             return piece()
         finally:

@@ -56,6 +56,10 @@ class EngineTurns:
         self._room.release()  # a user's call came meanwhile
         return False
 
+    def used_within(self, seconds: float) -> bool:
+        """Whether users call, or did so in the last seconds. From any thread."""
+        return self.waiting > 0 or time.monotonic() - self.progress_s < seconds
+
     def give_back(self) -> None:
         """The piece is over."""
         self._room.release()

@@ -66,6 +66,11 @@ class RemoteTransport:
         """Always: a handle waits for replicas by itself."""
         return True
 
+    def replicas(self, target: Target) -> int:
+        """See `Transport.replicas`. Known after the first call."""
+        found = self._lines.get(target.app)
+        return max(1, found.replicas) if found is not None else 1
+
     async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
         """See `Transport.score`. Where a replica dies under a call, another one is asked: scoring is idempotent.
 

@@ -36,6 +36,9 @@ class Transport(Protocol):
     def ready(self, target: Target) -> bool:
         """Whether a call to this target may be made here now."""
 
+    def replicas(self, target: Target) -> int:
+        """How many of this target can be asked, as far as it is known: at least 1."""
+
     async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
         """Scores n rows, n at least 1. Safe to repeat. Rows that the version failed are in the answer; raises NoCapacity where
         it could not be asked, lost its processes, or did not answer within `timeout_s`: Late where it had the call for sure."""
@@ -124,6 +127,10 @@ class EmbeddedTransport:
     def ready(self, target: Target) -> bool:
         """See `Transport.ready`."""
         return target.app in self._loaded
+
+    def replicas(self, target: Target) -> int:  # noqa: ARG002
+        """See `Transport.replicas`: the one here."""
+        return 1
 
     async def score(self, target: Target, tensors: Mapping[str, Array], timeout_s: float) -> Answer:
         """See `Transport.score`."""

@@ -70,7 +70,7 @@ PATIENT = BatchLimits(gather_s=0.0, patience_s=3600.0, candidate_apart_s=0.0, ca
 class FakeScorer:
     """Implements `TableScorer` by a function. `calls` holds the rows of each call; while `gate` is unset calls wait.
 
-    `ended` counts the calls that were cancelled.
+    `ended` counts the calls that were cancelled. `there` is how many replicas each version has.
     """
 
     def __init__(self, routes: RouteTable, answer: Callable[[Mapping[str, Array]], dict[str, Array]] = double) -> None:
@@ -78,6 +78,7 @@ class FakeScorer:
         self.answer = answer
         self.calls: list[int] = []
         self.ended = 0
+        self.there = 1
         self.explained: list[tuple[int | None, bytes | None, float | None]] = []
         self.keys: list[bytes | None] = []
         self.senders: list[Senders | None] = []
@@ -115,6 +116,10 @@ class FakeScorer:
         errors = {i: error for i, row in enumerate(first) if (error := self.row_error(row)) is not None}
         number = version or self.route(model).stable
         return Scored(self.answer(tensors), np.full(len(first), number, np.int32), errors)
+
+    def replicas(self, model: str, version: int) -> int:
+        assert version in self.route(model).targets
+        return self.there
 
     async def explain(
         self,

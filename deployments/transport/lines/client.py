@@ -163,6 +163,11 @@ class Lines:
         self._trying: asyncio.Task[None] | None = None
         self._tried_s = 0.0
 
+    @property
+    def replicas(self) -> int:
+        """How many the app has, on any node, as Serve told last. 0 before the handle's first call."""
+        return len(self._book.replicas())
+
     def pick(self) -> Line | None:
         """The line to the replica that has the least of our calls under way; None where Serve had better choose: there is no such
         line, or all are in use and there are replicas without one. A replica that has not said yet that it is ready stands still:

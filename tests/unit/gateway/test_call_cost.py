@@ -1,0 +1,107 @@
+"""What a call costs by its rows is learnt from calls, and several replicas share what waits where rows are dear."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+import uvloop
+
+from cluster.access.callers import VISITOR
+from cluster.fleet.serving import Serving
+from cluster.signature import Datatype
+from deployments.engines.datatypes import Array
+from deployments.gateway.call_cost import CallCost
+from deployments.gateway.dataplane import DataPlane, InferCall
+from deployments.gateway.lanes import BatchLimits
+from deployments.gateway.protocol.request import InferRequest
+from deployments.scoring.pieces import bearable_calls
+from deployments.scoring.port import Scored
+from tests.support.gateway_fakes import FakeScorer, table
+
+GATHER_S = 0.01
+
+
+def seen(cost_s: Callable[[int], float], *sizes: int) -> CallCost:
+    cost = CallCost()
+    for rows in sizes:
+        cost.took(rows, cost_s(rows))
+    return cost
+
+
+def test_a_line_is_found_through_calls_of_two_sizes() -> None:
+    assert seen(lambda rows: 0.1 + 0.05 * rows, 1, 8, 8, 1).line() == pytest.approx((0.1, 0.05))
+
+
+def test_calls_of_one_size_tell_no_rows_cost_and_half_is_tried() -> None:
+    assert seen(lambda _: 0.8, 8, 8, 8).line() == pytest.approx((0.4, 0.05))
+
+
+def test_a_line_follows_what_changes() -> None:
+    cost = seen(lambda rows: 0.01 * rows, *([1, 8] * 50))
+    for rows in [1, 8] * 60:
+        cost.took(rows, 0.1 * rows)
+    assert cost.line() == pytest.approx((0, 0.1), abs=0.002)
+
+
+@pytest.mark.parametrize("cost_s", [lambda rows: 1 / rows, lambda rows: 2 - rows / 10])
+def test_nothing_is_below_zero(cost_s: Callable[[int], float]) -> None:
+    fixed_s, row_s = seen(cost_s, 1, 8, 4).line()
+    assert fixed_s > 0
+    assert row_s == 0
+
+
+def test_what_was_never_called_is_not_parted() -> None:
+    assert CallCost().calls_worth(1000, GATHER_S) == 0
+
+
+def test_dear_rows_are_worth_as_many_calls_as_there_are() -> None:
+    assert seen(lambda rows: 0.1 * rows, 1, 32, 8).calls_worth(32, GATHER_S) >= 32
+
+
+def test_rows_that_cost_nothing_of_their_own_stay_together() -> None:
+    assert seen(lambda _: 0.05, 32, 16, 32).calls_worth(32, GATHER_S) == 0  # a GPU's
+
+
+def test_quick_rows_stay_together() -> None:
+    assert seen(lambda rows: 0.0002 + 0.00001 * rows, 1, 32, 64).calls_worth(512, GATHER_S) == 0
+
+
+def test_no_call_has_less_work_of_its_own_than_half_of_what_a_call_costs() -> None:
+    assert seen(lambda rows: 0.2 + 0.01 * rows, 1, 32).calls_worth(32, GATHER_S) == 3
+
+
+@pytest.mark.parametrize(("replicas", "least"), [(1, 1), (4, 4)])
+def test_callers_who_come_back_together_are_parted_among_replicas(replicas: int, least: int) -> None:
+    class Sleeping(FakeScorer):
+        """Each row takes 20 ms."""
+
+        most = under_way = 0
+
+        async def score(self, model: str, tensors: Mapping[str, Array], *more: object, **named: object) -> Scored:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            await asyncio.sleep(0.02 * len(next(iter(tensors.values()))))
+            self.under_way -= 1
+            return await super().score(model, tensors, *more, **named)  # type: ignore[arg-type]
+
+    serving = Serving.model_validate({"scaling": {"mode": "manual", "replicas": replicas}})
+    one = InferRequest({"x": np.ones((1, 2), np.float32)}, {"x": Datatype.FP32})
+
+    async def play() -> Sleeping:
+        scorer = Sleeping(table(serving=serving))
+        scorer.there = replicas
+        plane = DataPlane(scorer, BatchLimits(patience_s=3600.0))
+
+        async def caller() -> None:
+            for _ in range(6):
+                await plane.infer(InferCall("pair", timeout_s=60.0), one, VISITOR)
+
+        await asyncio.gather(*(caller() for _ in range(12)))
+        return scorer
+
+    scorer = uvloop.run(play())
+    assert sum(scorer.calls) == 72
+    assert least <= scorer.most <= bearable_calls(serving)
