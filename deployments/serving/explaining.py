@@ -80,7 +80,7 @@ class ReplicaExplainer:
         """
         if self._calls >= CALLS_MOST:
             return NoCapacity(f"{self._calls} explanations are under way here", remedy="retry later, or add replicas")
-        work = _Work(self._engine, self._turns, self._guarded, self._pace, time.monotonic() + timeout_s, threading.Event())
+        work = ExplainWork(self._engine, self._turns, self._guarded, self._pace, time.monotonic() + timeout_s, threading.Event())
         self._calls += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._explain, work, tensors, options)
@@ -90,13 +90,13 @@ class ReplicaExplainer:
             work.given_up.set()
             self._calls -= 1
 
-    def _explain(self, work: _Work, tensors: Mapping[str, Array], options: ExplainOptions) -> list[Explanation]:
+    def _explain(self, work: ExplainWork, tensors: Mapping[str, Array], options: ExplainOptions) -> list[Explanation]:
         left_s = work.end_s - time.monotonic()
         if left_s <= 0 or work.given_up.is_set():
             raise NoCapacity("its turn came after the deadline", remedy=MORE_TIME)
         if options.deadline_s is not None:
             left_s = min(left_s, options.deadline_s)
-        work.rested_s = time.monotonic()
+        work.begin()
         with _quick_switches():
             return explain_rows(
                 work.score,
@@ -113,7 +113,7 @@ class ReplicaExplainer:
 
 
 @dataclass(slots=True)
-class _Work:
+class ExplainWork:
     """The engine as one explanation sees it: slower than it is, piece by piece, and with rests while users call."""
 
     engine: Engine
@@ -123,6 +123,10 @@ class _Work:
     end_s: float
     given_up: threading.Event
     rested_s: float = 0.0
+
+    def begin(self) -> None:
+        """Its turn has come: what it does from now on is work."""
+        self.rested_s = time.monotonic()
 
     def score(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """See `deployments.explain.form.Score`."""
@@ -156,7 +160,8 @@ class _Work:
     def _in_turn(self, piece: Callable[[], dict[str, Array]]) -> dict[str, Array]:
         """Waits until users leave the engine free, for as long as somebody waits for the explanation."""
         if self.turns.used_within(USERS_S):
-            self.given_up.wait(RESTS * (time.monotonic() - self.rested_s))
+            now_s = time.monotonic()
+            self.given_up.wait(max(0.0, min(RESTS * (now_s - self.rested_s), self.end_s - now_s)))
         while not self.turns.take_spare(LOOK_EVERY_S):
             if self.given_up.is_set() or time.monotonic() > self.end_s:
                 raise OutOfTime("its users left it no time to explain", remedy=MORE_TIME)

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +16,24 @@ import pytest
 from cluster.errors import BadInput, NoCapacity
 from deployments.artifacts.background import read_background
 from deployments.artifacts.manifest import Manifest
+from deployments.engines.datatypes import Array
 from deployments.engines.load import load_engine
 from deployments.engines.port import Engine
 from deployments.explain.explaining import explain_rows
 from deployments.explain.form import ExplainMethod, ExplainOptions
-from deployments.serving.explaining import CALLS_MOST, FLOOR_TIMES, PIECE_ROWS, PIECE_S, TRY_AFTER, PiecePace, ReplicaExplainer
+from deployments.serving.explaining import (
+    CALLS_MOST,
+    FLOOR_TIMES,
+    PIECE_ROWS,
+    PIECE_S,
+    TRY_AFTER,
+    USERS_S,
+    ExplainWork,
+    PiecePace,
+    ReplicaExplainer,
+)
 from deployments.serving.turns import EngineTurns
-from tests.support.models import INPUT, mlp_artifact, rows
+from tests.support.models import INPUT, OUTPUT, mlp_artifact, rows
 
 pytestmark = pytest.mark.anyio
 FEW = ExplainOptions(method=ExplainMethod.SHAPLEY, evaluations=4000)
@@ -96,6 +108,40 @@ async def test_no_more_wait_than_can_be_borne_and_who_leaves_is_not_worked_for(e
     found = await explainer.explain({INPUT: rows(1)}, ExplainOptions(method=ExplainMethod.OCCLUSION, evaluations=800), 60.0)
     assert isinstance(found, list)
     assert time.monotonic() - began_s < 20
+
+
+@pytest.mark.parametrize("users", [True, False], ids=["users call", "nobody calls"])
+async def test_while_users_call_an_explanation_rests_as_long_as_it_works(users: bool, engine: Engine) -> None:
+    rests: list[float] = []
+
+    class Waits(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            rests.append(timeout)
+            return False
+
+    turns, busy_s = EngineTurns(1), [0.0]
+
+    def guarded(work: Callable[[], dict[str, Array]]) -> dict[str, Array]:
+        began_s = time.monotonic()
+        try:
+            return work()
+        finally:
+            busy_s[0] += time.monotonic() - began_s
+
+    turns.progress_s = time.monotonic() + (3600 if users else -2 * USERS_S)
+    work = ExplainWork(engine, turns, guarded, PiecePace(), time.monotonic() + 60, Waits())
+    work.begin()
+    images = {INPUT: rows(8)}
+    for _ in range(2):
+        found = await asyncio.to_thread(work.score, images)
+    np.testing.assert_allclose(found[OUTPUT], engine.score(images)[OUTPUT], atol=1e-5)
+    if not users:
+        assert rests == []
+        return
+    last_s = busy_s[0]
+    await asyncio.to_thread(work.score, {INPUT: rows(1)})  # only what was worked before it can have been rested for
+    assert sum(rests) >= last_s
 
 
 @pytest.mark.parametrize(
