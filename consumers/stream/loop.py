@@ -238,8 +238,8 @@ class Loop:
             if self._tracer is not None and (spans := [span for outcome in plan.outcomes for span in outcome.spans]):
                 self._tracer.committed(spans, self.spec.output.topic, commit.began_s)
             for taken in (outcome.payloads for outcome in plan.outcomes):
-                if taken is not None and self._payloads is not None:
-                    self._payloads.put(taken.settings, taken.events)
+                if taken is not None and taken.events and self._payloads is not None:
+                    self._payloads.put(taken.settings, self.spec.model, taken.events)
             for drawn in (each for outcome in plan.outcomes for each in outcome.drawn):
                 if self._drift is not None:
                     self._drift.put(drawn)

@@ -68,7 +68,7 @@ class UnitPayloads:
         if not found:
             return
         log = PayloadLog(self._meters, _open_topic)
-        log.put(self._settings, self._events(unit, found))
+        log.put(self._settings, self._pinned.model, self._events(unit, found))
         log.close()
         if self._push is not None:
             asyncio.run(self._push.flush())

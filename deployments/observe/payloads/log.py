@@ -156,10 +156,11 @@ class PayloadLog:
                 ),
             )
 
-    def put(self, payloads: Payloads, events: Iterable[PayloadEvent]) -> None:
-        """Events that were sampled already: those of a transaction, once it has committed."""
+    def put(self, payloads: Payloads, model: str, events: Iterable[PayloadEvent]) -> None:
+        """Events of a model that were sampled already: those of a transaction, once it has committed."""
+        lanes = self._lanes_of(model, payloads)
         for event in events:
-            self._put(payloads, event)
+            _offer(lanes, event)
 
     def keep(self, wanted: Mapping[str, Payloads]) -> None:
         """Only these models have payloads from now on, and as they are here; what waits for others is still written."""
@@ -195,9 +196,7 @@ class PayloadLog:
         return False
 
     def _put(self, payloads: Payloads, event: PayloadEvent) -> None:
-        size_bytes = event.size_bytes
-        for lane in self._lanes_of(event.model, payloads):
-            lane.offer(event, size_bytes)
+        _offer(self._lanes_of(event.model, payloads), event)
 
     def _lanes_of(self, model: str, payloads: Payloads) -> tuple[SinkLane, ...]:
         with self._lock:
@@ -219,6 +218,12 @@ class PayloadLog:
         if payloads.kafka is not None:
             openers.append(partial(self._open_topic or _no_topics, payloads.kafka))
         return openers
+
+
+def _offer(lanes: Iterable[SinkLane], event: PayloadEvent) -> None:
+    size_bytes = event.size_bytes
+    for lane in lanes:
+        lane.offer(event, size_bytes)
 
 
 def kept(tensors: Mapping[str, Array], payloads: Payloads, rows: Rows | slice = slice(None)) -> dict[str, Array]:

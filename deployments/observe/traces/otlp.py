@@ -1,6 +1,8 @@
-"""Spans as OpenTelemetry's SDK makes and sends them: OTLP over HTTP. Imported only where something is traced.
+"""Spans as OpenTelemetry's SDK sends them: OTLP over HTTP. Imported only where something is traced.
 
-The provider is ours alone: Serve's own, and whatever a model's code sets up, stay as they are.
+No provider of the SDK's makes them: they are over, and their ids were told to others, before the SDK hears of them. What its tracers
+do beside took more of a stream's time than all else of a trace. Serve's own provider, and whatever a model's code sets up, stay as
+they are.
 """
 
 from __future__ import annotations
@@ -9,14 +11,12 @@ import importlib.metadata
 import threading
 from collections.abc import Sequence
 
-from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags, set_span_in_context
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags
 from opentelemetry.trace import SpanKind as OtelKind
 
 from cluster.watch.catalogue import SPANS
@@ -28,6 +28,8 @@ ANSWER_S = 5.0  # a receiver that hangs holds nothing but the thread that sends
 CLOSE_S = 3.0
 EXPORTED, DROPPED, FAILED = "exported", "dropped", "failed"
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_UNSET, _FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
+_FROM_OTHERS = (SpanKind.SERVER, SpanKind.CONSUMER)
 _KINDS = {
     SpanKind.INTERNAL: OtelKind.INTERNAL,
     SpanKind.SERVER: OtelKind.SERVER,
@@ -45,17 +47,11 @@ class OtlpSink:
         release = importlib.metadata.version("headrace")
         about = {"service.name": service, "service.namespace": "headrace", "service.version": release}
         self._meters = meters
-        self._ids = _GivenIds()
         self._exporter = _CountingExporter(OTLPSpanExporter(endpoint=endpoint, timeout=ANSWER_S), meters)
-        self._provider = TracerProvider(
-            sampler=ALWAYS_ON, resource=Resource.create(about), id_generator=self._ids, shutdown_on_exit=False
+        self._processor = BatchSpanProcessor(
+            self._exporter, max_queue_size=QUEUE_MOST, max_export_batch_size=EXPORT_MOST, schedule_delay_millis=EVERY_MS
         )
-        self._provider.add_span_processor(
-            BatchSpanProcessor(
-                self._exporter, max_queue_size=QUEUE_MOST, max_export_batch_size=EXPORT_MOST, schedule_delay_millis=EVERY_MS
-            )
-        )
-        self._tracer = self._provider.get_tracer("headrace", release)
+        self._resource, self._scope = Resource.create(about), InstrumentationScope("headrace", release)
         self._lock = threading.Lock()
         self._offered = 0
 
@@ -68,46 +64,31 @@ class OtlpSink:
                 room = True
                 self._offered += len(spans)
                 for span in spans:
-                    self._make(span)
+                    self._processor.on_end(self._made(span))
         if not room:
             self._meters.add(SPANS, len(spans), DROPPED)
 
     def close(self) -> None:
         """See SpanSink."""
-        ending = threading.Thread(target=self._provider.shutdown, name="traces-end", daemon=True)
+        ending = threading.Thread(target=self._processor.shutdown, name="traces-end", daemon=True)
         ending.start()
         ending.join(CLOSE_S)
 
-    def _make(self, span: Span) -> None:
-        self._ids.trace_id, self._ids.span_id = span.trace_id, span.span_id
-        above = Context()
-        if span.parent_id:
-            parent = SpanContext(span.trace_id, span.parent_id, is_remote=span.kind in (SpanKind.SERVER, SpanKind.CONSUMER))
-            above = set_span_in_context(NonRecordingSpan(parent), above)
-        made = self._tracer.start_span(
+    def _made(self, span: Span) -> ReadableSpan:
+        remote = span.kind in _FROM_OTHERS
+        return ReadableSpan(
             span.name,
-            above,
-            _KINDS[span.kind],
-            span.attributes,
-            [Link(SpanContext(one.trace_id, one.span_id, is_remote=False, trace_flags=_SAMPLED)) for one in span.links],
-            span.began_ns,
+            SpanContext(span.trace_id, span.span_id, is_remote=False, trace_flags=_SAMPLED),
+            SpanContext(span.trace_id, span.parent_id, is_remote=remote, trace_flags=_SAMPLED) if span.parent_id else None,
+            self._resource,
+            {**span.attributes, "error.type": span.error} if span.error else span.attributes,
+            links=[Link(SpanContext(one.trace_id, one.span_id, is_remote=False, trace_flags=_SAMPLED)) for one in span.links],
+            kind=_KINDS[span.kind],
+            status=_FAILED if span.error else _UNSET,
+            start_time=span.began_ns,
+            end_time=span.ended_ns,
+            instrumentation_scope=self._scope,
         )
-        if span.error:
-            made.set_attribute("error.type", span.error)
-            made.set_status(Status(StatusCode.ERROR))
-        made.end(span.ended_ns)
-
-
-class _GivenIds(IdGenerator):
-    """Ours, which were told to others before the span was made. Used under the sink's lock."""
-
-    trace_id = span_id = 0
-
-    def generate_trace_id(self) -> int:
-        return self.trace_id
-
-    def generate_span_id(self) -> int:
-        return self.span_id
 
 
 class _CountingExporter(SpanExporter):
