@@ -1,8 +1,8 @@
 """Spans as OpenTelemetry's SDK sends them: OTLP over HTTP. Imported only where something is traced.
 
-No provider of the SDK's makes them: they are over, and their ids were told to others, before the SDK hears of them. What its tracers
-do beside took more of a stream's time than all else of a trace. Serve's own provider, and whatever a model's code sets up, stay as
-they are.
+No provider of the SDK's makes them: they are over, and their ids were told to others, before the SDK hears of them. What its
+tracers do beside took more of a stream's time than all else of a trace. Serve's own provider, and whatever a model's code sets
+up, stay as they are.
 """
 
 from __future__ import annotations
