@@ -27,7 +27,7 @@ from cluster.rollout.record import Rollout, RolloutState
 from cluster.routing.routes import EMPTY, Route, RouteTable, Standing
 from cluster.routing.table import build_route, is_ready, number_table, standing_of
 from cluster.schedule.due import fire_batch
-from cluster.schedule.fires import JobSeen, SubmitPreflight
+from cluster.schedule.jobs import JobSeen, SubmitPreflight
 from cluster.state import CONTROLLER, AuditEvent, Model, State
 from cluster.versions import VersionId
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cluster.schedule.cron import Schedule, fires_between, next_fires
-from cluster.schedule.fires import Fire, FireState, JobSeen, JobState, StopJob, SubmitJob, job_id, jobs_of, look
+from cluster.schedule.fires import Fire, FireState, job_id, jobs_of, look
+from cluster.schedule.jobs import JobSeen, JobState, StopJob, SubmitJob
 
 HOUR = 3600.0
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
