@@ -20,7 +20,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
-from cluster.schedule.cron import Missed, Overlap, Schedule, fires_between
+from cluster.schedule.cron import MOST_AT_ONCE, Missed, Overlap, Schedule, fires_between, next_fires
 from cluster.schedule.jobs import JobSeen, JobState, StopJob, SubmitJob
 
 KEPT = 50  # past fires of a batch without a schedule
@@ -205,7 +205,7 @@ def _new_fires(schedule: Schedule | None, known: Sequence[Fire], *, since_s: flo
     run = set(times) - set(missed)
     if schedule.missed is Missed.RUN_ALL:
         run |= set(missed)
-    elif schedule.missed is Missed.RUN_LATEST and not run:
+    elif schedule.missed is Missed.RUN_LATEST and not run and not _more_are_due(schedule, times, now_s):
         run |= set(missed[-1:])
     # Whatever is still open when a fire comes overlaps it. `run_all` asks for every missed one, so those queue up.
     busy = any(fire.is_open for fire in known)
@@ -219,6 +219,11 @@ def _new_fires(schedule: Schedule | None, known: Sequence[Fire], *, since_s: flo
             made.append(Fire(at_s, FireState.WAITING))
             busy = True
     return made
+
+
+def _more_are_due(schedule: Schedule, times: Sequence[float], now_s: float) -> bool:
+    """Whether fires are left for the next look, which takes so many at most: then the latest is not among these."""
+    return len(times) >= MOST_AT_ONCE and any(at_s <= now_s for at_s in next_fires(schedule, times[-1], 1))
 
 
 def _start_next(known: list[Fire], now_s: float) -> list[Fire]:
