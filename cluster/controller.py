@@ -282,7 +282,7 @@ class Controller:
 
     def _may_do_without_a_look(self) -> bool:
         now_s = self._clock()
-        if not self._still or now_s - self._seen.at_s >= self._look_every_s:
+        if not self._still or not 0 <= now_s - self._seen.at_s < self._look_every_s:  # also where the clock was set back
             return False
         return not self._jobs_under_way()
 
