@@ -157,7 +157,8 @@ def running(connected: Callable[[Path], AbstractContextManager[None]] = one_node
 
     Config.initialize("")  # a bench that scores by itself has imported Ray, which read its variables then
     from deployments.gateway.deployment import GatewaySettings, start_gateway
-    from headrace.controller_actor import FLEET, start_controller
+    from headrace.controller_actor import FLEET
+    from headrace.controller_start import start_controller
 
     folder, port, grpc_port, echo_port = Path(tempfile.mkdtemp(prefix="ho-")), free_port(), free_port(), free_port()
     try:

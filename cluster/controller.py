@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from cluster.access.callers import CLUSTER, Caller
-from cluster.acting import ActionResult, ActionRunner
 from cluster.audit.checkpoint import AuditSigner
 from cluster.audit.merkle import TreeHead
 from cluster.audit.trail import AuditTrail
@@ -27,20 +26,19 @@ from cluster.drift.counts import DriftReport
 from cluster.drift.following import commands_to_ask, remember
 from cluster.drift.watch import DriftWatch
 from cluster.errors import Fenced, HeadraceError, Unreachable
-from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
+from cluster.ports import Feeds, Fleet, Jobs
 from cluster.rollout.inbox import EvidenceInbox, count
 from cluster.routing.changes import TableChange
 from cluster.routing.published import PublishedTables
 from cluster.routing.routes import RouteTable, Stamp
 from cluster.schedule.due import jobs_to_ask
-from cluster.schedule.fires import JobSeen
 from cluster.state import AuditEvent, State
 from cluster.store.port import NO_BRANCHES, Store
 from cluster.troubles import TroubleLog
 from cluster.watch.book import MetricsBook
 from cluster.watch.reports import MetricsReport
+from cluster.world import ActionResult, World, WorldSeen
 
-T = TypeVar("T")
 _STORE, _AUDIT = "store", "audit"
 
 
@@ -53,16 +51,6 @@ class Point(StrEnum):
     PUBLISHED = "published"
     BEFORE_ACTION = "before action"
     ACTED = "acted"
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """The world at the last look."""
-
-    apps: Mapping[str, AppState]
-    feeds: Mapping[str, FeedState] | None
-    jobs: Mapping[str, JobSeen] | None
-    at_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +101,8 @@ class Controller:
         the one at a URI; nothing happens where there is none."""
         self._check_version, self._audit_signer = check_version, audit_signer
         self._store, self._clock, self._hook, self._look_every_s = store, clock, hook, look_every_s
-        self._fleet, self._feeds, self._jobs = fleet, feeds, jobs
-        self._runner = ActionRunner(fleet, feeds, jobs, remove_artifact)
+        self._troubles = TroubleLog()
+        self._world = World(fleet, feeds, jobs, remove_artifact, clock, self._troubles)
         self._fence = store.acquire()
         self._state = store.load()
         self._lock = threading.Lock()  # the state and the store
@@ -123,11 +111,10 @@ class Controller:
         self._drift = DriftWatch(clock)
         self._trail = AuditTrail(clock, self._metrics, audit_signer)
         self._must_load = False
-        self._seen = _Seen({}, None, None, 0.0)
+        self._seen = WorldSeen()
         self._done = ActionResult()
         self._rests: Mapping[str, Rest] = {}
         self._tables = PublishedTables()
-        self._troubles = TroubleLog()
         self._settled = self._still = self._stirred = False
 
     @property
@@ -174,7 +161,7 @@ class Controller:
             seen, decision = self._seen, self._go_on_waiting() if self._may_do_without_a_look() else None
             if decision is None:
                 self._still = False
-                looked = self._observe()
+                looked = self._world.look(self._jobs_under_way)
                 if looked is None:
                     return
                 seen = looked
@@ -188,10 +175,10 @@ class Controller:
         self._tables.publish(decision.table)
         self._seen = seen
         self._hook(Point.PUBLISHED)
-        self._done = self._runner.run(decision.actions, lambda: self._hook(Point.BEFORE_ACTION))
+        self._done = self._world.act(decision.actions, lambda: self._hook(Point.BEFORE_ACTION))
         self._troubles.tell_faults({**decision.faults, **self._done.faults})
         self._hook(Point.ACTED)
-        self._still = not decision.actions and _is_as_wanted(seen)
+        self._still = not decision.actions and seen.is_as_wanted
         self._settled = self._still and not _is_rolling(decision.state)
         for kind, why in self._done.troubles.items():
             self._troubles.note(kind, why)
@@ -232,16 +219,15 @@ class Controller:
                 dispatch.check(command, request, self._current(), caller)  # a stranger has no file opened
             self._check_version(request)
         with self._lock:
-            state = self._current()
-            seen = self._seen
-            faults, now_s = self._troubles.faults, self._clock()
-            looked = seen.apps, seen.feeds or {}, seen.at_s
+            state, seen = self._current(), self._seen
             at = Context(
                 state,
-                *looked,
-                now_s,
+                seen.apps,
+                seen.feeds or {},
+                seen.at_s,
+                self._clock(),
                 self._store.audit,
-                faults,
+                self._troubles.faults,
                 actor,
                 caller,
                 totals=self._metrics.totals,
@@ -294,33 +280,11 @@ class Controller:
                 self._trail.not_written(refusal)
                 self._troubles.note(_AUDIT, str(trouble))
 
-    def _observe(self) -> _Seen | None:
-        """None where the fleet is away."""
-        apps = self._patiently("fleet", self._fleet.state)
-        if apps is None:
-            return None
-        with self._lock:
-            asked = self._jobs_to_ask()
-        feeds = self._patiently("feeds", self._feeds.state)
-        jobs = self._patiently("jobs", lambda: self._jobs.state(asked)) if asked else {}
-        return _Seen(apps, feeds, jobs, self._clock())
-
-    def _patiently(self, asked: str, ask: Callable[[], T]) -> T | None:
-        """None where it is away: the rest of the world is looked after all the same."""
-        try:
-            seen = ask()
-        except Unreachable as trouble:
-            self._troubles.note(asked, str(trouble))
-            return None
-        self._troubles.note(asked, "")
-        return seen
-
     def _may_do_without_a_look(self) -> bool:
         now_s = self._clock()
-        if not self._still or now_s - self._seen.at_s >= self._look_every_s:
+        if not self._still or not 0 <= now_s - self._seen.at_s < self._look_every_s:  # also where the clock was set back
             return False
-        with self._lock:
-            return not self._jobs_to_ask()
+        return not self._jobs_under_way()
 
     def _go_on_waiting(self) -> Decision | None:
         """The decision on the last look, saved; None where it is more than to wait: an old look is no ground for that."""
@@ -331,17 +295,19 @@ class Controller:
             self._keep(decision, taken)
             return decision
 
-    def _jobs_to_ask(self) -> set[str]:
-        state = self._current()
-        return jobs_to_ask(state, self._clock()) | commands_to_ask(state)
+    def _jobs_under_way(self) -> set[str]:
+        """Whose state the next decision needs."""
+        with self._lock:
+            state = self._current()
+            return jobs_to_ask(state, self._clock()) | commands_to_ask(state)
 
-    def _decide_and_persist(self, seen: _Seen) -> Decision:
+    def _decide_and_persist(self, seen: WorldSeen) -> Decision:
         with self._lock:
             decision, taken = self._decide(seen)
             self._keep(decision, taken)
             return decision
 
-    def _decide(self, seen: _Seen) -> tuple[Decision, _Taken]:
+    def _decide(self, seen: WorldSeen) -> tuple[Decision, _Taken]:
         """What to do, with so much of what waited counted."""
         batches, alarms, told = self._inbox.waiting(), self._drift.waiting(), list[AuditEvent]()
         state = remember(self._current(), alarms, self._clock(), told)
@@ -388,13 +354,5 @@ class Controller:
         self._state = after
 
 
-def _is_as_wanted(seen: _Seen) -> bool:
-    apps = seen.apps.values()
-    return seen.feeds is not None and all(app.status is AppStatus.READY and app.replicas == app.target_replicas for app in apps)
-
-
 def _is_rolling(state: State) -> bool:
     return any(state.active(name) is not None for name in state.models)
-
-
-__all__ = ["Controller", "Fenced", "Point"]

@@ -27,7 +27,7 @@ from cluster.rollout.record import Rollout, RolloutState
 from cluster.routing.routes import EMPTY, Route, RouteTable, Standing
 from cluster.routing.table import build_route, is_ready, number_table, standing_of
 from cluster.schedule.due import fire_batch
-from cluster.schedule.fires import JobSeen, SubmitPreflight
+from cluster.schedule.jobs import JobSeen, SubmitPreflight
 from cluster.state import CONTROLLER, AuditEvent, Model, State
 from cluster.versions import VersionId
 
@@ -140,8 +140,8 @@ def decide(snapshot: Snapshot, now_s: float) -> Decision:
                 actions += moves
                 events += told
                 continue
-            state = end_lost_seek(state, key, now_s, told)
-            after = note_failed_stream(state, key, snapshot.feeds, snapshot.refused, now_s, told)
+            after = end_lost_seek(state, key, now_s, told)
+            after = note_failed_stream(after, key, snapshot.feeds, snapshot.refused, now_s, told)
             moves = feed_actions(after, key, snapshot.feeds, now_s)
             state, jobs = fire_batch(after, key, snapshot.jobs, snapshot.refused, now_s, told)
             actions += [*moves, *jobs]

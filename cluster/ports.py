@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from cluster.fleet.serving import Serving
 from cluster.schedule.cron import Schedule
-from cluster.schedule.fires import JobSeen, RunCommand, SubmitJob, SubmitPreflight
+from cluster.schedule.jobs import JobSeen, RunCommand, SubmitJob, SubmitPreflight
 from cluster.versions import Version
 
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 from cluster.fleet.desired import RETIRE_GRACE_S, Action, RemoveArtifact, Retire, StopFeed
 from cluster.fleet.retry import Retry, backoff_s
 from cluster.ports import AppState, AppStatus, FeedKind, FeedState
-from cluster.schedule.fires import JobSeen, JobState, StopJob, jobs_of
+from cluster.schedule.fires import jobs_of
+from cluster.schedule.jobs import JobSeen, JobState, StopJob
 from cluster.state import CONTROLLER, AuditEvent, Feed, Model, State
 from cluster.versions import VersionId
 

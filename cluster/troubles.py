@@ -11,7 +11,7 @@ _log = logging.getLogger(__name__)
 
 
 class TroubleLog:
-    """Written by one thread, read by any."""
+    """Written by the controller's own thread, and by commands under its lock; read by any."""
 
     def __init__(self) -> None:
         self._away: dict[str, str] = {}

@@ -8,43 +8,31 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 from cluster.access.callers import CLUSTER, Caller
 from cluster.audit.uses import UseReport
-from cluster.commands.command import Message
-from cluster.commands.documents import APPLY, Applied, Apply
-from cluster.commands.keys import HOME_ADMIT
 from cluster.commands.versions import RegisterVersion
 from cluster.commands.watch.whole_audit import CHECKPOINT, CHECKPOINT_TOLD, AuditCheckpoint
 from cluster.control_plane import Told
 from cluster.controller import Controller, Point
-from cluster.errors import BadInput, Conflict, Fenced, HeadraceError, Unreachable
+from cluster.errors import BadInput, Fenced, HeadraceError, Unreachable
+from cluster.foreign import kind_and_words
 from cluster.routing.changes import TableChange
 from cluster.routing.routes import NOTHING, RouteTable, Stamp
 from cluster.store.sql import SqlStore
-from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from deployments.observe.logs.set_up import log_to_stderr
 from deployments.serving.collector import spare_collections
 from headrace.audit.key import audit_signer
-from headrace.audit.places import place_of
 from headrace.audit.sending import CheckpointSender
-from headrace.local.home import Settings, without_password
-from headrace.local.home_key import ensure_home_key
 
 TICK_S = 0.5
 CALM_TICK_S = 2.0  # a look at the world costs Serve and us some 10 ms: not more often where nothing happens
 LOOK_EVERY_S = CALM_TICK_S - TICK_S / 2  # nor while a rollout only waits: then each fourth tick looks
-START_TIMEOUT_S = 60.0
-ASK_S = 10.0
 REST_MOST_S = 600.0  # longer than anybody drains
-LONG_POLLS = 5_000  # calls at a time; each scorer has one long poll under way
 FLEET = "deployments.serving.fleet:ServeFleet"
 FEEDS = "consumers.stream.serving.feed:ServeStreams"
 JOBS = "consumers.batch.schedule.jobs:RayJobs"
@@ -57,7 +45,7 @@ class ControllerActor:
     """Runs one Controller. Methods answer errors of ours as values: the client raises them.
 
     It never fails to start, since Ray would not restart it then: it opens its store in the loop, again and again. Once another
-    controller has taken over its store it ends for good; `start_controller` makes a new one.
+    controller has taken over its store it ends for good; `controller_start.py` makes a new one.
     """
 
     def __init__(
@@ -145,6 +133,9 @@ class ControllerActor:
         except HeadraceError as error:
             self._fenced |= isinstance(error, Fenced)
             return error
+        except Exception as fault:  # noqa: BLE001 - Ray would log nothing, and its caller take this process to be away
+            _log.exception("a mistake of ours in %s", command)
+            return _of_ours(fault, command)
         if self._controller.stirred:
             self._wake.set()
         return answer
@@ -174,9 +165,15 @@ class ControllerActor:
         except HeadraceError as error:
             _log.warning("%s", error)
             self._trouble = error
-        except Exception:  # noqa: BLE001 - a thread that ends here would end the controller without a word
+        except Exception as fault:  # noqa: BLE001 - a thread that ends here would end the controller without a word
             # A mistake of ours in one tick: scorers keep their table, the next tick begins afresh from what is saved.
             _log.exception("the controller's tick failed")
+            if self._controller is None:
+                self._trouble = Unreachable(
+                    f"it does not begin: {kind_and_words(fault)}",
+                    where="controller",
+                    remedy="mend that: it tries again and again",
+                )
 
     def _rested(self) -> bool:
         until_s = self._rests_until_s
@@ -197,8 +194,8 @@ class ControllerActor:
                 remove_artifact=_remove_artifact,
                 audit_signer=signer,
             )
-        except HeadraceError:
-            store.close()
+        except BaseException:
+            store.close()  # the next try opens another
             raise
 
     def _send_checkpoints(self, controller: Controller) -> None:
@@ -222,142 +219,6 @@ class ControllerActor:
                 loop.call_soon_threadsafe(event.set)
 
 
-@contextmanager
-def asked_for_controller(settings: Settings) -> Iterator[None]:
-    """Has the controller's process start, unless it runs, and does not wait; where the block fails, it is ended again."""
-    known = _known()
-    actor = _actor(settings)
-    try:
-        yield
-    except BaseException:
-        if not known:
-            ray.kill(actor)
-        raise
-
-
-def start_controller(
-    settings: Settings,
-    *,
-    fleet: str = FLEET,
-    feeds: str = FEEDS,
-    jobs: str = JOBS,
-    timeout_s: float = START_TIMEOUT_S,
-    access: Apply | None = None,
-) -> tuple[str, ...]:
-    """Starts the controller on the head node, unless it runs, and waits until it answers and has applied `access`: what is to be
-    said of that. Ray must be connected.
-
-    Raises Conflict where one runs over another store, Unreachable where it does not answer in time, and BadInput for a store that
-    can't be used.
-    """
-    for place in settings.audit_places:
-        place_of(place)
-    actor = _actor(settings, fleet, feeds, jobs)
-    trouble = _trouble_of(actor, settings, timeout_s)
-    if trouble is not None:
-        # One that never began must not stay behind and begin later, by itself.
-        ray.kill(actor)
-        raise trouble
-    _admit_home(actor, settings)
-    if access is None:
-        return ()
-    applied = Applied.model_validate(_tell(actor, APPLY.name, access))
-    return tuple(change.note for change in applied.changes if change.note)
-
-
-def bring_back_controller(
-    settings: Settings,
-    waits: Callable[[HeadraceError], None],
-    ray_lives: Callable[[], bool],
-    timeout_s: float = START_TIMEOUT_S,
-) -> None:
-    """Starts the controller where it is away; waits for one that can't begin yet, and leaves it to begin when it can.
-
-    `waits` is told what it waits for, once for each reason; it waits as long as `ray_lives`. Raises what `start_controller`
-    raises, for the same.
-    """
-    until, told = time.monotonic() + timeout_s, ""
-    while True:
-        try:
-            trouble = _trouble_of(_actor(settings), settings, TICK_S)
-        except Unreachable as error:
-            trouble = error  # Ray starts its process again just now
-        if trouble is None:
-            _admit_home(_actor(settings), settings)
-            return
-        if not isinstance(trouble, Unreachable) or time.monotonic() > until or not ray_lives():
-            raise trouble
-        if trouble.what != told:
-            waits(trouble)
-            told = trouble.what
-        time.sleep(TICK_S)  # a store that is locked tells nobody when it is free
-
-
-def _admit_home(actor: Any, settings: Settings) -> None:
-    """Who has the home's key may do everything from now on. Raises Conflict where its file is not this user's alone,
-    Unreachable."""
-    _tell(actor, HOME_ADMIT.name, ensure_home_key(settings.home))
-
-
-def _tell(actor: Any, command: str, request: Message) -> dict[str, Any]:
-    """The answer. Raises what the command raises, and Unreachable."""
-    try:
-        answer = ray.get(actor.call.remote(command, request.model_dump(mode="json")), timeout=START_TIMEOUT_S)
-    except RayError as error:
-        what = f"the controller does not answer: {type(error).__name__}"
-        raise Unreachable(what, where=CONTROLLER_ACTOR, remedy="look into Ray's logs") from error
-    if isinstance(answer, HeadraceError):
-        raise answer
-    return dict(answer)
-
-
-def _trouble_of(actor: Any, settings: Settings, timeout_s: float) -> HeadraceError | None:
-    """Why the controller does not answer within `timeout_s`, in its own words; None once it does. Raises Conflict where it keeps
-    another store, Unreachable where there is nobody to say why."""
-    until, ask_s = time.monotonic() + timeout_s, max(timeout_s, ASK_S)
-    try:
-        about = ray.get(actor.about.remote(), timeout=ask_s)
-        if about["store"] != settings.store_url:
-            raise Conflict(
-                f"the controller of this Ray keeps another store, {without_password(about['store'])}",
-                where=without_password(settings.store_url),
-                remedy="use that one's HEADRACE_HOME or HEADRACE_STORE_URL, or another Ray",
-            )
-        if about.get("rests"):  # a `headrace down` was interrupted, or took too long on a Ray that is not its own
-            ray.get(actor.go_on.remote(), timeout=ask_s)
-        answer = ray.get(actor.call.remote("status", {}), timeout=ask_s)
-        while isinstance(answer, Unreachable) and time.monotonic() < until:
-            answer = ray.get(actor.routes.remote(NOTHING, TICK_S), timeout=ask_s)
-            answer = ray.get(actor.call.remote("status", {}), timeout=ask_s)
-    except RayError as error:
-        raise Unreachable(
-            f"the controller does not answer: {type(error).__name__}", where=CONTROLLER_ACTOR, remedy="look into Ray's logs"
-        ) from error
-    return answer if isinstance(answer, HeadraceError) else None
-
-
-def _known() -> bool:
-    try:
-        ray.get_actor(CONTROLLER_ACTOR, NAMESPACE)
-    except ValueError:
-        return False
-    return True
-
-
-def _actor(settings: Settings, fleet: str = FLEET, feeds: str = FEEDS, jobs: str = JOBS) -> Any:
-    remote = ray.remote(ControllerActor).options(
-        name=CONTROLLER_ACTOR,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        num_cpus=0,
-        max_restarts=-1,
-        max_concurrency=LONG_POLLS,
-        resources={"node:__internal_head__": 0.001},
-    )
-    return remote.remote(settings.store_url, fleet, feeds, jobs, str(settings.home.audit_key.absolute()), settings.audit_places)
-
-
 def _check_version(request: RegisterVersion) -> None:
     # pyarrow's 60 MB are had only where versions are registered.
     from deployments.artifacts.registered import check_registered
@@ -372,6 +233,11 @@ def _remove_artifact(uri: str) -> None:
     from deployments.artifacts.fetch import remove
 
     remove(uri)
+
+
+def _of_ours(fault: Exception, command: str) -> HeadraceError:
+    what = f"a fault of Headrace itself, {kind_and_words(fault)}"
+    return HeadraceError(what, where=command, remedy="report it, with what the controller logged")
 
 
 def _made(named: str) -> Any:

@@ -21,7 +21,6 @@ PREFIX = "hr_"
 _LETTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _ID, _SECRET, _CRC = 10, 32, 6
 _KEY = re.compile(rf"hr_([0-9A-Za-z]{{{_ID}}})_([0-9A-Za-z]{{{_SECRET}}})([0-9A-Za-z]{{{_CRC}}})")
-KEY_LENGTH = len(PREFIX) + _ID + 1 + _SECRET + _CRC
 LIVE_MOST = 2  # of one name: an old one and the one that takes its place
 _NOBODYS = hashlib.sha256(b"").hexdigest()  # what a key that nobody has is compared with, to take as long
 

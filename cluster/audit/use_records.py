@@ -79,12 +79,9 @@ def _may_send_again(teller: Teller, now_s: float) -> bool:
 
 def _of_what_is_missing(known: Teller | None, report: UseReport, now_s: float) -> list[AuditEvent]:
     if known is None and report.sequence > 1:
-        # Each of them was of a minute, or longer.
-        why, from_s = (
-            f"this store knows nothing of its first {report.sequence - 1} reports",
-            report.began_s - EVERY_S * (report.sequence - 1),
-        )
-        return [_gap(now_s, report.where, why, from_s)]
+        missing = report.sequence - 1
+        from_s = report.began_s - EVERY_S * missing  # each of them was of a minute, or longer
+        return [_gap(now_s, report.where, f"this store knows nothing of its first {missing} reports", from_s)]
     if known is None:
         return []
     if report.sequence > known.sequence + 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -171,8 +172,9 @@ def _apply_access(state: State, access: Access, *, standing: bool) -> tuple[Stat
 def _check(request: Apply) -> None:
     """Raises BadInput for bad and repeated names, and for a project that can't be pruned."""
     named = [("model", document.name) for document in request.models] + [(feed.kind, feed.name) for feed in request.feeds]
+    times = Counter(named)
     for kind, name in named:
-        if named.count((kind, name)) > 1:
+        if times[kind, name] > 1:
             raise BadInput(f"the {kind} {name!r} is there twice", where=f"{kind} {name}", remedy="keep one of the documents")
         check_name(name, what=kind)
     if request.project:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from cluster.drift.alarms import DriftAlarm, of_version, with_new
 from cluster.drift.section import OnDrift
 from cluster.rollout.record import Rollout
-from cluster.schedule.fires import JobSeen, RunCommand
+from cluster.schedule.jobs import JobSeen, RunCommand
 from cluster.state import AuditEvent, State
 from cluster.versions import VersionId
 

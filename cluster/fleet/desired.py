@@ -9,7 +9,7 @@ from cluster.fleet.retry import is_due, may_start
 from cluster.fleet.serving import ScalingMode, Serving
 from cluster.ports import AppState, AppStatus, FeedKind, FeedSpec, FeedState
 from cluster.rollout.record import RolloutState
-from cluster.schedule.fires import RunCommand, StopJob, SubmitJob, SubmitPreflight
+from cluster.schedule.jobs import RunCommand, StopJob, SubmitJob, SubmitPreflight
 from cluster.state import Model, State, Wanted, feed_key
 from cluster.versions import Version, VersionId
 

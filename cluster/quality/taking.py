@@ -126,5 +126,5 @@ def number_of(label: LabelValue) -> float | None:
         return None
     try:
         return float(label)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -11,7 +11,7 @@ from cluster.rollout.misses import missing
 from cluster.rollout.plan import OnDeadline
 from cluster.rollout.record import Rollout, RolloutState
 from cluster.routing.table import is_ready
-from cluster.schedule.fires import JobSeen, JobState
+from cluster.schedule.jobs import JobSeen, JobState
 
 
 def next_of(

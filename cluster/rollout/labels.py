@@ -38,7 +38,7 @@ class LabelKey:
             rollout, version, said, prediction = text.split("/", 3)
             answer, at, when = said.partition("@")
             return cls(int(rollout), int(version), float(answer), prediction, float(int(when)) if at else None)
-        except ValueError:
+        except (ValueError, OverflowError):  # of digits without end
             raise BadInput("not a label key", where="key", remedy="send what came with the answer, as it came") from None
 
 

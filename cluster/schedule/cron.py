@@ -58,9 +58,11 @@ class Schedule(Section):
         if (words := _of_another_cron(cron)) is not None:
             raise ValueError(words)
         try:
-            next(CronSim(cron, datetime(2024, 1, 1, tzinfo=UTC)))
+            first = next(CronSim(cron, datetime(2024, 1, 1, tzinfo=UTC)), None)
         except CronSimError as error:
             raise ValueError(f"{cron!r} is not a cron line: {error}; five fields, e.g. '30 2 * * *' for half past two") from error
+        if first is None:  # cronsim looks 50 years ahead
+            raise ValueError(f"{cron!r} never comes: no day is all that its fields ask for")
         return cron
 
     @field_validator("timezone")

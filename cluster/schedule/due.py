@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from cluster.ports import FeedKind
 from cluster.schedule.cron import Schedule
-from cluster.schedule.fires import Fire, JobSeen, StopJob, SubmitJob, job_of, jobs_of, look
+from cluster.schedule.fires import Fire, job_of, jobs_of, look
+from cluster.schedule.jobs import JobSeen, StopJob, SubmitJob
 from cluster.state import CONTROLLER, AuditEvent, Feed, State, Wanted
 
 SCHEDULE = "schedule"

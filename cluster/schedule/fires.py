@@ -20,7 +20,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
-from cluster.schedule.cron import Missed, Overlap, Schedule, fires_between
+from cluster.schedule.cron import MOST_AT_ONCE, Missed, Overlap, Schedule, fires_between, next_fires
+from cluster.schedule.jobs import JobSeen, JobState, StopJob, SubmitJob
 
 KEPT = 50  # past fires of a batch without a schedule
 _NOT_YET = "not submitted yet, tried again: "
@@ -67,71 +68,6 @@ class Fire:
     def is_open(self) -> bool:
         """Whether it is not over yet."""
         return self.state in OPEN
-
-
-class JobState(StrEnum):
-    """A job as the cluster shows it."""
-
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class JobSeen:
-    """A job as the cluster shows it; `message` is why it failed."""
-
-    state: JobState
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SubmitJob:
-    """Start a fire's job. Idempotent: the cluster refuses an id that exists.
-
-    `fire` is the same for all tries of one fire, so a later try goes on where an earlier one ended; `as_of` is the fire's date
-    in the schedule's time zone. One that a person asked for (`by_hand`) goes on with that run alone (`resumes`), or gives up none
-    but that `unfinished` one.
-    """
-
-    job: str
-    batch: str
-    fire: str
-    as_of: str
-    by_hand: bool = False
-    unfinished: str = ""
-    resumes: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SubmitPreflight:
-    """Start the job that puts recorded requests to a rollout's candidate and tells what came of it. Idempotent as SubmitJob.
-
-    `asked` is the plan's `preflight` as JSON.
-    """
-
-    job: str
-    model: str
-    version: int
-    rollout: int
-    asked: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunCommand:
-    """Start what a model's document wants run at an alarm of drift: these words, which no shell expands. Idempotent, as above."""
-
-    job: str
-    model: str
-    version: int
-    command: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StopJob:
-    """End a job that takes too long. Idempotent."""
-
-    job: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +205,7 @@ def _new_fires(schedule: Schedule | None, known: Sequence[Fire], *, since_s: flo
     run = set(times) - set(missed)
     if schedule.missed is Missed.RUN_ALL:
         run |= set(missed)
-    elif schedule.missed is Missed.RUN_LATEST and not run:
+    elif schedule.missed is Missed.RUN_LATEST and not run and not _more_are_due(schedule, times, now_s):
         run |= set(missed[-1:])
     # Whatever is still open when a fire comes overlaps it. `run_all` asks for every missed one, so those queue up.
     busy = any(fire.is_open for fire in known)
@@ -283,6 +219,11 @@ def _new_fires(schedule: Schedule | None, known: Sequence[Fire], *, since_s: flo
             made.append(Fire(at_s, FireState.WAITING))
             busy = True
     return made
+
+
+def _more_are_due(schedule: Schedule, times: Sequence[float], now_s: float) -> bool:
+    """Whether fires are left for the next look, which takes so many at most: then the latest is not among these."""
+    return len(times) >= MOST_AT_ONCE and any(at_s <= now_s for at_s in next_fires(schedule, times[-1], 1))
 
 
 def _start_next(known: list[Fire], now_s: float) -> list[Fire]:

@@ -113,6 +113,7 @@ class History:
         """Makes a point of what was counted since the last one, and of how things stand. The first one only begins."""
         before, self._before = self._before, (now_s, totals)
         if before is None or now_s <= before[0]:
+            self._forget_what_is_to_come(now_s)
             return
         self._last = FigureValues(figures(before[1], totals, standing, now_s - before[0]), self._last)
         point = HistoryPoint(now_s, self._last)
@@ -124,6 +125,13 @@ class History:
                 part = [each for each in self._fine if each.at_s > self._folded_s]
                 self._coarse.append(HistoryPoint(now_s, FigureValues(_means(part), self._last)))
                 self._folded_s = now_s
+
+    def _forget_what_is_to_come(self, now_s: float) -> None:
+        """A clock that was set back lives through that time again."""
+        with self._lock:
+            self._fine = deque((each for each in self._fine if each.at_s <= now_s), FINE_POINTS)
+            self._coarse = deque((each for each in self._coarse if each.at_s <= now_s), COARSE_POINTS)
+            self._folded_s = min(self._folded_s, now_s)
 
     def points(self) -> list[HistoryPoint]:
         """All of them, oldest first: five minutes each up to an hour ago, then ten seconds each."""

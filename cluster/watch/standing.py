@@ -1,7 +1,8 @@
-"""What the controller itself knows, as gauges: rollouts, replicas, streams, batches; and labels, as counters. Pure."""
+"""What the controller itself knows, as gauges: rollouts, replicas, streams, batches; and labels, as counters."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -52,6 +53,8 @@ from cluster.watch.reports import Buckets, Series
 NAMING = ("model", "version", FeedKind.STREAM, FeedKind.BATCH)
 ALL_KEYS = 10_000  # basis points
 
+_log = logging.getLogger(__name__)
+
 
 def standing(
     state: State,
@@ -64,20 +67,10 @@ def standing(
     """All of them now; `troubles` is how many things stand in the controller's way, `looks` are at the rows that are watched."""
     found: dict[Series, float] = {_series(TROUBLES): troubles, _series(CHECKPOINTS_AWAY): len(state.checkpoints_away)}
     for name, model in state.models.items():
-        if model.stable is not None:
-            found[_series(STABLE_VERSION, name)] = model.stable
-        rollout = state.rollout_of(name)
-        if rollout is not None:
-            found |= _of_rollout(state, rollout)
-        found |= _of_labels(state, model)
-        for number in needed(state, model, now_s):
-            version = VersionId(name, number)
-            app = apps.get(version.app)
-            labels = name, str(number)
-            found[_series(VERSION_READY, *labels)] = is_ready(app)
-            found[_series(REPLICAS, *labels)] = app.replicas if app is not None else 0
-            if app is not None:
-                found[_series(REPLICAS_WANTED, *labels)] = app.target_replicas
+        try:
+            found |= _of_model(state, model, apps, now_s)
+        except Exception as fault:  # noqa: BLE001 - what stops one model must not hide all others
+            _log.error("what is known of model %s is not measured", name, exc_info=fault)
     for feed in state.feeds.values():
         if feed.spec.kind is FeedKind.STREAM:
             seen = feeds.get(feed.spec.name)
@@ -95,6 +88,23 @@ def standing_delays(state: State) -> dict[Series, Buckets]:
         for number, seen in model.quality.versions.items()
         if sum(seen.delays)
     }
+
+
+def _of_model(state: State, model: Model, apps: Mapping[str, AppState], now_s: float) -> dict[Series, float]:
+    found, rollout = dict[Series, float](), state.rollout_of(model.name)
+    if model.stable is not None:
+        found[_series(STABLE_VERSION, model.name)] = model.stable
+    if rollout is not None:
+        found |= _of_rollout(state, rollout)
+    found |= _of_labels(state, model)
+    for number in needed(state, model, now_s):
+        app = apps.get(VersionId(model.name, number).app)
+        labels = model.name, str(number)
+        found[_series(VERSION_READY, *labels)] = is_ready(app)
+        found[_series(REPLICAS, *labels)] = app.replicas if app is not None else 0
+        if app is not None:
+            found[_series(REPLICAS_WANTED, *labels)] = app.target_replicas
+    return found
 
 
 class Living:

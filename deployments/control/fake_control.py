@@ -14,7 +14,7 @@ from cluster.errors import Unreachable
 from cluster.ports import Feeds, FeedSpec, FeedState, Fleet
 from cluster.rollout.evidence import EvidenceBatch
 from cluster.routing.routes import RouteTable, Stamp
-from cluster.schedule.fires import JobSeen, RunCommand, SubmitJob, SubmitPreflight
+from cluster.schedule.jobs import JobSeen, RunCommand, SubmitJob, SubmitPreflight
 from cluster.store.memory import MemoryStore
 
 _LOOK_S = 0.01

@@ -45,12 +45,15 @@ class CheckpointSender:
             return 0
         away = dict[str, str]()
         for place, keep in self._places.items():
+            shown = without_password(place)
             try:
                 keep(newest.note, newest.size)
             except HeadraceError as error:
-                shown = without_password(place)
                 away[shown[:PLACE_MOST]] = error.kind
                 _log.error("a checkpoint of the audit is not kept at %s: %s", shown, error)
+            except Exception as fault:  # noqa: BLE001 - whatever a library raises keeps no other place from its own, and is told
+                away[shown[:PLACE_MOST]] = type(fault).__name__
+                _log.exception("a checkpoint of the audit is not kept at %s", shown)
         try:
             self._tell(TellCheckpoints(records=newest.size, away=away))
         except HeadraceError as error:
@@ -59,5 +62,8 @@ class CheckpointSender:
 
     def _run(self) -> None:
         while True:
-            self.send()
+            try:
+                self.send()
+            except Exception:  # noqa: BLE001 - a thread that ends here would end all checkpoints without a word
+                _log.exception("no checkpoint of the audit was sent")
             time.sleep(EVERY_S)  # the time alone says when the next is due

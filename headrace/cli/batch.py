@@ -16,7 +16,7 @@ from rich.table import Table
 from cluster.commands.feeds import FeedName, FeedView, ScheduleView
 from cluster.commands.watch.by_hand import HandAct
 from cluster.control_plane import ControlPlane
-from cluster.errors import BadInput, NotFound
+from cluster.errors import BadInput, HeadraceError, NotFound
 from consumers.batch.batch_meter import BatchMeter
 from consumers.batch.run import Workforce, begin, resume
 from consumers.batch.runs_seen import quarantine_of, run_seen
@@ -25,7 +25,7 @@ from consumers.batch.traced import traced
 from consumers.batch.write.lock import is_held
 from consumers.batch.write.records import Pinned
 from consumers.batch.write.runs import RunHistory
-from deployments.artifacts.places import locate
+from deployments.artifacts.places import explaining, locate
 from headrace.by_hand import recorded
 from headrace.cli.screens.batch_runs import (
     fires_table,
@@ -116,10 +116,7 @@ def status_command(target: Target, as_json: AsJson = False) -> None:
         name, spec = _find(target, control)
         feed = None if _is_file(target) else control.feed(FeedName(kind="batch", name=name))
     schedule, asked = (feed.schedule, _by_hand(feed)) if feed is not None else (None, [])
-    runs = RunHistory(locate(spec.output.path))
-    ledgers = runs.all()
-    held = bool(is_held(runs.home))
-    told = [told_run(run_seen(run, held=held and run is ledgers[-1])) for run in ledgers]
+    told = _told_runs(spec)
     if as_json:
         print_json(
             {
@@ -156,7 +153,8 @@ def quarantine_command(
     """
     with ControlClient.from_environment() as control:
         name, spec = _find(target, control)
-    runs = RunHistory(locate(spec.output.path)).all()
+    with explaining(spec.output.path):
+        runs = RunHistory(locate(spec.output.path)).all()
     if not runs:
         raise NotFound("no run yet", where=name, remedy=f"begin one with `headrace batch run {target}`")
     run_id = run or runs[-1].run_id
@@ -182,15 +180,18 @@ def list_command(as_json: AsJson = False) -> None:
     for column in ("batch", "model", "output", "last run", "state", "next runs"):
         table.add_column(column)
     for feed in feeds:
-        spec = BatchSpec.model_validate(feed.spec)
-        runs = RunHistory(locate(spec.output.path))
-        newest = runs.all()[-1:]
-        last = told_run(run_seen(newest[0], held=bool(is_held(runs.home)))) if newest else None
+        spec, runs, trouble = BatchSpec.model_validate(feed.spec), list[dict[str, Any]](), ""
+        try:
+            runs = _told_runs(spec, newest=True)
+        except HeadraceError as error:  # an output that is away hides no other batch
+            trouble = str(error)
+        last = runs[-1] if runs else None
         told.append(
             {"name": feed.name, "model": feed.model, "output": spec.output.path, "wanted": feed.wanted, "last": last}
+            | ({"trouble": trouble} if trouble else {})
             | _as_json(feed.schedule)
         )
-        shown = (last["run_id"], last["state"]) if last else ("-", "never run")
+        shown = (last["run_id"], last["state"]) if last else ("-", trouble or "never run")
         table.add_row(feed.name, feed.model, spec.output.path, *shown, next_runs(feed))
     if as_json:
         print_json({"batches": told})
@@ -230,6 +231,15 @@ def unpause_command(name: Annotated[str, typer.Argument(help="An applied Batch."
     Example: `headrace batch unpause digits`
     """
     _want(name, ControlClient.resume_feed, as_json=as_json)
+
+
+def _told_runs(spec: BatchSpec, *, newest: bool = False) -> list[dict[str, Any]]:
+    """What its runs came to, oldest first, or the `newest` alone. Raises BadInput, Unreachable."""
+    runs = RunHistory(locate(spec.output.path))
+    with explaining(spec.output.path):
+        ledgers = runs.all()[-1:] if newest else runs.all()
+        held = bool(is_held(runs.home))
+        return [told_run(run_seen(run, held=held and run is ledgers[-1])) for run in ledgers]
 
 
 def _want(name: str, tell: Callable[[ControlClient, FeedName], FeedView], *, as_json: bool) -> None:

@@ -93,7 +93,7 @@ def build_command(
     if spec.seal:
         report_page.unlink(missing_ok=True)  # an earlier build's, which was not sealed
     else:
-        report_page.write_text(page(built.report))
+        report_page.write_text(page(built.report), encoding="utf-8")
         answer["page"] = str(report_page)
     if built.artifact:
         answer |= {"artifact_uri": built.artifact.uri, "digest": built.artifact.digest}

@@ -13,7 +13,7 @@ import orjson
 import typer
 
 from cluster.error_wire import to_wire
-from cluster.errors import HeadraceError
+from cluster.errors import BadInput, HeadraceError
 from cluster.foreign import kind_and_words
 from headrace.cli.exits import MEANING, ExitCode, code_of
 from headrace.cli.screens.output import notes
@@ -98,10 +98,29 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:  # the last resort of a command line: a sentence, not a traceback
         if read_settings().debug:
             raise
+        if (refused := _refused_request(error)) is not None:
+            _tell(refused, as_json=as_json)
+            return code_of(refused)
         unforeseen = HeadraceError(f"unexpected {kind_and_words(error)}", remedy="see more with HEADRACE_DEBUG=1")
         _tell(unforeseen, as_json=as_json)
         return ExitCode.FAILED
     return ExitCode.OK
+
+
+def _refused_request(error: Exception) -> HeadraceError | None:
+    """What was typed makes no request: told as what it is, whichever command made one of it. None for all other errors."""
+    from pydantic import ValidationError  # slow to import, as what follows
+
+    if not isinstance(error, ValidationError):
+        return None
+    from cluster.access.callers import Grant
+    from cluster.commands.registry import COMMANDS
+    from cluster.findings import first_finding
+
+    if error.title not in {Grant.__name__, *(entry.request.__name__ for entry in COMMANDS.values())}:
+        return None
+    found = first_finding(error)
+    return BadInput(found.words, where=found.field, remedy="give another value: `--help` says what it takes")
 
 
 def command_line(arguments: Sequence[str]) -> typer.Typer:

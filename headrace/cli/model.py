@@ -140,22 +140,27 @@ def rm(
     version: Annotated[int, typer.Argument(help="The version to remove.")],
     as_json: AsJson = False,
 ) -> None:
-    """Remove a version and its files, unless those are in a registry. Refused while it serves, is a candidate or is kept warm.
+    """Remove a version and its files. Refused while it serves, is a candidate or is kept warm.
 
-    A batch run that has pinned it, or will, can't go on without it.
+    Files in a registry stay, and so do those that another version has too. A batch run that has pinned it, or will, can't go on
+    without it.
 
     Example: `headrace model rm digits 1`
     """
     with ControlClient.from_environment() as client:
         one = version_of(client.model(model), version)
+        also = [other for view in client.status().models for other in view.versions if _is_another_of(other, one)]
         # The controller decides whether it may go; only then its files go too.
         client.remove_version(model, version)
-    remove(one.artifact_uri)
-    stays = is_in_registry(one.artifact_uri)
+    if not also:
+        remove(one.artifact_uri)
+    stays = bool(also) or is_in_registry(one.artifact_uri)
     if as_json:
         print_json({"model": model, "version": version, "removed": None if stays else one.artifact_uri})
     else:
         what = "stays in its registry" if stays else "too"
+        if also:
+            what = f"stays: {also[0].model} version {also[0].version} has the same files"
         notes().print(f"{model} version {version} is removed, {one.artifact_uri} {what}", soft_wrap=True)
 
 
@@ -225,6 +230,11 @@ def _asked(model: str, place: str) -> tuple[str, int | None]:
             raise BadInput("names two versions", where=f"{model} {place}", remedy=f"write {name}:{place}")
         number = place
     return name, int(number) if number else None
+
+
+def _is_another_of(other: VersionView, one: VersionView) -> bool:
+    """Whether it has the same files, under another name or number."""
+    return other.digest == one.digest and (other.model, other.version) != (one.model, one.version)
 
 
 def _facts(version: VersionView) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from cluster.commands.models import ModelView
 from cluster.commands.status import StatusView
 from cluster.commands.versions import VersionView
 from cluster.errors import HeadraceError, Unreachable
-from cluster.store.sql import ask_store
+from cluster.store.engine import ask_store
 from deployments.artifacts.roots import local_path
 from headrace.client import ControlClient
 from headrace.doctor import on_node

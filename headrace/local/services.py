@@ -22,7 +22,7 @@ from deployments.gateway.door.opening import close_door
 from deployments.gateway.door.slots import folder_of
 from deployments.serving.serve_controller import SeenApp, serve_details
 from deployments.serving.serve_state import app_state
-from headrace.local.options import UpOptions
+from headrace.local.options import LOOPBACK, UpOptions
 
 POLL_S = 0.1
 RESTS_WITHIN_S = 10.0  # a tick that starts replicas may take seconds
@@ -32,7 +32,7 @@ KEPT_UP = (ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING, ApplicationSt
 PAYLOAD_TOPICS = "consumers.stream.payloads.topic_sink:open_topic"
 BATCH_LEDGERS = "consumers.batch.runs_seen:LedgerRuns"
 STREAM_OPERATIONS = "consumers.stream.operate.from_gateways:open_operations"
-LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 (compared)
+EVERYWHERE = "0.0.0.0"  # noqa: S104 (compared)
 
 
 def start_serve() -> None:

@@ -15,35 +15,28 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.commands.documents import Apply
-from cluster.errors import BadInput, Unreachable
-from deployments.gateway.door.certificates import check_files, utc
-from deployments.gateway.door.haproxy import usable_haproxy
-from deployments.gateway.door.settings import ClientCertificates
-from deployments.observe.traces.settings import RATIO_VARIABLE, URL_VARIABLE, check_can_trace, trace_settings
-from deployments.signing.admission import POLICY_VARIABLE, policy_file
-from deployments.signing.policy import check_policy
+from cluster.errors import Unreachable
 from headrace.local.broker import running_broker, start_broker
 from headrace.local.declared.policies import as_declared, declare
 from headrace.local.down import RAY_STOP_S, Progress, end_run
 from headrace.local.home import Home, Settings, without_password
 from headrace.local.home_key import ensure_home_key
 from headrace.local.lock import only_one
-from headrace.local.network_access import access_in, check_network
+from headrace.local.network_access import access_in
 from headrace.local.options import LOOPBACK, UpOptions
-from headrace.local.ports import check_free
+from headrace.local.preconditions import check_start
 from headrace.local.processes import end, of_run
-from headrace.local.prometheus.servers import check_prometheus, start_prometheus
+from headrace.local.prometheus.servers import start_prometheus
 from headrace.local.ray.connection import joined_ray, load_ray
 from headrace.local.ray.head import await_ray, prepare_temp_dir, ray_environment, spawn_ray
 from headrace.local.ray.processes import head_processes
-from headrace.local.ray.token import require_token, set_variables
+from headrace.local.ray.token import set_variables
 from headrace.local.ray.words import kept_apart
 from headrace.local.repairs.look import look
 from headrace.local.repairs.parts import RunPart, plan
 from headrace.local.repairs.repair import await_gateway, repair
 from headrace.local.run_state import BROKER, RAY, Addresses, Phase, RunState, StartedProcess, load_run, save_run, started
 
-LOOPBACKS = (LOOPBACK, "localhost")
 # Ray gives its raylet 30 s to start, which a busy machine may exceed.
 RAY_TRIES, TOO_SLOW = 3, "timed out during startup"
 UP_ASKS_S = 10.0  # a gateway with much to do may be slow to answer: that is not yet away
@@ -85,91 +78,33 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brou
         kept = state is not None and keeps_broker(state, options, home)
         if state is not None:
             end_run(home, state, progress, keep_broker=kept)
-        check_prometheus(options)
-        _check_traces(options, settings)
-        _check_signing(options, settings)
-        _check_door(options, settings, progress)
-        _check_ports(options, settings, broker_runs=kept)
-        check_network(options, settings, access)
-        ensure_home_key(home)  # what is wrong with its file is told before anything runs
-        if settings.ray_address is not None and not options.insecure:
-            require_token(os.environ, settings.ray_address)
-        declare(options, settings)
-        run = _Run(options, settings, progress, access)
-        try:
-            return Brought(run.start(), started=True)
-        except BaseException:  # Ctrl-C too: nothing half-made stays
-            end_run(home, run.state, progress, keep_broker=kept)
-            raise
+        with _left_again(home, state):
+            check_start(options, settings, access, progress, broker_runs=kept)
+            ensure_home_key(home)  # what is wrong with its file is told before anything runs
+            declare(options, settings)
+            run = _Run(options, settings, progress, access)
+            try:
+                return Brought(run.start(), started=True)
+            except BaseException:  # Ctrl-C too: nothing half-made stays
+                end_run(home, run.state, progress, keep_broker=kept)
+                raise
+
+
+@contextmanager
+def _left_again(home: Home, state: RunState | None) -> Iterator[None]:
+    """Where the block fails, the run that had crashed is noted again: the next `up` starts it with its options."""
+    try:
+        yield
+    except BaseException:
+        if state is not None:
+            save_run(home, state)
+        raise
 
 
 def keeps_broker(state: RunState, options: UpOptions, home: Home) -> bool:
     """Whether the broker of a run whose Ray is dead goes on: it lives, and is what is asked for now."""
     broker = running_broker(home.broker)
     return options.broker and state.process(BROKER) is not None and broker is not None and broker.port == options.broker_port
-
-
-def _check_door(options: UpOptions, settings: Settings, progress: Progress) -> None:
-    tls = options.tls
-    if tls is not None and usable_haproxy() is None:
-        raise BadInput(
-            "without HAProxy there is no TLS",
-            where="--tls-cert",
-            remedy="leave it out, or run where HAProxy can: on Linux, and not with HEADRACE_HAPROXY=0",
-        )
-    # The files are each node's own, and of a cluster that is joined the door may be on another: its keeper looks at them.
-    if tls is not None and settings.ray_address is not None:
-        if tls.client_certificates is ClientCertificates.REQUIRED and settings.client_cert is None:
-            raise BadInput(
-                "our own commands would not be let in",
-                where="--client-certs required",
-                remedy="set HEADRACE_CLIENT_CERT and HEADRACE_CLIENT_KEY",
-            )
-    elif tls is not None:
-        certificate = check_files(tls)
-        if certificate.ends_soon():
-            progress("TLS", f"WARNING: the certificate ends at {utc(certificate.ends)}: renew it, it is taken up at once", 0.0)
-    if usable_haproxy() is None and (options.most_gateways > 1 or options.host not in LOOPBACKS):
-        raise BadInput(
-            "without HAProxy there is one gateway, on loopback",
-            where=f"--host {options.host} --gateways {options.most_gateways}",
-            remedy="leave these options out, or run where HAProxy can: on Linux, and not with HEADRACE_HAPROXY=0",
-        )
-
-
-def _check_traces(options: UpOptions, settings: Settings) -> None:
-    if not options.traces:
-        return
-    check_can_trace()
-    if settings.ray_address is not None and trace_settings() is None:
-        raise BadInput(
-            "the streams of a cluster that is joined are told by its nodes' environment alone",
-            where="--traces",
-            remedy=f"set {URL_VARIABLE} and {RATIO_VARIABLE} where its nodes are started, and here",
-        )
-
-
-def _check_signing(options: UpOptions, settings: Settings) -> None:
-    if not options.signing:
-        return
-    check_policy(Path(options.signing))
-    if settings.ray_address is not None and policy_file() is None:
-        raise BadInput(
-            "the processes of a cluster that is joined ask their nodes' environment alone",
-            where="--signing",
-            remedy=f"set {POLICY_VARIABLE} to the policy's path where its nodes are started, and here",
-        )
-
-
-def _check_ports(options: UpOptions, settings: Settings, *, broker_runs: bool) -> None:
-    if not options.host or ":" in options.host:
-        raise BadInput("the door needs an IPv4 address", where=f"--host {options.host}", remedy="use 127.0.0.1 or 0.0.0.0")
-    if settings.ray_address is None:
-        check_free(options.host, options.http_port, option="--http-port")
-        check_free(options.host, options.grpc_port, option="--grpc-port")
-        check_free(LOOPBACK, options.dashboard_port, option="--dashboard-port")
-    if options.broker and settings.bootstrap_servers is None and not broker_runs:
-        check_free(LOOPBACK, options.broker_port, option="--broker-port")
 
 
 class _Run:
@@ -263,7 +198,7 @@ class _Run:
         with kept_apart(self._home.driver_log):  # what is needed next is loaded while Ray starts
             set_variables(ray_environment(os.environ, self._home))
             load_ray()
-            importlib.import_module("headrace.controller_actor")
+            importlib.import_module("headrace.controller_start")
             importlib.import_module("headrace.local.services")
         address = await_ray(self._home, folder, process)
         self._note(processes=(*self.state.processes, *head_processes(of_run(self.state, self._home.root))))
@@ -274,7 +209,7 @@ class _Run:
     def _start_services(self, broker: Future[tuple[StartedProcess, float]] | None) -> None:
         with kept_apart(self._home.driver_log), joined_ray(self._settings) as joined:
             # Both import Ray, whose variables are set by now.
-            from headrace.controller_actor import asked_for_controller, start_controller
+            from headrace.controller_start import asked_for_controller, start_controller
             from headrace.local import services
 
             if not self.state.owns_ray:

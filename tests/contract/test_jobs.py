@@ -11,7 +11,7 @@ import pytest
 
 from cluster.errors import Unreachable
 from cluster.ports import Jobs
-from cluster.schedule.fires import JobSeen, JobState, RunCommand, SubmitJob
+from cluster.schedule.jobs import JobSeen, JobState, RunCommand, SubmitJob
 from consumers.batch.schedule.fake_jobs import FakeJobs
 from tests.conftest import RayCluster
 

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +25,10 @@ from cluster.rollout.plan import Plan
 from cluster.rollout.record import Rollout
 from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.state import AuditEvent, Feed, Model, State
+from cluster.store.engine import KEEPALIVES, patience_with
 from cluster.store.memory import MemoryStore
 from cluster.store.port import Store
-from cluster.store.sql import KEEPALIVES, SqlStore, patience_with
+from cluster.store.sql import SqlStore
 from cluster.versions import Version, VersionId, Versions
 
 Open = Callable[[], Store]
@@ -296,6 +298,29 @@ def test_what_is_of_the_audit_alone_is_in_no_history(open_store: Open) -> None:
     assert [event.event for event in store.audit("digits")] == ["promoted"]
     assert store.audit("") == []
     assert store.audit_head().size == 3
+
+
+def test_a_store_that_cant_be_opened_leaves_no_connection(tmp_path: Path) -> None:
+    """The controller tries again twice a second."""
+    opened, closed = list[object](), list[object]()
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    SqlStore(url).close()
+    with closing(sqlite3.connect(tmp_path / "store.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'of a later Headrace'")
+    counted = {
+        "connect": lambda connection, _: opened.append(connection),
+        "close": lambda connection, _: closed.append(connection),
+    }
+    for event, count in counted.items():
+        sa.event.listen(sa.Pool, event, count)
+    try:
+        with pytest.raises(BadInput, match="written by another Headrace"):
+            SqlStore(url)
+    finally:
+        for event, count in counted.items():
+            sa.event.remove(sa.Pool, event, count)
+    assert opened
+    assert closed == opened
 
 
 def test_on_a_full_disk_nothing_is_changed_that_cant_be_recorded(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.schedule.fires import JobState, RunCommand
+from cluster.schedule.jobs import JobState, RunCommand
 from consumers.batch.run import begin
 from consumers.batch.runs_seen import quarantine_of
 from consumers.batch.score.inline import inline_workforce

@@ -21,7 +21,7 @@ from cluster.store.sql import SqlStore
 from consumers.batch.write.runs import RunHistory
 from deployments.artifacts.places import locate
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
-from headrace.controller_actor import start_controller
+from headrace.controller_start import start_controller
 from headrace.local.home import Settings, read_settings
 from tests.conftest import RayCluster
 from tests.support import waiting

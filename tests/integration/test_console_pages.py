@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from cluster.errors import NoCapacity
-from cluster.schedule.fires import JobState
+from cluster.schedule.jobs import JobState
 from consumers.batch.runs_seen import LedgerRuns
 from consumers.batch.schedule.job import run_asked, run_fire
 from consumers.batch.spec import BatchSpec

@@ -22,7 +22,7 @@ from cluster.rollout.evidence import Counts, EvidenceBatch, EvidenceKey
 from cluster.routing.routes import EMPTY, Route, RouteTable, Stamp
 from cluster.store.sql import SqlStore
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE, connect
-from headrace.controller_actor import start_controller
+from headrace.controller_start import start_controller
 from headrace.local.home import Settings, read_settings
 from tests.conftest import RayCluster
 from tests.support.models import SIGNATURE, mlp_artifact

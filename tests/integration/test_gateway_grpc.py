@@ -22,7 +22,7 @@ from deployments.artifacts.fetch import localize
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE, connect
 from deployments.engines.load import load_engine
 from deployments.gateway.deployment import APP, GatewaySettings, start_gateway
-from headrace.controller_actor import start_controller
+from headrace.controller_start import start_controller
 from headrace.local.home import read_settings
 from headrace.local.ports import free_port
 from tests.conftest import RayCluster

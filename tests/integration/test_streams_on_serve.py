@@ -31,7 +31,7 @@ from consumers.stream.spec import ConsumerScaling, Format, Protocol, Security, S
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE, connect
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread
-from headrace.controller_actor import start_controller
+from headrace.controller_start import start_controller
 from headrace.local.home import read_settings
 from tests.conftest import RayCluster
 from tests.support.batch_parts import spec_of, write_dataset

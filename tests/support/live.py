@@ -28,7 +28,8 @@ from deployments.gateway.deployment import APP, GatewaySettings, start_gateway
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread
 from headrace.client import ControlClient
-from headrace.controller_actor import FLEET, start_controller
+from headrace.controller_actor import FLEET
+from headrace.controller_start import start_controller
 from headrace.local.home import Settings
 from headrace.local.home_key import home_key
 from tests.conftest import RayCluster

@@ -101,6 +101,9 @@ def _prune(at: Context, request: PruneAudit) -> CommandResult:
     head = pruned
     while head.size < request.size:
         found = at.records(head.size, min(MOST_RECORDS, request.size - head.size))
+        if not found:
+            what = f"the records from {head.size} on are not in the store any more, and {whole.size} were recorded"
+            raise Conflict(what, where="audit", remedy="keep what was exported, and find out who has deleted them")
         head = head.adding(one.document.encode() for one in found)
     if head.root.hex() != request.root:
         what = f"the first {request.size} records here have another root: what was exported is not what is here"

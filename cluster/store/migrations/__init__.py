@@ -1,1 +1,1 @@
-"""The store's schema, step by step. Run by `cluster.store.sql` when a store is opened."""
+"""The store's schema, step by step. Run by `cluster.store.engine` when a store is opened."""

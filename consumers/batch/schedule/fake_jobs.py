@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from cluster.errors import Unreachable
-from cluster.schedule.fires import JobSeen, JobState, RunCommand, SubmitJob, SubmitPreflight
+from cluster.schedule.jobs import JobSeen, JobState, RunCommand, SubmitJob, SubmitPreflight
 
 
 class FakeJobs:

@@ -31,7 +31,11 @@ def read_row(file: Path, signature: Signature, at: int) -> dict[str, Array]:
         document = orjson.loads(file.read_bytes())
     except orjson.JSONDecodeError as error:
         raise BadInput(f"is no JSON: {error}", where=str(file), remedy="write an object with a field per input") from error
-    fields = _fields(document[at] if isinstance(document, list) and len(document) > at else document, at)
+    try:
+        fields = _fields(document[at] if isinstance(document, list) and len(document) > at else document, at)
+    except (TypeError, ValueError) as error:
+        remedy = "give each tensor `shape`, a list of whole numbers, and as many values in `data`"
+        raise BadInput("the shapes of its tensors do not fit their data", where=str(file), remedy=remedy) from error
     missing = [spec.name for spec in signature.inputs if spec.name not in fields]
     if missing:
         raise BadInput(
@@ -51,7 +55,7 @@ def _fields(document: Any, at: int) -> dict[str, Any]:
         return document
     found: dict[str, Any] = {}
     for tensor in tensors:
-        if isinstance(tensor, dict) and isinstance(tensor.get("data"), list) and tensor.get("shape"):
+        if isinstance(tensor, dict) and isinstance(tensor.get("data"), list) and isinstance(tensor.get("shape"), list):
             each = math.prod(tensor["shape"][1:])
             data = np.array(tensor["data"], dtype=np.object_).ravel()
             found[str(tensor.get("name"))] = data[at * each : (at + 1) * each].reshape(tensor["shape"][1:]).tolist()

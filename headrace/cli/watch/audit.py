@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -151,7 +152,9 @@ def verify_command(
 
     Example: `headrace audit verify /backup/audit --key audit.pub --checkpoint /elsewhere/checkpoint-000000000120`
     """
-    known = Path(key).read_text(encoding="utf-8") if Path(key).is_file() else key
+    known = (
+        Path(key).read_text(encoding="utf-8") if os.path.isfile(key) else key
+    )  # pathlib fails at several keys: too long a name
     found = verify(folder, known, tuple(checkpoint or ()))
     if as_json:
         print_json({"records": found.records, "checkpoints": found.checkpoints, "unproven": found.unproven, "first": found.first})

@@ -14,7 +14,6 @@ from headrace.cli.screens.output import age
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 COLUMNS = 60
-UNITS = {"s": "s", "ms": "ms"}
 
 
 def shown_history(seen: HistoryView, now_s: float | None = None) -> RenderableType:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cluster.errors import BadInput, NotFound, Unreachable
-from headrace.cli.screens.output import AsJson, answers, notes, print_json
+from cluster.errors import BadInput, NoCapacity, NotFound, Unreachable
+from headrace.cli.screens.output import AsJson, answers, notes, print_json, remark
 from headrace.client import ControlClient
 from headrace.local.home import Settings, read_settings
 from headrace.local.logs.lines import fields_of, in_words
@@ -77,8 +77,13 @@ def _filter(settings: Settings, model: str, stream: str, *, gateway: bool, contr
         raise BadInput(f"{model!r} names no version", where="--model", remedy="write NAME or NAME:VERSION, e.g. digits:3")
     its_streams: frozenset[str] = frozenset()
     if name:
-        with ControlClient.from_environment(settings) as client:
-            its_streams = frozenset(feed.name for feed in client.status().feeds if feed.kind == "stream" and feed.model == name)
+        try:
+            with ControlClient.from_environment(settings, patient=False) as client:
+                its_streams = frozenset(
+                    feed.name for feed in client.status().feeds if feed.kind == "stream" and feed.model == name
+                )
+        except (Unreachable, NoCapacity) as error:  # who looks into logs does so because something is away
+            remark(f"the streams of {name} are not known, and theirs are left out: {error.what}")
     return LogFilter(name, int(number) if colon else None, its_streams, stream, gateway, controller)
 
 

@@ -50,7 +50,7 @@ def submit_command(settings: Settings, arguments: Sequence[str], *, job: str) ->
         if "already exists" in str(error):
             raise Conflict("a job of this id exists", where=job, remedy="see it in the Ray dashboard") from error
         raise Unreachable(
-            f"the job can't be submitted: {str(error).splitlines()[0]}",
+            f"the job can't be submitted: {next(iter(str(error).splitlines()), type(error).__name__)}",
             where=dashboard or address,
             remedy="jobs go through the Ray dashboard: see that it runs",
         ) from error

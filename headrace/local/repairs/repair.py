@@ -67,7 +67,7 @@ def _bring_back_inside(
     state: RunState, parts: tuple[RunPart, ...], why: Mapping[RunPart, str], settings: Settings, progress: Progress
 ) -> None:
     with kept_apart(settings.home.driver_log), joined_ray(settings):
-        from headrace.controller_actor import bring_back_controller  # imports Ray, whose variables are set by now
+        from headrace.controller_start import bring_back_controller  # imports Ray, whose variables are set by now
         from headrace.local import services
 
         begun = time.monotonic()

@@ -109,12 +109,18 @@ class Supervisor:
             if state is not None:
                 self._look(state, time.monotonic())
             if state is not None and state.owns_ray and self._looks % PRUNE_EVERY == 0:
-                prune(ray_logs(self._settings.home))
+                self._prune()
             overdue = self._overdue() if state is not None else ()
             self._repair(overdue or (() if self._is_up else (RunPart.RAY,)))
             if self._left_out and self._is_up and time.monotonic() >= self._aboard.next_s:
                 self._bring_up(())
         return True
+
+    def _prune(self) -> None:
+        try:
+            prune(ray_logs(self._settings.home))
+        except OSError as error:  # what serves is looked after all the same
+            self._say(f"Ray's old logs can't be deleted: {error}")
 
     def _look(self, state: RunState, now_s: float) -> None:
         self._looks += 1
@@ -185,6 +191,7 @@ class Supervisor:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            errors="replace",  # what a library writes there may be no text
             env=environment,
             start_new_session=True,  # Ctrl-C is for this process, which ends that one itself
         ) as process:

@@ -15,6 +15,7 @@ from cluster.errors import BadArtifact, BadInput, Conflict, NotFound
 from headrace.audit.export import export
 from headrace.audit.key import audit_signer, verifies
 from headrace.audit.verify import verify
+from headrace.cli.main import main
 from tests.support.brain import Brain
 
 
@@ -180,3 +181,8 @@ def test_a_checkpoint_is_a_note_that_others_can_read(told: tuple[Path, str]) -> 
     assert signature.startswith(f"\u2014 {name} ")
     found = opened(note, [(name, public)], verifies, "here")
     assert (str(found.size), len(found.root), len(root)) == (size, 32, 44)
+
+
+def test_several_keys_may_be_told_in_one_word(folder: Path, told: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", "verify", str(folder), "--key", "\n".join([told[1]] * 6)]) == 0  # longer than a file's name may be
+    assert "whole: " in capsys.readouterr().out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from cluster.audit.checkpoint import AuditSigner, verifier_key
 from cluster.commands.watch.whole_audit import PruneAudit
 from cluster.errors import BadArtifact, BadInput, Conflict, NotFound
+from cluster.store.sql import SqlStore
 from headrace.audit import export as exporting
 from headrace.audit import verify as verifying
 from headrace.audit.export import export, prune
@@ -100,6 +103,18 @@ def test_a_service_that_lost_records_is_found(source: Source, tmp_path: Path) ->
     with pytest.raises(BadArtifact, match="some are gone"):
         export(source, tmp_path)
     assert verify(tmp_path, KEY).unproven == 0  # and nothing of it was kept
+
+
+def test_a_store_that_lost_its_last_records_refuses_to_prune_them(tmp_path: Path) -> None:
+    file = tmp_path / "store.db"
+    brain = Brain(SqlStore(f"sqlite:///{file}"))
+    brain.serve_first()
+    size = brain.call("checkpoint.show")["size"]
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("DELETE FROM audit WHERE number >= ?", (size - 2,))
+    with pytest.raises(Conflict, match=f"the records from {size - 2} on are not in the store any more"):
+        brain.call("audit.prune", size=size, root="0" * 64)
+    brain.store.close()
 
 
 def test_what_is_there_is_read_once(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

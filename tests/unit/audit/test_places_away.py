@@ -93,6 +93,20 @@ def test_a_broker_and_a_bucket_that_are_away_are_told_without_their_secrets(
     assert "secret" not in f"{failed.value} {caplog.text} {missed}"
 
 
+def test_what_a_library_raises_at_one_place_is_told_and_keeps_none_from_the_others(
+    source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def mistaken(note: str, size: int) -> str:
+        raise RuntimeError(f"{size} of {note}")
+
+    sends = sender(source, "here", str(tmp_path))
+    sends._places["here"] = mistaken
+    assert sends.send() == 1
+    (missed,) = recorded(source.brain, "checkpoint not kept")
+    assert (missed["detail"]["place"], missed["detail"]["reason"]) == ("here", "RuntimeError")
+    assert "a checkpoint of the audit is not kept at here" in caplog.text
+
+
 def test_a_place_that_is_none_any_more_is_not_missed(source: Source, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert sender(source, str(tmp_path / "file" / "in")).send() == 0

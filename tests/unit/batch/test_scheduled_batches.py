@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cluster.commands.feeds import FeedView
 from cluster.commands.versions import ResolvedVersion
 from cluster.errors import NoCapacity, Unreachable
-from cluster.schedule.fires import JobState
+from cluster.schedule.jobs import JobState
 from cluster.watch.payloads import PayloadFiles, Payloads
 from consumers.batch.schedule.job import find, run_fire
 from consumers.batch.score.inline import inline_workforce

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.access.callers import Caller, Role, grant_of
 from cluster.errors import BadInput, Conflict, Forbidden
-from cluster.schedule.fires import JobState
+from cluster.schedule.jobs import JobState
 from tests.support.brain import Brain
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()

@@ -41,6 +41,18 @@ def test_a_rollout_that_waits_looks_at_a_still_world_now_and_then_and_counts_all
     assert brain.rollout()["state"] == "rolled_back"
 
 
+def test_a_clock_that_was_set_back_keeps_nobody_from_looking() -> None:
+    fleet = WatchedFleet()
+    brain = Brain(fleet=fleet)
+    brain.revive(look_every_s=1.75)
+    brain.serve_first()
+    brain.tick(8)
+    brain.clock.now_s -= 86_400
+    before = fleet.looks
+    brain.tick(8)
+    assert fleet.looks - before == 2
+
+
 def test_what_is_more_than_to_wait_is_decided_on_a_fresh_look() -> None:
     brain = Brain()
     brain.revive(look_every_s=1e9)

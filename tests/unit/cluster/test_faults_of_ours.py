@@ -10,10 +10,13 @@ from rich.console import Console
 
 import cluster.commands.rollouts
 import cluster.decide
+import cluster.watch.standing
 from cluster.commands.models import ModelView
 from cluster.errors import in_words
+from cluster.fleet.seeks import SEEK_MOST_S
 from cluster.rollout.record import Rollout
 from cluster.versions import Version
+from cluster.watch.catalogue import STABLE_VERSION
 from deployments.serving.fake_fleet import FakeFleet
 from headrace.cli.screens.status import shown as shown_status
 from headrace.local.run_state import Addresses
@@ -149,3 +152,37 @@ def test_the_status_screen_says_it_once() -> None:
             line for line in capture.get().splitlines() if line.startswith("digits: a fault of Headrace itself, ZeroDivision")
         ]
         assert len(told) == lines
+
+
+def test_a_model_that_we_cannot_measure_hides_no_other(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    brain = Brain()
+    both_serve(brain)
+    build_second(brain)
+    brain.tick(4)
+    monkeypatch.setattr(cluster.watch.standing, "judge", mistaken(cluster.watch.standing.judge))
+    with caplog.at_level(logging.ERROR, logger="cluster.watch.standing"):
+        brain.tick(50)  # points of the history too
+        seen = {(name, *labels): value for name, labels, value in brain.call("metrics.list")["values"]}
+    assert seen[STABLE_VERSION.name, "other"] == 1
+    assert (STABLE_VERSION.name, "digits") not in seen
+    assert {line["name"] for line in brain.call("metrics.history")["lines"]} == {"other"}
+    assert "what is known of model digits is not measured" in caplog.text
+
+
+def test_a_seek_that_nobody_ended_is_told_once_the_stream_can_be_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    brain = Brain()
+    brain.serve_first()
+    brain.call("apply", feeds=[{"kind": "stream", "name": "scores", "model": "digits", "spec": {}}])
+    seen = brain.call("stream.show", name="scores")["seen"]
+    brain.call("stream.seek", name="scores", to="latest", seen=seen, skips={}, repeats={})
+
+    def mistaken(*_: Any) -> None:
+        raise KeyError("no such look")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.decide, "note_failed_stream", mistaken)
+        brain.tick(2, each_s=SEEK_MOST_S)
+        assert brain.store.load().feeds["stream--scores"].seek_s is not None
+    brain.tick(2)
+    assert brain.store.load().feeds["stream--scores"].seek_s is None
+    assert [event.event for event in brain.store.audit("digits")].count("stream.seek failed") == 1

@@ -132,3 +132,15 @@ def test_who_is_away_stands_in_the_controllers_way_until_he_is_back() -> None:
     assert troubles.count == 2
     troubles.note("fleet", "")
     assert troubles.count == 1
+
+
+def test_a_clock_that_was_set_back_lives_through_that_time_again() -> None:
+    history = History()
+    for step in range(61):
+        history.note(100_000.0 + step * FINE_S, totals(rows=step), {})
+    for step in range(40):
+        history.note(50_000.0 + step * FINE_S, totals(rows=step), {})
+    at_s = [point.at_s for point in history.points()]
+    assert at_s == sorted(at_s)
+    assert at_s[-1] == 50_000.0 + 39 * FINE_S
+    assert [point.at_s for point in history._coarse] == [50_000.0 + COARSE_S]

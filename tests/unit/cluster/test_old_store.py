@@ -19,8 +19,9 @@ from cluster.errors import Conflict
 from cluster.rollout.evidence import Counts, EvidenceKey
 from cluster.rollout.illness import Illness
 from cluster.rollout.record import RolloutState
+from cluster.store.engine import migrate_to
 from cluster.store.migrations import versions
-from cluster.store.sql import SqlStore, migrate_to
+from cluster.store.sql import SqlStore
 from tests.support.brain import Brain
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "store-0001.sql"

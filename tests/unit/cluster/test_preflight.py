@@ -8,7 +8,7 @@ import pytest
 
 from cluster.errors import Conflict
 from cluster.rollout.preflight import Preflight, PreflightResult, objection
-from cluster.schedule.fires import JobState, SubmitPreflight
+from cluster.schedule.jobs import JobState, SubmitPreflight
 from tests.support.brain import SURE, Brain
 
 PLAN: dict[str, Any] = {**SURE, "preflight": {"payloads": "/payloads", "min_rows": 10}}

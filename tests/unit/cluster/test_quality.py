@@ -119,6 +119,7 @@ def test_each_bad_label_is_counted_by_its_reason_and_takes_no_other_along(brain:
         {"key": f"0/1/7@{now - 10}/in/0/3", "label": 7},  # from before the document wanted labels
         {"key": f"0/9/7@{soon}/in/0/4", "label": 7},
         {"key": "order-17", "label": 7},
+        {"key": f"0/1/7@{10**400}/in/0/1", "label": 7},
         {"key": f"0/1/7@{soon}/in/0/5", "label": "cat"},
         {"key": f"0/1/7@{soon}/in/0/6", "label": None},
         {"key": f"0/1/7@{soon}/in/0/7", "label": 6.5},  # no class
@@ -126,14 +127,14 @@ def test_each_bad_label_is_counted_by_its_reason_and_takes_no_other_along(brain:
         {"key": f"0/1/nan@{soon}/in/0/9", "label": 7},  # the version's fault: counted, and wrong
     ]
     told = brain.call("rollout.label", model="digits", labels=labels, unreadable=3)
-    assert (told["counted"], told["elsewhere"], told["refused"]) == (2, 1, 8)
+    assert (told["counted"], told["elsewhere"], told["refused"]) == (2, 1, 9)
     assert brain.call("quality.show", model="digits")["faults"] == {
         "unreadable": 3,
         "twice": 1,
         "late": 1,
         "redefined": 1,
         "unknown_version": 1,
-        "no_key": 1,
+        "no_key": 2,
         "wrong_type": 3,
         "not_finite": 1,
     }

@@ -11,7 +11,7 @@ from cluster.controller import Controller
 from cluster.errors import BadInput, Conflict, NotFound, Unreachable
 from cluster.fleet.desired import RETIRE_GRACE_S
 from cluster.ports import AppStatus
-from cluster.schedule.fires import JobState
+from cluster.schedule.jobs import JobState
 from cluster.state import AuditEvent
 from tests.support.brain import SIGNATURE, SURE, Brain
 

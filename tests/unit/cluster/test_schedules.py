@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cluster.schedule.cron import Schedule, fires_between, next_fires
-from cluster.schedule.fires import Fire, FireState, JobSeen, JobState, StopJob, SubmitJob, job_id, jobs_of, look
+from cluster.schedule.cron import MOST_AT_ONCE, Schedule, fires_between, next_fires
+from cluster.schedule.fires import Fire, FireState, job_id, jobs_of, look
+from cluster.schedule.jobs import JobSeen, JobState, StopJob, SubmitJob
 
 HOUR = 3600.0
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
@@ -67,6 +68,7 @@ def test_a_zone_that_changes_by_half_an_hour() -> None:
         ({"cron": "CRON_TZ=Asia/Tokyo 30 2 * * *"}, r"write `timezone: Asia/Tokyo`, and the five fields alone, '30 2 \* \* \*'"),
         ({"cron": "TZ=UTC 0 0 * * *"}, "write `timezone: UTC`"),
         ({"cron": "0 0 30 2 *"}, "Bad day-of-month"),
+        ({"cron": "0 0 */31 * 0L"}, "never comes: no day is all that its fields ask for"),  # a first that is the last Sunday
         ({"cron": "0 0 * * *", "timezone": "Mars/Olympus"}, "not a time zone"),
         ({"cron": "0 0 * * *", "timezone": "../etc/passwd"}, "not a time zone"),
         ({"cron": "0 0 * * *", "timezone": "Europe"}, "not a time zone"),
@@ -139,6 +141,15 @@ def test_missed_fires(missed: str, expected: list[FireState]) -> None:
 def test_a_fire_on_time_makes_up_for_the_missed_ones() -> None:
     seen = look("digits", hourly(), (), {}, since_s=NOON - 60, now_s=NOON + 2 * HOUR + 5)
     assert states(seen.fires) == [FireState.SKIPPED, FireState.SKIPPED, FireState.SUBMITTED]
+
+
+def test_of_more_missed_fires_than_one_look_takes_the_latest_runs_alone() -> None:
+    often, fires, latest_s = Schedule(cron="*/2 * * * *"), tuple[Fire, ...](), NOON + (MOST_AT_ONCE + 500) * 120
+    for _ in range(3):
+        fires = look("digits", often, fires, {}, since_s=NOON - 60, now_s=latest_s + 90).fires
+    assert [(fire.at_s, fire.state) for fire in fires if fire.state is not FireState.SKIPPED] == [(latest_s, FireState.SUBMITTED)]
+    whole = look("digits", often, (), {}, since_s=NOON - 60, now_s=NOON + (MOST_AT_ONCE - 1) * 120 + 90)
+    assert states(whole.fires)[-1] is FireState.SUBMITTED  # and where a look takes exactly all
 
 
 def test_nothing_fires_before_it_was_applied() -> None:

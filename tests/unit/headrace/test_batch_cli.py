@@ -120,6 +120,36 @@ def test_run_status_and_ls_agree(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert told(capsys)["batches"][0]["last"]["run_id"] == manifest["run_id"]
 
 
+def test_a_batch_whose_output_is_away_hides_no_other(
+    spec: BatchSpec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(history: RunHistory) -> Any:
+        if "gone" in history.home.path:
+            raise OSError("timed out")
+        return whole(history)
+
+    whole, feeds = RunHistory.all, ControlClient.feeds
+    away = spec.model_copy(update={"output": spec.output.model_copy(update={"path": "/gone/out"})})
+    monkeypatch.setattr(RunHistory, "all", read)
+    monkeypatch.setattr(
+        ControlClient,
+        "feeds",
+        lambda client: (
+            feeds(client)[0].model_copy(update={"name": "away", "spec": away.model_dump(mode="json")}),
+            *feeds(client),
+        ),
+    )
+    assert main(["batch", "run", "digits", "--json"]) == 0
+    capsys.readouterr()
+    assert main(["batch", "ls", "--json"]) == 0
+    first, second = told(capsys)["batches"]
+    assert (first["name"], first["last"]) == ("away", None)
+    assert first["trouble"].startswith("/gone/out: timed out")
+    assert (second["name"], second["last"]["state"]) == ("digits", "published")
+    assert main(["batch", "ls"]) == 0
+    assert "timed out" in capsys.readouterr().out
+
+
 def test_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["batch", "run", "digits"]) == 0
     assert "300 rows scored by digits version 1" in capsys.readouterr().out

@@ -55,6 +55,24 @@ def test_nothing_running_is_one_message_without_traceback(capsys: pytest.Capture
     assert "Traceback" not in told
 
 
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["key", "create", "fraud", "--expires", "0s"], "lasts_s"),
+        (["key", "create", " fraud"], "name"),
+        (["key", "create", "fraud", "--role", "score", "--model", "a b"], "models.0"),
+        (["key", "rotate", "fraud", "--expires", "999999d"], "lasts_s"),
+    ],
+)
+def test_what_makes_no_request_is_bad_input_by_its_field(
+    words: list[str], where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == ExitCode.BAD_INPUT
+    told = capsys.readouterr().err
+    assert f"error: {where}: " in told
+    assert "--help" in told
+
+
 def test_with_json_the_error_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--json"]) == ExitCode.UNAVAILABLE
     assert json.loads(capsys.readouterr().err)["error"]["kind"] == "Unreachable"

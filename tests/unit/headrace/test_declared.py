@@ -21,7 +21,7 @@ from headrace.local.declared.policies import as_declared, declare
 from headrace.local.home import Settings, read_settings
 from headrace.local.options import UpOptions
 from headrace.local.repairs.aboard import take_aboard
-from headrace.local.run_state import Phase, RunState, save_run
+from headrace.local.run_state import Phase, RunState, load_run, save_run
 from tests.support.brain import SIGNATURE, Brain
 from tests.support.brain_client import ask_brain
 from tests.support.models import mlp_artifact
@@ -90,6 +90,15 @@ def test_a_run_that_crashed_is_brought_back_as_it_was() -> None:
     assert (options.signing, options.http_port, kept) == ("none", 8000, ("--gateways", "--broker"))
     assert as_it_was(UpOptions(), (), None, owns_ray=True) == (UpOptions(), ())  # `down` has ended it
     assert as_it_was(UpOptions(), (), left(before, owns_ray=False), owns_ray=True) == (UpOptions(), ())
+
+
+def test_a_run_that_crashed_is_still_known_after_an_up_that_failed(settings: Settings, tmp_path: Path) -> None:
+    crashed = left(UpOptions(http_port=8001))
+    settings.home.make()
+    save_run(settings.home, crashed)
+    with pytest.raises(HeadraceError, match=r"gone\.yaml"):
+        up.bring_up(UpOptions(signing=str(tmp_path / "gone.yaml")), settings, lambda *_: None)
+    assert load_run(settings.home) == crashed
 
 
 def test_up_knows_what_was_said(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
+import headrace.cli.watch.logs as cli
 from cluster.errors import Unreachable
+from headrace.cli.main import main
 from headrace.local.home import read_settings
 from headrace.local.logs.reading import LogReader
 from headrace.local.logs.sources import LogFilter, LogKind, LogSource, source_of, sources_of
@@ -104,3 +107,14 @@ def test_a_dashboard_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch, reade
     monkeypatch.setattr(httpx, "get", away)
     with pytest.raises(Unreachable, match="the logs can't be had: ConnectError"):
         reader.sources(LogFilter())
+
+
+def test_a_models_logs_are_there_while_no_gateway_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, reader: LogReader
+) -> None:
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
+    monkeypatch.setattr(cli, "_dashboard", lambda _: reader._dashboard)
+    assert main(["logs", "--model", "digits:3", "--lines", "1"]) == 0
+    shown = capsys.readouterr()
+    assert "digits version 3 ab12 | line 0" in shown.out
+    assert "the streams of digits are not known, and theirs are left out: nothing is running" in shown.err

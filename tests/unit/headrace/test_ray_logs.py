@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as s
 
+from headrace.local.home import read_settings
+from headrace.local.options import UpOptions
 from headrace.local.ray.logs import QUIET_S, LogFile, prune, superfluous
+from headrace.local.repairs.supervise import Supervisor
 
 NOW_S = 1e9
 FILES = s.lists(s.builds(LogFile, s.just(Path("a")), s.integers(0, 100), s.floats(NOW_S - 5 * QUIET_S, NOW_S)), max_size=8).map(
@@ -37,3 +42,22 @@ def test_old_files_go_and_what_is_no_folder_is_none(tmp_path: Path) -> None:
     assert prune(logs, 150) == 1
     assert (old.exists(), new.exists()) == (False, True)
     assert prune(tmp_path / "nowhere", 0) == 0
+
+
+def test_logs_that_cant_be_deleted_end_no_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(_: Path) -> int:
+        raise OSError(30, "Read-only file system")
+
+    said: list[str] = []
+    monkeypatch.setattr("headrace.local.repairs.supervise.prune", read_only)
+    Supervisor(UpOptions(), read_settings({"HEADRACE_HOME": str(tmp_path)}), said.append)._prune()
+    assert said == ["Ray's old logs can't be deleted: [Errno 30] Read-only file system"]
+
+
+def test_what_is_no_text_in_the_words_of_an_up_ends_no_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, said = tmp_path / "python", list[str]()
+    program.write_text("#!/bin/sh\nprintf '\\377 odd\\n'\n", encoding="ascii")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    assert Supervisor(UpOptions(), read_settings({"HEADRACE_HOME": str(tmp_path)}), said.append)._up_once() is None
+    assert said == ["\ufffd odd"]

@@ -10,7 +10,7 @@ import pytest
 from cluster.access.callers import Caller, Grant, Role
 from cluster.drift.watch import AT_ONCE
 from cluster.errors import BadInput, Forbidden, NotFound
-from cluster.schedule.fires import RunCommand
+from cluster.schedule.jobs import RunCommand
 from tests.support.brain import SIGNATURE, Brain
 from tests.support.drift import normal
 from tests.support.watched import ROWS, TICK_S, Watched

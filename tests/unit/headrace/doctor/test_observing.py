@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import platform
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.errors import BadArtifact, Forbidden, NotFound, Unreachable
-from cluster.store.sql import ask_store
+from cluster.store.engine import ask_store
 from consumers.stream.kafka.check_up import READ, WRITE, PartitionCopies, copies_in, judge_topics
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
@@ -36,6 +37,18 @@ def test_a_machine_tells_what_it_has_and_what_it_reaches(tmp_path: Path) -> None
     assert seen.taken == {port: True, 1: False}
     assert seen.disks[0].path == gone
     assert seen.disks[0].free_bytes > 0
+
+
+def test_all_addresses_are_tried_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(3, timeout=20.0)
+
+    def dropped(address: str) -> str:
+        together.wait()
+        return f"{address} says nothing"
+
+    monkeypatch.setattr(on_node, "_reach", dropped)
+    reaches = on_node.machine((), (), (), ("a:1", "b:2", "c:3"), ())["reaches"]
+    assert reaches == {each: f"{each} says nothing" for each in ("a:1", "b:2", "c:3")}
 
 
 def test_the_home_has_to_be_writable_on_its_own_node_alone() -> None:

@@ -1,17 +1,39 @@
-"""Doing what was decided: each action by itself, so that one that fails keeps no other from being done."""
+"""The world as the controller meets it: looked at, and acted on. Who is away there keeps nobody else from being looked after."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from cluster.errors import Conflict, HeadraceError, Unreachable
 from cluster.fleet.desired import Action, Deploy, RemoveArtifact, Retire, Scale, StartFeed, StopFeed, concerns
-from cluster.ports import Feeds, Fleet, Jobs
-from cluster.schedule.fires import RunCommand, StopJob, SubmitJob, SubmitPreflight
+from cluster.ports import AppState, AppStatus, Feeds, FeedState, Fleet, Jobs
+from cluster.schedule.jobs import JobSeen, RunCommand, StopJob, SubmitJob, SubmitPreflight
+from cluster.troubles import TroubleLog
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorldSeen:
+    """The world at a look, which was at `at_s` (Unix; 0: never). `feeds` and `jobs` are None where they could not be asked."""
+
+    apps: Mapping[str, AppState] = field(default_factory=dict)
+    feeds: Mapping[str, FeedState] | None = None
+    jobs: Mapping[str, JobSeen] | None = None
+    at_s: float = 0.0
+
+    @property
+    def is_as_wanted(self) -> bool:
+        """Whether all could be asked, and every version has the replicas that it should have."""
+        apps = self.apps.values()
+        return self.feeds is not None and all(
+            one.status is AppStatus.READY and one.replicas == one.target_replicas for one in apps
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +50,44 @@ class ActionResult:
     troubles: Mapping[str, str] = field(default_factory=dict)
 
 
-class ActionRunner:
-    """Acts on the world. Used from one thread."""
+class World:
+    """The fleet, the feeds, the jobs, and the artifacts that are to go. Used from one thread."""
 
-    def __init__(self, fleet: Fleet, feeds: Feeds, jobs: Jobs, remove_artifact: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        feeds: Feeds,
+        jobs: Jobs,
+        remove_artifact: Callable[[str], None],
+        clock: Callable[[], float],
+        troubles: TroubleLog,
+    ) -> None:
+        """`troubles` is told who is away."""
         self._fleet, self._feeds, self._jobs, self._remove_artifact = fleet, feeds, jobs, remove_artifact
+        self._clock, self._troubles = clock, troubles
 
-    def run(self, actions: Sequence[Action], before_each: Callable[[], None]) -> ActionResult:
-        """Does them all."""
+    def look(self, jobs_to_ask: Callable[[], Collection[str]]) -> WorldSeen | None:
+        """None where the fleet is away; else what is seen, of the jobs of those that are to be asked."""
+        apps = self._patiently("fleet", self._fleet.state)
+        if apps is None:
+            return None
+        asked = jobs_to_ask()
+        feeds = self._patiently("feeds", self._feeds.state)
+        jobs = self._patiently("jobs", lambda: self._jobs.state(asked)) if asked else {}
+        return WorldSeen(apps, feeds, jobs, self._clock())
+
+    def _patiently(self, asked: str, ask: Callable[[], T]) -> T | None:
+        """None where it is away."""
+        try:
+            seen = ask()
+        except Unreachable as trouble:
+            self._troubles.note(asked, str(trouble))
+            return None
+        self._troubles.note(asked, "")
+        return seen
+
+    def act(self, actions: Sequence[Action], before_each: Callable[[], None]) -> ActionResult:
+        """Does them all, each by itself: one that fails keeps no other from being done."""
         refused, faults, unscalable, removed = dict[str, str](), dict[str, Exception](), set[str](), set[str]()
         troubles = dict[str, str]()
         for action in actions:
