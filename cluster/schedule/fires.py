@@ -25,6 +25,7 @@ from cluster.schedule.cron import Missed, Overlap, Schedule, fires_between
 KEPT = 50  # past fires of a batch without a schedule
 _NOT_YET = "not submitted yet, tried again: "
 _STOPPING_S = 600.0  # a job that was given up is watched for this long, and ended again should it still run
+TRY_AGAIN = 75  # the exit status of a job that lacked what may be there at the next try (EX_TEMPFAIL of sysexits)
 
 
 class FireState(StrEnum):
@@ -79,10 +80,11 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobSeen:
-    """A job as the cluster shows it; `message` is why it failed."""
+    """A job as the cluster shows it; `message` is why it failed, `transient` that another try may find what this one lacked."""
 
     state: JobState
     message: str = ""
+    transient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
