@@ -69,8 +69,8 @@ class CheckView(Message):
 
 
 class RolloutView(Message):
-    """A rollout as commands show it. `weight` and `shadow` are percent now; `steps` how many the plan has. `waits_since_s` is since
-    when its candidate lacks what is not its own, such as its files; `reason` says what, and where."""
+    """A rollout as commands show it. `weight` and `shadow` are percent now; `steps` how many the plan has. Since
+    `waits_since_s` its candidate lacks what is not its own, such as its files; `reason` says what, and where."""
 
     id: int
     model: str

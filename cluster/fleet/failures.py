@@ -31,9 +31,9 @@ def note_failures(
 ) -> State:
     """Remembers which versions that should run have failed to start, and when each is tried again.
 
-    A candidate's failure ends its rollout instead, but for one during an `outage`, when stable is away as well, and for a transient
-    one, for which the rollout waits. Appends the first failure in a row to `events`, and what ends the row; not of a candidate
-    where the rollout has `told` of it.
+    A candidate's failure ends its rollout instead, but for one during an `outage`, when stable is away as well, and for a
+    transient one, for which the rollout waits. Appends the first failure in a row to `events`, and what ends the row; not of a
+    candidate where the rollout has `told` of it.
     """
     model, rollout = state.models[name], state.active(name)
     retries: dict[int, Retry] = {}

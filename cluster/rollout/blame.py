@@ -1,5 +1,5 @@
-"""Whose fault it is that a row was not scored, or that a version did not start, and so whether it is evidence. Pure; the one place
-that says so. Of rows:
+"""Whose fault it is that a row was not scored, or that a version did not start, and so whether it is evidence. Pure; the one
+place that says so. Of rows:
 
 - The row's: it is wrong in itself, and no version is to blame (BadInput).
 - The moment's: no replica was free, or answered in time, or lived long enough (NoCapacity, Unreachable). A process can be killed,
@@ -11,9 +11,9 @@ that says so. Of rows:
 
 Only the last is evidence for the checks.
 
-A version that did not start for a TRANSIENT failure lacked what is not its own: its files, a key or a right can't be had now, or there
-is no room. It may start at the next try, and its rollout waits (waiting.py). All else is the version's: it is damaged, malformed,
-refused by the signing policy, or its engine does not take it.
+A version that did not start for a TRANSIENT failure lacked what is not its own: its files, a key or a right can't be had now, or
+there is no room. It may start at the next try, and its rollout waits (waiting.py). All else is the version's: it is damaged,
+malformed, refused by the signing policy, or its engine does not take it.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Plan(Section):
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     deadline_s: float = Field(default=3600.0, gt=0, description="for each step, warming included")
     on_deadline: OnDeadline = Field(
-        default=OnDeadline.HOLD, description="whether it then waits for a person, or goes back; so too where its files were away for as long"
+        default=OnDeadline.HOLD, description="wait for a person, or go back; also where the candidate's files are away so long"
     )
     fallback: bool = True
     start: Start = Start.AUTO

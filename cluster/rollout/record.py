@@ -66,7 +66,7 @@ class Rollout:
     `step` indexes `plan.steps` and means something in SHADOW, CANARY and a PAUSED that came from them. `reached` is the
     last step begun, the first being 1. `held` says that the step's deadline has passed and the plan waits on. `warmed_s` is how
     long the candidate took to get ready. `preflight` is what came of it; None before that, or where none is
-    asked for; `preflight_retry` is there while it could not be made. `wait` is there while the candidate lacks what is not its own.
+    asked for; `preflight_retry` is there where it could not be made, `wait` while the candidate lacks what is not its own.
     Times are Unix seconds.
     """
 

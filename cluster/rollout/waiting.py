@@ -1,8 +1,8 @@
 """What a candidate takes to start may be away: the store of its files, a key's service, a right, room. Pure.
 
-That says nothing about the version, so its rollout waits: it stays at its step, goes on by itself once the candidate is ready, and
-the time counts neither as bake time nor towards the step's deadline. A wait that is longer than that deadline is held for a person
-or taken back, as the plan says of any other. Which failures these are says blame.py.
+That says nothing about the version, so its rollout waits: it stays at its step, goes on by itself once the candidate is ready,
+and the time counts neither as bake time nor towards the step's deadline. A wait that is longer than that deadline is held for a
+person or taken back, as the plan says of any other. Which failures these are says blame.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Wait:
     def words(self) -> str:
         """For people."""
         since = f"{datetime.fromtimestamp(self.since_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
-        return f"since {since} it waits for what its candidate takes to start, and goes on by itself once that is there: {self.why}"
+        lacks = "what its candidate takes to start"
+        return f"since {since} it waits for {lacks}, and goes on by itself once that is there: {self.why}"
 
 
 def lacking(app: AppState | None, preflight: Retry | None) -> str | None:

@@ -221,7 +221,7 @@ DRIFT_SIZE = _gauge(
 ROLLOUT_STATE = _gauge("rollout_state", "1 for the state that the model's newest rollout is in.", "model", "state")
 ROLLOUT_HELD = _gauge(
     "rollout_held",
-    "1 where the rollout under way waits for a person: neither proven good nor bad, or what its candidate takes to start is away.",
+    "1 where the rollout under way waits for a person: neither proven good nor bad, or its candidate's files are away for long.",
     "model",
 )
 ROLLOUT_WEIGHT = _gauge("rollout_weight", "Share of keys that goes to the candidate, 0 to 1.", "model")

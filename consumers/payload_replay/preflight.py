@@ -24,7 +24,7 @@ from deployments.signing.admission import open_admitted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0 where the controller knows what came of it, good or bad; TRY_AGAIN where what it takes was not to be had."""
+    """The exit status: 0 where the controller knows what came of it, good or bad; TRY_AGAIN where what it takes was away."""
     parser = argparse.ArgumentParser(description="Recorded requests put to a rollout's candidate.")
     parser.add_argument("model")
     parser.add_argument("--version", required=True, type=int)
@@ -53,8 +53,8 @@ async def preflight(
 ) -> TellPreflight:
     """Puts the requests to the version, in this process, and tells the controller. Waits for one that is being restarted.
 
-    Raises NotFound, BadInput or Unreachable for the log, what opening the version raises, and Unreachable where the controller does
-    not come back.
+    Raises NotFound, BadInput or Unreachable for the log, what opening the version raises, and Unreachable where the controller
+    does not come back.
     """
     found = ResolvedVersion.model_validate(
         await ask_patiently(call, "version.resolve", Resolve(model=model, version=version), pause_s=pause_s)

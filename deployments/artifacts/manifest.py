@@ -154,8 +154,8 @@ def registered_manifest(content: bytes, digest: str | None, where: str) -> Manif
 
 
 def cannot_be_read(folder: Path, name: str, error: OSError) -> HeadraceError:
-    """One of an artifact's files. That it is missing is the artifact's fault; that it can't be read now, its place's: a mount that is
-    away, also in the midst of reading, a right, a disk."""
+    """Of one of an artifact's files: that it is missing is the artifact's fault; that it can't be read now, its place's: a mount
+    that is away, also in the midst of reading, a right, a disk."""
     if isinstance(error, FileNotFoundError) and os.path.isdir(folder):  # which never raises
         return BadArtifact(f"{name} is missing", where=str(folder), remedy=REMEDY)
     return Unreachable(f"{name} can't be read: {error}", where=f"{folder}/{name}", remedy=REMEDY_AWAY)
@@ -164,8 +164,8 @@ def cannot_be_read(folder: Path, name: str, error: OSError) -> HeadraceError:
 def verify(path: Path, digest: str | None = None) -> Manifest:
     """Checks every file of the artifact at `path` against its manifest, and the manifest against `digest` where given.
 
-    Returns the manifest. Raises BadArtifact that names the first file that is missing or differs, Unreachable where one that is there
-    can't be read.
+    Returns the manifest. Raises BadArtifact that names the first file that is missing or differs, Unreachable where one that is
+    there can't be read.
     """
     manifest = registered_manifest(manifest_bytes(path), digest, str(path))
     for entry in manifest.files:

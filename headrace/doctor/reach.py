@@ -42,8 +42,8 @@ def _addresses(
             yield fault("ports", member.address, f"it does not reach the {names[address]} at {address}: {why}", remedy)
         elif _spared(address, listeners, machine):
             what = f"it does not reach {address}, which its streams are told to begin with; others of that Kafka answer"
-            remedy = "start the broker there again, or take it off the list (spec.brokers, KAFKA_BOOTSTRAP_SERVERS). Streams go on"
-            yield warning("Kafka", member.address, what, f"{remedy}, but have one address less to find their Kafka by")
+            remedy = "start the broker there again, or take it off the list (spec.brokers, KAFKA_BOOTSTRAP_SERVERS)"
+            yield warning("Kafka", member.address, what, f"{remedy}. Streams go on, with one address less to begin with")
         else:
             remedy = (
                 "check the address, and what is between: a firewall, a policy of the network, a name that this node does not know"
@@ -52,8 +52,8 @@ def _addresses(
 
 
 def _spared(address: str, listeners: Mapping[str, tuple[str, ...]], machine: MachineSeen) -> bool:
-    """Whether it is only one of the addresses that a Kafka is looked for at, no Kafka counts a broker there, and that one has another
-    address that was reached. A broker that is counted leads partitions, which the node can't read."""
+    """Whether it is only one of the addresses that a Kafka is looked for at, no Kafka counts a broker there, and that one has
+    another address that was reached. A broker that is counted leads partitions, which the node can't read."""
     if any(address in told for told in listeners.values()):
         return False
     tried = {brokers: [one.strip() for one in brokers.split(",")] for brokers in listeners}

@@ -222,7 +222,7 @@ class Away:
 def test_a_candidate_whose_files_are_away_is_waited_for(
     unharmed: Site, objects: ObjectStore, ray_cluster: RayCluster, say: Callable[[str], None]
 ) -> None:
-    """As it starts, and as it is a canary whose replicas die: the rollout stays at its step, says what it waits for, and goes on."""
+    """As it starts, and as a canary whose replicas die: the rollout stays at its step, says what for, and goes on."""
     name = f"{MODEL}-candidates"
     other = Service(name, unharmed.service.url, unharmed.service.control)
     stable = mlp_artifact(objects.uri, name)

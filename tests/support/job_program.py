@@ -1,5 +1,5 @@
-"""What the contract's jobs run instead of a batch: as its name says, ends, fails, lacks something for now, waits, or tells which Ray it
-is to join."""
+"""What the contract's jobs run instead of a batch: as its name says, ends, fails, lacks something for now, waits, or tells which
+Ray it is to join."""
 
 from __future__ import annotations
 

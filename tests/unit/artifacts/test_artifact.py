@@ -166,7 +166,7 @@ def test_a_file_that_can_not_be_read_now_is_no_damage(tmp_path: Path, monkeypatc
         with pytest.raises(BadArtifact, match=r"model\.onnx is missing"):
             read()
     Path(uri).rename(tmp_path / "unmounted")
-    with pytest.raises(Unreachable, match=r"model\.onnx can't be read"):  # its disk has gone in the midst of it
+    with pytest.raises(Unreachable, match="can't be read"):  # its disk has gone in the midst of it
         load_engine(opened)
 
 

@@ -147,7 +147,7 @@ def test_a_plan_without_it_needs_no_jobs() -> None:
 
 @pytest.mark.parametrize(
     ("failure", "status"),
-    [(Unreachable("the store is away"), TRY_AGAIN), (NotFound("no Parquet file is there"), TRY_AGAIN), (BadArtifact("damaged"), 1)],
+    [(Unreachable("the store is away"), TRY_AGAIN), (NotFound("no file is there"), TRY_AGAIN), (BadArtifact("damaged"), 1)],
 )
 def test_its_job_says_by_its_status_whether_another_try_may_help(
     failure: HeadraceError, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -78,7 +78,8 @@ cluster.errors.{kind}: /a/model.onnx: model.onnx is damaged: its digest differs 
 
 @pytest.mark.parametrize(("kind", "transient"), [(name, issubclass(kind, TRANSIENT)) for name, kind in KINDS.items()])
 def test_what_says_nothing_of_the_version_is_told_apart(kind: str, *, transient: bool) -> None:
-    details = SeenDeployment(status="UNHEALTHY", message=f"OSError: gone\n\ncluster.errors.{kind}: s3://a: it is away (wait)", target_num_replicas=1)
+    told = f"OSError: gone\n\ncluster.errors.{kind}: s3://a: it is away (wait)"
+    details = SeenDeployment(status="UNHEALTHY", message=told, target_num_replicas=1)
     seen = app_state("digits--v2", SeenApp(status=ApplicationStatus.UNHEALTHY, deployments={"model": details}), "model")
     assert seen == AppState("digits--v2", AppStatus.UNHEALTHY, 0, 1, "s3://a: it is away (wait)", transient)
     assert not is_transient(f"somebody.{kind}: it is no error of ours")
