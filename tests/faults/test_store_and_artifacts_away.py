@@ -269,7 +269,7 @@ def test_a_candidate_whose_files_are_away_is_waited_for(
         other.seen(lambda rollout: rollout.waits_since_s is None)
         say(f"the files of a canary came back: it goes on after {time.monotonic() - begun_s:.1f} s")
         assert load.failures == []
-    other.control.promote_rollout(name)
+    other.control.promote(name)
     ended = other.ended(candidate)
     assert ended.state == "promoted", ended.reason
     events = [each.event for each in other.control.rollout_history(name).audit if each.rollout == ended.id]
