@@ -14,6 +14,8 @@ from cluster.errors import Conflict, NotFound
 from cluster.fleet.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
 from cluster.fleet.failures import note_failed_stream, note_failures, tried
 from cluster.fleet.seeks import end_lost_seek
+from cluster.fleet.waiting import after_job, lacking
+from cluster.fleet.waiting import after_look as after_wait
 from cluster.ports import AppState, AppStatus, FeedState
 from cluster.removal import advance_removal, removal_actions, remove_feed
 from cluster.rollout.advance import next_of
@@ -24,8 +26,6 @@ from cluster.rollout.misses import MARGIN, Misses, after_counts
 from cluster.rollout.opening import open_rollout
 from cluster.rollout.plan import Start
 from cluster.rollout.record import Rollout, RolloutState
-from cluster.rollout.waiting import after_job, lacking
-from cluster.rollout.waiting import after_look as after_wait
 from cluster.routing.routes import EMPTY, Route, RouteTable, Standing
 from cluster.routing.table import build_route, is_ready, number_table, standing_of
 from cluster.schedule.due import fire_batch

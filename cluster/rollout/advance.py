@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cluster.fleet.waiting import Wait
 from cluster.ports import AppState, AppStatus
 from cluster.rollout.checks.check import Judged, Verdict
 from cluster.rollout.illness import lasts, too_ill
 from cluster.rollout.misses import missing
 from cluster.rollout.plan import OnDeadline
 from cluster.rollout.record import Rollout, RolloutState
-from cluster.rollout.waiting import Wait
 from cluster.routing.table import is_ready
 from cluster.schedule.fires import JobSeen, JobState
 

@@ -12,8 +12,8 @@ place that says so. Of rows:
 Only the last is evidence for the checks.
 
 A version that did not start for a TRANSIENT failure lacked what is not its own: its files, a key or a right can't be had now, or
-there is no room. It may start at the next try, and its rollout waits (waiting.py). All else is the version's: it is damaged,
-malformed, refused by the signing policy, or its engine does not take it.
+there is no room. It may start at the next try, and its rollout waits (fleet/waiting.py). All else is the version's: it is
+damaged, malformed, refused by the signing policy, or its engine does not take it.
 """
 
 from __future__ import annotations

@@ -12,12 +12,12 @@ from enum import StrEnum
 
 from cluster.errors import Conflict
 from cluster.fleet.retry import Retry
+from cluster.fleet.waiting import Wait
 from cluster.rollout.illness import Illness
 from cluster.rollout.misses import Misses
 from cluster.rollout.plan import Plan
 from cluster.rollout.preflight import PreflightResult, objection
 from cluster.rollout.steps import Step
-from cluster.rollout.waiting import Wait
 
 
 class RolloutState(StrEnum):

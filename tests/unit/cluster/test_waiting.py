@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from cluster.fleet.retry import Retry
+from cluster.fleet.waiting import Wait, after_job, after_look, lacking
 from cluster.ports import AppState, AppStatus
 from cluster.rollout.misses import Misses, missing
-from cluster.rollout.waiting import Wait, after_job, after_look, lacking
 from cluster.schedule.fires import JobSeen, JobState
 from tests.support.brain import SURE, Brain
 

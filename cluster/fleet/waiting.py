@@ -2,7 +2,7 @@
 
 That says nothing about the version, so its rollout waits: it stays at its step, goes on by itself once the candidate is ready,
 and the time counts neither as bake time nor towards the step's deadline. A wait that is longer than that deadline is held for a
-person or taken back, as the plan says of any other. Which failures these are says blame.py.
+person or taken back, as the plan says of any other. Which failures these are says rollout/blame.py.
 """
 
 from __future__ import annotations
