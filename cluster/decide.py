@@ -14,6 +14,8 @@ from cluster.errors import Conflict, NotFound
 from cluster.fleet.desired import Action, by_hand, feed_actions, fleet_actions, forget_cold, learn_scale, running_versions
 from cluster.fleet.failures import note_failed_stream, note_failures, tried
 from cluster.fleet.seeks import end_lost_seek
+from cluster.fleet.waiting import after_job, lacking
+from cluster.fleet.waiting import after_look as after_wait
 from cluster.ports import AppState, AppStatus, FeedState
 from cluster.removal import advance_removal, removal_actions, remove_feed
 from cluster.rollout.advance import next_of
@@ -170,8 +172,10 @@ def _advance_model(state: State, name: str, snapshot: Snapshot, now_s: float, ev
     state = forget_cold(state, name, now_s)
     state = learn_scale(state, name, snapshot.apps, gave_up=name in snapshot.unscalable)
     state = _start_newest(state, name, now_s, events)
-    outage = _outage(state.active(name), snapshot)
-    state = note_failures(state, name, snapshot.apps, snapshot.refused, now_s, events, outage=outage)
+    outage, waited = _outage(state.active(name), snapshot), _waits(state, name)
+    state = _note_wait(state, name, snapshot, now_s, events)
+    told = waited or _waits(state, name)
+    state = note_failures(state, name, snapshot.apps, snapshot.refused, now_s, events, outage=outage, told=told)
     state = _look_at_candidate(state, name, snapshot, now_s)
     while (rollout := state.active(name)) is not None:
         judged = judge(rollout, state.evidence)
@@ -222,7 +226,8 @@ def _preflight(rollout: Rollout | None, snapshot: Snapshot) -> list[Action]:
     """The job to submit, where it is not seen yet."""
     if rollout is None or rollout.plan.preflight is None or not rollout.awaits_preflight:
         return []
-    if snapshot.jobs is None or rollout.preflight_job in snapshot.jobs:
+    retry = rollout.preflight_retry
+    if snapshot.jobs is None or rollout.preflight_job in snapshot.jobs or (retry is not None and retry.next_s is not None):
         return []
     asked = rollout.plan.preflight.model_dump_json()
     return [SubmitPreflight(rollout.preflight_job, rollout.model, rollout.candidate, rollout.id, asked)]
@@ -240,6 +245,29 @@ def _outage(rollout: Rollout | None, snapshot: Snapshot) -> bool:
     return not is_ready(snapshot.apps.get(VersionId(rollout.model, rollout.stable).app))
 
 
+def _waits(state: State, name: str) -> bool:
+    rollout = state.active(name)
+    return rollout is not None and rollout.wait is not None
+
+
+def _note_wait(state: State, name: str, snapshot: Snapshot, now_s: float, events: list[AuditEvent]) -> State:
+    """Remembers what the candidate lacks that is not its own, and since when; tells when that begins and is over."""
+    rollout = state.active(name)
+    if rollout is None or rollout.phase is RolloutState.PENDING:
+        return state
+    app, job = _candidate(rollout, snapshot), (snapshot.jobs or {}).get(rollout.preflight_job)
+    retry = after_job(rollout.preflight_retry, job, now_s) if rollout.awaits_preflight else None
+    wait = after_wait(rollout.wait, lacking(app, retry), now_s, patience_s=rollout.plan.deadline_s)
+    after = replace(rollout.waiting(wait, now_s), preflight_retry=retry)
+    about: dict[str, object] = {"candidate": rollout.candidate, "stage": rollout.stage}
+    if wait is not None and rollout.wait is None:
+        events.append(AuditEvent(now_s, name, rollout.id, "waits", CONTROLLER, {**about, "reason": wait.words}))
+    if wait is None and rollout.wait is not None and is_ready(app):
+        waited = f"it waited for {now_s - rollout.wait.since_s:.0f} s, and its candidate is ready"
+        events.append(AuditEvent(now_s, name, rollout.id, "goes on", CONTROLLER, {**about, "reason": waited}))
+    return state if after == rollout else state.with_rollout(after)
+
+
 def _look_at_candidate(state: State, name: str, snapshot: Snapshot, now_s: float) -> State:
     """Remembers since when the candidate is ill, or misses calls. While it starts it may be away; once in a step it may not."""
     rollout = state.active(name)
@@ -247,8 +275,12 @@ def _look_at_candidate(state: State, name: str, snapshot: Snapshot, now_s: float
         return state
     app = _candidate(rollout, snapshot)
     ill = rollout.current is not None or (app is not None and app.status is AppStatus.UNHEALTHY)
-    seen = after_look(rollout.illness, ready=is_ready(app), ill=ill, outage=_outage(rollout, snapshot), now_s=now_s)
-    after = replace(rollout, illness=seen, misses=_misses(rollout, state, now_s))
+    excused = rollout.wait is not None or _outage(rollout, snapshot)
+    seen = after_look(rollout.illness, ready=is_ready(app), ill=ill, outage=excused, now_s=now_s)
+    misses = _misses(rollout, state, now_s)
+    if rollout.wait is not None or (app is not None and app.transient):
+        misses = misses.excused  # also of one that is ready, and has too few replicas for what others lack
+    after = replace(rollout, illness=seen, misses=misses)
     return state if after == rollout else state.with_rollout(after)
 
 

@@ -29,13 +29,15 @@ class AppStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AppState:
-    """What is seen of one running app. `message` is the reason where it is not ready."""
+    """What is seen of one running app. `message` is the reason where it is not ready; `transient` says that this is none of the
+    version's, and may be over at the next try (rollout/blame.py)."""
 
     name: str
     status: AppStatus
     replicas: int
     target_replicas: int
     message: str = ""
+    transient: bool = False
 
 
 class Fleet(Protocol):

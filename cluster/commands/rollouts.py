@@ -69,7 +69,8 @@ class CheckView(Message):
 
 
 class RolloutView(Message):
-    """A rollout as commands show it. `weight` and `shadow` are percent now; `steps` how many the plan has."""
+    """A rollout as commands show it. `weight` and `shadow` are percent now; `steps` how many the plan has. Since
+    `waits_since_s` its candidate lacks what is not its own, such as its files; `reason` says what, and where."""
 
     id: int
     model: str
@@ -86,6 +87,7 @@ class RolloutView(Message):
     ended_s: float | None
     checks: tuple[CheckView, ...] = ()
     preflight: str = ""
+    waits_since_s: float | None = None
 
 
 class TellPreflight(ModelName):
@@ -121,9 +123,10 @@ def rollout_view(state: State, rollout: Rollout) -> RolloutView:
         weight=weight / 100,
         shadow=shadow / 100,
         paused=rollout.state is RolloutState.PAUSED,
-        reason=rollout.reason,
+        reason=rollout.told,
         started_s=rollout.started_s,
         ended_s=rollout.ended_s,
+        waits_since_s=rollout.wait.since_s if rollout.wait is not None else None,
         checks=tuple(check_view(check) for check in judged),
         preflight=_preflight_words(rollout),
     )

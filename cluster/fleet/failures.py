@@ -27,27 +27,38 @@ def note_failures(
     events: list[AuditEvent],
     *,
     outage: bool,
+    told: bool,
 ) -> State:
     """Remembers which versions that should run have failed to start, and when each is tried again.
 
-    A candidate's failure ends its rollout instead, but for one during an `outage`, when stable is away as well. Appends the first
-    failure in a row to `events`, and what ends the row.
+    A candidate's failure ends its rollout instead, but for one during an `outage`, when stable is away as well, and for a
+    transient one, for which the rollout waits. Appends the first failure in a row to `events`, and what ends the row; not of a
+    candidate where the rollout has `told` of it.
     """
     model, rollout = state.models[name], state.active(name)
     retries: dict[int, Retry] = {}
     if model.serving is None:
         return state
     for number in needed(state, model, now_s, grace_s=0.0):
-        known, app = model.retries.get(number), VersionId(name, number).app
-        if rollout is not None and rollout.candidate == number and not outage and (known is None or known.next_s is None):
+        known, candidate = model.retries.get(number), rollout is not None and rollout.candidate == number
+        app = tried(VersionId(name, number).app, apps.get(VersionId(name, number).app), refused)
+        if candidate and not (outage or (known is not None and known.next_s is not None) or _may_pass(known, app)):
             continue
-        if rollout is not None and rollout.candidate == number and rollout.phase is RolloutState.PENDING:
+        if candidate and rollout is not None and rollout.phase is RolloutState.PENDING:
             continue
-        after = after_look(known, tried(app, apps.get(app), refused), now_s)
+        after = after_look(known, app, now_s)
         if after is not None:
             retries[number] = after
-        events += _told(name, {"version": number}, known, after, now_s)
+        if not (candidate and told):
+            events += _told(name, {"version": number}, known, after, now_s)
     return state if retries == model.retries else state.with_model(replace(model, retries=retries))
+
+
+def _may_pass(known: Retry | None, app: AppState | None) -> bool:
+    """Whether it failed for what is not its own; while it is tried again for that, whether it has not failed otherwise."""
+    if app is None or app.status is not AppStatus.FAILED:
+        return known is not None
+    return app.transient
 
 
 def note_failed_stream(

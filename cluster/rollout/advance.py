@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cluster.fleet.waiting import Wait
 from cluster.ports import AppState, AppStatus
 from cluster.rollout.checks.check import Judged, Verdict
 from cluster.rollout.illness import lasts, too_ill
@@ -26,8 +27,8 @@ def next_of(
 ) -> Rollout:
     """One step of the rollout, or the rollout itself where nothing is due. The order of the rules is their weight.
 
-    `job` is the preflight's, where it is seen. `outage`: stable is away as well. `again`: the candidate failed during one, and is
-    tried again.
+    `job` is the preflight's, where it is seen. `outage`: stable is away as well. `again`: the candidate failed during one, or for
+    what is not its own, and is tried again.
     """
     if rollout.phase is RolloutState.PENDING:
         # What an earlier try of the version left behind goes first; until then it says nothing about this one.
@@ -41,6 +42,8 @@ def next_of(
         return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=harm.words)
     if rollout.state is RolloutState.PAUSED:
         return rollout
+    if rollout.wait is not None:
+        return _wait_on(rollout, rollout.wait, now_s, outage=outage)
     late = now_s - rollout.step_started_s >= rollout.plan.deadline_s
     if rollout.state is RolloutState.WARMING:
         if is_ready(app) and not rollout.awaits_preflight:
@@ -50,6 +53,17 @@ def next_of(
             return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
         return rollout
     return _judge_step(rollout, app, judged, now_s, late=late and not outage)
+
+
+def _wait_on(rollout: Rollout, wait: Wait, now_s: float, *, outage: bool) -> Rollout:
+    """Nothing is known against the candidate, but the plan bounds every wait."""
+    deadline_s = rollout.plan.deadline_s
+    if rollout.held or outage or now_s - wait.since_s < deadline_s:
+        return rollout
+    why = f"what its candidate takes to start was away for {deadline_s:g} s: {wait.why}"
+    if rollout.plan.on_deadline is OnDeadline.ROLLBACK:
+        return rollout.to(RolloutState.ROLLED_BACK, now_s, reason=why)
+    return replace(rollout, held=True, reason=why)
 
 
 def _beyond_hope(rollout: Rollout, app: AppState | None, now_s: float, *, again: bool) -> str:

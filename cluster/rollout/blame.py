@@ -1,4 +1,5 @@
-"""Whose fault it is that a row was not scored, and so whether it is evidence. Pure; the one place that says so.
+"""Whose fault it is that a row was not scored, or that a version did not start, and so whether it is evidence. Pure; the one
+place that says so. Of rows:
 
 - The row's: it is wrong in itself, and no version is to blame (BadInput).
 - The moment's: no replica was free, or answered in time, or lived long enough (NoCapacity, Unreachable). A process can be killed,
@@ -9,13 +10,20 @@
   stable alike, so that a fault of ours hits both.
 
 Only the last is evidence for the checks.
+
+A version that did not start for a TRANSIENT failure lacked what is not its own: its files, a key or a right can't be had now, or
+there is no room. It may start at the next try, and its rollout waits (fleet/waiting.py). All else is the version's: it is
+damaged, malformed, refused by the signing policy, or its engine does not take it.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-from cluster.errors import BadInput, NoCapacity, Unreachable
+from cluster.errors import BadInput, Forbidden, HeadraceError, NoCapacity, NotFound, Unauthenticated, Unreachable
+
+# A registry says NotFound of what it does not show to who asks.
+TRANSIENT: tuple[type[HeadraceError], ...] = (Unreachable, NoCapacity, Unauthenticated, Forbidden, NotFound)
 
 
 class Blame(StrEnum):

@@ -53,6 +53,13 @@ class Misses:
         """Whether nothing is known of calls that it goes on missing."""
         return self.since_s is None and not self.so_far
 
+    @property
+    def excused(self) -> Misses:
+        """The same, where what was missed so far is no fault of the candidate: it ends no rollout, and passes no step either."""
+        if self.since_s == self.until_s:
+            return self
+        return replace(self, since_s=self.until_s)
+
 
 def after_counts(
     misses: Misses,

@@ -36,7 +36,9 @@ class Plan(Section):
     preflight: Preflight | None = None
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     deadline_s: float = Field(default=3600.0, gt=0, description="for each step, warming included")
-    on_deadline: OnDeadline = OnDeadline.HOLD
+    on_deadline: OnDeadline = Field(
+        default=OnDeadline.HOLD, description="wait for a person, or go back; also where the candidate's files are away so long"
+    )
     fallback: bool = True
     start: Start = Start.AUTO
     keep_warm_s: float = Field(default=600.0, ge=0, description="how long the former stable version stays deployed")

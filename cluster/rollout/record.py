@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from cluster.errors import Conflict
+from cluster.fleet.retry import Retry
+from cluster.fleet.waiting import Wait
 from cluster.rollout.illness import Illness
 from cluster.rollout.misses import Misses
 from cluster.rollout.plan import Plan
@@ -64,7 +66,8 @@ class Rollout:
     `step` indexes `plan.steps` and means something in SHADOW, CANARY and a PAUSED that came from them. `reached` is the
     last step begun, the first being 1. `held` says that the step's deadline has passed and the plan waits on. `warmed_s` is how
     long the candidate took to get ready. `preflight` is what came of it; None before that, or where none is
-    asked for. Times are Unix seconds.
+    asked for; `preflight_retry` is there where it could not be made, `wait` while the candidate lacks what is not its own.
+    Times are Unix seconds.
     """
 
     id: int
@@ -86,6 +89,8 @@ class Rollout:
     warmed_s: float = 0.0
     misses: Misses = field(default_factory=Misses)
     preflight: PreflightResult | None = None
+    preflight_retry: Retry | None = None
+    wait: Wait | None = None
 
     @property
     def salt(self) -> int:
@@ -120,14 +125,34 @@ class Rollout:
 
     @property
     def preflight_job(self) -> str:
-        """The id of the job that does so: the same for this rollout, whoever submits it."""
-        return f"preflight-{self.model}-{self.id}-{int(self.started_s)}"
+        """The id of the job that does so: the same for this rollout and try, whoever submits it."""
+        again = f"-r{self.preflight_retry.failures}" if self.preflight_retry is not None else ""
+        return f"preflight-{self.model}-{self.id}-{int(self.started_s)}{again}"
 
     @property
     def objection(self) -> str:
         """Why the preflight ends the rollout; empty where it does not."""
         asked, came = self.plan.preflight, self.preflight
         return objection(asked, came) if asked is not None and came is not None else ""
+
+    @property
+    def told(self) -> str:
+        """Why it is where it is, in words; empty where there is nothing to tell."""
+        if self.wait is None:
+            return self.reason
+        return f"{self.reason}; {self.wait.words}" if self.paused_s is not None else self.wait.words
+
+    def waiting(self, wait: Wait | None, now_s: float) -> Rollout:
+        """The rollout with this wait, or without one: what it has waited counts neither as bake time nor towards the deadline."""
+        before = self.wait
+        if before is None or wait is not None:
+            return replace(self, wait=wait)
+        until_s = now_s if before.quiet_s is None else before.quiet_s
+        if self.paused_s is not None:  # from then on the pause takes it off
+            until_s = min(until_s, self.paused_s)
+        began_s = min(self.step_started_s + max(until_s - before.since_s, 0.0), now_s)
+        reason = self.reason if self.paused_s is not None else ""
+        return replace(self, wait=None, step_started_s=began_s, held=False, reason=reason)
 
     def to(self, state: RolloutState, now_s: float, *, step: int | None = None, reason: str = "") -> Rollout:
         """The rollout in its next state. Raises IllegalTransition where LEGAL does not have it."""
@@ -157,4 +182,6 @@ class Rollout:
             paused_s=None,
             ended_s=ended_s,
             reason=reason,
+            preflight_retry=None,
+            wait=None,
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+TRY_AGAIN = 75  # the exit status of a job that lacked what may be there at the next try (EX_TEMPFAIL of sysexits)
+
 
 class JobState(StrEnum):
     """A job as the cluster shows it."""
@@ -16,10 +18,11 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobSeen:
-    """A job as the cluster shows it; `message` is why it failed."""
+    """A job as the cluster shows it; `message` is why it failed, `transient` that another try may find what this one lacked."""
 
     state: JobState
     message: str = ""
+    transient: bool = False
 
 
 @dataclass(frozen=True, slots=True)

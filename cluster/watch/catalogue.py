@@ -219,7 +219,11 @@ DRIFT_SIZE = _gauge(
 
 # Rollouts, replicas, the controller.
 ROLLOUT_STATE = _gauge("rollout_state", "1 for the state that the model's newest rollout is in.", "model", "state")
-ROLLOUT_HELD = _gauge("rollout_held", "1 where the rollout under way waits for a person: neither proven good nor bad.", "model")
+ROLLOUT_HELD = _gauge(
+    "rollout_held",
+    "1 where the rollout under way waits for a person: neither proven good nor bad, or its candidate's files are away for long.",
+    "model",
+)
 ROLLOUT_WEIGHT = _gauge("rollout_weight", "Share of keys that goes to the candidate, 0 to 1.", "model")
 ROLLOUT_CHECK_LOW = _gauge("rollout_check_low", "Lower end of the interval of a check's difference.", "model", "check")
 ROLLOUT_CHECK_HIGH = _gauge("rollout_check_high", "Upper end of the interval of a check's difference.", "model", "check")

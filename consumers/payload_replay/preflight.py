@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from cluster.commands.rollouts import TellPreflight
 from cluster.commands.versions import Resolve, ResolvedVersion
 from cluster.errors import HeadraceError
+from cluster.rollout.blame import TRANSIENT
 from cluster.rollout.preflight import Preflight
+from cluster.schedule.jobs import TRY_AGAIN
 from consumers.payload_replay.places import requests_of
 from consumers.payload_replay.replay import replay
 from deployments.control.asking import PAUSE_S, Call, ask_patiently
@@ -22,7 +24,7 @@ from deployments.signing.admission import open_admitted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0 where the controller knows what came of it, good or bad."""
+    """The exit status: 0 where the controller knows what came of it, good or bad; TRY_AGAIN where what it takes was away."""
     parser = argparse.ArgumentParser(description="Recorded requests put to a rollout's candidate.")
     parser.add_argument("model")
     parser.add_argument("--version", required=True, type=int)
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told = asyncio.run(preflight(given.model, given.version, given.rollout, given.asked, ActorControlPlane().call))
     except HeadraceError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the job's log, of which the rollout shows the last line
-        return 1
+        return TRY_AGAIN if isinstance(error, TRANSIENT) else 1
     print(told.model_dump_json())  # noqa: T201
     return 0
 
@@ -51,7 +53,8 @@ async def preflight(
 ) -> TellPreflight:
     """Puts the requests to the version, in this process, and tells the controller. Waits for one that is being restarted.
 
-    Raises NotFound or BadInput for the log, BadArtifact, and Unreachable where the controller does not come back.
+    Raises NotFound, BadInput or Unreachable for the log, what opening the version raises, and Unreachable where the controller
+    does not come back.
     """
     found = ResolvedVersion.model_validate(
         await ask_patiently(call, "version.resolve", Resolve(model=model, version=version), pause_s=pause_s)

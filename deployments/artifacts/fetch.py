@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.errors import BadArtifact, HeadraceError, Unreachable
 from deployments.artifacts.cache import ArtifactCache, CacheSettings
-from deployments.artifacts.manifest import KEYS, MANIFEST, REMEDY, verify
+from deployments.artifacts.manifest import KEYS, MANIFEST, REMEDY, REMEDY_AWAY, verify
 from deployments.artifacts.registered import sizes_below
 from deployments.artifacts.roots import is_in_registry, local_path, remote
 from deployments.artifacts.version_files import open_version
@@ -22,11 +22,12 @@ def localize(uri: str, digest: str, *, cache: Path | None = None) -> Path:
 
     A local one is used where it stands. A remote one (any pyarrow filesystem URI, or `oci://`) is fetched once into `cache`, by
     default the folder that `CacheSettings` names; several processes may do so at a time, and a damaged copy is fetched again.
-    Raises BadArtifact where the artifact itself is damaged, Unreachable, NoCapacity; of a registry also Unauthenticated,
-    Forbidden, NotFound. A sealed one stays sealed here: see `version_files`.
+    Raises BadArtifact where the artifact itself is damaged, Unreachable where its place is away, NoCapacity; of a registry also
+    Unauthenticated, Forbidden, NotFound. A sealed one stays sealed here: see `version_files`.
     """
     local = local_path(uri)
     if local is not None:
+        _see_folder(local)
         verify(local, digest)
         return local
     settings = CacheSettings.from_environment()
@@ -35,7 +36,7 @@ def localize(uri: str, digest: str, *, cache: Path | None = None) -> Path:
     if copy is not None:
         try:
             manifest = verify(copy, digest)
-        except BadArtifact as damage:
+        except (BadArtifact, Unreachable) as damage:
             _log.warning("a copy is damaged, and fetched again from %s: %s", uri, damage)
             copies.drop(copy)
         else:
@@ -43,6 +44,15 @@ def localize(uri: str, digest: str, *, cache: Path | None = None) -> Path:
                 _refresh_keys(uri, digest, copy)
             return copy
     return _fetch(uri, digest, copies)
+
+
+def _see_folder(folder: Path) -> None:
+    """Raises Unreachable where it is not there: somebody has registered it, so its disk is away, or a right to it."""
+    try:
+        folder.stat()
+    except OSError as error:
+        what = "there is no such folder" if isinstance(error, FileNotFoundError) else f"it can't be reached: {error.strerror}"
+        raise Unreachable(what, where=str(folder), remedy=REMEDY_AWAY) from error
 
 
 def _refresh_keys(uri: str, digest: str, copy: Path) -> None:
@@ -66,6 +76,8 @@ def _fetch(uri: str, digest: str, copies: ArtifactCache) -> Path:
         found = sizes_below(filesystem, base)
     except OSError as error:
         raise Unreachable(f"the artifact can't be read: {error}", where=uri, remedy="see that its place is there") from error
+    if not found:  # somebody has registered it: a bucket that is not the one, or whose files are to be restored
+        raise Unreachable("nothing lies there", where=uri, remedy=REMEDY_AWAY)
     if MANIFEST not in found:
         raise BadArtifact("no manifest: this is no artifact", where=uri, remedy=REMEDY)
 

@@ -20,12 +20,13 @@ A sealed one (`seal` in its manifest) has the same files, encrypted, and two mor
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from cluster.errors import BadArtifact
+from cluster.errors import BadArtifact, HeadraceError, Unreachable
 from cluster.findings import first_finding
 from cluster.signature import Signature
 
@@ -115,12 +116,12 @@ def file_digest(path: Path) -> str:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Reads manifest.json of the artifact at `path`. Raises BadArtifact where it is missing or makes no sense."""
+    """Reads manifest.json of the artifact at `path`. Raises BadArtifact where it is missing or makes no sense, Unreachable."""
     return parse_manifest(manifest_bytes(path), str(path))
 
 
 def manifest_bytes(path: Path) -> bytes:
-    """The bytes of an artifact's manifest.json. Raises BadArtifact where there is none."""
+    """The bytes of an artifact's manifest.json. Raises BadArtifact where there is none, Unreachable where it can't be read."""
     try:
         return (path / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -128,7 +129,7 @@ def manifest_bytes(path: Path) -> bytes:
             raise BadArtifact("no manifest: this is no artifact", where=str(path / MANIFEST), remedy=REMEDY) from error
         raise BadArtifact("no manifest: there is no such folder", where=str(path), remedy=REMEDY_AWAY) from error
     except OSError as error:  # a mount whose server is away, or no right to it
-        raise BadArtifact(f"the manifest can't be read: {error}", where=str(path / MANIFEST), remedy=REMEDY_AWAY) from error
+        raise Unreachable(f"the manifest can't be read: {error}", where=str(path / MANIFEST), remedy=REMEDY_AWAY) from error
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
@@ -152,10 +153,19 @@ def registered_manifest(content: bytes, digest: str | None, where: str) -> Manif
     return parse_manifest(content, where)
 
 
+def cannot_be_read(folder: Path, name: str, error: OSError) -> HeadraceError:
+    """Of one of an artifact's files: that it is missing is the artifact's fault; that it can't be read now, its place's: a mount
+    that is away, also in the midst of reading, a right, a disk."""
+    if isinstance(error, FileNotFoundError) and os.path.isdir(folder):  # which never raises
+        return BadArtifact(f"{name} is missing", where=str(folder), remedy=REMEDY)
+    return Unreachable(f"{name} can't be read: {error}", where=f"{folder}/{name}", remedy=REMEDY_AWAY)
+
+
 def verify(path: Path, digest: str | None = None) -> Manifest:
     """Checks every file of the artifact at `path` against its manifest, and the manifest against `digest` where given.
 
-    Returns the manifest. Raises BadArtifact that names the first file that is missing or differs.
+    Returns the manifest. Raises BadArtifact that names the first file that is missing or differs, Unreachable where one that is
+    there can't be read.
     """
     manifest = registered_manifest(manifest_bytes(path), digest, str(path))
     for entry in manifest.files:
@@ -163,7 +173,7 @@ def verify(path: Path, digest: str | None = None) -> Manifest:
         try:
             same = file.stat().st_size == entry.size_bytes and file_digest(file) == entry.sha256
         except OSError as error:
-            raise BadArtifact(f"{entry.path} can't be read: {error}", where=str(file), remedy=REMEDY) from error
+            raise cannot_be_read(path, entry.path, error) from error
         if not same:
             raise BadArtifact(f"{entry.path} is damaged: its digest differs", where=str(file), remedy=REMEDY)
     if manifest.seal is not None and not (path / KEYS).is_file():

@@ -25,6 +25,7 @@ from deployments.artifacts.manifest import (
     FileEntry,
     Manifest,
     Seal,
+    cannot_be_read,
     manifest_bytes,
     parse_manifest,
     registered_manifest,
@@ -195,7 +196,7 @@ class VersionFiles:
             with self._open(name) as stream:
                 yield stream
         except OSError as error:
-            raise BadArtifact(f"{name} can't be read: {error}", where=f"{self._where}/{name}", remedy=REMEDY) from error
+            raise cannot_be_read(Path(self._where), name, error) from error
 
     def _entry(self, name: str) -> FileEntry:
         if name not in self._listed:
@@ -251,10 +252,8 @@ def files_of(version: Path | VersionFiles) -> VersionFiles:
 def _open_local(folder: Path, name: str) -> io.BufferedIOBase:
     try:
         return (folder / name).open("rb")
-    except FileNotFoundError as error:
-        raise BadArtifact(f"{name} is missing", where=str(folder), remedy=REMEDY) from error
     except OSError as error:
-        raise BadArtifact(f"{name} can't be read: {error}", where=str(folder), remedy=REMEDY) from error
+        raise cannot_be_read(folder, name, error) from error
 
 
 def _opener(uri: str) -> OpenFile:

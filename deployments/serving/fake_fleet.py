@@ -27,7 +27,7 @@ class FakeFleet:
         self._apps: dict[str, AppState] = {}
         self._manual: set[str] = set()
         self._looks: dict[str, int] = {}
-        self._doomed: dict[str, str] = {}
+        self._doomed: dict[str, tuple[str, bool]] = {}
         self._held_back: set[str] = set()
 
     def deploy(self, version: Version, serving: Serving, replicas: int) -> None:
@@ -50,7 +50,8 @@ class FakeFleet:
             if seen.status is AppStatus.STOPPING and self._looks[app] > 1:
                 self._forget(app)
             elif seen.status is AppStatus.STARTING and app in self._doomed:
-                self.fail(app, self._doomed[app])
+                message, transient = self._doomed[app]
+                self.fail(app, message, transient=transient)
             elif seen.status is AppStatus.STARTING and self._starts(app):
                 self.make_ready(app)
             elif seen.status is AppStatus.READY:
@@ -79,15 +80,16 @@ class FakeFleet:
     def make_ready(self, app: str) -> None:
         """All of the app's replicas are up."""
         seen = self._apps[app]
-        self._apps[app] = replace(seen, status=AppStatus.READY, replicas=seen.target_replicas, message="")
+        self._apps[app] = replace(seen, status=AppStatus.READY, replicas=seen.target_replicas, message="", transient=False)
 
-    def fail(self, app: str, message: str) -> None:
-        """The app's replicas could not start."""
-        self._apps[app] = replace(self._apps[app], status=AppStatus.FAILED, replicas=0, message=message)
+    def fail(self, app: str, message: str, *, transient: bool = False) -> None:
+        """The app's replicas could not start; `transient`: for what is none of the version's."""
+        failed = replace(self._apps[app], status=AppStatus.FAILED, replicas=0)
+        self._apps[app] = replace(failed, message=message, transient=transient)
 
-    def doom(self, app: str, message: str) -> None:
+    def doom(self, app: str, message: str, *, transient: bool = False) -> None:
         """The app will fail to start whenever it is deployed, until `mend`."""
-        self._doomed[app] = message
+        self._doomed[app] = message, transient
 
     def mend(self, app: str) -> None:
         """The app will start when it is deployed next; what has failed stays failed."""
@@ -97,9 +99,10 @@ class FakeFleet:
         """The app will stay STARTING, as where no node has room for it, until `make_ready`."""
         self._held_back.add(app)
 
-    def sicken(self, app: str, message: str) -> None:
+    def sicken(self, app: str, message: str, *, transient: bool = False) -> None:
         """None of the app's replicas answers any more."""
-        self._apps[app] = replace(self._apps[app], status=AppStatus.UNHEALTHY, replicas=0, message=message)
+        ill = replace(self._apps[app], status=AppStatus.UNHEALTHY, replicas=0)
+        self._apps[app] = replace(ill, message=message, transient=transient)
 
     def scale_by_hand(self, app: str, replicas: int) -> None:
         """Somebody scaled the app in the dashboard."""

@@ -7,11 +7,14 @@ import re
 from ray.serve.schema import ApplicationStatus
 
 from cluster.error_wire import KINDS
+from cluster.errors import HeadraceError
 from cluster.ports import AppState, AppStatus
+from cluster.rollout.blame import TRANSIENT
 from deployments.serving.serve_controller import RUNNING, SeenApp
 
 _OURS = "|".join(KINDS)
-_REASON = re.compile(rf"^\s*(?:[A-Za-z_][\w.]*\.)?(\w*(?:Error|Exception|{_OURS})): (.+)$", re.M)
+_REASON = re.compile(rf"^\s*((?:[A-Za-z_][\w.]*\.)?)(\w*(?:Error|Exception|{_OURS})): (.+)$", re.M)
+_OUR_ERRORS = f"{HeadraceError.__module__}."
 _LONGEST = 2000
 
 
@@ -24,11 +27,13 @@ def app_state(name: str, app: SeenApp, deployment: str) -> AppState:
     # Either may have the reason; the app's may only say that the deployment failed.
     message = "\n".join(told for told in (app.message, details.message if details is not None else "") if told)
     if details is None:
-        return AppState(name, _WITHOUT_REPLICAS[app.status], 0, 0, reason(message))
+        return AppState(name, _WITHOUT_REPLICAS[app.status], 0, 0, reason(message), is_transient(message))
     running = sum(replica.state == RUNNING for replica in details.replicas)
     target = details.target_num_replicas or 0
     status = _status(app.status, details.status, running, target)
-    return AppState(name, status, running, target, "" if running >= target and status is AppStatus.READY else reason(message))
+    if running >= target and status is AppStatus.READY:
+        return AppState(name, status, running, target)
+    return AppState(name, status, running, target, reason(message), is_transient(message))
 
 
 _WITHOUT_REPLICAS = {
@@ -56,4 +61,10 @@ def _status(app: ApplicationStatus, deployment: str, running: int, target: int) 
 def reason(message: str) -> str:
     """The last error that a traceback in Serve's message names; the message itself where it names none."""
     found = _REASON.findall(message)
-    return (found[-1][1] if found else message).strip()[:_LONGEST]
+    return (found[-1][2] if found else message).strip()[:_LONGEST]
+
+
+def is_transient(message: str) -> bool:
+    """Whether that error is one of ours that says nothing of the version: what it lacked may be there at the next try."""
+    found = _REASON.findall(message)
+    return bool(found) and found[-1][0] == _OUR_ERRORS and issubclass(KINDS.get(found[-1][1], HeadraceError), TRANSIENT)

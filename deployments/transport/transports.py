@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from cluster.errors import Forbidden, HeadraceError, NoCapacity, Unreachable
+from cluster.errors import HeadraceError, NoCapacity
 from cluster.fleet.retry import backoff_s
 from cluster.fleet.serving import Serving
+from cluster.rollout.blame import TRANSIENT
 from cluster.routing.routes import Target
 from deployments.engines.datatypes import Array
 from deployments.engines.isolate import score_isolating
@@ -185,10 +186,12 @@ class EmbeddedTransport:
         loop = asyncio.get_running_loop()
         try:
             engine = await loop.run_in_executor(self._loader, functools.partial(self._load, target, serving))
-        except (Unreachable, Forbidden) as error:
-            self._later(target, serving, error)
         except HeadraceError as error:
-            _log.warning("%s is scored remotely: %s", target.app, error)
+            # Not where there was no room: a process that ended as it loaded would do so again.
+            if isinstance(error, TRANSIENT) and not isinstance(error, NoCapacity):
+                self._later(target, serving, error)
+            else:
+                _log.warning("%s is scored remotely: %s", target.app, error)
         else:
             self._forget(target.app)
             if isinstance(engine, EngineProcess):

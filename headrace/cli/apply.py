@@ -158,6 +158,9 @@ def _model(view: ModelView | None, name: str) -> str:
         return f"model {name} is not known yet"
     if not view.versions:
         return ""  # nothing to serve until its first `headrace build`
+    waits = _waits(view)
+    if waits:
+        return waits
     for app_view in view.apps:
         if app_view.status == AppStatus.FAILED:
             raise EngineFailure(
@@ -170,6 +173,14 @@ def _model(view: ModelView | None, name: str) -> str:
         return f"model {name}: first version is starting"
     starting = [app_view for app_view in view.apps if app_view.status == AppStatus.STARTING]
     return "; ".join(f"{one.app}: {one.replicas} of {one.target_replicas} replicas" for one in starting)
+
+
+def _waits(view: ModelView) -> str:
+    """Why its rollout waits for what is no fault of the version, such as its files; empty where it does not."""
+    rollout = view.rollout
+    if rollout is None or rollout.waits_since_s is None:
+        return ""
+    return f"{view.name} version {rollout.candidate}: {rollout.reason}"
 
 
 def _remedy(view: ModelView, app: str) -> str:

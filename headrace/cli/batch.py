@@ -147,7 +147,7 @@ def quarantine_command(
     """Show why a run quarantined rows, with a few rows of each reason.
 
     Inputs that the model's `payloads.redact` named when the run began are left out. What is encrypted (`output.encrypt`) is shown
-    where HEADRACE_KEYS names its key.
+    where HEADRACE_KEYS names its key. Who looks stands in the audit.
 
     Example: `headrace batch quarantine digits`
     """
@@ -158,7 +158,9 @@ def quarantine_command(
     if not runs:
         raise NotFound("no run yet", where=name, remedy=f"begin one with `headrace batch run {target}`")
     run_id = run or runs[-1].run_id
-    found = quarantine_of(spec, run_id)
+    with recorded(HandAct.QUARANTINE, remark, model=spec.model, name=name, to=run_id) as act:
+        found = quarantine_of(spec, run_id)
+        act.came_to(rows=sum(len(reason.samples) for reason in found.reasons))
     if as_json:
         print_json({"name": name, "run_id": run_id, **asdict(found)})
     elif found.rows:

@@ -36,6 +36,7 @@ class Asked:
     ports: tuple[int, ...] = ()
     home: str = ""
     marker: str = ""
+    listeners: dict[str, tuple[str, ...]] = field(default_factory=dict)
     copies: dict[str, CopiesSeen] = field(default_factory=dict)
     troubles: list[TroubleSeen] = field(default_factory=list)
 
@@ -73,6 +74,7 @@ def observe(settings: Settings, ports: Sequence[int]) -> ClusterSeen:
         home=asked.home,
         marker=asked.marker,
         brokers=asked.brokers,
+        listeners=asked.listeners,
         copies=asked.copies,
         troubles=tuple(asked.troubles),
     )
@@ -141,6 +143,7 @@ def _ask_brokers(settings: Settings, run: RunState | None, feeds: Sequence[FeedV
         seen = check_up(brokers, security, spec, name)
         found += [*(each.strip() for each in brokers.split(",")), *seen.addresses]
         asked.copies.setdefault(brokers, CopiesSeen.model_validate(seen.copies))
+        asked.listeners[brokers] = tuple(dict.fromkeys((*asked.listeners.get(brokers, ()), *seen.addresses)))
         for error in seen.troubles:
             asked.met(error)
     return tuple(dict.fromkeys(found))

@@ -20,7 +20,7 @@ def judge_reach(seen: ClusterSeen) -> Iterator[Problem]:
     }
     for member in seen.members:
         if member.machine is not None:
-            yield from _addresses(names, member, member.machine)
+            yield from _addresses(names, seen.listeners, member, member.machine)
             yield from _paths(seen, member, member.machine)
             yield from _door(member, member.machine)
     for brokers, copies in seen.copies.items():
@@ -28,8 +28,10 @@ def judge_reach(seen: ClusterSeen) -> Iterator[Problem]:
     yield from _store(seen)
 
 
-def _addresses(names: Mapping[str, str], member: MemberSeen, machine: MachineSeen) -> Iterator[Problem]:
-    """`names` are those of Ray's own addresses; any other is a broker's."""
+def _addresses(
+    names: Mapping[str, str], listeners: Mapping[str, tuple[str, ...]], member: MemberSeen, machine: MachineSeen
+) -> Iterator[Problem]:
+    """`names` are those of Ray's own addresses; any other is a broker's: `listeners` as in `ClusterSeen`."""
     for address, why in machine.reaches.items():
         if not why:
             continue
@@ -38,11 +40,27 @@ def _addresses(names: Mapping[str, str], member: MemberSeen, machine: MachineSee
                 "open the ports between all nodes, in both directions: `ray start` can pin them (--node-manager-port and so on)"
             )
             yield fault("ports", member.address, f"it does not reach the {names[address]} at {address}: {why}", remedy)
+        elif _spared(address, listeners, machine):
+            what = f"it does not reach {address}, which its streams are told to begin with; others of that Kafka answer"
+            remedy = "start the broker there again, or take it off the list (spec.brokers, KAFKA_BOOTSTRAP_SERVERS)"
+            yield warning("Kafka", member.address, what, f"{remedy}. Streams go on, with one address less to begin with")
         else:
             remedy = (
                 "check the address, and what is between: a firewall, a policy of the network, a name that this node does not know"
             )
             yield fault("Kafka", member.address, f"it does not reach the broker {address}: {why}", remedy)
+
+
+def _spared(address: str, listeners: Mapping[str, tuple[str, ...]], machine: MachineSeen) -> bool:
+    """Whether it is only one of the addresses that a Kafka is looked for at, no Kafka counts a broker there, and that one has
+    another address that was reached. A broker that is counted leads partitions, which the node can't read."""
+    if any(address in told for told in listeners.values()):
+        return False
+    tried = {brokers: [one.strip() for one in brokers.split(",")] for brokers in listeners}
+    return any(
+        address in begins and any(machine.reaches.get(one) == "" for one in (*begins, *listeners[brokers]))
+        for brokers, begins in tried.items()
+    )
 
 
 def _paths(seen: ClusterSeen, member: MemberSeen, machine: MachineSeen) -> Iterator[Problem]:

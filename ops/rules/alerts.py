@@ -93,7 +93,7 @@ ROLLOUTS = (
         "15m",
         TICKET,
         "the rollout of {{ $labels.model }} waits for a person",
-        "The candidate is proven neither good nor bad, or its rows have drifted.",
+        "The candidate is proven neither good nor bad, its rows have drifted, or its files are away for too long.",
         "rollouts",
     ),
     AlertRule(

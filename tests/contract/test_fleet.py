@@ -103,3 +103,30 @@ def test_refuses_to_scale_what_scales_on_its_own_and_what_does_not_exist(fleet: 
     fleet.deploy(version, AUTO, 1)
     with pytest.raises(Conflict, match="manual"):
         fleet.scale(version.id.app, 2)
+
+
+def test_a_version_whose_files_are_away_and_one_that_is_damaged_are_told_apart(
+    fleet: Fleet, version: Version, numbers: Iterator[int], tmp_path: Path
+) -> None:
+    uri, digest, _ = mlp_artifact(tmp_path / "damaged", model=MODEL)
+    (Path(uri) / "model.onnx").write_bytes(b"no model")
+    damaged = Version(VersionId(MODEL, next(numbers)), uri, digest, "onnx", SIGNATURE, created_s=0.0)
+    Path(version.artifact_uri).rename(tmp_path / "unmounted")
+    if isinstance(fleet, FakeFleet):
+        fleet.doom(version.id.app, "there is no such folder (mount the disk that has it)", transient=True)
+        fleet.doom(damaged.id.app, "model.onnx is damaged")
+    for one in (version, damaged):
+        fleet.deploy(one, AUTO, 1)
+    away, broken = version.id.app, damaged.id.app
+    seen = await_state(fleet, lambda seen: all(seen[app].status is AppStatus.FAILED for app in (away, broken)))
+    assert "mount the disk that has it" in seen[away].message
+    assert "model.onnx is damaged" in seen[broken].message
+    assert (seen[away].transient, seen[broken].transient) == (True, False)
+    fleet.retire(away)
+    await_state(fleet, lambda seen: away not in seen)
+    (tmp_path / "unmounted").rename(version.artifact_uri)
+    if isinstance(fleet, FakeFleet):
+        fleet.mend(away)
+    fleet.deploy(version, AUTO, 1)
+    seen = await_state(fleet, is_ready(away))
+    assert seen[away] == AppState(away, AppStatus.READY, 1, 1)

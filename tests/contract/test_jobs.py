@@ -30,6 +30,8 @@ class FinishedByThemselves(FakeJobs):
             self.end(wanted.job, JobState.SUCCEEDED)
         elif wanted.batch == "fails":
             self.end(wanted.job, JobState.FAILED, "the last words")
+        elif wanted.batch == "lacks":
+            self.end(wanted.job, JobState.FAILED, "what it lacks", transient=True)
         elif wanted.batch == "ends":
             self.end(wanted.job, JobState.SUCCEEDED)
 
@@ -82,12 +84,14 @@ def test_a_command_runs_once_by_its_words_alone_and_knows_whose_alarm_it_is(jobs
 
 
 def test_jobs_are_submitted_once_followed_and_stopped(jobs: Jobs) -> None:
-    ends, fails, waits = wanted("ends"), wanted("fails"), wanted("waits")
-    for one in (waits, ends, fails, waits):
+    ends, fails, lacks, waits = wanted("ends"), wanted("fails"), wanted("lacks"), wanted("waits")
+    for one in (waits, ends, fails, lacks, waits):
         submit(jobs, one)
     assert until(jobs, ends.job, lambda seen: seen.state is not JobState.RUNNING) == JobSeen(JobState.SUCCEEDED)
     failed = until(jobs, fails.job, lambda seen: seen.state is not JobState.RUNNING)
     assert failed == JobSeen(JobState.FAILED, "the last words")
+    lacked = until(jobs, lacks.job, lambda seen: seen.state is not JobState.RUNNING)
+    assert lacked == JobSeen(JobState.FAILED, "what it lacks", transient=True)
     assert jobs.state([ends.job, "never-was"]) == {ends.job: JobSeen(JobState.SUCCEEDED)}
     jobs.submit(ends)  # over is over
     assert jobs.state([ends.job])[ends.job].state is JobState.SUCCEEDED

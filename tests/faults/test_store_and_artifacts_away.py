@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from cluster.commands.models import AppView
+from cluster.commands.rollouts import RolloutView
 from cluster.errors import Unreachable
 from deployments.artifacts.cache import CacheSettings
 from headrace.audit.export import export
@@ -216,3 +217,60 @@ class Away:
         app = self.app()
         wanted = "see that its place is there" if self.stored else "mount the disk that has it"
         return (app.status, app.replicas, app.target_replicas) == ("ready", 1, 2) and wanted in app.message
+
+
+def test_a_candidate_whose_files_are_away_is_waited_for(
+    unharmed: Site, objects: ObjectStore, ray_cluster: RayCluster, say: Callable[[str], None]
+) -> None:
+    """As it starts, and as a canary whose replicas die: the rollout stays at its step, says what for, and goes on."""
+    name = f"{MODEL}-candidates"
+    other = Service(name, unharmed.service.url, unharmed.service.control)
+    stable = mlp_artifact(objects.uri, name)
+    other.register(stable)
+    other.apply(SERVING, AT_ONCE)
+    assert other.ended(1).state == "promoted"
+    other.apply(SERVING, {"steps": [{"weight": 30, "bake_s": 600}, {"weight": 100}], "start": "manual"})
+    stored = mlp_artifact(objects.uri, name, nudge=0.1)
+    candidate = other.register(stored)
+    alike = mlp_artifact(unharmed.folder / "alike", name)
+
+    def waits(state: str) -> RolloutView:
+        told = other.seen(lambda rollout: rollout.waits_since_s is not None)
+        assert told.state == state, told.reason
+        assert "goes on by itself" in told.reason
+        assert stored[0] in told.reason
+        assert "see that its place is there" in told.reason
+        return told
+
+    with loaded(other, alike, gateway=1, scorers=0, count=8) as load:
+        objects.leave()
+        try:
+            other.control.start_rollout(name, candidate)
+            waits("warming")
+            load.await_calls(20)
+        finally:
+            objects.come_back()
+        begun_s = time.monotonic()
+        other.seen(lambda rollout: rollout.state == "canary")
+        say(f"the files of a candidate came back: it gets its share after {time.monotonic() - begun_s:.1f} s")
+        load.await_calls(20)
+
+        objects.leave()
+        try:
+            shutil.rmtree(CacheSettings.from_environment().folder / stored[1])
+            for pid in ray_cluster.replica_pids(f"{name}--v{candidate}"):
+                os.kill(pid, signal.SIGKILL)
+            told = waits("canary")
+            assert (told.step, told.weight) == (1, 30)
+            load.await_calls(20)
+        finally:
+            objects.come_back()
+        begun_s = time.monotonic()
+        other.seen(lambda rollout: rollout.waits_since_s is None)
+        say(f"the files of a canary came back: it goes on after {time.monotonic() - begun_s:.1f} s")
+        assert load.failures == []
+    other.control.promote(name)
+    ended = other.ended(candidate)
+    assert ended.state == "promoted", ended.reason
+    events = [each.event for each in other.control.rollout_history(name).audit if each.rollout == ended.id]
+    assert events == ["started", "warming", "waits", "goes on", "canary", "waits", "goes on", "promoted"]

@@ -34,6 +34,8 @@ class HandAct(StrEnum):
     SEEK = "stream.seek by hand"
     EXPLAIN = "explain by hand"
     PAYLOADS = "payloads.replay"
+    QUARANTINE = "batch.quarantine by hand"
+    """Rows that a run left out are shown."""
 
 
 USES = frozenset({HandAct.BATCH, HandAct.EXPLAIN, HandAct.PAYLOADS})

@@ -135,6 +135,7 @@ def _rollout(state: State, model: Model, apps: Sequence[AppState], now_s: float)
         return None
     plan = rollout.plan
     began_s = None if rollout.ended or rollout.state is RolloutState.PAUSED else rollout.step_started_s
+    bound_s = began_s if began_s is None or rollout.wait is None else rollout.wait.since_s  # a wait is bounded by itself
     view, current = rollout_view(state, rollout), rollout.current
     bake_ends_s = began_s + current.bake_s if began_s is not None and current is not None else None
     return RolloutGlance(
@@ -143,7 +144,7 @@ def _rollout(state: State, model: Model, apps: Sequence[AppState], now_s: float)
         held=rollout.held,
         waits_for="" if rollout.ended else _waits_for(rollout, view.checks, apps, baked=(bake_ends_s or 0.0) <= now_s),
         bake_ends_s=bake_ends_s,
-        deadline_s=began_s + plan.deadline_s if began_s is not None else None,
+        deadline_s=bound_s + plan.deadline_s if bound_s is not None else None,
         on_deadline=plan.on_deadline.value,
     )
 
@@ -151,6 +152,8 @@ def _rollout(state: State, model: Model, apps: Sequence[AppState], now_s: float)
 def _waits_for(rollout: Rollout, checks: Sequence[CheckView], apps: Sequence[AppState], *, baked: bool) -> str:
     if rollout.state is RolloutState.PAUSED:
         return "a person: it is paused"
+    if rollout.wait is not None:
+        return f"what its candidate takes to start: {rollout.wait.why}"
     if rollout.held:
         return "a person: its deadline has passed, and it is neither proven good nor bad"
     app = next((one for one in apps if one.name == VersionId(rollout.model, rollout.candidate).app), None)

@@ -91,7 +91,11 @@ def _of_app(model: str, app: AppGlance) -> Iterator[WrongView]:
 def _of_rollout(model: str, glance: RolloutGlance, now_s: float) -> Iterator[WrongView]:
     rollout = glance.rollout
     name = f"the rollout to version {rollout.candidate}"
-    if glance.held:
+    if rollout.waits_since_s is not None and not rollout.paused:
+        remedy = "it goes on by itself once that is there; else abort it"
+        words = f"{name} waits for {glance.waits_for}"
+        yield WrongView(severity=Severity.WAITING, words=words, remedy=remedy, since_s=rollout.waits_since_s)
+    elif glance.held:
         remedy = "promote it or abort it; more traffic, or a longer deadline in its plan, would let it decide by itself"
         yield WrongView(severity=Severity.WAITING, words=f"{name} waits for a person: {rollout.reason}", remedy=remedy)
     elif rollout.paused:

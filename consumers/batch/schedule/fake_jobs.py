@@ -39,9 +39,9 @@ class FakeJobs:
         if job in self._jobs and self._jobs[job].state is JobState.RUNNING:
             self._jobs[job] = JobSeen(JobState.FAILED, "stopped")
 
-    def end(self, job: str, state: JobState, message: str = "") -> None:
+    def end(self, job: str, state: JobState, message: str = "", *, transient: bool = False) -> None:
         """The job ends by itself."""
-        self._jobs[job] = JobSeen(state, message)
+        self._jobs[job] = JobSeen(state, message, transient)
 
     def forget(self) -> None:
         """The cluster loses its memory of jobs, as a new head node does."""

@@ -11,7 +11,7 @@ import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.errors import Unreachable
-from cluster.schedule.jobs import JobSeen, JobState, RunCommand, SubmitJob, SubmitPreflight
+from cluster.schedule.jobs import TRY_AGAIN, JobSeen, JobState, RunCommand, SubmitJob, SubmitPreflight
 from consumers.batch.ray_inside import OwnJobClient
 
 # Of objects in memory, in what requests raises: the same trouble reads the same each time.
@@ -80,7 +80,7 @@ class RayJobs:
         for job in jobs:
             details = self._details(job)
             if details is not None:
-                seen[job] = JobSeen(_STATES[details.status], _why(details))
+                seen[job] = JobSeen(_STATES[details.status], _why(details), details.driver_exit_code == TRY_AGAIN)
         return seen
 
     def stop(self, job: str) -> None:

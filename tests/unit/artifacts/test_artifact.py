@@ -4,18 +4,21 @@ import errno
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.fs as pafs
 import pytest
 
-from cluster.errors import BadArtifact, NoCapacity
+from cluster.errors import BadArtifact, NoCapacity, Unreachable
 from deployments.artifacts.fetch import localize, remove
 from deployments.artifacts.manifest import MANIFEST, read_manifest, verify
 from deployments.artifacts.package import write_artifact
 from deployments.artifacts.registered import check_registered
 from deployments.artifacts.roots import below
 from deployments.artifacts.samples import Samples, read_samples
+from deployments.artifacts.version_files import open_folder
+from deployments.engines.load import load_engine
 from tests.support.models import INPUT, OUTPUT, SIGNATURE, mlp_artifact, rows
 
 
@@ -135,11 +138,36 @@ def test_a_version_is_registered_only_as_what_its_artifact_is(tmp_path: Path) ->
 def test_a_folder_that_is_not_there_is_told_as_a_disk_that_may_come_back(tmp_path: Path) -> None:
     uri, digest, _ = mlp_artifact(tmp_path)
     Path(uri).rename(tmp_path / "elsewhere")
-    with pytest.raises(BadArtifact, match=r"there is no such folder \(mount the disk that has it"):
+    with pytest.raises(Unreachable, match=r"there is no such folder \(mount the disk that has it"):
         localize(uri, digest)
     Path(uri).mkdir()
     with pytest.raises(BadArtifact, match=r"this is no artifact \(build the version again"):
         localize(uri, digest)
+
+
+def test_a_file_that_can_not_be_read_now_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri, digest, _ = mlp_artifact(tmp_path)
+    opened = open_folder(Path(uri), digest)
+    unreadable: set[str] = {"model.onnx"}
+    really = Path.open
+
+    def stale(path: Path, *given: Any, **named: Any) -> Any:
+        if path.name in unreadable:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return really(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", stale)
+    for read in (lambda: localize(uri, digest), lambda: load_engine(opened)):
+        with pytest.raises(Unreachable, match=r"model\.onnx can't be read: .*Stale file handle \(mount the disk that has it"):
+            read()
+    unreadable.clear()
+    (Path(uri) / "model.onnx").unlink()
+    for read in (lambda: localize(uri, digest), lambda: load_engine(opened)):
+        with pytest.raises(BadArtifact, match=r"model\.onnx is missing"):
+            read()
+    Path(uri).rename(tmp_path / "unmounted")
+    with pytest.raises(Unreachable, match="can't be read"):  # its disk has gone in the midst of it
+        load_engine(opened)
 
 
 @pytest.mark.parametrize(

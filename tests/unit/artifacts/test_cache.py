@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.fs as pafs
 import pytest
 
-from cluster.errors import BadArtifact, BadInput, NoCapacity
+from cluster.errors import BadArtifact, BadInput, NoCapacity, Unreachable
 from deployments.artifacts.cache import (
     FREE_VARIABLE,
     MAX_VARIABLE,
@@ -154,8 +154,11 @@ def test_where_the_artifact_itself_is_damaged_nothing_is_kept(tmp_path: Path) ->
     with pytest.raises(BadArtifact, match=r"model\.onnx is damaged"):
         localize(f"far://{uri}", digest, cache=cache)
     assert list(cache.iterdir()) == []
-    with pytest.raises(BadArtifact, match="no manifest"):
+    with pytest.raises(Unreachable, match="nothing lies there"):  # another bucket, or one that is to be restored
         localize(f"far://{tmp_path}/nowhere", digest, cache=cache)
+    (Path(uri) / "manifest.json").unlink()
+    with pytest.raises(BadArtifact, match="no manifest"):
+        localize(f"far://{uri}", digest, cache=cache)
 
 
 def test_another_process_may_have_brought_a_whole_one(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import Conflict
+from cluster.errors import BadArtifact, Conflict, HeadraceError, NotFound, Unreachable
 from cluster.rollout.preflight import Preflight, PreflightResult, objection
-from cluster.schedule.jobs import JobState, SubmitPreflight
+from cluster.schedule.jobs import TRY_AGAIN, JobState, SubmitPreflight
+from consumers.payload_replay import preflight as program
 from tests.support.brain import SURE, Brain
 
 PLAN: dict[str, Any] = {**SURE, "preflight": {"payloads": "/payloads", "min_rows": 10}}
@@ -142,3 +143,21 @@ def test_a_plan_without_it_needs_no_jobs() -> None:
     assert not brain.jobs.asked
     with pytest.raises(Conflict, match="asks for none"):
         told(brain, 100)
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [(Unreachable("the store is away"), TRY_AGAIN), (NotFound("no file is there"), TRY_AGAIN), (BadArtifact("damaged"), 1)],
+)
+def test_its_job_says_by_its_status_whether_another_try_may_help(
+    failure: HeadraceError, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fails(*_: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr("ray.init", lambda **_: None)
+    monkeypatch.setattr(program, "preflight", fails)
+    monkeypatch.setattr(program, "log_to_stderr", lambda **_: None)
+    asked = Preflight(payloads="p").model_dump_json()
+    assert program.main(["digits", "--version", "2", "--rollout", "2", "--asked", asked, "--ray", "local:1"]) == status
+    assert capsys.readouterr().err == f"{failure}\n"

@@ -107,3 +107,17 @@ def test_one_that_fails_keeps_no_other_from_being_waited_for() -> None:
     brain.tick(4)
     with pytest.raises(EngineFailure, match="no such operator"):
         left()
+
+
+def test_a_version_whose_files_are_away_is_waited_for_and_told() -> None:
+    brain = Brain()
+    brain.fleet.doom("digits--v1", "s3://versions: nothing lies there", transient=True)
+    brain.build(1)
+    brain.apply()
+    brain.tick(40)
+    (words,) = awaited(brain)
+    assert words.startswith("digits version 1: since ")
+    assert "s3://versions: nothing lies there" in words
+    brain.fleet.mend("digits--v1")
+    brain.tick(100)
+    assert awaited(brain) == []

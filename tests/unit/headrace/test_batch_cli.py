@@ -17,7 +17,7 @@ import headrace.cli.batch as cli
 from cluster.commands.feeds import FeedList, FeedView, FireView, ScheduleView
 from cluster.commands.versions import VersionView
 from cluster.control_plane import ControlPlane
-from cluster.errors import NoCapacity
+from cluster.errors import NoCapacity, Unreachable
 from consumers.batch.run import RunProgress, Watcher, Workforce
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.spec import BatchSpec
@@ -43,8 +43,14 @@ def spec(tmp_path: Path) -> BatchSpec:
     return spec_of(tmp_path / "in", tmp_path / "out")
 
 
+@pytest.fixture
+def acts() -> list[dict[str, Any]]:
+    """What the audit was told that is done by hand."""
+    return []
+
+
 @pytest.fixture(autouse=True)
-def _control(tmp_path: Path, spec: BatchSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def _control(tmp_path: Path, spec: BatchSpec, acts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     pin = digits_pin(tmp_path)
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -59,6 +65,9 @@ def _control(tmp_path: Path, spec: BatchSpec, monkeypatch: pytest.MonkeyPatch) -
             case "batch.cancel", {"name": "digits"}:
                 ended = FireView(at_s=0.0, state="cancelled", job="hand-digits-1", attempt=0, ended_s=1.0, reason="", by="ann")
                 return httpx.Response(200, text=view().model_copy(update={"by_hand": (ended,)}).model_dump_json())
+            case "act.tell", _:
+                acts.append(asked)
+                return httpx.Response(200, text="{}")
             case "feed.list", _:
                 return httpx.Response(200, text=FeedList(feeds=(view(),)).model_dump_json())
             case "version.resolve", {"version": None | 1}:
@@ -95,7 +104,7 @@ def _control(tmp_path: Path, spec: BatchSpec, monkeypatch: pytest.MonkeyPatch) -
     def inline() -> Iterator[tuple[Workforce, ControlPlane]]:
         yield inline_workforce(engine_scorer), FakeControlPlane(FakeFleet())
 
-    client = lambda: ControlClient("http://gateway", transport=httpx.MockTransport(answer))  # noqa: E731
+    client = lambda *_: ControlClient("http://gateway", transport=httpx.MockTransport(answer))  # noqa: E731
     monkeypatch.setattr(cli.ControlClient, "from_environment", staticmethod(client))
     monkeypatch.setattr(cli, "_on_ray", inline)
     monkeypatch.setenv("HEADRACE_HOME", str(tmp_path / "home"))
@@ -252,6 +261,32 @@ def test_quarantined_rows_are_shown_by_reason(
     parquet._factory.cache_clear()
     assert main(["batch", "quarantine", "digits"]) == ExitCode.REFUSED
     assert "it was encrypted for prod" in capsys.readouterr().err
+
+
+def test_who_looks_at_quarantined_rows_stands_in_the_audit_and_else_sees_none(
+    tmp_path: Path,
+    spec: BatchSpec,
+    acts: list[dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_file(tmp_path / "in/bad.parquet", [7001], [None], note=["[/data]"])
+    assert main(["batch", "run", "digits"]) == 0
+    run_id = RunHistory(locate(spec.output.path)).all()[0].run_id
+    monkeypatch.setenv("HEADRACE_URL", "http://gateway")
+    capsys.readouterr()
+    assert main(["batch", "quarantine", "digits"]) == 0
+    told = [(one["act"], one["stage"], one["model"], one["name"], one["to"], one["rows"]) for one in acts]
+    about = ("batch.quarantine by hand", "digits", "digits", run_id)
+    assert told == [(about[0], "begun", *about[1:], None), (about[0], "done", *about[1:], 1)]
+    assert "7001" in capsys.readouterr().out
+
+    def away(*_: Any) -> None:
+        raise Unreachable("the store does not answer", where="store", remedy="check that it runs")
+
+    monkeypatch.setattr("headrace.by_hand._tell", away)
+    assert main(["batch", "quarantine", "digits"]) == ExitCode.UNAVAILABLE
+    assert "7001" not in capsys.readouterr().out
 
 
 def test_a_file_instead_of_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

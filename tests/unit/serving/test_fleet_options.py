@@ -8,13 +8,15 @@ from ray.serve.schema import ApplicationStatus
 from cluster.error_wire import KINDS
 from cluster.errors import BadInput
 from cluster.fleet.serving import Resources, Scaling, ScalingMode, Serving
+from cluster.ports import AppState, AppStatus
+from cluster.rollout.blame import TRANSIENT
 from cluster.signature import Signature
 from cluster.versions import Version, VersionId
 from deployments.gateway.deployment import APP
 from deployments.serving.fleet import deployment_options, gateway_opens, run_target
 from deployments.serving.replica import Replica
 from deployments.serving.serve_controller import SeenApp, SeenDeployment, SeenReplica
-from deployments.serving.serve_state import reason
+from deployments.serving.serve_state import app_state, is_transient, reason
 
 
 def test_resources_become_actor_options() -> None:
@@ -72,6 +74,15 @@ cluster.errors.{kind}: /a/model.onnx: model.onnx is damaged: its digest differs 
 """
     assert reason(message) == "/a/model.onnx: model.onnx is damaged: its digest differs (build the version again)"
     assert reason("no traceback here ") == "no traceback here"
+
+
+@pytest.mark.parametrize(("kind", "transient"), [(name, issubclass(kind, TRANSIENT)) for name, kind in KINDS.items()])
+def test_what_says_nothing_of_the_version_is_told_apart(kind: str, *, transient: bool) -> None:
+    told = f"OSError: gone\n\ncluster.errors.{kind}: s3://a: it is away (wait)"
+    details = SeenDeployment(status="UNHEALTHY", message=told, target_num_replicas=1)
+    seen = app_state("digits--v2", SeenApp(status=ApplicationStatus.UNHEALTHY, deployments={"model": details}), "model")
+    assert seen == AppState("digits--v2", AppStatus.UNHEALTHY, 0, 1, "s3://a: it is away (wait)", transient)
+    assert not is_transient(f"somebody.{kind}: it is no error of ours")
 
 
 def seen_gateway(status: str, *replicas: str) -> dict[str, SeenApp]:

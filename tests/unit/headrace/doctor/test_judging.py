@@ -171,3 +171,29 @@ def test_copies_that_kafka_lacks_are_told(copies: CopiesSeen, weight: Weight, wo
 
 def test_a_kafka_that_has_all_copies_is_no_problem() -> None:
     assert judge(cluster(copies={"kafka:9092": CopiesSeen(partitions=9)})).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("reaches", "told", "weight", "words"),
+    [
+        ({"a:9092": "", "b:9092": "refused"}, ("a:9092",), Weight.WARNING, "does not reach b:9092"),
+        ({"a:9092": "refused", "10.0.0.8:9092": ""}, ("10.0.0.8:9092",), Weight.WARNING, "does not reach a:9092"),
+        ({"a:9092": "", "b:9092": "refused"}, ("a:9092", "b:9092"), Weight.FAULT, "the broker b:9092: refused"),
+        ({"b:9092": "refused"}, (), Weight.FAULT, "the broker b:9092: refused"),
+    ],
+    ids=["one of the list is dead", "known by another name", "it leads partitions", "none answers"],
+)
+def test_an_address_to_begin_with_that_is_dead_is_a_fault_only_where_no_other_answers(
+    reaches: dict[str, str], told: tuple[str, ...], weight: Weight, words: str
+) -> None:
+    node = member(machine=machine(reaches=reaches))
+    problem = only(cluster(node, listeners={"a:9092, b:9092": told}))
+    assert (problem.check, problem.weight, problem.where) == ("Kafka", weight, "10.0.0.1")
+    assert words in problem.what
+    assert ("others of that Kafka answer" in problem.what) is (weight is Weight.WARNING)
+
+
+def test_where_no_address_of_a_kafka_answers_each_is_a_fault_also_beside_another_kafka_that_does() -> None:
+    reaches = {"a:9092": "refused", "b:9092": "refused", "other:9092": ""}
+    found = judge(cluster(member(machine=machine(reaches=reaches)), listeners={"a:9092,b:9092": (), "other:9092": ()}))
+    assert [problem.weight for problem in found.problems] == [Weight.FAULT] * 2
