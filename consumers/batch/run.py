@@ -138,7 +138,7 @@ def _prepare(
     if not dataset.rows:
         where = ", ".join(dated.input.paths)
         if dated.input.only_new:
-            raise NothingNew("no file is new", where=where, remedy="there is nothing to score")
+            raise NothingNew(_nothing_new(dataset), where=where, remedy="there is nothing to score")
         raise BadInput("the dataset has no rows", where=where, remedy="there is nothing to score")
     _check_columns(dataset, dated, pinned)
     units = plan(
@@ -167,6 +167,12 @@ def _prepare(
     ledger = runs.new(run_id)
     ledger.begin(record, units)
     return ledger, record, units
+
+
+def _nothing_new(dataset: Dataset) -> str:
+    """What is left out as damaged is told each time, until it is mended or gone."""
+    told = f", but {len(dataset.damaged)} can't be read, e.g. {dataset.damaged[0].path}" if dataset.damaged else ""
+    return f"no file is new{told}"
 
 
 def _check_apart(spec: BatchSpec) -> None:
