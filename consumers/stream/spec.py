@@ -118,7 +118,7 @@ class StreamInput(Section):
         if sum(map(bool, (self.topic, self.topics, self.pattern))) != 1:
             raise ValueError("give one of topic, topics and pattern")
         for name in self.topics:
-            if not re.match(TOPIC_PATTERN, name):
+            if not re.fullmatch(TOPIC_PATTERN, name):
                 raise ValueError(f"{name!r} can't be a topic's name")
         try:
             re.compile(self.pattern)
