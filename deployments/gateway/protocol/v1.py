@@ -142,7 +142,7 @@ def _nested_shape(values: simdjson.Array) -> list[int]:
     return shape
 
 
-def _is_even(values: simdjson.Array, inner: tuple[int, ...]) -> bool:
+def _is_even(values: Any, inner: tuple[int, ...]) -> bool:
     """Whether each row is as long as the first, and each list in it: of uneven ones, whose numbers may come out right in all, a
     row would get its neighbour's numbers. Below the rows, short lists are not looked at: it takes as long as to read them."""
     if not inner:
@@ -162,7 +162,8 @@ def rows_of(name: str, datatype: Datatype, array: Array) -> Any:
 
 def _nest(flat: list[str], shape: tuple[int, ...]) -> list[Any]:
     if not flat:
-        return np.empty(shape).tolist()  # lists of no length, which nothing is cut from
+        none: list[Any] = np.empty(shape).tolist()  # lists of no length can't be cut from a flat one
+        return none
     nested: list[Any] = flat
     for axis in reversed(shape[1:]):
         nested = [nested[start : start + axis] for start in range(0, len(nested), axis)]
