@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date
+from typing import Protocol
 
 from cluster.errors import BadInput, Conflict, NotFound
 from consumers.batch.plan import Unit, plan
@@ -51,6 +52,13 @@ class NothingNew(BadInput):
     """`only_new` leaves no file over: not a failure to a schedule."""
 
 
+class Hold(Protocol):
+    """Keeps other runs out of an output while the block runs. With `wait` blocks until the other run is over; else raises
+    Conflict."""
+
+    def __call__(self, home: Place, name: str, *, wait: bool) -> AbstractContextManager[None]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Workforce:
     """What runs units: how many at a time, how, and what else keeps a second run out where files can't be locked.
@@ -60,7 +68,7 @@ class Workforce:
 
     workers: Callable[[BatchSpec], int]
     score: ScoreUnits
-    hold: Callable[[Place, str], AbstractContextManager[None]]
+    hold: Hold
 
 
 def begin(
@@ -124,7 +132,7 @@ def _continue(ledger: Ledger, runs: RunHistory, workforce: Workforce, watch: Wat
 
 
 def _only_run(home: Place, name: str, workforce: Workforce, *, wait: bool) -> AbstractContextManager[None]:
-    return file_lock(home, name, wait=wait) if home.is_local else workforce.hold(home, name)
+    return file_lock(home, name, wait=wait) if home.is_local else workforce.hold(home, name, wait=wait)
 
 
 def _prepare(

@@ -8,13 +8,14 @@ from typing import cast
 import pytest
 from ray.exceptions import RpcError
 
-from cluster.errors import Unreachable
+from cluster.errors import Conflict, Unreachable
 from cluster.foreign import kind_and_words, trace_of
 from consumers.batch import ray_inside
 from consumers.batch.ray_inside import LeftActors, OwnJobClient
 from consumers.batch.schedule.jobs import RayJobs
 from consumers.batch.score import pool
 from consumers.batch.score.pool import count_workers
+from deployments.artifacts.places import locate
 from tests.support.batch_parts import spec_of
 
 LATE = "RPC error: Deadline Exceeded"
@@ -78,3 +79,15 @@ def test_only_the_dashboards_own_word_makes_a_job_unknown() -> None:
 def test_an_error_without_a_word_is_told_by_its_kind() -> None:
     with pytest.raises(Unreachable, match="Ray's jobs can't be asked: ConnectionResetError"):
         jobs_where(ConnectionResetError()).state(["sched-nightly-7"])
+
+
+def test_an_output_that_is_held_on_the_cluster_is_waited_for_or_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    owners, ended = iter([None, None, "owner", None]), list[object]()
+    monkeypatch.setattr(pool, "_new_owner", lambda _key: next(owners))
+    monkeypatch.setattr(pool, "_LOOK_S", 0.0)
+    monkeypatch.setattr(pool.ray, "kill", ended.append)
+    with pool.actor_lock(locate(str(tmp_path)), "b", wait=True):
+        assert ended == []
+    assert ended == ["owner"]
+    with pytest.raises(Conflict, match="under way"), pool.actor_lock(locate(str(tmp_path)), "b", wait=False):
+        pass
