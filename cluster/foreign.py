@@ -49,6 +49,11 @@ def words_of(error: BaseException) -> str:
     return text or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what it says, else its kind: of errors whose texts hold no value, whatever their kind. Never empty."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def kind_and_words(error: BaseException) -> str:
     """The same with its kind before it."""
     text = _safe_text(error)

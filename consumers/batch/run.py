@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date
+from typing import Protocol
 
 from cluster.errors import BadInput, Conflict, NotFound
 from consumers.batch.plan import Unit, plan
@@ -51,6 +52,13 @@ class NothingNew(BadInput):
     """`only_new` leaves no file over: not a failure to a schedule."""
 
 
+class Hold(Protocol):
+    """Keeps other runs out of an output while the block runs. With `wait` blocks until the other run is over; else raises
+    Conflict."""
+
+    def __call__(self, home: Place, name: str, *, wait: bool) -> AbstractContextManager[None]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Workforce:
     """What runs units: how many at a time, how, and what else keeps a second run out where files can't be locked.
@@ -60,7 +68,7 @@ class Workforce:
 
     workers: Callable[[BatchSpec], int]
     score: ScoreUnits
-    hold: Callable[[Place, str], AbstractContextManager[None]]
+    hold: Hold
 
 
 def begin(
@@ -124,7 +132,7 @@ def _continue(ledger: Ledger, runs: RunHistory, workforce: Workforce, watch: Wat
 
 
 def _only_run(home: Place, name: str, workforce: Workforce, *, wait: bool) -> AbstractContextManager[None]:
-    return file_lock(home, name, wait=wait) if home.is_local else workforce.hold(home, name)
+    return file_lock(home, name, wait=wait) if home.is_local else workforce.hold(home, name, wait=wait)
 
 
 def _prepare(
@@ -138,7 +146,7 @@ def _prepare(
     if not dataset.rows:
         where = ", ".join(dated.input.paths)
         if dated.input.only_new:
-            raise NothingNew("no file is new", where=where, remedy="there is nothing to score")
+            raise NothingNew(_nothing_new(dataset), where=where, remedy="there is nothing to score")
         raise BadInput("the dataset has no rows", where=where, remedy="there is nothing to score")
     _check_columns(dataset, dated, pinned)
     units = plan(
@@ -167,6 +175,12 @@ def _prepare(
     ledger = runs.new(run_id)
     ledger.begin(record, units)
     return ledger, record, units
+
+
+def _nothing_new(dataset: Dataset) -> str:
+    """What is left out as damaged is told each time, until it is mended or gone."""
+    told = f", but {len(dataset.damaged)} can't be read, e.g. {dataset.damaged[0].path}" if dataset.damaged else ""
+    return f"no file is new{told}"
 
 
 def _check_apart(spec: BatchSpec) -> None:

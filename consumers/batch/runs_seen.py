@@ -18,7 +18,7 @@ from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.lock import is_held
 from consumers.batch.write.publish import quarantine_place, read_manifest, replaced_by, shown_below
 from consumers.batch.write.quarantine import FILE, REASON
-from consumers.batch.write.records import Receipt, RunPhase, RunRecord, totals
+from consumers.batch.write.records import Receipt, RunPhase, RunRecord, removed, totals
 from consumers.batch.write.runs import RunHistory
 from deployments.artifacts.places import Place, explaining, locate
 from deployments.gateway.console.batch_runs import BatchRunSeen, Quarantine, QuarantineReason
@@ -160,7 +160,7 @@ def quarantine_of(spec: BatchSpec, run_id: str, redact: frozenset[str] = frozens
         ledgers = history.all()
         at = next((i for i, run in enumerate(ledgers) if run.run_id == run_id), None)
         if at is None:
-            raise NotFound("there is no such run any more", where=run_id, remedy="look at the runs again")
+            raise removed(run_id)
         record = ledgers[at].record()
         files = _quarantined(ledgers[at], record, ledgers[at + 1 :])
         hidden = _columns_of(record, redact | set(record.pinned.payloads.redact if record.pinned.payloads else ()))
@@ -229,11 +229,14 @@ def _text(value: pa.Scalar) -> str:
         return "null"
     if isinstance(value, pa.BinaryScalar | pa.LargeBinaryScalar) and not isinstance(value, pa.StringScalar):
         return f"{len(value.as_buffer()):,} bytes"
-    if isinstance(value, pa.StringScalar | pa.LargeStringScalar):
-        return _cut(value.as_py(), TEXT_MOST)
-    if isinstance(value, pa.ListScalar) and len(value) > TEXT_MOST:
-        return _cut(str(value.values.slice(0, TEXT_MOST).to_pylist()), TEXT_MOST)
-    return _cut(str(value.as_py()), TEXT_MOST)
+    if isinstance(value, pa.StringScalar | pa.LargeStringScalar):  # of a bad row: it need be no UTF-8
+        return _cut(bytes(value.as_buffer()[: 4 * (TEXT_MOST + 1)]).decode(errors="replace"), TEXT_MOST)
+    try:
+        if isinstance(value, pa.ListScalar) and len(value) > TEXT_MOST:
+            return _cut(str(value.values.slice(0, TEXT_MOST).to_pylist()), TEXT_MOST)
+        return _cut(str(value.as_py()), TEXT_MOST)
+    except (ValueError, OverflowError):  # a time beyond the years of Python, or a text as above, deep inside
+        return f"no readable {value.type}"
 
 
 def _cut(text: str, most: int) -> str:

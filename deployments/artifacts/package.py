@@ -88,14 +88,14 @@ def write_artifact(
         save_samples(described / SAMPLES, samples)
         (described / REPORT).write_bytes(orjson.dumps(dict(report), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
         if page:
-            (described / PAGE).write_text(page)
+            (described / PAGE).write_text(page, encoding="utf-8")
         if profile:
             save_profile(described, profile)
         if background:
             save_background(described, background)
         provenance = Provenance(source=dict(source), steps=steps)
         if seal_for:
-            (described / PROVENANCE).write_text(provenance.model_dump_json(indent=2))
+            (described / PROVENANCE).write_text(provenance.model_dump_json(indent=2), encoding="utf-8")
             every = {**{path.name: path for path in described.iterdir()}, **files}
             seal = seal_files(every, staging, model, seal_for)
         else:

@@ -49,7 +49,7 @@ class TableWatch:
             _log.warning("no route table within %g s; still asking the controller for one", timeout_s)
 
     async def run(self) -> None:
-        """Goes on until cancelled."""
+        """Goes on until cancelled, whatever becomes of a table."""
         pause_s = AWAY_PAUSE_S
         after = NOTHING  # the first answer is the table as it is, also where nothing is served yet
         while True:
@@ -65,8 +65,14 @@ class TableWatch:
             self._heard_s = time.monotonic()
             if table.stamp > self.table.stamp:
                 self.table = table
-                self._changed(table)
+                self._take_up(table)
             self._known.set()
+
+    def _take_up(self, table: RouteTable) -> None:
+        try:
+            self._changed(table)
+        except Exception:  # noqa: BLE001 - a fault of ours: without this task every later table would be missed, and nobody told
+            _log.exception("table %d was not taken up whole", table.number)
 
 
 class EvidencePush:
@@ -185,4 +191,7 @@ class DriftPush:
 async def _once_a_second(flush: Callable[[], Awaitable[object]]) -> None:
     while True:
         await asyncio.sleep(PUSH_EVERY_S)
-        await flush()
+        try:
+            await flush()
+        except Exception:  # noqa: BLE001 - as above: what is counted would never be told again
+            _log.exception("what was counted is told later")

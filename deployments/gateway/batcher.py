@@ -75,14 +75,22 @@ class Batcher:
         if lane is None:
             seen = self._seen.setdefault(lane_key[:3], CallsSeen())
             lane = self._lanes[lane_key] = Lane(
-                lane_key, self._scorer, self._limits, self._statistics, self._requests, seen, route.serving, route.stable
+                lane_key,
+                self._let_go,
+                self._scorer,
+                self._limits,
+                self._statistics,
+                self._requests,
+                seen,
+                route.serving,
+                route.stable,
             )
         lane.serving = route.serving
         lane.version = version or (route.candidate if candidate and route.candidate is not None else route.stable)
         lane.judged = bool(route.stage) and version is None
-        try:
-            return await lane.score(tensors, rows, key, timeout_s, caller)
-        finally:
-            # Of a batch's callers the first finds the lane idle, lets it go and may come back by a new one before the next looks.
-            if lane.idle and self._lanes.get(lane_key) is lane:
-                del self._lanes[lane_key]
+        return await lane.score(tensors, rows, key, timeout_s, caller)
+
+    def _let_go(self, lane: Lane) -> None:
+        """Of an idle one nothing is kept: callers decide how many forms of tensors there are."""
+        if self._lanes.get(lane.key) is lane:
+            del self._lanes[lane.key]

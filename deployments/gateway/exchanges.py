@@ -8,7 +8,7 @@ from deployments.gateway.access.credential import FORWARDED_FOR, Credential
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission, Lease
 from deployments.gateway.grpc.exchange import GrpcExchange
-from deployments.gateway.grpc.service import SERVICE, InferenceService
+from deployments.gateway.grpc.infer import SERVICE, GrpcInfer
 from deployments.gateway.http.asgi import HEAD_MOST_BYTES, Reply, error_reply, head_too_large, json_reply, wrong_method_reply
 from deployments.gateway.http.infer import HttpInfer, read_head
 from deployments.gateway.http.server.answers import FixedExchange, HttpAnswers, HttpExchange
@@ -26,11 +26,11 @@ class InferExchanges:
     """Implements Exchanges."""
 
     def __init__(
-        self, infer: HttpInfer, service: InferenceService, guard: Guard, admission: Admission, max_message_bytes: int
+        self, infer: HttpInfer, grpc_infer: GrpcInfer, guard: Guard, admission: Admission, max_message_bytes: int
     ) -> None:
         self._infer = infer
         self._guard = guard
-        self._service = service
+        self._grpc_infer = grpc_infer
         self._admission = admission
         self._max_message_bytes = max_message_bytes
         self._answers = HttpAnswers()
@@ -38,7 +38,7 @@ class InferExchanges:
     def of(self, head: RequestHead) -> Exchange:
         """See Exchanges."""
         if head.path == MODEL_INFER and head.method == "POST":
-            return GrpcExchange(self._service, self._guard, head, self._max_message_bytes)
+            return GrpcExchange(self._grpc_infer, self._guard, head, self._max_message_bytes)
         if head.path == HEALTH:
             return _Health(self._admission, self._answers)
         match [segment for segment in head.path.split("/") if segment]:

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -108,9 +108,11 @@ class CallsSeen:
 
 @dataclass(eq=False, slots=True)
 class Lane:
-    """Used from one event loop. `serving`, `version` (which answers) and `judged` are as of the last request's route."""
+    """Used from one event loop. `serving`, `version` (which answers) and `judged` are as of the last request's route. `when_idle`
+    is called once nothing waits in it any more and nothing is under way, however that came."""
 
     key: LaneKey
+    when_idle: Callable[[Lane], None]
     scorer: Scorer
     limits: BatchLimits
     statistics: Statistics
@@ -126,11 +128,6 @@ class Lane:
     calls: set[asyncio.Task[None]] = field(default_factory=set)
     waking: bool = False
     timer: asyncio.TimerHandle | None = None
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits in it, or is under way."""
-        return not self.queue and not self.calls and not self.waking
 
     async def score(self, tensors: Mapping[str, Array], rows: int, key: bytes, timeout_s: float, caller: str) -> Scored:
         """See `Batcher.score`."""
@@ -221,7 +218,13 @@ class Lane:
         self.waking = False
         if batch := self._take():
             self._begin(batch)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Something has ended, or was not begun after all."""
         self._wake()
+        if not (self.queue or self.calls or self.waking):
+            self.when_idle(self)
 
     def _begin(self, batch: Sequence[_Ask]) -> None:
         begin_s = self.seen.last_s = time.monotonic()
@@ -301,19 +304,16 @@ class Lane:
         error = None if call.cancelled() else call.exception()
         if isinstance(error, HeadraceError):
             error.__traceback__ = None  # its frames have the batch as well; a defect keeps them, for the log
-        if isinstance(error, BadInput) and len(batch) > 1:
-            # Whoever is to blame, the others are not: each is asked again alone.
-            for ask in batch:
-                self._begin([ask])
-            return
         for ask in batch:
             if ask.answer.done():
                 continue
-            if error is None:
+            if isinstance(error, BadInput) and len(batch) > 1:
+                self._begin([ask])  # whoever is to blame, the others are not: each that still waits is asked again alone
+            elif error is None:
                 ask.answer.cancel()
             else:
                 ask.answer.set_exception(error)
-        self._wake()
+        self._go_on()
 
     def _count(self, batch: Sequence[_Ask], begin_s: float, answers: Sequence[Scored]) -> None:
         call_s = time.monotonic() - begin_s

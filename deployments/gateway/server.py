@@ -19,6 +19,7 @@ from deployments.gateway.admission import Admission
 from deployments.gateway.console.console import Console, ConsoleSettings
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.exchanges import InferExchanges
+from deployments.gateway.grpc.infer import GrpcInfer
 from deployments.gateway.grpc.server import GrpcServer
 from deployments.gateway.grpc.service import InferenceService
 from deployments.gateway.http.app import GatewayApp
@@ -90,9 +91,12 @@ class GatewayServer:
             callers,
             Console(control, guard, callers, self.admission, server_version, infer, console),
         )
-        service = InferenceService(dataplane, repository, guard, server_version, self.admission, self._large)
+        grpc_infer = GrpcInfer(dataplane, self._large)
+        service = InferenceService(grpc_infer, dataplane, repository, guard, server_version, self.admission)
         self._grpc = GrpcServer(service, dataplane, guard, self.admission, limits.max_message_bytes, limits.max_requests)
-        self._infer = InferServer(InferExchanges(infer, service, guard, self.admission, limits.max_message_bytes), self.admission)
+        self._infer = InferServer(
+            InferExchanges(infer, grpc_infer, guard, self.admission, limits.max_message_bytes), self.admission
+        )
         self._http = HttpServer(self.app)
         self._stopping: asyncio.Task[None] | None = None
 

@@ -91,9 +91,9 @@ def resolve(variant: ImageVariant, *, python_minor: int, architecture: str) -> P
         constraints = Path(scratch) / "constraints.txt"
         # Without what follows a plus: PyTorch's builds for CPUs and GPUs differ in that alone.
         pins = sorted(f"{name}=={version.partition('+')[0]}\n" for name, version in installed.items())
-        constraints.write_text("".join(pins))
+        constraints.write_text("".join(pins), encoding="utf-8")
         asked = Path(scratch) / "asked.in"
-        asked.write_text("\n".join(requirements(variant)))
+        asked.write_text("\n".join(requirements(variant)), encoding="utf-8")
         command = ["pip", "compile", "--no-header", "--no-annotate", "--no-strip-markers", str(asked), "-c", str(constraints)]
         told = _uv(command, aim)
     lines = sorted(line.strip() for line in told.splitlines() if line.strip() and not line.startswith(("#", "-")))
@@ -105,7 +105,7 @@ def install(pins: Pins, folder: Path) -> None:
     asked = folder / "pins.txt"
     site = folder / "site"
     folder.mkdir(parents=True, exist_ok=True)
-    asked.write_text("\n".join(pins.lines))
+    asked.write_text("\n".join(pins.lines), encoding="utf-8")
     _uv(["pip", "install", "--no-deps", "--link-mode", "hardlink", "--target", str(site), "-r", str(asked)], pins)
     check_architecture(site, pins.architecture)
 

@@ -195,7 +195,11 @@ class EmbeddedTransport:
         else:
             self._forget(target.app)
             if isinstance(engine, EngineProcess):
-                await engine.connect()
+                try:
+                    await engine.connect()
+                except BaseException:
+                    engine.close()  # nobody else has it by then: its process would stay
+                    raise
                 self._loaded[target.app] = engine
             else:
                 self._loaded[target.app] = EngineThreads(engine, serving.threads, target.app)

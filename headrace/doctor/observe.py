@@ -126,7 +126,8 @@ def _ask_brokers(settings: Settings, run: RunState | None, feeds: Sequence[FeedV
     if usual is None and not streams:
         return ()
     from consumers.stream.kafka.check_up import check_up  # a client of Kafka
-    from consumers.stream.spec import Security, StreamSpec
+    from consumers.stream.security import Security
+    from consumers.stream.spec import StreamSpec
 
     found: list[str] = []
     specs = {feed.name: StreamSpec.model_validate(feed.spec) for feed in streams}

@@ -21,7 +21,8 @@ from cluster.section import Section
 from cluster.versions import check_name
 from cluster.watch.payloads import Payloads
 from consumers.batch.spec import BatchSpec, ScoringPlace
-from consumers.stream.spec import Security, StreamSpec
+from consumers.stream.security import Security
+from consumers.stream.spec import StreamSpec
 from deployments.builder.spec import BuildSpec
 from headrace.project.explain import did_you_mean, explain
 from headrace.project.paths import resolve_fields

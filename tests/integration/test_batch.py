@@ -8,7 +8,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -159,8 +161,34 @@ def test_a_second_run_is_refused_and_a_dead_one_resumed(ray_cluster: RayCluster,
     from consumers.batch.score.pool import actor_lock
 
     home = locate(str(tmp_path / "out"))
-    with actor_lock(home, "digits"), pytest.raises(Conflict, match="under way"), actor_lock(home, "digits"):
+    with (
+        actor_lock(home, "digits", wait=False),
+        pytest.raises(Conflict, match="under way"),
+        actor_lock(home, "digits", wait=False),
+    ):
         pass
+
+
+def test_a_second_run_of_an_object_store_may_wait_for_the_first(ray_cluster: RayCluster, tmp_path: Path) -> None:
+    from consumers.batch.score.pool import actor_lock
+
+    home, held, may_go, order = locate(str(tmp_path / "out")), threading.Event(), threading.Event(), list[str]()
+
+    def first() -> None:
+        with actor_lock(home, "digits", wait=False):
+            held.set()
+            may_go.wait(WAIT_S)
+            order.append("first")
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(first)
+        assert held.wait(WAIT_S)
+        timer = threading.Timer(1.5, may_go.set)
+        timer.start()
+        with actor_lock(home, "digits", wait=True):
+            order.append("second")
+        running.result()
+    assert order == ["first", "second"]
 
 
 def test_readers_never_see_half_of_a_replacement(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ from consumers.stream.kafka.offsets import offset_ranges, set_group
 from consumers.stream.log.port import Member, Partition
 from consumers.stream.loop import Loop
 from consumers.stream.phases import WorkerPhase
-from consumers.stream.spec import Client, Guarantee, Protocol, Security, StreamSpec, Topic
+from consumers.stream.security import Protocol, Security
+from consumers.stream.spec import Client, Guarantee, StreamSpec, Topic
 from tests.support.secured_broker import USER, SecuredBroker, secured_broker
 from tests.support.stream_parts import SumScoring
 from tests.support.stream_topics import WAIT_S, small_stream

@@ -16,7 +16,8 @@ from consumers.stream.kafka.clients import open_log
 from consumers.stream.kafka.librdkafka.config import rdkafka_config
 from consumers.stream.kafka.making_topics import ensure_topics
 from consumers.stream.log.port import Member, Partition
-from consumers.stream.spec import Client, Protocol, Security, StreamInput, StreamOutput, StreamSpec, Topic
+from consumers.stream.security import Protocol, Security
+from consumers.stream.spec import Client, StreamInput, StreamOutput, StreamSpec, Topic
 from headrace.local.ports import free_port
 from tests.support.secured_broker import USER, SecuredBroker, secured_broker
 from tests.support.waiting import until

@@ -26,8 +26,9 @@ from consumers.batch.schedule.jobs import OwnJobClient
 from consumers.stream.counters import WorkerStatus
 from consumers.stream.explain.section import StreamExplain
 from consumers.stream.phases import WorkerPhase
+from consumers.stream.security import Protocol, Security
 from consumers.stream.serving.feed import ServeStreams
-from consumers.stream.spec import ConsumerScaling, Format, Protocol, Security, StreamInput, StreamOutput, StreamSpec, Topic
+from consumers.stream.spec import ConsumerScaling, Format, StreamInput, StreamOutput, StreamSpec, Topic
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE, connect
 from deployments.scoring.scorer import RoutedScorer
 from deployments.scoring.scorer_thread import ScorerThread

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from cluster.errors import BadInput
+from cluster.foreign import first_line
 from cluster.signature import Signature
 from consumers.batch.plan import Damaged, InputFile, RowGroup
 from consumers.batch.read.columns import expanded, used_columns
@@ -99,12 +100,14 @@ def discover(spec: BatchInput, signature: Signature, *, known: Mapping[str, Sequ
     with ThreadPoolExecutor(_READERS) as pool:
         read = list(pool.map(lambda path: footer(listing.data[path][0], keys[path]), paths))
     damaged = tuple(one for one in read if isinstance(one, Damaged))
-    whole = [one for one in read if not isinstance(one, Damaged) and not _is_known(one[0], known or {})]
-    if damaged and (spec.on_damage is OnDamage.FAIL or not whole):
+    readable = [one for one in read if not isinstance(one, Damaged)]
+    whole = [one for one in readable if not _is_known(one[0], known or {})]
+    if damaged and (spec.on_damage is OnDamage.FAIL or not readable):
+        left_out = "" if spec.on_damage is OnDamage.QUARANTINE else ", or say spec.input.on_damage: quarantine"
         raise BadInput(
             f"can't be read: {damaged[0].reason}" + (f" (and {len(damaged) - 1} more files)" if len(damaged) > 1 else ""),
             where=damaged[0].path,
-            remedy="mend or remove the file, or say spec.input.on_damage: quarantine",
+            remedy=f"mend or remove the file{left_out}",
         )
     if not whole:
         return Dataset(base, spec, pa.schema([]), (), damaged, TimeUnit.MICROSECONDS, listing.others)
@@ -142,7 +145,7 @@ def _footer(
             fragment = _pruned(fragment, spec, _with_keys(schema, fields))
         groups = tuple(RowGroup(g.id, g.num_rows, g.total_byte_size) for g in fragment.row_groups if g.num_rows)
     except (OSError, pa.ArrowException) as error:
-        return Damaged(info.path, int(info.size), str(error).splitlines()[0])
+        return Damaged(info.path, int(info.size), first_line(error))
     return replace(file, row_groups=groups), schema
 
 

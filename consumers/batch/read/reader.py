@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from cluster.errors import BadInput
+from cluster.foreign import first_line
 from consumers.batch.plan import Damaged, Slice
 from consumers.batch.read.schemas import TimeUnit, cast, once, without_views
 from deployments.artifacts.places import Place
@@ -186,7 +187,7 @@ def _explaining(piece: Slice) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise Unreadable(Damaged(piece.path, piece.file_bytes, str(error).splitlines()[0])) from error
+        raise Unreadable(Damaged(piece.path, piece.file_bytes, first_line(error))) from error
 
 
 def _constant(value: str | None, kind: pa.DataType, rows: int) -> pa.Array:

@@ -86,7 +86,8 @@ def _find_malformed_lists(name: str, column: pa.Array, row_shape: tuple[int, ...
     axes = list(row_shape)
     while pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
         if not pa.types.is_fixed_size_list(column.type):
-            wanted = math.prod(axes) if not _is_nested(column.type) else axes[0]
+            # What is nested deeper than the input is has one list in each.
+            wanted = math.prod(axes) if not _is_nested(column.type) else axes[0] if axes else 1
             lengths = pc.list_value_length(column)
             wrong = pc.fill_null(pc.not_equal(lengths, wanted), False).to_numpy(zero_copy_only=False)
             if wrong.any():
@@ -184,8 +185,10 @@ def _unfit(tensor: Array, wanted: np.dtype[np.generic]) -> npt.NDArray[np.bool_]
         if wanted.kind == "f":
             return np.asarray(np.isfinite(tensor) & ~np.isfinite(tensor.astype(wanted)))
         limits = np.iinfo(wanted.type)  # type: ignore[type-var]
-        outside = np.less(tensor, limits.min) | np.greater(tensor, limits.max)
-        return np.asarray(outside | (np.trunc(tensor) != tensor) if tensor.dtype.kind == "f" else outside)
+        if tensor.dtype.kind == "f":  # which has no number for the largest, but for the one after it
+            outside = np.less(tensor, float(limits.min)) | np.greater_equal(tensor, float(int(limits.max) + 1))
+            return np.asarray(outside | (np.trunc(tensor) != tensor))
+        return np.asarray(np.less(tensor, limits.min) | np.greater(tensor, limits.max))
 
 
 def _any(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HeadraceError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the job's log, of which the schedule's history shows the last line
         return 1
-    print(manifest.model_dump_json() if manifest else "no file is new: there is nothing to score")  # noqa: T201
+    if manifest is not None:
+        print(manifest.model_dump_json())  # noqa: T201
     return 0
 
 
@@ -120,7 +121,8 @@ def run_fire(
     `begin`."""
     try:
         return begin(name, spec, pinned, workforce, as_of=as_of, fresh=fresh, watch=watch or _log, fire=fire)
-    except NothingNew:
+    except NothingNew as error:
+        print(error, flush=True)  # noqa: T201 - the job's log
         return None
 
 

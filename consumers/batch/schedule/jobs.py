@@ -11,9 +11,11 @@ import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.errors import Unreachable
+from cluster.foreign import first_line
 from cluster.schedule.jobs import TRY_AGAIN, JobSeen, JobState, RunCommand, SubmitJob, SubmitPreflight
 from consumers.batch.ray_inside import OwnJobClient
 
+_NO_SUCH_JOB = "Request failed with status code 404:"  # as its client says it; an id, or a page in between, may hold any number
 # Of objects in memory, in what requests raises: the same trouble reads the same each time.
 _ADDRESSES = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>:? ?")
 PROGRAM = "consumers.batch.schedule.job"
@@ -97,7 +99,7 @@ class RayJobs:
         try:
             return self._connected().get_job_info(job)
         except RuntimeError as error:
-            if "404" in str(error):
+            if str(error).startswith(_NO_SUCH_JOB):
                 return None
             raise self._away(error) from error
         except OSError as error:
@@ -111,7 +113,7 @@ class RayJobs:
     def _away(self, error: Exception) -> Unreachable:
         self._client = None  # the dashboard may come back elsewhere
         return Unreachable(
-            f"Ray's jobs can't be asked: {_ADDRESSES.sub('', str(error).splitlines()[0])}",
+            f"Ray's jobs can't be asked: {_ADDRESSES.sub('', first_line(error))}",
             where="ray dashboard",
             remedy="scheduled batches are submitted through it: see that it runs",
         )

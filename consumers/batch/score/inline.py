@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from consumers.batch.plan import Unit
 from consumers.batch.run import Workforce
@@ -13,7 +13,7 @@ from consumers.batch.score.unit_payloads import unit_payloads
 from consumers.batch.score.watched_rows import WatchedRows
 from consumers.batch.write.ledger import Ledger
 from consumers.batch.write.records import Receipt, RunRecord
-from deployments.artifacts.places import locate
+from deployments.artifacts.places import Place, locate
 
 
 def inline_workforce(
@@ -27,4 +27,8 @@ def inline_workforce(
         runner = UnitRunner(ledger, record, filesystem, make_scorer(record), payloads=payloads, watched=watched)
         return (runner.run(unit) for unit in units)
 
-    return Workforce(workers=lambda _spec: 1, score=score, hold=lambda _home, _name: nullcontext())
+    return Workforce(workers=lambda _spec: 1, score=score, hold=_hold)
+
+
+def _hold(home: Place, name: str, *, wait: bool) -> AbstractContextManager[None]:  # noqa: ARG001
+    return nullcontext()

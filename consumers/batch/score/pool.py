@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -42,6 +43,7 @@ _log = logging.getLogger(__name__)
 
 _UNIT = TypeAdapter(Unit)
 _NAMESPACE = "headrace"
+_LOOK_S = 1.0
 
 
 class UnitActor:
@@ -50,10 +52,10 @@ class UnitActor:
     def __init__(self, output_uri: str, run_path: str) -> None:
         place = locate(output_uri)
         ledger = Ledger(Place(place.filesystem, run_path))
-        record = ledger.record()
-        log_to_stderr(batch=record.name, model=record.pinned.model, version=record.pinned.version)
         self._failure: HeadraceError | None = None
         try:
+            record = ledger.record()
+            log_to_stderr(batch=record.name, model=record.pinned.model, version=record.pinned.version)
             filesystem = locate(record.spec.input.paths[0]).filesystem
             payloads, watched = unit_payloads(record.name, record.pinned, ActorControlPlane), self.watched(record)
             self._runner = UnitRunner(ledger, record, filesystem, self.scorer(record), payloads=payloads, watched=watched)
@@ -127,18 +129,30 @@ class _Owner:
 
 
 @contextmanager
-def actor_lock(home: Place, name: str) -> Iterator[None]:
-    """Holds an output of any filesystem within one cluster: a named actor, which ends with its driver. Raises Conflict."""
+def actor_lock(home: Place, name: str, *, wait: bool) -> Iterator[None]:
+    """Holds an output of any filesystem within one cluster: a named actor, which ends with its driver.
+
+    With `wait` blocks until the other run is over; else raises Conflict.
+    """
     key = f"headrace-batch-{home.path}"
     with _ray_faults():
-        try:
-            owner = ray.remote(num_cpus=0)(_Owner).options(name=key, namespace=_NAMESPACE).remote()
-        except ValueError as error:
-            raise under_way(name, "") from error
+        while (owner := _new_owner(key)) is None:
+            if not wait:
+                raise under_way(name, "")
+            time.sleep(_LOOK_S)
         try:
             yield
         finally:
-            ray.kill(cast("ray.actor.ActorHandle[_Owner]", owner))
+            ray.kill(owner)
+
+
+def _new_owner(key: str) -> ray.actor.ActorHandle[_Owner] | None:
+    """None where there is one of this name."""
+    try:
+        owner = ray.remote(num_cpus=0)(_Owner).options(name=key, namespace=_NAMESPACE).remote()
+    except ValueError:
+        return None
+    return cast("ray.actor.ActorHandle[_Owner]", owner)
 
 
 def score_units(

@@ -19,9 +19,8 @@ from types import MappingProxyType
 
 from pydantic import TypeAdapter, ValidationError
 
-from cluster.errors import NotFound
 from consumers.batch.plan import Unit
-from consumers.batch.write.records import Receipt, RunPhase, RunRecord, read_receipt, receipt_bytes, unreadable
+from consumers.batch.write.records import Receipt, RunPhase, RunRecord, read_receipt, receipt_bytes, removed, unreadable
 from deployments.artifacts.places import Place
 
 _UNITS = TypeAdapter(tuple[Unit, ...])
@@ -79,17 +78,18 @@ class Ledger:
         except ValidationError as error:
             raise unreadable(error, place.path) from error
         except FileNotFoundError as error:
-            raise NotFound(
-                "there is no such run any more", where=self.run_id, remedy="ask again; spec.output.keep_runs says how many stay"
-            ) from error
+            raise removed(self.run_id) from error
 
     def units(self) -> tuple[Unit, ...]:
-        """All units of the run. Raises Conflict where the plan is not one that this version of Headrace can read."""
+        """All units of the run. Raises Conflict where the plan is not one that this version of Headrace can read, and NotFound
+        where the run has just been removed."""
         place = self.place / "plan.json"
         try:
             return _UNITS.validate_json(place.read())
         except ValidationError as error:
             raise unreadable(error, place.path) from error
+        except FileNotFoundError as error:
+            raise removed(self.run_id) from error
 
     def write(self, receipt: Receipt) -> None:
         """Marks a unit as done. Called by the worker once the unit's files are whole."""
@@ -103,12 +103,19 @@ class Ledger:
             (self.quarantine / receipt.quarantine.path).remove_file()
 
     def receipts(self, known: Mapping[str, Receipt] = MappingProxyType({})) -> tuple[Receipt, ...]:
-        """The receipts so far, in the plan's order; those of `known`, by unit, are not read again."""
+        """The receipts so far, in the plan's order; those of `known`, by unit, are not read again. Raises as `units` does."""
         folder = self.place / "receipts"
         names = [name for name in folder.children() if name.endswith(".json") and not name.startswith(".")]
 
         def receipt(name: str) -> Receipt:
-            return known.get(name.removesuffix(".json")) or read_receipt((folder / name).read())
+            if (seen := known.get(name.removesuffix(".json"))) is not None:
+                return seen
+            try:
+                return read_receipt((folder / name).read())
+            except ValidationError as error:
+                raise unreadable(error, (folder / name).path) from error
+            except FileNotFoundError as error:
+                raise removed(self.run_id) from error
 
         with ThreadPoolExecutor(_READERS) as pool:
             return tuple(pool.map(receipt, names))

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from cluster.commands.versions import ResolvedVersion
-from cluster.errors import Conflict
+from cluster.errors import Conflict, NotFound
 from cluster.findings import first_finding
 from cluster.fleet.outputs import OutputLimit
 from cluster.signature import Signature
@@ -172,6 +172,11 @@ def rows_differ(found: int, wanted: int, where: str) -> Conflict:
         where=where,
         remedy="nothing was published; begin again with --fresh, and tell Headrace's makers of it where it comes again",
     )
+
+
+def removed(run_id: str) -> NotFound:
+    """A run of which something has just gone: it was given up, or is an old one."""
+    return NotFound("there is no such run any more", where=run_id, remedy="ask again; spec.output.keep_runs says how many stay")
 
 
 def unreadable(error: ValidationError, where: str) -> Conflict:

@@ -22,6 +22,7 @@ from fastavro.read import LOGICAL_READERS
 from fastavro.schema import SchemaParseException
 
 from cluster.errors import BadInput
+from cluster.foreign import first_line
 from consumers.stream.codecs.fields import REFUSED, Misfit
 from consumers.stream.codecs.registry import RegisteredSchema
 
@@ -69,7 +70,7 @@ def reader_of(schema_id: int | str, found: RegisteredSchema) -> Read:
 
 def _of_schema(error: Exception) -> str:
     """A schema holds no rows: what the parser quotes is its own."""
-    return str(error).partition("\n")[0][:300] or type(error).__name__
+    return first_line(error)[:300]
 
 
 def _inside(read: Read, source: io.BytesIO) -> Any:

@@ -15,6 +15,7 @@ import orjson
 import simdjson
 
 from cluster.errors import BadInput
+from cluster.foreign import first_line
 from cluster.signature import Datatype, TensorSpec
 from consumers.stream.codecs.codec import Decoded
 from consumers.stream.codecs.fields import REFUSED, Field, Misfit, overflows, taken
@@ -136,7 +137,7 @@ def _refusal(value: bytes | None, field: _Field | None, error: Exception) -> Bad
 
 def _parser_words(error: Exception) -> str:
     """The parser's texts are fixed, one for each of its codes."""
-    return str(error).partition("\n")[0] or type(error).__name__
+    return first_line(error)
 
 
 class JsonEncoder:

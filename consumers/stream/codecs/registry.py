@@ -20,7 +20,7 @@ import orjson
 
 from cluster.errors import BadInput, HeadraceError, NotFound, Unreachable
 from consumers.stream.codecs.framing import SCHEMA_HEADER
-from consumers.stream.spec import Registry
+from consumers.stream.security import Registry
 
 CALL_TIMEOUT_S = 5.0
 ABSENT_FOR_S = 30.0

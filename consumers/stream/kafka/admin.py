@@ -14,7 +14,7 @@ from kafka.errors import KafkaError  # type: ignore[import-untyped]
 from cluster.errors import HeadraceError
 from consumers.stream.kafka.broker_errors import Asker, unreachable
 from consumers.stream.kafka.kafka_python.client import client_config
-from consumers.stream.spec import Security
+from consumers.stream.security import Security
 
 AsError = Callable[[str, Exception, Asker], HeadraceError]
 

@@ -13,7 +13,8 @@ from cluster.errors import Forbidden, HeadraceError, NotFound
 from consumers.stream.kafka.admin import Admin
 from consumers.stream.kafka.broker_errors import UNKNOWN, asker_of, broker_error
 from consumers.stream.kafka.topic_settings import IN_SYNC
-from consumers.stream.spec import Security, StreamSpec
+from consumers.stream.security import Security
+from consumers.stream.spec import StreamSpec
 
 # Bits of what a broker says one may do with a topic (KIP-430).
 READ, WRITE, NOT_TOLD = 3, 4, -(1 << 31)

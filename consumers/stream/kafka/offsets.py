@@ -20,7 +20,8 @@ from consumers.stream.kafka.kafka_python.client import client_config, topics_of
 from consumers.stream.kafka.kafka_python.inside import end_requests_by
 from consumers.stream.log.port import Partition
 from consumers.stream.log.starts import metadata_of
-from consumers.stream.spec import Security, StreamSpec
+from consumers.stream.security import Security
+from consumers.stream.spec import StreamSpec
 
 CALL_TIMEOUT_S = 10.0
 ASK_EVERY_S = 1.0

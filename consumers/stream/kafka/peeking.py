@@ -18,7 +18,7 @@ from cluster.errors import NotFound
 from consumers.stream.kafka.broker_errors import Asker, broker_error
 from consumers.stream.kafka.kafka_python.client import client_config
 from consumers.stream.log.port import Header, Partition
-from consumers.stream.spec import Security
+from consumers.stream.security import Security
 
 POLL_S = 0.5
 RECORDS_A_POLL = 100  # records may be of megabytes

@@ -54,7 +54,7 @@ class MoveBook:
     def of(self, stream: str) -> tuple[StreamMove, ...]:
         """The newest first."""
         with self._lock:
-            return tuple(reversed(self._moves[stream]))
+            return tuple(reversed(self._moves.get(stream, ())))
 
     def check_idle(self, stream: str) -> None:
         """Raises Conflict where something is under way."""
@@ -74,7 +74,7 @@ class MoveBook:
         return move
 
     def _check_idle(self, stream: str) -> None:
-        going = _running(self._moves[stream])
+        going = _running(self._moves.get(stream, ()))
         if going is not None:
             what = f"a {going.kind} is under way, begun by {going.by}"
             raise Conflict(what, where=f"stream {stream}", remedy="wait until it has ended: this page shows how far it is")

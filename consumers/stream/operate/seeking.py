@@ -14,6 +14,7 @@ from deployments.gateway.console.streams import SeekPart, SeekPlan
 
 EARLIEST, LATEST = "earliest", "latest"
 TIMES_S = 5.0
+PARTITION_DIGITS_MOST = 9  # of what fits 32 bits
 LOOK_AGAIN = "look again at what a seek would do, and decide anew"
 
 
@@ -76,6 +77,6 @@ def label(partition: Partition) -> str:
 def partition_of(named: str) -> Partition:
     """The partition of that name. Raises BadInput."""
     topic, _, number = named.rpartition("/")
-    if not topic or not number.isdecimal():
+    if not topic or not number.isdecimal() or len(number) > PARTITION_DIGITS_MOST:
         raise BadInput("no partition is called so", where=f"partition {named[:80]}", remedy=LOOK_AGAIN)
     return Partition(topic, int(number))

@@ -15,7 +15,7 @@ from cluster.watch.payloads import PayloadTopic
 from consumers.payload_replay.recorded import RecordedRequest
 from consumers.payload_replay.recorded_events import EventReader
 from consumers.stream.kafka.kafka_python.client import brokers_of_environment, client_config
-from consumers.stream.spec import Security
+from consumers.stream.security import Security
 
 SILENT_S = 30.0  # so long a broker may tell nothing
 AHEAD = 1000  # requests of a partition that wait for others of an earlier time

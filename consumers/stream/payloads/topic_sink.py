@@ -13,7 +13,7 @@ from cluster.errors import BadInput, HeadraceError, Unreachable
 from cluster.findings import first_finding
 from cluster.watch.payloads import PayloadForm, PayloadTopic
 from consumers.stream.kafka.kafka_python.client import brokers_of_environment, client_config, producer_limits
-from consumers.stream.spec import Security
+from consumers.stream.security import Security
 from deployments.observe.payloads.cloudevents import of_kserve, of_ours
 from deployments.observe.payloads.event import PayloadEvent
 from deployments.observe.payloads.sink import SinkResult

@@ -58,7 +58,10 @@ class OpeningDecoder:
         for field in self._section.fields:
             if field in document:
                 document[field] = self._field(document[field], field, keys)
-        return orjson.dumps(document)
+        try:
+            return orjson.dumps(document)
+        except TypeError:  # it reads more levels than it writes
+            raise BadInput("the record is nested too deeply", where="value", remedy="send a flatter object") from None
 
     def _field(self, text: object, field: str, keys: Mapping[str, Mapping[str, bytes | None]]) -> object:
         owner = owner_of(text)

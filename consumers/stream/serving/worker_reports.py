@@ -12,11 +12,13 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from cluster.findings import first_finding
 from consumers.stream.counters import WorkerStatus
 from deployments.serving.serve_controller import each_answer
 
@@ -78,6 +80,8 @@ class WorkerReports:
             self._ask(name, tell)
         except (RayError, RayServeException, TimeoutError) as error:
             logger.info("%s does not say how it is doing: %s", name, error)
+        except Exception:  # a fault of ours: nobody looks at what a round comes to
+            logger.exception("%s was not asked how it is doing", name)
 
 
 def _aged(said: _Report, now_s: float) -> WorkerStatus:
@@ -90,6 +94,7 @@ class Replicas:
     def __init__(self, deployment: str) -> None:
         self._deployment = deployment
         self._handles: dict[str, DeploymentHandle[object]] = {}
+        self._puzzling: set[str] = set()  # apps that have answered in words that are not known here
 
     def __call__(self, app: str, tell: Callable[[WorkerStatus], None]) -> None:
         """Tells what each says as it says it. Raises what Serve raises, and TimeoutError where it finds no replica in time."""
@@ -97,4 +102,11 @@ class Replicas:
         if handle is None:
             handle = self._handles[app] = serve.get_deployment_handle(self._deployment, app, _check_exists=False)
         for answer in each_answer(handle, "status", timeout_s=ANSWER_S):
-            tell(WorkerStatus.model_validate(answer))
+            try:
+                said = WorkerStatus.model_validate(answer)
+            except ValidationError as error:  # a worker of another release: its neighbours are heard all the same
+                if app not in self._puzzling:
+                    self._puzzling.add(app)
+                    logger.warning("a worker of %s answers in other words than are known here: %s", app, first_finding(error))
+            else:
+                tell(said)

@@ -11,6 +11,7 @@ from cluster.access.callers import Caller
 from cluster.commands.versions import RESOLVE
 from cluster.control_plane import ControlPlane
 from cluster.errors import BadInput
+from deployments.gateway.protocol.asked import parse_version
 
 KEPT_MOST = 200  # a version never changes, and is small here
 
@@ -23,11 +24,11 @@ class VersionPages:
         self._known: OrderedDict[str, asyncio.Task[dict[str, Any]]] = OrderedDict()
 
     async def about(self, model: str, version: str, caller: Caller) -> dict[str, Any]:
-        """See `version_about.about`; without what the model's document redacts. Raises BadInput, what `version.resolve` raises to
-        him, and as `open_version` does."""
-        if not version.isdecimal():
+        """See `version_about.about`; without what the model's document redacts. Raises BadInput, NotFound, what `version.resolve`
+        raises to him, and as `open_version` does."""
+        if (number := parse_version(version)) is None:
             raise BadInput(f"{version[:40]!r} is no version", where="version", remedy="versions are numbers")
-        found = await self._control.call(RESOLVE.name, {"model": model, "version": int(version)}, caller)
+        found = await self._control.call(RESOLVE.name, {"model": model, "version": number}, caller)
         known = self._known.get(found["digest"])
         if known is None or (known.done() and known.exception() is not None):  # what failed once is tried again
             known = asyncio.create_task(asyncio.to_thread(_read, found["artifact_uri"], found["digest"]))

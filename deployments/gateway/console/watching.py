@@ -38,6 +38,7 @@ PING_S = 10.0  # below the time after which the door takes a silent caller for g
 REMEMBERED = 600  # changes: who was away for less is told what he missed
 VIEWERS_MOST = 1000
 FRAMES_MOST = 64
+REVISION_DIGITS_MOST = 15  # Python reads no number of some thousand
 PING = b": \n\n"
 
 _log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Watching:
     def _told(self, last_id: str) -> int:
         """The revision that a viewer has; -1 where it is none of this gateway's, or too old."""
         epoch, _, number = last_id.partition("-")
-        if epoch != self.epoch or not number.isdecimal():
+        if epoch != self.epoch or not number.isdecimal() or len(number) > REVISION_DIGITS_MOST:
             return -1
         oldest = self._changes[0].revision if self._changes else self.revision + 1
         return int(number) if oldest - 1 <= int(number) <= self.revision else -1

@@ -95,6 +95,8 @@ class Keeper:
         keeping = [loop.create_task(self._haproxy.keep())]
         if self._renewals is not None:
             keeping.append(loop.create_task(self._renewals.keep()))
+        for task in keeping:
+            task.add_done_callback(self._gave_up)
         used_s = time.monotonic()
         while not self._end.is_set():
             with contextlib.suppress(TimeoutError):
@@ -115,6 +117,13 @@ class Keeper:
         # One that was told to end, with gateways about, is started again by them.
         if self._ray_has_ended or not taken_slots(self._folder, self._settings.slots):
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _gave_up(self, task: asyncio.Task[None]) -> None:
+        """What keeps the door goes on until it is cancelled. Where it fell all the same, another keeper is better: the gateways
+        start one."""
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._log(f"the keeper ends: {type(fault).__name__}: {fault}")
+            self._end.set()
 
     def _may_end(self) -> bool:
         """Whether no gateway is about to come: one that does holds this lock meanwhile, and looks whether the folder is left."""

@@ -15,7 +15,8 @@ from deployments.gateway.admission import Admission
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.grpc.admitting import Admitting
 from deployments.gateway.grpc.health import HEALTH_SERVICE, Health
-from deployments.gateway.grpc.service import SERVICE, InferenceService
+from deployments.gateway.grpc.infer import SERVICE
+from deployments.gateway.grpc.service import InferenceService
 from deployments.gateway.protocol.proto import inference_pb2 as pb
 
 MAX_MESSAGE_BYTES = (2 << 30) - 1  # gRPC counts a message's bytes in 32 bits with a sign

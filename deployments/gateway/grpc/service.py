@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -17,22 +16,16 @@ from cluster.errors import BadInput, HeadraceError, NotFound, Unreachable
 from deployments.gateway.access.credential import in_metadata
 from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission, Lease
-from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, DataPlane, InferCall
-from deployments.gateway.grpc.errors import abort, code_of, fault_of, text_of
-from deployments.gateway.large import LARGE_BYTES, LargeWork
-from deployments.gateway.protocol.grpc_codec import parse, parse_infer, request_from, response_to, stream_response
+from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, DataPlane
+from deployments.gateway.grpc.errors import abort, fault_of, text_of
+from deployments.gateway.grpc.infer import SERVICE, GrpcInfer
+from deployments.gateway.protocol.grpc_codec import parse, stream_response
 from deployments.gateway.protocol.proto import inference_pb2 as pb
-from deployments.gateway.protocol.response import InferResponse
 from deployments.gateway.repository import Repository
-from deployments.gateway.request_meter import WireProtocol
-from deployments.gateway.traced import span_of_request
-from deployments.observe.traces.span import Span
-from deployments.observe.traces.traceparent import HEADER, NO_TRACE, CallerTrace
+from deployments.observe.traces.traceparent import HEADER, CallerTrace
 
 log = logging.getLogger(__name__)
 
-SERVICE: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-TRACED_AS = f"{SERVICE}/ModelInfer"
 ROUTING_KEY = "x-routing-key"
 LEAST_S = 1e-3
 NO_DEADLINE_S = 1e9  # gRPC says that so much, or more, is left of a call without a deadline
@@ -59,19 +52,19 @@ class InferenceService:
 
     def __init__(
         self,
+        infer: GrpcInfer,
         dataplane: DataPlane,
         repository: Repository,
         guard: Guard,
         server_version: str,
         admission: Admission,
-        large: LargeWork,
     ) -> None:
+        self._infer = infer
         self._dataplane = dataplane
         self._guard = guard
         self._repository = repository
         self._server_version = server_version
         self._admission = admission
-        self.large = large
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What a grpc.aio server is given."""
@@ -120,74 +113,8 @@ class InferenceService:
         request, caller = parse(pb.ModelMetadataRequest, data), self._caller(context)
         return pb.ModelMetadataResponse(**self._dataplane.model_metadata(request.name, request.version, caller=caller))
 
-    async def infer(
-        self, data: bytes | memoryview, key: bytes | None, timeout_s: float | None, caller: Caller, trace: CallerTrace = NO_TRACE
-    ) -> bytes:
-        """Answers a ModelInferRequest of that caller, sent with this routing key and trace context, within so much time. Raises
-        HeadraceError."""
-        return await self._traced(trace, self._infer(data, key, timeout_s, caller))
-
-    async def _traced(self, trace: CallerTrace, work: Coroutine[Any, Any, bytes]) -> bytes:
-        """Does the work, and sends its trace where it is traced."""
-        tracer, span = self._dataplane.tracer, self._span(trace)
-        if tracer is None or span is None:
-            return await work
-        try:
-            with span:
-                told = await work
-        except HeadraceError as error:
-            span.attributes["rpc.response.status_code"] = code_of(error).name
-            raise
-        else:
-            span.attributes["rpc.response.status_code"] = grpc.StatusCode.OK.name
-            return told
-        finally:
-            tracer.finish(span)
-
-    def _span(self, trace: CallerTrace) -> Span | None:
-        """That of a call, by OpenTelemetry's names; None where it is not traced."""
-        tracer, about = self._dataplane.tracer, {"rpc.system.name": "grpc", "rpc.method": TRACED_AS}
-        return None if tracer is None else span_of_request(tracer, trace, TRACED_AS, {**about})
-
-    async def _infer(self, data: bytes | memoryview, key: bytes | None, timeout_s: float | None, caller: Caller) -> bytes:
-        try:
-            parsed = await self.large.run(parse_infer, data) if len(data) > LARGE_BYTES else parse_infer(data)
-        except HeadraceError as error:
-            self.failed("", error, caller)
-            raise
-        return await self._scored(parsed, key, timeout_s, caller)
-
-    async def _scored(
-        self, parsed: tuple[pb.ModelInferRequest, list[memoryview]], key: bytes | None, timeout_s: float | None, caller: Caller
-    ) -> bytes:
-        proto, raw = parsed
-        began_s = time.monotonic()
-        try:
-            response, answer = await self._answer(proto, raw, key, timeout_s, caller)
-        except BaseException as error:
-            self.failed(proto.model_name, error, caller)
-            raise
-        self._dataplane.requests.answered(proto.model_name, response.version, WireProtocol.GRPC, began_s, caller, response.rows)
-        return answer
-
-    def failed(self, model: str, error: BaseException, caller: Caller | None = None) -> None:
-        """Counts a request that ended so; an empty name where it was not read that far, and no caller where he was not known."""
-        self._dataplane.requests.failed(model, WireProtocol.GRPC, error, caller)
-
-    async def _answer(
-        self, proto: pb.ModelInferRequest, raw: list[memoryview], key: bytes | None, timeout_s: float | None, caller: Caller
-    ) -> tuple[InferResponse, bytes]:
-        call = InferCall(proto.model_name, proto.model_version, key, timeout_s)
-        # What is large and not raw is typed: to read its numbers takes longer than to parse the message did.
-        large = not raw and proto.ByteSize() > LARGE_BYTES
-        request = await self.large.run(request_from, proto, raw) if large else request_from(proto, raw)
-        response = await self._dataplane.infer(call, request, caller)
-        if sum(output.array.nbytes for output in response.outputs) > LARGE_BYTES:
-            return response, await self.large.run(response_to, response)
-        return response, response_to(response)
-
     async def _model_infer(self, data: bytes, context: Context) -> bytes:
-        return await self.infer(data, *_key_and_time(context), self._caller(context), _trace(context))
+        return await self._infer.infer(data, *_key_and_time(context), self._caller(context), _trace(context))
 
     async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """See `_answer_stream`."""
@@ -230,10 +157,10 @@ class InferenceService:
         answer = pb.ModelStreamInferResponse()
         try:
             with _taken(self._admission, len(data)):
-                parsed = await self.large.run(parse_infer, data) if len(data) > LARGE_BYTES else parse_infer(data)
+                parsed = await self._infer.parsed(data)
                 answer.infer_response.id = parsed[0].id
-                work = self._scored(parsed, *_key_and_time(context), self._caller(context))
-                return stream_response(await self._traced(_trace(context), work))
+                caller = self._caller(context)
+                return stream_response(await self._infer.scored(parsed, *_key_and_time(context), caller, _trace(context)))
         except HeadraceError as error:
             answer.error_message = text_of(error)
         except Exception:

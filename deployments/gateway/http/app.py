@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from cluster.access.callers import CLUSTER, Caller
@@ -38,14 +36,13 @@ from deployments.gateway.http.asgi import (
     wrong_method_reply,
 )
 from deployments.gateway.http.callers import Callers, ForeignCaller
-from deployments.gateway.http.infer import HttpInfer, read_call, read_head
+from deployments.gateway.http.infer import HttpInfer, read_head
 from deployments.gateway.http.openapi import openapi_document
 from deployments.gateway.http.page import render_page, summary
 from deployments.gateway.http.repository import answer_repository_call, is_repository_call
 from deployments.gateway.http.traced import answered, http_span
-from deployments.gateway.large import LARGE_BYTES, LargeWork
-from deployments.gateway.protocol.explanations import encode_v1_explanations, parse_v1_explain
-from deployments.gateway.protocol.v1 import encode_v1, parse_v1
+from deployments.gateway.http.v1 import HttpV1
+from deployments.gateway.large import LargeWork
 from deployments.gateway.repository import Repository
 from deployments.gateway.request_meter import WireProtocol
 from deployments.observe.exposition import exposed
@@ -56,8 +53,6 @@ _NO_WEBSOCKET = json_reply({"error": "no WebSocket is served here (use HTTP, or 
 
 ALONE_HEADER = ALONE.encode()
 HTTP_DOOR = WireProtocol.HTTP.value
-# The version that answered, of how many rows, and the answer.
-V1Answer = Callable[[Request, str, Caller], Awaitable[tuple[str, int, Reply]]]
 
 
 class _WrongMethod(Exception):
@@ -144,12 +139,11 @@ class GatewayApp:
             case ["v2", "models", model, "versions", version, "explain"]:
                 return await self._explain(request, model, version, caller)
             case ["v1", "models", model] if model.endswith(":explain"):
-                return await self._v1(self._explained, request, model.removesuffix(":explain") + EXPLAINS, caller)
+                return await self._v1_explain(request, model.removesuffix(":explain"), None, caller)
             case ["v1", "models", model, "versions", version] if version.endswith(":explain"):
-                explained = partial(self._explained, version=version.removesuffix(":explain"))
-                return await self._v1(explained, request, model + EXPLAINS, caller)
+                return await self._v1_explain(request, model, version.removesuffix(":explain"), caller)
             case ["v1", "models", model] if model.endswith(":predict"):
-                return await self._predict(request, model.removesuffix(":predict"), caller)
+                return await self._v1_predict(request, model.removesuffix(":predict"), caller)
         if is_repository_call(segments):
             _only_post(request)
             self.callers.check(request.headers)
@@ -256,40 +250,14 @@ class GatewayApp:
         infer = HttpInfer(self.dataplane, self.large, self.max_body_bytes)
         return await infer.answer(head, await request.raw_body(), request.lease, caller)
 
-    async def _predict(self, request: Request, model: str, caller: Caller) -> Reply:
-        scoring = self._v1(self._predicted, request, model, caller)
+    async def _v1_predict(self, request: Request, model: str, caller: Caller) -> Reply:
+        _only_post(request)
+        scoring = HttpV1(self.dataplane, self.large).predict(request, model, caller)
         return await self._traced(request, scoring, route="/v1/models/{model}:predict")
 
-    async def _v1(self, answer: V1Answer, request: Request, model: str, caller: Caller) -> Reply:
+    async def _v1_explain(self, request: Request, model: str, version: str | None, caller: Caller) -> Reply:
         _only_post(request)
-        began_s = time.monotonic()
-        try:
-            version, rows, reply = await answer(request, model, caller)
-        except BaseException as error:
-            self.dataplane.requests.failed(model, WireProtocol.HTTP, error, caller)
-            raise
-        self.dataplane.requests.answered(model, version, WireProtocol.HTTP, began_s, caller, rows)
-        return reply
-
-    async def _predicted(self, request: Request, model: str, caller: Caller) -> tuple[str, int, Reply]:
-        body, signature = await request.body(), await self.dataplane.signature(model, caller=caller)
-        large = len(body) > LARGE_BYTES
-        wanted = await self.large.run(parse_v1, body, signature) if large else parse_v1(body, signature)
-        answer = await self.dataplane.infer(read_call(request.headers, model, None), wanted, caller)
-        if sum(output.array.nbytes for output in answer.outputs) > LARGE_BYTES:
-            return answer.version, answer.rows, Reply(200, await self.large.run(encode_v1, answer, columns=wanted.columns))
-        return answer.version, answer.rows, Reply(200, encode_v1(answer, columns=wanted.columns))
-
-    async def _explained(
-        self, request: Request, model: str, caller: Caller, version: str | None = None
-    ) -> tuple[str, int, Reply]:
-        body, signature = await request.body(), await self.dataplane.signature(model, version, caller=caller)
-        large = len(body) > LARGE_BYTES
-        wanted = await self.large.run(parse_v1_explain, body, signature) if large else parse_v1_explain(body, signature)
-        about = model.removesuffix(EXPLAINS)
-        explained, signature = await self.dataplane.explain(read_call(request.headers, about, version), wanted, caller)
-        reply = Reply(200, await self.large.run(encode_v1_explanations, about, explained, signature))
-        return str(explained.version), len(explained.explanations), reply
+        return await HttpV1(self.dataplane, self.large).explain(request, model, version, caller)
 
     async def _command(self, request: Request, command: str) -> Reply:
         _only_post(request)

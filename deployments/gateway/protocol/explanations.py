@@ -120,8 +120,15 @@ def parse_v1_explain(body: bytes | memoryview, signature: Signature) -> V1Reques
     parameters = with_document(body, _given)
     for name in NESTED:
         if isinstance(parameters.get(name), Mapping):
-            parameters[name] = orjson.dumps(parameters[name]).decode()
+            parameters[name] = _as_text(parameters[name], name)
     return replace(wanted, parameters=parameters)
+
+
+def _as_text(value: Mapping[str, Any], name: str) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # it reads more levels than it writes
+        raise BadInput("is nested too deeply", where=f"explain.{name}", remedy="send an object of names") from None
 
 
 def _given(document: simdjson.Object) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
 import simdjson
 
@@ -24,6 +25,7 @@ from deployments.gateway.protocol.response import InferResponse, dumps
 from deployments.gateway.protocol.tensors import MAX_AXES, from_json, from_objects, parse_shape, to_json
 
 B64 = "b64"
+SHORT_ITEMS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,11 @@ def _gather(spec: TensorSpec, rows: list[Any]) -> Array:
 
 
 def _column(spec: TensorSpec, values: simdjson.Array) -> Array:
-    shape = _row_shape(spec, parse_shape(_nested_shape(values), spec.name))
+    nested = parse_shape(_nested_shape(values), spec.name)
+    if not _is_even(values, nested[1:]):
+        what = "its rows are of different lengths"
+        raise BadInput(what, where=f"tensor {spec.name!r}", remedy=f"each list must be as long as the first: {list(nested)}")
+    shape = _row_shape(spec, nested)
     if spec.datatype is Datatype.BYTES:
         return from_objects(spec.name, shape, values.as_list(), lambda item: _text(spec, item))
     return from_json(spec.name, spec.datatype, shape, values)
@@ -136,12 +142,28 @@ def _nested_shape(values: simdjson.Array) -> list[int]:
     return shape
 
 
+def _is_even(values: Any, inner: tuple[int, ...]) -> bool:
+    """Whether each row is as long as the first, and each list in it: of uneven ones, whose numbers may come out right in all, a
+    row would get its neighbour's numbers. Below the rows, short lists are not looked at: it takes as long as to read them."""
+    if not inner:
+        return True
+    try:
+        if set(map(len, values)) != {inner[0]}:
+            return False
+    except TypeError:  # not a list
+        return False
+    return len(inner) == 1 or inner[1] < SHORT_ITEMS or all(_is_even(item, inner[1:]) for item in values)
+
+
 def rows_of(name: str, datatype: Datatype, array: Array) -> Any:
     flat = to_json(name, datatype, array)
     return flat.reshape(array.shape) if datatype is not Datatype.BYTES else _nest(flat, array.shape)
 
 
 def _nest(flat: list[str], shape: tuple[int, ...]) -> list[Any]:
+    if not flat:
+        none: list[Any] = np.empty(shape).tolist()  # lists of no length can't be cut from a flat one
+        return none
     nested: list[Any] = flat
     for axis in reversed(shape[1:]):
         nested = [nested[start : start + axis] for start in range(0, len(nested), axis)]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.errors import Conflict, Unreachable
+from cluster.foreign import first_line
 from headrace.local.home import Settings
 from headrace.local.ray.connection import prepare_ray
 from headrace.local.run_state import load_run
@@ -50,7 +51,7 @@ def submit_command(settings: Settings, arguments: Sequence[str], *, job: str) ->
         if "already exists" in str(error):
             raise Conflict("a job of this id exists", where=job, remedy="see it in the Ray dashboard") from error
         raise Unreachable(
-            f"the job can't be submitted: {next(iter(str(error).splitlines()), type(error).__name__)}",
+            f"the job can't be submitted: {first_line(error)}",
             where=dashboard or address,
             remedy="jobs go through the Ray dashboard: see that it runs",
         ) from error

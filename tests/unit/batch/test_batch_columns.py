@@ -257,3 +257,34 @@ def test_nulls_inside_a_dictionary_are_nulls() -> None:
 def test_a_name_that_comes_twice_is_told() -> None:
     table = pa.RecordBatch.from_arrays([pa.array([1.0], pa.float32())] * 2, names=["x", "x"])
     assert "several columns x" in refused(table, signature())
+
+
+@pytest.mark.parametrize("wanted", [Datatype.INT32, Datatype.INT64, Datatype.UINT32, Datatype.UINT64], ids=str)
+def test_a_number_just_above_the_largest_is_named_and_wraps_around_nowhere(wanted: Datatype) -> None:
+    limits = np.iinfo(wanted.value.lower())
+    below, above = np.nextafter(float(limits.max) + 1, 0), float(int(limits.max) + 1)
+    rows = convert(batch(x=pa.array([float(limits.min), np.floor(below), above])), signature(wanted), narrow=True)
+    assert rows.bad == {2: f"input x holds a value that {wanted} can't hold"}
+    assert rows.tensors["x"].tolist() == [int(limits.min), int(np.floor(below))]
+
+
+def test_a_float_of_32_bits_just_above_the_largest_is_named_too() -> None:
+    rows = convert(batch(x=pa.array([2.0**31, 1.0], pa.float32())), signature(Datatype.INT32), narrow=True)
+    assert (rows.bad, rows.tensors["x"].tolist()) == ({0: "input x holds a value that INT32 can't hold"}, [1])
+
+
+NESTED = pa.list_(pa.list_(pa.float32()))
+
+
+@pytest.mark.parametrize(
+    ("column", "shape", "answered"),
+    [
+        (pa.array([[[1.0]], [[1.0], [2.0]]], NESTED), (), [1.0]),
+        (pa.array([[[[1.0]], [[2.0]]], [[[1.0], [3.0]], [[2.0]]]], pa.list_(NESTED)), (2,), [[1.0, 2.0]]),
+    ],
+)
+def test_lists_that_are_nested_deeper_than_the_input_are_taken_where_they_fit(
+    column: pa.Array, shape: tuple[int, ...], answered: list[object]
+) -> None:
+    rows = convert(batch(x=column), signature(Datatype.FP32, *shape))
+    assert (list(rows.bad), rows.tensors["x"].tolist()) == ([1], answered)

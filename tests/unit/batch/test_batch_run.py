@@ -21,7 +21,7 @@ import pytest
 
 from cluster.errors import BadInput, Conflict, HeadraceError, NoCapacity, NotFound
 from consumers.batch.plan import Unit
-from consumers.batch.run import RunProgress, Workforce, begin, resume
+from consumers.batch.run import NothingNew, RunProgress, Workforce, begin, resume
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.spec import BatchSpec
 from consumers.batch.write.ledger import Ledger
@@ -261,6 +261,20 @@ def test_a_damaged_footer_may_be_set_aside(tmp_path: Path, pin: Pinned) -> None:
     manifest = run(spec_of(tmp_path / "in", tmp_path / "out", input={"on_damage": "quarantine"}), pin)
     assert manifest.written == 300
     assert [damaged[0] for damaged in manifest.damaged] == [str(tmp_path / "in/b.parquet")]
+
+
+def test_a_damaged_file_that_is_set_aside_fails_no_run_that_has_nothing_else_to_score(tmp_path: Path, pin: Pinned) -> None:
+    write_dataset(tmp_path / "in", files=1)
+    wanted: dict[str, Any] = {"on_damage": "quarantine", "only_new": True}
+    spec = spec_of(tmp_path / "in", tmp_path / "out", input=wanted, output={"mode": "append"})
+    run(spec, pin)
+    (tmp_path / "in/b.parquet").write_bytes(b"not parquet")
+    with pytest.raises(NothingNew, match=r"no file is new, but 1 can't be read, e\.g\. .*b\.parquet"):
+        run(spec, pin)
+    (tmp_path / "in/0.parquet").unlink()
+    with pytest.raises(BadInput, match=r"b\.parquet") as told:  # it is all that there is
+        run(spec, pin)
+    assert told.value.remedy == "mend or remove the file"
 
 
 def test_schema_drift_names_both_files(tmp_path: Path, pin: Pinned) -> None:

@@ -6,6 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -151,3 +152,55 @@ def test_a_person_resumes_or_gives_up_what_he_has_seen_and_nothing_else(tmp_path
     other = run_asked("echo", spec, echo_pin(), ECHO, as_of=DAY, fire="hand-6", given_up=left_unfinished(spec))
     assert other is not None
     assert [run.run_id for run in RunHistory(locate(spec.output.path)).all()] == [left, other.run_id]
+
+
+@pytest.mark.parametrize("gone", ["plan.json", "receipts/000000-*.json"])
+def test_a_run_that_is_just_being_removed_is_left_out_and_the_others_are_told(tmp_path: Path, gone: str) -> None:
+    dataset(tmp_path / "in", bad=0)
+    spec = spec_of(tmp_path)
+    published = run_fire("echo", spec, echo_pin(), ECHO, as_of=DAY, fire="f1")
+    assert published is not None
+    with pytest.raises(NoCapacity):
+        run_fire("echo", spec, echo_pin(), stopping_after(ECHO, 2), as_of=DAY, fire="f2")
+    run = RunHistory(locate(spec.output.path)).unfinished()
+    assert run is not None
+    (file,) = Path(run.place.path).glob(gone)
+    listed = Place.children
+
+    def then_removed(place: Place) -> list[str]:
+        found = listed(place)
+        if place.path == str(file.parent):
+            file.unlink(missing_ok=True)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Place, "children", then_removed)
+        assert [seen.run_id for seen in seen_by(LedgerRuns(), spec)] == [published.run_id]
+
+
+def test_a_receipt_that_nobody_can_read_is_told_as_such(tmp_path: Path) -> None:
+    dataset(tmp_path / "in", bad=0)
+    spec = spec_of(tmp_path)
+    with pytest.raises(NoCapacity):
+        run_fire("echo", spec, echo_pin(), stopping_after(ECHO, 2), as_of=DAY, fire="f1")
+    run = RunHistory(locate(spec.output.path)).unfinished()
+    assert run is not None
+    (run.place / "receipts" / "000000-aaaaaaaa.json").write(b'{"unit": "of another release"}')
+    with pytest.raises(Conflict, match="not a run that this version of headrace can read") as told:
+        seen_by(LedgerRuns(), spec)
+    assert (told.value.where or "").endswith("000000-aaaaaaaa.json")
+
+
+def test_rows_that_were_set_aside_are_shown_whatever_is_in_them(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    no_text = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(np.array([0, 3], np.int32)), pa.py_buffer(b"a\xff\xfe")])
+    late, deep = pa.array([2**62], pa.timestamp("us")), pa.ListArray.from_arrays([0, 1], no_text)
+    table = pa.table({"x": pa.array([None], pa.float32()), "text": no_text, "late": late, "deep": deep})
+    pq.write_table(table, tmp_path / "in" / "0.parquet")
+    spec = spec_of(tmp_path)
+    manifest = run_fire("echo", spec, echo_pin(), ECHO, as_of=DAY, fire="f1")
+    assert manifest is not None
+    (reason,) = LedgerRuns().quarantine(spec.model_dump(mode="json"), manifest.run_id, frozenset()).reasons
+    row = reason.samples[0]
+    assert (row["text"], row["late"]) == ("a\ufffd\ufffd", "no readable timestamp[us]")
+    assert row["deep"].startswith("no readable list<")

@@ -103,3 +103,46 @@ async def test_what_the_controller_refuses_for_now_is_sent_again_under_its_numbe
         await push.flush()
     assert control.counts(1) == Counts(rows=4)
     assert sorted(sequence for _, sequence in control.batches) == [1, 2]
+
+
+async def test_a_table_that_can_not_be_taken_up_whole_keeps_no_later_one_out(caplog: pytest.LogCaptureFixture) -> None:
+    control, seen = TableControl(), list[int]()
+
+    def changed(table: RouteTable) -> None:
+        seen.append(table.number)
+        if table.number == 1:
+            raise ZeroDivisionError
+
+    watch = TableWatch(control, changed)
+    task = asyncio.create_task(watch.run())
+    for number in (1, 2):
+        control._table = RouteTable(number, {"digits": ONE}, fence=1)
+        control._changed.set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    task.cancel()
+    assert (seen, watch.table.number) == ([1, 2], 2)
+    assert "table 1 was not taken up whole" in caplog.text
+
+
+async def test_a_push_that_fails_by_a_fault_of_ours_is_told_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("deployments.control.table_watch.PUSH_EVERY_S", 0.0)
+    log, pushed = EvidenceLog("scorer"), asyncio.Event()
+    log.add(EvidenceKey("digits", "r1", 1), Counts(rows=1))
+
+    class Odd(TableControl):
+        tries = 0
+
+        async def push(self, told: object) -> None:
+            self.tries += 1
+            if self.tries == 1:
+                raise ZeroDivisionError
+            pushed.set()
+
+    task = asyncio.create_task(EvidencePush(Odd(), log).run())
+    async with asyncio.timeout(10):
+        await pushed.wait()
+    task.cancel()
+    assert "what was counted is told later" in caplog.text

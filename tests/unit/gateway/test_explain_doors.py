@@ -145,6 +145,19 @@ def test_what_is_asked_wrongly_is_told_in_words(asked: dict[str, Any], words: st
     run(scene)
 
 
+@pytest.mark.parametrize("name", ["groups", "baseline"])
+def test_what_is_nested_too_deeply_in_v1_is_told(name: str) -> None:
+    deep = '{"a":' * 300 + "1" + "}" * 300
+    body = f'{{"instances": [[2, 3]], "parameters": {{"{name}": {deep}}}}}'
+
+    async def scene(client: Client, scorer: FakeScorer) -> None:
+        answer = await client.post("/v1/models/pair:explain", content=body.encode())
+        assert answer.status_code == 400, answer.text
+        assert f"explain.{name}: is nested too deeply" in answer.json()["error"]
+
+    run(scene)
+
+
 def test_a_key_is_explained_by_the_version_that_answers_it() -> None:
     key = next(name for name in (b"%d" % i for i in range(1000)) if goes_to_candidate(name, salt=7, weight=1000))
 

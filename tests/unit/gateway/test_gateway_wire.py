@@ -413,6 +413,27 @@ def test_v1_rows_may_be_flat(shape: tuple[int, ...], instances: list[Any], wante
     assert parse_v1(orjson.dumps({"instances": instances}), signature).inputs["x"].tolist() == wanted
 
 
+@pytest.mark.parametrize(
+    ("datatype", "shape", "instances"),
+    [
+        (Datatype.FP32, (2,), [[1, 2], [3], [4, 5, 6]]),
+        (Datatype.FP32, (2,), [[1, 2], 3, 4, [5, 6]]),
+        (Datatype.BYTES, (2,), [["a", "b"], ["c"], ["d", "e", "f"]]),
+        (Datatype.INT8, (2, 16), [[[1] * 16] * 2, [[1] * 15, [2] * 17]]),
+        (Datatype.FP32, (2,), [{"x": [1, 2]}, {"x": [3]}, {"x": [4, 5, 6]}]),
+    ],
+)
+def test_no_row_of_v1_gets_the_numbers_of_its_neighbour(datatype: Datatype, shape: tuple[int, ...], instances: list[Any]) -> None:
+    signature = Signature(inputs=(spec("x", datatype, *shape),), outputs=())
+    with pytest.raises(BadInput, match=r"tensor 'x': (its rows are of different lengths|shape .* takes)"):
+        parse_v1(orjson.dumps({"instances": instances}), signature)
+
+
+def test_v1_says_texts_of_no_length() -> None:
+    none = OutputTensor("words", Datatype.BYTES, np.empty((2, 0), np.object_))
+    assert orjson.loads(encode_v1(InferResponse("m", "1", (none,))))["predictions"] == [[], []]
+
+
 def test_v1_bytes_may_be_base64() -> None:
     one = Signature(inputs=(spec("image", Datatype.BYTES),), outputs=())
     for body in (

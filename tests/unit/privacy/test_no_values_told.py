@@ -25,7 +25,8 @@ from consumers.stream.codecs.formats import make_decoder
 from consumers.stream.codecs.registry import Schemas
 from consumers.stream.labels.records import label_in
 from consumers.stream.log.port import Header
-from consumers.stream.spec import Format, InputEnvelope, LabelTopic, Registry, StreamInput
+from consumers.stream.security import Registry
+from consumers.stream.spec import Format, InputEnvelope, LabelTopic, StreamInput
 from deployments.builder.sources.mlflow_models.example import example_rows
 from deployments.builder.sources.rows import check_classes, read_rows
 from deployments.builder.spec import InputSpec

@@ -611,6 +611,22 @@ def test_a_key_that_is_no_text_is_a_subject_too(ring: KeyRing) -> None:
     assert not broker.topics["dead"][0]
 
 
+def test_a_record_that_is_nested_too_deeply_is_a_dead_letter_and_costs_no_neighbour(ring: KeyRing) -> None:
+    control = BrainControl()
+    book = SubjectBook(control)
+    book.open("subjects", "prod")
+    name = pseudonym_in(book, BOB.decode())
+    his = seal_field(b"[4,5,6]", key_in(book, name) or b"", keys="subjects", pseudonym=name, topic="in", field="x")
+    deep = b'{"x":"%s","more":%s1%s}' % (his.encode(), b"[" * 300, b"]" * 300)
+    with running(spec_of(input={"decrypt": {"fields": ["x"]}}), book) as broker:
+        out, dead = broker.topics["out"][0], broker.topics["dead"][0]
+        put(broker, his)
+        broker.append("in", 0, Stored(BOB, deep, (), 1000))
+        put(broker, his)
+        until(lambda: len(out) == 2 and len(dead) == 1)
+    assert "nested too deeply" in reason(dead[0])
+
+
 def test_a_field_that_is_no_output_is_told() -> None:
     spec = spec_of(output={"encrypt": {"fields": ["sum", "summ"], "key": "prod"}})
     with pytest.raises(BadInput, match=r"no output \['summ'\]"):

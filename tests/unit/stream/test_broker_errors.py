@@ -10,7 +10,8 @@ from kafka import errors as k
 from cluster.errors import BadInput, Conflict, HeadraceError, NotFound, Unreachable
 from consumers.stream.kafka.broker_errors import Asker, Cause, asker_of, broker_error, cause_of, client_error_of, unreachable
 from consumers.stream.log.port import Member
-from consumers.stream.spec import Security, StreamInput, StreamOutput, StreamSpec, Topic
+from consumers.stream.security import Security
+from consumers.stream.spec import StreamInput, StreamOutput, StreamSpec, Topic
 
 ASKER = Asker("g", "t-1", ("in", "out", "dead"))
 

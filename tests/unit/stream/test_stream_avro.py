@@ -18,7 +18,8 @@ from cluster.signature import Datatype, Signature, TensorSpec
 from consumers.stream.codecs.codec import Decoded
 from consumers.stream.codecs.formats import make_decoder
 from consumers.stream.codecs.registry import Schemas
-from consumers.stream.spec import Format, Registry, StreamInput
+from consumers.stream.security import Registry
+from consumers.stream.spec import Format, StreamInput
 from tests.support.schema_registry import SchemaRegistry, avro, framed, schema_registry
 
 F = TensorSpec(name="f", datatype=Datatype.FP64, shape=(-1,))

@@ -14,7 +14,8 @@ from consumers.stream.kafka.kafka_python.client import client_config
 from consumers.stream.kafka.librdkafka.batches import runs, send
 from consumers.stream.kafka.librdkafka.config import rdkafka_config
 from consumers.stream.log.port import Outgoing
-from consumers.stream.spec import Client, Protocol, Security
+from consumers.stream.security import Protocol, Security
+from consumers.stream.spec import Client
 from headrace.local.ports import free_port
 
 

@@ -23,7 +23,8 @@ from consumers.stream.codecs.codec import Decoded, Decoder
 from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.codecs.registry import Schemas
 from consumers.stream.log.port import Header
-from consumers.stream.spec import Format, InputEnvelope, OutputEnvelope, Registry, StreamInput, StreamOutput, StreamSpec
+from consumers.stream.security import Registry
+from consumers.stream.spec import Format, InputEnvelope, OutputEnvelope, StreamInput, StreamOutput, StreamSpec
 from deployments.engines.datatypes import NUMPY
 from tests.support.schema_registry import SchemaRegistry, avro, framed, schema_registry
 

@@ -11,8 +11,9 @@ import pytest
 from cluster.ports import AppState, AppStatus
 from consumers.stream.counters import ExplainStatus, OpenTransaction, WorkerStatus
 from consumers.stream.phases import WorkerPhase
+from consumers.stream.serving import worker_reports
 from consumers.stream.serving.health import stream_state
-from consumers.stream.serving.worker_reports import WorkerReports
+from consumers.stream.serving.worker_reports import Replicas, WorkerReports
 from tests.support.waiting import until
 
 READY = AppState("stream--s", AppStatus.READY, 2, 2)
@@ -183,3 +184,25 @@ def test_explanations_that_are_not_made_are_told_while_the_stream_serves_on() ->
     assert (seen.status, seen.message) == (AppStatus.READY, "explanations wait, holding: no replica has time")
     well = RUNNING.model_copy(update={"explain": ExplainStatus(phase=WorkerPhase.RUNNING)})
     assert stream_state(READY, [well, RUNNING], NOW_S) == READY
+
+
+def test_a_worker_of_another_release_silences_none_of_its_neighbours(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    newer = RUNNING.model_dump(mode="json") | {"mood": "good"}
+    monkeypatch.setattr(worker_reports, "each_answer", lambda *_, **__: iter([newer, RUNNING.model_dump(mode="json")]))
+    monkeypatch.setattr(worker_reports.serve, "get_deployment_handle", lambda *_, **__: None)
+    ask, told = Replicas("consumer"), list[WorkerStatus]()
+    for _ in range(2):
+        ask("s", told.append)
+    assert [said.replica for said in told] == [RUNNING.replica] * 2
+    assert caplog.text.count("answers in other words than are known here") == 1
+
+
+def test_a_round_that_fails_by_a_fault_of_ours_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def ask(app: str, tell: object) -> None:
+        raise ZeroDivisionError
+
+    watching = WorkerReports(ask)
+    assert ages(watching, {"s": ["a"]}) == {"s": {}}
+    until(lambda: "s was not asked how it is doing" in caplog.text, 20)

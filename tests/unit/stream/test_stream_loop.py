@@ -16,17 +16,8 @@ from consumers.stream.log.memory_log import MemoryBroker, MemoryLog, Stored
 from consumers.stream.log.port import Outgoing, Partition, Records, TopicLimits
 from consumers.stream.loop import Loop
 from consumers.stream.phases import WorkerPhase
-from consumers.stream.spec import (
-    Format,
-    InputEnvelope,
-    OnEmpty,
-    OutputEnvelope,
-    Registry,
-    StreamInput,
-    StreamOutput,
-    StreamSpec,
-    Topic,
-)
+from consumers.stream.security import Registry
+from consumers.stream.spec import Format, InputEnvelope, OnEmpty, OutputEnvelope, StreamInput, StreamOutput, StreamSpec, Topic
 from tests.support import waiting
 from tests.support.schema_registry import schema_registry
 from tests.support.stream_parts import SumScoring

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.commands.streams.moves import StreamDocument, StreamSeen
-from cluster.errors import Conflict, Unreachable
+from cluster.errors import BadInput, Conflict, Unreachable
 from cluster.state import Wanted
 from consumers.stream.counters import Counters
 from consumers.stream.kafka.offsets import OffsetRanges
@@ -21,6 +21,7 @@ from consumers.stream.operate import stream_operator
 from consumers.stream.operate.letters import LetterBook, OfReason, listed_letter, shown_letter
 from consumers.stream.operate.redacting import HIDDEN, TEXT_MOST, shown_value
 from consumers.stream.operate.running import Headway, MoveBook
+from consumers.stream.operate.seeking import partition_of
 from consumers.stream.operate.stream_operator import STILL_S, StreamOperator, chosen_stretch
 from consumers.stream.outgoing.answers import CONNECT
 from consumers.stream.sealed.section import DecryptedInput
@@ -183,3 +184,16 @@ def test_a_replay_that_gets_no_further_is_given_up(monkeypatch: pytest.MonkeyPat
     with pytest.raises(Unreachable, match="nothing of it got on for 600 s: no version serves"):
         operator._replay(document(), choice, "r1", lambda _words: None)
     assert now_s[0] == 5 * STILL_S
+
+
+@pytest.mark.parametrize("named", ["clicks", "clicks/one", f"clicks/{'9' * 5000}"])
+def test_what_is_no_partition_of_a_plan_is_refused(named: str) -> None:
+    with pytest.raises(BadInput, match="no partition is called so"):
+        partition_of(named)
+
+
+def test_who_asks_what_was_done_to_streams_leaves_nothing_behind() -> None:
+    book = MoveBook()
+    assert book.of("nobody's") == ()
+    book.check_idle("nobody's")
+    assert not book._moves

@@ -11,9 +11,10 @@ from cluster.errors import BadInput
 from consumers.stream.breaker import Breaker, backoff_s
 from consumers.stream.log.port import Origins, Partition
 from consumers.stream.outgoing.answers import OwnHeaders, headers_bytes
+from consumers.stream.security import Protocol, Security
 from consumers.stream.serving.autoscale import Bounds, replicas_for
 from consumers.stream.serving.feed import deployment_options
-from consumers.stream.spec import Protocol, Security, StreamSpec
+from consumers.stream.spec import StreamSpec
 from deployments.serving.scaling import settled
 
 DOCUMENT = {

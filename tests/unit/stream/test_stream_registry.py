@@ -16,7 +16,8 @@ from cluster.signature import Datatype, Signature, TensorSpec
 from consumers.stream.codecs import registry as module
 from consumers.stream.codecs.formats import make_decoder, make_encoder
 from consumers.stream.codecs.registry import Schemas
-from consumers.stream.spec import Format, Registry, StreamInput, StreamOutput
+from consumers.stream.security import Registry
+from consumers.stream.spec import Format, StreamInput, StreamOutput
 from tests.support.schema_registry import SchemaRegistry, avro, framed, schema_registry
 
 N = TensorSpec(name="n", datatype=Datatype.INT64, shape=(-1,))

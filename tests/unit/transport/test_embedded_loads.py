@@ -10,6 +10,7 @@ from cluster.errors import BadArtifact, Forbidden, HeadraceError, Unreachable
 from cluster.fleet.serving import Serving
 from cluster.routing.routes import Target
 from deployments.engines.port import Engine
+from deployments.transport.engine_process import EngineProcess
 from deployments.transport.transports import EmbeddedTransport
 from tests.support.models import SIGNATURE
 
@@ -66,4 +67,30 @@ async def test_what_nobody_wants_any_more_is_not_tried_again(monkeypatch: pytest
     assert not transport.ready(TARGET)
     await transport.settled([TARGET.app])
     assert not transport.ready(TARGET)
+    await transport.close()
+
+
+class HalfConnected(EngineProcess):
+    """Never gets its lines."""
+
+    def __init__(self) -> None:
+        self.connecting, self.closed = asyncio.Event(), False
+
+    async def connect(self) -> None:
+        self.connecting.set()
+        await asyncio.Event().wait()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_process_that_nobody_wants_any_more_ends_also_while_it_is_being_connected() -> None:
+    engine = HalfConnected()
+    transport = EmbeddedTransport(lambda *_: engine)
+    transport.keep({TARGET.app: (TARGET, Serving())})
+    await engine.connecting.wait()
+    transport.keep({})
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert engine.closed
     await transport.close()

@@ -11,7 +11,7 @@ from kafka.admin import KafkaAdminClient  # type: ignore[import-untyped]
 from consumers.stream.kafka.kafka_python.logins import keep_logins_unlogged
 from consumers.stream.log.port import Partition
 from consumers.stream.log.starts import SeenTopic
-from consumers.stream.spec import Security
+from consumers.stream.security import Security
 
 LIMIT = "max.message.bytes"
 DEFAULT_BROKERS = "127.0.0.1:9092"  # where neither the document nor the environment names any

@@ -7,7 +7,7 @@ from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from cluster.errors import Unreachable
 from consumers.stream.kafka.kafka_python.client import client_config, producer_limits
-from consumers.stream.spec import Security
+from consumers.stream.security import Security
 
 WAIT_S = 10.0  # for the broker, for all of it
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from consumers.stream.kafka.kafka_python.client import ROOM_BYTES
 from consumers.stream.log.port import Member
-from consumers.stream.spec import Guarantee, Security, StreamSpec
+from consumers.stream.security import Security
+from consumers.stream.spec import Guarantee, StreamSpec
 
 STATS_EVERY_MS = 500
 METADATA_EVERY_MS = 10_000  # so late partitions that were added are found

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.access.callers import EVERYTHING, Caller, Role, grant_of
 from cluster.audit.uses import Used, UseKind
-from cluster.errors import BadArtifact, BadInput, Forbidden, NotFound, Unauthenticated
+from cluster.errors import BadArtifact, Forbidden, NotFound, Unauthenticated
 from deployments.gateway.console.batch_runs import BatchRuns, BatchRunSeen, Quarantine, QuarantineReason
 from deployments.gateway.console.node_loads import GpuLoad, NodeLoad, loads_of
 from deployments.gateway.console.nodes import nodes_in
@@ -112,8 +112,9 @@ def test_a_version_is_read_once_and_what_failed_is_tried_again(tmp_path: Path) -
     async def scene() -> None:
         with pytest.raises(BadArtifact):
             await files.about("digits", "1", ALL)
-        with pytest.raises(BadInput):
-            await files.about("digits", "one", ALL)
+        for odd in ("one", "9" * 5000, "\u0663"):
+            with pytest.raises(NotFound, match="no version"):
+                await files.about("digits", odd, ALL)
         control.artifact = uri, digest
         told = await files.about("digits", "1", ALL)
         assert (told["engine"], told["variants"], told["profile"]) == ("onnx", [], None)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import httpx
@@ -23,8 +26,8 @@ import pytest
 from cluster.errors import Conflict, Unreachable
 from deployments.gateway.door.files import is_locked
 from deployments.gateway.door.haproxy import usable_haproxy
-from deployments.gateway.door.haproxy_process import FIRST_WAIT_S, LASTED_S, WAIT_AT_MOST_S, next_wait_s
-from deployments.gateway.door.keeper import KEEPER_LOCK
+from deployments.gateway.door.haproxy_process import FIRST_WAIT_S, LASTED_S, WAIT_AT_MOST_S, HaproxyProcess, next_wait_s
+from deployments.gateway.door.keeper import KEEPER_LOCK, Keeper
 from deployments.gateway.door.opening import Door, close_door
 from headrace.local.ports import free_port
 from tests.support.door import LiveDoor, door_settings, kill, live_door
@@ -368,6 +371,21 @@ def test_haproxy_that_dies_at_once_is_started_ever_more_rarely_and_the_gateway_i
     assert waits[1:4] == [FIRST_WAIT_S, 2 * FIRST_WAIT_S, 4 * FIRST_WAIT_S]
     assert waits[-1] == WAIT_AT_MOST_S
     assert next_wait_s(WAIT_AT_MOST_S, LASTED_S) == FIRST_WAIT_S <= 0.2
+
+
+def test_a_keeper_whose_keeping_falls_ends_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def falls(self: HaproxyProcess) -> None:
+        raise subprocess.SubprocessError("no fork")
+
+    monkeypatch.setattr(HaproxyProcess, "keep", falls)
+    said = list[str]()
+    monkeypatch.setattr(Keeper, "_log", lambda _, line: said.append(line))
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as http:
+        door = Path(folder, "door")
+        door.mkdir()
+        asyncio.run(asyncio.wait_for(Keeper(door_settings(), door, http, None).run(), LIMIT_S))
+        assert not door.exists()
+    assert said == ["the keeper ends: SubprocessError: no fork"]
 
 
 def test_settings_survive_being_written(tmp_path: str) -> None:
