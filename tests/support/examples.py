@@ -28,7 +28,10 @@ def run_example(name: str, folder: Path) -> str:
         printed, _ = demo.communicate()
     except BaseException:
         demo.send_signal(signal.SIGINT)  # it tidies up
-        demo.wait(timeout=120)
+        try:
+            demo.wait(timeout=120)
+        finally:
+            demo.kill()
         raise
     assert demo.returncode == 0, printed[-6000:]
     return printed
