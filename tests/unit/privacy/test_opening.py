@@ -29,22 +29,13 @@ from deployments.privacy.parquet import encryption_of
 from headrace.client import ControlClient
 from headrace.erasing import erase
 from headrace.opening import FieldOpener, FieldState, FileState, OpenedField, open_files
-from tests.support.brain import Brain
+from tests.support.brain import Brain, Clock
 from tests.support.brain_client import ask_brain, brain_client
 from tests.support.key_services import TOKEN, small_vault
 from tests.unit.keys.test_keys import pair_in
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "privacy.md"
 TOPIC, NAME, MARK = "churn-scores", "probability", "Ada-Marked-of-Kent"
-
-
-class Clock:
-    """A clock that the test sets."""
-
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 class Service:

@@ -53,7 +53,7 @@ from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
 from headrace.erasing import erase
 from tests.support import waiting
-from tests.support.brain import Brain
+from tests.support.brain import Brain, Clock
 from tests.support.brain_client import ask_brain
 from tests.support.stream_parts import SumScoring
 from tests.unit.keys.test_keys import pair_in
@@ -473,15 +473,6 @@ def test_keys_that_are_known_are_not_sent_again(ring: KeyRing) -> None:
     assert whole["document"]
     control.erase("ada", ring=ring)
     assert control.brain.call(SHOW.name, name="subjects", known=1)["document"]
-
-
-class Clock:
-    """A clock that the test sets."""
-
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def spec_of(**changes: Any) -> StreamSpec:
