@@ -29,8 +29,9 @@ from deployments.privacy.parquet import encryption_of
 from headrace.client import ControlClient
 from headrace.erasing import erase
 from headrace.opening import FieldOpener, FieldState, FileState, OpenedField, open_files
-from tests.support.brain import Brain, Clock
+from tests.support.brain import Brain
 from tests.support.brain_client import ask_brain, brain_client
+from tests.support.clock import Clock
 from tests.support.key_services import TOKEN, small_vault
 from tests.unit.keys.test_keys import pair_in
 

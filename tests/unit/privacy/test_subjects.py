@@ -53,8 +53,9 @@ from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
 from headrace.erasing import erase
 from tests.support import waiting
-from tests.support.brain import Brain, Clock
+from tests.support.brain import Brain
 from tests.support.brain_client import ask_brain
+from tests.support.clock import Clock
 from tests.support.stream_parts import SumScoring
 from tests.unit.keys.test_keys import pair_in
 
