@@ -43,7 +43,7 @@ from cluster.routing.routes import EMPTY, RouteTable, Stamp
 from cluster.state import State, StoredSubjectKeys
 from cluster.store.sql import SqlStore
 from consumers.batch.schedule.fake_jobs import FakeJobs
-from consumers.stream.sealed.book import SubjectBook
+from consumers.stream.sealed.book import SubjectBook, asking
 from consumers.stream.serving.fake_feeds import FakeFeeds
 from deployments.keys.hpke_key import HpkeKey, new_hpke_pair
 from deployments.keys.ring import VARIABLE, KeyRing
@@ -167,9 +167,9 @@ def measured(folder: Path, erased: int) -> Iterator[Figure]:
             levels = DEPTH - (count.bit_length() - 1)
             yield Figure("erasures.store", path.stat().st_size / count, levels * WHOLE_NODE_BYTES, "bytes an erasure")
         control = Local(store)
-        key_us[count] = statistics.median(asked_s(SubjectBook(control))) / BATCH * 1e6
+        key_us[count] = statistics.median(asked_s(SubjectBook(asking(control)))) / BATCH * 1e6
         tracemalloc.start()
-        book = SubjectBook(control)
+        book = SubjectBook(asking(control))
         asked_s(book)
         held_bytes, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()

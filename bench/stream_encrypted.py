@@ -26,7 +26,7 @@ from bench.figures import Figure, show
 from bench.stream import EVENTS, KEYS, PYTHON, QUICK_EVENTS, WIDTH, Bench, fill_with, json_value, make_topics, prepared, topic_of
 from bench.stream_worker import HeldTable, Job, work
 from cluster.store.sql import SqlStore
-from consumers.stream.sealed.book import SubjectBook
+from consumers.stream.sealed.book import SubjectBook, asking
 from consumers.stream.sealed.section import DecryptedInput, EncryptedOutput
 from consumers.stream.spec import Format, StreamSpec
 from deployments.keys.hpke_key import new_hpke_pair
@@ -40,7 +40,7 @@ NAME, KEY, SEALED = "subjects", "k", "bench-sealed"
 
 def book_of(folder: Path) -> SubjectBook:
     """Keys as a controller of this process has them."""
-    book = SubjectBook(Local(SqlStore(f"sqlite:///{folder / 'store.db'}")))
+    book = SubjectBook(asking(Local(SqlStore(f"sqlite:///{folder / 'store.db'}"))))
     book.open(NAME, KEY)
     return book
 

@@ -190,12 +190,13 @@ def locate(uri: str) -> Place:
 
 
 def parquet_files(uri: str) -> list[Place]:
-    """The Parquet files of a file or folder, by any URI that pyarrow knows, sorted by path; hidden ones are left out."""
+    """The Parquet files of a file or folder, by any URI that pyarrow knows, sorted by path. In a folder, what is hidden is left
+    out, and what lies in hidden folders: a batch keeps there what it has not published."""
     place = locate(uri)
     with explaining(uri):
         paths = [place.path] if place.name.endswith(".parquet") and place.exists() else [str(one.path) for one in place.files()]
     found = [Place(place.filesystem, path) for path in paths if path.endswith(".parquet")]
-    return [one for one in found if not one.name.startswith(".")]
+    return [one for one in found if "/." not in one.path.removeprefix(place.path)]
 
 
 def _base(filesystem: pafs.FileSystem) -> pafs.FileSystem:

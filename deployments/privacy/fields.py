@@ -42,7 +42,7 @@ def open_field(text: str, key: bytes, *, topic: str, field: str) -> bytes:
             return AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], about)
     except (InvalidTag, ValueError):  # binascii's, and of characters that are not ASCII
         pass  # told below, as what is no such value at all
-    what, remedy = "it does not open: it was changed, or comes from another topic or field", "send it as it was encrypted"
+    what, remedy = "it does not open: it was changed, or is of another topic, field or cluster", "send it as it was encrypted"
     raise BadInput(what, where=field, remedy=remedy)
 
 

@@ -26,6 +26,10 @@ _NONCE_BYTES = 12
 _ONCE = bytes(_NONCE_BYTES)  # under a key that seals one thing alone
 
 
+class LockedKeys(Forbidden):
+    """The keys of data subjects are sealed, and this process has not what opens them."""
+
+
 class TreeForm(IntEnum):
     """How the tree is kept: the whole of it in one document, as it first was, or cut into branches."""
 
@@ -52,7 +56,7 @@ def seal_subject_keys(found: SubjectKeys, name: str, number: int, holder: KeyHol
 
 
 def open_subject_keys(text: str, name: str, number: int, ring: KeyRing) -> tuple[SubjectKeys, KeyHolder]:
-    """The keys, and who has wrapped them. Raises NotFound where there are none (number 0), Forbidden where no key here opens
+    """The keys, and who has wrapped them. Raises NotFound where there are none (number 0), LockedKeys where no key here opens
     them, Unreachable where one that may is away, BadArtifact where they were changed."""
     if not number:
         raise NotFound("there are none", where=_where(name), remedy="a stream with `encrypt` makes them as it starts")
@@ -61,11 +65,13 @@ def open_subject_keys(text: str, name: str, number: int, ring: KeyRing) -> tuple
         data_key = ring.unwrap([document.wrapped], _about(name, number), where=_where(name))
         data = AESGCM(data_key).decrypt(document.sealed[:_NONCE_BYTES], document.sealed[_NONCE_BYTES:], _about(name, number))
         found = SubjectKeys.from_whole(data) if document.form is TreeForm.WHOLE else SubjectKeys.from_bytes(data)
+    except Forbidden as error:
+        raise LockedKeys(error.what, where=error.where, remedy=error.remedy) from error
     except (ValueError, InvalidTag, struct.error):  # ValueError: of pydantic, and of a key or nonce that is none
         raise _changed(name) from None
     holder = next((one for one in ring.holders if one.key_id == document.wrapped.key), None)
     if holder is None:
-        raise Forbidden("the key that opens them is not here", where=_where(name), remedy="name it in HEADRACE_KEYS")
+        raise LockedKeys("the key that opens them is not here", where=_where(name), remedy="name it in HEADRACE_KEYS")
     return found, holder
 
 

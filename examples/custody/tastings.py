@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +15,14 @@ import numpy as np
 import orjson
 from kafka import KafkaProducer
 
-from deployments.keys.ring import KeyRing
-from deployments.privacy.fields import open_field, owner_of
-from deployments.privacy.open_tree import OpenTree, fetching
-from deployments.privacy.sealed_keys import open_subject_keys
-from deployments.privacy.subject_keys import key_below, way_of
+from deployments.privacy.fields import owner_of
 from examples.local_run import headrace
 from examples.topics import read_records
-from headrace.client import ControlClient
+from headrace.opening import FieldOpener, FieldState
 
 CUSTOMERS = ("customer-4711", "customer-4712")
 WINES = 6
-INPUT, OUTPUT, FIELD, KEYS = "wine-in", "wine-out", "label", "subjects"
+INPUT, OUTPUT, FIELD = "wine-in", "wine-out", "label"
 ROWS = Path(__file__).with_name("out") / "test.npz"
 SHOWN = 52
 
@@ -60,13 +56,13 @@ def read(brokers: str) -> list[Answer]:
     return [_answer(record.key, record.value) for record in read_records(brokers, OUTPUT, WINES)]
 
 
-def opened(answers: Collection[Answer]) -> Iterator[int | None]:
+def opened(answers: Sequence[Answer]) -> Iterator[int | None]:
     """Each label; None where its subject's key was destroyed. For any program that has the key `people` (HEADRACE_KEYS, or the
     home's folder of keys) and is an admin's. A stream with `decrypt` does the same by itself."""
-    keys = _subject_keys({answer.pseudonym for answer in answers})
-    for answer in answers:
-        key = keys[answer.pseudonym]
-        yield None if key is None else orjson.loads(open_field(answer.label, key, topic=OUTPUT, field=FIELD))
+    with FieldOpener.from_environment() as opener:
+        found = opener.open([answer.label for answer in answers], topic=OUTPUT, name=FIELD)
+    for one in found:
+        yield None if one.state is FieldState.ERASED else one.value
 
 
 def broker() -> str:
@@ -81,17 +77,6 @@ def _answer(key: bytes, value: bytes) -> Answer:
     if owner is None:
         raise SystemExit(f"a label in {OUTPUT} is not encrypted")
     return Answer(key.decode(), label, pseudonym=owner[1])
-
-
-def _subject_keys(pseudonyms: Collection[str]) -> Mapping[str, bytes | None]:
-    """The service keeps them sealed and opens none: that is done here."""
-    with ControlClient.from_environment() as client:
-        view = client.subject_keys(KEYS)
-        found, _ = open_subject_keys(view.document, KEYS, view.number, KeyRing.from_environment())
-        tree = OpenTree(KEYS, found.root, fetching(client.subject_branches, KEYS, view.number))
-        nodes = tree.nodes_over([way_of(each) for each in pseudonyms])
-    kept = {each: nodes[way_of(each)] for each in pseudonyms}
-    return {each: None if node is None else key_below(*node, each) for each, node in kept.items()}
 
 
 def main(what: str) -> None:

@@ -20,7 +20,7 @@ from consumers.stream.kafka.offsets import offset_ranges, set_group
 from consumers.stream.replay.conditions import Condition, dead_letters, everything, spec_of_replay
 from consumers.stream.replay.run import Replayed, run_replay
 from consumers.stream.replay.times import milliseconds
-from consumers.stream.sealed.book import SubjectBook
+from consumers.stream.sealed.book import SubjectBook, asking
 from consumers.stream.spec import StreamSpec
 from deployments.control.asking import ask_patiently
 from headrace.client import ControlClient
@@ -74,7 +74,7 @@ def replay(stream: FeedView, asked: ReplayWanted, settings: Settings, look: Look
             _its_end(stream.name, connect()) as ended,
             ScorerThread(lambda: RoutedScorer(connect(), meters=meters, way=ScoringWay.STREAM, meter=meter)) as scoring,
         ):
-            keys = SubjectBook(connect(), actor=f"stream {stream.name}")
+            keys = SubjectBook(asking(connect()), actor=f"stream {stream.name}")
             done = run_replay(
                 stream.name, again, brokers, scoring, stretch, choose, replay=asked.replay, look=look, subjects=keys
             )

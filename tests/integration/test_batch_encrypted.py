@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import sys
 import time
@@ -24,13 +22,13 @@ from consumers.batch.runs_seen import quarantine_of
 from consumers.batch.score.inline import inline_workforce
 from consumers.batch.write.runs import RunHistory
 from deployments.artifacts.places import locate
-from deployments.keys.ring import VARIABLE
 from deployments.privacy import parquet
 from deployments.privacy.parquet import LockedFile, decryption, open_parquet
 from tests.conftest import RayCluster
 from tests.support.at_rest import RAYS, forms_of, forms_of_private, found_below, found_in, found_in_memory, rays_own
 from tests.support.batch_driver import DRIVER, driver, workers
 from tests.support.batch_parts import digits_pin, engine_scorer, images, published, quarantined, spec_of, write_file
+from tests.support.node_keys import node_keys
 from tests.support.waiting import until
 from tests.unit.keys.test_keys import pair_in
 
@@ -45,11 +43,10 @@ MARKS = {"text": MARK.encode(), "number": (NUMBER >> 16).to_bytes(6, "little")}
 @pytest.fixture
 def keys(ray_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where every process of the cluster looks for keys: `prod` is there."""
-    folder = Path(os.environ[VARIABLE].removeprefix("file:"))
-    pair_in(folder, "prod")
-    parquet._factory.cache_clear()
-    yield folder
-    shutil.rmtree(folder)
+    with node_keys() as folder:
+        pair_in(folder, "prod")
+        parquet._factory.cache_clear()
+        yield folder
     parquet._factory.cache_clear()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.conftest import RayCluster
 from tests.contract.test_fleet import MANUAL, await_state, is_ready
 from tests.support.key_services import TOKEN, small_vault
 from tests.support.models import SIGNATURE, mlp_artifact
+from tests.support.node_keys import node_keys
 from tests.support.sealed import key_in, sealed_copy
 
 pytestmark = pytest.mark.proof
@@ -33,10 +33,8 @@ MODEL = "sealed-on-serve"
 @pytest.fixture
 def key(ray_cluster: RayCluster) -> Iterator[HpkeKey]:
     """One that the node has."""
-    folder = Path(os.environ[VARIABLE].removeprefix("file:"))
-    folder.mkdir(mode=0o700)
-    yield key_in(folder, "own")
-    shutil.rmtree(folder)
+    with node_keys() as folder:
+        yield key_in(folder, "own")
 
 
 @pytest.fixture

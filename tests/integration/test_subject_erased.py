@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,17 +14,17 @@ import pytest
 import yaml
 from kafka import KafkaProducer
 
-from consumers.stream.sealed.book import FRESH_S, SubjectBook
-from deployments.control.client import connect
-from deployments.keys.ring import VARIABLE
-from deployments.privacy.fields import open_field, owner_of
+from consumers.stream.sealed.book import FRESH_S
+from deployments.privacy.fields import owner_of
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
 from headrace.local.home import read_settings
 from headrace.local.home_key import home_key
+from headrace.opening import FieldOpener, FieldState
 from tests.conftest import RayCluster
 from tests.support.live import Service, running
 from tests.support.models import doubling_artifact
+from tests.support.node_keys import node_keys
 from tests.support.stream_topics import WAIT_S, read_records
 from tests.support.waiting import until
 
@@ -100,14 +98,12 @@ def documents(chain: Chain) -> list[dict[str, Any]]:
 def chain(ray_cluster: RayCluster, broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     home = tmp_path_factory.mktemp("home")
     settings = read_settings({"HEADRACE_HOME": str(home)})
-    node_keys = Path(os.environ[VARIABLE].removeprefix("file:"))
-    with running(ray_cluster, settings, MODEL) as service, pytest.MonkeyPatch.context() as patch:
+    with running(ray_cluster, settings, MODEL) as service, pytest.MonkeyPatch.context() as patch, node_keys() as keys:
         patch.setenv("HEADRACE_HOME", str(home))
         patch.setenv("HEADRACE_URL", service.url)
         patch.setenv("HEADRACE_TOKEN", home_key(settings.home))
         headrace("sealing", "new", "prod")
-        shutil.copytree(home / "keys", node_keys)  # as an operator hands them to the nodes
-        node_keys.chmod(0o700)
+        shutil.copytree(home / "keys", keys, dirs_exist_ok=True)  # as an operator hands them to the nodes
         service.register(doubling_artifact(home / "artifacts", MODEL))
         made = Chain(service, broker, uuid.uuid4().hex[:6])
         (home / "all.yaml").write_text(yaml.safe_dump_all(documents(made)))
@@ -117,7 +113,6 @@ def chain(ray_cluster: RayCluster, broker: str, tmp_path_factory: pytest.TempPat
         finally:
             for name in (SEALING, OPENING):
                 headrace("delete", "stream", name)
-            shutil.rmtree(node_keys)
 
 
 def test_an_erased_subject_is_read_by_nobody_and_the_streams_go_on(
@@ -137,13 +132,17 @@ def test_an_erased_subject_is_read_by_nobody_and_the_streams_go_on(
     capsys.readouterr()
     headrace("erase", ADA, "--json")
     assert orjson.loads(capsys.readouterr().out) == {"keys": "subjects", "subject": pseudonym}
-    # A process that begins now has her key no more; his opens what was written for him, there and nowhere else.
-    book = SubjectBook(connect())
-    field = orjson.loads(his)["y"]
-    his_name = (owner_of(field) or ("", ""))[1]
-    found = book.keys_of(keys, [pseudonym, his_name])
-    assert found[pseudonym] is None
-    assert orjson.loads(open_field(field, found[his_name] or b"", topic=chain.topic("sealed"), field="y")) == [2.0, 4.0, 6.0]
+    # A program that begins now opens hers no more; his, which was written for him, there and nowhere else.
+    with FieldOpener.from_environment() as opener:
+        fields = [sealed, orjson.loads(his)["y"]]
+        read, moved = (opener.open(fields, topic=chain.topic(topic), name="y") for topic in ("sealed", "out"))
+    assert [one.state for one in (*read, *moved)] == [
+        FieldState.ERASED,
+        FieldState.OPENED,
+        FieldState.ERASED,
+        FieldState.CHANGED,
+    ]
+    assert read[1].value == [2.0, 4.0, 6.0]
 
     # Those that run know it within the time that is promised; until then her records are taken as before.
     def again() -> bool:

@@ -16,6 +16,7 @@ from cluster.store.memory import MemoryStore
 from cluster.store.port import Store
 from consumers.batch.schedule.fake_jobs import FakeJobs
 from deployments.serving.fake_fleet import FakeFleet
+from tests.support.clock import Clock
 
 SIGNATURE: dict[str, Any] = {
     "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, 4]}],
@@ -28,16 +29,6 @@ SURE: dict[str, Any] = {
     "deadline_s": 100,
     "keep_warm_s": 60,
 }
-
-
-class Clock:
-    """Time that a test moves."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 class FakeStreams:

@@ -13,22 +13,29 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run_example(name: str, folder: Path) -> str:
-    """What `python -m examples.NAME.demo` prints, which must go well. Tidied up where the test is ended meanwhile."""
+    """What `python -m examples.NAME.demo` prints, which must go well. Tidied up where the test is ended meanwhile; then what was
+    printed so far is shown with it."""
     shutil.copytree(EXAMPLES, folder / "examples", ignore=shutil.ignore_patterns("out", "__pycache__"))
     environment = {word: value for word, value in os.environ.items() if not word.startswith(("HEADRACE_", "RAY_"))}
-    demo = subprocess.Popen(
-        [sys.executable, "-m", f"examples.{name}.demo"],
-        cwd=folder,
-        env={**environment, "PYTHONPATH": str(folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    printed = folder / "printed.txt"
+    with printed.open("w", encoding="utf-8") as told:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", f"examples.{name}.demo"],
+            cwd=folder,
+            env={**environment, "PYTHONPATH": str(folder)},
+            stdout=told,
+            stderr=subprocess.STDOUT,
+        )
     try:
-        printed, _ = demo.communicate()
+        demo.wait()
     except BaseException:
+        sys.stdout.write(printed.read_text(encoding="utf-8")[-6000:])
         demo.send_signal(signal.SIGINT)  # it tidies up
-        demo.wait(timeout=120)
+        try:
+            demo.wait(timeout=120)
+        finally:
+            demo.kill()
         raise
-    assert demo.returncode == 0, printed[-6000:]
-    return printed
+    found = printed.read_text(encoding="utf-8")
+    assert demo.returncode == 0, found[-6000:]
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -108,9 +108,9 @@ def running(
     cluster: RayCluster, settings: Settings, name: str, gateway: GatewaySettings | None = None, *, fleet: str = FLEET
 ) -> Iterator[Service]:
     """Controller and gateway, ended at the end with all that runs of the model and of others whose names begin so."""
-    start_controller(settings, fleet=fleet, timeout_s=240)
-    start_gateway(replace(gateway or GatewaySettings(), http_port=cluster.http_port))
     try:
+        start_controller(settings, fleet=fleet, timeout_s=240)
+        start_gateway(replace(gateway or GatewaySettings(), http_port=cluster.http_port))
         with ControlClient(cluster.http_url, timeout_s=60.0, token=home_key(settings.home)) as control:
             yield Service(name, cluster.http_url, control)
     finally:
@@ -128,8 +128,9 @@ def controller_process() -> psutil.Process:
 
 
 def end_controller() -> None:
-    """Ends it for good."""
-    ray.kill(ray.get_actor(CONTROLLER_ACTOR, NAMESPACE), no_restart=True)
+    """Ends it for good, where there is one."""
+    with suppress(ValueError):
+        ray.kill(ray.get_actor(CONTROLLER_ACTOR, NAMESPACE), no_restart=True)
 
 
 @dataclass

@@ -21,7 +21,7 @@ from consumers.stream.operate.running import Headway, MoveBook, Say
 from consumers.stream.operate.seeking import check_plan, move_group, seek_plan
 from consumers.stream.replay.conditions import dead_letters, spec_of_replay
 from consumers.stream.replay.run import run_replay
-from consumers.stream.sealed.book import SubjectBook
+from consumers.stream.sealed.book import SubjectBook, asking
 from consumers.stream.spec import StreamSpec
 from deployments.control.asking import ask_patiently
 from deployments.gateway.console.streams import (
@@ -119,7 +119,7 @@ class StreamOperator:
                 dead_letters(conditions, only),
                 replay=replay,
                 look=look,
-                subjects=SubjectBook(self._control, actor=f"stream {stream.name}"),
+                subjects=SubjectBook(asking(self._control), actor=f"stream {stream.name}"),
             )
         return f"{done.rows_out} scored, {done.rows_dead} failed again"
 

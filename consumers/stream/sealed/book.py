@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from cluster.commands.command import CommandEntry, Message
 from cluster.commands.privacy.subjects import BRANCHES, REPLACE, SHOW, ReplaceSubjectKeys, SubjectKeysAsked
@@ -29,6 +29,22 @@ STALE_S = 600.0  # while the controller is away; then the stream waits for it
 AGAIN_S = 30.0  # so long it is not asked again: an answer that does not come takes seconds, for which the stream stands
 MOST_KEYS = 50_000
 TRIES = 5  # of who meets others that erase meanwhile
+
+
+class AskController(Protocol):
+    """Has the controller run a command, and blocks until it has answered. Raises what the command raises, and Unreachable."""
+
+    def __call__(self, entry: CommandEntry[Q, A], request: Q, /) -> A:
+        """Its answer."""
+
+
+def asking(control: ControlPlane) -> AskController:
+    """By the cluster's own way to the controller. Not where an event loop runs."""
+
+    def ask(entry: CommandEntry[Q, A], request: Q) -> A:
+        return entry.answer.model_validate(asyncio.run(control.call(entry.name, request.model_dump(mode="json"))))
+
+    return ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +69,8 @@ class _Known:
 class SubjectBook:
     """Used from one thread, which it blocks where keys are to be had. `actor` is who makes keys, for the audit."""
 
-    def __init__(self, control: ControlPlane, clock: Callable[[], float] = time.monotonic, *, actor: str = "") -> None:
-        self._control, self._clock, self._actor = control, clock, actor
+    def __init__(self, ask: AskController, clock: Callable[[], float] = time.monotonic, *, actor: str = "") -> None:
+        self._ask, self._clock, self._actor = ask, clock, actor
         self._known: dict[str, _Known] = {}
 
     def open(self, keys: str, key: str) -> None:
@@ -79,7 +95,7 @@ class SubjectBook:
     def keys_of(self, keys: str, pseudonyms: Collection[str]) -> dict[str, bytes | None]:
         """By pseudonym: the subject's key; None where it was destroyed. One call to the controller at most, or few.
 
-        Raises NotFound where there are no such keys, Forbidden where no key of this process opens them, Unreachable where who
+        Raises NotFound where there are no such keys, LockedKeys where no key of this process opens them, Unreachable where who
         knows is away, BadArtifact where they were changed.
         """
         known = self._fresh(keys)
@@ -122,10 +138,9 @@ class SubjectBook:
 
     def _call(self, entry: CommandEntry[Q, A], request: Q) -> A:
         try:
-            told = asyncio.run(self._control.call(entry.name, request.model_dump(mode="json")))
+            return self._ask(entry, request)
         except NotFound as error:  # of the command: keys that are not there have the number 0
             raise must_hold(error) from error
-        return entry.answer.model_validate(told)
 
 
 def _found(known: _Known, pseudonyms: Collection[str]) -> dict[str, bytes | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -12,8 +12,8 @@ from cluster.errors import BadInput, HeadraceError, NotFound
 from consumers.stream.codecs.codec import Decoded, Decoder
 from consumers.stream.log.port import Header
 from consumers.stream.sealed.book import SubjectBook, must_hold
+from consumers.stream.sealed.one_field import FieldState, KeysByName, opened_field, owners_in
 from consumers.stream.sealed.section import DecryptedInput, OnErased
-from deployments.privacy.fields import open_field, owner_of
 
 
 class OpeningDecoder:
@@ -38,14 +38,11 @@ class OpeningDecoder:
         decoded = self._inner.decode(opened, headers)
         return Decoded(decoded.tensors, decoded.rows, decoded.errors | errors)
 
-    def _keys_for(self, documents: Sequence[dict[str, Any] | None]) -> dict[str, dict[str, bytes | None]]:
+    def _keys_for(self, documents: Sequence[dict[str, Any] | None]) -> KeysByName:
         """By the names of keys that are known here and pseudonyms: the keys of all that own a field, asked for at once."""
-        owners = {owner_of(document.get(field)) for document in documents if document for field in self._section.fields}
-        pseudonyms: dict[str, list[str]] = {}
-        for name, pseudonym in filter(None, owners):
-            pseudonyms.setdefault(name, []).append(pseudonym)
+        owners = owners_in(document.get(field) for document in documents if document for field in self._section.fields)
         found: dict[str, dict[str, bytes | None]] = {}
-        for name, wanted in pseudonyms.items():
+        for name, wanted in owners.items():
             try:
                 found[name] = self._subjects.keys_of(name, wanted)
             except NotFound:
@@ -54,7 +51,7 @@ class OpeningDecoder:
                 raise must_hold(error) from error
         return found
 
-    def _opened(self, document: dict[str, Any], keys: Mapping[str, Mapping[str, bytes | None]]) -> bytes:
+    def _opened(self, document: dict[str, Any], keys: KeysByName) -> bytes:
         for field in self._section.fields:
             if field in document:
                 document[field] = self._field(document[field], field, keys)
@@ -63,28 +60,13 @@ class OpeningDecoder:
         except TypeError:  # it reads more levels than it writes
             raise BadInput("the record is nested too deeply", where="value", remedy="send a flatter object") from None
 
-    def _field(self, text: object, field: str, keys: Mapping[str, Mapping[str, bytes | None]]) -> object:
-        owner = owner_of(text)
-        if owner is None or not isinstance(text, str):
-            remedy = "encrypt it as a stream with `encrypt` does, or take it out of `decrypt`"
-            raise BadInput("it is not encrypted", where=field, remedy=remedy)
-        name, pseudonym = owner
-        if name not in keys:
-            what, remedy = "it is under keys that are not known here", "read it where it was encrypted, or restore the store"
-            raise BadInput(what, where=field, remedy=remedy)
-        key = keys[name][pseudonym]
-        if key is None:
-            if self._section.erased is OnErased.NULL:
-                return None
-            raise BadInput(
-                "its subject was erased: nothing opens it", where=field, remedy="none; `erased: null` takes it for null"
-            )
-        value = open_field(text, key, topic=self._topic, field=field)
-        try:
-            self._parser.parse(value)  # a whole value of JSON, so that it can be put in its place as it is
-        except ValueError:
-            raise BadInput("what was encrypted is no JSON", where=field, remedy="encrypt the field's value as JSON") from None
-        return orjson.Fragment(value)
+    def _field(self, text: object, field: str, keys: KeysByName) -> object:
+        found = opened_field(text, keys, topic=self._topic, name=field, parser=self._parser)
+        if found.state is FieldState.ERASED and self._section.erased is OnErased.NULL:
+            return None
+        if found.error is not None:
+            raise found.error
+        return orjson.Fragment(found.json)
 
 
 def _document(value: bytes | None) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from consumers.stream.log.port import Log, Member, Partition
 from consumers.stream.loop import Loop
 from consumers.stream.payloads.topic_sink import open_topic
 from consumers.stream.phases import WorkerPhase
-from consumers.stream.sealed.book import SubjectBook
+from consumers.stream.sealed.book import SubjectBook, asking
 from consumers.stream.serving.autoscale import LAG
 from consumers.stream.spec import Client, StreamSpec
 from deployments.control.client import connect
@@ -89,7 +89,7 @@ class StreamReplica:
                 payloads=payloads,
                 tracer=tracer,
                 drift=drift,
-                subjects=SubjectBook(connect(), actor=f"stream {self._name}"),
+                subjects=SubjectBook(asking(connect()), actor=f"stream {self._name}"),
             )
             self._loop = loop
             self._thread = threading.Thread(target=self._work, args=(loop, scoring, before, tracer), name="stream", daemon=True)

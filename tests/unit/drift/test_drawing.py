@@ -5,17 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from deployments.drift.drawing import RowDraw
-
-
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.support.clock import Clock
 
 
 def test_all_rows_of_little_traffic_are_drawn() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     draw = RowDraw(256, 1, clock)
     for _ in range(50):
         clock.now_s += 0.1
@@ -25,7 +19,7 @@ def test_all_rows_of_little_traffic_are_drawn() -> None:
 
 
 def test_of_much_traffic_a_bounded_number_a_second_is_drawn_evenly() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     draw = RowDraw(256, 2, clock)
     drawn = np.zeros(500, np.int64)
     seconds = np.zeros(60, np.int64)
@@ -43,7 +37,7 @@ def test_of_much_traffic_a_bounded_number_a_second_is_drawn_evenly() -> None:
 
 
 def test_a_burst_is_drawn_from_evenly_and_not_from_its_beginning_alone() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     found = RowDraw(256, 3, clock).of(100_000)
     assert found is not None
     assert 150 < len(found) <= 256
@@ -52,7 +46,7 @@ def test_a_burst_is_drawn_from_evenly_and_not_from_its_beginning_alone() -> None
 
 
 def test_rows_one_by_one_are_drawn_at_the_same_rate() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     draw = RowDraw(16, 4, clock)
     found = 0
     for row in range(30_000):

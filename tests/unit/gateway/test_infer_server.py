@@ -608,7 +608,11 @@ def test_what_comes_before_its_turn_is_bounded() -> None:
         while not house.scorer.calls:
             await asyncio.sleep(0.001)
         (one,) = house.connections
-        await asyncio.sleep(0.1)
+        while one._transport is None or one._transport.is_reading():
+            await asyncio.sleep(0.001)
+        for _ in range(100):  # and it stays so
+            await asyncio.sleep(0)
+        assert not one._transport.is_reading()
         assert sum(map(len, one._early)) < 2 * len(LONG)
         assert house.server.requests_under_way == 1
         assert not sent.done()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 FILE = Path(__file__).parents[3] / "ray-cluster.yaml"
@@ -22,7 +23,7 @@ def test_rays_own_validation_accepts_it() -> None:
 
 
 def test_rays_own_validation_would_refuse_a_mistake() -> None:
-    with pytest.raises(Exception, match="max_workrs"):
+    with pytest.raises(ValidationError, match="max_workrs"):
         validate_config(prepare_config({**read(), "max_workrs": 1}))
 
 

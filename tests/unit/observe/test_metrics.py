@@ -24,17 +24,10 @@ from cluster.watch.reports import MetricsReport, Series
 from cluster.watch.sums import FORGOTTEN_S, SILENT_S, Sums
 from deployments.observe.exposition import exposed
 from deployments.observe.meters import QUIET_TURNS, Meters
+from tests.support.clock import Clock
 
 ROWS = Series(ROWS_SCORED.name, ("digits", "3", "online"))
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def report_of(meters: Meters) -> MetricsReport:

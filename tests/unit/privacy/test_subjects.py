@@ -38,7 +38,7 @@ from consumers.stream.codecs.formats import Codecs
 from consumers.stream.log.memory_log import MemoryBroker, MemoryLog, Stored
 from consumers.stream.loop import Loop
 from consumers.stream.replay.conditions import spec_of_replay
-from consumers.stream.sealed.book import AGAIN_S, FRESH_S, STALE_S, SubjectBook
+from consumers.stream.sealed.book import AGAIN_S, FRESH_S, STALE_S, SubjectBook, asking
 from consumers.stream.spec import StreamSpec
 from deployments.engines.datatypes import Array
 from deployments.keys.hpke_key import new_hpke_pair
@@ -55,6 +55,7 @@ from headrace.erasing import erase
 from tests.support import waiting
 from tests.support.brain import Brain
 from tests.support.brain_client import ask_brain
+from tests.support.clock import Clock
 from tests.support.stream_parts import SumScoring
 from tests.unit.keys.test_keys import pair_in
 
@@ -252,13 +253,13 @@ def test_keys_of_before_there_were_branches_open_and_are_cut_into_them_as_one_is
 
     before = [None] * 20 + [by_hand(name) for name in names[20:]]
     clock = Clock()
-    book = SubjectBook(control, clock)
+    book = SubjectBook(asking(control), clock)
     assert book.keys_of("subjects", names) == dict(zip(names, before, strict=True))
     assert control.erase("subject 20", "subject 0", ring=ring) == [names[20], names[0]]
     after = dict(zip(names, [None] * 21 + before[21:], strict=True))
     clock.now_s += FRESH_S
     assert book.keys_of("subjects", names) == after
-    assert SubjectBook(control).keys_of("subjects", names) == after
+    assert SubjectBook(asking(control)).keys_of("subjects", names) == after
     stored = control.brain.controller._current().subjects["subjects"]
     assert orjson.loads(stored.document)["form"] == 2
     assert 10 * len(stored.document) < len(document)
@@ -268,7 +269,7 @@ def test_keys_of_before_there_were_branches_open_and_are_cut_into_them_as_one_is
 
 def test_branches_that_were_changed_or_lost_are_told(ring: KeyRing) -> None:
     control = BrainControl()
-    SubjectBook(control).open("subjects", "prod")
+    SubjectBook(asking(control)).open("subjects", "prod")
     (ada,) = control.erase("ada", ring=ring)
     name = f"subjects/24/{way_of(ada) >> 40:x}"
     store = control.brain.controller._store
@@ -277,16 +278,16 @@ def test_branches_that_were_changed_or_lost_are_told(ring: KeyRing) -> None:
     for wrong in (sealed[:-1] + bytes([sealed[-1] ^ 1]), sealed[:40], b""):
         store.save(control.brain.controller._fence, state, state, (), branches={name: wrong})
         with pytest.raises(BadArtifact, match="subject keys subjects"):
-            key_in(SubjectBook(control), ada)
+            key_in(SubjectBook(asking(control)), ada)
     store.save(control.brain.controller._fence, state, state, (), branches={name: sealed})
-    assert key_in(SubjectBook(control), ada) is None
+    assert key_in(SubjectBook(asking(control)), ada) is None
     with pytest.raises(Conflict, match="replaced them meanwhile"):
         control.branches(SubjectBranchesAsked(name="subjects", number=1, branches=("8/0",)))
 
 
 def test_who_reads_while_others_erase_looks_again(ring: KeyRing) -> None:
     control, clock = BrainControl(), Clock()
-    book = SubjectBook(control, clock)
+    book = SubjectBook(asking(control), clock)
     book.open("subjects", "prod")
     ada, bob, eve = (pseudonym_in(book, who) for who in ("ada", "bob", "eve"))
     control.erase("ada", ring=ring)
@@ -299,7 +300,7 @@ def test_who_reads_while_others_erase_looks_again(ring: KeyRing) -> None:
 
 def test_keys_that_stand_are_kept_over_an_erasure_and_destroyed_ones_are_not(ring: KeyRing) -> None:
     control, clock = BrainControl(), Clock()
-    book = SubjectBook(control, clock)
+    book = SubjectBook(asking(control), clock)
     book.open("subjects", "prod")
     control.erase(*(f"other {i}" for i in range(50)), ring=ring)
     clock.now_s += FRESH_S
@@ -342,7 +343,7 @@ def test_a_field_opens_where_it_belongs_only() -> None:
 def test_the_controller_keeps_what_it_cannot_open_and_says_whom_it_forgot_by_a_pseudonym(ring: KeyRing) -> None:
     control = BrainControl()
     clock = Clock()
-    books = [SubjectBook(control, clock, actor="stream s") for _ in range(2)]
+    books = [SubjectBook(asking(control), clock, actor="stream s") for _ in range(2)]
     for book in books:
         book.open("subjects", "prod")
     name = pseudonym_in(books[0], "ada")
@@ -378,18 +379,18 @@ def test_the_command_erases_whom_its_input_names(
     ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     control = BrainControl()
-    SubjectBook(control).open("subjects", "prod")
+    SubjectBook(asking(control)).open("subjects", "prod")
     ask_brain(control.brain, monkeypatch)
     monkeypatch.setattr(sys, "stdin", io.StringIO("ada\n"))
     assert main(["erase", "-", "--json"]) == ExitCode.OK
     pseudonym = orjson.loads(capsys.readouterr().out)["subject"]
-    book = SubjectBook(control)
+    book = SubjectBook(asking(control))
     assert pseudonym == pseudonym_in(book, "ada")
     assert key_in(book, pseudonym) is None
     pair_in(tmp_path, "new")
     assert main(["erase", "eve", "--key", "new"]) == ExitCode.OK
     (tmp_path / "prod.key").unlink()  # what it ever sealed is lost, and the subjects that are left are not
-    book = SubjectBook(control)
+    book = SubjectBook(asking(control))
     assert [key_in(book, pseudonym_in(book, who)) is None for who in ("ada", "eve", "bob")] == [
         True,
         True,
@@ -403,7 +404,7 @@ def test_the_command_erases_all_whom_it_is_given(
     ring: KeyRing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     control = BrainControl()
-    book = SubjectBook(control)
+    book = SubjectBook(asking(control))
     book.open("subjects", "prod")
     ask_brain(control.brain, monkeypatch)
     lines = [f"subject {i}" for i in range(120)]
@@ -411,7 +412,7 @@ def test_the_command_erases_all_whom_it_is_given(
     assert main(["erase", "ada", "-", "--json"]) == ExitCode.OK
     told = [orjson.loads(line)["subject"] for line in capsys.readouterr().out.splitlines()]
     assert told == [pseudonym_in(book, who) for who in ("ada", *lines)]
-    assert set(SubjectBook(control).keys_of("subjects", told).values()) == {None}
+    assert set(SubjectBook(asking(control)).keys_of("subjects", told).values()) == {None}
     erased = [event for event in control.brain.store.audit("") if event.event == "subject erased"]
     assert [event.detail["subject"] for event in erased] == told
     assert {event.detail["number"] for event in erased} == {2, 3}  # a hundred at a time
@@ -421,7 +422,7 @@ def test_the_command_erases_all_whom_it_is_given(
 
 def test_who_erases_at_the_same_time_loses_nothing(ring: KeyRing) -> None:
     control = BrainControl()
-    SubjectBook(control).open("subjects", "prod")
+    SubjectBook(asking(control)).open("subjects", "prod")
     shown = threading.Event()
 
     def show(name: str) -> SubjectKeysView:
@@ -432,13 +433,13 @@ def test_who_erases_at_the_same_time_loses_nothing(ring: KeyRing) -> None:
         return view
 
     assert list(erase(["ada"], "subjects", ring, show, control.branches, control.put))
-    book = SubjectBook(control)
+    book = SubjectBook(asking(control))
     assert [key_in(book, pseudonym_in(book, each)) for each in ("ada", "bob")] == [None, None]
 
 
 def test_while_the_controller_is_away_keys_last_for_a_while(ring: KeyRing) -> None:
     control, clock = BrainControl(), Clock()
-    book = SubjectBook(control, clock)
+    book = SubjectBook(asking(control), clock)
     book.open("subjects", "prod")
     control.away = True
     clock.now_s += STALE_S - 1
@@ -450,7 +451,7 @@ def test_while_the_controller_is_away_keys_last_for_a_while(ring: KeyRing) -> No
 
 def test_a_controller_that_is_away_is_not_asked_for_every_record(ring: KeyRing) -> None:
     control, clock = BrainControl(), Clock()
-    book = SubjectBook(control, clock)
+    book = SubjectBook(asking(control), clock)
     book.open("subjects", "prod")
     control.away, control.calls = True, 0
     clock.now_s += FRESH_S
@@ -467,21 +468,12 @@ def test_a_controller_that_is_away_is_not_asked_for_every_record(ring: KeyRing) 
 
 def test_keys_that_are_known_are_not_sent_again(ring: KeyRing) -> None:
     control = BrainControl()
-    SubjectBook(control).open("subjects", "prod")
+    SubjectBook(asking(control)).open("subjects", "prod")
     whole, same = (control.brain.call(SHOW.name, name="subjects", known=known) for known in (0, 1))
     assert (whole["number"], same["number"], same["document"]) == (1, 1, "")
     assert whole["document"]
     control.erase("ada", ring=ring)
     assert control.brain.call(SHOW.name, name="subjects", known=1)["document"]
-
-
-class Clock:
-    """A clock that the test sets."""
-
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def spec_of(**changes: Any) -> StreamSpec:
@@ -530,7 +522,7 @@ def reason(record: Stored) -> str:
 @pytest.mark.parametrize("subject", ["key", "header:who"])
 def test_answers_leave_encrypted_for_their_subjects(ring: KeyRing, subject: str) -> None:
     control, clock = BrainControl(), Clock()
-    book = SubjectBook(control, clock)
+    book = SubjectBook(asking(control), clock)
     spec = spec_of(output={"encrypt": {"fields": ["sum"], "key": "prod", "subject": subject}})
     named: Callable[[bytes], dict[str, Any]] = lambda whom: {"key": whom} if subject == "key" else {"key": b"1", "who": whom}  # noqa: E731
     with running(spec, book) as broker:
@@ -548,7 +540,7 @@ def test_answers_leave_encrypted_for_their_subjects(ring: KeyRing, subject: str)
     texts = [orjson.loads(record.value or b"")["sum"] for record in out]
     assert "names no subject" in reason(dead[0])
     assert "its subject was erased" in reason(dead[1])
-    reader = SubjectBook(control)
+    reader = SubjectBook(asking(control))
     keys = [key_in(reader, (owner_of(text) or ("", ""))[1]) for text in texts]
     assert keys[0] is None
     assert [open_field(text, key or b"", topic="out", field="sum") for text, key in zip(texts[1:], keys[1:], strict=True)] == [
@@ -560,7 +552,7 @@ def test_answers_leave_encrypted_for_their_subjects(ring: KeyRing, subject: str)
 @pytest.mark.parametrize("erased", ["dead_letter", "null"])
 def test_fields_that_come_encrypted_are_scored_and_stay_so_in_dead_letters(ring: KeyRing, erased: str) -> None:
     control, clock = BrainControl(), Clock()
-    book = SubjectBook(control, clock)
+    book = SubjectBook(asking(control), clock)
     book.open("subjects", "prod")
 
     def sealed(subject: bytes, value: bytes, topic: str = "in") -> str:
@@ -602,7 +594,7 @@ def test_fields_that_come_encrypted_are_scored_and_stay_so_in_dead_letters(ring:
 def test_a_key_that_is_no_text_is_a_subject_too(ring: KeyRing) -> None:
     control = BrainControl()
     who = b"\x00\x00\x00\xff"
-    with running(spec_of(output={"encrypt": {"fields": ["sum"], "key": "prod"}}), SubjectBook(control)) as broker:
+    with running(spec_of(output={"encrypt": {"fields": ["sum"], "key": "prod"}}), SubjectBook(asking(control))) as broker:
         put(broker, [1, 2, 3], key=who)
         until(lambda: len(broker.topics["out"][0]) == 1)
     owner = owner_of(orjson.loads(broker.topics["out"][0][0].value or b"")["sum"])
@@ -637,7 +629,7 @@ def test_a_stream_whose_keys_cannot_be_had_waits(ring: KeyRing) -> None:
     control = BrainControl()
     control.away = True
     spec = spec_of(output={"encrypt": {"fields": ["sum"], "key": "prod"}})
-    with running(spec, SubjectBook(control)) as broker:
+    with running(spec, SubjectBook(asking(control))) as broker:
         put(broker, [1, 2, 3])
         control.away = False
         until(lambda: len(broker.topics["out"][0]) == 1)

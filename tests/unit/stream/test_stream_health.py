@@ -14,6 +14,7 @@ from consumers.stream.phases import WorkerPhase
 from consumers.stream.serving import worker_reports
 from consumers.stream.serving.health import stream_state
 from consumers.stream.serving.worker_reports import Replicas, WorkerReports
+from tests.support.clock import Clock
 from tests.support.waiting import until
 
 READY = AppState("stream--s", AppStatus.READY, 2, 2)
@@ -124,22 +125,12 @@ class Workers:
             raise TimeoutError(app)
 
 
-@dataclass
-class Clock:
-    """A clock that stands."""
-
-    now_s: float = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 def ages(watching: WorkerReports, running: dict[str, list[str]]) -> dict[str, dict[str, float]]:
     return {app: {each.replica: each.age_s for each in found} for app, found in watching.workers(running).items()}
 
 
 def test_a_worker_that_does_not_answer_holds_nobody_up() -> None:
-    workers, clock = Workers({"mute": [], "s": ["a"]}), Clock()
+    workers, clock = Workers({"mute": [], "s": ["a"]}), Clock(100.0)
     watching, running = WorkerReports(workers, clock), {"mute": ["m"], "s": ["a"]}
     assert ages(watching, running) == {"mute": {}, "s": {}}
     until(lambda: sorted(workers.asked) == ["mute", "s"], 20)
@@ -151,7 +142,7 @@ def test_a_worker_that_does_not_answer_holds_nobody_up() -> None:
 
 
 def test_what_a_worker_last_said_grows_old_while_it_is_silent() -> None:
-    workers, clock = Workers({"s": ["a", "b"]}), Clock()
+    workers, clock = Workers({"s": ["a", "b"]}), Clock(100.0)
     workers.go_on.set()
     watching, running = WorkerReports(workers, clock), {"s": ["a", "b"]}
     until(lambda: ages(watching, running)["s"] == {"a": 0.0, "b": 0.0}, 20)
@@ -161,7 +152,7 @@ def test_what_a_worker_last_said_grows_old_while_it_is_silent() -> None:
 
 
 def test_what_runs_no_more_is_told_no_more() -> None:
-    workers, clock = Workers({"s": ["a"], "t": ["x"]}), Clock()
+    workers, clock = Workers({"s": ["a"], "t": ["x"]}), Clock(100.0)
     workers.go_on.set()
     watching = WorkerReports(workers, clock)
     until(lambda: ages(watching, {"s": ["a"], "t": ["x"]}) == {"s": {"a": 0.0}, "t": {"x": 0.0}}, 20)

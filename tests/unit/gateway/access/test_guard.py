@@ -20,18 +20,10 @@ from cluster.routing.routes import EMPTY, RouteTable
 from deployments.gateway.access.credential import NOTHING, Credential, cut, in_headers, secret_of
 from deployments.gateway.access.guard import KNOWN_S, WRONG_AT_ONCE, Guard
 from tests.support.access import MadeKey, closed, made_key
+from tests.support.clock import Clock
 from tests.support.gateway_fakes import FakeScorer, table
 
 SCORES = grant_of([Role.SCORE], "pair")
-
-
-class Clock:
-    """Time that a test moves."""
-
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def guarding(*keys: MadeKey, visitors: bool = False, routes: RouteTable | None = None) -> tuple[Guard, FakeScorer, Clock]:

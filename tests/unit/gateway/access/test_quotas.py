@@ -9,15 +9,7 @@ import pytest
 from cluster.access.callers import Caller, Quota, Role, grant_of
 from cluster.errors import OverQuota
 from deployments.gateway.access.quotas import QuotaBook
-
-
-class Clock:
-    """Time that a test moves."""
-
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.support.clock import Clock
 
 
 def having(**limits: object) -> Caller:
@@ -37,7 +29,7 @@ def times(book: QuotaBook, caller: Caller, tries: int, rows: int = 1, model: str
 
 
 def test_requests_a_second() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     book, caller = QuotaBook(clock), having(requests_per_s=5)
     assert times(book, caller, 20) == 5
     clock.now_s = 0.4
@@ -47,7 +39,7 @@ def test_requests_a_second() -> None:
 
 
 def test_rows_a_second_with_a_request_of_more_than_a_seconds_worth() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     book, caller = QuotaBook(clock), having(rows_per_s=100)
     assert times(book, caller, 3, rows=250) == 1
     clock.now_s = 1.4
@@ -57,7 +49,7 @@ def test_rows_a_second_with_a_request_of_more_than_a_seconds_worth() -> None:
 
 
 def test_requests_under_way_and_each_model_for_itself() -> None:
-    book, caller = QuotaBook(Clock()), having(under_way=2)
+    book, caller = QuotaBook(Clock(0.0)), having(under_way=2)
     with ExitStack() as under_way:
         for _ in range(2):
             under_way.enter_context(book.taken(caller, "fraud-eu", 1))
@@ -69,7 +61,7 @@ def test_requests_under_way_and_each_model_for_itself() -> None:
 
 
 def test_one_that_failed_is_over_too_and_a_new_limit_holds_at_once() -> None:
-    book = QuotaBook(Clock())
+    book = QuotaBook(Clock(0.0))
     with pytest.raises(ZeroDivisionError), book.taken(having(under_way=1), "fraud-eu", 1):
         raise ZeroDivisionError
     assert times(book, having(under_way=1), 1) == 1
@@ -78,7 +70,7 @@ def test_one_that_failed_is_over_too_and_a_new_limit_holds_at_once() -> None:
 
 
 def test_what_is_under_way_ends_in_the_quota_that_has_changed_meanwhile() -> None:
-    book = QuotaBook(Clock())
+    book = QuotaBook(Clock(0.0))
     with ExitStack() as under_way:
         for _ in range(2):
             under_way.enter_context(book.taken(having(under_way=2), "fraud-eu", 1))
