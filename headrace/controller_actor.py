@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from cluster.controller import Controller, Point
 from cluster.errors import BadInput, Conflict, Fenced, HeadraceError, Unreachable
 from cluster.routing.changes import TableChange
 from cluster.routing.routes import NOTHING, RouteTable, Stamp
+from cluster.store.holder import RENEW_EVERY_S, Holder, StoreClaim
 from cluster.store.sql import SqlStore
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from deployments.observe.logs.set_up import log_to_stderr
@@ -68,24 +70,35 @@ class ControllerActor:
         jobs: str = JOBS,
         audit_key: str = "",
         audit_places: tuple[str, ...] = (),
+        cluster: str = "",
+        home: str = "",
     ) -> None:
         """`fleet`, `feeds` and `jobs` are named `module:class`, made here without arguments. `audit_key` is the file of
-        what signs the audit, made where there is none; empty: nothing does. `audit_places` are where its checkpoints go."""
+        what signs the audit, made where there is none; empty: nothing does. `audit_places` are where its checkpoints go.
+
+        `cluster` tells this cluster from others that come to its store, and `home` is its folder, for people; empty: the store is
+        taken from whoever has it."""
         self._audit_key, self._audit_places = audit_key, audit_places
         log_to_stderr()
         self._store_url = store_url
         self._fleet, self._feeds, self._jobs = _made(fleet), _made(feeds), _made(jobs)
         self._controller: Controller | None = None
         self._trouble: HeadraceError = STARTING
+        self._logged = ""  # the last trouble, once for all its ticks
         self._fenced = False
         self._announced = NOTHING  # the last table that the long polls were woken for
         self._wake = threading.Event()
         self._turns = threading.Lock()  # held while it ticks
         self._rests_until_s: float | None = None
+        self._cluster, self._home = cluster, home
+        self._claim = StoreClaim(cluster)
+        self._takes_over = False
         self._lock = threading.Lock()
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         # A thread: the fleet and the feeds may block for seconds, and answers must not wait for them.
         threading.Thread(target=self._run, name="controller", daemon=True).start()
+        if cluster:
+            threading.Thread(target=self._renew, name="holder", daemon=True).start()
 
     async def about(self) -> dict[str, Any]:
         """Which store it keeps, which process it is, and whether it rests."""
@@ -121,6 +134,11 @@ class ControllerActor:
     async def go_on(self) -> None:
         """Takes up its work again: who had it rest has not ended it, and somebody wants it."""
         self._trouble, self._rests_until_s = STARTING, None
+        self._wake.set()
+
+    async def take_over(self) -> None:
+        """Takes the store also from a cluster whose controller lives, unless it has begun: somebody has said so in so many words."""
+        self._takes_over = True
         self._wake.set()
 
     async def push(self, told: Told) -> HeadraceError | None:
@@ -161,6 +179,22 @@ class ControllerActor:
         _log.error("%s: this one ends", why)
         ray.kill(ray.get_runtime_context().current_actor)  # not exit(): Ray would start it again, to fence the other one
 
+    def _renew(self) -> None:
+        # Apart from its ticks: one that waits for the world for long has not died of it.
+        while not self._fenced and not self._rested():
+            time.sleep(RENEW_EVERY_S)
+            if self._controller is not None:
+                self._renew_once(self._controller)
+
+    def _renew_once(self, controller: Controller) -> None:
+        try:
+            controller.renew()
+        except Fenced as error:
+            self._trouble, self._fenced = error, True
+            self._wake.set()
+        except Exception:  # noqa: BLE001 - as in `_turn`: to others it would look dead for good
+            _log.exception("it can't be told that the controller lives")
+
     def _turn(self) -> None:
         try:
             if self._controller is None:
@@ -169,11 +203,13 @@ class ControllerActor:
             self._controller.tick()
             if self._controller.ready:
                 spare_collections()  # to go through all that it knows of a thousand models takes longer than ten ticks
-        except Fenced as error:
-            self._trouble, self._fenced = error, True
+            self._logged = ""
         except HeadraceError as error:
-            _log.warning("%s", error)
-            self._trouble = error
+            if str(error) != self._logged:
+                _log.warning("%s", error)
+            self._trouble, self._logged = error, str(error)
+            # One that has not begun stays, for those who ask why.
+            self._fenced |= isinstance(error, Fenced) and self._controller is not None
         except Exception:  # noqa: BLE001 - a thread that ends here would end the controller without a word
             # A mistake of ours in one tick: scorers keep their table, the next tick begins afresh from what is saved.
             _log.exception("the controller's tick failed")
@@ -187,6 +223,7 @@ class ControllerActor:
         try:
             signer = audit_signer(Path(self._audit_key)) if self._audit_key else None
             world = self._fleet, self._feeds, self._jobs
+            holder = self._as_holder(store.holder()) if self._cluster else None
             return Controller(
                 store,
                 *world,
@@ -196,10 +233,19 @@ class ControllerActor:
                 check_version=_check_version,
                 remove_artifact=_remove_artifact,
                 audit_signer=signer,
+                holder=holder,
             )
         except HeadraceError:
             store.close()
             raise
+
+    def _as_holder(self, before: Holder | None) -> Holder:
+        """What the store is told of who has it now. Raises as `StoreClaim.check`."""
+        if not self._takes_over:
+            self._claim.check(before, time.monotonic(), where=without_password(self._store_url))
+        now_s, known = time.time(), before is not None and before.cluster == self._cluster
+        place = f"{self._home} on {socket.gethostname()} ({ray.util.get_node_ip_address()})"
+        return Holder(self._cluster, place, before.since_s if before is not None and known else now_s, now_s)
 
     def _send_checkpoints(self, controller: Controller) -> None:
         if not self._audit_places or not self._audit_key:
@@ -243,17 +289,18 @@ def start_controller(
     jobs: str = JOBS,
     timeout_s: float = START_TIMEOUT_S,
     access: Apply | None = None,
+    take_over: bool = False,
 ) -> tuple[str, ...]:
     """Starts the controller on the head node, unless it runs, and waits until it answers and has applied `access`: what is to be
-    said of that. Ray must be connected.
+    said of that. Ray must be connected. With `take_over` it takes the store also from another cluster's that lives.
 
-    Raises Conflict where one runs over another store, Unreachable where it does not answer in time, and BadInput for a store that
-    can't be used.
+    Raises Conflict where one runs over another store, Fenced where another cluster's has this one and lives, Unreachable where it
+    does not answer in time, and BadInput for a store that can't be used.
     """
     for place in settings.audit_places:
         place_of(place)
     actor = _actor(settings, fleet, feeds, jobs)
-    trouble = _trouble_of(actor, settings, timeout_s)
+    trouble = _trouble_of(actor, settings, timeout_s, take_over=take_over)
     if trouble is not None:
         # One that never began must not stay behind and begin later, by itself.
         ray.kill(actor)
@@ -270,6 +317,8 @@ def bring_back_controller(
     waits: Callable[[HeadraceError], None],
     ray_lives: Callable[[], bool],
     timeout_s: float = START_TIMEOUT_S,
+    *,
+    take_over: bool = False,
 ) -> None:
     """Starts the controller where it is away; waits for one that can't begin yet, and leaves it to begin when it can.
 
@@ -279,7 +328,7 @@ def bring_back_controller(
     until, told = time.monotonic() + timeout_s, ""
     while True:
         try:
-            trouble = _trouble_of(_actor(settings), settings, TICK_S)
+            trouble = _trouble_of(_actor(settings), settings, TICK_S, take_over=take_over)
         except Unreachable as error:
             trouble = error  # Ray starts its process again just now
         if trouble is None:
@@ -311,7 +360,7 @@ def _tell(actor: Any, command: str, request: Message) -> dict[str, Any]:
     return dict(answer)
 
 
-def _trouble_of(actor: Any, settings: Settings, timeout_s: float) -> HeadraceError | None:
+def _trouble_of(actor: Any, settings: Settings, timeout_s: float, *, take_over: bool = False) -> HeadraceError | None:
     """Why the controller does not answer within `timeout_s`, in its own words; None once it does. Raises Conflict where it keeps
     another store, Unreachable where there is nobody to say why."""
     until, ask_s = time.monotonic() + timeout_s, max(timeout_s, ASK_S)
@@ -325,6 +374,8 @@ def _trouble_of(actor: Any, settings: Settings, timeout_s: float) -> HeadraceErr
             )
         if about.get("rests"):  # a `headrace down` was interrupted, or took too long on a Ray that is not its own
             ray.get(actor.go_on.remote(), timeout=ask_s)
+        if take_over:
+            ray.get(actor.take_over.remote(), timeout=ask_s)
         answer = ray.get(actor.call.remote("status", {}), timeout=ask_s)
         while isinstance(answer, Unreachable) and time.monotonic() < until:
             answer = ray.get(actor.routes.remote(NOTHING, TICK_S), timeout=ask_s)
@@ -355,7 +406,9 @@ def _actor(settings: Settings, fleet: str = FLEET, feeds: str = FEEDS, jobs: str
         max_concurrency=LONG_POLLS,
         resources={"node:__internal_head__": 0.001},
     )
-    return remote.remote(settings.store_url, fleet, feeds, jobs, str(settings.home.audit_key.absolute()), settings.audit_places)
+    home = settings.home
+    known_by = ensure_home_key(home).id, str(home.root)  # a home outlives its Ray, and no two clusters share one
+    return remote.remote(settings.store_url, fleet, feeds, jobs, str(home.audit_key.absolute()), settings.audit_places, *known_by)
 
 
 def _check_version(request: RegisterVersion) -> None:
