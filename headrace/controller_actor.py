@@ -137,7 +137,7 @@ class ControllerActor:
         self._wake.set()
 
     async def take_over(self) -> None:
-        """Takes the store also from a cluster whose controller lives, unless it has begun: somebody has said so in so many words."""
+        """Takes the store also from a cluster whose controller lives: somebody has said so in so many words."""
         self._takes_over = True
         self._wake.set()
 
@@ -243,8 +243,9 @@ class ControllerActor:
         """What the store is told of who has it now. Raises as `StoreClaim.check`."""
         if not self._takes_over:
             self._claim.check(before, time.monotonic(), where=without_password(self._store_url))
+        address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         now_s, known = time.time(), before is not None and before.cluster == self._cluster
-        place = f"{self._home} on {socket.gethostname()} ({ray.util.get_node_ip_address()})"
+        place = f"{self._home} on {socket.gethostname()} ({address})"
         return Holder(self._cluster, place, before.since_s if before is not None and known else now_s, now_s)
 
     def _send_checkpoints(self, controller: Controller) -> None:

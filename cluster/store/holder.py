@@ -62,8 +62,8 @@ class StoreClaim:
             raise Fenced(
                 f"another cluster's controller has this store since {at}, and lives: {holder.place}",
                 where=where,
-                remedy="end that one, or give this one a database of its own (HEADRACE_STORE_URL), or say `headrace up --take-over`: "
-                "that one then decides nothing more",
+                remedy="end that one, or give this one a database of its own (HEADRACE_STORE_URL), or say `headrace up "
+                "--take-over`, after which that one decides nothing more",
             )
         raise Unreachable(
             f"another cluster's controller has this store since {at}: {holder.place}; it is watched whether that one lives",

@@ -15,7 +15,7 @@ from cluster.errors import BadInput, Unreachable
 from deployments.gateway.door.settings import ClientCertificates
 from deployments.observe.logs.settings import FORM_VARIABLE, LEVEL_VARIABLE, LogForm, LogLevel
 from deployments.observe.traces.settings import RATIO_VARIABLE, URL_VARIABLE, USUAL_RATIO
-from deployments.signing.admission import POLICY_VARIABLE
+from deployments.signing.node_policy import POLICY_VARIABLE
 from headrace.cli.exits import ExitCode
 from headrace.cli.screens.output import AsJson, answers, notes, print_json, watch
 from headrace.local.home import Settings, read_settings

@@ -9,7 +9,7 @@ from cluster.errors import BadInput
 from deployments.gateway.door.settings import ClientCertificates, DoorTls, is_loopback
 from deployments.observe.logs.settings import LogForm, LogLevel, LogSettings
 from deployments.observe.traces.settings import URL_VARIABLE, USUAL_RATIO, TraceSettings
-from deployments.signing.admission import POLICY_VARIABLE
+from deployments.signing.node_policy import POLICY_VARIABLE
 
 LOOPBACK = "127.0.0.1"
 ONCE = ("access", "models", "take_over")
