@@ -33,13 +33,14 @@ from cluster.routing.published import PublishedTables
 from cluster.routing.routes import RouteTable, Stamp
 from cluster.schedule.due import jobs_to_ask
 from cluster.state import AuditEvent, State
+from cluster.store.holder import Holder
 from cluster.store.port import NO_BRANCHES, Store
 from cluster.troubles import TroubleLog
 from cluster.watch.book import MetricsBook
 from cluster.watch.reports import MetricsReport
 from cluster.world import ActionResult, World, WorldSeen
 
-_STORE, _AUDIT = "store", "audit"
+_STORE, _AUDIT, _HOLDER = "store", "audit", "holder"
 
 
 class Point(StrEnum):
@@ -96,14 +97,15 @@ class Controller:
         check_version: Callable[[RegisterVersion], None] = _trusting,
         remove_artifact: Callable[[str], None] = _keeping,
         audit_signer: AuditSigner | None = None,
+        holder: Holder | None = None,
     ) -> None:
         """`check_version` raises where no artifact stands as it is said of a version to be registered. `remove_artifact` deletes
-        the one at a URI; nothing happens where there is none."""
+        the one at a URI; nothing happens where there is none. `holder` is whom the store is told of; None: nobody."""
         self._check_version, self._audit_signer = check_version, audit_signer
         self._store, self._clock, self._hook, self._look_every_s = store, clock, hook, look_every_s
         self._troubles = TroubleLog()
         self._world = World(fleet, feeds, jobs, remove_artifact, clock, self._troubles)
-        self._fence = store.acquire()
+        self._fence, self._holder = store.acquire(holder), holder
         self._state = store.load()
         self._lock = threading.Lock()  # the state and the store
         self._inbox = EvidenceInbox()
@@ -182,6 +184,18 @@ class Controller:
         self._settled = self._still and not _is_rolling(decision.state)
         for kind, why in self._done.troubles.items():
             self._troubles.note(kind, why)
+
+    def renew(self) -> None:
+        """Says in the store that this one lives. From any thread; blocks, and where the store is away that is noted. Raises
+        Fenced."""
+        if self._holder is None:
+            return
+        try:
+            self._store.renew(self._fence, replace(self._holder, renewed_s=self._clock()))
+        except Unreachable as trouble:
+            self._troubles.note(_HOLDER, str(trouble))
+        else:
+            self._troubles.note(_HOLDER, "")
 
     def push(self, told: Told) -> None:
         """Takes evidence, which is counted at the next tick, or what a process counted. What was seen is not counted again.

@@ -7,7 +7,7 @@ HeadraceError
 ├── Unauthenticated who asks did not say, or could not prove, who he is
 ├── Forbidden       who asks may not do this
 ├── Conflict        the thing exists or is busy, or the state does not allow this now
-│   └── Fenced      another controller has taken over; this one must stop writing
+│   └── Fenced      another controller has the store; this one must not write
 ├── NoCapacity      nothing is free to do it now: retry later
 │   └── OverQuota   who asks has asked for as much as he may: retry later
 ├── Unreachable     a broker, cluster or store is away: retry later
@@ -75,7 +75,7 @@ class Conflict(HeadraceError):
 
 
 class Fenced(Conflict):
-    """Another controller has taken over; this one must stop writing."""
+    """Another controller has the store; this one must not write."""
 
 
 class NoCapacity(HeadraceError):

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import logging
 import os
+import socket
 import threading
 import time
 from pathlib import Path
@@ -23,11 +24,13 @@ from cluster.errors import BadInput, Fenced, HeadraceError, Unreachable
 from cluster.foreign import kind_and_words
 from cluster.routing.changes import TableChange
 from cluster.routing.routes import NOTHING, RouteTable, Stamp
+from cluster.store.holder import RENEW_EVERY_S, Holder, StoreClaim
 from cluster.store.sql import SqlStore
 from deployments.observe.logs.set_up import log_to_stderr
 from deployments.serving.collector import spare_collections
 from headrace.audit.key import audit_signer
 from headrace.audit.sending import CheckpointSender
+from headrace.local.home import without_password
 
 TICK_S = 0.5
 CALM_TICK_S = 2.0  # a look at the world costs Serve and us some 10 ms: not more often where nothing happens
@@ -56,24 +59,35 @@ class ControllerActor:
         jobs: str = JOBS,
         audit_key: str = "",
         audit_places: tuple[str, ...] = (),
+        cluster: str = "",
+        home: str = "",
     ) -> None:
         """`fleet`, `feeds` and `jobs` are named `module:class`, made here without arguments. `audit_key` is the file of
-        what signs the audit, made where there is none; empty: nothing does. `audit_places` are where its checkpoints go."""
+        what signs the audit, made where there is none; empty: nothing does. `audit_places` are where its checkpoints go.
+
+        `cluster` tells this cluster from others that come to its store, and `home` is its folder, for people; empty: the store is
+        taken from whoever has it."""
         self._audit_key, self._audit_places = audit_key, audit_places
         log_to_stderr()
         self._store_url = store_url
         self._fleet, self._feeds, self._jobs = _made(fleet), _made(feeds), _made(jobs)
         self._controller: Controller | None = None
         self._trouble: HeadraceError = STARTING
+        self._logged = ""  # the last trouble, once for all its ticks
         self._fenced = False
         self._announced = NOTHING  # the last table that the long polls were woken for
         self._wake = threading.Event()
         self._turns = threading.Lock()  # held while it ticks
         self._rests_until_s: float | None = None
+        self._cluster, self._home = cluster, home
+        self._claim = StoreClaim(cluster)
+        self._takes_over = False
         self._lock = threading.Lock()
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         # A thread: the fleet and the feeds may block for seconds, and answers must not wait for them.
         threading.Thread(target=self._run, name="controller", daemon=True).start()
+        if cluster:
+            threading.Thread(target=self._renew, name="holder", daemon=True).start()
 
     async def about(self) -> dict[str, Any]:
         """Which store it keeps, which process it is, and whether it rests."""
@@ -109,6 +123,11 @@ class ControllerActor:
     async def go_on(self) -> None:
         """Takes up its work again: who had it rest has not ended it, and somebody wants it."""
         self._trouble, self._rests_until_s = STARTING, None
+        self._wake.set()
+
+    async def take_over(self) -> None:
+        """Takes the store also from a cluster whose controller lives: somebody has said so in so many words."""
+        self._takes_over = True
         self._wake.set()
 
     async def push(self, told: Told) -> HeadraceError | None:
@@ -152,6 +171,22 @@ class ControllerActor:
         _log.error("%s: this one ends", why)
         ray.kill(ray.get_runtime_context().current_actor)  # not exit(): Ray would start it again, to fence the other one
 
+    def _renew(self) -> None:
+        # Apart from its ticks: one that waits for the world for long has not died of it.
+        while not self._fenced and not self._rested():
+            time.sleep(RENEW_EVERY_S)
+            if self._controller is not None:
+                self._renew_once(self._controller)
+
+    def _renew_once(self, controller: Controller) -> None:
+        try:
+            controller.renew()
+        except Fenced as error:
+            self._trouble, self._fenced = error, True
+            self._wake.set()
+        except Exception:  # noqa: BLE001 - as in `_turn`: to others it would look dead for good
+            _log.exception("it can't be told that the controller lives")
+
     def _turn(self) -> None:
         try:
             if self._controller is None:
@@ -160,11 +195,13 @@ class ControllerActor:
             self._controller.tick()
             if self._controller.ready:
                 spare_collections()  # to go through all that it knows of a thousand models takes longer than ten ticks
-        except Fenced as error:
-            self._trouble, self._fenced = error, True
+            self._logged = ""
         except HeadraceError as error:
-            _log.warning("%s", error)
-            self._trouble = error
+            if str(error) != self._logged:
+                _log.warning("%s", error)
+            self._trouble, self._logged = error, str(error)
+            # One that has not begun stays, for those who ask why.
+            self._fenced |= isinstance(error, Fenced) and self._controller is not None
         except Exception as fault:  # noqa: BLE001 - a thread that ends here would end the controller without a word
             # A mistake of ours in one tick: scorers keep their table, the next tick begins afresh from what is saved.
             _log.exception("the controller's tick failed")
@@ -184,6 +221,7 @@ class ControllerActor:
         try:
             signer = audit_signer(Path(self._audit_key)) if self._audit_key else None
             world = self._fleet, self._feeds, self._jobs
+            holder = self._as_holder(store.holder()) if self._cluster else None
             return Controller(
                 store,
                 *world,
@@ -193,10 +231,20 @@ class ControllerActor:
                 check_version=_check_version,
                 remove_artifact=_remove_artifact,
                 audit_signer=signer,
+                holder=holder,
             )
         except BaseException:
             store.close()  # the next try opens another
             raise
+
+    def _as_holder(self, before: Holder | None) -> Holder:
+        """What the store is told of who has it now. Raises as `StoreClaim.check`."""
+        if not self._takes_over:
+            self._claim.check(before, time.monotonic(), where=without_password(self._store_url))
+        address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        now_s, known = time.time(), before is not None and before.cluster == self._cluster
+        place = f"{self._home} on {socket.gethostname()} ({address})"
+        return Holder(self._cluster, place, before.since_s if before is not None and known else now_s, now_s)
 
     def _send_checkpoints(self, controller: Controller) -> None:
         if not self._audit_places or not self._audit_key:

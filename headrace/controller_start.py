@@ -47,17 +47,18 @@ def start_controller(
     jobs: str = JOBS,
     timeout_s: float = START_TIMEOUT_S,
     access: Apply | None = None,
+    take_over: bool = False,
 ) -> tuple[str, ...]:
     """Starts the controller on the head node, unless it runs, and waits until it answers and has applied `access`: what is to be
-    said of that. Ray must be connected.
+    said of that. Ray must be connected. With `take_over` it takes the store also from another cluster's that lives.
 
-    Raises Conflict where one runs over another store, Unreachable where it does not answer in time, and BadInput for a store that
-    can't be used.
+    Raises Conflict where one runs over another store, Fenced where another cluster's has this one and lives, Unreachable where it
+    does not answer in time, and BadInput for a store that can't be used.
     """
     for place in settings.audit_places:
         place_of(place)
     actor = _actor(settings, fleet, feeds, jobs)
-    trouble = _trouble_of(actor, settings, timeout_s)
+    trouble = _trouble_of(actor, settings, timeout_s, take_over=take_over)
     if trouble is not None:
         # One that never began must not stay behind and begin later, by itself.
         ray.kill(actor)
@@ -74,6 +75,8 @@ def bring_back_controller(
     waits: Callable[[HeadraceError], None],
     ray_lives: Callable[[], bool],
     timeout_s: float = START_TIMEOUT_S,
+    *,
+    take_over: bool = False,
 ) -> None:
     """Starts the controller where it is away; waits for one that can't begin yet, and leaves it to begin when it can.
 
@@ -83,7 +86,7 @@ def bring_back_controller(
     until, told = time.monotonic() + timeout_s, ""
     while True:
         try:
-            trouble = _trouble_of(_actor(settings), settings, TICK_S)
+            trouble = _trouble_of(_actor(settings), settings, TICK_S, take_over=take_over)
         except Unreachable as error:
             trouble = error  # Ray starts its process again just now
         if trouble is None:
@@ -115,7 +118,7 @@ def _tell(actor: Any, command: str, request: Message) -> dict[str, Any]:
     return dict(answer)
 
 
-def _trouble_of(actor: Any, settings: Settings, timeout_s: float) -> HeadraceError | None:
+def _trouble_of(actor: Any, settings: Settings, timeout_s: float, *, take_over: bool = False) -> HeadraceError | None:
     """Why the controller does not answer within `timeout_s`, in its own words; None once it does. Raises Conflict where it keeps
     another store, Unreachable where there is nobody to say why."""
     until, ask_s = time.monotonic() + timeout_s, max(timeout_s, ASK_S)
@@ -129,6 +132,8 @@ def _trouble_of(actor: Any, settings: Settings, timeout_s: float) -> HeadraceErr
             )
         if about.get("rests"):  # a `headrace down` was interrupted, or took too long on a Ray that is not its own
             ray.get(actor.go_on.remote(), timeout=ask_s)
+        if take_over:
+            ray.get(actor.take_over.remote(), timeout=ask_s)
         answer = ray.get(actor.call.remote("status", {}), timeout=ask_s)
         while isinstance(answer, Unreachable) and time.monotonic() < until:
             answer = ray.get(actor.routes.remote(NOTHING, TICK_S), timeout=ask_s)
@@ -159,4 +164,6 @@ def _actor(settings: Settings, fleet: str = FLEET, feeds: str = FEEDS, jobs: str
         max_concurrency=LONG_POLLS,
         resources={"node:__internal_head__": 0.001},
     )
-    return remote.remote(settings.store_url, fleet, feeds, jobs, str(settings.home.audit_key.absolute()), settings.audit_places)
+    home = settings.home
+    known_by = ensure_home_key(home).id, str(home.root)  # a home outlives its Ray, and no two clusters share one
+    return remote.remote(settings.store_url, fleet, feeds, jobs, str(home.audit_key.absolute()), settings.audit_places, *known_by)

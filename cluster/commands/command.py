@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,13 +12,15 @@ from cluster.access.callers import CLUSTER, Caller
 from cluster.audit.checkpoint import AuditSigner
 from cluster.audit.merkle import TreeHead
 from cluster.commands.rights import Asks
-from cluster.drift.watched import DriftLook
 from cluster.ports import AppState, FeedState
 from cluster.state import AuditEvent, State
 from cluster.store.port import NO_BRANCHES, AuditRecord
 from cluster.versions import VersionId
 from cluster.watch.history import HistoryPoint
 from cluster.watch.sums import MetricTotals
+
+if TYPE_CHECKING:  # numpy, which who only asks goes without
+    from cluster.drift.watched import DriftLook
 
 ACTOR_MOST = 200
 

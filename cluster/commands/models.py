@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,8 +13,9 @@ from cluster.commands.command import Command, CommandEntry, CommandResult, Conte
 from cluster.commands.known import has_changed, known_model, staying_model
 from cluster.commands.rights import of_model
 from cluster.commands.rollouts import RolloutView, rollout_view
-from cluster.commands.versions import VersionView, version_view
+from cluster.commands.versions import IDLE, VersionView, version_roles, view_as
 from cluster.commands.watch.quality import QualityView, quality_view
+from cluster.drift.alarms import of_model as alarms_of
 from cluster.errors import Conflict, in_words
 from cluster.fleet.desired import RETIRE_GRACE_S
 from cluster.fleet.retry import Retry
@@ -102,10 +104,23 @@ def tried_again(retry: Retry, now_s: float) -> str:
     return f"{failed}, is tried again in {max(retry.next_s - now_s, 0):.0f} s"
 
 
+def model_views(at: Context) -> tuple[ModelView, ...]:
+    """All that the caller may view, by name."""
+    alarmed = Counter(alarm.version.model for alarm in at.state.alarms.values())
+    models = (at.state.models[name] for name in sorted(at.state.models) if at.caller.may(Role.VIEW, name))
+    return tuple(_view(at.state, model, at.apps, at.now_s, at.faults, alarmed[model.name]) for model in models)
+
+
 def model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s: float, faults: Mapping[str, str]) -> ModelView:
     """One model with everything about it; with as much as its name where a mistake of ours is in the way of the rest."""
+    return _view(state, model, apps, now_s, faults, len(alarms_of(state.alarms, model.name)))
+
+
+def _view(
+    state: State, model: Model, apps: Mapping[str, AppState], now_s: float, faults: Mapping[str, str], alarmed: int
+) -> ModelView:
     try:
-        return _model_view(state, model, apps, now_s, faults.get(model.name, ""))
+        return _whole_view(state, model, apps, now_s, faults.get(model.name, ""), alarmed)
     except Exception as fault:  # noqa: BLE001 - what stops one model must not hide all others, nor itself
         told = faults.get(model.name) or in_words(fault)
         return ModelView(
@@ -121,8 +136,8 @@ def model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s: 
         )
 
 
-def _model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s: float, fault: str) -> ModelView:
-    versions = state.versions_of(model.name)
+def _whole_view(state: State, model: Model, apps: Mapping[str, AppState], now_s: float, fault: str, alarmed: int) -> ModelView:
+    versions, roles = state.versions_of(model.name), version_roles(state, model)
     rollout, active = state.rollout_of(model.name), state.active(model.name)
     names = {version.id.number: version.id.app for version in versions}
     seen = (app_view(name, apps.get(name), model.retries.get(number), now_s) for number, name in names.items())
@@ -132,13 +147,13 @@ def _model_view(state: State, model: Model, apps: Mapping[str, AppState], now_s:
         candidate=active.candidate if active is not None else None,
         serving=model.serving,
         plan=model.plan,
-        versions=tuple(version_view(state, version) for version in versions),
+        versions=tuple(view_as(version, roles.get(version.id.number, IDLE)) for version in versions),
         apps=tuple(app for app in seen if app is not None),
         rollout=rollout_view(state, rollout) if rollout is not None else None,
         fault=fault,
         project=model.project,
         removing=_removing(state, model, apps, now_s),
-        drift_alarms=sum(alarm.version.model == model.name for alarm in state.alarms.values()),
+        drift_alarms=alarmed,
         quality=quality_view(state, model, MetricTotals()) if model.labels is not None else None,
     )
 

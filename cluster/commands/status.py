@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from cluster.access.callers import Role
 from cluster.commands.command import CommandEntry, CommandResult, Context, Message, Nothing
 from cluster.commands.feeds import FeedView, feed_views
-from cluster.commands.models import ModelView, model_view
+from cluster.commands.models import ModelView, model_views
 from cluster.commands.rights import anybodys
 
 
@@ -19,18 +18,9 @@ class StatusView(Message):
 
 
 def _status(at: Context, _: Nothing) -> CommandResult:
-    state = at.state
-    view = StatusView(
-        table=state.table,
-        tick_s=at.tick_s,
-        models=tuple(
-            model_view(state, state.models[name], at.apps, at.now_s, at.faults)
-            for name in sorted(state.models)
-            if at.caller.may(Role.VIEW, name)
-        ),
-        feeds=feed_views(at),
+    return CommandResult(
+        at.state, StatusView(table=at.state.table, tick_s=at.tick_s, models=model_views(at), feeds=feed_views(at))
     )
-    return CommandResult(state, view)
 
 
 STATUS = CommandEntry("status", Nothing, StatusView, _status, "Everything at a glance", anybodys, looks=True)

@@ -18,6 +18,7 @@ from cluster.versions import BuiltQuality, Version, VersionId, check_name
 from cluster.watch.payloads import Payloads
 
 BROUGHT_MOST = 1000  # remembered, of what starts have brought
+IDLE = "idle"
 
 
 class RegisterVersion(Command):
@@ -45,7 +46,7 @@ class VersionView(Message):
     engine: str
     signature: Signature
     created_s: float
-    role: str = "idle"
+    role: str = IDLE
 
 
 class ResolvedVersion(VersionView):
@@ -62,18 +63,29 @@ class Resolve(Command):
     version: int | None = None
 
 
+def version_roles(state: State, model: Model) -> dict[int, str]:
+    """What the model's versions are to it now: stable, candidate or warm. All others are idle."""
+    roles = dict.fromkeys(model.warm, "warm")
+    rollout = state.active(model.name)
+    if rollout is not None:
+        roles[rollout.candidate] = "candidate"
+    if model.stable is not None:
+        roles[model.stable] = "stable"
+    return roles
+
+
 def version_role(state: State, model: Model, number: int) -> str:
     """What a version is to its model now: stable, candidate, warm or idle."""
-    rollout = state.active(model.name)
-    if model.stable == number:
-        return "stable"
-    if rollout is not None and rollout.candidate == number:
-        return "candidate"
-    return "warm" if number in model.warm else "idle"
+    return version_roles(state, model).get(number, IDLE)
 
 
 def version_view(state: State, version: Version) -> VersionView:
     """One version."""
+    return view_as(version, version_role(state, state.models[version.id.model], version.id.number))
+
+
+def view_as(version: Version, role: str) -> VersionView:
+    """One version whose role is known."""
     return VersionView(
         model=version.id.model,
         version=version.id.number,
@@ -82,7 +94,7 @@ def version_view(state: State, version: Version) -> VersionView:
         engine=version.engine,
         signature=version.signature,
         created_s=version.created_s,
-        role=version_role(state, state.models[version.id.model], version.id.number),
+        role=role,
     )
 
 
@@ -143,7 +155,7 @@ def _remove(at: Context, request: Resolve) -> CommandResult:
         raise Conflict("which version to remove was not said", where=f"model {model.name}", remedy="name the version")
     version = known_version(at.state, model.name, request.version)
     role = version_role(at.state, model, request.version)
-    if role != "idle":
+    if role != IDLE:
         raise Conflict(f"it is {role}", where=str(version.id), remedy="move the model to another version first")
     if version.id.app in at.apps:
         raise Conflict("its replicas are still going away", where=str(version.id), remedy="try again in a few seconds")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from cluster.drift.counts import RateKind
+from cluster.drift.kinds import RateKind
 from cluster.versions import VersionId
 
 

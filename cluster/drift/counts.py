@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
+from cluster.drift.kinds import KINDS
 from cluster.errors import BadInput, NotFound
 
 Numbers = npt.NDArray[np.int64]
@@ -25,26 +25,6 @@ MOST_FEATURES = 2 * 4096 + 1
 MOST_RATES = 12 * MOST_FEATURES
 # How many rows choose a cut: the two that are the profile's edges, between which cuts lie at fixed places.
 EDGE_ROWS = 2
-
-
-class RateKind(StrEnum):
-    """What a rate counts."""
-
-    OUTPUT = "output"
-    """An output's value is at or below a cut, or is one category."""
-    INPUT = "input"
-    """The same of an input."""
-    MISSING = "missing"
-    """The value is NaN."""
-    OUT_OF_RANGE = "out of range"
-    """It lies outside the profile's edges."""
-    UNSEEN = "unseen"
-    """It is none of the categories that the profile names."""
-    OUTLIER = "outlier"
-    """The row as a whole is unlike the profile's."""
-
-
-KINDS = tuple(RateKind)  # their places are what `DriftReference.kind` holds; new ones go to the end
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from cluster.drift.counts import KINDS, DriftReference, Numbers, RateKind
+from cluster.drift.counts import DriftReference, Numbers
+from cluster.drift.kinds import KINDS, RateKind
 
 Floats = npt.NDArray[np.float64]
 

@@ -12,15 +12,15 @@ from cluster.drift.alarms import DriftAlarm
 from cluster.drift.counts import DriftReport
 from cluster.drift.detectors import TICK_S
 from cluster.drift.inbox import DriftCounts, DriftInbox
+from cluster.drift.scope import watched_as, watched_versions
 from cluster.drift.section import Drift
 from cluster.drift.watched import DriftLook, WatchedVersion
-from cluster.state import Model, State
+from cluster.state import State
 from cluster.versions import VersionId
 
 AT_ONCE = 50
 """So many versions are looked at in any case: more are spread over the ten seconds."""
 
-_DEFAULT = Drift()
 _log = logging.getLogger(__name__)
 
 
@@ -126,26 +126,3 @@ class DriftWatch:
         if known is None or known.drift != drift or known.digest != counts.digest:
             known = self._watched[version] = WatchedVersion(version, counts, drift, now_s)
         return known
-
-
-def watched_versions(state: State) -> dict[VersionId, Drift]:
-    """Whose rows are watched, and how."""
-    found: dict[VersionId, Drift] = {}
-    for name, model in state.models.items():
-        for number in _watched_numbers(state, model):
-            found[VersionId(name, number)] = model.drift or _DEFAULT
-    return found
-
-
-def watched_as(state: State, version: VersionId) -> Drift | None:
-    """How the version's rows are watched; None where they are not."""
-    model = state.models.get(version.model)
-    if model is None or version.number not in _watched_numbers(state, model):
-        return None
-    return model.drift or _DEFAULT
-
-
-def _watched_numbers(state: State, model: Model) -> set[int]:
-    rollout = state.active(model.name)
-    candidate = rollout.candidate if rollout is not None else None
-    return {number for number in (model.stable, candidate) if number is not None}

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster.drift.alarms import DriftAlarm, alarm_key
-from cluster.drift.counts import KINDS, DriftReference, RateKind
+from cluster.drift.counts import DriftReference
 from cluster.drift.detectors import AlarmBudget, Alarmed, Detectors
 from cluster.drift.inbox import DriftCounts
+from cluster.drift.kinds import KINDS, RateKind
 from cluster.drift.section import Drift
 from cluster.drift.sizes import Floats, js, psi, shares
 from cluster.versions import VersionId

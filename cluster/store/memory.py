@@ -13,6 +13,7 @@ from cluster.audit.merkle import TreeHead
 from cluster.audit.uses import CallerOf, SeenCallers
 from cluster.errors import Fenced, NotFound
 from cluster.state import AuditEvent, State
+from cluster.store.holder import Holder
 from cluster.store.port import NO_BRANCHES, AuditRecord
 from cluster.store.rows import from_rows, to_rows
 
@@ -25,16 +26,28 @@ class MemoryStore:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._fence = 0
+        self._holder: Holder | None = None
         self._rows = to_rows(State())
         self._branches: dict[str, bytes] = {}
         self._audit: list[AuditEvent] = []
         self._pruned = TreeHead()
         self._seen: dict[CallerOf, float] = {}
 
-    def acquire(self) -> int:
+    def acquire(self, by: Holder | None = None) -> int:
         with self._lock:
             self._fence = max(self._fence + 1, int(time.time()))
+            self._holder = by
             return self._fence
+
+    def holder(self) -> Holder | None:
+        with self._lock:
+            return self._holder
+
+    def renew(self, fence: int, by: Holder) -> None:
+        with self._lock:
+            if fence != self._fence:
+                raise fenced()
+            self._holder = by
 
     def load(self) -> State:
         with self._lock:

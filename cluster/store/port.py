@@ -10,6 +10,7 @@ from typing import Protocol
 from cluster.audit.merkle import TreeHead
 from cluster.audit.uses import CallerOf, SeenCallers
 from cluster.state import AuditEvent, State
+from cluster.store.holder import Holder
 
 NO_BRANCHES: Mapping[str, bytes] = MappingProxyType({})
 
@@ -29,12 +30,20 @@ class Store(Protocol):
     load again before going on.
     """
 
-    def acquire(self) -> int:
+    def acquire(self, by: Holder | None = None) -> int:
         """Raises the fence and returns it: from now on only writes under this number are taken. Each call raises it again.
+
+        `by` is the holder from now on; None: nobody says that he is.
 
         It is no less than the time, in Unix seconds: so a store that was restored from a copy has a higher one than any before,
         and its controller's tables are taken for newer than those of the store that was lost.
         """
+
+    def holder(self) -> Holder | None:
+        """Who said last that his controller has the store."""
+
+    def renew(self, fence: int, by: Holder) -> None:
+        """Says that the holder lives. Raises Fenced as `save`."""
 
     def load(self) -> State:
         """The state as last saved; the empty one in a new store. Raises BadInput where it holds what can't be read."""

@@ -17,6 +17,7 @@ from cluster.findings import first_finding
 from cluster.rollout.evidence import Counts, Evidence, EvidenceKey
 from cluster.rollout.record import Rollout
 from cluster.state import Feed, Model, State, StoredSubjectKeys
+from cluster.store.holder import Holder
 from cluster.versions import Version, Versions
 
 Rows = dict[str, dict[str, str]]
@@ -58,6 +59,9 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "control": TypeAdapter(Control),
 }
 TABLES = tuple(_ADAPTERS)
+# A row beside the state's single values: an older Headrace reads past it.
+HOLDER = "holder"
+_HOLDER = TypeAdapter(Holder)
 
 
 def _values(state: State) -> dict[str, tuple[Mapping[Any, Any], Callable[[Any], str]]]:
@@ -134,9 +138,9 @@ def _differences(old: Mapping[Any, Any], new: Mapping[Any, Any]) -> tuple[Mappin
     return changed, [key for key in old if key not in new]
 
 
-def _read(table: str, key: str, document: str) -> Any:
+def _read(table: str, key: str, document: str, adapter: TypeAdapter[Any]) -> Any:
     try:
-        return _ADAPTERS[table].validate_json(document)
+        return adapter.validate_json(document)
     except ValidationError as error:
         raise BadInput(
             f"the store holds what this Headrace can't read: {first_finding(error)}",
@@ -145,9 +149,23 @@ def _read(table: str, key: str, document: str) -> Any:
         ) from error
 
 
+def holder_row(holder: Holder) -> str:
+    """The document of the row HOLDER of `control`."""
+    return _HOLDER.dump_json(holder).decode()
+
+
+def holder_in(document: str) -> Holder:
+    """The holder in such a document. Raises BadInput where it can't be read."""
+    holder: Holder = _read("control", HOLDER, document, _HOLDER)
+    return holder
+
+
 def from_rows(rows: Mapping[str, Mapping[str, str]]) -> State:
     """The state that these rows were made from. Raises BadInput for a row that can't be read."""
-    read = {table: {key: _read(table, key, text) for key, text in rows.get(table, {}).items()} for table in TABLES}
+    read = {
+        table: {key: _read(table, key, text, adapter) for key, text in rows.get(table, {}).items()}
+        for table, adapter in _ADAPTERS.items()
+    }
     control: Control = read["control"].get("state", Control())
     return State(
         versions=Versions(read["versions"].values()),

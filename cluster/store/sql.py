@@ -15,14 +15,16 @@ from cluster.audit.merkle import TreeHead
 from cluster.audit.uses import CallerOf, SeenCallers
 from cluster.state import AuditEvent, State
 from cluster.store.engine import BUSY_TIMEOUT_S, open_database, transaction
+from cluster.store.holder import Holder
 from cluster.store.memory import fenced, pruned_before
 from cluster.store.port import NO_BRANCHES, AuditRecord
-from cluster.store.rows import TABLES, changes, from_rows
+from cluster.store.rows import HOLDER, TABLES, changes, from_rows, holder_in, holder_row
 
 _meta = sa.MetaData()
 _records = {
     name: sa.Table(name, _meta, sa.Column("key", sa.Text, primary_key=True), sa.Column("document", sa.Text)) for name in TABLES
 }
+_control = _records["control"]
 _branches = sa.Table("subject_branches", _meta, sa.Column("key", sa.Text, primary_key=True), sa.Column("sealed", sa.LargeBinary))
 _audit = sa.Table(
     "audit",
@@ -64,16 +66,31 @@ class SqlStore:
     def __init__(self, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         self._engine = open_database(url, busy_timeout_s)
 
-    def acquire(self) -> int:
+    def acquire(self, by: Holder | None = None) -> int:
         with self._transaction() as connection:
             last = connection.execute(sa.select(_fence.c.number).with_for_update()).scalar_one()
             number = max(int(last) + 1, int(time.time()))
             connection.execute(sa.update(_fence).values(number=number))
+            _put(connection, _control, _control.c.document, {} if by is None else {HOLDER: holder_row(by)}, [HOLDER])
             return number
+
+    def holder(self) -> Holder | None:
+        wanted = sa.select(_control.c.document).where(_control.c.key == HOLDER)
+        with self._transaction() as connection:
+            document = connection.execute(wanted).scalar_one_or_none()
+        return None if document is None else holder_in(document)
+
+    def renew(self, fence: int, by: Holder) -> None:
+        renewed = sa.update(_control).where(_control.c.key == HOLDER).values(document=holder_row(by))
+        with self._transaction() as connection:
+            _check_fence(connection, fence)
+            connection.execute(renewed)
 
     def load(self) -> State:
         with self._transaction() as connection:
-            return from_rows({name: _read(connection, table) for name, table in _records.items()})
+            rows = {name: _read(connection, table) for name, table in _records.items()}
+        rows[_control.name].pop(HOLDER, None)
+        return from_rows(rows)
 
     def save(
         self,

@@ -7,8 +7,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from cluster.drift.watched import DriftLook
 from cluster.fleet.desired import needed
 from cluster.ports import AppState, AppStatus, FeedKind, FeedState
 from cluster.quality.built import built_loss
@@ -49,6 +49,9 @@ from cluster.watch.catalogue import (
     Metric,
 )
 from cluster.watch.reports import Buckets, Series
+
+if TYPE_CHECKING:  # numpy, which who only asks goes without
+    from cluster.drift.watched import DriftLook
 
 NAMING = ("model", "version", FeedKind.STREAM, FeedKind.BATCH)
 ALL_KEYS = 10_000  # basis points

@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cluster.drift.counts import EDGE_ROWS, HISTOGRAM_BINS, KINDS, RateKind, WatchedFeature
+from cluster.drift.counts import EDGE_ROWS, HISTOGRAM_BINS, WatchedFeature
+from cluster.drift.kinds import KINDS, RateKind
 from cluster.signature import Datatype
 from deployments.engines.datatypes import NUMPY, Array
 from deployments.profiles.categories import category_name

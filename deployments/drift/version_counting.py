@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cluster.drift.counts import HISTOGRAM_BINS, KINDS, DriftReference, RateKind, WatchedFeature, reference_digest
+from cluster.drift.counts import HISTOGRAM_BINS, DriftReference, WatchedFeature, reference_digest
+from cluster.drift.kinds import KINDS, RateKind
 from deployments.drift.tensor_counts import CategoryCounting, NumberCounting, RateTable, TensorCounting
 from deployments.engines.datatypes import Array
 from deployments.profiles.form import FeatureKind, Profile, TensorSide

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.errors import BadInput, NotFound
-from deployments.keys.hpke_key import HpkeKey
 from deployments.keys.port import KeyHolder
 from deployments.keys.secret_file import read_secret
 
@@ -67,7 +66,13 @@ def key_in_file(file: Path) -> KeyHolder:
             text = read_secret(file, what="a private key", remedy=remedy)
     except OSError as error:
         raise NotFound(f"there is no key: {error.strerror}", where=str(file), remedy="name the file of one") from error
-    return HpkeKey.of_pem(text, str(file))
+    return _in_pem(text, str(file))
+
+
+def _in_pem(text: str, where: str) -> KeyHolder:
+    from deployments.keys.hpke_key import HpkeKey  # cryptography, which whoever opens no key goes without
+
+    return HpkeKey.of_pem(text, where)
 
 
 def _in_service(kind: str, place: str, environment: Mapping[str, str] | None) -> KeyHolder:
@@ -89,7 +94,7 @@ def _in_variable(name: str, environment: Mapping[str, str]) -> KeyHolder:
     text = environment.get(name, "")
     if not text.strip():
         raise NotFound("there is no key: the variable is not set", where=f"env:{name}", remedy="set it to a key in PEM")
-    return HpkeKey.of_pem(text.replace("\\n", "\n"), f"env:{name}")  # as files of variables write them, on one line
+    return _in_pem(text.replace("\\n", "\n"), f"env:{name}")  # as files of variables write them, on one line
 
 
 def _in_folder(name: str, folder: Path | None) -> KeyHolder:

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from deployments.artifacts.fetch import localize
 from deployments.artifacts.version_files import VersionFiles, open_folder
-
-POLICY_VARIABLE = "HEADRACE_SIGNING"
-
-
-def policy_file(environment: Mapping[str, str] | None = None) -> Path | None:
-    """The policy that this node's environment names; None where it names none, and any version may be unsigned."""
-    named = (os.environ if environment is None else environment).get(POLICY_VARIABLE, "")
-    return Path(named) if named else None
+from deployments.signing.node_policy import policy_file
 
 
 def check_admitted(uri: str, digest: str, model: str) -> None:

@@ -15,7 +15,7 @@ from cluster.errors import BadInput, Unreachable
 from deployments.gateway.door.settings import ClientCertificates
 from deployments.observe.logs.settings import FORM_VARIABLE, LEVEL_VARIABLE, LogForm, LogLevel
 from deployments.observe.traces.settings import RATIO_VARIABLE, URL_VARIABLE, USUAL_RATIO
-from deployments.signing.admission import POLICY_VARIABLE
+from deployments.signing.node_policy import POLICY_VARIABLE
 from headrace.cli.exits import ExitCode
 from headrace.cli.screens.output import AsJson, answers, notes, print_json, watch
 from headrace.local.home import Settings, read_settings
@@ -101,6 +101,9 @@ def up(
             "--join", help="Stay beside a Ray that somebody else runs, and bring back what is away; SIGTERM ends this alone."
         ),
     ] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take the store, this once, though another cluster's controller has it and lives.")
+    ] = False,
     models: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="With --supervise: register and serve the versions that an image brings."),
@@ -151,6 +154,9 @@ def up(
     serves goes on. HEADRACE_URL names where all gateways are reached, such as a load balancer. For containers, beside the head
     (docs/kubernetes.md).
 
+    A store is for one cluster. Where the controller of another one has it and lives, `up` says so and ends, and with --join it
+    waits for that one's end; with --take-over it takes it, and the other controller decides nothing more.
+
     Example: `headrace up --broker --http-port 8001`
     """
     from headrace.client import ControlClient
@@ -189,6 +195,7 @@ def up(
         client_certs=client_certs,
         access="" if access is None else str(access.absolute()),
         models="" if models is None else str(models.absolute()),
+        take_over=take_over,
     )
     if models is not None and not (supervise or join):
         raise BadInput("goes with --supervise", where="--models", remedy="give --supervise too, or use `headrace apply`")
@@ -257,9 +264,15 @@ def down(
 def status(
     follow: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew every second, until Ctrl-C.")] = False,
     went: Annotated[bool, typer.Option("--history", help="Show how the last hour and day went instead.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Show each model, version and feed, however many there are; --json always does.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show addresses, nodes, models with their versions, replicas and rollout, and streams.
+
+    Of more than a hundred versions, those that are idle are counted alone, and then models that rest: what is wrong or under way
+    is shown.
 
     With --history: requests, rows, errors, the 99th percentile of time, lag, and what is known of a candidate, over the last hour
     by ten seconds and the day before by five minutes, as the controller remembers it since it began.
@@ -275,9 +288,9 @@ def status(
     elif as_json:
         print_json(look(settings))
     elif follow:
-        watch(lambda: (shown(look(settings)), False), every_s=1.0)
+        watch(lambda: (shown(look(settings), everything=everything), False), every_s=1.0)
     else:
-        answers().print(shown(look(settings)))
+        answers().print(shown(look(settings), everything=everything))
 
 
 def _console() -> str:

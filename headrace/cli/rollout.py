@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.commands.audit import RolloutHistory
-from cluster.commands.rollouts import CheckView, RolloutStatus, RolloutView
+from cluster.commands.rollouts import RolloutStatus, RolloutView
 from cluster.errors import BadInput
 from cluster.rollout.plan import NamedPlan, Plan
-from headrace.cli.screens.output import AsJson, age, answers, print_json, watch, watch_json
+from headrace.cli.screens.output import AsJson, answers, print_json, watch, watch_json
+from headrace.cli.screens.rollout import shown
 from headrace.cli.watch.quality import print_told, tell_lines
 from headrace.client import ControlClient
 from headrace.project.documents import load_project
@@ -32,8 +32,6 @@ Example: `headrace rollout start digits --version 3`, then `headrace rollout sta
 )
 
 Model = Annotated[str, typer.Argument(help="The model's name.")]
-STYLES = {"promoted": "green", "rolled_back": "red", "paused": "yellow", "superseded": "dim"}
-VERDICTS = {"passed": "green", "failed": "red", "waiting": "yellow"}
 
 
 @app.command()
@@ -168,30 +166,6 @@ def history(model: Model, as_json: AsJson = False) -> None:
         print_json(told)
     else:
         answers().print(history_told(told))
-
-
-def shown(rollout: RolloutView) -> RenderableType:
-    """One rollout as a person reads it."""
-    head = Text.assemble(
-        f"{rollout.model}: version {rollout.stable or '-'} -> {rollout.candidate}  ",
-        (rollout.state, STYLES.get(rollout.state, "cyan")),
-        f"  step {rollout.step} of {rollout.steps}, {rollout.weight:g} % of traffic",
-        f", {rollout.shadow:g} % in shadow" if rollout.shadow else "",
-        f"  {age((rollout.ended_s or time.time()) - rollout.started_s)}",
-    )
-    parts: list[RenderableType] = [head]
-    if rollout.reason:
-        parts.append(Text(f"  {rollout.reason}"))
-    if rollout.preflight:
-        parts.append(Text(f"  preflight: {rollout.preflight}"))
-    parts.extend(_check(check) for check in rollout.checks)
-    return Group(*parts)
-
-
-def _check(check: CheckView) -> Text:
-    interval = f"  [{check.low:+.4f}, {check.high:+.4f}] against {check.margin:g}, of {check.observed}"
-    words = check.words.removesuffix(check.verdict)
-    return Text.assemble(f"  {words}", (check.verdict, VERDICTS[check.verdict]), (interval, "dim"))
 
 
 def _rollout_of(client: ControlClient, model: str, version: int) -> RolloutView | None:

@@ -9,9 +9,11 @@ from cluster.errors import BadInput
 from deployments.gateway.door.settings import ClientCertificates, DoorTls, is_loopback
 from deployments.observe.logs.settings import LogForm, LogLevel, LogSettings
 from deployments.observe.traces.settings import URL_VARIABLE, USUAL_RATIO, TraceSettings
-from deployments.signing.admission import POLICY_VARIABLE
+from deployments.signing.node_policy import POLICY_VARIABLE
 
 LOOPBACK = "127.0.0.1"
+ONCE = ("access", "models", "take_over")
+"""What these ask for is done once, also to what runs: the store has all that became of it since."""
 NO_POLICY = "none"
 """Said in place of a policy, it ends one that was declared before."""
 
@@ -28,6 +30,7 @@ class UpOptions:
     Gateways run where nodes have the resource `gateways_on` alone, a unit each; empty: on any.
     `traces` is the URL of a receiver of OTLP, or empty, and `trace_ratio` how much of what brings no trace context is traced. All
     processes log in `log_form`, from `log_level` on.
+    `take_over`: the store is taken also from another cluster whose controller lives, this once.
     The door speaks TLS with the files `tls_cert` and `tls_key`, by absolute paths, and knows callers by certificates of
     `client_ca`.
     """
@@ -56,6 +59,7 @@ class UpOptions:
     trace_ratio: float = USUAL_RATIO
     log_form: LogForm = LogForm.TEXT
     log_level: LogLevel = LogLevel.WARNING
+    take_over: bool = False
 
     def __post_init__(self) -> None:
         """Raises BadInput where one option for TLS lacks another, or traces can't go there."""
@@ -107,7 +111,7 @@ def not_taken_up(wanted: UpOptions, runs: UpOptions | None) -> tuple[str, ...]:
     if runs is None:  # of a version that did not note them
         return ()
     usual = UpOptions()
-    names = (one.name for one in fields(UpOptions) if one.name not in ("access", "models"))  # which are applied to what runs too
+    names = (one.name for one in fields(UpOptions) if one.name not in ONCE)
     asked = [name for name in names if getattr(wanted, name) != getattr(usual, name)]
     none = "" if wanted.signing == NO_POLICY else wanted.signing
     return words_for(name for name in asked if (none if name == "signing" else getattr(wanted, name)) != getattr(runs, name))

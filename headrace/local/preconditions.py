@@ -11,7 +11,7 @@ from deployments.gateway.door.certificates import check_files, utc
 from deployments.gateway.door.haproxy import usable_haproxy
 from deployments.gateway.door.settings import ClientCertificates
 from deployments.observe.traces.settings import RATIO_VARIABLE, URL_VARIABLE, check_can_trace, trace_settings
-from deployments.signing.admission import POLICY_VARIABLE, policy_file
+from deployments.signing.node_policy import POLICY_VARIABLE, policy_file
 from deployments.signing.policy import check_policy
 from headrace.local.down import Progress
 from headrace.local.home import Settings

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from cluster.commands.command import Nothing
 from cluster.commands.feeds import FeedView
 from cluster.commands.models import ModelView
+from cluster.commands.status import STATUS
 from cluster.errors import BadInput, Unreachable
 from deployments.gateway.door.certificates import end_of
 from deployments.gateway.door.found import doors_of
-from headrace.client import ControlClient
+from headrace.control_calls import ControlCalls
 from headrace.local.home import Settings
 from headrace.local.ray.dashboard import DashboardAsker
 from headrace.local.ray.head import ray_logs
@@ -63,10 +65,10 @@ class Overview(BaseModel):
 def look(settings: Settings) -> Overview:
     """Asks the gateway and the dashboard. Raises Unreachable where the gateway does not answer, or its Ray is dying."""
     run = load_run(settings.home)
-    with ControlClient.from_environment(settings) as client:
+    with ControlCalls.from_environment(settings) as client:  # not ControlClient, which knows all commands: half the time to start
         if run and run.addresses.http == client.base_url:
             _check_alive(run, settings)
-        seen = client.status()
+        seen = client.call(STATUS, Nothing())
         addresses = run.addresses if run and run.addresses.http == client.base_url else Addresses(http=client.base_url)
     dashboard = None
     if addresses.dashboard:

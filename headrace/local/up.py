@@ -71,7 +71,7 @@ def bring_up(options: UpOptions, settings: Settings, progress: Progress) -> Brou
             away = look(state, settings, ask_s=UP_ASKS_S)
             wanted = plan(away)
             if RunPart.RAY not in wanted:
-                now, repaired = repair(state, away, settings, progress)
+                now, repaired = repair(state, away, settings, progress, take_over=options.take_over)
                 return Brought(now, False, repaired)
             for one in away:
                 progress(one.part, one.why, 0.0)
@@ -220,7 +220,7 @@ class _Run:
             # It answers for all models, and so comes before any: see `deployments.serving.fleet.gateway_opens`.
             services.ask_for_gateway(services.gateway_settings(self._options))
             with self._step("controller") as told:
-                notes = start_controller(self._settings, access=self._access)
+                notes = start_controller(self._settings, access=self._access, take_over=self._options.take_over)
                 told.append(without_password(self._settings.store_url))
             for note in notes:
                 self._progress("access", note, 0.0)

@@ -12,10 +12,10 @@ from cluster.store.sql import SqlStore
 from deployments.artifacts.fetch import localize
 from deployments.artifacts.manifest import MANIFEST, Manifest, file_digest, manifest_bytes, parse_manifest
 from deployments.artifacts.roots import local_path
-from deployments.signing.admission import policy_file
 from deployments.signing.examine import SignatureDemand, SignatureFindings, SignedFiles, examine
 from deployments.signing.files import signed_files
 from deployments.signing.keys import TrustedKey
+from deployments.signing.node_policy import policy_file
 from deployments.signing.policy import SigningMode, SigningRule, demand_of, read_policy
 from headrace.client import ControlClient
 from headrace.local.declared.policies import declared_in

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from pydantic import TypeAdapter
 
 from cluster.audit.merkle import TreeHead
 from cluster.audit.uses import CallerOf, SeenCallers
+from cluster.controller import Controller
 from cluster.errors import BadInput, Fenced, NotFound, Unreachable
 from cluster.fleet.retry import Retry
 from cluster.fleet.serving import Serving
@@ -26,10 +28,15 @@ from cluster.rollout.record import Rollout
 from cluster.signature import Datatype, Signature, TensorSpec
 from cluster.state import AuditEvent, Feed, Model, State
 from cluster.store.engine import KEEPALIVES, patience_with
+from cluster.store.holder import DEAD_AFTER_S, RENEW_EVERY_S, Holder, StoreClaim
 from cluster.store.memory import MemoryStore
 from cluster.store.port import Store
+from cluster.store.rows import Control
 from cluster.store.sql import SqlStore
 from cluster.versions import Version, VersionId, Versions
+from consumers.batch.schedule.fake_jobs import FakeJobs
+from deployments.control.fake_control import NoFeeds
+from deployments.serving.fake_fleet import FakeFleet
 
 Open = Callable[[], Store]
 
@@ -173,6 +180,77 @@ def test_a_fence_outranks_any_that_a_lost_store_gave_out(open_store: Open) -> No
 def test_the_fence_survives_reopening(open_store: Open) -> None:
     first = open_store().acquire()
     assert open_store().acquire() > first
+
+
+HERE, THERE = Holder("key a", "/home/a on head-a", 10.0, 10.0), Holder("key b", "/home/b on head-b", 20.0, 20.0)
+
+
+def test_the_holder_is_known_to_the_next_and_none_of_the_state(open_store: Open) -> None:
+    store = open_store()
+    assert store.holder() is None
+    fence = store.acquire(HERE)
+    store.save(fence, State(), _full(), [])
+    assert open_store().holder() == HERE
+    store.renew(fence, replace(HERE, renewed_s=15.0))
+    store.save(fence, _full(), replace(_full(), table=8), [])
+    again = open_store()
+    assert again.holder() == replace(HERE, renewed_s=15.0)
+    assert again.load() == replace(_full(), table=8)
+    again.acquire()  # by an older Headrace, say
+    assert again.holder() is None
+
+
+def test_a_fenced_holder_renews_nothing(open_store: Open) -> None:
+    old, new = open_store(), open_store()
+    fence = old.acquire(HERE)
+    new.acquire(THERE)
+    with pytest.raises(Fenced):
+        old.renew(fence, replace(HERE, renewed_s=15.0))
+    assert new.holder() == THERE
+
+
+def test_two_clusters_do_not_take_a_store_from_each_other_without_end(open_store: Open) -> None:
+    def begun(holder: Holder) -> Controller:
+        return Controller(open_store(), FakeFleet(), NoFeeds(), FakeJobs(), lambda: now_s, holder=holder)
+
+    now_s = 100.0
+    first, claim = begun(HERE), StoreClaim(THERE.cluster)
+    with pytest.raises(Unreachable):
+        claim.check(open_store().holder(), now_s, where="store")
+    now_s += RENEW_EVERY_S
+    first.renew()
+    with pytest.raises(Fenced, match="/home/a on head-a"):
+        claim.check(open_store().holder(), now_s, where="store")
+    second = begun(THERE)  # all the same, as somebody said
+    for late in (first.renew, lambda: first.call("apply", {"models": [{"name": "digits"}]})):
+        with pytest.raises(Fenced):
+            late()
+    back = StoreClaim(HERE.cluster)
+    with pytest.raises(Unreachable):
+        back.check(open_store().holder(), now_s, where="store")
+    now_s += RENEW_EVERY_S
+    second.renew()
+    with pytest.raises(Fenced, match="/home/b on head-b"):
+        back.check(open_store().holder(), now_s, where="store")
+    second.call("apply", {"models": [{"name": "digits"}]})
+    for _ in range(round(DEAD_AFTER_S / RENEW_EVERY_S) - 1):  # it is dead, and who was refused goes on where it was
+        now_s += RENEW_EVERY_S
+        with pytest.raises(Fenced):
+            back.check(open_store().holder(), now_s, where="store")
+    back.check(open_store().holder(), now_s + RENEW_EVERY_S, where="store")
+    assert [model["name"] for model in begun(HERE).call("status", {})["models"]] == ["digits"]
+
+
+def test_an_older_headrace_reads_past_the_holder(tmp_path: Path) -> None:
+    store = SqlStore(f"sqlite:///{tmp_path / 'store.db'}")
+    store.save(store.acquire(HERE), State(), _full(), [])
+    store.close()
+    with sqlite3.connect(tmp_path / "store.db") as other:
+        control = dict(other.execute("SELECT key, document FROM control").fetchall())
+    other.close()
+    assert set(control) == {"state", "holder"}
+    # As it reads all rows of this table.
+    assert TypeAdapter(Control).validate_json(control["holder"]) == Control()
 
 
 def test_a_locked_sqlite_is_unreachable_and_comes_back(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from tests.support.waiting import until
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(900)]
 SHORT_S, LONG_S = 8.0, 90.0  # about 65 are Ray's limit
 RECORDS = 20
+HAS_IT = "another cluster's controller has this store since"
 
 
 @pytest.fixture(scope="module")
@@ -114,17 +115,23 @@ def test_a_worker_that_is_cut_off_is_replaced_and_writes_nothing_when_it_is_back
     lost.kill()
 
 
-def test_a_controller_on_another_machine_takes_over_and_the_first_decides_no_more(service: NodeService) -> None:
-    """As where somebody moves the service to another Ray: that one's controller has the store from then on."""
+def test_a_controller_on_another_machine_takes_over_where_it_is_told_to_and_the_first_decides_no_more(
+    service: NodeService,
+) -> None:
+    """As where somebody moves the service to another Ray; one that comes to the store by mistake is refused. Both are kept up all
+    the time, and neither takes it back."""
     other = service.network.node()
     other.environment["HEADRACE_HOME"] = str(service.network.folder / "another-home")
     home = Home(service.network.folder / "another-home")
-    joiner = service.head.processes[1]
-    joiner.terminate()  # else it would bring back the first one, which would take over in turn
-    joiner.wait(60)
+    logs = [node.folder / f"{node.namespace}-join.log" for node in (service.head, other)]
     with Callers(service, service.workers) as callers:
         start_head(other, *WORKER)
-        start_joined(other, service.url(other), gateways=1)
+        mistaken = start_joined(other, service.url(other), 1)
+        until(lambda: HAS_IT in logs[1].read_text(), STARTS_S, every_s=0.2)
+        assert answers(service.control)
+        mistaken.terminate()
+        mistaken.wait(60)
+        start_joined(other, service.url(other), 1, "--take-over")
         until(home.key.exists, STARTS_S)
         service.await_answers(other)
         with ControlClient(service.url(other), timeout_s=60, token=home_key(home)) as second:
@@ -135,6 +142,8 @@ def test_a_controller_on_another_machine_takes_over_and_the_first_decides_no_mor
             until(lambda: not answers(service.control), STARTS_S, every_s=0.2)
             callers.await_more(50)
             until(lambda: [app.target_replicas for app in second.model(MODEL).apps] == [1], STARTS_S, every_s=0.5)
+            until(lambda: HAS_IT in logs[0].read_text(), STARTS_S, every_s=0.2)  # the first one's own `up --join` says so
+            assert second.status() is not None
     tell(
         f"the first controller refuses: {refused.value.what}; {len(callers.failed)} of {callers.calls} calls at its doors failed"
     )

@@ -97,7 +97,7 @@ class Life:
     def check_table(self) -> None:
         """No split that was not saved, and none with a version that is not ready."""
         with sqlite3.connect(self.folder / "store.db") as other:
-            (document,) = other.execute("SELECT document FROM control").fetchone()
+            (document,) = other.execute("SELECT document FROM control WHERE key = 'state'").fetchone()
         other.close()
         saved, table = json.loads(document), self.controller.table
         assert (saved["table"], saved["table_digest"]) == (table.number, digest_of(table)), "a split that was not saved"

@@ -10,13 +10,12 @@ import numpy.typing as npt
 from cluster.drift.counts import (
     EDGE_ROWS,
     HISTOGRAM_BINS,
-    KINDS,
     DriftReference,
     DriftReport,
-    RateKind,
     WatchedFeature,
     reference_digest,
 )
+from cluster.drift.kinds import KINDS, RateKind
 
 Rows = npt.NDArray[np.float64]
 # The shares of the profile's rows at which cuts lie.

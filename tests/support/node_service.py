@@ -223,9 +223,9 @@ def join(head: NetNode, node: NetNode, *, keep: bool) -> None:
     node.start_ray(f"--address={head.address}:{RAY}", *WORKER, keep=keep)
 
 
-def start_joined(head: NetNode, url: str, gateways: int) -> subprocess.Popen[bytes]:
+def start_joined(head: NetNode, url: str, gateways: int, *more: str) -> subprocess.Popen[bytes]:
     """`headrace up --join` beside it, whose callers come in at `url`."""
-    words = ("up", "--join", "--host=0.0.0.0", "--insecure", f"--gateways={gateways}", "--gateways-on=headrace_gateway")
+    words = ("up", "--join", "--host=0.0.0.0", "--insecure", f"--gateways={gateways}", "--gateways-on=headrace_gateway", *more)
     where = {"RAY_ADDRESS": f"{head.address}:{RAY}", "HEADRACE_URL": url}
     return head.spawn(HEADRACE, *words, log=f"{head.namespace}-join.log", **where)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from cluster.access.callers import Role
 from cluster.commands.command import Command, CommandEntry, CommandResult, Context, Message
@@ -11,12 +12,14 @@ from cluster.commands.known import known_model, staying_model
 from cluster.commands.rights import Asks, RoleAsked, of_model
 from cluster.drift.alarms import DriftAlarm
 from cluster.drift.alarms import of_model as alarms_of_model
+from cluster.drift.scope import watched_versions
 from cluster.drift.section import Drift
-from cluster.drift.watch import watched_versions
-from cluster.drift.watched import DriftLook, FeatureSize
 from cluster.errors import NotFound
 from cluster.state import State
 from cluster.versions import VersionId
+
+if TYPE_CHECKING:  # numpy, which who only asks goes without
+    from cluster.drift.watched import DriftLook, FeatureSize
 
 ALARMS_AT_MOST = 200  # of one model in an answer
 LOOKED_AT_MOST = 20  # features of one version: those that are farthest off

@@ -19,7 +19,7 @@ ILL = ("failed", "unhealthy")
 
 def wrong(seen: Overview, now_s: float) -> tuple[str, ...]:
     """Each line names one thing, and why where that is known."""
-    return (*_of_the_house(seen, now_s), *(line for model in seen.models for line in _of_model(model)), *_of_feeds(seen.feeds))
+    return (*_of_the_house(seen, now_s), *(line for model in seen.models for line in wrong_with(model)), *_of_feeds(seen.feeds))
 
 
 def counts(seen: Overview) -> str:
@@ -63,7 +63,8 @@ def _of_the_house(seen: Overview, now_s: float) -> Iterator[str]:
         yield f"the controller has not looked for {now_s - seen.tick_s:.0f} s"
 
 
-def _of_model(model: ModelView) -> Iterator[str]:
+def wrong_with(model: ModelView) -> Iterator[str]:
+    """Each line names one thing of it, and why where that is known."""
     if model.fault:
         yield f"{model.name}: {model.fault}"
     if model.versions and model.stable is None:
@@ -81,6 +82,14 @@ def _of_model(model: ModelView) -> Iterator[str]:
             yield f"{app.app}: {app.status}{why}"
         elif app.status == "ready" and app.replicas < app.target_replicas:
             yield f"{app.app}: {app.replicas} of {app.target_replicas} replicas{why}"
+
+
+def rests(model: ModelView) -> bool:
+    """Whether there is nothing to see: a version serves as it should, and nothing is under way."""
+    ready = {app.app for app in model.apps if app.status == "ready"}
+    if f"{model.name}--v{model.stable}" not in ready or model.candidate is not None or model.removing:
+        return False
+    return len(ready) == len(model.apps) and next(wrong_with(model), None) is None
 
 
 def _of_feeds(feeds: tuple[FeedView, ...]) -> Iterator[str]:

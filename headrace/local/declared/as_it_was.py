@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import fields, replace
 
-from headrace.local.options import UpOptions, words_for
+from headrace.local.options import ONCE, UpOptions, words_for
 from headrace.local.run_state import RunState
-
-APPLIED = ("access", "models")
-"""What these brought is in the store, which has all that became of it since."""
 
 
 def as_it_was(
@@ -20,6 +17,6 @@ def as_it_was(
     if left is None or left.options is None or left.owns_ray is not owns_ray:
         return asked, ()
     usual, before = UpOptions(), left.options
-    silent = [one.name for one in fields(UpOptions) if one.name not in (*given, *APPLIED)]
+    silent = [one.name for one in fields(UpOptions) if one.name not in (*given, *ONCE)]
     kept = {name: getattr(before, name) for name in silent if getattr(before, name) != getattr(usual, name)}
     return replace(asked, **kept), words_for(kept)

@@ -11,6 +11,7 @@ import httpx
 
 from headrace.local.home import Home
 from headrace.local.ray.token import joined_token, read_token
+from headrace.transport import verify_for
 
 ASK_S = 5.0
 
@@ -33,7 +34,8 @@ class DashboardAsker:
 
         `token_refused` tells after each call whether it wanted another token.
         """
-        answer = httpx.get(f"{self._url}{path}", params=params, headers=self._headers, timeout=ASK_S, trust_env=False)
+        url, verify = f"{self._url}{path}", verify_for(self._url)
+        answer = httpx.get(url, params=params, headers=self._headers, timeout=ASK_S, trust_env=False, verify=verify)
         self.token_refused = answer.status_code in (401, 403)
         return answer.raise_for_status().json()
 

@@ -8,7 +8,7 @@ import httpx
 
 from cluster.commands import feeds
 from cluster.commands.command import Nothing
-from cluster.errors import HeadraceError, NoCapacity, Unreachable
+from cluster.errors import Fenced, HeadraceError, NoCapacity, Unreachable
 from headrace.client import ControlClient
 from headrace.local.home import Settings
 from headrace.local.home_key import home_key
@@ -64,7 +64,7 @@ def _services(state: RunState, settings: Settings, ask_s: float, *, ask_controll
             token = home_key(settings.home)
             with ControlClient(url, timeout_s=ask_s, transport=transport_to(url, settings), token=token) as control:
                 control.call(feeds.LIST, Nothing())
-        except (Unreachable, NoCapacity) as error:
+        except (Unreachable, NoCapacity, Fenced) as error:
             yield Away(RunPart.CONTROLLER, error.what)
         except HeadraceError:
             return  # another version's answer, or a refusal: it is there

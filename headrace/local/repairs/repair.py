@@ -27,9 +27,10 @@ IN_RAY = (RunPart.CONTROLLER, RunPart.GATEWAY)
 
 
 def repair(
-    state: RunState, away: tuple[Away, ...], settings: Settings, progress: Progress
+    state: RunState, away: tuple[Away, ...], settings: Settings, progress: Progress, *, take_over: bool = False
 ) -> tuple[RunState, tuple[RunPart, ...]]:
-    """Brings back what is away. Ray itself must live. Returns what runs now, and what was brought back.
+    """Brings back what is away. Ray itself must live. With `take_over` a controller takes the store also from another
+    cluster's that lives. Returns what runs now, and what was brought back.
 
     Each that can be is brought back, also where another can't: that one's error is raised in the end, with the rest left at work.
     """
@@ -45,7 +46,7 @@ def repair(
             failed = failed or error
     inside = tuple(part for part in wanted if part in IN_RAY)
     if inside:
-        _bring_back_inside(state, inside, why, settings, progress)
+        _bring_back_inside(state, inside, why, settings, progress, take_over=take_over)
     if failed is not None:
         raise failed
     return state, wanted
@@ -64,7 +65,13 @@ def _bring_back(state: RunState, part: RunPart, settings: Settings) -> RunState:
 
 
 def _bring_back_inside(
-    state: RunState, parts: tuple[RunPart, ...], why: Mapping[RunPart, str], settings: Settings, progress: Progress
+    state: RunState,
+    parts: tuple[RunPart, ...],
+    why: Mapping[RunPart, str],
+    settings: Settings,
+    progress: Progress,
+    *,
+    take_over: bool,
 ) -> None:
     with kept_apart(settings.home.driver_log), joined_ray(settings):
         from headrace.controller_start import bring_back_controller  # imports Ray, whose variables are set by now
@@ -78,7 +85,7 @@ def _bring_back_inside(
         if RunPart.GATEWAY in parts:
             services.start_serve()
         with _step(progress, RunPart.CONTROLLER, why.get(RunPart.CONTROLLER, "")):
-            bring_back_controller(settings, waits, state.ray_lives)
+            bring_back_controller(settings, waits, state.ray_lives, take_over=take_over)
         if RunPart.GATEWAY in parts:
             with _step(progress, RunPart.GATEWAY, why[RunPart.GATEWAY]):
                 services.ask_for_gateway(services.gateway_settings(state.options or UpOptions()))

@@ -164,8 +164,9 @@ class Supervisor:
             self._is_up = failed is None
         if failed is None:
             self._note_aboard(now_s)
-            # They are applied: what somebody applies later stays.
-            self._options = replace(self._options, access="", models=self._options.models if self._left_out else "")
+            # They are applied: what somebody applies later stays, and who takes the store over later has it.
+            models = self._options.models if self._left_out else ""
+            self._options = replace(self._options, access="", models=models, take_over=False)
         if failed is not None and not self._stop.is_set():
             wait_s = min((self._backoffs[part].next_s for part in parts), default=self._aboard.next_s) - now_s
             self._say(f"{failed}; tries again in {max(wait_s, 0.0):.0f} s")

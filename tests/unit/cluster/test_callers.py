@@ -21,7 +21,7 @@ from cluster.rollout.misses import WINDOW_S, Misses, after_counts, missing
 from cluster.rollout.plan import Plan
 from cluster.rollout.record import Rollout, RolloutState
 from cluster.store.rows import from_rows, to_rows
-from headrace.cli.rollout import shown
+from headrace.cli.screens.rollout import shown
 from tests.support.brain import SURE, Brain
 
 MALLORY = "key mallory"

@@ -10,7 +10,7 @@ from cluster.access.callers import Caller, Role, grant_of
 from cluster.commands.watch.glances import ModelGlance
 from cluster.commands.watch.wrong import wrong_with_model
 from cluster.drift.alarms import DriftAlarm
-from cluster.drift.counts import RateKind
+from cluster.drift.kinds import RateKind
 from cluster.errors import Conflict
 from cluster.versions import VersionId
 from tests.support.brain import SURE, Brain

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from cluster.commands.audit import AuditView, RolloutHistory
 from cluster.commands.rollouts import CheckView, RolloutView
-from headrace.cli.rollout import history_told, shown, why
+from headrace.cli.rollout import history_told, why
+from headrace.cli.screens.rollout import shown
 
 
 def test_each_check_has_a_line_and_a_reason_that_is_one_of_them_is_not_said_twice() -> None:

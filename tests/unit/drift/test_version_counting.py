@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cluster.drift.counts import KINDS, DriftReport, RateKind, check_report
+from cluster.drift.counts import DriftReport, check_report
+from cluster.drift.kinds import KINDS, RateKind
 from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.drift.version_counting import VersionCounting, VersionCounts
 from deployments.engines.datatypes import Array

@@ -217,3 +217,17 @@ sys.exit(f"imported {{heavy}}" if heavy else code)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_status_goes_without_what_it_shows_nothing_of() -> None:
+    """It is asked again and again: numpy, YAML and cryptography took half of its time."""
+    code = """
+import sys
+from headrace.cli import local
+from headrace.cli.screens.status import shown
+from headrace.local.status import look
+heavy = [name for name in ("numpy", "yaml", "cryptography", "headrace.client") if name in sys.modules]
+sys.exit(f"imported {heavy}" if heavy else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -82,7 +82,7 @@ class Answers(httpx.BaseTransport):
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> Iterator[LogReader]:
     with httpx.Client(transport=Answers(), base_url="http://dashboard") as client:
-        monkeypatch.setattr(httpx, "get", lambda url, *, timeout, trust_env, **more: client.get(url, **more))  # noqa: ARG005
+        monkeypatch.setattr(httpx, "get", lambda url, *, timeout, trust_env, verify, **more: client.get(url, **more))  # noqa: ARG005
         monkeypatch.setattr(httpx, "stream", lambda how, url, *, timeout, trust_env, **more: client.stream(how, url, **more))  # noqa: ARG005
         yield LogReader(DashboardAsker("http://dashboard", read_settings({"HEADRACE_HOME": str(tmp_path)}).home, owns_ray=True))
 

@@ -9,7 +9,9 @@ from rich.console import Console
 
 from cluster.commands.feeds import FeedView
 from cluster.commands.models import AppView, ModelView
-from headrace.cli.screens.status import shown
+from cluster.commands.versions import VersionView
+from cluster.signature import Signature
+from headrace.cli.screens.status import APPS_MOST, ROWS_MOST, shown
 from headrace.cli.screens.summary import counts, wrong
 from headrace.local.ray.replaced import in_order
 from headrace.local.ray.where import NodeView, node_views
@@ -140,3 +142,75 @@ def test_nodes_are_told_with_their_zone_and_what_runs_there() -> None:
     seen = overview().model_copy(update={"nodes": (head, left, lost)})
     assert [line for line in wrong(seen, 0.0) if line.startswith("node")] == ["node 10.0.0.5 is dead"]
     assert counts(seen).endswith("2 nodes")
+
+
+def serving(name: str, versions: int = 1, **app: Any) -> ModelView:
+    """A model whose newest version serves."""
+    made = [
+        VersionView(
+            model=name,
+            version=number,
+            artifact_uri="file:///a",
+            digest="d",
+            engine="onnx",
+            signature=Signature(inputs=(), outputs=()),
+            created_s=1.0,
+            role="stable" if number == versions else "idle",
+        )
+        for number in range(1, versions + 1)
+    ]
+    told = model(name, versions, app=f"{name}--v{versions}", **app)
+    return told.model_copy(update={"versions": tuple(made)})
+
+
+def screen(seen: Overview, *, everything: bool = False) -> str:
+    console = Console(width=180, color_system=None, highlight=False, markup=False)
+    with console.capture() as told:
+        console.print(shown(seen, everything=everything))
+    return told.get()
+
+
+def test_so_many_versions_as_can_be_read_are_all_shown() -> None:
+    told = screen(overview(models=tuple(serving(f"m{number}", 2) for number in range(ROWS_MOST // 2))))
+    assert "not shown" not in told
+    assert told.count(" idle ") == told.count(" stable ") == ROWS_MOST // 2
+
+
+def test_of_more_versions_those_that_are_idle_are_counted() -> None:
+    told = screen(overview(models=tuple(serving(f"m{number}", 20) for number in range(10))))
+    assert "not shown: 190 idle versions; `headrace status --all` shows all" in told
+    assert all(f"m{number}     20       stable  ready" in told for number in range(10))
+
+
+def test_of_more_models_only_those_are_shown_that_do_not_rest() -> None:
+    rest = tuple(serving(f"rests-{number}", 3) for number in range(1000))
+    ill, removed = (
+        serving("ill", 2, status="unhealthy", message="no GPU"),
+        serving("gone").model_copy(update={"removing": "waits"}),
+    )
+    starting = serving("begins", status="starting", replicas=0)
+    seen = overview(models=(*rest, ill, removed, starting))
+    told = screen(seen)
+    assert "not shown: 1000 models that rest, 2001 idle versions; `headrace status --all` shows all" in told
+    assert "rests-" not in told
+    assert [line.split()[0] for line in told.splitlines() if "stable" in line] == ["ill", "gone", "begins"]
+    whole = screen(seen, everything=True)
+    assert whole.count("rests-") == 3000
+    assert "not shown" not in whole
+
+
+def test_where_nothing_rests_the_first_are_shown_and_the_rest_counted() -> None:
+    seen = overview(models=tuple(serving(f"m{number}", status="unhealthy") for number in range(300)))
+    told = screen(seen)
+    assert f"not shown: {300 - ROWS_MOST} versions of others; `headrace status --all` shows all" in told
+    assert f"not shown: {301 - ROWS_MOST} more of what is wrong" in told  # the controller has not looked either
+    assert told.count("\n") < 3 * ROWS_MOST
+
+
+def test_a_node_with_many_apps_names_some() -> None:
+    runs = {f"app-{number:03}": 1 for number in range(1000)}
+    node = NodeView(id="a", address="127.0.0.1", state="alive", is_head=True, resources={}, runs=runs)
+    told = screen(overview(nodes=(node,)))
+    assert f"{1000 - APPS_MOST} apps more" in told
+    assert "app-011" not in told
+    assert "app-999" in screen(overview(nodes=(node,)), everything=True)

@@ -163,7 +163,8 @@ def test_files_that_cant_be_used_are_named(tmp_path: Path, variables: dict[str, 
     with pytest.raises(BadInput) as refused:
         transport_to("https://elsewhere.example", read_settings({"HEADRACE_HOME": str(tmp_path), **paths}))
     assert refused.value.where == where
-    assert transport_to("http://elsewhere.example", read_settings({"HEADRACE_HOME": str(tmp_path), **paths})) is None
+    in_clear = transport_to("http://elsewhere.example", read_settings({"HEADRACE_HOME": str(tmp_path), **paths}))
+    assert isinstance(in_clear, httpx.HTTPTransport)
 
 
 def test_a_run_of_a_version_without_tls_is_read(tmp_path: Path, run: Run) -> None:

@@ -21,8 +21,9 @@ from deployments.keys.ring import VARIABLE
 from deployments.oci.layout import Layout
 from deployments.oci.references import reference_of
 from deployments.oci.registry import ImageRegistry
-from deployments.signing.admission import POLICY_VARIABLE, admitted_copy, check_admitted
+from deployments.signing.admission import admitted_copy, check_admitted
 from deployments.signing.files import bring_signatures, write_beside
+from deployments.signing.node_policy import POLICY_VARIABLE
 from deployments.signing.policy import SigningMode, SigningPolicy, check_policy, read_policy
 from deployments.signing.sign import build_facts, signatures
 from tests.support.registries import SmallRegistry

@@ -20,8 +20,9 @@ from bench.drift_rows import (
     rows_to_alarm,
     shifted,
 )
-from cluster.drift.counts import EDGE_ROWS, KINDS, DriftReference, RateKind, WatchedFeature
+from cluster.drift.counts import EDGE_ROWS, DriftReference, WatchedFeature
 from cluster.drift.detectors import STEPS, TICKS_A_YEAR, AlarmBudget, Detectors
+from cluster.drift.kinds import KINDS, RateKind
 from cluster.drift.sizes import js, psi
 from cluster.drift.tolerance import known_within, tolerated
 from tests.support.drift import NumberRows, normal
