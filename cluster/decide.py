@@ -202,24 +202,34 @@ def _end_rollout(state: State, name: str, now_s: float, events: list[AuditEvent]
 
 def _start_newest(state: State, name: str, now_s: float, events: list[AuditEvent]) -> State:
     """Starts a rollout of a newer version where the plan says so, or where the model has no stable version yet."""
-    model = state.models[name]
+    model, active = state.models[name], state.active(name)
     newest = state.versions.newest(name)
     if (
         model.plan is None
         or model.removal is not None
         or newest <= max(model.considered, model.stable or 0)
-        or state.active(name) is not None
+        or (active is not None and not _makes_way(active))
     ):
         return state
     if model.stable is not None and model.plan.start is not Start.AUTO:
         return state
+    free, told = state, list[AuditEvent]()
+    if active is not None:
+        ended = active.to(RolloutState.SUPERSEDED, now_s, reason=f"a rollout to version {newest} took its place")
+        told.append(transition(active, ended, judge(active, state.evidence), now_s))
+        free = settle(state, ended, now_s)
     try:
-        state, started = open_rollout(state, name, newest, model.plan, CONTROLLER, now_s)
+        after, started = open_rollout(free, name, newest, model.plan, CONTROLLER, now_s)
     except (Conflict, NotFound) as refusal:
         events.append(AuditEvent(now_s, name, None, "refused", CONTROLLER, {"version": newest, "reason": str(refusal)}))
         return state.with_model(replace(model, considered=newest))
-    events.extend(started)
-    return state
+    events += [*told, *started]
+    return after
+
+
+def _makes_way(rollout: Rollout) -> bool:
+    """Whether a newer version may take its place: what its candidate lacks may be away for good, and no call has met it yet."""
+    return rollout.state is RolloutState.WARMING and rollout.wait is not None
 
 
 def _preflight(rollout: Rollout | None, snapshot: Snapshot) -> list[Action]:

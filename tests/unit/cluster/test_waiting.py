@@ -13,7 +13,7 @@ from cluster.fleet.waiting import Wait, after_job, after_look, lacking
 from cluster.ports import AppState, AppStatus
 from cluster.rollout.misses import Misses, missing
 from cluster.schedule.fires import JobSeen, JobState
-from tests.support.brain import SURE, Brain
+from tests.support.brain import SIGNATURE, SURE, Brain
 
 AWAY = "s3://versions/digits/2: the artifact can't be read: connection refused (see that its place is there)"
 DAMAGED = "s3://versions/digits/2/model.onnx: model.onnx is damaged: its digest differs (build the version again)"
@@ -21,6 +21,7 @@ CANDIDATE = "digits--v2"
 LONG = {**SURE, "steps": [{"weight": 10, "bake_s": 3600}, {"weight": 100, "bake_s": 5}], "deadline_s": 7200}
 FAILED = AppState(CANDIDATE, AppStatus.FAILED, 0, 1, AWAY, transient=True)
 RETRY = Retry(1, "no log", 10.0)
+OTHER_SIGNATURE = {**SIGNATURE, "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, 5]}]}
 
 
 @pytest.mark.parametrize(
@@ -282,6 +283,57 @@ def test_a_first_version_is_waited_for_too() -> None:
     brain.tick(100)
     assert brain.rollout()["state"] == "promoted"
     assert brain.controller.table.routes["digits"].stable == 1
+
+
+def test_a_newer_version_takes_the_place_of_a_first_one_whose_files_are_away_for_good() -> None:
+    brain = Brain()
+    brain.fleet.doom("digits--v1", AWAY, transient=True)
+    brain.build(1)
+    brain.apply()
+    brain.tick(20)
+    brain.build(2)
+    brain.tick(60)
+    assert brain.controller.table.routes["digits"].stable == 2
+    assert (brain.rollout()["candidate"], brain.rollout()["state"]) == (2, "promoted")
+    assert set(brain.fleet.state()) == {"digits--v2"}
+    audit = brain.call("rollout.history", model="digits")["audit"]
+    ended = [one for one in audit if one["rollout"] == 1][-1]
+    assert (ended["event"], ended["detail"]["reason"]) == ("superseded", "a rollout to version 2 took its place")
+
+
+def test_a_newer_version_takes_the_place_of_a_candidate_that_was_never_there(warming: Brain) -> None:
+    warming.build(3)
+    warming.tick(60)
+    assert (warming.rollout()["candidate"], warming.rollout()["state"]) == (3, "canary")
+    assert warming.controller.table.routes["digits"].stable == 1
+    assert set(warming.fleet.state()) == {"digits--v1", "digits--v3"}
+
+
+@pytest.mark.parametrize("start", ["auto", "manual"])
+def test_one_that_may_not_take_its_place_leaves_it_waiting(start: str) -> None:
+    brain = brain_with({**SURE, "start": start})
+    brain.fleet.doom(CANDIDATE, AWAY, transient=True)
+    brain.build(2)
+    brain.tick(20)
+    if start == "manual":
+        brain.call("rollout.start", model="digits", version=2)
+        brain.tick(20)
+        brain.build(3)
+    else:
+        brain.build(3, **OTHER_SIGNATURE)
+    brain.tick(20)
+    assert (brain.rollout()["candidate"], brain.rollout()["state"]) == (2, "warming")
+    assert brain.rollout()["waits_since_s"] is not None
+
+
+def test_no_newer_version_takes_the_place_of_a_canary_or_of_what_a_person_holds(canary: Brain, warming: Brain) -> None:
+    canary.fleet.sicken(CANDIDATE, AWAY, transient=True)
+    warming.call("rollout.pause", model="digits")
+    for brain, state in ((canary, "canary"), (warming, "paused")):
+        brain.tick(20)
+        brain.build(3)
+        brain.tick(20)
+        assert (brain.rollout()["candidate"], brain.rollout()["state"]) == (2, state)
 
 
 PREFLIGHT: dict[str, Any] = {**SURE, "preflight": {"payloads": "s3://payloads", "min_rows": 10}}
