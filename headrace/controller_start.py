@@ -17,13 +17,17 @@ from cluster.errors import Conflict, HeadraceError, Unreachable
 from cluster.routing.routes import NOTHING
 from deployments.control.client import CONTROLLER_ACTOR, NAMESPACE
 from headrace.audit.places import place_of
-from headrace.controller_actor import FEEDS, FLEET, JOBS, TICK_S, ControllerActor
+from headrace.controller_actor import FEEDS, FLEET, JOBS, STARTING, TICK_S, ControllerActor
 from headrace.local.home import Settings, without_password
 from headrace.local.home_key import ensure_home_key
 
 START_TIMEOUT_S = 60.0
 ASK_S = 10.0
 LONG_POLLS = 5_000  # calls at a time; each scorer has one long poll under way
+
+
+def _silent(_: HeadraceError) -> None:
+    """Nobody is told what it waits for."""
 
 
 @contextmanager
@@ -48,9 +52,11 @@ def start_controller(
     timeout_s: float = START_TIMEOUT_S,
     access: Apply | None = None,
     take_over: bool = False,
+    waits: Callable[[HeadraceError], None] = _silent,
 ) -> tuple[str, ...]:
     """Starts the controller on the head node, unless it runs, and waits until it answers and has applied `access`: what is to be
-    said of that. Ray must be connected. With `take_over` it takes the store also from another cluster's that lives.
+    said of that. Ray must be connected. With `take_over` it takes the store also from another cluster's that lives. `waits` is
+    told what it waits for, once for each reason.
 
     Raises Conflict where one runs over another store, Fenced where another cluster's has this one and lives, Unreachable where it
     does not answer in time, and BadInput for a store that can't be used.
@@ -58,7 +64,7 @@ def start_controller(
     for place in settings.audit_places:
         place_of(place)
     actor = _actor(settings, fleet, feeds, jobs)
-    trouble = _trouble_of(actor, settings, timeout_s, take_over=take_over)
+    trouble = _trouble_of(actor, settings, timeout_s, take_over=take_over, waits=waits)
     if trouble is not None:
         # One that never began must not stay behind and begin later, by itself.
         ray.kill(actor)
@@ -118,12 +124,21 @@ def _tell(actor: Any, command: str, request: Message) -> dict[str, Any]:
     return dict(answer)
 
 
-def _trouble_of(actor: Any, settings: Settings, timeout_s: float, *, take_over: bool = False) -> HeadraceError | None:
+def _trouble_of(
+    actor: Any,
+    settings: Settings,
+    timeout_s: float,
+    *,
+    take_over: bool = False,
+    waits: Callable[[HeadraceError], None] = _silent,
+) -> HeadraceError | None:
     """Why the controller does not answer within `timeout_s`, in its own words; None once it does. Raises Conflict where it keeps
     another store, Unreachable where there is nobody to say why."""
-    until, ask_s = time.monotonic() + timeout_s, max(timeout_s, ASK_S)
+    ask_s, told = max(timeout_s, ASK_S), STARTING.what
     try:
         about = ray.get(actor.about.remote(), timeout=ask_s)
+        # Not before: a process that was slow to start has to see all the same whether another cluster's lives.
+        until = time.monotonic() + timeout_s
         if about["store"] != settings.store_url:
             raise Conflict(
                 f"the controller of this Ray keeps another store, {without_password(about['store'])}",
@@ -136,6 +151,9 @@ def _trouble_of(actor: Any, settings: Settings, timeout_s: float, *, take_over: 
             ray.get(actor.take_over.remote(), timeout=ask_s)
         answer = ray.get(actor.call.remote("status", {}), timeout=ask_s)
         while isinstance(answer, Unreachable) and time.monotonic() < until:
+            if answer.what != told:
+                waits(answer)
+                told = answer.what
             answer = ray.get(actor.routes.remote(NOTHING, TICK_S), timeout=ask_s)
             answer = ray.get(actor.call.remote("status", {}), timeout=ask_s)
     except RayError as error:

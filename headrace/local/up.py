@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.commands.documents import Apply
-from cluster.errors import Unreachable
+from cluster.errors import HeadraceError, Unreachable
 from headrace.local.broker import running_broker, start_broker
 from headrace.local.declared.policies import as_declared, declare
 from headrace.local.down import RAY_STOP_S, Progress, end_run
@@ -220,7 +220,12 @@ class _Run:
             # It answers for all models, and so comes before any: see `deployments.serving.fleet.gateway_opens`.
             services.ask_for_gateway(services.gateway_settings(self._options))
             with self._step("controller") as told:
-                notes = start_controller(self._settings, access=self._access, take_over=self._options.take_over)
+                take_over, begun = self._options.take_over, time.monotonic()
+
+                def waits(error: HeadraceError) -> None:
+                    self._progress("controller", f"waits: {error}", time.monotonic() - begun)
+
+                notes = start_controller(self._settings, access=self._access, take_over=take_over, waits=waits)
                 told.append(without_password(self._settings.store_url))
             for note in notes:
                 self._progress("access", note, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from cluster.errors import Fenced, HeadraceError, Unreachable
 from cluster.store.holder import DEAD_AFTER_S
 from headrace import controller_actor
 from headrace.controller_actor import ControllerActor
+from headrace.controller_start import START_TIMEOUT_S, _trouble_of
 from headrace.local.declared.as_it_was import as_it_was
 from headrace.local.home import read_settings
 from headrace.local.options import UpOptions, not_taken_up
@@ -114,6 +116,36 @@ def test_the_one_that_is_told_to_takes_over_and_the_first_does_not_take_it_back(
         assert "/home/b on " in refused.what
     assert isinstance(turn(second), dict)
     assert not second._fenced
+
+
+class SlowHandle:
+    """As Ray gives one of a process that takes so long to start; each poll is half a second, in which it has a turn."""
+
+    def __init__(self, clusters: Clusters, actor: ControllerActor, starts_s: float) -> None:
+        self._clusters, self._actor, self._starts_s = clusters, actor, starts_s
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=lambda *arguments: self._ask(name, *arguments))
+
+    def _ask(self, name: str, *arguments: Any) -> Any:
+        if name == "routes":
+            self._clusters.now_s += 0.5
+            self._actor._turn()
+            return None
+        self._clusters.now_s += self._starts_s if name == "about" else 0.0
+        return asyncio.run(getattr(self._actor, name)(*arguments))
+
+
+def test_up_waits_for_a_dead_clusters_store_and_says_so_however_slow_its_process_starts(
+    clusters: Clusters, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("headrace.controller_start.ray.get", lambda answer, timeout: answer)  # noqa: ARG005 - Ray's name
+    turn(clusters.begin("a"))
+    settings = read_settings({"HEADRACE_HOME": str(tmp_path), "HEADRACE_STORE_URL": clusters.store_url})
+    waits: list[HeadraceError] = []
+    handle = SlowHandle(clusters, clusters.begin("b"), starts_s=START_TIMEOUT_S - 10)
+    assert _trouble_of(handle, settings, START_TIMEOUT_S, waits=waits.append) is None
+    assert ["/home/a on " in one.what for one in waits] == [True]
 
 
 def test_it_is_held_since_the_first_process_of_the_cluster(clusters: Clusters) -> None:
