@@ -328,7 +328,7 @@ def test_options_that_make_no_sense_are_refused_by_field(given, field):
     assert refused.value.remedy
 
 
-@pytest.mark.parametrize("answer", [probabilities, lambda tensors: {"probabilities": probabilities(tensors)["probabilities"][:, :1]}])
+@pytest.mark.parametrize("answer", [probabilities, lambda tensors: {"probabilities": scores(tensors)["probabilities"][:, :1]}])
 def test_a_class_of_thousands_of_digits_is_refused_in_words(answer):
     width = answer(ROWS)["probabilities"].shape[1]
     outputs = (TensorSpec(name="probabilities", datatype=Datatype.FP32, shape=(-1, width)),)

@@ -12,7 +12,14 @@ import pytest
 
 from cluster.errors import BadInput
 from deployments.gateway.autoscale import CALM_S, REQUESTS, REQUESTS_A_GATEWAY, FollowRequests, gateways_for
-from deployments.gateway.deployment import Gateway, GatewaySettings, door_settings, gateway_application, haproxy_threads, slots_for
+from deployments.gateway.deployment import (
+    Gateway,
+    GatewaySettings,
+    door_settings,
+    gateway_application,
+    haproxy_threads,
+    slots_for,
+)
 from deployments.gateway.door.settings import ClientCertificates, DoorTls
 from deployments.gateway.server import GatewayServer
 from headrace.cli.local import gateway_bounds
@@ -141,5 +148,7 @@ def test_of_a_gateways_servers_each_ends_whatever_becomes_of_the_others() -> Non
     parts = {f"_{name}": server(name) for name in ("infer", "grpc", "http")}
     large = SimpleNamespace(close=lambda: ended.append("large"))
     with pytest.raises(RuntimeError, match="it fails"):
-        asyncio.run(GatewayServer._stop(cast(Any, SimpleNamespace(**parts, _large=large, _guard=SimpleNamespace(close=close))), 1.0))
+        asyncio.run(
+            GatewayServer._stop(cast(Any, SimpleNamespace(**parts, _large=large, _guard=SimpleNamespace(close=close))), 1.0)
+        )
     assert sorted(ended) == ["grpc", "guard", "http", "large"]

@@ -249,7 +249,11 @@ def test_the_audit_is_told_who_used_what_and_from_where_it_was_refused(by_haprox
         async with grpc.aio.insecure_channel(gateway.grpc, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
             await told_by(channel, f"/{SERVICE}/ModelInfer", infer_request().SerializeToString(), "scorer")
             stream: Any = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
-            said = stream(iter([b"\xff no message", infer_request().SerializeToString()]), metadata=tuple(BEARERS["scorer"].items()), timeout=30)
+            said = stream(
+                iter([b"\xff no message", infer_request().SerializeToString()]),
+                metadata=tuple(BEARERS["scorer"].items()),
+                timeout=30,
+            )
             assert len([answer async for answer in said]) == 2
         gateway.meters.uses.end()
         report = gateway.meters.uses.next_report()
