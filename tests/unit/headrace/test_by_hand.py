@@ -105,8 +105,8 @@ def test_what_is_too_long_for_a_record_is_cut_and_ends_nothing(brain: Brain) -> 
 
 def test_an_end_that_can_not_be_told_hides_nothing(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    with recorded(HandAct.PUSH, said.append, to="s3://me:secret@there/x"):
-        monkeypatch.setattr(brain, "call", _raises)
+    with monkeypatch.context() as away, recorded(HandAct.PUSH, said.append, to="s3://me:secret@there/x"):
+        away.setattr(brain.controller, "call", _raises)
     assert [one["stage"] for one in told(brain, HandAct.PUSH)] == ["begun"]
     assert told(brain, HandAct.PUSH)[0]["to"] == "s3://me:***@there/x"
     assert "not how it ended" in said[0]

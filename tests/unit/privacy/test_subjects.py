@@ -605,7 +605,7 @@ def test_a_key_that_is_no_text_is_a_subject_too(ring: KeyRing) -> None:
 
 def test_a_record_that_is_nested_too_deeply_is_a_dead_letter_and_costs_no_neighbour(ring: KeyRing) -> None:
     control = BrainControl()
-    book = SubjectBook(control)
+    book = SubjectBook(asking(control))
     book.open("subjects", "prod")
     name = pseudonym_in(book, BOB.decode())
     his = seal_field(b"[4,5,6]", key_in(book, name) or b"", keys="subjects", pseudonym=name, topic="in", field="x")

@@ -16,7 +16,7 @@ from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission
 from deployments.gateway.dataplane import DataPlane
 from deployments.gateway.grpc.errors import code_of
-from deployments.gateway.grpc.service import InferenceService
+from deployments.gateway.grpc.infer import GrpcInfer
 from deployments.gateway.http.app import GatewayApp
 from deployments.gateway.large import LargeWork
 from deployments.gateway.protocol.proto import inference_pb2 as pb
@@ -49,7 +49,7 @@ async def test_a_client_cannot_roll_a_version_back_with_bytes_that_are_no_text(t
     dataplane, repository = DataPlane(scorer, PATIENT), Repository(scorer, control)
     guard, admission, large = Guard(scorer, visitors=True), Admission(100, 1 << 30), LargeWork()
     app = GatewayApp(dataplane, repository, control, guard, "0", 1 << 20, admission, large)
-    service = InferenceService(dataplane, repository, guard, "0", admission, large)
+    grpc = GrpcInfer(dataplane, large)
     head = b'{"inputs":[{"name":"text","datatype":"BYTES","shape":[1,2],"parameters":{"binary_data_size":%d}}]}'
 
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
@@ -65,7 +65,7 @@ async def test_a_client_cannot_roll_a_version_back_with_bytes_that_are_no_text(t
             typed.inputs.add(name="text", datatype="BYTES", shape=[1, 2]).contents.bytes_contents.extend(BAD)
             for request in (asked, typed):
                 with pytest.raises(BadInput) as refused:
-                    await service.infer(request.SerializeToString(), None, None, VISITOR)
+                    await grpc.infer(request.SerializeToString(), None, None, VISITOR)
                 assert TOLD in str(refused.value)
                 assert code_of(refused.value).name == "INVALID_ARGUMENT"
         good = head % len(raw(GOOD)) + raw(GOOD)
