@@ -293,7 +293,8 @@ class Lane:
         rows = sum(ask.rows for ask in batch)
         took_s = (time.monotonic() - started_s) / math.ceil(rows / self.serving.max_batch_rows)
         seen = self.seen
-        seen.cost.took(min(rows, self.serving.max_batch_rows), took_s)
+        if rows <= self.serving.max_batch_rows:  # pieces of a larger one are scored at a time: they look cheaper than they are
+            seen.cost.took(rows, took_s)
         seen.call_s = took_s if seen.call_s == 0 else seen.call_s + SMOOTHING * (took_s - seen.call_s)
         return answers
 

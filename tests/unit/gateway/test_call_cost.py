@@ -158,3 +158,15 @@ def test_the_rest_of_what_is_parted_does_not_wait_for_a_look_that_was_meant_for_
         assert sum(scorer.calls) == most + 64
 
     uvloop.run(play())
+
+
+def test_a_request_that_is_scored_in_pieces_tells_no_rows_cost() -> None:
+    async def play() -> CallCost:
+        plane = DataPlane(FakeScorer(table(serving=Serving(max_batch_rows=4))), BatchLimits())
+        for rows in (3, 9):
+            request = InferRequest({"x": np.ones((rows, 2), np.float32)}, {"x": Datatype.FP32})
+            await plane.infer(InferCall("pair", timeout_s=60.0), request, VISITOR)
+        return plane._batcher._seen["pair", None, False].cost
+
+    cost = uvloop.run(play())
+    assert (cost.weight, cost.rows) == (1, 3)
