@@ -15,6 +15,7 @@ from deployments.engines.datatypes import Array
 from deployments.explain.form import ExplainOptions, ExplainScale, Floats
 
 # Log-odds end here, at 27.6 nats: what lies below of a probability is rounding, or a tree's exact 0.
+PLACE_DIGITS_MOST = 18  # Python reads no number of some thousand
 SMALLEST = 1e-12
 Label = int | str | bool | None
 
@@ -203,7 +204,7 @@ def _column(label: int | str | bool, names: Mapping[int, Label], width: int, out
 
 def _as_place(label: int | str | bool) -> int | None:
     if isinstance(label, str):
-        return int(label) if label.isdecimal() else None
+        return int(label) if label.isdecimal() and len(label) <= PLACE_DIGITS_MOST else None
     return int(label)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import importlib.metadata
 import logging
@@ -194,14 +195,16 @@ class Gateway:
         meters.put(REQUESTS_UNDER_WAY, 0 if self._server is None else self._server.requests_under_way)
 
     async def _close(self) -> None:
-        if self._server is not None:
-            await self._server.stop(DRAIN_S / 2)
-        if self._door is not None:
-            await self._door.leave()
-        if self._tracer is not None:
-            await asyncio.to_thread(self._tracer.close)
-        if self._scorer is not None:
-            await self._scorer.close()
+        """In order, the server first, and each whatever becomes of those before it. Raises what the last that failed does."""
+        async with contextlib.AsyncExitStack() as ending:
+            if self._scorer is not None:
+                ending.push_async_callback(self._scorer.close)
+            if self._tracer is not None:
+                ending.push_async_callback(asyncio.to_thread, self._tracer.close)
+            if self._door is not None:
+                ending.push_async_callback(self._door.leave)
+            if self._server is not None:
+                ending.push_async_callback(self._server.stop, DRAIN_S / 2)
 
 
 def named_opener(name: str | None) -> OpenTopic | None:

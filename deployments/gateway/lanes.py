@@ -128,6 +128,7 @@ class Lane:
     calls: set[asyncio.Task[None]] = field(default_factory=set)
     waking: bool = False
     timer: asyncio.TimerHandle | None = None
+    look_s: float = 0.0  # when it fires
 
     async def score(self, tensors: Mapping[str, Array], rows: int, key: bytes, timeout_s: float, caller: str) -> Scored:
         """See `Batcher.score`."""
@@ -171,13 +172,14 @@ class Lane:
         if len(self.calls) < self._most_after(waited_s):
             early_s = self.seen.last_s + self._apart_s() - now_s
             if early_s > 0:
-                self._look_in(early_s)
+                self._look_in(early_s, now_s)
                 return
             self.waking = True
             # One turn of the loop later, so that requests that are already in its sockets join.
             asyncio.get_running_loop().call_soon(self._start)
         elif waited_s < self.limits.patience_s:
-            self._look_in((self.limits.gather_s if waited_s < self.limits.gather_s else self.limits.patience_s) - waited_s)
+            most_s = self.limits.gather_s if waited_s < self.limits.gather_s else self.limits.patience_s
+            self._look_in(most_s - waited_s, now_s)
 
     def _apart_s(self) -> float:
         crowd = self.seen.last_asks >= CROWD
@@ -185,9 +187,13 @@ class Lane:
             return self.limits.candidate_crowd_apart_s if crowd else self.limits.candidate_apart_s
         return self.limits.crowd_apart_s if crowd and self.serving.transport is TransportKind.REMOTE else 0.0
 
-    def _look_in(self, seconds: float) -> None:
-        if self.timer is None:
-            self.timer = asyncio.get_running_loop().call_later(max(seconds, TIMER_S), self._look_again)
+    def _look_in(self, seconds: float, now_s: float) -> None:
+        seconds = max(seconds, TIMER_S)
+        if self.timer is not None:
+            if self.look_s <= now_s + seconds:
+                return
+            self.timer.cancel()  # what is left of a queue that is parted need not wait as long as its first would have
+        self.timer, self.look_s = asyncio.get_running_loop().call_later(seconds, self._look_again), now_s + seconds
 
     def _most_after(self, waited_s: float) -> int:
         """How many calls may be under way while the first in the queue has waited so long."""
@@ -287,7 +293,8 @@ class Lane:
         rows = sum(ask.rows for ask in batch)
         took_s = (time.monotonic() - started_s) / math.ceil(rows / self.serving.max_batch_rows)
         seen = self.seen
-        seen.cost.took(min(rows, self.serving.max_batch_rows), took_s)
+        if rows <= self.serving.max_batch_rows:  # pieces of a larger one are scored at a time: they look cheaper than they are
+            seen.cost.took(rows, took_s)
         seen.call_s = took_s if seen.call_s == 0 else seen.call_s + SMOOTHING * (took_s - seen.call_s)
         return answers
 

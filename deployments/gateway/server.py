@@ -136,9 +136,10 @@ class GatewayServer:
         await asyncio.shield(self._stopping)
 
     async def _stop(self, within_s: float) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._infer.stop(within_s))
-            group.create_task(self._grpc.stop(within_s))
-            group.create_task(self._http.stop(within_s))
+        stops = self._infer.stop(within_s), self._grpc.stop(within_s), self._http.stop(within_s)
+        ends = await asyncio.gather(*stops, return_exceptions=True)  # one that fails ends no request of the others
         self._large.close()
         await self._guard.close()
+        for end in ends:
+            if end is not None:
+                raise end

@@ -162,7 +162,7 @@ class ExplainWork:
         if self.turns.used_within(USERS_S):
             now_s = time.monotonic()
             self.given_up.wait(max(0.0, min(RESTS * (now_s - self.rested_s), self.end_s - now_s)))
-        while not self.turns.take_spare(LOOK_EVERY_S):
+        while self.given_up.is_set() or not self.turns.take_spare(LOOK_EVERY_S):
             if self.given_up.is_set() or time.monotonic() > self.end_s:
                 raise OutOfTime("its users left it no time to explain", remedy=MORE_TIME)
         self.rested_s = time.monotonic()

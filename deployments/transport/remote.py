@@ -169,12 +169,10 @@ class RemoteTransport:
 
     def _line(self, app: str, tensors: Mapping[str, Array]) -> Line | None:
         """Where the next call may go past Serve. What Serve knows of the replicas, it learns with the handle's first call."""
-        if sum(tensor.nbytes for tensor in tensors.values()) > LINE_MOST_BYTES:
-            return None
         found = self._lines.get(app)
-        if found is None:
+        if found is None:  # also where all calls are large: it tells how many replicas there are
             found = self._lines[app] = Lines(self._handle(app))
-        return found.pick()
+        return None if sum(tensor.nbytes for tensor in tensors.values()) > LINE_MOST_BYTES else found.pick()
 
     def _handle(self, app: str) -> Any:
         found: Any = self._handles.get(app)

@@ -16,7 +16,7 @@ from deployments.control.fake_control import FakeControlPlane
 from deployments.serving.fake_fleet import FakeFleet
 from tests.support.brain import SIGNATURE
 from tests.support.broker_admin import administered
-from tests.support.stream_topics import small_stream
+from tests.support.stream_topics import HostileName, small_stream
 from tests.support.waiting import until
 
 WAIT_S = 60.0
@@ -127,3 +127,21 @@ def _raise(*_: object, **__: object) -> None:
     from kafka.errors import CommitFailedError
 
     raise CommitFailedError("worked out")
+
+
+def test_a_record_that_the_client_cannot_read_holds_none_behind_it(
+    broker: str, spec: StreamSpec, control: FakeControlPlane, producer: KafkaProducer
+) -> None:
+    publish(producer, spec, 0, 4)
+    producer.send(labels_topic(spec).topic, b"{}", partition=0, headers=[(HostileName("x"), b"x")]).get(WAIT_S)
+    publish(producer, spec, 4, 4)
+    reader = reader_of(control, spec, broker)
+    until(lambda: counted(control) == 8, WAIT_S)
+    until(lambda: faults(control) == {"unreadable": 1}, WAIT_S)
+    assert reader.trouble == ""
+    reader.stop()
+    publish(producer, spec, 8, 4)
+    again = reader_of(control, spec, broker)
+    until(lambda: counted(control) == 12, WAIT_S)
+    again.stop()
+    assert faults(control) == {"unreadable": 1}

@@ -18,15 +18,8 @@ from consumers.stream.log.port import Member
 from consumers.stream.loop import Loop
 from consumers.stream.spec import Client, StreamSpec
 from tests.support.stream_parts import SumScoring
-from tests.support.stream_topics import WAIT_S, small_stream
+from tests.support.stream_topics import WAIT_S, HostileName, small_stream
 from tests.support.waiting import until
-
-
-class HostileName(str):
-    """A header's name that is no UTF-8 on the wire, as a client in another language may send it."""
-
-    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
-        return b"\xff\xfe"
 
 
 @pytest.fixture(params=[Client.KAFKA_PYTHON, Client.LIBRDKAFKA])

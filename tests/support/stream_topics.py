@@ -25,6 +25,13 @@ BAD_EVERY = 50
 LOAD_EVERY_S = 0.25
 
 
+class HostileName(str):
+    """A header's name that is no UTF-8 on the wire, as a client in another language may send it."""
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return b"\xff\xfe"
+
+
 def small_stream(brokers: str, client: Client, partitions: int, **settings: Any) -> StreamSpec:
     """A stream of its own, with its topics made. `settings` of the spec replace the usual ones."""
     tag = uuid.uuid4().hex[:8]

@@ -13,15 +13,19 @@ One directory a run, beside the output and hidden from its readers:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
+import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from consumers.batch.plan import Unit
 from consumers.batch.write.records import Receipt, RunPhase, RunRecord, read_receipt, receipt_bytes, removed, unreadable
 from deployments.artifacts.places import Place
+
+_log = logging.getLogger(__name__)
 
 _UNITS = TypeAdapter(tuple[Unit, ...])
 _READERS = 16
@@ -79,6 +83,20 @@ class Ledger:
             raise unreadable(error, place.path) from error
         except FileNotFoundError as error:
             raise removed(self.run_id) from error
+
+    def fire(self) -> str:
+        """See `RunRecord.fire`: also of a record that is otherwise none that this version of Headrace can read. Empty, too, where
+        nobody can tell, or the run has just been removed."""
+        place = self.place / "run.json"
+        try:
+            document = orjson.loads(place.read())
+        except FileNotFoundError:
+            return ""
+        except orjson.JSONDecodeError:
+            _log.warning("of which moment of a schedule run %s was, nobody can tell: its record is no JSON", self.run_id)
+            return ""
+        fire = document.get("fire") if isinstance(document, dict) else None
+        return fire if isinstance(fire, str) else ""
 
     def units(self) -> tuple[Unit, ...]:
         """All units of the run. Raises Conflict where the plan is not one that this version of Headrace can read, and NotFound

@@ -45,4 +45,4 @@ class RunHistory:
 
     def of_fire(self, fire: str) -> Ledger | None:
         """The run of this moment of the schedule, however far it came, among those that are kept: tries follow closely."""
-        return next((run for run in reversed(self.all()) if run.record().fire == fire), None)
+        return next((run for run in reversed(self.all()) if run.fire() == fire), None)

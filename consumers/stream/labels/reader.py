@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
-from kafka.errors import KafkaError  # type: ignore[import-untyped]
+from kafka.errors import CorruptRecordError, KafkaError  # type: ignore[import-untyped]
 
-from cluster.commands.labels import LABEL, LabelsTold, TellLabels
+from cluster.commands.labels import LABEL, Label, LabelsTold, TellLabels
 from cluster.control_plane import ControlPlane
 from cluster.errors import HeadraceError, NotFound, Unreachable
 from consumers.stream.breaker import backoff_s
 from consumers.stream.kafka.admin import Admin
 from consumers.stream.kafka.broker_errors import Asker, unreachable
 from consumers.stream.kafka.kafka_python.client import client_config, topics_of
+from consumers.stream.kafka.kafka_python.inside import stuck_at
 from consumers.stream.labels.records import labels_in
 from consumers.stream.spec import LabelTopic, StreamSpec
 
@@ -93,12 +94,16 @@ class LabelReader:
         following: dict[TopicPartition, int] = {}
         try:
             while not self._stop.is_set():
-                polled = consumer.poll(timeout_ms=round(1000 * POLL_S), max_records=LABELS_AT_ONCE)
+                try:
+                    polled = consumer.poll(timeout_ms=round(1000 * POLL_S), max_records=LABELS_AT_ONCE)
+                except CorruptRecordError:
+                    self._step_over(consumer, topic_id)
+                    continue
                 for part, records in polled.items():
                     if records[0].offset < following.get(part, 0):
                         remedy = "nothing: it is read from its beginning"
                         raise Unreachable("the topic was made anew", where=f"topic {self._topic.topic}", remedy=remedy)
-                    self._tell(part.partition, topic_id, records)
+                    self._tell_records(part.partition, topic_id, records)
                     following[part] = records[-1].offset + 1
                 if polled:
                     consumer.commit()
@@ -119,13 +124,23 @@ class LabelReader:
             )
         return found.id
 
-    def _tell(self, partition: int, topic_id: str, records: Sequence[Any]) -> None:
+    def _step_over(self, consumer: KafkaConsumer, topic_id: str) -> None:
+        """What the client can't read, as a header's name that is no UTF-8: it would stay there for ever."""
+        part, offset = stuck_at(consumer)
+        self._tell(part.partition, topic_id, (), offset, unreadable=1)
+        consumer.seek(part, offset + 1)
+        consumer.commit()
+
+    def _tell_records(self, partition: int, topic_id: str, records: Sequence[Any]) -> None:
         labels, unreadable = labels_in(records, self._topic)
+        self._tell(partition, topic_id, labels, records[-1].offset, unreadable=unreadable)
+
+    def _tell(self, partition: int, topic_id: str, labels: tuple[Label, ...], offset: int, *, unreadable: int) -> None:
         request = TellLabels(
             model=self._spec.model,
             labels=labels,
             source=f"kafka/{self._topic.topic}/{topic_id}/{partition}",
-            sequence=records[-1].offset,
+            sequence=offset,
             unreadable=unreadable,
         )
         answer = asyncio.run(self._control.call(LABEL.name, request.model_dump(mode="json")))

@@ -18,7 +18,7 @@ from deployments.gateway.access.guard import Guard
 from deployments.gateway.admission import Admission, Lease
 from deployments.gateway.dataplane import EXTENSIONS, OUR_FAULT, SERVER_NAME, DataPlane
 from deployments.gateway.grpc.errors import abort, fault_of, text_of
-from deployments.gateway.grpc.infer import SERVICE, GrpcInfer
+from deployments.gateway.grpc.infer import SERVICE, GrpcInfer, Parsed
 from deployments.gateway.protocol.grpc_codec import parse, stream_response
 from deployments.gateway.protocol.proto import inference_pb2 as pb
 from deployments.gateway.repository import Repository
@@ -157,7 +157,7 @@ class InferenceService:
         answer = pb.ModelStreamInferResponse()
         try:
             with _taken(self._admission, len(data)):
-                parsed = await self._infer.parsed(data)
+                parsed = await self._parsed(data, context)
                 answer.infer_response.id = parsed[0].id
                 caller = self._caller(context)
                 return stream_response(await self._infer.scored(parsed, *_key_and_time(context), caller, _trace(context)))
@@ -167,6 +167,14 @@ class InferenceService:
             log.exception("ModelStreamInfer")
             answer.error_message = OUR_FAULT
         return answer.SerializeToString()
+
+    async def _parsed(self, data: bytes, context: Context) -> Parsed:
+        """Of a stream's message, counted where it is none, as a call of its own is. Raises BadInput, Unauthenticated."""
+        try:
+            return await self._infer.parsed(data)
+        except HeadraceError as error:
+            self._infer.failed("", error, self._caller(context))
+            raise
 
     def _caller(self, context: Context) -> Caller:
         """Who calls, also where a stream was opened a while ago. Raises Unauthenticated."""

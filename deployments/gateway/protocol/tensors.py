@@ -87,7 +87,7 @@ def from_json(tensor: str, datatype: Datatype, shape: tuple[int, ...], data: sim
     count = math.prod(shape)
     if datatype is Datatype.BYTES or datatype is Datatype.BOOL:
         kind, of = (str, "strings") if datatype is Datatype.BYTES else (bool, "true or false")
-        flat = list(_flatten(data.as_list(), where, MAX_AXES))
+        flat = list(flatten(data.as_list(), where))
         if any(type(element) is not kind for element in flat):
             raise BadInput(f"the data of {datatype} must be {of}", where=where)
         _check_count(where, shape, count, len(flat))
@@ -98,7 +98,7 @@ def from_json(tensor: str, datatype: Datatype, shape: tuple[int, ...], data: sim
 def from_objects(tensor: str, shape: tuple[int, ...], data: list[Any], read: Callable[[Any], bytes]) -> Array:
     """BYTES from a flat or nested list, element by element. Raises BadInput, also what `read` raises."""
     where = f"tensor {tensor!r}"
-    elements = [read(element) for element in _flatten(data, where, MAX_AXES)]
+    elements = [read(element) for element in flatten(data, where)]
     _check_count(where, shape, math.prod(shape), len(elements))
     return _objects(elements, shape)
 
@@ -133,7 +133,7 @@ def _numbers(where: str, datatype: Datatype, shape: tuple[int, ...], count: int,
 
 def _with_words(where: str, datatype: Datatype, data: simdjson.Array) -> Array:
     try:
-        return numbers(list(_flatten(data.as_list(), where, MAX_AXES)))
+        return numbers(list(flatten(data.as_list(), where)))
     except (TypeError, OverflowError):
         raise BadInput(f"the data of {datatype} must be numbers", where=where, remedy=REMEDY) from None
 
@@ -183,12 +183,13 @@ def _objects(elements: list[bytes], shape: tuple[int, ...]) -> Array:
     return array.reshape(shape)
 
 
-def _flatten(values: Iterable[Any], where: str, axes_left: int) -> Iterable[Any]:
+def flatten(values: Iterable[Any], where: str, axes_left: int = MAX_AXES) -> Iterable[Any]:
+    """What is in lists of lists, in their order. Raises BadInput."""
     if axes_left == 0:
         raise BadInput("its data is nested too deeply", where=where)
     for value in values:
         if isinstance(value, list):
-            yield from _flatten(value, where, axes_left - 1)
+            yield from flatten(value, where, axes_left - 1)
         else:
             yield value
 

@@ -22,10 +22,10 @@ from cluster.signature import Datatype, Signature, TensorSpec
 from deployments.engines.datatypes import Array
 from deployments.gateway.protocol.request import InferRequest, with_document
 from deployments.gateway.protocol.response import InferResponse, dumps
-from deployments.gateway.protocol.tensors import MAX_AXES, from_json, from_objects, parse_shape, to_json
+from deployments.gateway.protocol.tensors import MAX_AXES, flatten, from_json, from_objects, parse_shape, to_json
 
 B64 = "b64"
-SHORT_ITEMS = 16
+SHORT_ITEMS, ITEM_BYTES = 16, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def _gather(spec: TensorSpec, rows: list[Any]) -> Array:
 
 def _column(spec: TensorSpec, values: simdjson.Array) -> Array:
     nested = parse_shape(_nested_shape(values), spec.name)
-    if not _is_even(values, nested[1:]):
+    if not _is_even(values, nested[1:]) or not _is_full(values, nested[1:], spec.name):
         what = "its rows are of different lengths"
         raise BadInput(what, where=f"tensor {spec.name!r}", remedy=f"each list must be as long as the first: {list(nested)}")
     shape = _row_shape(spec, nested)
@@ -144,7 +144,8 @@ def _nested_shape(values: simdjson.Array) -> list[int]:
 
 def _is_even(values: Any, inner: tuple[int, ...]) -> bool:
     """Whether each row is as long as the first, and each list in it: of uneven ones, whose numbers may come out right in all, a
-    row would get its neighbour's numbers. Below the rows, short lists are not looked at: it takes as long as to read them."""
+    row would get its neighbour's numbers. Below the rows, short lists are not looked at: it takes as long as to read them. See
+    `_is_full`."""
     if not inner:
         return True
     try:
@@ -153,6 +154,22 @@ def _is_even(values: Any, inner: tuple[int, ...]) -> bool:
     except TypeError:  # not a list
         return False
     return len(inner) == 1 or inner[1] < SHORT_ITEMS or all(_is_even(item, inner[1:]) for item in values)
+
+
+def _is_full(values: simdjson.Array, inner: tuple[int, ...], name: str) -> bool:
+    """Whether each row has as many numbers as the first should have, where short lists in rows were not looked at: what is uneven
+    in them is the row's own affair then."""
+    if len(inner) < 2 or min(inner[1:]) >= SHORT_ITEMS:
+        return True
+    count = math.prod(inner)
+    return all(isinstance(row, simdjson.Array) and _items(row, name) == count for row in values)
+
+
+def _items(row: simdjson.Array, name: str) -> int:
+    try:
+        return memoryview(row.as_buffer(of_type="d")).nbytes // ITEM_BYTES  # without a Python number
+    except (TypeError, ValueError):  # there are others than numbers among them
+        return sum(1 for _ in flatten(row.as_list(), f"tensor {name!r}"))
 
 
 def rows_of(name: str, datatype: Datatype, array: Array) -> Any:

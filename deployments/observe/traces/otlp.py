@@ -81,7 +81,7 @@ class OtlpSink:
             SpanContext(span.trace_id, span.span_id, is_remote=False, trace_flags=_SAMPLED),
             SpanContext(span.trace_id, span.parent_id, is_remote=remote, trace_flags=_SAMPLED) if span.parent_id else None,
             self._resource,
-            {**span.attributes, "error.type": span.error} if span.error else span.attributes,
+            {**span.attributes, "error.type": span.error} if span.error else {**span.attributes},  # who works on may add to them
             links=[Link(SpanContext(one.trace_id, one.span_id, is_remote=False, trace_flags=_SAMPLED)) for one in span.links],
             kind=_KINDS[span.kind],
             status=_FAILED if span.error else _UNSET,

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -222,3 +223,22 @@ async def test_a_job_waits_for_a_controller_that_is_restarted(tmp_path: Path, pi
 
     assert await find("b", call, pause_s=0) == (spec, pin.model_copy(update={"payloads": KEPT}))
     assert [command for command, _ in asked] == ["feed.show", "version.resolve"]
+
+
+def test_a_record_that_nobody_can_read_ends_no_later_fire(tmp_path: Path, pin: Pinned, caplog: pytest.LogCaptureFixture) -> None:
+    total = write_dataset(tmp_path / "in", files=1)
+    spec = spec_of(tmp_path / "in", tmp_path / "out", output={"mode": "append"})
+    for number in (1, 2):
+        run_fire("digits", spec, pin, INLINE, as_of=DAY, fire=f"sched-digits-{number}")
+    runs = RunHistory(locate(spec.output.path))
+    first, second = (Path(run.place.path) / "run.json" for run in runs.all())
+    first.write_bytes(b"{")
+    second.write_bytes(orjson.dumps(orjson.loads(second.read_bytes()) | {"of_a_later_release": 1}))
+    found = runs.of_fire("sched-digits-2")
+    assert found is not None
+    assert found.place.path == str(second.parent)
+    assert runs.of_fire("sched-digits-9") is None
+    assert "its record is no JSON" in caplog.text
+    assert run_fire("digits", spec, pin, INLINE, as_of=DAY, fire="sched-digits-2") is not None  # which was made already
+    assert run_fire("digits", spec, pin, INLINE, as_of=DAY, fire="sched-digits-3") is not None
+    assert published(tmp_path / "out").num_rows == 3 * total

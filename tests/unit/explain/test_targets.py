@@ -326,3 +326,11 @@ def test_options_that_make_no_sense_are_refused_by_field(given, field):
         read_options(given, SIGNATURE)
     assert refused.value.where == field
     assert refused.value.remedy
+
+
+@pytest.mark.parametrize("answer", [probabilities, lambda tensors: {"probabilities": scores(tensors)["probabilities"][:, :1]}])
+def test_a_class_of_thousands_of_digits_is_refused_in_words(answer):
+    width = answer(ROWS)["probabilities"].shape[1]
+    outputs = (TensorSpec(name="probabilities", datatype=Datatype.FP32, shape=(-1, width)),)
+    with pytest.raises(BadInput, match="class"):
+        explain(answer, signature=SIGNATURE.model_copy(update={"outputs": outputs}), label="1" * 5000)

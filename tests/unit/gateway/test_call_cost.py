@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -11,11 +12,12 @@ import uvloop
 
 from cluster.access.callers import VISITOR
 from cluster.fleet.serving import Serving
+from cluster.routing.routes import RouteTable
 from cluster.signature import Datatype
 from deployments.engines.datatypes import Array
 from deployments.gateway.call_cost import CallCost
 from deployments.gateway.dataplane import DataPlane, InferCall
-from deployments.gateway.lanes import BatchLimits
+from deployments.gateway.lanes import BatchLimits, CallsSeen
 from deployments.gateway.protocol.request import InferRequest
 from deployments.scoring.pieces import bearable_calls
 from deployments.scoring.port import Scored
@@ -105,3 +107,66 @@ def test_callers_who_come_back_together_are_parted_among_replicas(replicas: int,
     scorer = uvloop.run(play())
     assert sum(scorer.calls) == 72
     assert least <= scorer.most <= bearable_calls(serving)
+
+
+def test_the_rest_of_what_is_parted_does_not_wait_for_a_look_that_was_meant_for_later() -> None:
+    class Held(FakeScorer):
+        """Each call waits until its own end is set."""
+
+        def __init__(self, routes: RouteTable) -> None:
+            super().__init__(routes)
+            self.ends: list[asyncio.Event] = []
+
+        async def score(self, model: str, tensors: Mapping[str, Array], *more: object, **named: object) -> Scored:
+            end = asyncio.Event()
+            self.ends.append(end)
+            await end.wait()
+            return await super().score(model, tensors, *more, **named)  # type: ignore[arg-type]
+
+    serving = Serving.model_validate({"scaling": {"mode": "manual", "replicas": 4}})
+    most = bearable_calls(serving)
+    one = InferRequest({"x": np.ones((1, 2), np.float32)}, {"x": Datatype.FP32})
+
+    async def play() -> None:
+        scorer = Held(table(serving=serving))
+        scorer.there = 4
+        plane = DataPlane(scorer, BatchLimits(gather_s=0.001, patience_s=3600.0, crowd_apart_s=0.01))
+        plane._batcher._seen["pair", None, False] = known = CallsSeen()
+        known.cost = seen(lambda rows: 1.0 * rows, 1, 8)
+
+        def ask() -> asyncio.Task[object]:
+            return asyncio.create_task(plane.infer(InferCall("pair", timeout_s=3600.0), one, VISITOR))
+
+        asked = []
+        for calls in range(1, most + 1):
+            asked.append(ask())
+            while len(scorer.ends) < calls:
+                await asyncio.sleep(0)
+        asked += [ask() for _ in range(64)]  # a crowd, for which no call is free
+        while len(plane._batcher._lanes) != 1 or (lane := next(iter(plane._batcher._lanes.values()))).queued_rows < 64:
+            await asyncio.sleep(0)
+        while lane.look_s < time.monotonic() + 3000:  # for when the first will have waited long
+            await asyncio.sleep(0.001)
+        for end in scorer.ends[:most]:
+            end.set()
+        async with asyncio.timeout(30):
+            while len(scorer.ends) < 2 * most or lane.queued_rows:
+                await asyncio.sleep(0.001)
+        for end in scorer.ends:
+            end.set()
+        await asyncio.gather(*asked)
+        assert sum(scorer.calls) == most + 64
+
+    uvloop.run(play())
+
+
+def test_a_request_that_is_scored_in_pieces_tells_no_rows_cost() -> None:
+    async def play() -> CallCost:
+        plane = DataPlane(FakeScorer(table(serving=Serving(max_batch_rows=4))), BatchLimits())
+        for rows in (3, 9):
+            request = InferRequest({"x": np.ones((rows, 2), np.float32)}, {"x": Datatype.FP32})
+            await plane.infer(InferCall("pair", timeout_s=60.0), request, VISITOR)
+        return plane._batcher._seen["pair", None, False].cost
+
+    cost = uvloop.run(play())
+    assert (cost.weight, cost.rows) == (1, 3)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from cluster.errors import BadInput
 from deployments.gateway.autoscale import CALM_S, REQUESTS, REQUESTS_A_GATEWAY, FollowRequests, gateways_for
-from deployments.gateway.deployment import GatewaySettings, door_settings, gateway_application, haproxy_threads, slots_for
+from deployments.gateway.deployment import (
+    Gateway,
+    GatewaySettings,
+    door_settings,
+    gateway_application,
+    haproxy_threads,
+    slots_for,
+)
 from deployments.gateway.door.settings import ClientCertificates, DoorTls
+from deployments.gateway.server import GatewayServer
 from headrace.cli.local import gateway_bounds
 
 
@@ -101,3 +111,44 @@ def test_serve_remembers_where_callers_come_in_and_of_no_tls_as_versions_before_
     assert json.loads(json.dumps(door)) == door
     assert GatewaySettings(tls=replace(tls, key="/other.key")).door != door
     assert door_settings(GatewaySettings(tls=tls), "haproxy").tls == tls
+
+
+def test_at_the_end_each_part_is_closed_whatever_becomes_of_those_before_it() -> None:
+    closed: list[str] = []
+
+    def part(name: str) -> Any:
+        async def fails(*_: float) -> None:
+            closed.append(name)
+            raise RuntimeError(f"{name} fails")
+
+        return SimpleNamespace(stop=fails, leave=fails, close=fails)
+
+    tracer = SimpleNamespace(close=lambda: closed.append("tracer"))
+    gateway = SimpleNamespace(_server=part("server"), _door=part("door"), _tracer=tracer, _scorer=part("scorer"))
+    with pytest.raises(RuntimeError):
+        asyncio.run(Gateway._close(cast(Any, gateway)))
+    assert closed == ["server", "door", "tracer", "scorer"]
+
+
+def test_of_a_gateways_servers_each_ends_whatever_becomes_of_the_others() -> None:
+    ended: list[str] = []
+
+    def server(name: str) -> Any:
+        async def stop(_: float) -> None:
+            if name == "infer":
+                raise RuntimeError("it fails")
+            await asyncio.sleep(0)  # what is under way is answered first
+            ended.append(name)
+
+        return SimpleNamespace(stop=stop)
+
+    async def close() -> None:
+        ended.append("guard")
+
+    parts = {f"_{name}": server(name) for name in ("infer", "grpc", "http")}
+    large = SimpleNamespace(close=lambda: ended.append("large"))
+    with pytest.raises(RuntimeError, match="it fails"):
+        asyncio.run(
+            GatewayServer._stop(cast(Any, SimpleNamespace(**parts, _large=large, _guard=SimpleNamespace(close=close))), 1.0)
+        )
+    assert sorted(ended) == ["grpc", "guard", "http", "large"]

@@ -421,6 +421,12 @@ def test_v1_rows_may_be_flat(shape: tuple[int, ...], instances: list[Any], wante
         (Datatype.BYTES, (2,), [["a", "b"], ["c"], ["d", "e", "f"]]),
         (Datatype.INT8, (2, 16), [[[1] * 16] * 2, [[1] * 15, [2] * 17]]),
         (Datatype.FP32, (2,), [{"x": [1, 2]}, {"x": [3]}, {"x": [4, 5, 6]}]),
+        (Datatype.FP32, (2, 2), [[[1, 2], [3, 4, 5]], [[1], [2, 3]]]),
+        (Datatype.FP32, (2, 2), [[[1, "NaN"], [3, 4, 5]], [[1], [2, 3]]]),
+        (Datatype.BYTES, (2, 2), [[["a", "b"], ["c", "d", "e"]], [["f"], ["g", "h"]]]),
+        (Datatype.FP32, (2, 2), [[[1, 2], [3, 4]], "ab"]),
+        (Datatype.FP32, (2, 2), [[[1, 2], [3, 4]], {"a": 1, "b": 2}]),
+        (Datatype.INT64, (20, 2), [[[1, 2]] * 19 + [[3]], [[1, 2]] * 19 + [[3, 4, 5]]]),
     ],
 )
 def test_no_row_of_v1_gets_the_numbers_of_its_neighbour(datatype: Datatype, shape: tuple[int, ...], instances: list[Any]) -> None:

@@ -191,6 +191,7 @@ def test_a_receiver_gets_spans_as_they_were() -> None:
         other.links.append(root)
         other.error = "EngineFailure"
         tracer.finish(root, other)
+        root.attributes["later"] = True  # by a call that goes on after its caller has left
         tracer.close()
         got, within = receiver.trace(TRACE, least=2)
         (linked,) = receiver.trace(f"{other.trace_id:032x}")

@@ -20,7 +20,7 @@ from deployments.engines.datatypes import Array
 from deployments.engines.load import load_engine
 from deployments.engines.port import Engine
 from deployments.explain.explaining import explain_rows
-from deployments.explain.form import ExplainMethod, ExplainOptions
+from deployments.explain.form import ExplainMethod, ExplainOptions, OutOfTime
 from deployments.serving.explaining import (
     CALLS_MOST,
     FLOOR_TIMES,
@@ -157,3 +157,19 @@ def test_pieces_are_as_long_as_a_user_may_wait_or_as_any_call_is(call_s: float, 
     assert np.median(asked) in rows
     slow = [count for count in asked if call_s + row_s * count > max(2 * PIECE_S, FLOOR_TIMES * (call_s + row_s))]
     assert len(slow) <= 200 / TRY_AFTER + 1
+
+
+async def test_whom_nobody_waits_for_takes_the_engine_no_more(engine: Engine) -> None:
+    turns, asked = EngineTurns(1), list[int]()
+
+    def guarded(work: Callable[[], dict[str, Array]]) -> dict[str, Array]:
+        asked.append(1)
+        return work()
+
+    work = ExplainWork(engine, turns, guarded, PiecePace(), time.monotonic() + 60, threading.Event())
+    work.begin()
+    await asyncio.to_thread(work.score, {INPUT: rows(1)})
+    work.given_up.set()
+    with pytest.raises(OutOfTime):
+        await asyncio.to_thread(work.score, {INPUT: rows(1)})
+    assert len(asked) == 1

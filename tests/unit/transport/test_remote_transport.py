@@ -13,7 +13,7 @@ import pytest
 from cluster.errors import NoCapacity
 from cluster.routing.routes import Target
 from cluster.signature import Datatype, Signature, TensorSpec
-from deployments.transport.remote import RemoteTransport, by_serve
+from deployments.transport.remote import LINE_MOST_BYTES, RemoteTransport, by_serve
 
 pytestmark = pytest.mark.anyio
 
@@ -73,3 +73,22 @@ async def test_a_replica_that_does_not_answer_in_time_is_no_capacity() -> None:
     with pytest.raises(NoCapacity, match="no replica answered in time"):
         await by_serve(response, "m--v1", 0.01)
     assert response.cancelled()
+
+
+async def test_how_many_replicas_there_are_is_known_also_where_all_calls_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answered(tensors: dict[str, Any], _: float) -> Any:
+        return {"y": tensors["x"]}, [], []
+
+    chooser = SimpleNamespace(curr_replicas={"one": None, "other": None})
+    counts = SimpleNamespace(
+        inc_num_running_requests_for_replica=lambda _: None, dec_num_running_requests_for_replica=lambda _: None
+    )
+    router = SimpleNamespace(_request_router=chooser, _metrics_manager=counts)
+    handle = SimpleNamespace(
+        score=SimpleNamespace(remote=answered), _router=SimpleNamespace(_asyncio_router=router), is_initialized=True
+    )
+    transport = RemoteTransport()
+    monkeypatch.setattr(transport, "_handle", lambda _: handle)
+    assert transport.replicas(TARGET) == 1
+    await transport.score(TARGET, {"x": np.zeros((LINE_MOST_BYTES // 4 + 1, 1), np.float32)}, 5.0)
+    assert transport.replicas(TARGET) == 2

@@ -248,12 +248,20 @@ def test_the_audit_is_told_who_used_what_and_from_where_it_was_refused(by_haprox
             await client.post("/control/status", json={}, headers=told)
         async with grpc.aio.insecure_channel(gateway.grpc, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
             await told_by(channel, f"/{SERVICE}/ModelInfer", infer_request().SerializeToString(), "scorer")
+            stream: Any = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
+            said = stream(
+                iter([b"\xff no message", infer_request().SerializeToString()]),
+                metadata=tuple(BEARERS["scorer"].items()),
+                timeout=30,
+            )
+            assert len([answer async for answer in said]) == 2
         gateway.meters.uses.end()
         report = gateway.meters.uses.next_report()
         assert report is not None
         assert {use[:5]: tuple(used) for use, used in report.uses.items() if not use.reason} == {
             ("key scorer", "pair", "3", "http", "ok"): (3, 4),
-            ("key scorer", "pair", "3", "grpc", "ok"): (1, 1),
+            ("key scorer", "pair", "3", "grpc", "ok"): (2, 2),
+            ("key scorer", "", "", "grpc", "refused"): (1, 0),
             ("key scorer", "pair", "3", "http", "explained"): (1, 1),
             ("key scorer", "pair", "", "http", "refused"): (1, 0),
             ("key scorer", "", "", "http", "refused"): (1, 0),
