@@ -125,6 +125,7 @@ class Lane:
     queue: deque[_Ask] = field(default_factory=deque)
     queued_rows: int = 0
     queued_bytes: int = 0
+    rows_under_way: int = 0
     calls: set[asyncio.Task[None]] = field(default_factory=set)
     waking: bool = False
     timer: asyncio.TimerHandle | None = None
@@ -210,11 +211,19 @@ class Lane:
         return bearable_calls(self.serving, replicas) if replicas > 1 else 1
 
     def _rows_of_a_call(self) -> int:
-        """How many rows the next call takes: its share where replicas would be idle while one scores all that waits."""
-        calls = self.seen.cost.calls_worth(self.queued_rows, self.limits.gather_s)
+        """How many rows the next call takes: where several replicas had better share them, its part of all that are not answered
+        yet. One that took more would hold up what Serve, which counts calls and not rows, sends to the same replica."""
+        rows, most = self.queued_rows + self.rows_under_way, self.serving.max_batch_rows
+        calls = self.seen.cost.calls_worth(rows, self.limits.gather_s)
         if calls > 1:
-            calls = min(calls, self._borne_now() - len(self.calls))
-        return min(math.ceil(self.queued_rows / max(calls, 1)), self.serving.max_batch_rows)
+            calls = min(calls, self._borne_now())
+        return min(math.ceil(rows / calls), most) if calls > 1 else most
+
+    def _over(self, batch: Sequence[_Ask], call: asyncio.Task[None] | None) -> None:
+        """Once for each call, whoever sees its end first."""
+        if call in self.calls:
+            self.calls.remove(call)
+            self.rows_under_way -= sum([ask.rows for ask in batch])
 
     def _look_again(self) -> None:
         self.timer = None
@@ -238,6 +247,7 @@ class Lane:
         # In a context of its own: in a caller's, Serve would cancel the batch's handle calls with that caller's request.
         call = asyncio.get_running_loop().create_task(self._call(batch, begin_s, self._span(batch, begin_s)), context=Context())
         self.calls.add(call)
+        self.rows_under_way += sum([ask.rows for ask in batch])
         for ask in batch:
             ask.batch, ask.call = batch, call
         call.add_done_callback(functools.partial(self._ended, batch))
@@ -270,7 +280,7 @@ class Lane:
             with span:
                 answers = await self._answers(batch)
         # Told here, not by `_ended`: a turn of the loop sooner.
-        self.calls.discard(batch[0].call)
+        self._over(batch, batch[0].call)
         for ask, answer in zip(batch, answers, strict=True):
             if not ask.answer.done():
                 ask.answer.set_result(answer)
@@ -305,7 +315,7 @@ class Lane:
 
     def _ended(self, batch: Sequence[_Ask], call: asyncio.Task[None]) -> None:
         """Tells those whom the call could tell nothing."""
-        self.calls.discard(call)
+        self._over(batch, call)
         for ask in batch:  # a batch that its own requests had would be left to the collector, with all of their tensors
             ask.batch, ask.call = (), None
         error = None if call.cancelled() else call.exception()

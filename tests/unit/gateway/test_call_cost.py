@@ -75,38 +75,71 @@ def test_no_call_has_less_work_of_its_own_than_half_of_what_a_call_costs() -> No
     assert seen(lambda rows: 0.2 + 0.01 * rows, 1, 32).calls_worth(32, GATHER_S) == 3
 
 
-@pytest.mark.parametrize(("replicas", "least"), [(1, 1), (4, 4)])
-def test_callers_who_come_back_together_are_parted_among_replicas(replicas: int, least: int) -> None:
-    class Sleeping(FakeScorer):
-        """Each row takes 20 ms."""
+class Sleeping(FakeScorer):
+    """Each row takes 20 ms."""
 
-        most = under_way = 0
+    most = under_way = 0
 
-        async def score(self, model: str, tensors: Mapping[str, Array], *more: object, **named: object) -> Scored:
-            self.under_way += 1
-            self.most = max(self.most, self.under_way)
-            await asyncio.sleep(0.02 * len(next(iter(tensors.values()))))
-            self.under_way -= 1
+    async def score(self, model: str, tensors: Mapping[str, Array], *more: object, **named: object) -> Scored:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(0.02 * len(next(iter(tensors.values()))))
+        try:
             return await super().score(model, tensors, *more, **named)  # type: ignore[arg-type]
+        finally:
+            self.under_way -= 1
 
+
+def of_replicas(replicas: int) -> tuple[Sleeping, DataPlane, Serving]:
     serving = Serving.model_validate({"scaling": {"mode": "manual", "replicas": replicas}})
+    scorer = Sleeping(table(serving=serving))
+    scorer.there = replicas
+    return scorer, DataPlane(scorer, BatchLimits(patience_s=3600.0)), serving
+
+
+async def callers(plane: DataPlane, many: int, times: int) -> None:
     one = InferRequest({"x": np.ones((1, 2), np.float32)}, {"x": Datatype.FP32})
 
-    async def play() -> Sleeping:
-        scorer = Sleeping(table(serving=serving))
-        scorer.there = replicas
-        plane = DataPlane(scorer, BatchLimits(patience_s=3600.0))
+    async def caller() -> None:
+        for _ in range(times):
+            await plane.infer(InferCall("pair", timeout_s=60.0), one, VISITOR)
 
-        async def caller() -> None:
-            for _ in range(6):
-                await plane.infer(InferCall("pair", timeout_s=60.0), one, VISITOR)
+    await asyncio.gather(*(caller() for _ in range(many)))
 
-        await asyncio.gather(*(caller() for _ in range(12)))
-        return scorer
 
-    scorer = uvloop.run(play())
-    assert sum(scorer.calls) == 72
-    assert least <= scorer.most <= bearable_calls(serving)
+@pytest.mark.parametrize(("replicas", "least"), [(1, 1), (4, 4)])
+def test_callers_who_come_back_together_are_parted_among_replicas(replicas: int, least: int) -> None:
+    async def play() -> None:
+        scorer, plane, serving = of_replicas(replicas)
+        await callers(plane, 12, 6)
+        assert sum(scorer.calls) == 72
+        assert least <= scorer.most <= bearable_calls(serving)
+
+    uvloop.run(play())
+
+
+def test_no_call_takes_more_than_its_share_of_all_that_are_not_answered_yet() -> None:
+    """Serve counts calls and not rows: what it sends behind a large one waits while other replicas are idle."""
+
+    async def play() -> None:
+        scorer, plane, _ = of_replicas(4)
+        await callers(plane, 12, 3)
+        scorer.gate.clear()
+        before = len(scorer.calls)
+        asked = []
+        for many in range(1, 7):
+            asked.append(asyncio.ensure_future(callers(plane, 1, 1)))
+            while len(scorer.calls) < before + many:
+                await asyncio.sleep(0.001)
+        asked.append(asyncio.ensure_future(callers(plane, 20, 1)))
+        while len(scorer.calls) < before + 8:
+            await asyncio.sleep(0.001)
+        assert scorer.calls[before : before + 6] == [1] * 6
+        assert max(scorer.calls[before + 6 :]) <= 4  # 26 rows, and 4 replicas bear 8 calls
+        scorer.gate.set()
+        await asyncio.gather(*asked)
+
+    uvloop.run(play())
 
 
 def test_the_rest_of_what_is_parted_does_not_wait_for_a_look_that_was_meant_for_later() -> None:
