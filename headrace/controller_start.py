@@ -26,8 +26,23 @@ ASK_S = 10.0
 LONG_POLLS = 5_000  # calls at a time; each scorer has one long poll under way
 
 
+Waits = Callable[[HeadraceError], None]
+
+
 def _silent(_: HeadraceError) -> None:
     """Nobody is told what it waits for."""
+
+
+def _once(waits: Waits, told: str = "") -> Waits:
+    """Told of each reason once in a row, and not of `told` to begin with."""
+
+    def tell(error: HeadraceError) -> None:
+        nonlocal told
+        if error.what != told:
+            waits(error)
+            told = error.what
+
+    return tell
 
 
 @contextmanager
@@ -52,7 +67,7 @@ def start_controller(
     timeout_s: float = START_TIMEOUT_S,
     access: Apply | None = None,
     take_over: bool = False,
-    waits: Callable[[HeadraceError], None] = _silent,
+    waits: Waits = _silent,
 ) -> tuple[str, ...]:
     """Starts the controller on the head node, unless it runs, and waits until it answers and has applied `access`: what is to be
     said of that. Ray must be connected. With `take_over` it takes the store also from another cluster's that lives. `waits` is
@@ -78,7 +93,7 @@ def start_controller(
 
 def bring_back_controller(
     settings: Settings,
-    waits: Callable[[HeadraceError], None],
+    waits: Waits,
     ray_lives: Callable[[], bool],
     timeout_s: float = START_TIMEOUT_S,
     *,
@@ -89,7 +104,7 @@ def bring_back_controller(
     `waits` is told what it waits for, once for each reason; it waits as long as `ray_lives`. Raises what `start_controller`
     raises, for the same.
     """
-    until, told = time.monotonic() + timeout_s, ""
+    until, tell = time.monotonic() + timeout_s, _once(waits)
     while True:
         try:
             trouble = _trouble_of(_actor(settings), settings, TICK_S, take_over=take_over)
@@ -100,9 +115,7 @@ def bring_back_controller(
             return
         if not isinstance(trouble, Unreachable) or time.monotonic() > until or not ray_lives():
             raise trouble
-        if trouble.what != told:
-            waits(trouble)
-            told = trouble.what
+        tell(trouble)
         time.sleep(TICK_S)  # a store that is locked tells nobody when it is free
 
 
@@ -130,11 +143,11 @@ def _trouble_of(
     timeout_s: float,
     *,
     take_over: bool = False,
-    waits: Callable[[HeadraceError], None] = _silent,
+    waits: Waits = _silent,
 ) -> HeadraceError | None:
     """Why the controller does not answer within `timeout_s`, in its own words; None once it does. Raises Conflict where it keeps
     another store, Unreachable where there is nobody to say why."""
-    ask_s, told = max(timeout_s, ASK_S), STARTING.what
+    ask_s, tell = max(timeout_s, ASK_S), _once(waits, STARTING.what)
     try:
         about = ray.get(actor.about.remote(), timeout=ask_s)
         # Not before: a process that was slow to start has to see all the same whether another cluster's lives.
@@ -151,9 +164,7 @@ def _trouble_of(
             ray.get(actor.take_over.remote(), timeout=ask_s)
         answer = ray.get(actor.call.remote("status", {}), timeout=ask_s)
         while isinstance(answer, Unreachable) and time.monotonic() < until:
-            if answer.what != told:
-                waits(answer)
-                told = answer.what
+            tell(answer)
             answer = ray.get(actor.routes.remote(NOTHING, TICK_S), timeout=ask_s)
             answer = ray.get(actor.call.remote("status", {}), timeout=ask_s)
     except RayError as error:

@@ -72,7 +72,7 @@ def ask_store(url: str) -> None:
     Raises BadInput for a bad URL, Unreachable where it does not answer, Forbidden where its tables could not be made.
     """
     engine = _engine(url, BUSY_TIMEOUT_S, make_folder=False)
-    where, file = engine.url.render_as_string(hide_password=True), engine.url.database
+    where, file = shown(engine), engine.url.database
     try:
         if engine.dialect.name == "sqlite" and (not file or not Path(file).exists()):
             return

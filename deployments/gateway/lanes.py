@@ -125,8 +125,7 @@ class Lane:
     queue: deque[_Ask] = field(default_factory=deque)
     queued_rows: int = 0
     queued_bytes: int = 0
-    rows_under_way: int = 0
-    calls: set[asyncio.Task[None]] = field(default_factory=set)
+    calls: dict[asyncio.Task[None], int] = field(default_factory=dict)  # how many rows each has
     waking: bool = False
     timer: asyncio.TimerHandle | None = None
     look_s: float = 0.0  # when it fires
@@ -213,17 +212,11 @@ class Lane:
     def _rows_of_a_call(self) -> int:
         """How many rows the next call takes: where several replicas had better share them, its part of all that are not answered
         yet. One that took more would hold up what Serve, which counts calls and not rows, sends to the same replica."""
-        rows, most = self.queued_rows + self.rows_under_way, self.serving.max_batch_rows
+        rows = self.queued_rows + sum(self.calls.values())
         calls = self.seen.cost.calls_worth(rows, self.limits.gather_s)
         if calls > 1:
             calls = min(calls, self._borne_now())
-        return min(math.ceil(rows / calls), most) if calls > 1 else most
-
-    def _over(self, batch: Sequence[_Ask], call: asyncio.Task[None] | None) -> None:
-        """Once for each call, whoever sees its end first."""
-        if call in self.calls:
-            self.calls.remove(call)
-            self.rows_under_way -= sum([ask.rows for ask in batch])
+        return min(math.ceil(rows / max(calls, 1)), self.serving.max_batch_rows)
 
     def _look_again(self) -> None:
         self.timer = None
@@ -246,8 +239,7 @@ class Lane:
         self.seen.last_asks = len(batch)
         # In a context of its own: in a caller's, Serve would cancel the batch's handle calls with that caller's request.
         call = asyncio.get_running_loop().create_task(self._call(batch, begin_s, self._span(batch, begin_s)), context=Context())
-        self.calls.add(call)
-        self.rows_under_way += sum([ask.rows for ask in batch])
+        self.calls[call] = sum([ask.rows for ask in batch])
         for ask in batch:
             ask.batch, ask.call = batch, call
         call.add_done_callback(functools.partial(self._ended, batch))
@@ -279,8 +271,8 @@ class Lane:
         else:
             with span:
                 answers = await self._answers(batch)
-        # Told here, not by `_ended`: a turn of the loop sooner.
-        self._over(batch, batch[0].call)
+        if batch[0].call is not None:  # told here, not by `_ended`: a turn of the loop sooner
+            self.calls.pop(batch[0].call, None)
         for ask, answer in zip(batch, answers, strict=True):
             if not ask.answer.done():
                 ask.answer.set_result(answer)
@@ -315,7 +307,7 @@ class Lane:
 
     def _ended(self, batch: Sequence[_Ask], call: asyncio.Task[None]) -> None:
         """Tells those whom the call could tell nothing."""
-        self._over(batch, call)
+        self.calls.pop(call, None)
         for ask in batch:  # a batch that its own requests had would be left to the collector, with all of their tensors
             ask.batch, ask.call = (), None
         error = None if call.cancelled() else call.exception()

@@ -60,11 +60,17 @@ def _status(app: ApplicationStatus, deployment: str, running: int, target: int) 
 
 def reason(message: str) -> str:
     """The last error that a traceback in Serve's message names; the message itself where it names none."""
-    found = _REASON.findall(message)
-    return (found[-1][2] if found else message).strip()[:_LONGEST]
+    _, _, words = _last_error(message)
+    return words.strip()[:_LONGEST]
 
 
 def is_transient(message: str) -> bool:
     """Whether that error is one of ours that says nothing of the version: what it lacked may be there at the next try."""
-    found = _REASON.findall(message)
-    return bool(found) and found[-1][0] == _OUR_ERRORS and issubclass(KINDS.get(found[-1][1], HeadraceError), TRANSIENT)
+    module, kind, _ = _last_error(message)
+    return module == _OUR_ERRORS and issubclass(KINDS.get(kind, HeadraceError), TRANSIENT)
+
+
+def _last_error(message: str) -> tuple[str, str, str]:
+    """Its module with a dot, its kind and its words; the whole message is words where it names no error."""
+    found: list[tuple[str, str, str]] = _REASON.findall(message)
+    return found[-1] if found else ("", "", message)

@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from consumers.batch.plan import Unit
-from consumers.batch.write.records import Receipt, RunPhase, RunRecord, read_receipt, receipt_bytes, removed, unreadable
+from consumers.batch.write.records import Receipt, RunPhase, RunRecord, read_receipt, reading, receipt_bytes
 from deployments.artifacts.places import Place
 
 _log = logging.getLogger(__name__)
@@ -77,12 +77,8 @@ class Ledger:
         """What is run. Raises Conflict where the record is not one that this version of Headrace can read, and NotFound where the
         run has just been removed."""
         place = self.place / "run.json"
-        try:
+        with reading(place, self.run_id):
             return RunRecord.model_validate_json(place.read())
-        except ValidationError as error:
-            raise unreadable(error, place.path) from error
-        except FileNotFoundError as error:
-            raise removed(self.run_id) from error
 
     def fire(self) -> str:
         """See `RunRecord.fire`: also of a record that is otherwise none that this version of Headrace can read. Empty, too, where
@@ -102,12 +98,8 @@ class Ledger:
         """All units of the run. Raises Conflict where the plan is not one that this version of Headrace can read, and NotFound
         where the run has just been removed."""
         place = self.place / "plan.json"
-        try:
+        with reading(place, self.run_id):
             return _UNITS.validate_json(place.read())
-        except ValidationError as error:
-            raise unreadable(error, place.path) from error
-        except FileNotFoundError as error:
-            raise removed(self.run_id) from error
 
     def write(self, receipt: Receipt) -> None:
         """Marks a unit as done. Called by the worker once the unit's files are whole."""
@@ -128,12 +120,8 @@ class Ledger:
         def receipt(name: str) -> Receipt:
             if (seen := known.get(name.removesuffix(".json"))) is not None:
                 return seen
-            try:
+            with reading(folder / name, self.run_id):
                 return read_receipt((folder / name).read())
-            except ValidationError as error:
-                raise unreadable(error, (folder / name).path) from error
-            except FileNotFoundError as error:
-                raise removed(self.run_id) from error
 
         with ThreadPoolExecutor(_READERS) as pool:
             return tuple(pool.map(receipt, names))

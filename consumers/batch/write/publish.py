@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from consumers.batch.spec import Mode
 from consumers.batch.write.ledger import Ledger
-from consumers.batch.write.records import OutputFile, Receipt, RunRecord, removed, rows_differ, unreadable
+from consumers.batch.write.records import OutputFile, Receipt, RunRecord, reading, rows_differ
 from deployments.artifacts.places import Place, explaining, locate
 from deployments.privacy.parquet import LockedFile, open_parquet
 
@@ -208,9 +208,5 @@ def read_manifest(ledger: Ledger) -> RunManifest:
     """The manifest of a run that has scored all its units. Raises Conflict where this version of Headrace can't read it, and
     NotFound where the run has just been removed."""
     place = ledger.place / "manifest.json"
-    try:
+    with reading(place, ledger.run_id):
         return RunManifest.model_validate_json(place.read())
-    except ValidationError as error:
-        raise unreadable(error, place.path) from error
-    except FileNotFoundError as error:
-        raise removed(ledger.run_id) from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -19,6 +20,7 @@ from cluster.watch.payloads import Payloads
 from consumers.batch.plan import Damaged, Unit
 from consumers.batch.read.schemas import TimeUnit
 from consumers.batch.spec import BatchSpec
+from deployments.artifacts.places import Place
 
 
 class Pinned(BaseModel):
@@ -177,6 +179,18 @@ def rows_differ(found: int, wanted: int, where: str) -> Conflict:
 def removed(run_id: str) -> NotFound:
     """A run of which something has just gone: it was given up, or is an old one."""
     return NotFound("there is no such run any more", where=run_id, remedy="ask again; spec.output.keep_runs says how many stay")
+
+
+@contextmanager
+def reading(place: Place, run_id: str) -> Iterator[None]:
+    """Of what a run keeps at that place. Raises Conflict where this version of Headrace can't read it, and NotFound where the run
+    has just been removed."""
+    try:
+        yield
+    except ValidationError as error:
+        raise unreadable(error, place.path) from error
+    except FileNotFoundError as error:
+        raise removed(run_id) from error
 
 
 def unreadable(error: ValidationError, where: str) -> Conflict:

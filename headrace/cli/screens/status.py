@@ -14,6 +14,7 @@ from rich.text import Text
 
 from cluster.commands.feeds import FeedView
 from cluster.commands.models import ModelView
+from cluster.versions import VersionId
 from deployments.gateway.door.certificates import utc
 from headrace.cli.screens.output import age
 from headrace.cli.screens.rollout import shown as shown_rollout
@@ -156,7 +157,7 @@ def _rows(model: ModelView) -> list[_Row]:
     apps = {app.app: app for app in model.apps}
     rows = []
     for version in model.versions:
-        app = apps.get(f"{model.name}--v{version.version}")
+        app = apps.get(VersionId(model.name, version.version).app)
         if app is None:
             rows.append(_Row(model.name, str(version.version), version.role))
         else:

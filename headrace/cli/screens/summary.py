@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from cluster.commands.feeds import FeedView
 from cluster.commands.models import ModelView
+from cluster.versions import VersionId
 from deployments.gateway.door.certificates import ENDS_SOON, utc
 from headrace.cli.screens.output import many
 from headrace.cli.screens.quality import alarm_told
@@ -87,7 +88,9 @@ def wrong_with(model: ModelView) -> Iterator[str]:
 def rests(model: ModelView) -> bool:
     """Whether there is nothing to see: a version serves as it should, and nothing is under way."""
     ready = {app.app for app in model.apps if app.status == "ready"}
-    if f"{model.name}--v{model.stable}" not in ready or model.candidate is not None or model.removing:
+    if model.stable is None or model.candidate is not None or model.removing:
+        return False
+    if VersionId(model.name, model.stable).app not in ready:
         return False
     return len(ready) == len(model.apps) and next(wrong_with(model), None) is None
 

@@ -152,9 +152,8 @@ def verify_command(
 
     Example: `headrace audit verify /backup/audit --key audit.pub --checkpoint /elsewhere/checkpoint-000000000120`
     """
-    known = (
-        Path(key).read_text(encoding="utf-8") if os.path.isfile(key) else key
-    )  # pathlib fails at several keys: too long a name
+    # Not by pathlib, which fails at several keys: too long a name.
+    known = Path(key).read_text(encoding="utf-8") if os.path.isfile(key) else key
     found = verify(folder, known, tuple(checkpoint or ()))
     if as_json:
         print_json({"records": found.records, "checkpoints": found.checkpoints, "unproven": found.unproven, "first": found.first})
