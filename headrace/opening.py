@@ -21,9 +21,8 @@ import simdjson
 
 from cluster.errors import BadInput, HeadraceError, NotFound
 from consumers.stream.sealed.book import FRESH_S, SubjectBook
-from consumers.stream.sealed.one_field import FieldState, OpenedField, opened_field, owners_in
+from consumers.stream.sealed.one_field import FieldState, KeysByName, KeysOfOne, OpenedField, opened_field, owners_in
 from deployments.artifacts.places import Place, explaining, parquet_files
-from deployments.privacy.fields import owner_of
 from deployments.privacy.parquet import LockedFile, open_parquet, opening
 from deployments.privacy.sealed_keys import LockedKeys
 from headrace.client import ControlClient
@@ -31,8 +30,6 @@ from headrace.client import ControlClient
 __all__ = ["FieldOpener", "FieldState", "FileState", "OpenedField", "OpenedFile", "open_files"]
 
 KEYS = ("subjects",)  # as `encrypt.keys` of a stream is where it is left out
-
-_KeysOfOne = Mapping[str, bytes | None]
 
 
 class FieldOpener:
@@ -50,7 +47,7 @@ class FieldOpener:
         self._client, self._names, self._clock = client, frozenset(keys), clock
         self._book = SubjectBook(client.call, clock)
         self._lock = threading.Lock()
-        self._refused: dict[str, tuple[float, HeadraceError]] = {}
+        self._refused: dict[str, tuple[float, LockedKeys | NotFound]] = {}
 
     @classmethod
     def from_environment(cls, *, keys: Collection[str] = KEYS) -> Self:
@@ -77,25 +74,16 @@ class FieldOpener:
         controller, or the service that has the key, is away (try again: nothing is lost); BadArtifact where the keys were
         changed; BadInput or Conflict where HEADRACE_KEYS names no key, or one that others may read.
         """
-        had = self._keys_of(owners_in(values))
-        keys = {each: found for each, found in had.items() if not isinstance(found, HeadraceError)}
-        parser = simdjson.Parser()
-        opened: list[OpenedField] = []
-        for value in values:
-            owner = owner_of(value)
-            found = had.get(owner[0]) if owner is not None else None
-            if isinstance(found, LockedKeys):
-                opened.append(OpenedField(FieldState.LOCKED, error=copy(found)))
-            else:
-                opened.append(opened_field(value, keys, topic=topic, name=name, parser=parser))
-        return opened
+        keys, parser = self._keys_of(owners_in(values)), simdjson.Parser()
+        return [opened_field(value, keys, topic=topic, name=name, parser=parser) for value in values]
 
-    def _keys_of(self, owners: Mapping[str, Collection[str]]) -> dict[str, _KeysOfOne | HeadraceError]:
-        """By the names of those that are asked for: the keys, or why they can't be had."""
+    def _keys_of(self, owners: Mapping[str, Collection[str]]) -> KeysByName:
+        """Of those that are asked for, and known."""
         with self._lock:
-            return {name: self._had(name, owners[name]) for name in sorted(self._names & owners.keys())}
+            had = {name: self._had(name, owners[name]) for name in sorted(self._names & owners.keys())}
+        return {name: found for name, found in had.items() if not isinstance(found, NotFound)}
 
-    def _had(self, name: str, pseudonyms: Collection[str]) -> _KeysOfOne | HeadraceError:
+    def _had(self, name: str, pseudonyms: Collection[str]) -> KeysOfOne | LockedKeys | NotFound:
         until_s, refused = self._refused.get(name, (0.0, None))
         if refused is not None and self._clock() < until_s:
             return refused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -12,9 +13,11 @@ import simdjson
 
 from cluster.errors import BadInput, HeadraceError
 from deployments.privacy.fields import open_field, owner_of
+from deployments.privacy.sealed_keys import LockedKeys
 
-KeysByName = Mapping[str, Mapping[str, bytes | None]]
-"""By the names of subjects' keys and pseudonyms: a subject's key, None where it was destroyed."""
+KeysOfOne = Mapping[str, bytes | None]
+KeysByName = Mapping[str, KeysOfOne | LockedKeys]
+"""By the names of subjects' keys and pseudonyms: a subject's key, None where it was destroyed; or why they are locked."""
 
 
 class FieldState(StrEnum):
@@ -69,6 +72,8 @@ def opened_field(text: object, keys: KeysByName, *, topic: str, name: str, parse
     if of_name is None:
         remedy = "read it where it was encrypted, or restore the store"
         return _unopened(FieldState.UNKNOWN_KEYS, "it is under keys that are not known here", name, remedy)
+    if isinstance(of_name, LockedKeys):
+        return OpenedField(FieldState.LOCKED, error=copy(of_name))
     key = of_name[owner[1]]
     if key is None:
         remedy = "none; a stream with `erased: null` takes it for null"

@@ -35,6 +35,8 @@ from tests.support.clock import Clock
 from tests.support.key_services import TOKEN, small_vault
 from tests.unit.keys.test_keys import pair_in
 
+pytestmark = pytest.mark.usefixtures("keys")
+
 DOCUMENT = Path(__file__).parents[3] / "docs" / "privacy.md"
 TOPIC, NAME, MARK = "churn-scores", "probability", "Ada-Marked-of-Kent"
 
@@ -73,16 +75,6 @@ class Service:
         client = self.client()
         asks = client.subject_keys, client.subject_branches, client.replace_subject_keys
         assert len(list(erase(subjects, "subjects", KeyRing.from_environment(), *asks))) == len(subjects)
-
-
-@pytest.fixture(autouse=True)
-def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    folder = tmp_path / "keys"
-    pair_in(folder, "prod")
-    monkeypatch.setenv(VARIABLE, f"file:{folder}")
-    parquet._factory.cache_clear()
-    yield folder
-    parquet._factory.cache_clear()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +25,10 @@ from deployments.privacy import parquet
 from deployments.privacy.parquet import decryption, encryption_of
 from tests.support.batch_parts import ECHO, echo, echo_pin, echo_spec_of
 from tests.support.payloads import payload_event
-from tests.unit.keys.test_keys import pair_in
+
+pytestmark = pytest.mark.usefixtures("keys")
 
 MARK = "Ada-Marked-of-Kent"
-
-
-@pytest.fixture(autouse=True)
-def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    folder = tmp_path / "keys"
-    pair_in(folder, "prod")
-    monkeypatch.setenv(VARIABLE, f"file:{folder}")
-    parquet._factory.cache_clear()
-    yield folder
-    parquet._factory.cache_clear()
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -35,22 +35,14 @@ from tests.support.key_services import TOKEN, small_vault
 from tests.support.payloads import payload_event
 from tests.unit.keys.test_keys import pair_in
 
+pytestmark = pytest.mark.usefixtures("keys")
+
 ROOT = Path(__file__).parents[3]
 READS = {"ParquetFile", "read_table", "read_schema", "read_metadata", "read_parquet", "ParquetDataset", "dataset"}
 READS |= {"ParquetFileFormat"}
 WRITES = {"ParquetWriter", "write_table"}
 # The one place; what leaves out row groups by their statistics; and a schema of our own, in memory.
 OPENERS = {"deployments/privacy/parquet.py", "consumers/batch/read/dataset.py", "consumers/batch/write/output.py"}
-
-
-@pytest.fixture(autouse=True)
-def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    folder = tmp_path / "keys"
-    pair_in(folder, "prod")
-    monkeypatch.setenv(VARIABLE, f"file:{folder}")
-    parquet._factory.cache_clear()
-    yield folder
-    parquet._factory.cache_clear()
 
 
 @pytest.fixture
