@@ -195,11 +195,15 @@ def test_recorded_requests_are_put_to_a_candidate_before_it_has_traffic(
     ended = service.ended(service.register(mlp_artifact(folder, MODEL, seed=7)))
     assert (ended.state, ended.step) == ("rolled_back", 0)
     assert "its preflight failed: 200 recorded rows" in ended.reason
-    service.apply(SERVING, PLAN | {"preflight": {"payloads": str(folder / "nowhere")}})
-    ended = service.ended(service.register(mlp_artifact(folder, MODEL, nudge=0.16)))
-    assert ended.state == "rolled_back"
-    assert "its preflight could not be made" in ended.reason
-    assert "nowhere" in ended.reason
+    away = folder / "away"
+    service.apply(SERVING, PLAN | {"preflight": {"payloads": str(away)}})
+    candidate = service.register(mlp_artifact(folder, MODEL, nudge=0.16))
+    waiting = service.seen(lambda rollout: rollout.candidate == candidate and "its preflight could not be made" in rollout.reason)
+    assert (waiting.state, waiting.weight) == ("warming", 0.0)
+    assert str(away) in waiting.reason
+    log.rename(away)
+    ended = service.ended(candidate)
+    assert (ended.state, ended.weight) == ("promoted", 100)
 
 
 def test_the_controller_is_killed_in_the_middle(service: Service, load: Load, folder: Path) -> None:

@@ -101,7 +101,8 @@ class Site:
         """A third worker comes and goes while the others commit."""
         pipeline.start(ANOTHER)
         pipeline.await_owner(ANOTHER)
-        assert pipeline.stop(ANOTHER) == 0
+        ended = pipeline.stop(ANOTHER)
+        assert ended == 0, ended
 
     def add_partition(self, pipeline: Pipeline) -> None:
         """The input grows while it is read."""
@@ -161,8 +162,8 @@ def play(where: Site, client: Client, names: list[str], *, records: int, say: Ca
         with pipeline.supervised(*RANKS):
             for name in names:
                 _overcome(where, pipeline, name, records, lambda told, name=name: say(f"{client}: {name}: {told}"))  # type: ignore[misc]
-        for rank in RANKS:
-            assert pipeline.stop(rank) == 0
+        ended = [pipeline.stop(rank) for rank in RANKS]
+        assert ended == [0, 0], ended
 
 
 def _overcome(where: Site, pipeline: Pipeline, name: str, records: int, say: Callable[[str], None]) -> None:

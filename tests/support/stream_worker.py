@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from tests.support.stream_parts import SumScoring
 
 def main(document: str, brokers: str, rank: str) -> None:
     """Works until SIGTERM, exits with 1 where it failed. Says `owns` on its standard output once it has partitions."""
+    faulthandler.register(signal.SIGUSR1)
     spec = StreamSpec.model_validate_json(document)
     group = spec.group_of("test")
     # Slow enough to be killed in the middle; it remembers no key, since its memory is looked at.

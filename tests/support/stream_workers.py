@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ class Pipeline:
 
     topics: Topics
     workers: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    owners: set[int] = field(default_factory=set)
     lock: threading.RLock = field(default_factory=threading.RLock)
     revived: int = 0
 
@@ -51,15 +53,20 @@ class Pipeline:
             thread.join()
 
     def start(self, rank: int) -> None:
+        self.owners.discard(rank)
         document = self.topics.spec.model_dump_json()
         command = [sys.executable, "-m", "tests.support.stream_worker", document, self.topics.brokers, str(rank)]
         self.workers[rank] = subprocess.Popen(command, stdout=subprocess.PIPE)
 
     def await_owner(self, rank: int) -> None:
-        """Returns once the worker has partitions."""
+        """Returns once the worker has had partitions."""
+        if rank in self.owners:
+            return
         out = self.workers[rank].stdout
         assert out is not None
-        assert out.readline() == b"owns\n"
+        said = out.readline()
+        assert said == b"owns\n", f"worker {rank} said {said!r}"
+        self.owners.add(rank)
 
     def signal(self, rank: int, number: int) -> None:
         os.kill(self.workers[rank].pid, number)
@@ -76,9 +83,15 @@ class Pipeline:
             self.start(rank)
 
     def stop(self, rank: int) -> int:
+        """Its exit status. One that has only just begun would end by the signal itself: it has partitions first."""
+        self.await_owner(rank)
         worker = self.workers[rank]
         worker.terminate()
-        worker.communicate(timeout=60)
+        try:
+            worker.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            worker.send_signal(signal.SIGUSR1)  # its threads' stacks, into its standard error
+            raise
         del self.workers[rank]  # not before: one that hangs is killed at the end
         return int(worker.returncode)
 
