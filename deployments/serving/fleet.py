@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
@@ -21,6 +21,7 @@ from deployments.serving.replica import Replica
 from deployments.serving.serve_controller import GATEWAY_APP, RUNNING, SeenApp, serve_details
 from deployments.serving.serve_inside import away, scale
 from deployments.serving.serve_state import app_state
+from deployments.transport.least_busy import LeastBusyRouter
 from deployments.transport.remote import DEPLOYMENT
 
 # A start that failed is tried once more: the store of artifacts may have been away. Serve's own default is to go on for minutes.
@@ -128,6 +129,7 @@ def deployment_options(serving: Serving, replicas: int) -> dict[str, Any]:
         "health_check_period_s": HEALTH_EVERY_S,
         "health_check_timeout_s": _stuck_after_s(serving),
         "ray_actor_options": _actor_options(serving),
+        "request_router_config": RequestRouterConfig(request_router_class=LeastBusyRouter),
     }
     if serving.scaling.mode is ScalingMode.MANUAL:
         return options | {"num_replicas": max(replicas, 1)}

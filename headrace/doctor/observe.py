@@ -37,6 +37,7 @@ class Asked:
     home: str = ""
     marker: str = ""
     listeners: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    leaders: dict[str, tuple[str, ...]] = field(default_factory=dict)
     copies: dict[str, CopiesSeen] = field(default_factory=dict)
     troubles: list[TroubleSeen] = field(default_factory=list)
 
@@ -75,6 +76,7 @@ def observe(settings: Settings, ports: Sequence[int]) -> ClusterSeen:
         marker=asked.marker,
         brokers=asked.brokers,
         listeners=asked.listeners,
+        leaders=asked.leaders,
         copies=asked.copies,
         troubles=tuple(asked.troubles),
     )
@@ -144,7 +146,9 @@ def _ask_brokers(settings: Settings, run: RunState | None, feeds: Sequence[FeedV
         seen = check_up(brokers, security, spec, name)
         found += [*(each.strip() for each in brokers.split(",")), *seen.addresses]
         asked.copies.setdefault(brokers, CopiesSeen.model_validate(seen.copies))
-        asked.listeners[brokers] = tuple(dict.fromkeys((*asked.listeners.get(brokers, ()), *seen.addresses)))
+        # Each stream's user sees other topics.
+        for known, more in ((asked.listeners, seen.addresses), (asked.leaders, seen.leaders)):
+            known[brokers] = tuple(dict.fromkeys((*known.get(brokers, ()), *more)))
         for error in seen.troubles:
             asked.met(error)
     return tuple(dict.fromkeys(found))

@@ -20,7 +20,7 @@ def judge_reach(seen: ClusterSeen) -> Iterator[Problem]:
     }
     for member in seen.members:
         if member.machine is not None:
-            yield from _addresses(names, seen.listeners, member, member.machine)
+            yield from _addresses(names, seen, member, member.machine)
             yield from _paths(seen, member, member.machine)
             yield from _door(member, member.machine)
     for brokers, copies in seen.copies.items():
@@ -28,10 +28,8 @@ def judge_reach(seen: ClusterSeen) -> Iterator[Problem]:
     yield from _store(seen)
 
 
-def _addresses(
-    names: Mapping[str, str], listeners: Mapping[str, tuple[str, ...]], member: MemberSeen, machine: MachineSeen
-) -> Iterator[Problem]:
-    """`names` are those of Ray's own addresses; any other is a broker's: `listeners` as in `ClusterSeen`."""
+def _addresses(names: Mapping[str, str], seen: ClusterSeen, member: MemberSeen, machine: MachineSeen) -> Iterator[Problem]:
+    """`names` are those of Ray's own addresses; any other is a broker's."""
     for address, why in machine.reaches.items():
         if not why:
             continue
@@ -40,10 +38,13 @@ def _addresses(
                 "open the ports between all nodes, in both directions: `ray start` can pin them (--node-manager-port and so on)"
             )
             yield fault("ports", member.address, f"it does not reach the {names[address]} at {address}: {why}", remedy)
-        elif _spared(address, listeners, machine):
-            what = f"it does not reach {address}, which its streams are told to begin with; others of that Kafka answer"
-            remedy = "start the broker there again, or take it off the list (spec.brokers, KAFKA_BOOTSTRAP_SERVERS)"
-            yield warning("Kafka", member.address, what, f"{remedy}. Streams go on, with one address less to begin with")
+        elif _spared(address, seen, machine):
+            counted = any(address in told for told in seen.listeners.values())
+            which = "a broker that leads no partition now" if counted else "which its streams are told to begin with"
+            what = f"it does not reach {address}, {which}; others of that Kafka answer"
+            other = "open the way to it" if counted else "take it off the list (spec.brokers, KAFKA_BOOTSTRAP_SERVERS)"
+            remedy = f"start the broker there again if it is down, or {other}. Streams go on, with one broker less"
+            yield warning("Kafka", member.address, what, remedy)
         else:
             remedy = (
                 "check the address, and what is between: a firewall, a policy of the network, a name that this node does not know"
@@ -51,16 +52,13 @@ def _addresses(
             yield fault("Kafka", member.address, f"it does not reach the broker {address}: {why}", remedy)
 
 
-def _spared(address: str, listeners: Mapping[str, tuple[str, ...]], machine: MachineSeen) -> bool:
-    """Whether it is only one of the addresses that a Kafka is looked for at, no Kafka counts a broker there, and that one has
-    another address that was reached. A broker that is counted leads partitions, which the node can't read."""
-    if any(address in told for told in listeners.values()):
+def _spared(address: str, seen: ClusterSeen, machine: MachineSeen) -> bool:
+    """Whether no broker leads partitions there, which the node could not read, and another address of the same Kafka was
+    reached."""
+    if any(address in leading for leading in seen.leaders.values()):
         return False
-    tried = {brokers: [one.strip() for one in brokers.split(",")] for brokers in listeners}
-    return any(
-        address in begins and any(machine.reaches.get(one) == "" for one in (*begins, *listeners[brokers]))
-        for brokers, begins in tried.items()
-    )
+    known = [{*(one.strip() for one in brokers.split(",")), *there} for brokers, there in seen.listeners.items()]
+    return any(address in all_ and any(machine.reaches.get(one) == "" for one in all_) for all_ in known)
 
 
 def _paths(seen: ClusterSeen, member: MemberSeen, machine: MachineSeen) -> Iterator[Problem]:

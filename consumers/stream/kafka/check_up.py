@@ -3,7 +3,7 @@ keep are there, and whether the stream may do what it has to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,9 +35,11 @@ class PartitionCopies:
 
 @dataclass(frozen=True, slots=True)
 class BrokersSeen:
-    """Where brokers listen, as host:port, by their own words; the copies of what they keep; and what is wrong."""
+    """Where brokers listen, as host:port, by their own words; of these, where partitions are led; the copies of what they keep; and
+    what is wrong. A broker that was lost is counted for minutes, and leads nothing."""
 
     addresses: tuple[str, ...] = ()
+    leaders: tuple[str, ...] = ()
     copies: PartitionCopies = field(default_factory=PartitionCopies)
     troubles: tuple[HeadraceError, ...] = ()
 
@@ -49,8 +51,11 @@ def check_up(brokers: str, security: Security, spec: StreamSpec | None, name: st
     try:
         with admin.asking(broker_error) as client:
             members = client.describe_cluster()["brokers"]
-            seen = replace(seen, addresses=tuple(f"{each['host']}:{each['port']}" for each in members))
-            seen = replace(seen, copies=_copies(client))
+            numbered = {each["broker_id"]: f"{each['host']}:{each['port']}" for each in members}
+            everywhere = tuple(numbered.values())
+            seen = replace(seen, addresses=everywhere, leaders=everywhere)  # until topics are described
+            described = client.describe_topics()
+            seen = replace(seen, leaders=leaders_in(described, numbered), copies=_copies(client, described))
             return replace(seen, troubles=tuple(_of_stream(client, spec, name)) if spec is not None else ())
     except HeadraceError as error:
         return replace(seen, troubles=(error,))
@@ -58,9 +63,14 @@ def check_up(brokers: str, security: Security, spec: StreamSpec | None, name: st
         admin.close()
 
 
-def _copies(client: KafkaAdminClient) -> PartitionCopies:
+def leaders_in(described: Iterable[Mapping[str, Any]], numbered: Mapping[int, str]) -> tuple[str, ...]:
+    """Those of the brokers that lead a partition of these topics, by their addresses. Pure."""
+    leading = {partition["leader_id"] for each in described for partition in each["partitions"]}
+    return tuple(address for number, address in numbered.items() if number in leading)
+
+
+def _copies(client: KafkaAdminClient, described: Sequence[Mapping[str, Any]]) -> PartitionCopies:
     """Of all topics that this user may see."""
-    described = client.describe_topics()
     topics = sorted({each["name"] for each in described if any(map(_lacks, each["partitions"]))})
     asked = [ConfigResource("topic", topic, [IN_SYNC]) for topic in topics[:MOST_ASKED]]
     told = client.describe_configs(asked, config_filter="all").get("topic", {}) if asked else {}

@@ -57,6 +57,8 @@ class HandleBook:
         self._chooser: Any = None
         self._began: Callable[[ReplicaName], None] = _count_nothing
         self._ended: Callable[[ReplicaName], None] = _count_nothing
+        self._began_by_line: Callable[[ReplicaName], None] = _count_nothing
+        self._ended_by_line: Callable[[ReplicaName], None] = _count_nothing
         self._doubt: Callable[[ReplicaName], None] = _count_nothing
 
     def replicas(self) -> Mapping[ReplicaName, Any]:
@@ -81,6 +83,9 @@ class HandleBook:
                 self._give_up(error)
                 return _NONE
             self._chooser = chooser
+            # Of an app that was deployed by another release, Serve's own chooser, which knows of no lines.
+            self._began_by_line = getattr(chooser, "began_by_line", _count_nothing)
+            self._ended_by_line = getattr(chooser, "ended_by_line", _count_nothing)
             self._doubt = getattr(chooser, "on_replica_actor_unavailable", _count_nothing)
         return found
 
@@ -96,10 +101,12 @@ class HandleBook:
     def began(self, replica: ReplicaName) -> None:
         """A call is under way at the replica."""
         self._tell(self._began, replica)
+        self._began_by_line(replica)
 
     def ended(self, replica: ReplicaName) -> None:
         """It is no more."""
         self._tell(self._ended, replica)
+        self._ended_by_line(replica)
 
     def doubt(self, replica: ReplicaName) -> None:
         """It stands still: Serve gives it no calls before it has answered to Serve."""

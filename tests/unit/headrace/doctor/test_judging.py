@@ -174,20 +174,29 @@ def test_a_kafka_that_has_all_copies_is_no_problem() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reaches", "told", "weight", "words"),
+    ("reaches", "told", "leads", "weight", "words"),
     [
-        ({"a:9092": "", "b:9092": "refused"}, ("a:9092",), Weight.WARNING, "does not reach b:9092"),
-        ({"a:9092": "refused", "10.0.0.8:9092": ""}, ("10.0.0.8:9092",), Weight.WARNING, "does not reach a:9092"),
-        ({"a:9092": "", "b:9092": "refused"}, ("a:9092", "b:9092"), Weight.FAULT, "the broker b:9092: refused"),
-        ({"b:9092": "refused"}, (), Weight.FAULT, "the broker b:9092: refused"),
+        ({"a:9092": "", "b:9092": "refused"}, "a:9092", "a:9092", Weight.WARNING, "b:9092, which its streams are told to begin with"),
+        ({"a:9092": "refused", "10.0.0.8:9092": ""}, "10.0.0.8:9092", "10.0.0.8:9092", Weight.WARNING, "does not reach a:9092"),
+        ({"a:9092": "", "b:9092": "refused"}, "a:9092 b:9092", "a:9092", Weight.WARNING, "b:9092, a broker that leads no partition"),
+        ({"a:9092": "", "c:9092": "refused"}, "a:9092 c:9092", "a:9092", Weight.WARNING, "c:9092, a broker that leads no partition"),
+        ({"a:9092": "", "b:9092": "refused"}, "a:9092 b:9092", "a:9092 b:9092", Weight.FAULT, "the broker b:9092: refused"),
+        ({"b:9092": "refused"}, "", "", Weight.FAULT, "the broker b:9092: refused"),
     ],
-    ids=["one of the list is dead", "known by another name", "it leads partitions", "none answers"],
+    ids=[
+        "one of the list is dead",
+        "known by another name",
+        "lost, and counted still",
+        "lost, and not on the list",
+        "it leads partitions",
+        "none answers",
+    ],
 )
 def test_an_address_to_begin_with_that_is_dead_is_a_fault_only_where_no_other_answers(
-    reaches: dict[str, str], told: tuple[str, ...], weight: Weight, words: str
+    reaches: dict[str, str], told: str, leads: str, weight: Weight, words: str
 ) -> None:
-    node = member(machine=machine(reaches=reaches))
-    problem = only(cluster(node, listeners={"a:9092, b:9092": told}))
+    node, list_ = member(machine=machine(reaches=reaches)), "a:9092, b:9092"
+    problem = only(cluster(node, listeners={list_: tuple(told.split())}, leaders={list_: tuple(leads.split())}))
     assert (problem.check, problem.weight, problem.where) == ("Kafka", weight, "10.0.0.1")
     assert words in problem.what
     assert ("others of that Kafka answer" in problem.what) is (weight is Weight.WARNING)

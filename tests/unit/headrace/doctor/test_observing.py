@@ -13,7 +13,7 @@ import pytest
 
 from cluster.errors import BadArtifact, Forbidden, NotFound, Unreachable
 from cluster.store.engine import ask_store
-from consumers.stream.kafka.check_up import READ, WRITE, PartitionCopies, copies_in, judge_topics
+from consumers.stream.kafka.check_up import READ, WRITE, PartitionCopies, copies_in, judge_topics, leaders_in
 from headrace.cli.exits import ExitCode
 from headrace.cli.main import main
 from headrace.doctor import on_node
@@ -121,6 +121,7 @@ def test_copies_that_are_not_in_sync_are_counted_and_what_takes_no_records_for_i
     assert copies_in(described, {"in": 2}) == PartitionCopies(5, ("in-1", "in-2", "out-0", "out-1"), ("in-2", "out-1"), (1, 2, 3))
     assert copies_in(described[:1], {"in": 1}) == PartitionCopies(3, ("in-1", "in-2"), (), (2, 3))
     assert copies_in([], {}) == PartitionCopies()
+    assert leaders_in(described, {1: "a:1", 2: "b:2", 3: "c:3", 9: "z:9"}) == ("a:1",)
 
 
 def test_an_artifact_that_is_there_and_one_that_is_not(tmp_path: Path) -> None:

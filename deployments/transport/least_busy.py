@@ -1,0 +1,79 @@
+"""Which replica a call of a handle goes to: the one that has the least of this process's calls under way.
+
+Serve's own draw takes the better of two at random, which leaves one of few replicas idle beside a busy one. What others send is
+in a replica's queue, as Serve heard it last: it decides between those of which this process has as many calls.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Hashable
+from typing import Any
+
+from ray.serve.request_router import FIFOMixin, PendingRequest, ReplicaID, RequestRouter, RunningReplica
+
+DRAWN = 8  # of more replicas, so many are looked at
+MEANT_S = 0.1  # a call that was not sent so long after its choice is not sent there any more
+
+
+class LeastBusyRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
+    """One a handle, made by Serve and used on the handle's event loop; calls by lines are told from another thread, maybe."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._sent: dict[ReplicaID, int] = {}
+        self._meant: dict[ReplicaID, int] = {}  # chosen, and sent a turn of the loop later
+        self._meant_s = 0.0
+        self._by_line: dict[Hashable, int] = {}
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,  # noqa: ARG002 - Serve's port
+    ) -> list[list[RunningReplica]]:
+        """The least busy one, and the others for where that is full."""
+        now_s = time.monotonic()
+        if now_s - self._meant_s > MEANT_S:
+            self._meant.clear()
+        self._meant_s = now_s
+        drawn = random.sample(candidate_replicas, min(DRAWN, len(candidate_replicas)))
+        if not drawn:
+            return []
+        queued = self.replica_queue_len_cache.get
+        ids = [replica.replica_id for replica in drawn]
+        busy = [(self._own(one), queued(one) or 0, at) for at, one in enumerate(ids)]
+        best = min(busy)[2]
+        self._meant[ids[best]] = self._meant.get(ids[best], 0) + 1
+        return [[drawn[best]], [replica for at, replica in enumerate(drawn) if at != best]]
+
+    def on_send_request(self, replica_id: ReplicaID) -> None:
+        """See RequestRouter."""
+        super().on_send_request(replica_id)
+        _less(self._meant, replica_id)
+        self._sent[replica_id] = self._sent.get(replica_id, 0) + 1
+
+    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
+        """See RequestRouter."""
+        super().on_request_completed(replica_id, internal_request_id)
+        _less(self._sent, replica_id)
+
+    def began_by_line(self, replica_id: Hashable) -> None:
+        """A call that Serve does not carry is under way there."""
+        self._by_line[replica_id] = self._by_line.get(replica_id, 0) + 1
+
+    def ended_by_line(self, replica_id: Hashable) -> None:
+        """It is no more."""
+        _less(self._by_line, replica_id)
+
+    def _own(self, replica_id: ReplicaID) -> int:
+        return sum([counts.get(replica_id, 0) for counts in (self._sent, self._meant, self._by_line)])
+
+
+def _less(counts: dict[Any, int], replica: Hashable) -> None:
+    """One less there; what has none is not kept."""
+    left = counts.get(replica, 0) - 1
+    if left > 0:
+        counts[replica] = left
+    else:
+        counts.pop(replica, None)

@@ -1,0 +1,96 @@
+"""Which replica a call goes to, without Serve around it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from deployments.transport import least_busy
+from deployments.transport.least_busy import DRAWN, LeastBusyRouter
+
+
+@dataclass(frozen=True)
+class OneReplica:
+    """Of a running one, what a choice looks at."""
+
+    replica_id: str
+
+
+class Queues(dict[str, int]):
+    """Serve's cache: what it heard last of each replica's queue."""
+
+    def update(self, replica_id: str, length: int) -> None:  # type: ignore[override]
+        self[replica_id] = length
+
+
+class Router(LeastBusyRouter):
+    """Without what Serve sets up around it."""
+
+    def __init__(self) -> None:
+        self._sent, self._meant, self._by_line, self._meant_s = {}, {}, {}, 0.0
+        self.queues = Queues()
+        self._use_replica_queue_len_cache = False
+
+    @property
+    def replica_queue_len_cache(self) -> Any:
+        return self.queues
+
+    def chosen(self, replicas: int = 4, *, send: bool = True) -> str:
+        there = [OneReplica(f"r{number}") for number in range(replicas)]
+        (best,), others = asyncio.run(self.choose_replicas(there))
+        assert len({best, *others}) == min(replicas, DRAWN)
+        if send:
+            self.on_send_request(best.replica_id)
+        return str(best.replica_id)
+
+
+@pytest.fixture
+def router() -> Router:
+    return Router()
+
+
+def test_calls_are_spread_evenly(router: Router) -> None:
+    assert Counter(router.chosen() for _ in range(12)) == {f"r{number}": 3 for number in range(4)}
+
+
+def test_the_one_that_answered_is_next(router: Router) -> None:
+    for _ in range(8):
+        router.chosen()
+    router.on_request_completed("r2", "a")
+    assert router.chosen() == "r2"
+
+
+def test_what_is_chosen_and_not_sent_yet_counts_and_is_forgotten_in_time(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {router.chosen(2, send=False), router.chosen(2, send=False)} == {"r0", "r1"}
+    router.on_send_request("r0")
+    monkeypatch.setattr(least_busy, "MEANT_S", -1.0)
+    assert router.chosen(2) == "r1"
+
+
+def test_calls_by_lines_count(router: Router) -> None:
+    for name in ("r0", "r1", "r3"):
+        router.began_by_line(name)
+    assert router.chosen() == "r2"
+    router.ended_by_line("r3")
+    assert router.chosen() == "r3"
+
+
+def test_among_equals_the_shortest_queue_decides(router: Router) -> None:
+    router.queues |= {"r0": 3, "r1": 1, "r2": 2, "r3": 5}
+    assert [router.chosen() for _ in range(4)] == ["r1", "r2", "r0", "r3"]
+
+
+def test_of_many_only_some_are_looked_at_and_of_none_none(router: Router) -> None:
+    seen = {router.chosen(40) for _ in range(200)}
+    assert len(seen) == 40
+    assert asyncio.run(router.choose_replicas([])) == []
+
+
+def test_more_ends_than_begins_leave_no_debt(router: Router) -> None:
+    router.on_request_completed("r0", "a")
+    router.on_request_completed("r0", "b")
+    assert {router.chosen(2), router.chosen(2)} == {"r0", "r1"}
