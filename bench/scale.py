@@ -44,7 +44,7 @@ NODES = (1, 2, 4)
 WAYS = ("online", "stream", "batch")
 MODEL = "bench-scale"
 CALLERS_A_NODE = 8
-UNIT_ROWS, UNITS_A_NODE = 5, 16
+UNIT_ROWS, QUICK_UNITS_A_NODE, UNITS_A_NODE = 5, 16, 48  # 24 s: on one machine workers start beside each other for some seconds
 # Room for one replica, and a stream's or a batch's worker beside it: Ray spreads replicas over nodes, but not always evenly.
 NODE = {"num_cpus": 3, "object_store_memory": 100_000_000}
 REPLICA_CPUS = 1.6
@@ -113,14 +113,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON line a figure")
     parser.add_argument("--only", choices=WAYS, help="this way alone")
     options = parser.parse_args()
-    rounds, seconds = (1, 8.0) if options.quick else (3, 12.0)
+    rounds, seconds, units = (1, 8.0, QUICK_UNITS_A_NODE) if options.quick else (3, 12.0, UNITS_A_NODE)
     ways = (options.only,) if options.only else WAYS
     nodes = Nodes(Console(stderr=True))
     with ExitStack() as stack:
         service = stack.enter_context(running(nodes.started, fleet="bench.sleeping_fleet:SleepingFleet"))
         measures: dict[str, Callable[[], tuple[float, float]]] = {}
         if "batch" in ways:
-            measures["batch"] = partial(batch, nodes, service.folder)
+            measures["batch"] = partial(batch, nodes, service.folder, units)
         if "online" in ways:
             measures["online"] = partial(online, nodes, service, seconds)
         if "stream" in ways:
@@ -193,10 +193,10 @@ def _dealt(service: Service, name: FeedName, workers: int) -> bool:
     return len(shares) == workers and sum(shares) == max(NODES) and max(shares) == min(shares)
 
 
-def batch(nodes: Nodes, folder: Path) -> tuple[float, float]:
+def batch(nodes: Nodes, folder: Path, units_a_node: int) -> tuple[float, float]:
     """Units a second of a run, and how busy the machine was."""
     assert nodes.cluster is not None
-    here, units = folder / f"batch-{uuid.uuid4().hex[:8]}", UNITS_A_NODE * nodes.there
+    here, units = folder / f"batch-{uuid.uuid4().hex[:8]}", units_a_node * nodes.there
     case = Case("nodes", files=units, rows_a_file=UNIT_ROWS, width=64, layers=(8, 2))
     write_dataset(case, here / "in")
     pinned = write_model(case, here / "model")

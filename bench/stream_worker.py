@@ -124,7 +124,6 @@ def work(
 ) -> Counters:
     """Until all rows are in, or standard input ends. What was done. The rest is the worker's own: see Loop."""
     group, ended = spec.group_of("bench"), threading.Event()
-    spare_collections()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     with ScorerThread(make_scorer) as scoring:
         member = Member(group, f"{group}-{job.rank}", f"{group}-{job.rank}")
@@ -141,6 +140,7 @@ def work(
             drift=drift,
             subjects=subjects,
         )
+        spare_collections()  # once all is set up, as the product does
         worker = threading.Thread(target=loop.run)
         worker.start()
         while worker.is_alive() and loop.counters.rows_in < job.rows and not ended.is_set():

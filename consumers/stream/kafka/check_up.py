@@ -35,8 +35,8 @@ class PartitionCopies:
 
 @dataclass(frozen=True, slots=True)
 class BrokersSeen:
-    """Where brokers listen, as host:port, by their own words; of these, where partitions are led; the copies of what they keep; and
-    what is wrong. A broker that was lost is counted for minutes, and leads nothing."""
+    """Where brokers listen, as host:port, by their own words; of these, where partitions are led; the copies of what they
+    keep; and what is wrong. A broker that was lost is counted for minutes, and leads nothing."""
 
     addresses: tuple[str, ...] = ()
     leaders: tuple[str, ...] = ()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cluster.errors import HeadraceError
 from cluster.watch.catalogue import ScoringWay
 from cluster.watch.payloads import Payloads
 from consumers.stream.log.port import Header, Records
@@ -54,31 +53,35 @@ class PayloadTaker:
     def _events(self, records: Records, rows: Rows, places: Rows, share: float) -> Iterator[PayloadEvent]:
         (topic, number), offsets = records.origin
         partition = f"{topic}/{number}"
-        for one in sampled_places(partition, np.asarray(offsets)[places], share, self.settings.seed).tolist():
-            row, at = int(rows[one]), int(places[one])
-            error = self.scored.errors.get(row)
-            yield self._event(f"{partition}/{offsets[at]}", row, error, weight_of(share), records.headers[at])
-
-    def _event(
-        self, prediction: str, row: int, error: HeadraceError | None, weight: float, headers: Sequence[Header]
-    ) -> PayloadEvent:
-        scored, one = self.scored, slice(row, row + 1)
-        label = scored.label_keys[row] if scored.label_keys is not None else ""
-        return PayloadEvent(
-            prediction,
-            self.now_ms / 1000,
-            ScoringWay.STREAM,
-            self.model,
-            int(scored.versions[row]),
-            PayloadOutcome.OK if error is None else PayloadOutcome.ERROR,
-            weight,
-            kept(self.tensors, self.settings, one),
-            kept(scored.outputs, self.settings, one) if error is None else None,
-            np.array(scored.versions[one], np.int32),
-            error="" if error is None else error.kind,
-            trace_id=_trace_id(headers),
-            label_keys=(f"{label}/{prediction}",) if label else (),
-        )
+        chosen = sampled_places(partition, np.asarray(offsets)[places], share, self.settings.seed)
+        if not len(chosen):
+            return
+        scored, taken = self.scored, rows[chosen]
+        # One copy of all that are kept: an event has its row of it.
+        inputs, versions = kept(self.tensors, self.settings, taken), np.asarray(scored.versions[taken], np.int32)
+        failed = [scored.errors.get(row) for row in taken.tolist()] if scored.errors else [None] * len(taken)
+        outputs = {} if all(failed) else kept(scored.outputs, self.settings, taken)
+        labels = scored.label_keys
+        at_s, weight = self.now_ms / 1000, weight_of(share)
+        for each, (at, row, version, error) in enumerate(
+            zip(places[chosen].tolist(), taken.tolist(), versions.tolist(), failed, strict=True)
+        ):
+            prediction, one = f"{partition}/{offsets[at]}", slice(each, each + 1)
+            yield PayloadEvent(
+                prediction,
+                at_s,
+                ScoringWay.STREAM,
+                self.model,
+                version,
+                PayloadOutcome.OK if error is None else PayloadOutcome.ERROR,
+                weight,
+                {name: tensor[one] for name, tensor in inputs.items()},
+                {name: tensor[one] for name, tensor in outputs.items()} if error is None else None,
+                versions[one],
+                error="" if error is None else error.kind,
+                trace_id=_trace_id(records.headers[at]),
+                label_keys=(f"{labels[row]}/{prediction}",) if labels is not None and labels[row] else (),
+            )
 
 
 def _trace_id(headers: Iterable[Header]) -> str:
