@@ -129,7 +129,7 @@ def deployment_options(serving: Serving, replicas: int) -> dict[str, Any]:
         "health_check_period_s": HEALTH_EVERY_S,
         "health_check_timeout_s": _stuck_after_s(serving),
         "ray_actor_options": _actor_options(serving),
-        "request_router_config": RequestRouterConfig(request_router_class=LeastBusyRouter),
+        "request_router_config": RequestRouterConfig(request_router_class=LeastBusyRouter),  # type: ignore[arg-type]
     }
     if serving.scaling.mode is ScalingMode.MANUAL:
         return options | {"num_replicas": max(replicas, 1)}

@@ -17,11 +17,11 @@ DRAWN = 8  # of more replicas, so many are looked at
 MEANT_S = 0.1  # a call that was not sent so long after its choice is not sent there any more
 
 
-class LeastBusyRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
+class LeastBusyRouter(FIFOMixin, RequestRouter):
     """One a handle, made by Serve and used on the handle's event loop; calls by lines are told from another thread, maybe."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+        super().__init__(*arguments, **named)  # type: ignore[no-untyped-call]
         self._sent: dict[ReplicaID, int] = {}
         self._meant: dict[ReplicaID, int] = {}  # chosen, and sent a turn of the loop later
         self._meant_s = 0.0

@@ -127,7 +127,10 @@ def test_our_ratio_draws_a_bounded_number_a_second_whatever_the_traffic() -> Non
     contexts = dict.fromkeys(range(len(offsets)), SAMPLED.encode())
     assert len(tracer.sampled("in/0", offsets, contexts)) == len(offsets)  # what callers want traced is
     now_s = 0.5
-    assert sum(len(tracer.sampled("in/1", range(2000 * batch, 2000 * (batch + 1)), {})) for batch in range(100)) == DRAWN_A_S_MOST // 2
+    assert (
+        sum(len(tracer.sampled("in/1", range(2000 * batch, 2000 * (batch + 1)), {})) for batch in range(100))
+        == DRAWN_A_S_MOST // 2
+    )
 
 
 def test_who_works_for_a_span_finds_it_until_its_trace_is_sent() -> None:
