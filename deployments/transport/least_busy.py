@@ -23,34 +23,33 @@ class LeastBusyRouter(FIFOMixin, RequestRouter):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)  # type: ignore[no-untyped-call]
         self._sent: dict[ReplicaID, int] = {}
-        self._meant: dict[ReplicaID, int] = {}  # chosen, and sent a turn of the loop later
-        self._meant_s = 0.0
+        self._meant: dict[str, tuple[ReplicaID, float]] = {}  # by request: chosen then, and sent a turn of the loop later
         self._by_line: dict[Hashable, int] = {}
 
     async def choose_replicas(
         self,
         candidate_replicas: list[RunningReplica],
-        pending_request: PendingRequest | None = None,  # noqa: ARG002 - Serve's port
+        pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
         """The least busy one, and the others for where that is full."""
-        now_s = time.monotonic()
-        if now_s - self._meant_s > MEANT_S:
-            self._meant.clear()
-        self._meant_s = now_s
         drawn = random.sample(candidate_replicas, min(DRAWN, len(candidate_replicas)))
         if not drawn:
             return []
-        queued = self.replica_queue_len_cache.get
-        ids = [replica.replica_id for replica in drawn]
-        busy = [(self._own(one), queued(one) or 0, at) for at, one in enumerate(ids)]
-        best = min(busy)[2]
-        self._meant[ids[best]] = self._meant.get(ids[best], 0) + 1
+        request = pending_request.metadata.internal_request_id if pending_request is not None else ""
+        now_s = time.monotonic()
+        # A request that asks again, or was given up meanwhile, is meant for nobody.
+        self._meant = {one: what for one, what in self._meant.items() if one != request and now_s - what[1] < MEANT_S}
+        queued, ids = self.replica_queue_len_cache.get, [replica.replica_id for replica in drawn]
+        best = min([(self._own(one), queued(one) or 0, at) for at, one in enumerate(ids)])[2]
+        self._meant[request] = ids[best], now_s
         return [[drawn[best]], [replica for at, replica in enumerate(drawn) if at != best]]
 
     def on_send_request(self, replica_id: ReplicaID) -> None:
         """See RequestRouter."""
         super().on_send_request(replica_id)
-        _less(self._meant, replica_id)
+        meant = next((request for request, (replica, _) in self._meant.items() if replica == replica_id), None)
+        if meant is not None:
+            del self._meant[meant]
         self._sent[replica_id] = self._sent.get(replica_id, 0) + 1
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
@@ -67,7 +66,8 @@ class LeastBusyRouter(FIFOMixin, RequestRouter):
         _less(self._by_line, replica_id)
 
     def _own(self, replica_id: ReplicaID) -> int:
-        return sum([counts.get(replica_id, 0) for counts in (self._sent, self._meant, self._by_line)])
+        meant = [replica for replica, _ in self._meant.values()].count(replica_id)
+        return meant + self._sent.get(replica_id, 0) + self._by_line.get(replica_id, 0)
 
 
 def _less(counts: dict[Any, int], replica: Hashable) -> None:

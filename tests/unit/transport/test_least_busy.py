@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,7 +33,8 @@ class Router(LeastBusyRouter):
     """Without what Serve sets up around it."""
 
     def __init__(self) -> None:
-        self._sent, self._meant, self._by_line, self._meant_s = {}, {}, {}, 0.0
+        self._sent, self._meant, self._by_line = {}, {}, {}
+        self.requests = itertools.count()
         self.queues = Queues()
         self._use_replica_queue_len_cache = False
 
@@ -39,9 +42,10 @@ class Router(LeastBusyRouter):
     def replica_queue_len_cache(self) -> Any:
         return self.queues
 
-    def chosen(self, replicas: int = 4, *, send: bool = True) -> str:
+    def chosen(self, replicas: int = 4, *, send: bool = True, request: str = "") -> str:
+        asks: Any = SimpleNamespace(metadata=SimpleNamespace(internal_request_id=request or f"call {next(self.requests)}"))
         there = [OneReplica(f"r{number}") for number in range(replicas)]
-        (best,), others = asyncio.run(self.choose_replicas(there))
+        (best,), others = asyncio.run(self.choose_replicas(there, asks))
         assert len({best, *others}) == min(replicas, DRAWN)
         if send:
             self.on_send_request(best.replica_id)
@@ -69,6 +73,12 @@ def test_what_is_chosen_and_not_sent_yet_counts_and_is_forgotten_in_time(router:
     router.on_send_request("r0")
     monkeypatch.setattr(least_busy, "MEANT_S", -1.0)
     assert router.chosen(2) == "r1"
+
+
+def test_a_request_that_asks_again_and_again_is_meant_for_one(router: Router) -> None:
+    for _ in range(50):
+        router.chosen(2, send=False, request="waits for room")
+    assert len({router.chosen(3), router.chosen(3)}) == 2  # not both to r2, as if fifty were on their way
 
 
 def test_calls_by_lines_count(router: Router) -> None:
