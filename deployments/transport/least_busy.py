@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from ray.serve.request_router import FIFOMixin, PendingRequest, ReplicaID, RequestRouter, RunningReplica
@@ -19,6 +19,8 @@ MEANT_S = 0.1  # a call that was not sent so long after its choice is not sent t
 
 class LeastBusyRouter(FIFOMixin, RequestRouter):
     """One a handle, made by Serve and used on the handle's event loop; calls by lines are told from another thread, maybe."""
+
+    _clock: Callable[[], float] = staticmethod(time.monotonic)
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)  # type: ignore[no-untyped-call]
@@ -36,7 +38,7 @@ class LeastBusyRouter(FIFOMixin, RequestRouter):
         if not drawn:
             return []
         request = pending_request.metadata.internal_request_id if pending_request is not None else ""
-        now_s = time.monotonic()
+        now_s = self._clock()
         # A request that asks again, or was given up meanwhile, is meant for nobody.
         self._meant = {one: what for one, what in self._meant.items() if one != request and now_s - what[1] < MEANT_S}
         queued, ids = self.replica_queue_len_cache.get, [replica.replica_id for replica in drawn]

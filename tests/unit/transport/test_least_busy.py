@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from deployments.transport import least_busy
-from deployments.transport.least_busy import DRAWN, LeastBusyRouter
+from deployments.transport.least_busy import DRAWN, MEANT_S, LeastBusyRouter
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class Router(LeastBusyRouter):
 
     def __init__(self) -> None:
         self._sent, self._meant, self._by_line = {}, {}, {}
+        self.now_s = 0.0
+        self._clock = lambda: self.now_s
         self.requests = itertools.count()
         self.queues = Queues()
         self._use_replica_queue_len_cache = False
@@ -68,10 +69,10 @@ def test_the_one_that_answered_is_next(router: Router) -> None:
     assert router.chosen() == "r2"
 
 
-def test_what_is_chosen_and_not_sent_yet_counts_and_is_forgotten_in_time(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_chosen_and_not_sent_yet_counts_and_is_forgotten_in_time(router: Router) -> None:
     assert {router.chosen(2, send=False), router.chosen(2, send=False)} == {"r0", "r1"}
     router.on_send_request("r0")
-    monkeypatch.setattr(least_busy, "MEANT_S", -1.0)
+    router.now_s = MEANT_S
     assert router.chosen(2) == "r1"
 
 
