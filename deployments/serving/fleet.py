@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ray import serve
+from ray import cloudpickle, serve
 from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.exceptions import RayServeException
@@ -21,7 +21,7 @@ from deployments.serving.replica import Replica
 from deployments.serving.serve_controller import GATEWAY_APP, RUNNING, SeenApp, serve_details
 from deployments.serving.serve_inside import away, scale
 from deployments.serving.serve_state import app_state
-from deployments.transport.least_busy import LeastBusyRouter
+from deployments.transport import least_busy
 from deployments.transport.remote import DEPLOYMENT
 
 # A start that failed is tried once more: the store of artifacts may have been away. Serve's own default is to go on for minutes.
@@ -129,7 +129,7 @@ def deployment_options(serving: Serving, replicas: int) -> dict[str, Any]:
         "health_check_period_s": HEALTH_EVERY_S,
         "health_check_timeout_s": _stuck_after_s(serving),
         "ray_actor_options": _actor_options(serving),
-        "request_router_config": RequestRouterConfig(request_router_class=LeastBusyRouter),  # type: ignore[arg-type]
+        "request_router_config": _chooser(),
     }
     if serving.scaling.mode is ScalingMode.MANUAL:
         return options | {"num_replicas": max(replicas, 1)}
@@ -146,6 +146,13 @@ def _actor_options(serving: Serving) -> dict[str, Any]:
     if serving.memory_bytes is not None:
         options["memory"] = serving.memory_bytes
     return options
+
+
+def _chooser() -> RequestRouterConfig:
+    """It travels as it is, not by its name: a process of another release, which may not know that name, would hear nothing more
+    from Serve."""
+    cloudpickle.register_pickle_by_value(least_busy)  # type: ignore[no-untyped-call]
+    return RequestRouterConfig(request_router_class=least_busy.LeastBusyRouter)  # type: ignore[arg-type]
 
 
 def _autoscaling(scaling: Scaling, replicas: int) -> AutoscalingConfig:

@@ -73,6 +73,20 @@ def test_calls_of_lines_are_counted_where_serve_counts_its_own() -> None:
     assert handle.counted == [("began", "r1"), ("ended", "r1"), ("doubt", "r1")]
 
 
+def test_a_chooser_of_ours_is_told_of_calls_by_lines() -> None:
+    handle, told = Router(), list[tuple[str, str]]()
+    chooser = handle._router._asyncio_router._request_router
+    chooser.began_by_line, chooser.ended_by_line = (
+        lambda one: told.append(("began", one)),
+        lambda one: told.append(("ended", one)),
+    )
+    book = HandleBook(handle)
+    assert book.replicas()
+    book.began("r1")
+    book.ended("r1")
+    assert told == [("began", "r1"), ("ended", "r1")]
+
+
 @pytest.mark.parametrize(
     "gone",
     [

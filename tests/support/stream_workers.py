@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +91,8 @@ class Pipeline:
             worker.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             worker.send_signal(signal.SIGUSR1)  # its threads' stacks, into its standard error
+            with suppress(subprocess.TimeoutExpired):
+                worker.wait(2)  # before it is killed
             raise
         del self.workers[rank]  # not before: one that hangs is killed at the end
         return int(worker.returncode)

@@ -35,8 +35,8 @@ class PartitionCopies:
 
 @dataclass(frozen=True, slots=True)
 class BrokersSeen:
-    """Where brokers listen, as host:port, by their own words; of these, where partitions are led; the copies of what they
-    keep; and what is wrong. A broker that was lost is counted for minutes, and leads nothing."""
+    """Where brokers listen, as host:port, by their own words; of these, where partitions are led or may be; the copies of what
+    they keep; and what is wrong. A broker that was lost is counted for minutes, and leads nothing."""
 
     addresses: tuple[str, ...] = ()
     leaders: tuple[str, ...] = ()
@@ -63,10 +63,13 @@ def check_up(brokers: str, security: Security, spec: StreamSpec | None, name: st
         admin.close()
 
 
-def leaders_in(described: Iterable[Mapping[str, Any]], numbered: Mapping[int, str]) -> tuple[str, ...]:
-    """Those of the brokers that lead a partition of these topics, by their addresses. Pure."""
-    leading = {partition["leader_id"] for each in described for partition in each["partitions"]}
-    return tuple(address for number, address in numbered.items() if number in leading)
+def leaders_in(described: Sequence[Mapping[str, Any]], numbered: Mapping[int, str]) -> tuple[str, ...]:
+    """Those of the brokers, by their addresses, that lead a partition or may have to: all but those whose copies are away. Who
+    leads nothing among the topics that a user may see may lead others, and coordinate the stream's group. Pure."""
+    every = [partition for each in described for partition in each["partitions"]]
+    leading = {partition["leader_id"] for partition in every}
+    away = {number for partition in every for number in partition["offline_replicas"]}
+    return tuple(address for number, address in numbered.items() if number in leading or number not in away)
 
 
 def _copies(client: KafkaAdminClient, described: Sequence[Mapping[str, Any]]) -> PartitionCopies:

@@ -75,13 +75,18 @@ class PayloadTaker:
                 version,
                 PayloadOutcome.OK if error is None else PayloadOutcome.ERROR,
                 weight,
-                {name: tensor[one] for name, tensor in inputs.items()},
-                {name: tensor[one] for name, tensor in outputs.items()} if error is None else None,
+                _row(inputs, one),
+                _row(outputs, one) if error is None else None,
                 versions[one],
                 error="" if error is None else error.kind,
                 trace_id=_trace_id(records.headers[at]),
                 label_keys=(f"{labels[row]}/{prediction}",) if labels is not None and labels[row] else (),
             )
+
+
+def _row(tensors: Mapping[str, Array], one: slice) -> dict[str, Array]:
+    """Views, but of texts: one event that is kept would hold the texts of all, which are as long as they like."""
+    return {name: tensor[one].copy() if tensor.dtype.hasobject else tensor[one] for name, tensor in tensors.items()}
 
 
 def _trace_id(headers: Iterable[Header]) -> str:

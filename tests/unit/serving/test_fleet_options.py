@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from ray.serve.schema import ApplicationStatus
 
@@ -100,3 +103,13 @@ def test_versions_do_not_wait_for_a_gateway_that_does_not_come() -> None:
     assert not gateway_opens({}, 110.0)
     assert not gateway_opens(seen_gateway("DEPLOY_FAILED"), 110.0)
     assert not gateway_opens(seen_gateway("DEPLOYING", "STARTING"), 121.0)
+
+
+def test_the_chooser_is_found_by_a_process_that_does_not_know_its_name() -> None:
+    sent = deployment_options(Serving(), 1)["request_router_config"]._serialized_request_router_cls
+    asks = (
+        "import sys; from ray import cloudpickle; sys.modules['deployments'] = None; "
+        "print(cloudpickle.loads(sys.stdin.buffer.read()).__name__)"
+    )
+    told = subprocess.run([sys.executable, "-c", asks], input=sent, capture_output=True, check=True)
+    assert told.stdout.decode().strip() == "LeastBusyRouter"

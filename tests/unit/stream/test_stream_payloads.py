@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import orjson
@@ -13,6 +15,7 @@ from cluster.errors import EngineFailure, HeadraceError
 from cluster.watch.payloads import Payloads, PayloadTopic
 from consumers.stream.log.memory_log import MemoryBroker, MemoryLog, Stored
 from consumers.stream.loop import Loop
+from consumers.stream.payloads.taken import PayloadTaker
 from consumers.stream.spec import StreamInput, StreamOutput, StreamSpec, Topic
 from deployments.engines.datatypes import Array
 from deployments.observe.payloads.event import PayloadOutcome
@@ -80,3 +83,14 @@ def test_each_committed_record_is_kept_with_its_answer() -> None:
         else:
             assert event.outputs is not None
             assert (event.outcome, event.outputs["sum"].tolist()) == (PayloadOutcome.OK, [[i]])
+
+
+def test_an_event_that_is_kept_holds_no_other_s_texts() -> None:
+    texts = np.array([b"long" * 1000, b"short", b"failed"], np.object_)
+    scored = Scored({"said": texts}, np.full(3, 1, np.int32), {2: EngineFailure("2")})
+    records: Any = SimpleNamespace(origin=(("in", 0), [7, 8, 9]), headers=[(), (), ()])
+    taker = PayloadTaker(Payloads(sample=1.0, errors=1.0, kafka=PayloadTopic(topic="t")), "m", {"text": texts}, scored, 0)
+    events = taker.of(records, np.arange(3), np.arange(3), np.array([True, True, False])).events
+    assert [event.inputs["text"].tolist() for event in events] == [[text] for text in texts]
+    for event in events:
+        assert all(tensor.base is None for tensor in (*event.inputs.values(), *(event.outputs or {}).values()))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.serve.request_router import PendingRequest
 
 from deployments.transport.least_busy import DRAWN, MEANT_S, LeastBusyRouter
 
@@ -19,6 +22,7 @@ class OneReplica:
     """Of a running one, what a choice looks at."""
 
     replica_id: str
+    max_ongoing_requests: int = 100
 
 
 class Queues(dict[str, int]):
@@ -28,26 +32,37 @@ class Queues(dict[str, int]):
         self[replica_id] = length
 
 
+def request_of(name: str) -> Any:
+    return SimpleNamespace(
+        metadata=SimpleNamespace(internal_request_id=name), routing_context=SimpleNamespace(should_backoff=False)
+    )
+
+
 class Router(LeastBusyRouter):
     """Without what Serve sets up around it."""
 
     def __init__(self) -> None:
-        self._sent, self._meant, self._by_line = {}, {}, {}
+        self._sent, self._meant, self._by_line, self._lock = {}, {}, {}, threading.Lock()
         self.now_s = 0.0
         self._clock = lambda: self.now_s
         self.requests = itertools.count()
         self.queues = Queues()
         self._use_replica_queue_len_cache = False
+        self.pauses: list[int] = []
+        self.num_routing_tasks_in_backoff = 0
+        self.num_routing_tasks_in_backoff_gauge: Any = SimpleNamespace(set=lambda _: None)
+
+    async def _backoff(self, attempt: int) -> None:
+        self.pauses.append(attempt)
 
     @property
     def replica_queue_len_cache(self) -> Any:
         return self.queues
 
     def chosen(self, replicas: int = 4, *, send: bool = True, request: str = "") -> str:
-        asks: Any = SimpleNamespace(metadata=SimpleNamespace(internal_request_id=request or f"call {next(self.requests)}"))
         there = [OneReplica(f"r{number}") for number in range(replicas)]
-        (best,), others = asyncio.run(self.choose_replicas(there, asks))
-        assert len({best, *others}) == min(replicas, DRAWN)
+        (best, *asked), others = asyncio.run(self.choose_replicas(there, request_of(request or f"call {next(self.requests)}")))
+        assert len({best, *asked, *others}) == min(replicas, DRAWN)
         if send:
             self.on_send_request(best.replica_id)
         return str(best.replica_id)
@@ -105,3 +120,48 @@ def test_more_ends_than_begins_leave_no_debt(router: Router) -> None:
     router.on_request_completed("r0", "a")
     router.on_request_completed("r0", "b")
     assert {router.chosen(2), router.chosen(2)} == {"r0", "r1"}
+
+
+def test_where_all_are_full_a_request_pauses_before_it_asks_again(router: Router) -> None:
+    async def asks() -> None:
+        there: Any = {f"r{number}": OneReplica(f"r{number}") for number in range(4)}
+        about: Any = SimpleNamespace(internal_request_id="waits for room", multiplexed_model_id="")
+        router._replicas, router._replicas_list = there, list(there.values())
+        ranks = router._choose_replicas_with_backoff(PendingRequest([], {}, about))
+        for _ in range(8):  # two ranks each time
+            await anext(ranks)
+        await ranks.aclose()
+
+    asyncio.run(asks())
+    assert router.pauses == [0, 1]
+
+
+@pytest.mark.parametrize("heard", [{}, {"r1": 2}], ids=["nothing was heard of it", "full"])
+def test_a_call_does_not_wait_for_one_that_may_not_take_it(router: Router, heard: dict[str, int]) -> None:
+    router.queues |= {"r0": 1, "r2": 1, **heard}
+    for name in ("r0", "r2"):
+        router.began_by_line(name)
+    there: Any = [OneReplica(f"r{number}", max_ongoing_requests=2) for number in range(3)]
+    (best, asked), (other,) = asyncio.run(router.choose_replicas(there, request_of("a")))
+    assert asked.replica_id == "r1"
+    assert {best.replica_id, other.replica_id} == {"r0", "r2"}
+    assert router._own(best.replica_id) == 2
+
+
+def test_calls_by_lines_are_told_from_any_thread(router: Router) -> None:
+    def tell() -> None:
+        for _ in range(20_000):
+            router.began_by_line("r0")
+            router.ended_by_line("r0")
+
+    usual_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=tell) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(usual_s)
+    assert router._by_line == {}

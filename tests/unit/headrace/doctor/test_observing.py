@@ -121,7 +121,9 @@ def test_copies_that_are_not_in_sync_are_counted_and_what_takes_no_records_for_i
     assert copies_in(described, {"in": 2}) == PartitionCopies(5, ("in-1", "in-2", "out-0", "out-1"), ("in-2", "out-1"), (1, 2, 3))
     assert copies_in(described[:1], {"in": 1}) == PartitionCopies(3, ("in-1", "in-2"), (), (2, 3))
     assert copies_in([], {}) == PartitionCopies()
-    assert leaders_in(described, {1: "a:1", 2: "b:2", 3: "c:3", 9: "z:9"}) == ("a:1",)
+    everywhere = {1: "a:1", 2: "b:2", 3: "c:3", 9: "z:9"}
+    assert leaders_in(described, everywhere) == ("a:1", "z:9")  # of the last, nothing is seen: it may coordinate the group
+    assert leaders_in([], everywhere) == tuple(everywhere.values())
 
 
 def test_an_artifact_that_is_there_and_one_that_is_not(tmp_path: Path) -> None:
