@@ -11,15 +11,17 @@ from rich.text import Text
 
 from cluster.commands.versions import RegisterVersion
 from cluster.errors import BadInput, HeadraceError
+from deployments.artifacts.roots import local_path
 from deployments.builder.page import page
 from deployments.builder.pipeline import Built, build
 from deployments.builder.report import Report
 from deployments.builder.spec import BuildSpec
 from deployments.keys.references import path_in
-from headrace.cli.screens.output import AS_WRITTEN, AsJson, answers, print_json
+from headrace.cli.screens.output import AS_WRITTEN, AsJson, answers, print_json, remark
 from headrace.cli.screens.report import report_table
 from headrace.client import ControlClient
-from headrace.local.home import read_settings
+from headrace.local.home import Home, read_settings
+from headrace.local.run_state import load_run
 from headrace.project.documents import ModelFile, load_project
 from headrace.signing.key_files import signing_key_named
 from headrace.signing.looking import must_be_signed
@@ -32,6 +34,9 @@ def build_command(
     file: Annotated[Path, typer.Argument(help="A project file with a Model that has a build section.")],
     model: Annotated[str | None, typer.Option(help="Which Model, where the file has several.")] = None,
     output: Annotated[str | None, typer.Option(help="Only package, into this folder or URI; register nothing.")] = None,
+    register: Annotated[
+        bool, typer.Option("--register", help="With --output: register it too, by that place, which all nodes must read.")
+    ] = False,
     seal: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY", help="Encrypt the version for who holds this key; again for more. Instead of build.seal."),
@@ -50,6 +55,8 @@ def build_command(
     A sealed version (`headrace sealing new` makes a key) has every file encrypted, report and sample rows too: no page is
     written beside it, and `headrace model show --html FILE` reads that one.
 
+    For a cluster of several machines: `headrace build model.yaml --output s3://BUCKET/artifacts --register`.
+
     Example: `headrace build model.yaml`; `headrace build model.yaml --seal prod`
     """
     screen = Console(**AS_WRITTEN, stderr=True, quiet=as_json)
@@ -64,14 +71,21 @@ def build_command(
     home.make()
     key = sign or spec.sign
     signing = signing_key_named(home, key, Path.cwd() if sign else found.source.file.parent) if key else None
-    if signing is None and output is None and must_be_signed(found.document.name, settings):
+    registers = output is None or register
+    if signing is None and registers and must_be_signed(found.document.name, settings):
         raise BadInput(
             "the signing policy takes no version that is not signed, and this one would not be",
             where=f"{file}, {found.document.name}",
             remedy="name a key with --sign, or as `sign` in the build section; `headrace signing ls` shows those that are here",
         )
     log = home.logs / f"build-{found.document.name}.log"
-    client = None if output else ControlClient.from_environment()
+    root = output or str(home.artifacts)
+    if registers and (path := local_path(root)) is not None and not _runs_here(home):
+        remark(
+            f"WARNING: the version will be registered by {path}, which every node that serves it must see; "
+            "else build it with --output s3://BUCKET/artifacts --register"
+        )
+    client = ControlClient.from_environment() if registers else None
     with screen.status("build") as status:
 
         def progress(step: str) -> None:
@@ -82,7 +96,7 @@ def build_command(
             spec,
             model=found.document.name,
             base=found.source.file.parent,
-            root=output or home.artifacts,
+            root=root,
             log=log,
             progress=progress,
             keys=home.keys,
@@ -110,6 +124,12 @@ def build_command(
             where=str(file),
             remedy="nothing was registered; change model or gate",
         )
+
+
+def _runs_here(home: Home) -> bool:
+    """Whether what is registered with is this home's own Ray, on this machine; a cluster that was joined has other machines."""
+    run = load_run(home)
+    return run is not None and run.owns_ray
 
 
 def _in_this_folder(key: str) -> str:

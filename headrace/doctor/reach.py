@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from headrace.doctor.problem import Problem, fault, warning
 from headrace.doctor.seen import ClusterSeen, CopiesSeen, MachineSeen, MemberSeen
 
-ELSEWHERE = "s3://BUCKET/artifacts"
+ELSEWHERE = "--output s3://BUCKET/artifacts --register"
 NAMES_MOST = 3
 
 
@@ -67,13 +67,11 @@ def _paths(seen: ClusterSeen, member: MemberSeen, machine: MachineSeen) -> Itera
             continue
         if path == seen.marker:
             what = f"it does not see {seen.home}, where `headrace build` puts versions"
-            remedy = f"put HEADRACE_HOME on a disk that all nodes mount at that path, or build with --output {ELSEWHERE}"
+            remedy = f"put HEADRACE_HOME on a disk that all nodes mount at that path, or build with {ELSEWHERE}"
             yield warning("shared paths", member.address, what, remedy)
         else:
             what = f"it does not see {path}, {seen.files.get(path, 'which it needs')}"
-            remedy = (
-                f"mount the disk that has it, at that path, on all nodes; or build it into an object store, --output {ELSEWHERE}"
-            )
+            remedy = f"mount the disk that has it, at that path, on all nodes; or build it into an object store, {ELSEWHERE}"
             yield fault("shared paths", member.address, what, remedy)
 
 

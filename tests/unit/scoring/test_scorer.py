@@ -19,6 +19,7 @@ from cluster.routing.split import to_candidate
 from deployments.artifacts.manifest import Manifest
 from deployments.engines.datatypes import Array
 from deployments.engines.load import load_engine
+from deployments.observe.traces.span import Span
 from deployments.scoring.rows import Answer
 from deployments.scoring.scorer import RoutedScorer
 from deployments.transport.engine_process import EngineGone, start_engine_process
@@ -162,6 +163,27 @@ async def test_stable_answers_what_the_candidate_fails(good: Artifact, failing: 
     np.testing.assert_allclose(scored.outputs[OUTPUT], expected(good, image), atol=1e-5)
     assert control.counts(2) == Counts(rows=int(theirs.sum()), errors=int((theirs & dark).sum()), calls=1)
     assert control.counts(1) == Counts(rows=int((~theirs).sum()), calls=1)
+
+
+async def test_in_a_trace_what_stable_answers_instead_stands_below_the_fallback(tmp_path: Path) -> None:
+    nowhere = (str(tmp_path / "nowhere"), "0" * 64, None)
+    split = route(target(1, nowhere), target(2, nowhere), candidate=2, weight=10_000, stage="r1.1", serving=REMOTE)
+    call = Span("call", trace_id=1)
+    async with scoring(TableControl(split), Flaky(fails=[2, 7])) as scorer:
+        with call:
+            scored = await scorer.score("digits", {INPUT: rows(40)})
+    assert scored.errors == {}
+    asked, instead = call.children
+    (stable,) = instead.children
+    assert [span.name for span in (asked, instead, stable)] == ["ask digits--v2", "fallback", "ask digits--v1"]
+    assert [(span.attributes["headrace.candidate"], span.attributes["headrace.rows"]) for span in (asked, stable)] == [
+        (True, 40),
+        (False, 2),
+    ]
+    assert instead.attributes == {"headrace.rows": 2}
+    assert asked.attributes["headrace.failed_rows"] == 2
+    assert {span.trace_id for span in (asked, instead, stable)} == {1}
+    assert asked.ended_ns <= instead.began_ns <= stable.began_ns <= stable.ended_ns <= instead.ended_ns
 
 
 async def test_without_fallback_the_candidates_failures_are_told(good: Artifact, failing: Artifact) -> None:
