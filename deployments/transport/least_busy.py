@@ -40,9 +40,8 @@ class LeastBusyRouter(FIFOMixin, RequestRouter):
         if not drawn:
             return []
         if pending_request is not None:
-            pending_request.routing_context.should_backoff = (
-                True  # or Serve asks full ones again at once, for as long as they are
-            )
+            # Else Serve asks full ones again at once, for as long as they are full.
+            pending_request.routing_context.should_backoff = True
         request = pending_request.metadata.internal_request_id if pending_request is not None else ""
         now_s = self._clock()
         # A request that asks again, or was given up meanwhile, is meant for nobody.

@@ -92,7 +92,7 @@ class ClusterSeen(_Seen):
     of this command's own Python. `files` are files of versions that every node must see, by path, with what each is; `marker` is
     a file that was put beside the home's versions, in `home`. `store` is the store's URL without its password. Of `brokers`
     the nodes were asked to reach each; by how they are reached, `listeners` are those that each Kafka itself counts, `leaders`
-    those of them that lead partitions, and `copies` are of what they keep. `troubles` are what store, Ray, controller and
+    those of them that lead partitions or may, and `copies` are of what they keep. `troubles` are what store, Ray, controller and
     brokers themselves said.
     """
 

@@ -229,7 +229,8 @@ def _offer(lanes: Iterable[SinkLane], event: PayloadEvent) -> None:
 def kept(tensors: Mapping[str, Array], payloads: Payloads, rows: Rows | slice = slice(None)) -> dict[str, Array]:
     """Copies of these rows, without what is redacted."""
     taken = {name: tensor[rows] for name, tensor in tensors.items() if name not in payloads.redact}
-    return {name: tensor.copy() for name, tensor in taken.items()} if isinstance(rows, slice) else taken  # chosen rows are one
+    # A slice is a view; rows that were chosen one by one are a copy already.
+    return {name: tensor.copy() for name, tensor in taken.items()} if isinstance(rows, slice) else taken
 
 
 def _no_topics(topic: PayloadTopic) -> PayloadSink:
